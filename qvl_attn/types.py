@@ -1,0 +1,260 @@
+"""The values that are handed from room to room: frozen, and validated when they are made.
+
+Nothing here knows about models, files or pixels of a drawing. Axes: F frames, L layers, H heads, Q query tokens,
+V vision tokens; t, h, w are steps, rows and columns of a merged grid. Sizes are (width, height), boxes are xyxy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+ROLES = ("system", "question", "template", "vision", "last", "answer")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+    fits = array.ndim == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    _require(fits and array.dtype == dtype, f"{name}: want {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Media:
+    """One picture, upright and in RGB.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation. In a result that was read back the
+            frames may be smaller than the original.
+        times_s: (F,) float64, when each frame is shown; 0 for a picture.
+        size_px: (width, height) of the upright original.
+        source: the path as it was typed.
+        sha256: of the file's bytes, in hex.
+        notes: what was done to the file that its owner may not expect, one line each.
+    """
+
+    kind: Literal["picture"]
+    frames: NDArray[np.uint8]
+    times_s: NDArray[np.float64]
+    size_px: tuple[int, int]
+    source: str
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_array("frames", self.frames, np.uint8, (None, None, None, 3))
+        _require_array("times_s", self.times_s, np.float64, (len(self.frames),))
+        _require(self.frames.size > 0, "frames: empty")
+        _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGrid:
+    """Where the vision tokens of one picture stand in the sequence, and what part of the picture each covers.
+
+    Attributes:
+        grid_thw: steps, rows and columns of patches, as the processor gave it (not merged).
+        merge_size: patches a side that become one token (the model's `spatial_merge_size`).
+        start: position of the first vision token in the sequence.
+        boxes_px: (cells, 4) float32, xyxy in the upright original's pixels, in the order of the tokens.
+        frame_span: (t, 2) int64, first and last source frame of each step.
+        times_s: (t, 2) float64, the times of those frames.
+    """
+
+    grid_thw: tuple[int, int, int]
+    merge_size: int
+    start: int
+    boxes_px: FloatArray
+    frame_span: IntArray
+    times_s: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        t, h, w = self.grid_thw
+        m = self.merge_size
+        _require(min(t, h, w, m) > 0 and h % m == 0 and w % m == 0, f"grid_thw {self.grid_thw}, merge size {m}")
+        _require(self.start >= 0, f"start {self.start}")
+        _require_array("boxes_px", self.boxes_px, np.float32, (self.cells, 4))
+        _require_array("frame_span", self.frame_span, np.int64, (t, 2))
+        _require_array("times_s", self.times_s, np.float64, (t, 2))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Steps, rows and columns of the merged grid: one cell a token."""
+        t, h, w = self.grid_thw
+        return t, h // self.merge_size, w // self.merge_size
+
+    @property
+    def cells(self) -> int:
+        """How many tokens the picture became."""
+        t, h, w = self.shape
+        return t * h * w
+
+    @property
+    def stop(self) -> int:
+        """Position after the last vision token."""
+        return self.start + self.cells
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the sequence. `span` is the part of the question it covers, [start, stop) in characters."""
+
+    position: int
+    text: str
+    role: str
+    span: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.role in ROLES, f"role {self.role!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """The attention rows of one pass through the model.
+
+    Attributes:
+        layers: (L,) int64, 0-based layer numbers, ascending.
+        queries: (Q,) int64, positions of the query tokens, ascending.
+        query_role: (Q,) str: `question`, `last` or `answer`.
+        produces: (Q,) int64, the position of the token that a `last` or `answer` query produces; -1 for the others.
+        weights: (L, Q, V) float32, attention of each query on each vision token as the softmax gave it, averaged over
+            the heads; not rescaled.
+        vision_mass: (L, Q) float32, the share of each row that goes to vision tokens at all.
+        grids: one for each picture, in prompt order.
+        tokens: the whole sequence, prompt and answer.
+        weights_by_head: (L, H, Q, V) float32, where it was asked for.
+    """
+
+    layers: IntArray
+    queries: IntArray
+    query_role: NDArray[np.str_]
+    produces: IntArray
+    weights: FloatArray
+    vision_mass: FloatArray
+    grids: tuple[TokenGrid, ...]
+    tokens: tuple[Token, ...]
+    weights_by_head: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        L, Q, V = len(self.layers), len(self.queries), sum(grid.cells for grid in self.grids)
+        _require(L > 0 and Q > 0 and V > 0, f"empty capture: {L} layers, {Q} queries, {V} vision tokens")
+        _require_array("layers", self.layers, np.int64, (L,))
+        _require_array("queries", self.queries, np.int64, (Q,))
+        _require_array("produces", self.produces, np.int64, (Q,))
+        _require(self.query_role.shape == (Q,), f"query_role: {self.query_role.shape}")
+        _require(set(self.query_role.tolist()) <= {"question", "last", "answer"}, "query_role: unknown role")
+        _require_array("weights", self.weights, np.float32, (L, Q, V))
+        _require_array("vision_mass", self.vision_mass, np.float32, (L, Q))
+        _require(bool(np.isfinite(self.weights).all()) and bool((self.weights >= 0).all()), "weights: not attention")
+        if self.weights_by_head is not None:
+            _require_array("weights_by_head", self.weights_by_head, np.float32, (L, None, Q, V))
+        _require(
+            [token.position for token in self.tokens] == list(range(len(self.tokens))), "tokens: not in sequence"
+        )
+
+    @property
+    def vision_tokens(self) -> IntArray:
+        """(V,) int64: the position of each vision token."""
+        return np.concatenate([np.arange(grid.start, grid.stop, dtype=np.int64) for grid in self.grids])
+
+    @property
+    def media_index(self) -> IntArray:
+        """(V,) int64: which picture each vision token belongs to."""
+        return np.repeat(np.arange(len(self.grids), dtype=np.int64), [grid.cells for grid in self.grids])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the ends of the colour map mean: `low` is its darkest colour, everything from `high` on its brightest."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(np.isfinite([self.low, self.high]).all() and self.high > self.low, f"scale {self.low} to {self.high}")
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Attention on the cells of one picture.
+
+    Attributes:
+        values: (t, h, w) float32, attention weights, never rescaled.
+        media_index: which picture of the prompt.
+        layers: the layers averaged.
+        heads: the heads averaged, as text (`all`, `3,5`, `21.9,21.11`).
+        query: what asked, as text (`question`, `last`, `answer`, `text:cats`).
+        queries: positions of the query tokens averaged.
+        uniform: the value that every cell would have if the same attention were spread evenly over all vision tokens
+            of the prompt.
+        vision_mass: the share of the queries' attention that goes to vision tokens at all.
+        scale: what it is drawn on.
+        method: how layers, heads and queries were joined.
+    """
+
+    values: FloatArray
+    media_index: int
+    layers: tuple[int, ...]
+    heads: str
+    query: str
+    queries: tuple[int, ...]
+    uniform: float
+    vision_mass: float
+    scale: Scale
+    method: str = "mean"
+
+    def __post_init__(self) -> None:
+        _require_array("values", self.values, np.float32, (None, None, None))
+        _require(bool(np.isfinite(self.values).all()), "values: not finite")
+        _require(self.uniform > 0, f"uniform {self.uniform}")
+
+    @property
+    def clipped(self) -> int:
+        """How many cells lie above the scale."""
+        return int((self.values > self.scale.high).sum())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn.
+
+    Attributes:
+        colormap: `inferno`, `viridis` or `jet`.
+        alpha: weight of the colours over the picture, 0 to 1.
+        interp: `linear` interpolates between the cells' centres, `cells` draws each cell as its box.
+        blur_cells: sigma of a Gaussian over the cells, in cells; 0 for none.
+        scale: `layer` gives each layer's own picture its own scale, `shared` one scale to all.
+        top_percent: colour only this share of the cells, the strongest; 100 for all.
+        draw_size_px: the longest side of a drawn picture; 0 for the size of the original.
+    """
+
+    colormap: Literal["inferno", "viridis", "jet"] = "inferno"
+    alpha: float = 0.5
+    interp: Literal["linear", "cells"] = "linear"
+    blur_cells: float = 0.0
+    scale: Literal["layer", "shared"] = "layer"
+    top_percent: float = 100.0
+    draw_size_px: int = 1280
+
+    def __post_init__(self) -> None:
+        _require(self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap!r}")
+        _require(0 <= self.alpha <= 1, f"alpha {self.alpha}: want 0 to 1")
+        _require(self.interp in ("linear", "cells"), f"interp {self.interp!r}")
+        _require(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}: want 0 to 100 cells")
+        _require(self.scale in ("layer", "shared"), f"scale {self.scale!r}")
+        _require(0 < self.top_percent <= 100, f"top percent {self.top_percent}: want above 0, at most 100")
+        _require(
+            self.draw_size_px == 0 or 64 <= self.draw_size_px <= 16384,
+            f"draw size {self.draw_size_px}: want 64 to 16384 pixels, or 0 for the original's size",
+        )
