@@ -6,8 +6,8 @@ V vision tokens; t, h, w are steps, rows and columns of a merged grid. Sizes are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
     fits = array.ndim == len(shape) and all(
         want is None or want == got for want, got in zip(shape, array.shape, strict=True)
     )
-    _require(fits and array.dtype == dtype, f"{name}: want {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+    _require(
+        fits and array.dtype == dtype,
+        f"{name}: want {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +159,15 @@ class Capture:
         _require(set(self.query_role.tolist()) <= {"question", "last", "answer"}, "query_role: unknown role")
         _require_array("weights", self.weights, np.float32, (L, Q, V))
         _require_array("vision_mass", self.vision_mass, np.float32, (L, Q))
-        _require(bool(np.isfinite(self.weights).all()) and bool((self.weights >= 0).all()), "weights: not attention")
+        _require(
+            bool(np.isfinite(self.weights).all()) and bool((self.weights >= 0).all()),
+            "weights: not attention",
+        )
         if self.weights_by_head is not None:
             _require_array("weights_by_head", self.weights_by_head, np.float32, (L, None, Q, V))
         _require(
-            [token.position for token in self.tokens] == list(range(len(self.tokens))), "tokens: not in sequence"
+            [token.position for token in self.tokens] == list(range(len(self.tokens))),
+            "tokens: not in sequence",
         )
 
     @property
@@ -182,7 +189,10 @@ class Scale:
     high: float
 
     def __post_init__(self) -> None:
-        _require(np.isfinite([self.low, self.high]).all() and self.high > self.low, f"scale {self.low} to {self.high}")
+        _require(
+            np.isfinite([self.low, self.high]).all() and self.high > self.low,
+            f"scale {self.low} to {self.high}",
+        )
 
 
 @dataclass(frozen=True, eq=False)

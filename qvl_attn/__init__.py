@@ -1,0 +1,42 @@
+"""See where each layer of Qwen2.5-VL looked while it answered, and measure whether it was the right place.
+
+from qvl_attn import Analyzer, Result
+
+result = Analyzer.load("demo").ask("cats.png", "how many cats?")
+result.answer; result.heatmap(layers="14-20").values; result.save("out/"); Result.load("out/...")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qvl_attn.analyzer import Analyzer
+    from qvl_attn.errors import QvlAttnError
+    from qvl_attn.result import Result
+    from qvl_attn.types import Drawing, HeatMap
+
+__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"]
+
+# Imported at first use: the command line's --help must not wait for torch.
+_ROOMS = {
+    "Analyzer": "analyzer",
+    "Drawing": "types",
+    "HeatMap": "types",
+    "QvlAttnError": "errors",
+    "Result": "result",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'qvl_attn' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"qvl_attn.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,342 @@
+"""Ask a model about pictures and capture where it looked: the public way in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import GenerationConfig
+
+import qvl_attn
+from qvl_attn.capture import AttentionRecorder, Rows, prove_capture, record_attention
+from qvl_attn.errors import InputError
+from qvl_attn.media import load_picture
+from qvl_attn.memory import check_fits, on_device
+from qvl_attn.model import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    Placement,
+    choose_placement,
+    find_checkpoint,
+    load_config,
+    load_processor,
+    load_weights,
+)
+from qvl_attn.prompt import Prompt, answer_tokens, build_prompt, chat_messages, check_pixels, check_text
+from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
+from qvl_attn.types import Capture, Media, Token
+
+ATTENTION_MODES = ("eager",)
+MAX_NEW_TOKENS = 4096
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+class Analyzer:
+    """A model that answers questions about pictures and shows where each layer looked.
+
+    Make one with `Analyzer.load`. The weights are loaded when the first question needs them, so that every fault that
+    can be known without them is found first.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: Any, placement: Placement, say: Callable[[str], None] = _silent
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.placement = placement
+        self.processor = load_processor(checkpoint)
+        self._say = say
+
+    @classmethod
+    def load(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | None = None,
+        attn: str = "eager",
+        offline: bool = False,
+        say: Callable[[str], None] = _silent,
+    ) -> Analyzer:
+        """Find a model and get ready to load it.
+
+        Args:
+            model: a Hugging Face id, a local folder, or `demo` for the embedded model.
+            revision: branch, tag or commit of a hub model.
+            device: `auto`, `cpu`, `cuda` or `cuda:1`.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while the
+                weights fit the free memory.
+            device_map: `auto` and its kin spread a model over several GPUs.
+            attn: `eager`, the reference.
+            offline: never reach for the hub.
+            say: is told what was chosen, a line at a time.
+
+        Raises:
+            InputError: a word that is not one of these, or a GPU that is not there.
+            ModelError: the model cannot be had or cannot be served.
+            MemoryLimitError: the weights do not fit.
+        """
+        if attn not in ATTENTION_MODES:
+            raise InputError(f"--attn {attn}: unknown", f"write {' or '.join(ATTENTION_MODES)}")
+        checkpoint = find_checkpoint(model, revision, offline=offline)
+        config = load_config(checkpoint)
+        placement = choose_placement(config, device, dtype, device_map)
+        say(
+            f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason}), eager"
+        )
+        if placement.dtype != "float32":
+            say("eager attention in 16 bits can change the answer; compare with --dtype float32 where it matters")
+        return cls(checkpoint, config, placement, say)
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded model, after it has proved that its attention can be captured."""
+        self._say("loading the weights")
+        model = load_weights(self.checkpoint, self.placement)
+        dot = Media(
+            kind="picture",
+            frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
+            times_s=np.zeros(1),
+            size_px=(56, 56),
+            source="self-check",
+            sha256="",
+        )
+        prompt = self._prompt([dot], "?", Settings())
+        prove_capture(model, self._on_device(prompt, model))
+        return model
+
+    def ask(
+        self,
+        picture: str | os.PathLike[str] | Media,
+        question: str,
+        images: Sequence[str | os.PathLike[str] | Media] = (),
+        *,
+        query: str = "question",
+        layers: str | None = None,
+        heads: str | None = None,
+        system: str | None = None,
+        answer: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+    ) -> Result:
+        """Ask one question, and capture the attention of the question's tokens, the last one and the answer's.
+
+        Args:
+            picture: path of a picture, or one that was loaded.
+            question: any text without control tokens.
+            images: further pictures for the same prompt.
+            query: what the headline map shows: `question`, `last`, `answer` or `text:words`.
+            layers: layers to capture and average; by default all are captured, and the headline averages those at 50 to
+                85 % of the depth.
+            heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
+            system: a system prompt in place of the template's own.
+            answer: an answer to be teacher-forced: the maps are then its tokens', and the model's own answer is given too.
+            min_pixels: smallest size to which a picture is resized, in pixels; by default the checkpoint's.
+            max_pixels: largest size to which a picture is resized, in pixels; by default the checkpoint's.
+            max_new_tokens: where an answer is cut.
+            seed: for torch; the answer is greedy and does not depend on it.
+
+        Returns:
+            The answer and the captured attention.
+
+        Raises:
+            InputError: a fault in what was given.
+            CaptureError: the attention is not what attention must be.
+            MemoryLimitError: it does not fit the memory.
+        """
+        settings = Settings(query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed)
+        started = time.perf_counter()
+        media = tuple(one if isinstance(one, Media) else load_picture(one) for one in (picture, *images))
+        prompt = self.check(media, question, settings)
+        prepared = time.perf_counter()
+        model = self.model
+        loaded = time.perf_counter()
+        torch.manual_seed(seed)
+        with on_device(self.placement, prompt.length):
+            return self._run(model, prompt, media, settings, {"prepare": prepared - started, "load": loaded - prepared})
+
+    def check(self, media: Sequence[Media], question: str, settings: Settings) -> Prompt:
+        """Find every fault that can be known before weights are loaded, and build the prompt.
+
+        Raises:
+            InputError: a fault in what was given.
+            MemoryLimitError: the prompt is estimated not to fit the memory.
+        """
+        text = self.config.text_config
+        layers = parse_layers(settings.layers, text.num_hidden_layers)
+        parse_heads(settings.heads, layers, text.num_attention_heads)
+        parse_query(settings.query)
+        check_pixels(settings.min_pixels, settings.max_pixels)
+        if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
+            raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
+        control = sorted({*self.processor.tokenizer.all_special_tokens, *self.processor.tokenizer.get_added_vocab()})
+        for name, words in (
+            ("question", question),
+            ("system prompt", settings.system),
+            ("answer", settings.answer),
+        ):
+            if words is not None:
+                check_text(name, words, control)
+        prompt = self._prompt(media, question, settings)
+        if settings.query.startswith("text:"):
+            text_positions(prompt.tokens, question, settings.query.removeprefix("text:"))
+        check_fits(
+            self.config,
+            self.placement,
+            prompt,
+            settings.max_new_tokens,
+            weights_loaded="model" in self.__dict__,
+        )
+        return prompt
+
+    def _prompt(self, media: Sequence[Media], question: str, settings: Settings) -> Prompt:
+        limits = (settings.min_pixels, settings.max_pixels)
+        messages = chat_messages(media, question, settings.system, *limits)
+        return build_prompt(self.processor, messages, media, self.config.vision_config.spatial_merge_size, *limits)
+
+    @staticmethod
+    def _on_device(prompt: Prompt, model: Any) -> dict[str, torch.Tensor]:
+        return {name: value.to(model.device) for name, value in prompt.inputs.items()}
+
+    def _generation(self, model: Any, max_new_tokens: int) -> GenerationConfig:
+        """Greedy, with the checkpoint's repetition penalty and end tokens."""
+        own = model.generation_config
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=own.repetition_penalty or 1.0,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+
+    def _run(
+        self,
+        model: Any,
+        prompt: Prompt,
+        media: tuple[Media, ...],
+        settings: Settings,
+        seconds: dict[str, float],
+    ) -> Result:
+        inputs = self._on_device(prompt, model)
+        generation = self._generation(model, settings.max_new_tokens)
+        started = time.perf_counter()
+        recorder = self._recorder(prompt, settings)
+        with record_attention(model, recorder), torch.inference_mode():
+            output = model.generate(**inputs, generation_config=generation)
+        ids = output.sequences[0, prompt.length :].tolist()
+        rows = recorder.result()
+        seconds = {**seconds, "answer": time.perf_counter() - started}
+        tokens, text = answer_tokens(self.processor.tokenizer, ids, prompt.length)
+        logprob = _text_logprob(torch.cat(output.logits), ids, tokens)
+        supplied_logprob = None
+        if settings.answer is not None:
+            started = time.perf_counter()
+            rows, tokens, supplied_logprob = self._force(model, prompt, inputs, settings)
+            seconds["supplied answer"] = time.perf_counter() - started
+        return Result(
+            question=prompt.question,
+            answer=text,
+            answer_logprob=logprob,
+            supplied_answer=settings.answer,
+            supplied_logprob=supplied_logprob,
+            media=media,
+            capture=_as_capture(rows, prompt, tokens, self._layers(settings)),
+            settings=settings,
+            provenance=self._provenance(generation),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+        )
+
+    def _layers(self, settings: Settings) -> tuple[int, ...]:
+        return parse_layers(settings.layers, self.config.text_config.num_hidden_layers)
+
+    def _recorder(self, prompt: Prompt, settings: Settings, answer: Sequence[int] = ()) -> AttentionRecorder:
+        rows = (*prompt.positions("question"), prompt.length - 1, *answer)
+        by_head = settings.heads is not None and settings.heads.strip().lower() != "all"
+        return AttentionRecorder(self._layers(settings), rows, prompt.positions("vision"), by_head)
+
+    def _force(
+        self, model: Any, prompt: Prompt, inputs: dict[str, torch.Tensor], settings: Settings
+    ) -> tuple[Rows, tuple[Token, ...], float]:
+        """Feed prompt and supplied answer at once; the rows that produce its tokens are those before them."""
+        assert settings.answer is not None
+        ids = self.processor.tokenizer(settings.answer, add_special_tokens=False)["input_ids"]
+        tokens, _ = answer_tokens(self.processor.tokenizer, ids, prompt.length)
+        tail = torch.tensor([ids], device=model.device)
+        forced = {
+            **inputs,
+            "input_ids": torch.cat([inputs["input_ids"], tail], dim=1),
+            "attention_mask": torch.ones(1, prompt.length + len(ids), dtype=torch.long, device=model.device),
+            "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
+        }
+        recorder = self._recorder(prompt, settings, range(prompt.length, prompt.length + len(ids) - 1))
+        with record_attention(model, recorder), torch.inference_mode():
+            logits = model(**forced, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
+        return recorder.result(), tokens, _text_logprob(logits, ids, tokens)
+
+    def _provenance(self, generation: GenerationConfig) -> Provenance:
+        text = self.config.text_config
+        size = self.processor.image_processor.size
+        return Provenance(
+            qvl_attn=qvl_attn.__version__,
+            transformers=transformers.__version__,
+            torch=torch.__version__,
+            model=self.checkpoint.name,
+            revision=self.checkpoint.revision,
+            dtype=self.placement.dtype,
+            device=self.placement.device_map or self.placement.device,
+            attention="eager",
+            layer_count=text.num_hidden_layers,
+            head_count=text.num_attention_heads,
+            generation={
+                "do_sample": False,
+                "repetition_penalty": float(generation.repetition_penalty),
+                "max_new_tokens": int(generation.max_new_tokens),
+            },
+            processor_size={
+                "shortest_edge": int(size["shortest_edge"]),
+                "longest_edge": int(size["longest_edge"]),
+            },
+        )
+
+
+def _text_logprob(logits: torch.Tensor, ids: Sequence[int], tokens: Sequence[Token]) -> float:
+    """Log-probability of the tokens of the answer's text, given logits (len(ids), vocabulary) that precede each."""
+    logprobs = logits.float().log_softmax(dim=-1)
+    return float(sum(logprobs[i, ids[i]] for i, token in enumerate(tokens) if token.role == "answer"))
+
+
+def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: Sequence[int]) -> Capture:
+    last = prompt.length - 1
+    queries = rows.queries
+    role = np.where(queries < last, "question", np.where(queries == last, "last", "answer"))
+    return Capture(
+        layers=np.array(layers, dtype=np.int64),
+        queries=queries,
+        query_role=role,
+        produces=np.where(queries >= last, queries + 1, -1),
+        weights=rows.weights,
+        vision_mass=rows.weights.sum(axis=-1, dtype=np.float32),
+        grids=prompt.grids,
+        tokens=(*prompt.tokens, *answer),
+        weights_by_head=rows.by_head,
+    )

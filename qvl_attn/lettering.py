@@ -1,0 +1,284 @@
+"""Text on pictures: sanitising, fonts, wrapping, drawing.
+
+Latin text is drawn in the typeface that comes with Pillow, so that figures look alike on every machine; what
+it lacks is looked for in the machine's fonts, word by word and then character by character. A character that
+no font has never becomes an empty box: `[3 chars: no font]` stands in its place, and `undrawable` names it.
+Knows nothing about attention or figures. Sizes are in pixels, colours are RGB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from qvl_attn.errors import InputError
+
+Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+FONT_VARIABLE = "QVL_ATTN_FONT"
+BUNDLED = ""
+
+_DIRECTORIES = (
+    "/usr/share/fonts",
+    "/usr/local/share/fonts",
+    "~/.local/share/fonts",
+    "~/.fonts",
+    "/System/Library/Fonts",
+    "/Library/Fonts",
+    "~/Library/Fonts",
+    "${WINDIR}/Fonts",
+    "${LOCALAPPDATA}/Microsoft/Windows/Fonts",
+)
+
+# Beginnings of file names, best first: broad Latin, then Chinese, Japanese, Korean, then all of Unicode.
+_FAMILIES = (
+    *("notosans-regular", "notosans[", "dejavusans", "liberationsans-", "segoeui", "arial"),
+    *(
+        "notosanscjksc",
+        "notosanscjk",
+        "notosanssc",
+        "sourcehansanssc",
+        "sourcehansans",
+        "pingfang",
+        "hiragino sans gb",
+    ),
+    *(
+        "msyh",
+        "wqy-microhei",
+        "wqy-zenhei",
+        "droidsansfallback",
+        "simhei",
+        "simsun",
+        "stheiti",
+        "notoserifcjk",
+    ),
+    *(
+        "uming",
+        "ukai",
+        "hiragino",
+        "yugoth",
+        "meiryo",
+        "ipag",
+        "malgun",
+        "applesdgothicneo",
+        "nanumgothic",
+        "unifont",
+    ),
+)
+
+_STAND_INS = {"×": "x", "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-"}
+_VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+_CJK = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_OPENING = "（《「『【〈“‘"
+_CLOSING = "）》」』】〉”’，。、！？：；…"
+# What a line may break between: spaces, ideographs with the punctuation that clings to them, words. No word
+# is longer than 40 characters here, so that a mile of text without a space still wraps.
+_PIECES = re.compile(rf"\s+|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^\s{_CJK}]{{1,40}}")
+
+
+def plain(text: str) -> str:
+    """Text that is safe to print and to draw: no control or format characters, every white space a space.
+
+    Bidirectional marks, zero-width joiners, variation selectors and the ESC of terminal sequences go; half a
+    surrogate pair becomes U+FFFD; what can be composed is (NFC).
+    """
+    kept = []
+    for char in unicodedata.normalize("NFC", _VARIATION_SELECTORS.sub("", text)):
+        category = unicodedata.category(char)
+        if char.isspace() or category[0] == "Z":
+            kept.append(" ")
+        elif category == "Cs":
+            kept.append("\ufffd")
+        elif category not in ("Cc", "Cf"):
+            kept.append(char)
+    return "".join(kept)
+
+
+def undrawable(text: str) -> str:
+    """The characters of a text that no font here has, each once, in their order."""
+    return "".join(dict.fromkeys(char for char in plain(text) if not _can_draw(char)))
+
+
+def measure(text: str, size_px: int) -> float:
+    """The width in pixels of a text on one line."""
+    return sum(_font(path, size_px).getlength(run) for path, run in _runs(_drawn(text)))
+
+
+def line_height_px(size_px: int) -> int:
+    """From one baseline to the next."""
+    return round(size_px * 1.36)
+
+
+def wrap(text: str, width_px: float, size_px: int, max_lines: int | None = None) -> list[str]:
+    """Break a text into lines no wider than `width_px`, with an ellipsis where `max_lines` cuts it off.
+
+    Lines break at spaces and between ideographs, and inside a word only where it alone is wider than a line.
+    """
+    lines: list[str] = []
+    for line in _lines(_drawn(text), width_px, size_px):
+        if len(lines) == max_lines:
+            lines[-1] = _with_ellipsis(lines[-1], width_px, size_px)
+            break
+        lines.append(line)
+    return lines
+
+
+def draw_line(image: Image.Image, xy: tuple[float, float], text: str, size_px: int, color: Color) -> None:
+    """Draw a text on one line into an RGB image; its baseline begins at `xy`, in pixels."""
+    draw = ImageDraw.Draw(image)
+    x, baseline = xy
+    for path, run in _runs(_drawn(text)):
+        font = _font(path, size_px)
+        draw.text((x, baseline), run, fill=color, font=font, anchor="ls")
+        x += font.getlength(run)
+
+
+def draw_lines(image: Image.Image, xy: tuple[float, float], lines: list[str], size_px: int, color: Color) -> int:
+    """Draw lines under each other, the top of the first at `xy`; returns the height used, in pixels."""
+    step = line_height_px(size_px)
+    for index, line in enumerate(lines):
+        draw_line(image, (xy[0], xy[1] + index * step + size_px), line, size_px, color)
+    return step * len(lines)
+
+
+def _lines(text: str, width_px: float, size_px: int) -> Iterator[str]:
+    line = ""
+    for piece in _pieces(text, width_px, size_px):
+        if line and not piece.isspace() and measure(line + piece, size_px) > width_px:
+            yield line.rstrip()
+            line = ""
+        if line or not piece.isspace():
+            line += piece
+    if line:
+        yield line.rstrip()
+
+
+def _pieces(text: str, width_px: float, size_px: int) -> Iterator[str]:
+    for match in _PIECES.finditer(text):
+        piece = match.group()
+        if piece.isspace() or measure(piece, size_px) <= width_px:
+            yield piece
+        else:
+            yield from piece
+
+
+def _with_ellipsis(line: str, width_px: float, size_px: int) -> str:
+    while line and measure(line + "…", size_px) > width_px:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+def _drawn(text: str) -> str:
+    """The text as it is drawn: each run of undrawable characters told, not shown as boxes."""
+    shown = ""
+    for drawable, run in groupby(plain(text), _can_draw):
+        chars = "".join(run)
+        if drawable:
+            shown += "".join(char if _path_for(char) is not None else _STAND_INS[char] for char in chars)
+        else:
+            shown += f"[{len(chars)} char{'s' * (len(chars) > 1)}: no font]"
+    return shown
+
+
+def _can_draw(char: str) -> bool:
+    return char in _STAND_INS or _path_for(char) is not None
+
+
+def _path_for(char: str) -> str | None:
+    return next((path for path in _font_paths() if _covers(path, char)), None)
+
+
+def _runs(text: str) -> list[tuple[str, str]]:
+    """Split a drawable text into stretches of one font each: (path of the font, text)."""
+    fonts: list[tuple[str, str]] = []
+    for _, group in groupby(text, lambda char: unicodedata.category(char)[0] in "LMN"):
+        word = "".join(group)
+        whole = next((path for path in _font_paths() if all(_covers(path, char) for char in word)), None)
+        fonts += [(whole if whole is not None else _path_for(char) or BUNDLED, char) for char in word]
+    return [(path, "".join(char for _, char in run)) for path, run in groupby(fonts, lambda pair: pair[0])]
+
+
+@cache
+def _covers(path: str, char: str) -> bool:
+    """Whether what a font draws is neither nothing nor what it draws for U+10FFFF, which no font has."""
+    if char == " ":
+        return True
+    mask, missing = (_font(path, 24).getmask(each) for each in (char, "\U0010ffff"))
+    return mask.getbbox() is not None and (mask.size, bytes(mask)) != (missing.size, bytes(missing))
+
+
+@cache
+def _font(path: str, size_px: int) -> Font:
+    if path == BUNDLED:
+        return ImageFont.load_default(size_px)
+    font = ImageFont.truetype(path, size_px)
+    if Path(path).suffix.lower() == ".ttc":
+        font = _simplified_chinese(font, path, size_px)
+    try:
+        axes = font.get_variation_axes()
+    except OSError:
+        return font
+    # A variable font may open at its thinnest.
+    font.set_variation_by_axes([400 if axis["name"] == b"Weight" else axis["default"] or 0 for axis in axes])
+    return font
+
+
+def _simplified_chinese(font: ImageFont.FreeTypeFont, path: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """The face for simplified Chinese of a collection that has one: ideographs differ between countries."""
+    for index in range(1, 20):
+        try:
+            face = ImageFont.truetype(path, size_px, index=index)
+        except OSError:
+            break
+        if (face.getname()[0] or "").endswith(" SC"):
+            return face
+    return font
+
+
+@cache
+def _font_paths() -> tuple[str, ...]:
+    """The fonts to draw with, in order of preference; the first is always there."""
+    chosen = os.environ.get(FONT_VARIABLE, "")
+    if chosen and not _opens(chosen):
+        raise InputError(f"{FONT_VARIABLE}={plain(chosen)}: not a font file", "name a .ttf, .otf or .ttc file")
+    found = (path for path in _system_fonts(_DIRECTORIES) if _opens(path))
+    return (BUNDLED, *([chosen] if chosen else []), *found)
+
+
+def _opens(path: str) -> bool:
+    try:
+        _font(path, 24)
+    except OSError:
+        return False
+    return True
+
+
+def _system_fonts(directories: tuple[str, ...]) -> list[str]:
+    """One file of each family that is found under the directories, in the order of `_FAMILIES`."""
+    files = [
+        Path(folder, name)
+        for directory in directories
+        for folder, _, names in os.walk(Path(os.path.expandvars(directory)).expanduser())
+        for name in names
+        if name.lower().endswith((".ttf", ".otf", ".ttc"))
+    ]
+    found = []
+    for family in _FAMILIES:
+        members = [file for file in files if file.name.lower().startswith(family)]
+        if members:
+            found.append(str(min(members, key=_rank)))
+    return list(dict.fromkeys(found))
+
+
+def _rank(file: Path) -> tuple[bool, int, str]:
+    """Regular before bold and italic, then the shortest name: that is how a family's plain face is called."""
+    return "regular" not in file.name.lower(), len(file.name), str(file)

@@ -1,0 +1,249 @@
+"""Find a model, say whether it can be served, choose device and dtype, load processor and weights.
+
+Safetensors only, no code from a checkpoint, and no network where the files are already here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+SUPPORTED = "qwen2_5_vl"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A checkpoint's files without its pickles and its code.
+_FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+_DEMO = Path(__file__).parent / "demo" / "model"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk.
+
+    Attributes:
+        name: as it was typed.
+        folder: where its files are.
+        revision: commit of a hub model; a fingerprint of the files of a local folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs, in what precision, and how large its weights are then; `reason` says why, for the terminal."""
+
+    device: str
+    dtype: str
+    device_map: str | None
+    weight_bytes: int
+    reason: str
+
+
+def find_checkpoint(name: str, revision: str | None = None, *, offline: bool = False) -> Checkpoint:
+    """Resolve `demo`, a local folder or a Hugging Face id to files on disk; download only what is not here.
+
+    Args:
+        name: what was typed after `--model`.
+        revision: branch, tag or commit of a hub model.
+        offline: never reach for the hub.
+
+    Raises:
+        InputError: neither a folder nor an id.
+        ModelError: it cannot be had, or its files are not those of a model.
+    """
+    folder = _DEMO if name == "demo" else Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"--revision {revision}: {name} is a folder, which has no revisions")
+        return Checkpoint(name, folder.resolve(), _fingerprint(folder, name))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or ".." in name:
+        raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
+    folder = _cached(name, revision) or _download(name, revision, offline)
+    return Checkpoint(name, folder, folder.name)
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True))
+        _fingerprint(folder, name)
+    except (OSError, ValueError, ModelError):
+        return None
+    return folder
+
+
+def _download(name: str, revision: str | None, offline: bool) -> Path:
+    at = f" --revision {revision}" if revision else ""
+    remedy = f"hf download {name}{at}   (or try --model demo)"
+    if offline:
+        raise ModelError(f"{name} is not in the cache, and --offline forbids to fetch it", remedy)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except GatedRepoError:
+        raise ModelError(f"{name} is gated: the hub wants to know you", "hf auth login, then: " + remedy) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{name} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name}: the hub knows no such model, or it is private", "check the name, or: hf auth login"
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        kind = type(error).__name__
+        raise ModelError(f"{name} is not in the cache and the hub cannot be reached ({kind})", remedy) from None
+
+
+def _fingerprint(folder: Path, name: str) -> str:
+    """Check that the files of a checkpoint are all there, and name them by content: names, sizes, first and last MiB."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: no config.json in it, so it is not a model")
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [file for file in wanted if not (folder / file).is_file()]
+        if missing:
+            raise ModelError(f"{name}: {missing[0]} is missing ({len(missing)} of {len(wanted)} weight files)")
+    if not files:
+        raise ModelError(
+            f"{name}: no safetensors weights in it",
+            "pickled weights (.bin, .pt) are not loaded; convert them",
+        )
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+            stream.seek(max(0, size - 2**20))
+            digest.update(stream.read())
+    return digest.hexdigest()[:12]
+
+
+def load_config(checkpoint: Checkpoint) -> Any:
+    """Read the configuration, and refuse what cannot be served.
+
+    Raises:
+        ModelError: not a Qwen2.5-VL, or a quantised one.
+    """
+    try:
+        raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        kind = raw.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{checkpoint.name}: its config.json cannot be read ({type(error).__name__})") from None
+    if kind != SUPPORTED:
+        raise ModelError(f"{checkpoint.name} is a {kind!r} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
+    quantisation = raw.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
+        raise ModelError(
+            f"{checkpoint.name} is quantised ({method}), which has not been tried here and is refused",
+            "take the checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
+        )
+    return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+
+
+def load_processor(checkpoint: Checkpoint) -> Any:
+    """Read tokenizer, chat template and picture settings.
+
+    Raises:
+        ModelError: files are missing or broken.
+    """
+    try:
+        return AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {line}") from None
+
+
+def choose_placement(
+    config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None
+) -> Placement:
+    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the free memory, else bfloat16.
+
+    Raises:
+        InputError: an unknown device or dtype, or a GPU that is not there.
+        MemoryLimitError: the weights do not fit the free memory.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: unknown", f"write auto, {', '.join(DTYPES)}")
+    if device_map is not None and device_map not in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise InputError(f"--device-map {device_map}: unknown", "write auto, balanced, balanced_low_0 or sequential")
+    if device_map is not None and device != "auto":
+        raise InputError(f"--device {device} and --device-map {device_map}: give one of them")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Qwen2_5_VLForConditionalGeneration(config).parameters())
+    if device.startswith("cuda"):
+        dtype = "bfloat16" if dtype == "auto" else dtype
+        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is there")
+    free = psutil.virtual_memory().available
+    if dtype == "auto":
+        dtype = "float32" if 4 * count < free else "bfloat16"
+    size = count * DTYPES[dtype].itemsize
+    reason = f"{size / 2**30:.2g} GiB of weights, {free / 2**30:.1f} GiB free"
+    if size > free:
+        raise MemoryLimitError(f"the weights do not fit: {reason}", "take a smaller model, or free some memory")
+    return Placement(device, dtype, device_map, size, reason)
+
+
+def _check_device(device: str) -> None:
+    if device == "mps":
+        raise InputError("--device mps: not tried yet, so it is refused", "use --device cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", device, re.ASCII)
+    if not match:
+        raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(match[1] or 0) >= count:
+            raise InputError(f"--device {device}: not there ({count} CUDA devices found)", "use --device cpu")
+
+
+def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
+    """Load the model itself, with SDPA in both towers, ready to answer.
+
+    Raises:
+        ModelError: weights are broken or do not fit the configuration.
+        MemoryLimitError: the device is full.
+    """
+    try:
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            checkpoint.folder,
+            dtype=DTYPES[placement.dtype],
+            attn_implementation="sdpa",
+            device_map=placement.device_map or {"": placement.device},
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError:
+        raise MemoryLimitError(
+            f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
+        ) from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {line}") from None
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if absent:
+        raise ModelError(f"{checkpoint.name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
+    return model.eval()

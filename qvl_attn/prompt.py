@@ -1,0 +1,247 @@
+"""A question about pictures as the model's input, by the model card's recipe, and which token plays which role.
+
+It knows the processor, not the model: everything here happens before weights are loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from PIL import Image
+from qwen_vl_utils import process_vision_info
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.grid import IMAGE_TYPE, locate_grids
+from qvl_attn.types import Media, Token, TokenGrid
+
+Message = dict[str, Any]
+
+# Stands for the question while the template is rendered, to learn where the template puts it. From a private use area.
+_SENTINEL = "\ue000\ue001\ue002"
+
+MIN_CELL_PX = 28
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What goes into the model, and what each token is.
+
+    Attributes:
+        inputs: the processor's tensors, batch of one.
+        question: as it was typed.
+        tokens: (S) the sequence with roles.
+        grids: one for each picture, in prompt order.
+    """
+
+    inputs: Mapping[str, Any]
+    question: str
+    tokens: tuple[Token, ...]
+    grids: tuple[TokenGrid, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.tokens)
+
+    def positions(self, role: str) -> tuple[int, ...]:
+        """Positions of all tokens of one role."""
+        return tuple(token.position for token in self.tokens if token.role == role)
+
+
+def chat_messages(
+    pictures: Sequence[Media],
+    question: str,
+    system: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> list[Message]:
+    """The conversation of the model card: the pictures, then the question, after a system prompt if there is one."""
+    limits = {
+        name: value for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if value is not None
+    }
+    content: list[Message] = [
+        {"type": "image", "image": Image.fromarray(media.frames[0]), **limits} for media in pictures
+    ]
+    user = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    if system is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
+
+
+def check_text(name: str, text: str, control_tokens: Sequence[str]) -> None:
+    """Refuse a text that is empty or that would be read as control tokens.
+
+    Raises:
+        InputError: empty, no valid Unicode, or one of `control_tokens` stands in it.
+    """
+    if not text.strip():
+        raise InputError(f"the {name} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the {name} is not valid Unicode text") from None
+    if _SENTINEL[0] in text:
+        raise InputError(f"the {name} has the private character U+E000, which no tokenizer knows")
+    for token in control_tokens:
+        if token in text:
+            raise InputError(
+                f"the {name} has {token!r} in it, which the model would read as a command and not as text",
+                "write it another way",
+            )
+
+
+def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
+    """Refuse pixel limits that no picture can meet.
+
+    Raises:
+        InputError: below one cell, or the smaller above the larger.
+    """
+    for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
+        if value is not None and not MIN_CELL_PX**2 <= value <= 2**31:
+            raise InputError(f"{flag} {value}: want at least {MIN_CELL_PX**2}, the pixels of one cell")
+    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+        raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+
+
+def build_prompt(
+    processor: Any,
+    messages: Sequence[Message],
+    pictures: Sequence[Media],
+    merge_size: int,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Prompt:
+    """Run the model card's recipe and say what each token of the outcome is.
+
+    The last text item of the last message is the question; it may stand before, between or after the pictures.
+
+    Args:
+        processor: of the model.
+        messages: a conversation as `chat_messages` makes it.
+        pictures: the pictures in it, in order.
+        merge_size: the model's `spatial_merge_size`.
+        min_pixels: overrides the processor's own limit.
+        max_pixels: overrides the processor's own limit.
+
+    Raises:
+        CaptureError: the template or the processor did something to the question or the grids that cannot be followed.
+    """
+    text, before, question = _render(processor, messages)
+    images, _ = process_vision_info(messages)
+    size = dict(processor.image_processor.size)
+    limits = {
+        "shortest_edge": min_pixels or size["shortest_edge"],
+        "longest_edge": max_pixels or size["longest_edge"],
+    }
+    inputs = processor(
+        text=[text],
+        images=images,
+        padding=True,
+        return_tensors="pt",
+        return_offsets_mapping=True,
+        size=limits,
+    )
+    spans = inputs.pop("offset_mapping")[0].tolist()
+    type_ids = inputs["mm_token_type_ids"][0].tolist()
+    grids = locate_grids(type_ids, inputs["image_grid_thw"].tolist(), merge_size, [media.size_px for media in pictures])
+
+    expanded = _expand(text, processor.image_token, [grid.cells for grid in grids])
+    start = len(_expand(before, processor.image_token, [grid.cells for grid in grids]))
+    stop = start + len(question)
+    ids = inputs["input_ids"][0].tolist()
+    if expanded[start:stop] != question or spans[-1][1] != len(expanded) or len(spans) != len(ids):
+        raise CaptureError("the processor's text is not the chat template's, so the question's tokens cannot be told")
+    system = re.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", expanded[:start], re.DOTALL)
+    tokens = tuple(
+        _token(i, span, kind, expanded, (start, stop), system.span(1) if system else (0, 0), i == len(ids) - 1)
+        for i, (span, kind) in enumerate(zip(spans, type_ids, strict=True))
+    )
+    return Prompt(inputs=dict(inputs), question=question, tokens=tokens, grids=grids)
+
+
+def _render(processor: Any, messages: Sequence[Message]) -> tuple[str, str, str]:
+    """The prompt's text, the part of it that stands before the question, and the question."""
+    *earlier, last = messages
+    at = max(i for i, item in enumerate(last["content"]) if item["type"] == "text")
+    question = last["content"][at]["text"]
+    content = [
+        {**item, "text": _SENTINEL} if i == at else item for i, item in enumerate(last["content"])
+    ]  # rendered a second time with a stand-in, since a question may also occur elsewhere in the template
+    text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    marked = processor.apply_chat_template(
+        [*earlier, {**last, "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    before, found, after = marked.partition(_SENTINEL)
+    if not found or text != before + question + after:
+        raise CaptureError("the model's chat template changes the question, so its tokens cannot be told")
+    return text, before, question
+
+
+def _expand(text: str, image_token: str, cells: Sequence[int]) -> str:
+    pieces = text.split(image_token)
+    return "".join(piece + (image_token * cells[i] if i < len(pieces) - 1 else "") for i, piece in enumerate(pieces))
+
+
+def _token(
+    position: int,
+    span: tuple[int, int],
+    kind: int,
+    text: str,
+    question: tuple[int, int],
+    system: tuple[int, int],
+    is_last: bool,
+) -> Token:
+    start, stop = span
+    piece = text[start:stop]
+
+    def within(part: tuple[int, int]) -> bool:
+        return stop > part[0] and start < part[1]
+
+    if kind == IMAGE_TYPE:
+        return Token(position, piece, "vision")
+    if within(question):
+        return Token(
+            position,
+            piece,
+            "question",
+            (max(start, question[0]) - question[0], min(stop, question[1]) - question[0]),
+        )
+    if is_last:
+        return Token(position, piece, "last")
+    return Token(position, piece, "system" if within(system) else "template")
+
+
+def answer_tokens(tokenizer: Any, ids: Sequence[int], first_position: int) -> tuple[tuple[Token, ...], str]:
+    """Roles of the tokens that were generated, and the text they make.
+
+    Control tokens (the end of the turn) are `template`; the others are `answer` and carry the characters of the text
+    that they cover: several tokens can share one character.
+
+    Args:
+        tokenizer: of the model.
+        ids: of the tokens, in order.
+        first_position: of the first of them.
+    """
+    special = set(tokenizer.all_special_ids)
+    plain = [token for token in ids if token not in special]
+    text = tokenizer.decode(plain, clean_up_tokenization_spaces=False)
+
+    def whole(count: int) -> int:
+        return len(tokenizer.decode(plain[:count], clean_up_tokenization_spaces=False).rstrip("\ufffd"))
+
+    ends = list(accumulate((whole(i + 1) for i in range(len(plain))), max))
+    tokens, seen = [], 0
+    for i, token in enumerate(ids):
+        piece = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        if token in special:
+            tokens.append(Token(first_position + i, piece, "template"))
+            continue
+        start = ends[seen - 1] if seen else 0
+        stop = min(max(ends[seen], start + 1), len(text))
+        tokens.append(Token(first_position + i, piece, "answer", (min(start, stop), stop)))
+        seen += 1
+    return tuple(tokens), text

@@ -1,0 +1,130 @@
+"""From captured weights to heat maps: plain means over layers, heads and queries. Pure numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.select import describe
+from qvl_attn.types import Capture, FloatArray, HeatMap, IntArray, Scale, TokenGrid
+
+CLIP_PERCENTILE = 99.5
+
+
+def percentile_scale(values: Iterable[FloatArray]) -> Scale:
+    """A scale from zero to the 99.5th percentile of all cells: above it one sink cell would black out the rest.
+
+    Zero is the darkest colour, always: equal colours on one scale are equal attention, and a flat map looks flat.
+    """
+    cells = np.concatenate([np.ravel(array) for array in values])
+    high = float(np.percentile(cells, CLIP_PERCENTILE))
+    return Scale(0.0, high if high > 0 else max(float(cells.max()), np.finfo(np.float32).tiny))
+
+
+def mean_over(
+    capture: Capture, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray
+) -> FloatArray:
+    """Mean attention of some query rows on each vision token, over layers and heads.
+
+    Args:
+        capture: the rows to choose from.
+        layers: layer numbers; all of their heads are averaged.
+        heads: (layer, head) pairs instead of whole layers.
+        rows: indices into the capture's Q axis.
+
+    Returns:
+        (V,) float32.
+
+    Raises:
+        InputError: a layer that was not captured, or heads where none were kept apart.
+    """
+    index = {layer: i for i, layer in enumerate(capture.layers.tolist())}
+    absent = [layer for layer in (layers if heads is None else [layer for layer, _ in heads]) if layer not in index]
+    if absent:
+        raise InputError(f"layer {absent[0]} was not captured", f"captured: {describe(capture.layers.tolist())}")
+    if heads is None:
+        chosen = capture.weights[[index[layer] for layer in layers]][:, rows]
+        return chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    if capture.weights_by_head is None:
+        raise InputError("the heads were not kept apart in this result", "ask again with --heads")
+    chosen = np.stack([capture.weights_by_head[index[layer], head][rows] for layer, head in heads])
+    return chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+
+
+def split_by_picture(values: FloatArray, grids: Sequence[TokenGrid]) -> tuple[FloatArray, ...]:
+    """(V,) values as one (t, h, w) array a picture."""
+    stops = np.cumsum([grid.cells for grid in grids])[:-1]
+    return tuple(part.reshape(grid.shape) for part, grid in zip(np.split(values, stops), grids, strict=True))
+
+
+def heat_maps(
+    capture: Capture,
+    *,
+    layers: Sequence[int],
+    heads: Sequence[tuple[int, int]] | None,
+    rows: IntArray,
+    query: str,
+    scale: Scale | None = None,
+) -> tuple[HeatMap, ...]:
+    """One heat map a picture of the prompt, all on one scale.
+
+    Args:
+        capture: the rows to choose from.
+        layers: the layers to average.
+        heads: (layer, head) pairs instead, or None.
+        rows: indices into the capture's Q axis.
+        query: what asked, in words.
+        scale: what to draw them on; by default their own 99.5th percentile.
+
+    Raises:
+        CaptureError: no attention on the pictures at all: there is nothing to draw.
+    """
+    values = mean_over(capture, layers, heads, rows)
+    mass = float(values.sum(dtype=np.float64))
+    if not mass > 0:
+        raise CaptureError(f"layers {describe(layers)}: {query} puts no attention on the picture at all")
+    scale = scale or percentile_scale([values])
+    named = "all" if heads is None else ",".join(f"{layer}.{head}" for layer, head in heads)
+    return tuple(
+        HeatMap(
+            values=part,
+            media_index=i,
+            layers=tuple(layers) if heads is None else tuple(sorted({layer for layer, _ in heads})),
+            heads=named,
+            query=query,
+            queries=tuple(capture.queries[rows].tolist()),
+            uniform=mass / len(values),
+            vision_mass=mass,
+            scale=scale,
+        )
+        for i, part in enumerate(split_by_picture(values, capture.grids))
+    )
+
+
+def layer_figures(maps: Sequence[HeatMap], grids: Sequence[TokenGrid]) -> dict[str, float]:
+    """Figures that say how much, how focused and how wide a map is.
+
+    Returns:
+        `vision_mass`; `entropy_bits` of the cells' shares; `top10_share`, the share of the ten strongest cells;
+        `spread_px`, the root mean square distance of the attention from its own centre, within each picture.
+    """
+    values = np.concatenate([m.values.ravel() for m in maps]).astype(np.float64)
+    share = values / values.sum()
+    seen = share[share > 0]
+    variance, start = 0.0, 0
+    for grid in grids:
+        part = share[start : start + grid.cells]
+        start += grid.cells
+        boxes = grid.boxes_px.astype(np.float64)
+        centres = np.stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)], axis=1)
+        if part.sum() > 0:
+            centre = (part[:, None] * centres).sum(axis=0) / part.sum()
+            variance += float((part * ((centres - centre) ** 2).sum(axis=1)).sum())
+    return {
+        "vision_mass": maps[0].vision_mass,
+        "entropy_bits": float(-(seen * np.log2(seen)).sum()),
+        "top10_share": float(np.sort(share)[::-1][:10].sum()),
+        "spread_px": float(np.sqrt(variance)),
+    }

@@ -1,0 +1,158 @@
+"""From cell values to coloured pixels: sizes, interpolation, colour tables, blending, scales.
+
+Pure: arrays in, arrays out, RGB everywhere. Values are interpolated first and coloured after, so that no
+colour appears that no value has. Knows nothing about text, files, models or where the values come from.
+Axes: h, w are rows and columns of cells; H, W are rows and columns of pixels. Sizes are (width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.types import Drawing, FloatArray, Scale
+
+Picture = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+LEGIBLE_PX = 640
+
+_COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS, "jet": cv2.COLORMAP_JET}
+
+
+def fit_px(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
+    """The size with the same aspect whose longest side is `longest_px`; no side is less than one pixel."""
+    ratio = longest_px / max(size_px)
+    return max(1, round(size_px[0] * ratio)), max(1, round(size_px[1] * ratio))
+
+
+def drawn_size_px(size_px: tuple[int, int], drawing: Drawing) -> tuple[int, int]:
+    """How large a picture is drawn: at most `draw_size_px`, and enlarged where it is too small to read.
+
+    Args:
+        size_px: (width, height) of the original.
+        drawing: its `draw_size_px` of 0 keeps the original's size.
+
+    Returns:
+        (width, height) in pixels, aspect kept.
+    """
+    if drawing.draw_size_px == 0:
+        return size_px
+    return fit_px(size_px, min(max(max(size_px), LEGIBLE_PX), drawing.draw_size_px))
+
+
+def resize_picture(picture: Picture, size_px: tuple[int, int]) -> Picture:
+    """Resize (H, W, 3) uint8 to `size_px` (width, height): area average to shrink it, cubic to enlarge it."""
+    height, width = picture.shape[:2]
+    if (width, height) == size_px:
+        return picture
+    shrinks = size_px[0] * size_px[1] < width * height
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size_px, interpolation=method), dtype=np.uint8)
+
+
+def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
+    """Draw each of (h, w) cells as its box: a pixel belongs to the cell that its centre falls in.
+
+    Returns:
+        (H, W), of the dtype of `cells`; pixel x shows column floor((x + 0.5) * w / W).
+    """
+    (rows, columns), (width, height) = cells.shape, size_px
+    row = (2 * np.arange(height) + 1) * rows // (2 * height)  # in integers: a border never depends on rounding
+    column = (2 * np.arange(width) + 1) * columns // (2 * width)
+    return cells[row[:, None], column]
+
+
+def upsample(values: FloatArray, size_px: tuple[int, int], drawing: Drawing) -> FloatArray:
+    """Spread (h, w) cell values over the pixels of a picture, after the blur that `drawing` asks for.
+
+    `linear` gives a cell's value at the centre of its box and interpolates between them; `cells` draws boxes.
+
+    Returns:
+        (H, W) float32, in the unit of `values`.
+    """
+    if drawing.blur_cells > 0:
+        values = cv2.GaussianBlur(values, (0, 0), drawing.blur_cells, borderType=cv2.BORDER_REFLECT)
+    if drawing.interp == "cells":
+        return cell_boxes(values, size_px)
+    return np.asarray(cv2.resize(values, size_px, interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def top_mask(values: Sequence[FloatArray], top_percent: float) -> list[Mask]:
+    """Which cells are among the strongest share of all cells of all pictures.
+
+    The share is rounded to a whole number of cells, at least one. Cells that equal the weakest chosen one are
+    chosen too, so that the choice depends on values only.
+
+    Args:
+        values: one array of cells a picture.
+        top_percent: above 0, at most 100.
+
+    Returns:
+        bool, one array a picture, shaped like `values`.
+    """
+    cells = np.sort(np.concatenate([array.ravel() for array in values]))
+    count = max(1, int(len(cells) * top_percent / 100 + 0.5))
+    return [array >= cells[-count] for array in values]
+
+
+def percentile_scale(values: Iterable[Any], percentile: float = 99.5) -> Scale:
+    """A scale from 0 to a percentile of all cells, so that one sink cell does not black out the others.
+
+    Where the percentile is 0 the maximum takes its place, and where all is 0 the largest possible, 1.
+
+    Args:
+        values: an array of attention, or several.
+        percentile: 0 to 100.
+    """
+    cells = np.concatenate([np.ravel(array) for array in values])
+    high = float(np.percentile(cells, percentile)) or float(cells.max()) or 1.0
+    return Scale(0.0, max(high, float(np.finfo(np.float32).tiny)))
+
+
+@cache
+def _color_table(colormap: str) -> Picture:
+    """The 256 colours of a map, (256, 3) uint8 RGB, low to high."""
+    levels = np.arange(256, dtype=np.uint8)[:, None]
+    bgr = cv2.applyColorMap(levels, _COLORMAPS[colormap])
+    return np.ascontiguousarray(bgr[:, 0, ::-1])
+
+
+def colorize(values: FloatArray, scale: Scale, colormap: str) -> Picture:
+    """Colour (H, W) values: `scale.low` and below the first of 256 colours, `scale.high` and above the last.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    share = (np.clip(values, scale.low, scale.high) - scale.low) / (scale.high - scale.low)
+    colors: Picture = _color_table(colormap)[np.rint(share * 255).astype(np.uint8)]
+    return colors
+
+
+def blend(picture: Picture, values: FloatArray, scale: Scale, drawing: Drawing, mask: Mask | None = None) -> Picture:
+    """Lay the colours of values over a picture: (1 - alpha) * picture + alpha * colour, to the nearest level.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        values: (H, W) float32, a value for each pixel.
+        scale: what the ends of the colour map mean.
+        drawing: colour map and alpha.
+        mask: (H, W) bool; where it is off the picture shows unchanged.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    colors = colorize(values, scale, drawing.colormap)
+    mixed = np.asarray(cv2.addWeighted(picture, 1 - drawing.alpha, colors, drawing.alpha, 0), dtype=np.uint8)
+    return mixed if mask is None else np.where(mask[..., None], mixed, picture)
+
+
+def colorbar(height_px: int, width_px: int, colormap: str) -> Picture:
+    """An upright bar of a colour map's colours, high at the top: (height_px, width_px, 3) uint8 RGB."""
+    column = np.linspace(1, 0, height_px, dtype=np.float32)[:, None]
+    return colorize(np.repeat(column, width_px, axis=1), Scale(0.0, 1.0), colormap)

@@ -1,0 +1,159 @@
+"""What a question gives: the answer, the attention, where it came from; how to look at it, keep it and read it back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qvl_attn.errors import InputError
+from qvl_attn.reduce import heat_maps
+from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
+from qvl_attn.types import Capture, Drawing, HeatMap, Media, Scale
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, as it was typed: with the picture, the question and the model it determines the result."""
+
+    query: str = "question"
+    layers: str | None = None
+    heads: str | None = None
+    system: str | None = None
+    answer: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_new_tokens: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a result: enough to make it again."""
+
+    qvl_attn: str
+    transformers: str
+    torch: str
+    model: str
+    revision: str
+    dtype: str
+    device: str
+    attention: str
+    layer_count: int
+    head_count: int
+    generation: dict[str, float | int | bool]
+    processor_size: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One question about one prompt's pictures.
+
+    Attributes:
+        question: as it was typed.
+        answer: the model's own, greedy.
+        answer_logprob: natural logarithm of the probability of the answer's text tokens under the plain model
+            (temperature 1, no penalty, end token not counted); 0 for an empty answer.
+        supplied_answer: the answer given with `--answer`, whose maps these are; None where the model's own was used.
+        supplied_logprob: as `answer_logprob`, for the supplied answer.
+        media: the pictures, in prompt order.
+        capture: the attention rows.
+        settings: what was asked for.
+        provenance: what made it.
+        seconds: by stage.
+    """
+
+    question: str
+    answer: str
+    answer_logprob: float
+    supplied_answer: str | None
+    supplied_logprob: float | None
+    media: tuple[Media, ...]
+    capture: Capture
+    settings: Settings
+    provenance: Provenance
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mapped_answer(self) -> str:
+        """The answer whose tokens the maps belong to: the supplied one, or else the model's own."""
+        return self.answer if self.supplied_answer is None else self.supplied_answer
+
+    def headline_layers(self) -> tuple[int, ...]:
+        """The layers of the headline: the captured ones where some were named, else those at 50 to 85 % of the depth."""
+        captured = tuple(self.capture.layers.tolist())
+        return captured if self.settings.layers is not None else default_layers(self.provenance.layer_count)
+
+    def heatmaps(
+        self,
+        layers: str | None = None,
+        heads: str | None = None,
+        query: str | None = None,
+        scale: Scale | None = None,
+    ) -> tuple[HeatMap, ...]:
+        """Heat maps of all pictures of the prompt, on one scale.
+
+        Args:
+            layers: `all`, `18`, `14-20` or `4,8,12`; by default the headline's.
+            heads: `all`, `3,5` or `21.9,21.11` (needs a result that was asked for with heads); by default the headline's.
+            query: `question`, `last`, `answer` or `text:words`; by default the headline's.
+            scale: what to draw them on; by default zero to the 99.5th percentile of their cells.
+
+        Raises:
+            InputError: something named is not there.
+        """
+        count = self.provenance.layer_count
+        chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
+        typed_heads = self.settings.heads if heads is None else heads
+        within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
+        pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
+        named = query or self.settings.query
+        rows = query_rows(self.capture, self.question, named)
+        return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
+
+    def heatmap(
+        self, layers: str | None = None, heads: str | None = None, query: str | None = None, media: int = 0
+    ) -> HeatMap:
+        """The heat map of one picture; `.values` is (t, h, w) float32, attention as the softmax gave it.
+
+        Args:
+            layers: as in `heatmaps`.
+            heads: as in `heatmaps`.
+            query: as in `heatmaps`.
+            media: which picture of the prompt, from 0.
+
+        Raises:
+            InputError: something named is not there.
+        """
+        if not 0 <= media < len(self.media):
+            raise InputError(f"media {media}: not there", f"the prompt has pictures 0 to {len(self.media) - 1}")
+        return self.heatmaps(layers, heads, query)[media]
+
+    def save(self, out: str | os.PathLike[str], drawing: Drawing | None = None, *, overwrite: bool = False) -> Path:
+        """Draw the pictures and write everything to a folder of its own inside `out`.
+
+        Args:
+            out: the folder that holds results; made if need be.
+            drawing: how to draw.
+            overwrite: replace the same result.
+
+        Returns:
+            The folder that was written.
+
+        Raises:
+            StoreError: it cannot be written, or is there already.
+        """
+        from qvl_attn.folder import save_result
+
+        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Result:
+        """Read a result back from its folder. No model is needed.
+
+        Raises:
+            StoreError: it is not a complete result of a known schema.
+        """
+        from qvl_attn.folder import load_result
+
+        return load_result(Path(folder))

@@ -1,0 +1,183 @@
+"""A result as arrays and JSON (schema 1), and back. Knows the names and shapes on disk, opens no file.
+
+What is read back was written by somebody: everything is checked by the dataclasses it goes into, and no path in it is
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from qvl_attn.grid import picture_grid
+from qvl_attn.reduce import CLIP_PERCENTILE, heat_maps, layer_figures
+from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.select import query_rows
+from qvl_attn.types import Capture, HeatMap, Media, Token, TokenGrid
+
+SCHEMA_VERSION = 1
+
+
+def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
+    """The contents of `attention.npz`."""
+    grids = capture.grids
+    steps = [np.repeat(np.arange(grid.shape[0]), grid.shape[1] * grid.shape[2]) for grid in grids]
+    arrays: dict[str, np.ndarray] = {
+        "weights": capture.weights,
+        "layers": capture.layers,
+        "queries": capture.queries,
+        "query_role": capture.query_role,
+        "produces": capture.produces,
+        "vision_tokens": capture.vision_tokens,
+        "vision_mass": capture.vision_mass,
+        "grid_thw": np.array([grid.grid_thw for grid in grids], dtype=np.int64),
+        "merge_size": np.array(grids[0].merge_size, dtype=np.int64),
+        "media_index": capture.media_index,
+        "boxes_px": np.concatenate([grid.boxes_px for grid in grids]),
+        "frame_span": np.concatenate([grid.frame_span[step] for grid, step in zip(grids, steps, strict=True)]),
+        "times_s": np.concatenate([grid.times_s[step] for grid, step in zip(grids, steps, strict=True)]),
+    }
+    if capture.weights_by_head is not None:
+        arrays["weights_by_head"] = capture.weights_by_head
+    return arrays
+
+
+def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], media: Sequence[Media]) -> Capture:
+    """The inverse of `capture_arrays`.
+
+    Raises:
+        KeyError: an array is missing.
+        ValueError: shapes or types are not those of the schema.
+    """
+    merge_size = int(arrays["merge_size"])
+    grids: list[TokenGrid] = []
+    seen = 0
+    for grid_thw, one in zip(arrays["grid_thw"].tolist(), media, strict=True):
+        grid = picture_grid(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one.size_px)
+        seen += grid.cells
+        grids.append(grid)
+    capture = Capture(
+        layers=arrays["layers"],
+        queries=arrays["queries"],
+        query_role=arrays["query_role"],
+        produces=arrays["produces"],
+        weights=arrays["weights"],
+        vision_mass=arrays["vision_mass"],
+        grids=tuple(grids),
+        tokens=tuple(tokens),
+        weights_by_head=arrays.get("weights_by_head"),
+    )
+    for name in ("vision_tokens", "boxes_px"):
+        if not np.array_equal(capture_arrays(capture)[name], arrays[name]):
+            raise ValueError(f"{name} does not fit the grids")
+    return capture
+
+
+def result_json(
+    result: Result, headline: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The contents of `result.json`.
+
+    Args:
+        result: what to describe.
+        headline: the maps of the headline picture.
+        files: names relative to the folder.
+        notes: what the reader should know, a line each.
+    """
+    capture, one = result.capture, headline[0]
+    rows = query_rows(capture, result.question, result.settings.query)
+    cells = sum(grid.cells for grid in capture.grids)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "ask",
+        "question": result.question,
+        "answer": result.answer,
+        "answer_logprob": result.answer_logprob,
+        "supplied_answer": result.supplied_answer,
+        "supplied_logprob": result.supplied_logprob,
+        "tokens": [asdict(token) for token in capture.tokens],
+        "media": [
+            {
+                "name": media.source.replace("\\", "/").rsplit("/", 1)[-1],
+                "sha256": media.sha256,
+                "size_px": list(media.size_px),
+                "grid_thw": list(grid.grid_thw),
+                "times_s": media.times_s.tolist(),
+                "notes": list(media.notes),
+            }
+            for media, grid in zip(result.media, capture.grids, strict=True)
+        ],
+        "headline": {
+            "query": one.query,
+            "layers": list(one.layers),
+            "heads": one.heads,
+            "method": one.method,
+            "queries": list(one.queries),
+            "uniform": one.uniform,
+            "maximum": float(max(m.values.max() for m in headline)),
+            "minimum": float(min(m.values.min() for m in headline)),
+            **layer_figures(headline, capture.grids),
+        },
+        "scale": {
+            "low": one.scale.low,
+            "high": one.scale.high,
+            "percentile": CLIP_PERCENTILE,
+            "clipped_cells": sum(m.clipped for m in headline),
+            "cells": cells,
+        },
+        "layers": [
+            {"layer": layer, **_figures_or_none(capture, layer, rows, one.query)} for layer in capture.layers.tolist()
+        ],
+        "settings": asdict(result.settings),
+        "provenance": asdict(result.provenance),
+        "seconds": result.seconds,
+        "notes": list(notes),
+        "files": sorted(files),
+    }
+
+
+def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str) -> dict[str, float | None]:
+    index = capture.layers.tolist().index(layer)
+    if not capture.weights[index][rows].any():
+        return {"vision_mass": 0.0, "entropy_bits": None, "top10_share": None, "spread_px": None}
+    maps = heat_maps(capture, layers=[layer], heads=None, rows=rows, query=query)
+    return {**layer_figures(maps, capture.grids)}
+
+
+def tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
+    """The tokens of a `result.json`."""
+    return tuple(
+        Token(
+            int(item["position"]),
+            str(item["text"]),
+            str(item["role"]),
+            None if item["span"] is None else (int(item["span"][0]), int(item["span"][1])),
+        )
+        for item in items
+    )
+
+
+def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Media]) -> Result:
+    """A result from its JSON, arrays and pictures.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError: a field too many, or of another type.
+        ValueError: a field out of range.
+    """
+    supplied = value["supplied_answer"]
+    return Result(
+        question=str(value["question"]),
+        answer=str(value["answer"]),
+        answer_logprob=float(value["answer_logprob"]),
+        supplied_answer=None if supplied is None else str(supplied),
+        supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
+        media=tuple(media),
+        capture=capture,
+        settings=Settings(**value["settings"]),
+        provenance=Provenance(**value["provenance"]),
+        seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
+    )

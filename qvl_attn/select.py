@@ -1,0 +1,207 @@
+"""What a user names — layers, heads, words — as indices. Pure: text and a capture's tokens in, numbers out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qvl_attn.errors import InputError
+from qvl_attn.types import Capture, IntArray, Token
+
+QUERY_KINDS = ("question", "last", "answer")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the question or the answer, and the positions of the tokens that cover it."""
+
+    text: str
+    positions: tuple[int, ...]
+
+
+def parse_layers(text: str | None, layer_count: int) -> tuple[int, ...]:
+    """`all`, `18`, `14-20` or `4,8,12` (0-based, inclusive) as ascending layer numbers; None is all.
+
+    Raises:
+        InputError: not of that form, or a layer that the model does not have.
+    """
+    if text is None or text.strip().lower() == "all":
+        return tuple(range(layer_count))
+    return _parse_numbers(text, layer_count, "layer", f"--layers {text}")
+
+
+def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tuple[tuple[int, int], ...] | None:
+    """`3,5` (those heads in each of `layers`) or `21.9,21.11` (layer.head) as (layer, head) pairs; None is all heads.
+
+    Args:
+        text: what was typed.
+        layers: the layers that are captured.
+        head_count: heads a layer.
+
+    Raises:
+        InputError: not of that form, or a head or layer that is not there.
+    """
+    if text is None or text.strip().lower() == "all":
+        return None
+    if "." not in text:
+        heads = _parse_numbers(text, head_count, "head", f"--heads {text}")
+        return tuple((layer, head) for layer in layers for head in heads)
+    pairs = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", part, re.ASCII)
+        if not match:
+            raise InputError(f"--heads {text}: {part.strip()!r} is not layer.head", "write 3,5 or 21.9,21.11")
+        layer, head = int(match[1]), int(match[2])
+        if layer not in layers:
+            raise InputError(f"--heads {text}: layer {layer} is not among the captured layers {describe(layers)}")
+        if head >= head_count:
+            raise InputError(f"--heads {text}: no head {head}", f"the model has heads 0 to {head_count - 1}")
+        pairs.add((layer, head))
+    return tuple(sorted(pairs))
+
+
+def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, ...]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6}))?\s*", part, re.ASCII)
+        if not match:
+            raise InputError(
+                f"{typed}: {part.strip()!r} is not a {noun}", f"write 18, 14-20 or 4,8,12 ({noun}s from 0)"
+            )
+        first = int(match[1])
+        last = int(match[2]) if match[2] else first
+        if last < first:
+            raise InputError(f"{typed}: {part.strip()!r} runs backwards", f"write {last}-{first}")
+        if last >= count:
+            raise InputError(f"{typed}: no {noun} {last}", f"the model has {noun}s 0 to {count - 1}")
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
+
+
+def default_layers(layer_count: int) -> tuple[int, ...]:
+    """The layers of the headline map unless others are named: those whose middle lies at 50 to 85 % of the depth.
+
+    Published work on Qwen2.5-VL finds grounding there (layer 22 of 36 in arXiv 2502.17422), not in the mean of all
+    layers and not in the last. Layer l of n has its middle at (l + 0.5) / n.
+    """
+    return tuple(layer for layer in range(layer_count) if 0.5 <= (layer + 0.5) / layer_count <= 0.85)
+
+
+def describe(numbers: Sequence[int]) -> str:
+    """Ascending numbers as a user would type them: `0-3,7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def parse_query(text: str) -> str:
+    """Check the form of `question`, `last`, `answer` or `text:words`.
+
+    Raises:
+        InputError: none of these.
+    """
+    if text in QUERY_KINDS or (text.startswith("text:") and text.removeprefix("text:").strip()):
+        return text
+    raise InputError(f"--query {text}: unknown", "write question, last, answer or text:WORDS, as in text:cats")
+
+
+def text_positions(tokens: Sequence[Token], question: str, wanted: str) -> tuple[int, ...]:
+    """Positions of the question tokens that cover `wanted`, at every place where it stands in the question.
+
+    Raises:
+        InputError: it does not stand there; the line names the words that do.
+    """
+    places = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", question)]
+    if not places:
+        there = ", ".join(word.text for word in words(tokens, question, "question"))
+        raise InputError(f"--query text:{wanted}: not in the question", f"its words are: {there}")
+    return tuple(
+        token.position
+        for token in tokens
+        if token.role == "question"
+        and token.span is not None
+        and any(token.span[1] > place and token.span[0] < place + len(wanted) for place in places)
+    )
+
+
+def query_rows(capture: Capture, question: str, query: str) -> IntArray:
+    """Rows of the capture (indices into its Q axis) that a query averages.
+
+    `answer` takes the rows that produce a token of the answer's text: the last prompt token, which produces the first
+    one, and each answer token but the last. End tokens and the like are left out.
+
+    Raises:
+        InputError: unknown query, or an answer without a single token.
+    """
+    parse_query(query)
+    if query == "answer":
+        texts = {token.position for token in capture.tokens if token.role == "answer"}
+        rows = [row for row, position in enumerate(capture.produces.tolist()) if position in texts]
+        if not rows:
+            raise InputError("--query answer: the answer is empty, no token of it asked anything", "use --query last")
+        return np.array(rows, dtype=np.int64)
+    if query in QUERY_KINDS:
+        return np.flatnonzero(capture.query_role == query)
+    wanted = text_positions(capture.tokens, question, query.removeprefix("text:"))
+    return np.flatnonzero(np.isin(capture.queries, wanted))
+
+
+def words(tokens: Sequence[Token], text: str, role: str) -> tuple[Word, ...]:
+    """Join the tokens of a text into its words.
+
+    Tokens that share a character (pieces of one emoji) belong together, and so do neighbours without a space between
+    them that are both letters or digits; Chinese, Japanese and Korean text is taken token by token, as it has no spaces.
+
+    Args:
+        tokens: of the whole sequence.
+        text: the question or the answer.
+        role: `question` or `answer`: whose tokens to take.
+    """
+    groups: list[tuple[int, int, list[int]]] = []
+    for token in tokens:
+        if token.role != role or token.span is None:
+            continue
+        start, stop = token.span
+        if groups and (start < groups[-1][1] or _continues_word(text, start)):
+            first, last, positions = groups[-1]
+            groups[-1] = (first, max(last, stop), [*positions, token.position])
+        else:
+            groups.append((start, stop, [token.position]))
+    return tuple(
+        Word(text[start:stop].strip(), tuple(positions))
+        for start, stop, positions in groups
+        if text[start:stop].strip()
+    )
+
+
+def _continues_word(text: str, boundary: int) -> bool:
+    if not 0 < boundary < len(text):
+        return False
+    return all(character.isalnum() and not _is_wide(character) for character in text[boundary - 1 : boundary + 1])
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
+
+
+def produced_words(capture: Capture, answer: str) -> Iterator[tuple[str, IntArray]]:
+    """Each word of the answer with the rows of the capture that produced its tokens."""
+    row_of = {position: row for row, position in enumerate(capture.produces.tolist()) if position >= 0}
+    for word in words(capture.tokens, answer, "answer"):
+        rows = [row_of[position] for position in word.positions if position in row_of]
+        if rows:
+            yield word.text, np.array(rows, dtype=np.int64)
+
+
+def question_words(capture: Capture, question: str) -> Iterator[tuple[str, IntArray]]:
+    """Each word of the question with the rows of the capture that are its tokens."""
+    for word in words(capture.tokens, question, "question"):
+        yield word.text, np.flatnonzero(np.isin(capture.queries, word.positions))

@@ -1,0 +1,162 @@
+"""Files: safe names, folders that appear whole or not at all, NPZ, JSON and PNG. Knows nothing about what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qvl_attn.errors import StoreError
+
+MAX_NPZ_BYTES = 8 * 2**30
+MAX_JSON_BYTES = 256 * 2**20
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10))}
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """A text as part of a file name: letters and digits of any script, at most `limit` bytes; never empty."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
+    name = "-".join(words).encode()[:limit].decode(errors="ignore").strip("-")
+    return f"{name}-" if name in _RESERVED else name or "x"
+
+
+@contextmanager
+def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write into a folder beside `target` that takes its name only when everything in it is on disk.
+
+    A crash leaves what was there before as it was. A rename replaces a folder only when it is empty, so an old result
+    is moved aside first; it is back in its place if the new one cannot take it.
+
+    Args:
+        target: the folder to be.
+        overwrite: whether a complete result may be replaced.
+
+    Raises:
+        StoreError: it is there already, or cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {target.parent}: {error.strerror}", "choose another folder with --out"
+        ) from None
+    try:
+        yield draft
+        draft.chmod(0o777 & ~_umask())
+        _sync(draft)
+        _put_in_place(draft, target, overwrite)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}", "nothing was changed") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        draft.rename(target)
+        return
+    if (target / "result.json").exists() and not overwrite:
+        raise StoreError(f"{target} is there already", "--overwrite replaces it")
+    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name
+    target.rename(old)
+    try:
+        draft.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[Any]:
+    with path.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB."""
+    path.parent.mkdir(exist_ok=True)
+    with _synced(path) as stream:
+        Image.fromarray(pixels).save(stream, format="PNG", compress_level=4)
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of plain types, compressed."""
+    with _synced(path) as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON with every number finite."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    with _synced(path) as stream:
+        stream.write(text.encode())
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays; nothing is unpickled, and what would be unpacked is bounded first.
+
+    Raises:
+        StoreError: not an NPZ file, or too large.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_NPZ_BYTES:
+            raise StoreError(
+                f"{path} would unpack to {size / 2**30:.1f} GiB", f"the limit is {MAX_NPZ_BYTES >> 30} GiB"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} cannot be read as arrays ({type(error).__name__})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        StoreError: missing, too large, or no JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise StoreError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path.parent} is no complete result: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as JSON ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is not a JSON object")
+    return value
