@@ -293,18 +293,25 @@ class Analyzer:
             logits = model(**forced, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
         return recorder.result(), tokens, _text_logprob(logits, ids, tokens)
 
+    @property
+    def made_by(self) -> dict[str, str]:
+        """What of the model, its place and the libraries goes into the name of a result."""
+        return {
+            "qvl_attn": qvl_attn.__version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "model": self.checkpoint.name,
+            "revision": self.checkpoint.revision,
+            "dtype": self.placement.dtype,
+            "device": self.placement.device_map or self.placement.device,
+            "attention": "eager",
+        }
+
     def _provenance(self, generation: GenerationConfig) -> Provenance:
         text = self.config.text_config
         size = self.processor.image_processor.size
         return Provenance(
-            qvl_attn=qvl_attn.__version__,
-            transformers=transformers.__version__,
-            torch=torch.__version__,
-            model=self.checkpoint.name,
-            revision=self.checkpoint.revision,
-            dtype=self.placement.dtype,
-            device=self.placement.device_map or self.placement.device,
-            attention="eager",
+            **self.made_by,
             layer_count=text.num_hidden_layers,
             head_count=text.num_attention_heads,
             generation={

@@ -101,6 +101,8 @@ class AttentionRecorder:
         # A sliding window drops keys from the left: columns that are gone got no attention.
         columns = self._columns - first_column
         there = columns >= 0
+        if int(columns.max()) >= weights.shape[3]:
+            raise CaptureError("a prompt fed in pieces cannot be recorded")
         chosen = weights[0][:, (rows - first_row).to(weights.device)].float()
         self._check(layer, chosen, weights.dtype)
         values = torch.zeros(chosen.shape[0], len(rows), len(columns))

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
 from qvl_attn.errors import InputError
 
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 FONT_VARIABLE = "QVL_ATTN_FONT"
 BUNDLED = ""
@@ -200,7 +200,7 @@ def _path_for(char: str) -> str | None:
 def _runs(text: str) -> list[tuple[str, str]]:
     """Split a drawable text into stretches of one font each: (path of the font, text)."""
     fonts: list[tuple[str, str]] = []
-    for _, group in groupby(text, lambda char: unicodedata.category(char)[0] in "LMN"):
+    for _, group in groupby(text, lambda char: (char == " ", unicodedata.category(char)[0] in "LMN")):
         word = "".join(group)
         whole = next((path for path in _font_paths() if all(_covers(path, char) for char in word)), None)
         fonts += [(whole if whole is not None else _path_for(char) or BUNDLED, char) for char in word]
@@ -212,14 +212,16 @@ def _covers(path: str, char: str) -> bool:
     """Whether what a font draws is neither nothing nor what it draws for U+10FFFF, which no font has."""
     if char == " ":
         return True
-    mask, missing = (_font(path, 24).getmask(each) for each in (char, "\U0010ffff"))
+    # Without shaping: it would put a dotted circle beside a lone mark, which then looks like a glyph of its own.
+    font = _font(path, 24).font_variant(layout_engine=ImageFont.Layout.BASIC)
+    mask, missing = font.getmask(char), font.getmask("\U0010ffff")
     return mask.getbbox() is not None and (mask.size, bytes(mask)) != (missing.size, bytes(missing))
 
 
 @cache
-def _font(path: str, size_px: int) -> Font:
+def _font(path: str, size_px: int) -> ImageFont.FreeTypeFont:
     if path == BUNDLED:
-        return ImageFont.load_default(size_px)
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size_px))
     font = ImageFont.truetype(path, size_px)
     if Path(path).suffix.lower() == ".ttc":
         font = _simplified_chinese(font, path, size_px)

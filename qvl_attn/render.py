@@ -65,7 +65,8 @@ def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
     (rows, columns), (width, height) = cells.shape, size_px
     row = (2 * np.arange(height) + 1) * rows // (2 * height)  # in integers: a border never depends on rounding
     column = (2 * np.arange(width) + 1) * columns // (2 * width)
-    return cells[row[:, None], column]
+    boxes: NDArray[Any] = cells[row[:, None], column]
+    return boxes
 
 
 def upsample(values: FloatArray, size_px: tuple[int, int], drawing: Drawing) -> FloatArray:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qvl_attn.errors import StoreError
+from qvl_attn.errors import InputError, StoreError
 
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
@@ -29,6 +29,19 @@ def slug(text: str, limit: int = 40) -> str:
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
     name = "-".join(words).encode()[:limit].decode(errors="ignore").strip("-")
     return f"{name}-" if name in _RESERVED else name or "x"
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before anything is computed whether results can be written into a folder, which is made if need be.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written to ({error.strerror})", "choose another folder") from None
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""The command line: parses, calls the API, prints. No torch is imported before a command needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qvl_attn import __version__
+from qvl_attn.cli.ask import ask
+
+app = typer.Typer(
+    name="qvl-attn",
+    help="See where each layer of Qwen2.5-VL looked while it answered.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qvl-attn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(ask)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="qvl-attn")

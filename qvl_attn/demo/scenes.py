@@ -1,0 +1,304 @@
+"""Draws the scenes that the embedded model was trained to understand, and asks about them.
+
+Knows shapes, colours, grounds and the wording of questions; knows nothing of models, files or attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import cos, pi, sin
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SIDES_PX = (140, 168, 196, 224, 252)
+THING_SIZES_PX = (34, 84)
+COLORS = {
+    "red": (215, 45, 45),
+    "green": (50, 165, 70),
+    "blue": (50, 90, 210),
+    "yellow": (240, 205, 50),
+    "purple": (140, 60, 180),
+    "orange": (240, 135, 40),
+}
+SUPERSAMPLING = 2
+GAP_PX = 3
+
+Rgb = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+Points = list[tuple[float, float]]
+Part = tuple[str, Points]  # an ink and a polygon in a square from -1 to 1, y down
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene; `box_xyxy_px` is tight around its pixels, [x0, x1) and [y0, y1)."""
+
+    shape: str
+    color: str
+    box_xyxy_px: Box
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture (H, W, 3) uint8 RGB and the things in it."""
+
+    picture: NDArray[np.uint8]
+    things: tuple[Thing, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where and how to draw one thing: the square it must fit into, by centre and side, and its very own colour."""
+
+    shape: str
+    color: str
+    center_px: tuple[float, float]
+    size_px: float
+    rgb: Rgb
+    mirrored: bool = False
+
+
+class Question(NamedTuple):
+    """A question, its kind, its one-word answer, and the boxes in pixels of the things that the answer stands on."""
+
+    kind: str
+    question: str
+    answer: str
+    boxes_xyxy_px: tuple[Box, ...]
+
+
+def _oval(x: float, y: float, rx: float, ry: float) -> Points:
+    return [(x + rx * cos(k * pi / 24), y + ry * sin(k * pi / 24)) for k in range(48)]
+
+
+def _pair(ink: str, points: Points) -> list[Part]:
+    return [(ink, points), (ink, [(-x, y) for x, y in points])]
+
+
+def _star() -> Points:
+    radii = (1.0, 0.45) * 5
+    return [(r * sin(k * pi / 5), -r * cos(k * pi / 5)) for k, r in enumerate(radii)]
+
+
+GLYPHS: dict[str, list[Part]] = {
+    "circle": [("body", _oval(0, 0, 1, 1))],
+    "square": [("body", [(-1, -1), (1, -1), (1, 1), (-1, 1)])],
+    "triangle": [("body", [(0, -1), (1, 1), (-1, 1)])],
+    "star": [("body", _star())],
+    "cat": [
+        *_pair("body", [(-0.85, -1), (-0.88, 0.1), (-0.1, -0.5)]),
+        ("body", _oval(0, 0.15, 0.92, 0.8)),
+        *_pair("light", [(-0.73, -0.74), (-0.73, -0.28), (-0.36, -0.47)]),
+        *_pair("white", _oval(-0.36, 0.05, 0.19, 0.19)),
+        *_pair("dark", _oval(-0.36, 0.05, 0.09, 0.16)),
+        ("dark", [(-0.11, 0.34), (0.11, 0.34), (0, 0.47)]),
+        *_pair("dark", [(-0.35, 0.46), (-1, 0.36), (-1, 0.41), (-0.35, 0.51)]),
+        *_pair("dark", [(-0.35, 0.56), (-0.97, 0.66), (-0.97, 0.71), (-0.35, 0.61)]),
+    ],
+    "dog": [
+        ("body", _oval(0, 0, 0.75, 0.88)),
+        *_pair("shade", _oval(-0.75, 0.05, 0.25, 0.7)),
+        ("white", _oval(0, 0.42, 0.4, 0.34)),
+        *_pair("dark", _oval(-0.28, -0.14, 0.12, 0.12)),
+        ("dark", _oval(0, 0.3, 0.16, 0.12)),
+        ("dark", [(-0.03, 0.35), (0.03, 0.35), (0.03, 0.58), (-0.03, 0.58)]),
+    ],
+    "fish": [
+        ("shade", [(0.4, 0), (1, -0.6), (0.85, 0), (1, 0.6)]),
+        ("body", _oval(-0.2, 0, 0.8, 0.58)),
+        ("shade", [(-0.35, -0.4), (-0.29, -0.4), (-0.17, 0), (-0.29, 0.4), (-0.35, 0.4), (-0.24, 0)]),
+        ("white", _oval(-0.6, -0.14, 0.16, 0.16)),
+        ("dark", _oval(-0.63, -0.14, 0.09, 0.09)),
+    ],
+}
+SHAPES = tuple(GLYPHS)
+
+
+def _mix(rgb: Rgb, other: Rgb, share: float) -> Rgb:
+    r, g, b = (round(a + (o - a) * share) for a, o in zip(rgb, other, strict=True))
+    return r, g, b
+
+
+def _inks(rgb: Rgb) -> dict[str, Rgb]:
+    black, white = (0, 0, 0), (255, 255, 255)
+    return {
+        "body": rgb,
+        "shade": _mix(rgb, black, 0.4),
+        "light": _mix(rgb, white, 0.5),
+        "dark": (30, 30, 30),
+        "white": (250, 250, 250),
+    }
+
+
+def _polygons(plan: Plan) -> list[tuple[Rgb, Points]]:
+    inks, (cx, cy) = _inks(plan.rgb), plan.center_px
+    half = plan.size_px / 2
+    flip = -half if plan.mirrored else half
+    return [
+        (inks[ink], [(SUPERSAMPLING * (cx + flip * x), SUPERSAMPLING * (cy + half * y)) for x, y in points])
+        for ink, points in GLYPHS[plan.shape]
+    ]
+
+
+def paint(ground: NDArray[np.uint8], plans: Sequence[Plan]) -> Scene:
+    """Draws planned things on a ground.
+
+    Args:
+        ground: (H, W, 3) uint8 RGB.
+        plans: what to draw, the last on top, in pixels of the ground.
+
+    Returns:
+        The scene, its things in the order of the plans.
+    """
+    height, width = ground.shape[:2]
+    size = (SUPERSAMPLING * width, SUPERSAMPLING * height)
+    canvas = Image.fromarray(ground).resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas)
+    things = []
+    for plan in plans:
+        mask = Image.new("1", size)
+        pen = ImageDraw.Draw(mask)
+        for rgb, points in _polygons(plan):
+            draw.polygon(points, fill=rgb)
+            pen.polygon(points, fill=1)
+        drawn = mask.getbbox()
+        if drawn is None:
+            raise ValueError(f"{plan}: outside a ground of {width} x {height} px")
+        x0, y0, x1, y1 = (*(v // SUPERSAMPLING for v in drawn[:2]), *(-(-v // SUPERSAMPLING) for v in drawn[2:]))
+        things.append(Thing(plan.shape, plan.color, (x0, y0, x1, y1)))
+    picture = np.asarray(canvas.resize((width, height), Image.Resampling.BOX))
+    return Scene(picture, tuple(things))
+
+
+def _draw_ground(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
+    base = rng.integers(178, 245) + rng.integers(-12, 13, 3)
+    ground = np.broadcast_to(base, (height, width, 3)).astype(np.float64)
+    kind = rng.choice(["plain", "noisy", "striped"])
+    if kind == "noisy":
+        ground += rng.normal(0, rng.uniform(3, 9), (height, width, 1))
+    elif kind == "striped":
+        y, x = np.mgrid[:height, :width]
+        run = (x, y, x + y)[rng.integers(3)]
+        ground -= 14.0 * (run // rng.integers(6, 17) % 2)[..., None]
+    return ground.clip(0, 255).astype(np.uint8)
+
+
+def _overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
+    (ax, ay, a_size), (bx, by, b_size) = a, b
+    return max(abs(ax - bx), abs(ay - by)) < (a_size + b_size) / 2 + GAP_PX
+
+
+def _lay_out(rng: np.random.Generator, width: int, height: int, count: int) -> list[tuple[float, float, float]]:
+    """Squares (centre x, centre y, side) in pixels that do not touch; fewer than `count`, at least 2, if crowded."""
+    smallest, largest = THING_SIZES_PX
+    largest = min(largest, int(0.45 * min(width, height)))
+    while True:
+        squares: list[tuple[float, float, float]] = []
+        for _ in range(60 * count):
+            size = float(rng.integers(smallest, largest + 1))
+            inset = size / 2 + GAP_PX
+            square = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset), size)
+            if not any(_overlap(square, other) for other in squares):
+                squares.append(square)
+            if len(squares) == count:
+                break
+        if len(squares) >= 2:
+            return squares
+
+
+def _jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
+    r, g, b = (int(v) for v in np.clip(np.array(rgb) + rng.integers(-14, 15, 3), 0, 255))
+    return r, g, b
+
+
+def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None, count: int | None = None) -> Scene:
+    """Draws a random scene: things of random shapes and colours that do not overlap, on a random light ground.
+
+    Args:
+        rng: decides everything that is not given.
+        size_px: (width, height); two of `SIDES_PX` if not given, at least 140 each.
+        count: how many things at most, from 2 up; 2 to 5 if not given. A small picture may hold fewer.
+    """
+    width, height = size_px or (int(rng.choice(SIDES_PX)), int(rng.choice(SIDES_PX)))
+    ground = _draw_ground(rng, width, height)
+    squares = _lay_out(rng, width, height, count or int(rng.integers(2, 6)))
+    # Few kinds to draw from makes several of a kind, so that counting has something to count.
+    shapes = rng.choice(SHAPES, size=2 if rng.random() < 0.4 else len(SHAPES), replace=False)
+    plans = []
+    for x, y, size in squares:
+        color = str(rng.choice(list(COLORS)))
+        mirrored = bool(rng.random() < 0.5)
+        rgb = _jitter(rng, COLORS[color])
+        plans.append(Plan(str(rng.choice(shapes)), color, (x, y), size, rgb, mirrored))
+    return paint(ground, plans)
+
+
+# Existence is asked with a colour and never without one: so it was in training, and "is there a cat?" fails.
+PHRASES = {
+    "en": {
+        "color": ("what color is the {shape}?", "What is the color of the {shape}?"),
+        "shape": ("what shape is the {color} object?", "What is the {color} object?"),
+        "exist": ("is there {a} {color} {shape}?", "Do you see {a} {color} {shape}?"),
+        "count": ("how many {shapes}?", "How many {shapes} are there?"),
+    },
+    "zh": {
+        "color": ("{shape}是什么颜色？", "{shape}是什么颜色的？"),
+        "shape": ("{color}色的物体是什么？", "{color}色的是什么？"),
+        "exist": ("有{color}色的{shape}吗？", "有没有{color}色的{shape}？"),
+        "count": ("有几{measure}{shape}？",),
+    },
+}
+CHINESE = {
+    **dict(zip(SHAPES, "圆 方块 三角 星 猫 狗 鱼".split(), strict=True)),
+    **dict(zip(COLORS, "红 绿 蓝 黄 紫 橙".split(), strict=True)),
+}
+MEASURES = {"cat": "只", "dog": "只", "fish": "条"}
+
+
+def phrase(template: str, language: Literal["en", "zh"], shape: str, color: str) -> str:
+    """Fills a template of `PHRASES` with a shape and a colour, both named in English."""
+    if language == "zh":
+        return template.format(shape=CHINESE[shape], color=CHINESE[color], measure=MEASURES.get(shape, "个"))
+    shapes = shape if shape == "fish" else f"{shape}s"
+    return template.format(shape=shape, shapes=shapes, color=color, a="an" if color == "orange" else "a")
+
+
+def _facts(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str, str, str, list[Thing]]]:
+    """Kind of question, shape, colour, answer, and the things it stands on."""
+    things = scene.things
+    shapes, colors = [t.shape for t in things], [t.color for t in things]
+    for thing in things:
+        if shapes.count(thing.shape) == 1:
+            yield "color", thing.shape, thing.color, thing.color, [thing]
+        if colors.count(thing.color) == 1:
+            yield "shape", thing.shape, thing.color, thing.shape, [thing]
+    pairs = [(shape, color) for shape in SHAPES for color in COLORS]
+    for present in (True, False):
+        kept = [pair for pair in pairs if (pair in zip(shapes, colors, strict=True)) == present]
+        shape, color = kept[rng.integers(len(kept))]
+        found = [t for t in things if (t.shape, t.color) == (shape, color)]
+        yield "exist", shape, color, "yes" if present else "no", found
+    absent = [shape for shape in SHAPES if shape not in shapes]
+    for shape in [*dict.fromkeys(shapes), str(rng.choice(absent))]:
+        found = [t for t in things if t.shape == shape]
+        yield "count", shape, colors[0], str(len(found)), found
+
+
+def questions(scene: Scene, rng: np.random.Generator, language: Literal["en", "zh"] = "en") -> list[Question]:
+    """Asks all that can be asked of a scene without doubt: colours, shapes, existence (one yes, one no) and counts.
+
+    Args:
+        scene: at least one shape must be missing from it.
+        rng: chooses phrasings and what to ask for in vain.
+        language: of the questions; the answers are English words and digits either way.
+    """
+    asked = []
+    for kind, shape, color, answer, found in _facts(scene, rng):
+        template = str(rng.choice(PHRASES[language][kind]))
+        boxes = tuple(thing.box_xyxy_px for thing in found)
+        asked.append(Question(kind, phrase(template, language, shape, color), answer, boxes))
+    return asked

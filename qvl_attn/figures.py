@@ -1,0 +1,324 @@
+"""Finished pictures: one map large with its question and answer, or a contact sheet of many.
+
+Composes what `render` colours and `lettering` writes; every map stands beside the numbers of its scale. Knows
+nothing about models or files: uint8 RGB arrays in, a uint8 RGB array out. Sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from qvl_attn import lettering, render
+from qvl_attn.lettering import Color, line_height_px
+from qvl_attn.render import Picture
+from qvl_attn.types import Drawing, FloatArray, HeatMap, Scale
+
+PAGE = (255, 255, 255)
+INK = (24, 26, 31)
+GREY = (104, 109, 119)
+ACCENT = (190, 62, 20)
+
+SHEET_WIDTH_PX = 2360
+SHEET_MARGIN_PX = 48
+CELL_GAP_PX = 28
+CELL_WIDTH_PX = 560
+TALLEST_PX = 480
+PICTURE_GAP_PX = 8
+TITLE_PX, LABEL_PX, NUMBER_PX = 32, 19, 15
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A map for each picture of a prompt, to be drawn side by side on one scale.
+
+    Attributes:
+        label: what is seen, such as `layer 18`.
+        maps: in the order in which they are drawn; each names its picture (`media_index`).
+    """
+
+    label: str
+    maps: tuple[HeatMap, ...]
+
+    def __post_init__(self) -> None:
+        if not self.maps or any(len(each.values) != 1 for each in self.maps):
+            raise ValueError("a panel draws one or more maps of one step each")
+        if len({each.scale for each in self.maps}) > 1:
+            raise ValueError("the maps of a panel share one scale")
+
+    @property
+    def scale(self) -> Scale:
+        """What the panel is drawn on."""
+        return self.maps[0].scale
+
+    @property
+    def cells(self) -> list[FloatArray]:
+        """(h, w) float32, one array a map."""
+        return [each.values[0] for each in self.maps]
+
+
+class _Paragraph(NamedTuple):
+    lines: list[str]
+    size_px: int
+    color: Color
+
+
+def scale_line(panel: Panel, drawing: Drawing) -> str:
+    """What colours alone do not tell: the ends of the values, what was clipped, how the cells were drawn."""
+    parts = [
+        _ends(panel) + f" = {_multiple(panel, _highest(panel))}",
+        f"{_clipped(panel)} of {sum(cells.size for cells in panel.cells)} cells above the scale",
+        f"{_percent(panel.maps[0].vision_mass)} of the attention on vision",
+    ]
+    if drawing.interp != "linear":
+        parts.append("each cell drawn as its box")
+    if drawing.blur_cells > 0:
+        parts.append(f"blurred (sigma {drawing.blur_cells:g} in cells)")
+    if drawing.top_percent < 100:
+        parts.append(f"only the strongest {drawing.top_percent:g} % of the cells coloured")
+    return " · ".join(parts)
+
+
+def headline(
+    pictures: Sequence[Picture],
+    panel: Panel,
+    *,
+    question: str,
+    answer: str,
+    caption_lines: Sequence[str],
+    drawing: Drawing,
+) -> Picture:
+    """One panel, large: question and answer above, colour bar at the right, captions and scale beneath.
+
+    Args:
+        pictures: uint8 RGB of any size, all pictures of the prompt.
+        panel: what is drawn.
+        question: as it was asked.
+        answer: as the model gave it; may be empty.
+        caption_lines: what the map is, such as `layers 18-30 of 36, mean of all heads`.
+        drawing: its `draw_size_px` bounds the longest side of the row of drawn pictures.
+
+    Returns:
+        (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
+    """
+    tallest = max(pictures[each.media_index].shape[0] for each in panel.maps)
+    row = render.drawn_size_px((round(tallest * sum(_aspects(pictures, panel))), tallest), drawing)
+    unit = min(max(row[0] / 1280, 0.7), 6.0)
+    large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
+    margin, gap = round(64 * unit), round(26 * unit)
+
+    drawn = _side_by_side(_blended(_resized(pictures, panel, row), panel, drawing))
+    legend = _legend(panel, drawn.height, small, drawing)
+    width = max(drawn.width + gap + legend.width, round(1080 * unit))
+
+    spoken = lettering.plain(answer).strip()
+    above = [
+        _paragraph(question, width, large, INK),
+        _paragraph(spoken or "(no answer)", width, large, ACCENT if spoken else GREY),
+    ]
+    captions = (*caption_lines, scale_line(panel, drawing))
+    beneath = [_paragraph(panel.label, width, body, INK)]
+    beneath += [_paragraph(line, width, body, GREY) for line in captions]
+
+    map_top = margin + _height_px(above) + gap // 2 + gap
+    text_top = map_top + legend.height + gap
+    height = text_top + _height_px(beneath) + margin
+    page = Image.new("RGB", (width + 2 * margin, height), PAGE)
+    _write(page, (margin, margin), above, gap // 2)
+    page.paste(drawn, (margin, map_top))
+    page.paste(legend, (margin + drawn.width + gap, map_top))
+    _write(page, (margin, text_top), beneath)
+    return np.asarray(page)
+
+
+def sheet(
+    pictures: Sequence[Picture],
+    panels: Sequence[Panel],
+    *,
+    title_lines: Sequence[str],
+    drawing: Drawing,
+    columns: int | None = None,
+) -> Picture:
+    """A contact sheet: each panel on its own maps' scale, beneath it the numbers of that scale.
+
+    Args:
+        pictures: uint8 RGB of any size, all pictures of the prompt.
+        panels: at least one; all of the same pictures.
+        title_lines: the first is drawn large, the others in grey; they say what the scales are.
+        drawing: how each map is drawn.
+        columns: panels in a row, at most as many as fit; chosen to give a page of usual shape if not given.
+
+    Returns:
+        (H, W, 3) uint8 RGB, not wider than 2400 pixels.
+    """
+    if len({tuple(each.media_index for each in panel.maps) for panel in panels}) != 1:
+        raise ValueError("a sheet wants panels, all of the same pictures")
+    numbers = [_numbers(panel) for panel in panels]
+    narrowest = math.ceil(max(lettering.measure(line, NUMBER_PX) for lines in numbers for line in lines))
+    aspects = _aspects(pictures, panels[0])
+    columns = _columns(len(panels), sum(aspects), narrowest, columns)
+    gaps = PICTURE_GAP_PX * (len(aspects) - 1)
+    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), CELL_WIDTH_PX) - gaps, drawing)
+    cell_width = max(row[0] + gaps, narrowest)
+    resized = _resized(pictures, panels[0], row)
+    key = _key(panels, drawing)
+
+    width = max(columns * (cell_width + CELL_GAP_PX) - CELL_GAP_PX, 720)
+    titles = [_paragraph(line, width, LABEL_PX, GREY) for line in title_lines]
+    titles[:1] = [_paragraph(line, width, TITLE_PX, INK) for line in title_lines[:1]]
+    key_top = SHEET_MARGIN_PX + _height_px(titles) + CELL_GAP_PX // 3
+    top = key_top + key.height + CELL_GAP_PX
+    step = row[1] + CELL_GAP_PX // 3 + line_height_px(LABEL_PX) + 2 * line_height_px(NUMBER_PX) + CELL_GAP_PX
+    height = top + math.ceil(len(panels) / columns) * step - CELL_GAP_PX + SHEET_MARGIN_PX
+
+    page = Image.new("RGB", (width + 2 * SHEET_MARGIN_PX, height), PAGE)
+    _write(page, (SHEET_MARGIN_PX, SHEET_MARGIN_PX), titles)
+    page.paste(key, (SHEET_MARGIN_PX, key_top))
+    for index, (panel, lines) in enumerate(zip(panels, numbers, strict=True)):
+        x = SHEET_MARGIN_PX + index % columns * (cell_width + CELL_GAP_PX)
+        y = top + index // columns * step
+        page.paste(_side_by_side(_blended(resized, panel, drawing)), (x, y))
+        label = lettering.wrap(panel.label, cell_width, LABEL_PX, max_lines=1)
+        text = [_Paragraph(label or [""], LABEL_PX, INK), _Paragraph(lines, NUMBER_PX, GREY)]
+        _write(page, (x, y + row[1] + CELL_GAP_PX // 3), text)
+    return np.asarray(page)
+
+
+def _cell_width_px(columns: int) -> int:
+    return (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // columns - CELL_GAP_PX
+
+
+def _columns(panels: int, aspect: float, narrowest_px: int, asked: int | None) -> int:
+    """How many columns give a page about 1.4 times as wide as high, with rows of about equal length."""
+    fitting = max(1, (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // (narrowest_px + CELL_GAP_PX))
+    if asked:
+        return min(asked, fitting)
+    width = min(360, TALLEST_PX * aspect)
+    cell_aspect = max(width, narrowest_px) / (width / aspect + 76)
+    columns = min(max(1, round(math.sqrt(1.4 * panels / cell_aspect))), fitting, panels)
+    return math.ceil(panels / math.ceil(panels / columns))
+
+
+def _thumbnail_px(aspect: float, width_px: int, drawing: Drawing) -> Size:
+    """The size of a row of pictures in a cell of a sheet."""
+    longest = drawing.draw_size_px or math.inf
+    width = min(width_px, TALLEST_PX * aspect, longest, longest * aspect)
+    return max(1, round(width)), max(1, round(width / aspect))
+
+
+def _aspects(pictures: Sequence[Picture], panel: Panel) -> list[float]:
+    """Width over height of each picture of a panel."""
+    shapes = [pictures[each.media_index].shape for each in panel.maps]
+    return [shape[1] / shape[0] for shape in shapes]
+
+
+def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Picture]:
+    """The pictures of a panel at equal height; together they are as wide as the row."""
+    aspects = _aspects(pictures, panel)
+    widths = [max(1, round(row_px[0] * aspect / sum(aspects))) for aspect in aspects]
+    return [
+        render.resize_picture(pictures[each.media_index], (width, row_px[1]))
+        for each, width in zip(panel.maps, widths, strict=True)
+    ]
+
+
+def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list[Picture]:
+    masks = render.top_mask(panel.cells, drawing.top_percent)
+    blended = []
+    for picture, cells, mask in zip(resized, panel.cells, masks, strict=True):
+        size_px = (picture.shape[1], picture.shape[0])
+        values = render.upsample(cells, size_px, drawing)
+        blended.append(render.blend(picture, values, panel.scale, drawing, render.cell_boxes(mask, size_px)))
+    return blended
+
+
+def _side_by_side(pictures: Sequence[Picture]) -> Image.Image:
+    width = sum(picture.shape[1] for picture in pictures) + PICTURE_GAP_PX * (len(pictures) - 1)
+    row = Image.new("RGB", (width, pictures[0].shape[0]), PAGE)
+    x = 0
+    for picture in pictures:
+        row.paste(Image.fromarray(picture), (x, 0))
+        x += picture.shape[1] + PICTURE_GAP_PX
+    return row
+
+
+def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Image.Image:
+    """The colour bar, with attention and multiples of a uniform map at its low, middle and high."""
+    step = line_height_px(size_px)
+    height, bar_width, gap = max(height_px, 8 * step), round(1.2 * size_px), round(0.6 * size_px)
+    low, high = panel.scale.low, panel.scale.high
+    ticks = [(_compact(value), _multiple(panel, value)) for value in (high, (low + high) / 2, low)]
+    text_width = math.ceil(max(lettering.measure(text, size_px) for tick in ticks for text in tick))
+    legend = Image.new("RGB", (bar_width + gap + text_width, height), PAGE)
+    legend.paste(Image.fromarray(render.colorbar(height, bar_width, drawing.colormap)), (0, 0))
+    for (value, multiple), y in zip(ticks, (0, height // 2 - step, height - 2 * step), strict=True):
+        text = [_Paragraph([value], size_px, INK), _Paragraph([multiple], size_px, GREY)]
+        _write(legend, (bar_width + gap, y), text)
+    return legend
+
+
+def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
+    """The colours of a sheet, and what their ends mean."""
+    scale = panels[0].scale
+    text = "from the low to the high end of each panel's own scale"
+    if len({panel.scale for panel in panels}) == 1:
+        text = f"{_compact(scale.low)} to {_compact(scale.high)} = {_multiple(panels[0], scale.high)}"
+    width, height = 180, line_height_px(NUMBER_PX)
+    key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
+    bar = np.rot90(render.colorbar(width, 12, drawing.colormap), -1)
+    key.paste(Image.fromarray(bar), (0, 4))
+    _write(key, (width + 12, 0), [_Paragraph([text], NUMBER_PX, GREY)])
+    return key
+
+
+def _numbers(panel: Panel) -> list[str]:
+    """The two lines beneath a thumbnail."""
+    vision = _percent(panel.maps[0].vision_mass)
+    return [_ends(panel), f"{_multiple(panel, _highest(panel))} · {_clipped(panel)} clipped · vision {vision}"]
+
+
+def _highest(panel: Panel) -> float:
+    return max(float(cells.max()) for cells in panel.cells)
+
+
+def _ends(panel: Panel) -> str:
+    lowest = min(float(cells.min()) for cells in panel.cells)
+    return f"min {_compact(lowest)} · max {_compact(_highest(panel))}"
+
+
+def _clipped(panel: Panel) -> int:
+    return sum(each.clipped for each in panel.maps)
+
+
+def _multiple(panel: Panel, value: float) -> str:
+    times = value / panel.maps[0].uniform
+    return f"{times:.{1 if 0 < times < 100 else 0}f}× uniform"
+
+
+def _compact(value: float) -> str:
+    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+
+
+def _paragraph(text: str, width_px: int, size_px: int, color: Color) -> _Paragraph:
+    return _Paragraph(lettering.wrap(text, width_px, size_px, max_lines=8), size_px, color)
+
+
+def _height_px(paragraphs: Sequence[_Paragraph]) -> int:
+    return sum(len(each.lines) * line_height_px(each.size_px) for each in paragraphs)
+
+
+def _write(page: Image.Image, xy: Size, paragraphs: Sequence[_Paragraph], apart_px: int = 0) -> None:
+    x, y = xy
+    for lines, size_px, color in paragraphs:
+        y += lettering.draw_lines(page, (x, y), lines, size_px, color) + apart_px

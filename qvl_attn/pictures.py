@@ -1,0 +1,163 @@
+"""Which pictures a result has, and what stands in them: headline, sheets of layers, single layers, words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.figures import Panel, headline, sheet
+from qvl_attn.lettering import undrawable
+from qvl_attn.reduce import heat_maps, percentile_scale
+from qvl_attn.render import drawn_size_px, resize_picture
+from qvl_attn.result import Result
+from qvl_attn.select import describe, produced_words, query_rows, question_words
+from qvl_attn.types import Drawing, HeatMap, IntArray
+
+MAX_WORDS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnResult:
+    """The pictures of a result, drawn one at a time as they are asked for.
+
+    Attributes:
+        result: what is drawn.
+        drawing: how.
+        headline: the maps of `overlay.png`.
+        notes: what the reader of the pictures should know, a line each.
+    """
+
+    result: Result
+    drawing: Drawing
+    headline: tuple[HeatMap, ...]
+    notes: tuple[str, ...]
+
+    def images(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Names relative to the folder, and (H, W, 3) uint8 RGB."""
+        result, drawing = self.result, self.drawing
+        pictures = [
+            resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing)) for media in result.media
+        ]
+        for i, picture in enumerate(pictures):
+            yield f"picture_{i + 1}.png", picture
+        yield "overlay.png", self._large(pictures, Panel("", self.headline), _headline_caption(result, self.headline[0]))
+
+        own = _layer_panels(result)
+        shared = _on_one_scale(own)
+        asked = _query_words(result, self.headline[0])
+        yield "layers.png", sheet(
+            pictures, own, title_lines=[*self._title(), f"{asked}, a layer at a time, each on its own scale"], drawing=drawing
+        )
+        yield (
+            "layers_shared.png",
+            sheet(
+                pictures, shared, title_lines=[*self._title(), f"{asked}, a layer at a time, all on one scale"], drawing=drawing
+            ),
+        )
+        for panel in own if drawing.scale == "layer" else shared:
+            (layer,) = panel.maps[0].layers
+            scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
+            yield f"layers/layer_{layer:02d}.png", self._large(pictures, panel, [f"{panel.label} · {asked} · {scale}"])
+
+        words, count = _word_panels(result, self.headline[0])
+        if drawing.scale == "shared":
+            words = _on_one_scale(words)
+        cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
+        layers = describe(self.headline[0].layers)
+        title = f"each word of the question, and what produced each word of the answer · layers {layers}{cap}"
+        yield "tokens.png", sheet(pictures, words, title_lines=[*self._title(), title], drawing=drawing)
+
+    def _title(self) -> list[str]:
+        return [self.result.question, f"Answer: {self.result.mapped_answer}"]
+
+    def _large(self, pictures: Sequence[np.ndarray], panel: Panel, caption: Sequence[str]) -> np.ndarray:
+        answer = self.result.answer
+        if self.result.supplied_answer is not None:
+            answer = f"{self.result.supplied_answer}   (supplied; its own answer: {answer})"
+        return headline(
+            pictures,
+            panel,
+            question=self.result.question,
+            answer=answer,
+            caption_lines=caption,
+            drawing=self.drawing,
+        )
+
+
+def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
+    """Prepare the pictures of a result.
+
+    Raises:
+        CaptureError: there is no attention to draw.
+    """
+    notes = [f"picture {i + 1}: {note}" for i, media in enumerate(result.media) for note in media.notes]
+    missing = undrawable(result.question + result.answer + (result.supplied_answer or ""))
+    if missing:
+        notes.append(
+            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font that has it "
+            "(such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
+        )
+    return DrawnResult(result, drawing, result.heatmaps(), tuple(notes))
+
+
+def _headline_caption(result: Result, one: HeatMap) -> list[str]:
+    made = result.provenance
+    heads = f"mean of all {made.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
+    chosen = "" if result.settings.layers or "." in (result.settings.heads or "") else " (50 to 85 % of the depth)"
+    layers = f"layers {describe(one.layers)} of 0-{made.layer_count - 1}{chosen}"
+    return [f"{_query_words(result, one)} · {layers} · {heads}", f"{made.model} · {made.attention} attention in {made.dtype}"]
+
+
+def _query_words(result: Result, one: HeatMap) -> str:
+    count = len(one.queries)
+    tokens = f"{count} token{'s' if count != 1 else ''}"
+    if one.query == "last":
+        return "attention of the last prompt token, which produces the answer's first"
+    if one.query == "answer":
+        return f"attention of the {tokens} that produced the answer"
+    if one.query == "question":
+        return f"attention of the question, {tokens}"
+    return f"attention of “{one.query.removeprefix('text:')}”, {tokens}"
+
+
+def _layer_panels(result: Result) -> list[Panel]:
+    """A panel for every captured layer with the headline's query; heads as asked for where they were kept apart."""
+    capture = result.capture
+    rows = query_rows(capture, result.question, result.settings.query)
+    panels = []
+    for layer in capture.layers.tolist():
+        maps = _maps_or_none(result, [layer], rows, result.settings.query)
+        if maps is not None:
+            panels.append(Panel(f"layer {layer}", maps))
+    return panels
+
+
+def _word_panels(result: Result, one: HeatMap) -> tuple[list[Panel], int]:
+    words: list[tuple[str, IntArray]] = [
+        *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
+        *((f"answer: {word}", rows) for word, rows in produced_words(result.capture, result.mapped_answer)),
+    ]
+    panels = []
+    for label, rows in words[:MAX_WORDS]:
+        maps = _maps_or_none(result, one.layers, rows, label)
+        if maps is not None:
+            panels.append(Panel(label, maps))
+    return panels, len(words)
+
+
+def _maps_or_none(
+    result: Result, layers: Sequence[int], rows: IntArray, query: str
+) -> tuple[HeatMap, ...] | None:
+    """Maps with the heads averaged, or None where there is no attention on the picture: nothing to draw."""
+    try:
+        return heat_maps(result.capture, layers=layers, heads=None, rows=rows, query=query)
+    except CaptureError:
+        return None
+
+
+def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
+    scale = percentile_scale([m.values for panel in panels for m in panel.maps])
+    return [Panel(panel.label, tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]

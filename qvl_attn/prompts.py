@@ -1,0 +1,81 @@
+"""Sets of questions: JSONL files, one `{"id": ..., "question": ...}` a line, some of which ship with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvl_attn.errors import InputError
+
+MAX_BYTES = 16 * 2**20
+# In a wheel the sets lie in the package, in a checkout beside it.
+_FOLDERS = (Path(__file__).parent / "prompts", Path(__file__).parent.parent / "prompts")
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """One question of a set."""
+
+    id: str
+    question: str
+
+
+def shipped_sets() -> dict[str, Path]:
+    """The sets that ship with the package, by name."""
+    return {file.stem: file for folder in _FOLDERS if folder.is_dir() for file in sorted(folder.glob("*.jsonl"))}
+
+
+def load_prompts(name: str) -> tuple[PromptItem, ...]:
+    """Read a set of questions.
+
+    Args:
+        name: a path, or the name of a set that ships with the package.
+
+    Raises:
+        InputError: it is not there, or a line of it is wrong; every fault is named with its line.
+    """
+    path = Path(name)
+    if not path.exists():
+        shipped = shipped_sets()
+        if name not in shipped:
+            raise InputError(f"--prompts {name}: no such file or set", f"sets that ship: {', '.join(sorted(shipped))}")
+        path = shipped[name]
+    if not path.is_file():
+        raise InputError(f"--prompts {name}: not a file")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"--prompts {name}: larger than {MAX_BYTES >> 20} MiB")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--prompts {name}: cannot be read as text ({type(error).__name__})") from None
+    items: list[PromptItem] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        item = _item(line)
+        if isinstance(item, str):
+            faults.append(f"line {number}: {item}")
+        elif item.id in {earlier.id for earlier in items}:
+            faults.append(f"line {number}: id {item.id!r} stands twice")
+        else:
+            items.append(item)
+    if faults:
+        raise InputError(f"--prompts {name}: {'; '.join(faults)}", 'want {"id": "...", "question": "..."} a line')
+    if not items:
+        raise InputError(f"--prompts {name}: no question in it")
+    return tuple(items)
+
+
+def _item(line: str) -> PromptItem | str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return "not JSON"
+    if not isinstance(value, dict):
+        return "not a JSON object"
+    for field in ("id", "question"):
+        if not isinstance(value.get(field), str) or not value[field].strip():
+            return f"{field}: want a text that is not empty"
+    return PromptItem(value["id"], value["question"])

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The whole test suite. Arguments go to pytest: scripts/test.sh -m slow
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup_environment test
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,107 @@
+"""What several rooms' tests share: the embedded model, a random one with the genuine vocabulary, the pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs, broken files and the genuine tokenizer, which are not part of the repository."""
+    folder = Path(os.environ.get("QVL_ATTN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no shared data; name its folder in QVL_ATTN_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cats() -> Path:
+    return DEMO_PICTURES / "cats.png"
+
+
+@pytest.fixture(scope="session")
+def wide() -> Path:
+    return DEMO_PICTURES / "wide.png"
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The embedded model, loaded once."""
+    from qvl_attn import Analyzer
+
+    analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
+    _ = analyzer.model
+    return analyzer
+
+
+@pytest.fixture(scope="session")
+def genuine_folder(shared_data, tmp_path_factory) -> Path:
+    """A checkpoint on disk: Qwen2.5-VL's own vocabulary, template and settings, a small model with random weights.
+
+    Its geometry is the real one in all that addresses tokens: head size 128, M-RoPE sections, grouped queries, windows.
+    """
+    import torch
+    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+    source = shared_data / "tokenizer" / "7B"
+    folder = tmp_path_factory.mktemp("genuine")
+    for file in source.iterdir():
+        if file.name not in ("config.json", "model.safetensors.index.json"):
+            shutil.copy(file, folder / file.name)
+    config = json.loads((source / "config.json").read_text())
+    config |= {
+        "hidden_size": 256,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 3,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    }
+    config["vision_config"] |= {
+        "depth": 2,
+        "hidden_size": 64,
+        "num_heads": 2,
+        "intermediate_size": 64,
+        "out_hidden_size": 256,
+        "fullatt_block_indexes": [1],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    # save_pretrained writes plain defaults; the checkpoint's own settings are what is to be tested.
+    shutil.copy(source / "generation_config.json", folder / "generation_config.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def genuine(genuine_folder):
+    """The random model with the genuine vocabulary, loaded as any local checkpoint is."""
+    from qvl_attn import Analyzer
+
+    return Analyzer.load(str(genuine_folder), dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def make_picture(tmp_path):
+    """Write a picture of random colours of a given (width, height)."""
+    from PIL import Image
+
+    def make(width: int, height: int, name: str = "random.png", seed: int = 0) -> Path:
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        return tmp_path / name
+
+    return make

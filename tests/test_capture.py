@@ -1,0 +1,223 @@
+"""Against plain `output_attentions=True` under eager attention, by transformers itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from qwen_vl_utils import process_vision_info
+
+from qvl_attn.capture import EAGER_NAME, AttentionRecorder, prove_capture, record_attention
+from qvl_attn.errors import CaptureError
+
+QUESTION = "how many cats?"
+
+
+def recipe(analyzer, paths, question, answer_ids=()):
+    """The model card's lines, written out."""
+    content = [{"type": "image", "image": Image.open(path).convert("RGB")} for path in paths]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    text = analyzer.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    images, videos = process_vision_info(messages)
+    return analyzer.processor(text=[text], images=images, videos=videos, padding=True, return_tensors="pt")
+
+
+@pytest.fixture
+def eager(demo):
+    """The same weights under transformers' own eager attention."""
+    demo.model.set_attn_implementation("eager")
+    yield demo.model
+    demo.model.set_attn_implementation("sdpa")
+
+
+def plain(model, inputs, max_new_tokens=8):
+    """All matrices of all steps: (L, H, S + steps - 1, S + steps - 1), and the generated tokens."""
+    with torch.inference_mode():
+        out = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            output_attentions=True,
+            return_dict_in_generate=True,
+        )
+    length = inputs["input_ids"].shape[1]
+    steps = len(out.attentions)
+    total = length + steps - 1
+    full = torch.zeros(len(out.attentions[0]), out.attentions[0][0].shape[1], total, total)
+    for step, layers in enumerate(out.attentions):
+        for layer, weights in enumerate(layers):
+            rows = slice(0, length) if step == 0 else slice(length + step - 1, length + step)
+            full[layer, :, rows, : weights.shape[-1]] = weights[0]
+    return full.numpy(), out.sequences[0, length:].tolist()
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("question", [QUESTION, "what color is the star?", "有几只猫？"])
+def test_rows_equal_output_attentions(demo, cats, wide, request, pictures, question):
+    paths = [cats, wide][:pictures]
+    result = demo.ask(paths[0], question, paths[1:], heads="0-3")
+    full, ids = plain(request.getfixturevalue("eager"), recipe(demo, paths, question))
+    capture = result.capture
+    want = full[:, :, capture.queries][..., capture.vision_tokens]
+    assert np.abs(capture.weights - want.mean(axis=1)).max() <= 1e-6
+    assert np.abs(capture.weights_by_head - want).max() <= 1e-6
+    assert np.abs(capture.vision_mass - want.mean(axis=1).sum(axis=-1)).max() <= 1e-5
+    assert [token.position for token in capture.tokens][-1] == full.shape[2]
+    assert len(capture.tokens) - full.shape[2] + len(ids) - 1 == len(ids)
+
+
+def test_every_query_of_the_headline(demo, cats, request):
+    result = demo.ask(cats, QUESTION)
+    inputs = recipe(demo, [cats], QUESTION)
+    full, ids = plain(request.getfixturevalue("eager"), inputs)
+    full = full.mean(axis=1)
+    length = inputs["input_ids"].shape[1]
+    vision = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy() == 1)
+    # The question stands between <|vision_end|> and the end of the turn: "<|im_end|>\n<|im_start|>assistant\n".
+    question = np.arange(vision[-1] + 2, length - 5)
+    text = demo.processor.tokenizer.decode(inputs["input_ids"][0, question])
+    assert text == QUESTION
+    cats_token = [i for i in question if demo.processor.tokenizer.decode(inputs["input_ids"][0, i]) == " cats"]
+    words = [i for i, token in enumerate(ids) if token not in demo.processor.tokenizer.all_special_ids]
+    rows = {
+        "question": question,
+        "last": [length - 1],
+        "answer": [length - 1 + i for i in words],
+        "text:cats": cats_token,
+    }
+    for query, positions in rows.items():
+        want = full[:, positions][..., vision].mean(axis=(0, 1))
+        got = result.heatmap(layers="all", query=query).values.ravel()
+        assert np.abs(got - want).max() <= 1e-6, query
+
+
+def test_supplied_answer_is_teacher_forced(demo, cats, request):
+    result = demo.ask(cats, QUESTION, answer="red star", heads="0-3")
+    ids = demo.processor.tokenizer("red star", add_special_tokens=False)["input_ids"]
+    inputs = dict(recipe(demo, [cats], QUESTION))
+    length = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["mm_token_type_ids"] = torch.cat(
+        [inputs["mm_token_type_ids"], torch.zeros(1, len(ids), dtype=inputs["mm_token_type_ids"].dtype)], dim=1
+    )
+    with torch.inference_mode():
+        out = request.getfixturevalue("eager")(**inputs, output_attentions=True)
+    full = torch.stack([weights[0] for weights in out.attentions]).numpy()
+    capture = result.capture
+    assert capture.queries.tolist()[-1] == length + len(ids) - 2, "the last token of an answer is never a query"
+    want = full[:, :, capture.queries][..., capture.vision_tokens]
+    assert np.abs(capture.weights_by_head - want).max() <= 1e-6
+    logprobs = out.logits[0].log_softmax(-1)
+    expected = sum(float(logprobs[length - 1 + i, token]) for i, token in enumerate(ids))
+    assert result.supplied_logprob == pytest.approx(expected, abs=1e-4)
+    assert result.answer == "3" or result.answer.isdigit()
+
+
+def test_looking_does_not_change_the_answer(demo, cats):
+    inputs = recipe(demo, [cats], QUESTION)
+    with torch.inference_mode():
+        ids = demo.model.generate(**inputs, max_new_tokens=128, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert demo.ask(cats, QUESTION).answer == demo.processor.decode(ids, skip_special_tokens=True)
+
+
+def test_blocks_of_rows_change_nothing(genuine, make_picture, monkeypatch):
+    path = make_picture(420, 280)
+    whole = genuine.ask(path, "what is this?", heads="0,1", max_new_tokens=3)
+    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", 37)
+    pieces = genuine.ask(path, "what is this?", heads="0,1", max_new_tokens=3)
+    assert np.abs(whole.capture.weights_by_head - pieces.capture.weights_by_head).max() <= 1e-6
+    assert (whole.capture.queries == pieces.capture.queries).all()
+
+
+def test_a_block_of_one_row_is_not_taken_for_a_generated_token(genuine, make_picture, monkeypatch):
+    path = make_picture(420, 280)
+    length = len(genuine.ask(path, "what is this?", max_new_tokens=1).capture.tokens) - 1
+    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", length - 1)
+    result = genuine.ask(path, "what is this?", max_new_tokens=3)
+    assert np.unique(result.capture.queries).size == result.capture.queries.size
+    assert (result.capture.query_role == "last").sum() == 1
+
+
+def test_nothing_is_left_behind_by_an_exception(demo, cats):
+    before = demo.model.model.language_model.config._attn_implementation
+    with pytest.raises(RuntimeError, match="on purpose"), record_attention(demo.model, AttentionRecorder([0], [0], [0])):
+        assert demo.model.model.language_model.config._attn_implementation == EAGER_NAME
+        assert demo.model.model.visual.config._attn_implementation == "sdpa"
+        raise RuntimeError("on purpose")
+    assert demo.model.model.language_model.config._attn_implementation == before == "sdpa"
+    assert demo.ask(cats, QUESTION).answer
+
+
+def test_recording_twice_at_once_is_refused(demo):
+    recorder = AttentionRecorder([0], [0], [0])
+    with (
+        record_attention(demo.model, recorder),
+        pytest.raises(CaptureError, match="already"),
+        record_attention(demo.model, recorder),
+    ):
+        pass
+
+
+def run(demo, cats, **kwargs):
+    inputs = recipe(demo, [cats], QUESTION)
+    with record_attention(demo.model, AttentionRecorder([0], [5], [16])), torch.inference_mode():
+        demo.model.generate(**inputs, max_new_tokens=4, do_sample=False, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ({"num_beams": 2}, "batch"),
+        ({"use_cache": False}, "without a cache"),
+        ({"cache_implementation": "static"}, "static cache"),
+        ({"prefill_chunk_size": 8}, "pieces"),
+    ],
+)
+def test_what_would_shift_rows_or_columns_is_refused(demo, cats, how, word):
+    with pytest.raises(CaptureError, match=word):
+        run(demo, cats, **how)
+
+
+def test_nan_is_an_error_and_never_a_picture(demo, cats):
+    bias = demo.model.model.language_model.layers[2].self_attn.q_proj.bias
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias.fill_(float("nan"))
+    try:
+        with pytest.raises(CaptureError, match="layer 2.*not finite"):
+            demo.ask(cats, QUESTION)
+    finally:
+        with torch.no_grad():
+            bias.copy_(kept)
+    assert demo.ask(cats, QUESTION).answer
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda w: w * 0.9, "sums to one"),
+        (lambda w: w * 0, "sums to one"),
+        (lambda w: w.flip(-1), "after them"),
+        (lambda w: w[:, :1], "shape"),
+    ],
+)
+def test_self_check_sees_what_is_no_attention(demo, cats, monkeypatch, spoil, word):
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
+
+    honest = modeling.eager_attention_forward
+
+    def spoilt(*args, **kwargs):
+        output, weights = honest(*args, **kwargs)
+        return output, spoil(weights)
+
+    monkeypatch.setattr(modeling, "eager_attention_forward", spoilt)
+    with pytest.raises(CaptureError, match=word):
+        prove_capture(demo.model, dict(recipe(demo, [cats], "?")))
+
+
+def test_attention_that_never_comes_back_is_named(demo):
+    recorder = AttentionRecorder([0, 1], [0], [0])
+    with pytest.raises(CaptureError, match="layer 0 gave no attention"):
+        recorder.result()

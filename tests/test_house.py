@@ -1,0 +1,72 @@
+"""The shape of the house: who may import whom, and what --help may cost."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "qvl_attn"
+TORCH_ROOMS = {"model", "capture", "memory", "analyzer"}
+PURE = {
+    "types": set(),
+    "errors": set(),
+    "select": {"types", "errors"},
+    "grid": {"types", "errors"},
+    "reduce": {"types", "errors", "select", "grid", "render"},
+    "render": {"types", "errors"},
+    "lettering": {"types", "errors"},
+    "figures": {"types", "errors", "render", "lettering"},
+    "store": {"types", "errors"},
+    "media": {"types", "errors"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_torch_is_imported_in_its_rooms_only(path):
+    names = {name.partition(".")[0] for name in imports(path)}
+    if path.stem not in TORCH_ROOMS and path.parent.name != "cli":
+        assert not names & {"torch", "torchvision"}
+    if path.parent.name != "cli":
+        assert not names & {"typer", "rich"}, "typer and rich live in cli/ and nowhere else"
+
+
+@pytest.mark.parametrize("room", sorted(PURE))
+def test_rooms_import_only_those_before_them(room):
+    ours = {name.split(".")[1] for name in imports(PACKAGE / f"{room}.py") if name.startswith("qvl_attn.")}
+    assert ours <= PURE[room]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_files_stay_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 330
+
+
+def test_help_imports_neither_torch_nor_numpy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "assert CliRunner().invoke(app, ['ask', '--help']).exit_code == 0;"
+        "print(sorted({'torch', 'transformers', 'numpy', 'cv2', 'PIL'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_no_security_trap_in_the_package():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    assert not re.search(r"trust_remote_code|allow_pickle=True|shell=True|import pickle|torch\.load|cv2\.im(read|write)", text)
