@@ -14,7 +14,7 @@ import transformers
 from transformers import GenerationConfig
 
 import qvl_attn
-from qvl_attn.capture import AttentionRecorder, Rows, prove_capture, record_attention
+from qvl_attn.capture import prove_capture
 from qvl_attn.errors import InputError
 from qvl_attn.media import load_picture
 from qvl_attn.memory import check_fits, on_device
@@ -28,10 +28,11 @@ from qvl_attn.model import (
     load_processor,
     load_weights,
 )
-from qvl_attn.prompt import Prompt, answer_tokens, build_prompt, chat_messages, check_pixels, check_text
+from qvl_attn.passes import greedy, on_model, own_answer, supplied_answer
+from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_pixels, check_text
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
-from qvl_attn.types import Capture, Media, Token
+from qvl_attn.types import Media
 
 ATTENTION_MODES = ("eager",)
 MAX_NEW_TOKENS = 4096
@@ -76,8 +77,8 @@ class Analyzer:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
             revision: branch, tag or commit of a hub model.
             device: `auto`, `cpu`, `cuda` or `cuda:1`.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while the
-                weights fit the free memory.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while
+                the weights fit the free memory.
             device_map: `auto` and its kin spread a model over several GPUs.
             attn: `eager`, the reference.
             offline: never reach for the hub.
@@ -114,7 +115,7 @@ class Analyzer:
             sha256="",
         )
         prompt = self._prompt([dot], "?", Settings())
-        prove_capture(model, self._on_device(prompt, model))
+        prove_capture(model, on_model(prompt, model))
         return model
 
     def ask(
@@ -144,7 +145,7 @@ class Analyzer:
                 85 % of the depth.
             heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
             system: a system prompt in place of the template's own.
-            answer: an answer to be teacher-forced: the maps are then its tokens', and the model's own answer is given too.
+            answer: an answer to be teacher-forced: the maps are then its tokens', beside the model's own answer.
             min_pixels: smallest size to which a picture is resized, in pixels; by default the checkpoint's.
             max_pixels: largest size to which a picture is resized, in pixels; by default the checkpoint's.
             max_new_tokens: where an answer is cut.
@@ -208,90 +209,33 @@ class Analyzer:
         messages = chat_messages(media, question, settings.system, *limits)
         return build_prompt(self.processor, messages, media, self.config.vision_config.spatial_merge_size, *limits)
 
-    @staticmethod
-    def _on_device(prompt: Prompt, model: Any) -> dict[str, torch.Tensor]:
-        return {name: value.to(model.device) for name, value in prompt.inputs.items()}
-
-    def _generation(self, model: Any, max_new_tokens: int) -> GenerationConfig:
-        """Greedy, with the checkpoint's repetition penalty and end tokens."""
-        own = model.generation_config
-        return GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=50,
-            max_new_tokens=max_new_tokens,
-            repetition_penalty=own.repetition_penalty or 1.0,
-            eos_token_id=own.eos_token_id,
-            pad_token_id=own.pad_token_id,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-
     def _run(
-        self,
-        model: Any,
-        prompt: Prompt,
-        media: tuple[Media, ...],
-        settings: Settings,
-        seconds: dict[str, float],
+        self, model: Any, prompt: Prompt, media: tuple[Media, ...], settings: Settings, seconds: dict[str, float]
     ) -> Result:
-        inputs = self._on_device(prompt, model)
-        generation = self._generation(model, settings.max_new_tokens)
+        tokenizer = self.processor.tokenizer
+        layers = parse_layers(settings.layers, self.config.text_config.num_hidden_layers)
+        by_head = settings.heads is not None and settings.heads.strip().lower() != "all"
+        generation = greedy(model, settings.max_new_tokens)
         started = time.perf_counter()
-        recorder = self._recorder(prompt, settings)
-        with record_attention(model, recorder), torch.inference_mode():
-            output = model.generate(**inputs, generation_config=generation)
-        ids = output.sequences[0, prompt.length :].tolist()
-        rows = recorder.result()
+        own = own_answer(model, tokenizer, prompt, layers, generation, by_head=by_head)
         seconds = {**seconds, "answer": time.perf_counter() - started}
-        tokens, text = answer_tokens(self.processor.tokenizer, ids, prompt.length)
-        logprob = _text_logprob(torch.cat(output.logits), ids, tokens)
-        supplied_logprob = None
+        supplied = None
         if settings.answer is not None:
             started = time.perf_counter()
-            rows, tokens, supplied_logprob = self._force(model, prompt, inputs, settings)
-            seconds["supplied answer"] = time.perf_counter() - started
+            supplied = supplied_answer(model, tokenizer, prompt, layers, settings.answer, by_head=by_head)
+            seconds["supplied_answer"] = time.perf_counter() - started
         return Result(
             question=prompt.question,
-            answer=text,
-            answer_logprob=logprob,
+            answer=own.answer,
+            answer_logprob=own.logprob,
             supplied_answer=settings.answer,
-            supplied_logprob=supplied_logprob,
+            supplied_logprob=supplied.logprob if supplied else None,
             media=media,
-            capture=_as_capture(rows, prompt, tokens, self._layers(settings)),
+            capture=(supplied or own).capture,
             settings=settings,
             provenance=self._provenance(generation),
             seconds={name: round(value, 3) for name, value in seconds.items()},
         )
-
-    def _layers(self, settings: Settings) -> tuple[int, ...]:
-        return parse_layers(settings.layers, self.config.text_config.num_hidden_layers)
-
-    def _recorder(self, prompt: Prompt, settings: Settings, answer: Sequence[int] = ()) -> AttentionRecorder:
-        rows = (*prompt.positions("question"), prompt.length - 1, *answer)
-        by_head = settings.heads is not None and settings.heads.strip().lower() != "all"
-        return AttentionRecorder(self._layers(settings), rows, prompt.positions("vision"), by_head)
-
-    def _force(
-        self, model: Any, prompt: Prompt, inputs: dict[str, torch.Tensor], settings: Settings
-    ) -> tuple[Rows, tuple[Token, ...], float]:
-        """Feed prompt and supplied answer at once; the rows that produce its tokens are those before them."""
-        assert settings.answer is not None
-        ids = self.processor.tokenizer(settings.answer, add_special_tokens=False)["input_ids"]
-        tokens, _ = answer_tokens(self.processor.tokenizer, ids, prompt.length)
-        tail = torch.tensor([ids], device=model.device)
-        forced = {
-            **inputs,
-            "input_ids": torch.cat([inputs["input_ids"], tail], dim=1),
-            "attention_mask": torch.ones(1, prompt.length + len(ids), dtype=torch.long, device=model.device),
-            "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
-        }
-        recorder = self._recorder(prompt, settings, range(prompt.length, prompt.length + len(ids) - 1))
-        with record_attention(model, recorder), torch.inference_mode():
-            logits = model(**forced, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
-        return recorder.result(), tokens, _text_logprob(logits, ids, tokens)
 
     @property
     def made_by(self) -> dict[str, str]:
@@ -324,26 +268,3 @@ class Analyzer:
                 "longest_edge": int(size["longest_edge"]),
             },
         )
-
-
-def _text_logprob(logits: torch.Tensor, ids: Sequence[int], tokens: Sequence[Token]) -> float:
-    """Log-probability of the tokens of the answer's text, given logits (len(ids), vocabulary) that precede each."""
-    logprobs = logits.float().log_softmax(dim=-1)
-    return float(sum(logprobs[i, ids[i]] for i, token in enumerate(tokens) if token.role == "answer"))
-
-
-def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: Sequence[int]) -> Capture:
-    last = prompt.length - 1
-    queries = rows.queries
-    role = np.where(queries < last, "question", np.where(queries == last, "last", "answer"))
-    return Capture(
-        layers=np.array(layers, dtype=np.int64),
-        queries=queries,
-        query_role=role,
-        produces=np.where(queries >= last, queries + 1, -1),
-        weights=rows.weights,
-        vision_mass=rows.weights.sum(axis=-1, dtype=np.float32),
-        grids=prompt.grids,
-        tokens=(*prompt.tokens, *answer),
-        weights_by_head=rows.by_head,
-    )

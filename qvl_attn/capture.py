@@ -66,7 +66,7 @@ class AttentionRecorder:
         self._rows = torch.tensor(sorted(rows), dtype=torch.int64)
         self._columns = torch.tensor(list(columns), dtype=torch.int64)
         self._seen: dict[int, int] = {}
-        self._kept: dict[int, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
+        self._kept: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def enter(self, layer: int, query: torch.Tensor, key: torch.Tensor) -> tuple[int, int]:
         """Count the tokens that a layer has seen; refuse ways of running that would shift rows or columns.
@@ -107,7 +107,8 @@ class AttentionRecorder:
         self._check(layer, chosen, weights.dtype)
         values = torch.zeros(chosen.shape[0], len(rows), len(columns))
         values[:, :, there] = chosen[:, :, columns[there].to(chosen.device)].cpu()
-        self._kept.setdefault(layer, []).append((rows, values.mean(dim=0), values if self.by_head else None))
+        kept = values if self.by_head else values.mean(dim=0, keepdim=True)
+        self._kept.setdefault(layer, []).append((rows, kept))
 
     @staticmethod
     def _check(layer: int, rows: torch.Tensor, dtype: torch.dtype) -> None:
@@ -133,14 +134,11 @@ class AttentionRecorder:
             raise CaptureError(
                 f"layer {absent[0]} gave no attention: the model does not dispatch it as Qwen2.5-VL does"
             )
-        queries = torch.cat([rows for rows, _, _ in self._kept[self.layers[0]]])
+        queries = torch.cat([rows for rows, _ in self._kept[self.layers[0]]])
 
-        def stacked(part: int) -> FloatArray:
-            axis = -2
-            layers = [torch.cat([kept[part] for kept in self._kept[layer]], dim=axis) for layer in self.layers]
-            return torch.stack(layers).numpy()
-
-        return Rows(queries.numpy(), stacked(1), stacked(2) if self.by_head else None)
+        heads = torch.stack([torch.cat([kept[1] for kept in self._kept[layer]], dim=-2) for layer in self.layers])
+        mean = heads.mean(dim=1) if self.by_head else heads[:, 0]
+        return Rows(queries.numpy(), mean.numpy(), heads.numpy() if self.by_head else None)
 
 
 _active: dict[int, AttentionRecorder] = {}

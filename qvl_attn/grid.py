@@ -1,7 +1,7 @@
 """From a vision token's index to its box in the picture, and back to its place in the sequence. Pure.
 
-The grid is the one that the processor reports (`image_grid_thw`) over the model's own `spatial_merge_size`. Nothing here
-looks at a picture or guesses a size.
+The grid is the one that the processor reports (`image_grid_thw`) over the model's own `spatial_merge_size`. Nothing
+here looks at a picture or guesses a size.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def forward_bytes(config: Any, length: int, patches: int, item: int) -> int:
     )
     pixels = patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * (4 + item)
     tower = pixels + patches * item * (8 * vision.hidden_size + 3 * vision.intermediate_size)
-    return max(language, tower)
+    return int(max(language, tower))
 
 
 def free_bytes(placement: Placement) -> int:
@@ -58,7 +58,8 @@ def check_fits(config: Any, placement: Placement, prompt: Prompt, max_new_tokens
         MemoryLimitError: the estimate is over the memory; the hint names the `--max-pixels` that fits.
     """
     text, vision = config.text_config, config.vision_config
-    context, item = text.max_position_embeddings, DTYPES[placement.dtype].itemsize
+    context: int = text.max_position_embeddings
+    item = DTYPES[placement.dtype].itemsize
     cell_px = (vision.patch_size * vision.spatial_merge_size) ** 2
     words = prompt.length - sum(grid.cells for grid in prompt.grids) + max_new_tokens
     pictures = len(prompt.grids)
@@ -88,7 +89,8 @@ def check_fits(config: Any, placement: Placement, prompt: Prompt, max_new_tokens
         low, high = (middle, high) if needed(middle) <= free else (low, middle)
     fits = low // pictures * cell_px
     raise MemoryLimitError(
-        f"{cells} vision tokens need about {needed(cells) / 2**30:.1f} GiB beside the weights, {max(free, 0) / 2**30:.1f} are free",
+        f"{cells} vision tokens need about {needed(cells) / 2**30:.1f} GiB beside the weights, "
+        f"{max(free, 0) / 2**30:.1f} are free",
         f"--max-pixels {fits} fits" if fits >= 4 * cell_px else "take a smaller model",
     )
 

@@ -29,7 +29,7 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A checkpoint's files without its pickles and its code.
-_FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
 _DEMO = Path(__file__).parent / "demo" / "model"
 
 
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model runs, in what precision, and how large its weights are then; `reason` says why, for the terminal."""
+    """Where a model runs, in what precision, and how large its weights are then; `reason` says why."""
 
     device: str
     dtype: str
@@ -112,7 +112,7 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
 
 
 def _fingerprint(folder: Path, name: str) -> str:
-    """Check that the files of a checkpoint are all there, and name them by content: names, sizes, first and last MiB."""
+    """Check that the files of a checkpoint are all there, and name them by content: sizes, first and last MiB."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json in it, so it is not a model")
     files = sorted(folder.glob("*.safetensors"))
@@ -177,7 +177,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
 def choose_placement(
     config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None
 ) -> Placement:
-    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the free memory, else bfloat16.
+    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the memory, else bfloat16.
 
     Raises:
         InputError: an unknown device or dtype, or a GPU that is not there.

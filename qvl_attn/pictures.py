@@ -10,8 +10,8 @@ import numpy as np
 from qvl_attn.errors import CaptureError
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.reduce import heat_maps, percentile_scale
-from qvl_attn.render import drawn_size_px, resize_picture
+from qvl_attn.reduce import heat_maps
+from qvl_attn.render import drawn_size_px, percentile_scale, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import describe, produced_words, query_rows, question_words
 from qvl_attn.types import Drawing, HeatMap, IntArray
@@ -38,23 +38,33 @@ class DrawnResult:
     def images(self) -> Iterator[tuple[str, np.ndarray]]:
         """Names relative to the folder, and (H, W, 3) uint8 RGB."""
         result, drawing = self.result, self.drawing
-        pictures = [
-            resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing)) for media in result.media
-        ]
+        pictures = [resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing)) for media in result.media]
         for i, picture in enumerate(pictures):
             yield f"picture_{i + 1}.png", picture
-        yield "overlay.png", self._large(pictures, Panel("", self.headline), _headline_caption(result, self.headline[0]))
+        yield (
+            "overlay.png",
+            self._large(pictures, Panel("", self.headline), _headline_caption(result, self.headline[0])),
+        )
 
         own = _layer_panels(result)
         shared = _on_one_scale(own)
         asked = _query_words(result, self.headline[0])
-        yield "layers.png", sheet(
-            pictures, own, title_lines=[*self._title(), f"{asked}, a layer at a time, each on its own scale"], drawing=drawing
+        yield (
+            "layers.png",
+            sheet(
+                pictures,
+                own,
+                title_lines=[*self._title(), f"{asked}, a layer at a time, each on its own scale"],
+                drawing=drawing,
+            ),
         )
         yield (
             "layers_shared.png",
             sheet(
-                pictures, shared, title_lines=[*self._title(), f"{asked}, a layer at a time, all on one scale"], drawing=drawing
+                pictures,
+                shared,
+                title_lines=[*self._title(), f"{asked}, a layer at a time, all on one scale"],
+                drawing=drawing,
             ),
         )
         for panel in own if drawing.scale == "layer" else shared:
@@ -108,7 +118,10 @@ def _headline_caption(result: Result, one: HeatMap) -> list[str]:
     heads = f"mean of all {made.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
     chosen = "" if result.settings.layers or "." in (result.settings.heads or "") else " (50 to 85 % of the depth)"
     layers = f"layers {describe(one.layers)} of 0-{made.layer_count - 1}{chosen}"
-    return [f"{_query_words(result, one)} · {layers} · {heads}", f"{made.model} · {made.attention} attention in {made.dtype}"]
+    return [
+        f"{_query_words(result, one)} · {layers} · {heads}",
+        f"{made.model} · {made.attention} attention in {made.dtype}",
+    ]
 
 
 def _query_words(result: Result, one: HeatMap) -> str:
@@ -148,9 +161,7 @@ def _word_panels(result: Result, one: HeatMap) -> tuple[list[Panel], int]:
     return panels, len(words)
 
 
-def _maps_or_none(
-    result: Result, layers: Sequence[int], rows: IntArray, query: str
-) -> tuple[HeatMap, ...] | None:
+def _maps_or_none(result: Result, layers: Sequence[int], rows: IntArray, query: str) -> tuple[HeatMap, ...] | None:
     """Maps with the heads averaged, or None where there is no attention on the picture: nothing to draw."""
     try:
         return heat_maps(result.capture, layers=layers, heads=None, rows=rows, query=query)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.render import percentile_scale
 from qvl_attn.select import describe
 from qvl_attn.types import Capture, FloatArray, HeatMap, IntArray, Scale, TokenGrid
-
-CLIP_PERCENTILE = 99.5
-
-
-def percentile_scale(values: Iterable[FloatArray]) -> Scale:
-    """A scale from zero to the 99.5th percentile of all cells: above it one sink cell would black out the rest.
-
-    Zero is the darkest colour, always: equal colours on one scale are equal attention, and a flat map looks flat.
-    """
-    cells = np.concatenate([np.ravel(array) for array in values])
-    high = float(np.percentile(cells, CLIP_PERCENTILE))
-    return Scale(0.0, high if high > 0 else max(float(cells.max()), np.finfo(np.float32).tiny))
 
 
 def mean_over(
@@ -46,11 +35,12 @@ def mean_over(
         raise InputError(f"layer {absent[0]} was not captured", f"captured: {describe(capture.layers.tolist())}")
     if heads is None:
         chosen = capture.weights[[index[layer] for layer in layers]][:, rows]
-        return chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    if capture.weights_by_head is None:
+    elif capture.weights_by_head is None:
         raise InputError("the heads were not kept apart in this result", "ask again with --heads")
-    chosen = np.stack([capture.weights_by_head[index[layer], head][rows] for layer, head in heads])
-    return chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    else:
+        chosen = np.stack([capture.weights_by_head[index[layer], head][rows] for layer, head in heads])
+    mean: FloatArray = chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def split_by_picture(values: FloatArray, grids: Sequence[TokenGrid]) -> tuple[FloatArray, ...]:

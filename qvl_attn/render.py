@@ -22,6 +22,7 @@ Mask = NDArray[np.bool_]
 
 LEGIBLE_PX = 640
 
+CLIP_PERCENTILE = 99.5
 _COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS, "jet": cv2.COLORMAP_JET}
 
 
@@ -102,7 +103,7 @@ def top_mask(values: Sequence[FloatArray], top_percent: float) -> list[Mask]:
     return [array >= cells[-count] for array in values]
 
 
-def percentile_scale(values: Iterable[Any], percentile: float = 99.5) -> Scale:
+def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE) -> Scale:
     """A scale from 0 to a percentile of all cells, so that one sink cell does not black out the others.
 
     Where the percentile is 0 the maximum takes its place, and where all is 0 the largest possible, 1.

@@ -80,7 +80,7 @@ class Result:
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
     def headline_layers(self) -> tuple[int, ...]:
-        """The layers of the headline: the captured ones where some were named, else those at 50 to 85 % of the depth."""
+        """The layers of the headline: those captured where some were named, else those at 50 to 85 % of the depth."""
         captured = tuple(self.capture.layers.tolist())
         return captured if self.settings.layers is not None else default_layers(self.provenance.layer_count)
 
@@ -95,7 +95,8 @@ class Result:
 
         Args:
             layers: `all`, `18`, `14-20` or `4,8,12`; by default the headline's.
-            heads: `all`, `3,5` or `21.9,21.11` (needs a result that was asked for with heads); by default the headline's.
+            heads: `all`, `3,5` or `21.9,21.11` (the result must have been asked for with heads); by default the
+                headline's.
             query: `question`, `last`, `answer` or `text:words`; by default the headline's.
             scale: what to draw them on; by default zero to the 99.5th percentile of their cells.
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.grid import picture_grid
-from qvl_attn.reduce import CLIP_PERCENTILE, heat_maps, layer_figures
+from qvl_attn.reduce import heat_maps, layer_figures
+from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.select import query_rows
 from qvl_attn.types import Capture, HeatMap, Media, Token, TokenGrid

@@ -158,7 +158,7 @@ def words(tokens: Sequence[Token], text: str, role: str) -> tuple[Word, ...]:
     """Join the tokens of a text into its words.
 
     Tokens that share a character (pieces of one emoji) belong together, and so do neighbours without a space between
-    them that are both letters or digits; Chinese, Japanese and Korean text is taken token by token, as it has no spaces.
+    them that are both letters or digits; Chinese, Japanese and Korean text is taken token by token: it has no spaces.
 
     Args:
         tokens: of the whole sequence.

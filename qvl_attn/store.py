@@ -1,4 +1,4 @@
-"""Files: safe names, folders that appear whole or not at all, NPZ, JSON and PNG. Knows nothing about what is in them."""
+"""Files: safe names, folders that appear whole or not at all, NPZ, JSON and PNG, whatever is in them."""
 
 from __future__ import annotations
 

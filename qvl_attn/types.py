@@ -190,7 +190,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         _require(
-            np.isfinite([self.low, self.high]).all() and self.high > self.low,
+            bool(np.isfinite([self.low, self.high]).all()) and self.high > self.low,
             f"scale {self.low} to {self.high}",
         )
 

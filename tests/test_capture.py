@@ -25,8 +25,8 @@ def recipe(analyzer, paths, question, answer_ids=()):
 
 @pytest.fixture
 def eager(demo):
-    """The same weights under transformers' own eager attention."""
-    demo.model.set_attn_implementation("eager")
+    """The same weights, the language model under transformers' own eager attention."""
+    demo.model.set_attn_implementation({"text_config": "eager"})
     yield demo.model
     demo.model.set_attn_implementation("sdpa")
 
@@ -65,6 +65,17 @@ def test_rows_equal_output_attentions(demo, cats, wide, request, pictures, quest
     assert np.abs(capture.vision_mass - want.mean(axis=1).sum(axis=-1)).max() <= 1e-5
     assert [token.position for token in capture.tokens][-1] == full.shape[2]
     assert len(capture.tokens) - full.shape[2] + len(ids) - 1 == len(ids)
+
+
+def test_with_the_vision_tower_eager_too_only_rounding_differs(demo, cats):
+    result = demo.ask(cats, QUESTION)
+    demo.model.set_attn_implementation("eager")
+    try:
+        full, _ = plain(demo.model, recipe(demo, [cats], QUESTION))
+    finally:
+        demo.model.set_attn_implementation("sdpa")
+    want = full[:, :, result.capture.queries][..., result.capture.vision_tokens].mean(axis=1)
+    assert np.abs(result.capture.weights - want).max() <= 1e-5
 
 
 def test_every_query_of_the_headline(demo, cats, request):
@@ -142,10 +153,17 @@ def test_a_block_of_one_row_is_not_taken_for_a_generated_token(genuine, make_pic
 
 def test_nothing_is_left_behind_by_an_exception(demo, cats):
     before = demo.model.model.language_model.config._attn_implementation
-    with pytest.raises(RuntimeError, match="on purpose"), record_attention(demo.model, AttentionRecorder([0], [0], [0])):
-        assert demo.model.model.language_model.config._attn_implementation == EAGER_NAME
-        assert demo.model.model.visual.config._attn_implementation == "sdpa"
-        raise RuntimeError("on purpose")
+    seen = []
+
+    def fail():
+        with record_attention(demo.model, AttentionRecorder([0], [0], [0])):
+            seen.append(demo.model.model.language_model.config._attn_implementation)
+            seen.append(demo.model.model.visual.config._attn_implementation)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert seen == [EAGER_NAME, "sdpa"]
     assert demo.model.model.language_model.config._attn_implementation == before == "sdpa"
     assert demo.ask(cats, QUESTION).answer
 
@@ -186,7 +204,7 @@ def test_nan_is_an_error_and_never_a_picture(demo, cats):
     with torch.no_grad():
         bias.fill_(float("nan"))
     try:
-        with pytest.raises(CaptureError, match="layer 2.*not finite"):
+        with pytest.raises(CaptureError, match=r"layer 2.*not finite"):
             demo.ask(cats, QUESTION)
     finally:
         with torch.no_grad():

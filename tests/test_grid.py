@@ -20,7 +20,12 @@ def test_cells_tile_the_picture_in_reading_order(rows, columns, width, height):
     assert area == pytest.approx(width * height, rel=1e-4)
     for cell in {0, columns - 1, len(boxes) // 2, len(boxes) - 1}:
         row, column = divmod(cell, columns)
-        want = [column * width / columns, row * height / rows, (column + 1) * width / columns, (row + 1) * height / rows]
+        want = [
+            column * width / columns,
+            row * height / rows,
+            (column + 1) * width / columns,
+            (row + 1) * height / rows,
+        ]
         assert np.allclose(boxes[cell], want, rtol=1e-5, atol=1e-3)
 
 

@@ -91,7 +91,7 @@ def ask(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="all, 18, 14-20 or 4,8,12: capture and average these. Default: capture all, average 50-85 % of the depth.",
+            help="all, 18, 14-20 or 4,8,12: captured and averaged. Default: all, headline 50-85 % of the depth.",
             rich_help_panel=MAPS,
         ),
     ] = None,

@@ -41,7 +41,7 @@ def hush_libraries(*, bars: bool) -> None:
     transformers_logging.set_verbosity_error()
     logging.getLogger("qwen_vl_utils").setLevel(logging.ERROR)
     if not (bars and sys.stderr.isatty()):
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         transformers_logging.disable_progress_bar()
         disable_progress_bars()

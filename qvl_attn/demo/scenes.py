@@ -63,12 +63,12 @@ class Plan:
 
 
 class Question(NamedTuple):
-    """A question, its kind, its one-word answer, and the boxes in pixels of the things that the answer stands on."""
+    """A question, its one-word answer, the boxes in pixels of the things it is about, and its kind in `PHRASES`."""
 
-    kind: str
     question: str
     answer: str
     boxes_xyxy_px: tuple[Box, ...]
+    kind: str
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> Points:
@@ -108,11 +108,10 @@ GLYPHS: dict[str, list[Part]] = {
         ("dark", [(-0.03, 0.35), (0.03, 0.35), (0.03, 0.58), (-0.03, 0.58)]),
     ],
     "fish": [
-        ("shade", [(0.4, 0), (1, -0.6), (0.85, 0), (1, 0.6)]),
-        ("body", _oval(-0.2, 0, 0.8, 0.58)),
-        ("shade", [(-0.35, -0.4), (-0.29, -0.4), (-0.17, 0), (-0.29, 0.4), (-0.35, 0.4), (-0.24, 0)]),
-        ("white", _oval(-0.6, -0.14, 0.16, 0.16)),
-        ("dark", _oval(-0.63, -0.14, 0.09, 0.09)),
+        ("body", [(0.4, 0), (1, -0.66), (0.85, 0), (1, 0.66)]),
+        ("body", _oval(-0.2, 0, 0.8, 0.66)),
+        ("white", _oval(-0.6, -0.14, 0.13, 0.13)),
+        ("dark", _oval(-0.62, -0.14, 0.08, 0.08)),
     ],
 }
 SHAPES = tuple(GLYPHS)
@@ -174,10 +173,13 @@ def paint(ground: NDArray[np.uint8], plans: Sequence[Plan]) -> Scene:
     return Scene(picture, tuple(things))
 
 
-def _draw_ground(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
+def draw_ground(
+    rng: np.random.Generator, size_px: tuple[int, int], kind: Literal["plain", "noisy", "striped"]
+) -> NDArray[np.uint8]:
+    """Draws a light ground, (H, W, 3) uint8 RGB, of a random tint; `size_px` is (width, height)."""
+    width, height = size_px
     base = rng.integers(178, 245) + rng.integers(-12, 13, 3)
     ground = np.broadcast_to(base, (height, width, 3)).astype(np.float64)
-    kind = rng.choice(["plain", "noisy", "striped"])
     if kind == "noisy":
         ground += rng.normal(0, rng.uniform(3, 9), (height, width, 1))
     elif kind == "striped":
@@ -222,10 +224,19 @@ def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None,
         rng: decides everything that is not given.
         size_px: (width, height); two of `SIDES_PX` if not given, at least 140 each.
         count: how many things at most, from 2 up; 2 to 5 if not given. A small picture may hold fewer.
+
+    Raises:
+        ValueError: a side under 140 px, or a count under 2.
     """
     width, height = size_px or (int(rng.choice(SIDES_PX)), int(rng.choice(SIDES_PX)))
-    ground = _draw_ground(rng, width, height)
-    squares = _lay_out(rng, width, height, count or int(rng.integers(2, 6)))
+    count = int(rng.integers(2, 6)) if count is None else count
+    if min(width, height) < SIDES_PX[0] or count < 2:
+        raise ValueError(
+            f"{width} x {height} px, {count} things: want {SIDES_PX[0]} px a side or more, 2 things or more"
+        )
+    grounds: tuple[Literal["plain", "noisy", "striped"], ...] = ("plain", "noisy", "striped")
+    ground = draw_ground(rng, (width, height), grounds[rng.integers(3)])
+    squares = _lay_out(rng, width, height, count)
     # Few kinds to draw from makes several of a kind, so that counting has something to count.
     shapes = rng.choice(SHAPES, size=2 if rng.random() < 0.4 else len(SHAPES), replace=False)
     plans = []
@@ -237,34 +248,13 @@ def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None,
     return paint(ground, plans)
 
 
-# Existence is asked with a colour and never without one: so it was in training, and "is there a cat?" fails.
+# Existence is asked with a colour, as it was in training: "is there a cat?" the checkpoint mostly answers with no.
 PHRASES = {
-    "en": {
-        "color": ("what color is the {shape}?", "What is the color of the {shape}?"),
-        "shape": ("what shape is the {color} object?", "What is the {color} object?"),
-        "exist": ("is there {a} {color} {shape}?", "Do you see {a} {color} {shape}?"),
-        "count": ("how many {shapes}?", "How many {shapes} are there?"),
-    },
-    "zh": {
-        "color": ("{shape}是什么颜色？", "{shape}是什么颜色的？"),
-        "shape": ("{color}色的物体是什么？", "{color}色的是什么？"),
-        "exist": ("有{color}色的{shape}吗？", "有没有{color}色的{shape}？"),
-        "count": ("有几{measure}{shape}？",),
-    },
+    "color": ("what color is the {shape}?", "What is the color of the {shape}?"),
+    "shape": ("what shape is the {color} object?", "What is the {color} object?"),
+    "exist": ("is there {a} {color} {shape}?", "Do you see {a} {color} {shape}?"),
+    "count": ("how many {shapes}?", "How many {shapes} are there?"),
 }
-CHINESE = {
-    **dict(zip(SHAPES, "圆 方块 三角 星 猫 狗 鱼".split(), strict=True)),
-    **dict(zip(COLORS, "红 绿 蓝 黄 紫 橙".split(), strict=True)),
-}
-MEASURES = {"cat": "只", "dog": "只", "fish": "条"}
-
-
-def phrase(template: str, language: Literal["en", "zh"], shape: str, color: str) -> str:
-    """Fills a template of `PHRASES` with a shape and a colour, both named in English."""
-    if language == "zh":
-        return template.format(shape=CHINESE[shape], color=CHINESE[color], measure=MEASURES.get(shape, "个"))
-    shapes = shape if shape == "fish" else f"{shape}s"
-    return template.format(shape=shape, shapes=shapes, color=color, a="an" if color == "orange" else "a")
 
 
 def _facts(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str, str, str, list[Thing]]]:
@@ -283,22 +273,23 @@ def _facts(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str, s
         found = [t for t in things if (t.shape, t.color) == (shape, color)]
         yield "exist", shape, color, "yes" if present else "no", found
     absent = [shape for shape in SHAPES if shape not in shapes]
-    for shape in [*dict.fromkeys(shapes), str(rng.choice(absent))]:
+    in_vain = [str(rng.choice(absent))] if absent else []
+    for shape in [*dict.fromkeys(shapes), *in_vain]:
         found = [t for t in things if t.shape == shape]
         yield "count", shape, colors[0], str(len(found)), found
 
 
-def questions(scene: Scene, rng: np.random.Generator, language: Literal["en", "zh"] = "en") -> list[Question]:
+def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Asks all that can be asked of a scene without doubt: colours, shapes, existence (one yes, one no) and counts.
 
     Args:
-        scene: at least one shape must be missing from it.
+        scene: as drawn or painted.
         rng: chooses phrasings and what to ask for in vain.
-        language: of the questions; the answers are English words and digits either way.
     """
     asked = []
     for kind, shape, color, answer, found in _facts(scene, rng):
-        template = str(rng.choice(PHRASES[language][kind]))
-        boxes = tuple(thing.box_xyxy_px for thing in found)
-        asked.append(Question(kind, phrase(template, language, shape, color), answer, boxes))
+        template = str(rng.choice(PHRASES[kind]))
+        shapes, a = shape if shape == "fish" else f"{shape}s", "an" if color == "orange" else "a"
+        text = template.format(shape=shape, shapes=shapes, color=color, a=a)
+        asked.append(Question(text, answer, tuple(thing.box_xyxy_px for thing in found), kind))
     return asked

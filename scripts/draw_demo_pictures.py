@@ -1,0 +1,164 @@
+"""Draws the pictures that ship with the demo, from the layouts below, and writes what is in them beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from qvl_attn.demo.scenes import COLORS, Plan, Scene, draw_ground, paint
+
+FOLDER = Path(__file__).parents[1] / "qvl_attn" / "demo" / "pictures"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One picture: its ground, its things, and questions with the answer and the indices of the things it stands on."""
+
+    file: str
+    size_px: tuple[int, int]
+    ground: Literal["plain", "noisy", "striped"]
+    seed: int
+    plans: tuple[Plan, ...]
+    questions: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+def _plan(shape: str, color: str, x_px: int, y_px: int, size_px: int, mirrored: bool = False) -> Plan:
+    return Plan(shape, color, (x_px, y_px), size_px, COLORS[color], mirrored)
+
+
+LAYOUTS = (
+    Layout(
+        "cats.png",
+        (252, 196),
+        "plain",
+        2,
+        (
+            _plan("cat", "orange", 58, 62, 80),
+            _plan("cat", "purple", 190, 60, 72),
+            _plan("cat", "green", 128, 142, 76),
+            _plan("fish", "blue", 206, 148, 62),
+            _plan("star", "yellow", 44, 150, 56),
+        ),
+        (
+            ("how many cats?", "3", (0, 1, 2)),
+            ("what color is the fish?", "blue", (3,)),
+            ("is there a purple cat?", "yes", (1,)),
+            ("有几只猫？", "3", (0, 1, 2)),
+        ),
+    ),
+    Layout(
+        "shapes.png",
+        (224, 224),
+        "striped",
+        5,
+        (
+            _plan("circle", "red", 62, 60, 72),
+            _plan("square", "blue", 160, 62, 66),
+            _plan("triangle", "green", 64, 162, 74),
+            _plan("star", "yellow", 160, 160, 80),
+        ),
+        (
+            ("what color is the star?", "yellow", (3,)),
+            ("what shape is the red object?", "circle", (0,)),
+            ("is there a purple square?", "no", ()),
+            ("蓝色的物体是什么？", "square", (1,)),
+        ),
+    ),
+    Layout(
+        "two_animals.png",
+        (196, 168),
+        "plain",
+        4,
+        (_plan("cat", "orange", 56, 66, 80), _plan("dog", "blue", 142, 102, 80)),
+        (
+            ("what color is the cat?", "orange", (0,)),
+            ("what shape is the blue object?", "dog", (1,)),
+            ("狗是什么颜色？", "blue", (1,)),
+            ("有绿色的猫吗？", "no", ()),
+        ),
+    ),
+    Layout(
+        "fish.png",
+        (224, 168),
+        "striped",
+        9,
+        (
+            _plan("fish", "orange", 60, 52, 80),
+            _plan("fish", "purple", 158, 112, 82, mirrored=True),
+            _plan("circle", "green", 64, 128, 44),
+        ),
+        (
+            ("how many fish?", "2", (0, 1)),
+            ("how many dogs?", "0", ()),
+            ("what color is the circle?", "green", (2,)),
+            ("有几条鱼？", "2", (0, 1)),
+        ),
+    ),
+    Layout(
+        "wide.png",
+        (252, 140),
+        "noisy",
+        1,
+        (
+            _plan("fish", "red", 46, 68, 72),
+            _plan("dog", "purple", 128, 70, 76),
+            _plan("star", "yellow", 210, 66, 66),
+        ),
+        (
+            ("what color is the dog?", "purple", (1,)),
+            ("what shape is the yellow object?", "star", (2,)),
+            ("is there a red fish?", "yes", (0,)),
+            ("红色的是什么？", "fish", (0,)),
+        ),
+    ),
+    Layout(
+        "tall.png",
+        (140, 252),
+        "plain",
+        6,
+        (
+            _plan("cat", "green", 78, 52, 76),
+            _plan("triangle", "red", 52, 134, 62),
+            _plan("fish", "blue", 82, 208, 76, mirrored=True),
+        ),
+        (
+            ("what color is the triangle?", "red", (1,)),
+            ("what shape is the green object?", "cat", (0,)),
+            ("how many stars?", "0", ()),
+            ("鱼是什么颜色？", "blue", (2,)),
+        ),
+    ),
+)
+
+
+def draw(layout: Layout) -> Scene:
+    return paint(draw_ground(np.random.default_rng(layout.seed), layout.size_px, layout.ground), layout.plans)
+
+
+def describe(layout: Layout, scene: Scene) -> dict[str, Any]:
+    return {
+        "file": layout.file,
+        "things": [asdict(thing) for thing in scene.things],
+        "questions": [
+            {"question": text, "answer": answer, "boxes_xyxy_px": [scene.things[i].box_xyxy_px for i in found]}
+            for text, answer, found in layout.questions
+        ],
+    }
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    scenes = [draw(layout) for layout in LAYOUTS]
+    for layout, scene in zip(LAYOUTS, scenes, strict=True):
+        Image.fromarray(scene.picture).save(FOLDER / layout.file, optimize=True)
+    rows = [json.dumps(describe(*pair), ensure_ascii=False) for pair in zip(LAYOUTS, scenes, strict=True)]
+    (FOLDER / "pictures.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
