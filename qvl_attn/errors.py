@@ -43,3 +43,7 @@ class MemoryLimitError(QvlAttnError):
 
 class StoreError(QvlAttnError):
     """A result cannot be written or read: exit code 1."""
+
+
+class ResultExistsError(StoreError):
+    """The same result is there already, and nobody asked to replace it."""

@@ -153,7 +153,7 @@ def _faults_of(name: str, data: bytes) -> Iterator[None]:
                 f"{name} is not a {_FORMAT_NAMES} picture",
                 "save it as PNG or JPEG; a new name alone does not convert it",
             ) from None
-        if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        if "truncated" in str(error).lower():
             raise InputError(
                 f"{name} is truncated: part of the picture is missing", "copy or download it again"
             ) from None

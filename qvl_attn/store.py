@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qvl_attn.errors import InputError, StoreError
+from qvl_attn.errors import InputError, ResultExistsError, StoreError
 
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
@@ -56,7 +56,8 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         overwrite: whether a complete result may be replaced.
 
     Raises:
-        StoreError: it is there already, or cannot be written.
+        ResultExistsError: it is there already.
+        StoreError: it cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
         draft.rename(target)
         return
     if (target / "result.json").exists() and not overwrite:
-        raise StoreError(f"{target} is there already", "--overwrite replaces it")
+        raise ResultExistsError(f"{target} is there already", "--overwrite (overwrite=True) replaces it")
     old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name
     target.rename(old)
     try:

@@ -165,6 +165,8 @@ class Capture:
         )
         if self.weights_by_head is not None:
             _require_array("weights_by_head", self.weights_by_head, np.float32, (L, None, Q, V))
+        last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
+        _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")
         _require(
             [token.position for token in self.tokens] == list(range(len(self.tokens))),
             "tokens: not in sequence",

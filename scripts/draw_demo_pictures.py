@@ -1,4 +1,7 @@
-"""Draws the pictures that ship with the demo, from the layouts below, and writes what is in them beside them."""
+"""Draws the pictures that ship with the demo, from the layouts below, and writes what is in them beside them.
+
+The layouts were picked so that the checkpoint answers these questions right: they show it, they do not measure it.
+"""
 
 from __future__ import annotations
 
@@ -34,21 +37,20 @@ def _plan(shape: str, color: str, x_px: int, y_px: int, size_px: int, mirrored: 
 LAYOUTS = (
     Layout(
         "cats.png",
-        (252, 196),
+        (252, 224),
         "plain",
         2,
         (
-            _plan("cat", "orange", 58, 62, 80),
-            _plan("cat", "purple", 190, 60, 72),
-            _plan("cat", "green", 128, 142, 76),
-            _plan("fish", "blue", 206, 148, 62),
-            _plan("star", "yellow", 44, 150, 56),
+            _plan("cat", "orange", 49, 164, 59),
+            _plan("cat", "purple", 116, 83, 59),
+            _plan("dog", "green", 182, 57, 59),
+            _plan("star", "yellow", 129, 163, 56),
         ),
         (
-            ("how many cats?", "3", (0, 1, 2)),
-            ("what color is the fish?", "blue", (3,)),
+            ("how many cats?", "2", (0, 1)),
+            ("what color is the dog?", "green", (2,)),
             ("is there a purple cat?", "yes", (1,)),
-            ("有几只猫？", "3", (0, 1, 2)),
+            ("有几只猫？", "2", (0, 1)),
         ),
     ),
     Layout(

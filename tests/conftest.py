@@ -12,6 +12,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models here are small: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
 

@@ -5,22 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from qwen_vl_utils import process_vision_info
+from recipe import recipe
 
 from qvl_attn.capture import EAGER_NAME, AttentionRecorder, prove_capture, record_attention
 from qvl_attn.errors import CaptureError
 
 QUESTION = "how many cats?"
-
-
-def recipe(analyzer, paths, question, answer_ids=()):
-    """The model card's lines, written out."""
-    content = [{"type": "image", "image": Image.open(path).convert("RGB")} for path in paths]
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-    text = analyzer.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    images, videos = process_vision_info(messages)
-    return analyzer.processor(text=[text], images=images, videos=videos, padding=True, return_tensors="pt")
 
 
 @pytest.fixture
@@ -57,7 +47,7 @@ def plain(model, inputs, max_new_tokens=8):
 def test_rows_equal_output_attentions(demo, cats, wide, request, pictures, question):
     paths = [cats, wide][:pictures]
     result = demo.ask(paths[0], question, paths[1:], heads="0-3")
-    full, ids = plain(request.getfixturevalue("eager"), recipe(demo, paths, question))
+    full, ids = plain(request.getfixturevalue("eager"), recipe(demo.processor, paths, question))
     capture = result.capture
     want = full[:, :, capture.queries][..., capture.vision_tokens]
     assert np.abs(capture.weights - want.mean(axis=1)).max() <= 1e-6
@@ -71,7 +61,7 @@ def test_with_the_vision_tower_eager_too_only_rounding_differs(demo, cats):
     result = demo.ask(cats, QUESTION)
     demo.model.set_attn_implementation("eager")
     try:
-        full, _ = plain(demo.model, recipe(demo, [cats], QUESTION))
+        full, _ = plain(demo.model, recipe(demo.processor, [cats], QUESTION))
     finally:
         demo.model.set_attn_implementation("sdpa")
     want = full[:, :, result.capture.queries][..., result.capture.vision_tokens].mean(axis=1)
@@ -80,7 +70,7 @@ def test_with_the_vision_tower_eager_too_only_rounding_differs(demo, cats):
 
 def test_every_query_of_the_headline(demo, cats, request):
     result = demo.ask(cats, QUESTION)
-    inputs = recipe(demo, [cats], QUESTION)
+    inputs = recipe(demo.processor, [cats], QUESTION)
     full, ids = plain(request.getfixturevalue("eager"), inputs)
     full = full.mean(axis=1)
     length = inputs["input_ids"].shape[1]
@@ -106,7 +96,7 @@ def test_every_query_of_the_headline(demo, cats, request):
 def test_supplied_answer_is_teacher_forced(demo, cats, request):
     result = demo.ask(cats, QUESTION, answer="red star", heads="0-3")
     ids = demo.processor.tokenizer("red star", add_special_tokens=False)["input_ids"]
-    inputs = dict(recipe(demo, [cats], QUESTION))
+    inputs = dict(recipe(demo.processor, [cats], QUESTION))
     length = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -127,7 +117,7 @@ def test_supplied_answer_is_teacher_forced(demo, cats, request):
 
 
 def test_looking_does_not_change_the_answer(demo, cats):
-    inputs = recipe(demo, [cats], QUESTION)
+    inputs = recipe(demo.processor, [cats], QUESTION)
     with torch.inference_mode():
         ids = demo.model.generate(**inputs, max_new_tokens=128, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert demo.ask(cats, QUESTION).answer == demo.processor.decode(ids, skip_special_tokens=True)
@@ -179,7 +169,7 @@ def test_recording_twice_at_once_is_refused(demo):
 
 
 def run(demo, cats, **kwargs):
-    inputs = recipe(demo, [cats], QUESTION)
+    inputs = recipe(demo.processor, [cats], QUESTION)
     with record_attention(demo.model, AttentionRecorder([0], [5], [16])), torch.inference_mode():
         demo.model.generate(**inputs, max_new_tokens=4, do_sample=False, **kwargs)
 
@@ -232,7 +222,7 @@ def test_self_check_sees_what_is_no_attention(demo, cats, monkeypatch, spoil, wo
 
     monkeypatch.setattr(modeling, "eager_attention_forward", spoilt)
     with pytest.raises(CaptureError, match=word):
-        prove_capture(demo.model, dict(recipe(demo, [cats], "?")))
+        prove_capture(demo.model, dict(recipe(demo.processor, [cats], "?")))
 
 
 def test_attention_that_never_comes_back_is_named(demo):

@@ -39,6 +39,7 @@ def ink(text, size_px=20):
         ("heart \u2764\ufe0f", "heart \u2764"),
         ("a\u00a0b\u3000c\u2028d", "a b c d"),
         ("\ud83d", "\ufffd"),
+        ("a\x85b\u2029c", "a b c"),  # shaping fails on paragraph separators
         ("\x00\x7f\x9b", ""),
         (CHINESE, CHINESE),
     ],
@@ -72,6 +73,26 @@ def test_without_fonts_no_character_looks_like_the_empty_box():
 def test_marks_that_mean_the_same_stand_in():
     assert lettering.undrawable("2.4× — 3–4") == ""
     assert np.array_equal(ink("2.4× — 3–4"), ink("2.4x - 3-4"))
+
+
+def test_a_mark_beside_a_dotted_circle_is_not_a_glyph():
+    dejavu = next((path for path in lettering._font_paths() if path.endswith("DejaVuSans.ttf")), None)
+    if dejavu is None:
+        pytest.skip("no DejaVu Sans")
+    assert not lettering._covers(dejavu, "\u0940")  # it has no Devanagari
+
+
+def test_a_glyph_of_nothing_is_no_glyph(monkeypatch):
+    class Blank:
+        def font_variant(self, layout_engine):
+            return self
+
+        def getmask(self, char):
+            return Image.new("L", (9 if char == "a" else 5, 9)).im
+
+    monkeypatch.setattr(lettering, "_font", lambda path, size_px: Blank())
+    assert not lettering._covers("blank.ttf", "a")
+    assert lettering._covers("blank.ttf", " ")
 
 
 def test_a_character_that_no_font_has_is_named():

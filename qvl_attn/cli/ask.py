@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli.console import faults, go_offline, harmless, hush_libraries, say
-from qvl_attn.errors import InputError
+from qvl_attn.errors import InputError, ResultExistsError
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -47,6 +47,7 @@ class ScaleMode(StrEnum):
     shared = "shared"
 
 
+FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
 MODEL, MAPS, OUTPUT, DRAWING = "Model", "Attention", "Output", "Drawing"
 
 
@@ -225,7 +226,10 @@ def _one(
         return Result.load(folder), folder, True
     first, *others = pictures
     result = analyzer.ask(first, question, others, **asdict(settings))
-    return result, result.save(out, drawing, overwrite=overwrite), False
+    try:
+        return result, result.save(out, drawing, overwrite=overwrite), False
+    except ResultExistsError:  # another run finished the same one meanwhile
+        return Result.load(folder), folder, True
 
 
 def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: bool) -> None:
@@ -241,16 +245,8 @@ def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: 
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
         typer.echo(f"supplied answer: {harmless(result.supplied_answer)}")
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
-    for name in (
-        "overlay.png",
-        "layers.png",
-        "layers_shared.png",
-        "tokens.png",
-        "layers",
-        "attention.npz",
-        "result.json",
-    ):
-        typer.echo(f"{name.partition('.')[0]}: {folder / name}")
+    for name in FILES:
+        typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:

@@ -1,0 +1,449 @@
+"""The command line through typer's runner, a test a flag; real processes where signals and start-up count."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO_PICTURES
+from PIL import Image
+from typer.testing import CliRunner
+
+from qvl_attn import Result, __version__
+from qvl_attn.cli import app
+
+QUESTION = "how many cats?"
+SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
+TRUTH = {item["question"]: item["answer"] for one in SHIPPED if one["file"] == "cats.png" for item in one["questions"]}
+COUNT = TRUTH[QUESTION]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, demo):
+    """`qvl-attn ask` on the embedded model, in an empty folder, without loading its weights each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.model.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.analyzer.load_weights", lambda *args: demo.model)
+    return invoke
+
+
+def invoke(*args, model="demo"):
+    return CliRunner().invoke(app, ["ask", *(str(arg) for arg in args), "--model", model])
+
+
+def ask(run, *args):
+    """Run, expect success, and give the folder back."""
+    done = run(*args, "--json")
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return Path(rows[-1]["folder"]), rows
+
+
+def attention(folder):
+    with np.load(folder / "attention.npz") as arrays:
+        return dict(arrays)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def fails(done, code, *words):
+    """One clear line, a hint perhaps, no traceback."""
+    assert done.exit_code == code, done.output
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return done.stderr
+
+
+def test_the_main_job(run, cats):
+    done = run(cats, QUESTION)
+    assert done.exit_code == 0
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines["question"] == QUESTION
+    assert lines["answer"] == COUNT
+    folder = Path(lines["overlay"]).parent
+    assert folder.parent == Path("qvl-attn-out")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "overlay.png",
+        "layers.png",
+        "layers_shared.png",
+        "tokens.png",
+        "picture_1.png",
+        "attention.npz",
+        "result.json",
+        *(f"layers/layer_{layer:02d}.png" for layer in range(4)),
+    }
+    assert set(json.loads((folder / "result.json").read_text())["files"]) == names
+    assert all(Path(path).exists() for name, path in lines.items() if name not in ("question", "answer"))
+    assert "demo" in done.stderr
+    assert "float32 on cpu" in done.stderr
+    assert not list(Path("qvl-attn-out").glob(".*")), "no draft stays behind"
+
+
+def test_several_questions_and_a_set(run, cats):
+    Path("set.jsonl").write_text(
+        '{"id": "a", "question": "is there a dog?"}\n\n{"id": "b", "question": "有几只猫？"}\n'
+    )
+    _, rows = ask(run, cats, *TRUTH, "--prompts", "set.jsonl")
+    answers = {row["question"]: row["answer"] for row in rows}
+    assert list(answers) == [*dict.fromkeys([*TRUTH, "is there a dog?", "有几只猫？"])]
+    assert answers == {"is there a dog?": "no"} | TRUTH
+    assert len({row["folder"] for row in rows}) == len(answers)
+
+
+def test_a_set_that_ships(run, cats):
+    _, rows = ask(run, cats, "--prompts", "counting")
+    assert len(rows) >= 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('{"id": "a", "question": "x?"}\nnot json\n{"id": 3}', ["line 2", "line 3: id"]),
+        ('{"id": "a", "question": "x?"}\n{"id": "a", "question": "y?"}', ["line 2", "twice"]),
+        ('{"id": "a", "question": " "}', ["line 1: question"]),
+        ("[]", ["line 1"]),
+        ("", ["no question"]),
+    ],
+)
+def test_a_set_with_faults_names_them_all(run, cats, lines, words):
+    Path("set.jsonl").write_text(lines)
+    fails(run(cats, "--prompts", "set.jsonl"), 2, *words)
+
+
+def test_a_set_that_is_not_there_names_those_that_are(run, cats):
+    fails(run(cats, "--prompts", "nothing"), 2, "counting")
+
+
+def test_image_adds_a_picture(run, cats, wide):
+    folder, _ = ask(run, cats, "what color is the dog?", "--image", wide)
+    result = Result.load(folder)
+    assert [media.source for media in result.media] == ["cats.png", "wide.png"]
+    assert [m.values.shape for m in result.heatmaps()] == [grid.shape for grid in result.capture.grids]
+    assert (folder / "picture_2.png").exists()
+
+
+def test_a_question_that_is_a_file_points_to_image(run, cats, wide):
+    fails(run(cats, wide), 2, "--image")
+
+
+def test_no_question(run, cats):
+    fails(run(cats), 2, "no question")
+
+
+def test_layers(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--layers", "1-2")
+    arrays = attention(folder)
+    assert arrays["layers"].tolist() == [1, 2]
+    assert json.loads((folder / "result.json").read_text())["headline"]["layers"] == [1, 2]
+    assert sorted(path.name for path in (folder / "layers").iterdir()) == ["layer_01.png", "layer_02.png"]
+
+
+@pytest.mark.parametrize("layers", ["4", "0-9", "x"])
+def test_layers_the_model_does_not_have(run, cats, layers):
+    fails(run(cats, QUESTION, "--layers", layers), 2, "--layers")
+
+
+def test_heads(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--heads", "2.0,2.3")
+    arrays = attention(folder)
+    result = Result.load(folder)
+    rows = arrays["query_role"] == "question"
+    want = arrays["weights_by_head"][2][[0, 3]][:, rows].mean(axis=(0, 1))
+    assert np.allclose(result.heatmap().values.ravel(), want, atol=1e-7)
+    assert result.heatmap().heads == "2.0,2.3"
+    assert np.allclose(arrays["weights_by_head"].mean(axis=1), arrays["weights"], atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", ["4", "9.0", "1.4", "x.y"])
+def test_heads_the_model_does_not_have(run, cats, heads):
+    fails(run(cats, QUESTION, "--heads", heads), 2, "--heads")
+
+
+@pytest.mark.parametrize("query", ["question", "last", "answer", "text:cats"])
+def test_query(run, cats, query):
+    folder, _ = ask(run, cats, QUESTION, "--query", query)
+    arrays = attention(folder)
+    assert set(arrays["query_role"].tolist()) >= {"question", "last"}, "all are captured whatever the headline is"
+    headline = json.loads((folder / "result.json").read_text())["headline"]
+    assert headline["query"] == query
+    assert len(headline["queries"]) == {"question": 4, "last": 1, "answer": 1, "text:cats": 1}[query]
+
+
+def test_query_in_chinese(run, cats):
+    folder, _ = ask(run, cats, "有几只猫？", "--query", "text:猫")
+    assert json.loads((folder / "result.json").read_text())["headline"]["queries"]
+
+
+def test_an_unknown_text_names_the_words_there_are(run, cats):
+    fails(run(cats, QUESTION, "--query", "text:dogs"), 2, "how, many, cats, ?")
+
+
+def test_system(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--system", "You are a cat.")
+    tokens = json.loads((folder / "result.json").read_text())["tokens"]
+    assert "".join(token["text"] for token in tokens if token["role"] == "system") == "You are a cat."
+
+
+def test_answer(run, cats):
+    done = run(cats, QUESTION, "--answer", "dog")
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines["answer"] == COUNT
+    assert lines["supplied answer"] == "dog"
+    assert float(lines["supplied log-probability"]) < float(lines["answer log-probability"]) <= 0
+    assert Result.load(Path(lines["overlay"]).parent).mapped_answer == "dog"
+
+
+def test_pixels(run, cats):
+    small, _ = ask(run, cats, QUESTION, "--max-pixels", 20000)
+    large, _ = ask(run, cats, QUESTION, "--min-pixels", 200000)
+    assert Result.load(small).capture.grids[0].cells * 784 <= 20000
+    assert Result.load(large).capture.grids[0].cells * 784 >= 200000
+
+
+def test_max_new_tokens(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--max-new-tokens", 1)
+    assert json.loads((folder / "result.json").read_text())["provenance"]["generation"]["max_new_tokens"] == 1
+    fails(run(cats, QUESTION, "--max-new-tokens", 0), 2, "--max-new-tokens")
+
+
+def test_seed_device_dtype_attn_are_recorded(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--seed", 7, "--device", "cpu", "--dtype", "float32", "--attn", "eager")
+    value = json.loads((folder / "result.json").read_text())
+    assert value["settings"]["seed"] == 7
+    made = value["provenance"]
+    assert (made["device"], made["dtype"], made["attention"], made["model"]) == ("cpu", "float32", "eager", "demo")
+    assert made["qvl_attn"] == __version__
+    assert {"transformers", "torch", "revision", "generation", "processor_size"} <= set(made)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--device", "cuda:7"),
+        ("--device", "tpu"),
+        ("--device", "mps"),
+        ("--dtype", "int4"),
+        ("--attn", "magic"),
+        ("--device-map", "magic"),
+        ("--revision", "main"),
+        ("--query", "cats"),
+        ("--alpha", "2"),
+        ("--blur", "-1"),
+        ("--top-percent", "0"),
+        ("--draw-size", "1"),
+        ("--draw-size", "big"),
+        ("--colormap", "rainbow"),
+        ("--min-pixels", "10"),
+    ],
+)
+def test_words_that_are_not_among_the_choices(run, cats, flag, value):
+    done = run(cats, QUESTION, flag, value)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--colormap", "jet"],
+        ["--colormap", "viridis"],
+        ["--alpha", "0.9"],
+        ["--interp", "cells"],
+        ["--blur", "1.5"],
+        ["--top-percent", "10"],
+    ],
+)
+def test_drawing_flags_change_the_picture(run, cats, flags):
+    plain, _ = ask(run, cats, QUESTION)
+    other, _ = ask(run, cats, QUESTION, *flags)
+    assert plain != other
+    first, second = (pixels(folder / "overlay.png") for folder in (plain, other))
+    assert first.shape != second.shape or np.abs(first.astype(int) - second).max() > 30
+    assert (plain / "attention.npz").read_bytes() == (other / "attention.npz").read_bytes()
+
+
+def test_scale(run, cats):
+    own, _ = ask(run, cats, QUESTION)
+    shared, _ = ask(run, cats, QUESTION, "--scale", "shared")
+    name = "layers/layer_00.png"
+    assert (own / "layers.png").read_bytes() == (shared / "layers.png").read_bytes()
+    assert (own / name).read_bytes() != (shared / name).read_bytes()
+
+
+def test_draw_size(run, tmp_path):
+    Image.fromarray(np.zeros((700, 1400, 3), dtype=np.uint8)).save("large.png")
+    for flag, width in (("1280", 1280), ("800", 800), ("full", 1400)):
+        folder, _ = ask(run, "large.png", QUESTION, "--draw-size", flag)
+        assert pixels(folder / "picture_1.png").shape == (width // 2, width, 3)
+
+
+def test_out_and_reuse_and_overwrite(run, cats):
+    folder, _ = ask(run, cats, QUESTION, "--out", "a/b")
+    assert folder.parent == Path("a/b")
+    before = (folder / "result.json").stat().st_mtime_ns
+    done = run(cats, QUESTION, "--out", "a/b")
+    assert "nothing was computed" in done.stderr
+    assert f"answer: {COUNT}" in done.stdout
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    again, rows = ask(run, cats, QUESTION, "--out", "a/b", "--overwrite")
+    assert again == folder
+    assert not rows[0]["reused"]
+    assert (folder / "result.json").stat().st_mtime_ns > before
+    assert [path.name for path in Path("a/b").iterdir()] == [folder.name]
+
+
+def test_an_unfinished_folder_is_done_again(run, cats):
+    folder, _ = ask(run, cats, QUESTION)
+    (folder / "result.json").unlink()
+    _, rows = ask(run, cats, QUESTION)
+    assert not rows[0]["reused"]
+    assert (folder / "result.json").exists()
+
+
+def test_a_folder_that_cannot_be_written(run, cats):
+    Path("file").write_text("")
+    fails(run(cats, QUESTION, "--out", "file/deeper"), 2, "--out")
+    fails(run(cats, QUESTION, "--out", "/proc/nothing"), 2, "--out")
+
+
+def test_json(run, cats):
+    done = run(cats, QUESTION, "--json")
+    (row,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert row["answer"] == COUNT
+    assert 0 < row["vision_mass"] <= 1
+    assert Path(row["overlay"]).exists()
+
+
+def test_quiet(run, cats):
+    done = run(cats, QUESTION, "--quiet")
+    assert done.stdout == f"{COUNT}\n"
+    assert done.stderr == ""
+
+
+def test_debug_shows_the_traceback(run):
+    done = run("nothing.png", QUESTION, "--debug")
+    assert done.exit_code == 1
+    assert type(done.exception).__name__ == "InputError"
+
+
+def test_offline(run, cats, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    assert run(cats, QUESTION, "--offline").exit_code == 0
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"qvl-attn {__version__}\n")
+
+
+def test_control_characters_never_reach_the_terminal(run, cats):
+    question = "how many \x1b[31mcats\x07\u202e?</script><img onerror=x>[red]"
+    done = run(cats, question)
+    assert done.exit_code == 0
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr)
+    assert "</script><img onerror=x>[red]" in done.stdout
+    folder = Path(dict(line.split(": ", 1) for line in done.stdout.splitlines())["overlay"]).parent
+    assert Result.load(folder).question == question
+
+
+@pytest.mark.parametrize(
+    ("media", "words"),
+    [
+        ("missing.png", ["missing.png"]),
+        (".", ["directory"]),
+        ("https://example.org/cat.png", ["download"]),
+        ("clip.mp4", ["qvl-attn video"]),
+    ],
+)
+def test_media_that_are_no_picture(run, media, words):
+    Path("clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    fails(run(media, QUESTION), 2, *words)
+
+
+@pytest.mark.parametrize("question", ["", "   ", "how many <|image_pad|> cats?"])
+def test_questions_that_are_refused(run, cats, question):
+    fails(run(cats, question), 2, "question")
+
+
+def test_all_questions_are_checked_before_the_first_is_asked(run, cats):
+    fails(run(cats, QUESTION, "how many <|im_end|>?"), 2, "command")
+    assert not list(Path("qvl-attn-out").iterdir())
+
+
+def test_the_default_model_is_never_replaced_in_silence(run, cats, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    done = run(cats, QUESTION, "--offline", model="Qwen/Qwen2.5-VL-3B-Instruct")
+    fails(done, 1, "hf download Qwen/Qwen2.5-VL-3B-Instruct", "--model demo")
+
+
+def command(*args, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "qvl_attn", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def test_a_real_process_by_module_name(cats, tmp_path):
+    process = command("ask", cats, QUESTION, "-m", "demo", "-q", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (0, f"{COUNT}\n", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_what_is_finished(cats, tmp_path, number, code):
+    """Two hundred questions, stopped after the second: whole folders stay, drafts do not."""
+    lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
+    out = tmp_path / "qvl-attn-out"
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cats-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    folders = list(out.iterdir())
+    assert 2 <= len(folders) < 200
+    assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)
+
+
+def test_a_killed_run_leaves_only_whole_results(cats, tmp_path):
+    lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
+    out = tmp_path / "qvl-attn-out"
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cats-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    for folder in out.glob("cats-*"):
+        assert Result.load(folder).answer
+
+
+def test_two_runs_in_one_folder(cats, tmp_path):
+    processes = [command("ask", cats, QUESTION, "-m", "demo", "-q", cwd=tmp_path) for _ in range(2)]
+    done = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    assert [code for _, code in done] == [0, 0], done
+    (folder,) = (tmp_path / "qvl-attn-out").iterdir()
+    assert Result.load(folder).answer == COUNT

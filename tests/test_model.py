@@ -1,0 +1,211 @@
+"""Models that can be had and models that cannot; memory that does not suffice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from qvl_attn import Analyzer
+from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.media import load_picture
+from qvl_attn.memory import forward_bytes, on_device
+from qvl_attn.model import DEFAULT_MODEL, _DEMO, choose_placement, find_checkpoint, load_config
+from qvl_attn.result import Settings
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A copy of the embedded checkpoint to be spoilt."""
+    folder = tmp_path / "model"
+    shutil.copytree(_DEMO, folder)
+    return folder
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_folder_is_loaded_as_the_embedded_model_is(checkpoint, cats, demo):
+    assert Analyzer.load(str(checkpoint)).ask(cats, "how many cats?").answer == demo.ask(cats, "how many cats?").answer
+
+
+def test_another_architecture_is_named(checkpoint):
+    edit_config(checkpoint, model_type="llava")
+    with pytest.raises(ModelError, match=r"'llava'.*Qwen2\.5-VL"):
+        Analyzer.load(str(checkpoint))
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes"])
+def test_a_quantised_checkpoint_is_named(checkpoint, method):
+    edit_config(checkpoint, quantization_config={"quant_method": method})
+    with pytest.raises(ModelError, match=method):
+        Analyzer.load(str(checkpoint))
+
+
+def test_pickled_weights_are_not_loaded(checkpoint):
+    weights = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(weights, checkpoint / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        Analyzer.load(str(checkpoint))
+
+
+def test_a_missing_shard_is_named(checkpoint):
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
+    with pytest.raises(ModelError, match=r"model-2\.safetensors is missing"):
+        Analyzer.load(str(checkpoint))
+
+
+def test_a_missing_weight_is_named_and_never_made_up(checkpoint):
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(name for name in weights if "q_proj.weight" in name)
+    del weights[name]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="1 weights are missing"):
+        _ = Analyzer.load(str(checkpoint)).model
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_broken_weights(checkpoint, content):
+    (checkpoint / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError):
+        _ = Analyzer.load(str(checkpoint)).model
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff"])
+def test_broken_files_of_a_checkpoint(checkpoint, file, content):
+    if content is None:
+        (checkpoint / file).unlink()
+    else:
+        (checkpoint / file).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        Analyzer.load(str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nothing-there", "a/b/c", "../x/y", "https://x/y", "", "a b/c"])
+def test_names_that_are_no_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, ModelError), match="model"):
+        find_checkpoint(name, offline=True)
+
+
+def test_what_is_not_cached_and_may_not_be_fetched():
+    with pytest.raises(ModelError, match="hf download someone/never-heard-of --revision v2"):
+        find_checkpoint("someone/never-heard-of", "v2", offline=True)
+
+
+def test_a_model_from_the_cache_needs_no_network(checkpoint, tmp_path, monkeypatch):
+    """The cache's layout, made by hand: refs/main names a commit, snapshots/<commit> holds the files."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "cache" / "models--someone--small-vl"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    shutil.copytree(checkpoint, repo / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    found = find_checkpoint("someone/small-vl", offline=True)
+    assert (found.name, found.revision) == ("someone/small-vl", commit)
+    (repo / "snapshots" / commit / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="hf download"):
+        find_checkpoint("someone/small-vl", offline=True)
+
+
+def test_the_fingerprint_follows_the_weights(checkpoint):
+    before = find_checkpoint(str(checkpoint)).revision
+    assert before == find_checkpoint("demo").revision
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert find_checkpoint(str(checkpoint)).revision != before
+
+
+def test_placement_on_a_cpu(monkeypatch):
+    config = load_config(find_checkpoint("demo"))
+    size = choose_placement(config, "cpu").weight_bytes
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def free(count):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("memory", (), {"available": count})())
+
+    free(2 * size)
+    assert choose_placement(config).dtype == "float32"
+    free(size - 1)
+    assert choose_placement(config).dtype == "bfloat16"
+    with pytest.raises(MemoryLimitError, match="do not fit"):
+        choose_placement(config, dtype="float32")
+    free(size // 2 - 1)
+    with pytest.raises(MemoryLimitError, match="do not fit"):
+        choose_placement(config)
+
+
+def test_placement_counts_the_real_weights(demo):
+    assert demo.placement.weight_bytes == sum(p.numel() * 4 for p in demo.model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bits_are_served_and_warned_of(cats, dtype):
+    lines = []
+    analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", say=lines.append)
+    result = analyzer.ask(cats, "how many cats?")
+    assert result.answer
+    assert result.provenance.dtype == dtype
+    assert any("16 bits" in line for line in lines)
+    assert analyzer.model.dtype == getattr(torch, dtype)
+
+
+def test_device_map(cats, demo):
+    analyzer = Analyzer.load("demo", device_map="auto", dtype="float32")
+    result = analyzer.ask(cats, "how many cats?")
+    assert result.answer == demo.ask(cats, "how many cats?").answer
+    assert result.provenance.device == "auto"
+
+
+def test_a_prompt_longer_than_the_context(demo, tmp_path):
+    Image.new("RGB", (1400, 1400)).save(tmp_path / "large.png")
+    picture = load_picture(tmp_path / "large.png")
+    with pytest.raises(InputError, match=r"context is 4096.*--max-pixels (\d+) fits") as caught:
+        demo.check([picture], "how many cats?", Settings(max_pixels=4_000_000, max_new_tokens=3000))
+    fits = int(caught.value.hint.split()[1])
+    prompt = demo.check([picture], "how many cats?", Settings(max_pixels=fits, max_new_tokens=3000))
+    assert prompt.length + 3000 <= 4096
+    assert prompt.length + 3000 > 4096 - 120, "and not much smaller than need be"
+
+
+def test_an_estimate_over_the_memory(demo, tmp_path, monkeypatch):
+    Image.new("RGB", (980, 980)).save(tmp_path / "large.png")
+    picture = load_picture(tmp_path / "large.png")
+    prompt = demo.check([picture], "how many cats?", Settings())
+    patches = 4 * prompt.grids[0].cells
+    needed = forward_bytes(demo.config, prompt.length + 128, patches, 4)
+    monkeypatch.setattr("qvl_attn.memory.free_bytes", lambda placement: needed // 3)
+    with pytest.raises(MemoryLimitError, match=r"--max-pixels (\d+) fits") as caught:
+        demo.ask(picture, "how many cats?")
+    fits = int(caught.value.hint.split()[1])
+    smaller = demo.ask(picture, "how many cats?", max_pixels=fits)
+    assert 0.3 < smaller.capture.grids[0].cells / prompt.grids[0].cells < 1
+
+
+def test_out_of_memory_is_one_line(demo):
+    def run(fault):
+        with on_device(demo.placement, 77):
+            fault()
+
+    with pytest.raises(MemoryLimitError, match=r"77 tokens.*--max-pixels"):
+        run(lambda: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+    with pytest.raises(RuntimeError, match="size"):
+        run(lambda: torch.ones(2) @ torch.ones(3))
+
+
+def test_the_default_is_the_3b():
+    assert DEFAULT_MODEL == "Qwen/Qwen2.5-VL-3B-Instruct"

@@ -1,0 +1,171 @@
+"""Inputs against the model card's recipe; token roles with the genuine Qwen2.5-VL vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recipe import recipe
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.media import load_picture
+from qvl_attn.prompt import answer_tokens, build_prompt, chat_messages
+from qvl_attn.result import Settings
+from qvl_attn.select import words
+
+QUESTIONS = [
+    "how many cats?",
+    "What's the colour of the cat's eyes, and why?",
+    "图中有几只猫？",
+    "有几只🐈‍⬛和👩🏽‍🚀在this picture里?",
+    "user",
+    "assistant\n<tool>\n",
+    "  spaces  around  ",
+    "é decomposed: e\u0301, ligature ﬁ, 전각 ｆｕｌｌ",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 🏳️‍🌈🏳️‍🌈",
+    "You are a helpful assistant.",
+]
+
+
+def span_of(processor, ids, question):
+    """Where the question's ids stand, found by decoding alone."""
+    fits = [
+        (start, stop)
+        for start in range(len(ids))
+        for stop in range(start + 1, len(ids) + 1)
+        if processor.tokenizer.decode(ids[start:stop]) == question
+    ]
+    return max(fits)
+
+
+@pytest.mark.parametrize("text_first", [False, True], ids=["picture first", "text first"])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_question_tokens(genuine, make_picture, question, text_first):
+    path = make_picture(84, 56)
+    media = [load_picture(path)]
+    messages = chat_messages(media, question)
+    if text_first:
+        messages[-1]["content"].reverse()
+    prompt = build_prompt(genuine.processor, messages, media, 2)
+    ids = prompt.inputs["input_ids"][0].tolist()
+    want = recipe(genuine.processor, [path], question, text_first=text_first)
+    assert ids == want["input_ids"][0].tolist()
+
+    positions = prompt.positions("question")
+    assert list(positions) == list(range(positions[0], positions[-1] + 1))
+    decoded = genuine.processor.tokenizer.decode([ids[i] for i in positions])
+    # The tokenizer composes characters (NFC) before it cuts them into tokens.
+    import unicodedata
+
+    assert decoded == unicodedata.normalize("NFC", question)
+    if text_first:
+        assert positions[-1] < prompt.grids[0].start
+    else:
+        assert positions[0] == prompt.grids[0].stop + 1
+    assert prompt.positions("last") == (len(ids) - 1,)
+    assert prompt.positions("vision") == tuple(np.flatnonzero(want["mm_token_type_ids"][0] == 1))
+    system = genuine.processor.tokenizer.decode([ids[i] for i in prompt.positions("system")])
+    assert system == "You are a helpful assistant."
+
+
+def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
+    media = [load_picture(make_picture(84, 56))]
+    question = "is 🐈‍⬛ here? 🐈‍⬛"
+    prompt = genuine.check(media, question, Settings(query="text:🐈"))
+    pieces = [token for token in prompt.tokens if token.role == "question" and token.span[0] == question.index("🐈")]
+    assert len(pieces) > 1, "one emoji is several tokens in this vocabulary"
+    found = [word for word in words(prompt.tokens, question, "question") if word.text.startswith("🐈")]
+    assert set(found[0].positions) >= {token.position for token in pieces}
+
+
+@pytest.mark.parametrize("sizes", [[(252, 140)], [(640, 480), (100, 333)], [(30, 20)], [(1, 1)], [(2000, 1100)]])
+def test_inputs_equal_the_recipe(genuine, make_picture, sizes):
+    paths = [make_picture(*size, name=f"{i}.png", seed=i) for i, size in enumerate(sizes)]
+    prompt = genuine.check([load_picture(path) for path in paths], "图中有几只猫？", Settings())
+    want = recipe(genuine.processor, paths, "图中有几只猫？")
+    assert set(prompt.inputs) == set(want)
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw", "pixel_values"):
+        assert torch.equal(prompt.inputs[name], want[name]), name
+    assert [grid.grid_thw for grid in prompt.grids] == [tuple(grid) for grid in want["image_grid_thw"].tolist()]
+
+
+def test_transparency_is_white_as_in_the_recipe(demo, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (84, 112, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    prompt = demo.check([load_picture(tmp_path / "a.png")], "how many cats?", Settings())
+    from qwen_vl_utils.vision_process import to_rgb
+
+    to_rgb(Image.open(tmp_path / "a.png")).save(tmp_path / "b.png")
+    want = recipe(demo.processor, [tmp_path / "b.png"], "how many cats?")
+    assert torch.equal(prompt.inputs["pixel_values"], want["pixel_values"])
+
+
+def test_pixel_limits(genuine, make_picture):
+    media = [load_picture(make_picture(560, 280))]
+    usual = genuine.check(media, "?", Settings()).grids[0]
+    small = genuine.check(media, "?", Settings(max_pixels=56 * 1000)).grids[0]
+    large = genuine.check(media, "?", Settings(min_pixels=1000 * 1000)).grids[0]
+    assert usual.shape == (1, 10, 20)
+    assert small.cells * 784 <= 56_000 < usual.cells * 784
+    assert large.cells * 784 >= 1_000_000
+    # The embedded processor's own maximum is smaller than what is asked for here.
+    with pytest.raises(InputError, match="above"):
+        genuine.check(media, "?", Settings(min_pixels=10_000, max_pixels=9_000))
+    with pytest.raises(InputError, match="one cell"):
+        genuine.check(media, "?", Settings(max_pixels=3))
+
+
+def test_max_pixels_overrides_the_processors_own(demo, make_picture):
+    media = [load_picture(make_picture(1400, 1120))]
+    assert demo.check(media, "?", Settings()).grids[0].cells * 784 <= 1_003_520
+    assert demo.check(media, "?", Settings(max_pixels=1400 * 1120)).grids[0].shape == (1, 40, 50)
+
+
+def test_system_prompt(genuine, make_picture):
+    media = [load_picture(make_picture(84, 56))]
+    prompt = genuine.check(media, "what?", Settings(system="Answer in one word."))
+    ids = prompt.inputs["input_ids"][0]
+    assert genuine.processor.tokenizer.decode(ids[list(prompt.positions("system"))]) == "Answer in one word."
+    assert "helpful" not in genuine.processor.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("where", ["question", "system", "answer"])
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<tool_call>"])
+def test_control_tokens_are_refused(genuine, make_picture, token, where):
+    media = [load_picture(make_picture(84, 56))]
+    question = f"how many {token} cats?" if where == "question" else "how many?"
+    settings = Settings(**({where: f"a {token} b"} if where != "question" else {}))
+    with pytest.raises(InputError, match="command"):
+        genuine.check(media, question, settings)
+
+
+@pytest.mark.parametrize("question", ["", "  \n", "\ud800", "\ue000"])
+def test_questions_that_are_no_text(genuine, make_picture, question):
+    with pytest.raises(InputError):
+        genuine.check([load_picture(make_picture(84, 56))], question, Settings())
+
+
+def test_a_template_that_changes_the_question_is_an_error(demo, make_picture):
+    media = [load_picture(make_picture(84, 56))]
+    before = demo.processor.chat_template
+    demo.processor.chat_template = before.replace("content['text']", "content['text'] | upper")
+    try:
+        with pytest.raises(CaptureError, match="template"):
+            demo.check(media, "how many cats?", Settings())
+    finally:
+        demo.processor.chat_template = before
+
+
+@pytest.mark.parametrize("text", ["three", "有三只🐈‍⬛。", "a b\nc", "👩🏽‍🚀", ""])
+def test_answer_tokens_cover_their_text(genuine, text):
+    tokenizer = genuine.processor.tokenizer
+    ids = [*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    tokens, got = answer_tokens(tokenizer, ids, 100)
+    assert got == text
+    assert [token.position for token in tokens] == list(range(100, 100 + len(ids)))
+    assert tokens[-1].role == "template"
+    spans = [token.span for token in tokens[:-1]]
+    covered = {i for start, stop in spans for i in range(start, stop)}
+    assert covered == set(range(len(text)))
+    assert "".join(word.text for word in words(tokens, text, "answer")) == "".join(text.split())

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qvl_attn.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.store import check_writable, read_json, read_npz, slug, whole_folder, write_json, write_npz
+
+
+@given(st.text(max_size=400))
+def test_a_slug_is_a_safe_name(text):
+    name = slug(text)
+    assert 0 < len(name.encode()) <= 41
+    assert not set(name) & set('/\\:*?"<>|. \0\n')
+    assert name.lower() not in ("con", "nul", "aux", "prn", "com1", "lpt9")
+    assert slug(name) == name or name.endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("how many cats?", "how-many-cats"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("CON", "con-"),
+        ("🐈", "x"),
+        ("", "x"),
+        ("图中有几只猫？", "图中有几只猫"),
+    ],
+)
+def test_slugs(text, name):
+    assert slug(text) == name
+
+
+def fill(folder: Path) -> None:
+    write_npz(folder / "a.npz", {"a": np.arange(3)})
+    write_json(folder / "result.json", {"a": "猫", "b": 1.5})
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "out" / "one"
+    with whole_folder(target, overwrite=False) as draft:
+        fill(draft)
+        assert not target.exists()
+    assert read_json(target / "result.json") == {"a": "猫", "b": 1.5}
+    assert read_npz(target / "a.npz")["a"].tolist() == [0, 1, 2]
+    assert os.listdir(target.parent) == ["one"]
+    assert target.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_fault_half_way_leaves_the_old_result_whole(tmp_path, fault):
+    target = tmp_path / "one"
+    with whole_folder(target, overwrite=False) as draft:
+        fill(draft)
+
+    def break_off():
+        with whole_folder(target, overwrite=True) as draft:
+            (draft / "half").write_text("")
+            raise fault
+
+    with pytest.raises(fault):
+        break_off()
+    assert os.listdir(tmp_path) == ["one"]
+    assert sorted(os.listdir(target)) == ["a.npz", "result.json"]
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    target = tmp_path / "one"
+    with whole_folder(target, overwrite=False) as draft:
+        fill(draft)
+
+    def again(overwrite):
+        with whole_folder(target, overwrite=overwrite) as draft:
+            write_json(draft / "result.json", {"new": True})
+
+    with pytest.raises(ResultExistsError, match="--overwrite"):
+        again(overwrite=False)
+    assert read_json(target / "result.json")["a"] == "猫"
+    again(overwrite=True)
+    assert read_json(target / "result.json") == {"new": True}
+    assert os.listdir(tmp_path) == ["one"]
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """A file size limit of the real kernel stands in for the end of the disk."""
+    resource = pytest.importorskip("resource")
+    target = tmp_path / "one"
+    with whole_folder(target, overwrite=False) as draft:
+        fill(draft)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write_much():
+        with whole_folder(target, overwrite=True) as draft:
+            write_npz(draft / "a.npz", {"a": np.random.default_rng(0).random(200_000)})
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StoreError, match="nothing was changed"):
+            write_much()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == ["one"]
+    assert read_json(target / "result.json")["a"] == "猫"
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--out"):
+        check_writable(tmp_path / "file")
+    with pytest.raises(InputError, match="--out"):
+        check_writable(tmp_path / "file" / "deeper")
+    check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_a_read_only_folder(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    changed = hasattr(os, "geteuid") and os.geteuid() == 0
+    if changed:
+        tmp_path.chmod(0o755)
+        for parent in tmp_path.parents:
+            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o111)
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            check_writable(folder)
+    finally:
+        if changed:
+            os.seteuid(0)
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+
+
+def test_arrays_of_objects_are_neither_written_nor_read(tmp_path):
+    with pytest.raises(ValueError, match=r"[Oo]bject"):
+        write_npz(tmp_path / "a.npz", {"a": np.array([{}])})
+    np.savez(tmp_path / "b.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(StoreError, match="arrays"):
+        read_npz(tmp_path / "b.npz")
+
+
+def test_an_archive_that_would_unpack_to_much(tmp_path, monkeypatch):
+    write_npz(tmp_path / "a.npz", {"a": np.zeros(10**6)})
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    monkeypatch.setattr("qvl_attn.store.MAX_NPZ_BYTES", 10**6)
+    with pytest.raises(StoreError, match="unpack"):
+        read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
+def test_what_is_no_archive(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(StoreError, match="arrays"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_an_archive_with_damaged_contents(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY broken")
+    with pytest.raises(StoreError, match="arrays"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_what_is_no_json_object(tmp_path):
+    with pytest.raises(StoreError, match="no complete result"):
+        read_json(tmp_path / "result.json")
+    for content in (b"\xff", b"{", json.dumps([1]).encode()):
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(StoreError, match="JSON"):
+            read_json(tmp_path / "a.json")
