@@ -55,7 +55,7 @@ class Analyzer:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
-        self.processor = load_processor(checkpoint)
+        self.processor = load_processor(checkpoint, config)
         self._say = say
 
     @classmethod

@@ -158,20 +158,32 @@ def load_config(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name} is quantised ({method}), which has not been tried here and is refused",
             "take the checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
         )
-    return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    except Exception as error:  # a broken file makes the libraries raise anything
+        raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {_line(error)}") from error
 
 
-def load_processor(checkpoint: Checkpoint) -> Any:
-    """Read tokenizer, chat template and picture settings.
+def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
+    """Read tokenizer, chat template and picture settings, and check that they belong to the model.
 
     Raises:
-        ModelError: files are missing or broken.
+        ModelError: files are missing, broken, or another model's.
     """
     try:
-        return AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {line}") from None
+        processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    except Exception as error:  # a broken file makes the libraries raise anything
+        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {_line(error)}") from error
+    if image_token is None or image_token != config.image_token_id:
+        raise ModelError(f"{checkpoint.name}: its tokenizer has no {processor.image_token} where the model expects it")
+    if not processor.chat_template:
+        raise ModelError(f"{checkpoint.name}: it has no chat template")
+    return processor
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def choose_placement(
@@ -240,9 +252,8 @@ def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
         raise MemoryLimitError(
             f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
         ) from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {line}") from None
+    except Exception as error:  # a broken file makes the libraries raise anything
+        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {_line(error)}") from error
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if absent:
         raise ModelError(f"{checkpoint.name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")

@@ -48,25 +48,13 @@ class DrawnResult:
 
         own = _layer_panels(result)
         shared = _on_one_scale(own)
-        asked = _query_words(result, self.headline[0])
-        yield (
-            "layers.png",
-            sheet(
-                pictures,
-                own,
-                title_lines=[*self._title(), f"{asked}, a layer at a time, each on its own scale"],
-                drawing=drawing,
-            ),
-        )
-        yield (
-            "layers_shared.png",
-            sheet(
-                pictures,
-                shared,
-                title_lines=[*self._title(), f"{asked}, a layer at a time, all on one scale"],
-                drawing=drawing,
-            ),
-        )
+        asked = f"{_query_words(result, self.headline[0])} · mean of all heads"
+        for name, panels, scale in (
+            ("layers", own, "each on its own scale"),
+            ("layers_shared", shared, "all on one scale"),
+        ):
+            lines = [*self._title(), f"{asked} · a layer at a time, {scale}"]
+            yield f"{name}.png", sheet(pictures, panels, title_lines=lines, drawing=drawing)
         for panel in own if drawing.scale == "layer" else shared:
             (layer,) = panel.maps[0].layers
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
@@ -76,8 +64,10 @@ class DrawnResult:
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers = describe(self.headline[0].layers)
-        title = f"each word of the question, and what produced each word of the answer · layers {layers}{cap}"
+        layers = _layer_words(self.headline[0])
+        title = (
+            f"each word of the question, and what produced each word of the answer · {layers}, mean of all heads{cap}"
+        )
         yield "tokens.png", sheet(pictures, words, title_lines=[*self._title(), title], drawing=drawing)
 
     def _title(self) -> list[str]:
@@ -107,8 +97,8 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
     missing = undrawable(result.question + result.answer + (result.supplied_answer or ""))
     if missing:
         notes.append(
-            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font that has it "
-            "(such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
+            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
+            "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
     return DrawnResult(result, drawing, result.heatmaps(), tuple(notes))
 
@@ -117,11 +107,15 @@ def _headline_caption(result: Result, one: HeatMap) -> list[str]:
     made = result.provenance
     heads = f"mean of all {made.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
     chosen = "" if result.settings.layers or "." in (result.settings.heads or "") else " (50 to 85 % of the depth)"
-    layers = f"layers {describe(one.layers)} of 0-{made.layer_count - 1}{chosen}"
+    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{chosen}"
     return [
         f"{_query_words(result, one)} · {layers} · {heads}",
         f"{made.model} · {made.attention} attention in {made.dtype}",
     ]
+
+
+def _layer_words(one: HeatMap) -> str:
+    return f"layer{'s' if len(one.layers) > 1 else ''} {describe(one.layers)}"
 
 
 def _query_words(result: Result, one: HeatMap) -> str:

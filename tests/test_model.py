@@ -15,7 +15,7 @@ from qvl_attn import Analyzer
 from qvl_attn.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.media import load_picture
 from qvl_attn.memory import forward_bytes, on_device
-from qvl_attn.model import DEFAULT_MODEL, _DEMO, choose_placement, find_checkpoint, load_config
+from qvl_attn.model import _DEMO, DEFAULT_MODEL, choose_placement, find_checkpoint, load_config
 from qvl_attn.result import Settings
 
 

@@ -60,7 +60,7 @@ def bright(genuine_folder):
 
 
 def paint(path, size_px, grid, cell, orientation=1):
-    """A black picture with one white cell; `grid` (rows, columns); stored turned as a camera with that EXIF tag does."""
+    """A black picture with one white cell of `grid` (rows, columns); stored turned, as that EXIF tag says."""
     (width, height), (rows, columns) = size_px, grid
     row, column = cell
     pixels = np.zeros((height, width, 3), dtype=np.uint8)

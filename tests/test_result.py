@@ -66,7 +66,7 @@ def test_the_schema(saved, result):
     with np.load(saved / "attention.npz", allow_pickle=False) as arrays:
         L, H, Q, V = arrays["weights_by_head"].shape
         M = 2
-        assert (L, H, M) == (4, 4, len(arrays["grid_thw"]))
+        assert (4, 4, len(arrays["grid_thw"])) == (L, H, M)
         shapes = {
             "weights": ((L, Q, V), "float32"),
             "weights_by_head": ((L, H, Q, V), "float32"),

@@ -38,6 +38,10 @@ def test_slugs(text, name):
     assert slug(text) == name
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def fill(folder: Path) -> None:
     write_npz(folder / "a.npz", {"a": np.arange(3)})
     write_json(folder / "result.json", {"a": "猫", "b": 1.5})
@@ -50,7 +54,7 @@ def test_a_folder_appears_whole(tmp_path):
         assert not target.exists()
     assert read_json(target / "result.json") == {"a": "猫", "b": 1.5}
     assert read_npz(target / "a.npz")["a"].tolist() == [0, 1, 2]
-    assert os.listdir(target.parent) == ["one"]
+    assert names(target.parent) == ["one"]
     assert target.stat().st_mode & 0o777 == 0o777 & ~_umask()
 
 
@@ -73,8 +77,8 @@ def test_a_fault_half_way_leaves_the_old_result_whole(tmp_path, fault):
 
     with pytest.raises(fault):
         break_off()
-    assert os.listdir(tmp_path) == ["one"]
-    assert sorted(os.listdir(target)) == ["a.npz", "result.json"]
+    assert names(tmp_path) == ["one"]
+    assert names(target) == ["a.npz", "result.json"]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):
@@ -91,7 +95,7 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert read_json(target / "result.json")["a"] == "猫"
     again(overwrite=True)
     assert read_json(target / "result.json") == {"new": True}
-    assert os.listdir(tmp_path) == ["one"]
+    assert names(tmp_path) == ["one"]
 
 
 def test_a_disk_that_is_full(tmp_path):
@@ -112,7 +116,7 @@ def test_a_disk_that_is_full(tmp_path):
             write_much()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == ["one"]
+    assert names(tmp_path) == ["one"]
     assert read_json(target / "result.json")["a"] == "猫"
 
 
