@@ -16,6 +16,7 @@ from PIL import Image
 
 from qvl_attn import lettering, render
 from qvl_attn.lettering import Color, line_height_px
+from qvl_attn.plain import plain
 from qvl_attn.render import Picture
 from qvl_attn.types import Drawing, FloatArray, HeatMap, Scale
 
@@ -118,7 +119,7 @@ def headline(
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))
 
-    spoken = lettering.plain(answer).strip()
+    spoken = plain(answer).strip()
     above = [
         _paragraph(question, width, large, INK),
         _paragraph(spoken or "(no answer)", width, large, ACCENT if spoken else GREY),

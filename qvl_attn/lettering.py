@@ -20,6 +20,7 @@ from typing import cast
 from PIL import Image, ImageDraw, ImageFont
 
 from qvl_attn.errors import InputError
+from qvl_attn.plain import plain
 
 Color = tuple[int, int, int]
 
@@ -75,7 +76,6 @@ _FAMILIES = (
 )
 
 _STAND_INS = {"×": "x", "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-"}
-_VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 _CJK = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 _OPENING = "（《「『【〈“‘"
@@ -83,24 +83,6 @@ _CLOSING = "）》」』】〉”’，。、！？：；…"
 # What a line may break between: spaces, ideographs with the punctuation that clings to them, words. No word
 # is longer than 40 characters here, so that a mile of text without a space still wraps.
 _PIECES = re.compile(rf"\s+|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^\s{_CJK}]{{1,40}}")
-
-
-def plain(text: str) -> str:
-    """Text that is safe to print and to draw: no control or format characters, every white space a space.
-
-    Bidirectional marks, zero-width joiners, variation selectors and the ESC of terminal sequences go; half a
-    surrogate pair becomes U+FFFD; what can be composed is (NFC).
-    """
-    kept = []
-    for char in unicodedata.normalize("NFC", _VARIATION_SELECTORS.sub("", text)):
-        category = unicodedata.category(char)
-        if char.isspace() or category[0] == "Z":
-            kept.append(" ")
-        elif category == "Cs":
-            kept.append("\ufffd")
-        elif category not in ("Cc", "Cf"):
-            kept.append(char)
-    return "".join(kept)
 
 
 def undrawable(text: str) -> str:

@@ -447,3 +447,41 @@ def test_two_runs_in_one_folder(cats, tmp_path):
     assert [code for _, code in done] == [0, 0], done
     (folder,) = (tmp_path / "qvl-attn-out").iterdir()
     assert Result.load(folder).answer == COUNT
+
+
+# Thirty odd, whole photographs in the quick suite, all files in the slow one.
+def _all_files(folder):
+    return [path for path in sorted((folder / "images").rglob("*")) if path.is_file() and path.suffix != ".json"]
+
+
+def _passes(run, path):
+    done = run(path, QUESTION, "--max-pixels", 60_000, "--draw-size", 256, "--json")
+    if done.exit_code:
+        fails(done, 2, path.name)
+        return False
+    assert Path(json.loads(done.stdout)["overlay"]).exists()
+    return True
+
+
+def test_odd_and_broken_files_give_an_answer_or_one_clear_line(run, shared_data):
+    files = [
+        path for path in _all_files(shared_data) if path.parent.name in ("corrupt", "demo", "palette", "cmyk", "alpha")
+    ]
+    answered = sum(_passes(run, path) for path in files)
+    assert 10 < answered < len(files) - 10
+
+
+@pytest.mark.slow
+def test_every_file_gives_an_answer_or_one_clear_line(run, shared_data):
+    files = _all_files(shared_data)
+    answered = sum(_passes(run, path) for path in files)
+    print(f"{answered} of {len(files)} answered")
+    assert 80 < answered < len(files) - 10
+
+
+def test_a_broken_tiff_gives_one_line_though_libtiff_writes_its_own(shared_data, tmp_path):
+    path = shared_data / "images" / "corrupt" / "crash-4f085cc12ece8cde18758d42608bed6a2a2cfb1c.tif"
+    process = command("ask", path, QUESTION, "-m", "demo", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert len([line for line in err.splitlines() if not line.startswith("hint: ")]) == 1, err

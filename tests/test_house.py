@@ -19,8 +19,9 @@ PURE = {
     "grid": {"types", "errors"},
     "reduce": {"types", "errors", "select", "grid", "render"},
     "render": {"types", "errors"},
-    "lettering": {"types", "errors"},
-    "figures": {"types", "errors", "render", "lettering"},
+    "plain": set(),
+    "lettering": {"errors", "plain"},
+    "figures": {"types", "errors", "render", "lettering", "plain"},
     "store": {"types", "errors"},
     "media": {"types", "errors"},
 }

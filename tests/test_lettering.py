@@ -6,6 +6,7 @@ from PIL import Image, ImageFont
 
 from qvl_attn import lettering
 from qvl_attn.errors import InputError
+from qvl_attn.plain import plain
 
 CHINESE = "图中有几只猫？"
 INK = (0, 0, 0)
@@ -45,11 +46,11 @@ def ink(text, size_px=20):
     ],
 )
 def test_plain(text, expected):
-    assert lettering.plain(text) == expected
+    assert plain(text) == expected
 
 
 def test_plain_leaves_no_control_character_of_all_unicode():
-    cleaned = lettering.plain("".join(map(chr, range(0x20000))))
+    cleaned = plain("".join(map(chr, range(0x20000))))
     assert not {"Cc", "Cf", "Cs"} & {unicodedata.category(char) for char in cleaned}
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl_attn.cli.console import faults, go_offline, harmless, hush_libraries, say
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, libraries_in_c_hushed, say
 from qvl_attn.errors import InputError, ResultExistsError
+from qvl_attn.plain import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -141,7 +142,8 @@ def ask(
         from qvl_attn.media import load_picture
         from qvl_attn.store import check_writable
 
-        pictures = [load_picture(path) for path in (media, *(image or []))]
+        with libraries_in_c_hushed():
+            pictures = [load_picture(path) for path in (media, *(image or []))]
         drawing = _drawing(colormap, alpha, interp, blur, scale, top_percent, draw_size)
         check_writable(out)
 
@@ -237,13 +239,13 @@ def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: 
         typer.echo(json.dumps(_summary(result, folder, reused), ensure_ascii=False, allow_nan=False))
         return
     if quiet:
-        typer.echo(harmless(result.answer))
+        typer.echo(plain(result.answer))
         return
-    typer.echo(f"question: {harmless(result.question)}")
-    typer.echo(f"answer: {harmless(result.answer)}")
+    typer.echo(f"question: {plain(result.question)}")
+    typer.echo(f"answer: {plain(result.answer)}")
     if result.supplied_answer is not None:
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
-        typer.echo(f"supplied answer: {harmless(result.supplied_answer)}")
+        typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
     for name in FILES:
         typer.echo(f"{name.removesuffix('.png')}: {folder / name}")

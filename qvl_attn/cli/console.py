@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -16,22 +16,14 @@ from rich.console import Console
 from rich.text import Text
 
 from qvl_attn.errors import QvlAttnError
+from qvl_attn.plain import plain
 
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def harmless(text: str) -> str:
-    """Text of users, models and files without what a terminal would obey: control characters and bidi marks."""
-    return "".join(
-        " " if character in "\n\t" else character
-        for character in text
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
-    )
-
-
 def say(message: str) -> None:
     """A line of progress on stderr."""
-    _stderr.print(Text(harmless(message), style="dim"))
+    _stderr.print(Text(plain(message), style="dim"))
 
 
 def hush_libraries(*, bars: bool) -> None:
@@ -52,6 +44,20 @@ def go_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+@contextmanager
+def libraries_in_c_hushed() -> Iterator[None]:
+    """Keep off the terminal what C libraries write to it by themselves (libtiff on a broken file)."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -65,9 +71,9 @@ def faults(*, debug: bool) -> Iterator[None]:
     except QvlAttnError as error:
         if debug:
             raise
-        _stderr.print(Text.assemble(("error: ", "bold red"), harmless(error.message)))
+        _stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
         if error.hint:
-            _stderr.print(Text.assemble(("hint: ", "bold"), harmless(error.hint)))
+            _stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
         raise typer.Exit(error.exit_code) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,26 @@
+"""Text of users, models and files made safe for a terminal and for drawing."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+
+def plain(text: str) -> str:
+    """Text that is safe to print and to draw: no control or format characters, every white space a space.
+
+    Bidirectional marks, zero-width joiners, variation selectors and the ESC of terminal sequences go; half a
+    surrogate pair becomes U+FFFD; what can be composed is (NFC).
+    """
+    kept = []
+    for char in unicodedata.normalize("NFC", _VARIATION_SELECTORS.sub("", text)):
+        category = unicodedata.category(char)
+        if char.isspace() or category[0] == "Z":
+            kept.append(" ")
+        elif category == "Cs":
+            kept.append("\ufffd")
+        elif category not in ("Cc", "Cf"):
+            kept.append(char)
+    return "".join(kept)
