@@ -4,4 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_environment ""
-exec .venv/bin/qvl-attn ask qvl_attn/demo/pictures/cats.png "how many cats?" --model demo "$@"
+# The last prompt token over all layers: where the four layers of the embedded model ground best.
+exec .venv/bin/qvl-attn ask qvl_attn/demo/pictures/cats.png "how many cats?" \
+    --model demo --query last --layers all "$@"
