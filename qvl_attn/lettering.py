@@ -194,10 +194,19 @@ def _covers(path: str, char: str) -> bool:
     """Whether what a font draws is neither nothing nor what it draws for U+10FFFF, which no font has."""
     if char == " ":
         return True
-    # Without shaping: it would put a dotted circle beside a lone mark, which then looks like a glyph of its own.
-    font = _font(path, 24).font_variant(layout_engine=ImageFont.Layout.BASIC)
+    font = _unshaped(path)
     mask, missing = font.getmask(char), font.getmask("\U0010ffff")
     return mask.getbbox() is not None and (mask.size, bytes(mask)) != (missing.size, bytes(missing))
+
+
+@cache
+def _unshaped(path: str) -> ImageFont.FreeTypeFont:
+    """Without shaping, which would put a dotted circle beside a lone mark: that looks like a glyph of its own."""
+    font = _font(path, 24)
+    if path == BUNDLED:
+        return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
+    # Before Pillow 13 a font's variant keeps its layout engine whatever is asked for.
+    return ImageFont.truetype(path, 24, index=font.index, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache

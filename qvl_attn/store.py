@@ -126,9 +126,16 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of plain types, compressed."""
+    """Write arrays of plain types, compressed.
+
+    Raises:
+        ValueError: an array of objects, which only a pickle could hold.
+    """
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise ValueError(f"{objects[0]} is an array of objects")
     with _synced(path) as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        np.savez_compressed(stream, **dict(arrays))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

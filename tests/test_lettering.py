@@ -85,13 +85,10 @@ def test_a_mark_beside_a_dotted_circle_is_not_a_glyph():
 
 def test_a_glyph_of_nothing_is_no_glyph(monkeypatch):
     class Blank:
-        def font_variant(self, layout_engine):
-            return self
-
         def getmask(self, char):
             return Image.new("L", (9 if char == "a" else 5, 9)).im
 
-    monkeypatch.setattr(lettering, "_font", lambda path, size_px: Blank())
+    monkeypatch.setattr(lettering, "_unshaped", lambda path: Blank())
     assert not lettering._covers("blank.ttf", "a")
     assert lettering._covers("blank.ttf", " ")
 
