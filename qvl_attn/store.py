@@ -135,7 +135,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if objects:
         raise ValueError(f"{objects[0]} is an array of objects")
     with _synced(path) as stream:
-        np.savez_compressed(stream, **dict(arrays))
+        named: dict[str, Any] = dict(arrays)
+        np.savez_compressed(stream, **named)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,0 +1,85 @@
+"""The real hub client against a hub of our own on loopback: gated, private, missing, broken, and out of reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+ANSWERS = {
+    "gated": (403, "GatedRepo"),
+    "private": (401, "RepoNotFound"),
+    "missing": (404, "RepoNotFound"),
+    "revision": (404, "RevisionNotFound"),
+    "broken": (418, "Teapot"),
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, code = next((answer for name, answer in ANSWERS.items() if f"someone/{name}" in self.path), (404, ""))
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(endpoint, model, cats, folder, *args):
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_ETAG_TIMEOUT": "2"}
+    return subprocess.run(
+        [sys.executable, "-m", "qvl_attn", "ask", str(cats), "how many cats?", "--model", model, *args],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("someone/gated", ["gated", "hf auth login", "hf download someone/gated"]),
+        ("someone/private", ["private", "hf auth login"]),
+        ("someone/missing", ["knows no such model"]),
+        ("someone/revision", ["no revision v9"]),
+        ("someone/broken", ["cannot be reached", "--model demo"]),
+    ],
+)
+def test_what_the_hub_says_becomes_one_line(hub, cats, tmp_path, model, words):
+    at = ("--revision", "v9") if model == "someone/revision" else ()
+    done = ask(hub, model, cats, tmp_path, *at)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("hint: ")]) == 1, done.stderr
+
+
+def test_a_hub_out_of_reach(cats, tmp_path):
+    done = ask("http://127.0.0.1:9", "Qwen/Qwen2.5-VL-3B-Instruct", cats, tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in done.stderr
+    assert "--model demo" in done.stderr
+    assert "Traceback" not in done.stderr
