@@ -29,7 +29,7 @@ from qvl_attn.model import (
     load_weights,
 )
 from qvl_attn.passes import greedy, on_model, own_answer, supplied_answer
-from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_pixels, check_text
+from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.types import Media
@@ -94,9 +94,8 @@ class Analyzer:
         checkpoint = find_checkpoint(model, revision, offline=offline)
         config = load_config(checkpoint)
         placement = choose_placement(config, device, dtype, device_map)
-        say(
-            f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason}), eager"
-        )
+        where = f"--device-map {device_map}" if device_map else placement.device
+        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason}), eager")
         if placement.dtype != "float32":
             say("eager attention in 16 bits can change the answer; compare with --dtype float32 where it matters")
         return cls(checkpoint, config, placement, say)
@@ -105,6 +104,10 @@ class Analyzer:
     def model(self) -> Any:
         """The loaded model, after it has proved that its attention can be captured."""
         self._say("loading the weights")
+        with on_device(self.placement, 0):
+            return self._load()
+
+    def _load(self) -> Any:
         model = load_weights(self.checkpoint, self.placement)
         dot = Media(
             kind="picture",
@@ -181,7 +184,6 @@ class Analyzer:
         layers = parse_layers(settings.layers, text.num_hidden_layers)
         parse_heads(settings.heads, layers, text.num_attention_heads)
         parse_query(settings.query)
-        check_pixels(settings.min_pixels, settings.max_pixels)
         if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
             raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
         control = sorted({*self.processor.tokenizer.all_special_tokens, *self.processor.tokenizer.get_added_vocab()})
@@ -195,17 +197,15 @@ class Analyzer:
         prompt = self._prompt(media, question, settings)
         if settings.query.startswith("text:"):
             text_positions(prompt.tokens, question, settings.query.removeprefix("text:"))
+        heads = text.num_attention_heads if settings.heads_apart else 1
+        kept = len(layers) * heads * (len(prompt.positions("question")) + settings.max_new_tokens)
         check_fits(
-            self.config,
-            self.placement,
-            prompt,
-            settings.max_new_tokens,
-            weights_loaded="model" in self.__dict__,
+            self.config, self.placement, prompt, settings.max_new_tokens, kept, weights_loaded="model" in self.__dict__
         )
         return prompt
 
     def _prompt(self, media: Sequence[Media], question: str, settings: Settings) -> Prompt:
-        limits = (settings.min_pixels, settings.max_pixels)
+        limits = pixel_limits(self.processor, settings.min_pixels, settings.max_pixels)
         messages = chat_messages(media, question, settings.system, *limits)
         return build_prompt(self.processor, messages, media, self.config.vision_config.spatial_merge_size, *limits)
 
@@ -214,7 +214,7 @@ class Analyzer:
     ) -> Result:
         tokenizer = self.processor.tokenizer
         layers = parse_layers(settings.layers, self.config.text_config.num_hidden_layers)
-        by_head = settings.heads is not None and settings.heads.strip().lower() != "all"
+        by_head = settings.heads_apart
         generation = greedy(model, settings.max_new_tokens)
         started = time.perf_counter()
         own = own_answer(model, tokenizer, prompt, layers, generation, by_head=by_head)
@@ -228,7 +228,7 @@ class Analyzer:
             question=prompt.question,
             answer=own.answer,
             answer_logprob=own.logprob,
-            supplied_answer=settings.answer,
+            supplied_answer=supplied.answer if supplied else None,
             supplied_logprob=supplied.logprob if supplied else None,
             media=media,
             capture=(supplied or own).capture,

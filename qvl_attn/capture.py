@@ -6,8 +6,8 @@
 
 An attention function is registered under a name of ours through transformers' public `AttentionInterface` and is
 switched on for the language model while the `with` lasts; the vision tower stays as it was. It runs the model's own
-eager attention, a block of query rows at a time, so that no matrix of the whole sequence exists: rows of a softmax do
-not depend on each other, and the numbers are eager's.
+eager attention, a block of query rows at a time, so that no layer's attention matrix ever exists whole: rows of a
+softmax do not depend on each other, and the numbers are eager's. (The mask, which all layers share, is whole.)
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ def _eager_in_blocks(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    recorder = _active[id(module.config)]
+    recorder = _active.get(id(module.config))
+    if recorder is None:
+        raise CaptureError("attention is switched to recording, but nobody records")
     eager = importlib.import_module(type(module).__module__).eager_attention_forward
     first_row, first_column = recorder.enter(module.layer_idx, query, key)
     outputs = []
@@ -160,6 +162,8 @@ def _eager_in_blocks(
         block = slice(start, start + BLOCK_ROWS)
         mask = None if attention_mask is None else attention_mask[:, :, block]
         output, weights = eager(module, query[:, :, block], key, value, mask, **kwargs)
+        if weights is None:
+            raise CaptureError(f"layer {module.layer_idx}: eager attention came back without its weights")
         recorder.record(module.layer_idx, first_row + start, first_column, weights, every_row=first_row > 0)
         outputs.append(output)
     return torch.cat(outputs, dim=1), None
@@ -189,8 +193,8 @@ def record_attention(model: Any, recorder: AttentionRecorder) -> Iterator[Attent
         model.set_attn_implementation({"text_config": EAGER_NAME})
         yield recorder
     finally:
-        model.set_attn_implementation({"text_config": before})
         del _active[id(config)]
+        model.set_attn_implementation({"text_config": before})
 
 
 def prove_capture(model: Any, inputs: dict[str, torch.Tensor]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.media import load_picture
 from qvl_attn.pictures import draw_result
 from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
@@ -23,10 +22,11 @@ from qvl_attn.schema import (
     result_json,
     tokens_from,
 )
-from qvl_attn.store import read_json, read_npz, slug, whole_folder, write_json, write_npz, write_png
+from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
 from qvl_attn.types import Drawing, Media
 
 # What makes the same question about the same picture another result.
+REMEDY = "--overwrite makes it again"
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
 
 
@@ -91,21 +91,21 @@ def load_result(folder: Path) -> Result:
     value = read_json(folder / "result.json")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
-    arrays = read_npz(folder / "attention.npz")
     try:
+        arrays = read_npz(folder / "attention.npz")
         media = tuple(_media_from(folder / picture_file(i), item) for i, item in enumerate(value["media"]))
         return result_from(value, capture_from(arrays, tokens_from(value["tokens"]), media), media)
     except QvlAttnError as error:
-        raise StoreError(f"{folder} is damaged: {error.message}") from None
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise StoreError(f"{folder} is damaged: {type(error).__name__}: {error}") from None
+        raise StoreError(f"{folder} is damaged: {error.message}", REMEDY) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
+        raise StoreError(f"{folder} is damaged: {type(error).__name__}: {error}", REMEDY) from None
 
 
 def _media_from(path: Path, item: dict[str, Any]) -> Media:
     width, height = (int(side) for side in item["size_px"])
     return Media(
         kind="picture",
-        frames=load_picture(path).frames,
+        frames=read_png(path)[None],
         times_s=np.array(item["times_s"], dtype=np.float64),
         size_px=(width, height),
         source=str(item["name"]),

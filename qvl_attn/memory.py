@@ -14,6 +14,9 @@ from qvl_attn.capture import BLOCK_ROWS
 from qvl_attn.errors import InputError, MemoryLimitError
 from qvl_attn.model import DTYPES, Placement
 from qvl_attn.prompt import Prompt
+from qvl_attn.store import MAX_NPZ_BYTES
+
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 def forward_bytes(config: Any, length: int, patches: int, item: int) -> int:
@@ -46,12 +49,25 @@ def forward_bytes(config: Any, length: int, patches: int, item: int) -> int:
 def free_bytes(placement: Placement) -> int:
     """Memory that is free where the model runs."""
     if placement.device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(placement.device))[0])
+        device = torch.device(placement.device)
+        # What torch keeps for itself but does not use is free for the next question.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
 
 
-def check_fits(config: Any, placement: Placement, prompt: Prompt, max_new_tokens: int, *, weights_loaded: bool) -> None:
+def check_fits(
+    config: Any, placement: Placement, prompt: Prompt, max_new_tokens: int, kept_rows: int, *, weights_loaded: bool
+) -> None:
     """Refuse a prompt that is longer than the context or whose estimate is over the free memory.
+
+    Args:
+        config: of the model.
+        placement: where it runs.
+        prompt: what is asked.
+        max_new_tokens: how many tokens may follow.
+        kept_rows: rows of attention that are recorded, over all layers, and heads where they are kept apart.
+        weights_loaded: whether the weights are in memory already.
 
     Raises:
         InputError: longer than the model's context.
@@ -68,19 +84,29 @@ def check_fits(config: Any, placement: Placement, prompt: Prompt, max_new_tokens
         room = max(0, context - words) // pictures
         raise InputError(
             f"the prompt is {prompt.length} tokens and {max_new_tokens} may follow; the model's context is {context}",
-            f"--max-pixels {room * cell_px} fits" if room else "shorten the question",
+            f"--max-pixels {room * cell_px} fits" if room >= 4 else "shorten the question",
         )
+    # Over several GPUs each holds a share that is not known before the weights are placed.
+    on_gpu = placement.device.startswith("cuda")
+    if placement.device_map is not None and on_gpu:
+        return
 
     def needed(cells: int) -> int:
-        return forward_bytes(config, cells + words, cells * vision.spatial_merge_size**2, item)
+        forward: int = forward_bytes(config, cells + words, cells * vision.spatial_merge_size**2, item)
+        logits = 4 * max_new_tokens * int(text.vocab_size)
+        # Rows are recorded in the host's memory, once as they come and once joined.
+        return forward + logits + (0 if on_gpu else 2 * 4 * kept_rows * cells)
 
-    # Over several GPUs each holds a share that is not known before the weights are placed.
-    if placement.device_map is not None:
-        return
     free = free_bytes(placement)
     if not weights_loaded:
         free -= placement.weight_bytes
     cells = prompt.length + max_new_tokens - words
+    if 4 * kept_rows * cells > MAX_NPZ_BYTES:
+        raise MemoryLimitError(
+            f"{kept_rows} rows of attention on {cells} vision tokens are {4 * kept_rows * cells / 2**30:.1f} GiB, "
+            f"more than a result may hold ({MAX_NPZ_BYTES >> 30} GiB)",
+            "name fewer --layers, no --heads, or a lower --max-pixels",
+        )
     if needed(cells) <= free:
         return
     low, high = 0, cells
@@ -108,12 +134,12 @@ def on_device(placement: Placement, tokens: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         pass
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+        if not any(words in str(error) for words in _MEMORY_WORDS):
             raise
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise MemoryLimitError(
-        f"out of memory on {placement.device} with a prompt of {tokens} tokens",
+        f"out of memory on {placement.device}" + (f" with a prompt of {tokens} tokens" if tokens else ""),
         "lower --max-pixels, or take a smaller model",
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.errors import InputError, MemoryLimitError, ModelError
 
@@ -71,12 +72,14 @@ def find_checkpoint(name: str, revision: str | None = None, *, offline: bool = F
         InputError: neither a folder nor an id.
         ModelError: it cannot be had, or its files are not those of a model.
     """
+    if not name:
+        raise InputError("--model is empty", "try --model demo")
     folder = _DEMO if name == "demo" else Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # pathlib raises on names that are too long  # noqa: PTH112
         if revision is not None:
             raise InputError(f"--revision {revision}: {name} is a folder, which has no revisions")
         return Checkpoint(name, folder.resolve(), _fingerprint(folder, name))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or ".." in name:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or ".." in name:
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
     folder = _cached(name, revision) or _download(name, revision, offline)
     return Checkpoint(name, folder, folder.name)
@@ -115,17 +118,23 @@ def _fingerprint(folder: Path, name: str) -> str:
     """Check that the files of a checkpoint are all there, and name them by content: sizes, first and last MiB."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json in it, so it is not a model")
-    files = sorted(folder.glob("*.safetensors"))
+    try:
+        return _read_fingerprint(folder, name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name}: its files cannot be read: {_line(error)}") from error
+
+
+def _read_fingerprint(folder: Path, name: str) -> str:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [file for file in wanted if not (folder / file).is_file()]
         if missing:
             raise ModelError(f"{name}: {missing[0]} is missing ({len(missing)} of {len(wanted)} weight files)")
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"{name}: no safetensors weights in it",
-            "pickled weights (.bin, .pt) are not loaded; convert them",
+            f"{name}: no safetensors weights in it", "pickled weights (.bin, .pt) are not loaded; convert them"
         )
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in files:
@@ -159,7 +168,7 @@ def load_config(checkpoint: Checkpoint) -> Any:
             "take the checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
         )
     try:
-        return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {_line(error)}") from error
 
@@ -171,7 +180,7 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
         ModelError: files are missing, broken, or another model's.
     """
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {_line(error)}") from error

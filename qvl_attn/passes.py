@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from qvl_attn.capture import AttentionRecorder, Rows, record_attention
+from qvl_attn.errors import CaptureError
 from qvl_attn.prompt import Prompt, answer_tokens
 from qvl_attn.types import Capture, Token
 
@@ -32,7 +33,8 @@ class Pass:
 
 def on_model(prompt: Prompt, model: Any) -> dict[str, torch.Tensor]:
     """The prompt's tensors where the model's first layer is."""
-    return {name: value.to(model.device) for name, value in prompt.inputs.items()}
+    device = model.get_input_embeddings().weight.device
+    return {name: value.to(device) for name, value in prompt.inputs.items()}
 
 
 def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
@@ -62,7 +64,7 @@ def own_answer(
         output = model.generate(**on_model(prompt, model), generation_config=generation)
     ids = output.sequences[0, prompt.length :].tolist()
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
-    logprob = _text_logprob(torch.cat(output.logits), ids, tokens)
+    logprob = _text_logprob([step[0] for step in output.logits], ids, tokens)
     return Pass(text, logprob, _as_capture(recorder.result(), prompt, tokens, layers))
 
 
@@ -74,26 +76,41 @@ def supplied_answer(
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     total = prompt.length + len(ids)
     inputs = on_model(prompt, model)
+    device = inputs["input_ids"].device
     inputs |= {
-        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids], device=model.device)], dim=1),
-        "attention_mask": torch.ones(1, total, dtype=torch.long, device=model.device),
+        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids], device=device)], dim=1),
+        "attention_mask": torch.ones(1, total, dtype=torch.long, device=device),
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
     }
     rows = (*_prompt_rows(prompt), *range(prompt.length, total - 1))
     recorder = AttentionRecorder(layers, rows, prompt.positions("vision"), by_head)
     with record_attention(model, recorder), torch.inference_mode():
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
-    return Pass(text, _text_logprob(logits, ids, tokens), _as_capture(recorder.result(), prompt, tokens, layers))
+    return Pass(text, _text_logprob(list(logits), ids, tokens), _as_capture(recorder.result(), prompt, tokens, layers))
 
 
 def _prompt_rows(prompt: Prompt) -> tuple[int, ...]:
     return (*prompt.positions("question"), prompt.length - 1)
 
 
-def _text_logprob(logits: torch.Tensor, ids: Sequence[int], tokens: Sequence[Token]) -> float:
-    """Log-probability of the tokens of the answer's text, given logits (len(ids), vocabulary) that precede each."""
-    logprobs = logits.float().log_softmax(dim=-1)
-    return float(sum(logprobs[i, ids[i]] for i, token in enumerate(tokens) if token.role == "answer"))
+def _text_logprob(logits: Sequence[torch.Tensor], ids: Sequence[int], tokens: Sequence[Token]) -> float:
+    """Log-probability of the tokens of the answer's text.
+
+    Args:
+        logits: (vocabulary,) for each token, as the model gave them before it.
+        ids: of the tokens.
+        tokens: their roles.
+
+    Raises:
+        CaptureError: the model computes NaN or infinities, wherever in it they come from.
+    """
+    total = 0.0
+    for row, token_id, token in zip(logits, ids, tokens, strict=True):
+        if not bool(torch.isfinite(row).all()):
+            raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
+        if token.role == "answer":
+            total += float(row.float().log_softmax(dim=-1)[token_id])
+    return total
 
 
 def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: Sequence[int]) -> Capture:
@@ -105,7 +122,8 @@ def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: S
         query_role=np.where(queries < last, "question", np.where(queries == last, "last", "answer")),
         produces=np.where(queries >= last, queries + 1, -1),
         weights=rows.weights,
-        vision_mass=rows.weights.sum(axis=-1, dtype=np.float32),
+        # A row may sum to a little more than one in 16 bits; a share may not.
+        vision_mass=np.minimum(rows.weights.sum(axis=-1, dtype=np.float32), np.float32(1)),
         grids=prompt.grids,
         tokens=(*prompt.tokens, *answer),
         weights_by_head=rows.by_head,

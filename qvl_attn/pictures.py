@@ -11,7 +11,7 @@ from qvl_attn.errors import CaptureError
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
 from qvl_attn.reduce import heat_maps
-from qvl_attn.render import drawn_size_px, percentile_scale, resize_picture
+from qvl_attn.render import blur, drawn_size_px, percentile_scale, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import describe, produced_words, query_rows, question_words
 from qvl_attn.types import Drawing, HeatMap, IntArray
@@ -46,9 +46,10 @@ class DrawnResult:
             self._large(pictures, Panel("", self.headline), _headline_caption(result, self.headline[0])),
         )
 
-        own = _layer_panels(result)
+        own = self._layer_panels()
         shared = _on_one_scale(own)
-        asked = f"{_query_words(result, self.headline[0])} · mean of all heads"
+        heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
+        asked = f"{_query_words(result, self.headline[0])} · {heads}"
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
@@ -60,31 +61,77 @@ class DrawnResult:
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
             yield f"layers/layer_{layer:02d}.png", self._large(pictures, panel, [f"{panel.label} · {asked} · {scale}"])
 
-        words, count = _word_panels(result, self.headline[0])
+        words, count = self._word_panels()
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers = _layer_words(self.headline[0])
-        title = (
-            f"each word of the question, and what produced each word of the answer · {layers}, mean of all heads{cap}"
-        )
+        layers, heads = _layer_words(self.headline[0]), _head_words(result, self.headline[0])
+        title = f"each word of the question, and what produced each word of the answer · {layers}, {heads}{cap}"
         yield "tokens.png", sheet(pictures, words, title_lines=[*self._title(), title], drawing=drawing)
 
     def _title(self) -> list[str]:
-        return [self.result.question, f"Answer: {self.result.mapped_answer}"]
+        return [self.result.question, f"Answer: {self._answer() or '(no answer)'}"]
+
+    def _answer(self) -> str:
+        own = self.result.answer
+        if self.result.supplied_answer is None:
+            return own
+        return f"{self.result.supplied_answer}   (supplied; its own answer: {own})"
 
     def _large(self, pictures: Sequence[np.ndarray], panel: Panel, caption: Sequence[str]) -> np.ndarray:
-        answer = self.result.answer
-        if self.result.supplied_answer is not None:
-            answer = f"{self.result.supplied_answer}   (supplied; its own answer: {answer})"
         return headline(
             pictures,
             panel,
             question=self.result.question,
-            answer=answer,
+            answer=self._answer(),
             caption_lines=caption,
             drawing=self.drawing,
         )
+
+    def _layer_panels(self) -> list[Panel]:
+        """A panel for every captured layer with the headline's query and, where the layer has some, its heads."""
+        result = self.result
+        rows = query_rows(result.capture, result.question, result.settings.query)
+        panels = []
+        for layer in result.capture.layers.tolist():
+            heads = [pair for pair in result.headline_heads() or () if pair[0] == layer]
+            maps = self._maps([layer], heads or None, rows, result.settings.query)
+            label = f"layer {layer}" + (f" · heads {','.join(str(head) for _, head in heads)}" if heads else "")
+            panels += [Panel(label, maps)] if maps else []
+        return panels
+
+    def _word_panels(self) -> tuple[list[Panel], int]:
+        """A panel for each word with the headline's layers and heads, and how many words there are."""
+        result, layers, heads = self.result, self.headline[0].layers, self.result.headline_heads()
+        words: list[tuple[str, IntArray]] = [
+            *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
+            *((f"answer: {word}", rows) for word, rows in produced_words(result.capture, result.mapped_answer)),
+        ]
+        chosen = heads and [pair for pair in heads if pair[0] in layers]
+        panels = []
+        for label, rows in words[:MAX_WORDS]:
+            maps = self._maps(layers, chosen, rows, label)
+            panels += [Panel(label, maps)] if maps else []
+        return panels, len(words)
+
+    def _maps(
+        self, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray, query: str
+    ) -> tuple[HeatMap, ...]:
+        """Maps as they are drawn; none where there is no attention on the picture: nothing to draw."""
+        try:
+            maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
+        except CaptureError:
+            return ()
+        return _blurred(maps, self.drawing)
+
+
+def _blurred(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
+    """Blurred maps have a scale of their own, and all numbers beneath them are those of the blurred cells."""
+    if drawing.blur_cells == 0:
+        return maps
+    values = [np.stack([blur(step, drawing.blur_cells) for step in m.values]) for m in maps]
+    scale = percentile_scale(values)
+    return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
 
 
 def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
@@ -100,12 +147,14 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
             f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
             "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
-    return DrawnResult(result, drawing, result.heatmaps(), tuple(notes))
+    if result.is_cut:
+        notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
+    return DrawnResult(result, drawing, _blurred(result.heatmaps(), drawing), tuple(notes))
 
 
 def _headline_caption(result: Result, one: HeatMap) -> list[str]:
     made = result.provenance
-    heads = f"mean of all {made.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
+    heads = _head_words(result, one)
     chosen = "" if result.settings.layers or "." in (result.settings.heads or "") else " (50 to 85 % of the depth)"
     layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{chosen}"
     return [
@@ -118,6 +167,10 @@ def _layer_words(one: HeatMap) -> str:
     return f"layer{'s' if len(one.layers) > 1 else ''} {describe(one.layers)}"
 
 
+def _head_words(result: Result, one: HeatMap) -> str:
+    return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
+
+
 def _query_words(result: Result, one: HeatMap) -> str:
     count = len(one.queries)
     tokens = f"{count} token{'s' if count != 1 else ''}"
@@ -128,39 +181,6 @@ def _query_words(result: Result, one: HeatMap) -> str:
     if one.query == "question":
         return f"attention of the question, {tokens}"
     return f"attention of “{one.query.removeprefix('text:')}”, {tokens}"
-
-
-def _layer_panels(result: Result) -> list[Panel]:
-    """A panel for every captured layer with the headline's query; heads as asked for where they were kept apart."""
-    capture = result.capture
-    rows = query_rows(capture, result.question, result.settings.query)
-    panels = []
-    for layer in capture.layers.tolist():
-        maps = _maps_or_none(result, [layer], rows, result.settings.query)
-        if maps is not None:
-            panels.append(Panel(f"layer {layer}", maps))
-    return panels
-
-
-def _word_panels(result: Result, one: HeatMap) -> tuple[list[Panel], int]:
-    words: list[tuple[str, IntArray]] = [
-        *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
-        *((f"answer: {word}", rows) for word, rows in produced_words(result.capture, result.mapped_answer)),
-    ]
-    panels = []
-    for label, rows in words[:MAX_WORDS]:
-        maps = _maps_or_none(result, one.layers, rows, label)
-        if maps is not None:
-            panels.append(Panel(label, maps))
-    return panels, len(words)
-
-
-def _maps_or_none(result: Result, layers: Sequence[int], rows: IntArray, query: str) -> tuple[HeatMap, ...] | None:
-    """Maps with the heads averaged, or None where there is no attention on the picture: nothing to draw."""
-    try:
-        return heat_maps(result.capture, layers=layers, heads=None, rows=rows, query=query)
-    except CaptureError:
-        return None
 
 
 def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:

@@ -23,7 +23,9 @@ Message = dict[str, Any]
 # Stands for the question while the template is rendered, to learn where the template puts it. From a private use area.
 _SENTINEL = "\ue000\ue001\ue002"
 
-MIN_CELL_PX = 28
+CELL_PX = 28
+# The processor's own minimum: two by two cells.
+LEAST_PIXELS = 4 * CELL_PX**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +96,23 @@ def check_text(name: str, text: str, control_tokens: Sequence[str]) -> None:
             )
 
 
-def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
-    """Refuse pixel limits that no picture can meet.
+def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int] | tuple[None, None]:
+    """Both limits where one was given: the other is the processor's own, moved where the two would cross.
 
     Raises:
-        InputError: below one cell, or the smaller above the larger.
+        InputError: below the four cells that the processor makes at least, or the smaller above the larger.
     """
     for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
-        if value is not None and not MIN_CELL_PX**2 <= value <= 2**31:
-            raise InputError(f"{flag} {value}: want at least {MIN_CELL_PX**2}, the pixels of one cell")
-    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+        if value is not None and not LEAST_PIXELS <= value <= 2**31:
+            raise InputError(f"{flag} {value}: want at least {LEAST_PIXELS}, the pixels of four cells")
+    if min_pixels is None and max_pixels is None:
+        return None, None
+    size = processor.image_processor.size
+    low = min(size["shortest_edge"], max_pixels or size["shortest_edge"]) if min_pixels is None else min_pixels
+    high = max(size["longest_edge"], low) if max_pixels is None else max_pixels
+    if low > high:
         raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+    return low, high
 
 
 def build_prompt(
@@ -124,27 +132,34 @@ def build_prompt(
         messages: a conversation as `chat_messages` makes it.
         pictures: the pictures in it, in order.
         merge_size: the model's `spatial_merge_size`.
-        min_pixels: overrides the processor's own limit.
-        max_pixels: overrides the processor's own limit.
+        min_pixels: overrides the processor's own limit, together with `max_pixels`.
+        max_pixels: as `pixel_limits` gives them.
 
     Raises:
         CaptureError: the template or the processor did something to the question or the grids that cannot be followed.
+        InputError: the processor does not take a picture of this shape.
     """
     text, before, question = _render(processor, messages)
-    images, _ = process_vision_info(messages)
-    size = dict(processor.image_processor.size)
-    limits = {
-        "shortest_edge": min_pixels or size["shortest_edge"],
-        "longest_edge": max_pixels or size["longest_edge"],
-    }
-    inputs = processor(
-        text=[text],
-        images=images,
-        padding=True,
-        return_tensors="pt",
-        return_offsets_mapping=True,
-        size=limits,
-    )
+    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels} if min_pixels and max_pixels else {}
+    try:
+        images, _ = process_vision_info(messages)
+        inputs = processor(
+            text=[text],
+            images=images,
+            padding=True,
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            size=dict(processor.image_processor.size) | size,
+        )
+    except ValueError as error:
+        if "aspect ratio" not in str(error) and "height and width" not in str(error):
+            raise
+        sizes = ", ".join(f"{media.source} is {media.size_px[0]}x{media.size_px[1]}" for media in pictures)
+        raise InputError(
+            f"{sizes}: too long and narrow for the processor, whose cells have {CELL_PX} pixels a side "
+            "and whose longer side is at most 200 times the shorter",
+            "crop it, or raise --max-pixels if you gave it",
+        ) from None
     spans = inputs.pop("offset_mapping")[0].tolist()
     type_ids = inputs["mm_token_type_ids"][0].tolist()
     grids = locate_grids(type_ids, inputs["image_grid_thw"].tolist(), merge_size, [media.size_px for media in pictures])

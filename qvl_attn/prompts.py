@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_attn.errors import InputError
 
 MAX_BYTES = 16 * 2**20
-# In a wheel the sets lie in the package, in a checkout beside it.
-_FOLDERS = (Path(__file__).parent / "prompts", Path(__file__).parent.parent / "prompts")
+_PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,10 @@ class PromptItem:
 
 
 def shipped_sets() -> dict[str, Path]:
-    """The sets that ship with the package, by name."""
-    return {file.stem: file for folder in _FOLDERS if folder.is_dir() for file in sorted(folder.glob("*.jsonl"))}
+    """The sets that ship with the package, by name. In a wheel they lie in it, in a checkout beside it."""
+    in_checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
+    folder = (_PACKAGE.parent if in_checkout else _PACKAGE) / "prompts"
+    return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
 
 
 def load_prompts(name: str) -> tuple[PromptItem, ...]:
@@ -36,7 +38,7 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
         InputError: it is not there, or a line of it is wrong; every fault is named with its line.
     """
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(name):  # pathlib raises on names that are too long  # noqa: PTH110
         shipped = shipped_sets()
         if name not in shipped:
             raise InputError(f"--prompts {name}: no such file or set", f"sets that ship: {', '.join(sorted(shipped))}")
@@ -46,7 +48,7 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"--prompts {name}: larger than {MAX_BYTES >> 20} MiB")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prompts {name}: cannot be read as text ({type(error).__name__})") from None
     items: list[PromptItem] = []

@@ -70,16 +70,22 @@ def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
     return boxes
 
 
+def blur(values: FloatArray, sigma_cells: float) -> FloatArray:
+    """A Gaussian over (h, w) cells, mirrored at the border, so that the sum is kept; sigma 0 changes nothing."""
+    if sigma_cells == 0:
+        return values
+    blurred = cv2.GaussianBlur(values, (0, 0), sigma_cells, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(blurred, dtype=np.float32)
+
+
 def upsample(values: FloatArray, size_px: tuple[int, int], drawing: Drawing) -> FloatArray:
-    """Spread (h, w) cell values over the pixels of a picture, after the blur that `drawing` asks for.
+    """Spread (h, w) cell values over the pixels of a picture.
 
     `linear` gives a cell's value at the centre of its box and interpolates between them; `cells` draws boxes.
 
     Returns:
         (H, W) float32, in the unit of `values`.
     """
-    if drawing.blur_cells > 0:
-        values = cv2.GaussianBlur(values, (0, 0), drawing.blur_cells, borderType=cv2.BORDER_REFLECT)
     if drawing.interp == "cells":
         return cell_boxes(values, size_px)
     return np.asarray(cv2.resize(values, size_px, interpolation=cv2.INTER_LINEAR), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,11 @@ class Settings:
     max_pixels: int | None = None
     max_new_tokens: int = 128
     seed: int = 0
+
+    @property
+    def heads_apart(self) -> bool:
+        """Whether the heads are kept apart as well as averaged."""
+        return self.heads is not None and self.heads.strip().lower() != "all"
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,18 @@ class Result:
         captured = tuple(self.capture.layers.tolist())
         return captured if self.settings.layers is not None else default_layers(self.provenance.layer_count)
 
+    def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
+        """The heads that were asked for as (layer, head), in every captured layer; None for all."""
+        return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model's own answer ran into `max_new_tokens`; not known where an answer was supplied."""
+        return self.supplied_answer is None and self.capture.tokens[-1].role == "answer"
+
     def heatmaps(
         self,
-        layers: str | None = None,
+        layers: str | int | Sequence[int] | None = None,
         heads: str | None = None,
         query: str | None = None,
         scale: Scale | None = None,
@@ -94,7 +109,7 @@ class Result:
         """Heat maps of all pictures of the prompt, on one scale.
 
         Args:
-            layers: `all`, `18`, `14-20` or `4,8,12`; by default the headline's.
+            layers: `all`, `18`, `14-20`, `4,8,12` or numbers; by default the headline's.
             heads: `all`, `3,5` or `21.9,21.11` (the result must have been asked for with heads); by default the
                 headline's.
             query: `question`, `last`, `answer` or `text:words`; by default the headline's.
@@ -105,7 +120,9 @@ class Result:
         """
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
-        typed_heads = self.settings.heads if heads is None else heads
+        typed_heads = heads
+        if heads is None and not (layers is not None and "." in (self.settings.heads or "")):
+            typed_heads = self.settings.heads
         within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
         pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
         named = query or self.settings.query
@@ -113,7 +130,11 @@ class Result:
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
 
     def heatmap(
-        self, layers: str | None = None, heads: str | None = None, query: str | None = None, media: int = 0
+        self,
+        layers: str | int | Sequence[int] | None = None,
+        heads: str | None = None,
+        query: str | None = None,
+        media: int = 0,
     ) -> HeatMap:
         """The heat map of one picture; `.values` is (t, h, w) float32, attention as the softmax gave it.
 

@@ -56,6 +56,9 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
     merge_size = int(arrays["merge_size"])
     grids: list[TokenGrid] = []
     seen = 0
+    patches = int(np.prod(arrays["grid_thw"].astype(object), axis=1).sum())
+    if merge_size < 1 or patches != len(arrays["vision_tokens"]) * merge_size**2:
+        raise ValueError("grid_thw does not fit the vision tokens")
     for grid_thw, one in zip(arrays["grid_thw"].tolist(), media, strict=True):
         grid = picture_grid(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one.size_px)
         seen += grid.cells
@@ -77,18 +80,17 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
     return capture
 
 
-def result_json(
-    result: Result, headline: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]
-) -> dict[str, Any]:
+def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
     """The contents of `result.json`.
 
     Args:
         result: what to describe.
-        headline: the maps of the headline picture.
+        drawn: the maps of the headline picture as they were drawn, which a blur may have changed.
         files: names relative to the folder.
         notes: what the reader should know, a line each.
     """
-    capture, one = result.capture, headline[0]
+    capture, headline = result.capture, result.heatmaps()
+    one, scale = headline[0], drawn[0].scale
     rows = query_rows(capture, result.question, result.settings.query)
     cells = sum(grid.cells for grid in capture.grids)
     return {
@@ -102,7 +104,7 @@ def result_json(
         "tokens": [asdict(token) for token in capture.tokens],
         "media": [
             {
-                "name": media.source.replace("\\", "/").rsplit("/", 1)[-1],
+                "name": _base_name(media.source),
                 "sha256": media.sha256,
                 "size_px": list(media.size_px),
                 "grid_thw": list(grid.grid_thw),
@@ -123,10 +125,10 @@ def result_json(
             **layer_figures(headline, capture.grids),
         },
         "scale": {
-            "low": one.scale.low,
-            "high": one.scale.high,
+            "low": scale.low,
+            "high": scale.high,
             "percentile": CLIP_PERCENTILE,
-            "clipped_cells": sum(m.clipped for m in headline),
+            "clipped_cells": sum(m.clipped for m in drawn),
             "cells": cells,
         },
         "layers": [
@@ -138,6 +140,11 @@ def result_json(
         "notes": list(notes),
         "files": sorted(files),
     }
+
+
+def _base_name(source: str) -> str:
+    """Without folders, and with what is no Unicode (file systems allow it) replaced."""
+    return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
 
 
 def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str) -> dict[str, float | None]:

@@ -23,13 +23,17 @@ class Word:
     positions: tuple[int, ...]
 
 
-def parse_layers(text: str | None, layer_count: int) -> tuple[int, ...]:
-    """`all`, `18`, `14-20` or `4,8,12` (0-based, inclusive) as ascending layer numbers; None is all.
+def parse_layers(text: str | int | Sequence[int] | None, layer_count: int) -> tuple[int, ...]:
+    """`all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers as ascending layer numbers; None is all.
 
     Raises:
         InputError: not of that form, or a layer that the model does not have.
     """
-    if text is None or text.strip().lower() == "all":
+    if text is None:
+        return tuple(range(layer_count))
+    if not isinstance(text, str):
+        text = ",".join(map(str, [text] if isinstance(text, int) else text))
+    if text.strip().lower() == "all":
         return tuple(range(layer_count))
     return _parse_numbers(text, layer_count, "layer", f"--layers {text}")
 
@@ -54,7 +58,7 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", part, re.ASCII)
         if not match:
-            raise InputError(f"--heads {text}: {part.strip()!r} is not layer.head", "write 3,5 or 21.9,21.11")
+            raise InputError(f"--heads {text}: {part.strip()!r} is not layer.head", "write 3,5 or 21.9,21.11, not both")
         layer, head = int(match[1]), int(match[2])
         if layer not in layers:
             raise InputError(f"--heads {text}: layer {layer} is not among the captured layers {describe(layers)}")
@@ -122,7 +126,7 @@ def text_positions(tokens: Sequence[Token], question: str, wanted: str) -> tuple
     places = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", question)]
     if not places:
         there = ", ".join(word.text for word in words(tokens, question, "question"))
-        raise InputError(f"--query text:{wanted}: not in the question", f"its words are: {there}")
+        raise InputError(f"--query text:{wanted}: not in the question {question!r}", f"its words are: {there}")
     return tuple(
         token.position
         for token in tokens

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from qvl_attn.errors import InputError, ResultExistsError, StoreError
 
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
+MAX_PNG_PIXELS = 89_478_485
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -48,8 +50,8 @@ def check_writable(folder: Path) -> None:
 def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write into a folder beside `target` that takes its name only when everything in it is on disk.
 
-    A crash leaves what was there before as it was. A rename replaces a folder only when it is empty, so an old result
-    is moved aside first; it is back in its place if the new one cannot take it.
+    A fault leaves what was there before as it was. A rename replaces a folder only when it is empty, so an old result
+    is moved aside first, and back if the new one cannot take its place; a kill between the two leaves it in `.old-*`.
 
     Args:
         target: the folder to be.
@@ -85,11 +87,17 @@ def _umask() -> int:
 
 def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
     if not target.exists():
-        draft.rename(target)
-        return
+        try:
+            draft.rename(target)
+        except OSError:
+            if not (target / "result.json").exists():
+                raise
+            # another run finished the same result between the two lines above
+        else:
+            return
     if (target / "result.json").exists() and not overwrite:
         raise ResultExistsError(f"{target} is there already", "--overwrite (overwrite=True) replaces it")
-    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name
+    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name  # a kill here leaves it there
     target.rename(old)
     try:
         draft.rename(target)
@@ -123,6 +131,21 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
     with _synced(path) as stream:
         Image.fromarray(pixels).save(stream, format="PNG", compress_level=4)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """Read (H, W, 3) uint8 RGB that `write_png` wrote, of any shape.
+
+    Raises:
+        StoreError: missing, no PNG, broken, or too large.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PNG_PIXELS:
+                raise StoreError(f"{path} has more than {MAX_PNG_PIXELS} pixels")
+            return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, zlib.error) as error:
+        raise StoreError(f"{path} cannot be read as a PNG ({type(error).__name__})") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -161,7 +184,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             )
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"{path} cannot be read as arrays ({type(error).__name__})") from None
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.errors import InputError
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -21,6 +23,11 @@ ROLES = ("system", "question", "template", "vision", "last", "answer")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_input(condition: bool, what: str, wanted: str) -> None:
+    if not condition:
+        raise InputError(f"{what}: want {wanted}")
 
 
 def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -163,8 +170,13 @@ class Capture:
             bool(np.isfinite(self.weights).all()) and bool((self.weights >= 0).all()),
             "weights: not attention",
         )
+        _require(bool((self.weights.sum(axis=-1) <= 1.05).all()), "weights: more than all the attention")
+        _require(bool((np.diff(self.layers) > 0).all()) and self.layers[0] >= 0, "layers: not ascending from 0")
+        _require(bool((np.diff(self.queries) > 0).all()) and self.queries[0] >= 0, "queries: not ascending from 0")
+        _require(bool(((self.vision_mass >= 0) & (self.vision_mass <= 1)).all()), "vision_mass: not a share")
         if self.weights_by_head is not None:
             _require_array("weights_by_head", self.weights_by_head, np.float32, (L, None, Q, V))
+            _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
         last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
         _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")
         _require(
@@ -249,6 +261,9 @@ class Drawing:
         scale: `layer` gives each layer's own picture its own scale, `shared` one scale to all.
         top_percent: colour only this share of the cells, the strongest; 100 for all.
         draw_size_px: the longest side of a drawn picture; 0 for the size of the original.
+
+    Raises:
+        InputError: a value out of range.
     """
 
     colormap: Literal["inferno", "viridis", "jet"] = "inferno"
@@ -260,13 +275,15 @@ class Drawing:
     draw_size_px: int = 1280
 
     def __post_init__(self) -> None:
-        _require(self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap!r}")
-        _require(0 <= self.alpha <= 1, f"alpha {self.alpha}: want 0 to 1")
-        _require(self.interp in ("linear", "cells"), f"interp {self.interp!r}")
-        _require(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}: want 0 to 100 cells")
-        _require(self.scale in ("layer", "shared"), f"scale {self.scale!r}")
-        _require(0 < self.top_percent <= 100, f"top percent {self.top_percent}: want above 0, at most 100")
-        _require(
-            self.draw_size_px == 0 or 64 <= self.draw_size_px <= 16384,
-            f"draw size {self.draw_size_px}: want 64 to 16384 pixels, or 0 for the original's size",
+        _require_input(
+            self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap}", "inferno, viridis, jet"
+        )
+        _require_input(0 <= self.alpha <= 1, f"alpha {self.alpha}", "0 to 1")
+        _require_input(self.interp in ("linear", "cells"), f"interp {self.interp}", "linear, cells")
+        _require_input(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}", "0 to 100 cells")
+        _require_input(self.scale in ("layer", "shared"), f"scale {self.scale}", "layer, shared")
+        _require_input(0 < self.top_percent <= 100, f"top percent {self.top_percent}", "above 0, at most 100")
+        size = self.draw_size_px
+        _require_input(
+            size == 0 or 64 <= size <= 16384, f"draw size {size}", "64 to 16384 pixels, or the original's size"
         )

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The models here are small: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
 DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
 
 

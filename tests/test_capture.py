@@ -47,14 +47,61 @@ def plain(model, inputs, max_new_tokens=8):
 def test_rows_equal_output_attentions(demo, cats, wide, request, pictures, question):
     paths = [cats, wide][:pictures]
     result = demo.ask(paths[0], question, paths[1:], heads="0-3")
-    full, ids = plain(request.getfixturevalue("eager"), recipe(demo.processor, paths, question))
+    full, _ = plain(request.getfixturevalue("eager"), recipe(demo.processor, paths, question))
     capture = result.capture
     want = full[:, :, capture.queries][..., capture.vision_tokens]
     assert np.abs(capture.weights - want.mean(axis=1)).max() <= 1e-6
     assert np.abs(capture.weights_by_head - want).max() <= 1e-6
     assert np.abs(capture.vision_mass - want.mean(axis=1).sum(axis=-1)).max() <= 1e-5
-    assert [token.position for token in capture.tokens][-1] == full.shape[2]
-    assert len(capture.tokens) - full.shape[2] + len(ids) - 1 == len(ids)
+    assert len(capture.tokens) == full.shape[2] + 1, "every token, the last of which was never a query"
+    assert capture.produces.max() == full.shape[2]
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_longer_answer_with_grouped_queries_and_the_real_head_size(genuine, make_picture, pictures):
+    paths = [make_picture(200, 120, "a.png", 1), make_picture(90, 150, "b.png", 2)][:pictures]
+    result = genuine.ask(paths[0], "有几只猫? how many?", paths[1:], heads="0,1", max_new_tokens=8)
+    inputs = recipe(genuine.processor, paths, "有几只猫? how many?")
+    genuine.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        full, ids = plain(genuine.model, inputs)
+    finally:
+        genuine.model.set_attn_implementation("sdpa")
+    capture = result.capture
+    want = full[:, :, capture.queries][..., capture.vision_tokens]
+    assert (capture.query_role == "answer").sum() == len(ids) - 1 >= 5
+    assert np.abs(capture.weights_by_head - want).max() <= 1e-6
+    assert np.abs(capture.weights - want.mean(axis=1)).max() <= 1e-6
+
+
+def test_the_answer_is_greedy_and_keeps_the_penalty(demo, cats):
+    own = demo.model.generation_config
+    before = own.to_dict()
+    own.update(do_sample=True, temperature=50.0, repetition_penalty=1.3)
+    try:
+        results = [demo.ask(cats, "what color is the dog?", seed=seed) for seed in range(4)]
+        with torch.inference_mode():
+            inputs = recipe(demo.processor, [cats], "what color is the dog?")
+            ids = demo.model.generate(
+                **inputs, do_sample=False, temperature=1.0, repetition_penalty=1.3, max_new_tokens=128
+            )
+    finally:
+        own.update(**before)
+    assert {result.answer for result in results} == {
+        demo.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    }
+    assert results[0].provenance.generation["repetition_penalty"] == 1.3
+    assert results[0].provenance.generation["do_sample"] is False
+
+
+def test_keys_that_a_sliding_window_dropped_got_nothing():
+    recorder = AttentionRecorder([0], [], [1, 4, 6])
+    query, keys = torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 4, 8)
+    recorder.enter(0, torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 8))
+    row, column = recorder.enter(0, query, keys)
+    assert (row, column) == (7, 4), "the eighth token sees the positions 4 to 7"
+    recorder.record(0, row, column, torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(1, 2, 1, 4), every_row=True)
+    assert recorder.result().weights[0, 0].tolist() == pytest.approx([0.0, 0.1, 0.3])
 
 
 def test_with_the_vision_tower_eager_too_only_rounding_differs(demo, cats):
@@ -113,7 +160,7 @@ def test_supplied_answer_is_teacher_forced(demo, cats, request):
     logprobs = out.logits[0].log_softmax(-1)
     expected = sum(float(logprobs[length - 1 + i, token]) for i, token in enumerate(ids))
     assert result.supplied_logprob == pytest.approx(expected, abs=1e-4)
-    assert result.answer == "3" or result.answer.isdigit()
+    assert result.answer == demo.ask(cats, QUESTION).answer
 
 
 def test_looking_does_not_change_the_answer(demo, cats):
@@ -200,6 +247,28 @@ def test_nan_is_an_error_and_never_a_picture(demo, cats):
         with torch.no_grad():
             bias.copy_(kept)
     assert demo.ask(cats, QUESTION).answer
+
+
+@pytest.mark.parametrize("where", ["lm_head", "last o_proj"])
+def test_nan_that_the_recorded_rows_do_not_show(demo, cats, where):
+    """In the output alone, and in a layer that is not captured."""
+    layer = demo.model.model.language_model.layers[3].self_attn.o_proj
+    module = demo.model.lm_head if where == "lm_head" else layer
+    handle = module.register_forward_hook(lambda module, args, output: output * float("nan"))
+    try:
+        with pytest.raises(CaptureError, match="not finite"):
+            demo.ask(cats, QUESTION, layers="0-1")
+    finally:
+        handle.remove()
+
+
+def test_eager_attention_without_weights_is_named(demo, cats, monkeypatch):
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
+
+    honest = modeling.eager_attention_forward
+    monkeypatch.setattr(modeling, "eager_attention_forward", lambda *a, **k: (honest(*a, **k)[0], None))
+    with pytest.raises(CaptureError, match="without its weights"):
+        demo.ask(cats, QUESTION)
 
 
 @pytest.mark.parametrize(

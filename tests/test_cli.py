@@ -246,6 +246,7 @@ def test_seed_device_dtype_attn_are_recorded(run, cats):
         ("--blur", "-1"),
         ("--top-percent", "0"),
         ("--draw-size", "1"),
+        ("--draw-size", "0"),
         ("--draw-size", "big"),
         ("--colormap", "rainbow"),
         ("--min-pixels", "10"),
@@ -329,16 +330,87 @@ def test_json(run, cats):
     assert Path(row["overlay"]).exists()
 
 
+@pytest.mark.parametrize("question", ["how many cats? " + "x" * 300, "有几只猫？" * 60])
+def test_questions_longer_than_a_file_name(run, cats, question):
+    folder, rows = ask(run, cats, question)
+    assert rows[0]["question"] == question
+    assert len(folder.name.encode()) < 100
+    fails(run(cats, "--prompts", question), 2, "no such file")
+    fails(invoke(cats, "?", model=question), 2, "no such folder")
+
+
+def test_json_is_plain_ascii(run, cats):
+    done = run(cats, "有几只猫\u202e\x9b？", "--json")
+    assert done.stdout.isascii()
+    assert json.loads(done.stdout)["question"] == "有几只猫\u202e\x9b？"
+
+
+@pytest.mark.parametrize("size", [(8159, 41), (12800, 64), (41, 8159)])
+def test_a_picture_that_the_processor_makes_too_long(run, size):
+    Image.new("RGB", size).save("long.png")
+    fails(run("long.png", QUESTION), 2, "long.png", "200")
+
+
+def test_a_long_picture_is_found_again(run):
+    Image.new("RGB", (3500, 28)).save("long.png")
+    folder, _ = ask(run, "long.png", QUESTION)
+    _, rows = ask(run, "long.png", QUESTION)
+    assert rows[0]["reused"]
+    assert Result.load(folder).media[0].size_px == (3500, 28)
+
+
+@pytest.mark.parametrize("limit", [3136, 3200, 5000])
+def test_a_small_max_pixels(run, cats, limit):
+    folder, _ = ask(run, cats, QUESTION, "--max-pixels", limit)
+    assert Result.load(folder).capture.grids[0].cells <= 6
+
+
+def test_limits_below_four_cells(run, cats):
+    fails(run(cats, QUESTION, "--max-pixels", 3135), 2, "--max-pixels 3135", "four cells")
+    fails(run(cats, QUESTION, "--min-pixels", 784), 2, "--min-pixels 784", "four cells")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of bytes")
+def test_a_name_that_is_no_unicode(run, cats):
+    name = os.fsdecode(b"bad\xff.png")
+    Path(name).write_bytes(Path(cats).read_bytes())
+    folder, _ = ask(run, name, QUESTION)
+    assert Result.load(folder).media[0].source == "bad?.png"
+
+
+def test_an_answer_that_was_cut_says_so(run, cats):
+    done = run(cats, "有几只猫？ how how", "--max-new-tokens", 1)
+    assert "cut at 1 tokens" in done.stderr
+
+
+def test_heads_are_those_of_the_sheets_too(run, cats):
+    plain_, _ = ask(run, cats, QUESTION)
+    heads, _ = ask(run, cats, QUESTION, "--heads", "1")
+    for name in ("layers.png", "tokens.png", "layers/layer_01.png"):
+        assert (plain_ / name).read_bytes() != (heads / name).read_bytes(), name
+
+
+def test_shell_completion():
+    typed = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --he", "COMP_CWORD": "2"}
+    code = "from qvl_attn.cli import app; app(prog_name='qvl-attn')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | typed, capture_output=True, text=True, check=False
+    )
+    assert {"--heads", "--help"} <= set(done.stdout.split())
+
+
 def test_quiet(run, cats):
     done = run(cats, QUESTION, "--quiet")
     assert done.stdout == f"{COUNT}\n"
     assert done.stderr == ""
 
 
-def test_debug_shows_the_traceback(run):
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(run):
     done = run("nothing.png", QUESTION, "--debug")
-    assert done.exit_code == 1
-    assert type(done.exception).__name__ == "InputError"
+    assert done.exit_code == 2
+    assert "Traceback" in done.stderr
+    assert "InputError" in done.stderr
+    assert "error: " in done.stderr
 
 
 def test_offline(run, cats, monkeypatch):

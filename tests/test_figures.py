@@ -154,7 +154,7 @@ def test_the_scale_line_tells_the_numbers():
     )
     told = scale_line(one, Drawing(interp="cells", blur_cells=1.5, top_percent=10))
     assert told.endswith(
-        "each cell drawn as its box · blurred (sigma 1.5 in cells) · only the strongest 10 % of the cells coloured"
+        "each cell drawn as its box · after a blur (sigma 1.5 in cells) · only the strongest 10 % of the cells coloured"
     )
 
 

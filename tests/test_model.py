@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from qvl_attn import Analyzer
 from qvl_attn.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.media import load_picture
-from qvl_attn.memory import forward_bytes, on_device
-from qvl_attn.model import _DEMO, DEFAULT_MODEL, choose_placement, find_checkpoint, load_config
+from qvl_attn.memory import forward_bytes, free_bytes, on_device
+from qvl_attn.model import _DEMO, DEFAULT_MODEL, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.result import Settings
 
 
@@ -91,7 +91,9 @@ def test_broken_files_of_a_checkpoint(checkpoint, file, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nothing-there", "a/b/c", "../x/y", "https://x/y", "", "a b/c"])
+@pytest.mark.parametrize(
+    "name", ["nothing-there", "a/b/c", "../x/y", "https://x/y", "", "a b/c", "./nothing", "x" * 300, "有" * 100]
+)
 def test_names_that_are_no_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((InputError, ModelError), match="model"):
@@ -113,6 +115,8 @@ def test_a_model_from_the_cache_needs_no_network(checkpoint, tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     found = find_checkpoint("someone/small-vl", offline=True)
     assert (found.name, found.revision) == ("someone/small-vl", commit)
+    (repo / "refs" / "v2").write_text(commit)
+    assert find_checkpoint("someone/small-vl", "v2", offline=True).revision == commit
     (repo / "snapshots" / commit / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="hf download"):
         find_checkpoint("someone/small-vl", offline=True)
@@ -126,6 +130,53 @@ def test_the_fingerprint_follows_the_weights(checkpoint):
     content[-1] ^= 1
     path.write_bytes(content)
     assert find_checkpoint(str(checkpoint)).revision != before
+
+
+def test_no_code_of_a_checkpoint_is_run_or_asked_about(checkpoint, monkeypatch):
+    (checkpoint / "evil.py").write_text("raise SystemExit('ran')")
+    for file, field in (
+        ("processor_config.json", "processor_class"),
+        ("preprocessor_config.json", "image_processor_type"),
+    ):
+        path = checkpoint / file
+        value = json.loads(path.read_text()) if path.exists() else {}
+        kind = "AutoProcessor" if field == "processor_class" else "AutoImageProcessor"
+        path.write_text(json.dumps(value | {field: "Evil", "auto_map": {kind: "evil.Evil"}}))
+    edit_config(checkpoint, auto_map={"AutoConfig": "evil.Evil"})
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked"))
+    with pytest.raises(ModelError):
+        Analyzer.load(str(checkpoint))
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[]", b"\xff", b'{"weight_map": 3}'])
+def test_a_broken_index(checkpoint, content):
+    (checkpoint / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(ModelError):
+        find_checkpoint(str(checkpoint))
+
+
+def test_out_of_memory_while_loading(checkpoint, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("qvl_attn.analyzer.prove_capture", full)
+    with pytest.raises(MemoryLimitError, match="out of memory"):
+        _ = Analyzer.load(str(checkpoint)).model
+
+
+def test_what_torch_keeps_for_itself_is_free(monkeypatch):
+    placement = Placement("cuda:0", "bfloat16", None, 0, "")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 700)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 300)
+    assert free_bytes(placement) == 500
+
+
+def test_more_rows_than_a_result_may_hold(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr("qvl_attn.memory.MAX_NPZ_BYTES", 10**5)
+    Image.new("RGB", (252, 252)).save(tmp_path / "a.png")
+    with pytest.raises(MemoryLimitError, match="rows of attention"):
+        demo.check([load_picture(tmp_path / "a.png")], "how many cats?", Settings(heads="0"))
 
 
 def test_placement_on_a_cpu(monkeypatch):
@@ -185,8 +236,9 @@ def test_an_estimate_over_the_memory(demo, tmp_path, monkeypatch):
     picture = load_picture(tmp_path / "large.png")
     prompt = demo.check([picture], "how many cats?", Settings())
     patches = 4 * prompt.grids[0].cells
-    needed = forward_bytes(demo.config, prompt.length + 128, patches, 4)
-    monkeypatch.setattr("qvl_attn.memory.free_bytes", lambda placement: needed // 3)
+    logits = 4 * 128 * demo.config.text_config.vocab_size
+    needed = forward_bytes(demo.config, prompt.length + 128, patches, 4) + logits
+    monkeypatch.setattr("qvl_attn.memory.free_bytes", lambda placement: needed // 2)
     with pytest.raises(MemoryLimitError, match=r"--max-pixels (\d+) fits") as caught:
         demo.ask(picture, "how many cats?")
     fits = int(caught.value.hint.split()[1])

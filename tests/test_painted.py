@@ -7,10 +7,15 @@ position turns them by less than a thousandth.
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from conftest import DEMO_MODEL
 from PIL import Image
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from qvl_attn import Analyzer
@@ -52,8 +57,19 @@ def know_brightness(model) -> None:
 
 
 @pytest.fixture(scope="module")
-def bright(genuine_folder):
-    analyzer = Analyzer.load(str(genuine_folder), dtype="float32", device="cpu")
+def bright(tmp_path_factory):
+    """The embedded model's tokenizer and settings around random weights with the real head size and rotary base."""
+    folder = tmp_path_factory.mktemp("bright")
+    for file in DEMO_MODEL.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, folder / file.name)
+    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    config["text_config"] |= {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config["text_config"]["rope_parameters"] |= {"rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    config["vision_config"] |= {"out_hidden_size": 256}
+    (folder / "config.json").write_text(json.dumps(config))
+    Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    analyzer = Analyzer.load(str(folder), dtype="float32", device="cpu")
     with torch.no_grad():
         know_brightness(analyzer.model)
     return analyzer

@@ -112,7 +112,7 @@ def test_pixel_limits(genuine, make_picture):
     # The embedded processor's own maximum is smaller than what is asked for here.
     with pytest.raises(InputError, match="above"):
         genuine.check(media, "?", Settings(min_pixels=10_000, max_pixels=9_000))
-    with pytest.raises(InputError, match="one cell"):
+    with pytest.raises(InputError, match="four cells"):
         genuine.check(media, "?", Settings(max_pixels=3))
 
 

@@ -93,13 +93,13 @@ def test_interpolation_invents_no_value_beyond_the_cells(interp):
 def test_blur_spreads_one_cell_like_a_gaussian_and_keeps_the_sum():
     values = np.zeros((21, 21), np.float32)
     values[10, 10] = 1
-    drawn = render.upsample(values, (21, 21), Drawing(interp="cells", blur_cells=1.5))
+    drawn = render.upsample(render.blur(values, 1.5), (21, 21), Drawing(interp="cells"))
     assert drawn.sum() == pytest.approx(1, abs=1e-4)
     assert drawn[10, 12] / drawn[10, 10] == pytest.approx(math.exp(-4 / (2 * 1.5**2)), rel=1e-3)
 
 
 def test_blur_wider_than_the_map():
-    drawn = render.upsample(np.full((1, 2), 0.25, np.float32), (40, 20), Drawing(blur_cells=100))
+    drawn = render.upsample(render.blur(np.full((1, 2), 0.25, np.float32), 100), (40, 20), Drawing())
     assert np.allclose(drawn, 0.25, atol=1e-5)
 
 

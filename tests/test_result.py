@@ -11,6 +11,7 @@ import pytest
 import qvl_attn
 from qvl_attn import Analyzer, Drawing, QvlAttnError, Result
 from qvl_attn.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.select import words
 
 QUESTION = "how many cats?"
 
@@ -203,6 +204,12 @@ def test_an_empty_answer(demo, cats, tmp_path):
         lambda folder: _arrays(folder, "boxes_px", lambda a: a + 1),
         lambda folder: _arrays(folder, "grid_thw", lambda a: a[:, [0, 2, 1]]),
         lambda folder: _arrays(folder, "vision_tokens", lambda a: a[:0]),
+        lambda folder: _arrays(folder, "merge_size", lambda a: a * 0),
+        lambda folder: _arrays(folder, "grid_thw", lambda a: a * 10**9),
+        lambda folder: _arrays(folder, "layers", lambda a: -a),
+        lambda folder: _arrays(folder, "vision_mass", lambda a: a * np.nan),
+        lambda folder: _arrays(folder, "weights", lambda a: a * 1e6),
+        lambda folder: _flip(folder / "attention.npz"),
     ],
 )
 def test_damaged_results_are_named(saved, tmp_path, damage):
@@ -219,11 +226,41 @@ def _edit(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
 def _arrays(folder, name, change):
     with np.load(folder / "attention.npz") as arrays:
         values = dict(arrays)
     values[name] = change(values[name])
     np.savez(folder / "attention.npz", **values)
+
+
+def test_layers_as_numbers(result):
+    for layers, text in ((1, "1"), ([1, 2], "1-2"), (range(4), "all")):
+        assert np.array_equal(result.heatmap(layers=layers).values, result.heatmap(layers=text).values)
+
+
+def test_layers_named_in_python_win_over_single_heads_of_the_request(demo, cats):
+    result = demo.ask(cats, QUESTION, heads="2.0")
+    assert result.heatmap(layers="1").heads == "all"
+    assert result.heatmap().heads == "2.0"
+
+
+def test_a_supplied_answer_that_the_tokenizer_composes(demo, cats):
+    result = demo.ask(cats, QUESTION, answer="e\u0301 red star")
+    assert result.supplied_answer == "\u00e9 red star"
+    found = words(result.capture.tokens, result.mapped_answer, "answer")
+    assert [word.text for word in found][-2:] == ["red", "star"]
+
+
+def test_a_drawing_out_of_range():
+    for wrong in ({"alpha": 7}, {"colormap": "zz"}, {"interp": "zz"}, {"draw_size_px": 3}):
+        with pytest.raises(InputError, match="want"):
+            Drawing(**wrong)
 
 
 def test_what_the_package_shows():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -37,6 +39,10 @@ def _options(
 app.command()(ask)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line."""
+    # A terminal or pipe that lacks a character (a Windows code page) gets a stand-in and not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="qvl-attn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -140,7 +141,7 @@ def ask(
         asked = _questions(questions or [], prompts)
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.media import load_picture
-        from qvl_attn.store import check_writable
+        from qvl_attn.store import check_writable, read_json
 
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]
@@ -152,9 +153,6 @@ def ask(
 
         hush_libraries(bars=not quiet)
         tell = (lambda message: None) if quiet else say
-        for picture in pictures:
-            for note in picture.notes:
-                tell(f"{picture.source}: {note}")
         settings = Settings(query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed)
         analyzer = Analyzer.load(
             model,
@@ -173,12 +171,14 @@ def ask(
             result, folder, reused = _one(analyzer, pictures, question, settings, drawing, out, overwrite)
             if reused:
                 tell(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
+            for note in read_json(folder / "result.json")["notes"]:
+                tell(f"note: {note}")
             _print(result, folder, reused=reused, as_json=as_json, quiet=quiet)
 
 
 def _questions(questions: list[str], prompts: str | None) -> list[str]:
     for question in questions:
-        if len(question) < 1024 and "\0" not in question and Path(question).is_file():
+        if os.path.isfile(question):  # pathlib raises on names that are too long  # noqa: PTH113
             raise InputError(f"{question!r} is a file, and stands where a question belongs", f"--image {question}")
     asked = list(questions)
     if prompts is not None:
@@ -191,24 +191,27 @@ def _questions(questions: list[str], prompts: str | None) -> list[str]:
 
 
 def _drawing(
-    colormap: str, alpha: float, interp: str, blur: float, scale: str, top_percent: float, draw_size: str
+    colormap: Colormap,
+    alpha: float,
+    interp: Interp,
+    blur: float,
+    scale: ScaleMode,
+    top_percent: float,
+    draw_size: str,
 ) -> Drawing:
     from qvl_attn.types import Drawing
 
-    if draw_size != "full" and not draw_size.isdecimal():
+    if draw_size != "full" and not (draw_size.isdecimal() and int(draw_size) > 0):
         raise InputError(f"--draw-size {draw_size}: want a number of pixels, or full")
-    try:
-        return Drawing(
-            colormap=colormap.value,  # type: ignore[attr-defined]
-            alpha=alpha,
-            interp=interp.value,  # type: ignore[attr-defined]
-            blur_cells=blur,
-            scale=scale.value,  # type: ignore[attr-defined]
-            top_percent=top_percent,
-            draw_size_px=0 if draw_size == "full" else int(draw_size),
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return Drawing(
+        colormap=colormap.value,
+        alpha=alpha,
+        interp=interp.value,
+        blur_cells=blur,
+        scale=scale.value,
+        top_percent=top_percent,
+        draw_size_px=0 if draw_size == "full" else int(draw_size),
+    )
 
 
 def _one(
@@ -236,13 +239,13 @@ def _one(
 
 def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_summary(result, folder, reused), ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(_summary(result, folder, reused), allow_nan=False))
         return
     if quiet:
         typer.echo(plain(result.answer))
         return
     typer.echo(f"question: {plain(result.question)}")
-    typer.echo(f"answer: {plain(result.answer)}")
+    typer.echo(f"answer: {plain(result.answer) or '(no answer)'}")
     if result.supplied_answer is not None:
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
         typer.echo(f"supplied answer: {plain(result.supplied_answer)}")

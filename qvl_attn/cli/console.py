@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,9 +69,12 @@ def faults(*, debug: bool) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
+    except KeyboardInterrupt:
+        _stderr.print("interrupted; what is finished is kept")
+        raise typer.Exit(130) from None
     except QvlAttnError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
         if error.hint:
             _stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
