@@ -1,7 +1,7 @@
 """A result as arrays and JSON (schema 1), and back. Knows the names and shapes on disk, opens no file.
 
-What is read back was written by somebody: everything is checked by the dataclasses it goes into, and no path in it is
-used.
+What is read back was written by somebody: all that is used of it is checked by the dataclasses it goes into, and no
+path in it is used.
 """
 
 from __future__ import annotations
