@@ -480,9 +480,9 @@ def test_a_real_process_by_module_name(cats, tmp_path):
     assert (process.returncode, out, err) == (0, f"{COUNT}\n", "")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_what_is_finished(cats, tmp_path, number, code):
-    """Two hundred questions, stopped after the second: whole folders stay, drafts do not."""
+@pytest.fixture
+def long_run(cats, tmp_path):
+    """A real process with two hundred questions, two of which are answered, and its folder of results."""
     lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines))
     process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
@@ -490,27 +490,43 @@ def test_an_interrupted_run_keeps_what_is_finished(cats, tmp_path, number, code)
     deadline = time.monotonic() + 120
     while len(list(out.glob("cats-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
+    yield process, out
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_what_is_finished(long_run, number, code):
+    process, out = long_run
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
+    assert ("interrupted" in err) == (number == signal.SIGINT)
     folders = list(out.iterdir())
     assert 2 <= len(folders) < 200
     assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)
 
 
-def test_a_killed_run_leaves_only_whole_results(cats, tmp_path):
-    lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
-    (tmp_path / "set.jsonl").write_text("\n".join(lines))
-    process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
-    out = tmp_path / "qvl-attn-out"
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("cats-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+@pytest.mark.parametrize("wait_s", [1.0, 2.5])
+def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, wait_s):
+    process = command("ask", cats, QUESTION, "-m", "demo", cwd=tmp_path)
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    # A shell sees 130 in both: CPython ends itself by the signal if it came inside an exec() of some library.
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert "Traceback" not in err
+    assert "interrupted" in err
+
+
+def test_a_killed_run_leaves_only_whole_results(long_run):
+    process, out = long_run
     process.kill()
     process.communicate()
-    for folder in out.glob("cats-*"):
-        assert Result.load(folder).answer
+    results = [Result.load(folder) for folder in out.glob("cats-*")]
+    assert len(results) >= 2
+    assert all(result.answer for result in results)
 
 
 def test_two_runs_in_one_folder(cats, tmp_path):
