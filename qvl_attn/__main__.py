@@ -1,6 +1,9 @@
 """`qvl-attn` and `python -m qvl_attn`: the command line, from its first import on under one roof for Ctrl-C."""
 
+import os
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -11,7 +14,18 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what is finished is kept\n")
-        sys.exit(130)
+        _leave()
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """At once: if Ctrl-C came inside an exec() of some library, CPython would end itself by the signal instead."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
