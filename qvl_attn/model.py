@@ -257,7 +257,7 @@ def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise MemoryLimitError(
             f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
         ) from None

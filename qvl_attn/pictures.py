@@ -92,9 +92,10 @@ class DrawnResult:
         """A panel for every captured layer with the headline's query and, where the layer has some, its heads."""
         result = self.result
         rows = query_rows(result.capture, result.question, result.settings.query)
+        named = result.headline_heads() or ()
         panels = []
         for layer in result.capture.layers.tolist():
-            heads = [pair for pair in result.headline_heads() or () if pair[0] == layer]
+            heads = [pair for pair in named if pair[0] == layer]
             maps = self._maps([layer], heads or None, rows, result.settings.query)
             label = f"layer {layer}" + (f" · heads {','.join(str(head) for _, head in heads)}" if heads else "")
             panels += [Panel(label, maps)] if maps else []

@@ -74,8 +74,9 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         tokens=tuple(tokens),
         weights_by_head=arrays.get("weights_by_head"),
     )
+    derived = capture_arrays(capture)
     for name in ("vision_tokens", "boxes_px"):
-        if not np.array_equal(capture_arrays(capture)[name], arrays[name]):
+        if not np.array_equal(derived[name], arrays[name]):
             raise ValueError(f"{name} does not fit the grids")
     return capture
 
