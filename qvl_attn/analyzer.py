@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +16,9 @@ from transformers import GenerationConfig
 import qvl_attn
 from qvl_attn.capture import prove_capture
 from qvl_attn.errors import InputError
+from qvl_attn.estimate import ATTENTION_MODES, check_context, check_memory, choose_attention, peak_bytes
 from qvl_attn.media import load_picture
-from qvl_attn.memory import check_fits, on_device
+from qvl_attn.memory import Stages, free_bytes, on_device
 from qvl_attn.model import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -28,14 +29,13 @@ from qvl_attn.model import (
     load_processor,
     load_weights,
 )
-from qvl_attn.passes import greedy, on_model, own_answer, supplied_answer
-from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
+from qvl_attn.passes import on_model
+from qvl_attn.question import Question, read_question
 from qvl_attn.result import Provenance, Result, Settings
-from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
+from qvl_attn.runs import Run, groups, run_group
 from qvl_attn.types import Media
 
-ATTENTION_MODES = ("eager",)
-MAX_NEW_TOKENS = 4096
+Picture = str | os.PathLike[str] | Media
 
 
 def _silent(message: str) -> None:
@@ -50,13 +50,20 @@ class Analyzer:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: Any, placement: Placement, say: Callable[[str], None] = _silent
+        self,
+        checkpoint: Checkpoint,
+        config: Any,
+        placement: Placement,
+        attn: str = "auto",
+        say: Callable[[str], None] = _silent,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
+        self.attn = attn
         self.processor = load_processor(checkpoint, config)
         self._say = say
+        self._said = ""
 
     @classmethod
     def load(
@@ -67,7 +74,7 @@ class Analyzer:
         device: str = "auto",
         dtype: str = "auto",
         device_map: str | None = None,
-        attn: str = "eager",
+        attn: str = "auto",
         offline: bool = False,
         say: Callable[[str], None] = _silent,
     ) -> Analyzer:
@@ -80,7 +87,8 @@ class Analyzer:
             dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while
                 the weights fit the free memory.
             device_map: `auto` and its kin spread a model over several GPUs.
-            attn: `eager`, the reference.
+            attn: `eager`, the reference; `rows`, the rows alone beside SDPA; `auto`, eager in float32 while it is
+                estimated to fit the free memory, and rows otherwise.
             offline: never reach for the hub.
             say: is told what was chosen, a line at a time.
 
@@ -90,15 +98,15 @@ class Analyzer:
             MemoryLimitError: the weights do not fit.
         """
         if attn not in ATTENTION_MODES:
-            raise InputError(f"--attn {attn}: unknown", f"write {' or '.join(ATTENTION_MODES)}")
+            raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
         checkpoint = find_checkpoint(model, revision, offline=offline)
         config = load_config(checkpoint)
         placement = choose_placement(config, device, dtype, device_map)
         where = f"--device-map {device_map}" if device_map else placement.device
-        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason}), eager")
-        if placement.dtype != "float32":
-            say("eager attention in 16 bits can change the answer; compare with --dtype float32 where it matters")
-        return cls(checkpoint, config, placement, say)
+        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
+        if placement.dtype != "float32" and attn == "eager":
+            say("eager attention in 16 bits can change the answer; --attn rows leaves it alone")
+        return cls(checkpoint, config, placement, attn, say)
 
     @cached_property
     def model(self) -> Any:
@@ -117,15 +125,17 @@ class Analyzer:
             source="self-check",
             sha256="",
         )
-        prompt = self._prompt([dot], "?", Settings())
-        prove_capture(model, on_model(prompt, model))
+        inputs = on_model(read_question(self.processor, self.config, [dot], "?", Settings()).prompt.inputs, model)
+        modes = ("eager", "rows") if self.attn == "auto" else (self.attn,)
+        for attention in modes:
+            prove_capture(model, inputs, attention)
         return model
 
     def ask(
         self,
-        picture: str | os.PathLike[str] | Media,
+        picture: Picture,
         question: str,
-        images: Sequence[str | os.PathLike[str] | Media] = (),
+        images: Sequence[Picture] = (),
         *,
         query: str = "question",
         layers: str | None = None,
@@ -136,6 +146,7 @@ class Analyzer:
         max_pixels: int | None = None,
         max_new_tokens: int = 128,
         seed: int = 0,
+        store_heads: str = "float32",
     ) -> Result:
         """Ask one question, and capture the attention of the question's tokens, the last one and the answer's.
 
@@ -153,6 +164,8 @@ class Analyzer:
             max_pixels: largest size to which a picture is resized, in pixels; by default the checkpoint's.
             max_new_tokens: where an answer is cut.
             seed: for torch; the answer is greedy and does not depend on it.
+            store_heads: `float32`, or `float16` to keep the heads apart in half the space; weights are then rounded by
+                at most 2^-11 of themselves, and by 2^-25 below 2^-14.
 
         Returns:
             The answer and the captured attention.
@@ -162,83 +175,123 @@ class Analyzer:
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        settings = Settings(query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed)
-        started = time.perf_counter()
-        media = tuple(one if isinstance(one, Media) else load_picture(one) for one in (picture, *images))
-        prompt = self.check(media, question, settings)
-        prepared = time.perf_counter()
-        model = self.model
-        loaded = time.perf_counter()
-        torch.manual_seed(seed)
-        with on_device(self.placement, prompt.length):
-            return self._run(model, prompt, media, settings, {"prepare": prepared - started, "load": loaded - prepared})
+        settings = Settings(
+            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads
+        )
+        ((_, result),) = self.answer([self.prepare((picture, *images), question, settings)])
+        return result
 
-    def check(self, media: Sequence[Media], question: str, settings: Settings) -> Prompt:
-        """Find every fault that can be known before weights are loaded, and build the prompt.
+    def ask_many(
+        self,
+        pairs: Sequence[tuple[Picture | Sequence[Picture], str]],
+        *,
+        batch_size: int = 8,
+        settings: Settings | None = None,
+    ) -> list[Result]:
+        """Ask many questions: those about the same pictures read them once, the others run in batches of like length.
+
+        In float32 the numbers are those of the questions one by one, but for rounding (1e-5). In 16 bits a batch, or
+        pictures that were read before, can tip an answer where two tokens are all but equally likely.
+
+        Args:
+            pairs: a picture, or the pictures of one prompt, and a question about them.
+            batch_size: how many prompts run at once, while they are estimated to fit the memory.
+            settings: as the keywords of `ask`, for all of them.
+
+        Returns:
+            Results in the order of the pairs.
+
+        Raises:
+            InputError: a fault in what was given, found before anything runs.
+            CaptureError: the attention is not what attention must be.
+            MemoryLimitError: a prompt does not fit the memory.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: want at least 1")
+        loaded: dict[str, Media] = {}
+        questions = [
+            self.prepare(_pictures(pictures, loaded), text, settings or Settings()) for pictures, text in pairs
+        ]
+        return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
+
+    def prepare(self, pictures: Sequence[Picture], question: str, settings: Settings) -> Question:
+        """Find every fault that can be known before weights are loaded, and choose how attention is computed.
 
         Raises:
             InputError: a fault in what was given.
             MemoryLimitError: the prompt is estimated not to fit the memory.
         """
-        text = self.config.text_config
-        layers = parse_layers(settings.layers, text.num_hidden_layers)
-        parse_heads(settings.heads, layers, text.num_attention_heads)
-        parse_query(settings.query)
-        if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
-            raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
-        control = sorted({*self.processor.tokenizer.all_special_tokens, *self.processor.tokenizer.get_added_vocab()})
-        for name, words in (
-            ("question", question),
-            ("system prompt", settings.system),
-            ("answer", settings.answer),
-        ):
-            if words is not None:
-                check_text(name, words, control)
-        prompt = self._prompt(media, question, settings)
-        if settings.query.startswith("text:"):
-            text_positions(prompt.tokens, question, settings.query.removeprefix("text:"))
-        heads = text.num_attention_heads if settings.heads_apart else 1
-        kept = len(layers) * heads * (len(prompt.positions("question")) + settings.max_new_tokens)
-        check_fits(
-            self.config, self.placement, prompt, settings.max_new_tokens, kept, weights_loaded="model" in self.__dict__
+        stages = Stages()
+        with stages.stage("prepare"):
+            media = [one if isinstance(one, Media) else load_picture(one) for one in pictures]
+            asked = read_question(self.processor, self.config, media, question, settings)
+        check_context(self.config, asked.job, len(media))
+        dtype, free = self.placement.dtype, self.free_bytes()
+        attention, reason = self.attn, "asked for"
+        if attention == "auto":
+            attention, reason = choose_attention(self.config, dtype, asked.job, free)
+        check_memory(self.config, dtype, asked.job, attention, free, len(media))
+        return replace(
+            asked,
+            attention=attention,
+            attention_reason=reason,
+            seconds=stages.seconds,
+            peak_memory_bytes=stages.peak_bytes,
         )
-        return prompt
 
-    def _prompt(self, media: Sequence[Media], question: str, settings: Settings) -> Prompt:
-        limits = pixel_limits(self.processor, settings.min_pixels, settings.max_pixels)
-        messages = chat_messages(media, question, settings.system, *limits)
-        return build_prompt(self.processor, messages, media, self.config.vision_config.spatial_merge_size, *limits)
+    def free_bytes(self) -> int | None:
+        """Memory for a prompt beside the weights; None where they are spread over several GPUs."""
+        if self.placement.device_map is not None and self.placement.device.startswith("cuda"):
+            return None
+        loaded = "model" in self.__dict__
+        return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
 
-    def _run(
-        self, model: Any, prompt: Prompt, media: tuple[Media, ...], settings: Settings, seconds: dict[str, float]
-    ) -> Result:
-        tokenizer = self.processor.tokenizer
-        layers = parse_layers(settings.layers, self.config.text_config.num_hidden_layers)
-        by_head = settings.heads_apart
-        generation = greedy(model, settings.max_new_tokens)
-        started = time.perf_counter()
-        own = own_answer(model, tokenizer, prompt, layers, generation, by_head=by_head)
-        seconds = {**seconds, "answer": time.perf_counter() - started}
-        supplied = None
-        if settings.answer is not None:
-            started = time.perf_counter()
-            supplied = supplied_answer(model, tokenizer, prompt, layers, settings.answer, by_head=by_head)
-            seconds["supplied_answer"] = time.perf_counter() - started
+    def answer(self, questions: Sequence[Question], batch_size: int = 1) -> Iterator[tuple[int, Result]]:
+        """Answer what was prepared, each with its place among the questions, as soon as it is there.
+
+        Those about the same pictures come in their order and read the pictures once; the others in batches of like
+        length. The batch is a limit: a smaller one is taken where it would not fit the memory.
+
+        Raises:
+            CaptureError: the attention is not what attention must be.
+            MemoryLimitError: it does not fit the memory.
+        """
+        for group in groups(questions, self.config, batch_size, self._fits):
+            asked = [questions[i] for i in group.indices]
+            said = f"{asked[0].attention} attention: {asked[0].attention_reason}"
+            if said != self._said:
+                self._say(said)
+                self._said = said
+            loading = Stages()
+            with loading.stage("load"):
+                model = self.model
+            runs = run_group(model, self.processor.tokenizer, asked, shared=group.shared)
+            for i, question in zip(group.indices, asked, strict=True):
+                with on_device(self.placement, question.prompt.length):
+                    run = next(runs)
+                yield i, self._result(question, run, loading)
+
+    def _fits(self, longest: Question, count: int) -> bool:
+        free = self.free_bytes()
+        job = replace(longest.job, batch=count)
+        return free is None or peak_bytes(self.config, self.placement.dtype, job, longest.attention) <= free
+
+    def _result(self, question: Question, run: Run, loading: Stages) -> Result:
         return Result(
-            question=prompt.question,
-            answer=own.answer,
-            answer_logprob=own.logprob,
-            supplied_answer=supplied.answer if supplied else None,
-            supplied_logprob=supplied.logprob if supplied else None,
-            media=media,
-            capture=(supplied or own).capture,
-            settings=settings,
-            provenance=self._provenance(generation),
-            seconds={name: round(value, 3) for name, value in seconds.items()},
+            question=question.prompt.question,
+            answer=run.own.answer,
+            answer_logprob=run.own.logprob,
+            supplied_answer=run.supplied.answer if run.supplied else None,
+            supplied_logprob=run.supplied.logprob if run.supplied else None,
+            media=question.media,
+            capture=(run.supplied or run.own).capture,
+            settings=question.settings,
+            provenance=self._provenance(question, run.generation),
+            seconds={**question.seconds, **loading.seconds, **run.seconds},
+            peak_memory_bytes={**question.peak_memory_bytes, **loading.peak_bytes, **run.peak_memory_bytes},
         )
 
-    @property
-    def made_by(self) -> dict[str, str]:
+    def made_by(self, question: Question) -> dict[str, str]:
         """What of the model, its place and the libraries goes into the name of a result."""
         return {
             "qvl_attn": qvl_attn.__version__,
@@ -248,14 +301,15 @@ class Analyzer:
             "revision": self.checkpoint.revision,
             "dtype": self.placement.dtype,
             "device": self.placement.device_map or self.placement.device,
-            "attention": "eager",
+            "attention": question.attention,
         }
 
-    def _provenance(self, generation: GenerationConfig) -> Provenance:
+    def _provenance(self, question: Question, generation: GenerationConfig) -> Provenance:
         text = self.config.text_config
         size = self.processor.image_processor.size
         return Provenance(
-            **self.made_by,
+            **self.made_by(question),
+            attention_reason=question.attention_reason,
             layer_count=text.num_hidden_layers,
             head_count=text.num_attention_heads,
             generation={
@@ -268,3 +322,18 @@ class Analyzer:
                 "longest_edge": int(size["longest_edge"]),
             },
         )
+
+
+def _pictures(pictures: Picture | Sequence[Picture], loaded: dict[str, Media]) -> tuple[Media, ...]:
+    """Pictures of one prompt, each file read once."""
+    several = [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures
+    media = []
+    for one in several:
+        if isinstance(one, Media):
+            media.append(one)
+            continue
+        name = os.fspath(one)
+        if name not in loaded:
+            loaded[name] = load_picture(name)
+        media.append(loaded[name])
+    return tuple(media)

@@ -1,19 +1,42 @@
-"""One pass of a prompt through the model, its own answer or a supplied one, with the attention rows recorded."""
+"""Prompts through the model, with its own answers or a supplied one, and the attention rows recorded on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
-from qvl_attn.capture import AttentionRecorder, Rows, record_attention
+from qvl_attn.capture import record_attention
 from qvl_attn.errors import CaptureError
 from qvl_attn.prompt import Prompt, answer_tokens
+from qvl_attn.recorder import AttentionRecorder, Rows, Target
 from qvl_attn.types import Capture, Token
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded and how.
+
+    Attributes:
+        attention: `eager` or `rows`.
+        layers: layer numbers.
+        by_head: whether the heads are kept apart as well as averaged.
+        half: whether the heads apart are kept in float16.
+    """
+
+    attention: str
+    layers: tuple[int, ...]
+    by_head: bool = False
+    half: bool = False
+
+    def recorder(self, targets: Sequence[Target], length: int, cached: int = 0) -> AttentionRecorder:
+        """A recorder for one batch."""
+        dtype = torch.float16 if self.half else torch.float32
+        return AttentionRecorder(self.layers, targets, length, cached=cached, by_head=self.by_head, head_dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +54,30 @@ class Pass:
     capture: Capture
 
 
-def on_model(prompt: Prompt, model: Any) -> dict[str, torch.Tensor]:
-    """The prompt's tensors where the model's first layer is."""
+def on_model(inputs: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Tensors where the model's first layer is."""
     device = model.get_input_embeddings().weight.device
-    return {name: value.to(device) for name, value in prompt.inputs.items()}
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def padded_batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """The tensors of several prompts as one batch, padded on the left.
+
+    The padding, which no token sees, is the prompt's own first token: a repetition penalty counts it already.
+    """
+    length = max(prompt.length for prompt in prompts)
+
+    def padded(name: str, own: bool = False) -> torch.Tensor:
+        pad = torch.nn.functional.pad
+        rows = [one.inputs[name] for one in prompts]
+        return torch.cat([pad(row, (length - row.shape[1], 0), value=int(row[0, 0]) if own else 0) for row in rows])
+
+    return {
+        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in ("pixel_values", "image_grid_thw")},
+        "input_ids": padded("input_ids", own=True),
+        "attention_mask": padded("attention_mask"),
+        "mm_token_type_ids": padded("mm_token_type_ids"),
+    }
 
 
 def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
@@ -50,67 +93,153 @@ def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
         repetition_penalty=own.repetition_penalty or 1.0,
         eos_token_id=own.eos_token_id,
         pad_token_id=own.pad_token_id,
-        return_dict_in_generate=True,
-        output_logits=True,
     )
 
 
-def own_answer(
-    model: Any, tokenizer: Any, prompt: Prompt, layers: Sequence[int], generation: GenerationConfig, *, by_head: bool
-) -> Pass:
-    """Let the model answer. Rows: the question's tokens, the last prompt token, every generated token but the last."""
-    recorder = AttentionRecorder(layers, _prompt_rows(prompt), prompt.positions("vision"), by_head)
-    with record_attention(model, recorder), torch.inference_mode():
-        output = model.generate(**on_model(prompt, model), generation_config=generation)
-    ids = output.sequences[0, prompt.length :].tolist()
-    tokens, text = answer_tokens(tokenizer, ids, prompt.length)
-    logprob = _text_logprob([step[0] for step in output.logits], ids, tokens)
-    return Pass(text, logprob, _as_capture(recorder.result(), prompt, tokens, layers))
+def own_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
+) -> list[Pass]:
+    """Let the model answer a batch of prompts.
+
+    Rows: the question's tokens, the last prompt token, every generated token but the last.
+    """
+    inputs = padded_batch(prompts)
+    length = inputs["input_ids"].shape[1]
+    targets = [_target(prompt, padding=length - prompt.length) for prompt in prompts]
+    recorder = recording.recorder(targets, length)
+    with record_attention(model, recorder, recording.attention), torch.inference_mode():
+        ids, logprobs = _generate(model, on_model(inputs, model), generation)
+    return [
+        _as_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
+        for prompt, answer, logprob, rows in zip(prompts, ids, logprobs, recorder.results(), strict=True)
+    ]
 
 
-def supplied_answer(
-    model: Any, tokenizer: Any, prompt: Prompt, layers: Sequence[int], answer: str, *, by_head: bool
-) -> Pass:
+def answers_after_prefix(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
+) -> Iterator[Pass]:
+    """As `own_answers` for prompts about the same pictures, one after the other: the pictures are read once.
+
+    What stands before the end of the pictures is fed once, and its keys and values are kept for every question.
+    """
+    first, stop = prompts[0], prompts[0].grids[-1].stop
+    inputs = on_model(first.inputs, model)
+    cache = DynamicCache(config=model.config.text_config)
+    nothing = Recording(recording.attention, recording.layers)
+    head = {name: inputs[name][:, :stop] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    with record_attention(model, nothing.recorder([Target((), ())], stop), recording.attention), torch.inference_mode():
+        model(**inputs | head, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    rope_deltas = model.model.rope_deltas
+    for prompt in prompts:
+        model.model.rope_deltas = rope_deltas  # a state of the model, which whoever takes the answers may have changed
+        recorder = recording.recorder([_target(prompt)], prompt.length, cached=stop)
+        whole = {name: prompt.inputs[name] for name in ("input_ids", "attention_mask")}
+        with record_attention(model, recorder, recording.attention), torch.inference_mode():
+            ids, logprobs = _generate(model, {**on_model(whole, model), "past_key_values": cache}, generation)
+        (rows,) = recorder.results()
+        yield _as_pass(tokenizer, prompt, ids[0], logprobs[0], rows, recording, generation)
+        cache.crop(stop - cache.get_seq_length())  # negative: how many to forget
+
+
+def share_prefix(prompts: Sequence[Prompt], config: Any) -> bool:
+    """Whether the prompts are the same up to the end of their pictures, and what is cached of it can be used again."""
+    first, stop = prompts[0], prompts[0].grids[-1].stop
+    # A sliding layer forgets the head of the prompt while it answers.
+    return "sliding_attention" not in (config.text_config.layer_types or ()) and all(
+        one.grids[-1].stop == stop
+        and torch.equal(one.inputs["input_ids"][:, :stop], first.inputs["input_ids"][:, :stop])
+        and torch.equal(one.inputs["pixel_values"], first.inputs["pixel_values"])
+        for one in prompts
+    )
+
+
+def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
     """Feed prompt and answer at once (teacher forcing); the rows that produce its tokens are those before them."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     total = prompt.length + len(ids)
-    inputs = on_model(prompt, model)
+    inputs = on_model(prompt.inputs, model)
     device = inputs["input_ids"].device
     inputs |= {
         "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids], device=device)], dim=1),
         "attention_mask": torch.ones(1, total, dtype=torch.long, device=device),
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
     }
-    rows = (*_prompt_rows(prompt), *range(prompt.length, total - 1))
-    recorder = AttentionRecorder(layers, rows, prompt.positions("vision"), by_head)
-    with record_attention(model, recorder), torch.inference_mode():
+    recorder = recording.recorder([_target(prompt, range(prompt.length, total - 1))], total)
+    with record_attention(model, recorder, recording.attention), torch.inference_mode():
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
-    return Pass(text, _text_logprob(list(logits), ids, tokens), _as_capture(recorder.result(), prompt, tokens, layers))
+    logprobs = logits.float().log_softmax(dim=-1).cpu()[range(len(ids)), ids]
+    (rows,) = recorder.results()
+    return _passed(tokenizer, prompt, ids, logprobs.tolist(), rows, recording)
 
 
-def _prompt_rows(prompt: Prompt) -> tuple[int, ...]:
-    return (*prompt.positions("question"), prompt.length - 1)
+class _TokenLogprobs:
+    """Keeps the log-probability of each generated token under the plain model, and not the logits of every step.
 
-
-def _text_logprob(logits: Sequence[torch.Tensor], ids: Sequence[int], tokens: Sequence[Token]) -> float:
-    """Log-probability of the tokens of the answer's text.
-
-    Args:
-        logits: (vocabulary,) for each token, as the model gave them before it.
-        ids: of the tokens.
-        tokens: their roles.
-
-    Raises:
-        CaptureError: the model computes NaN or infinities, wherever in it they come from.
+    A stopping criterion that never stops: what sees each token when it is chosen.
     """
-    total = 0.0
-    for row, token_id, token in zip(logits, ids, tokens, strict=True):
-        if not bool(torch.isfinite(row).all()):
-            raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
-        if token.role == "answer":
-            total += float(row.float().log_softmax(dim=-1)[token_id])
-    return total
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+        self._logits: torch.Tensor | None = None
+
+    def see(self, module: Any, args: Any, logits: torch.Tensor) -> None:
+        """A forward hook of the head: the logits before any penalty."""
+        self._logits = logits[:, -1]
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        assert self._logits is not None
+        chosen = input_ids[:, -1:].to(self._logits.device)
+        self.steps.append(self._logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(
+    model: Any, inputs: dict[str, Any], generation: GenerationConfig
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The generated tokens of each sequence of a batch and their log-probabilities, padding at the end included."""
+    logprobs = _TokenLogprobs()
+    hook = model.lm_head.register_forward_hook(logprobs.see)
+    try:
+        ids = model.generate(**inputs, generation_config=generation, stopping_criteria=StoppingCriteriaList([logprobs]))
+    finally:
+        hook.remove()
+    length = inputs["input_ids"].shape[1]
+    return ids[:, length:].tolist(), torch.stack(logprobs.steps, dim=1).tolist()
+
+
+def _target(prompt: Prompt, further: Sequence[int] = (), padding: int = 0) -> Target:
+    rows = (*prompt.positions("question"), prompt.length - 1, *further)
+    return Target(rows, prompt.positions("vision"), padding)
+
+
+def _as_pass(
+    tokenizer: Any,
+    prompt: Prompt,
+    ids: list[int],
+    logprobs: list[float],
+    rows: Rows,
+    recording: Recording,
+    generation: GenerationConfig,
+) -> Pass:
+    """Cut what a batch generated after the end of this sequence."""
+    ends = generation.eos_token_id
+    stops = {ends} if isinstance(ends, int) else set(ends or ())
+    count = next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))
+    kept = rows.queries < prompt.length + count - 1
+    if not kept.all():
+        by_head = None if rows.by_head is None else rows.by_head[:, :, kept]
+        rows = Rows(rows.queries[kept], rows.weights[:, kept], by_head)
+    return _passed(tokenizer, prompt, ids[:count], logprobs[:count], rows, recording)
+
+
+def _passed(
+    tokenizer: Any, prompt: Prompt, ids: Sequence[int], logprobs: Sequence[float], rows: Rows, recording: Recording
+) -> Pass:
+    if not np.isfinite(logprobs).all():  # wherever in the model it comes from
+        raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
+    tokens, text = answer_tokens(tokenizer, ids, prompt.length)
+    logprob = sum(value for value, token in zip(logprobs, tokens, strict=True) if token.role == "answer")
+    return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording.layers))
 
 
 def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: Sequence[int]) -> Capture:

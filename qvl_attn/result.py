@@ -26,6 +26,7 @@ class Settings:
     max_pixels: int | None = None
     max_new_tokens: int = 128
     seed: int = 0
+    store_heads: str = "float32"
 
     @property
     def heads_apart(self) -> bool:
@@ -49,6 +50,7 @@ class Provenance:
     head_count: int
     generation: dict[str, float | int | bool]
     processor_size: dict[str, int]
+    attention_reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,10 @@ class Result:
         capture: the attention rows.
         settings: what was asked for.
         provenance: what made it.
-        seconds: by stage.
+        seconds: by stage. A batch's time is shared evenly; of several questions about the same pictures the first bears
+            the pictures.
+        peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
+            GPU; `before` is the host's when the stage began.
     """
 
     question: str
@@ -79,6 +84,7 @@ class Result:
     settings: Settings
     provenance: Provenance
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def mapped_answer(self) -> str:

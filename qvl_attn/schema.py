@@ -138,6 +138,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "settings": asdict(result.settings),
         "provenance": asdict(result.provenance),
         "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
         "notes": list(notes),
         "files": sorted(files),
     }
@@ -189,4 +190,8 @@ def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Medi
         settings=Settings(**value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
+        peak_memory_bytes={
+            str(stage): {str(place): int(size) for place, size in peak.items()}
+            for stage, peak in value.get("peak_memory_bytes", {}).items()
+        },
     )

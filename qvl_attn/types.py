@@ -143,7 +143,7 @@ class Capture:
         vision_mass: (L, Q) float32, the share of each row that goes to vision tokens at all.
         grids: one for each picture, in prompt order.
         tokens: the whole sequence, prompt and answer.
-        weights_by_head: (L, H, Q, V) float32, where it was asked for.
+        weights_by_head: (L, H, Q, V) float32 or float16, where it was asked for.
     """
 
     layers: IntArray
@@ -154,7 +154,7 @@ class Capture:
     vision_mass: FloatArray
     grids: tuple[TokenGrid, ...]
     tokens: tuple[Token, ...]
-    weights_by_head: FloatArray | None = None
+    weights_by_head: FloatArray | NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         L, Q, V = len(self.layers), len(self.queries), sum(grid.cells for grid in self.grids)
@@ -175,7 +175,8 @@ class Capture:
         _require(bool((np.diff(self.queries) > 0).all()) and self.queries[0] >= 0, "queries: not ascending from 0")
         _require(bool(((self.vision_mass >= 0) & (self.vision_mass <= 1)).all()), "vision_mass: not a share")
         if self.weights_by_head is not None:
-            _require_array("weights_by_head", self.weights_by_head, np.float32, (L, None, Q, V))
+            half = self.weights_by_head.dtype == np.float16
+            _require_array("weights_by_head", self.weights_by_head, np.float16 if half else np.float32, (L, None, Q, V))
             _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
         last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
         _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")

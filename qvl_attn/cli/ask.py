@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,14 +17,24 @@ from qvl_attn.plain import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
-    from qvl_attn.result import Result, Settings
-    from qvl_attn.types import Drawing, Media
+    from qvl_attn.question import Question
+    from qvl_attn.result import Result
+    from qvl_attn.types import Drawing
 
 
 class Attn(StrEnum):
     """Attention modes."""
 
+    auto = "auto"
     eager = "eager"
+    rows = "rows"
+
+
+class HeadDtype(StrEnum):
+    """Precisions of heads that are kept apart."""
+
+    float32 = "float32"
+    float16 = "float16"
 
 
 class Colormap(StrEnum):
@@ -76,8 +86,12 @@ def ask(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
     attn: Annotated[
-        Attn, typer.Option(help="How attention is computed; eager is the reference.", rich_help_panel=MODEL)
-    ] = Attn.eager,
+        Attn,
+        typer.Option(
+            help="eager: the reference; rows: what is shown, beside SDPA; auto: eager in float32 where it fits.",
+            rich_help_panel=MODEL,
+        ),
+    ] = Attn.auto,
     offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.", rich_help_panel=MODEL)] = False,
     system: Annotated[str | None, typer.Option(help="System prompt.", rich_help_panel=MODEL)] = None,
     min_pixels: Annotated[
@@ -99,6 +113,9 @@ def ask(
         ),
     ] = None,
     heads: Annotated[str | None, typer.Option(help="3,5 or 21.9,21.11 (layer.head).", rich_help_panel=MAPS)] = None,
+    store_heads: Annotated[
+        HeadDtype, typer.Option(help="Precision in which heads are kept apart.", rich_help_panel=MAPS)
+    ] = HeadDtype.float32,
     answer: Annotated[
         str | None, typer.Option(help="Maps and log-probability of this answer, teacher-forced.", rich_help_panel=MAPS)
     ] = None,
@@ -153,22 +170,21 @@ def ask(
 
         hush_libraries(bars=not quiet)
         tell = (lambda message: None) if quiet else say
-        settings = Settings(query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed)
+        settings = Settings(
+            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value
+        )
         analyzer = Analyzer.load(
             model,
             revision=revision,
             device=device,
             dtype=dtype,
             device_map=device_map,
-            attn=attn,
+            attn=attn.value,
             offline=offline,
             say=tell,
         )
-        if len(asked) > 1:
-            for question in asked:
-                analyzer.check(pictures, question, settings)
-        for question in asked:
-            result, folder, reused = _one(analyzer, pictures, question, settings, drawing, out, overwrite)
+        prepared = [analyzer.prepare(pictures, question, settings) for question in asked]
+        for result, folder, reused in _results(analyzer, prepared, drawing, out, overwrite):
             if reused:
                 tell(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
             for note in read_json(folder / "result.json")["notes"]:
@@ -214,27 +230,30 @@ def _drawing(
     )
 
 
-def _one(
-    analyzer: Analyzer,
-    pictures: list[Media],
-    question: str,
-    settings: Settings,
-    drawing: Drawing,
-    out: Path,
-    overwrite: bool,
-) -> tuple[Result, Path, bool]:
+def _results(
+    analyzer: Analyzer, questions: list[Question], drawing: Drawing, out: Path, overwrite: bool
+) -> Iterator[tuple[Result, Path, bool]]:
+    """Each question's result in the order in which they were asked, its folder, and whether it was there already."""
     from qvl_attn.folder import folder_name, is_complete
     from qvl_attn.result import Result
 
-    folder = out / folder_name(pictures, question, settings, drawing, analyzer.made_by)
-    if is_complete(folder) and not overwrite:
-        return Result.load(folder), folder, True
-    first, *others = pictures
-    result = analyzer.ask(first, question, others, **asdict(settings))
-    try:
-        return result, result.save(out, drawing, overwrite=overwrite), False
-    except ResultExistsError:  # another run finished the same one meanwhile
-        return Result.load(folder), folder, True
+    folders = [
+        out / folder_name(one.media, one.prompt.question, one.settings, drawing, analyzer.made_by(one))
+        for one in questions
+    ]
+    there = [is_complete(folder) and not overwrite for folder in folders]
+    missing = [i for i, done in enumerate(there) if not done]
+    answers = analyzer.answer([questions[i] for i in missing])
+    saved: dict[int, Result] = {}
+    for i, folder in enumerate(folders):
+        while not there[i] and i not in saved:
+            at, result = next(answers)
+            try:
+                result.save(out, drawing, overwrite=overwrite)
+                saved[missing[at]] = result
+            except ResultExistsError:  # another run finished the same one meanwhile
+                there[missing[at]] = True
+        yield (Result.load(folder), folder, True) if there[i] else (saved.pop(i), folder, False)
 
 
 def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: bool) -> None:

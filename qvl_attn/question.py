@@ -1,0 +1,79 @@
+"""A question about pictures, checked as far as it can be before weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qvl_attn.errors import InputError
+from qvl_attn.estimate import Job, job_of
+from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
+from qvl_attn.result import Settings
+from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
+from qvl_attn.types import Media
+
+MAX_NEW_TOKENS = 4096
+HEAD_DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked, ready for the model.
+
+    Attributes:
+        media: the pictures, in prompt order.
+        settings: as they were typed.
+        prompt: the model's input.
+        layers: layer numbers to record.
+        job: what decides its cost.
+        attention: `eager` or `rows`.
+        attention_reason: why.
+        seconds: that preparing it took, by stage.
+        peak_memory_bytes: of preparing it, by stage.
+    """
+
+    media: tuple[Media, ...]
+    settings: Settings
+    prompt: Prompt
+    layers: tuple[int, ...]
+    job: Job
+    attention: str = "eager"
+    attention_reason: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def read_question(processor: Any, config: Any, media: Sequence[Media], text: str, settings: Settings) -> Question:
+    """Find every fault in what was typed, and build the prompt.
+
+    Args:
+        processor: of the model.
+        config: of the model.
+        media: the pictures.
+        text: the question.
+        settings: as they were typed.
+
+    Raises:
+        InputError: a fault in what was given.
+    """
+    model = config.text_config
+    layers = parse_layers(settings.layers, model.num_hidden_layers)
+    parse_heads(settings.heads, layers, model.num_attention_heads)
+    parse_query(settings.query)
+    if settings.store_heads not in HEAD_DTYPES:
+        raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
+    if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
+        raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
+    control = sorted({*processor.tokenizer.all_special_tokens, *processor.tokenizer.get_added_vocab()})
+    for name, words in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
+        if words is not None:
+            check_text(name, words, control)
+    limits = pixel_limits(processor, settings.min_pixels, settings.max_pixels)
+    messages = chat_messages(media, text, settings.system, *limits)
+    prompt = build_prompt(processor, messages, media, config.vision_config.spatial_merge_size, *limits)
+    if settings.query.startswith("text:"):
+        text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
+    heads = model.num_attention_heads if settings.heads_apart else 1
+    job = job_of(prompt, new_tokens=settings.max_new_tokens, layers=len(layers), heads=heads)
+    return Question(tuple(media), settings, prompt, tuple(layers), job)

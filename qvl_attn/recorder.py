@@ -1,0 +1,194 @@
+"""Collects rows of attention as the layers of a model come by.
+
+Knows positions and tensors, and not how attention is dispatched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.types import FloatArray, IntArray
+
+# What a row's sum may miss one by: rounding of the softmax, which 16 bits round after the division.
+SUM_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is kept of one sequence of a batch, in positions of that sequence without its padding.
+
+    Attributes:
+        rows: positions in the prompt whose attention is kept; every token after the prompt is kept too.
+        columns: positions on which it is kept (the vision tokens).
+        padding: how many tokens stand before the sequence to make the batch even.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    padding: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What was recorded of one sequence.
+
+    Attributes:
+        queries: (Q,) int64 positions of the rows, ascending.
+        weights: (L, Q, C) float32 averaged over heads, on the recorded columns.
+        by_head: (L, H, Q, C) float32 or float16, or None.
+    """
+
+    queries: IntArray
+    weights: FloatArray
+    by_head: np.ndarray | None
+
+
+class AttentionRecorder:
+    """Collects the chosen rows of a prompt or a batch of prompts, and every row after it.
+
+    What is kept leaves the device as each layer is done, so that no more than one layer's rows are ever there.
+
+    Args:
+        layers: layer numbers to keep.
+        targets: what to keep of each sequence of the batch.
+        length: tokens of the prompts, padding included.
+        cached: tokens at the head of the prompts whose keys and values the model has already.
+        by_head: keep the heads apart as well as averaged.
+        head_dtype: in what precision the heads are kept: `torch.float16` rounds by at most 2^-11 of a weight, or by
+            2^-25 where the weight is below 2^-14.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        targets: Sequence[Target],
+        length: int,
+        *,
+        cached: int = 0,
+        by_head: bool = False,
+        head_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.layers = tuple(layers)
+        self._targets = tuple(targets)
+        self._length = length
+        self._cached = cached
+        self._by_head = by_head
+        self._head_dtype = head_dtype
+        self._rows = [sorted(row + one.padding for row in one.rows) for one in targets]
+        self._columns = [torch.tensor(one.columns, dtype=torch.int64) + one.padding for one in targets]
+        self._seen: dict[int, int] = {}
+        self._positions: list[list[int]] = [[] for _ in targets]
+        self._mean: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._heads: dict[tuple[int, int], list[torch.Tensor]] = {}
+        # (tolerance, largest miss so far) of each layer; on the device, since asking for it would make the device wait.
+        self._misses: dict[int, tuple[float, torch.Tensor]] = {}
+
+    def enter(self, layer: int, query: torch.Tensor, key: torch.Tensor) -> tuple[int, int]:
+        """Count the tokens that a layer has seen; refuse ways of running that would shift rows or columns.
+
+        Returns:
+            The positions of the first query row and of the first key column.
+
+        Raises:
+            CaptureError: another batch than was said, beams, a static cache, a prefill in pieces, generation without a
+                cache; or what came by so far is no attention.
+        """
+        batch, rows, columns = query.shape[0], query.shape[2], key.shape[2]
+        if batch != len(self._targets):
+            raise CaptureError(
+                f"attention of a batch of {batch} came where {len(self._targets)} was to be recorded",
+                "no beams, and no batch but the one that was prepared",
+            )
+        first = layer not in self._seen
+        seen = self._seen.get(layer, self._cached)
+        if rows != (self._length - self._cached if first else 1):
+            raise CaptureError("a prompt fed in pieces, or generation without a cache, cannot be recorded")
+        if not first and layer == next(iter(self._seen)):
+            self._check()
+        self._seen[layer] = total = seen + rows
+        if columns > total:
+            raise CaptureError("attention over a static cache cannot be recorded", "use the dynamic cache")
+        if first and columns != total:
+            raise CaptureError("keys are missing from the prompt's attention, which cannot be recorded")
+        return seen, total - columns
+
+    def wanted(self, layer: int, sample: int, first_row: int, count: int) -> list[int]:
+        """Which of `count` rows from `first_row` on are to be kept for a layer, as indices among them."""
+        if layer not in self.layers:
+            return []
+        if first_row >= self._length:
+            return list(range(count))
+        return [row - first_row for row in self._rows[sample] if first_row <= row < first_row + count]
+
+    def keep(self, layer: int, sample: int, rows: Sequence[int], first_column: int, weights: torch.Tensor) -> None:
+        """Keep rows of attention.
+
+        Args:
+            layer: whose they are.
+            sample: which sequence of the batch.
+            rows: (R) their positions, padding included.
+            first_column: position of the first key.
+            weights: (H, R, keys) after the softmax.
+        """
+        miss = (weights.sum(dim=-1, dtype=torch.float32) - 1).abs().max()
+        tolerance, before = self._misses.get(layer, (SUM_TOLERANCE[weights.dtype], miss))
+        self._misses[layer] = tolerance, torch.maximum(before, miss)
+        # A sliding window drops keys from the left: columns that are gone got no attention.
+        columns = self._columns[sample] - first_column
+        chosen = weights[..., columns.clamp(min=0).to(weights.device)].float()
+        if first_column:
+            chosen = chosen * (columns >= 0).to(chosen.device)
+        if layer == self.layers[0]:
+            self._positions[sample] += rows
+        self._mean.setdefault((layer, sample), []).append(_to_host(chosen.mean(dim=0)))
+        if self._by_head:
+            self._heads.setdefault((layer, sample), []).append(_to_host(chosen.to(self._head_dtype)))
+
+    def _check(self) -> None:
+        for layer, (tolerance, miss) in self._misses.items():
+            worst = float(miss)
+            if not np.isfinite(worst):
+                raise CaptureError(
+                    f"layer {layer}: the attention is not finite (NaN or infinite)",
+                    "try --dtype float32 or bfloat16",
+                )
+            if worst > tolerance:
+                raise CaptureError(
+                    f"layer {layer}: a row of attention sums to one only within {worst:.2g}: this is no attention"
+                )
+
+    def results(self) -> tuple[Rows, ...]:
+        """Everything recorded so far, for each sequence of the batch.
+
+        Raises:
+            CaptureError: a layer never came by, or what came is no attention.
+        """
+        self._check()
+        absent = [layer for layer in self.layers if layer not in self._seen]
+        if absent:
+            raise CaptureError(
+                f"layer {absent[0]} gave no attention: the model does not dispatch it as Qwen2.5-VL does"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return tuple(self._joined(sample) for sample in range(len(self._targets)))
+
+    def _joined(self, sample: int) -> Rows:
+        queries = np.array(self._positions[sample], dtype=np.int64) - self._targets[sample].padding
+        mean = [torch.cat(self._mean.pop((layer, sample))) for layer in self.layers]
+        heads = [torch.cat(self._heads.pop((layer, sample)), dim=1) for layer in self.layers] if self._by_head else None
+        return Rows(
+            queries,
+            torch.stack(mean).numpy(),
+            None if heads is None else torch.stack(heads).numpy(),
+        )
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    """A copy in the host's memory, which on a GPU is only there once the device is synchronised."""
+    return values.to("cpu", non_blocking=True)

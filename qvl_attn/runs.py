@@ -1,0 +1,117 @@
+"""Which questions run together, and what each of them gave, how fast and with how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from qvl_attn.memory import Stages
+from qvl_attn.passes import (
+    Pass,
+    Recording,
+    answers_after_prefix,
+    greedy,
+    own_answers,
+    share_prefix,
+    supplied_answer,
+)
+from qvl_attn.question import Question
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Questions that run together, as their places in the order in which they were asked.
+
+    Attributes:
+        indices: their places.
+        shared: whether they are about the same pictures, which are then read once; otherwise they are one batch.
+    """
+
+    indices: tuple[int, ...]
+    shared: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one question gave."""
+
+    own: Pass
+    supplied: Pass | None
+    generation: GenerationConfig
+    seconds: dict[str, float]
+    peak_memory_bytes: dict[str, dict[str, int]]
+
+
+def recording_of(question: Question) -> Recording:
+    """What is recorded for a question, and how."""
+    settings = question.settings
+    return Recording(
+        question.attention, question.layers, by_head=settings.heads_apart, half=settings.store_heads == "float16"
+    )
+
+
+def groups(
+    questions: Sequence[Question], config: Any, batch_size: int, fits: Callable[[Question, int], bool]
+) -> Iterator[Group]:
+    """Questions about the same pictures together, in their order; the others in batches of like length.
+
+    Args:
+        questions: what is asked.
+        config: of the model.
+        batch_size: the largest batch.
+        fits: whether the memory holds a batch of so many questions as long as this one.
+    """
+    about: dict[tuple[Recording, int, tuple[str, ...]], list[int]] = {}
+    for i, one in enumerate(questions):
+        pictures = tuple(media.sha256 for media in one.media)
+        about.setdefault((recording_of(one), one.settings.max_new_tokens, pictures), []).append(i)
+    alone: dict[tuple[Recording, int], list[int]] = {}
+    for (recording, new_tokens, _), indices in about.items():
+        if len(indices) > 1 and share_prefix([questions[i].prompt for i in indices], config):
+            yield Group(tuple(indices), shared=True)
+        else:
+            alone.setdefault((recording, new_tokens), []).extend(indices)
+    for indices in alone.values():
+        batch: list[int] = []
+        for i in sorted(indices, key=lambda i: questions[i].prompt.length):
+            if batch and (len(batch) == batch_size or not fits(questions[i], len(batch) + 1)):
+                yield Group(tuple(batch), shared=False)
+                batch = []
+            batch.append(i)
+        yield Group(tuple(batch), shared=False)
+
+
+def run_group(model: Any, tokenizer: Any, group: Sequence[Question], *, shared: bool) -> Iterator[Run]:
+    """Run the questions of a group, in their order.
+
+    Raises:
+        CaptureError: the attention is not what attention must be.
+    """
+    generation = greedy(model, group[0].settings.max_new_tokens)
+    recording, prompts = recording_of(group[0]), [one.prompt for one in group]
+    torch.manual_seed(group[0].settings.seed)
+    if shared:
+        passes = answers_after_prefix(model, tokenizer, prompts, recording, generation)
+    else:
+        together = Stages()
+        with together.stage("answer"):
+            passes = iter(own_answers(model, tokenizer, prompts, recording, generation))
+        together.seconds["answer"] = round(together.seconds["answer"] / len(group), 3)
+    for question in group:
+        stages = Stages()
+        if shared:
+            with stages.stage("answer"):
+                own = next(passes)
+        else:
+            own = next(passes)
+            stages.seconds |= together.seconds
+            stages.peak_bytes |= together.peak_bytes
+        supplied, words = None, question.settings.answer
+        if words is not None:
+            with stages.stage("supplied_answer"):
+                supplied = supplied_answer(model, tokenizer, question.prompt, recording, words)
+        yield Run(own, supplied, generation, stages.seconds, stages.peak_bytes)
