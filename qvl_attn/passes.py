@@ -65,6 +65,8 @@ def padded_batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
 
     The padding, which no token sees, is the prompt's own first token: a repetition penalty counts it already.
     """
+    if len(prompts) == 1:
+        return dict(prompts[0].inputs)
     length = max(prompt.length for prompt in prompts)
 
     def padded(name: str, own: bool = False) -> torch.Tensor:

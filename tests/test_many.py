@@ -1,0 +1,125 @@
+"""Many questions at once: the same numbers as one by one, in the order in which they were asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import DEMO_PICTURES
+
+from qvl_attn.errors import InputError
+from qvl_attn.result import Settings
+from qvl_attn.runs import groups
+
+CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
+QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]
+
+
+@pytest.fixture(params=["eager", "rows"])
+def looking(request, demo, monkeypatch):
+    monkeypatch.setattr(demo, "attn", request.param)
+    return demo
+
+
+def same(one, other):
+    assert one.question == other.question
+    assert one.answer == other.answer
+    assert one.answer_logprob == pytest.approx(other.answer_logprob, abs=1e-4)
+    assert one.capture.tokens == other.capture.tokens
+    assert one.capture.queries.tolist() == other.capture.queries.tolist()
+    assert one.capture.query_role.tolist() == other.capture.query_role.tolist()
+    assert np.abs(one.capture.weights - other.capture.weights).max() <= 1e-5
+    assert np.abs(one.capture.vision_mass - other.capture.vision_mass).max() <= 1e-5
+    if other.capture.weights_by_head is not None:
+        assert np.abs(one.capture.weights_by_head - other.capture.weights_by_head).max() <= 1e-5
+
+
+def pictures():
+    return sorted(DEMO_PICTURES.glob("*.png"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_batch_of_different_pictures(looking, batch_size):
+    pairs = [(path, QUESTIONS[i % len(QUESTIONS)]) for i, path in enumerate(pictures())]
+    settings = Settings(heads="0-3", max_new_tokens=12)
+    many = looking.ask_many(pairs, batch_size=batch_size, settings=settings)
+    for (path, question), result in zip(pairs, many, strict=True):
+        assert result.media[0].source == str(path)
+        same(result, looking.ask(path, question, heads="0-3", max_new_tokens=12))
+
+
+def test_answers_of_different_lengths_end_where_they_end(looking):
+    pairs = [(path, ("list the objects", "how many cats?")[i % 2]) for i, path in enumerate(pictures())]
+    many = looking.ask_many(pairs, batch_size=len(pairs))
+    assert len({(result.capture.query_role == "answer").sum() for result in many}) > 1
+    for (path, question), result in zip(pairs, many, strict=True):
+        same(result, looking.ask(path, question))
+
+
+def test_questions_about_one_picture_read_it_once(looking):
+    seen = []
+    handle = looking.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
+    try:
+        many = looking.ask_many([(CATS, question) for question in QUESTIONS], settings=Settings(heads="0-3"))
+    finally:
+        handle.remove()
+    assert len(seen) == 1
+    for question, result in zip(QUESTIONS, many, strict=True):
+        same(result, looking.ask(CATS, question, heads="0-3"))
+
+
+def test_two_pictures_a_prompt_and_single_ones_mixed(looking):
+    pairs = [((CATS, WIDE), QUESTIONS[0]), (CATS, QUESTIONS[1]), ((CATS, WIDE), QUESTIONS[2]), (WIDE, QUESTIONS[1])]
+    many = looking.ask_many(pairs, settings=Settings(answer="two"))
+    for (media, question), result in zip(pairs, many, strict=True):
+        first, *others = media if isinstance(media, tuple) else (media,)
+        alone = looking.ask(first, question, others, answer="two")
+        same(result, alone)
+        assert result.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
+
+
+def test_another_question_in_between_does_not_disturb_the_shared_picture(looking):
+    questions = [looking.prepare([CATS], question, Settings()) for question in QUESTIONS[:2]]
+    answers = looking.answer(questions)
+    _, first = next(answers)
+    looking.ask(WIDE, "how many dogs?")
+    _, second = next(answers)
+    same(first, looking.ask(CATS, QUESTIONS[0]))
+    same(second, looking.ask(CATS, QUESTIONS[1]))
+
+
+def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
+    questions = [demo.prepare([path], "?", Settings(max_new_tokens=1)) for path in pictures()]
+    lengths = [one.prompt.length for one in questions]
+    order = list(np.argsort(lengths, kind="stable"))
+    made = list(groups(questions, demo.config, 4, lambda longest, count: True))
+    assert [i for group in made for i in group.indices] == order
+    assert [len(group.indices) for group in made] == [4, len(questions) - 4]
+    alone = list(groups(questions, demo.config, 4, lambda longest, count: False))
+    assert [len(group.indices) for group in alone] == [1] * len(questions)
+    assert list(groups([], demo.config, 4, lambda longest, count: True)) == []
+
+
+def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
+    monkeypatch.setattr("qvl_attn.analyzer.run_group", None)
+    with pytest.raises(InputError, match="empty"):
+        demo.ask_many([(CATS, "how many cats?"), (CATS, " ")])
+    with pytest.raises(InputError, match="batch size 0"):
+        demo.ask_many([(CATS, "how many cats?")], batch_size=0)
+
+
+def test_heads_in_half_the_space(looking, tmp_path):
+    whole = looking.ask(CATS, QUESTIONS[0], heads="0-3")
+    half = looking.ask(CATS, QUESTIONS[0], heads="0-3", store_heads="float16")
+    kept = half.capture.weights_by_head
+    assert kept.dtype == np.float16
+    wanted = whole.capture.weights_by_head
+    small = wanted < 2**-14
+    assert (np.abs(kept - wanted)[~small] <= 2**-11 * wanted[~small]).all()
+    assert (np.abs(kept - wanted)[small] <= 2**-25).all()
+    assert np.array_equal(half.capture.weights, whole.capture.weights), "the mean is not rounded"
+    again = type(half).load(half.save(tmp_path))
+    assert again.capture.weights_by_head.dtype == np.float16
+    assert np.array_equal(again.capture.weights_by_head, kept)
+    assert np.abs(again.heatmap(heads="2").values - whole.heatmap(heads="2").values).max() <= 2**-11
+    with pytest.raises(InputError, match="float8"):
+        looking.ask(CATS, QUESTIONS[0], store_heads="float8")

@@ -1,0 +1,275 @@
+"""Rows beside SDPA: against eager `output_attentions` where it is exact, against float32 where it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEMO_PICTURES
+from PIL import Image
+from recipe import recipe
+from test_capture import plain
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+from qvl_attn import Analyzer
+from qvl_attn.capture import attention_rows, record_attention
+from qvl_attn.passes import greedy, padded_batch
+from qvl_attn.recorder import AttentionRecorder, Target
+from qvl_attn.result import Settings
+
+WAYS = ["eager", "rows"]
+QUESTIONS = [
+    *(f"what color is the {shape}?" for shape in ("cat", "dog", "star", "circle", "square", "fish", "triangle")),
+    *(f"how many {shape}s?" for shape in ("cat", "dog", "star", "circle")),
+]
+
+
+def clip(processor, frames=6, size_px=(84, 112), question="what appears?"):
+    """The tensors of a clip of noise, as the real video processor makes them, frames 0.5 s apart."""
+    rng = np.random.default_rng(3)
+    video = rng.integers(0, 256, (frames, size_px[1], size_px[0], 3), dtype=np.uint8)
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    metadata = {"total_num_frames": frames, "fps": 2.0, "frames_indices": list(range(frames))}
+    inputs = processor(
+        text=[text], videos=[video], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
+    )
+    assert [float(seconds) for seconds in inputs["second_per_grid_ts"]] == [1.0], "two frames a token"
+    return dict(inputs)
+
+
+def recorded(model, inputs, way, max_new_tokens=6, targets=None):
+    """By-head rows of every prompt token and every generated one on all prompt tokens, and the generated tokens."""
+    length = inputs["input_ids"].shape[1]
+    everything = tuple(range(length))
+    recorder = AttentionRecorder(
+        range(model.config.text_config.num_hidden_layers),
+        targets or [Target(everything, everything)],
+        length,
+        by_head=True,
+    )
+    with record_attention(model, recorder, way), torch.inference_mode():
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    return recorder.results(), ids[:, length:].tolist()
+
+
+def whole(model, inputs, max_new_tokens=6):
+    """The same, from transformers' own eager attention."""
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        full, ids = plain(model, inputs, max_new_tokens)
+    finally:
+        model.set_attn_implementation("sdpa")
+    length = inputs["input_ids"].shape[1]
+    return full[..., :length], ids
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_clip(demo, way):
+    inputs = clip(demo.processor)
+    full, _ = whole(demo.model, inputs)
+    (rows,), _ = recorded(demo.model, inputs, way)
+    assert (inputs["mm_token_type_ids"][0] == 2).sum() == 3 * 4 * 3
+    assert rows.queries.tolist() == list(range(full.shape[2]))
+    assert np.abs(rows.by_head - full).max() <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def sliding(genuine_folder):
+    """A random model whose last two of three layers see 40 tokens back and no further, on the CPU in float32."""
+    config = AutoConfig.from_pretrained(genuine_folder)
+    config.text_config.use_sliding_window = True
+    config.text_config.sliding_window = 40
+    config.text_config.layer_types = ["full_attention", "sliding_attention", "sliding_attention"]
+    torch.manual_seed(1)
+    return Qwen2_5_VLForConditionalGeneration(config).float().eval()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, way):
+    inputs = dict(recipe(genuine.processor, [make_picture(280, 196)], "how many?"))
+    (rows,), ids = recorded(sliding, inputs, way, max_new_tokens=12)
+    length = inputs["input_ids"].shape[1]
+    assert length > 60
+    assert len(ids[0]) == 12
+    sliding.set_attn_implementation({"text_config": "eager"})
+    # Written out, since eager's matrices of sliding layers lose columns while it generates: one forward of everything.
+    ids = torch.cat([inputs["input_ids"], torch.tensor(ids)], dim=1)[:, :-1]
+    more = ids.shape[1] - length
+    forced = inputs | {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more)),
+    }
+    try:
+        with torch.inference_mode():
+            attentions = sliding(**forced, output_attentions=True).attentions
+    finally:
+        sliding.set_attn_implementation("sdpa")
+    full = torch.cat(attentions).numpy()[..., :length]
+    assert np.abs(rows.by_head - full).max() <= 1e-5
+    assert (full[1, :, 60, :20] == 0).all(), "the window is in force"
+    assert (full[0, :, 60, :20] > 0).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_left_padded_batch(demo, cats, wide, way):
+    """Against transformers' eager attention on the batch that the processor pads itself."""
+    processor = demo.processor
+    texts, images = [], []
+    for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?")):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        images.append(Image.open(path).convert("RGB"))
+    inputs = dict(processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"))
+    prompts = [
+        demo.prepare([path], question, Settings()).prompt
+        for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?"))
+    ]
+    ours = padded_batch(prompts)
+    visible = inputs["attention_mask"].bool()
+    for name in ("attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
+        assert torch.equal(ours[name], inputs[name]), name
+    assert torch.equal(ours["input_ids"][visible], inputs["input_ids"][visible])
+    for row, seen in zip(ours["input_ids"], visible, strict=True):
+        assert set(row[~seen].tolist()) <= set(row[seen].tolist()), "a repetition penalty must not see padding"
+
+    length = inputs["input_ids"].shape[1]
+    paddings = (length - visible.sum(dim=1)).tolist()
+    assert sorted(paddings)[0] == 0 < sorted(paddings)[1]
+    everything = [tuple(range(length - padding)) for padding in paddings]
+    targets = [Target(own, own, padding) for own, padding in zip(everything, paddings, strict=True)]
+    results, _ = recorded(demo.model, ours, way, targets=targets)
+    demo.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.inference_mode():
+            out = demo.model.generate(
+                **inputs, max_new_tokens=6, do_sample=False, output_attentions=True, return_dict_in_generate=True
+            )
+    finally:
+        demo.model.set_attn_implementation("sdpa")
+    for sample, padding in enumerate(paddings):
+        prefill = torch.stack([layer[sample, :, padding:, padding:] for layer in out.attentions[0]])
+        steps = [torch.stack([layer[sample, :, :, padding:length] for layer in step]) for step in out.attentions[1:]]
+        full = torch.cat([prefill, *steps], dim=2).numpy()
+        assert results[sample].queries.tolist() == list(range(full.shape[2]))
+        assert np.abs(results[sample].by_head - full).max() <= 1e-5
+
+
+def test_the_formula_written_out():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(6, 3, 8)), rng.normal(size=(2, 11, 8))
+    visible = rng.random((3, 11)) < 0.7
+    visible[:, 0] = True
+    got = attention_rows(
+        torch.tensor(query, dtype=torch.float32), torch.tensor(key, dtype=torch.float32), 0.3, torch.tensor(visible)
+    )
+    for head in range(6):
+        scores = np.where(visible, query[head] @ key[head // 3].T * 0.3, -np.inf)
+        want = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+        assert np.abs(got[head].numpy() - want).max() <= 1e-6
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def half(request):
+    """The embedded model in 16 bits."""
+    return Analyzer.load("demo", dtype=request.param, device="cpu", attn="rows")
+
+
+@pytest.fixture(scope="module")
+def prompts(demo):
+    """66 prompts: every drawn picture with every question."""
+    pictures = sorted(DEMO_PICTURES.glob("*.png"))
+    return [demo.prepare([path], question, Settings()).prompt for path in pictures for question in QUESTIONS]
+
+
+def rows_of(model, prompt, way):
+    recorder = AttentionRecorder(
+        range(model.config.text_config.num_hidden_layers),
+        [Target((*prompt.positions("question"), prompt.length - 1), prompt.positions("vision"))],
+        prompt.length,
+        by_head=True,
+    )
+    with record_attention(model, recorder, way), torch.inference_mode():
+        model(**prompt.inputs, use_cache=True, logits_to_keep=1)
+    return recorder.results()[0].by_head
+
+
+def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prompts):
+    """The demo's own weights in float32 are those of the 16-bit model, which was saved in bfloat16."""
+    assert len(prompts) >= 50
+    far = {way: [] for way in WAYS}
+    for prompt in prompts:
+        truth = rows_of(demo.model, prompt, "eager")
+        for way in WAYS:
+            far[way].append(np.abs(rows_of(half.model, prompt, way) - truth).mean())
+    eager, rows = (float(np.median(far[way])) for way in WAYS)
+    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: eager {eager:.3e}, "
+          f"rows {rows:.3e}, ratio {rows / eager:.3f}")  # fmt: skip
+    assert rows <= eager
+
+
+def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts):
+    for model in (demo.model, half.model):
+        for prompt in prompts[::3]:
+            inputs, generation = dict(prompt.inputs), greedy(model, 12)
+            with torch.inference_mode():
+                bare = model.generate(**inputs, generation_config=generation)
+            recorder = AttentionRecorder([0], [Target((prompt.length - 1,), prompt.positions("vision"))], prompt.length)
+            with record_attention(model, recorder, "rows"), torch.inference_mode():
+                watched = model.generate(**inputs, generation_config=generation)
+            assert torch.equal(bare, watched)
+
+
+def test_finite_where_eager_overflows_in_fp16(cats):
+    """Queries and keys so large that their products pass 65,504: eager's scores are infinite, and NaN after softmax."""
+    analyzer = Analyzer.load("demo", dtype="float16", device="cpu", attn="rows")
+    model = analyzer.model
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                projection.weight.mul_(30)
+                projection.bias.mul_(30)
+    prompt = analyzer.prepare([cats], "how many cats?", Settings()).prompt
+    model.set_attn_implementation({"text_config": "eager"})
+    with torch.inference_mode():
+        eager = model(**prompt.inputs, output_attentions=True)
+    model.set_attn_implementation("sdpa")
+    assert any(weights.isnan().any() for weights in eager.attentions)
+    result = analyzer.ask(cats, "how many cats?", heads="0-3", max_new_tokens=4)
+    assert np.isfinite(result.capture.weights_by_head).all()
+    assert np.isfinite(result.answer_logprob)
+
+    truth = model.float()
+    want = rows_of(truth, prompt, "eager")
+    got = result.capture.weights_by_head[:1, :, : want.shape[2]]
+    assert np.abs(got - want[:1]).max() < 0.05, "the first layer, before rounding adds up"
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most numbers that any one operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, torch.Tensor):
+                self.numbers = max(self.numbers, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+def test_nothing_grows_with_the_square_of_the_prompt(demo, make_picture, monkeypatch):
+    monkeypatch.setattr(demo, "attn", "rows")
+    largest = {}
+    for side in (280, 560):
+        path = make_picture(side, side)
+        demo.ask(path, "how many cats?", max_new_tokens=2)
+        with LargestTensor() as seen:
+            result = demo.ask(path, "how many cats?", max_new_tokens=2)
+        largest[side] = seen.numbers
+        assert result.capture.grids[0].cells == (side // 28) ** 2
+    assert largest[560] <= 4.2 * largest[280], "four times the tokens"
