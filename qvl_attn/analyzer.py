@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,8 +16,8 @@ import qvl_attn
 from qvl_attn.capture import prove_capture
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import ATTENTION_MODES, check_context, check_memory, choose_attention, peak_bytes
-from qvl_attn.media import load_picture
-from qvl_attn.memory import Stages, free_bytes, on_device
+from qvl_attn.media import Picture, load_pictures
+from qvl_attn.memory import free_bytes, on_device
 from qvl_attn.model import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -33,9 +32,8 @@ from qvl_attn.passes import on_model
 from qvl_attn.question import Question, read_question
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.runs import Run, groups, run_group
+from qvl_attn.stages import Stages
 from qvl_attn.types import Media
-
-Picture = str | os.PathLike[str] | Media
 
 
 def _silent(message: str) -> None:
@@ -126,8 +124,8 @@ class Analyzer:
             sha256="",
         )
         inputs = on_model(read_question(self.processor, self.config, [dot], "?", Settings()).prompt.inputs, model)
-        modes = ("eager", "rows") if self.attn == "auto" else (self.attn,)
-        for attention in modes:
+        auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
+        for attention in auto if self.attn == "auto" else (self.attn,):
             prove_capture(model, inputs, attention)
         return model
 
@@ -209,9 +207,8 @@ class Analyzer:
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
         loaded: dict[str, Media] = {}
-        questions = [
-            self.prepare(_pictures(pictures, loaded), text, settings or Settings()) for pictures, text in pairs
-        ]
+        settings = settings or Settings()
+        questions = [self.prepare(load_pictures(pictures, loaded), text, settings) for pictures, text in pairs]
         return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
 
     def prepare(self, pictures: Sequence[Picture], question: str, settings: Settings) -> Question:
@@ -223,7 +220,7 @@ class Analyzer:
         """
         stages = Stages()
         with stages.stage("prepare"):
-            media = [one if isinstance(one, Media) else load_picture(one) for one in pictures]
+            media = load_pictures(pictures, {})
             asked = read_question(self.processor, self.config, media, question, settings)
         check_context(self.config, asked.job, len(media))
         dtype, free = self.placement.dtype, self.free_bytes()
@@ -322,18 +319,3 @@ class Analyzer:
                 "longest_edge": int(size["longest_edge"]),
             },
         )
-
-
-def _pictures(pictures: Picture | Sequence[Picture], loaded: dict[str, Media]) -> tuple[Media, ...]:
-    """Pictures of one prompt, each file read once."""
-    several = [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures
-    media = []
-    for one in several:
-        if isinstance(one, Media):
-            media.append(one)
-            continue
-        name = os.fspath(one)
-        if name not in loaded:
-            loaded[name] = load_picture(name)
-        media.append(loaded[name])
-    return tuple(media)

@@ -231,12 +231,15 @@ def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Pi
 
 
 def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list[Picture]:
-    masks = render.top_mask(panel.cells, drawing.top_percent)
+    masks: Sequence[render.Mask | None] = [None] * len(resized)
+    if drawing.top_percent < 100:
+        masks = render.top_mask(panel.cells, drawing.top_percent)
     blended = []
     for picture, cells, mask in zip(resized, panel.cells, masks, strict=True):
         size_px = (picture.shape[1], picture.shape[0])
         values = render.upsample(cells, size_px, drawing)
-        blended.append(render.blend(picture, values, panel.scale, drawing, render.cell_boxes(mask, size_px)))
+        shown = None if mask is None else render.cell_boxes(mask, size_px)
+        blended.append(render.blend(picture, values, panel.scale, drawing, shown))
     return blended
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 
 from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.pictures import draw_result
+from qvl_attn.render import drawn_size_px
 from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
     SCHEMA_VERSION,
@@ -22,11 +27,14 @@ from qvl_attn.schema import (
     result_json,
     tokens_from,
 )
+from qvl_attn.stages import Stages
 from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
 from qvl_attn.types import Drawing, Media
 
-# What makes the same question about the same picture another result.
 REMEDY = "--overwrite makes it again"
+# Of the pictures that are drawn at the same time: some 40 bytes of memory each.
+MAX_PIXELS_AT_ONCE = 10 * 2**20
+# What makes the same question about the same picture another result.
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
 
 
@@ -62,14 +70,33 @@ def save_result(result: Result, out: Path, drawing: Drawing, *, overwrite: bool 
     name = folder_name(result.media, result.question, result.settings, drawing, asdict(result.provenance))
     target = out / name
     with whole_folder(target, overwrite=overwrite) as draft:
-        files = ["attention.npz", "result.json"]
-        write_npz(draft / "attention.npz", capture_arrays(result.capture))
-        drawn = draw_result(result, drawing)
-        for file, pixels in drawn.images():
-            write_png(draft / file, pixels)
-            files.append(file)
-        write_json(draft / "result.json", result_json(result, drawn.headline, files, drawn.notes))
+        stages = Stages()
+        with stages.stage("draw"):
+            drawn = draw_result(result, drawing)
+            images = dict(drawn.images())
+            tasks = [partial(write_npz, draft / "attention.npz", capture_arrays(result.capture))]
+            tasks += [partial(_draw, draft / file, image) for file, image in images.items()]
+            with ThreadPoolExecutor(_workers(result, drawing)) as pool:
+                for _ in pool.map(lambda task: task(), tasks):  # the first fault calls off what has not begun
+                    pass
+        measured = replace(
+            result,
+            seconds=result.seconds | stages.seconds,
+            peak_memory_bytes=result.peak_memory_bytes | stages.peak_bytes,
+        )
+        files = ["attention.npz", *images, "result.json"]
+        write_json(draft / "result.json", result_json(measured, drawn.headline, files, drawn.notes))
     return target
+
+
+def _draw(path: Path, image: Callable[[], np.ndarray]) -> None:
+    write_png(path, image())
+
+
+def _workers(result: Result, drawing: Drawing) -> int:
+    """How many pictures to draw at once: as many as there are cores, fewer where each takes much memory."""
+    pixels = sum(math.prod(drawn_size_px(media.size_px, drawing)) for media in result.media)
+    return max(1, min(os.cpu_count() or 1, MAX_PIXELS_AT_ONCE // pixels))
 
 
 def is_complete(folder: Path) -> bool:

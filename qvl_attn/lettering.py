@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ from qvl_attn.errors import InputError
 from qvl_attn.plain import plain
 
 Color = tuple[int, int, int]
+Runs = tuple[tuple[str, str], ...]
 
 FONT_VARIABLE = "QVL_ATTN_FONT"
 BUNDLED = ""
@@ -92,7 +93,20 @@ def undrawable(text: str) -> str:
 
 def measure(text: str, size_px: int) -> float:
     """The width in pixels of a text on one line."""
-    return sum(_font(path, size_px).getlength(run) for path, run in _runs(_drawn(text)))
+    return _width_px(_typeset(text, _font_paths()), size_px)
+
+
+# These two are kept: the pages of a result bear the same texts.
+@lru_cache(maxsize=4096)
+def _typeset(text: str, fonts: tuple[str, ...]) -> Runs:
+    """Any text as it is drawn, in stretches of one font each; `fonts` are those of the machine, which decide on it."""
+    del fonts
+    return tuple(_runs(_drawn(text)))
+
+
+@lru_cache(maxsize=4096)
+def _width_px(runs: Runs, size_px: int) -> float:
+    return sum(_font(path, size_px).getlength(run) for path, run in runs)
 
 
 def line_height_px(size_px: int) -> int:
@@ -106,7 +120,10 @@ def wrap(text: str, width_px: float, size_px: int, max_lines: int | None = None)
     Lines break at spaces and between ideographs, and inside a word only where it alone is wider than a line.
     """
     lines: list[str] = []
-    for line in _lines(_drawn(text), width_px, size_px):
+    drawn = "".join(run for _, run in _typeset(text, _font_paths())).strip()
+    if drawn and measure(drawn, size_px) <= width_px:
+        return [drawn]
+    for line in _lines(drawn, width_px, size_px):
         if len(lines) == max_lines:
             lines[-1] = _with_ellipsis(lines[-1], width_px, size_px)
             break
@@ -118,7 +135,7 @@ def draw_line(image: Image.Image, xy: tuple[float, float], text: str, size_px: i
     """Draw a text on one line into an RGB image; its baseline begins at `xy`, in pixels."""
     draw = ImageDraw.Draw(image)
     x, baseline = xy
-    for path, run in _runs(_drawn(text)):
+    for path, run in _typeset(text, _font_paths()):
         font = _font(path, size_px)
         draw.text((x, baseline), run, fill=color, font=font, anchor="ls")
         x += font.getlength(run)

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,8 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from qvl_attn.errors import InputError
 from qvl_attn.types import Media
+
+Picture = str | os.PathLike[str] | Media
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -58,6 +60,23 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def is_clip(path: str | os.PathLike[str]) -> bool:
     """Whether the name ends as the name of a clip does. The file is not looked at."""
     return bool(_CLIP.search(os.fspath(path)))
+
+
+def load_pictures(pictures: Picture | Sequence[Picture], loaded: dict[str, Media]) -> tuple[Media, ...]:
+    """The pictures of one prompt, one or several; files that are in `loaded` already are not read again.
+
+    Raises:
+        InputError: as `load_picture`.
+    """
+    media = []
+    for one in [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures:
+        if not isinstance(one, Media):
+            name = os.fspath(one)
+            if name not in loaded:
+                loaded[name] = load_picture(name)
+            one = loaded[name]
+        media.append(one)
+    return tuple(media)
 
 
 def load_picture(path: str | os.PathLike[str]) -> Media:

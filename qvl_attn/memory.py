@@ -1,10 +1,8 @@
-"""What memory is free, what a stage of the work takes of it, and what to say when it ends."""
+"""What memory is free, and what to say when it ends."""
 
 from __future__ import annotations
 
 import gc
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +13,6 @@ from qvl_attn.errors import MemoryLimitError
 from qvl_attn.model import Placement
 
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-_LOOK_EVERY_S = 0.005
 
 
 def free_bytes(placement: Placement) -> int:
@@ -26,47 +23,6 @@ def free_bytes(placement: Placement) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
-
-
-class Stages:
-    """Seconds and peak memory of named stages.
-
-    Attributes:
-        seconds: by stage.
-        peak_bytes: by stage; `host` is the largest resident size of the process, looked at every 5 ms, `before` what it
-            was when the stage began, `device` the most that torch held on all GPUs.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.peak_bytes: dict[str, dict[str, int]] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure what is done inside."""
-        process, done = psutil.Process(), threading.Event()
-        before = peak = process.memory_info().rss
-
-        def look() -> None:
-            nonlocal peak
-            while not done.wait(_LOOK_EVERY_S):
-                peak = max(peak, process.memory_info().rss)
-
-        gpus = range(torch.cuda.device_count())
-        for gpu in gpus:
-            torch.cuda.reset_peak_memory_stats(gpu)
-        watcher = threading.Thread(target=look, daemon=True)
-        watcher.start()
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 3)
-            done.set()
-            watcher.join()
-            self.peak_bytes[name] = {"before": before, "host": max(peak, process.memory_info().rss)}
-            if gpus:
-                self.peak_bytes[name]["device"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
 @contextmanager

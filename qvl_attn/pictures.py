@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ MAX_WORDS = 48
 
 @dataclass(frozen=True, eq=False)
 class DrawnResult:
-    """The pictures of a result, drawn one at a time as they are asked for.
+    """The pictures of a result, each drawn when it is asked for.
 
     Attributes:
         result: what is drawn.
@@ -35,16 +36,14 @@ class DrawnResult:
     headline: tuple[HeatMap, ...]
     notes: tuple[str, ...]
 
-    def images(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Names relative to the folder, and (H, W, 3) uint8 RGB."""
+    def images(self) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+        """Names relative to the folder, and what draws them, in any thread: (H, W, 3) uint8 RGB."""
         result, drawing = self.result, self.drawing
         pictures = [resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing)) for media in result.media]
         for i, picture in enumerate(pictures):
-            yield f"picture_{i + 1}.png", picture
-        yield (
-            "overlay.png",
-            self._large(pictures, Panel("", self.headline), _headline_caption(result, self.headline[0])),
-        )
+            yield f"picture_{i + 1}.png", partial(np.asarray, picture)
+        caption = _headline_caption(result, self.headline[0])
+        yield "overlay.png", partial(self._large, pictures, Panel("", self.headline), caption)
 
         own = self._layer_panels()
         shared = _on_one_scale(own)
@@ -55,19 +54,21 @@ class DrawnResult:
             ("layers_shared", shared, "all on one scale"),
         ):
             lines = [*self._title(), f"{asked} · a layer at a time, {scale}"]
-            yield f"{name}.png", sheet(pictures, panels, title_lines=lines, drawing=drawing)
-        for panel in own if drawing.scale == "layer" else shared:
-            (layer,) = panel.maps[0].layers
-            scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
-            yield f"layers/layer_{layer:02d}.png", self._large(pictures, panel, [f"{panel.label} · {asked} · {scale}"])
-
+            yield f"{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=drawing)
         words, count = self._word_panels()
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
         layers, heads = _layer_words(self.headline[0]), _head_words(result, self.headline[0])
         title = f"each word of the question, and what produced each word of the answer · {layers}, {heads}{cap}"
-        yield "tokens.png", sheet(pictures, words, title_lines=[*self._title(), title], drawing=drawing)
+        titles = [*self._title(), title]
+        yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
+
+        for panel in own if drawing.scale == "layer" else shared:
+            (layer,) = panel.maps[0].layers
+            scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
+            caption = [f"{panel.label} · {asked} · {scale}"]
+            yield f"layers/layer_{layer:02d}.png", partial(self._large, pictures, panel, caption)
 
     def _title(self) -> list[str]:
         return [self.result.question, f"Answer: {self._answer() or '(no answer)'}"]

@@ -125,10 +125,10 @@ def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE)
 
 @cache
 def _color_table(colormap: str) -> Picture:
-    """The 256 colours of a map, (256, 3) uint8 RGB, low to high."""
+    """The 256 colours of a map, (256, 1, 3) uint8 RGB, low to high."""
     levels = np.arange(256, dtype=np.uint8)[:, None]
     bgr = cv2.applyColorMap(levels, _COLORMAPS[colormap])
-    return np.ascontiguousarray(bgr[:, 0, ::-1])
+    return np.ascontiguousarray(bgr[..., ::-1])
 
 
 def colorize(values: FloatArray, scale: Scale, colormap: str) -> Picture:
@@ -137,9 +137,12 @@ def colorize(values: FloatArray, scale: Scale, colormap: str) -> Picture:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    share = (np.clip(values, scale.low, scale.high) - scale.low) / (scale.high - scale.low)
-    colors: Picture = _color_table(colormap)[np.rint(share * 255).astype(np.uint8)]
-    return colors
+    share = np.clip(values, scale.low, scale.high)
+    share -= scale.low
+    share /= scale.high - scale.low
+    share *= 255
+    levels = np.rint(share, out=share).astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(levels, _color_table(colormap)), dtype=np.uint8)
 
 
 def blend(picture: Picture, values: FloatArray, scale: Scale, drawing: Drawing, mask: Mask | None = None) -> Picture:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from qvl_attn.memory import Stages
 from qvl_attn.passes import (
     Pass,
     Recording,
@@ -20,6 +19,7 @@ from qvl_attn.passes import (
     supplied_answer,
 )
 from qvl_attn.question import Question
+from qvl_attn.stages import Stages
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,7 +130,8 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB."""
     path.parent.mkdir(exist_ok=True)
     with _synced(path) as stream:
-        Image.fromarray(pixels).save(stream, format="PNG", compress_level=4)
+        # Blended pictures have hardly any repeats to look for: this takes half the time, and about as many bytes.
+        Image.fromarray(pixels).save(stream, format="PNG", compress_type=zlib.Z_RLE)
 
 
 def read_png(path: Path) -> np.ndarray:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,14 @@ def test_only_the_strongest_cells_are_coloured():
     values = np.arange(48).reshape(6, 8) / 1000
     page = draw([np.full((480, 640, 3), (10, 200, 30), np.uint8)], Panel("", (heat_map(values),)), top_percent=10)
     assert (page == (10, 200, 30)).all(axis=-1).sum() == (48 - 5) * 80 * 80
+
+
+def test_pictures_drawn_at_the_same_time_are_those_drawn_one_after_another():
+    panels = [panel(label=f"layer {i}") for i in range(12)]
+    one_by_one = [draw([GREY_PICTURE], each, answer=each.label) for each in panels]
+    with ThreadPoolExecutor(6) as pool:
+        at_once = list(pool.map(lambda each: draw([GREY_PICTURE], each, answer=each.label), panels))
+    assert all(map(np.array_equal, one_by_one, at_once))
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (60, 600), (600, 60), (1, 1), (3000, 2000)])

@@ -72,6 +72,14 @@ def test_without_fonts_no_character_looks_like_the_empty_box():
             assert all(bytes(lettering._font(path, 20).getmask(char)) != box for char in run), hex(code)
 
 
+@pytest.mark.font
+@pytest.mark.usefixtures("chinese_font")
+def test_what_was_measured_with_other_fonts_is_forgotten(monkeypatch):
+    with_font = lettering.measure(CHINESE, 20)
+    monkeypatch.setattr(lettering, "_font_paths", lambda: (lettering.BUNDLED,))
+    assert lettering.measure(CHINESE, 20) == lettering.measure("[7 chars: no font]", 20) != with_font
+
+
 @pytest.mark.usefixtures("no_fonts")
 def test_marks_that_mean_the_same_stand_in():
     assert lettering.undrawable("2.4× — 3–4") == ""

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvl_attn.errors import InputError, ResultExistsError, StoreError
-from qvl_attn.store import check_writable, read_json, read_npz, slug, whole_folder, write_json, write_npz
+from qvl_attn.store import (
+    check_writable,
+    read_json,
+    read_npz,
+    read_png,
+    slug,
+    whole_folder,
+    write_json,
+    write_npz,
+    write_png,
+)
 
 
 @given(st.text(max_size=400))
@@ -148,6 +158,13 @@ def test_a_read_only_folder(tmp_path):
     finally:
         if changed:
             os.seteuid(0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (40, 30, 3)])
+def test_a_picture_comes_back_as_it_went(tmp_path, shape):
+    pixels = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    write_png(tmp_path / "layers" / "a.png", pixels)
+    assert np.array_equal(read_png(tmp_path / "layers" / "a.png"), pixels)
 
 
 def test_numbers_that_json_does_not_have(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
+from qvl_attn.cli.selftest import selftest
 
 app = typer.Typer(
     name="qvl-attn",
@@ -37,6 +39,7 @@ def _options(
 
 
 app.command()(ask)
+app.command()(selftest)
 
 
 def run() -> None:
@@ -45,4 +48,7 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    app(prog_name="qvl-attn")
+    try:
+        app(prog_name="qvl-attn")
+    finally:
+        gc.freeze()  # or the interpreter would look through all of torch once more before it leaves

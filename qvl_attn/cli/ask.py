@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, libraries_in_c_hushed, say
+from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, libraries_in_c_hushed, say
 from qvl_attn.errors import InputError, ResultExistsError
 from qvl_attn.plain import plain
 
@@ -165,8 +165,9 @@ def ask(
         drawing = _drawing(colormap, alpha, interp, blur, scale, top_percent, draw_size)
         check_writable(out)
 
-        from qvl_attn.analyzer import Analyzer
-        from qvl_attn.result import Settings
+        with collector_paused():
+            from qvl_attn.analyzer import Analyzer
+            from qvl_attn.result import Settings
 
         hush_libraries(bars=not quiet)
         tell = (lambda message: None) if quiet else say

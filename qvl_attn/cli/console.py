@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -43,6 +44,17 @@ def hush_libraries(*, bars: bool) -> None:
 def go_offline() -> None:
     """Forbid the hub; to be called before anything imports huggingface_hub, which reads this at import."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """While large libraries are imported: what they make is there to stay, and looking for garbage in it takes long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""`qvl-attn selftest`: is what is captured right, on these weights and this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, say
+from qvl_attn.plain import plain
+
+if TYPE_CHECKING:
+    from qvl_attn.analyzer import Analyzer
+    from qvl_attn.selftest import Check
+    from qvl_attn.stages import Stages
+
+VERDICTS = {True: "ok", False: "FAILED", None: "told"}
+PEAKS = ("host", "device")
+
+
+def selftest(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Hugging Face id or folder; 'demo' is embedded.")
+    ] = "Qwen/Qwen2.5-VL-3B-Instruct",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help="auto: spread the model over several GPUs.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Check on your weights and your machine that what is captured is right: exit code 0, or 1 if a check fails.
+
+    qvl-attn selftest --model demo
+    """
+    with faults(debug=debug):
+        if offline:
+            go_offline()
+        # Imported here: --help must not wait for torch.
+        from qvl_attn.analyzer import Analyzer
+        from qvl_attn.memory import on_device
+        from qvl_attn.selftest import selftest as run_checks
+        from qvl_attn.stages import Stages
+
+        hush_libraries(bars=not as_json)
+        analyzer = Analyzer.load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            attn="rows",
+            offline=offline,
+            say=say,
+        )
+        stages = Stages()
+        with stages.stage("load"):
+            _ = analyzer.model
+        say("checking")
+        with stages.stage("check"), on_device(analyzer.placement, 0):
+            checks = run_checks(analyzer)
+        report = _report(analyzer, checks, stages)
+        typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
+        if not report["passed"]:
+            raise typer.Exit(1)
+
+
+def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    import qvl_attn
+
+    placement, on_gpu = analyzer.placement, analyzer.placement.device.startswith("cuda")
+    return {
+        "passed": all(check.passed is not False for check in checks),
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "model": analyzer.checkpoint.name,
+        "revision": analyzer.checkpoint.revision,
+        "dtype": placement.dtype,
+        "device": placement.device_map or placement.device,
+        "device_name": torch.cuda.get_device_name(placement.device) if on_gpu else platform.machine(),
+        "versions": {
+            "qvl-attn": qvl_attn.__version__,
+            "transformers": transformers.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "seconds": stages.seconds,
+        "peak_memory_bytes": stages.peak_bytes,
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    peak = {name: max(stage.get(name, 0) for stage in report["peak_memory_bytes"].values()) for name in PEAKS}
+    lines = []
+    for check in report["checks"]:
+        lines += [f"{VERDICTS[check['passed']]:<8}{check['name']}: {check['what']}", f"        {check['detail']}"]
+    lines += [
+        "",
+        f"model     {report['model']} ({report['revision'][:12]})",
+        f"where     {report['dtype']} on {report['device']} ({report['device_name']})",
+        f"versions  {', '.join(f'{name} {version}' for name, version in report['versions'].items())}",
+        f"seconds   {', '.join(f'{name} {seconds:.1f}' for name, seconds in report['seconds'].items())}",
+        f"peak      {', '.join(f'{name} {size / 2**30:.2f} GiB' for name, size in peak.items() if size)}",
+        "",
+        "all checks passed" if report["passed"] else "a check FAILED: do not trust maps made here",
+    ]
+    return "\n".join(plain(line) for line in lines)

@@ -1,0 +1,117 @@
+"""Times the two costs that are not the model's: starting up, and drawing.
+
+`python scripts/benchmark_startup.py` times whole processes in turn: a cold `ask` with the embedded model, and a script
+that imports torch and transformers and loads the same model and processor. `--draw` draws and saves a result of the
+3B's geometry: synthetic attention over a picture as noisy as a photograph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import qvl_attn
+from qvl_attn.grid import picture_grid
+from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.types import Capture, Media, Token
+
+DEMO = Path(qvl_attn.__file__).parent / "demo"
+ALONE = f"""
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+Qwen2_5_VLForConditionalGeneration.from_pretrained({str(DEMO / "model")!r}, dtype=torch.float32,
+    attn_implementation="sdpa")
+AutoProcessor.from_pretrained({str(DEMO / "model")!r})
+"""
+ASK = ["-m", "qvl_attn", "ask", str(DEMO / "pictures" / "cats.png"), "how many cats?", "--model", "demo"]
+
+LAYERS, HEADS, SIZE_PX, GRID_THW, START = 36, 16, (1280, 960), (1, 68, 92), 15
+QUESTION = "how many people in the picture are looking at the camera, and what are they all wearing on their heads?"
+ANSWER = "Three people, and they wear hats."
+
+
+def process_seconds(arguments: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def compare_startup(times: int) -> None:
+    asked, alone = [], []
+    for _ in range(times):
+        alone.append(process_seconds(["-c", ALONE]))
+        with tempfile.TemporaryDirectory() as out:
+            asked.append(process_seconds([*ASK, "--out", out]))
+    first, second = statistics.median(asked), statistics.median(alone)
+    print(f"ask {first:.2f} s, imports and loading alone {second:.2f} s, ratio {first / second:.2f} ({times} times)")
+
+
+def photograph(rng: np.random.Generator) -> np.ndarray:
+    """Noise of every size, the larger the stronger, as in photographs."""
+    octaves = [cv2.resize(rng.normal(0, 2.0**-i, (3 * 2**i, 4 * 2**i, 3)), SIZE_PX) for i in range(9)]
+    return np.clip(128 + 60 * sum(octaves), 0, 255).astype(np.uint8)
+
+
+def word_tokens(text: str, role: str, start: int) -> list[Token]:
+    """A token for every word, with the space before it."""
+    tokens, at = [], 0
+    for i, word in enumerate(text.split()):
+        stop = text.index(word, at) + len(word)
+        tokens.append(Token(start + i, text[at:stop], role, (at, stop)))
+        at = stop
+    return tokens
+
+
+def synthetic_result() -> Result:
+    rng = np.random.default_rng(0)
+    grid = picture_grid(GRID_THW, 2, START, SIZE_PX)
+    tokens = [Token(i, "", "template") for i in range(START)]
+    tokens += [Token(START + i, "<|image_pad|>", "vision") for i in range(grid.cells)]
+    tokens += word_tokens(QUESTION, "question", len(tokens))
+    tokens.append(last := Token(len(tokens), "\n", "last"))
+    tokens += word_tokens(ANSWER, "answer", len(tokens))
+    tokens.append(Token(len(tokens), "<|im_end|>", "template"))
+    queries = np.array([token.position for token in tokens if token.role in ("question", "last", "answer")])
+    weights = rng.gamma(0.3, size=(LAYERS, len(queries), grid.cells))
+    weights = (0.3 * weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    capture = Capture(
+        layers=np.arange(LAYERS),
+        queries=queries,
+        query_role=np.array([tokens[position].role for position in queries]),
+        produces=np.where(queries >= last.position, queries + 1, -1),
+        weights=weights,
+        vision_mass=weights.sum(axis=-1),
+        grids=(grid,),
+        tokens=tuple(tokens),
+    )
+    made = {"qvl_attn": qvl_attn.__version__, "transformers": "", "torch": "", "model": "synthetic", "revision": ""}
+    made |= {"dtype": "float32", "device": "cpu", "attention": "eager"}
+    provenance = Provenance(**made, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
+    media = Media("picture", photograph(rng)[None], np.zeros(1), SIZE_PX, "photograph.png", "")
+    return Result(QUESTION, ANSWER, -1.0, None, None, (media,), capture, Settings(), provenance)
+
+
+def time_drawing(times: int) -> None:
+    result, seconds = synthetic_result(), []
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as out:
+            started = time.perf_counter()
+            result.save(out)
+            seconds.append(time.perf_counter() - started)
+    print(f"drawing and saving {LAYERS} layers: {statistics.median(seconds):.2f} s ({times} times)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=5, help="repetitions")
+    parser.add_argument("--draw", action="store_true", help="time the drawing instead")
+    options = parser.parse_args()
+    (time_drawing if options.draw else compare_startup)(options.times)

@@ -1,0 +1,246 @@
+"""`qvl-attn selftest` passes on sound weights in every precision, and each check fails when what it guards breaks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from qvl_attn import Analyzer, capture, grid, passes
+from qvl_attn.cli import app
+from qvl_attn.prompt import Prompt
+from qvl_attn.selftest import selftest
+
+NAMES = ["arithmetic", "run", "sums", "future", "cells", "answer"]
+HONEST = {
+    "rows": capture.attention_rows,
+    "sdpa": capture.sdpa_attention_forward,
+    "mask": capture.sdpa_mask,
+    "picture": grid.picture_grid,
+    "positions": Prompt.positions,
+}
+
+
+def failed(analyzer):
+    return {check.name for check in selftest(analyzer) if check.passed is False}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_embedded_model_passes(dtype):
+    checks = selftest(Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows"))
+    assert [check.name for check in checks] == NAMES
+    assert [check.passed for check in checks] == [True, True if dtype == "float32" else None, True, True, True, True]
+    figures = {check.name: check.figures for check in checks}
+    assert figures["arithmetic"]["difference"] < 1e-6
+    assert (figures["run"]["difference"] < 2e-6) == (dtype == "float32")
+    assert figures["cells"]["found"] == 6
+    assert figures["cells"]["weakest_ratio"] > 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_with_the_genuine_vocabulary_pass(genuine_folder, dtype):
+    checks = selftest(Analyzer.load(str(genuine_folder), dtype=dtype, device="cpu", attn="rows"))
+    assert not [check for check in checks if check.passed is False]
+    assert checks[4].figures["found"] == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_scores_of_a_thousand_as_the_real_biases_make_them_pass(dtype):
+    analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
+    with torch.no_grad():
+        for layer in analyzer.model.model.language_model.layers:
+            half = layer.self_attn.head_dim // 2
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                bias = projection.bias.view(-1, 2 * half)
+                bias[:, half - 3 : half] += 30
+                bias[:, -3:] -= 30
+    checks = selftest(analyzer)
+    assert checks[0].figures["largest_score"] > 900
+    assert not [check for check in checks if check.passed is False]
+
+
+def test_eager_that_overflows_is_told_in_16_bits_and_fails_in_float32(demo, monkeypatch):
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
+
+    eager = modeling.eager_attention_forward
+
+    def overflowing(module, *args, **kwargs):
+        output, weights = eager(module, *args, **kwargs)
+        # Not where selftest itself calls it, in float32.
+        running = module.config._attn_implementation == capture.NAMES["eager"]
+        return output, weights * float("nan") if running else weights
+
+    monkeypatch.setattr(modeling, "eager_attention_forward", overflowing)
+    half = Analyzer.load("demo", dtype="float16", device="cpu", attn="rows")
+    for analyzer, passed in ((demo, False), (half, None)):
+        run = selftest(analyzer)[1]
+        assert (run.name, run.passed) == ("run", passed)
+        assert "not finite" in run.detail
+
+
+def scaled(query, key, scaling, visible):
+    return HONEST["rows"](query, key, scaling * 1.01, visible)
+
+
+def everything_visible(query, key, scaling, visible):
+    return HONEST["rows"](query, key, scaling, torch.ones_like(visible))
+
+
+def too_much(query, key, scaling, visible):
+    return HONEST["rows"](query, key, scaling, visible) * 1.00005
+
+
+def wrong_key_heads(query, key, scaling, visible):
+    return HONEST["rows"](query, key.flip(0), scaling, visible)
+
+
+def a_glimpse(query, key, scaling, visible):
+    return HONEST["rows"](query, key, scaling, visible).masked_fill(~visible, 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("broken", "names"),
+    [
+        (scaled, {"arithmetic"}),
+        (wrong_key_heads, {"arithmetic"}),
+        (everything_visible, {"arithmetic", "future"}),
+        (a_glimpse, {"future"}),
+        (too_much, {"arithmetic", "sums"}),
+    ],
+)
+def test_rows_that_are_not_eagers(demo, monkeypatch, dtype, broken, names):
+    analyzer = demo if dtype == "float32" else Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
+    _ = analyzer.model  # it would not load with some of them
+    monkeypatch.setattr(capture, "attention_rows", broken)
+    # In float32 a run under eager attention shows most of them too.
+    assert failed(analyzer) - {"run"} == names
+
+
+def test_another_run_shows_what_the_mask_of_one_name_hides(demo, monkeypatch):
+    honest = HONEST["mask"]
+
+    def blind_to_the_first_token(*args, **kwargs):
+        mask = honest(*args, **kwargs | {"allow_is_causal_skip": False}).clone()
+        mask[..., 1:, 0] = False
+        return mask
+
+    capture.AttentionMaskInterface.register(capture.NAMES["rows"], blind_to_the_first_token)
+    try:
+        assert "run" in failed(demo)
+    finally:
+        capture.AttentionMaskInterface.register(capture.NAMES["rows"], honest)
+
+
+def transposed(thw, merge_size, start, size_px):
+    t, h, w = thw
+    return HONEST["picture"]((t, w, h), merge_size, start, size_px)
+
+
+def mirrored(thw, merge_size, start, size_px):
+    one = HONEST["picture"](thw, merge_size, start, size_px)
+    one.boxes_px[:] = one.boxes_px[::-1].copy()
+    return one
+
+
+@pytest.mark.parametrize("wrong", [transposed, mirrored])
+def test_a_wrong_grid(demo, monkeypatch, wrong):
+    monkeypatch.setattr(grid, "picture_grid", wrong)
+    assert failed(demo) == {"cells"}
+
+
+@pytest.mark.parametrize("shift", [-1, 1, 9])
+def test_shifted_columns(demo, monkeypatch, shift):
+    def shifted(prompt, role):
+        return tuple(at + shift * (role == "vision") for at in HONEST["positions"](prompt, role))
+
+    monkeypatch.setattr(passes.Prompt, "positions", shifted)
+    checks = {check.name: check for check in selftest(demo)}
+    assert {name for name, check in checks.items() if check.passed is False} == {"cells"}
+    assert checks["cells"].figures["found"] <= 1
+
+
+def test_vision_tokens_in_another_order(demo):
+    """As if the vision tower's windows were left as they are."""
+
+    def reorder(module, args, output):
+        output.pooler_output = output.pooler_output.roll(4, dims=0)
+        return output
+
+    handle = demo.model.model.visual.register_forward_hook(reorder)
+    try:
+        assert failed(demo) == {"cells"}
+    finally:
+        handle.remove()
+
+
+def test_capture_that_changes_the_answer(demo, monkeypatch):
+    def louder(*args, **kwargs):
+        output, weights = HONEST["sdpa"](*args, **kwargs)
+        return output * 3, weights
+
+    monkeypatch.setattr(capture, "sdpa_attention_forward", louder)
+    assert failed(demo) - {"run", "cells"} == {"answer"}
+
+
+@pytest.fixture
+def loaded(demo, monkeypatch):
+    """The command on the embedded model, without loading its weights each time."""
+    monkeypatch.setattr("qvl_attn.analyzer.load_weights", lambda *args: demo.model)
+    return lambda *args: CliRunner().invoke(app, ["selftest", "--model", "demo", "--dtype", "float32", *args])
+
+
+def test_the_command_prints_a_table(loaded):
+    done = loaded("--device", "cpu")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("ok")] == NAMES
+    assert "difference at most" in lines[1]
+    assert "float32 on cpu" in done.stdout
+    assert "transformers" in done.stdout
+    assert lines[-1] == "all checks passed"
+
+
+def test_the_command_prints_json(loaded):
+    done = loaded("--json", "--offline")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["passed"] is True
+    assert [check["name"] for check in report["checks"]] == NAMES
+    assert all(np.isfinite(list(check["figures"].values())).all() for check in report["checks"])
+    assert report["model"] == "demo"
+    assert report["dtype"] == "float32"
+    assert report["versions"]["torch"] == torch.__version__
+    assert set(report["seconds"]) == {"load", "check"}
+    assert report["peak_memory_bytes"]["check"]["host"] > 0
+
+
+def test_a_failure_is_exit_code_1_and_named(loaded, monkeypatch):
+    monkeypatch.setattr(capture, "attention_rows", scaled)
+    done = loaded()
+    assert done.exit_code == 1
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED")] == [
+        "arithmetic:",
+        "run:",
+    ]
+    assert done.stdout.splitlines()[-1].startswith("a check FAILED")
+    report = json.loads(loaded("--json").stdout)
+    assert report["passed"] is False
+
+
+def test_what_is_no_attention_at_all_is_one_line(loaded, monkeypatch):
+    monkeypatch.setattr(capture, "attention_rows", everything_visible)
+    done = loaded()
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "error: self-check" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["--dtype", "int3"], ["--device", "cuda:77"], ["--model", "no-such"]])
+def test_what_was_typed_wrong_keeps_its_code(loaded, args):
+    done = loaded(*args)
+    assert done.exit_code == 2
+    assert "error: " in done.stderr
