@@ -8,14 +8,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
-from transformers import GenerationConfig
 
-import qvl_attn
 from qvl_attn.capture import prove_capture
 from qvl_attn.errors import InputError
-from qvl_attn.estimate import ATTENTION_MODES, check_context, check_memory, choose_attention, peak_bytes
+from qvl_attn.estimate import (
+    ATTENTION_MODES,
+    Estimate,
+    check_context,
+    check_memory,
+    choose_attention,
+    estimate_of,
+    peak_bytes,
+)
 from qvl_attn.media import Picture, load_pictures
 from qvl_attn.memory import free_bytes, on_device
 from qvl_attn.model import (
@@ -28,6 +32,7 @@ from qvl_attn.model import (
     load_processor,
     load_weights,
 )
+from qvl_attn.origin import made_by, of_generation, of_model
 from qvl_attn.passes import on_model
 from qvl_attn.question import Question, read_question
 from qvl_attn.result import Provenance, Result, Settings
@@ -184,7 +189,7 @@ class Analyzer:
         pairs: Sequence[tuple[Picture | Sequence[Picture], str]],
         *,
         batch_size: int = 8,
-        settings: Settings | None = None,
+        **options: Any,
     ) -> list[Result]:
         """Ask many questions: those about the same pictures read them once, the others run in batches of like length.
 
@@ -194,7 +199,7 @@ class Analyzer:
         Args:
             pairs: a picture, or the pictures of one prompt, and a question about them.
             batch_size: how many prompts run at once, while they are estimated to fit the memory.
-            settings: as the keywords of `ask`, for all of them.
+            options: the keywords of `ask`, for all of them.
 
         Returns:
             Results in the order of the pairs.
@@ -207,7 +212,7 @@ class Analyzer:
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
         loaded: dict[str, Media] = {}
-        settings = settings or Settings()
+        settings = Settings(**options)
         questions = [self.prepare(load_pictures(pictures, loaded), text, settings) for pictures, text in pairs]
         return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
 
@@ -223,11 +228,11 @@ class Analyzer:
             media = load_pictures(pictures, {})
             asked = read_question(self.processor, self.config, media, question, settings)
         check_context(self.config, asked.job, len(media))
-        dtype, free = self.placement.dtype, self.free_bytes()
+        dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
         attention, reason = self.attn, "asked for"
         if attention == "auto":
-            attention, reason = choose_attention(self.config, dtype, asked.job, free)
-        check_memory(self.config, dtype, asked.job, attention, free, len(media))
+            attention, reason = choose_attention(self.config, dtype, asked.job, free, device)
+        check_memory(self.config, dtype, asked.job, attention, free, len(media), device)
         return replace(
             asked,
             attention=attention,
@@ -235,6 +240,23 @@ class Analyzer:
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
+
+    def estimate(
+        self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any
+    ) -> Estimate:
+        """What a question will cost, whether or not it fits: tokens, grids, and memory by way of computing attention.
+
+        Args:
+            pictures: one, or those of one prompt.
+            question: about them.
+            options: the keywords of `ask`.
+
+        Raises:
+            InputError: a fault in what was given.
+        """
+        media = load_pictures(pictures, {})
+        asked = read_question(self.processor, self.config, media, question, Settings(**options))
+        return estimate_of(self.config, self.placement, asked, self.free_bytes())
 
     def free_bytes(self) -> int | None:
         """Memory for a prompt beside the weights; None where they are spread over several GPUs."""
@@ -270,8 +292,9 @@ class Analyzer:
 
     def _fits(self, longest: Question, count: int) -> bool:
         free = self.free_bytes()
-        job = replace(longest.job, batch=count)
-        return free is None or peak_bytes(self.config, self.placement.dtype, job, longest.attention) <= free
+        job, placement = replace(longest.job, batch=count), self.placement
+        needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
+        return free is None or needed <= free
 
     def _result(self, question: Question, run: Run, loading: Stages) -> Result:
         return Result(
@@ -283,39 +306,16 @@ class Analyzer:
             media=question.media,
             capture=(run.supplied or run.own).capture,
             settings=question.settings,
-            provenance=self._provenance(question, run.generation),
+            provenance=Provenance(
+                **self.made_by(question),
+                attention_reason=question.attention_reason,
+                **of_model(self.config, self.processor),
+                generation=of_generation(run.generation),
+            ),
             seconds={**question.seconds, **loading.seconds, **run.seconds},
             peak_memory_bytes={**question.peak_memory_bytes, **loading.peak_bytes, **run.peak_memory_bytes},
         )
 
-    def made_by(self, question: Question) -> dict[str, str]:
+    def made_by(self, question: Question) -> dict[str, Any]:
         """What of the model, its place and the libraries goes into the name of a result."""
-        return {
-            "qvl_attn": qvl_attn.__version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "model": self.checkpoint.name,
-            "revision": self.checkpoint.revision,
-            "dtype": self.placement.dtype,
-            "device": self.placement.device_map or self.placement.device,
-            "attention": question.attention,
-        }
-
-    def _provenance(self, question: Question, generation: GenerationConfig) -> Provenance:
-        text = self.config.text_config
-        size = self.processor.image_processor.size
-        return Provenance(
-            **self.made_by(question),
-            attention_reason=question.attention_reason,
-            layer_count=text.num_hidden_layers,
-            head_count=text.num_attention_heads,
-            generation={
-                "do_sample": False,
-                "repetition_penalty": float(generation.repetition_penalty),
-                "max_new_tokens": int(generation.max_new_tokens),
-            },
-            processor_size={
-                "shortest_edge": int(size["shortest_edge"]),
-                "longest_edge": int(size["longest_edge"]),
-            },
-        )
+        return made_by(self.checkpoint, self.placement, question.attention)

@@ -86,17 +86,21 @@ def _rows_beside_sdpa(
         wanted = recorder.wanted(layer, sample, first_row, query.shape[2])
         for start in range(0, len(wanted), BLOCK_ROWS):
             block = wanted[start : start + BLOCK_ROWS]
-            rows = torch.tensor(block, device=query.device)
-            visible = _visible(attention_mask, query, key, rows)
-            weights = attention_rows(
-                query[sample][:, rows], key[sample], kwargs["scaling"], visible[sample % len(visible), 0]
-            )
+            if query.shape[2] == 1 and attention_mask is None:  # a generated token, which sees everything
+                weights = attention_rows(query[sample], key[sample], kwargs["scaling"])
+            else:
+                rows = torch.tensor(block, device=query.device)
+                visible = _visible(attention_mask, query, key, rows)
+                visible = visible[sample % len(visible), 0]
+                weights = attention_rows(query[sample][:, rows], key[sample], kwargs["scaling"], visible)
             recorder.keep(layer, sample, [first_row + row for row in block], first_column, weights)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 
 
-def attention_rows(query: torch.Tensor, key: torch.Tensor, scaling: float, visible: torch.Tensor) -> torch.Tensor:
+def attention_rows(
+    query: torch.Tensor, key: torch.Tensor, scaling: float, visible: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scaled dot-product attention of some queries, softmax(q k^T * scaling), in float32 (Vaswani et al. 1706.03762).
 
     Grouped queries are folded into rows of their key head, so that no key is repeated.
@@ -105,7 +109,7 @@ def attention_rows(query: torch.Tensor, key: torch.Tensor, scaling: float, visib
         query: (H, R, D), after the rotary embedding.
         key: (K, keys, D), with K dividing H: head h reads key head h // (H / K).
         scaling: of the scores.
-        visible: (R, keys) bool.
+        visible: (R, keys) bool; None where every row sees every key.
 
     Returns:
         (H, R, keys) float32.
@@ -113,7 +117,9 @@ def attention_rows(query: torch.Tensor, key: torch.Tensor, scaling: float, visib
     heads, rows, size = query.shape
     groups = query.float().reshape(len(key), heads // len(key) * rows, size)
     scores = groups @ key.float().transpose(1, 2)
-    scores = scores.view(heads, rows, -1).mul_(scaling).masked_fill_(~visible, -torch.inf)
+    scores = scores.view(heads, rows, -1).mul_(scaling)
+    if visible is not None:
+        scores.masked_fill_(~visible, -torch.inf)
     return scores.softmax(dim=-1)
 
 

@@ -81,6 +81,7 @@ class AttentionRecorder:
         self._head_dtype = head_dtype
         self._rows = [sorted(row + one.padding for row in one.rows) for one in targets]
         self._columns = [torch.tensor(one.columns, dtype=torch.int64) + one.padding for one in targets]
+        self._placed: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._seen: dict[int, int] = {}
         self._positions: list[list[int]] = [[] for _ in targets]
         self._mean: dict[tuple[int, int], list[torch.Tensor]] = {}
@@ -138,20 +139,29 @@ class AttentionRecorder:
         miss = (weights.sum(dim=-1, dtype=torch.float32) - 1).abs().max()
         tolerance, before = self._misses.get(layer, (SUM_TOLERANCE[weights.dtype], miss))
         self._misses[layer] = tolerance, torch.maximum(before, miss)
-        # A sliding window drops keys from the left: columns that are gone got no attention.
-        columns = self._columns[sample] - first_column
-        chosen = weights[..., columns.clamp(min=0).to(weights.device)].float()
-        if first_column:
-            chosen = chosen * (columns >= 0).to(chosen.device)
+        columns = self._columns_on(weights.device, sample)
+        if first_column:  # a sliding window dropped keys from the left: columns that are gone got no attention
+            shifted = columns - first_column
+            chosen = weights[..., shifted.clamp(min=0)].float() * (shifted >= 0)
+        else:
+            chosen = weights[..., columns].float()
         if layer == self.layers[0]:
             self._positions[sample] += rows
         self._mean.setdefault((layer, sample), []).append(_to_host(chosen.mean(dim=0)))
         if self._by_head:
             self._heads.setdefault((layer, sample), []).append(_to_host(chosen.to(self._head_dtype)))
 
+    def _columns_on(self, device: torch.device, sample: int) -> torch.Tensor:
+        if (device, sample) not in self._placed:
+            self._placed[device, sample] = self._columns[sample].to(device)
+        return self._placed[device, sample]
+
     def _check(self) -> None:
-        for layer, (tolerance, miss) in self._misses.items():
-            worst = float(miss)
+        if not self._misses:
+            return
+        tolerances, misses = zip(*self._misses.values(), strict=True)
+        worsts = torch.stack([miss.to(misses[0].device) for miss in misses]).tolist()
+        for layer, tolerance, worst in zip(self._misses, tolerances, worsts, strict=True):
             if not np.isfinite(worst):
                 raise CaptureError(
                     f"layer {layer}: the attention is not finite (NaN or infinite)",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qvl_attn"
-TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "analyzer", "selftest"}
+TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "analyzer", "selftest"}
 PURE = {
     "types": {"errors"},
     "errors": set(),

@@ -40,8 +40,7 @@ def pictures():
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_a_batch_of_different_pictures(looking, batch_size):
     pairs = [(path, QUESTIONS[i % len(QUESTIONS)]) for i, path in enumerate(pictures())]
-    settings = Settings(heads="0-3", max_new_tokens=12)
-    many = looking.ask_many(pairs, batch_size=batch_size, settings=settings)
+    many = looking.ask_many(pairs, batch_size=batch_size, heads="0-3", max_new_tokens=12)
     for (path, question), result in zip(pairs, many, strict=True):
         assert result.media[0].source == str(path)
         same(result, looking.ask(path, question, heads="0-3", max_new_tokens=12))
@@ -59,7 +58,7 @@ def test_questions_about_one_picture_read_it_once(looking):
     seen = []
     handle = looking.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
     try:
-        many = looking.ask_many([(CATS, question) for question in QUESTIONS], settings=Settings(heads="0-3"))
+        many = looking.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3")
     finally:
         handle.remove()
     assert len(seen) == 1
@@ -69,7 +68,7 @@ def test_questions_about_one_picture_read_it_once(looking):
 
 def test_two_pictures_a_prompt_and_single_ones_mixed(looking):
     pairs = [((CATS, WIDE), QUESTIONS[0]), (CATS, QUESTIONS[1]), ((CATS, WIDE), QUESTIONS[2]), (WIDE, QUESTIONS[1])]
-    many = looking.ask_many(pairs, settings=Settings(answer="two"))
+    many = looking.ask_many(pairs, answer="two")
     for (media, question), result in zip(pairs, many, strict=True):
         first, *others = media if isinstance(media, tuple) else (media,)
         alone = looking.ask(first, question, others, answer="two")

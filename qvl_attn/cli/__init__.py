@@ -11,6 +11,7 @@ import typer
 
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
+from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.selftest import selftest
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def _options(
 
 
 app.command()(ask)
+app.command()(estimate)
 app.command()(selftest)
 
 

@@ -1,0 +1,154 @@
+"""Compares what `qvl-attn estimate` expects with what is then measured, for each way of computing attention.
+
+`python scripts/benchmark_memory.py` makes two checkpoints with random weights, of the real widths and few layers, and
+asks each way about pictures of noise of three sizes, every question in a process of its own. Measured is the peak of
+the process's resident memory, looked at every 5 ms, less what it was when the question was prepared and the weights
+were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured: below that the
+heap's own habits decide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+import qvl_attn
+from qvl_attn import Analyzer
+from qvl_attn.estimate import WAYS, estimate_of
+from qvl_attn.question import Question
+from qvl_attn.result import Settings
+from qvl_attn.stages import Stages
+
+DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
+CELL_PX = 28
+FLOOR_MIB, TOLERANCE = 150, 0.2
+# Vision tokens: rows is lean, the usual way squares them.
+SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (500, 1000, 2000)}
+# Language model: hidden, MLP, layers, heads, key heads. Vision tower: hidden, MLP, depth, heads.
+# As wide as the 3B and the 7B, with few layers; layers cost keys and values, which are counted alone.
+GEOMETRIES = {
+    "3b-wide": ((2048, 11008, 4, 16, 2), (1280, 3420, 2, 16)),
+    "7b-wide": ((3584, 18944, 2, 28, 4), (1280, 3420, 2, 16)),
+}
+
+
+def make_checkpoint(name: str, folder: Path) -> None:
+    """A random model of one of `GEOMETRIES`, with the embedded model's processor."""
+    (hidden, mlp, layers, heads, key_heads), (tower, tower_mlp, depth, tower_heads) = GEOMETRIES[name]
+    folder.mkdir()
+    for file in DEMO.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    raw = json.loads((DEMO / "config.json").read_text())
+    raw["text_config"] |= {
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "layer_types": ["full_attention"] * layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "max_position_embeddings": 32768,
+    }
+    raw["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24]}
+    raw["vision_config"] |= {
+        "hidden_size": tower,
+        "intermediate_size": tower_mlp,
+        "depth": depth,
+        "num_heads": tower_heads,
+        "out_hidden_size": hidden,
+        "fullatt_block_indexes": [depth // 2 - 1, depth - 1],
+    }
+    (folder / "config.json").write_text(json.dumps(raw))
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder)).save_pretrained(folder)
+
+
+def noise(cells: int, path: Path) -> None:
+    """A picture that becomes about so many vision tokens."""
+    rows = round(cells**0.5)
+    shape = (rows * CELL_PX, round(cells / rows) * CELL_PX, 3)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+
+def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
+    """All matrices of all layers, stacked, averaged over heads."""
+    model = analyzer.model
+    model.set_attn_implementation({"text_config": "eager"})
+    with torch.inference_mode():
+        out = model.generate(
+            **question.prompt.inputs,
+            max_new_tokens=question.settings.max_new_tokens,
+            do_sample=False,
+            output_attentions=True,
+            return_dict_in_generate=True,
+        )
+        return torch.stack(out.attentions[0]).mean(dim=2)
+
+
+def measure(model: str, picture: str, way: str, dtype: str) -> dict[str, Any]:
+    """Estimate a question, then ask it."""
+    attention = "rows" if way == "usual" else way
+    analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn=attention)
+    settings = Settings(max_new_tokens=8, max_pixels=2**25)
+    question = analyzer.prepare([picture], "Describe this image.", settings)
+    found = estimate_of(analyzer.config, analyzer.placement, question, analyzer.free_bytes())
+    _ = analyzer.model
+    stages = Stages()
+    with stages.stage("answer"):
+        _ = usual(analyzer, question) if way == "usual" else list(analyzer.answer([question]))
+    peak = stages.peak_bytes["answer"]
+    return {"tokens": found.job.tokens, "estimated": found.needed_bytes[way], "measured": peak["host"] - peak["before"]}
+
+
+def in_own_process(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--measure", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the table; 1 if an estimate is too far off."""
+    off = 0
+    print(f"{'model':<12}{'way':<8}{'tokens':>8}{'estimated MiB':>15}{'measured MiB':>14}{'ratio':>8}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder, models = Path(name), options.model
+        if not models:
+            for geometry in options.geometry:
+                make_checkpoint(geometry, folder / geometry)
+            models = [str(folder / geometry) for geometry in options.geometry]
+        for model in models:
+            for way in options.ways:
+                for cells in options.cells or SIZES[way]:
+                    noise(cells, folder / "noise.png")
+                    row = in_own_process(model, str(folder / "noise.png"), way, options.dtype)
+                    estimated, measured = row["estimated"] / 2**20, row["measured"] / 2**20
+                    bad = measured > FLOOR_MIB and abs(estimated / measured - 1) > TOLERANCE
+                    off += bad
+                    numbers = f"{row['tokens']:>8}{estimated:>15.0f}{measured:>14.0f}{estimated / measured:>8.2f}"
+                    print(f"{Path(model).name:<12}{way:<8}{numbers}{'  OFF' if bad else ''}", flush=True)
+    return int(off > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", help="a checkpoint instead of random ones; repeatable")
+    parser.add_argument("--geometry", nargs="+", default=list(GEOMETRIES), choices=GEOMETRIES, help="random ones")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="ways of computing attention")
+    parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default three sizes that suit each way")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(*given.measure)))
+    else:
+        sys.exit(main(given))

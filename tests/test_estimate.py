@@ -1,0 +1,256 @@
+"""What a question costs, said before it is asked: tokens, memory, what is taken and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from qvl_attn import Analyzer
+from qvl_attn.cli import app
+from qvl_attn.errors import InputError, MemoryLimitError
+from qvl_attn.estimate import WAYS, Job, check_context, check_memory, choose_attention, estimate_of, peak_bytes
+from qvl_attn.media import load_picture
+from qvl_attn.model import Placement
+from qvl_attn.question import read_question
+from qvl_attn.result import Settings
+
+QUESTION = "how many cats?"
+JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_memory.py"
+
+
+@pytest.fixture(scope="module")
+def three_b():
+    """The geometry of the 3B."""
+    from transformers import Qwen2_5_VLConfig
+
+    return Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128000,
+        },
+        vision_config={"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16},
+    )
+
+
+def asked(analyzer, paths, settings=None):
+    media = [load_picture(path) for path in paths]
+    return read_question(analyzer.processor, analyzer.config, media, QUESTION, settings or Settings())
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["estimate", *(str(arg) for arg in args)])
+
+
+def test_tokens_and_grids_are_the_processors(demo, cats, wide):
+    question = asked(demo, [cats, wide])
+    found = estimate_of(demo.config, demo.placement, question, 2**34)
+    inputs = question.prompt.inputs
+    assert found.job.tokens == inputs["input_ids"].shape[1]
+    assert found.job.cells == int((inputs["mm_token_type_ids"] == 1).sum())
+    assert [list(grid.grid_thw) for _, _, grid in found.pictures] == inputs["image_grid_thw"].tolist()
+    assert [(name, size) for name, size, _ in found.pictures] == [
+        (media.source, media.size_px) for media in question.media
+    ]
+    assert found.faults == ()
+    assert found.max_pixels is None
+    assert all(found.fits(way) for way in WAYS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cells", [4, 256, 1000, 4000, 16000])
+@pytest.mark.parametrize("new_tokens", [1, 4096])
+def test_rows_need_no_more_than_eager_and_eager_no_more_than_the_usual_way(three_b, device, dtype, cells, new_tokens):
+    job = replace(JOB, cells=cells, new_tokens=new_tokens)
+    eager, rows, usual = (peak_bytes(three_b, dtype, job, way, device) for way in WAYS)
+    assert 0 < rows <= eager <= usual
+
+
+def test_rows_grow_with_the_prompt_and_the_usual_way_with_its_square(three_b):
+    def growth(way):
+        sizes = [peak_bytes(three_b, "float32", replace(JOB, cells=cells), way, "cuda") for cells in (16000, 32000)]
+        return sizes[1] / sizes[0]
+
+    assert growth("rows") == pytest.approx(2, rel=0.05)
+    assert growth("usual") == pytest.approx(4, rel=0.05)
+
+
+def test_the_usual_way_is_two_times_all_matrices(three_b):
+    """41 GB for the 3B in bfloat16 at 4k, 2 * layers * heads * S^2 * 2 bytes."""
+    matrices = 2 * 36 * 16 * JOB.tokens**2 * 2
+    assert peak_bytes(three_b, "bfloat16", JOB, "usual", "cuda") == pytest.approx(matrices, rel=0.1)
+
+
+def test_recorded_rows_are_in_the_hosts_memory(three_b):
+    apart = replace(JOB, heads=16, queries=200, new_tokens=1000)
+    on_gpu = [peak_bytes(three_b, "bfloat16", replace(apart, heads=heads), "rows", "cuda:0") for heads in (1, 16)]
+    assert on_gpu[0] == on_gpu[1] < apart.result_bytes
+    assert peak_bytes(three_b, "bfloat16", apart, "rows") >= 2 * apart.result_bytes
+
+
+def test_a_batch_needs_more(three_b):
+    one, four = (peak_bytes(three_b, "float32", replace(JOB, batch=batch), "rows") for batch in (1, 4))
+    assert 3 * one < four
+
+
+def test_eager_is_taken_in_float32_while_it_fits(three_b):
+    needed = peak_bytes(three_b, "float32", JOB, "eager")
+    attention, reason = choose_attention(three_b, "float32", JOB, needed)
+    assert attention == "eager"
+    assert re.fullmatch(r"float32, and it needs about [\d.]+ of the [\d.]+ GiB that are free", reason)
+    attention, reason = choose_attention(three_b, "float32", JOB, needed - 1)
+    assert attention == "rows"
+    assert re.fullmatch(r"eager attention would need about [\d.]+ of the [\d.]+ GiB that are free", reason)
+
+
+def test_rows_are_taken_in_16_bits_and_on_several_gpus(three_b):
+    assert choose_attention(three_b, "bfloat16", JOB, 2**50)[0] == "rows"
+    attention, reason = choose_attention(three_b, "float32", JOB, None)
+    assert attention == "rows"
+    assert "several GPUs" in reason
+    check_memory(three_b, "float32", replace(JOB, cells=10**5), "eager", None, 1)
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_a_prompt_longer_than_the_context_names_what_fits(three_b, pictures):
+    long = replace(JOB, cells=130_000)
+    with pytest.raises(InputError, match=r"context is 128000.*--max-pixels (\d+) fits") as caught:
+        check_context(three_b, long, pictures)
+    cells = int(caught.value.hint.split()[1]) // 28**2
+    check_context(three_b, replace(long, cells=pictures * cells), pictures)
+    with pytest.raises(InputError):
+        check_context(three_b, replace(long, cells=pictures * (cells + 2)), pictures)
+    with pytest.raises(InputError, match="shorten the question"):
+        check_context(three_b, replace(JOB, words=128_000), 1)
+
+
+@pytest.mark.parametrize("attention", ["eager", "rows"])
+def test_a_prompt_over_the_memory_names_what_fits(three_b, attention):
+    free = peak_bytes(three_b, "float32", JOB, attention) // 2
+    with pytest.raises(MemoryLimitError, match=r"4000 vision tokens need about.*--max-pixels (\d+) fits") as caught:
+        check_memory(three_b, "float32", JOB, attention, free, 1)
+    cells = int(re.search(r"--max-pixels (\d+)", caught.value.hint)[1]) // 28**2
+    assert 1000 < cells < 4000
+    check_memory(three_b, "float32", replace(JOB, cells=cells), attention, free, 1)
+    with pytest.raises(MemoryLimitError, match="take a smaller model"):
+        check_memory(three_b, "float32", JOB, attention, -1, 1)
+
+
+def test_rows_are_named_where_eager_does_not_fit(demo):
+    long = replace(JOB, cells=1000, words=20_000)
+    free = peak_bytes(demo.config, "float32", long, "rows")
+    assert free < peak_bytes(demo.config, "float32", long, "eager")
+    with pytest.raises(MemoryLimitError, match="--attn rows fits"):
+        check_memory(demo.config, "float32", long, "eager", free, 1)
+
+
+def test_more_rows_than_a_result_may_hold(demo, cats, monkeypatch):
+    monkeypatch.setattr("qvl_attn.estimate.MAX_NPZ_BYTES", 10**5)
+    with pytest.raises(MemoryLimitError, match="rows of attention"):
+        demo.prepare([cats], QUESTION, Settings(heads="0"))
+
+
+def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
+    """The hint leads to a prompt that runs, and that is not much smaller than need be."""
+    large = make_picture(1400, 1400)
+    settings = Settings(max_pixels=4_000_000, max_new_tokens=3000)
+    with pytest.raises(InputError, match=r"context is 4096.*--max-pixels \d+ fits") as caught:
+        demo.prepare([large], QUESTION, settings)
+    fits = replace(settings, max_pixels=int(caught.value.hint.split()[1]))
+    assert 4096 - 120 < demo.prepare([large], QUESTION, fits).prompt.length + 3000 <= 4096
+
+    whole = demo.prepare([large], QUESTION, Settings())
+    half = peak_bytes(demo.config, "float32", whole.job, "eager") // 2
+    monkeypatch.setattr(type(demo), "free_bytes", lambda self: half)
+    with pytest.raises(MemoryLimitError, match=r"--max-pixels \d+ fits") as caught:
+        demo.prepare([large], QUESTION, Settings())
+    fits = Settings(max_pixels=int(re.search(r"--max-pixels (\d+)", caught.value.hint)[1]))
+    smaller = demo.prepare([large], QUESTION, fits)
+    assert 0.3 < smaller.job.cells / whole.job.cells < 1
+
+
+def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
+    question = asked(demo, [cats])
+    question = replace(question, job=replace(question.job, cells=200_000))
+    found = estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), question, 2**33)
+    context, memory = found.faults
+    assert "context is 128000" in context
+    assert "are free" in memory
+    assert not any(found.fits(way) for way in WAYS)
+    cells = found.max_pixels // 28**2
+    again = replace(question, job=replace(question.job, cells=cells))
+    assert estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), again, 2**33).faults == ()
+
+
+def test_the_command_loads_no_weights(cats, monkeypatch):
+    for room in ("model", "analyzer"):
+        monkeypatch.setattr(f"qvl_attn.{room}.load_weights", lambda *args: pytest.fail("weights were loaded"))
+    done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
+    assert done.exit_code == 0, done.output
+    for words in (
+        "float32 on cpu",
+        "8 rows x 9 columns = 72 vision tokens",
+        "the usual way",
+        "--attn auto takes eager",
+    ):
+        assert words in done.stdout
+
+
+def test_the_command_as_json(cats, wide, demo):
+    args = ["--model", "demo", "--device", "cpu", "--dtype", "float32", "--question", QUESTION, "--json"]
+    done = run(cats, "-i", wide, "--max-new-tokens", 7, *args)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    question = asked(demo, [cats, wide], Settings(max_new_tokens=7))
+    assert report["prompt_tokens"] == question.prompt.length
+    assert [picture["vision_tokens"] for picture in report["pictures"]] == [g.cells for g in question.prompt.grids]
+    assert [picture["size_px"] for picture in report["pictures"]] == [[252, 224], [252, 140]]
+    assert report["weight_bytes"] == demo.placement.weight_bytes
+    assert (report["max_new_tokens"], report["context"], report["attention"]) == (7, 4096, "eager")
+    assert (report["faults"], report["max_pixels"]) == ([], None)
+    for way in WAYS:
+        cost = report["ways"][way]
+        assert cost["bytes"] == peak_bytes(demo.config, "float32", question.job, way)
+        assert cost["with_weights_bytes"] == cost["bytes"] + report["weight_bytes"]
+        assert cost["fits"]
+
+
+def test_the_command_says_what_cannot_be_asked_and_still_prints(cats):
+    done = run(cats, "--model", "demo", "--device", "cpu", "--min-pixels", 4_000_000, "--max-pixels", 5_000_000)
+    assert done.exit_code == 0, done.output
+    assert "the usual way" in done.stdout
+    assert re.search(r"cannot be asked so: the prompt is .* context is 4096 \(--max-pixels \d+ fits\)", done.stdout)
+
+
+def test_the_command_refuses_as_ask_does(cats, tmp_path):
+    for args, code in (([tmp_path / "no.png"], 2), ([cats, "--layers", "99"], 2), ([cats, "--dtype", "int3"], 2)):
+        done = run(*args, "--model", "demo", "--device", "cpu")
+        assert done.exit_code == code, done.output
+        assert done.stderr.startswith("error: ")
+        assert done.stdout == ""
+
+
+def test_the_stderr_line_says_why(cats):
+    lines = []
+    Analyzer.load("demo", dtype="float32", device="cpu", say=lines.append).ask(cats, QUESTION, max_new_tokens=2)
+    assert any(line.startswith("eager attention: float32, and it needs less than 0.1 of the ") for line in lines)
+
+
+@pytest.mark.slow
+def test_estimates_are_within_20_percent_of_what_is_measured():
+    """Two geometries, three sizes for each way of computing attention, every question in a process of its own."""
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 2 * 3 * len(WAYS)
