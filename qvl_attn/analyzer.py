@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.capture import prove_capture
+from qvl_attn.cost import peak_bytes
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import (
     ATTENTION_MODES,
@@ -18,7 +19,6 @@ from qvl_attn.estimate import (
     check_memory,
     choose_attention,
     estimate_of,
-    peak_bytes,
 )
 from qvl_attn.media import Picture, load_pictures
 from qvl_attn.memory import free_bytes, on_device

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qvl_attn.cost import Job, job_of
 from qvl_attn.errors import InputError
-from qvl_attn.estimate import Job, job_of
 from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
 from qvl_attn.result import Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions

@@ -39,7 +39,7 @@ import psutil
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, Qwen2_5_VLConfig
 
-from qvl_attn.estimate import peak_bytes
+from qvl_attn.cost import peak_bytes
 from qvl_attn.memory import free_bytes
 from qvl_attn.model import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
 from qvl_attn.passes import Recording, greedy, on_model, own_answers

@@ -3,14 +3,17 @@
 `python scripts/benchmark_memory.py` makes two checkpoints with random weights, of the real widths and few layers, and
 asks each way about pictures of noise of three sizes, every question in a process of its own. Measured is the peak of
 the process's resident memory, looked at every 5 ms, less what it was when the question was prepared and the weights
-were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured: below that the
-heap's own habits decide.
+were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.
+
+The processes run with MALLOC_MMAP_THRESHOLD_=4194304 unless it is set already: by default glibc keeps freed blocks of up
+to 32 MiB, in one run of a question more than in the next, and that is no matter of attention.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +27,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import qvl_attn
 from qvl_attn import Analyzer
-from qvl_attn.estimate import WAYS, estimate_of
+from qvl_attn.cost import WAYS
+from qvl_attn.estimate import estimate_of
 from qvl_attn.question import Question
 from qvl_attn.result import Settings
 from qvl_attn.stages import Stages
@@ -112,7 +116,8 @@ def measure(model: str, picture: str, way: str, dtype: str) -> dict[str, Any]:
 
 def in_own_process(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    environment = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), **os.environ}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
