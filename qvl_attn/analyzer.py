@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from qvl_attn.capture import prove_capture
 from qvl_attn.cost import peak_bytes
@@ -34,11 +35,14 @@ from qvl_attn.model import (
 )
 from qvl_attn.origin import made_by, of_generation, of_model
 from qvl_attn.passes import on_model
-from qvl_attn.question import Question, read_question
+from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result, Settings
-from qvl_attn.runs import Run, groups, run_group
+from qvl_attn.runs import Group, Run, groups, run_group
 from qvl_attn.stages import Stages
 from qvl_attn.types import Media
+
+# How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
+ESTIMATE_MARGIN = 1.25
 
 
 def _silent(message: str) -> None:
@@ -181,7 +185,7 @@ class Analyzer:
         settings = Settings(
             query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads
         )
-        ((_, result),) = self.answer([self.prepare((picture, *images), question, settings)])
+        ((_, result),) = self.answer(self.prepare([((picture, *images), question)], settings))
         return result
 
     def ask_many(
@@ -193,13 +197,12 @@ class Analyzer:
     ) -> list[Result]:
         """Ask many questions: those about the same pictures read them once, the others run in batches of like length.
 
-        In float32 the numbers are those of the questions one by one, but for rounding (1e-5). In 16 bits a batch, or
-        pictures that were read before, can tip an answer where two tokens are all but equally likely.
+        In float32 the numbers are those one by one, but for rounding (1e-5); in 16 bits that can tip a near tie.
 
         Args:
             pairs: a picture, or the pictures of one prompt, and a question about them.
             batch_size: how many prompts run at once, while they are estimated to fit the memory.
-            options: the keywords of `ask`, for all of them.
+            options: the keywords of `ask` but `images`, for all of them.
 
         Returns:
             Results in the order of the pairs.
@@ -211,35 +214,37 @@ class Analyzer:
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
-        loaded: dict[str, Media] = {}
-        settings = Settings(**options)
-        questions = [self.prepare(load_pictures(pictures, loaded), text, settings) for pictures, text in pairs]
+        questions = self.prepare(pairs, Settings(**options))
         return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
 
-    def prepare(self, pictures: Sequence[Picture], question: str, settings: Settings) -> Question:
+    def prepare(self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings) -> list[Question]:
         """Find every fault that can be known before weights are loaded, and choose how attention is computed.
+
+        One way for all, that of the largest. Of several questions the pixels are given up, and made again to run.
 
         Raises:
             InputError: a fault in what was given.
-            MemoryLimitError: the prompt is estimated not to fit the memory.
+            MemoryLimitError: a prompt is estimated not to fit the memory.
         """
-        stages = Stages()
-        with stages.stage("prepare"):
-            media = load_pictures(pictures, {})
-            asked = read_question(self.processor, self.config, media, question, settings)
-        check_context(self.config, asked.job, len(media))
         dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
+        loaded: dict[str, Media] = {}
+        questions = []
+        for pictures, text in pairs:
+            stages = Stages()
+            with stages.stage("prepare"):
+                media = load_pictures(pictures, loaded)
+                one = read_question(self.processor, self.config, media, text, settings)
+            check_context(self.config, one.job, len(media))
+            one = replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
+            questions.append(without_pixels(one) if len(pairs) > 1 else one)
         attention, reason = self.attn, "asked for"
         if attention == "auto":
-            attention, reason = choose_attention(self.config, dtype, asked.job, free, device)
-        check_memory(self.config, dtype, asked.job, attention, free, len(media), device)
-        return replace(
-            asked,
-            attention=attention,
-            attention_reason=reason,
-            seconds=stages.seconds,
-            peak_memory_bytes=stages.peak_bytes,
-        )
+            largest = max((one.job for one in questions), key=lambda job: job.tokens, default=None)
+            if largest:
+                attention, reason = choose_attention(self.config, dtype, largest, free, device)
+        for one in questions:
+            check_memory(self.config, dtype, one.job, attention, free, len(one.media), device)
+        return [replace(one, attention=attention, attention_reason=reason) for one in questions]
 
     def estimate(
         self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any
@@ -249,7 +254,7 @@ class Analyzer:
         Args:
             pictures: one, or those of one prompt.
             question: about them.
-            options: the keywords of `ask`.
+            options: the keywords of `ask` but `images`.
 
         Raises:
             InputError: a fault in what was given.
@@ -260,7 +265,7 @@ class Analyzer:
 
     def free_bytes(self) -> int | None:
         """Memory for a prompt beside the weights; None where they are spread over several GPUs."""
-        if self.placement.device_map is not None and self.placement.device.startswith("cuda"):
+        if self.placement.device_map is not None and torch.cuda.device_count() > 1:
             return None
         loaded = "model" in self.__dict__
         return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
@@ -278,25 +283,27 @@ class Analyzer:
         for group in groups(questions, self.config, batch_size, self._fits):
             asked = [questions[i] for i in group.indices]
             said = f"{asked[0].attention} attention: {asked[0].attention_reason}"
+            if len(asked) > 1 and self.placement.dtype != "float32":
+                said += "; run together in 16 bits, an answer can differ from the question's alone by a near tie"
             if said != self._said:
                 self._say(said)
                 self._said = said
             loading = Stages()
             with loading.stage("load"):
                 model = self.model
-            runs = run_group(model, self.processor.tokenizer, asked, shared=group.shared)
+            runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
             for i, question in zip(group.indices, asked, strict=True):
                 with on_device(self.placement, question.prompt.length):
                     run = next(runs)
-                yield i, self._result(question, run, loading)
+                yield i, self._result(question, run, loading, group)
+                del run
 
     def _fits(self, longest: Question, count: int) -> bool:
-        free = self.free_bytes()
-        job, placement = replace(longest.job, batch=count), self.placement
+        job, placement, free = replace(longest.job, batch=count), self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
-        return free is None or needed <= free
+        return free is None or needed * ESTIMATE_MARGIN <= free
 
-    def _result(self, question: Question, run: Run, loading: Stages) -> Result:
+    def _result(self, question: Question, run: Run, loading: Stages, group: Group) -> Result:
         return Result(
             question=question.prompt.question,
             answer=run.own.answer,
@@ -309,6 +316,8 @@ class Analyzer:
             provenance=Provenance(
                 **self.made_by(question),
                 attention_reason=question.attention_reason,
+                batch=1 if group.shared else len(group.indices),
+                shared_pictures=group.shared,
                 **of_model(self.config, self.processor),
                 generation=of_generation(run.generation),
             ),

@@ -133,6 +133,8 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
     job, dtype, device = question.job, placement.dtype, placement.device
     attention, reason = choose_attention(config, dtype, job, free, device)
     media, faults = question.media, []
+    if free is not None and free < 0:
+        faults.append(f"the weights need {_gib(-free)} more than is free")
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_context(config, job, len(media)),
         lambda: check_memory(config, dtype, job, attention, free, len(media), device),

@@ -30,7 +30,8 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A checkpoint's files without its pickles and its code.
-_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
+_SETTINGS = ["*.json", "*.jinja", "*.txt"]
+_WEIGHTS = ["*.safetensors"]
 _DEMO = Path(__file__).parent / "demo" / "model"
 
 
@@ -60,13 +61,16 @@ class Placement:
     reason: str
 
 
-def find_checkpoint(name: str, revision: str | None = None, *, offline: bool = False) -> Checkpoint:
+def find_checkpoint(
+    name: str, revision: str | None = None, *, offline: bool = False, weights: bool = True
+) -> Checkpoint:
     """Resolve `demo`, a local folder or a Hugging Face id to files on disk; download only what is not here.
 
     Args:
         name: what was typed after `--model`.
         revision: branch, tag or commit of a hub model.
         offline: never reach for the hub.
+        weights: whether they are wanted, or the settings alone.
 
     Raises:
         InputError: neither a folder nor an id.
@@ -78,29 +82,33 @@ def find_checkpoint(name: str, revision: str | None = None, *, offline: bool = F
     if os.path.isdir(folder):  # pathlib raises on names that are too long  # noqa: PTH112
         if revision is not None:
             raise InputError(f"--revision {revision}: {name} is a folder, which has no revisions")
-        return Checkpoint(name, folder.resolve(), _fingerprint(folder, name))
+        return Checkpoint(name, folder.resolve(), _fingerprint(folder, name, weights))
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or ".." in name:
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
-    folder = _cached(name, revision) or _download(name, revision, offline)
+    folder = _cached(name, revision, weights) or _download(name, revision, offline, weights)
     return Checkpoint(name, folder, folder.name)
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _files(weights: bool) -> list[str]:
+    return [*_SETTINGS, *(_WEIGHTS if weights else ())]
+
+
+def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True))
-        _fingerprint(folder, name)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_files(weights), local_files_only=True))
+        _fingerprint(folder, name, weights)
     except (OSError, ValueError, ModelError):
         return None
     return folder
 
 
-def _download(name: str, revision: str | None, offline: bool) -> Path:
+def _download(name: str, revision: str | None, offline: bool, weights: bool) -> Path:
     at = f" --revision {revision}" if revision else ""
     remedy = f"hf download {name}{at}   (or try --model demo)"
     if offline:
         raise ModelError(f"{name} is not in the cache, and --offline forbids to fetch it", remedy)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_files(weights)))
     except GatedRepoError:
         raise ModelError(f"{name} is gated: the hub wants to know you", "hf auth login, then: " + remedy) from None
     except RevisionNotFoundError:
@@ -114,11 +122,13 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
         raise ModelError(f"{name} is not in the cache and the hub cannot be reached ({kind})", remedy) from None
 
 
-def _fingerprint(folder: Path, name: str) -> str:
+def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
     """Check that the files of a checkpoint are all there, and name them by content: sizes, first and last MiB."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json in it, so it is not a model")
     try:
+        if not weights:
+            return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
         return _read_fingerprint(folder, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{name}: its files cannot be read: {_line(error)}") from error
@@ -196,13 +206,13 @@ def _line(error: Exception) -> str:
 
 
 def choose_placement(
-    config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None
+    config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
     """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the memory, else bfloat16.
 
     Raises:
         InputError: an unknown device or dtype, or a GPU that is not there.
-        MemoryLimitError: the weights do not fit the free memory.
+        MemoryLimitError: the weights must fit the free memory, and do not.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: unknown", f"write auto, {', '.join(DTYPES)}")
@@ -223,7 +233,7 @@ def choose_placement(
         dtype = "float32" if 4 * count < free else "bfloat16"
     size = count * DTYPES[dtype].itemsize
     reason = f"{size / 2**30:.2g} GiB of weights, {free / 2**30:.1f} GiB free"
-    if size > free:
+    if must_fit and size > free:
         raise MemoryLimitError(f"the weights do not fit: {reason}", "take a smaller model, or free some memory")
     return Placement(device, dtype, device_map, size, reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ def own_answers(
     length = inputs["input_ids"].shape[1]
     targets = [_target(prompt, padding=length - prompt.length) for prompt in prompts]
     recorder = recording.recorder(targets, length)
-    with record_attention(model, recorder, recording.attention), torch.inference_mode():
+    with record_attention(model, recorder, recording.attention):
         ids, logprobs = _generate(model, on_model(inputs, model), generation)
     return [
         _as_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
@@ -117,61 +118,93 @@ def own_answers(
     ]
 
 
-def answers_after_prefix(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
-) -> Iterator[Pass]:
-    """As `own_answers` for prompts about the same pictures, one after the other: the pictures are read once.
+class SharedPictures:
+    """Pictures that were read once, for any number of questions about them.
 
     What stands before the end of the pictures is fed once, and its keys and values are kept for every question.
     """
-    first, stop = prompts[0], prompts[0].grids[-1].stop
-    inputs = on_model(first.inputs, model)
-    cache = DynamicCache(config=model.config.text_config)
-    nothing = Recording(recording.attention, recording.layers)
-    head = {name: inputs[name][:, :stop] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    with record_attention(model, nothing.recorder([Target((), ())], stop), recording.attention), torch.inference_mode():
-        model(**inputs | head, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    rope_deltas = model.model.rope_deltas
-    for prompt in prompts:
-        model.model.rope_deltas = rope_deltas  # a state of the model, which whoever takes the answers may have changed
-        recorder = recording.recorder([_target(prompt)], prompt.length, cached=stop)
-        whole = {name: prompt.inputs[name] for name in ("input_ids", "attention_mask")}
-        with record_attention(model, recorder, recording.attention), torch.inference_mode():
-            ids, logprobs = _generate(model, {**on_model(whole, model), "past_key_values": cache}, generation)
-        (rows,) = recorder.results()
-        yield _as_pass(tokenizer, prompt, ids[0], logprobs[0], rows, recording, generation)
-        cache.crop(stop - cache.get_seq_length())  # negative: how many to forget
 
+    def __init__(self, model: Any, prompt: Prompt, recording: Recording) -> None:
+        self._model = model
+        self._stop = prompt.grids[-1].stop
+        self._cache = DynamicCache(config=model.config.text_config)
+        nothing = recording.recorder([Target((), ())], self._stop)
+        inputs = on_model(prompt.inputs, model)
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            inputs[name] = inputs[name][:, : self._stop]
+        with record_attention(model, nothing, recording.attention), torch.inference_mode():
+            model(**inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._rope_deltas = model.model.rope_deltas
 
-def share_prefix(prompts: Sequence[Prompt], config: Any) -> bool:
-    """Whether the prompts are the same up to the end of their pictures, and what is cached of it can be used again."""
-    first, stop = prompts[0], prompts[0].grids[-1].stop
-    # A sliding layer forgets the head of the prompt while it answers.
-    return "sliding_attention" not in (config.text_config.layer_types or ()) and all(
-        one.grids[-1].stop == stop
-        and torch.equal(one.inputs["input_ids"][:, :stop], first.inputs["input_ids"][:, :stop])
-        and torch.equal(one.inputs["pixel_values"], first.inputs["pixel_values"])
-        for one in prompts
-    )
+    def own_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, generation: GenerationConfig) -> Pass:
+        """As `own_answers`, for one prompt with these pictures."""
+        recorder = recording.recorder([_target(prompt)], prompt.length, cached=self._stop)
+        inputs = on_model({name: prompt.inputs[name] for name in ("input_ids", "attention_mask")}, self._model)
+        with self._cached() as cache, record_attention(self._model, recorder, recording.attention):
+            ids, logprobs = _generate(self._model, {**inputs, "past_key_values": cache}, generation)
+        return _as_pass(tokenizer, prompt, ids[0], logprobs[0], recorder.results()[0], recording, generation)
+
+    def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
+        """As `supplied_answer`, for one prompt with these pictures."""
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        recorder = _forced_recorder(prompt, recording, ids, self._stop)
+        tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], torch.tensor([ids])], dim=1)
+        with self._cached() as cache, record_attention(self._model, recorder, recording.attention):
+            return _forced(
+                self._model,
+                tokenizer,
+                prompt,
+                recording,
+                recorder,
+                ids,
+                {**on_model({"input_ids": tokens}, self._model), "past_key_values": cache},
+            )
+
+    @contextmanager
+    def _cached(self) -> Iterator[DynamicCache]:
+        # A state of the model, which whoever took the last answer may have changed.
+        self._model.model.rope_deltas = self._rope_deltas
+        try:
+            yield self._cache
+        finally:
+            more = self._cache.get_seq_length() - self._stop
+            if more:
+                self._cache.crop(-more)
 
 
 def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
     """Feed prompt and answer at once (teacher forcing); the rows that produce its tokens are those before them."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    total = prompt.length + len(ids)
-    inputs = on_model(prompt.inputs, model)
-    device = inputs["input_ids"].device
+    inputs = dict(prompt.inputs)
     inputs |= {
-        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids], device=device)], dim=1),
-        "attention_mask": torch.ones(1, total, dtype=torch.long, device=device),
+        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1),
+        "attention_mask": torch.ones(1, prompt.length + len(ids), dtype=torch.long),
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
     }
-    recorder = recording.recorder([_target(prompt, range(prompt.length, total - 1))], total)
-    with record_attention(model, recorder, recording.attention), torch.inference_mode():
+    recorder = _forced_recorder(prompt, recording, ids)
+    with record_attention(model, recorder, recording.attention):
+        return _forced(model, tokenizer, prompt, recording, recorder, ids, on_model(inputs, model))
+
+
+def _forced_recorder(prompt: Prompt, recording: Recording, ids: Sequence[int], cached: int = 0) -> AttentionRecorder:
+    total = prompt.length + len(ids)
+    return recording.recorder([_target(prompt, range(prompt.length, total - 1))], total, cached)
+
+
+def _forced(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    recording: Recording,
+    recorder: AttentionRecorder,
+    ids: Sequence[int],
+    inputs: dict[str, Any],
+) -> Pass:
+    with torch.inference_mode():
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
-    logprobs = logits.float().log_softmax(dim=-1).cpu()[range(len(ids)), ids]
-    (rows,) = recorder.results()
-    return _passed(tokenizer, prompt, ids, logprobs.tolist(), rows, recording)
+        chosen = torch.tensor(ids, device=logits.device)[:, None]
+        logprobs = logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0].tolist()
+    return _passed(tokenizer, prompt, ids, logprobs, recorder.results()[0], recording)
 
 
 class _TokenLogprobs:
@@ -202,7 +235,9 @@ def _generate(
     logprobs = _TokenLogprobs()
     hook = model.lm_head.register_forward_hook(logprobs.see)
     try:
-        ids = model.generate(**inputs, generation_config=generation, stopping_criteria=StoppingCriteriaList([logprobs]))
+        with torch.inference_mode():
+            criteria = StoppingCriteriaList([logprobs])
+            ids = model.generate(**inputs, generation_config=generation, stopping_criteria=criteria)
     finally:
         hook.remove()
     length = inputs["input_ids"].shape[1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qvl_attn.cost import Job, job_of
+import numpy as np
+
+from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
 from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
 from qvl_attn.result import Settings
@@ -74,6 +76,42 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
     prompt = build_prompt(processor, messages, media, config.vision_config.spatial_merge_size, *limits)
     if settings.query.startswith("text:"):
         text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
-    heads = model.num_attention_heads if settings.heads_apart else 1
-    job = job_of(prompt, new_tokens=settings.max_new_tokens, layers=len(layers), heads=heads)
+    cells = sum(grid.cells for grid in prompt.grids)
+    supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
+    job = Job(
+        cells=cells,
+        words=prompt.length - cells,
+        new_tokens=max(settings.max_new_tokens, len(supplied)),
+        queries=len(prompt.positions("question")) + 1,
+        layers=len(layers),
+        heads=model.num_attention_heads if settings.heads_apart else 0,
+        head_bytes=2 if settings.store_heads == "float16" else 4,
+    )
     return Question(tuple(media), settings, prompt, tuple(layers), job)
+
+
+def without_pixels(question: Question) -> Question:
+    """The same question with the pixels of its pictures given up: of many questions only those that run hold theirs."""
+    inputs = {name: value for name, value in question.prompt.inputs.items() if name != "pixel_values"}
+    return replace(question, prompt=replace(question.prompt, inputs=inputs))
+
+
+def with_pixels(question: Question, processor: Any, config: Any) -> Question:
+    """The same question with its pixels, made again where they were given up."""
+    if "pixel_values" in question.prompt.inputs:
+        return question
+    again = read_question(processor, config, question.media, question.prompt.question, question.settings)
+    return replace(question, prompt=again.prompt)
+
+
+def same_pictures(one: Question, other: Question) -> bool:
+    """Whether two prompts begin with the same pictures at the same sizes, whatever is asked about them."""
+    stop = one.prompt.grids[-1].stop
+    ids, others = (question.prompt.inputs["input_ids"][0, :stop].tolist() for question in (one, other))
+    limits = [(question.settings.min_pixels, question.settings.max_pixels) for question in (one, other)]
+    return (
+        ids == others
+        and limits[0] == limits[1]
+        and [grid.grid_thw for grid in one.prompt.grids] == [grid.grid_thw for grid in other.prompt.grids]
+        and all(a is b or np.array_equal(a.frames, b.frames) for a, b in zip(one.media, other.media, strict=True))
+    )

@@ -51,7 +51,8 @@ class Rows:
 class AttentionRecorder:
     """Collects the chosen rows of a prompt or a batch of prompts, and every row after it.
 
-    What is kept leaves the device as each layer is done, so that no more than one layer's rows are ever there.
+    What is kept of a prompt leaves the device as each layer is done, so that no more than one layer's rows are there;
+    of a generated token it leaves before the next one.
 
     Args:
         layers: layer numbers to keep.
@@ -111,6 +112,7 @@ class AttentionRecorder:
             raise CaptureError("a prompt fed in pieces, or generation without a cache, cannot be recorded")
         if not first and layer == next(iter(self._seen)):
             self._check()
+            self._fetch()
         self._seen[layer] = total = seen + rows
         if columns > total:
             raise CaptureError("attention over a static cache cannot be recorded", "use the dynamic cache")
@@ -147,14 +149,21 @@ class AttentionRecorder:
             chosen = weights[..., columns].float()
         if layer == self.layers[0]:
             self._positions[sample] += rows
-        self._mean.setdefault((layer, sample), []).append(_to_host(chosen.mean(dim=0)))
+        generated = rows[0] >= self._length  # stays on the device until the next token: to fetch it is to wait for it
+        mean, heads = chosen.mean(dim=0), chosen.to(self._head_dtype)
+        self._mean.setdefault((layer, sample), []).append(mean if generated else mean.cpu())
         if self._by_head:
-            self._heads.setdefault((layer, sample), []).append(_to_host(chosen.to(self._head_dtype)))
+            self._heads.setdefault((layer, sample), []).append(heads if generated else heads.cpu())
 
     def _columns_on(self, device: torch.device, sample: int) -> torch.Tensor:
         if (device, sample) not in self._placed:
             self._placed[device, sample] = self._columns[sample].to(device)
         return self._placed[device, sample]
+
+    def _fetch(self) -> None:
+        """Bring what the last generated token left on the device to the host."""
+        for parts in (*self._mean.values(), *self._heads.values()):
+            parts[-1] = parts[-1].cpu()
 
     def _check(self) -> None:
         if not self._misses:
@@ -179,26 +188,24 @@ class AttentionRecorder:
             CaptureError: a layer never came by, or what came is no attention.
         """
         self._check()
+        self._fetch()
         absent = [layer for layer in self.layers if layer not in self._seen]
         if absent:
             raise CaptureError(
                 f"layer {absent[0]} gave no attention: the model does not dispatch it as Qwen2.5-VL does"
             )
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         return tuple(self._joined(sample) for sample in range(len(self._targets)))
 
     def _joined(self, sample: int) -> Rows:
+        """The rows of all layers in one array, which is filled as the parts are given up."""
         queries = np.array(self._positions[sample], dtype=np.int64) - self._targets[sample].padding
-        mean = [torch.cat(self._mean.pop((layer, sample))) for layer in self.layers]
-        heads = [torch.cat(self._heads.pop((layer, sample)), dim=1) for layer in self.layers] if self._by_head else None
-        return Rows(
-            queries,
-            torch.stack(mean).numpy(),
-            None if heads is None else torch.stack(heads).numpy(),
-        )
-
-
-def _to_host(values: torch.Tensor) -> torch.Tensor:
-    """A copy in the host's memory, which on a GPU is only there once the device is synchronised."""
-    return values.to("cpu", non_blocking=True)
+        shape = (len(self.layers), len(queries), len(self._columns[sample]))
+        mean, by_head = np.empty(shape, dtype=np.float32), None
+        for i, layer in enumerate(self.layers):
+            mean[i] = torch.cat(self._mean.pop((layer, sample))).numpy()
+            if self._by_head:
+                heads = torch.cat(self._heads.pop((layer, sample)), dim=1).numpy()
+                if by_head is None:
+                    by_head = np.empty((len(self.layers), *heads.shape), dtype=heads.dtype)
+                by_head[i] = heads
+        return Rows(queries, mean, by_head)

@@ -51,6 +51,8 @@ class Provenance:
     generation: dict[str, float | int | bool]
     processor_size: dict[str, int]
     attention_reason: str = ""
+    batch: int = 1
+    shared_pictures: bool = False
 
 
 @dataclass(frozen=True, eq=False)

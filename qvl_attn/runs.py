@@ -9,16 +9,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from qvl_attn.passes import (
-    Pass,
-    Recording,
-    answers_after_prefix,
-    greedy,
-    own_answers,
-    share_prefix,
-    supplied_answer,
-)
-from qvl_attn.question import Question
+from qvl_attn.passes import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
+from qvl_attn.question import Question, same_pictures, with_pixels
 from qvl_attn.stages import Stages
 
 
@@ -69,9 +61,12 @@ def groups(
     for i, one in enumerate(questions):
         pictures = tuple(media.sha256 for media in one.media)
         about.setdefault((recording_of(one), one.settings.max_new_tokens, pictures), []).append(i)
+    # A sliding layer forgets the head of the prompt while it answers.
+    shareable = "sliding_attention" not in (config.text_config.layer_types or ())
     alone: dict[tuple[Recording, int], list[int]] = {}
     for (recording, new_tokens, _), indices in about.items():
-        if len(indices) > 1 and share_prefix([questions[i].prompt for i in indices], config):
+        first = questions[indices[0]]
+        if len(indices) > 1 and shareable and all(same_pictures(first, questions[i]) for i in indices):
             yield Group(tuple(indices), shared=True)
         else:
             alone.setdefault((recording, new_tokens), []).extend(indices)
@@ -85,33 +80,48 @@ def groups(
         yield Group(tuple(batch), shared=False)
 
 
-def run_group(model: Any, tokenizer: Any, group: Sequence[Question], *, shared: bool) -> Iterator[Run]:
+def run_group(model: Any, processor: Any, config: Any, group: Sequence[Question], *, shared: bool) -> Iterator[Run]:
     """Run the questions of a group, in their order.
 
     Raises:
         CaptureError: the attention is not what attention must be.
     """
-    generation = greedy(model, group[0].settings.max_new_tokens)
-    recording, prompts = recording_of(group[0]), [one.prompt for one in group]
     torch.manual_seed(group[0].settings.seed)
+    generation = greedy(model, group[0].settings.max_new_tokens)
     if shared:
-        passes = answers_after_prefix(model, tokenizer, prompts, recording, generation)
+        yield from _run_shared(model, processor, config, group, generation)
     else:
-        together = Stages()
-        with together.stage("answer"):
-            passes = iter(own_answers(model, tokenizer, prompts, recording, generation))
-        together.seconds["answer"] = round(together.seconds["answer"] / len(group), 3)
+        yield from _run_batch(model, processor, config, group, generation)
+
+
+def _run_shared(
+    model: Any, processor: Any, config: Any, group: Sequence[Question], generation: GenerationConfig
+) -> Iterator[Run]:
+    tokenizer, recording = processor.tokenizer, recording_of(group[0])
+    pictures = None
     for question in group:
-        stages = Stages()
-        if shared:
-            with stages.stage("answer"):
-                own = next(passes)
-        else:
-            own = next(passes)
-            stages.seconds |= together.seconds
-            stages.peak_bytes |= together.peak_bytes
-        supplied, words = None, question.settings.answer
+        stages, supplied, words = Stages(), None, question.settings.answer
+        with stages.stage("answer"):
+            if pictures is None:
+                pictures = SharedPictures(model, with_pixels(question, processor, config).prompt, recording)
+            own = pictures.own_answer(tokenizer, question.prompt, recording, generation)
         if words is not None:
             with stages.stage("supplied_answer"):
-                supplied = supplied_answer(model, tokenizer, question.prompt, recording, words)
+                supplied = pictures.supplied_answer(tokenizer, question.prompt, recording, words)
         yield Run(own, supplied, generation, stages.seconds, stages.peak_bytes)
+
+
+def _run_batch(
+    model: Any, processor: Any, config: Any, group: Sequence[Question], generation: GenerationConfig
+) -> Iterator[Run]:
+    tokenizer, recording, together = processor.tokenizer, recording_of(group[0]), Stages()
+    with together.stage("answer"):
+        prompts = [with_pixels(question, processor, config).prompt for question in group]
+        answers = own_answers(model, tokenizer, prompts, recording, generation)
+    together.seconds["answer"] = round(together.seconds["answer"] / len(group), 3)
+    for question, prompt, own in zip(group, prompts, answers, strict=True):
+        stages, supplied, words = Stages(), None, question.settings.answer
+        if words is not None:
+            with stages.stage("supplied_answer"):
+                supplied = supplied_answer(model, tokenizer, prompt, recording, words)
+        yield Run(own, supplied, generation, together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes)

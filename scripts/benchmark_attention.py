@@ -200,7 +200,9 @@ def choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[dict[str
         for way in options.ways:
             case = Case(way, tokens, options.shape, placement.dtype, placement.device, options.new_tokens)
             attention = "rows" if way == "plain" else way
-            needed = placement.weight_bytes + peak_bytes(config, placement.dtype, replace(job, cells=tokens), attention)
+            needed = placement.weight_bytes + peak_bytes(
+                config, placement.dtype, replace(job, cells=tokens), attention, placement.device
+            )
             if needed <= free:
                 cases.append(case)
                 continue
@@ -241,7 +243,7 @@ def medians(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (tokens, _), row in found.items():
         plain = found.get((tokens, "plain"))
         row["time_ratio"] = row["seconds"] / plain["seconds"] if plain else None
-        row["memory_ratio"] = row["extra_bytes"] / plain["extra_bytes"] if plain else None
+        row["memory_ratio"] = row["extra_bytes"] / plain["extra_bytes"] if plain and plain["extra_bytes"] else None
     return list(found.values())
 
 

@@ -5,8 +5,8 @@ asks each way about pictures of noise of three sizes, every question in a proces
 the process's resident memory, looked at every 5 ms, less what it was when the question was prepared and the weights
 were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.
 
-The processes run with MALLOC_MMAP_THRESHOLD_=4194304 unless it is set already: by default glibc keeps freed blocks of up
-to 32 MiB, in one run of a question more than in the next, and that is no matter of attention.
+The processes run with MALLOC_MMAP_THRESHOLD_=4194304 unless it is set already: by default glibc keeps freed blocks of
+up to 32 MiB, in one run of a question more than in the next, and that is no matter of attention.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 CELL_PX = 28
 FLOOR_MIB, TOLERANCE = 150, 0.2
 # Vision tokens: rows is lean, the usual way squares them.
-SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (500, 1000, 2000)}
+SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (1000, 2000, 3000)}
 # Language model: hidden, MLP, layers, heads, key heads. Vision tower: hidden, MLP, depth, heads.
 # As wide as the 3B and the 7B, with few layers; layers cost keys and values, which are counted alone.
 GEOMETRIES = {
@@ -104,7 +104,7 @@ def measure(model: str, picture: str, way: str, dtype: str) -> dict[str, Any]:
     attention = "rows" if way == "usual" else way
     analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn=attention)
     settings = Settings(max_new_tokens=8, max_pixels=2**25)
-    question = analyzer.prepare([picture], "Describe this image.", settings)
+    question = analyzer.prepare([([picture], "Describe this image.")], settings)[0]
     found = estimate_of(analyzer.config, analyzer.placement, question, analyzer.free_bytes())
     _ = analyzer.model
     stages = Stages()

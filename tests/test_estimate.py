@@ -96,9 +96,24 @@ def test_the_usual_way_is_two_times_all_matrices(three_b):
 
 def test_recorded_rows_are_in_the_hosts_memory(three_b):
     apart = replace(JOB, heads=16, queries=200, new_tokens=1000)
-    on_gpu = [peak_bytes(three_b, "bfloat16", replace(apart, heads=heads), "rows", "cuda:0") for heads in (1, 16)]
+    on_gpu = [peak_bytes(three_b, "bfloat16", replace(apart, heads=heads), "rows", "cuda:0") for heads in (0, 16)]
     assert on_gpu[0] == on_gpu[1] < apart.result_bytes
-    assert peak_bytes(three_b, "bfloat16", apart, "rows") >= 2 * apart.result_bytes
+    assert peak_bytes(three_b, "bfloat16", apart, "rows") >= apart.result_bytes
+
+
+def test_what_is_kept(three_b, demo, cats):
+    """The mean of the heads in float32, and the heads beside it in what precision they are stored."""
+    cells, layers = 72, 4
+    for settings, weight_bytes in (
+        (Settings(), 4),
+        (Settings(heads="0"), 4 + 4 * 4),
+        (Settings(heads="0", store_heads="float16"), 4 + 4 * 2),
+    ):
+        (question,) = demo.prepare([([cats], QUESTION)], settings)
+        assert question.job.cells == cells
+        assert question.job.result_bytes == layers * cells * (question.job.queries + 128) * weight_bytes
+    (long,) = demo.prepare([([cats], QUESTION)], Settings(max_new_tokens=2, answer="cat " * 50))
+    assert long.job.new_tokens >= 50, "a supplied answer counts"
 
 
 def test_a_batch_needs_more(three_b):
@@ -160,7 +175,7 @@ def test_rows_are_named_where_eager_does_not_fit(demo):
 def test_more_rows_than_a_result_may_hold(demo, cats, monkeypatch):
     monkeypatch.setattr("qvl_attn.estimate.MAX_NPZ_BYTES", 10**5)
     with pytest.raises(MemoryLimitError, match="rows of attention"):
-        demo.prepare([cats], QUESTION, Settings(heads="0"))
+        demo.prepare([([cats], QUESTION)], Settings(heads="0"))
 
 
 def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
@@ -168,17 +183,17 @@ def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
     large = make_picture(1400, 1400)
     settings = Settings(max_pixels=4_000_000, max_new_tokens=3000)
     with pytest.raises(InputError, match=r"context is 4096.*--max-pixels \d+ fits") as caught:
-        demo.prepare([large], QUESTION, settings)
+        demo.prepare([([large], QUESTION)], settings)
     fits = replace(settings, max_pixels=int(caught.value.hint.split()[1]))
-    assert 4096 - 120 < demo.prepare([large], QUESTION, fits).prompt.length + 3000 <= 4096
+    assert 4096 - 120 < demo.prepare([([large], QUESTION)], fits)[0].prompt.length + 3000 <= 4096
 
-    whole = demo.prepare([large], QUESTION, Settings())
+    whole = demo.prepare([([large], QUESTION)], Settings())[0]
     half = peak_bytes(demo.config, "float32", whole.job, "eager") // 2
     monkeypatch.setattr(type(demo), "free_bytes", lambda self: half)
     with pytest.raises(MemoryLimitError, match=r"--max-pixels \d+ fits") as caught:
-        demo.prepare([large], QUESTION, Settings())
+        demo.prepare([([large], QUESTION)], Settings())
     fits = Settings(max_pixels=int(re.search(r"--max-pixels (\d+)", caught.value.hint)[1]))
-    smaller = demo.prepare([large], QUESTION, fits)
+    smaller = demo.prepare([([large], QUESTION)], fits)[0]
     assert 0.3 < smaller.job.cells / whole.job.cells < 1
 
 

@@ -72,7 +72,7 @@ def test_question_tokens(genuine, make_picture, question, text_first):
 def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
     media = [load_picture(make_picture(84, 56))]
     question = "is 🐈‍⬛ here? 🐈‍⬛"
-    prompt = genuine.prepare(media, question, Settings(query="text:🐈")).prompt
+    prompt = genuine.prepare([(media, question)], Settings(query="text:🐈"))[0].prompt
     pieces = [token for token in prompt.tokens if token.role == "question" and token.span[0] == question.index("🐈")]
     assert len(pieces) > 1, "one emoji is several tokens in this vocabulary"
     found = [word for word in words(prompt.tokens, question, "question") if word.text.startswith("🐈")]
@@ -82,7 +82,7 @@ def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
 @pytest.mark.parametrize("sizes", [[(252, 140)], [(640, 480), (100, 333)], [(30, 20)], [(1, 1)], [(2000, 1100)]])
 def test_inputs_equal_the_recipe(genuine, make_picture, sizes):
     paths = [make_picture(*size, name=f"{i}.png", seed=i) for i, size in enumerate(sizes)]
-    prompt = genuine.prepare([load_picture(path) for path in paths], "图中有几只猫？", Settings()).prompt
+    prompt = genuine.prepare([([load_picture(path) for path in paths], "图中有几只猫？")], Settings())[0].prompt
     want = recipe(genuine.processor, paths, "图中有几只猫？")
     assert set(prompt.inputs) == set(want)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw", "pixel_values"):
@@ -93,7 +93,7 @@ def test_inputs_equal_the_recipe(genuine, make_picture, sizes):
 def test_transparency_is_white_as_in_the_recipe(demo, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (84, 112, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    prompt = demo.prepare([load_picture(tmp_path / "a.png")], "how many cats?", Settings()).prompt
+    prompt = demo.prepare([([load_picture(tmp_path / "a.png")], "how many cats?")], Settings())[0].prompt
     from qwen_vl_utils.vision_process import to_rgb
 
     to_rgb(Image.open(tmp_path / "a.png")).save(tmp_path / "b.png")
@@ -103,28 +103,28 @@ def test_transparency_is_white_as_in_the_recipe(demo, tmp_path):
 
 def test_pixel_limits(genuine, make_picture):
     media = [load_picture(make_picture(560, 280))]
-    usual = genuine.prepare(media, "?", Settings()).prompt.grids[0]
-    small = genuine.prepare(media, "?", Settings(max_pixels=56 * 1000)).prompt.grids[0]
-    large = genuine.prepare(media, "?", Settings(min_pixels=1000 * 1000)).prompt.grids[0]
+    usual = genuine.prepare([(media, "?")], Settings())[0].prompt.grids[0]
+    small = genuine.prepare([(media, "?")], Settings(max_pixels=56 * 1000))[0].prompt.grids[0]
+    large = genuine.prepare([(media, "?")], Settings(min_pixels=1000 * 1000))[0].prompt.grids[0]
     assert usual.shape == (1, 10, 20)
     assert small.cells * 784 <= 56_000 < usual.cells * 784
     assert large.cells * 784 >= 1_000_000
     # The embedded processor's own maximum is smaller than what is asked for here.
     with pytest.raises(InputError, match="above"):
-        genuine.prepare(media, "?", Settings(min_pixels=10_000, max_pixels=9_000))
+        genuine.prepare([(media, "?")], Settings(min_pixels=10_000, max_pixels=9_000))
     with pytest.raises(InputError, match="four cells"):
-        genuine.prepare(media, "?", Settings(max_pixels=3))
+        genuine.prepare([(media, "?")], Settings(max_pixels=3))
 
 
 def test_max_pixels_overrides_the_processors_own(demo, make_picture):
     media = [load_picture(make_picture(1400, 1120))]
-    assert demo.prepare(media, "?", Settings()).prompt.grids[0].cells * 784 <= 1_003_520
-    assert demo.prepare(media, "?", Settings(max_pixels=1400 * 1120)).prompt.grids[0].shape == (1, 40, 50)
+    assert demo.prepare([(media, "?")], Settings())[0].prompt.grids[0].cells * 784 <= 1_003_520
+    assert demo.prepare([(media, "?")], Settings(max_pixels=1400 * 1120))[0].prompt.grids[0].shape == (1, 40, 50)
 
 
 def test_system_prompt(genuine, make_picture):
     media = [load_picture(make_picture(84, 56))]
-    prompt = genuine.prepare(media, "what?", Settings(system="Answer in one word.")).prompt
+    prompt = genuine.prepare([(media, "what?")], Settings(system="Answer in one word."))[0].prompt
     ids = prompt.inputs["input_ids"][0]
     assert genuine.processor.tokenizer.decode(ids[list(prompt.positions("system"))]) == "Answer in one word."
     assert "helpful" not in genuine.processor.tokenizer.decode(ids)
@@ -137,13 +137,13 @@ def test_control_tokens_are_refused(genuine, make_picture, token, where):
     question = f"how many {token} cats?" if where == "question" else "how many?"
     settings = Settings(**({where: f"a {token} b"} if where != "question" else {}))
     with pytest.raises(InputError, match="command"):
-        genuine.prepare(media, question, settings)
+        genuine.prepare([(media, question)], settings)
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "\ud800", "\ue000"])
 def test_questions_that_are_no_text(genuine, make_picture, question):
     with pytest.raises(InputError):
-        genuine.prepare([load_picture(make_picture(84, 56))], question, Settings())
+        genuine.prepare([([load_picture(make_picture(84, 56))], question)], Settings())
 
 
 def test_a_template_that_changes_the_question_is_an_error(demo, make_picture):
@@ -152,7 +152,7 @@ def test_a_template_that_changes_the_question_is_an_error(demo, make_picture):
     demo.processor.chat_template = before.replace("content['text']", "content['text'] | upper")
     try:
         with pytest.raises(CaptureError, match="template"):
-            demo.prepare(media, "how many cats?", Settings())
+            demo.prepare([(media, "how many cats?")], Settings())
     finally:
         demo.processor.chat_template = before
 

@@ -14,7 +14,8 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn import Analyzer
 from qvl_attn.capture import attention_rows, record_attention
-from qvl_attn.passes import greedy, padded_batch
+from qvl_attn.passes import Recording, greedy, own_answers, padded_batch
+from qvl_attn.prompt import answer_tokens
 from qvl_attn.recorder import AttentionRecorder, Target
 from qvl_attn.result import Settings
 
@@ -124,7 +125,7 @@ def test_a_left_padded_batch(demo, cats, wide, way):
         images.append(Image.open(path).convert("RGB"))
     inputs = dict(processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"))
     prompts = [
-        demo.prepare([path], question, Settings()).prompt
+        demo.prepare([([path], question)], Settings())[0].prompt
         for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?"))
     ]
     ours = padded_batch(prompts)
@@ -181,7 +182,7 @@ def half(request):
 def prompts(demo):
     """66 prompts: every drawn picture with every question."""
     pictures = sorted(DEMO_PICTURES.glob("*.png"))
-    return [demo.prepare([path], question, Settings()).prompt for path in pictures for question in QUESTIONS]
+    return [demo.prepare([([path], question)], Settings())[0].prompt for path in pictures for question in QUESTIONS]
 
 
 def rows_of(model, prompt, way):
@@ -196,30 +197,52 @@ def rows_of(model, prompt, way):
     return recorder.results()[0].by_head
 
 
+def bare_eager(model, prompt):
+    """The rows of `rows_of` out of transformers' own `output_attentions`."""
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.inference_mode():
+            layers = model(**prompt.inputs, output_attentions=True, logits_to_keep=1).attentions
+    finally:
+        model.set_attn_implementation("sdpa")
+    wanted = [*prompt.positions("question"), prompt.length - 1]
+    return torch.stack(layers)[:, 0, :, wanted][..., list(prompt.positions("vision"))].float().numpy()
+
+
 def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prompts):
-    """The demo's own weights in float32 are those of the 16-bit model, which was saved in bfloat16."""
+    """The embedded weights were saved in bfloat16, so that float32 has the same."""
     assert len(prompts) >= 50
-    far = {way: [] for way in WAYS}
+    far = {"bare eager": [], "eager": [], "rows": []}
     for prompt in prompts:
-        truth = rows_of(demo.model, prompt, "eager")
-        for way in WAYS:
-            far[way].append(np.abs(rows_of(half.model, prompt, way) - truth).mean())
-    eager, rows = (float(np.median(far[way])) for way in WAYS)
-    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: eager {eager:.3e}, "
-          f"rows {rows:.3e}, ratio {rows / eager:.3f}")  # fmt: skip
-    assert rows <= eager
+        truth = bare_eager(demo.model, prompt)
+        bare = bare_eager(half.model, prompt)
+        for name, got in (
+            ("bare eager", bare),
+            ("eager", rows_of(half.model, prompt, "eager")),
+            ("rows", rows_of(half.model, prompt, "rows")),
+        ):
+            far[name].append(np.abs(got - truth).mean())
+    medians = {name: float(np.median(values)) for name, values in far.items()}
+    words = ", ".join(f"{name} {value:.3e}" for name, value in medians.items())
+    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: {words}")
+    assert medians["rows"] <= medians["bare eager"]
+    assert medians["rows"] <= medians["eager"]
 
 
-def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts):
-    for model in (demo.model, half.model):
+def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts, monkeypatch):
+    """With all that `ask` records."""
+    monkeypatch.setattr(demo, "attn", "rows")
+    for analyzer in (demo, half):
         for prompt in prompts[::3]:
-            inputs, generation = dict(prompt.inputs), greedy(model, 12)
+            generation = greedy(analyzer.model, 12)
             with torch.inference_mode():
-                bare = model.generate(**inputs, generation_config=generation)
-            recorder = AttentionRecorder([0], [Target((prompt.length - 1,), prompt.positions("vision"))], prompt.length)
-            with record_attention(model, recorder, "rows"), torch.inference_mode():
-                watched = model.generate(**inputs, generation_config=generation)
-            assert torch.equal(bare, watched)
+                bare = analyzer.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
+            layers = tuple(range(4))
+            recording = Recording("rows", layers, by_head=True)
+            (own,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
+            tokens, text = answer_tokens(analyzer.processor.tokenizer, bare.tolist(), prompt.length)
+            assert own.capture.tokens[prompt.length :] == tokens
+            assert own.answer == text
 
 
 def test_finite_where_eager_overflows_in_fp16(cats):
@@ -231,7 +254,7 @@ def test_finite_where_eager_overflows_in_fp16(cats):
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.weight.mul_(30)
                 projection.bias.mul_(30)
-    prompt = analyzer.prepare([cats], "how many cats?", Settings()).prompt
+    prompt = analyzer.prepare([([cats], "how many cats?")], Settings())[0].prompt
     model.set_attn_implementation({"text_config": "eager"})
     with torch.inference_mode():
         eager = model(**prompt.inputs, output_attentions=True)
@@ -247,29 +270,51 @@ def test_finite_where_eager_overflows_in_fp16(cats):
     assert np.abs(got - want[:1]).max() < 0.05, "the first layer, before rounding adds up"
 
 
-class LargestTensor(TorchDispatchMode):
-    """Notes the most numbers that any one operation returned."""
+class Squares(TorchDispatchMode):
+    """Tensors in the language model whose last two sides are both at least as long as the prompt."""
 
-    def __init__(self):
+    def __init__(self, length):
         super().__init__()
-        self.numbers = 0
+        self.length = length
+        self.inside = False
+        self.found = set()
+
+    def enter(self, *args):
+        self.inside = True
+
+    def leave(self, *args):
+        self.inside = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(value, torch.Tensor):
-                self.numbers = max(self.numbers, value.untyped_storage().nbytes() // value.element_size())
+            square = isinstance(value, torch.Tensor) and value.ndim >= 2 and min(value.shape[-2:]) >= self.length
+            if self.inside and square:
+                self.found.add((str(func), tuple(value.shape)))
         return out
 
 
-def test_nothing_grows_with_the_square_of_the_prompt(demo, make_picture, monkeypatch):
-    monkeypatch.setattr(demo, "attn", "rows")
-    largest = {}
-    for side in (280, 560):
-        path = make_picture(side, side)
-        demo.ask(path, "how many cats?", max_new_tokens=2)
-        with LargestTensor() as seen:
-            result = demo.ask(path, "how many cats?", max_new_tokens=2)
-        largest[side] = seen.numbers
-        assert result.capture.grids[0].cells == (side // 28) ** 2
-    assert largest[560] <= 4.2 * largest[280], "four times the tokens"
+@pytest.mark.parametrize("way", ["rows", "eager", "bare eager"])
+def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, way):
+    """The prompt is longer than a block of rows and than any width of the model."""
+    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", 64)
+    (question,) = genuine.prepare([([make_picture(560, 560)], "how many cats?")], Settings(max_new_tokens=2))
+    prompt = question.prompt
+    assert prompt.length > 400 > 4 * 64
+    generation, squares = greedy(genuine.model, 2), Squares(prompt.length)
+    language = genuine.model.model.language_model
+    hooks = [language.register_forward_pre_hook(squares.enter), language.register_forward_hook(squares.leave)]
+    try:
+        with squares:
+            if way == "bare eager":
+                bare_eager(genuine.model, prompt)
+            else:
+                recording = Recording(way, (0, 1, 2), by_head=True)
+                own_answers(genuine.model, genuine.processor.tokenizer, [prompt], recording, generation)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if way == "bare eager":
+        assert any(shape[-2:] == (prompt.length, prompt.length) for _, shape in squares.found), "the test can fail"
+    else:
+        assert not squares.found

@@ -81,24 +81,25 @@ def test_eager_that_overflows_is_told_in_16_bits_and_fails_in_float32(demo, monk
         assert "not finite" in run.detail
 
 
-def scaled(query, key, scaling, visible):
+def scaled(query, key, scaling, visible=None):
     return HONEST["rows"](query, key, scaling * 1.01, visible)
 
 
-def everything_visible(query, key, scaling, visible):
-    return HONEST["rows"](query, key, scaling, torch.ones_like(visible))
+def everything_visible(query, key, scaling, visible=None):
+    return HONEST["rows"](query, key, scaling)
 
 
-def too_much(query, key, scaling, visible):
+def too_much(query, key, scaling, visible=None):
     return HONEST["rows"](query, key, scaling, visible) * 1.00005
 
 
-def wrong_key_heads(query, key, scaling, visible):
+def wrong_key_heads(query, key, scaling, visible=None):
     return HONEST["rows"](query, key.flip(0), scaling, visible)
 
 
-def a_glimpse(query, key, scaling, visible):
-    return HONEST["rows"](query, key, scaling, visible).masked_fill(~visible, 1e-9)
+def a_glimpse(query, key, scaling, visible=None):
+    rows = HONEST["rows"](query, key, scaling, visible)
+    return rows if visible is None else rows.masked_fill(~visible, 1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -114,7 +114,7 @@ def ask(
     ] = None,
     heads: Annotated[str | None, typer.Option(help="3,5 or 21.9,21.11 (layer.head).", rich_help_panel=MAPS)] = None,
     store_heads: Annotated[
-        HeadDtype, typer.Option(help="Precision in which heads are kept apart.", rich_help_panel=MAPS)
+        HeadDtype, typer.Option(help="Of heads kept apart; float16 rounds by 2^-11 at most.", rich_help_panel=MAPS)
     ] = HeadDtype.float32,
     answer: Annotated[
         str | None, typer.Option(help="Maps and log-probability of this answer, teacher-forced.", rich_help_panel=MAPS)
@@ -184,7 +184,7 @@ def ask(
             offline=offline,
             say=tell,
         )
-        prepared = [analyzer.prepare(pictures, question, settings) for question in asked]
+        prepared = analyzer.prepare([(pictures, question) for question in asked], settings)
         for result, folder, reused in _results(analyzer, prepared, drawing, out, overwrite):
             if reused:
                 tell(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
@@ -235,13 +235,10 @@ def _results(
     analyzer: Analyzer, questions: list[Question], drawing: Drawing, out: Path, overwrite: bool
 ) -> Iterator[tuple[Result, Path, bool]]:
     """Each question's result in the order in which they were asked, its folder, and whether it was there already."""
-    from qvl_attn.folder import folder_name, is_complete
+    from qvl_attn.folder import is_complete
     from qvl_attn.result import Result
 
-    folders = [
-        out / folder_name(one.media, one.prompt.question, one.settings, drawing, analyzer.made_by(one))
-        for one in questions
-    ]
+    folders = [_folder(analyzer, one, drawing, out, overwrite) for one in questions]
     there = [is_complete(folder) and not overwrite for folder in folders]
     missing = [i for i, done in enumerate(there) if not done]
     answers = analyzer.answer([questions[i] for i in missing])
@@ -255,6 +252,20 @@ def _results(
             except ResultExistsError:  # another run finished the same one meanwhile
                 there[missing[at]] = True
         yield (Result.load(folder), folder, True) if there[i] else (saved.pop(i), folder, False)
+
+
+def _folder(analyzer: Analyzer, question: Question, drawing: Drawing, out: Path, overwrite: bool) -> Path:
+    """Where a question's result goes, or is: with `auto` one that was made the other way serves as well."""
+    from qvl_attn.folder import folder_name, is_complete
+
+    ways = [question.attention]
+    if analyzer.attn == "auto" and analyzer.placement.dtype == "float32" and not overwrite:
+        ways += ["rows" if question.attention == "eager" else "eager"]
+    folders = []
+    for way in ways:
+        made_by = analyzer.made_by(question) | {"attention": way}
+        folders.append(out / folder_name(question.media, question.prompt.question, question.settings, drawing, made_by))
+    return next((folder for folder in folders if is_complete(folder)), folders[0])
 
 
 def _print(result: Result, folder: Path, *, reused: bool, as_json: bool, quiet: bool) -> None:
@@ -282,6 +293,8 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "supplied_answer": result.supplied_answer,
         "supplied_logprob": result.supplied_logprob,
         "vision_mass": result.heatmap().vision_mass,
+        "attention": result.provenance.attention,
+        "attention_reason": result.provenance.attention_reason,
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
         "reused": reused,

@@ -56,9 +56,12 @@ def estimate(
             pictures = [load_picture(path) for path in (media, *(image or []))]
         with collector_paused():
             from qvl_attn.analyzer import Analyzer
+            from qvl_attn.model import choose_placement, find_checkpoint, load_config
 
         hush_libraries(bars=not as_json)
-        analyzer = Analyzer.load(model, revision=revision, device=device, dtype=dtype, offline=offline)
+        checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
+        config = load_config(checkpoint)
+        analyzer = Analyzer(checkpoint, config, choose_placement(config, device, dtype, must_fit=False))
         found = analyzer.estimate(
             pictures,
             question,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +79,11 @@ def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str
     placement, on_gpu = analyzer.placement, analyzer.placement.device.startswith("cuda")
     return {
         "passed": all(check.passed is not False for check in checks),
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "checks": [
+            dataclasses.asdict(check)
+            | {"figures": {name: x if math.isfinite(x) else None for name, x in check.figures.items()}}
+            for check in checks
+        ],
         "model": analyzer.checkpoint.name,
         "revision": analyzer.checkpoint.revision,
         "dtype": placement.dtype,
