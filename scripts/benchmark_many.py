@@ -1,0 +1,63 @@
+"""Times many questions at once against the same ones by one.
+
+`python scripts/benchmark_many.py` asks about different pictures of noise, in a batch and one by one, and several
+questions about one picture, together and one by one. All in one process, in turns; prints medians and their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from qvl_attn import Analyzer
+from qvl_attn.types import Media
+
+QUESTIONS = [f"what color is the {shape}?" for shape in ("cat", "dog", "fish", "star", "circle", "square", "triangle")]
+
+
+def noise(side_px: int, seed: int) -> Media:
+    pixels = np.random.default_rng(seed).integers(0, 256, (1, side_px, side_px, 3), dtype=np.uint8)
+    return Media("picture", pixels, np.zeros(1), (side_px, side_px), f"noise {seed}", f"{seed:064x}")
+
+
+def compare(name: str, together: Callable[[], object], alone: Callable[[], object], repeats: int) -> None:
+    seconds: dict[str, list[float]] = {"together": [], "alone": []}
+    for _ in range(repeats + 1):  # the first round warms up
+        for way, run in (("alone", alone), ("together", together)):
+            started = time.perf_counter()
+            run()
+            seconds[way].append(time.perf_counter() - started)
+    one, many = (statistics.median(seconds[way][1:]) for way in ("alone", "together"))
+    print(f"{name:<46} one by one {one:6.2f} s   together {many:6.2f} s   {one / many:5.2f} times as fast", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--model", default="demo", help="Hugging Face id or folder; demo is embedded")
+    parser.add_argument("--side-px", type=int, default=280, help="of the pictures")
+    parser.add_argument("--pictures", type=int, default=16, help="in the batched part")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    analyzer = Analyzer.load(options.model, attn="rows")
+    pictures = [noise(options.side_px, seed) for seed in range(options.pictures)]
+    pairs = [(picture, QUESTIONS[i % len(QUESTIONS)]) for i, picture in enumerate(pictures)]
+    about_one = [(pictures[0], question) for question in QUESTIONS]
+    for name, asked in (
+        (f"{len(pairs)} pictures, batches of {options.batch_size}", pairs),
+        (f"{len(about_one)} questions about one picture", about_one),
+    ):
+        compare(
+            name,
+            lambda asked=asked: analyzer.ask_many(asked, batch_size=options.batch_size, max_new_tokens=8),
+            lambda asked=asked: [analyzer.ask(picture, text, max_new_tokens=8) for picture, text in asked],
+            options.repeats,
+        )
+
+
+if __name__ == "__main__":
+    main()
