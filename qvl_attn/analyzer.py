@@ -214,7 +214,7 @@ class Analyzer:
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
-        questions = self.prepare(pairs, Settings(**options))
+        questions = self.prepare(list(pairs), Settings(**options))
         return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
 
     def prepare(self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings) -> list[Question]:
@@ -229,19 +229,22 @@ class Analyzer:
         dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
         loaded: dict[str, Media] = {}
         questions = []
-        for pictures, text in pairs:
+        for i, (pictures, text) in enumerate(pairs):
             stages = Stages()
-            with stages.stage("prepare"):
-                media = load_pictures(pictures, loaded)
-                one = read_question(self.processor, self.config, media, text, settings)
-            check_context(self.config, one.job, len(media))
+            try:
+                with stages.stage("prepare"):
+                    media = load_pictures(pictures, loaded)
+                    one = read_question(self.processor, self.config, media, text, settings)
+                check_context(self.config, one.job, len(media))
+            except InputError as error:
+                where = f"question {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
+                raise InputError(where + error.message, error.hint) from None
             one = replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
             questions.append(without_pixels(one) if len(pairs) > 1 else one)
         attention, reason = self.attn, "asked for"
-        if attention == "auto":
-            largest = max((one.job for one in questions), key=lambda job: job.tokens, default=None)
-            if largest:
-                attention, reason = choose_attention(self.config, dtype, largest, free, device)
+        if attention == "auto" and questions:
+            largest = max((one.job for one in questions), key=lambda job: job.tokens)
+            attention, reason = choose_attention(self.config, dtype, largest, free, device)
         for one in questions:
             check_memory(self.config, dtype, one.job, attention, free, len(one.media), device)
         return [replace(one, attention=attention, attention_reason=reason) for one in questions]
@@ -273,8 +276,7 @@ class Analyzer:
     def answer(self, questions: Sequence[Question], batch_size: int = 1) -> Iterator[tuple[int, Result]]:
         """Answer what was prepared, each with its place among the questions, as soon as it is there.
 
-        Those about the same pictures come in their order and read the pictures once; the others in batches of like
-        length. The batch is a limit: a smaller one is taken where it would not fit the memory.
+        Grouped as in `ask_many`. The batch is a limit: a smaller one is taken where it would not fit the memory.
 
         Raises:
             CaptureError: the attention is not what attention must be.
@@ -283,8 +285,6 @@ class Analyzer:
         for group in groups(questions, self.config, batch_size, self._fits):
             asked = [questions[i] for i in group.indices]
             said = f"{asked[0].attention} attention: {asked[0].attention_reason}"
-            if len(asked) > 1 and self.placement.dtype != "float32":
-                said += "; run together in 16 bits, an answer can differ from the question's alone by a near tie"
             if said != self._said:
                 self._say(said)
                 self._said = said

@@ -127,7 +127,7 @@ def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json in it, so it is not a model")
     try:
-        if not weights:
+        if not weights and not any(folder.glob("*.safetensors")):
             return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
         return _read_fingerprint(folder, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -149,6 +149,12 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
             f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
             "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
+    made = result.provenance
+    if made.dtype != "float32" and (made.shared_pictures or made.batch > 1):
+        notes.append(
+            f"run together with other questions in {made.dtype}: where two tokens were all but equally likely, "
+            "the answer can be another than the question's alone"
+        )
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     return DrawnResult(result, drawing, _blurred(result.heatmaps(), drawing), tuple(notes))

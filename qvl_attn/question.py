@@ -59,6 +59,10 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
     Raises:
         InputError: a fault in what was given.
     """
+    if not media:
+        raise InputError("no picture to ask about")
+    if not isinstance(text, str):
+        raise TypeError(f"the question is {type(text).__name__}, not str")
     model = config.text_config
     layers = parse_layers(settings.layers, model.num_hidden_layers)
     parse_heads(settings.heads, layers, model.num_attention_heads)

@@ -55,7 +55,7 @@ class Provenance:
     shared_pictures: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """One question about one prompt's pictures.
 
@@ -87,6 +87,9 @@ class Result:
     provenance: Provenance
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Result({self.question!r}, answer={self.answer!r}, pictures={len(self.media)})"
 
     @property
     def mapped_answer(self) -> str:

@@ -40,7 +40,7 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Media:
     """One picture, upright and in RGB.
 
@@ -69,7 +69,7 @@ class Media:
         _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenGrid:
     """Where the vision tokens of one picture stand in the sequence, and what part of the picture each covers.
 
@@ -129,7 +129,7 @@ class Token:
         _require(self.role in ROLES, f"role {self.role!r}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Capture:
     """The attention rows of one pass through the model.
 
@@ -210,7 +210,7 @@ class Scale:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeatMap:
     """Attention on the cells of one picture.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -227,6 +229,13 @@ def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prom
     print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: {words}")
     assert medians["rows"] <= medians["bare eager"]
     assert medians["rows"] <= medians["eager"]
+
+
+def test_running_together_in_16_bits_is_said(half, cats, tmp_path):
+    together = half.ask_many([(cats, "how many cats?"), (cats, "what color is the dog?")])
+    for result in (*together, half.ask(cats, "how many cats?")):
+        notes = json.loads((result.save(tmp_path, overwrite=True) / "result.json").read_text())["notes"]
+        assert any("run together" in note for note in notes) is result.provenance.shared_pictures
 
 
 def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts, monkeypatch):

@@ -204,7 +204,10 @@ def _questions(questions: list[str], prompts: str | None) -> list[str]:
         asked += [item.question for item in load_prompts(prompts)]
     if not asked:
         raise InputError("no question", 'qvl-attn ask MEDIA "how many cats?", or --prompts FILE')
-    return list(dict.fromkeys(asked))
+    once = list(dict.fromkeys(asked))
+    if len(once) < len(asked):
+        say(f"{len(asked)} questions, {len(once)} different ones: each is answered once")
+    return once
 
 
 def _drawing(
