@@ -163,6 +163,14 @@ def record_attention(model: Any, recorder: AttentionRecorder, attention: str) ->
         model.set_attn_implementation({"text_config": before})
 
 
+def recorder_of_everything(model: Any, inputs: dict[str, torch.Tensor]) -> AttentionRecorder:
+    """A recorder of all layers, heads and rows of a small prompt, on the columns of the prompt."""
+    length = inputs["input_ids"].shape[1]
+    everything = tuple(range(length))
+    layers = range(model.config.text_config.num_hidden_layers)
+    return AttentionRecorder(layers, [Target(everything, everything)], length, by_head=True)
+
+
 def prove_capture(model: Any, inputs: dict[str, torch.Tensor], attention: str) -> None:
     """Run a small prompt and check that what is recorded is attention: the load-time self-check.
 
@@ -176,8 +184,7 @@ def prove_capture(model: Any, inputs: dict[str, torch.Tensor], attention: str) -
     """
     length = inputs["input_ids"].shape[1]
     text = model.config.text_config
-    everything = tuple(range(length))
-    recorder = AttentionRecorder(range(text.num_hidden_layers), [Target(everything, everything)], length, by_head=True)
+    recorder = recorder_of_everything(model, inputs)
     with record_attention(model, recorder, attention), torch.inference_mode():
         model(**inputs, use_cache=True, logits_to_keep=1)
     (rows,) = recorder.results()

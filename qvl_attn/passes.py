@@ -147,18 +147,10 @@ class SharedPictures:
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
         """As `supplied_answer`, for one prompt with these pictures."""
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        recorder = _forced_recorder(prompt, recording, ids, self._stop)
         tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], torch.tensor([ids])], dim=1)
-        with self._cached() as cache, record_attention(self._model, recorder, recording.attention):
-            return _forced(
-                self._model,
-                tokenizer,
-                prompt,
-                recording,
-                recorder,
-                ids,
-                {**on_model({"input_ids": tokens}, self._model), "past_key_values": cache},
-            )
+        with self._cached() as cache:
+            inputs = {**on_model({"input_ids": tokens}, self._model), "past_key_values": cache}
+            return _forced(self._model, tokenizer, prompt, recording, ids, inputs, self._stop)
 
     @contextmanager
     def _cached(self) -> Iterator[DynamicCache]:
@@ -181,14 +173,7 @@ def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recor
         "attention_mask": torch.ones(1, prompt.length + len(ids), dtype=torch.long),
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
     }
-    recorder = _forced_recorder(prompt, recording, ids)
-    with record_attention(model, recorder, recording.attention):
-        return _forced(model, tokenizer, prompt, recording, recorder, ids, on_model(inputs, model))
-
-
-def _forced_recorder(prompt: Prompt, recording: Recording, ids: Sequence[int], cached: int = 0) -> AttentionRecorder:
-    total = prompt.length + len(ids)
-    return recording.recorder([_target(prompt, range(prompt.length, total - 1))], total, cached)
+    return _forced(model, tokenizer, prompt, recording, ids, on_model(inputs, model))
 
 
 def _forced(
@@ -196,11 +181,13 @@ def _forced(
     tokenizer: Any,
     prompt: Prompt,
     recording: Recording,
-    recorder: AttentionRecorder,
     ids: Sequence[int],
     inputs: dict[str, Any],
+    cached: int = 0,
 ) -> Pass:
-    with torch.inference_mode():
+    total = prompt.length + len(ids)
+    recorder = recording.recorder([_target(prompt, range(prompt.length, total - 1))], total, cached)
+    with record_attention(model, recorder, recording.attention), torch.inference_mode():
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
         chosen = torch.tensor(ids, device=logits.device)[:, None]
         logprobs = logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0].tolist()

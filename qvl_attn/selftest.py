@@ -18,12 +18,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, GenerationC
 from transformers.masking_utils import sdpa_mask
 
 from qvl_attn.analyzer import Analyzer
-from qvl_attn.capture import NAMES, record_attention
+from qvl_attn.capture import NAMES, record_attention, recorder_of_everything
 from qvl_attn.errors import CaptureError
 from qvl_attn.passes import Recording, greedy, on_model, own_answers
 from qvl_attn.prompt import CELL_PX, Prompt
 from qvl_attn.question import read_question
-from qvl_attn.recorder import AttentionRecorder, Rows, Target
+from qvl_attn.recorder import Rows
 from qvl_attn.result import Settings
 from qvl_attn.types import Media
 
@@ -122,16 +122,9 @@ def _answer(model: Any, inputs: dict[str, torch.Tensor], new_tokens: int = NEW_T
     return answer
 
 
-def _everything(model: Any, inputs: dict[str, torch.Tensor]) -> AttentionRecorder:
-    """A recorder of all layers, heads and rows, on the columns of the prompt."""
-    length = inputs["input_ids"].shape[1]
-    target = Target(tuple(range(length)), tuple(range(length)))
-    return AttentionRecorder(range(model.config.text_config.num_hidden_layers), [target], length, by_head=True)
-
-
 def _recorded(model: Any, inputs: dict[str, torch.Tensor], attention: str) -> tuple[np.ndarray, list[int]]:
     """Rows (L, H, Q, S) of prompt and answer on the prompt, and the answer's tokens."""
-    with record_attention(model, _everything(model, inputs), attention) as recorder:
+    with record_attention(model, recorder_of_everything(model, inputs), attention) as recorder:
         answer = _answer(model, inputs)
     return _by_head(recorder.results()), answer
 
@@ -176,7 +169,7 @@ def same_arithmetic(model: Any, inputs: dict[str, torch.Tensor]) -> Check:
     reference, steps = _Reference(), 4
     AttentionInterface.register(_NAME, reference.beside)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
-    with record_attention(model, _everything(model, inputs), "rows") as recorder:
+    with record_attention(model, recorder_of_everything(model, inputs), "rows") as recorder:
         model.set_attn_implementation({"text_config": _NAME})
         _answer(model, inputs, steps)
     rows = _by_head(recorder.results())

@@ -29,12 +29,12 @@ import qvl_attn
 from qvl_attn import Analyzer
 from qvl_attn.cost import WAYS
 from qvl_attn.estimate import estimate_of
+from qvl_attn.prompt import CELL_PX
 from qvl_attn.question import Question
 from qvl_attn.result import Settings
 from qvl_attn.stages import Stages
 
 DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
-CELL_PX = 28
 FLOOR_MIB, TOLERANCE = 150, 0.2
 # Vision tokens: rows is lean, the usual way squares them.
 SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (1000, 2000, 3000)}
