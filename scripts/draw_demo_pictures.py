@@ -68,7 +68,7 @@ LAYOUTS = (
             ("what color is the star?", "yellow", (3,)),
             ("what shape is the red object?", "circle", (0,)),
             ("is there a purple square?", "no", ()),
-            ("蓝色的物体是什么？", "square", (1,)),
+            ("蓝色的物体是什么？", "正方形", (1,)),
         ),
     ),
     Layout(
@@ -80,8 +80,8 @@ LAYOUTS = (
         (
             ("what color is the cat?", "orange", (0,)),
             ("what shape is the blue object?", "dog", (1,)),
-            ("狗是什么颜色？", "blue", (1,)),
-            ("有绿色的猫吗？", "no", ()),
+            ("狗是什么颜色？", "蓝色", (1,)),
+            ("有绿色的猫吗？", "没有", ()),
         ),
     ),
     Layout(
@@ -115,7 +115,7 @@ LAYOUTS = (
             ("what color is the dog?", "purple", (1,)),
             ("what shape is the yellow object?", "star", (2,)),
             ("is there a red fish?", "yes", (0,)),
-            ("红色的是什么？", "fish", (0,)),
+            ("红色的是什么？", "鱼", (0,)),
         ),
     ),
     Layout(
@@ -132,7 +132,7 @@ LAYOUTS = (
             ("what color is the triangle?", "red", (1,)),
             ("what shape is the green object?", "cat", (0,)),
             ("how many stars?", "0", ()),
-            ("鱼是什么颜色？", "blue", (2,)),
+            ("鱼是什么颜色？", "蓝色", (2,)),
         ),
     ),
 )

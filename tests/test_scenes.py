@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from qvl_attn.demo import scenes
-from qvl_attn.demo.scenes import COLORS, SHAPES, Plan, Scene, Thing, draw_scene, paint, questions
+from qvl_attn.demo.scenes import COLORS, SHAPES, Plan, Scene, draw_scene, paint
+from qvl_attn.demo.wording import CHINESE
 
 PICTURES = Path(scenes.__file__).parent / "pictures"
+ENGLISH = {word: english for english, word in CHINESE.items()}
 DESCRIBED = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
 
 
@@ -53,7 +55,7 @@ def test_scenes_stay_within_the_trained_ranges() -> None:
         height, width = scene.picture.shape[:2]
         assert {height, width} <= set(scenes.SIDES_PX)
         assert scene.picture.dtype == np.uint8
-        assert 2 <= len(scene.things) <= 5
+        assert 1 <= len(scene.things) <= 5
         assert {(t.shape in SHAPES, t.color in COLORS) for t in scene.things} == {(True, True)}
         for x0, y0, x1, y1 in (t.box_xyxy_px for t in scene.things):
             assert 0 <= x0 < x1 <= width
@@ -69,7 +71,7 @@ def test_a_given_size_and_count_are_kept(size_px: tuple[int, int]) -> None:
     assert len(scene.things) == 2
 
 
-@pytest.mark.parametrize(("size_px", "count"), [((100, 252), 2), ((252, 139), 2), ((252, 252), 1), ((252, 252), 0)])
+@pytest.mark.parametrize(("size_px", "count"), [((100, 252), 2), ((252, 139), 2), ((252, 252), 0)])
 def test_what_cannot_be_laid_out_is_refused(size_px: tuple[int, int], count: int) -> None:
     with pytest.raises(ValueError, match="want 140 px"):
         draw_scene(np.random.default_rng(0), size_px, count)
@@ -107,39 +109,6 @@ def test_a_plan_outside_the_ground_is_refused() -> None:
         paint(np.zeros((140, 140, 3), np.uint8), [Plan("cat", "red", (400, 70), 40, COLORS["red"])])
 
 
-def test_questions_of_a_known_scene() -> None:
-    cat, cat2, star = (
-        Thing("cat", "red", (0, 0, 9, 9)),
-        Thing("cat", "orange", (20, 0, 29, 9)),
-        Thing("star", "red", (40, 0, 49, 9)),
-    )
-    scene = Scene(np.zeros((140, 140, 3), np.uint8), (cat, cat2, star))
-    asked = questions(scene, np.random.default_rng(0))
-    by_kind = {kind: [q for q in asked if q.kind == kind] for kind in ("color", "shape", "exist", "count")}
-    assert [(q.answer, q.boxes_xyxy_px) for q in by_kind["color"]] == [("red", (star.box_xyxy_px,))]
-    assert [(q.answer, q.boxes_xyxy_px) for q in by_kind["shape"]] == [("cat", (cat2.box_xyxy_px,))]
-    assert [q.answer for q in by_kind["exist"]] == ["yes", "no"]
-    assert [len(q.boxes_xyxy_px) for q in by_kind["exist"]] == [1, 0]
-    counts = [(q.answer, q.boxes_xyxy_px) for q in by_kind["count"]]
-    assert counts == [("2", (cat.box_xyxy_px, cat2.box_xyxy_px)), ("1", (star.box_xyxy_px,)), ("0", ())]
-    assert "star" in by_kind["color"][0].question
-    assert "orange" in by_kind["shape"][0].question
-
-
-def test_questions_repeat_from_a_seed_and_boxes_match_counts() -> None:
-    for seed, scene in enumerate(drawn_scenes()):
-        asked = questions(scene, np.random.default_rng(seed))
-        assert asked == questions(scene, np.random.default_rng(seed))
-        boxes = {t.box_xyxy_px for t in scene.things}
-        for q in asked:
-            assert set(q.boxes_xyxy_px) <= boxes
-            assert "{" not in q.question
-            if q.kind == "count":
-                assert q.answer == str(len(q.boxes_xyxy_px))
-            else:
-                assert (q.answer == "no") == (not q.boxes_xyxy_px)
-
-
 def test_the_shipped_pictures_are_what_the_script_draws(script: ModuleType) -> None:
     assert sorted(p.name for p in PICTURES.glob("*.png")) == sorted(layout.file for layout in script.LAYOUTS)
     again = []
@@ -161,8 +130,9 @@ def test_the_shipped_questions_have_true_answers(row: dict) -> None:
     assert 2 <= len(row["questions"]) <= 4
     for asked in row["questions"]:
         found = [things[tuple(box)] for box in asked["boxes_xyxy_px"]]
-        if asked["answer"] in SHAPES or asked["answer"] in COLORS:
-            assert asked["answer"] in (found[0]["shape"], found[0]["color"])
+        answer = ENGLISH.get(asked["answer"], asked["answer"])
+        if answer in SHAPES or answer in COLORS:
+            assert answer in (found[0]["shape"], found[0]["color"])
             assert len(found) == 1
         else:
-            assert asked["answer"] in (str(len(found)), "yes" if found else "no")
+            assert answer in (str(len(found)), "yes" if found else "no")

@@ -11,6 +11,7 @@ import typer
 
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
+from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.selftest import selftest
 
@@ -42,6 +43,7 @@ def _options(
 app.command()(ask)
 app.command()(estimate)
 app.command()(selftest)
+app.command("demo-data")(demo_data)
 
 
 def run() -> None:

@@ -1,14 +1,14 @@
-"""Draws the scenes that the embedded model was trained to understand, and asks about them.
+"""Draws the scenes that the embedded model was trained to understand.
 
-Knows shapes, colours, grounds and the wording of questions; knows nothing of models, files or attention.
+Knows shapes, colours and grounds; what is asked about them, and everything about models, is elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
-from typing import Literal, NamedTuple
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ GAP_PX = 3
 Rgb = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 Points = list[tuple[float, float]]
+Ground = Literal["plain", "noisy", "striped"]
+GROUNDS: tuple[Ground, ...] = get_args(Ground)
 Part = tuple[str, Points]  # an ink and a polygon in a square from -1 to 1, y down
 
 
@@ -60,15 +62,6 @@ class Plan:
     size_px: float
     rgb: Rgb
     mirrored: bool = False
-
-
-class Question(NamedTuple):
-    """A question, its one-word answer, the boxes in pixels of the things it is about, and its kind in `PHRASES`."""
-
-    question: str
-    answer: str
-    boxes_xyxy_px: tuple[Box, ...]
-    kind: str
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> Points:
@@ -173,9 +166,7 @@ def paint(ground: NDArray[np.uint8], plans: Sequence[Plan]) -> Scene:
     return Scene(picture, tuple(things))
 
 
-def draw_ground(
-    rng: np.random.Generator, size_px: tuple[int, int], kind: Literal["plain", "noisy", "striped"]
-) -> NDArray[np.uint8]:
+def draw_ground(rng: np.random.Generator, size_px: tuple[int, int], kind: Ground) -> NDArray[np.uint8]:
     """Draws a light ground, (H, W, 3) uint8 RGB, of a random tint; `size_px` is (width, height)."""
     width, height = size_px
     base = rng.integers(178, 245) + rng.integers(-12, 13, 3)
@@ -195,24 +186,23 @@ def _overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> bo
 
 
 def _lay_out(rng: np.random.Generator, width: int, height: int, count: int) -> list[tuple[float, float, float]]:
-    """Squares (centre x, centre y, side) in pixels that do not touch; fewer than `count`, at least 2, if crowded."""
+    """Squares (centre x, centre y, side) in pixels that do not touch; fewer than `count`, at least 1, if crowded."""
     smallest, largest = THING_SIZES_PX
     largest = min(largest, int(0.45 * min(width, height)))
-    while True:
-        squares: list[tuple[float, float, float]] = []
-        for _ in range(60 * count):
-            size = float(rng.integers(smallest, largest + 1))
-            inset = size / 2 + GAP_PX
-            square = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset), size)
-            if not any(_overlap(square, other) for other in squares):
-                squares.append(square)
-            if len(squares) == count:
-                break
-        if len(squares) >= 2:
-            return squares
+    squares: list[tuple[float, float, float]] = []
+    for _ in range(60 * count):
+        size = float(rng.integers(smallest, largest + 1))
+        inset = size / 2 + GAP_PX
+        square = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset), size)
+        if not any(_overlap(square, other) for other in squares):
+            squares.append(square)
+        if len(squares) == count:
+            break
+    return squares
 
 
-def _jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
+def jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
+    """One of the shades that go by the name of a colour."""
     r, g, b = (int(v) for v in np.clip(np.array(rgb) + rng.integers(-14, 15, 3), 0, 255))
     return r, g, b
 
@@ -223,73 +213,25 @@ def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None,
     Args:
         rng: decides everything that is not given.
         size_px: (width, height); two of `SIDES_PX` if not given, at least 140 each.
-        count: how many things at most, from 2 up; 2 to 5 if not given. A small picture may hold fewer.
+        count: how many things at most; 2 to 5 if not given. A small picture may hold fewer, never none.
 
     Raises:
-        ValueError: a side under 140 px, or a count under 2.
+        ValueError: a side under 140 px, or a count under 1.
     """
     width, height = size_px or (int(rng.choice(SIDES_PX)), int(rng.choice(SIDES_PX)))
     count = int(rng.integers(2, 6)) if count is None else count
-    if min(width, height) < SIDES_PX[0] or count < 2:
+    if min(width, height) < SIDES_PX[0] or count < 1:
         raise ValueError(
-            f"{width} x {height} px, {count} things: want {SIDES_PX[0]} px a side or more, 2 things or more"
+            f"{width} x {height} px, {count} things: want {SIDES_PX[0]} px a side or more, 1 thing or more"
         )
-    grounds: tuple[Literal["plain", "noisy", "striped"], ...] = ("plain", "noisy", "striped")
-    ground = draw_ground(rng, (width, height), grounds[rng.integers(3)])
+    ground = draw_ground(rng, (width, height), GROUNDS[rng.integers(len(GROUNDS))])
     squares = _lay_out(rng, width, height, count)
     # Few kinds to draw from makes several of a kind, so that counting has something to count.
-    shapes = rng.choice(SHAPES, size=2 if rng.random() < 0.4 else len(SHAPES), replace=False)
+    shapes = rng.choice(SHAPES, size=int(rng.choice((1, 2, len(SHAPES)), p=(0.1, 0.35, 0.55))), replace=False)
     plans = []
     for x, y, size in squares:
         color = str(rng.choice(list(COLORS)))
         mirrored = bool(rng.random() < 0.5)
-        rgb = _jitter(rng, COLORS[color])
+        rgb = jitter(rng, COLORS[color])
         plans.append(Plan(str(rng.choice(shapes)), color, (x, y), size, rgb, mirrored))
     return paint(ground, plans)
-
-
-# Existence is asked with a colour, as it was in training: "is there a cat?" the checkpoint mostly answers with no.
-PHRASES = {
-    "color": ("what color is the {shape}?", "What is the color of the {shape}?"),
-    "shape": ("what shape is the {color} object?", "What is the {color} object?"),
-    "exist": ("is there {a} {color} {shape}?", "Do you see {a} {color} {shape}?"),
-    "count": ("how many {shapes}?", "How many {shapes} are there?"),
-}
-
-
-def _facts(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str, str, str, list[Thing]]]:
-    """Kind of question, shape, colour, answer, and the things it stands on."""
-    things = scene.things
-    shapes, colors = [t.shape for t in things], [t.color for t in things]
-    for thing in things:
-        if shapes.count(thing.shape) == 1:
-            yield "color", thing.shape, thing.color, thing.color, [thing]
-        if colors.count(thing.color) == 1:
-            yield "shape", thing.shape, thing.color, thing.shape, [thing]
-    pairs = [(shape, color) for shape in SHAPES for color in COLORS]
-    for present in (True, False):
-        kept = [pair for pair in pairs if (pair in zip(shapes, colors, strict=True)) == present]
-        shape, color = kept[rng.integers(len(kept))]
-        found = [t for t in things if (t.shape, t.color) == (shape, color)]
-        yield "exist", shape, color, "yes" if present else "no", found
-    absent = [shape for shape in SHAPES if shape not in shapes]
-    in_vain = [str(rng.choice(absent))] if absent else []
-    for shape in [*dict.fromkeys(shapes), *in_vain]:
-        found = [t for t in things if t.shape == shape]
-        yield "count", shape, colors[0], str(len(found)), found
-
-
-def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Asks all that can be asked of a scene without doubt: colours, shapes, existence (one yes, one no) and counts.
-
-    Args:
-        scene: as drawn or painted.
-        rng: chooses phrasings and what to ask for in vain.
-    """
-    asked = []
-    for kind, shape, color, answer, found in _facts(scene, rng):
-        template = str(rng.choice(PHRASES[kind]))
-        shapes, a = shape if shape == "fish" else f"{shape}s", "an" if color == "orange" else "a"
-        text = template.format(shape=shape, shapes=shapes, color=color, a=a)
-        asked.append(Question(text, answer, tuple(thing.box_xyxy_px for thing in found), kind))
-    return asked

@@ -1,0 +1,34 @@
+"""`qvl-attn demo-data`: held-out scenes and clips for the embedded model, as a data set with boxes and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvl_attn.cli.console import faults
+
+
+def demo_data(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    count: Annotated[int, typer.Option("--n", "-n", min=1, help="How many scenes or clips.")] = 200,
+    video: Annotated[bool, typer.Option("--video", help="Clips instead of pictures.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Write drawn scenes, or clips, with questions, answers and boxes: those the embedded model is measured on.
+
+    qvl-attn demo-data --out scenes --n 200
+    """
+    with faults(debug=debug):
+        # Imported here: --help must not wait for numpy.
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from qvl_attn.demo.dataset import QUESTIONS_FILE, write_dataset
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("drawing", total=count)
+            questions = write_dataset(out, count, video=video, progress=lambda done: bar.update(task, completed=done))
+        typer.echo(f"{questions} questions on {count} {'clips' if video else 'scenes'}", err=True)
+        typer.echo(out / QUESTIONS_FILE)

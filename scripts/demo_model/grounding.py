@@ -1,0 +1,142 @@
+"""Figures of where a checkpoint looked: on the right grid, and on wrong ones, which must do clearly worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo_model.measures import Asked, Map, inside, lift, points
+from qvl_attn.demo.scenes import Box
+
+POINTED = ("color", "shape", "exist")
+Change = Callable[[Map], Map]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over maps: pointing game and lift, and how many maps there were."""
+
+    pointing: float
+    lift: float
+    maps: int
+
+
+def _window_order(values: Map) -> Map:
+    """The map as it would be if the vision tower's window order were taken for rows."""
+    rows, columns = values.shape
+    cells = np.arange(rows * columns).reshape(rows, columns)
+    order = [cells[y : y + 4, x : x + 4].ravel() for y in range(0, rows, 4) for x in range(0, columns, 4)]
+    wrong = np.empty(values.size)
+    wrong[np.concatenate(order)] = values.ravel()
+    return wrong.reshape(values.shape)
+
+
+def _shuffled(values: Map) -> Map:
+    return np.random.default_rng(values.size).permutation(values.ravel()).reshape(values.shape)
+
+
+WRONG_GRIDS: dict[str, Change] = {
+    "right grid": lambda values: values,
+    "transposed": lambda values: values.ravel().reshape(values.shape[::-1]).T,
+    "shuffled": _shuffled,
+    "window order": _window_order,
+    "shifted by one cell": lambda values: np.roll(values.ravel(), 1).reshape(values.shape),
+    "shifted by one row": lambda values: np.roll(values, 1, axis=0),
+}
+
+
+def on_pictures(asked: Sequence[Asked], query: str, change: Change) -> Figures:
+    """Colour, shape and existence: the map against the boxes of what was asked about.
+
+    Args:
+        asked: questions on single pictures.
+        query: "last" or "words".
+        change: what is done to the map first.
+    """
+    results = []
+    for one in asked:
+        boxes = one.question.fact.boxes_xyxy_px
+        if one.question.kind in POINTED and boxes:
+            values = getattr(one, query)[0]
+            share, centers = inside(boxes, values.shape, one.size_px)
+            changed = change(values)
+            results.append((points(changed, centers), lift(changed, share)))
+    return _mean(results)
+
+
+def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
+    pointing, lifts = np.mean(np.array(results, dtype=np.float64), axis=0)
+    return Figures(float(pointing), float(lifts), len(results))
+
+
+def chance_of_pointing(asked: Sequence[Asked]) -> float:
+    """Mean share of cells whose centre lies in a box, over the maps of `on_pictures`."""
+    shares = []
+    for one in asked:
+        boxes = one.question.fact.boxes_xyxy_px
+        if one.question.kind in POINTED and boxes:
+            shares.append(inside(boxes, one.last.shape[1:], one.size_px)[1].mean())
+    return float(np.mean(shares))
+
+
+def _steps(one: Asked) -> Iterator[tuple[int, Sequence[Box]]]:
+    """Each temporal step in which something asked about is seen, and its boxes in the step's two frames."""
+    fact = one.question.fact
+    for step in range(len(one.last)):
+        boxes = [box for box, frame in zip(fact.boxes_xyxy_px, fact.frames, strict=True) if frame // 2 == step]
+        if boxes:
+            yield step, boxes
+
+
+def _other_step(maps: Map) -> Map:
+    return np.roll(maps, 1, axis=0)
+
+
+def _steps_shuffled(maps: Map) -> Map:
+    return np.random.default_rng(len(maps)).permutation(maps, axis=0)
+
+
+def _each(change: Change) -> Change:
+    return lambda maps: np.stack([change(values) for values in maps])
+
+
+WRONG_TIMES: dict[str, Change] = {
+    "right grid": lambda maps: maps,
+    "transposed": _each(WRONG_GRIDS["transposed"]),
+    "steps shuffled": _steps_shuffled,
+    "another step's map": _other_step,
+}
+
+
+def on_clips(asked: Sequence[Asked], change: Change, kinds: Sequence[str] | None = None) -> Figures:
+    """Step by step: the map of a step, on its own scale, against the boxes in the step's frames.
+
+    Args:
+        asked: questions on clips; steps without the thing asked about are left out.
+        change: what is done to the maps of all steps first.
+        kinds: of questions, all if not given.
+    """
+    results = []
+    for one in asked:
+        if kinds is None or one.question.kind in kinds:
+            changed = change(one.last)
+            for step, boxes in _steps(one):
+                share, centers = inside(boxes, changed.shape[1:], one.size_px)
+                results.append((points(changed[step], centers), lift(changed[step], share)))
+    return _mean(results)
+
+
+def in_space_and_time(asked: Sequence[Asked], change: Change, kinds: Sequence[str] | None = None) -> float:
+    """Mass in the boxes over their share of the whole clip, all steps together: one scale, so times count too."""
+    lifts = []
+    for one in asked:
+        if one.question.fact.boxes_xyxy_px and (kinds is None or one.question.kind in kinds):
+            changed = change(one.last)
+            share: NDArray[np.float64] = np.zeros(changed.shape)
+            for step, boxes in _steps(one):
+                share[step] = inside(boxes, changed.shape[1:], one.size_px)[0]
+            lifts.append(lift(changed, share))
+    return float(np.mean(lifts))

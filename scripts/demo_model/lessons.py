@@ -1,0 +1,199 @@
+"""What the model is shown in one training step: pictures, pairs of pictures or clips of one size, and questions.
+
+Everything is drawn anew from the run's seed and the step's number, so a step is the same whenever it is taken. The
+held-out distribution has generators of its own (`qvl_attn.demo.heldout`), which nothing here can reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.demo.clips import CLIP_SIDES_PX, FRAME_COUNTS, FRAME_RATES, Clip, draw_clip
+from qvl_attn.demo.heldout import PAIR_SIDES_PX
+from qvl_attn.demo.questions import Fact, Question, clip_facts, pair_facts, put_into_words, scene_facts
+from qvl_attn.demo.scenes import COLORS, SHAPES, SIDES_PX, Box, Scene, draw_scene
+from qvl_attn.demo.wording import LANGUAGES
+
+CELL_PX = 28
+
+SHOWN_TOGETHER = {"picture": 16, "pair": 8, "clip": 8}
+QUESTIONS_EACH = 8
+# How often a kind is asked, against the others that can be asked of the same scene.
+WEIGHTS = {
+    **{
+        "color": 5.0,
+        "shape": 5.0,
+        "count": 6.0,
+        "exist": 5.0,
+        "side": 4.0,
+        "level": 2.0,
+        "where": 2.0,
+        "describe": 1.0,
+    },
+    **{"which": 5.0, "move_color": 6.0, "move_shape": 6.0, "appear": 6.0, "vanish": 6.0, "recolor": 6.0, "when": 4.0},
+    **{"color_at_end": 4.0, "color_at_start": 4.0},
+}
+NOTHING = -100
+STATES = ("still", "moving", "appeared", "recolored", "gone")
+
+Kind = Literal["picture", "pair", "clip"]
+Cells = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One step's material: N samples of M pictures, or clips of T steps, of h x w cells each.
+
+    Attributes:
+        kind: what each sample is.
+        frames: (N, M, 2T, H, W, 3) uint8; a picture is a frame shown twice.
+        seconds_per_step: of a clip's temporal step; 0 for pictures.
+        questions: of each sample.
+        shapes: (N, M * T * h * w, 2) in each of a step's two frames, the shape in each cell, `len(SHAPES)` for the
+            ground, `NOTHING` where a cell is covered in part.
+        colors: likewise for colours.
+        states: (N, M * T * h * w) of clips, one of `STATES`, `len(STATES)` for the ground; `NOTHING` for pictures.
+    """
+
+    kind: Kind
+    frames: NDArray[np.uint8]
+    seconds_per_step: float
+    questions: tuple[tuple[Question, ...], ...]
+    shapes: Cells
+    colors: Cells
+    states: Cells
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        """Pictures a sample, temporal steps, and rows and columns of cells."""
+        _, pictures, frames, height, width, _ = self.frames.shape
+        return pictures, frames // 2, height // CELL_PX, width // CELL_PX
+
+
+def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int) -> Lesson:
+    """Draws one step's material.
+
+    Args:
+        rng: decides everything else.
+        kind: pictures, pairs or clips.
+        most_things: on a picture; clips hold two or three.
+    """
+    count = SHOWN_TOGETHER[kind]
+    if kind == "clip":
+        return _clips(rng, count, things=min(most_things, int(rng.integers(2, 4))))
+    sides = SIDES_PX if kind == "picture" else PAIR_SIDES_PX
+    size_px = (int(rng.choice(sides)), int(rng.choice(sides)))
+    pictures = 1 if kind == "picture" else 2
+    samples, asked = [], []
+    while len(samples) < count:
+        scenes = [draw_scene(rng, size_px, int(rng.integers(1, most_things + 1))) for _ in range(pictures)]
+        facts = scene_facts(scenes[0], rng) if kind == "picture" else pair_facts((scenes[0], scenes[1]))
+        # Two pictures of the very same things leave nothing to ask.
+        if facts:
+            samples.append(scenes)
+            asked.append(_choose(facts, rng))
+    frames = np.stack([np.stack([scene.picture for scene in scenes]) for scenes in samples])
+    labels = [[_labels(scene) for scene in scenes] for scenes in samples]
+    shapes, colors = (
+        np.stack([np.concatenate([label[index] for label in row]) for row in labels]) for index in range(2)
+    )
+    return Lesson(
+        kind,
+        np.repeat(frames[:, :, None], 2, axis=2),
+        0.0,
+        tuple(asked),
+        np.repeat(shapes[..., None], 2, axis=2),
+        np.repeat(colors[..., None], 2, axis=2),
+        np.full(shapes.shape, NOTHING),
+    )
+
+
+def _clips(rng: np.random.Generator, count: int, things: int) -> Lesson:
+    size_px = (int(rng.choice(CLIP_SIDES_PX)), int(rng.choice(CLIP_SIDES_PX)))
+    frames, fps = int(rng.choice(FRAME_COUNTS)), float(rng.choice(FRAME_RATES))
+    clips = [draw_clip(rng, frames, fps, size_px, things) for _ in range(count)]
+    return Lesson(
+        "clip",
+        np.stack([clip.frames[None] for clip in clips]),
+        2 / fps,
+        tuple(_choose(clip_facts(clip, rng), rng) for clip in clips),
+        np.stack([_clip_labels(clip, "shape") for clip in clips]),
+        np.stack([_clip_labels(clip, "color") for clip in clips]),
+        np.stack([_states(clip) for clip in clips]),
+    )
+
+
+def _choose(facts: Sequence[Fact], rng: np.random.Generator) -> tuple[Question, ...]:
+    kinds = [fact.kind for fact in facts]
+    weights = np.array([WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
+    chosen = rng.choice(len(facts), min(QUESTIONS_EACH, len(facts)), replace=False, p=weights / weights.sum())
+    return tuple(put_into_words(facts[i], LANGUAGES[rng.integers(len(LANGUAGES))], rng) for i in chosen)
+
+
+def _cells(boxes: Sequence[Box], labels: Sequence[int], height: int, width: int, ground: int) -> Cells:
+    """(h * w,) the label of the box that each cell's centre lies in, the ground's where no box touches the cell."""
+    y, x = (CELL_PX * np.arange(side // CELL_PX) for side in (height, width))
+    cells = np.full((len(y), len(x)), ground)
+    for box in boxes:
+        touched = _touches(y, box[1], box[3])[:, None] & _touches(x, box[0], box[2])
+        cells[touched] = NOTHING
+    for box, label in zip(boxes, labels, strict=True):
+        cells[_holds(y, box[1], box[3])[:, None] & _holds(x, box[0], box[2])] = label
+    return cells.ravel()
+
+
+def _touches(start: Cells, low: int, high: int) -> NDArray[np.bool_]:
+    return (start < high) & (start + CELL_PX > low)
+
+
+def _holds(start: Cells, low: int, high: int) -> NDArray[np.bool_]:
+    middle = start + CELL_PX // 2
+    return (middle >= low) & (middle < high)
+
+
+def _labels(scene: Scene) -> tuple[Cells, Cells]:
+    height, width = scene.picture.shape[:2]
+    boxes = [thing.box_xyxy_px for thing in scene.things]
+    shapes = [SHAPES.index(thing.shape) for thing in scene.things]
+    colors = [list(COLORS).index(thing.color) for thing in scene.things]
+    return _cells(boxes, shapes, height, width, len(SHAPES)), _cells(boxes, colors, height, width, len(COLORS))
+
+
+def _clip_labels(clip: Clip, what: Literal["shape", "color"]) -> Cells:
+    """(T * h * w, 2)."""
+    frames, height, width = clip.frames.shape[:3]
+    ground = len(SHAPES) if what == "shape" else len(COLORS)
+    rows = []
+    for k in range(frames):
+        there = [track for track in clip.tracks if track.boxes_xyxy_px[k] is not None]
+        boxes = [box for track in there if (box := track.boxes_xyxy_px[k])]
+        labels = [SHAPES.index(t.shape) if what == "shape" else list(COLORS).index(str(t.colors[k])) for t in there]
+        rows.append(_cells(boxes, labels, height, width, ground))
+    return np.stack(rows).reshape(frames // 2, 2, -1).transpose(0, 2, 1).reshape(-1, 2)
+
+
+def _states(clip: Clip) -> Cells:
+    """(T * h * w,) what is known of each cell by the end of its step: later steps are not known yet."""
+    frames, height, width = clip.frames.shape[:3]
+    actor, *others = clip.tracks
+    steps = []
+    for step in range(frames // 2):
+        boxes = [box for track in others if (box := track.boxes_xyxy_px[2 * step + 1])]
+        labels = [0] * len(boxes)
+        before = actor.boxes_xyxy_px[0] or actor.boxes_xyxy_px[-1]
+        now = actor.boxes_xyxy_px[2 * step + 1]
+        begun = 2 * step + 1 >= clip.event_frame
+        state = {"move": "moving", "appear": "appeared", "recolor": "recolored", "vanish": "gone"}[clip.event]
+        if now:
+            boxes.append(now)
+            labels.append(STATES.index(state) if begun else 0)
+        elif clip.event == "vanish" and before:
+            boxes.append(before)
+            labels.append(STATES.index("gone"))
+        steps.append(_cells(boxes, labels, height, width, len(STATES)))
+    return np.concatenate(steps)

@@ -1,0 +1,96 @@
+"""Trains the embedded model from nothing: draws what it is shown, builds its tokenizer, trains, evaluates, writes it.
+
+    .venv/bin/python scripts/train_demo_model.py --work runs/seed-0 --threads 1
+
+Stopped at any moment, the same command goes on from the last checkpoint in --work, to the same weights on the same
+machine and threads. The finished checkpoint is written to --out when its figures have been printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+# glibc gives every large block back to the kernel and gets it anew in each step otherwise, at ten times the time.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "qvl_attn" / "demo" / "model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--look-steps", type=int, help="of the first phase; the default is what the checkpoint took")
+    parser.add_argument("--answer-steps", type=int, help="of the second phase, likewise")
+    parser.add_argument("--minutes", type=float, help="stop after this long, to go on later")
+    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
+    parser.add_argument("--skip-evaluation", action="store_true", help="write the checkpoint without measuring it")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch")
+    wanted = parser.parse_args()
+    if any(name not in os.environ for name in ALLOCATOR):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+    train(wanted)
+
+
+def train(wanted: argparse.Namespace) -> None:
+    import torch
+    from demo_model.build import build_processor, save
+    from demo_model.training import Plan, Trainer
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    steps = {name: getattr(wanted, name) for name in ("look_steps", "answer_steps") if getattr(wanted, name)}
+    plan = replace(Plan(seed=wanted.seed), **steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    template = Path(__file__).parent / "demo_model" / "chat_template.jinja"
+    processor = build_processor(template.read_text(encoding="utf-8"))
+    trainer = Trainer(plan, processor, device)
+    wanted.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = wanted.work / "checkpoint.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    until = time.monotonic() + 60 * wanted.minutes if wanted.minutes else float("inf")
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as bar, (wanted.work / "log.txt").open("a", encoding="utf-8", buffering=1) as log:
+        task = bar.add_task("training", total=plan.steps, completed=trainer.done)
+        while trainer.done < plan.steps and time.monotonic() < until:
+            losses = trainer.step()
+            bar.update(task, completed=trainer.done)
+            if trainer.done % wanted.save_every == 0 or trainer.done == plan.steps:
+                trainer.save(checkpoint)
+                now = f"{time.strftime('%H:%M:%S')} step {trainer.done}"
+                log.write(f"{now} {_rounded(losses)} {_rounded(trainer.accuracy())}\n")
+    trainer.save(checkpoint)
+    if trainer.done < plan.steps:
+        sys.exit(f"{trainer.done} of {plan.steps} steps are done; the same command goes on")
+    save(trainer.model.cpu(), processor, wanted.work / "model")
+    print(f"trained; the checkpoint is in {wanted.work / 'model'}")
+    if not wanted.skip_evaluation:
+        from evaluate_demo_model import evaluate
+
+        print("\n".join(map(str, evaluate(wanted.work / "model", 500, 500, 504, print))))
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    for file in (wanted.work / "model").iterdir():
+        shutil.copyfile(file, wanted.out / file.name)
+    print(f"written to {wanted.out}")
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+if __name__ == "__main__":
+    main()

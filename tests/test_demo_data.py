@@ -1,0 +1,158 @@
+"""The held-out distribution is frozen, and `demo-data` writes it as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from qvl_attn.cli import app
+from qvl_attn.demo import heldout
+from qvl_attn.demo.scenes import SIDES_PX
+from qvl_attn.mp4 import write_mp4
+
+FIELDS = ["id", "image", "question", "answer", "boxes", "box_format", "box_units"]
+
+
+def run(*args: object):
+    return CliRunner().invoke(app, ["demo-data", *map(str, args)])
+
+
+def fingerprint(samples) -> str:
+    """Of what is shown but its last bits (noise differs between platforms), and of all that is asked."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for question in sample.questions:
+            digest.update(repr((question.question, question.answer, question.fact.boxes_xyxy_px)).encode())
+    return digest.hexdigest()[:16]
+
+
+def test_the_distribution_is_frozen() -> None:
+    """If this fails, every published figure was measured on something else: measure anew before changing it."""
+    assert fingerprint(heldout.scene(i) for i in range(60)) == FROZEN["scenes"]
+    assert fingerprint(heldout.pair(i) for i in range(60)) == FROZEN["pairs"]
+    assert fingerprint(heldout.clip(i) for i in range(60)) == FROZEN["clips"]
+
+
+FROZEN = {"scenes": "de1f37755d37c4f9", "pairs": "e85b5b2e0453f0cf", "clips": "2b94c7367f17b461"}
+
+
+def test_sizes_and_the_chance_of_pointing() -> None:
+    shares = []
+    for index in range(200):
+        sample = heldout.scene(index)
+        height, width = sample.shown.picture.shape[:2]
+        assert {height, width} <= set(SIDES_PX)
+        for question in sample.questions:
+            if question.kind in ("color", "shape", "exist"):
+                for x0, y0, x1, y1 in question.fact.boxes_xyxy_px:
+                    assert max(x1 - x0, y1 - y0) in range(32, 87)
+                    shares.append((x1 - x0) * (y1 - y0) / width / height)
+    assert np.mean(shares) <= 0.1
+
+
+def test_both_languages_ask_the_same() -> None:
+    for sample in (heldout.scene(3), heldout.pair(3), heldout.clip(3)):
+        english, chinese = sample.questions[::2], sample.questions[1::2]
+        assert [(q.language, q.fact) for q in english] == [("en", q.fact) for q in chinese]
+
+
+def test_nine_clips_in_a_row_have_all_lengths_at_all_rates() -> None:
+    kinds = {(len(heldout.clip(i).shown.frames), heldout.clip(i).shown.fps) for i in range(9)}
+    assert kinds == {(frames, fps) for frames in (4, 6, 8) for fps in (4.0, 2.0, 1.0)}
+
+
+def test_scenes_are_written_with_boxes_in_their_own_pixels(tmp_path) -> None:
+    done = run("--out", tmp_path / "set", "--n", 5)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "set" / "questions.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "set" / "questions.jsonl").read_text("utf-8").splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert len({row["image"] for row in rows}) == 5
+    for row in rows:
+        assert list(row) == FIELDS
+        assert (row["box_format"], row["box_units"]) == ("xyxy", "px")
+        index = int(row["image"].split("-")[1].split(".")[0])
+        with Image.open(tmp_path / "set" / row["image"]) as picture:
+            assert np.array_equal(np.asarray(picture), heldout.scene(index).shown.picture)
+            assert all(x0 < x1 <= picture.width and y0 < y1 <= picture.height for x0, y0, x1, y1 in row["boxes"])
+    want = [(q.question, q.answer) for i in range(5) for q in heldout.scene(i).questions]
+    assert [(row["question"], row["answer"]) for row in rows] == want
+
+
+def test_clips_are_written_with_a_box_in_each_frame(tmp_path) -> None:
+    done = run("--out", tmp_path / "set", "--n", 9, "--video")
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "set" / "questions.jsonl").read_text("utf-8").splitlines()]
+    for index in range(9):
+        mine = [row for row in rows if row["id"].startswith(f"clip-{index:05d}-")]
+        shown = heldout.clip(index).shown
+        with av.open(tmp_path / "set" / mine[0]["video"]) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            assert float(stream.average_rate) == shown.fps
+        assert len(frames) == len(shown.frames)
+        # Colour is kept at half the resolution: edges differ, areas do not.
+        assert np.median(np.abs(np.stack(frames).astype(int) - shown.frames)) <= 2
+        for row in mine:
+            assert list(row) == [*("video" if name == "image" else name for name in FIELDS), "frame"]
+            assert len(row["boxes"]) == len(row["frame"])
+            assert set(row["frame"]) <= set(range(len(frames)))
+
+
+def test_any_count_begins_with_the_same_samples(tmp_path) -> None:
+    for count in (2, 4):
+        assert run("--out", tmp_path / str(count), "--n", count).exit_code == 0
+    few, many = ((tmp_path / name / "questions.jsonl").read_text("utf-8") for name in ("2", "4"))
+    assert many.startswith(few)
+
+
+@pytest.mark.parametrize("count", [0, -3, "many"])
+def test_a_count_that_is_none_is_refused(tmp_path, count) -> None:
+    assert run("--out", tmp_path / "set", "--n", count).exit_code == 2
+    assert not (tmp_path / "set").exists()
+
+
+def test_what_is_there_is_left_alone(tmp_path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("set", "file"):
+        done = run("--out", tmp_path / name)
+        assert done.exit_code == 2
+        assert "is there already" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "set" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]
+
+
+def test_a_fault_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
+    real = heldout.scene
+
+    def fails(index: int):
+        if index == 2:
+            raise KeyboardInterrupt
+        return real(index)
+
+    monkeypatch.setattr(heldout, "scene", fails)
+    assert run("--out", tmp_path / "set", "--n", 5).exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ([], "no frame"),
+        ([np.zeros((20, 21, 3), np.uint8)], "even"),
+        ([np.zeros((20, 20, 3), np.uint8), np.zeros((20, 22, 3), np.uint8)], "frame 1 is 22 x 20"),
+    ],
+)
+def test_frames_that_make_no_film_are_refused(tmp_path, frames, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_mp4(tmp_path / "film.mp4", frames, 2.0)

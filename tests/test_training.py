@@ -1,0 +1,227 @@
+"""The training of the embedded model: the same sequences as the real model's, and the same bits after a break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from demo_model import lessons, training  # noqa: E402
+from demo_model.build import build_config, build_model, build_processor, build_tokenizer, save, seeded  # noqa: E402
+from demo_model.forward import learn, see  # noqa: E402
+from demo_model.lessons import NOTHING, STATES, draw_lesson  # noqa: E402
+from demo_model.packing import END, pack, patches  # noqa: E402
+from demo_model.training import Plan, Trainer  # noqa: E402
+
+from qvl_attn.demo import wording  # noqa: E402
+from qvl_attn.demo.scenes import COLORS, SHAPES  # noqa: E402
+
+KINDS = ("picture", "pair", "clip")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor((SCRIPTS / "demo_model" / "chat_template.jinja").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def untrained(processor):
+    return build_model(build_config(processor.tokenizer), seed=3).eval()
+
+
+@pytest.fixture
+def small_lessons(monkeypatch):
+    monkeypatch.setattr(lessons, "SHOWN_TOGETHER", {"picture": 2, "pair": 2, "clip": 2})
+
+
+def real_inputs(processor, lesson, sample, question):
+    """One question as anyone would put it to the model, with its answer behind it."""
+    frames = lesson.frames[sample]
+    visuals = [{"type": "video"}] if lesson.kind == "clip" else [{"type": "image"}] * len(frames)
+    message = {"role": "user", "content": [*visuals, {"type": "text", "text": question.question}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True) + question.answer + END
+    if lesson.kind == "clip":
+        count = len(frames[0])
+        metadata = {
+            "total_num_frames": count,
+            "fps": 2 / lesson.seconds_per_step,
+            "frames_indices": list(range(count)),
+        }
+        clip = {"videos": [frames[0]], "video_metadata": [metadata], "do_sample_frames": False}
+        return processor(text=[text], return_tensors="pt", **clip)
+    return processor(text=[text], images=[picture[0] for picture in frames], return_tensors="pt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_is_what_the_real_model_computes(processor, untrained, small_lessons, kind) -> None:
+    """Every packed question gets the logits of its own single turn through the real processor and forward."""
+    for seed in range(2):
+        lesson = draw_lesson(seeded(5, seed), kind, 4)
+        pixels, packed = patches(lesson, processor), pack(lesson, processor.tokenizer, untrained)
+        _, _, rows, columns = lesson.grid
+        seen = see(untrained.model.visual, pixels, rows, columns).reshape(len(lesson.questions), -1, 128)
+        embedded = untrained.get_input_embeddings()(packed.ids).index_copy(1, packed.vision, seen)
+        with torch.inference_mode():
+            out = untrained.model.language_model(
+                inputs_embeds=embedded, position_ids=packed.positions, attention_mask=packed.visible, use_cache=False
+            )
+            scores = untrained.lm_head(out.last_hidden_state[packed.asks[:, 0], packed.asks[:, 1]])
+        number = 0
+        for sample, asked in enumerate(lesson.questions):
+            for question in asked:
+                inputs = real_inputs(processor, lesson, sample, question)
+                with torch.inference_mode():
+                    want = untrained(**inputs).logits[0]
+                mine = packed.question == number
+                answered = int(mine.sum())
+                assert torch.equal(packed.answers[mine], inputs["input_ids"][0, -answered:])
+                assert torch.allclose(scores[mine], want[-answered - 1 : -1], atol=2e-5)
+                number += 1
+
+
+def test_every_word_of_ours_is_one_token_and_others_survive() -> None:
+    tokenizer = build_tokenizer()
+    spoken = [*SHAPES, *COLORS, *"01234", "yes", "no", "left", "right", "top", "bottom", "first", "second"]
+    for word in (*spoken, *wording.CHINESE.values(), *(f" {word}" for word in (*SHAPES, *COLORS))):
+        assert len(tokenizer(word).input_ids) == 1, word
+    for text in ("Qwen2.5-VL 看图 🐈‍⬛", "zebra\n\t", "a  b"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_the_tokenizer_is_the_same_each_time() -> None:
+    first, again = build_tokenizer(), build_tokenizer()
+    assert first.get_vocab() == again.get_vocab()
+
+
+def test_cells_are_labelled_by_what_their_centres_show() -> None:
+    lesson = draw_lesson(seeded(8), "picture", 5)
+    _, _, rows, columns = lesson.grid
+    for frames, shapes, colors in zip(lesson.frames, lesson.shapes, lesson.colors, strict=True):
+        picture = frames[0, 0].astype(int)
+        for cell, (shape, color) in enumerate(zip(shapes[:, 0], colors[:, 0], strict=True)):
+            assert (shape == NOTHING) == (color == NOTHING)
+            assert (shape == len(SHAPES)) == (color == len(COLORS))
+            y, x = divmod(cell, columns)
+            block = picture[28 * y : 28 * y + 28, 28 * x : 28 * x + 28].reshape(-1, 3)
+            spread = block.max(axis=0) - block.min(axis=0)
+            if shape == len(SHAPES):
+                assert spread.max() <= 80, "a ground has noise or stripes, and nothing on it"
+            elif shape != NOTHING:
+                near = np.abs(block - np.array(list(COLORS.values())[color])).max(axis=1) <= 20
+                assert near.any(), "the colour that is claimed is in the cell"
+        assert rows * columns == len(shapes)
+
+
+def test_states_tell_nothing_of_the_future() -> None:
+    seen = set()
+    for seed in range(12):
+        lesson = draw_lesson(seeded(9, seed), "clip", 5)
+        _, steps, rows, columns = lesson.grid
+        for states in lesson.states.reshape(-1, steps, rows * columns):
+            first = set(states[0].tolist()) - {NOTHING, len(STATES)}
+            seen |= first
+            assert first <= {STATES.index("still"), STATES.index("moving")}
+    assert len(seen) == 2
+
+
+def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) -> None:
+    trainer = Trainer(Plan(seed=1, look_steps=1, answer_steps=400), processor, torch.device("cpu"))
+    trainer.step()
+    lesson = draw_lesson(seeded(4), "clip", 5)
+    pixels, packed = patches(lesson, processor), pack(lesson, processor.tokenizer, trainer.model)
+    losses = learn(trainer.model, trainer.heads, lesson, pixels, packed)
+    (losses.answer + losses.cells + losses.place + losses.state).backward()
+    parameters = [*trainer.model.named_parameters(), *trainer.heads.named_parameters()]
+    assert [name for name, p in parameters if p.grad is None or not p.grad.abs().sum()] == []
+    first = [trainer.step()["answer"] for _ in range(8)]
+    for _ in range(24):
+        trainer.step()
+    later = [trainer.step()["answer"] for _ in range(8)]
+    assert np.mean(later) < 0.8 * np.mean(first)
+
+
+def test_a_break_changes_nothing(processor, small_lessons, tmp_path) -> None:
+    plan = Plan(seed=2, look_steps=8, answer_steps=22)
+    whole, first = (Trainer(plan, processor, torch.device("cpu")) for _ in range(2))
+    for _ in range(plan.steps):
+        whole.step()
+    for _ in range(17):
+        first.step()
+    first.save(tmp_path / "checkpoint.safetensors")
+    second = Trainer(plan, processor, torch.device("cpu"))
+    second.resume(tmp_path / "checkpoint.safetensors")
+    while second.done < plan.steps:
+        second.step()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_plan_is_refused(processor, tmp_path) -> None:
+    Trainer(Plan(seed=2), processor, torch.device("cpu")).save(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="another plan"):
+        Trainer(Plan(seed=3), processor, torch.device("cpu")).resume(tmp_path / "checkpoint.safetensors")
+
+
+def test_what_is_saved_is_bfloat16_and_says_so(processor, untrained, tmp_path) -> None:
+    from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    save(untrained, processor, tmp_path)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert {config.dtype, config.text_config.dtype, config.vision_config.dtype} == {torch.bfloat16}
+    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded.model.visual.merger.mlp[0].weight, untrained.model.visual.merger.mlp[0].weight.bfloat16())
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert (
+        again.tokenizer("what color is the 猫？").input_ids == processor.tokenizer("what color is the 猫？").input_ids
+    )
+    assert again.video_processor.size["shortest_edge"] == 3136
+
+
+def test_every_step_is_drawn_anew_from_the_seed(monkeypatch, processor, small_lessons) -> None:
+    drawn = []
+    real = training.draw_lesson
+    monkeypatch.setattr(training, "draw_lesson", lambda *args: drawn.append(real(*args)) or drawn[-1])
+    for seed in (0, 0, 1):
+        trainer = Trainer(Plan(seed=seed, look_steps=2, answer_steps=2), processor, torch.device("cpu"))
+        trainer.step()
+        trainer.step()
+    first, second, again, _, other, _ = (lesson.frames for lesson in drawn)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_as_in_one_go(tmp_path) -> None:
+    """The script itself, killed with SIGKILL at about half of 30 steps."""
+
+    def start(name: str) -> subprocess.Popen:
+        steps = ["--look-steps", "10", "--answer-steps", "20", "--save-every", "2", "--threads", "1"]
+        place = ["--work", str(tmp_path / name), "--out", str(tmp_path / f"{name}-out"), "--skip-evaluation"]
+        return subprocess.Popen([sys.executable, str(SCRIPTS / "train_demo_model.py"), *steps, *place])
+
+    assert start("whole").wait() == 0
+    killed = start("broken")
+    log = tmp_path / "broken" / "log.txt"
+    while not (log.exists() and "step 14" in log.read_text()):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "broken-out").exists()
+    assert start("broken").wait() == 0
+    whole, broken = (load_file(tmp_path / f"{name}-out" / "model.safetensors") for name in ("whole", "broken"))
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
