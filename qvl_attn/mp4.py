@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float, *, quality: int = 18) -> int:
+def write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float, *, quality: int = 18) -> None:
     """Encodes frames one by one.
 
     Args:
@@ -19,9 +20,6 @@ def write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float, *, qu
         frames: each (H, W, 3) uint8 RGB, all of one even size.
         fps: frames per second.
         quality: x264's constant rate factor: 18 looks as the frames do, lower keeps more.
-
-    Returns:
-        How many frames were written.
 
     Raises:
         ValueError: no frame, an odd side, or a frame of another size.
@@ -44,4 +42,5 @@ def write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float, *, qu
             raise ValueError("no frame to write")
         for packet in stream.encode():
             container.mux(packet)
-    return count
+    with path.open("rb") as written:
+        os.fsync(written.fileno())

@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/train_demo_model.py --work runs/seed-0 --threads 1
 
-Stopped at any moment, the same command goes on from the last checkpoint in --work, to the same weights on the same
-machine and threads. The finished checkpoint is written to --out when its figures have been printed.
+Stopped at any moment, the same command goes on from the last checkpoint in --work: on a CPU, with as many threads, to
+the same weights. The finished checkpoint is written to --out if its figures reach every bar.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ def train(wanted: argparse.Namespace) -> None:
     import torch
     from demo_model.build import build_processor, save
     from demo_model.training import Plan, Trainer
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    steps = {name: getattr(wanted, name) for name in ("look_steps", "answer_steps") if getattr(wanted, name)}
-    plan = replace(Plan(seed=wanted.seed), **steps)
+    steps = {name: getattr(wanted, name) for name in ("look_steps", "answer_steps")}
+    plan = replace(Plan(seed=wanted.seed), **{name: count for name, count in steps.items() if count is not None})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     template = Path(__file__).parent / "demo_model" / "chat_template.jinja"
     processor = build_processor(template.read_text(encoding="utf-8"))
@@ -62,14 +63,17 @@ def train(wanted: argparse.Namespace) -> None:
     checkpoint = wanted.work / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
-    until = time.monotonic() + 60 * wanted.minutes if wanted.minutes else float("inf")
+    until = time.monotonic() + 60 * wanted.minutes if wanted.minutes is not None else float("inf")
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns) as bar, (wanted.work / "log.txt").open("a", encoding="utf-8", buffering=1) as log:
+    with (
+        Progress(*columns, console=Console(stderr=True)) as bar,
+        (wanted.work / "log.txt").open("a", encoding="utf-8", buffering=1) as log,
+    ):
         task = bar.add_task("training", total=plan.steps, completed=trainer.done)
         while trainer.done < plan.steps and time.monotonic() < until:
             losses = trainer.step()
             bar.update(task, completed=trainer.done)
-            if trainer.done % wanted.save_every == 0 or trainer.done == plan.steps:
+            if trainer.done % wanted.save_every == 0:
                 trainer.save(checkpoint)
                 now = f"{time.strftime('%H:%M:%S')} step {trainer.done}"
                 log.write(f"{now} {_rounded(losses)} {_rounded(trainer.accuracy())}\n")
@@ -81,11 +85,20 @@ def train(wanted: argparse.Namespace) -> None:
     if not wanted.skip_evaluation:
         from evaluate_demo_model import evaluate
 
-        print("\n".join(map(str, evaluate(wanted.work / "model", 500, 500, 504, print))))
-    wanted.out.mkdir(parents=True, exist_ok=True)
-    for file in (wanted.work / "model").iterdir():
-        shutil.copyfile(file, wanted.out / file.name)
+        bars = evaluate(wanted.work / "model", 500, 500, 504)
+        print("\n".join(map(str, bars)))
+        if not all(bar.met for bar in bars):
+            sys.exit(f"a bar is missed: {wanted.out} is left as it was")
+    _install(wanted.work / "model", wanted.out)
     print(f"written to {wanted.out}")
+
+
+def _install(made: Path, out: Path) -> None:
+    """Puts each file in place whole; the model card, if there is one, stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(made.iterdir()):
+        shutil.copyfile(file, out / f"{file.name}.draft")
+        (out / f"{file.name}.draft").replace(out / file.name)
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ PURE = {
     "figures": {"types", "errors", "render", "lettering", "plain"},
     "store": {"types", "errors"},
     "media": {"types", "errors"},
+    "mp4": set(),
 }
 
 

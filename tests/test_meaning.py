@@ -7,8 +7,6 @@ evaluation behind the model card is the slow one at the end.
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +15,8 @@ from conftest import DEMO_MODEL, DEMO_PICTURES
 from qvl_attn.demo import heldout
 from qvl_attn.types import Media
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SCENES = 16
 CLIPS = 18
-# Four would do; a grid shifted by one token stays well below it.
 LEAST_LIFT = 5
 KINDS = ("color", "shape", "exist")
 
@@ -95,7 +91,7 @@ WRONG_GRIDS = {
 def test_a_wrong_grid_fails(asked, name):
     lift = mean_lift(asked, WRONG_GRIDS[name])
     print(f"lift {lift:.2f} {name}")
-    assert lift < LEAST_LIFT
+    assert lift < (2 if name in ("transposed", "shuffled") else 0.8 * mean_lift(asked))
 
 
 def test_random_weights_have_no_lift(genuine):
@@ -105,33 +101,34 @@ def test_random_weights_have_no_lift(genuine):
 @pytest.fixture(scope="module")
 def watched(demo):
     """Every question on some held-out clips, through the real video processor."""
-    sys.path.insert(0, str(SCRIPTS))
     from demo_model.measures import ask_all
 
     return ask_all(demo.model, demo.processor, [heldout.clip(i) for i in range(CLIPS)])
 
 
 def test_it_understands_clips(watched):
-    right = np.mean([one.right for one in watched])
-    print(f"{len(watched)} questions on {CLIPS} clips, {right:.3f} right")
+    from evaluate_demo_model import happenings
+
+    right, events = (np.mean([one.right for one in chosen]) for chosen in (watched, happenings(watched)))
+    print(f"{len(watched)} questions on {CLIPS} clips, {right:.3f} right; {events:.3f} of what no single frame answers")
     assert len(watched) >= 200
-    assert right >= 0.9
+    assert right >= 0.93
+    assert events >= 0.8
 
 
 def test_it_looks_at_the_right_place_in_each_step(watched):
     from demo_model import grounding
 
-    figures = {name: grounding.on_clips(watched, change) for name, change in grounding.WRONG_TIMES.items()}
-    print(figures)
-    assert figures["right grid"].lift >= 3
-    assert figures["right grid"].pointing >= 0.65
-    assert figures["transposed"].lift < 2
-    moving = [
-        grounding.on_clips(watched, grounding.WRONG_TIMES[name], ("move_color", "move_shape")).lift
-        for name in ("right grid", "another step's map")
-    ]
-    print(moving)
-    assert moving[0] > 1.3 * moving[1]
+    changing = [one for one in watched if grounding.changes(one)]
+    for name, change in grounding.WRONG_TIMES.items():
+        figures, together = grounding.on_clips(watched, change), grounding.in_space_and_time(changing, change)
+        print(name, figures, together)
+        if name == "right grid":
+            assert figures.lift >= 3
+            assert figures.pointing >= 0.65
+            right = together
+        else:
+            assert together < 0.8 * right
 
 
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
@@ -147,8 +144,7 @@ def test_the_shipped_pictures_are_understood(demo, file, question, answer):
 
 @pytest.mark.slow
 def test_every_bar_of_the_model_card_is_met():
-    sys.path.insert(0, str(SCRIPTS))
     from evaluate_demo_model import evaluate
 
-    bars = evaluate(DEMO_MODEL, 500, 500, 504, print)
+    bars = evaluate(DEMO_MODEL, 500, 500, 504)
     assert not [str(bar) for bar in bars if not bar.met]

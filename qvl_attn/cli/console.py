@@ -76,13 +76,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def faults(*, debug: bool) -> Iterator[None]:
+def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is kept") -> Iterator[None]:
     """Known faults become one line and an exit code; SIGTERM unwinds like any exception, so drafts are removed."""
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
     except KeyboardInterrupt:
-        _stderr.print("interrupted; what is finished is kept")
+        _stderr.print(interrupted)
         raise typer.Exit(130) from None
     except QvlAttnError as error:
         if debug:

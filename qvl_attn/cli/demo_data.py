@@ -16,11 +16,11 @@ def demo_data(
     video: Annotated[bool, typer.Option("--video", help="Clips instead of pictures.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Write drawn scenes, or clips, with questions, answers and boxes: those the embedded model is measured on.
+    """Write drawn scenes, or clips, with questions, answers and boxes: of the kind the embedded model is measured on.
 
     qvl-attn demo-data --out scenes --n 200
     """
-    with faults(debug=debug):
+    with faults(debug=debug, interrupted="interrupted; nothing was written"):
         # Imported here: --help must not wait for numpy.
         from rich.console import Console
         from rich.progress import Progress

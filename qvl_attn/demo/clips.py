@@ -114,6 +114,7 @@ def draw_clip(
     fps: float | None = None,
     size_px: tuple[int, int] | None = None,
     things: int | None = None,
+    event: EventKind | None = None,
 ) -> Clip:
     """Draws a random clip of two or three things of different shapes and colours, to one of which something happens.
 
@@ -123,11 +124,12 @@ def draw_clip(
         fps: one of `FRAME_RATES`.
         size_px: (width, height); two of `CLIP_SIDES_PX` if not given.
         things: how many.
+        event: what happens to one of them; moves and appearances are more frequent if it is not given.
     """
     frames = int(rng.choice(FRAME_COUNTS)) if frames is None else frames
     fps = float(rng.choice(FRAME_RATES)) if fps is None else fps
     width, height = size_px or (int(rng.choice(CLIP_SIDES_PX)), int(rng.choice(CLIP_SIDES_PX)))
-    event = EVENTS[rng.choice(4, p=(0.3, 0.3, 0.15, 0.25))]
+    event = EVENTS[rng.choice(4, p=(0.3, 0.3, 0.15, 0.25))] if event is None else event
     things = int(rng.integers(2, 4)) if things is None else things
     ways = _layout(rng, width, height, frames, event == "move", things)
     shapes = rng.choice(SHAPES, things, replace=False)

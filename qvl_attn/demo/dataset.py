@@ -12,7 +12,7 @@ from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
 from qvl_attn.errors import InputError
 from qvl_attn.mp4 import write_mp4
-from qvl_attn.store import whole_folder, write_png
+from qvl_attn.store import check_writable, whole_folder, write_png
 
 QUESTIONS_FILE = "questions.jsonl"
 # Nearly without loss: the clips are small, and their colours are what is asked about.
@@ -20,13 +20,18 @@ CLIP_QUALITY = 8
 
 
 def check_target(out: Path) -> None:
-    """Finds out before anything is drawn whether a data set can become this folder.
+    """Finds out whether a data set can become this folder.
 
     Raises:
-        InputError: something is there already.
+        InputError: something of that name is there already, or no such name can be.
     """
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise InputError(f"--out {out}: is there already", "name a folder that is not there, or an empty one")
+    try:
+        out.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be made ({error.strerror})", "name another folder") from None
+    raise InputError(f"--out {out}: is there already", "name a folder that is not there")
 
 
 def write_dataset(
@@ -53,6 +58,7 @@ def write_dataset(
     if count < 1:
         raise InputError(f"--n {count}: want 1 or more")
     check_target(out)
+    check_writable(out.parent)
     questions = 0
     with whole_folder(out, overwrite=False) as folder:
         (folder / ("videos" if video else "images")).mkdir()
@@ -64,6 +70,7 @@ def write_dataset(
                 progress(index + 1)
             lines.flush()
             os.fsync(lines.fileno())
+        check_target(out)  # drawing took a while, and what somebody else put there is not ours to replace
     return questions
 
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from qvl_attn.demo.clips import FRAME_COUNTS, FRAME_RATES, Clip, draw_clip
 from qvl_attn.demo.questions import Fact, Question, clip_facts, pair_facts, put_into_words, scene_facts
-from qvl_attn.demo.scenes import Scene, draw_scene
+from qvl_attn.demo.scenes import PAIR_SIDES_PX, Scene, draw_scene
 from qvl_attn.demo.wording import LANGUAGES
 
 HELD_OUT = 20_261_121
-PAIR_SIDES_PX = (140, 168, 196)
 _SCENE, _PAIR, _CLIP = range(3)
 
 T = TypeVar("T")

@@ -18,15 +18,11 @@ from qvl_attn.demo.wording import Language
 MOST_COUNTED = 4
 # A thing whose centre is nearer to the middle of the picture than this share of its side is on no side of it.
 MIDDLE = 0.1
-KINDS = (
-    *("color", "shape", "exist", "count", "side", "level", "where", "describe", "which"),
-    *("move_color", "move_shape", "appear", "vanish", "recolor", "when", "color_at_end", "color_at_start"),
-)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something to ask: a kind of `KINDS`, a form of the wording, its slots, the answer and the boxes it stands on.
+    """Something to ask: a kind, a form of the wording, its slots, the answer and the boxes it stands on.
 
     Attributes:
         kind: what it is about.
@@ -60,7 +56,7 @@ class Question:
 
     @property
     def kind(self) -> str:
-        """What it is about, one of `KINDS`."""
+        """What it is about."""
         return self.fact.kind
 
 

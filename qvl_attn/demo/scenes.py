@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 SIDES_PX = (140, 168, 196, 224, 252)
+PAIR_SIDES_PX = (140, 168, 196)
 THING_SIZES_PX = (34, 84)
 COLORS = {
     "red": (215, 45, 45),

@@ -105,7 +105,7 @@ CHINESE: dict[str, str] = {
     "end": "最后",
 }
 MEASURE_WORDS = {"cat": "只", "dog": "只", "fish": "条"}
-# What a template may be cut into, so that each word can be one token; the longest comes first where two fit.
+# What a template may be cut into, so that each word can be one token.
 CHINESE_WORDS = (
     *CHINESE.values(),
     *("什么", "颜色", "物体", "形状", "时候", "移动", "出现", "消失", "哪里", "图中", "图片", "描述", "多少", "还是"),

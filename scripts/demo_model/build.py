@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -153,14 +153,13 @@ def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditional
 
 def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
     """Writes a checkpoint in bfloat16 that `from_pretrained` takes, with every part's config saying so."""
-    half = Qwen2_5_VLForConditionalGeneration(model.config).to(torch.bfloat16)
-    half.load_state_dict(model.state_dict())
-    for part in (half.config, half.config.text_config, half.config.vision_config):
+    config = deepcopy(model.config)
+    for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.bfloat16
+    half = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
+    half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def seeded(*key: int) -> np.random.Generator:
-    """A generator for one place in the training; the last number names the place, the first ones the run."""
-    return np.random.default_rng(key)
+    # A file for each part, as the released checkpoints have them.
+    for part in (processor.tokenizer, processor.image_processor, processor.video_processor):
+        part.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

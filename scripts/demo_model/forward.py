@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, linear, mse_loss, scaled_dot_prod
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from demo_model.lessons import NOTHING, STATES, Lesson
+from demo_model.lessons import MOST_OF_A_KIND, NOTHING, STATES, Lesson
 from demo_model.packing import Packed
 from qvl_attn.demo.scenes import COLORS, SHAPES
 
@@ -29,6 +29,7 @@ class Losses:
     """Scalars, each a mean; and which questions were answered right, token by token under teacher forcing."""
 
     answer: torch.Tensor
+    inventory: torch.Tensor
     cells: torch.Tensor
     place: torch.Tensor
     state: torch.Tensor
@@ -36,7 +37,11 @@ class Losses:
 
 
 class Heads(nn.Module):
-    """Throw-away classifiers: what each cell shows, where it lies, and what has happened to it."""
+    """Throw-away classifiers.
+
+    What each cell shows, where it lies and what has happened to it; and, from each word of a question, how many things
+    of each shape and colour there are.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,6 +49,7 @@ class Heads(nn.Module):
         self.colors = nn.Linear(width, 2 * (len(COLORS) + 1))
         self.place = nn.Linear(width, 3)
         self.state = nn.Linear(width, len(STATES) + 1)
+        self.inventory = nn.Linear(width, (len(SHAPES) + len(COLORS)) * (MOST_OF_A_KIND + 1))
 
 
 def _windows(rows: int, columns: int, side: int) -> Iterator[torch.Tensor]:
@@ -144,10 +150,14 @@ def learn(
     each = cross_entropy(scores, packed.answers, reduction="none") * packed.weights
     wrong = torch.zeros(int(packed.question[-1]) + 1, device=scores.device)
     wrong.index_add_(0, packed.question, (scores.argmax(-1) != packed.answers).float())
+    sample, position = packed.words.T
+    told = heads.inventory(out.last_hidden_state[sample, position]).unflatten(-1, (-1, MOST_OF_A_KIND + 1))
+    inventory = torch.from_numpy(lesson.inventory).to(told.device)[sample]
     read = out.hidden_states[READ_AFTER][:, packed.vision]
     places = _places(lesson).to(read.device)
     return Losses(
         answer=each.sum() / len(wrong),
+        inventory=cross_entropy(told.flatten(0, 1), inventory.ravel()),
         cells=cell_loss(heads, cells, lesson),
         place=mse_loss(heads.place(read), places.expand(samples, -1, -1)),
         state=_classified(heads.state(read), torch.from_numpy(lesson.states).to(read.device)),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from demo_model.measures import Asked, Map, inside, lift, points
 from qvl_attn.demo.scenes import Box
@@ -25,17 +24,20 @@ class Figures:
 
 
 def _window_order(values: Map) -> Map:
-    """The map as it would be if the vision tower's window order were taken for rows."""
+    """The map as it comes out if the tokens stood in the vision tower's window order."""
     rows, columns = values.shape
     cells = np.arange(rows * columns).reshape(rows, columns)
     order = [cells[y : y + 4, x : x + 4].ravel() for y in range(0, rows, 4) for x in range(0, columns, 4)]
-    wrong = np.empty(values.size)
-    wrong[np.concatenate(order)] = values.ravel()
-    return wrong.reshape(values.shape)
+    return values.ravel()[np.concatenate(order)].reshape(values.shape)
 
 
 def _shuffled(values: Map) -> Map:
-    return np.random.default_rng(values.size).permutation(values.ravel()).reshape(values.shape)
+    return _dice(values).permutation(values.ravel()).reshape(values.shape)
+
+
+def _dice(values: Map) -> np.random.Generator:
+    """Other dice for each map, the same ones whenever it is asked for."""
+    return np.random.default_rng(list(values.tobytes()[:8]))
 
 
 WRONG_GRIDS: dict[str, Change] = {
@@ -91,12 +93,22 @@ def _steps(one: Asked) -> Iterator[tuple[int, Sequence[Box]]]:
             yield step, boxes
 
 
+def changes(one: Asked) -> bool:
+    """Whether what is asked about is not in the same place in all steps: only then can a wrong time show."""
+    seen = dict(_steps(one))
+    return len({tuple(sorted(set(seen.get(step, ())))) for step in range(len(one.last))}) > 1
+
+
 def _other_step(maps: Map) -> Map:
-    return np.roll(maps, 1, axis=0)
+    return np.roll(maps, len(maps) // 2, axis=0)
 
 
 def _steps_shuffled(maps: Map) -> Map:
-    return np.random.default_rng(len(maps)).permutation(maps, axis=0)
+    dice, steps = _dice(maps), np.arange(len(maps))
+    while True:
+        order = dice.permutation(steps)
+        if (order != steps).any():
+            return maps[order]
 
 
 def _each(change: Change) -> Change:
@@ -111,31 +123,29 @@ WRONG_TIMES: dict[str, Change] = {
 }
 
 
-def on_clips(asked: Sequence[Asked], change: Change, kinds: Sequence[str] | None = None) -> Figures:
+def on_clips(asked: Sequence[Asked], change: Change) -> Figures:
     """Step by step: the map of a step, on its own scale, against the boxes in the step's frames.
 
     Args:
         asked: questions on clips; steps without the thing asked about are left out.
         change: what is done to the maps of all steps first.
-        kinds: of questions, all if not given.
     """
     results = []
     for one in asked:
-        if kinds is None or one.question.kind in kinds:
-            changed = change(one.last)
-            for step, boxes in _steps(one):
-                share, centers = inside(boxes, changed.shape[1:], one.size_px)
-                results.append((points(changed[step], centers), lift(changed[step], share)))
+        changed = change(one.last)
+        for step, boxes in _steps(one):
+            share, centers = inside(boxes, changed.shape[1:], one.size_px)
+            results.append((points(changed[step], centers), lift(changed[step], share)))
     return _mean(results)
 
 
-def in_space_and_time(asked: Sequence[Asked], change: Change, kinds: Sequence[str] | None = None) -> float:
+def in_space_and_time(asked: Sequence[Asked], change: Change) -> float:
     """Mass in the boxes over their share of the whole clip, all steps together: one scale, so times count too."""
     lifts = []
     for one in asked:
-        if one.question.fact.boxes_xyxy_px and (kinds is None or one.question.kind in kinds):
+        if one.question.fact.boxes_xyxy_px:
             changed = change(one.last)
-            share: NDArray[np.float64] = np.zeros(changed.shape)
+            share = np.zeros(changed.shape)
             for step, boxes in _steps(one):
                 share[step] = inside(boxes, changed.shape[1:], one.size_px)[0]
             lifts.append(lift(changed, share))

@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.demo.clips import CLIP_SIDES_PX, FRAME_COUNTS, FRAME_RATES, Clip, draw_clip
-from qvl_attn.demo.heldout import PAIR_SIDES_PX
+from qvl_attn.demo.clips import CLIP_SIDES_PX, EVENTS, FRAME_COUNTS, FRAME_RATES, Clip, draw_clip
 from qvl_attn.demo.questions import Fact, Question, clip_facts, pair_facts, put_into_words, scene_facts
-from qvl_attn.demo.scenes import COLORS, SHAPES, SIDES_PX, Box, Scene, draw_scene
+from qvl_attn.demo.scenes import COLORS, PAIR_SIDES_PX, SHAPES, SIDES_PX, Box, Scene, draw_scene
 from qvl_attn.demo.wording import LANGUAGES
 
 CELL_PX = 28
@@ -25,21 +24,30 @@ SHOWN_TOGETHER = {"picture": 16, "pair": 8, "clip": 8}
 QUESTIONS_EACH = 8
 # How often a kind is asked, against the others that can be asked of the same scene.
 WEIGHTS = {
-    **{
-        "color": 5.0,
-        "shape": 5.0,
-        "count": 6.0,
-        "exist": 5.0,
-        "side": 4.0,
-        "level": 2.0,
-        "where": 2.0,
-        "describe": 1.0,
-    },
-    **{"which": 5.0, "move_color": 6.0, "move_shape": 6.0, "appear": 6.0, "vanish": 6.0, "recolor": 6.0, "when": 4.0},
-    **{"color_at_end": 4.0, "color_at_start": 4.0},
+    "color": 5.0,
+    "shape": 5.0,
+    "count": 6.0,
+    "exist": 5.0,
+    "side": 4.0,
+    "level": 2.0,
+    "where": 2.0,
+    "describe": 1.0,
+    "which": 5.0,
+    "move_color": 6.0,
+    "move_shape": 6.0,
+    "appear": 6.0,
+    "vanish": 6.0,
+    "recolor": 6.0,
+    "when": 4.0,
+    "color_at_end": 4.0,
+    "color_at_start": 4.0,
 }
+LATE_EVENTS = (0.2, 0.2, 0.3, 0.3)  # of `EVENTS`
+LATE_SEVERAL = 3
 NOTHING = -100
+MOST_OF_A_KIND = 5
 STATES = ("still", "moving", "appeared", "recolored", "gone")
+AFTERWARDS = {"move": "moving", "appear": "appeared", "recolor": "recolored", "vanish": "gone"}
 
 Kind = Literal["picture", "pair", "clip"]
 Cells = NDArray[np.int64]
@@ -58,6 +66,8 @@ class Lesson:
             ground, `NOTHING` where a cell is covered in part.
         colors: likewise for colours.
         states: (N, M * T * h * w) of clips, one of `STATES`, `len(STATES)` for the ground; `NOTHING` for pictures.
+        inventory: (N, shapes + colours) how many things of each shape and of each colour are seen, at most
+            `MOST_OF_A_KIND`.
     """
 
     kind: Kind
@@ -67,6 +77,7 @@ class Lesson:
     shapes: Cells
     colors: Cells
     states: Cells
+    inventory: Cells
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
@@ -75,28 +86,31 @@ class Lesson:
         return pictures, frames // 2, height // CELL_PX, width // CELL_PX
 
 
-def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int) -> Lesson:
+def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int, late: bool = False) -> Lesson:
     """Draws one step's material.
 
     Args:
         rng: decides everything else.
         kind: pictures, pairs or clips.
         most_things: on a picture; clips hold two or three.
+        late: more of what is learnt last: pictures of several things, counts above one, rare events.
     """
     count = SHOWN_TOGETHER[kind]
     if kind == "clip":
-        return _clips(rng, count, things=min(most_things, int(rng.integers(2, 4))))
+        return _clips(rng, count, min(most_things, int(rng.integers(2, 4))), late)
     sides = SIDES_PX if kind == "picture" else PAIR_SIDES_PX
     size_px = (int(rng.choice(sides)), int(rng.choice(sides)))
     pictures = 1 if kind == "picture" else 2
     samples, asked = [], []
     while len(samples) < count:
-        scenes = [draw_scene(rng, size_px, int(rng.integers(1, most_things + 1))) for _ in range(pictures)]
+        scenes = [
+            draw_scene(rng, size_px, int(rng.integers(2 if late else 1, most_things + 1))) for _ in range(pictures)
+        ]
         facts = scene_facts(scenes[0], rng) if kind == "picture" else pair_facts((scenes[0], scenes[1]))
         # Two pictures of the very same things leave nothing to ask.
         if facts:
             samples.append(scenes)
-            asked.append(_choose(facts, rng))
+            asked.append(_choose(facts, rng, late))
     frames = np.stack([np.stack([scene.picture for scene in scenes]) for scenes in samples])
     labels = [[_labels(scene) for scene in scenes] for scenes in samples]
     shapes, colors = (
@@ -110,27 +124,38 @@ def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int) -> Lesso
         np.repeat(shapes[..., None], 2, axis=2),
         np.repeat(colors[..., None], 2, axis=2),
         np.full(shapes.shape, NOTHING),
+        np.stack([_inventory([(t.shape, t.color) for scene in scenes for t in scene.things]) for scenes in samples]),
     )
 
 
-def _clips(rng: np.random.Generator, count: int, things: int) -> Lesson:
+def _clips(rng: np.random.Generator, count: int, things: int, late: bool) -> Lesson:
     size_px = (int(rng.choice(CLIP_SIDES_PX)), int(rng.choice(CLIP_SIDES_PX)))
     frames, fps = int(rng.choice(FRAME_COUNTS)), float(rng.choice(FRAME_RATES))
-    clips = [draw_clip(rng, frames, fps, size_px, things) for _ in range(count)]
+    events = [EVENTS[rng.choice(len(EVENTS), p=LATE_EVENTS)] if late else None for _ in range(count)]
+    clips = [draw_clip(rng, frames, fps, size_px, things, event) for event in events]
     return Lesson(
         "clip",
         np.stack([clip.frames[None] for clip in clips]),
         2 / fps,
-        tuple(_choose(clip_facts(clip, rng), rng) for clip in clips),
+        tuple(_choose(clip_facts(clip, rng), rng, late) for clip in clips),
         np.stack([_clip_labels(clip, "shape") for clip in clips]),
         np.stack([_clip_labels(clip, "color") for clip in clips]),
         np.stack([_states(clip) for clip in clips]),
+        np.stack([_inventory([(t.shape, c) for t in clip.tracks for c in {*t.colors} - {None}]) for clip in clips]),
     )
 
 
-def _choose(facts: Sequence[Fact], rng: np.random.Generator) -> tuple[Question, ...]:
+def _inventory(things: Sequence[tuple[str, str | None]]) -> Cells:
+    shapes, colors = zip(*things, strict=True)
+    counts = [*(shapes.count(shape) for shape in SHAPES), *(colors.count(color) for color in COLORS)]
+    return np.minimum(counts, MOST_OF_A_KIND)
+
+
+def _choose(facts: Sequence[Fact], rng: np.random.Generator, late: bool) -> tuple[Question, ...]:
     kinds = [fact.kind for fact in facts]
     weights = np.array([WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
+    if late:
+        weights *= [LATE_SEVERAL if fact.kind == "count" and fact.answer in "234" else 1 for fact in facts]
     chosen = rng.choice(len(facts), min(QUESTIONS_EACH, len(facts)), replace=False, p=weights / weights.sum())
     return tuple(put_into_words(facts[i], LANGUAGES[rng.integers(len(LANGUAGES))], rng) for i in chosen)
 
@@ -185,15 +210,10 @@ def _states(clip: Clip) -> Cells:
     for step in range(frames // 2):
         boxes = [box for track in others if (box := track.boxes_xyxy_px[2 * step + 1])]
         labels = [0] * len(boxes)
-        before = actor.boxes_xyxy_px[0] or actor.boxes_xyxy_px[-1]
-        now = actor.boxes_xyxy_px[2 * step + 1]
-        begun = 2 * step + 1 >= clip.event_frame
-        state = {"move": "moving", "appear": "appeared", "recolor": "recolored", "vanish": "gone"}[clip.event]
-        if now:
-            boxes.append(now)
-            labels.append(STATES.index(state) if begun else 0)
-        elif clip.event == "vanish" and before:
-            boxes.append(before)
-            labels.append(STATES.index("gone"))
+        # What vanishes stood still before, so its place is that of the first frame.
+        box = actor.boxes_xyxy_px[0] if clip.event == "vanish" else actor.boxes_xyxy_px[2 * step + 1]
+        if box:
+            boxes.append(box)
+            labels.append(STATES.index(AFTERWARDS[clip.event]) if 2 * step + 1 >= clip.event_frame else 0)
         steps.append(_cells(boxes, labels, height, width, len(STATES)))
     return np.concatenate(steps)

@@ -21,6 +21,7 @@ from qvl_attn.recorder import AttentionRecorder, Target
 MAX_NEW_TOKENS = 24
 BATCH = 16
 Map = NDArray[np.float64]
+Shown = Scene | tuple[Scene, Scene] | Clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Asked:
         words: (t, h, w) of the question's own tokens, averaged.
         size_px: (width, height) of what was shown.
         frames: of the clip, 1 for a picture.
+        fps: of the clip, 0 for a picture.
     """
 
     question: Question
@@ -42,6 +44,7 @@ class Asked:
     words: Map
     size_px: tuple[int, int]
     frames: int
+    fps: float
 
     @property
     def right(self) -> bool:
@@ -52,24 +55,25 @@ class Asked:
 def ask_all(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, samples: Iterable[HeldOut]
 ) -> list[Asked]:
-    """Puts every question of every sample; samples of one size share batches."""
-    by_size: dict[tuple, list[tuple[Question, object]]] = {}
+    """Puts every question of every sample to the model; what is of one size goes in batches."""
+    together: dict[tuple[object, ...], list[tuple[Question, Shown]]] = {}
     for sample in samples:
         shape = sample.shown.frames.shape if isinstance(sample.shown, Clip) else _scenes(sample.shown)[0].picture.shape
         for question in sample.questions:
-            by_size.setdefault(shape, []).append((question, sample.shown))
+            # Long answers apart, or every batch would wait for one.
+            together.setdefault((shape, question.kind == "describe"), []).append((question, sample.shown))
     asked = []
-    for items in by_size.values():
+    for items in together.values():
         for start in range(0, len(items), BATCH):
             asked += _ask_batch(model, processor, items[start : start + BATCH])
     return asked
 
 
-def _scenes(shown: Scene | tuple[Scene, ...]) -> tuple[Scene, ...]:
+def _scenes(shown: Scene | tuple[Scene, Scene]) -> tuple[Scene, ...]:
     return (shown,) if isinstance(shown, Scene) else shown
 
 
-def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, object]]) -> dict[str, torch.Tensor]:
+def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, Shown]]) -> dict[str, torch.Tensor]:
     shown = items[0][1]
     visuals = [{"type": "video"}] if isinstance(shown, Clip) else [{"type": "image"}] * len(_scenes(shown))
     text = [
@@ -96,7 +100,7 @@ def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, obje
 def _ask_batch(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    items: Sequence[tuple[Question, object]],
+    items: Sequence[tuple[Question, Shown]],
 ) -> list[Asked]:
     inputs = _inputs(processor, items)
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
@@ -120,8 +124,8 @@ def _ask_batch(
         prompt = recorded.weights[:, : len(target.rows)].mean(axis=0, dtype=np.float64)
         maps = prompt.reshape(len(target.rows), -1, rows, columns)  # a pair's two pictures stand like two steps
         height, width = rows * 28, columns * 28
-        frames = 2 * steps if isinstance(shown, Clip) else 1
-        asked.append(Asked(question, answer, maps[-1], maps[:-1].mean(axis=0), (width, height), frames))
+        frames, fps = (2 * steps, shown.fps) if isinstance(shown, Clip) else (1, 0.0)
+        asked.append(Asked(question, answer, maps[-1], maps[:-1].mean(axis=0), (width, height), frames, fps))
     return asked
 
 

@@ -33,6 +33,7 @@ class Packed:
         answers: (A,) what it has to predict.
         weights: (A,) of the loss; a question's tokens add up to the square root of their number.
         question: (A,) number of the question within the lesson.
+        words: (W, 2) sequence and position of every token of the questions.
     """
 
     ids: torch.Tensor
@@ -43,6 +44,7 @@ class Packed:
     answers: torch.Tensor
     weights: torch.Tensor
     question: torch.Tensor
+    words: torch.Tensor
 
 
 def patches(lesson: Lesson, processor: Qwen2_5_VLProcessor) -> torch.Tensor:
@@ -80,10 +82,10 @@ def _prefix_positions(
     return positions[:, 0], (images | videos)[0].nonzero()[:, 0]
 
 
-def _turn(question: Question, tokenizer: Qwen2Tokenizer) -> tuple[list[int], int]:
-    """A question and its answer as tokens, and how many of them are the answer's."""
-    answer = tokenizer(question.answer + END).input_ids
-    return [*tokenizer(question.question + TURN).input_ids, *answer], len(answer)
+def _turn(question: Question, tokenizer: Qwen2Tokenizer) -> tuple[list[int], int, int]:
+    """A question and its answer as tokens, and how many of them are the question's and the answer's."""
+    asked, answer = (list(tokenizer(text).input_ids) for text in (question.question, question.answer + END))
+    return [*asked, *tokenizer(TURN).input_ids, *answer], len(asked), len(answer)
 
 
 def pack(lesson: Lesson, tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditionalGeneration) -> Packed:
@@ -91,25 +93,26 @@ def pack(lesson: Lesson, tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditio
     head = prefix(lesson, tokenizer)
     start, vision = _prefix_positions(lesson, head, model)
     turns = [[_turn(question, tokenizer) for question in asked] for asked in lesson.questions]
-    length = len(head) + max(sum(len(ids) for ids, _ in row) for row in turns)
+    length = len(head) + max(sum(len(ids) for ids, *_ in row) for row in turns)
     samples = len(turns)
     ids = torch.full((samples, length), tokenizer.pad_token_id)
     segment = torch.full((samples, length), -1)
     positions = torch.zeros((3, samples, length), dtype=torch.long)
     ids[:, : len(head)], segment[:, : len(head)] = torch.tensor(head), 0
     positions[:, :, : len(head)] = start[:, None]
-    asks, answers, weights, number = [], [], [], []
+    asks, answers, weights, number, words = [], [], [], [], []
     for sample, row in enumerate(turns):
         at = len(head)
-        for index, (tokens, answered) in enumerate(row):
+        for index, (tokens, asked, answered) in enumerate(row):
             end = at + len(tokens)
             ids[sample, at:end] = torch.tensor(tokens)
             segment[sample, at:end] = index + 1
             positions[:, sample, at:end] = start[:, -1:] + 1 + torch.arange(len(tokens))
             asks += [(sample, position - 1) for position in range(end - answered, end)]
             answers += tokens[-answered:]
+            words += [(sample, position) for position in range(at, at + asked)]
             weights += [answered**-0.5] * answered
-            number += [sum(len(asked) for asked in lesson.questions[:sample]) + index] * answered
+            number += [sum(map(len, turns[:sample])) + index] * answered
             at = end
     order = torch.arange(length)
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
@@ -123,4 +126,5 @@ def pack(lesson: Lesson, tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditio
         torch.tensor(answers),
         torch.tensor(weights),
         torch.tensor(number),
+        torch.tensor(np.array(words)),
     )

@@ -1,4 +1,4 @@
-"""The training itself: two phases by a number of steps, from a seed, in checkpoints that continue to the same bits.
+"""The training itself: two phases by a number of steps, from a seed; checkpoints continue to the same bits on a CPU.
 
 First the vision tower alone learns to tell what each cell shows, then everything learns to answer questions.
 """
@@ -12,13 +12,14 @@ from math import cos, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from demo_model.build import build_config, build_model, seeded
+from demo_model.build import build_config, build_model
 from demo_model.forward import Heads, cell_loss, learn, see
 from demo_model.lessons import Kind, Lesson, draw_lesson
 from demo_model.optimizer import Muon
@@ -28,12 +29,15 @@ from demo_model.packing import pack, patches
 TRAINING = 1
 MOST_THINGS = ((0.04, 1), (0.1, 2), (0.18, 3), (0.26, 4), (1.0, 5))
 KINDS: tuple[tuple[Kind, float], ...] = (("picture", 0.5), ("pair", 0.1), ("clip", 0.4))
+# From about half-way there is more of what is learnt last, and each word of a question is to know what there is: then
+# question words look at things, too.
+LATE, INVENTORY_WEIGHT = 0.46, 0.3
 REMEMBERED = 300
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, all that the result depends on.
+    """What is to be done.
 
     Attributes:
         seed: of weights and of everything shown.
@@ -76,7 +80,7 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """Takes one step and tells its losses."""
         look = self.done < self.plan.look_steps
-        rng = seeded(TRAINING, self.plan.seed, self.done)
+        rng = np.random.default_rng((TRAINING, self.plan.seed, self.done))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
@@ -99,17 +103,20 @@ class Trainer:
 
     def _answer(self, rng: Any) -> dict[str, float]:
         through = (self.done - self.plan.look_steps) / self.plan.answer_steps
+        late = through >= LATE
         kind = rng.choice([kind for kind, _ in KINDS], p=[share for _, share in KINDS])
-        lesson = draw_lesson(rng, kind, next(most for until, most in MOST_THINGS if through < until))
+        lesson = draw_lesson(rng, kind, next(most for until, most in MOST_THINGS if through < until), late)
         packed = pack(lesson, self.processor.tokenizer, self.model)
         packed = type(packed)(**{name: tensor.to(self.device) for name, tensor in vars(packed).items()})
         pixels = patches(lesson, self.processor).to(self.device)
         losses = learn(self.model, self.heads, lesson, pixels, packed)
         helping = 1 - 0.8 * through
         total = losses.answer + helping * (0.2 * losses.cells + 0.15 * losses.place + 0.3 * losses.state)
+        if late:
+            total = total + INVENTORY_WEIGHT * losses.inventory
         total.backward()
         self._remember(lesson, losses.right.tolist())
-        return {name: getattr(losses, name).item() for name in ("answer", "cells", "place", "state")}
+        return {name: getattr(losses, name).item() for name in ("answer", "inventory", "cells", "place", "state")}
 
     def _remember(self, lesson: Lesson, right: list[bool]) -> None:
         asked = [question for row in lesson.questions for question in row]
@@ -146,7 +153,9 @@ class Trainer:
         if json.loads(notes["plan"]) != asdict(self.plan):
             raise ValueError(f"{file} was written under another plan: {notes['plan']}")
         self.done = int(notes["done"])
-        self.model.load_state_dict(_under("model.", tensors), strict=False)
+        missing, unexpected = self.model.load_state_dict(_under("model.", tensors), strict=False)
+        if missing != ["lm_head.weight"] or unexpected:  # tied to the embedding, which is there
+            raise ValueError(f"{file} is no checkpoint of this model: {missing + unexpected}")
         self.heads.load_state_dict(_under("heads.", tensors))
         for number, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, torch.Tensor]] = {}
