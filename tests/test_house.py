@@ -74,3 +74,9 @@ def test_no_security_trap_in_the_package():
     assert not re.search(
         r"trust_remote_code=True|allow_pickle=True|shell=True|import pickle|torch\.load|cv2\.im(read|write)", text
     )
+
+
+def test_the_demo_stays_small():
+    files = [path for path in (PACKAGE / "demo").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 12 * 2**20
+    assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]

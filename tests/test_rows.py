@@ -261,8 +261,8 @@ def test_finite_where_eager_overflows_in_fp16(cats):
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
-                projection.weight.mul_(30)
-                projection.bias.mul_(30)
+                projection.weight.mul_(90)
+                projection.bias.mul_(90)
     prompt = analyzer.prepare([([cats], "how many cats?")], Settings())[0].prompt
     model.set_attn_implementation({"text_config": "eager"})
     with torch.inference_mode():
