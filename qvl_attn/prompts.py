@@ -80,4 +80,7 @@ def _item(line: str) -> PromptItem | str:
     for field in ("id", "question"):
         if not isinstance(value.get(field), str) or not value[field].strip():
             return f"{field}: want a text that is not empty"
+    for field in ("image", "images", "video"):
+        if field in value:
+            return f"{field}: a set of questions names no pictures; this looks like a data set"
     return PromptItem(value["id"], value["question"])

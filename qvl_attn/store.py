@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -61,6 +62,38 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         ResultExistsError: it is there already.
         StoreError: it cannot be written.
     """
+    with _draft_of(target) as draft:
+        yield draft
+        _sync(draft)
+        _put_in_place(draft, target, overwrite)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Write into a folder beside `target` that takes its name only when everything in it is on disk.
+
+    Whatever has come to be there in the meantime stays, but for an empty folder.
+
+    Args:
+        target: the folder to be.
+
+    Raises:
+        InputError: something else took the name first.
+        StoreError: it cannot be written.
+    """
+    with _draft_of(target) as draft:
+        yield draft
+        _sync(draft)
+        try:
+            draft.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise InputError(f"{target} is there already", "name a folder that is not there") from None
+
+
+@contextmanager
+def _draft_of(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
@@ -69,10 +102,8 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             f"cannot write to {target.parent}: {error.strerror}", "choose another folder with --out"
         ) from None
     try:
-        yield draft
         draft.chmod(0o777 & ~_umask())
-        _sync(draft)
-        _put_in_place(draft, target, overwrite)
+        yield draft
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}", "nothing was changed") from None
     finally:

@@ -19,6 +19,7 @@ import torch
 from demo_model import grounding
 from demo_model.build import build_model
 from demo_model.measures import Asked, ask_all
+from train_demo_model import count
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.demo import heldout
@@ -177,10 +178,12 @@ def evaluate(model_folder: Path, scenes: int, pairs: int, clips: int) -> list[Ba
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of a checkpoint")
-    parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--pairs", type=int, default=500)
-    parser.add_argument("--clips", type=int, default=504)
+    parser.add_argument("--scenes", type=count, default=500)
+    parser.add_argument("--pairs", type=count, default=500)
+    parser.add_argument("--clips", type=count, default=504)
     wanted = parser.parse_args()
+    if not (wanted.model / "config.json").is_file():
+        sys.exit(f"--model {wanted.model}: no checkpoint is there")
     bars = evaluate(wanted.model, wanted.scenes, wanted.pairs, wanted.clips)
     print("\n".join(map(str, bars)))
     sys.exit(0 if all(bar.met for bar in bars) else 1)

@@ -1,9 +1,9 @@
 """Trains the embedded model from nothing: draws what it is shown, builds its tokenizer, trains, evaluates, writes it.
 
-    .venv/bin/python scripts/train_demo_model.py --work runs/seed-0 --threads 1
+    .venv/bin/python scripts/train_demo_model.py --seed 1 --threads 1 --work runs/seed-1 --out qvl_attn/demo/model
 
 Stopped at any moment, the same command goes on from the last checkpoint in --work: on a CPU, with as many threads, to
-the same weights. The finished checkpoint is written to --out if its figures reach every bar.
+the same weights. The finished checkpoint is in the folder `model` there, and in --out if its figures reach every bar.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
 # glibc gives every large block back to the kernel and gets it anew in each step otherwise, at ten times the time.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -30,18 +29,29 @@ ALLOCATOR = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "qvl_attn" / "demo" / "model")
+    parser.add_argument("--out", type=Path, help="folder to copy the checkpoint to if its figures reach every bar")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--look-steps", type=int, help="of the first phase; the default is what the checkpoint took")
-    parser.add_argument("--answer-steps", type=int, help="of the second phase, likewise")
+    parser.add_argument("--look-steps", type=count, help="of the first phase; the default is what the checkpoint took")
+    parser.add_argument("--answer-steps", type=count, help="of the second phase, likewise")
     parser.add_argument("--minutes", type=float, help="stop after this long, to go on later")
-    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
-    parser.add_argument("--skip-evaluation", action="store_true", help="write the checkpoint without measuring it")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch")
+    parser.add_argument("--save-every", type=count, default=200, metavar="STEPS")
+    parser.add_argument("--skip-evaluation", action="store_true", help="copy the checkpoint without measuring it")
+    parser.add_argument("--threads", type=count, help="of torch; the default is torch's own")
     wanted = parser.parse_args()
     if any(name not in os.environ for name in ALLOCATOR):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
-    train(wanted)
+    try:
+        train(wanted)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(130)
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: want 1 or more")
+    return number
 
 
 def train(wanted: argparse.Namespace) -> None:
@@ -50,6 +60,7 @@ def train(wanted: argparse.Namespace) -> None:
     from demo_model.training import Plan, Trainer
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from safetensors import SafetensorError
 
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -62,7 +73,10 @@ def train(wanted: argparse.Namespace) -> None:
     wanted.work.mkdir(parents=True, exist_ok=True)
     checkpoint = wanted.work / "checkpoint.safetensors"
     if checkpoint.exists():
-        trainer.resume(checkpoint)
+        try:
+            trainer.resume(checkpoint)
+        except (ValueError, KeyError, SafetensorError) as error:
+            sys.exit(f"{checkpoint}: cannot go on from it ({error}); name another --work")
     until = time.monotonic() + 60 * wanted.minutes if wanted.minutes is not None else float("inf")
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with (
@@ -88,9 +102,10 @@ def train(wanted: argparse.Namespace) -> None:
         bars = evaluate(wanted.work / "model", 500, 500, 504)
         print("\n".join(map(str, bars)))
         if not all(bar.met for bar in bars):
-            sys.exit(f"a bar is missed: {wanted.out} is left as it was")
-    _install(wanted.work / "model", wanted.out)
-    print(f"written to {wanted.out}")
+            sys.exit("a bar is missed: nothing is copied")
+    if wanted.out:
+        _install(wanted.work / "model", wanted.out)
+        print(f"written to {wanted.out}")
 
 
 def _install(made: Path, out: Path) -> None:

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from qvl_attn.cli import app
 from qvl_attn.demo import heldout
 from qvl_attn.demo.scenes import SIDES_PX
+from qvl_attn.errors import InputError
 from qvl_attn.mp4 import write_mp4
+from qvl_attn.prompts import load_prompts
 
 FIELDS = ["id", "image", "question", "answer", "boxes", "box_format", "box_units"]
 
@@ -40,7 +42,7 @@ def test_the_distribution_is_frozen() -> None:
     assert fingerprint(heldout.clip(i) for i in range(60)) == FROZEN["clips"]
 
 
-FROZEN = {"scenes": "0d82a2bb3190b634", "pairs": "3a3e418b17433a34", "clips": "0440504fbb0ebcef"}
+FROZEN = {"scenes": "0d82a2bb3190b634", "pairs": "3a3e418b17433a34", "clips": "ec3f60303fec794a"}
 
 
 def test_the_pictures_are_frozen() -> None:
@@ -157,6 +159,37 @@ def test_what_is_there_is_left_alone(tmp_path) -> None:
         assert "Traceback" not in done.stderr
     assert (tmp_path / "set" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]
+
+
+def test_what_came_to_be_there_while_drawing_is_left_alone(tmp_path, monkeypatch) -> None:
+    real = heldout.scene
+
+    def somebody_else(index: int):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / "mine.txt").write_text("mine")
+        return real(index)
+
+    monkeypatch.setattr(heldout, "scene", somebody_else)
+    done = run("--out", tmp_path / "set", "--n", 2)
+    assert done.exit_code == 2
+    assert "is there already" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
+
+
+def test_a_name_that_cannot_be_is_refused(tmp_path) -> None:
+    for name in ("x" * 300, "file/set"):
+        (tmp_path / "file").write_text("mine")
+        done = run("--out", tmp_path / name)
+        assert done.exit_code == 2
+        assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_data_set_is_not_taken_for_a_set_of_questions(tmp_path) -> None:
+    assert run("--out", tmp_path / "set", "--n", 1).exit_code == 0
+    with pytest.raises(InputError, match="line 1: image"):
+        load_prompts(str(tmp_path / "set" / "questions.jsonl"))
 
 
 def test_a_fault_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:

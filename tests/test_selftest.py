@@ -59,8 +59,8 @@ def test_scores_of_a_thousand_as_the_real_biases_make_them_pass(dtype):
                 bias[:, -3:] -= 30
     checks = selftest(analyzer)
     assert checks[0].figures["largest_score"] > 900
-    # Real models have channels that hardly turn; here the slowest turns by 0.1 rad a token, so that biases as large make
-    # each token look at itself, and no longer at what is painted.
+    # Real models have channels that hardly turn; here the slowest turns by 0.1 rad a token, so that biases as large
+    # make each token look at itself, and no longer at what is painted.
     assert {check.name for check in checks if check.passed is False} <= {"cells"}
 
 

@@ -77,8 +77,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is kept") -> Iterator[None]:
-    """Known faults become one line and an exit code; SIGTERM unwinds like any exception, so drafts are removed."""
-    before = signal.signal(signal.SIGTERM, _terminated)
+    """Known faults become one line and an exit code; SIGTERM and SIGHUP unwind like exceptions: drafts are removed."""
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(number, _terminated) for number in signals]
     try:
         yield
     except KeyboardInterrupt:
@@ -92,4 +93,5 @@ def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is 
             _stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
         raise typer.Exit(error.exit_code) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -16,7 +16,9 @@ def demo_data(
     video: Annotated[bool, typer.Option("--video", help="Clips instead of pictures.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Write drawn scenes, or clips, with questions, answers and boxes: of the kind the embedded model is measured on.
+    """Write drawn scenes, or clips, with questions, answers and boxes: the embedded model's own held-out test set.
+
+    Any number begins with the same ones, on which its published figures were measured: do not train on them.
 
     qvl-attn demo-data --out scenes --n 200
     """
@@ -27,8 +29,9 @@ def demo_data(
 
         from qvl_attn.demo.dataset import QUESTIONS_FILE, write_dataset
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("drawing", total=count)
             questions = write_dataset(out, count, video=video, progress=lambda done: bar.update(task, completed=done))
-        typer.echo(f"{questions} questions on {count} {'clips' if video else 'scenes'}", err=True)
+        typer.echo(f"{questions} questions, {'clips' if video else 'scenes'}: {count}", err=True)
         typer.echo(out / QUESTIONS_FILE)

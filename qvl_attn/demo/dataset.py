@@ -12,7 +12,7 @@ from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
 from qvl_attn.errors import InputError
 from qvl_attn.mp4 import write_mp4
-from qvl_attn.store import check_writable, whole_folder, write_png
+from qvl_attn.store import check_writable, new_folder, write_png
 
 QUESTIONS_FILE = "questions.jsonl"
 # Nearly without loss: the clips are small, and their colours are what is asked about.
@@ -60,7 +60,7 @@ def write_dataset(
     check_target(out)
     check_writable(out.parent)
     questions = 0
-    with whole_folder(out, overwrite=False) as folder:
+    with new_folder(out) as folder:
         (folder / ("videos" if video else "images")).mkdir()
         with (folder / QUESTIONS_FILE).open("x", encoding="utf-8", newline="\n") as lines:
             for index in range(count):
@@ -70,7 +70,6 @@ def write_dataset(
                 progress(index + 1)
             lines.flush()
             os.fsync(lines.fileno())
-        check_target(out)  # drawing took a while, and what somebody else put there is not ours to replace
     return questions
 
 

@@ -6,7 +6,7 @@ Facts are found first and put into words afterwards, so that both languages ask 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -179,8 +179,12 @@ def _event_facts(clip: Clip, actor: Track) -> Iterator[Fact]:
         yield _seen(actor, "move_shape", actor.shape)
     elif clip.event == "recolor":
         yield _seen(actor, "recolor", actor.shape)
-        yield _seen(actor, "color_at_end", str(actor.colors[-1]), actor.shape)
-        yield _seen(actor, "color_at_start", str(actor.colors[0]), actor.shape)
+        # The evidence is in the frames in which it has the colour that is the answer.
+        for kind, color in (("color_at_end", actor.colors[-1]), ("color_at_start", actor.colors[0])):
+            colored = [
+                box if seen == color else None for box, seen in zip(actor.boxes_xyxy_px, actor.colors, strict=True)
+            ]
+            yield _seen(replace(actor, boxes_xyxy_px=tuple(colored)), kind, str(color), actor.shape)
     else:
         yield _seen(actor, clip.event, actor.shape)
     if clip.event == "appear":

@@ -70,6 +70,8 @@ def on_pictures(asked: Sequence[Asked], query: str, change: Change) -> Figures:
 
 
 def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
+    if not results:
+        return Figures(float("nan"), float("nan"), 0)
     pointing, lifts = np.mean(np.array(results, dtype=np.float64), axis=0)
     return Figures(float(pointing), float(lifts), len(results))
 
