@@ -156,7 +156,7 @@ def pair_facts(pair: tuple[Scene, Scene]) -> list[Fact]:
 
 
 def clip_facts(clip: Clip, rng: np.random.Generator) -> list[Fact]:
-    """What happens in a clip, in which third of it, and what is true of its things; `rng` chooses what to ask in vain."""
+    """What happens in a clip, in which third of it, and what is true of its things; `rng` picks what is not there."""
     actor, *others = clip.tracks
     facts = [*_event_facts(clip, actor)]
     for track in others:
