@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from demo_model import grounding
+from demo_model.arguments import count
 from demo_model.build import build_model
 from demo_model.measures import Asked, ask_all
-from train_demo_model import count
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.demo import heldout

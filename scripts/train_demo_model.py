@@ -16,6 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from demo_model.arguments import count
+
 # glibc gives every large block back to the kernel and gets it anew in each step otherwise, at ten times the time.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -45,13 +47,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
         sys.exit(130)
-
-
-def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: want 1 or more")
-    return number
 
 
 def train(wanted: argparse.Namespace) -> None:

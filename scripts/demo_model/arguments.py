@@ -1,0 +1,17 @@
+"""What the scripts take on their command lines."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def count(text: str) -> int:
+    """A number of steps, samples or threads.
+
+    Raises:
+        argparse.ArgumentTypeError: less than 1.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: want 1 or more")
+    return number
