@@ -59,14 +59,20 @@ def on_pictures(asked: Sequence[Asked], query: str, change: Change) -> Figures:
         change: what is done to the map first.
     """
     results = []
+    for one, boxes in _pointed(asked):
+        values = getattr(one, query)[0]
+        share, centers = inside(boxes, values.shape, one.size_px)
+        changed = change(values)
+        results.append((points(changed, centers), lift(changed, share)))
+    return _mean(results)
+
+
+def _pointed(asked: Sequence[Asked]) -> Iterator[tuple[Asked, Sequence[Box]]]:
+    """The questions of colour, shape and existence that are about something there, and its boxes."""
     for one in asked:
         boxes = one.question.fact.boxes_xyxy_px
         if one.question.kind in POINTED and boxes:
-            values = getattr(one, query)[0]
-            share, centers = inside(boxes, values.shape, one.size_px)
-            changed = change(values)
-            results.append((points(changed, centers), lift(changed, share)))
-    return _mean(results)
+            yield one, boxes
 
 
 def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
@@ -78,11 +84,7 @@ def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
 
 def chance_of_pointing(asked: Sequence[Asked]) -> float:
     """Mean share of cells whose centre lies in a box, over the maps of `on_pictures`."""
-    shares = []
-    for one in asked:
-        boxes = one.question.fact.boxes_xyxy_px
-        if one.question.kind in POINTED and boxes:
-            shares.append(inside(boxes, one.last.shape[1:], one.size_px)[1].mean())
+    shares = [inside(boxes, one.last.shape[1:], one.size_px)[1].mean() for one, boxes in _pointed(asked)]
     return float(np.mean(shares))
 
 

@@ -16,6 +16,7 @@ from qvl_attn.demo.clips import Clip
 from qvl_attn.demo.heldout import HeldOut
 from qvl_attn.demo.questions import Question
 from qvl_attn.demo.scenes import Box, Scene
+from qvl_attn.prompt import CELL_PX
 from qvl_attn.recorder import AttentionRecorder, Target
 
 MAX_NEW_TOKENS = 24
@@ -123,7 +124,7 @@ def _ask_batch(
     for (question, shown), target, recorded, answer in zip(items, targets, recorder.results(), answers, strict=True):
         prompt = recorded.weights[:, : len(target.rows)].mean(axis=0, dtype=np.float64)
         maps = prompt.reshape(len(target.rows), -1, rows, columns)  # a pair's two pictures stand like two steps
-        height, width = rows * 28, columns * 28
+        height, width = rows * CELL_PX, columns * CELL_PX
         frames, fps = (2 * steps, shown.fps) if isinstance(shown, Clip) else (1, 0.0)
         asked.append(Asked(question, answer, maps[-1], maps[:-1].mean(axis=0), (width, height), frames, fps))
     return asked
