@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.grid import picture_grid
+from qvl_attn.grid import grid_of
+from qvl_attn.merge import RULE
 from qvl_attn.reduce import heat_maps, layer_figures
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result, Settings
@@ -60,7 +61,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
     if merge_size < 1 or patches != len(arrays["vision_tokens"]) * merge_size**2:
         raise ValueError("grid_thw does not fit the vision tokens")
     for grid_thw, one in zip(arrays["grid_thw"].tolist(), media, strict=True):
-        grid = picture_grid(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one.size_px)
+        grid = grid_of(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one)
         seen += grid.cells
         grids.append(grid)
     capture = Capture(
@@ -75,7 +76,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         weights_by_head=arrays.get("weights_by_head"),
     )
     derived = capture_arrays(capture)
-    for name in ("vision_tokens", "boxes_px"):
+    for name in ("vision_tokens", "boxes_px", "frame_span", "times_s"):
         if not np.array_equal(derived[name], arrays[name]):
             raise ValueError(f"{name} does not fit the grids")
     return capture
@@ -96,7 +97,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
     cells = sum(grid.cells for grid in capture.grids)
     return {
         "schema_version": SCHEMA_VERSION,
-        "kind": "ask",
+        "kind": "ask" if result.settings.clip is None else "video",
         "question": result.question,
         "answer": result.answer,
         "answer_logprob": result.answer_logprob,
@@ -111,9 +112,11 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
                 "grid_thw": list(grid.grid_thw),
                 "times_s": media.times_s.tolist(),
                 "notes": list(media.notes),
+                "clip": media.clip and {**asdict(media.clip), "sampled_frames": len(media.frames)},
             }
             for media, grid in zip(result.media, capture.grids, strict=True)
         ],
+        "passes": _passes(result),
         "headline": {
             "query": one.query,
             "layers": list(one.layers),
@@ -142,6 +145,41 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "notes": list(notes),
         "files": sorted(files),
     }
+
+
+def pass_folder(number: int) -> str:
+    """Where the sub-result of a pass lies, within its result's folder."""
+    return f"passes/{number:03d}"
+
+
+def _passes(result: Result) -> dict[str, Any] | None:
+    if not result.passes:
+        return None
+    how = result.settings.clip
+    return {
+        "mode": "windows" if how and how.mode == "clip" else "frames",
+        "merged": RULE if how and how.mode != "both" else None,
+        "results": [
+            {
+                "folder": pass_folder(i),
+                "frame_indices": _frame_indices(result, one),
+                "times_s": one.media[0].times_s.tolist(),
+                "answer": one.answer,
+                "answer_logprob": one.answer_logprob,
+                "vision_mass": one.heatmaps()[0].vision_mass,
+            }
+            for i, one in enumerate(result.passes)
+        ],
+    }
+
+
+def _frame_indices(result: Result, one: Result) -> list[int]:
+    """The source frames that a pass was about."""
+    facts = one.media[0].clip
+    if facts is not None:
+        return list(facts.frame_indices)
+    whole = result.media[0]
+    return [whole.clip.frame_indices[result.passes.index(one)]] if whole.clip else []
 
 
 def _base_name(source: str) -> str:

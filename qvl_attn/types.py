@@ -40,33 +40,69 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
     )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Media:
-    """One picture, upright and in RGB.
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a clip, and which of its frames were sampled.
 
     Attributes:
-        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation. In a result that was read back the
-            frames may be smaller than the original.
+        start_s: where the part that is looked at begins.
+        end_s: where it ends.
+        rate_fps: its own frames per second there, on average.
+        sampled_fps: one frame was sampled every 1 / `sampled_fps` seconds.
+        frame_indices: (F,) number of each sampled frame in the clip, from 0.
+        declared_frames: how many the file says the whole clip has; None where it says nothing.
+        decoded_frames: how many of that part could be decoded.
+        skipped_s: when those would be shown that could not.
+    """
+
+    start_s: float
+    end_s: float
+    rate_fps: float
+    sampled_fps: float
+    frame_indices: tuple[int, ...]
+    declared_frames: int | None
+    decoded_frames: int
+    skipped_s: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start_s < self.end_s, f"from {self.start_s} to {self.end_s} s")
+        _require(min(self.rate_fps, self.sampled_fps) > 0, f"rates {self.rate_fps}, {self.sampled_fps}")
+        _require(len(self.frame_indices) > 0 and min(self.frame_indices) >= 0, "frame_indices: none, or negative")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Media:
+    """One picture, or the sampled frames of one clip, upright and in RGB.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation and rotation. A clip's are as large
+            as the processor wants them; in a result that was read back a picture may be smaller than the original.
         times_s: (F,) float64, when each frame is shown; 0 for a picture.
         size_px: (width, height) of the upright original.
         source: the path as it was typed.
         sha256: of the file's bytes, in hex.
         notes: what was done to the file that its owner may not expect, one line each.
+        clip: of a clip, where its frames come from; None for a picture.
     """
 
-    kind: Literal["picture"]
+    kind: Literal["picture", "clip"]
     frames: NDArray[np.uint8]
     times_s: NDArray[np.float64]
     size_px: tuple[int, int]
     source: str
     sha256: str
     notes: tuple[str, ...] = ()
+    clip: ClipFacts | None = None
 
     def __post_init__(self) -> None:
         _require_array("frames", self.frames, np.uint8, (None, None, None, 3))
         _require_array("times_s", self.times_s, np.float64, (len(self.frames),))
         _require(self.frames.size > 0, "frames: empty")
         _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
+        _require((self.kind == "clip") == (self.clip is not None), f"kind {self.kind!r}: only a clip has clip facts")
+        _require(
+            self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one a frame"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qvl_attn"
-TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "analyzer", "selftest"}
+TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
 PURE = {
     "types": {"errors"},
     "errors": set(),
@@ -25,6 +25,9 @@ PURE = {
     "store": {"types", "errors"},
     "media": {"types", "errors"},
     "mp4": set(),
+    "footage": set(),
+    "sampling": {"errors", "footage"},
+    "merge": {"types", "errors", "grid"},
 }
 
 
