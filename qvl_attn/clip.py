@@ -15,7 +15,7 @@ from qvl_attn.animation import animation_footage, folder_footage, is_animation
 from qvl_attn.container import container_footage
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage, Pixels
-from qvl_attn.media import check_file, check_local, check_size, file_faults, printable
+from qvl_attn.media import check_file, check_local, check_size, file_faults, is_picture, printable
 from qvl_attn.sampling import ClipSettings, Plan
 from qvl_attn.types import ClipFacts, Media
 
@@ -44,7 +44,12 @@ def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.sou
             check_file(there, name, "a clip")
             with there.open("rb") as file:
                 head = file.read(16)
-            footage = animation_footage(there, name) if is_animation(head) else container_footage(there, name)
+            if is_animation(head):
+                footage = animation_footage(there, name)
+            elif is_picture(head):
+                raise InputError(f"{name} is a picture, not a clip", "ask it with `qvl-attn ask`")
+            else:
+                footage = container_footage(there, name)
     check_size(*footage.size_px, name)
     return replace(footage, source=source)
 

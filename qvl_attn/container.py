@@ -43,6 +43,7 @@ class _Index:
         tail_s: how long the last frame is shown.
         counted: whether the frames were counted, for want of stamps.
         declared: how many frames the container says it has.
+        declared_s: how long the container says it lasts; 0 where it says nothing.
         pixel_aspect: width over height of a pixel, as text; empty for square ones.
     """
 
@@ -51,6 +52,7 @@ class _Index:
     tail_s: float
     counted: bool
     declared: int | None
+    declared_s: float
     pixel_aspect: str
 
 
@@ -77,17 +79,23 @@ def container_footage(path: Path, name: str) -> Footage:
         notes.append(f"its pixels are not square ({index.pixel_aspect}): they are taken and drawn as if they were")
     if index.declared and index.declared > len(index.stamps):
         notes.append(f"it declares {index.declared} frames, but has {len(index.stamps)}: it is cut short")
+    elif index.declared_s > 1.25 * _end_s(index) + 0.25:
+        notes.append(f"it declares {index.declared_s:.1f} s, but has {_end_s(index):.1f}: it is cut short")
     times_s = (index.stamps - index.stamps[0]) * index.unit_s
     return Footage(
         source=str(path),
         sha256=_sha256(path),
         size_px=size_px,
         times_s=times_s,
-        end_s=float(times_s[-1] + index.tail_s),
+        end_s=_end_s(index),
         declared_frames=index.declared,
         frames=partial(_frames, path, name, index, size_px),
         notes=tuple(notes),
     )
+
+
+def _end_s(index: _Index) -> float:
+    return float((index.stamps[-1] - index.stamps[0]) * index.unit_s + index.tail_s)
 
 
 @contextmanager
@@ -122,6 +130,7 @@ def _read_index(path: Path, name: str) -> _Index:
         rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE_FPS)
         unit_s = float(stream.time_base or 0)
         declared, aspect = stream.frames or None, stream.sample_aspect_ratio
+        declared_s = (container.duration or 0) / av.time_base
         for packet in container.demux(stream):
             if not packet.size or packet.is_discard:
                 continue
@@ -143,6 +152,7 @@ def _read_index(path: Path, name: str) -> _Index:
         tail_s=1 / rate if counted or not tail else tail * unit_s,
         counted=counted,
         declared=declared,
+        declared_s=declared_s,
         pixel_aspect="" if aspect in (None, 0, 1) else f"{aspect.numerator}:{aspect.denominator}",
     )
 

@@ -57,6 +57,11 @@ _TURNS = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins like this is a picture, sound or broken; animated ones are pictures, too."""
+    return bool(_SIGNATURE.match(head))
+
+
 def is_clip(path: str | os.PathLike[str]) -> bool:
     """Whether the name ends as the name of a clip does. The file is not looked at."""
     return bool(_CLIP.search(os.fspath(path)))

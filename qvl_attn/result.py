@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
 from qvl_attn.reduce import heat_maps
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.types import Capture, Drawing, HeatMap, Media, Scale
+from qvl_attn.types import Capture, HeatMap, Media, Scale
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,21 @@ class Result:
             raise InputError(f"media {media}: not there", f"the prompt has pictures 0 to {len(self.media) - 1}")
         return self.heatmaps(layers, heads, query)[media]
 
-    def save(self, out: str | os.PathLike[str], drawing: Drawing | None = None, *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`.
 
         Args:
             out: the folder that holds results; made if need be.
             drawing: how to draw.
             overwrite: replace the same result.
+            progress: of a clip, told what is being done, how much of it is done, and of how much.
 
         Returns:
             The folder that was written.
@@ -187,7 +196,7 @@ class Result:
         """
         from qvl_attn.folder import save_result
 
-        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite)
+        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Result:

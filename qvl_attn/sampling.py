@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage
@@ -123,11 +124,11 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
     times = footage.times_s
     first = max(0, int(np.searchsorted(times, start + TOLERANCE_S, side="right")) - 1)
     stop = max(first + 1, int(np.searchsorted(times, end - TOLERANCE_S, side="left")))
-    fps, own = settings.fps, (stop - first) / (end - start)
+    fps, own = settings.fps, _fastest_fps(times[first:stop], end - start)
     if own < 0.99 * fps:
         fps = own
         notes.append(
-            f"the clip has {own:.3g} frames a second there, fewer than --fps {settings.fps:g}: so many are taken"
+            f"the clip has no more than {own:.3g} frames a second there: so many are taken, not {settings.fps:g}"
         )
     count = max(1, math.ceil((end - start) * fps - TOLERANCE_S * fps))
     if count > settings.max_frames:
@@ -139,3 +140,8 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
     moments = start + np.arange(count) / fps
     wanted = np.searchsorted(times, moments + TOLERANCE_S, side="right") - 1
     return Plan(start, end, first, stop, tuple(np.clip(wanted, first, stop - 1).tolist()), fps, tuple(notes))
+
+
+def _fastest_fps(times_s: NDArray[np.float64], span_s: float) -> float:
+    """The most frames a second that a stretch of a clip has anywhere: with a variable rate some follow faster."""
+    return float(1 / np.diff(times_s).min()) if len(times_s) > 1 else 1 / span_s

@@ -14,11 +14,12 @@ import numpy as np
 
 from qvl_attn.grid import grid_of
 from qvl_attn.merge import RULE
-from qvl_attn.reduce import heat_maps, layer_figures
+from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
-from qvl_attn.types import Capture, HeatMap, Media, Token, TokenGrid
+from qvl_attn.types import Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
 
@@ -116,6 +117,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
             }
             for media, grid in zip(result.media, capture.grids, strict=True)
         ],
+        "steps": _steps(result),
         "passes": _passes(result),
         "headline": {
             "query": one.query,
@@ -145,6 +147,18 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "notes": list(notes),
         "files": sorted(files),
     }
+
+
+def _steps(result: Result) -> list[dict[str, Any]] | None:
+    """Of a clip, each step's times, its share of the headline's attention, and that over a uniform map's."""
+    if result.media[0].clip is None:
+        return None
+    values = result.heatmaps()[0].values
+    totals = values.sum(axis=(1, 2), dtype=np.float64)
+    return [
+        {"times_s": times.tolist(), "share": float(total / totals.sum()), "over_chance": float(over)}
+        for times, total, over in zip(result.capture.grids[0].times_s, totals, over_chance(values), strict=True)
+    ]
 
 
 def pass_folder(number: int) -> str:
@@ -208,6 +222,26 @@ def tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
     )
 
 
+def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
+    """What is known of a clip, from its `result.json`."""
+    declared = value["declared_frames"]
+    return ClipFacts(
+        start_s=float(value["start_s"]),
+        end_s=float(value["end_s"]),
+        rate_fps=float(value["rate_fps"]),
+        sampled_fps=float(value["sampled_fps"]),
+        frame_indices=tuple(int(number) for number in value["frame_indices"]),
+        declared_frames=None if declared is None else int(declared),
+        decoded_frames=int(value["decoded_frames"]),
+        skipped_s=tuple(float(time_s) for time_s in value["skipped_s"]),
+    )
+
+
+def _settings_from(value: Mapping[str, Any]) -> Settings:
+    clip = value.get("clip")
+    return Settings(**{**value, "clip": None if clip is None else ClipSettings(**clip)})
+
+
 def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Media]) -> Result:
     """A result from its JSON, arrays and pictures.
 
@@ -225,7 +259,7 @@ def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Medi
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
         capture=capture,
-        settings=Settings(**value["settings"]),
+        settings=_settings_from(value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={

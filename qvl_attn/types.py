@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
-
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -23,11 +21,6 @@ ROLES = ("system", "question", "template", "vision", "last", "answer")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-def _require_input(condition: bool, what: str, wanted: str) -> None:
-    if not condition:
-        raise InputError(f"{what}: want {wanted}")
 
 
 def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -284,43 +277,3 @@ class HeatMap:
     def clipped(self) -> int:
         """How many cells lie above the scale."""
         return int((self.values > self.scale.high).sum())
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How pictures are drawn.
-
-    Attributes:
-        colormap: `inferno`, `viridis` or `jet`.
-        alpha: weight of the colours over the picture, 0 to 1.
-        interp: `linear` interpolates between the cells' centres, `cells` draws each cell as its box.
-        blur_cells: sigma of a Gaussian over the cells, in cells; 0 for none.
-        scale: `layer` gives each layer's own picture its own scale, `shared` one scale to all.
-        top_percent: colour only this share of the cells, the strongest; 100 for all.
-        draw_size_px: the longest side of a drawn picture; 0 for the size of the original.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    colormap: Literal["inferno", "viridis", "jet"] = "inferno"
-    alpha: float = 0.5
-    interp: Literal["linear", "cells"] = "linear"
-    blur_cells: float = 0.0
-    scale: Literal["layer", "shared"] = "layer"
-    top_percent: float = 100.0
-    draw_size_px: int = 1280
-
-    def __post_init__(self) -> None:
-        _require_input(
-            self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap}", "inferno, viridis, jet"
-        )
-        _require_input(0 <= self.alpha <= 1, f"alpha {self.alpha}", "0 to 1")
-        _require_input(self.interp in ("linear", "cells"), f"interp {self.interp}", "linear, cells")
-        _require_input(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}", "0 to 100 cells")
-        _require_input(self.scale in ("layer", "shared"), f"scale {self.scale}", "layer, shared")
-        _require_input(0 < self.top_percent <= 100, f"top percent {self.top_percent}", "above 0, at most 100")
-        size = self.draw_size_px
-        _require_input(
-            size == 0 or 64 <= size <= 16384, f"draw size {size}", "64 to 16384 pixels, or the original's size"
-        )

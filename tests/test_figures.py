@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from qvl_attn import figures, lettering, render
+from qvl_attn.drawing import Drawing
 from qvl_attn.figures import ACCENT, Panel, headline, scale_line, sheet
-from qvl_attn.types import Drawing, HeatMap, Scale
+from qvl_attn.types import HeatMap, Scale
 
 rng = np.random.default_rng(3)
 GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)

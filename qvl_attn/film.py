@@ -1,0 +1,189 @@
+"""One frame of a clip with its heat map: which map it shows, and what is written beneath it.
+
+Pure: arrays in, a uint8 RGB array out. A sampled frame shows the map of the step of tokens that it fed. A frame between
+two sampled ones shows the map of the one before it, or with `Drawing.smooth` the maps of both mixed by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from qvl_attn import lettering, render
+from qvl_attn.drawing import Drawing
+from qvl_attn.figures import ACCENT, GREY, INK, PAGE
+from qvl_attn.lettering import line_height_px
+from qvl_attn.numbers import compact, times_uniform
+from qvl_attn.plain import plain
+from qvl_attn.render import Picture
+from qvl_attn.types import FloatArray, HeatMap, Scale
+
+GAP_PX = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """What a film tells, the same on all frames but where a sampled frame has its own.
+
+    Attributes:
+        heat: (t, h, w) the map of each step.
+        times_s: (F,) when each sampled frame is shown.
+        steps: (F,) the step that each sampled frame fed.
+        question: as it was asked.
+        answers: (F,) the answer to be written while a sampled frame is shown.
+        captions: what the map is, a line each.
+    """
+
+    heat: HeatMap
+    times_s: Sequence[float]
+    steps: Sequence[int]
+    question: str
+    answers: Sequence[str]
+    captions: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not len(self.times_s) == len(self.steps) == len(self.answers) > 0:
+            raise ValueError("want a step and an answer for each sampled frame")
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What is shown at a time: maps of two steps, how much of the second, and what is said about it."""
+
+    sample: int
+    step: int
+    next_step: int
+    share: float
+    said: str
+
+
+class FilmDrawer:
+    """Draws the frames of one clip.
+
+    Args:
+        story: what it tells.
+        size_px: (width, height) of the clip, upright.
+        drawing: how.
+    """
+
+    def __init__(self, story: Story, size_px: tuple[int, int], drawing: Drawing) -> None:
+        self.story, self.drawing = story, drawing
+        self.picture_px = render.drawn_size_px(size_px, drawing)
+        width, height = self.picture_px
+        self._row = 2 * width + GAP_PX if drawing.side_by_side else width
+        self._text_px = max(15, round(self._row / 58))
+        self._margin = round(0.7 * self._text_px)
+        room = self._row - 2 * self._margin
+        captions = [len(lettering.wrap(line, room, self._text_px, max_lines=2)) for line in story.captions]
+        self._lines = (1, 1, 1, *captions, 1 if room >= 56 * self._text_px else 2)
+        band = sum(self._lines) * line_height_px(self._text_px) + 2 * self._margin
+        self.size_px = (self._row + self._row % 2, (height + band) + (height + band) % 2)
+        self._colors = lru_cache(4)(self._color_step)
+        self._band = lru_cache(16)(self._draw_band)
+
+    def draw(self, picture: Picture, time_s: float, *, sampled: bool) -> Picture:
+        """Draw one frame.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB of size `picture_px`.
+            time_s: when it is shown.
+            sampled: whether the model saw this frame.
+
+        Returns:
+            (H, W, 3) uint8 RGB of size `size_px`, both sides even.
+        """
+        moment = self._moment(time_s, sampled)
+        values, scale, colors, mask = (
+            self._colors(moment.step) if moment.share == 0 else self._color(self._mixed(moment))
+        )
+        page = np.full((self.size_px[1], self.size_px[0], 3), PAGE, np.uint8)
+        width, height = self.picture_px
+        left = self._row - width
+        if left:
+            page[:height, :width] = picture
+        page[:height, left : left + width] = render.overlay(picture, colors, self.drawing, mask)
+        band = self._band(moment.sample, moment.said, float(values.min()), float(values.max()), scale)
+        page[height : height + band.shape[0], : self._row] = band
+        self._write_time(page[height : height + band.shape[0], : self._row], time_s)
+        return page
+
+    def _moment(self, time_s: float, sampled: bool) -> _Moment:
+        times, steps = self.story.times_s, self.story.steps
+        i = max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)
+        step, last = steps[i], len(times) - 1
+        which = f"sampled frame {i + 1} of {len(times)}"
+        if sampled:
+            return _Moment(i, step, step, 0.0, f"{which}: the map of step {step}")
+        if i == last or not self.drawing.smooth:
+            return _Moment(i, step, step, 0.0, f"after {which}: still the map of step {step}")
+        share = (time_s - times[i]) / (times[i + 1] - times[i])
+        said = f"between sampled frames {i + 1} and {i + 2}: the maps of steps {step} and {steps[i + 1]} mixed by time"
+        return _Moment(i, step, steps[i + 1], share if steps[i + 1] != step else 0.0, said)
+
+    def _mixed(self, moment: _Moment) -> FloatArray:
+        values = self.story.heat.values
+        mixed = (1 - moment.share) * values[moment.step] + moment.share * values[moment.next_step]
+        return np.asarray(mixed, dtype=np.float32)
+
+    def _color_step(self, step: int) -> tuple[FloatArray, Scale, Picture, render.Mask | None]:
+        return self._color(self.story.heat.values[step])
+
+    def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, render.Mask | None]:
+        drawing = self.drawing
+        scale = self.story.heat.scale if drawing.clip_scale == "clip" else render.percentile_scale([values])
+        colors = render.colorize(render.upsample(values, self.picture_px, drawing), scale, drawing.colormap)
+        mask = None
+        if drawing.top_percent < 100:
+            mask = render.cell_boxes(values >= self._threshold(values), self.picture_px)
+        return values, scale, colors, mask
+
+    def _threshold(self, values: FloatArray) -> float:
+        """The weakest value that is still coloured: of the clip's cells, or of the frame's own."""
+        whole = self.story.heat.values if self.drawing.clip_scale == "clip" else values
+        return render.top_threshold([whole], self.drawing.top_percent)
+
+    def _draw_band(self, sample: int, said: str, lowest: float, highest: float, scale: Scale) -> Picture:
+        story, size = self.story, self._text_px
+        uniform = story.heat.uniform
+        answer = plain(story.answers[sample]).strip()
+        share = "one scale for the clip" if self.drawing.clip_scale == "clip" else "this frame's own scale"
+        numbers = (
+            f"here {compact(lowest)} to {compact(highest)} = {times_uniform(highest / uniform)} · {share}: "
+            f"0 to {compact(scale.high)} = {times_uniform(scale.high / uniform)}"
+        )
+        texts = (
+            (story.question, INK),
+            (answer or "(no answer)", ACCENT if answer else GREY),
+            (said, GREY),
+            *((line, GREY) for line in story.captions),
+            (numbers, GREY),
+        )
+        height = sum(self._lines) * line_height_px(size) + 2 * self._margin
+        band = Image.new("RGB", (self._row, height), PAGE)
+        width, y = self._row - 2 * self._margin, self._margin
+        bar = self._bar()
+        for i, ((text, color), lines) in enumerate(zip(texts, self._lines, strict=True)):
+            room = width - 5 * size if i == 0 else width - bar.shape[1] - size if i == len(texts) - 1 else width
+            wrapped = lettering.wrap(text, room, size, max_lines=lines)
+            left = self._margin + (width - room if i == len(texts) - 1 else 0)
+            lettering.draw_lines(band, (left, y), wrapped, size, color)
+            if i == len(texts) - 1:
+                band.paste(Image.fromarray(bar), (self._margin, y + round(0.25 * size)))
+            y += lines * line_height_px(size)
+        return np.asarray(band)
+
+    def _bar(self) -> Picture:
+        bar = render.colorbar(6 * self._text_px, round(0.8 * self._text_px), self.drawing.colormap)
+        return np.ascontiguousarray(np.rot90(bar, -1))
+
+    def _write_time(self, band: Picture, time_s: float) -> None:
+        size, text = self._text_px, f"{time_s:.2f} s"
+        width = int(lettering.measure(text, size)) + 1
+        left, top = self._row - self._margin - width, self._margin
+        label = Image.new("RGB", (width, line_height_px(size)), PAGE)
+        lettering.draw_lines(label, (0, 0), [text], size, INK)
+        band[top : top + label.height, left : left + width] = np.asarray(label)

@@ -1,0 +1,157 @@
+"""The moving part of a clip's result, frame by frame: heatmap.mp4, frames/ and timeline.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from qvl_attn.clip import open_clip
+from qvl_attn.drawing import Drawing
+from qvl_attn.errors import InputError
+from qvl_attn.figures import Size
+from qvl_attn.film import FilmDrawer, Story
+from qvl_attn.footage import Footage, Pixels
+from qvl_attn.mp4 import write_mp4
+from qvl_attn.plain import shortened
+from qvl_attn.render import Picture, resize_picture
+from qvl_attn.result import Result
+from qvl_attn.store import write_png
+from qvl_attn.timeline import draw_timeline
+from qvl_attn.types import ClipFacts, HeatMap, Media
+
+# Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
+PRESET, QUALITY = "veryfast", 20
+# Of frames that wait to be written as pictures.
+MAX_WAITING = 4
+Progress = Callable[[str, int, int], None]
+
+
+def frame_file(number: int) -> str:
+    """Where a sampled frame is drawn, by its number in the clip."""
+    return f"frames/{number:06d}.png"
+
+
+def write_reel(
+    folder: Path, result: Result, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Draw a clip's result.
+
+    Args:
+        folder: where to.
+        result: of one clip.
+        heat: the headline's map of each step.
+        drawing: how.
+        captions: what the map is, for the foot of each frame.
+        progress: told what is being done, how much of it is done, and of how much.
+
+    Returns:
+        The files that were written, and what the reader should know.
+    """
+    media, facts = result.media[0], _facts(result.media[0])
+    footage, notes = _footage_of(result)
+    drawer = FilmDrawer(_story(result, heat, captions), media.size_px, drawing)
+    sampled = set(facts.frame_indices)
+    (folder / "frames").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[None]] = []
+
+        def drawn() -> Iterator[tuple[Picture, float]]:
+            for number, time_s, pixels, total in _shown(footage, facts):
+                page = drawer.draw(pixels(drawer.picture_px), time_s, sampled=number in sampled)
+                if number in sampled:
+                    waiting.append(pool.submit(write_png, folder / frame_file(number), page))
+                    if len(waiting) > MAX_WAITING:
+                        waiting.pop(0).result()
+                yield page, max(0.0, time_s - facts.start_s)
+                progress("drawing", number + 1 - total[0], total[1])
+
+        write_mp4(
+            folder / "heatmap.mp4",
+            drawn(),
+            facts.end_s - facts.start_s,
+            rate_fps=facts.rate_fps,
+            quality=QUALITY,
+            preset=PRESET,
+        )
+        for written in waiting:
+            written.result()
+    write_png(folder / "timeline.png", draw_timeline(result))
+    files = ["heatmap.mp4", *(frame_file(number) for number in sorted(sampled)), "timeline.png"]
+    return files, notes
+
+
+def _facts(media: Media) -> ClipFacts:
+    assert media.clip is not None
+    return media.clip
+
+
+def _shown(footage: Footage, facts: ClipFacts) -> Iterator[tuple[int, float, Pixels, tuple[int, int]]]:
+    """The frames of the part that was looked at; the first may have been shown before its beginning."""
+    first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + 1e-4, side="right")) - 1)
+    stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - 1e-4, side="left")))
+    for number, pixels in footage.frames(first):
+        if number >= stop:
+            return
+        yield number, float(footage.times_s[number]), pixels, (first, stop - first)
+
+
+def _footage_of(result: Result) -> tuple[Footage, list[str]]:
+    """The clip itself, or if it is not there any more what was sampled of it."""
+    media, how = result.media[0], result.settings.clip
+    try:
+        footage = open_clip(media.source, how.source_fps if how else 24.0)
+    except InputError:
+        footage = None
+    if footage is not None and footage.sha256 == media.sha256:
+        return footage, []
+    return _from_samples(media), [f"{media.source} is not there as it was: drawn from the sampled frames alone"]
+
+
+def _from_samples(media: Media) -> Footage:
+    facts = _facts(media)
+    numbers, places = np.unique(facts.frame_indices, return_index=True)
+    times = np.full(int(numbers[-1]) + 1, np.nan)
+    times[numbers] = media.times_s[places]
+
+    def frames(first: int) -> Iterator[tuple[int, Pixels]]:
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+            if number >= first:
+                yield number, partial(_resized, media.frames[place])
+
+    seen = np.interp(np.arange(len(times)), numbers, media.times_s[places])
+    return Footage(media.source, media.sha256, media.size_px, seen, facts.end_s, None, frames)
+
+
+def _resized(frame: Picture, size_px: Size | None) -> Picture:
+    return frame if size_px is None else resize_picture(frame, size_px)
+
+
+def _story(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+    media, grid = result.media[0], result.capture.grids[0]
+    count = len(media.frames)
+    per_step = -(-count // grid.shape[0])
+    answers = [result.mapped_answer] * count
+    how = result.settings.clip
+    if how and how.mode != "clip":
+        whole = f"{shortened(answers[0])}   (this frame alone: " if how.mode == "both" else "(this frame alone) "
+        end = ")" if how.mode == "both" else ""
+        answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
+    elif result.passes:
+        answers = _of_windows(result)
+    return Story(
+        heat, media.times_s.tolist(), [i // per_step for i in range(count)], result.question, answers, captions
+    )
+
+
+def _of_windows(result: Result) -> list[str]:
+    """The answers of all windows that saw a frame."""
+    facts = _facts(result.media[0])
+    said = []
+    for number in facts.frame_indices:
+        those = [one.mapped_answer.strip() for one in result.passes if number in _facts(one.media[0]).frame_indices]
+        said.append(" | ".join(shortened(one) for one in dict.fromkeys(those)))
+    return said
