@@ -11,6 +11,8 @@ import av
 import cv2
 import numpy as np
 import pytest
+from conftest import CLIP_FPS as FPS
+from conftest import numbered_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,10 +20,7 @@ from PIL import Image
 from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage
-from qvl_attn.mp4 import write_mp4
 from qvl_attn.sampling import ClipSettings, plan_frames
-
-FPS = 10
 
 
 def same(frame):
@@ -32,30 +31,6 @@ def sampled(path, **how):
     settings = ClipSettings(**how)
     footage = open_clip(path, settings.source_fps)
     return sample_clip(footage, plan_frames(footage, settings), same)
-
-
-def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
-    """Frames that differ, and compress well."""
-    width, height = size_px
-    frames = []
-    for i in range(count):
-        frame = np.full((height, width, 3), 40, np.uint8)
-        frame[:, : (i + 1) * width // count] = (200, 60 + 3 * i, 90)
-        frames.append(frame)
-    return frames
-
-
-@pytest.fixture
-def clip_file(tmp_path):
-    """Write a clip of (count) frames at 10 a second, or at the times that are given."""
-
-    def write(count=20, name="clip.mp4", times_s=None, size_px=(64, 48), end_s=None) -> Path:
-        times = [i / FPS for i in range(count)] if times_s is None else times_s
-        end = times[-1] + 1 / FPS if end_s is None else end_s
-        write_mp4(tmp_path / name, zip(numbered_frames(count, size_px), times, strict=True), end, rate_fps=FPS)
-        return tmp_path / name
-
-    return write
 
 
 def read_by_cv2(path) -> tuple[list[np.ndarray], list[float]]:
