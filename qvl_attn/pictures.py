@@ -19,6 +19,7 @@ from qvl_attn.reduce import heat_maps
 from qvl_attn.render import blur, drawn_size_px, fit_px, percentile_scale, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import describe, produced_words, query_rows, question_words
+from qvl_attn.store import slug
 from qvl_attn.types import HeatMap, IntArray
 
 MAX_WORDS = 48
@@ -71,6 +72,7 @@ class DrawnResult:
         titles = [*self._title(), title, *self._shown_steps()]
         yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
 
+        yield from self._answer_tokens(pictures)
         for panel in own if drawing.scale == "layer" else shared:
             (layer,) = panel.maps[0].layers
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
@@ -166,6 +168,23 @@ class DrawnResult:
             maps = self._maps(layers, chosen, rows, label)
             panels += [Panel(label, maps)] if maps else []
         return panels, len(words)
+
+    def _answer_tokens(self, pictures: Sequence[np.ndarray]) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+        """Of a clip with the query `answer`: each token of the answer, with the headline's layers and heads."""
+        result = self.result
+        if result.media[0].clip is None or result.settings.query != "answer":
+            return
+        texts = {token.position: token.text for token in result.capture.tokens if token.role == "answer"}
+        produced = [(row, texts[at]) for row, at in enumerate(result.capture.produces.tolist()) if at in texts]
+        for i, (row, text) in enumerate(produced[:MAX_WORDS]):
+            label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
+            maps = self._maps(self.headline[0].layers, result.headline_heads(), np.array([row]), label)
+            if maps:
+                caption = [_layer_words(self.headline[0]), *self._shown_steps()]
+                yield (
+                    f"answer/{i + 1:02d}_{slug(text, 24)}.png",
+                    partial(self._large, pictures, Panel(label, maps), caption),
+                )
 
     def _maps(
         self, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray, query: str

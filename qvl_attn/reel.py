@@ -53,7 +53,7 @@ def write_reel(
     """
     media, facts = result.media[0], _facts(result.media[0])
     footage, notes = _footage_of(result)
-    drawer = FilmDrawer(_story(result, heat, captions), media.size_px, drawing)
+    drawer = FilmDrawer(story_of(result, heat, captions), media.size_px, drawing)
     sampled = set(facts.frame_indices)
     (folder / "frames").mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -130,7 +130,8 @@ def _resized(frame: Picture, size_px: Size | None) -> Picture:
     return frame if size_px is None else resize_picture(frame, size_px)
 
 
-def _story(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+    """What the film of a result tells."""
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
     per_step = -(-count // grid.shape[0])

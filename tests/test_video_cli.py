@@ -118,11 +118,12 @@ def test_drawing(video, clip_file):
 
 
 def test_an_answers_own_maps(video, clip_file):
-    (row,) = video(clip_file(6), QUESTION, "--fps", CLIP_FPS, "--query", "answer", "--answer", "the red star")
+    (row,) = video(clip_file(6), QUESTION, "--fps", CLIP_FPS, "--query", "answer", "--answer", "red star")
     value = told(row["folder"])
     assert value["headline"]["query"] == "answer"
-    assert row["supplied_answer"] == "the red star"
-    assert (Path(row["folder"]) / "tokens.png").is_file()
+    assert row["supplied_answer"] == "red star"
+    drawn = sorted(path.name for path in (Path(row["folder"]) / "answer").iterdir())
+    assert drawn == ["01_red.png", "02_star.png"]
 
 
 def test_several_questions_and_a_second_run(video, run, clip_file):
