@@ -100,15 +100,16 @@ class FilmDrawer:
         values, scale, colors, mask = (
             self._colors(moment.step) if moment.share == 0 else self._color(self._mixed(moment))
         )
-        page = np.full((self.size_px[1], self.size_px[0], 3), PAGE, np.uint8)
-        width, height = self.picture_px
-        left = self._row - width
-        if left:
-            page[:height, :width] = picture
-        page[:height, left : left + width] = render.overlay(picture, colors, self.drawing, mask)
         band = self._band(moment.sample, moment.said, float(values.min()), float(values.max()), scale)
-        page[height : height + band.shape[0], : self._row] = band
-        self._write_time(page[height : height + band.shape[0], : self._row], time_s)
+        width, height = self.picture_px
+        left, bottom = self._row - width, height + band.shape[0]
+        page = np.empty((self.size_px[1], self.size_px[0], 3), np.uint8)
+        page[bottom:], page[:, self._row :] = PAGE, PAGE
+        if left:
+            page[:height, :width], page[:height, width:left] = picture, PAGE
+        page[:height, left : self._row] = render.overlay(picture, colors, self.drawing, mask)
+        page[height:bottom, : self._row] = band
+        self._write_time(page[height:bottom, : self._row], time_s)
         return page
 
     def _moment(self, time_s: float, sampled: bool) -> _Moment:
@@ -181,9 +182,15 @@ class FilmDrawer:
         return np.ascontiguousarray(np.rot90(bar, -1))
 
     def _write_time(self, band: Picture, time_s: float) -> None:
-        size, text = self._text_px, f"{time_s:.2f} s"
-        width = int(lettering.measure(text, size)) + 1
+        label = np.concatenate([_letter(letter, self._text_px) for letter in f"{time_s:.2f} s"], axis=1)
+        height, width, _ = label.shape
         left, top = self._row - self._margin - width, self._margin
-        label = Image.new("RGB", (width, line_height_px(size)), PAGE)
-        lettering.draw_lines(label, (0, 0), [text], size, INK)
-        band[top : top + label.height, left : left + width] = np.asarray(label)
+        band[top : top + height, left : left + width] = label
+
+
+@lru_cache(64)
+def _letter(letter: str, size_px: int) -> Picture:
+    """One letter of a time, which is another on every frame."""
+    label = Image.new("RGB", (round(lettering.measure(letter, size_px)) or 1, line_height_px(size_px)), PAGE)
+    lettering.draw_lines(label, (0, 0), [letter], size_px, INK)
+    return np.asarray(label)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from qvl_attn.ahead import ahead
 from qvl_attn.clip import open_clip
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
@@ -59,19 +61,19 @@ def write_reel(
     with ThreadPoolExecutor(1) as pool:
         waiting: list[Future[None]] = []
 
-        def drawn() -> Iterator[tuple[Picture, float]]:
-            for number, time_s, pixels, total in _shown(footage, facts):
-                page = drawer.draw(pixels(drawer.picture_px), time_s, sampled=number in sampled)
-                if number in sampled:
-                    waiting.append(pool.submit(write_png, folder / frame_file(number), page))
+        def drawn() -> Generator[tuple[Picture, float]]:
+            for shown in ahead(_shown(footage, facts, drawer.picture_px)):
+                page = drawer.draw(shown.picture, shown.time_s, sampled=shown.number in sampled)
+                if shown.number in sampled:
+                    waiting.append(pool.submit(write_png, folder / frame_file(shown.number), page))
                     if len(waiting) > MAX_WAITING:
                         waiting.pop(0).result()
-                yield page, max(0.0, time_s - facts.start_s)
-                progress("drawing", number + 1 - total[0], total[1])
+                yield page, max(0.0, shown.time_s - facts.start_s)
+                progress("drawing", shown.place + 1, shown.total)
 
         write_mp4(
             folder / "heatmap.mp4",
-            drawn(),
+            ahead(drawn()),
             facts.end_s - facts.start_s,
             rate_fps=facts.rate_fps,
             quality=QUALITY,
@@ -89,14 +91,24 @@ def _facts(media: Media) -> ClipFacts:
     return media.clip
 
 
-def _shown(footage: Footage, facts: ClipFacts) -> Iterator[tuple[int, float, Pixels, tuple[int, int]]]:
+class _Shown(NamedTuple):
+    """A frame of the part that was looked at, and its place among them."""
+
+    number: int
+    time_s: float
+    picture: Picture
+    place: int
+    total: int
+
+
+def _shown(footage: Footage, facts: ClipFacts, size_px: Size) -> Generator[_Shown]:
     """The frames of the part that was looked at; the first may have been shown before its beginning."""
     first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + 1e-4, side="right")) - 1)
     stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - 1e-4, side="left")))
     for number, pixels in footage.frames(first):
         if number >= stop:
             return
-        yield number, float(footage.times_s[number]), pixels, (first, stop - first)
+        yield _Shown(number, float(footage.times_s[number]), pixels(size_px), number - first, stop - first)
 
 
 def _footage_of(result: Result) -> tuple[Footage, list[str]]:
