@@ -36,8 +36,7 @@ def test_a_fault_is_raised_where_the_items_are_used(fault):
 
     used = []
     with pytest.raises(fault, match="broken"):
-        for item in ahead(items()):
-            used.append(item)
+        used.extend(ahead(items()))
     assert used == [1]
 
 
