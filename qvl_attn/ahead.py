@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from queue import Empty, Full, Queue
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.05
 
 
-def ahead(items: Generator[T, None, None], depth: int = 3) -> Iterator[T]:
+def ahead(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most `depth` of them waiting.
 
     A fault in making them is raised where they are used. Whoever stops using them stops their making as well.

@@ -45,16 +45,17 @@ def animation_footage(path: Path, name: str) -> Footage:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes", "make it a video: MP4 or WebM")
     data = path.read_bytes()
-    with decoding_faults(name, data):
+    with decoding_faults(name, data), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         image = Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"])
         moves = getattr(image, "is_animated", False)
-        declared = getattr(image, "n_frames", 1)
+        declared = getattr(image, "n_frames", 1) - _stand_in(image)
     check_size(*image.size, name)
     if not moves:
         raise InputError(f"{name} is a picture that does not move; `video` takes clips", "ask it with `qvl-attn ask`")
     if declared > MAX_FRAMES:
         raise InputError(f"{name} has {declared:,} frames; the limit is {MAX_FRAMES:,}", "cut it first")
-    lengths = [_shown_s(frame) for _, frame in _decoded(data)]
+    lengths = [_shown_s(frame) for _, frame in _decoded(data) if frame is not None]
     if not lengths:
         raise InputError(f"{name}: 0 of {declared} declared frames decoded", "copy or download it again")
     ends = np.cumsum(lengths + [SHOWN_INSTEAD_S] * (declared - len(lengths)))
@@ -66,21 +67,34 @@ def animation_footage(path: Path, name: str) -> Footage:
         end_s=float(ends[-1]),
         declared_frames=declared,
         frames=partial(_frames, data),
-        notes=("transparency: drawn on white",) if image.has_transparency_data else (),
+        notes=_notes(data),
     )
 
 
-def _decoded(data: bytes) -> Iterator[tuple[int, Image.Image]]:
-    """The frames of an animation; they build on each other, so that the first broken one ends it."""
-    with warnings.catch_warnings(), Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"]) as image:
-        warnings.simplefilter("ignore")
-        for number in range(image.n_frames):  # type: ignore[attr-defined]
+def _notes(data: bytes) -> tuple[str, ...]:
+    _, first = next(_decoded(data))
+    return () if first is None else tuple(to_rgb(first.copy())[1])
+
+
+def _decoded(data: bytes) -> Iterator[tuple[int, Image.Image | None]]:
+    """The frames of an animation; they build on each other, so that the first broken one, given as None, ends it."""
+    with Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"]) as image:
+        before = _stand_in(image)
+        for number in range(image.n_frames - before):  # type: ignore[attr-defined]
             try:
-                image.seek(number)
-                image.load()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    image.seek(before + number)
+                    image.load()
             except Exception:  # Pillow's decoders raise nearly anything
+                yield number, None
                 return
             yield number, image
+
+
+def _stand_in(image: Image.Image) -> int:
+    """1 where an animated PNG begins with a picture for those who cannot play it, else 0."""
+    return int(bool(getattr(image, "default_image", False)))
 
 
 def _shown_s(frame: Image.Image) -> float:
@@ -88,9 +102,11 @@ def _shown_s(frame: Image.Image) -> float:
     return seconds if seconds >= SHORTEST_S else SHOWN_INSTEAD_S
 
 
-def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels]]:
+def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels | None]]:
     for number, image in _decoded(data):
-        if number >= first:
+        if number >= first and image is None:
+            yield number, None
+        elif number >= first and image is not None:
             pixels, _ = to_rgb(image.copy())  # at once: the picture goes on to its next frame
             yield number, partial(_shown, pixels)
 
@@ -126,10 +142,10 @@ def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
     for path in paths:
         with path.open("rb") as file:
             digest.update(f"{path.name}\0".encode(errors="replace") + hashlib.file_digest(file, "sha256").digest())
-    first = next(_pictures(paths, None, 0), None)
+    first = next((pixels for _, pixels in _pictures(paths, None, 0) if pixels is not None), None)
     if first is None:
         raise InputError(f"{name}: 0 of {len(paths)} frames decoded", "copy or download them again")
-    height, width, _ = first[1](None).shape
+    height, width, _ = first(None).shape
     times_s = (np.array(numbers, dtype=np.float64) - numbers[0]) / rate_fps
     return Footage(
         source=str(folder),
@@ -143,11 +159,12 @@ def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
     )
 
 
-def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tuple[int, Pixels]]:
+def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tuple[int, Pixels | None]]:
     for number, path in enumerate(paths[first:], first):
         try:
             media = load_picture(path)
-        except InputError:  # left out, and counted where frames are sampled
+        except InputError:
+            yield number, None
             continue
         if own_px not in (None, media.size_px):
             raise InputError(f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}")

@@ -20,6 +20,8 @@ from qvl_attn.sampling import ClipSettings, Plan
 from qvl_attn.types import ClipFacts, Media
 
 MAX_SKIPPED = 0.1
+# Packets without a frame of their own that may stand at the end.
+MOST_SILENT = 2
 
 Frame = NDArray[np.uint8]
 
@@ -79,6 +81,7 @@ def sample_clip(
     kept: dict[int, Frame] = {}
     decoded: set[int] = set()
     before: tuple[int, Pixels] | None = None
+    faults = False
 
     def take(wanted: int, number: int, pixels: Pixels) -> None:
         taken[wanted] = number
@@ -88,6 +91,9 @@ def sample_clip(
     for number, pixels in footage.frames(plan.first):
         if number >= plan.stop:
             break
+        if pixels is None:
+            faults = True
+            continue
         decoded.add(number)
         progress(len(decoded))
         while pending and pending[0] <= number:
@@ -97,7 +103,7 @@ def sample_clip(
     if before:
         for wanted in pending:
             take(wanted, *before)
-    skipped = _skipped(footage, plan, decoded)
+    skipped = _skipped(footage, plan, decoded, faults)
     indices = tuple(taken[wanted] for wanted in plan.wanted)
     return Media(
         kind="clip",
@@ -105,6 +111,7 @@ def sample_clip(
         times_s=footage.times_s[list(indices)],
         size_px=footage.size_px,
         source=footage.source,
+        path=footage.source,
         sha256=footage.sha256,
         notes=(*footage.notes, *plan.notes, *_said(skipped)),
         clip=ClipFacts(
@@ -120,13 +127,18 @@ def sample_clip(
     )
 
 
-def _skipped(footage: Footage, plan: Plan, decoded: set[int]) -> tuple[float, ...]:
-    """When those frames would be shown that could not be decoded."""
+def _skipped(footage: Footage, plan: Plan, decoded: set[int], faults: bool) -> tuple[float, ...]:
+    """When those frames would be shown that could not be decoded.
+
+    A packet that gives no frame is no fault by itself: there are some that only prepare others, or are half a frame.
+    """
     expected = plan.stop - plan.first
     skipped = [round(float(footage.times_s[i]), 3) for i in range(plan.first, plan.stop) if i not in decoded]
     name = printable(footage.source)
     if not decoded:
         raise InputError(f"{name}: 0 of {expected} declared frames decoded", "it is cut short or broken: copy it again")
+    if not faults and plan.stop - 1 - max(decoded) <= MOST_SILENT:
+        return ()
     if len(skipped) > MAX_SKIPPED * expected:
         raise InputError(
             f"{name}: {len(skipped)} of {expected} frames cannot be decoded, more than {MAX_SKIPPED:.0%}; "

@@ -136,10 +136,17 @@ class Engine:
             prove_capture(model, inputs, attention)
         return model
 
-    def prepare(self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings) -> list[Question]:
+    def prepare(
+        self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings, noun: str = "question"
+    ) -> list[Question]:
         """Find every fault that can be known before weights are loaded, and choose how attention is computed.
 
         One way for all, that of the largest. Of several questions the pixels are given up, and made again to run.
+
+        Args:
+            pairs: what is shown, and a question about it.
+            settings: as they were typed.
+            noun: what one of several pairs is called in a fault.
 
         Raises:
             InputError: a fault in what was given.
@@ -156,7 +163,7 @@ class Engine:
                     one = read_question(self.processor, self.config, media, text, settings)
                 check_context(self.config, one.job, one.pictures)
             except InputError as error:
-                where = f"question {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
+                where = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
                 raise InputError(where + error.message, error.hint) from None
             one = replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
             questions.append(without_pixels(one) if len(pairs) > 1 else one)

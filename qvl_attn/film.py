@@ -23,6 +23,8 @@ from qvl_attn.render import Picture
 from qvl_attn.types import FloatArray, HeatMap, Scale
 
 GAP_PX = 8
+# Narrower frames stand in the middle of a page on which the words have room.
+LEAST_WIDTH_PX = 320
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Story:
 
     Attributes:
         heat: (t, h, w) the map of each step.
-        times_s: (F,) when each sampled frame is shown.
+        times_s: (F,) from when on each sampled frame stands for its moment, ascending (`Media.sampled_s`).
         steps: (F,) the step that each sampled frame fed.
         question: as it was asked.
         answers: (F,) the answer to be written while a sampled frame is shown.
@@ -75,13 +77,14 @@ class FilmDrawer:
         self.picture_px = render.drawn_size_px(size_px, drawing)
         width, height = self.picture_px
         self._row = 2 * width + GAP_PX if drawing.side_by_side else width
-        self._text_px = max(15, round(self._row / 58))
+        self._width = max(self._row, LEAST_WIDTH_PX)
+        self._text_px = max(15, round(self._width / 70))
         self._margin = round(0.7 * self._text_px)
-        room = self._row - 2 * self._margin
+        room = self._width - 2 * self._margin
         captions = [len(lettering.wrap(line, room, self._text_px, max_lines=2)) for line in story.captions]
         self._lines = (1, 1, 1, *captions, 1 if room >= 56 * self._text_px else 2)
         band = sum(self._lines) * line_height_px(self._text_px) + 2 * self._margin
-        self.size_px = (self._row + self._row % 2, (height + band) + (height + band) % 2)
+        self.size_px = (self._width + self._width % 2, (height + band) + (height + band) % 2)
         self._colors = lru_cache(4)(self._color_step)
         self._band = lru_cache(16)(self._draw_band)
 
@@ -102,14 +105,15 @@ class FilmDrawer:
         )
         band = self._band(moment.sample, moment.said, float(values.min()), float(values.max()), scale)
         width, height = self.picture_px
-        left, bottom = self._row - width, height + band.shape[0]
+        left, bottom = (self._width - self._row) // 2, height + band.shape[0]
+        right = left + self._row
         page = np.empty((self.size_px[1], self.size_px[0], 3), np.uint8)
-        page[bottom:], page[:, self._row :] = PAGE, PAGE
-        if left:
-            page[:height, :width], page[:height, width:left] = picture, PAGE
-        page[:height, left : self._row] = render.overlay(picture, colors, self.drawing, mask)
-        page[height:bottom, : self._row] = band
-        self._write_time(page[height:bottom, : self._row], time_s)
+        page[bottom:], page[:, :left], page[:, right:] = PAGE, PAGE, PAGE
+        if self.drawing.side_by_side:
+            page[:height, left : left + width], page[:height, left + width : right - width] = picture, PAGE
+        page[:height, right - width : right] = render.overlay(picture, colors, self.drawing, mask)
+        page[height:bottom, : self._width] = band
+        self._write_time(page[height:bottom, : self._width], time_s)
         return page
 
     def _moment(self, time_s: float, sampled: bool) -> _Moment:
@@ -164,8 +168,8 @@ class FilmDrawer:
             (numbers, GREY),
         )
         height = sum(self._lines) * line_height_px(size) + 2 * self._margin
-        band = Image.new("RGB", (self._row, height), PAGE)
-        width, y = self._row - 2 * self._margin, self._margin
+        band = Image.new("RGB", (self._width, height), PAGE)
+        width, y = self._width - 2 * self._margin, self._margin
         bar = self._bar()
         for i, ((text, color), lines) in enumerate(zip(texts, self._lines, strict=True)):
             room = width - 5 * size if i == 0 else width - bar.shape[1] - size if i == len(texts) - 1 else width
@@ -184,7 +188,7 @@ class FilmDrawer:
     def _write_time(self, band: Picture, time_s: float) -> None:
         label = np.concatenate([_letter(letter, self._text_px) for letter in f"{time_s:.2f} s"], axis=1)
         height, width, _ = label.shape
-        left, top = self._row - self._margin - width, self._margin
+        left, top = self._width - self._margin - width, self._margin
         band[top : top + height, left : left + width] = label
 
 

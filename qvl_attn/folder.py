@@ -22,6 +22,7 @@ from qvl_attn.render import drawn_size_px
 from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
     SCHEMA_VERSION,
+    base_name,
     capture_arrays,
     capture_from,
     clip_facts_from,
@@ -199,7 +200,7 @@ def _media_from(folder: Path, index: int, item: dict[str, Any]) -> Media:
         frames=frames,
         times_s=times_s,
         size_px=(width, height),
-        source=str(item["name"]),
+        source=base_name(str(item["name"])),
         sha256=str(item["sha256"]),
         notes=tuple(str(note) for note in item["notes"]),
         clip=clip and clip_facts_from(clip),

@@ -24,7 +24,8 @@ class Footage:
         times_s: (N,) float64, when each frame that the file has is shown; ascending, from 0.
         end_s: when the last one ends.
         declared_frames: how many the file says it has; None where it says nothing.
-        frames: decodes from a frame's number on: numbers and pixels. What cannot be decoded is left out.
+        frames: decodes from a frame's number on: numbers, ascending, and pixels; None instead of pixels for a fault
+            in decoding.
         notes: what its owner may not expect, one line each.
     """
 
@@ -34,5 +35,5 @@ class Footage:
     times_s: NDArray[np.float64]
     end_s: float
     declared_frames: int | None
-    frames: Callable[[int], Iterator[tuple[int, Pixels]]]
+    frames: Callable[[int], Iterator[tuple[int, Pixels | None]]]
     notes: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
 """Several passes over parts of a clip as one capture of the whole. Pure.
 
-The rule: a pass's weights count by the share of the clip's vision tokens that it saw, and a step that several passes
-saw gets their mean. So what was twice as much as a uniform map in its pass is so in the whole, and a uniform map in
-every pass is one in the whole. A row that then sums to more than one (where every pass puts nearly all of its attention
-on a step that only it saw) is divided by its sum. The order of time is kept, the passes' answers are not merged.
+The rule: a pass's weights count by the share of the clip's vision tokens that it saw, a step that several passes saw
+gets their mean, and each row is then scaled so that its attention on vision is the mean of the passes'. So a uniform
+map in every pass is one in the whole, and of two cells the one that had more, over a uniform map of its pass, has more.
+The order of time is kept, the passes' answers are not merged.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from qvl_attn.grid import clip_grid
 from qvl_attn.types import Capture, Media, Token, TokenGrid
 
 RULE = (
-    "each pass's weights count by the share of the clip's vision tokens that it saw; a step that several passes saw "
-    "gets their mean"
+    "each pass's weights count by the share of the clip's vision tokens that it saw, a step that several passes saw "
+    "gets their mean, and each row is scaled so that its attention on vision is the mean of the passes'"
 )
 
 
@@ -46,16 +46,18 @@ def merge_captures(captures: Sequence[Capture], first_steps: Sequence[int], clip
 
     def joined(name: str, heads: tuple[int, ...] = ()) -> np.ndarray:
         shape = (len(one.layers), *heads, len(kept[0]), steps, cells)
-        total, seen = np.zeros(shape, np.float64), np.zeros(steps)
+        total, seen, mass = np.zeros(shape, np.float64), np.zeros(steps), np.zeros(shape[:-2])
         for capture, first, rows in zip(captures, first_steps, kept, strict=True):
             count = capture.grids[0].shape[0]
             weights = np.asarray(getattr(capture, name)[..., rows, :], dtype=np.float64)
             total[..., first : first + count, :] += weights.reshape(*shape[:-2], count, cells) * count / steps
             seen[first : first + count] += 1
+            mass += weights.sum(axis=-1) / len(captures)
         total /= seen[:, None]
         flat = total.reshape(*shape[:-2], steps * cells)
-        flat /= np.maximum(flat.sum(axis=-1, keepdims=True), 1.0)
-        return flat.astype(getattr(one, name).dtype)
+        sums = flat.sum(axis=-1)
+        scaled = flat * (mass / np.where(sums > 0, sums, 1.0))[..., None]
+        return np.asarray(scaled, dtype=getattr(one, name).dtype)
 
     moved = grid.cells - one.grids[0].cells
     queries = one.queries[kept[0]]

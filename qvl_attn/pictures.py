@@ -229,6 +229,9 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
             f"run together with other questions in {made.dtype}: where two tokens were all but equally likely, "
             "the answer can be another than the question's alone"
         )
+    tokens = sum(token.role == "answer" for token in result.capture.tokens)
+    if result.media[0].clip and result.settings.query == "answer" and tokens > MAX_WORDS:
+        notes.append(f"answer/ has the first {MAX_WORDS} of the answer's {tokens} tokens")
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     return DrawnResult(result, drawing, _blurred(result.heatmaps(), drawing), tuple(notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +18,19 @@ from qvl_attn.errors import InputError
 from qvl_attn.figures import Size
 from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.footage import Footage, Pixels
-from qvl_attn.mp4 import write_mp4
+from qvl_attn.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.plain import shortened
 from qvl_attn.render import Picture, resize_picture
 from qvl_attn.result import Result
+from qvl_attn.sampling import TOLERANCE_S
 from qvl_attn.store import write_png
 from qvl_attn.timeline import draw_timeline
 from qvl_attn.types import ClipFacts, HeatMap, Media
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "veryfast", 20
+# Two frames of a film are at least so far apart: the unit of its times.
+SHORTEST_S = 1 / TICKS_PER_S
 # Of frames that wait to be written as pictures.
 MAX_WAITING = 4
 Progress = Callable[[str, int, int], None]
@@ -56,33 +60,37 @@ def write_reel(
     media, facts = result.media[0], _facts(result.media[0])
     footage, notes = _footage_of(result)
     drawer = FilmDrawer(story_of(result, heat, captions), media.size_px, drawing)
-    sampled = set(facts.frame_indices)
+    sampled = sorted(set(facts.frame_indices))
     (folder / "frames").mkdir()
     with ThreadPoolExecutor(1) as pool:
         waiting: list[Future[None]] = []
 
         def drawn() -> Generator[tuple[Picture, float]]:
-            for shown in ahead(_shown(footage, facts, drawer.picture_px)):
-                page = drawer.draw(shown.picture, shown.time_s, sampled=shown.number in sampled)
-                if shown.number in sampled:
-                    waiting.append(pool.submit(write_png, folder / frame_file(shown.number), page))
-                    if len(waiting) > MAX_WAITING:
-                        waiting.pop(0).result()
-                yield page, max(0.0, shown.time_s - facts.start_s)
-                progress("drawing", shown.place + 1, shown.total)
+            before_s = -SHORTEST_S
+            with closing(ahead(_shown(footage, media, drawer.picture_px))) as frames:
+                for shown in frames:
+                    page = drawer.draw(shown.picture, shown.time_s, sampled=shown.sampled)
+                    if shown.sampled and not shown.again:
+                        waiting.append(pool.submit(write_png, folder / frame_file(shown.number), page))
+                        if len(waiting) > MAX_WAITING:
+                            waiting.pop(0).result()
+                    before_s = max(before_s + SHORTEST_S, shown.time_s - facts.start_s)
+                    yield page, before_s
+                    progress("drawing", shown.place + 1, shown.total)
 
-        write_mp4(
-            folder / "heatmap.mp4",
-            ahead(drawn()),
-            facts.end_s - facts.start_s,
-            rate_fps=facts.rate_fps,
-            quality=QUALITY,
-            preset=PRESET,
-        )
+        with closing(ahead(drawn())) as pages:
+            write_mp4(
+                folder / "heatmap.mp4",
+                pages,
+                facts.end_s - facts.start_s,
+                rate_fps=facts.rate_fps,
+                quality=QUALITY,
+                preset=PRESET,
+            )
         for written in waiting:
             written.result()
     write_png(folder / "timeline.png", draw_timeline(result))
-    files = ["heatmap.mp4", *(frame_file(number) for number in sorted(sampled)), "timeline.png"]
+    files = ["heatmap.mp4", *(frame_file(number) for number in sampled), "timeline.png"]
     return files, notes
 
 
@@ -92,30 +100,43 @@ def _facts(media: Media) -> ClipFacts:
 
 
 class _Shown(NamedTuple):
-    """A frame of the part that was looked at, and its place among them."""
+    """A frame of the part that was looked at, and its place among them.
+
+    A frame that stays on the screen for several samples is shown again for each of them, since each has its own map.
+    """
 
     number: int
     time_s: float
     picture: Picture
+    sampled: bool
+    again: bool
     place: int
     total: int
 
 
-def _shown(footage: Footage, facts: ClipFacts, size_px: Size) -> Generator[_Shown]:
+def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
     """The frames of the part that was looked at; the first may have been shown before its beginning."""
-    first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + 1e-4, side="right")) - 1)
-    stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - 1e-4, side="left")))
+    facts = _facts(media)
+    first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + TOLERANCE_S, side="right")) - 1)
+    stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - TOLERANCE_S, side="left")))
+    indices, moments_s = np.array(facts.frame_indices), media.sampled_s
     for number, pixels in footage.frames(first):
         if number >= stop:
             return
-        yield _Shown(number, float(footage.times_s[number]), pixels(size_px), number - first, stop - first)
+        if pixels is None:
+            continue
+        picture, own = pixels(size_px), np.flatnonzero(indices == number)
+        where = number - first, stop - first
+        yield _Shown(number, float(footage.times_s[number]), picture, len(own) > 0, False, *where)
+        for sample in own[1:]:
+            yield _Shown(number, float(moments_s[sample]), picture, True, True, *where)
 
 
 def _footage_of(result: Result) -> tuple[Footage, list[str]]:
     """The clip itself, or if it is not there any more what was sampled of it."""
     media, how = result.media[0], result.settings.clip
     try:
-        footage = open_clip(media.source, how.source_fps if how else 24.0)
+        footage = open_clip(media.path, how.source_fps) if media.path and how else None
     except InputError:
         footage = None
     if footage is not None and footage.sha256 == media.sha256:
@@ -129,7 +150,7 @@ def _from_samples(media: Media) -> Footage:
     times = np.full(int(numbers[-1]) + 1, np.nan)
     times[numbers] = media.times_s[places]
 
-    def frames(first: int) -> Iterator[tuple[int, Pixels]]:
+    def frames(first: int) -> Iterator[tuple[int, Pixels | None]]:
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             if number >= first:
                 yield number, partial(_resized, media.frames[place])

@@ -51,6 +51,8 @@ class ClipSettings:
     def __post_init__(self) -> None:
         for flag, value in (("--fps", self.fps), ("--source-fps", self.source_fps)):
             _want(0 < value <= 1000, f"{flag} {value:g}", "frames per second, above 0 and at most 1000")
+        for flag, count in (("--max-frames", self.max_frames), ("--window", self.window), ("--stride", self.stride)):
+            _want(isinstance(count, int), f"{flag} {count}", "a whole number")
         _want(1 <= self.max_frames <= MOST_FRAMES, f"--max-frames {self.max_frames}", f"1 to {MOST_FRAMES}")
         _want(0 <= self.start_s < math.inf, f"--start {self.start_s:g}", "seconds from the clip's beginning, 0 or more")
         if self.end_s is not None:

@@ -107,7 +107,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "tokens": [asdict(token) for token in capture.tokens],
         "media": [
             {
-                "name": _base_name(media.source),
+                "name": base_name(media.source),
                 "sha256": media.sha256,
                 "size_px": list(media.size_px),
                 "grid_thw": list(grid.grid_thw),
@@ -196,8 +196,8 @@ def _frame_indices(result: Result, one: Result) -> list[int]:
     return [whole.clip.frame_indices[result.passes.index(one)]] if whole.clip else []
 
 
-def _base_name(source: str) -> str:
-    """Without folders, and with what is no Unicode (file systems allow it) replaced."""
+def base_name(source: str) -> str:
+    """A path without folders, and with what is no Unicode (file systems allow it) replaced."""
     return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
 
 

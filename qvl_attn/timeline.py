@@ -18,12 +18,12 @@ from qvl_attn.reduce import mean_over, over_chance
 from qvl_attn.render import Picture
 from qvl_attn.result import Result
 from qvl_attn.select import describe, query_rows
-from qvl_attn.types import TokenGrid
+from qvl_attn.types import Media
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
 GROUPS = 4
 GROUP_COLORS = ("#9db4c8", "#5f8fb0", "#2f6690", "#16384f")
-HEADLINE_COLOR, FRAMES_COLOR = "#be3e14", "#3c8d5a"
+HEADLINE_COLOR, FRAMES_COLOR, CHANCE_COLOR = "#be3e14", "#3c8d5a", "#686d77"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,17 @@ class Line:
     color: str
 
 
-def step_edges_s(grid: TokenGrid, end_s: float) -> NDArray[np.float64]:
-    """(t + 1,) when each step's first frame is shown, and when the last one ends."""
-    starts = grid.times_s[:, 0]
-    return np.append(starts, max(end_s, float(grid.times_s[-1, 1])))
+def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:
+    """(t + 1,) from when on each step's first sampled frame stands for its moment, and when the last step ends."""
+    starts = clip.sampled_s[:: -(-len(clip.frames) // steps)]
+    end_s = clip.clip.end_s if clip.clip else 0.0
+    return np.append(starts, max(end_s, float(clip.sampled_s[-1]) + 1e-3))
 
 
 def lines(result: Result) -> list[Line]:
     """The headline, groups of layers from first to last, and with mode `both` the frames that were asked alone."""
     capture, grid = result.capture, result.capture.grids[0]
-    starts = grid.times_s[:, 0]
+    starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
     rows = query_rows(capture, result.question, result.settings.query)
     found = []
     for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
@@ -61,7 +62,7 @@ def lines(result: Result) -> list[Line]:
     if result.passes and how and how.mode == "both":
         masses = np.array([one.heatmap().vision_mass for one in result.passes])
         label = "frames alone: attention on the frame, over their mean"
-        found.append(Line(label, result.media[0].times_s, masses / masses.mean(), FRAMES_COLOR))
+        found.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
     return found
 
 
@@ -97,8 +98,7 @@ def _answers(result: Result) -> str:
 
 
 def _chart(result: Result) -> Picture:
-    grid, clip = result.capture.grids[0], result.media[0].clip
-    edges = step_edges_s(grid, clip.end_s if clip else 0.0)
+    edges = step_edges_s(result.media[0], result.capture.grids[0].shape[0])
     figure = Figure(figsize=(WIDTH_PX / DPI, CHART_HEIGHT_PX / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.062, 0.115, 0.62, 0.84))
@@ -109,7 +109,7 @@ def _chart(result: Result) -> Picture:
             axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
         else:
             axes.plot(line.times_s, line.over_chance, "o--", color=line.color, linewidth=1.8, label=line.label)
-    axes.axhline(1, color="#686d77", linewidth=1.2, linestyle=":", label="chance: a uniform map")
+    axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label="chance: a uniform map")
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")

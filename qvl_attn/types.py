@@ -72,10 +72,11 @@ class Media:
             as the processor wants them; in a result that was read back a picture may be smaller than the original.
         times_s: (F,) float64, when each frame is shown; 0 for a picture.
         size_px: (width, height) of the upright original.
-        source: the path as it was typed.
+        source: the path as it was typed; of a result that was read back, the name alone.
         sha256: of the file's bytes, in hex.
         notes: what was done to the file that its owner may not expect, one line each.
         clip: of a clip, where its frames come from; None for a picture.
+        path: of a clip, where it can be decoded once more; None in a result that was read back.
     """
 
     kind: Literal["picture", "clip"]
@@ -86,6 +87,7 @@ class Media:
     sha256: str
     notes: tuple[str, ...] = ()
     clip: ClipFacts | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
         _require_array("frames", self.frames, np.uint8, (None, None, None, 3))
@@ -96,6 +98,19 @@ class Media:
         _require(
             self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one a frame"
         )
+
+    @property
+    def sampled_s(self) -> NDArray[np.float64]:
+        """(F,) from when on each sampled frame stands for its moment, ascending.
+
+        That is when it is first shown, or, of a frame that stays on the screen for several samples, for all but the
+        first the moment at which it was sampled.
+        """
+        if self.clip is None:
+            return self.times_s
+        moments = self.clip.start_s + np.arange(len(self.frames)) / self.clip.sampled_fps
+        again = np.diff(self.clip.frame_indices, prepend=-1) == 0
+        return np.where(again, moments, self.times_s)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

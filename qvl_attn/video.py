@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage
@@ -90,7 +92,7 @@ def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], setting
     if how.mode == "frames" and settings.query == "answer":
         raise InputError("--query answer: each frame has an answer of its own", "use --query last, or --mode clip")
     shown = [*([media] if how.mode == "both" or not parts else []), *parts]
-    prepared = engine.prepare([(one, question) for question in questions for one in shown], settings)
+    prepared = engine.prepare([(one, question) for question in questions for one in shown], settings, "prompt")
     asked = []
     for i, question in enumerate(questions):
         own = prepared[i * len(shown) : (i + 1) * len(shown)]
@@ -117,7 +119,7 @@ def _facts(media: Media) -> ClipFacts:
 
 def _window(media: Media, start: int, stop: int) -> Media:
     facts = _facts(media)
-    end_s = float(media.times_s[stop]) if stop < len(media.frames) else facts.end_s
+    moments = facts.start_s + np.arange(start, stop + 1) / facts.sampled_fps
     return replace(
         media,
         frames=media.frames[start:stop],
@@ -125,8 +127,8 @@ def _window(media: Media, start: int, stop: int) -> Media:
         notes=(),
         clip=replace(
             facts,
-            start_s=float(media.times_s[start]),
-            end_s=max(end_s, float(media.times_s[stop - 1]) + 1 / facts.sampled_fps),
+            start_s=float(moments[0]),
+            end_s=float(min(moments[-1], facts.end_s)),
             frame_indices=facts.frame_indices[start:stop],
         ),
     )

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,7 @@ from qvl_attn.errors import StoreError
 from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.mp4 import write_mp4
 from qvl_attn.render import percentile_scale
-from qvl_attn.timeline import draw_timeline, lines
+from qvl_attn.timeline import CHANCE_COLOR, GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 from qvl_attn.types import HeatMap, Scale
 
 QUESTION = "what moves?"
@@ -110,6 +111,15 @@ def test_the_picture_says_which_map_it_shows():
     assert np.array_equal(sampled[:400], between[:400])
 
 
+def test_the_time_is_written(monkeypatch):
+    film = drawer(CELLS)
+    one, other = drawn(film, 0.25, sampled=False), drawn(film, 0.75, sampled=False)
+    where = np.argwhere((one != other).any(axis=2))
+    assert len(where) > 10
+    assert where[:, 0].min() >= 400
+    assert where[:, 1].min() > 500, "at the right of the first line"
+
+
 def test_one_scale_for_the_clip_or_one_a_frame():
     one = drawer(CELLS)
     own = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, clip_scale="frame"))
@@ -133,11 +143,12 @@ def test_only_the_strongest_are_coloured():
     assert (drawn(film, 2.0, sampled=True)[:400] == 128).all(), "none of the clip's strongest is in the second step"
 
 
-@pytest.mark.parametrize("size_px", [(640, 400), (641, 401), (101, 333), (1, 1), (1920, 1080)])
-def test_sides_are_even(size_px):
-    film = drawer(Drawing(), size_px)
+@pytest.mark.parametrize("draw_size_px", [1280, 0, 64])
+@pytest.mark.parametrize("size_px", [(640, 400), (641, 401), (101, 333), (16, 16), (1, 1), (20, 400), (1920, 1080)])
+def test_sides_are_even(size_px, draw_size_px):
+    film = drawer(Drawing(draw_size_px=draw_size_px, side_by_side=size_px[0] % 2 == 0), size_px)
     width, height = film.picture_px
-    page = film.draw(np.zeros((height, width, 3), np.uint8), 0.0, sampled=True)
+    page = film.draw(np.zeros((height, width, 3), np.uint8), 12_345.0, sampled=True)
     assert page.shape[0] % 2 == page.shape[1] % 2 == 0
     assert page.shape[:2] == film.size_px[::-1]
 
@@ -147,18 +158,26 @@ def test_sides_are_even(size_px):
 
 @pytest.fixture(scope="module")
 def result(demo, tmp_path_factory):
-    """A clip of an odd size with a variable rate, asked about."""
+    """A clip with a variable rate and an odd size, which H.264 cannot have: VP9 in WebM."""
     from conftest import numbered_frames
 
-    path = tmp_path_factory.mktemp("clip") / "odd.mp4"
+    path = tmp_path_factory.mktemp("clip") / "odd.webm"
     times = [0.0, 0.1, 0.2, 0.5, 0.6, 0.7, 1.4, 1.5]
-    write_mp4(path, zip(numbered_frames(8, (112, 84)), times, strict=True), 2.0, rate_fps=5)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 113, 85, "yuv444p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for pixels, time_s in zip(numbered_frames(8, (113, 85)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time_s), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return demo.ask_video(path, QUESTION, fps=5)
 
 
 @pytest.fixture(scope="module")
 def saved(result, tmp_path_factory):
-    return result.save(tmp_path_factory.mktemp("out"), Drawing(draw_size_px=320))
+    return result.save(tmp_path_factory.mktemp("out"), Drawing(draw_size_px=0))
 
 
 def frames_of(path):
@@ -171,7 +190,7 @@ def test_the_film_has_the_clips_own_frames_times_and_length(result, saved):
     assert [time_s for time_s, _ in film] == pytest.approx([time_s for time_s, _ in clip], abs=1e-4)
     with av.open(str(saved / "heatmap.mp4")) as container:
         stream = container.streams.video[0]
-        assert float(stream.duration * stream.time_base) == pytest.approx(2.0, abs=1e-3)
+        assert float(stream.duration * stream.time_base) == pytest.approx(result.media[0].clip.end_s, abs=1e-3)
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert stream.width % 2 == stream.height % 2 == 0
 
@@ -240,7 +259,12 @@ def test_the_timeline_is_drawn(result):
     page = draw_timeline(result)
     assert page.dtype == np.uint8
     assert page.shape[1] == 1500
-    assert len(np.unique(page.reshape(-1, 3), axis=0)) > 50
+    for color in (HEADLINE_COLOR, *GROUP_COLORS[:4], CHANCE_COLOR):
+        red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+        inked = np.argwhere((page[:, 100:1000] == (red, green, blue)).all(axis=2))
+        assert len(inked) > 50, color
+        if color == CHANCE_COLOR:
+            assert len(np.unique(inked[:, 0])) <= 3, "a level line"
 
 
 # No half file
@@ -286,7 +310,7 @@ def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
         assert time.monotonic() - begun < 120
         time.sleep(0.02)
     process.send_signal(number)
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
     left = [path.name for path in out.iterdir()]
     assert not [name for name in left if not name.startswith(".draft-")]
     assert number == signal.SIGKILL or left == []
@@ -310,7 +334,7 @@ function done() { document.title = 'done'; window.told = told; }
 
 
 @pytest.mark.browser
-def test_it_plays_in_a_real_browser(saved, tmp_path, chromium):
+def test_it_plays_in_a_real_browser(result, saved, tmp_path, chromium):
     shutil.copy(saved / "heatmap.mp4", tmp_path)
     (tmp_path / "index.html").write_text(PAGE)
     handler = partial(_Quiet, directory=str(tmp_path))
@@ -326,7 +350,7 @@ def test_it_plays_in_a_real_browser(saved, tmp_path, chromium):
         server.server_close()
     film = frames_of(saved / "heatmap.mp4")
     assert "error" not in told
-    assert told["duration"] == pytest.approx(2.0, abs=0.02)
+    assert told["duration"] == pytest.approx(result.media[0].clip.end_s, abs=0.02)
     height, width, _ = film[-1][1].shape
     assert told["size"] == [width, height]
     assert all(a <= b for a, b in pairwise(told["times"]))

@@ -168,14 +168,44 @@ def test_windows_are_prompts_of_their_own_and_overlaps_their_mean(demo, clip_fil
     path = clip_file(12, size_px=(140, 112))
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS, window=8, stride=4)
     assert [one.media[0].clip.frame_indices for one in result.passes] == [tuple(range(8)), tuple(range(4, 12))]
-    maps = [one.heatmap().values for one in result.passes]
-    assert [m.shape[0] for m in maps] == [4, 4]
+    assert [one.heatmap().values.shape[0] for one in result.passes] == [4, 4]
     whole = result.heatmap().values
-    share = 4 / 6
-    assert whole[:2] == pytest.approx(maps[0][:2] * share, abs=1e-7)
-    assert whole[2:4] == pytest.approx((maps[0][2:] + maps[1][:2]) / 2 * share, abs=1e-7)
-    assert whole[4:] == pytest.approx(maps[1][2:] * share, abs=1e-7)
+    capture, rows = result.capture, result.capture.query_role == "question"
+    passes = [one.capture.weights[2, one.capture.query_role == "question"].astype(np.float64) for one in result.passes]
+    cells = capture.grids[0].cells // 6
+    joined = np.concatenate(
+        [
+            passes[0][:, : 2 * cells],
+            (passes[0][:, 2 * cells :] + passes[1][:, : 2 * cells]) / 2,
+            passes[1][:, 2 * cells :],
+        ],
+        axis=1,
+    )
+    mass = (passes[0].sum(axis=1) + passes[1].sum(axis=1)) / 2
+    joined *= (mass / joined.sum(axis=1))[:, None]
+    assert capture.weights[2, rows] == pytest.approx(joined, rel=1e-5)
+    assert whole.ravel() == pytest.approx(joined.mean(axis=0), rel=1e-5)
     assert result.capture.grids[0].frame_span.tolist() == [[2 * i, 2 * i + 1] for i in range(6)]
+
+
+def test_the_share_on_vision_is_the_mean_of_the_passes(demo, clip_file):
+    for how in ({"window": 8, "stride": 4}, {"mode": "frames"}):
+        result = demo.ask_video(clip_file(14, size_px=(140, 112)), QUESTION, fps=CLIP_FPS, heads="0-3", **how)
+        each = [one.capture.vision_mass[:, one.capture.query_role != "answer"] for one in result.passes]
+        assert result.capture.vision_mass == pytest.approx(np.mean(each, axis=0), rel=1e-4)
+        assert result.capture.weights_by_head.mean(axis=1).sum(axis=-1) == pytest.approx(
+            np.mean(each, axis=0), rel=1e-3
+        )
+
+
+def test_a_window_is_what_its_frames_get_alone(demo, clip_file):
+    path = clip_file(12, size_px=(140, 112))
+    result = demo.ask_video(path, QUESTION, fps=CLIP_FPS, window=8, stride=4)
+    for one, start_s in zip(result.passes, (0.0, 0.4), strict=True):
+        alone = demo.ask_video(path, QUESTION, fps=CLIP_FPS, start_s=start_s, end_s=start_s + 0.8)
+        assert one.media[0].clip.frame_indices == alone.media[0].clip.frame_indices
+        assert one.answer == alone.answer
+        assert np.abs(one.capture.weights - alone.capture.weights).max() <= 1e-5
 
 
 def test_a_uniform_map_in_every_pass_is_one_in_the_whole(demo, clip_file):
@@ -288,6 +318,35 @@ def test_a_result_is_drawn_from_its_samples_where_the_clip_is_gone(demo, clip_fi
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS)
     path.unlink()
     folder = result.save(tmp_path / "out")
+    assert not Result.load(folder).media[0].path
     value = json.loads((folder / "result.json").read_text())
     assert any("drawn from the sampled frames alone" in note for note in value["notes"])
     assert len(list((folder / "frames").iterdir())) == 9
+
+
+def test_a_path_inside_a_result_is_not_followed(demo, clip_file, tmp_path, monkeypatch):
+    folder = demo.ask_video(clip_file(4), QUESTION, fps=CLIP_FPS).save(tmp_path / "out")
+    value = json.loads((folder / "result.json").read_text())
+    value["media"][0]["name"] = str(clip_file(4))
+    (folder / "result.json").write_text(json.dumps(value))
+    back = Result.load(folder)
+    monkeypatch.setattr("qvl_attn.reel.open_clip", None)
+    assert back.media[0].source == "clip.mp4"
+    assert (back.save(tmp_path / "again") / "heatmap.mp4").is_file()
+
+
+def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, tmp_path):
+    """Slides: the model saw one frame many times, and its maps differ."""
+    import av
+
+    path = clip_file(4, times_s=[0.0, 0.1, 2.0, 4.0], end_s=6.0)
+    result = demo.ask_video(path, QUESTION, fps=2)
+    assert result.media[0].clip.frame_indices == (0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
+    moments = [0.0, 0.1, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
+    assert result.media[0].sampled_s == pytest.approx(moments)
+    folder = result.save(tmp_path / "out")
+    with av.open(str(folder / "heatmap.mp4")) as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
+    from qvl_attn.timeline import step_edges_s
+
+    assert step_edges_s(result.media[0], 6) == pytest.approx([0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

@@ -22,15 +22,21 @@ if TYPE_CHECKING:
     from qvl_attn.types import Media
 
 
-def read_questions(questions: Sequence[str], prompts: str | None, example: str) -> list[str]:
+def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
     """The questions that were typed and those of a set, each once.
+
+    Args:
+        questions: as they were typed.
+        prompts: a set of questions.
+        example: what to type where there is no question.
+        instead: what to do with a file that stands where a question belongs; `{}` is its name.
 
     Raises:
         InputError: none at all, or a file where a question belongs.
     """
     for question in questions:
         if os.path.isfile(question):  # pathlib raises on names that are too long  # noqa: PTH113
-            raise InputError(f"{question!r} is a file, and stands where a question belongs", f"--image {question}")
+            raise InputError(f"{question!r} is a file, and stands where a question belongs", instead.format(question))
     asked = list(questions)
     if prompts is not None:
         from qvl_attn.prompts import load_prompts

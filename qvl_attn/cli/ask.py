@@ -71,7 +71,7 @@ def ask(
     with faults(debug=debug):
         if offline:
             go_offline()
-        asked = read_questions(questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"')
+        asked = read_questions(questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "--image {}")
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.media import load_picture
         from qvl_attn.store import check_writable

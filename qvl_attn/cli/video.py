@@ -119,7 +119,8 @@ def video(
     with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         if offline:
             go_offline()
-        asked = read_questions(questions or [], prompts, 'qvl-attn video MEDIA "what is the man holding?"')
+        example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: ask {} apart"
+        asked = read_questions(questions or [], prompts, example, instead)
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.clip import open_clip
         from qvl_attn.sampling import ClipSettings, plan_frames
