@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, libraries_in_c_hushed, say
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed, say
 from qvl_attn.errors import InputError, ResultExistsError
 from qvl_attn.plain import plain
 
@@ -165,7 +165,7 @@ def ask(
         drawing = _drawing(colormap, alpha, interp, blur, scale, top_percent, draw_size)
         check_writable(out)
 
-        with collector_paused():
+        with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.result import Settings
 

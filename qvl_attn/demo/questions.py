@@ -156,7 +156,7 @@ def pair_facts(pair: tuple[Scene, Scene]) -> list[Fact]:
 
 
 def clip_facts(clip: Clip, rng: np.random.Generator) -> list[Fact]:
-    """What happens in a clip, when, and what is true of the things in it; `rng` chooses what to ask for in vain."""
+    """What happens in a clip, in which third of it, and what is true of its things; `rng` picks what is not there."""
     actor, *others = clip.tracks
     facts = [*_event_facts(clip, actor)]
     for track in others:
@@ -165,10 +165,11 @@ def clip_facts(clip: Clip, rng: np.random.Generator) -> list[Fact]:
             _seen(track, "color", color, track.shape),
             _seen(track, "shape", track.shape, color=color),
             _seen(track, "exist", "yes", track.shape),
-            _seen(track, "when", "start", track.shape),
             _seen(track, "color_at_end", color, track.shape),
             _seen(track, "color_at_start", color, track.shape),
         ]
+        if clip.event != "appear":
+            facts.append(_seen(track, "when", "start", track.shape))
     absent = [shape for shape in SHAPES if shape not in {t.shape for t in clip.tracks}]
     return [*facts, Fact("exist", "exist", "no", str(rng.choice(absent)))]
 
@@ -189,9 +190,8 @@ def _event_facts(clip: Clip, actor: Track) -> Iterator[Fact]:
         yield _seen(actor, clip.event, actor.shape)
     if clip.event == "appear":
         yield _seen(actor, "exist", "yes", actor.shape)
-        steps = -(-len(clip.frames) // 2)
-        last = clip.event_frame // 2 == steps - 1
-        yield _seen(actor, "when", "end" if last else "middle", actor.shape)
+        third = 3 * clip.event_frame // len(clip.frames)
+        yield _seen(actor, "when", ("start", "middle", "end")[third], actor.shape)
 
 
 def _seen(track: Track, kind: str, answer: str, shape: str = "", color: str = "") -> Fact:

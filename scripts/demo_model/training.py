@@ -70,9 +70,12 @@ class Trainer:
         self.heads = Heads(self.model.config.text_config.hidden_size).to(device)
         matrices, others = _split(self.model)
         others += list(self.heads.parameters())
+        # Decay of a norm's gain softens the attention behind it a little with every step.
+        decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.03}
+        kept = {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0}
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices),
-            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.03),
+            torch.optim.AdamW([decayed, kept], betas=(0.9, 0.98)),
         ]
         self.done = 0
         self.recent: dict[str, deque[bool]] = {}
