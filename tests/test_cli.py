@@ -508,7 +508,7 @@ def test_an_interrupted_run_keeps_what_is_finished(long_run, number, code):
     assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)
 
 
-@pytest.mark.parametrize("wait_s", [1.0, 2.5])
+@pytest.mark.parametrize("wait_s", [0.7, 1.0, 1.5, 2.5])
 def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, wait_s):
     process = command("ask", cats, QUESTION, "-m", "demo", cwd=tmp_path)
     time.sleep(wait_s)

@@ -37,7 +37,7 @@ def test_the_embedded_model_passes(dtype):
     assert figures["arithmetic"]["difference"] < 1e-6
     assert (figures["run"]["difference"] < 2e-6) == (dtype == "float32")
     assert figures["cells"]["found"] == 6
-    assert figures["cells"]["weakest_ratio"] > 3
+    assert figures["cells"]["weakest_ratio"] > 1.5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -183,7 +183,7 @@ def test_vision_tokens_in_another_order(demo):
 def test_capture_that_changes_the_answer(demo, monkeypatch):
     def louder(*args, **kwargs):
         output, weights = HONEST["sdpa"](*args, **kwargs)
-        return output * 3, weights
+        return -output, weights
 
     monkeypatch.setattr(capture, "sdpa_attention_forward", louder)
     assert failed(demo) - {"run", "cells"} == {"answer"}

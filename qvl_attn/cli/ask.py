@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, libraries_in_c_hushed, say
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed, say
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
@@ -83,7 +83,7 @@ def ask(
         )
         check_writable(out)
 
-        with collector_paused():
+        with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.result import Settings
 

@@ -24,6 +24,7 @@ from qvl_attn.plain import plain
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -51,14 +52,23 @@ def go_offline() -> None:
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """While large libraries are imported: what they make is there to stay, and looking for garbage in it takes long."""
+def importing() -> Iterator[None]:
+    """While large libraries are imported: signals wait, and nobody looks for garbage in what is there to stay.
+
+    Python raises an interrupt wherever it is, and C++ in the middle of an import aborts the process at that.
+    """
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in _ENDING}
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in waiting:
+        signal.raise_signal(number)
 
 
 @contextmanager
@@ -99,7 +109,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is kept") -> Iterator[None]:
     """Known faults become one line and an exit code; SIGTERM and SIGHUP unwind like exceptions: drafts are removed."""
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = [number for number in _ENDING if number != signal.SIGINT]
     before = [signal.signal(number, _terminated) for number in signals]
     try:
         yield

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, libraries_in_c_hushed
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed
 from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.plain import plain
 
@@ -54,7 +54,7 @@ def estimate(
 
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]
-        with collector_paused():
+        with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model import choose_placement, find_checkpoint, load_config
 

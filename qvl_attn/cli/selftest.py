@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, say
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, say
 from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.plain import plain
 
@@ -42,7 +42,7 @@ def selftest(
         if offline:
             go_offline()
         # Imported here: --help must not wait for torch.
-        with collector_paused():
+        with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.memory import on_device
             from qvl_attn.selftest import selftest as run_checks

@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import collector_paused, faults, go_offline, hush_libraries, progress_bars, say
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, progress_bars, say
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 CLIP = "Clip"
@@ -142,7 +142,7 @@ def video(
         )
         check_writable(out)
 
-        with collector_paused():
+        with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.result import Settings
             from qvl_attn.video import answer_clip, load_clip, prepare_clip
