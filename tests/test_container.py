@@ -1,4 +1,4 @@
-"""Containers that misbehave: seeking that misses, stamps that lie, packets without frames, frames beyond their header."""
+"""Containers that misbehave: where seeking misses, stamps lie, packets are no frames, frames outgrow their header."""
 
 from __future__ import annotations
 

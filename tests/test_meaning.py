@@ -196,7 +196,8 @@ def test_the_figures_hold_through_the_video_command(demo, watched, filmed):
     assert right >= 0.93
     assert np.mean(lifts) >= 3
     assert np.mean(pointed) >= 0.65
-    same = grounding.on_clips(watched[: len(filmed)], lambda maps: maps)
+    ours = [question for index in range(FILMS) for question in heldout.clip(index).questions]
+    same = grounding.on_clips([one for one in watched if one.question in ours], lambda maps: maps)
     assert len(lifts) == same.maps
     assert np.mean(lifts) == pytest.approx(same.lift, rel=0.05), "as measured on the frames themselves"
 
@@ -210,6 +211,20 @@ SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8
 )
 def test_the_shipped_pictures_are_understood(demo, file, question, answer):
     assert demo.ask(DEMO_PICTURES / file, question).answer == answer
+
+
+CLIP = json.loads((DEMO_PICTURES / "clip.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("question", "answer"), [(item["question"], item["answer"]) for item in CLIP["questions"]])
+def test_the_shipped_clip_is_understood_and_the_map_follows(demo, question, answer):
+    result = demo.ask_video(DEMO_PICTURES / CLIP["file"], question, fps=CLIP["fps"], query="last", layers="all")
+    assert result.answer == answer
+    grid, values = result.capture.grids[0], result.heatmap().values
+    cells = grid.boxes_px[: grid.cells // grid.shape[0]]
+    for step, (first, last) in enumerate(grid.frame_span.tolist()):
+        inside = share_inside([CLIP["boxes_xyxy_px"][first], CLIP["boxes_xyxy_px"][last]], cells)
+        assert (values[step].ravel() * inside).sum() / values[step].sum() / inside.mean() > 2
 
 
 @pytest.mark.slow
