@@ -103,6 +103,8 @@ class FilmDrawer:
         values, scale, colors, mask = (
             self._colors(moment.step) if moment.share == 0 else self._color(self._mixed(moment))
         )
+        if moment.share:  # of both, so that the words stay the same while the maps are mixed
+            values = self.story.heat.values[[moment.step, moment.next_step]]
         band = self._band(moment.sample, moment.said, float(values.min()), float(values.max()), scale)
         width, height = self.picture_px
         left, bottom = (self._width - self._row) // 2, height + band.shape[0]
@@ -125,9 +127,11 @@ class FilmDrawer:
             return _Moment(i, step, step, 0.0, f"{which}: the map of step {step}")
         if i == last or not self.drawing.smooth:
             return _Moment(i, step, step, 0.0, f"after {which}: still the map of step {step}")
+        between, following = f"between sampled frames {i + 1} and {i + 2}", steps[i + 1]
+        if following == step:
+            return _Moment(i, step, step, 0.0, f"{between}: the map of step {step}, which both fed")
         share = (time_s - times[i]) / (times[i + 1] - times[i])
-        said = f"between sampled frames {i + 1} and {i + 2}: the maps of steps {step} and {steps[i + 1]} mixed by time"
-        return _Moment(i, step, steps[i + 1], share if steps[i + 1] != step else 0.0, said)
+        return _Moment(i, step, following, share, f"{between}: the maps of steps {step} and {following} mixed by time")
 
     def _mixed(self, moment: _Moment) -> FloatArray:
         values = self.story.heat.values

@@ -147,16 +147,14 @@ def _footage_of(result: Result) -> tuple[Footage, list[str]]:
 def _from_samples(media: Media) -> Footage:
     facts = _facts(media)
     numbers, places = np.unique(facts.frame_indices, return_index=True)
-    times = np.full(int(numbers[-1]) + 1, np.nan)
-    times[numbers] = media.times_s[places]
+    times_s = np.interp(np.arange(numbers[-1] + 1), numbers, media.times_s[places])
 
     def frames(first: int) -> Iterator[tuple[int, Pixels | None]]:
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             if number >= first:
                 yield number, partial(_resized, media.frames[place])
 
-    seen = np.interp(np.arange(len(times)), numbers, media.times_s[places])
-    return Footage(media.source, media.sha256, media.size_px, seen, facts.end_s, None, frames)
+    return Footage(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
 
 
 def _resized(frame: Picture, size_px: Size | None) -> Picture:
@@ -176,9 +174,8 @@ def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
         answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
     elif result.passes:
         answers = _of_windows(result)
-    return Story(
-        heat, media.times_s.tolist(), [i // per_step for i in range(count)], result.question, answers, captions
-    )
+    steps = [i // per_step for i in range(count)]
+    return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
 
 
 def _of_windows(result: Result) -> list[str]:

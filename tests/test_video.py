@@ -347,6 +347,9 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     folder = result.save(tmp_path / "out")
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
+    from qvl_attn.reel import story_of
     from qvl_attn.timeline import step_edges_s
 
+    story = story_of(result, result.heatmap(), ())
+    assert list(zip(story.times_s, story.steps, strict=True)) == list(zip(moments, np.repeat(range(6), 2), strict=True))
     assert step_edges_s(result.media[0], 6) == pytest.approx([0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
