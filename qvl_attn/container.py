@@ -52,7 +52,8 @@ class _Index:
         packets: how many it has, also those that are not to be shown.
         hidden: how many are not to be shown, as an edit of the clip says; others of them may not be there at all.
         declared: how many frames the container says it has.
-        declared_s: how long the container says that the video lasts; 0 where it says nothing.
+        declared_s: when the container says that it ends; 0 where it says nothing.
+        found_s: when the last packet that is there ends, of sound or pictures.
         pixel_aspect: width over height of a pixel, as text; empty for square ones.
     """
 
@@ -66,6 +67,7 @@ class _Index:
     hidden: int
     declared: int | None
     declared_s: float
+    found_s: float
     pixel_aspect: str
 
 
@@ -104,8 +106,8 @@ def _notes(index: _Index) -> Iterator[str]:
         yield f"its times start again in the middle: its frames are taken to follow each {index.unit_s:.3g} s"
     if index.declared and index.declared > index.packets and not index.hidden:
         yield f"it declares {index.declared} frames, but has {index.packets}: it is cut short"
-    elif index.declared_s > 1.25 * _end_s(index) + 0.25:
-        yield f"it declares {index.declared_s:.1f} s, but has {_end_s(index):.1f}: it is cut short"
+    elif index.declared_s > 1.25 * index.found_s + 0.25 and not index.counted:
+        yield f"it declares {index.declared_s:.1f} s, but has {index.found_s:.1f}: it is cut short"
 
 
 def _end_s(index: _Index) -> float:
@@ -149,11 +151,14 @@ def _read_index(path: Path, name: str) -> _Index:
         rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE_FPS)
         unit_s = float(stream.time_base or 0)
         declared, aspect, kind = stream.frames or None, stream.sample_aspect_ratio, container.format.name
-        declared_s = (stream.duration or 0) * unit_s
-        if not declared_s and len(container.streams) == 1:
-            declared_s = ((container.duration or 0) - (container.start_time or 0)) / av.time_base
-        for packet in container.demux(stream):
+        declared_s = ((container.duration or 0) - min(container.start_time or 0, 0)) / av.time_base
+        found_s = 0.0  # of sound as well, which may be longer
+        for packet in container.demux():
             if not packet.size:
+                continue
+            if packet.pts is not None:
+                found_s = max(found_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != stream.index:
                 continue
             packets += 1
             if packets > MAX_FRAMES:
@@ -185,6 +190,7 @@ def _read_index(path: Path, name: str) -> _Index:
         hidden=hidden,
         declared=declared,
         declared_s=declared_s,
+        found_s=found_s,
         pixel_aspect="" if aspect in (None, 0, 1) else f"{aspect.numerator}:{aspect.denominator}",
     )
 

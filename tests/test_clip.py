@@ -36,6 +36,7 @@ def sampled(path, **how):
 def read_by_cv2(path) -> tuple[list[np.ndarray], list[float]]:
     """Another reader: turns by itself, and tells the time of each frame."""
     capture, frames, times = cv2.VideoCapture(str(path)), [], []
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     while True:
         there, bgr = capture.read()
         if not there:
