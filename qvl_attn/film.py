@@ -81,8 +81,9 @@ class FilmDrawer:
         self._text_px = max(15, round(self._width / 70))
         self._margin = round(0.7 * self._text_px)
         room = self._width - 2 * self._margin
-        captions = [len(lettering.wrap(line, room, self._text_px, max_lines=2)) for line in story.captions]
-        self._lines = (1, 1, 1, *captions, 1 if room >= 56 * self._text_px else 2)
+        captions = [len(lettering.wrap(line, room, self._text_px, max_lines=4)) for line in story.captions]
+        more = room < 56 * self._text_px
+        self._lines = (1 + more, 1 + more, 1 + more, *captions, 1 + 2 * more)
         band = sum(self._lines) * line_height_px(self._text_px) + 2 * self._margin
         self.size_px = (self._width + self._width % 2, (height + band) + (height + band) % 2)
         self._colors = lru_cache(4)(self._color_step)
@@ -122,16 +123,17 @@ class FilmDrawer:
         times, steps = self.story.times_s, self.story.steps
         i = max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)
         step, last = steps[i], len(times) - 1
-        which = f"sampled frame {i + 1} of {len(times)}"
+        which, what = f"sampled frame {i + 1} of {len(times)}", f"the map of step {step + 1} of {steps[-1] + 1}"
         if sampled:
-            return _Moment(i, step, step, 0.0, f"{which}: the map of step {step}")
+            return _Moment(i, step, step, 0.0, f"{which}: {what}")
         if i == last or not self.drawing.smooth:
-            return _Moment(i, step, step, 0.0, f"after {which}: still the map of step {step}")
+            return _Moment(i, step, step, 0.0, f"after {which}: still {what}")
         between, following = f"between sampled frames {i + 1} and {i + 2}", steps[i + 1]
         if following == step:
-            return _Moment(i, step, step, 0.0, f"{between}: the map of step {step}, which both fed")
+            return _Moment(i, step, step, 0.0, f"{between}: {what}, which both fed")
         share = (time_s - times[i]) / (times[i + 1] - times[i])
-        return _Moment(i, step, following, share, f"{between}: the maps of steps {step} and {following} mixed by time")
+        said = f"{between}: the maps of steps {step + 1} and {following + 1} mixed by time"
+        return _Moment(i, step, following, share, said)
 
     def _mixed(self, moment: _Moment) -> FloatArray:
         values = self.story.heat.values

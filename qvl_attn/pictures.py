@@ -64,11 +64,13 @@ class DrawnResult:
             lines = [*self._title(), f"{asked} · a layer at a time, {scale}", *self._shown_steps()]
             yield f"{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=drawing)
         words, count = self._word_panels()
+        produced = (result.capture.query_role == "answer").any() or (result.capture.produces >= 0).any()
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
         layers, heads = _layer_words(self.headline[0]), _head_words(result, self.headline[0])
-        title = f"each word of the question, and what produced each word of the answer · {layers}, {heads}{cap}"
+        answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
+        title = f"each word of the question{answered} · {layers}, {heads}{cap}"
         titles = [*self._title(), title, *self._shown_steps()]
         yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
 
@@ -107,16 +109,20 @@ class DrawnResult:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of a clip, the steps that stand side by side: evenly chosen, the first and the last among them."""
-        count = self.result.capture.grids[0].shape[0]
-        return tuple(np.unique(np.linspace(0, count - 1, min(count, MAX_STEPS)).round().astype(int)).tolist())
+        """Of a clip, the steps that stand side by side: evenly chosen, and that of the strongest cell among them."""
+        values = self.headline[0].values
+        chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
+        strongest = int(values.max(axis=(1, 2)).argmax())
+        chosen[np.abs(chosen - strongest).argmin()] = strongest
+        return tuple(np.unique(chosen).tolist())
 
     def _shown_steps(self) -> list[str]:
         if self.result.media[0].clip is None:
             return []
         grid = self.result.capture.grids[0]
-        times = ", ".join(f"{grid.times_s[step, 0]:.2f}" for step in self.steps)
-        return [f"from left to right: steps {describe(self.steps)} of 0-{grid.shape[0] - 1}, at {times} s"]
+        shown = ", ".join(f"{step + 1} ({grid.times_s[step, 0]:.2f} s)" for step in self.steps)
+        some = "" if len(self.steps) == grid.shape[0] else "; minimum, maximum and cells are of these alone"
+        return [f"from left to right: step {shown} of {grid.shape[0]}{some}"]
 
     def _shown(self, maps: tuple[HeatMap, ...]) -> tuple[HeatMap, ...]:
         """A map for each picture: of a clip, for each step that is shown."""

@@ -28,7 +28,7 @@ from qvl_attn.timeline import draw_timeline
 from qvl_attn.types import ClipFacts, HeatMap, Media
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
-PRESET, QUALITY = "veryfast", 20
+PRESET, QUALITY = "superfast", 20
 # Two frames of a film are at least so far apart: the unit of its times.
 SHORTEST_S = 1 / TICKS_PER_S
 # Of frames that wait to be written as pictures.
@@ -127,7 +127,8 @@ def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
             continue
         picture, own = pixels(size_px), np.flatnonzero(indices == number)
         where = number - first, stop - first
-        yield _Shown(number, float(footage.times_s[number]), picture, len(own) > 0, False, *where)
+        time_s = max(float(footage.times_s[number]), facts.start_s)
+        yield _Shown(number, time_s, picture, len(own) > 0, False, *where)
         for sample in own[1:]:
             yield _Shown(number, float(moments_s[sample]), picture, True, True, *where)
 
@@ -184,5 +185,5 @@ def _of_windows(result: Result) -> list[str]:
     said = []
     for number in facts.frame_indices:
         those = [one.mapped_answer.strip() for one in result.passes if number in _facts(one.media[0]).frame_indices]
-        said.append(" | ".join(shortened(one) for one in dict.fromkeys(those)))
+        said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
     return said

@@ -56,7 +56,9 @@ class ClipSettings:
         _want(1 <= self.max_frames <= MOST_FRAMES, f"--max-frames {self.max_frames}", f"1 to {MOST_FRAMES}")
         _want(0 <= self.start_s < math.inf, f"--start {self.start_s:g}", "seconds from the clip's beginning, 0 or more")
         if self.end_s is not None:
-            _want(self.start_s < self.end_s < math.inf, f"--end {self.end_s:g}", f"seconds after {self.start_s:g}")
+            _want(
+                self.start_s < self.end_s < math.inf, f"--end {self.end_s:g}", f"seconds after --start {self.start_s:g}"
+            )
         _want(self.mode in MODES, f"--mode {self.mode}", ", ".join(MODES))
         window, stride = self.window, self.stride
         _want(window == 0 or 2 <= window <= MOST_FRAMES, f"--window {window}", f"2 to {MOST_FRAMES} frames")
@@ -130,7 +132,8 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
     if own < 0.99 * fps:
         fps = own
         notes.append(
-            f"the clip has no more than {own:.3g} frames a second there: so many are taken, not {settings.fps:g}"
+            f"the clip has no more than {own:.3g} frame{'s' if own != 1 else ''} a second there: "
+            f"so many are taken, not {settings.fps:g}"
         )
     count = max(1, math.ceil((end - start) * fps - TOLERANCE_S * fps))
     if count > settings.max_frames:

@@ -26,6 +26,16 @@ GROUP_COLORS = ("#9db4c8", "#5f8fb0", "#2f6690", "#16384f")
 HEADLINE_COLOR, FRAMES_COLOR, CHANCE_COLOR = "#be3e14", "#3c8d5a", "#686d77"
 
 
+CAPTIONS = {
+    "clip": "when it looked: the attention on each step of tokens over that of a uniform map (dotted)",
+    "both": "when it looked: the attention on each step over that of a uniform map (dotted); each frame alone, in a "
+    "prompt of its own, over the mean of them",
+    "frames": "each frame alone, in a prompt of its own: its attention on vision over the mean of all frames (dotted)",
+    "windows": "when it looked, over a uniform map (dotted); each window distributes its own attention, so steps of "
+    "different windows can be compared in place rather than in time",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Line:
     """A line of a timeline: (N,) the attention at each time over what chance gives it, 1 being chance."""
@@ -49,12 +59,14 @@ def lines(result: Result) -> list[Line]:
     starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
     rows = query_rows(capture, result.question, result.settings.query)
     found = []
+    headline = result.heatmap()
     for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
+        if tuple(layers.tolist()) == headline.layers and headline.heads == "all":
+            continue
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
             label = f"layer{'s' if len(layers) > 1 else ''} {describe(layers.tolist())}"
             found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
-    headline = result.heatmap()
     chosen = f"headline: layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
@@ -66,10 +78,16 @@ def lines(result: Result) -> list[Line]:
     return found
 
 
+def _way(result: Result) -> str:
+    """In how many prompts a clip was looked at: `clip`, `windows`, `frames` or `both`."""
+    how = result.settings.clip
+    return "windows" if how and how.mode == "clip" and result.passes else how.mode if how else "clip"
+
+
 def draw_timeline(result: Result) -> Picture:
     """The picture of it: (H, W, 3) uint8 RGB."""
     width = WIDTH_PX - 2 * MARGIN_PX
-    caption = "when it looked: the attention on each step of tokens over that of a uniform map (dotted)"
+    caption = CAPTIONS[_way(result)]
     above = [
         (lettering.wrap(result.question, width, TITLE_PX, max_lines=2), TITLE_PX, INK),
         (lettering.wrap(result.mapped_answer or "(no answer)", width, TITLE_PX, max_lines=2), TITLE_PX, ACCENT),
@@ -89,12 +107,12 @@ def draw_timeline(result: Result) -> Picture:
 
 def _answers(result: Result) -> str:
     """What each pass answered, beside the times that it saw."""
-    said = []
+    said, each = [], "each window" if _way(result) == "windows" else "each frame alone"
     for one in result.passes:
         first, last = one.media[0].times_s[0], one.media[0].times_s[-1]
         when = f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
         said.append(f"{when}: {shortened(one.answer.strip()) or '(no answer)'}")
-    return "each alone: " + " · ".join(said)
+    return f"{each}: " + " · ".join(said)
 
 
 def _chart(result: Result) -> Picture:
@@ -108,12 +126,13 @@ def _chart(result: Result) -> Picture:
             width = 3.2 if strong else 1.8
             axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
         else:
-            axes.plot(line.times_s, line.over_chance, "o--", color=line.color, linewidth=1.8, label=line.label)
-    axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label="chance: a uniform map")
+            axes.plot(line.times_s, line.over_chance, "o", color=line.color, label=line.label)
+    level = "the mean" if _way(result) == "frames" else "chance: a uniform map"
+    axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label=level)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("attention on the step ÷ chance")
+    axes.set_ylabel("attention on the frame ÷ mean" if _way(result) == "frames" else "attention on the step ÷ chance")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
     canvas.draw()  # type: ignore[no-untyped-call]

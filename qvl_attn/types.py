@@ -110,7 +110,7 @@ class Media:
             return self.times_s
         moments = self.clip.start_s + np.arange(len(self.frames)) / self.clip.sampled_fps
         again = np.diff(self.clip.frame_indices, prepend=-1) == 0
-        return np.where(again, moments, self.times_s)
+        return np.where(again, moments, np.maximum(self.times_s, self.clip.start_s))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -103,10 +103,10 @@ def test_smooth_mixes_by_time():
 
 def test_the_picture_says_which_map_it_shows():
     plain, smooth = drawer(CELLS), drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
-    assert plain._moment(1.0, True).said == "sampled frame 2 of 4: the map of step 0"
-    assert plain._moment(1.5, False).said == "after sampled frame 2 of 4: still the map of step 0"
-    assert smooth._moment(0.5, False).said == "between sampled frames 1 and 2: the map of step 0, which both fed"
-    assert smooth._moment(1.5, False).said == "between sampled frames 2 and 3: the maps of steps 0 and 1 mixed by time"
+    assert plain._moment(1.0, True).said == "sampled frame 2 of 4: the map of step 1 of 2"
+    assert plain._moment(1.5, False).said == "after sampled frame 2 of 4: still the map of step 1 of 2"
+    assert smooth._moment(0.5, False).said == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
+    assert smooth._moment(1.5, False).said == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
     sampled, between = drawn(plain, 1.0, sampled=True), drawn(plain, 1.0, sampled=False)
     assert not np.array_equal(sampled[400:], between[400:]), "the text beneath differs"
     assert np.array_equal(sampled[:400], between[:400])
@@ -173,7 +173,7 @@ def result(demo, tmp_path_factory):
             frame.pts, frame.time_base = round(1000 * time_s), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return demo.ask_video(path, QUESTION, fps=5)
+    return demo.ask_video(path, QUESTION, fps=5, layers="all")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,10 @@ def frames_of(path):
 
 def test_the_film_has_the_clips_own_frames_times_and_length(result, saved):
     film, clip = frames_of(saved / "heatmap.mp4"), frames_of(result.media[0].source)
-    assert [time_s for time_s, _ in film] == pytest.approx([time_s for time_s, _ in clip], abs=1e-4)
+    facts, moments = result.media[0].clip, result.media[0].sampled_s
+    again = [moments[i] for i in range(1, len(moments)) if facts.frame_indices[i] == facts.frame_indices[i - 1]]
+    assert len(again) == 3, "frames that stay on the screen are shown once for each of their samples"
+    assert [time_s for time_s, _ in film] == pytest.approx(sorted([*(time_s for time_s, _ in clip), *again]), abs=1e-4)
     with av.open(str(saved / "heatmap.mp4")) as container:
         stream = container.streams.video[0]
         assert float(stream.duration * stream.time_base) == pytest.approx(result.media[0].clip.end_s, abs=1e-3)
@@ -240,7 +243,7 @@ def test_a_line_is_the_attention_on_each_step_over_chance(result):
         steps = [row[i : i + cells].sum() for i in range(0, len(row), cells)]
         assert line.over_chance == pytest.approx(np.array(steps) / np.mean(steps), rel=1e-4)
         assert line.label == f"layer {layer}"
-    assert drawn_lines[-1].label == "headline: layer 2"
+    assert drawn_lines[-1].label == "headline: layers 0-3"
 
 
 def test_many_layers_are_four_groups(result):
@@ -252,7 +255,7 @@ def test_many_layers_are_four_groups(result):
         vision_mass=np.concatenate([capture.vision_mass] * 3)[:10],
     )
     drawn_lines = lines(replace(result, capture=more))
-    labels = ["layers 0-2", "layers 3-5", "layers 6-7", "layers 8-9", "headline: layer 2"]
+    labels = ["layers 0-2", "layers 3-5", "layers 6-7", "layers 8-9", "headline: layers 0-9"]
     assert [line.label for line in drawn_lines] == labels
 
 
@@ -366,3 +369,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 def test_the_command_reads_its_result_back(saved, result):
     assert Result.load(saved).answer == result.answer
+
+
+def test_a_group_that_is_the_headline_is_drawn_once(demo, clip_file):
+    answered = demo.ask_video(clip_file(4), QUESTION)
+    assert [line.label for line in lines(answered)] == ["layer 0", "layer 1", "layer 3", "headline: layer 2"]

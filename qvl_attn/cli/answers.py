@@ -128,7 +128,8 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
         typer.echo(plain(result.answer))
         return
     typer.echo(f"question: {plain(result.question)}")
-    typer.echo(f"answer: {plain(result.answer) or '(no answer)'}")
+    merged = f"   (the different answers of {len(result.passes)} prompts)" if _merged(result) else ""
+    typer.echo(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
     for one in result.passes:
         typer.echo(f"  {_when(one)}: {shortened(plain(one.answer)) or '(no answer)'}")
     if result.supplied_answer is not None:
@@ -137,6 +138,11 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
     for name in files:
         typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
+
+
+def _merged(result: Result) -> bool:
+    how = result.settings.clip
+    return bool(result.passes) and how is not None and how.mode != "both"
 
 
 def _when(one: Result) -> str:

@@ -11,7 +11,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
 from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, progress_bars, say
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 CLIP = "Clip"
 FILES = (
@@ -82,7 +82,9 @@ def video(
     min_pixels: options.MinPixels = None,
     max_pixels: Annotated[
         int | None,
-        typer.Option(help="Largest size a frame is resized to, in pixels. Default: 151200.", rich_help_panel="Model"),
+        typer.Option(
+            help="Largest size of a frame in pixels: 151200 if not named, 602112 at most.", rich_help_panel=MODEL
+        ),
     ] = None,
     max_new_tokens: options.MaxNewTokens = 128,
     seed: options.Seed = 0,
