@@ -102,15 +102,17 @@ def locate_grids(
     Raises:
         CaptureError: the runs of vision tokens do not fit the grids.
     """
-    starts, lengths, position = [], [], 0
+    starts, lengths, kinds, position = [], [], [], 0
     for kind, run in groupby(type_ids):
         length = len(list(run))
         if kind in VISION_TYPES:
             starts.append(position)
             lengths.append(length)
+            kinds.append(kind)
         position += length
     expected = [int(np.prod(grid)) // merge_size**2 for grid in grids_thw]
-    if lengths != expected or len(expected) != len(media):
+    right = [VISION_TYPES[one.kind == "clip"] for one in media]
+    if lengths != expected or kinds != right:
         raise CaptureError(
             f"the prompt has runs of {lengths} vision tokens, the processor's grids say {expected}",
             "the processor does not belong to this model",
