@@ -14,16 +14,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
     from qvl_attn.result import Result
-    from qvl_attn.types import Drawing, HeatMap
+    from qvl_attn.types import HeatMap
 
 __all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"]
 
 # Imported at first use: the command line's --help must not wait for torch.
 _ROOMS = {
     "Analyzer": "analyzer",
-    "Drawing": "types",
+    "Drawing": "drawing",
     "HeatMap": "types",
     "QvlAttnError": "errors",
     "Result": "result",

@@ -136,8 +136,8 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
     if free is not None and free < 0:
         faults.append(f"the weights need {_gib(-free)} more than is free")
     checks: tuple[Callable[[], None], ...] = (
-        lambda: check_context(config, job, len(media)),
-        lambda: check_memory(config, dtype, job, attention, free, len(media), device),
+        lambda: check_context(config, job, question.pictures),
+        lambda: check_memory(config, dtype, job, attention, free, question.pictures, device),
     )
     for check in checks:
         try:
@@ -159,7 +159,7 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
         attention=attention,
         reason=reason,
         faults=tuple(faults),
-        max_pixels=_largest_pixels(config, job, len(media), possible) if faults else None,
+        max_pixels=_largest_pixels(config, job, question.pictures, possible) if faults else None,
     )
 
 
@@ -168,7 +168,7 @@ def _in_context(config: Any, job: Job) -> bool:
 
 
 def _largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job], bool]) -> int:
-    """The largest `--max-pixels` for each picture with which a job becomes possible; 0 where there is none."""
+    """The largest `--max-pixels` for each picture or frame with which a job is possible; 0 where there is none."""
     low, high = 0, job.cells
     while high - low > 1:
         middle = (low + high) // 2

@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn import lettering, render
+from qvl_attn.drawing import Drawing
 from qvl_attn.lettering import Color, line_height_px
+from qvl_attn.numbers import compact, percent, times_uniform
 from qvl_attn.plain import plain
 from qvl_attn.render import Picture
-from qvl_attn.types import Drawing, FloatArray, HeatMap, Scale
+from qvl_attn.types import FloatArray, HeatMap, Scale
 
 PAGE = (255, 255, 255)
 INK = (24, 26, 31)
@@ -76,7 +78,7 @@ def scale_line(panel: Panel, drawing: Drawing) -> str:
     parts = [
         _ends(panel) + f" = {_multiple(panel, _highest(panel))}",
         f"{_clipped(panel)} of {sum(cells.size for cells in panel.cells)} cells above the scale",
-        f"{_percent(panel.maps[0].vision_mass)} of the attention on vision",
+        f"{percent(panel.maps[0].vision_mass)} of the attention on vision",
     ]
     if drawing.interp != "linear":
         parts.append("each cell drawn as its box")
@@ -166,7 +168,8 @@ def sheet(
     aspects = _aspects(pictures, panels[0])
     columns = _columns(len(panels), sum(aspects), narrowest, columns)
     gaps = PICTURE_GAP_PX * (len(aspects) - 1)
-    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), CELL_WIDTH_PX) - gaps, drawing)
+    widest = CELL_WIDTH_PX * math.ceil(len(aspects) / 2)
+    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), widest) - gaps, drawing)
     cell_width = max(row[0] + gaps, narrowest)
     resized = _resized(pictures, panels[0], row)
     key = _key(panels, drawing)
@@ -258,7 +261,7 @@ def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Ima
     step = line_height_px(size_px)
     height, bar_width, gap = max(height_px, 8 * step), round(1.2 * size_px), round(0.6 * size_px)
     low, high = panel.scale.low, panel.scale.high
-    ticks = [(_compact(value), _multiple(panel, value)) for value in (high, (low + high) / 2, low)]
+    ticks = [(compact(value), _multiple(panel, value)) for value in (high, (low + high) / 2, low)]
     text_width = math.ceil(max(lettering.measure(text, size_px) for tick in ticks for text in tick))
     legend = Image.new("RGB", (bar_width + gap + text_width, height), PAGE)
     legend.paste(Image.fromarray(render.colorbar(height, bar_width, drawing.colormap)), (0, 0))
@@ -273,7 +276,7 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
     scale = panels[0].scale
     text = "from the low to the high end of each panel's own scale"
     if len({panel.scale for panel in panels}) == 1:
-        text = f"{_compact(scale.low)} to {_compact(scale.high)} = {_multiple(panels[0], scale.high)}"
+        text = f"{compact(scale.low)} to {compact(scale.high)} = {_multiple(panels[0], scale.high)}"
     width, height = 180, line_height_px(NUMBER_PX)
     key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
     bar = np.rot90(render.colorbar(width, 12, drawing.colormap), -1)
@@ -284,7 +287,7 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
 
 def _numbers(panel: Panel) -> list[str]:
     """The two lines beneath a thumbnail."""
-    vision = _percent(panel.maps[0].vision_mass)
+    vision = percent(panel.maps[0].vision_mass)
     return [_ends(panel), f"{_multiple(panel, _highest(panel))} · {_clipped(panel)} clipped · vision {vision}"]
 
 
@@ -294,7 +297,7 @@ def _highest(panel: Panel) -> float:
 
 def _ends(panel: Panel) -> str:
     lowest = min(float(cells.min()) for cells in panel.cells)
-    return f"min {_compact(lowest)} · max {_compact(_highest(panel))}"
+    return f"min {compact(lowest)} · max {compact(_highest(panel))}"
 
 
 def _clipped(panel: Panel) -> int:
@@ -302,16 +305,7 @@ def _clipped(panel: Panel) -> int:
 
 
 def _multiple(panel: Panel, value: float) -> str:
-    times = value / panel.maps[0].uniform
-    return f"{times:.{1 if 0 < times < 100 else 0}f}× uniform"
-
-
-def _compact(value: float) -> str:
-    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.3g}"
-
-
-def _percent(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+    return times_uniform(value / panel.maps[0].uniform)
 
 
 def _paragraph(text: str, width_px: int, size_px: int, color: Color) -> _Paragraph:

@@ -15,22 +15,27 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.pictures import draw_result
+from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.render import drawn_size_px
 from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
     SCHEMA_VERSION,
+    base_name,
     capture_arrays,
     capture_from,
+    clip_facts_from,
+    pass_folder,
     result_from,
     result_json,
     tokens_from,
 )
 from qvl_attn.stages import Stages
 from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
-from qvl_attn.types import Drawing, Media
+from qvl_attn.types import Media
 
+Progress = Callable[[str, int, int], None]
 REMEDY = "--overwrite makes it again"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
@@ -61,8 +66,17 @@ def folder_name(
     return f"{slug(Path(media[0].source).stem, 32)}-{slug(question)}-{digest}"
 
 
-def save_result(result: Result, out: Path, drawing: Drawing, *, overwrite: bool = False) -> Path:
+def save_result(
+    result: Result, out: Path, drawing: Drawing, *, overwrite: bool = False, progress: Progress | None = None
+) -> Path:
     """Draw and write a result into its folder inside `out`; `result.json` is written last.
+
+    Args:
+        result: what to write.
+        out: the folder that holds results; made if need be.
+        drawing: how to draw.
+        overwrite: replace the same result.
+        progress: of a clip, told what is being done, how much of it is done, and of how much.
 
     Raises:
         StoreError: it cannot be written, or is there already.
@@ -79,14 +93,53 @@ def save_result(result: Result, out: Path, drawing: Drawing, *, overwrite: bool 
             with ThreadPoolExecutor(_workers(result, drawing)) as pool:
                 for _ in pool.map(lambda task: task(), tasks):  # the first fault calls off what has not begun
                     pass
+            moving, notes = _draw_clip(draft, result, drawn, progress)
         measured = replace(
             result,
             seconds=result.seconds | stages.seconds,
             peak_memory_bytes=result.peak_memory_bytes | stages.peak_bytes,
         )
-        files = ["attention.npz", *images, "result.json"]
-        write_json(draft / "result.json", result_json(measured, drawn.headline, files, drawn.notes))
+        files = ["attention.npz", *images, *moving, "result.json"]
+        write_json(draft / "result.json", result_json(measured, drawn.headline, files, [*drawn.notes, *notes]))
     return target
+
+
+def _draw_clip(
+    folder: Path, result: Result, drawn: DrawnResult, progress: Progress | None
+) -> tuple[list[str], list[str]]:
+    """Of a clip, what moves, the frames themselves and the passes: files and notes."""
+    if result.media[0].clip is None:
+        return [], []
+    from qvl_attn.reel import write_reel  # loads matplotlib
+
+    tell = progress or (lambda what, done, total: None)
+    files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, tell)
+    files += _write_frames(folder, result.media[0])
+    for i, one in enumerate(result.passes):
+        files += _write_pass(folder, pass_folder(i), one)
+    return files, notes
+
+
+def _write_frames(folder: Path, clip: Media) -> list[str]:
+    """Keep what the model saw, so that a result can be drawn again."""
+    for i, frame in enumerate(clip.frames):
+        write_png(folder / seen_file(i), frame)
+    return [seen_file(i) for i in range(len(clip.frames))]
+
+
+def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
+    """A pass over part of a clip: a result of its own, without drawings."""
+    (folder / name).mkdir(parents=True)
+    media = one.media[0]
+    if media.clip is None:
+        write_png(folder / name / picture_file(0), media.frames[0])
+        frames = [picture_file(0)]
+    else:
+        frames = _write_frames(folder / name, media)
+    write_npz(folder / name / "attention.npz", capture_arrays(one.capture))
+    files = ["attention.npz", *frames, "result.json"]
+    write_json(folder / name / "result.json", result_json(one, one.heatmaps(), files, []))
+    return [f"{name}/{file}" for file in files]
 
 
 def _draw(path: Path, image: Callable[[], np.ndarray]) -> None:
@@ -109,6 +162,11 @@ def picture_file(index: int) -> str:
     return f"picture_{index + 1}.png"
 
 
+def seen_file(index: int) -> str:
+    """Where a clip's sampled frame is kept as the model saw it."""
+    return f"seen/{index:06d}.png"
+
+
 def load_result(folder: Path) -> Result:
     """Read a result back.
 
@@ -120,22 +178,30 @@ def load_result(folder: Path) -> Result:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
     try:
         arrays = read_npz(folder / "attention.npz")
-        media = tuple(_media_from(folder / picture_file(i), item) for i, item in enumerate(value["media"]))
-        return result_from(value, capture_from(arrays, tokens_from(value["tokens"]), media), media)
+        media = tuple(_media_from(folder, i, item) for i, item in enumerate(value["media"]))
+        passes = value["passes"]["results"] if value.get("passes") else ()
+        result = result_from(value, capture_from(arrays, tokens_from(value["tokens"]), media), media)
+        return replace(result, passes=tuple(load_result(folder / pass_folder(i)) for i in range(len(passes))))
     except QvlAttnError as error:
         raise StoreError(f"{folder} is damaged: {error.message}", REMEDY) from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
         raise StoreError(f"{folder} is damaged: {type(error).__name__}: {error}", REMEDY) from None
 
 
-def _media_from(path: Path, item: dict[str, Any]) -> Media:
+def _media_from(folder: Path, index: int, item: dict[str, Any]) -> Media:
     width, height = (int(side) for side in item["size_px"])
+    clip, times_s = item.get("clip"), np.array(item["times_s"], dtype=np.float64)
+    if clip is None:
+        frames = read_png(folder / picture_file(index))[None]
+    else:
+        frames = np.stack([read_png(folder / seen_file(i)) for i in range(len(times_s))])
     return Media(
-        kind="picture",
-        frames=read_png(path)[None],
-        times_s=np.array(item["times_s"], dtype=np.float64),
+        kind="picture" if clip is None else "clip",
+        frames=frames,
+        times_s=times_s,
         size_px=(width, height),
-        source=str(item["name"]),
+        source=base_name(str(item["name"])),
         sha256=str(item["sha256"]),
         notes=tuple(str(note) for note in item["notes"]),
+        clip=clip and clip_facts_from(clip),
     )

@@ -1,20 +1,21 @@
 """From a vision token's index to its box in the picture, and back to its place in the sequence. Pure.
 
-The grid is the one that the processor reports (`image_grid_thw`) over the model's own `spatial_merge_size`. Nothing
-here looks at a picture or guesses a size.
+The grid is the one that the processor reports (`image_grid_thw`, `video_grid_thw`) over the model's own
+`spatial_merge_size`. Nothing here looks at a picture or guesses a size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 
 from qvl_attn.errors import CaptureError
-from qvl_attn.types import FloatArray, TokenGrid
+from qvl_attn.types import FloatArray, Media, TokenGrid
 
-IMAGE_TYPE = 1
+VISION_TYPES = (1, 2)  # of `mm_token_type_ids`: image, video
 
 
 def cell_boxes_px(rows: int, columns: int, size_px: tuple[int, int]) -> FloatArray:
@@ -53,37 +54,69 @@ def picture_grid(grid_thw: Sequence[int], merge_size: int, start: int, size_px: 
     )
 
 
-def locate_grids(
-    type_ids: Sequence[int],
-    image_grid_thw: Sequence[Sequence[int]],
-    merge_size: int,
-    sizes_px: Sequence[tuple[int, int]],
-) -> tuple[TokenGrid, ...]:
-    """Find each picture's tokens in the sequence.
+def clip_grid(grid_thw: Sequence[int], merge_size: int, start: int, clip: Media) -> TokenGrid:
+    """The grid of one clip whose first token stands at `start`.
 
-    Args:
-        type_ids: (S,) the processor's `mm_token_type_ids`: 0 text, 1 image.
-        image_grid_thw: (M, 3) as the processor gave it.
-        merge_size: the model's `spatial_merge_size`.
-        sizes_px: (width, height) of each upright original, in prompt order.
+    Each step is fed by equally many sampled frames in a row, two with Qwen2.5-VL; where the last has too few, its last
+    frame was repeated.
 
     Raises:
-        CaptureError: the runs of image tokens do not fit the grids.
+        CaptureError: the steps do not fit the frames.
     """
-    starts, lengths, position = [], [], 0
+    grid = picture_grid(grid_thw, merge_size, start, clip.size_px)
+    frames, steps = len(clip.frames), grid.shape[0]
+    per_step = -(-frames // steps)
+    if clip.clip is None or -(-frames // per_step) != steps:
+        raise CaptureError(f"{frames} frames became {steps} steps", "the processor does not belong to this model")
+    first = per_step * np.arange(steps)
+    span = np.stack([first, np.minimum(first + per_step, frames) - 1], axis=1)
+    indices = np.array(clip.clip.frame_indices, dtype=np.int64)
+    return replace(grid, frame_span=indices[span], times_s=clip.times_s[span])
+
+
+def grid_of(grid_thw: Sequence[int], merge_size: int, start: int, media: Media) -> TokenGrid:
+    """The grid of a picture or a clip whose first token stands at `start`.
+
+    Raises:
+        CaptureError: a clip's steps do not fit its frames.
+    """
+    if media.kind == "clip":
+        return clip_grid(grid_thw, merge_size, start, media)
+    return picture_grid(grid_thw, merge_size, start, media.size_px)
+
+
+def locate_grids(
+    type_ids: Sequence[int],
+    grids_thw: Sequence[Sequence[int]],
+    merge_size: int,
+    media: Sequence[Media],
+) -> tuple[TokenGrid, ...]:
+    """Find the tokens of each picture or clip in the sequence.
+
+    Args:
+        type_ids: (S,) the processor's `mm_token_type_ids`: 0 text, 1 image, 2 video.
+        grids_thw: (M, 3) as the processor gave it.
+        merge_size: the model's `spatial_merge_size`.
+        media: what was shown, in prompt order.
+
+    Raises:
+        CaptureError: the runs of vision tokens do not fit the grids.
+    """
+    starts, lengths, kinds, position = [], [], [], 0
     for kind, run in groupby(type_ids):
         length = len(list(run))
-        if kind == IMAGE_TYPE:
+        if kind in VISION_TYPES:
             starts.append(position)
             lengths.append(length)
+            kinds.append(kind)
         position += length
-    expected = [int(np.prod(grid)) // merge_size**2 for grid in image_grid_thw]
-    if lengths != expected or len(expected) != len(sizes_px):
+    expected = [int(np.prod(grid)) // merge_size**2 for grid in grids_thw]
+    right = [VISION_TYPES[one.kind == "clip"] for one in media]
+    if lengths != expected or kinds != right:
         raise CaptureError(
-            f"the prompt has runs of {lengths} image tokens, the processor's grids say {expected}",
+            f"the prompt has runs of {lengths} vision tokens, the processor's grids say {expected}",
             "the processor does not belong to this model",
         )
     return tuple(
-        picture_grid(grid, merge_size, start, size)
-        for grid, start, size in zip(image_grid_thw, starts, sizes_px, strict=True)
+        grid_of(grid, merge_size, start, one) for grid, start, one in zip(grids_thw, starts, media, strict=True)
     )

@@ -57,6 +57,11 @@ _TURNS = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins like this is a picture, sound or broken; animated ones are pictures, too."""
+    return bool(_SIGNATURE.match(head))
+
+
 def is_clip(path: str | os.PathLike[str]) -> bool:
     """Whether the name ends as the name of a clip does. The file is not looked at."""
     return bool(_CLIP.search(os.fspath(path)))
@@ -97,9 +102,7 @@ def load_picture(path: str | os.PathLike[str]) -> Media:
             one side more than `MAX_ASPECT_RATIO` times the other.
     """
     source = os.fspath(path)
-    name = _printable(source or ".")
-    if _URL.match(source):
-        raise InputError(f"{name} is a URL", "download it first and give the path of the file; nothing is fetched")
+    name = check_local(source)
     data = _read(source, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,31 +119,59 @@ def load_picture(path: str | os.PathLike[str]) -> Media:
     )
 
 
-def _printable(text: str) -> str:
-    """The path as typed, fit for one line on a terminal."""
+def check_local(source: str) -> str:
+    """The path as typed, fit for one line on a terminal.
+
+    Raises:
+        InputError: it is a URL.
+    """
+    name = printable(source or ".")
+    if _URL.match(source):
+        raise InputError(f"{name} is a URL", "download it first and give the path of the file; nothing is fetched")
+    return name
+
+
+def printable(text: str) -> str:
+    """A path fit for one line on a terminal."""
     if len(text) > 300:
         text = f"{text[:140]}...{text[-140:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _read(source: str, name: str) -> bytes:
-    try:
-        info = Path(source).stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise InputError(f"{name} is a directory", "give the path of one picture")
-        if not stat.S_ISREG(info.st_mode):
-            raise InputError(f"{name} is not a regular file", "give the path of a picture on disk")
+    with file_faults(name):
+        size = check_file(Path(source), name, "a picture")
         if is_clip(source):
             raise InputError(f"{name} is a clip; `ask` takes pictures", "clips are for `qvl-attn video`")
-        if info.st_size == 0:
-            raise InputError(f"{name} is empty", "copy or download it again")
-        if info.st_size > MAX_BYTES:
+        if size > MAX_BYTES:
             raise InputError(
-                f"{name} has {info.st_size:,} bytes; the limit is {MAX_BYTES:,}",
-                "scale the picture down or compress it",
+                f"{name} has {size:,} bytes; the limit is {MAX_BYTES:,}", "scale the picture down or compress it"
             )
         with Path(source).open("rb") as file:
-            return file.read(info.st_size)
+            return file.read(size)
+
+
+def check_file(path: Path, name: str, noun: str) -> int:
+    """The size in bytes of a file with something in it.
+
+    Raises:
+        InputError: a folder, no regular file, or an empty one.
+    """
+    info = path.stat()
+    if stat.S_ISDIR(info.st_mode):
+        raise InputError(f"{name} is a directory", f"give the path of {noun}")
+    if not stat.S_ISREG(info.st_mode):
+        raise InputError(f"{name} is not a regular file", f"give the path of {noun} on disk")
+    if info.st_size == 0:
+        raise InputError(f"{name} is empty", "copy or download it again")
+    return info.st_size
+
+
+@contextmanager
+def file_faults(name: str) -> Iterator[None]:
+    """Say in our words why a file cannot be read."""
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f"{name} does not exist", "check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a null character
@@ -150,17 +181,17 @@ def _read(source: str, name: str) -> bytes:
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """The first frame, (H, W, 3), upright, and what was done to it."""
-    with _faults_of(name, data):
+    with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=_FORMATS)
-    _check_size(*image.size, name)
-    with _faults_of(name, data):
+    check_size(*image.size, name)
+    with decoding_faults(name, data):
         upright, turned = _turn_upright(image)
-        frame, converted = _to_rgb(upright)
+        frame, converted = to_rgb(upright)
     return frame, (*turned, *converted, *_further_frames(image))
 
 
 @contextmanager
-def _faults_of(name: str, data: bytes) -> Iterator[None]:
+def decoding_faults(name: str, data: bytes) -> Iterator[None]:
     """Say in our words what Pillow found: its own may hold heap addresses, and its decoders raise nearly anything."""
     try:
         yield
@@ -182,7 +213,12 @@ def _faults_of(name: str, data: bytes) -> Iterator[None]:
         ) from None
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture with too many pixels, or too long and narrow.
+
+    Raises:
+        InputError: it is.
+    """
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{name} has {width:,} x {height:,} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}",
@@ -216,8 +252,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pixels (H, W, 3) uint8 of a loaded picture of any of Pillow's modes."""
+def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels (H, W, 3) uint8 of a loaded picture of any of Pillow's modes, and what was done to it."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _scaled_grey(np.asarray(image))
     notes = []

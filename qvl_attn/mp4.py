@@ -9,38 +9,66 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
+# Times are kept in units of 1/90000 s: whole for 24, 25, 30, 50, 60 and 30000/1001 frames a second.
+TICKS_PER_S = 90_000
 
-def write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float, *, quality: int = 18) -> None:
-    """Encodes frames one by one.
+
+def write_mp4(
+    path: Path,
+    frames: Iterable[tuple[NDArray[np.uint8], float]],
+    end_s: float,
+    *,
+    rate_fps: float,
+    quality: int = 18,
+    preset: str = "medium",
+) -> None:
+    """Encode frames one by one.
 
     Args:
         path: where to; replaced if it is there.
-        frames: each (H, W, 3) uint8 RGB, all of one even size.
-        fps: frames per second.
+        frames: each (H, W, 3) uint8 RGB, all of one even size, and when it is shown, in seconds, ascending from 0.
+        end_s: when the last one ends.
+        rate_fps: frames per second on average, from which the encoder plans.
         quality: x264's constant rate factor: 18 looks as the frames do, lower keeps more.
+        preset: x264's, from `ultrafast` to `placebo`: how long it may take over making the file small.
 
     Raises:
-        ValueError: no frame, an odd side, or a frame of another size.
+        ValueError: no frame, an odd side, a frame of another size, or times that do not ascend.
     """
-    count = 0
+    count, last = 0, -1
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream("libx264", rate=Fraction(rate_fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(quality)}
-        for pixels in frames:
+        # Without B-frames the last frame is the last packet, whose length is then the clip's own to the tick.
+        stream.options = {"crf": str(quality), "preset": preset, "bf": "0"}
+        context = stream.codec_context
+        context.time_base = Fraction(1, TICKS_PER_S)
+        # Players take unmarked colours for one or the other by the size of the picture.
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries = context.color_trc = 1
+        for pixels, time_s in frames:
             height, width = pixels.shape[:2]
             if not count:
                 stream.width, stream.height = width, height
             if (width, height) != (stream.width, stream.height) or width % 2 or height % 2:
                 raise ValueError(f"frame {count} is {width} x {height} px: want even sides, the same in all frames")
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                container.mux(packet)
-            count += 1
+            ticks = round(time_s * TICKS_PER_S)
+            if ticks <= last:
+                raise ValueError(f"frame {count} at {time_s} s is not after the one before it")
+            count, last = count + 1, ticks
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709
+            )
+            frame.pts, frame.time_base = ticks, context.time_base
+            container.mux(stream.encode(frame))
         if not count:
             raise ValueError("no frame to write")
         for packet in stream.encode():
+            if packet.pts == last:
+                packet.duration = max(1, round(end_s * TICKS_PER_S) - last)
             container.mux(packet)
     with path.open("rb") as written:
         os.fsync(written.fileno())

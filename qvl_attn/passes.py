@@ -17,6 +17,9 @@ from qvl_attn.prompt import Prompt, answer_tokens
 from qvl_attn.recorder import AttentionRecorder, Rows, Target
 from qvl_attn.types import Capture, Token
 
+# What the processor makes of pictures and clips, several prompts' one after the other.
+VISION_INPUTS = {"pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -76,7 +79,7 @@ def padded_batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         return torch.cat([pad(row, (length - row.shape[1], 0), value=int(row[0, 0]) if own else 0) for row in rows])
 
     return {
-        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in ("pixel_values", "image_grid_thw")},
+        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in VISION_INPUTS & prompts[0].inputs.keys()},
         "input_ids": padded("input_ids", own=True),
         "attention_mask": padded("attention_mask"),
         "mm_token_type_ids": padded("mm_token_type_ids"),

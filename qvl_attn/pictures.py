@@ -1,4 +1,7 @@
-"""Which pictures a result has, and what stands in them: headline, sheets of layers, single layers, words."""
+"""Which pictures a result has, and what stands in them: headline, sheets of layers, single layers, words.
+
+Of a clip a few steps of tokens stand side by side, as the pictures of a prompt do.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,20 @@ from functools import partial
 
 import numpy as np
 
+from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
 from qvl_attn.reduce import heat_maps
-from qvl_attn.render import blur, drawn_size_px, percentile_scale, resize_picture
+from qvl_attn.render import blur, drawn_size_px, fit_px, percentile_scale, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import describe, produced_words, query_rows, question_words
-from qvl_attn.types import Drawing, HeatMap, IntArray
+from qvl_attn.store import slug
+from qvl_attn.types import HeatMap, IntArray
 
 MAX_WORDS = 48
+# Of a clip, steps that stand side by side, and how much larger that row is drawn than one picture.
+MAX_STEPS, ROW_SCALE, LEAST_STEP_PX, MAX_ROW_PX = 6, 2, 240, 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +46,12 @@ class DrawnResult:
     def images(self) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
         """Names relative to the folder, and what draws them, in any thread: (H, W, 3) uint8 RGB."""
         result, drawing = self.result, self.drawing
-        pictures = [resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing)) for media in result.media]
-        for i, picture in enumerate(pictures):
-            yield f"picture_{i + 1}.png", partial(np.asarray, picture)
-        caption = _headline_caption(result, self.headline[0])
-        yield "overlay.png", partial(self._large, pictures, Panel("", self.headline), caption)
+        pictures = self._pictures()
+        if result.media[0].clip is None:
+            for i, picture in enumerate(pictures):
+                yield f"picture_{i + 1}.png", partial(np.asarray, picture)
+        caption = [*_headline_caption(result, self.headline[0]), *self._shown_steps()]
+        yield "overlay.png", partial(self._large, pictures, Panel("", self._shown(self.headline)), caption, ROW_SCALE)
 
         own = self._layer_panels()
         shared = _on_one_scale(own)
@@ -53,21 +61,24 @@ class DrawnResult:
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
         ):
-            lines = [*self._title(), f"{asked} · a layer at a time, {scale}"]
+            lines = [*self._title(), f"{asked} · a layer at a time, {scale}", *self._shown_steps()]
             yield f"{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=drawing)
         words, count = self._word_panels()
+        produced = (result.capture.query_role == "answer").any() or (result.capture.produces >= 0).any()
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
         layers, heads = _layer_words(self.headline[0]), _head_words(result, self.headline[0])
-        title = f"each word of the question, and what produced each word of the answer · {layers}, {heads}{cap}"
-        titles = [*self._title(), title]
+        answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
+        title = f"each word of the question{answered} · {layers}, {heads}{cap}"
+        titles = [*self._title(), title, *self._shown_steps()]
         yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
 
+        yield from self._answer_tokens(pictures)
         for panel in own if drawing.scale == "layer" else shared:
             (layer,) = panel.maps[0].layers
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
-            caption = [f"{panel.label} · {asked} · {scale}"]
+            caption = [f"{panel.label} · {asked} · {scale}", *self._shown_steps()]
             yield f"layers/layer_{layer:02d}.png", partial(self._large, pictures, panel, caption)
 
     def _title(self) -> list[str]:
@@ -79,14 +90,62 @@ class DrawnResult:
             return own
         return f"{self.result.supplied_answer}   (supplied; its own answer: {own})"
 
-    def _large(self, pictures: Sequence[np.ndarray], panel: Panel, caption: Sequence[str]) -> np.ndarray:
+    def _pictures(self) -> list[np.ndarray]:
+        """The pictures of the prompt, or the first frame of each step of a clip that is shown."""
+        media, drawing = self.result.media, self.drawing
+        if media[0].clip is None:
+            return [resize_picture(one.frames[0], drawn_size_px(one.size_px, drawing)) for one in media]
+        indices = list(media[0].clip.frame_indices)
+        firsts = self.result.capture.grids[0].frame_span[list(self.steps), 0].tolist()
+        single = max(drawn_size_px(media[0].size_px, drawing))
+        longest = min(single, max(LEAST_STEP_PX, ROW_SCALE * single // len(firsts)))
+        size_px = fit_px(media[0].size_px, longest)
+        return [resize_picture(media[0].frames[indices.index(first)], size_px) for first in firsts]
+
+    @property
+    def foot(self) -> tuple[str, ...]:
+        """Of a clip, what the map is, for the foot of each of its frames."""
+        return tuple(_headline_caption(self.result, self.headline[0]))
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of a clip, the steps that stand side by side: evenly chosen, and that of the strongest cell among them."""
+        values = self.headline[0].values
+        chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
+        strongest = int(values.max(axis=(1, 2)).argmax())
+        chosen[np.abs(chosen - strongest).argmin()] = strongest
+        return tuple(np.unique(chosen).tolist())
+
+    def _shown_steps(self) -> list[str]:
+        if self.result.media[0].clip is None:
+            return []
+        grid = self.result.capture.grids[0]
+        shown = ", ".join(f"{step + 1} ({grid.times_s[step, 0]:.2f} s)" for step in self.steps)
+        some = "" if len(self.steps) == grid.shape[0] else "; minimum, maximum and cells are of these alone"
+        return [f"from left to right: step {shown} of {grid.shape[0]}{some}"]
+
+    def _shown(self, maps: tuple[HeatMap, ...]) -> tuple[HeatMap, ...]:
+        """A map for each picture: of a clip, for each step that is shown."""
+        if self.result.media[0].clip is None:
+            return maps
+        (one,) = maps
+        return tuple(
+            replace(one, values=one.values[step : step + 1], media_index=i) for i, step in enumerate(self.steps)
+        )
+
+    def _large(
+        self, pictures: Sequence[np.ndarray], panel: Panel, caption: Sequence[str], row_scale: int = 1
+    ) -> np.ndarray:
+        drawing = self.drawing
+        if len(panel.maps) > 2 and self.result.media[0].clip is not None:
+            drawing = replace(drawing, draw_size_px=min(drawing.draw_size_px * row_scale, MAX_ROW_PX))
         return headline(
             pictures,
             panel,
             question=self.result.question,
             answer=self._answer(),
             caption_lines=caption,
-            drawing=self.drawing,
+            drawing=drawing,
         )
 
     def _layer_panels(self) -> list[Panel]:
@@ -116,6 +175,23 @@ class DrawnResult:
             panels += [Panel(label, maps)] if maps else []
         return panels, len(words)
 
+    def _answer_tokens(self, pictures: Sequence[np.ndarray]) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+        """Of a clip with the query `answer`: each token of the answer, with the headline's layers and heads."""
+        result = self.result
+        if result.media[0].clip is None or result.settings.query != "answer":
+            return
+        texts = {token.position: token.text for token in result.capture.tokens if token.role == "answer"}
+        produced = [(row, texts[at]) for row, at in enumerate(result.capture.produces.tolist()) if at in texts]
+        for i, (row, text) in enumerate(produced[:MAX_WORDS]):
+            label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
+            maps = self._maps(self.headline[0].layers, result.headline_heads(), np.array([row]), label)
+            if maps:
+                caption = [_layer_words(self.headline[0]), *self._shown_steps()]
+                yield (
+                    f"answer/{i + 1:02d}_{slug(text, 24)}.png",
+                    partial(self._large, pictures, Panel(label, maps), caption),
+                )
+
     def _maps(
         self, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray, query: str
     ) -> tuple[HeatMap, ...]:
@@ -124,7 +200,7 @@ class DrawnResult:
             maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
         except CaptureError:
             return ()
-        return _blurred(maps, self.drawing)
+        return self._shown(_blurred(maps, self.drawing))
 
 
 def _blurred(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
@@ -142,7 +218,11 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
     Raises:
         CaptureError: there is no attention to draw.
     """
-    notes = [f"picture {i + 1}: {note}" for i, media in enumerate(result.media) for note in media.notes]
+    notes = [
+        f"{media.kind} {i + 1}: {note}" if media.clip is None else f"clip: {note}"
+        for i, media in enumerate(result.media)
+        for note in media.notes
+    ]
     missing = undrawable(result.question + result.answer + (result.supplied_answer or ""))
     if missing:
         notes.append(
@@ -155,6 +235,9 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
             f"run together with other questions in {made.dtype}: where two tokens were all but equally likely, "
             "the answer can be another than the question's alone"
         )
+    tokens = sum(token.role == "answer" for token in result.capture.tokens)
+    if result.media[0].clip and result.settings.query == "answer" and tokens > MAX_WORDS:
+        notes.append(f"answer/ has the first {MAX_WORDS} of the answer's {tokens} tokens")
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     return DrawnResult(result, drawing, _blurred(result.heatmaps(), drawing), tuple(notes))

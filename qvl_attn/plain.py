@@ -8,6 +8,14 @@ import unicodedata
 _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
+LONG = 60
+
+
+def shortened(text: str) -> str:
+    """A text where one of many stands: its beginning, if it is long."""
+    return text if len(text) <= LONG else text[: LONG - 1].rstrip() + "…"
+
+
 def plain(text: str) -> str:
     """Text that is safe to print and to draw: no control or format characters, every white space a space.
 

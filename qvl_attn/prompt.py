@@ -15,7 +15,7 @@ from PIL import Image
 from qwen_vl_utils import process_vision_info
 
 from qvl_attn.errors import CaptureError, InputError
-from qvl_attn.grid import IMAGE_TYPE, locate_grids
+from qvl_attn.grid import VISION_TYPES, locate_grids
 from qvl_attn.types import Media, Token, TokenGrid
 
 Message = dict[str, Any]
@@ -55,18 +55,22 @@ class Prompt:
 
 
 def chat_messages(
-    pictures: Sequence[Media],
+    media: Sequence[Media],
     question: str,
     system: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> list[Message]:
-    """The conversation of the model card: the pictures, then the question, after a system prompt if there is one."""
+    """The conversation of the model card: pictures or clips, then the question, after a system prompt if there is one.
+
+    Clips are named only: their frames, sampled and resized, go to the processor as they are.
+    """
     limits = {
         name: value for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if value is not None
     }
     content: list[Message] = [
-        {"type": "image", "image": Image.fromarray(media.frames[0]), **limits} for media in pictures
+        {"type": "image", "image": Image.fromarray(one.frames[0]), **limits} if one.clip is None else {"type": "video"}
+        for one in media
     ]
     user = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
     if system is None:
@@ -118,7 +122,7 @@ def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None)
 def build_prompt(
     processor: Any,
     messages: Sequence[Message],
-    pictures: Sequence[Media],
+    media: Sequence[Media],
     merge_size: int,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
@@ -130,7 +134,7 @@ def build_prompt(
     Args:
         processor: of the model.
         messages: a conversation as `chat_messages` makes it.
-        pictures: the pictures in it, in order.
+        media: the pictures, or the clip, in it, in order.
         merge_size: the model's `spatial_merge_size`.
         min_pixels: overrides the processor's own limit, together with `max_pixels`.
         max_pixels: as `pixel_limits` gives them.
@@ -140,21 +144,21 @@ def build_prompt(
         InputError: the processor does not take a picture of this shape.
     """
     text, before, question = _render(processor, messages)
+    clips = [one for one in media if one.clip is not None]
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels} if min_pixels and max_pixels else {}
     try:
-        images, _ = process_vision_info(messages)
         inputs = processor(
             text=[text],
-            images=images,
+            **(_shown_clips(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
             padding=True,
             return_tensors="pt",
             return_offsets_mapping=True,
-            size=dict(processor.image_processor.size) | size,
+            size=dict((processor.video_processor if clips else processor.image_processor).size) | size,
         )
     except ValueError as error:
         if "aspect ratio" not in str(error) and "height and width" not in str(error):
             raise
-        sizes = ", ".join(f"{media.source} is {media.size_px[0]}x{media.size_px[1]}" for media in pictures)
+        sizes = ", ".join(f"{one.source} is {one.size_px[0]}x{one.size_px[1]}" for one in media)
         raise InputError(
             f"{sizes}: too long and narrow for the processor, whose cells have {CELL_PX} pixels a side "
             "and whose longer side is at most 200 times the shorter",
@@ -162,10 +166,14 @@ def build_prompt(
         ) from None
     spans = inputs.pop("offset_mapping")[0].tolist()
     type_ids = inputs["mm_token_type_ids"][0].tolist()
-    grids = locate_grids(type_ids, inputs["image_grid_thw"].tolist(), merge_size, [media.size_px for media in pictures])
+    if clips:
+        _check_times(processor, inputs, clips)
+    grids_thw = inputs["video_grid_thw" if clips else "image_grid_thw"].tolist()
+    grids = locate_grids(type_ids, grids_thw, merge_size, media)
 
-    expanded = _expand(text, processor.image_token, [grid.cells for grid in grids])
-    start = len(_expand(before, processor.image_token, [grid.cells for grid in grids]))
+    vision_token = processor.video_token if clips else processor.image_token
+    expanded = _expand(text, vision_token, [grid.cells for grid in grids])
+    start = len(_expand(before, vision_token, [grid.cells for grid in grids]))
     stop = start + len(question)
     ids = inputs["input_ids"][0].tolist()
     if expanded[start:stop] != question or spans[-1][1] != len(expanded) or len(spans) != len(ids):
@@ -176,6 +184,39 @@ def build_prompt(
         for i, (span, kind) in enumerate(zip(spans, type_ids, strict=True))
     )
     return Prompt(inputs=dict(inputs), question=question, tokens=tokens, grids=grids)
+
+
+def _shown_clips(processor: Any, clips: Sequence[Media]) -> dict[str, Any]:
+    """Clips as the processor takes them, with all that it would otherwise assume (24 frames a second, say).
+
+    It learns the seconds between sampled frames from their share of all frames and the clip's own rate: with frames at
+    even intervals, which rarely divide the clip's length, the total is what makes that right.
+    """
+    facts = [one.clip for one in clips if one.clip is not None]
+    # `resize.py` has done what newer versions offer, and warn that they do not do.
+    capped = {"cap_pixels_per_frame": False} if hasattr(processor.video_processor, "cap_pixels_per_frame") else {}
+    return {
+        **capped,
+        "videos": [one.frames for one in clips],
+        "video_metadata": [
+            {
+                "fps": one.rate_fps,
+                "frames_indices": list(one.frame_indices),
+                "total_num_frames": len(one.frame_indices) / one.sampled_fps * one.rate_fps,
+            }
+            for one in facts
+        ],
+        "do_sample_frames": False,
+    }
+
+
+def _check_times(processor: Any, inputs: Mapping[str, Any], clips: Sequence[Media]) -> None:
+    """See that the processor understood the times: wrong ones give no error, only wrong positions."""
+    frames = processor.video_processor.temporal_patch_size
+    right = [frames / one.clip.sampled_fps for one in clips if one.clip is not None]
+    found = [float(value) for value in inputs.get("second_per_grid_ts", [])]
+    if len(found) != len(right) or any(abs(a - b) > 1e-6 * b for a, b in zip(found, right, strict=True)):
+        raise CaptureError(f"the processor takes a step of tokens for {found} s, not {right} s")
 
 
 def _render(processor: Any, messages: Sequence[Message]) -> tuple[str, str, str]:
@@ -196,9 +237,9 @@ def _render(processor: Any, messages: Sequence[Message]) -> tuple[str, str, str]
     return text, before, question
 
 
-def _expand(text: str, image_token: str, cells: Sequence[int]) -> str:
-    pieces = text.split(image_token)
-    return "".join(piece + (image_token * cells[i] if i < len(pieces) - 1 else "") for i, piece in enumerate(pieces))
+def _expand(text: str, token: str, cells: Sequence[int]) -> str:
+    pieces = text.split(token)
+    return "".join(piece + (token * cells[i] if i < len(pieces) - 1 else "") for i, piece in enumerate(pieces))
 
 
 def _token(
@@ -216,7 +257,7 @@ def _token(
     def within(part: tuple[int, int]) -> bool:
         return stop > part[0] and start < part[1]
 
-    if kind == IMAGE_TYPE:
+    if kind in VISION_TYPES:
         return Token(position, piece, "vision")
     if within(question):
         return Token(

@@ -11,11 +11,13 @@ import numpy as np
 from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
 from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
+from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.types import Media
 
 MAX_NEW_TOKENS = 4096
+PIXELS = {"pixel_values", "pixel_values_videos"}
 HEAD_DTYPES = ("float32", "float16")
 
 
@@ -24,7 +26,7 @@ class Question:
     """What is asked, ready for the model.
 
     Attributes:
-        media: the pictures, in prompt order.
+        media: the pictures, or the clip, in prompt order.
         settings: as they were typed.
         prompt: the model's input.
         layers: layer numbers to record.
@@ -45,6 +47,11 @@ class Question:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures, or steps of a clip, share the vision tokens."""
+        return sum(grid.shape[0] for grid in self.prompt.grids)
+
 
 def read_question(processor: Any, config: Any, media: Sequence[Media], text: str, settings: Settings) -> Question:
     """Find every fault in what was typed, and build the prompt.
@@ -52,7 +59,7 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
     Args:
         processor: of the model.
         config: of the model.
-        media: the pictures.
+        media: the pictures, or the clip.
         text: the question.
         settings: as they were typed.
 
@@ -75,7 +82,9 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
     for name, words in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
         if words is not None:
             check_text(name, words, control)
-    limits = pixel_limits(processor, settings.min_pixels, settings.max_pixels)
+    typed = settings.min_pixels, settings.max_pixels
+    clip = media[0].clip
+    limits = clip_pixel_limits(processor, *typed, len(media[0].frames)) if clip else pixel_limits(processor, *typed)
     messages = chat_messages(media, text, settings.system, *limits)
     prompt = build_prompt(processor, messages, media, config.vision_config.spatial_merge_size, *limits)
     if settings.query.startswith("text:"):
@@ -96,13 +105,13 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
 
 def without_pixels(question: Question) -> Question:
     """The same question with the pixels of its pictures given up: of many questions only those that run hold theirs."""
-    inputs = {name: value for name, value in question.prompt.inputs.items() if name != "pixel_values"}
+    inputs = {name: value for name, value in question.prompt.inputs.items() if name not in PIXELS}
     return replace(question, prompt=replace(question.prompt, inputs=inputs))
 
 
 def with_pixels(question: Question, processor: Any, config: Any) -> Question:
     """The same question with its pixels, made again where they were given up."""
-    if "pixel_values" in question.prompt.inputs:
+    if PIXELS & question.prompt.inputs.keys():
         return question
     again = read_question(processor, config, question.media, question.prompt.question, question.settings)
     return replace(question, prompt=again.prompt)

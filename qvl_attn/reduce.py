@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.render import percentile_scale
@@ -91,6 +92,12 @@ def heat_maps(
         )
         for i, part in enumerate(split_by_picture(values, capture.grids))
     )
+
+
+def over_chance(values: FloatArray) -> NDArray[np.float64]:
+    """(t,) attention on each step of a (t, h, w) map, over the same attention spread evenly: 1 is chance."""
+    steps = values.sum(axis=(1, 2), dtype=np.float64)
+    return np.asarray(steps / steps.mean())
 
 
 def layer_figures(maps: Sequence[HeatMap], grids: Sequence[TokenGrid]) -> dict[str, float]:

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.types import Drawing, FloatArray, Scale
+from qvl_attn.drawing import Drawing
+from qvl_attn.types import FloatArray, Scale
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -104,9 +105,15 @@ def top_mask(values: Sequence[FloatArray], top_percent: float) -> list[Mask]:
     Returns:
         bool, one array a picture, shaped like `values`.
     """
+    least = top_threshold(values, top_percent)
+    return [array >= least for array in values]
+
+
+def top_threshold(values: Sequence[FloatArray], top_percent: float) -> float:
+    """The weakest of the strongest share of all cells: see `top_mask`."""
     cells = np.sort(np.concatenate([array.ravel() for array in values]))
     count = max(1, int(len(cells) * top_percent / 100 + 0.5))
-    return [array >= cells[-count] for array in values]
+    return float(cells[-count])
 
 
 def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE) -> Scale:
@@ -158,7 +165,11 @@ def blend(picture: Picture, values: FloatArray, scale: Scale, drawing: Drawing, 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    colors = colorize(values, scale, drawing.colormap)
+    return overlay(picture, colorize(values, scale, drawing.colormap), drawing, mask)
+
+
+def overlay(picture: Picture, colors: Picture, drawing: Drawing, mask: Mask | None = None) -> Picture:
+    """Lay colours that are there already over a picture: see `blend`."""
     mixed = np.asarray(cv2.addWeighted(picture, 1 - drawing.alpha, colors, drawing.alpha, 0), dtype=np.uint8)
     return mixed if mask is None else np.where(mask[..., None], mixed, picture)
 

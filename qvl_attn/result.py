@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
 from qvl_attn.reduce import heat_maps
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.types import Capture, Drawing, HeatMap, Media, Scale
+from qvl_attn.types import Capture, HeatMap, Media, Scale
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, as it was typed: with the picture, the question and the model it determines the result."""
+    """What was asked for, as it was typed: with the media, the question and the model it determines the result."""
 
     query: str = "question"
     layers: str | None = None
@@ -27,6 +29,7 @@ class Settings:
     max_new_tokens: int = 128
     seed: int = 0
     store_heads: str = "float32"
+    clip: ClipSettings | None = None
 
     @property
     def heads_apart(self) -> bool:
@@ -57,16 +60,20 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """One question about one prompt's pictures.
+    """One question about one prompt's pictures, or about one clip.
+
+    A clip that was looked at in several passes has them in `passes`, each a result of its own. Windows, and frames with
+    mode `frames`, are merged into the whole's `capture` (`merge.py` says how), whose rows are those of the question and
+    the last prompt token; with mode `both` the capture is the one of the whole clip in one prompt.
 
     Attributes:
         question: as it was typed.
-        answer: the model's own, greedy.
+        answer: the model's own, greedy. Of several passes, the different ones in the order of time, with ` | ` between.
         answer_logprob: natural logarithm of the probability of the answer's text tokens under the plain model
             (temperature 1, no penalty, end token not counted); 0 for an empty answer.
         supplied_answer: the answer given with `--answer`, whose maps these are; None where the model's own was used.
         supplied_logprob: as `answer_logprob`, for the supplied answer.
-        media: the pictures, in prompt order.
+        media: the pictures, in prompt order, or the clip.
         capture: the attention rows.
         settings: what was asked for.
         provenance: what made it.
@@ -74,6 +81,7 @@ class Result:
             the pictures.
         peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
             GPU; `before` is the host's when the stage began.
+        passes: of a clip that was looked at in several.
     """
 
     question: str
@@ -87,9 +95,10 @@ class Result:
     provenance: Provenance
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+    passes: tuple[Result, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Result({self.question!r}, answer={self.answer!r}, pictures={len(self.media)})"
+        return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
 
     @property
     def mapped_answer(self) -> str:
@@ -108,7 +117,8 @@ class Result:
     @property
     def is_cut(self) -> bool:
         """Whether the model's own answer ran into `max_new_tokens`; not known where an answer was supplied."""
-        return self.supplied_answer is None and self.capture.tokens[-1].role == "answer"
+        own = self.supplied_answer is None and self.capture.tokens[-1].role == "answer"
+        return own or any(one.is_cut for one in self.passes)
 
     def heatmaps(
         self,
@@ -162,13 +172,21 @@ class Result:
             raise InputError(f"media {media}: not there", f"the prompt has pictures 0 to {len(self.media) - 1}")
         return self.heatmaps(layers, heads, query)[media]
 
-    def save(self, out: str | os.PathLike[str], drawing: Drawing | None = None, *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`.
 
         Args:
             out: the folder that holds results; made if need be.
             drawing: how to draw.
             overwrite: replace the same result.
+            progress: of a clip, told what is being done, how much of it is done, and of how much.
 
         Returns:
             The folder that was written.
@@ -178,7 +196,7 @@ class Result:
         """
         from qvl_attn.folder import save_result
 
-        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite)
+        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Result:

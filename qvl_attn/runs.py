@@ -49,7 +49,7 @@ def recording_of(question: Question) -> Recording:
 def groups(
     questions: Sequence[Question], config: Any, batch_size: int, fits: Callable[[Question, int], bool]
 ) -> Iterator[Group]:
-    """Questions about the same pictures together, in their order; the others in batches of like length.
+    """Questions about the same pictures together, in their order; the others, and clips, in batches of like length.
 
     Args:
         questions: what is asked.
@@ -63,13 +63,16 @@ def groups(
         about.setdefault((recording_of(one), one.settings.max_new_tokens, pictures), []).append(i)
     # A sliding layer forgets the head of the prompt while it answers.
     shareable = "sliding_attention" not in (config.text_config.layer_types or ())
-    alone: dict[tuple[Recording, int], list[int]] = {}
+    alone: dict[tuple[Recording, int, str], list[int]] = {}
     for (recording, new_tokens, _), indices in about.items():
         first = questions[indices[0]]
-        if len(indices) > 1 and shareable and all(same_pictures(first, questions[i]) for i in indices):
+        # What follows a clip is counted on from its height and width, not from its last step (transformers 5.23): from
+        # the clip alone it cannot be told where the question begins.
+        still = all(media.clip is None for media in first.media)
+        if len(indices) > 1 and shareable and still and all(same_pictures(first, questions[i]) for i in indices):
             yield Group(tuple(indices), shared=True)
         else:
-            alone.setdefault((recording, new_tokens), []).extend(indices)
+            alone.setdefault((recording, new_tokens, first.media[0].kind), []).extend(indices)
     for indices in alone.values():
         batch: list[int] = []
         for i in sorted(indices, key=lambda i: questions[i].prompt.length):

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.grid import picture_grid
-from qvl_attn.reduce import heat_maps, layer_figures
+from qvl_attn.grid import grid_of
+from qvl_attn.merge import RULE
+from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
-from qvl_attn.types import Capture, HeatMap, Media, Token, TokenGrid
+from qvl_attn.types import Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
 
@@ -60,7 +62,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
     if merge_size < 1 or patches != len(arrays["vision_tokens"]) * merge_size**2:
         raise ValueError("grid_thw does not fit the vision tokens")
     for grid_thw, one in zip(arrays["grid_thw"].tolist(), media, strict=True):
-        grid = picture_grid(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one.size_px)
+        grid = grid_of(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one)
         seen += grid.cells
         grids.append(grid)
     capture = Capture(
@@ -75,7 +77,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         weights_by_head=arrays.get("weights_by_head"),
     )
     derived = capture_arrays(capture)
-    for name in ("vision_tokens", "boxes_px"):
+    for name in ("vision_tokens", "boxes_px", "frame_span", "times_s"):
         if not np.array_equal(derived[name], arrays[name]):
             raise ValueError(f"{name} does not fit the grids")
     return capture
@@ -96,7 +98,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
     cells = sum(grid.cells for grid in capture.grids)
     return {
         "schema_version": SCHEMA_VERSION,
-        "kind": "ask",
+        "kind": "ask" if result.settings.clip is None else "video",
         "question": result.question,
         "answer": result.answer,
         "answer_logprob": result.answer_logprob,
@@ -105,15 +107,18 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "tokens": [asdict(token) for token in capture.tokens],
         "media": [
             {
-                "name": _base_name(media.source),
+                "name": base_name(media.source),
                 "sha256": media.sha256,
                 "size_px": list(media.size_px),
                 "grid_thw": list(grid.grid_thw),
                 "times_s": media.times_s.tolist(),
                 "notes": list(media.notes),
+                "clip": media.clip and {**asdict(media.clip), "sampled_frames": len(media.frames)},
             }
             for media, grid in zip(result.media, capture.grids, strict=True)
         ],
+        "steps": _steps(result),
+        "passes": _passes(result),
         "headline": {
             "query": one.query,
             "layers": list(one.layers),
@@ -144,8 +149,55 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
     }
 
 
-def _base_name(source: str) -> str:
-    """Without folders, and with what is no Unicode (file systems allow it) replaced."""
+def _steps(result: Result) -> list[dict[str, Any]] | None:
+    """Of a clip, each step's times, its share of the headline's attention, and that over a uniform map's."""
+    if result.media[0].clip is None:
+        return None
+    values = result.heatmaps()[0].values
+    totals = values.sum(axis=(1, 2), dtype=np.float64)
+    return [
+        {"times_s": times.tolist(), "share": float(total / totals.sum()), "over_chance": float(over)}
+        for times, total, over in zip(result.capture.grids[0].times_s, totals, over_chance(values), strict=True)
+    ]
+
+
+def pass_folder(number: int) -> str:
+    """Where the sub-result of a pass lies, within its result's folder."""
+    return f"passes/{number:03d}"
+
+
+def _passes(result: Result) -> dict[str, Any] | None:
+    if not result.passes:
+        return None
+    how = result.settings.clip
+    return {
+        "mode": "windows" if how and how.mode == "clip" else "frames",
+        "merged": RULE if how and how.mode != "both" else None,
+        "results": [
+            {
+                "folder": pass_folder(i),
+                "frame_indices": _frame_indices(result, one),
+                "times_s": one.media[0].times_s.tolist(),
+                "answer": one.answer,
+                "answer_logprob": one.answer_logprob,
+                "vision_mass": one.heatmaps()[0].vision_mass,
+            }
+            for i, one in enumerate(result.passes)
+        ],
+    }
+
+
+def _frame_indices(result: Result, one: Result) -> list[int]:
+    """The source frames that a pass was about."""
+    facts = one.media[0].clip
+    if facts is not None:
+        return list(facts.frame_indices)
+    whole = result.media[0]
+    return [whole.clip.frame_indices[result.passes.index(one)]] if whole.clip else []
+
+
+def base_name(source: str) -> str:
+    """A path without folders, and with what is no Unicode (file systems allow it) replaced."""
     return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
 
 
@@ -170,6 +222,26 @@ def tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
     )
 
 
+def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
+    """What is known of a clip, from its `result.json`."""
+    declared = value["declared_frames"]
+    return ClipFacts(
+        start_s=float(value["start_s"]),
+        end_s=float(value["end_s"]),
+        rate_fps=float(value["rate_fps"]),
+        sampled_fps=float(value["sampled_fps"]),
+        frame_indices=tuple(int(number) for number in value["frame_indices"]),
+        declared_frames=None if declared is None else int(declared),
+        decoded_frames=int(value["decoded_frames"]),
+        skipped_s=tuple(float(time_s) for time_s in value["skipped_s"]),
+    )
+
+
+def _settings_from(value: Mapping[str, Any]) -> Settings:
+    clip = value.get("clip")
+    return Settings(**{**value, "clip": None if clip is None else ClipSettings(**clip)})
+
+
 def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Media]) -> Result:
     """A result from its JSON, arrays and pictures.
 
@@ -187,7 +259,7 @@ def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Medi
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
         capture=capture,
-        settings=Settings(**value["settings"]),
+        settings=_settings_from(value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={

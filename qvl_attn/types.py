@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
-
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -23,11 +21,6 @@ ROLES = ("system", "question", "template", "vision", "last", "answer")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-def _require_input(condition: bool, what: str, wanted: str) -> None:
-    if not condition:
-        raise InputError(f"{what}: want {wanted}")
 
 
 def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -40,33 +33,84 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
     )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Media:
-    """One picture, upright and in RGB.
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a clip, and which of its frames were sampled.
 
     Attributes:
-        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation. In a result that was read back the
-            frames may be smaller than the original.
-        times_s: (F,) float64, when each frame is shown; 0 for a picture.
-        size_px: (width, height) of the upright original.
-        source: the path as it was typed.
-        sha256: of the file's bytes, in hex.
-        notes: what was done to the file that its owner may not expect, one line each.
+        start_s: where the part that is looked at begins.
+        end_s: where it ends.
+        rate_fps: its own frames per second there, on average.
+        sampled_fps: one frame was sampled every 1 / `sampled_fps` seconds.
+        frame_indices: (F,) number of each sampled frame in the clip, from 0.
+        declared_frames: how many the file says the whole clip has; None where it says nothing.
+        decoded_frames: how many of that part could be decoded.
+        skipped_s: when those would be shown that could not.
     """
 
-    kind: Literal["picture"]
+    start_s: float
+    end_s: float
+    rate_fps: float
+    sampled_fps: float
+    frame_indices: tuple[int, ...]
+    declared_frames: int | None
+    decoded_frames: int
+    skipped_s: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start_s < self.end_s, f"from {self.start_s} to {self.end_s} s")
+        _require(min(self.rate_fps, self.sampled_fps) > 0, f"rates {self.rate_fps}, {self.sampled_fps}")
+        _require(len(self.frame_indices) > 0 and min(self.frame_indices) >= 0, "frame_indices: none, or negative")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Media:
+    """One picture, or the sampled frames of one clip, upright and in RGB.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation and rotation. A clip's are as large
+            as the processor wants them; in a result that was read back a picture may be smaller than the original.
+        times_s: (F,) float64, when each frame is shown; 0 for a picture.
+        size_px: (width, height) of the upright original.
+        source: the path as it was typed; of a result that was read back, the name alone.
+        sha256: of the file's bytes, in hex.
+        notes: what was done to the file that its owner may not expect, one line each.
+        clip: of a clip, where its frames come from; None for a picture.
+        path: of a clip, where it can be decoded once more; None in a result that was read back.
+    """
+
+    kind: Literal["picture", "clip"]
     frames: NDArray[np.uint8]
     times_s: NDArray[np.float64]
     size_px: tuple[int, int]
     source: str
     sha256: str
     notes: tuple[str, ...] = ()
+    clip: ClipFacts | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
         _require_array("frames", self.frames, np.uint8, (None, None, None, 3))
         _require_array("times_s", self.times_s, np.float64, (len(self.frames),))
         _require(self.frames.size > 0, "frames: empty")
         _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
+        _require((self.kind == "clip") == (self.clip is not None), f"kind {self.kind!r}: only a clip has clip facts")
+        _require(
+            self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one a frame"
+        )
+
+    @property
+    def sampled_s(self) -> NDArray[np.float64]:
+        """(F,) from when on each sampled frame stands for its moment, ascending.
+
+        That is when it is first shown, or, of a frame that stays on the screen for several samples, for all but the
+        first the moment at which it was sampled.
+        """
+        if self.clip is None:
+            return self.times_s
+        moments = self.clip.start_s + np.arange(len(self.frames)) / self.clip.sampled_fps
+        again = np.diff(self.clip.frame_indices, prepend=-1) == 0
+        return np.where(again, moments, np.maximum(self.times_s, self.clip.start_s))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -248,43 +292,3 @@ class HeatMap:
     def clipped(self) -> int:
         """How many cells lie above the scale."""
         return int((self.values > self.scale.high).sum())
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How pictures are drawn.
-
-    Attributes:
-        colormap: `inferno`, `viridis` or `jet`.
-        alpha: weight of the colours over the picture, 0 to 1.
-        interp: `linear` interpolates between the cells' centres, `cells` draws each cell as its box.
-        blur_cells: sigma of a Gaussian over the cells, in cells; 0 for none.
-        scale: `layer` gives each layer's own picture its own scale, `shared` one scale to all.
-        top_percent: colour only this share of the cells, the strongest; 100 for all.
-        draw_size_px: the longest side of a drawn picture; 0 for the size of the original.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    colormap: Literal["inferno", "viridis", "jet"] = "inferno"
-    alpha: float = 0.5
-    interp: Literal["linear", "cells"] = "linear"
-    blur_cells: float = 0.0
-    scale: Literal["layer", "shared"] = "layer"
-    top_percent: float = 100.0
-    draw_size_px: int = 1280
-
-    def __post_init__(self) -> None:
-        _require_input(
-            self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap}", "inferno, viridis, jet"
-        )
-        _require_input(0 <= self.alpha <= 1, f"alpha {self.alpha}", "0 to 1")
-        _require_input(self.interp in ("linear", "cells"), f"interp {self.interp}", "linear, cells")
-        _require_input(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}", "0 to 100 cells")
-        _require_input(self.scale in ("layer", "shared"), f"scale {self.scale}", "layer, shared")
-        _require_input(0 < self.top_percent <= 100, f"top percent {self.top_percent}", "above 0, at most 100")
-        size = self.draw_size_px
-        _require_input(
-            size == 0 or 64 <= size <= 16384, f"draw size {size}", "64 to 16384 pixels, or the original's size"
-        )

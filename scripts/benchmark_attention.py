@@ -371,10 +371,7 @@ def main() -> None:
     (options.out / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     where = report["machine"]["gpu"] or f"{report['machine']['threads']} CPU threads"
     title = f"shape {options.shape}, {dtype}, {where}, {options.new_tokens} new tokens"
-    try:
-        draw(rows, title, options.out / "benchmark.png")
-    except ImportError:
-        print("no plot without matplotlib: pip install '.[benchmark]'")
+    draw(rows, title, options.out / "benchmark.png")
 
 
 if __name__ == "__main__":

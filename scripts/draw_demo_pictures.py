@@ -1,6 +1,7 @@
-"""Draws the pictures that ship with the demo, from the layouts below, and writes what is in them beside them.
+"""Draws the pictures and the clip that ship with the demo, and writes what is in them beside them.
 
-The layouts were picked so that the checkpoint answers these questions right: they show it, they do not measure it.
+The layouts and the clip's seed were picked so that the checkpoint answers these questions right: they show it, they do
+not measure it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from qvl_attn.demo.clips import draw_clip
 from qvl_attn.demo.scenes import COLORS, Plan, Scene, draw_ground, paint
+from qvl_attn.mp4 import write_mp4
 
 FOLDER = Path(__file__).parents[1] / "qvl_attn" / "demo" / "pictures"
 
@@ -138,6 +141,23 @@ LAYOUTS = (
 )
 
 
+CLIP_SEED, CLIP_FRAMES, CLIP_FPS, CLIP_SIZE_PX = 7049, 8, 4.0, (168, 140)
+CLIP_QUESTIONS = (
+    ("what color is the moving shape?", "orange"),
+    ("what is moving?", "fish"),
+    ("移动的物体是什么颜色？", "橙色"),
+)
+
+
+def write_clip() -> None:
+    clip = draw_clip(np.random.default_rng(CLIP_SEED), CLIP_FRAMES, CLIP_FPS, CLIP_SIZE_PX, 3, "move")
+    shown = ((pixels, i / clip.fps) for i, pixels in enumerate(clip.frames))
+    write_mp4(FOLDER / "clip.mp4", shown, CLIP_FRAMES / CLIP_FPS, rate_fps=clip.fps, quality=8)
+    questions = [{"question": text, "answer": answer} for text, answer in CLIP_QUESTIONS]
+    told = {"file": "clip.mp4", "fps": clip.fps, "boxes_xyxy_px": clip.tracks[0].boxes_xyxy_px, "questions": questions}
+    (FOLDER / "clip.json").write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def draw(layout: Layout) -> Scene:
     return paint(draw_ground(np.random.default_rng(layout.seed), layout.size_px, layout.ground), layout.plans)
 
@@ -160,6 +180,7 @@ def main() -> None:
         Image.fromarray(scene.picture).save(FOLDER / layout.file, optimize=True)
     rows = [json.dumps(describe(*pair), ensure_ascii=False) for pair in zip(LAYOUTS, scenes, strict=True)]
     (FOLDER / "pictures.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    write_clip()
 
 
 if __name__ == "__main__":

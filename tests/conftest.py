@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
+CLIP_FPS = 10
 DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
 
 
@@ -108,3 +109,47 @@ def make_picture(tmp_path):
         return tmp_path / name
 
     return make
+
+
+def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
+    """Frames that differ, and compress well."""
+    width, height = size_px
+    frames = []
+    for i in range(count):
+        frame = np.full((height, width, 3), 40, np.uint8)
+        frame[:, : (i + 1) * width // count] = (200, (60 + 3 * i) % 256, 90)
+        frames.append(frame)
+    return frames
+
+
+@pytest.fixture
+def clip_file(tmp_path):
+    """Write a clip of (count) frames at 10 a second, or at the times that are given."""
+
+    def write(count=20, name="clip.mp4", times_s=None, size_px=(64, 48), end_s=None) -> Path:
+        from qvl_attn.mp4 import write_mp4
+
+        times = [i / CLIP_FPS for i in range(count)] if times_s is None else times_s
+        end = times[-1] + 1 / CLIP_FPS if end_s is None else end_s
+        write_mp4(tmp_path / name, zip(numbered_frames(count, size_px), times, strict=True), end, rate_fps=CLIP_FPS)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A real browser without a window; CI fails where there is none, a user's run skips and says so."""
+    from playwright.sync_api import sync_playwright
+
+    path = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    if path is None:
+        if os.environ.get("QVL_ATTN_REQUIRE_BROWSER"):
+            pytest.fail("no Chromium")
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield browser
+        browser.close()

@@ -215,4 +215,4 @@ def test_a_fault_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
 )
 def test_frames_that_make_no_film_are_refused(tmp_path, frames, said) -> None:
     with pytest.raises(ValueError, match=said):
-        write_mp4(tmp_path / "film.mp4", frames, 2.0)
+        write_mp4(tmp_path / "film.mp4", ((one, float(i)) for i, one in enumerate(frames)), 2.0, rate_fps=1)

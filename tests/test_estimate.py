@@ -211,7 +211,7 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
-    for room in ("model", "analyzer"):
+    for room in ("model", "engine"):
         monkeypatch.setattr(f"qvl_attn.{room}.load_weights", lambda *args: pytest.fail("weights were loaded"))
     done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
     assert done.exit_code == 0, done.output

@@ -3,9 +3,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from qvl_attn import figures, lettering, render
+from qvl_attn import lettering, numbers, render
+from qvl_attn.drawing import Drawing
 from qvl_attn.figures import ACCENT, Panel, headline, scale_line, sheet
-from qvl_attn.types import Drawing, HeatMap, Scale
+from qvl_attn.types import HeatMap, Scale
 
 rng = np.random.default_rng(3)
 GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)
@@ -178,7 +179,7 @@ def test_the_numbers_of_two_maps_are_those_of_both():
     ("share", "text"), [(0, "0.0 %"), (0.0001, "<0.1 %"), (0.034, "3.4 %"), (0.0999, "10 %"), (1, "100 %")]
 )
 def test_percent(share, text):
-    assert figures._percent(share) == text
+    assert numbers.percent(share) == text
 
 
 def test_every_panel_of_a_sheet_tells_its_numbers(said):

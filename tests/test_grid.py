@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from qvl_attn.errors import CaptureError
 from qvl_attn.grid import cell_boxes_px, locate_grids, picture_grid
+from qvl_attn.types import ClipFacts, Media
 
 SIDES = st.integers(1, 40)
 PIXELS = st.integers(1, 5000)
@@ -40,6 +41,10 @@ def test_a_point_lies_in_the_cell_that_its_pixel_was_fed_to(merge, rows, columns
     assert np.flatnonzero(inside).tolist() == [int(0.81 * rows) * columns + int(0.37 * columns)]
 
 
+def picture() -> Media:
+    return Media("picture", np.zeros((1, 4, 4, 3), np.uint8), np.zeros(1), (10, 10), "picture", "")
+
+
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=4))
 def test_runs_are_found_between_text(pictures):
     types, starts = [], []
@@ -47,7 +52,7 @@ def test_runs_are_found_between_text(pictures):
         types += [0] * (text + 1)
         starts.append(len(types))
         types += [1] * (rows * columns)
-    grids = locate_grids(types, [(1, 2 * r, 2 * c) for r, c, _ in pictures], 2, [(10, 10)] * len(pictures))
+    grids = locate_grids(types, [(1, 2 * r, 2 * c) for r, c, _ in pictures], 2, [picture()] * len(pictures))
     assert [grid.start for grid in grids] == starts
 
 
@@ -61,5 +66,22 @@ def test_runs_are_found_between_text(pictures):
     ],
 )
 def test_grids_that_do_not_fit_are_an_error(types, grids):
-    with pytest.raises(CaptureError, match="image tokens"):
-        locate_grids(types, grids, 2, [(10, 10)] * len(grids))
+    with pytest.raises(CaptureError, match="vision tokens"):
+        locate_grids(types, grids, 2, [picture()] * len(grids))
+
+
+def test_a_clip_is_found_by_its_own_type():
+    clip = Media(
+        kind="clip",
+        frames=np.zeros((3, 4, 4, 3), np.uint8),
+        times_s=np.array([0.0, 0.5, 1.0]),
+        size_px=(10, 10),
+        source="clip",
+        sha256="",
+        clip=ClipFacts(0.0, 1.5, 10.0, 2.0, (0, 5, 10), 15, 15),
+    )
+    (grid,) = locate_grids([0, 2, 2, 0], [(2, 2, 2)], 2, [clip])
+    assert grid.frame_span.tolist() == [[0, 5], [10, 10]]
+    assert grid.times_s.tolist() == [[0.0, 0.5], [1.0, 1.0]]
+    with pytest.raises(CaptureError):
+        locate_grids([0, 1, 1, 0], [(2, 2, 2)], 2, [clip])

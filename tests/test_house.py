@@ -11,20 +11,26 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qvl_attn"
-TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "analyzer", "selftest"}
+TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
 PURE = {
-    "types": {"errors"},
+    "types": set(),
+    "drawing": {"errors"},
     "errors": set(),
     "select": {"types", "errors"},
     "grid": {"types", "errors"},
     "reduce": {"types", "errors", "select", "grid", "render"},
-    "render": {"types", "errors"},
+    "render": {"types", "drawing"},
     "plain": set(),
     "lettering": {"errors", "plain"},
-    "figures": {"types", "errors", "render", "lettering", "plain"},
+    "numbers": set(),
+    "film": {"types", "drawing", "render", "lettering", "plain", "numbers", "figures"},
+    "figures": {"types", "drawing", "render", "lettering", "plain", "numbers"},
     "store": {"types", "errors"},
     "media": {"types", "errors"},
     "mp4": set(),
+    "footage": set(),
+    "sampling": {"errors", "footage"},
+    "merge": {"types", "errors", "grid"},
 }
 
 

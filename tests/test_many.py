@@ -133,7 +133,7 @@ def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
 
 
 def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
-    monkeypatch.setattr("qvl_attn.analyzer.run_group", None)
+    monkeypatch.setattr("qvl_attn.engine.run_group", None)
     with pytest.raises(InputError, match="question 2 of 2: the question is empty"):
         demo.ask_many([(CATS, "how many cats?"), (CATS, " ")])
     with pytest.raises(InputError, match="no picture"):

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import groupby
 
 import av
 import numpy as np
 import pytest
 from conftest import DEMO_MODEL, DEMO_PICTURES
 
+from qvl_attn.clip import open_clip
 from qvl_attn.demo import heldout
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.result import Settings
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.types import Media
+from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
 SCENES = 16
 CLIPS = 18
+FILMS = 9
 LEAST_LIFT = 4.5
 KINDS = ("color", "shape", "exist")
 
@@ -150,6 +156,52 @@ def test_it_looks_at_the_right_place_in_each_step(watched):
             assert together < 0.8 * right
 
 
+@pytest.fixture(scope="module")
+def filmed(demo, tmp_path_factory):
+    """Every question on held-out clips, written as `demo-data` does and asked as `qvl-attn video` does."""
+    folder = tmp_path_factory.mktemp("films") / "set"
+    write_dataset(folder, FILMS, video=True)
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = []
+    for index, (name, group) in enumerate(groupby(rows, key=lambda row: row["video"])):
+        about = list(group)
+        how = ClipSettings(fps=heldout.clip(index).shown.fps)
+        settings = Settings(query="last", layers="all", clip=how, max_new_tokens=8)
+        media = load_clip(demo.processor, open_clip(folder / name), settings)
+        prepared = prepare_clip(demo, media, [row["question"] for row in about], settings)
+        found += [(about[i], result) for i, result in answer_clip(demo, prepared)]
+    return found
+
+
+def test_the_figures_hold_through_the_video_command(demo, watched, filmed):
+    from demo_model import grounding
+
+    lifts, pointed = [], []
+    for row, result in filmed:
+        grid, values = result.capture.grids[0], result.heatmap().values
+        cells = grid.boxes_px[: grid.cells // grid.shape[0]]
+        for step, (first, last) in enumerate(grid.frame_span.tolist()):
+            boxes = [box for box, frame in zip(row["boxes"], row["frame"], strict=True) if frame in (first, last)]
+            if boxes:
+                inside = share_inside(boxes, cells)
+                lifts.append((values[step].ravel() * inside).sum() / values[step].sum() / inside.mean())
+                x0, y0, x1, y1 = cells[values[step].argmax()]
+                x, y = (x0 + x1) / 2, (y0 + y1) / 2
+                pointed.append(any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes))
+    right = np.mean([result.answer.strip() == row["answer"] for row, result in filmed])
+    print(
+        f"{len(filmed)} questions on {FILMS} clips as MP4, {right:.3f} right, lift {np.mean(lifts):.2f}, "
+        f"pointing {np.mean(pointed):.3f}"
+    )
+    assert right >= 0.93
+    assert np.mean(lifts) >= 3
+    assert np.mean(pointed) >= 0.65
+    ours = [question for index in range(FILMS) for question in heldout.clip(index).questions]
+    same = grounding.on_clips([one for one in watched if one.question in ours], lambda maps: maps)
+    assert len(lifts) == same.maps
+    assert np.mean(lifts) == pytest.approx(same.lift, rel=0.05), "as measured on the frames themselves"
+
+
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
 
 
@@ -159,6 +211,20 @@ SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8
 )
 def test_the_shipped_pictures_are_understood(demo, file, question, answer):
     assert demo.ask(DEMO_PICTURES / file, question).answer == answer
+
+
+CLIP = json.loads((DEMO_PICTURES / "clip.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("question", "answer"), [(item["question"], item["answer"]) for item in CLIP["questions"]])
+def test_the_shipped_clip_is_understood_and_the_map_follows(demo, question, answer):
+    result = demo.ask_video(DEMO_PICTURES / CLIP["file"], question, fps=CLIP["fps"], query="last", layers="all")
+    assert result.answer == answer
+    grid, values = result.capture.grids[0], result.heatmap().values
+    cells = grid.boxes_px[: grid.cells // grid.shape[0]]
+    for step, (first, last) in enumerate(grid.frame_span.tolist()):
+        inside = share_inside([CLIP["boxes_xyxy_px"][first], CLIP["boxes_xyxy_px"][last]], cells)
+        assert (values[step].ravel() * inside).sum() / values[step].sum() / inside.mean() > 2
 
 
 @pytest.mark.slow

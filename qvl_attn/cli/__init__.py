@@ -14,6 +14,7 @@ from qvl_attn.cli.ask import ask
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.selftest import selftest
+from qvl_attn.cli.video import video
 
 app = typer.Typer(
     name="qvl-attn",
@@ -41,6 +42,7 @@ def _options(
 
 
 app.command()(ask)
+app.command()(video)
 app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)

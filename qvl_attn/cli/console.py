@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from qvl_attn.errors import QvlAttnError
 from qvl_attn.plain import plain
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -79,6 +83,23 @@ def libraries_in_c_hushed() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def progress_bars(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time left, on a terminal only: told what is being done, how much is done, and of how much."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_stderr, transient=True, disable=not (shown and _stderr.is_terminal)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total, visible=done < total)
+
+        yield tell
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

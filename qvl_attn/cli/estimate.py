@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed
+from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.plain import plain
 
 if TYPE_CHECKING:
@@ -24,21 +26,19 @@ def estimate(
         list[str] | None, typer.Option("--image", "-i", help="A further picture for the same prompt; repeatable.")
     ] = None,
     question: Annotated[str, typer.Option(help="The question about it.")] = "Describe this image.",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hugging Face id or folder; 'demo' is embedded.")
-    ] = "Qwen/Qwen2.5-VL-3B-Instruct",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Smallest size a picture is resized to, in pixels.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Largest size a picture is resized to, in pixels.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Where an answer is cut.")] = 128,
-    layers: Annotated[str | None, typer.Option(help="all, 18, 14-20 or 4,8,12: captured. Default: all.")] = None,
-    heads: Annotated[str | None, typer.Option(help="3,5 or 21.9,21.11 (layer.head): heads are kept apart.")] = None,
+    model: options.Model = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    offline: options.Offline = False,
+    system: options.System = None,
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    layers: options.Layers = None,
+    heads: options.Heads = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Say how many tokens a question is and how much memory each way of answering it takes. Loads no weights.
 

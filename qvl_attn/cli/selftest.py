@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, say
+from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.plain import plain
 
 if TYPE_CHECKING:
@@ -23,16 +25,14 @@ PEAKS = ("host", "device")
 
 
 def selftest(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hugging Face id or folder; 'demo' is embedded.")
-    ] = "Qwen/Qwen2.5-VL-3B-Instruct",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    device_map: Annotated[str | None, typer.Option(help="auto: spread the model over several GPUs.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
+    model: options.Model = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    offline: options.Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Check on your weights and your machine that what is captured is right: exit code 0, or 1 if a check fails.
 

@@ -77,7 +77,9 @@ def _write_sample(folder: Path, index: int, video: bool) -> Iterator[dict[str, A
     if video:
         film = heldout.clip(index)
         name = f"videos/clip-{index:05d}.mp4"
-        write_mp4(folder / name, film.shown.frames, film.shown.fps, quality=CLIP_QUALITY)
+        fps, frames = film.shown.fps, film.shown.frames
+        shown = ((pixels, i / fps) for i, pixels in enumerate(frames))
+        write_mp4(folder / name, shown, len(frames) / fps, rate_fps=fps, quality=CLIP_QUALITY)
         return _rows(f"clip-{index:05d}", {"video": name}, film.questions)
     picture = heldout.scene(index)
     name = f"images/scene-{index:05d}.png"

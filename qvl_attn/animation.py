@@ -1,0 +1,175 @@
+"""Animated pictures (GIF, WebP, PNG) and folders of numbered frames as footage, through Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qvl_attn.errors import InputError
+from qvl_attn.footage import Footage, Pixels, Size
+from qvl_attn.media import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
+from qvl_attn.render import resize_picture
+
+SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
+MAX_FRAMES = 100_000
+# What browsers do with frames that claim to be shown for no time, or for next to none.
+SHORTEST_S, SHOWN_INSTEAD_S = 0.011, 0.1
+NUMBERED = re.compile(r"(\d+)\D*\Z")
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether a file that begins like this is a picture that may move; RIFF is also what AVI begins with."""
+    return head.startswith(SIGNATURES) and (not head.startswith(b"RIFF") or head[8:12] == b"WEBP")
+
+
+def animation_footage(path: Path, name: str) -> Footage:
+    """Read an animated picture.
+
+    Args:
+        path: of the file.
+        name: the path as it was typed, fit to be printed.
+
+    Raises:
+        InputError: broken, too large, or it does not move.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes", "make it a video: MP4 or WebM")
+    data = path.read_bytes()
+    with decoding_faults(name, data), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"])
+        moves = getattr(image, "is_animated", False)
+        declared = getattr(image, "n_frames", 1) - _stand_in(image)
+    check_size(*image.size, name)
+    if not moves:
+        raise InputError(f"{name} is a picture that does not move; `video` takes clips", "ask it with `qvl-attn ask`")
+    if declared > MAX_FRAMES:
+        raise InputError(f"{name} has {declared:,} frames; the limit is {MAX_FRAMES:,}", "cut it first")
+    lengths = [_shown_s(frame) for _, frame in _decoded(data) if frame is not None]
+    if not lengths:
+        raise InputError(f"{name}: 0 of {declared} declared frames decoded", "copy or download it again")
+    ends = np.cumsum(lengths + [SHOWN_INSTEAD_S] * (declared - len(lengths)))
+    return Footage(
+        source=str(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_px=image.size,
+        times_s=np.concatenate([[0.0], ends[:-1]]),
+        end_s=float(ends[-1]),
+        declared_frames=declared,
+        frames=partial(_frames, data),
+        notes=_notes(data),
+    )
+
+
+def _notes(data: bytes) -> tuple[str, ...]:
+    _, first = next(_decoded(data))
+    return () if first is None else tuple(to_rgb(first.copy())[1])
+
+
+def _decoded(data: bytes) -> Iterator[tuple[int, Image.Image | None]]:
+    """The frames of an animation; they build on each other, so that the first broken one, given as None, ends it."""
+    with Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"]) as image:
+        before = _stand_in(image)
+        for number in range(image.n_frames - before):  # type: ignore[attr-defined]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    image.seek(before + number)
+                    image.load()
+            except Exception:  # Pillow's decoders raise nearly anything
+                yield number, None
+                return
+            yield number, image
+
+
+def _stand_in(image: Image.Image) -> int:
+    """1 where an animated PNG begins with a picture for those who cannot play it, else 0."""
+    return int(bool(getattr(image, "default_image", False)))
+
+
+def _shown_s(frame: Image.Image) -> float:
+    seconds = float(frame.info.get("duration", 0)) / 1000
+    return seconds if seconds >= SHORTEST_S else SHOWN_INSTEAD_S
+
+
+def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels | None]]:
+    for number, image in _decoded(data):
+        if number >= first and image is None:
+            yield number, None
+        elif number >= first and image is not None:
+            pixels, _ = to_rgb(image.copy())  # at once: the picture goes on to its next frame
+            yield number, partial(_shown, pixels)
+
+
+def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
+    """Read a folder of frames: the numbers in their names say when each is shown.
+
+    Args:
+        folder: with pictures named by numbers: `00012.jpg`, `frame-12.png`.
+        name: the path as it was typed, fit to be printed.
+        rate_fps: how many numbers pass in a second.
+
+    Raises:
+        InputError: no picture, a picture without a number, a number twice, or different sizes.
+    """
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURES or path.name.startswith("."):
+            continue
+        match = NUMBERED.search(path.stem)
+        if match is None or len(match[1]) > 15:
+            raise InputError(f"{name}: {path.name} has no number to say when it is shown", "name frames 00000.png, ...")
+        if (number := int(match[1])) in numbered:
+            raise InputError(f"{name}: {numbered[number].name} and {path.name} are both frame {number}")
+        numbered[number] = path
+    if not numbered:
+        raise InputError(f"{name} has no numbered frames", "name the pictures in it 00000.png, 00001.png, ...")
+    if len(numbered) > MAX_FRAMES:
+        raise InputError(f"{name} has {len(numbered):,} frames; the limit is {MAX_FRAMES:,}", "split the folder")
+    numbers = sorted(numbered)
+    paths = [numbered[number] for number in numbers]
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0".encode(errors="replace") + hashlib.file_digest(file, "sha256").digest())
+    first = next((pixels for _, pixels in _pictures(paths, None, 0) if pixels is not None), None)
+    if first is None:
+        raise InputError(f"{name}: 0 of {len(paths)} frames decoded", "copy or download them again")
+    height, width, _ = first(None).shape
+    times_s = (np.array(numbers, dtype=np.float64) - numbers[0]) / rate_fps
+    return Footage(
+        source=str(folder),
+        sha256=digest.hexdigest(),
+        size_px=(width, height),
+        times_s=times_s,
+        end_s=float(times_s[-1] + np.median(np.diff(times_s))) if len(paths) > 1 else 1 / rate_fps,
+        declared_frames=len(paths),
+        frames=partial(_pictures, paths, (width, height)),
+        notes=(f"a folder of frames: {rate_fps:g} of their numbers a second (--source-fps)",),
+    )
+
+
+def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tuple[int, Pixels | None]]:
+    for number, path in enumerate(paths[first:], first):
+        try:
+            media = load_picture(path)
+        except InputError:
+            yield number, None
+            continue
+        if own_px not in (None, media.size_px):
+            raise InputError(f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}")
+        yield number, partial(_shown, media.frames[0])
+
+
+def _shown(pixels: NDArray[np.uint8], size_px: Size | None) -> NDArray[np.uint8]:
+    return pixels if size_px is None else resize_picture(pixels, size_px)

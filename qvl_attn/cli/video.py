@@ -1,0 +1,175 @@
+"""`qvl-attn video`: questions about a clip."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvl_attn.cli import options
+from qvl_attn.cli.answers import folder_of, read_questions, results, tell
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, progress_bars, say
+from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
+
+CLIP = "Clip"
+FILES = (
+    "heatmap.mp4",
+    "frames/",
+    "timeline.png",
+    "overlay.png",
+    "layers.png",
+    "layers_shared.png",
+    "layers/",
+    "tokens.png",
+    "attention.npz",
+    "result.json",
+)
+
+
+class Mode(StrEnum):
+    """How a clip is looked at."""
+
+    clip = "clip"
+    frames = "frames"
+    both = "both"
+
+
+class Scale(StrEnum):
+    """What shares a scale."""
+
+    clip = "clip"
+    frame = "frame"
+
+
+def video(
+    media: Annotated[
+        str,
+        typer.Argument(
+            metavar="MEDIA", help="A clip: MP4, MOV, MKV, WebM, AVI, GIF, WebP, or a folder of numbered frames."
+        ),
+    ],
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or several questions about it.")
+    ] = None,
+    prompts: options.Prompts = None,
+    fps: Annotated[float, typer.Option(help="Frames sampled a second.", rich_help_panel=CLIP)] = 2.0,
+    max_frames: Annotated[
+        int, typer.Option(help="Frames sampled at most; beyond it further apart.", rich_help_panel=CLIP)
+    ] = 64,
+    start: Annotated[float, typer.Option(help="Where to begin, in seconds.", rich_help_panel=CLIP)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.", rich_help_panel=CLIP)] = None,
+    source_fps: Annotated[
+        float, typer.Option(help="Of a folder of frames: numbers in their names a second.", rich_help_panel=CLIP)
+    ] = 24.0,
+    mode: Annotated[
+        Mode,
+        typer.Option(help="All frames in one prompt, each frame asked about alone, or both.", rich_help_panel=CLIP),
+    ] = Mode.clip,
+    window: Annotated[int, typer.Option(help="Sampled frames a prompt; 0 for all in one.", rich_help_panel=CLIP)] = 0,
+    stride: Annotated[
+        int, typer.Option(help="From one window to the next, in frames; 0 for half a window.", rich_help_panel=CLIP)
+    ] = 0,
+    model: options.Model = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = AttnMode.auto,
+    offline: options.Offline = False,
+    system: options.System = None,
+    min_pixels: options.MinPixels = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Largest size of a frame in pixels: 151200 if not named, 602112 at most.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    seed: options.Seed = 0,
+    query: options.Query = "question",
+    layers: options.Layers = None,
+    heads: options.Heads = None,
+    store_heads: options.StoreHeads = HeadDtype.float32,
+    answer: options.Answer = None,
+    scale: Annotated[
+        Scale, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
+    ] = Scale.clip,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Mix maps by time between sampled frames.", rich_help_panel=DRAWING)
+    ] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="The clip beside its heat map.", rich_help_panel=DRAWING)
+    ] = False,
+    colormap: options.Colormap = Colors.inferno,
+    alpha: options.Alpha = 0.5,
+    interp: options.Interp = Cells.linear,
+    blur: options.Blur = 0.0,
+    top_percent: options.TopPercent = 100.0,
+    draw_size: options.DrawSize = "1280",
+    out: options.Out = Path("qvl-attn-out"),
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Ask questions about a clip and draw where and when each layer looked.
+
+    qvl-attn video clip.mp4 "what is the man holding?" --fps 2
+    """
+    with faults(debug=debug), progress_bars(shown=not quiet) as progress:
+        if offline:
+            go_offline()
+        example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: ask {} apart"
+        asked = read_questions(questions or [], prompts, example, instead)
+        # Imported here: --help and a mistyped path must not wait for torch.
+        from qvl_attn.clip import open_clip
+        from qvl_attn.sampling import ClipSettings, plan_frames
+        from qvl_attn.store import check_writable
+
+        how = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
+        footage = open_clip(media, source_fps)
+        plan_frames(footage, how)
+        drawing = drawing_of(
+            colormap,
+            interp,
+            draw_size,
+            alpha=alpha,
+            blur_cells=blur,
+            top_percent=top_percent,
+            clip_scale=scale.value,
+            smooth=smooth,
+            side_by_side=side_by_side,
+        )
+        check_writable(out)
+
+        with importing():
+            from qvl_attn.analyzer import Analyzer
+            from qvl_attn.result import Settings
+            from qvl_attn.video import answer_clip, load_clip, prepare_clip
+
+        hush_libraries(bars=not quiet)
+        analyzer = Analyzer.load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            attn=attn.value,
+            offline=offline,
+            say=(lambda message: None) if quiet else say,
+        )
+        settings = Settings(
+            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value, how
+        )
+        clip = load_clip(analyzer.processor, footage, settings, progress)
+        prepared = prepare_clip(analyzer, clip, asked, settings)
+        folders = [folder_of(analyzer, one.prompts[0], (clip,), drawing, out, overwrite) for one in prepared]
+        for result, folder, reused in results(
+            folders,
+            lambda missing: answer_clip(analyzer, [prepared[i] for i in missing], progress),
+            lambda result: result.save(out, drawing, overwrite=overwrite, progress=progress),
+            overwrite,
+        ):
+            tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)

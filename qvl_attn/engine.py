@@ -1,0 +1,239 @@
+"""A model and how prompts go through it: loading, checks before the weights are there, groups, results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from qvl_attn.capture import prove_capture
+from qvl_attn.cost import peak_bytes
+from qvl_attn.errors import InputError
+from qvl_attn.estimate import (
+    ATTENTION_MODES,
+    check_context,
+    check_memory,
+    choose_attention,
+)
+from qvl_attn.media import Picture, load_pictures
+from qvl_attn.memory import free_bytes, on_device
+from qvl_attn.model import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    Placement,
+    choose_placement,
+    find_checkpoint,
+    load_config,
+    load_processor,
+    load_weights,
+)
+from qvl_attn.origin import made_by, of_generation, of_model
+from qvl_attn.passes import on_model
+from qvl_attn.question import Question, read_question, without_pixels
+from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.runs import Group, Run, groups, run_group
+from qvl_attn.stages import Stages
+from qvl_attn.types import Media
+
+# How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
+ESTIMATE_MARGIN = 1.25
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+class Engine:
+    """A model with its processor, and the way from questions to results. Make one with `load`.
+
+    The weights are loaded when the first question needs them, so that every fault that can be known without them is
+    found first.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Any,
+        placement: Placement,
+        attn: str = "auto",
+        say: Callable[[str], None] = _silent,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.placement = placement
+        self.attn = attn
+        self.processor = load_processor(checkpoint, config)
+        self._say = say
+        self._said = ""
+
+    @classmethod
+    def load(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | None = None,
+        attn: str = "auto",
+        offline: bool = False,
+        say: Callable[[str], None] = _silent,
+    ) -> Self:
+        """Find a model and get ready to load it.
+
+        Args:
+            model: a Hugging Face id, a local folder, or `demo` for the embedded model.
+            revision: branch, tag or commit of a hub model.
+            device: `auto`, `cpu`, `cuda` or `cuda:1`.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while
+                the weights fit the free memory.
+            device_map: `auto` and its kin spread a model over several GPUs.
+            attn: `eager`, the reference; `rows`, the rows alone beside SDPA; `auto`, eager in float32 while it is
+                estimated to fit the free memory, and rows otherwise.
+            offline: never reach for the hub.
+            say: is told what was chosen, a line at a time.
+
+        Raises:
+            InputError: a word that is not one of these, or a GPU that is not there.
+            ModelError: the model cannot be had or cannot be served.
+            MemoryLimitError: the weights do not fit.
+        """
+        if attn not in ATTENTION_MODES:
+            raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
+        checkpoint = find_checkpoint(model, revision, offline=offline)
+        config = load_config(checkpoint)
+        placement = choose_placement(config, device, dtype, device_map)
+        where = f"--device-map {device_map}" if device_map else placement.device
+        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
+        if placement.dtype != "float32" and attn == "eager":
+            say("eager attention in 16 bits can change the answer; --attn rows leaves it alone")
+        return cls(checkpoint, config, placement, attn, say)
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded model, after it has proved that its attention can be captured."""
+        self._say("loading the weights")
+        with on_device(self.placement, 0):
+            return self._load()
+
+    def _load(self) -> Any:
+        model = load_weights(self.checkpoint, self.placement)
+        dot = Media(
+            kind="picture",
+            frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
+            times_s=np.zeros(1),
+            size_px=(56, 56),
+            source="self-check",
+            sha256="",
+        )
+        inputs = on_model(read_question(self.processor, self.config, [dot], "?", Settings()).prompt.inputs, model)
+        auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
+        for attention in auto if self.attn == "auto" else (self.attn,):
+            prove_capture(model, inputs, attention)
+        return model
+
+    def prepare(
+        self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings, noun: str = "question"
+    ) -> list[Question]:
+        """Find every fault that can be known before weights are loaded, and choose how attention is computed.
+
+        One way for all, that of the largest. Of several questions the pixels are given up, and made again to run.
+
+        Args:
+            pairs: what is shown, and a question about it.
+            settings: as they were typed.
+            noun: what one of several pairs is called in a fault.
+
+        Raises:
+            InputError: a fault in what was given.
+            MemoryLimitError: a prompt is estimated not to fit the memory.
+        """
+        dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
+        loaded: dict[str, Media] = {}
+        questions = []
+        for i, (pictures, text) in enumerate(pairs):
+            stages = Stages()
+            try:
+                with stages.stage("prepare"):
+                    media = load_pictures(pictures, loaded)
+                    one = read_question(self.processor, self.config, media, text, settings)
+                check_context(self.config, one.job, one.pictures)
+            except InputError as error:
+                where = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
+                raise InputError(where + error.message, error.hint) from None
+            one = replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
+            questions.append(without_pixels(one) if len(pairs) > 1 else one)
+        attention, reason = self.attn, "asked for"
+        if attention == "auto" and questions:
+            largest = max((one.job for one in questions), key=lambda job: job.tokens)
+            attention, reason = choose_attention(self.config, dtype, largest, free, device)
+        for one in questions:
+            check_memory(self.config, dtype, one.job, attention, free, one.pictures, device)
+        return [replace(one, attention=attention, attention_reason=reason) for one in questions]
+
+    def free_bytes(self) -> int | None:
+        """Memory for a prompt beside the weights; None where they are spread over several GPUs."""
+        if self.placement.device_map is not None and torch.cuda.device_count() > 1:
+            return None
+        loaded = "model" in self.__dict__
+        return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
+
+    def answer(self, questions: Sequence[Question], batch_size: int = 1) -> Iterator[tuple[int, Result]]:
+        """Answer what was prepared, each with its place among the questions, as soon as it is there.
+
+        Grouped as in `ask_many`. The batch is a limit: a smaller one is taken where it would not fit the memory.
+
+        Raises:
+            CaptureError: the attention is not what attention must be.
+            MemoryLimitError: it does not fit the memory.
+        """
+        for group in groups(questions, self.config, batch_size, self._fits):
+            asked = [questions[i] for i in group.indices]
+            said = f"{asked[0].attention} attention: {asked[0].attention_reason}"
+            if said != self._said:
+                self._say(said)
+                self._said = said
+            loading = Stages()
+            with loading.stage("load"):
+                model = self.model
+            runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
+            for i, question in zip(group.indices, asked, strict=True):
+                with on_device(self.placement, question.prompt.length):
+                    run = next(runs)
+                yield i, self._result(question, run, loading, group)
+                del run
+
+    def _fits(self, longest: Question, count: int) -> bool:
+        job, placement, free = replace(longest.job, batch=count), self.placement, self.free_bytes()
+        needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
+        return free is None or needed * ESTIMATE_MARGIN <= free
+
+    def _result(self, question: Question, run: Run, loading: Stages, group: Group) -> Result:
+        return Result(
+            question=question.prompt.question,
+            answer=run.own.answer,
+            answer_logprob=run.own.logprob,
+            supplied_answer=run.supplied.answer if run.supplied else None,
+            supplied_logprob=run.supplied.logprob if run.supplied else None,
+            media=question.media,
+            capture=(run.supplied or run.own).capture,
+            settings=question.settings,
+            provenance=Provenance(
+                **self.made_by(question),
+                attention_reason=question.attention_reason,
+                batch=1 if group.shared else len(group.indices),
+                shared_pictures=group.shared,
+                **of_model(self.config, self.processor),
+                generation=of_generation(run.generation),
+            ),
+            seconds={**question.seconds, **loading.seconds, **run.seconds},
+            peak_memory_bytes={**question.peak_memory_bytes, **loading.peak_bytes, **run.peak_memory_bytes},
+        )
+
+    def made_by(self, question: Question) -> dict[str, Any]:
+        """What of the model, its place and the libraries goes into the name of a result."""
+        return made_by(self.checkpoint, self.placement, question.attention)

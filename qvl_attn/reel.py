@@ -1,0 +1,189 @@
+"""The moving part of a clip's result, frame by frame: heatmap.mp4, frames/ and timeline.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qvl_attn.ahead import ahead
+from qvl_attn.clip import open_clip
+from qvl_attn.drawing import Drawing
+from qvl_attn.errors import InputError
+from qvl_attn.figures import Size
+from qvl_attn.film import FilmDrawer, Story
+from qvl_attn.footage import Footage, Pixels
+from qvl_attn.mp4 import TICKS_PER_S, write_mp4
+from qvl_attn.plain import shortened
+from qvl_attn.render import Picture, resize_picture
+from qvl_attn.result import Result
+from qvl_attn.sampling import TOLERANCE_S
+from qvl_attn.store import write_png
+from qvl_attn.timeline import draw_timeline
+from qvl_attn.types import ClipFacts, HeatMap, Media
+
+# Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
+PRESET, QUALITY = "superfast", 20
+# Two frames of a film are at least so far apart: the unit of its times.
+SHORTEST_S = 1 / TICKS_PER_S
+# Of frames that wait to be written as pictures.
+MAX_WAITING = 4
+Progress = Callable[[str, int, int], None]
+
+
+def frame_file(number: int) -> str:
+    """Where a sampled frame is drawn, by its number in the clip."""
+    return f"frames/{number:06d}.png"
+
+
+def write_reel(
+    folder: Path, result: Result, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Draw a clip's result.
+
+    Args:
+        folder: where to.
+        result: of one clip.
+        heat: the headline's map of each step.
+        drawing: how.
+        captions: what the map is, for the foot of each frame.
+        progress: told what is being done, how much of it is done, and of how much.
+
+    Returns:
+        The files that were written, and what the reader should know.
+    """
+    media, facts = result.media[0], _facts(result.media[0])
+    footage, notes = _footage_of(result)
+    drawer = FilmDrawer(story_of(result, heat, captions), media.size_px, drawing)
+    sampled = sorted(set(facts.frame_indices))
+    (folder / "frames").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[None]] = []
+
+        def drawn() -> Generator[tuple[Picture, float]]:
+            before_s = -SHORTEST_S
+            with closing(ahead(_shown(footage, media, drawer.picture_px))) as frames:
+                for shown in frames:
+                    page = drawer.draw(shown.picture, shown.time_s, sampled=shown.sampled)
+                    if shown.sampled and not shown.again:
+                        waiting.append(pool.submit(write_png, folder / frame_file(shown.number), page))
+                        if len(waiting) > MAX_WAITING:
+                            waiting.pop(0).result()
+                    before_s = max(before_s + SHORTEST_S, shown.time_s - facts.start_s)
+                    yield page, before_s
+                    progress("drawing", shown.place + 1, shown.total)
+
+        with closing(ahead(drawn())) as pages:
+            write_mp4(
+                folder / "heatmap.mp4",
+                pages,
+                facts.end_s - facts.start_s,
+                rate_fps=facts.rate_fps,
+                quality=QUALITY,
+                preset=PRESET,
+            )
+        for written in waiting:
+            written.result()
+    write_png(folder / "timeline.png", draw_timeline(result))
+    files = ["heatmap.mp4", *(frame_file(number) for number in sampled), "timeline.png"]
+    return files, notes
+
+
+def _facts(media: Media) -> ClipFacts:
+    assert media.clip is not None
+    return media.clip
+
+
+class _Shown(NamedTuple):
+    """A frame of the part that was looked at, and its place among them.
+
+    A frame that stays on the screen for several samples is shown again for each of them, since each has its own map.
+    """
+
+    number: int
+    time_s: float
+    picture: Picture
+    sampled: bool
+    again: bool
+    place: int
+    total: int
+
+
+def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
+    """The frames of the part that was looked at; the first may have been shown before its beginning."""
+    facts = _facts(media)
+    first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + TOLERANCE_S, side="right")) - 1)
+    stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - TOLERANCE_S, side="left")))
+    indices, moments_s = np.array(facts.frame_indices), media.sampled_s
+    for number, pixels in footage.frames(first):
+        if number >= stop:
+            return
+        if pixels is None:
+            continue
+        picture, own = pixels(size_px), np.flatnonzero(indices == number)
+        where = number - first, stop - first
+        time_s = max(float(footage.times_s[number]), facts.start_s)
+        yield _Shown(number, time_s, picture, len(own) > 0, False, *where)
+        for sample in own[1:]:
+            yield _Shown(number, float(moments_s[sample]), picture, True, True, *where)
+
+
+def _footage_of(result: Result) -> tuple[Footage, list[str]]:
+    """The clip itself, or if it is not there any more what was sampled of it."""
+    media, how = result.media[0], result.settings.clip
+    try:
+        footage = open_clip(media.path, how.source_fps) if media.path and how else None
+    except InputError:
+        footage = None
+    if footage is not None and footage.sha256 == media.sha256:
+        return footage, []
+    return _from_samples(media), [f"{media.source} is not there as it was: drawn from the sampled frames alone"]
+
+
+def _from_samples(media: Media) -> Footage:
+    facts = _facts(media)
+    numbers, places = np.unique(facts.frame_indices, return_index=True)
+    times_s = np.interp(np.arange(numbers[-1] + 1), numbers, media.times_s[places])
+
+    def frames(first: int) -> Iterator[tuple[int, Pixels | None]]:
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+            if number >= first:
+                yield number, partial(_resized, media.frames[place])
+
+    return Footage(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
+
+
+def _resized(frame: Picture, size_px: Size | None) -> Picture:
+    return frame if size_px is None else resize_picture(frame, size_px)
+
+
+def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+    """What the film of a result tells."""
+    media, grid = result.media[0], result.capture.grids[0]
+    count = len(media.frames)
+    per_step = -(-count // grid.shape[0])
+    answers = [result.mapped_answer] * count
+    how = result.settings.clip
+    if how and how.mode != "clip":
+        whole = f"{shortened(answers[0])}   (this frame alone: " if how.mode == "both" else "(this frame alone) "
+        end = ")" if how.mode == "both" else ""
+        answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
+    elif result.passes:
+        answers = _of_windows(result)
+    steps = [i // per_step for i in range(count)]
+    return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
+
+
+def _of_windows(result: Result) -> list[str]:
+    """The answers of all windows that saw a frame."""
+    facts = _facts(result.media[0])
+    said = []
+    for number in facts.frame_indices:
+        those = [one.mapped_answer.strip() for one in result.passes if number in _facts(one.media[0]).frame_indices]
+        said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
+    return said

@@ -1,0 +1,139 @@
+"""When a clip was looked at: the attention on each step over what a uniform map would give it, and its picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from qvl_attn import lettering
+from qvl_attn.figures import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
+from qvl_attn.lettering import line_height_px
+from qvl_attn.plain import shortened
+from qvl_attn.reduce import mean_over, over_chance
+from qvl_attn.render import Picture
+from qvl_attn.result import Result
+from qvl_attn.select import describe, query_rows
+from qvl_attn.types import Media
+
+WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
+GROUPS = 4
+GROUP_COLORS = ("#9db4c8", "#5f8fb0", "#2f6690", "#16384f")
+HEADLINE_COLOR, FRAMES_COLOR, CHANCE_COLOR = "#be3e14", "#3c8d5a", "#686d77"
+
+
+CAPTIONS = {
+    "clip": "when it looked: the attention on each step of tokens over that of a uniform map (dotted)",
+    "both": "when it looked: the attention on each step over that of a uniform map (dotted); each frame alone, in a "
+    "prompt of its own, over the mean of them",
+    "frames": "each frame alone, in a prompt of its own: its attention on vision over the mean of all frames (dotted)",
+    "windows": "when it looked, over a uniform map (dotted); each window distributes its own attention, so steps of "
+    "different windows can be compared in place rather than in time",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A line of a timeline: (N,) the attention at each time over what chance gives it, 1 being chance."""
+
+    label: str
+    times_s: NDArray[np.float64]
+    over_chance: NDArray[np.float64]
+    color: str
+
+
+def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:
+    """(t + 1,) from when on each step's first sampled frame stands for its moment, and when the last step ends."""
+    starts = clip.sampled_s[:: -(-len(clip.frames) // steps)]
+    end_s = clip.clip.end_s if clip.clip else 0.0
+    return np.append(starts, max(end_s, float(clip.sampled_s[-1]) + 1e-3))
+
+
+def lines(result: Result) -> list[Line]:
+    """The headline, groups of layers from first to last, and with mode `both` the frames that were asked alone."""
+    capture, grid = result.capture, result.capture.grids[0]
+    starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
+    rows = query_rows(capture, result.question, result.settings.query)
+    found = []
+    headline = result.heatmap()
+    for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
+        if tuple(layers.tolist()) == headline.layers and headline.heads == "all":
+            continue
+        values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
+        if values.any():
+            label = f"layer{'s' if len(layers) > 1 else ''} {describe(layers.tolist())}"
+            found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
+    chosen = f"headline: layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}"
+    chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
+    found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
+    how = result.settings.clip
+    if result.passes and how and how.mode == "both":
+        masses = np.array([one.heatmap().vision_mass for one in result.passes])
+        label = "frames alone: attention on the frame, over their mean"
+        found.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
+    return found
+
+
+def _way(result: Result) -> str:
+    """In how many prompts a clip was looked at: `clip`, `windows`, `frames` or `both`."""
+    how = result.settings.clip
+    return "windows" if how and how.mode == "clip" and result.passes else how.mode if how else "clip"
+
+
+def draw_timeline(result: Result) -> Picture:
+    """The picture of it: (H, W, 3) uint8 RGB."""
+    width = WIDTH_PX - 2 * MARGIN_PX
+    caption = CAPTIONS[_way(result)]
+    above = [
+        (lettering.wrap(result.question, width, TITLE_PX, max_lines=2), TITLE_PX, INK),
+        (lettering.wrap(result.mapped_answer or "(no answer)", width, TITLE_PX, max_lines=2), TITLE_PX, ACCENT),
+        (lettering.wrap(caption, width, LABEL_PX, max_lines=2), LABEL_PX, GREY),
+    ]
+    beneath = lettering.wrap(_answers(result), width, LABEL_PX, max_lines=12) if result.passes else []
+    top = MARGIN_PX + sum(len(texts) * line_height_px(size) for texts, size, _ in above)
+    height = top + CHART_HEIGHT_PX + len(beneath) * line_height_px(LABEL_PX) + MARGIN_PX
+    page = Image.new("RGB", (WIDTH_PX, height), PAGE)
+    y = MARGIN_PX
+    for texts, size, color in above:
+        y += lettering.draw_lines(page, (MARGIN_PX, y), texts, size, color)
+    page.paste(Image.fromarray(_chart(result)), (0, top))
+    lettering.draw_lines(page, (MARGIN_PX, top + CHART_HEIGHT_PX), beneath, LABEL_PX, GREY)
+    return np.asarray(page)
+
+
+def _answers(result: Result) -> str:
+    """What each pass answered, beside the times that it saw."""
+    said, each = [], "each window" if _way(result) == "windows" else "each frame alone"
+    for one in result.passes:
+        first, last = one.media[0].times_s[0], one.media[0].times_s[-1]
+        when = f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
+        said.append(f"{when}: {shortened(one.answer.strip()) or '(no answer)'}")
+    return f"{each}: " + " · ".join(said)
+
+
+def _chart(result: Result) -> Picture:
+    edges = step_edges_s(result.media[0], result.capture.grids[0].shape[0])
+    figure = Figure(figsize=(WIDTH_PX / DPI, CHART_HEIGHT_PX / DPI), dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.062, 0.115, 0.62, 0.84))
+    for line in lines(result):
+        if len(line.times_s) == len(edges) - 1 and line.color != FRAMES_COLOR:
+            strong = line.color == HEADLINE_COLOR
+            width = 3.2 if strong else 1.8
+            axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
+        else:
+            axes.plot(line.times_s, line.over_chance, "o", color=line.color, label=line.label)
+    level = "the mean" if _way(result) == "frames" else "chance: a uniform map"
+    axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label=level)
+    axes.set_xlim(float(edges[0]), float(edges[-1]))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("attention on the frame ÷ mean" if _way(result) == "frames" else "attention on the step ÷ chance")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -1,0 +1,157 @@
+"""Times drawing and encoding a heat-map video, beside matplotlib, and looks at the memory of a long clip.
+
+`python scripts/benchmark_video.py` draws the film of a 720p clip (its own, or one named with --clip) from a result of
+the embedded model: decoding, drawing and encoding together, each of them alone, and the same frames with matplotlib's
+`imshow` of picture and map, which is drawn but not encoded. `--minutes 10` does it for a clip of that length and prints
+the memory beyond what was held before the film.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qvl_attn import Analyzer, Drawing
+from qvl_attn.clip import open_clip
+from qvl_attn.film import FilmDrawer
+from qvl_attn.mp4 import write_mp4
+from qvl_attn.reel import PRESET, QUALITY, story_of, write_reel
+from qvl_attn.result import Result
+from qvl_attn.stages import Stages
+
+SIZE_PX, FPS = (1280, 720), 25
+
+
+def moving_frames(count: int) -> Iterator[tuple[np.ndarray, float]]:
+    """A window that wanders over noise of every size, as a camera does over a scene."""
+    rng = np.random.default_rng(0)
+    width, height = SIZE_PX
+    large = (width + 400, height + 400)
+    octaves = [cv2.resize(rng.normal(0, 2.0**-i, (3 * 2**i, 4 * 2**i, 3)), large) for i in range(9)]
+    scene = np.clip(128 + 60 * sum(octaves), 0, 255).astype(np.uint8)
+    for i in range(count):
+        x, y = int(200 + 199 * np.sin(i / 40)), int(200 + 199 * np.cos(i / 53))
+        yield scene[y : y + height, x : x + width], i / FPS
+
+
+def seconds_of(work) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def decode(path: Path) -> list[np.ndarray]:
+    return [pixels(None) for _, pixels in open_clip(path).frames(0)]
+
+
+def with_matplotlib(frames: list[np.ndarray], values: np.ndarray) -> None:
+    """The notebooks' way: picture and map in one figure, a canvas a frame."""
+    figure = Figure(figsize=(SIZE_PX[0] / 100, SIZE_PX[1] / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    for frame in frames:
+        figure.clear()
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(frame)
+        axes.imshow(values, cmap="inferno", alpha=0.5, extent=(0, SIZE_PX[0], SIZE_PX[1], 0), interpolation="bilinear")
+        axes.set_axis_off()
+        canvas.draw()
+        np.asarray(canvas.buffer_rgba())
+
+
+def film_alone(result: Result, drawing: Drawing, frames: list[np.ndarray], times_s: np.ndarray) -> list[np.ndarray]:
+    drawer = FilmDrawer(story_of(result, result.heatmap(), ("caption",)), result.media[0].size_px, drawing)
+    sampled = set(result.media[0].clip.frame_indices)
+    return [
+        drawer.draw(frame, float(time_s), sampled=i in sampled)
+        for i, (frame, time_s) in enumerate(zip(frames, times_s, strict=True))
+    ]
+
+
+def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, float]:
+    """The best of some runs of each part, one after the other, in frames a second."""
+    drawing = Drawing(smooth=smooth)
+    frames, times_s = decode(path), open_clip(path).times_s
+    pages = film_alone(result, drawing, frames, times_s)
+    few = frames[:40]
+    best: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def film() -> None:
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                write_reel(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *told: None)
+
+        def encode() -> None:
+            write_mp4(
+                Path(folder) / "a.mp4",
+                zip(pages, times_s.tolist(), strict=True),
+                float(times_s[-1]) + 1 / FPS,
+                rate_fps=FPS,
+                quality=QUALITY,
+                preset=PRESET,
+            )
+
+        parts = {
+            "film": (film, len(frames)),
+            "decoding alone": (lambda: decode(path), len(frames)),
+            "drawing alone": (lambda: film_alone(result, drawing, frames, times_s), len(frames)),
+            "encoding alone": (encode, len(frames)),
+            "matplotlib, drawing alone": (lambda: with_matplotlib(few, result.heatmap().values[0]), len(few)),
+        }
+        for _ in range(repeats):
+            for name, (work, count) in parts.items():
+                best[name] = max(best.get(name, 0.0), count / seconds_of(work))
+    return best
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--clip", type=Path, help="a 720p clip; one is drawn if none is named")
+    options.add_argument("--seconds", type=float, default=8.0, help="of the clip that is drawn")
+    options.add_argument(
+        "--minutes", type=float, default=0.0, help="measure the memory of a clip of this length instead"
+    )
+    options.add_argument("--smooth", action="store_true", help="maps mixed by time between sampled frames")
+    options.add_argument("--repeats", type=int, default=3)
+    typed = options.parse_args()
+    analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
+    _ = analyzer.model
+    with tempfile.TemporaryDirectory() as folder:
+        path = typed.clip or Path(folder) / "clip.mp4"
+        if typed.clip is None:
+            count = int((typed.minutes * 60 or typed.seconds) * FPS)
+            write_mp4(path, moving_frames(count), count / FPS, rate_fps=FPS, preset="ultrafast", quality=23)
+        stages = Stages()
+        with stages.stage("ask"):
+            result = analyzer.ask_video(path, "what moves?", max_frames=8, max_pixels=100_000, max_new_tokens=2)
+        if typed.minutes:
+            with stages.stage("film"):
+                result.save(Path(folder) / "out")
+            frames = result.media[0].clip.decoded_frames
+            told = {
+                "frames": frames,
+                "film_frames_per_s": round(frames / stages.seconds["film"], 1),
+                **{
+                    f"{name}_beyond_MiB": (peak["host"] - peak["before"]) >> 20
+                    for name, peak in stages.peak_bytes.items()
+                },
+            }
+        else:
+            best = speeds(result, path, typed.repeats, typed.smooth)
+            told = {name: round(value, 1) for name, value in best.items()}
+            told["drawing over matplotlib's"] = round(best["drawing alone"] / best["matplotlib, drawing alone"], 1)
+        told["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        print(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Containers that misbehave: where seeking misses, stamps lie, packets are no frames, frames outgrow their header."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import CLIP_FPS, numbered_frames
+
+from qvl_attn import container
+from qvl_attn.clip import open_clip, sample_clip
+from qvl_attn.errors import InputError
+from qvl_attn.sampling import ClipSettings, plan_frames
+
+COUNT = 40
+
+
+def write(path: Path, codec: str, *, options=None, size_px=(160, 120), pix_fmt="yuv420p", fps=CLIP_FPS, count=COUNT):
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.options = *size_px, pix_fmt, options or {}
+        for i, pixels in enumerate(numbered_frames(count, size_px)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    return path
+
+
+def sampled(path, **how):
+    footage = open_clip(path)
+    return sample_clip(footage, plan_frames(footage, ClipSettings(**how)), lambda frame: frame)
+
+
+OPEN_GOP = {"bf": "2", "g": "10", "x264-params": "open-gop=1:scenecut=0"}
+HEVC = {"x265-params": "log-level=none:keyint=10:bframes=3:open-gop=1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "fps"),
+    [
+        ("a.mp4", "libx264", OPEN_GOP, 10),
+        ("a.ts", "libx264", {"bf": "2", "g": "10"}, 10),
+        ("a.flv", "libx264", {"bf": "2", "g": "10"}, 10),
+        ("a.mkv", "libx264", OPEN_GOP, 10),
+        ("h.mp4", "libx265", HEVC, 10),
+        ("h.ts", "libx265", HEVC, 10),
+        ("a.mpg", "mpeg2video", {"bf": "2", "g": "10"}, 25),
+        ("a.avi", "mpeg4", {"bf": "2", "g": "10"}, 10),
+        ("a.wmv", "wmv2", {"g": "10"}, 10),
+        ("a.webm", "libvpx", {"g": "10"}, 10),
+    ],
+)
+def test_beginning_anywhere_gives_the_same_frames(tmp_path, name, codec, options, fps):
+    footage = open_clip(write(tmp_path / name, codec, options=options, fps=fps))
+    whole = {number: pixels(None) for number, pixels in footage.frames(0) if pixels}
+    assert list(whole) == list(range(COUNT))
+    for first in range(1, COUNT, 3):
+        number, pixels = next((number, pixels) for number, pixels in footage.frames(first) if pixels)
+        assert number == first
+        assert np.array_equal(pixels(None), whole[first])
+
+
+def test_avi_whose_stamps_are_those_of_decoding(tmp_path):
+    path = write(tmp_path / "b.avi", "libx264", options={"bf": "3"})
+    media = sampled(path, fps=CLIP_FPS)
+    assert media.clip.frame_indices == tuple(range(COUNT))
+    assert media.clip.skipped_s == ()
+    for i, pixels in enumerate(numbered_frames(COUNT, (160, 120))):
+        assert np.abs(media.frames[i].astype(int) - pixels.astype(int)).mean() < 8
+
+
+def test_packets_that_only_prepare_others_are_not_missing_frames(tmp_path):
+    """VP8 has frames that are not shown: of one in eight the header says so here."""
+    path = write(tmp_path / "a.webm", "libvpx", options={"auto-alt-ref": "0"})
+    with av.open(str(path)) as source:
+        packets = [(bytes(packet)[:8], packet.size) for packet in source.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for head, _ in packets[5::8]:
+        data[data.index(head)] &= ~0x10
+    path.write_bytes(data)
+    media = sampled(path, fps=CLIP_FPS)
+    assert media.clip.decoded_frames == COUNT - len(packets[5::8])
+    assert media.clip.skipped_s == ()
+
+
+def test_a_coding_that_is_not_known(clip_file):
+    path = clip_file(5)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"xyz1"))
+    with pytest.raises(InputError, match="encoded in a way that cannot be decoded here"):
+        open_clip(path)
+
+
+def test_frames_that_are_larger_than_the_header_says_are_not_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 100_000)
+    with av.open(str(tmp_path / "bomb.mkv"), "w") as target:
+        stream = target.add_stream("mjpeg", rate=CLIP_FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for packet in stream.encode(av.VideoFrame.from_ndarray(numbered_frames(1)[0], format="rgb24")):
+            target.mux(packet)
+        encoder = av.CodecContext.create("mjpeg", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = 1000, 800, "yuvj420p"
+        encoder.time_base = Fraction(1, CLIP_FPS)
+        for i, pixels in enumerate(numbered_frames(9, (1000, 800)), 1):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = i, Fraction(1, CLIP_FPS)
+            for packet in encoder.encode(frame):
+                packet.stream = stream
+                target.mux(packet)
+    with pytest.raises(InputError, match="9 of 10 frames cannot be decoded"):
+        sampled(tmp_path / "bomb.mkv")
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 1000)
+    with pytest.raises(InputError, match="the limit is 1,000"):
+        open_clip(tmp_path / "bomb.mkv")
+
+
+def test_a_size_that_changes_is_an_error(tmp_path):
+    one = write(tmp_path / "1.ts", "mpeg2video", fps=25).read_bytes()
+    other = write(tmp_path / "2.ts", "mpeg2video", size_px=(64, 160), fps=25).read_bytes()
+    (tmp_path / "both.ts").write_bytes(one + other)
+    with pytest.raises(InputError, match="has 64x160 pixels, those before it 160x120"):
+        sampled(tmp_path / "both.ts")
+
+
+def test_joined_clips_are_counted_and_said(tmp_path):
+    one = write(tmp_path / "1.ts", "libx264").read_bytes()
+    (tmp_path / "twice.ts").write_bytes(one + one)
+    media = sampled(tmp_path / "twice.ts", fps=CLIP_FPS, max_frames=2 * COUNT)
+    assert media.clip.decoded_frames == 2 * COUNT
+    assert any("times start again" in note for note in media.notes)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+        ((1, 0, 0, -1), lambda frame: frame[::-1]),
+        ((-1, 0, 0, -1), lambda frame: frame[::-1, ::-1]),
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+        ((0, -1, 1, 0), lambda frame: np.rot90(frame)),
+        ((0, 1, 1, 0), lambda frame: frame.transpose(1, 0, 2)),
+    ],
+)
+def test_every_way_of_holding_a_camera(clip_file, matrix, turned):
+    """The display matrix of the track header, written over."""
+    path = clip_file(5)
+    plain = sampled(path, fps=CLIP_FPS).frames[2]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    a, b, c, d = (int(value * 65536).to_bytes(4, "big", signed=True) for value in matrix)
+    zero, w = bytes(4), (1 << 30).to_bytes(4, "big")
+    data[place : place + 36] = a + b + zero + c + d + zero + zero + zero + w
+    path.write_bytes(data)
+    media = sampled(path, fps=CLIP_FPS)
+    want = turned(plain)
+    assert media.size_px == want.shape[1::-1]
+    assert np.array_equal(media.frames[2], want)
+    assert "turned upright" in media.notes[0]
+
+
+def test_longer_sound_is_no_fault_of_the_pictures(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as target:
+        stream = target.add_stream("libx264", rate=CLIP_FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = target.add_stream("aac", rate=44100)
+        for pixels in numbered_frames(10):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        target.mux(stream.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 44100 * 8), np.float32), format="fltp", layout="mono")
+        silence.rate = 44100
+        target.mux(sound.encode(silence))
+        target.mux(sound.encode())
+    assert sampled(tmp_path / "a.mkv").notes == ()
+
+
+def test_the_guard_of_the_decoder_is_told(clip_file, monkeypatch):
+    """What is handed to the library: an open file, the demuxers that are allowed, and no protocol."""
+    seen, path = [], clip_file(4)
+    real = av.open
+
+    def told(file, mode, **how):
+        seen.append((file, how))
+        return real(file, mode, **how)
+
+    monkeypatch.setattr(container.av, "open", told)
+    sampled(path)
+    assert len(seen) >= 3
+    for file, how in seen:
+        assert not isinstance(file, (str, Path))
+        assert how["options"] == {"format_whitelist": container.DEMUXERS, "protocol_whitelist": ""}
+    assert not {"hls", "dash", "concat", "image2", "sdp", "applehttp"} & set(container.DEMUXERS.split(","))

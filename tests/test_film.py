@@ -1,0 +1,380 @@
+"""What a heat-map video shows: the right map on each frame, true times, and that it plays in a browser."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_attn import Drawing, Result
+from qvl_attn.errors import StoreError
+from qvl_attn.film import FilmDrawer, Story
+from qvl_attn.mp4 import write_mp4
+from qvl_attn.render import percentile_scale
+from qvl_attn.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
+from qvl_attn.types import HeatMap, Scale
+
+QUESTION = "what moves?"
+# Two steps, each of which lights up one cell.
+VALUES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.5]]], dtype=np.float32)
+
+
+def heat(values=VALUES, scale=None) -> HeatMap:
+    return HeatMap(
+        values=values,
+        media_index=0,
+        layers=(1,),
+        heads="all",
+        query="question",
+        queries=(5,),
+        uniform=0.1,
+        vision_mass=0.8,
+        scale=scale or Scale(0.0, 1.0),
+    )
+
+
+def drawer(drawing, size_px=(640, 400), **changed) -> FilmDrawer:
+    """Four sampled frames, one a second, two a step."""
+    story = {
+        "heat": heat(),
+        "times_s": (0.0, 1.0, 2.0, 3.0),
+        "steps": (0, 0, 1, 1),
+        "question": QUESTION,
+        "answers": ("a star",) * 4,
+        "captions": ("layer 1",),
+    }
+    return FilmDrawer(Story(**(story | changed)), size_px, drawing)
+
+
+CELLS = Drawing(interp="cells", alpha=1.0, draw_size_px=0)
+TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+
+
+def cells_of(page, size_px=(640, 400), left=0) -> list[list[int]]:
+    """The colour of each cell as its place in the table of colours."""
+    width, height = size_px
+    centres = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
+    centres.append((3 * height // 4, 3 * width // 4))
+    return [int(np.abs(TABLE.astype(int) - page[y, left + x].astype(int)).sum(axis=1).argmin()) for y, x in centres]
+
+
+def drawn(film, time_s, *, sampled, size_px=(640, 400)):
+    grey = np.full((size_px[1], size_px[0], 3), 128, np.uint8)
+    return film.draw(grey, time_s, sampled=sampled)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_sampled_frame_shows_the_map_of_its_step(smooth):
+    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=smooth))
+    for time_s, want in ((0.0, [255, 0, 0, 0]), (1.0, [255, 0, 0, 0]), (2.0, [0, 0, 0, 128]), (3.0, [0, 0, 0, 128])):
+        assert cells_of(drawn(film, time_s, sampled=True)) == pytest.approx(want, abs=1)
+
+
+def test_between_samples_the_map_of_the_interval_stays():
+    film = drawer(CELLS)
+    for time_s, want in ((0.9, [255, 0, 0, 0]), (1.9, [255, 0, 0, 0]), (2.1, [0, 0, 0, 128]), (9.0, [0, 0, 0, 128])):
+        assert cells_of(drawn(film, time_s, sampled=False)) == pytest.approx(want, abs=1)
+
+
+def test_smooth_mixes_by_time():
+    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
+    for share in (0.25, 0.5, 0.75):
+        want = [255 * (1 - share), 0, 0, 127.5 * share]
+        assert cells_of(drawn(film, 1 + share, sampled=False)) == pytest.approx(want, abs=1)
+    assert cells_of(drawn(film, 0.5, sampled=False)) == pytest.approx([255, 0, 0, 0], abs=1)
+
+
+def test_the_picture_says_which_map_it_shows():
+    plain, smooth = drawer(CELLS), drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
+    assert plain._moment(1.0, True).said == "sampled frame 2 of 4: the map of step 1 of 2"
+    assert plain._moment(1.5, False).said == "after sampled frame 2 of 4: still the map of step 1 of 2"
+    assert smooth._moment(0.5, False).said == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
+    assert smooth._moment(1.5, False).said == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
+    sampled, between = drawn(plain, 1.0, sampled=True), drawn(plain, 1.0, sampled=False)
+    assert not np.array_equal(sampled[400:], between[400:]), "the text beneath differs"
+    assert np.array_equal(sampled[:400], between[:400])
+
+
+def test_the_time_is_written(monkeypatch):
+    film = drawer(CELLS)
+    one, other = drawn(film, 0.25, sampled=False), drawn(film, 0.75, sampled=False)
+    where = np.argwhere((one != other).any(axis=2))
+    assert len(where) > 10
+    assert where[:, 0].min() >= 400
+    assert where[:, 1].min() > 500, "at the right of the first line"
+
+
+def test_one_scale_for_the_clip_or_one_a_frame():
+    one = drawer(CELLS)
+    own = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, clip_scale="frame"))
+    assert cells_of(drawn(one, 2.0, sampled=True))[3] == pytest.approx(128, abs=1)
+    assert cells_of(drawn(own, 2.0, sampled=True))[3] == 255
+    assert percentile_scale([VALUES[1]]).high < 0.5 + 1e-6
+
+
+def test_side_by_side_leaves_the_frame_as_it_is():
+    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, side_by_side=True))
+    page = drawn(film, 0.0, sampled=True)
+    assert (page[:400, :640] == 128).all()
+    assert cells_of(page, left=648) == pytest.approx([255, 0, 0, 0], abs=1)
+
+
+def test_only_the_strongest_are_coloured():
+    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, top_percent=13))
+    page = drawn(film, 0.0, sampled=True)
+    assert cells_of(page)[0] == 255
+    assert (page[300, 500] == 128).all()
+    assert (drawn(film, 2.0, sampled=True)[:400] == 128).all(), "none of the clip's strongest is in the second step"
+
+
+@pytest.mark.parametrize("draw_size_px", [1280, 0, 64])
+@pytest.mark.parametrize("size_px", [(640, 400), (641, 401), (101, 333), (16, 16), (1, 1), (20, 400), (1920, 1080)])
+def test_sides_are_even(size_px, draw_size_px):
+    film = drawer(Drawing(draw_size_px=draw_size_px, side_by_side=size_px[0] % 2 == 0), size_px)
+    width, height = film.picture_px
+    page = film.draw(np.zeros((height, width, 3), np.uint8), 12_345.0, sampled=True)
+    assert page.shape[0] % 2 == page.shape[1] % 2 == 0
+    assert page.shape[:2] == film.size_px[::-1]
+
+
+# The file
+
+
+@pytest.fixture(scope="module")
+def result(demo, tmp_path_factory):
+    """A clip with a variable rate and an odd size, which H.264 cannot have: VP9 in WebM."""
+    from conftest import numbered_frames
+
+    path = tmp_path_factory.mktemp("clip") / "odd.webm"
+    times = [0.0, 0.1, 0.2, 0.5, 0.6, 0.7, 1.4, 1.5]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 113, 85, "yuv444p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for pixels, time_s in zip(numbered_frames(8, (113, 85)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time_s), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return demo.ask_video(path, QUESTION, fps=5, layers="all")
+
+
+@pytest.fixture(scope="module")
+def saved(result, tmp_path_factory):
+    return result.save(tmp_path_factory.mktemp("out"), Drawing(draw_size_px=0))
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def test_the_film_has_the_clips_own_frames_times_and_length(result, saved):
+    film, clip = frames_of(saved / "heatmap.mp4"), frames_of(result.media[0].source)
+    facts, moments = result.media[0].clip, result.media[0].sampled_s
+    again = [moments[i] for i in range(1, len(moments)) if facts.frame_indices[i] == facts.frame_indices[i - 1]]
+    assert len(again) == 3, "frames that stay on the screen are shown once for each of their samples"
+    assert [time_s for time_s, _ in film] == pytest.approx(sorted([*(time_s for time_s, _ in clip), *again]), abs=1e-4)
+    with av.open(str(saved / "heatmap.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(result.media[0].clip.end_s, abs=1e-3)
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.width % 2 == stream.height % 2 == 0
+
+
+def test_the_index_stands_at_the_front(saved):
+    data = (saved / "heatmap.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_frames_are_pictures_of_the_film(result, saved):
+    film = {round(time_s, 3): pixels for time_s, pixels in frames_of(saved / "heatmap.mp4")}
+    names = sorted(path.name for path in (saved / "frames").iterdir())
+    facts = result.media[0].clip
+    assert names == [f"{number:06d}.png" for number in sorted(set(facts.frame_indices))]
+    for number, time_s in zip(facts.frame_indices, result.media[0].times_s, strict=True):
+        picture = np.asarray(Image.open(saved / "frames" / f"{number:06d}.png"))
+        assert np.abs(picture.astype(int) - film[round(float(time_s), 3)].astype(int)).mean() < 4
+
+
+def test_colours_survive_the_encoding(tmp_path):
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40)]
+    frames = [(np.full((720, 1280, 3), color, np.uint8), i / 2) for i, color in enumerate(colors)]
+    write_mp4(tmp_path / "a.mp4", iter(frames), 2.0, rate_fps=2)
+    capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    for color in colors:
+        _, bgr = capture.read()
+        assert bgr[300, 300, ::-1].tolist() == pytest.approx(color, abs=5)
+
+
+def test_times_must_ascend(tmp_path):
+    frame = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="not after"):
+        write_mp4(tmp_path / "a.mp4", iter([(frame, 0.5), (frame, 0.5)]), 1.0, rate_fps=2)
+
+
+# The timeline
+
+
+def test_a_line_is_the_attention_on_each_step_over_chance(result):
+    drawn_lines = lines(result)
+    capture = result.capture
+    rows = capture.query_role == "question"
+    cells = capture.grids[0].cells // capture.grids[0].shape[0]
+    for layer, line in zip(capture.layers.tolist(), drawn_lines, strict=False):
+        row = capture.weights[layer][rows].mean(axis=0)
+        steps = [row[i : i + cells].sum() for i in range(0, len(row), cells)]
+        assert line.over_chance == pytest.approx(np.array(steps) / np.mean(steps), rel=1e-4)
+        assert line.label == f"layer {layer}"
+    assert drawn_lines[-1].label == "headline: layers 0-3"
+
+
+def test_many_layers_are_four_groups(result):
+    capture = result.capture
+    more = replace(
+        capture,
+        layers=np.arange(10),
+        weights=np.concatenate([capture.weights] * 3)[:10],
+        vision_mass=np.concatenate([capture.vision_mass] * 3)[:10],
+    )
+    drawn_lines = lines(replace(result, capture=more))
+    labels = ["layers 0-2", "layers 3-5", "layers 6-7", "layers 8-9", "headline: layers 0-9"]
+    assert [line.label for line in drawn_lines] == labels
+
+
+def test_the_timeline_is_drawn(result):
+    page = draw_timeline(result)
+    assert page.dtype == np.uint8
+    assert page.shape[1] == 1500
+    chart = page[220:, 100:1000].astype(int)
+
+    def inked(color: str, within: int) -> np.ndarray:
+        wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        return (np.abs(chart - wanted) <= within).all(axis=2)
+
+    for color in (HEADLINE_COLOR, *GROUP_COLORS):
+        assert inked(color, 0).sum() > 50, color
+    changes = (np.abs(np.diff(chart.sum(axis=2), axis=1)) > 60).sum(axis=1)
+    assert 1 <= (changes > 200).sum() <= 4, "chance is a level, dotted line"
+
+
+# No half file
+
+
+def test_an_interrupted_film_leaves_nothing(result, tmp_path, monkeypatch):
+    def stop(what, done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "out", progress=stop)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_result_whole(result, tmp_path):
+    folder = result.save(tmp_path / "out", Drawing(draw_size_px=320))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StoreError):
+            result.save(tmp_path / "out", Drawing(draw_size_px=320), overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
+    clip = clip_file(200, size_px=(640, 360))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "qvl_attn", "video", str(clip), QUESTION]
+    command += ["--model", "demo", "--max-frames", "4", "--max-new-tokens", "2", "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not list(out.glob(".draft-*/heatmap.mp4")):
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() - begun < 120
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
+    left = [path.name for path in out.iterdir()]
+    assert not [name for name in left if not name.startswith(".draft-")]
+    assert number == signal.SIGKILL or left == []
+
+
+# The browser
+
+PAGE = """<!doctype html><video id=v src=heatmap.mp4 muted></video><script>
+const v = document.getElementById('v'), told = {times: []};
+v.onerror = () => { told.error = v.error.message; done(); };
+v.onloadedmetadata = () => { told.size = [v.videoWidth, v.videoHeight]; told.duration = v.duration; v.play(); };
+v.ontimeupdate = () => told.times.push(v.currentTime);
+v.onended = () => {
+  const c = document.createElement('canvas'); c.width = v.videoWidth; c.height = v.videoHeight;
+  const x = c.getContext('2d'); x.drawImage(v, 0, 0);
+  told.last = Array.from(x.getImageData(0, 0, c.width, c.height).data);
+  done();
+};
+function done() { document.title = 'done'; window.told = told; }
+</script>"""
+
+
+@pytest.mark.browser
+def test_it_plays_in_a_real_browser(result, saved, tmp_path, chromium):
+    shutil.copy(saved / "heatmap.mp4", tmp_path)
+    (tmp_path / "index.html").write_text(PAGE)
+    handler = partial(_Quiet, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        page.wait_for_function("document.title === 'done'", timeout=30_000)
+        told = page.evaluate("window.told")
+    finally:
+        server.shutdown()
+        server.server_close()
+    film = frames_of(saved / "heatmap.mp4")
+    assert "error" not in told
+    assert told["duration"] == pytest.approx(result.media[0].clip.end_s, abs=0.02)
+    height, width, _ = film[-1][1].shape
+    assert told["size"] == [width, height]
+    assert all(a <= b for a, b in pairwise(told["times"]))
+    seen = np.array(told["last"], dtype=np.uint8).reshape(height, width, 4)[..., :3]
+    assert np.abs(seen.astype(int) - film[-1][1].astype(int)).mean() < 4, "the browser shows our colours"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_the_command_reads_its_result_back(saved, result):
+    assert Result.load(saved).answer == result.answer
+
+
+def test_a_group_that_is_the_headline_is_drawn_once(demo, clip_file):
+    answered = demo.ask_video(clip_file(4), QUESTION)
+    assert [line.label for line in lines(answered)] == ["layer 0", "layer 1", "layer 3", "headline: layer 2"]
