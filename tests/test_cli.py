@@ -465,13 +465,18 @@ def test_the_default_model_is_never_replaced_in_silence(run, cats, monkeypatch, 
 
 
 def command(*args, **kwargs):
-    return subprocess.Popen(
-        [sys.executable, "-m", "qvl_attn", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **kwargs,
-    )
+    # A shell starts what it puts into the background with interrupts ignored, and children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "qvl_attn", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **kwargs,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_real_process_by_module_name(cats, tmp_path):
