@@ -29,7 +29,8 @@ from qvl_attn.footage import Footage, Pixels, Size
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
 CONTAINERS = "MP4, MOV, MKV, WebM, AVI, FLV, TS, MPEG, WMV or OGG"
 MAX_FRAME_PIXELS = 8192 * 4320
-THREADS = 4  # each holds a frame or two
+# With more, a clip that is left half-read was seen to hang beside torchvision 0.24. Encoding is what takes long anyway.
+THREADS = 1
 # Formats whose index leads to the frame that is wanted, or to one before it.
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 MAX_FRAMES = 4_000_000  # a day and a half at 30 a second
@@ -134,7 +135,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream
                 )
             # The header's size is checked above; frames may yet be of another.
             stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-            stream.thread_type, stream.codec_context.thread_count = "AUTO", THREADS
+            stream.codec_context.thread_count = THREADS
             yield container, stream
     except (av.error.FFmpegError, OSError):  # in our words: PyAV's say nothing of what to do
         raise InputError(
