@@ -10,10 +10,11 @@ from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media import Picture, load_pictures
+from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
 from qvl_attn.result import Result, Settings
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.video import Progress, ask_video, untold
+from qvl_attn.video import ask_video
 
 
 class Analyzer(Engine):

@@ -11,13 +11,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage, Pixels, Size
 from qvl_attn.media import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
-from qvl_attn.render import resize_picture
+from qvl_attn.render import at_size
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000
@@ -108,7 +107,7 @@ def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels | None]]:
             yield number, None
         elif number >= first and image is not None:
             pixels, _ = to_rgb(image.copy())  # at once: the picture goes on to its next frame
-            yield number, partial(_shown, pixels)
+            yield number, partial(at_size, pixels)
 
 
 def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
@@ -168,8 +167,4 @@ def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tu
             continue
         if own_px not in (None, media.size_px):
             raise InputError(f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}")
-        yield number, partial(_shown, media.frames[0])
-
-
-def _shown(pixels: NDArray[np.uint8], size_px: Size | None) -> NDArray[np.uint8]:
-    return pixels if size_px is None else resize_picture(pixels, size_px)
+        yield number, partial(at_size, media.frames[0])

@@ -18,6 +18,7 @@ import numpy as np
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.pictures import DrawnResult, draw_result
+from qvl_attn.progress import Progress, untold
 from qvl_attn.render import drawn_size_px
 from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
@@ -35,7 +36,6 @@ from qvl_attn.stages import Stages
 from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
 from qvl_attn.types import Media
 
-Progress = Callable[[str, int, int], None]
 REMEDY = "--overwrite makes it again"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
@@ -67,7 +67,7 @@ def folder_name(
 
 
 def save_result(
-    result: Result, out: Path, drawing: Drawing, *, overwrite: bool = False, progress: Progress | None = None
+    result: Result, out: Path, drawing: Drawing, *, overwrite: bool = False, progress: Progress = untold
 ) -> Path:
     """Draw and write a result into its folder inside `out`; `result.json` is written last.
 
@@ -104,16 +104,13 @@ def save_result(
     return target
 
 
-def _draw_clip(
-    folder: Path, result: Result, drawn: DrawnResult, progress: Progress | None
-) -> tuple[list[str], list[str]]:
+def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progress) -> tuple[list[str], list[str]]:
     """Of a clip, what moves, the frames themselves and the passes: files and notes."""
     if result.media[0].clip is None:
         return [], []
     from qvl_attn.reel import write_reel  # loads matplotlib
 
-    tell = progress or (lambda what, done, total: None)
-    files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, tell)
+    files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
     files += _write_frames(folder, result.media[0])
     for i, one in enumerate(result.passes):
         files += _write_pass(folder, pass_folder(i), one)

@@ -54,6 +54,11 @@ def picture_grid(grid_thw: Sequence[int], merge_size: int, start: int, size_px: 
     )
 
 
+def frames_per_step(frames: int, steps: int) -> int:
+    """How many sampled frames in a row feed each step of a clip; the last step may have fewer."""
+    return -(-frames // steps)
+
+
 def clip_grid(grid_thw: Sequence[int], merge_size: int, start: int, clip: Media) -> TokenGrid:
     """The grid of one clip whose first token stands at `start`.
 
@@ -65,8 +70,8 @@ def clip_grid(grid_thw: Sequence[int], merge_size: int, start: int, clip: Media)
     """
     grid = picture_grid(grid_thw, merge_size, start, clip.size_px)
     frames, steps = len(clip.frames), grid.shape[0]
-    per_step = -(-frames // steps)
-    if clip.clip is None or -(-frames // per_step) != steps:
+    per_step = frames_per_step(frames, steps)
+    if clip.clip is None or frames_per_step(frames, per_step) != steps:
         raise CaptureError(f"{frames} frames became {steps} steps", "the processor does not belong to this model")
     first = per_step * np.arange(steps)
     span = np.stack([first, np.minimum(first + per_step, frames) - 1], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -18,14 +18,16 @@ from qvl_attn.errors import InputError
 from qvl_attn.figures import Size
 from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.footage import Footage, Pixels
+from qvl_attn.grid import frames_per_step
 from qvl_attn.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.plain import shortened
-from qvl_attn.render import Picture, resize_picture
+from qvl_attn.progress import Progress
+from qvl_attn.render import Picture, at_size
 from qvl_attn.result import Result
-from qvl_attn.sampling import TOLERANCE_S
+from qvl_attn.sampling import shown_between
 from qvl_attn.store import write_png
 from qvl_attn.timeline import draw_timeline
-from qvl_attn.types import ClipFacts, HeatMap, Media
+from qvl_attn.types import HeatMap, Media
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20
@@ -33,7 +35,6 @@ PRESET, QUALITY = "superfast", 20
 SHORTEST_S = 1 / TICKS_PER_S
 # Of frames that wait to be written as pictures.
 MAX_WAITING = 4
-Progress = Callable[[str, int, int], None]
 
 
 def frame_file(number: int) -> str:
@@ -57,7 +58,7 @@ def write_reel(
     Returns:
         The files that were written, and what the reader should know.
     """
-    media, facts = result.media[0], _facts(result.media[0])
+    media, facts = result.media[0], result.media[0].facts
     footage, notes = _footage_of(result)
     drawer = FilmDrawer(story_of(result, heat, captions), media.size_px, drawing)
     sampled = sorted(set(facts.frame_indices))
@@ -94,11 +95,6 @@ def write_reel(
     return files, notes
 
 
-def _facts(media: Media) -> ClipFacts:
-    assert media.clip is not None
-    return media.clip
-
-
 class _Shown(NamedTuple):
     """A frame of the part that was looked at, and its place among them.
 
@@ -116,9 +112,8 @@ class _Shown(NamedTuple):
 
 def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
     """The frames of the part that was looked at; the first may have been shown before its beginning."""
-    facts = _facts(media)
-    first = max(0, int(np.searchsorted(footage.times_s, facts.start_s + TOLERANCE_S, side="right")) - 1)
-    stop = max(first + 1, int(np.searchsorted(footage.times_s, facts.end_s - TOLERANCE_S, side="left")))
+    facts = media.facts
+    first, stop = shown_between(footage.times_s, facts.start_s, facts.end_s)
     indices, moments_s = np.array(facts.frame_indices), media.sampled_s
     for number, pixels in footage.frames(first):
         if number >= stop:
@@ -146,34 +141,30 @@ def _footage_of(result: Result) -> tuple[Footage, list[str]]:
 
 
 def _from_samples(media: Media) -> Footage:
-    facts = _facts(media)
+    facts = media.facts
     numbers, places = np.unique(facts.frame_indices, return_index=True)
     times_s = np.interp(np.arange(numbers[-1] + 1), numbers, media.times_s[places])
 
     def frames(first: int) -> Iterator[tuple[int, Pixels | None]]:
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             if number >= first:
-                yield number, partial(_resized, media.frames[place])
+                yield number, partial(at_size, media.frames[place])
 
     return Footage(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
-
-
-def _resized(frame: Picture, size_px: Size | None) -> Picture:
-    return frame if size_px is None else resize_picture(frame, size_px)
 
 
 def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
     """What the film of a result tells."""
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
-    per_step = -(-count // grid.shape[0])
+    per_step = frames_per_step(count, grid.shape[0])
     answers = [result.mapped_answer] * count
-    how = result.settings.clip
-    if how and how.mode != "clip":
-        whole = f"{shortened(answers[0])}   (this frame alone: " if how.mode == "both" else "(this frame alone) "
-        end = ")" if how.mode == "both" else ""
+    if result.way in ("frames", "both"):
+        whole, end = "(this frame alone) ", ""
+        if result.way == "both":
+            whole, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
         answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
-    elif result.passes:
+    elif result.way == "windows":
         answers = _of_windows(result)
     steps = [i // per_step for i in range(count)]
     return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
@@ -181,9 +172,9 @@ def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
 
 def _of_windows(result: Result) -> list[str]:
     """The answers of all windows that saw a frame."""
-    facts = _facts(result.media[0])
+    facts = result.media[0].facts
     said = []
     for number in facts.frame_indices:
-        those = [one.mapped_answer.strip() for one in result.passes if number in _facts(one.media[0]).frame_indices]
+        those = [one.mapped_answer.strip() for one in result.passes if number in one.media[0].facts.frame_indices]
         said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
     return said

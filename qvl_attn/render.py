@@ -58,6 +58,11 @@ def resize_picture(picture: Picture, size_px: tuple[int, int]) -> Picture:
     return np.asarray(cv2.resize(picture, size_px, interpolation=method), dtype=np.uint8)
 
 
+def at_size(picture: Picture, size_px: tuple[int, int] | None) -> Picture:
+    """As `resize_picture`; None leaves the size as it is."""
+    return picture if size_px is None else resize_picture(picture, size_px)
+
+
 def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
     """Draw each of (h, w) cells as its box: a pixel belongs to the cell that its centre falls in.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
+from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
@@ -101,6 +102,14 @@ class Result:
         return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
 
     @property
+    def way(self) -> str:
+        """In how many prompts a clip was looked at: `clip` (one, as of pictures), `windows`, `frames` or `both`."""
+        how = self.settings.clip
+        if how is None or (how.mode == "clip" and not self.passes):
+            return "clip"
+        return "windows" if how.mode == "clip" else how.mode
+
+    @property
     def mapped_answer(self) -> str:
         """The answer whose tokens the maps belong to: the supplied one, or else the model's own."""
         return self.answer if self.supplied_answer is None else self.supplied_answer
@@ -178,7 +187,7 @@ class Result:
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress = untold,
     ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`.
 

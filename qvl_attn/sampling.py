@@ -126,8 +126,7 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
             "(--start and --end choose others)"
         )
     times = footage.times_s
-    first = max(0, int(np.searchsorted(times, start + TOLERANCE_S, side="right")) - 1)
-    stop = max(first + 1, int(np.searchsorted(times, end - TOLERANCE_S, side="left")))
+    first, stop = shown_between(times, start, end)
     fps, own = settings.fps, _fastest_fps(times[first:stop], end - start)
     if own < 0.99 * fps:
         fps = own
@@ -145,6 +144,12 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
     moments = start + np.arange(count) / fps
     wanted = np.searchsorted(times, moments + TOLERANCE_S, side="right") - 1
     return Plan(start, end, first, stop, tuple(np.clip(wanted, first, stop - 1).tolist()), fps, tuple(notes))
+
+
+def shown_between(times_s: NDArray[np.float64], start_s: float, end_s: float) -> tuple[int, int]:
+    """The frames, [first, stop), on the screen in a part of a clip; the first may be there before the part begins."""
+    first = max(0, int(np.searchsorted(times_s, start_s + TOLERANCE_S, side="right")) - 1)
+    return first, max(first + 1, int(np.searchsorted(times_s, end_s - TOLERANCE_S, side="left")))
 
 
 def _fastest_fps(times_s: NDArray[np.float64], span_s: float) -> float:

@@ -169,10 +169,9 @@ def pass_folder(number: int) -> str:
 def _passes(result: Result) -> dict[str, Any] | None:
     if not result.passes:
         return None
-    how = result.settings.clip
     return {
-        "mode": "windows" if how and how.mode == "clip" else "frames",
-        "merged": RULE if how and how.mode != "both" else None,
+        "mode": "windows" if result.way == "windows" else "frames",
+        "merged": None if result.way == "both" else RULE,
         "results": [
             {
                 "folder": pass_folder(i),

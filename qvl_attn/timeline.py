@@ -12,6 +12,7 @@ from PIL import Image
 
 from qvl_attn import lettering
 from qvl_attn.figures import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
+from qvl_attn.grid import frames_per_step
 from qvl_attn.lettering import line_height_px
 from qvl_attn.plain import shortened
 from qvl_attn.reduce import mean_over, over_chance
@@ -48,7 +49,7 @@ class Line:
 
 def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:
     """(t + 1,) from when on each step's first sampled frame stands for its moment, and when the last step ends."""
-    starts = clip.sampled_s[:: -(-len(clip.frames) // steps)]
+    starts = clip.sampled_s[:: frames_per_step(len(clip.frames), steps)]
     end_s = clip.clip.end_s if clip.clip else 0.0
     return np.append(starts, max(end_s, float(clip.sampled_s[-1]) + 1e-3))
 
@@ -70,24 +71,17 @@ def lines(result: Result) -> list[Line]:
     chosen = f"headline: layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
-    how = result.settings.clip
-    if result.passes and how and how.mode == "both":
+    if result.way == "both":
         masses = np.array([one.heatmap().vision_mass for one in result.passes])
         label = "frames alone: attention on the frame, over their mean"
         found.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
     return found
 
 
-def _way(result: Result) -> str:
-    """In how many prompts a clip was looked at: `clip`, `windows`, `frames` or `both`."""
-    how = result.settings.clip
-    return "windows" if how and how.mode == "clip" and result.passes else how.mode if how else "clip"
-
-
 def draw_timeline(result: Result) -> Picture:
     """The picture of it: (H, W, 3) uint8 RGB."""
     width = WIDTH_PX - 2 * MARGIN_PX
-    caption = CAPTIONS[_way(result)]
+    caption = CAPTIONS[result.way]
     above = [
         (lettering.wrap(result.question, width, TITLE_PX, max_lines=2), TITLE_PX, INK),
         (lettering.wrap(result.mapped_answer or "(no answer)", width, TITLE_PX, max_lines=2), TITLE_PX, ACCENT),
@@ -107,11 +101,9 @@ def draw_timeline(result: Result) -> Picture:
 
 def _answers(result: Result) -> str:
     """What each pass answered, beside the times that it saw."""
-    said, each = [], "each window" if _way(result) == "windows" else "each frame alone"
+    said, each = [], "each window" if result.way == "windows" else "each frame alone"
     for one in result.passes:
-        first, last = one.media[0].times_s[0], one.media[0].times_s[-1]
-        when = f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
-        said.append(f"{when}: {shortened(one.answer.strip()) or '(no answer)'}")
+        said.append(f"{one.media[0].shown_when}: {shortened(one.answer.strip()) or '(no answer)'}")
     return f"{each}: " + " · ".join(said)
 
 
@@ -121,18 +113,17 @@ def _chart(result: Result) -> Picture:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.062, 0.115, 0.62, 0.84))
     for line in lines(result):
-        if len(line.times_s) == len(edges) - 1 and line.color != FRAMES_COLOR:
-            strong = line.color == HEADLINE_COLOR
-            width = 3.2 if strong else 1.8
+        if line.color != FRAMES_COLOR:
+            width = 3.2 if line.color == HEADLINE_COLOR else 1.8
             axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
         else:
             axes.plot(line.times_s, line.over_chance, "o", color=line.color, label=line.label)
-    level = "the mean" if _way(result) == "frames" else "chance: a uniform map"
+    level = "the mean" if result.way == "frames" else "chance: a uniform map"
     axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label=level)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("attention on the frame ÷ mean" if _way(result) == "frames" else "attention on the step ÷ chance")
+    axes.set_ylabel("attention on the frame ÷ mean" if result.way == "frames" else "attention on the step ÷ chance")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -100,6 +100,18 @@ class Media:
         )
 
     @property
+    def facts(self) -> ClipFacts:
+        """Of a clip, where its frames come from."""
+        assert self.clip is not None
+        return self.clip
+
+    @property
+    def shown_when(self) -> str:
+        """When its frames are shown, to be read."""
+        first, last = self.times_s[0], self.times_s[-1]
+        return f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
+
+    @property
     def sampled_s(self) -> NDArray[np.float64]:
         """(F,) from when on each sampled frame stands for its moment, ascending.
 

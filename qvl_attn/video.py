@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,22 +15,17 @@ from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage
 from qvl_attn.merge import merge_captures
+from qvl_attn.progress import Progress, untold
 from qvl_attn.question import Question
 from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.result import Result, Settings
 from qvl_attn.sampling import ClipSettings, plan_frames
-from qvl_attn.types import ClipFacts, Media
+from qvl_attn.types import Media
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine
 
 FRAMES_AT_ONCE = 8  # prompts with one frame each, while they are estimated to fit the memory
-Progress = Callable[[str, int, int], None]
-
-
-def untold(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-    del what, done, total
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +107,8 @@ def _parts(media: Media, how: ClipSettings) -> tuple[list[Media], tuple[int, ...
     return [_window(media, start, stop) for start, stop in windows], tuple(start // 2 for start, _ in windows)
 
 
-def _facts(media: Media) -> ClipFacts:
-    assert media.clip is not None
-    return media.clip
-
-
 def _window(media: Media, start: int, stop: int) -> Media:
-    facts = _facts(media)
+    facts = media.facts
     moments = facts.start_s + np.arange(start, stop + 1) / facts.sampled_fps
     return replace(
         media,

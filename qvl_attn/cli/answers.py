@@ -128,26 +128,18 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
         typer.echo(plain(result.answer))
         return
     typer.echo(f"question: {plain(result.question)}")
-    merged = f"   (the different answers of {len(result.passes)} prompts)" if _merged(result) else ""
+    merged = (
+        f"   (the different answers of {len(result.passes)} prompts)" if result.way in ("windows", "frames") else ""
+    )
     typer.echo(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
     for one in result.passes:
-        typer.echo(f"  {_when(one)}: {shortened(plain(one.answer)) or '(no answer)'}")
+        typer.echo(f"  {one.media[0].shown_when}: {shortened(plain(one.answer)) or '(no answer)'}")
     if result.supplied_answer is not None:
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
         typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
     for name in files:
         typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
-
-
-def _merged(result: Result) -> bool:
-    how = result.settings.clip
-    return bool(result.passes) and how is not None and how.mode != "both"
-
-
-def _when(one: Result) -> str:
-    first, last = one.media[0].times_s[0], one.media[0].times_s[-1]
-    return f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:

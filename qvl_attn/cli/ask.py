@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed, say
+from qvl_attn.cli.console import faults, find_model, go_offline, libraries_in_c_hushed, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
@@ -83,23 +83,21 @@ def ask(
         )
         check_writable(out)
 
-        with importing():
-            from qvl_attn.analyzer import Analyzer
-            from qvl_attn.result import Settings
-
-        hush_libraries(bars=not quiet)
-        settings = Settings(
-            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value
-        )
-        analyzer = Analyzer.load(
+        analyzer = find_model(
             model,
+            offline=offline,
+            bars=not quiet,
+            tell=unsaid if quiet else say,
             revision=revision,
             device=device,
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
-            offline=offline,
-            say=(lambda message: None) if quiet else say,
+        )
+        from qvl_attn.result import Settings
+
+        settings = Settings(
+            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value
         )
         prepared = analyzer.prepare([(pictures, question) for question in asked], settings)
         folders = [folder_of(analyzer, one, one.media, drawing, out, overwrite) for one in prepared]

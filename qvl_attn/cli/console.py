@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,8 @@ from qvl_attn.plain import plain
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from qvl_attn.analyzer import Analyzer
+
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -31,6 +33,11 @@ _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 def say(message: str) -> None:
     """A line of progress on stderr."""
     _stderr.print(Text(plain(message), style="dim"))
+
+
+def unsaid(message: str) -> None:
+    """What `--quiet` makes of a line of progress."""
+    del message
 
 
 def hush_libraries(*, bars: bool) -> None:
@@ -44,6 +51,23 @@ def hush_libraries(*, bars: bool) -> None:
 
         transformers_logging.disable_progress_bar()
         disable_progress_bars()
+
+
+def find_model(model: str, *, offline: bool, bars: bool, tell: Callable[[str], None] = say, **where: Any) -> Analyzer:
+    """Import what a model needs, and get ready to load it; here and not before, since `--help` must not wait for torch.
+
+    Args:
+        model: as it was typed.
+        offline: never reach for the hub.
+        bars: whether libraries may show theirs.
+        tell: is told what was chosen.
+        where: the other keywords of `Analyzer.load`.
+    """
+    with importing():
+        from qvl_attn.analyzer import Analyzer
+
+    hush_libraries(bars=bars)
+    return Analyzer.load(model, offline=offline, say=tell, **where)
 
 
 def go_offline() -> None:

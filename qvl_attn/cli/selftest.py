@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, say
+from qvl_attn.cli.console import faults, find_model, go_offline, say
 from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.plain import plain
 
@@ -41,24 +41,20 @@ def selftest(
     with faults(debug=debug):
         if offline:
             go_offline()
-        # Imported here: --help must not wait for torch.
-        with importing():
-            from qvl_attn.analyzer import Analyzer
-            from qvl_attn.memory import on_device
-            from qvl_attn.selftest import selftest as run_checks
-            from qvl_attn.stages import Stages
-
-        hush_libraries(bars=not as_json)
-        analyzer = Analyzer.load(
+        analyzer = find_model(
             model,
+            offline=offline,
+            bars=not as_json,
             revision=revision,
             device=device,
             dtype=dtype,
             device_map=device_map,
             attn="rows",
-            offline=offline,
-            say=say,
         )
+        from qvl_attn.memory import on_device
+        from qvl_attn.selftest import selftest as run_checks
+        from qvl_attn.stages import Stages
+
         stages = Stages()
         with stages.stage("load"):
             _ = analyzer.model

@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, progress_bars, say
+from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 CLIP = "Clip"
@@ -144,22 +144,20 @@ def video(
         )
         check_writable(out)
 
-        with importing():
-            from qvl_attn.analyzer import Analyzer
-            from qvl_attn.result import Settings
-            from qvl_attn.video import answer_clip, load_clip, prepare_clip
-
-        hush_libraries(bars=not quiet)
-        analyzer = Analyzer.load(
+        analyzer = find_model(
             model,
+            offline=offline,
+            bars=not quiet,
+            tell=unsaid if quiet else say,
             revision=revision,
             device=device,
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
-            offline=offline,
-            say=(lambda message: None) if quiet else say,
         )
+        from qvl_attn.result import Settings
+        from qvl_attn.video import answer_clip, load_clip, prepare_clip
+
         settings = Settings(
             query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value, how
         )
