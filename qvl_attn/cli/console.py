@@ -20,6 +20,7 @@ from rich.text import Text
 
 from qvl_attn.errors import QvlAttnError
 from qvl_attn.plain import plain
+from qvl_attn.progress import untold
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -112,10 +113,13 @@ def libraries_in_c_hushed() -> Iterator[None]:
 @contextmanager
 def progress_bars(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time left, on a terminal only: told what is being done, how much is done, and of how much."""
+    if not (shown and _stderr.is_terminal):
+        yield untold
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr, transient=True, disable=not (shown and _stderr.is_terminal)) as bars:
+    with Progress(*columns, console=_stderr, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tell(what: str, done: int, total: int) -> None:

@@ -76,7 +76,9 @@ def see(visual: nn.Module, patches: torch.Tensor, rows: int, columns: int) -> to
     )
     device = patches.device
     hidden = linear(patches[:, fine.to(device)], visual.patch_embed.proj.weight.flatten(1))
-    cos, sin = visual.rotary_pos_emb(hidden, torch.stack([y, x], dim=-1).to(device))
+    # The module's own forward differs from one version of transformers to the next.
+    angles = (torch.stack([y, x], dim=-1).to(device)[..., None] * visual.rotary_pos_emb.inv_freq).flatten(-2)
+    cos, sin = (both.repeat(1, 2) for both in (angles.cos(), angles.sin()))
     for number, block in enumerate(visual.blocks):
         attention = block.attn
         normed = block.norm1(hidden)
