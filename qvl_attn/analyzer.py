@@ -12,7 +12,7 @@ from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media import Picture, load_pictures
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.video import ask_video
 
@@ -30,7 +30,8 @@ class Analyzer(Engine):
         question: str,
         images: Sequence[Picture] = (),
         *,
-        query: str = "question",
+        query: str | None = None,
+        profile: str | None = None,
         layers: str | None = None,
         heads: str | None = None,
         system: str | None = None,
@@ -47,9 +48,12 @@ class Analyzer(Engine):
             picture: path of a picture, or one that was loaded.
             question: any text without control tokens.
             images: further pictures for the same prompt.
-            query: what the headline map shows: `question`, `last`, `answer` or `text:words`.
-            layers: layers to capture and average; by default all are captured, and the headline averages those at 50 to
-                85 % of the depth.
+            query: what the headline map shows: `question`, `last`, `answer` or `text:words`; by default the profile's,
+                else `question`.
+            profile: which layers or heads the headline averages: the name of a profile that ships, a file, or `none`;
+                by default the one for models of this shape.
+            layers: layers to capture and average instead; without them and a profile all are captured, and the headline
+                averages those at 50 to 85 % of the depth.
             heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
             system: a system prompt in place of the template's own.
             answer: an answer to be teacher-forced: the maps are then its tokens', beside the model's own answer.
@@ -68,8 +72,18 @@ class Analyzer(Engine):
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        settings = Settings(
-            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads
+        settings = self.settings(
+            query=query,
+            profile=profile,
+            layers=layers,
+            heads=heads,
+            system=system,
+            answer=answer,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            store_heads=store_heads,
         )
         ((_, result),) = self.answer(self.prepare([((picture, *images), question)], settings))
         return result
@@ -100,7 +114,7 @@ class Analyzer(Engine):
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
-        questions = self.prepare(list(pairs), Settings(**options))
+        questions = self.prepare(list(pairs), self.settings(**options))
         return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
 
     def ask_video(
@@ -145,7 +159,7 @@ class Analyzer(Engine):
             MemoryLimitError: it does not fit the memory.
         """
         how = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode, window, stride)  # type: ignore[arg-type]
-        return ask_video(self, path, question, Settings(**options, clip=how), progress)
+        return ask_video(self, path, question, self.settings(**options, clip=how), progress)
 
     def estimate(
         self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any
@@ -161,5 +175,5 @@ class Analyzer(Engine):
             InputError: a fault in what was given.
         """
         media = load_pictures(pictures, {})
-        asked = read_question(self.processor, self.config, media, question, Settings(**options))
+        asked = read_question(self.processor, self.config, media, question, self.settings(**options))
         return estimate_of(self.config, self.placement, asked, self.free_bytes())

@@ -33,6 +33,7 @@ from qvl_attn.model import (
 )
 from qvl_attn.origin import made_by, of_generation, of_model
 from qvl_attn.passes import on_model
+from qvl_attn.profile import choose_profile
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.runs import Group, Run, groups, run_group
@@ -136,6 +137,24 @@ class Engine:
             prove_capture(model, inputs, attention)
         return model
 
+    def settings(self, *, query: str | None = None, profile: str | None = None, **others: Any) -> Settings:
+        """What is asked for, with the profile that belongs to the model, and its query, where none is named.
+
+        Args:
+            query: as it was typed; by default the profile's, else `question`.
+            profile: a name, a path, `none`, or None.
+            others: the other fields of `Settings`.
+
+        Raises:
+            InputError: the profile cannot be read, or does not fit.
+        """
+        named = others.get("layers") is not None or others.get("heads") is not None
+        chosen = choose_profile(profile, self.config, chosen=named)
+        if chosen is not None:
+            self._say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
+        query = query or (chosen.query if chosen else None) or "question"
+        return Settings(query=query, profile=chosen, **others)
+
     def prepare(
         self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings, noun: str = "question"
     ) -> list[Question]:
@@ -193,10 +212,9 @@ class Engine:
         """
         for group in groups(questions, self.config, batch_size, self._fits):
             asked = [questions[i] for i in group.indices]
-            said = f"{asked[0].attention} attention: {asked[0].attention_reason}"
-            if said != self._said:
-                self._say(said)
-                self._said = said
+            if asked[0].attention != self._said:
+                self._said = asked[0].attention
+                self._say(f"{self._said} attention: {asked[0].attention_reason}")
             loading = Stages()
             with loading.stage("load"):
                 model = self.model

@@ -10,14 +10,16 @@ class QvlAttnError(Exception):
     Args:
         message: what was typed or found, and what is wrong with it; one line.
         hint: what to do about it; one line, or empty.
+        details: further faults of the same kind, a line each.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = details
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn import lettering, render
@@ -97,6 +98,7 @@ def headline(
     answer: str,
     caption_lines: Sequence[str],
     drawing: Drawing,
+    boxes: Sequence[NDArray[np.float64]] = (),
 ) -> Picture:
     """One panel, large: question and answer above, colour bar at the right, captions and scale beneath.
 
@@ -107,6 +109,7 @@ def headline(
         answer: as the model gave it; may be empty.
         caption_lines: what the map is, such as `layers 18-30 of 36, mean of all heads`.
         drawing: its `draw_size_px` bounds the longest side of the row of drawn pictures.
+        boxes: for each map (G, 4) xyxy in units of its picture, to be outlined.
 
     Returns:
         (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
@@ -117,7 +120,10 @@ def headline(
     large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
     margin, gap = round(64 * unit), round(26 * unit)
 
-    drawn = _side_by_side(_blended(_resized(pictures, panel, row), panel, drawing))
+    blended = _blended(_resized(pictures, panel, row), panel, drawing)
+    if boxes:
+        blended = [render.outlined(picture, own) for picture, own in zip(blended, boxes, strict=True)]
+    drawn = _side_by_side(blended)
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))
 

@@ -53,6 +53,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDEWAYS = (5, 6, 7, 8)
+
 # Pillow logs some faults as well as raising them, and what no handler takes goes to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -102,8 +104,16 @@ def load_picture(path: str | os.PathLike[str]) -> Media:
             one side more than `MAX_ASPECT_RATIO` times the other.
     """
     source = os.fspath(path)
-    name = check_local(source)
-    data = _read(source, name)
+    return picture_from(_read(source, check_local(source)), source)
+
+
+def picture_from(data: bytes, source: str) -> Media:
+    """As `load_picture`, from the bytes of a file.
+
+    Raises:
+        InputError: as `load_picture`.
+    """
+    name = printable(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frame, notes = _decode(data, name)
@@ -117,6 +127,32 @@ def load_picture(path: str | os.PathLike[str]) -> Media:
         sha256=hashlib.sha256(data).hexdigest(),
         notes=notes,
     )
+
+
+def upright_size_px(data: bytes | Path, name: str) -> tuple[int, int]:
+    """(width, height) of a picture after its EXIF orientation, from its head: the pixels are not decoded.
+
+    A PNG whose EXIF stands behind its pixels is taken as it lies.
+
+    Raises:
+        InputError: no picture that `load_picture` takes, as far as its head tells.
+    """
+    if isinstance(data, bytes):
+        head: bytes = data
+        stream: BytesIO | Path = BytesIO(data)
+    else:
+        with file_faults(name):
+            check_file(data, name, "a picture")
+            with data.open("rb") as file:
+                head = file.read(64)
+        stream = data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with decoding_faults(name, head), Image.open(stream, formats=_FORMATS) as image:
+            size_px = image.size
+            sideways = (image.format != "PNG" or "exif" in image.info) and _orientation(image) in SIDEWAYS
+    check_size(*size_px, name)
+    return (size_px[1], size_px[0]) if sideways else size_px
 
 
 def check_local(source: str) -> str:

@@ -45,7 +45,7 @@ def merge_captures(captures: Sequence[Capture], first_steps: Sequence[int], clip
         raise CaptureError("the passes over the clip do not have the same rows")
 
     def joined(name: str, heads: tuple[int, ...] = ()) -> np.ndarray:
-        shape = (len(one.layers), *heads, len(kept[0]), steps, cells)
+        shape = (*(heads or (len(one.layers),)), len(kept[0]), steps, cells)
         total, seen, mass = np.zeros(shape, np.float64), np.zeros(steps), np.zeros(shape[:-2])
         for capture, first, rows in zip(captures, first_steps, kept, strict=True):
             count = capture.grids[0].shape[0]
@@ -72,7 +72,8 @@ def merge_captures(captures: Sequence[Capture], first_steps: Sequence[int], clip
         vision_mass=np.minimum(weights.sum(axis=-1, dtype=np.float32), np.float32(1)),
         grids=(grid,),
         tokens=_whole_prompt(one, grid),
-        weights_by_head=None if by_head is None else joined("weights_by_head", by_head.shape[1:2]),
+        weights_by_head=None if by_head is None else joined("weights_by_head", by_head.shape[:2]),
+        apart=one.apart,
     )
 
 

@@ -15,7 +15,7 @@ from qvl_attn.capture import record_attention
 from qvl_attn.errors import CaptureError
 from qvl_attn.prompt import Prompt, answer_tokens
 from qvl_attn.recorder import AttentionRecorder, Rows, Target
-from qvl_attn.types import Capture, Token
+from qvl_attn.types import Apart, Capture, Token
 
 # What the processor makes of pictures and clips, several prompts' one after the other.
 VISION_INPUTS = {"pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}
@@ -28,19 +28,23 @@ class Recording:
     Attributes:
         attention: `eager` or `rows`.
         layers: layer numbers.
-        by_head: whether the heads are kept apart as well as averaged.
+        by_head: whether heads are kept apart as well as averaged.
+        apart: which ones, if not all of all layers.
         half: whether the heads apart are kept in float16.
     """
 
     attention: str
     layers: tuple[int, ...]
     by_head: bool = False
+    apart: Apart | None = None
     half: bool = False
 
     def recorder(self, targets: Sequence[Target], length: int, cached: int = 0) -> AttentionRecorder:
         """A recorder for one batch."""
         dtype = torch.float16 if self.half else torch.float32
-        return AttentionRecorder(self.layers, targets, length, cached=cached, by_head=self.by_head, head_dtype=dtype)
+        return AttentionRecorder(
+            self.layers, targets, length, cached=cached, by_head=self.by_head, apart=self.apart, head_dtype=dtype
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,14 +270,14 @@ def _passed(
         raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     logprob = sum(value for value, token in zip(logprobs, tokens, strict=True) if token.role == "answer")
-    return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording.layers))
+    return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording))
 
 
-def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: Sequence[int]) -> Capture:
+def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], recording: Recording) -> Capture:
     last = prompt.length - 1
     queries = rows.queries
     return Capture(
-        layers=np.array(layers, dtype=np.int64),
+        layers=np.array(recording.layers, dtype=np.int64),
         queries=queries,
         query_role=np.where(queries < last, "question", np.where(queries == last, "last", "answer")),
         produces=np.where(queries >= last, queries + 1, -1),
@@ -283,4 +287,5 @@ def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], layers: S
         grids=prompt.grids,
         tokens=(*prompt.tokens, *answer),
         weights_by_head=rows.by_head,
+        apart=recording.apart,
     )

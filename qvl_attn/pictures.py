@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
@@ -50,8 +51,7 @@ class DrawnResult:
         if result.media[0].clip is None:
             for i, picture in enumerate(pictures):
                 yield f"picture_{i + 1}.png", partial(np.asarray, picture)
-        caption = [*_headline_caption(result, self.headline[0]), *self._shown_steps()]
-        yield "overlay.png", partial(self._large, pictures, Panel("", self._shown(self.headline)), caption, ROW_SCALE)
+        yield "overlay.png", self.overlay
 
         own = self._layer_panels()
         shared = _on_one_scale(own)
@@ -80,6 +80,17 @@ class DrawnResult:
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
             caption = [f"{panel.label} · {asked} · {scale}", *self._shown_steps()]
             yield f"layers/layer_{layer:02d}.png", partial(self._large, pictures, panel, caption)
+
+    def overlay(self, boxes: Sequence[NDArray[np.float64]] = (), further_lines: Sequence[str] = ()) -> np.ndarray:
+        """The headline map, large: (H, W, 3) uint8 RGB.
+
+        Args:
+            boxes: for each picture, or each step of a clip that is shown, (G, 4) xyxy in its units, to be outlined.
+            further_lines: to be said beneath it.
+        """
+        caption = [*_headline_caption(self.result, self.headline[0]), *self._shown_steps(), *further_lines]
+        panel = Panel("", self._shown(self.headline))
+        return self._large(self._pictures(), panel, caption, ROW_SCALE, boxes)
 
     def _title(self) -> list[str]:
         return [self.result.question, f"Answer: {self._answer() or '(no answer)'}"]
@@ -134,7 +145,12 @@ class DrawnResult:
         )
 
     def _large(
-        self, pictures: Sequence[np.ndarray], panel: Panel, caption: Sequence[str], row_scale: int = 1
+        self,
+        pictures: Sequence[np.ndarray],
+        panel: Panel,
+        caption: Sequence[str],
+        row_scale: int = 1,
+        boxes: Sequence[NDArray[np.float64]] = (),
     ) -> np.ndarray:
         drawing = self.drawing
         if len(panel.maps) > 2 and self.result.media[0].clip is not None:
@@ -146,6 +162,7 @@ class DrawnResult:
             answer=self._answer(),
             caption_lines=caption,
             drawing=drawing,
+            boxes=boxes,
         )
 
     def _layer_panels(self) -> list[Panel]:
@@ -246,10 +263,12 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
 def _headline_caption(result: Result, one: HeatMap) -> list[str]:
     made = result.provenance
     heads = _head_words(result, one)
-    chosen = "" if result.settings.layers or "." in (result.settings.heads or "") else " (50 to 85 % of the depth)"
-    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{chosen}"
+    profile = result.settings.profile
+    named = profile or result.settings.layers or "." in (result.settings.heads or "")
+    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{'' if named else ' (50 to 85 % of the depth)'}"
     return [
         f"{_query_words(result, one)} · {layers} · {heads}",
+        *([profile.standing] if profile else []),
         f"{made.model} · {made.attention} attention in {made.dtype}",
     ]
 

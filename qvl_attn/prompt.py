@@ -78,6 +78,11 @@ def chat_messages(
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
+def control_words(processor: Any) -> list[str]:
+    """What the tokenizer reads as commands."""
+    return sorted({*processor.tokenizer.all_special_tokens, *processor.tokenizer.get_added_vocab()})
+
+
 def check_text(name: str, text: str, control_tokens: Sequence[str]) -> None:
     """Refuse a text that is empty or that would be read as control tokens.
 

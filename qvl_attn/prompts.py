@@ -15,10 +15,17 @@ _PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class PromptItem:
-    """One question of a set."""
+    """One question of a set.
+
+    Attributes:
+        id: stands once in its set.
+        question: as it is asked.
+        language: that it is asked in, `en` or `zh` in the sets that ship; none if its line does not say.
+    """
 
     id: str
     question: str
+    language: str | None = None
 
 
 def shipped_sets() -> dict[str, Path]:
@@ -38,7 +45,8 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
         InputError: it is not there, or a line of it is wrong; every fault is named with its line.
     """
     path = Path(name)
-    if not os.path.exists(name):  # pathlib raises on names that are too long  # noqa: PTH110
+    # A folder of that name stands in nobody's way; pathlib raises on names that are too long.
+    if not os.path.isfile(name) and (name in shipped_sets() or not os.path.exists(name)):  # noqa: PTH110, PTH113
         shipped = shipped_sets()
         if name not in shipped:
             raise InputError(f"--prompts {name}: no such file or set", f"sets that ship: {', '.join(sorted(shipped))}")
@@ -80,7 +88,9 @@ def _item(line: str) -> PromptItem | str:
     for field in ("id", "question"):
         if not isinstance(value.get(field), str) or not value[field].strip():
             return f"{field}: want a text that is not empty"
+    if "language" in value and not (isinstance(value["language"], str) and value["language"].strip()):
+        return "language: want a text that is not empty"
     for field in ("image", "images", "video"):
         if field in value:
             return f"{field}: a set of questions names no pictures; this looks like a data set"
-    return PromptItem(value["id"], value["question"])
+    return PromptItem(value["id"], value["question"], value.get("language"))

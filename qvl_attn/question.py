@@ -10,7 +10,7 @@ import numpy as np
 
 from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
-from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, pixel_limits
+from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
@@ -78,7 +78,7 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
         raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
     if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
         raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
-    control = sorted({*processor.tokenizer.all_special_tokens, *processor.tokenizer.get_added_vocab()})
+    control = control_words(processor)
     for name, words in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
         if words is not None:
             check_text(name, words, control)
@@ -97,10 +97,17 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
         new_tokens=max(settings.max_new_tokens, len(supplied)),
         queries=len(prompt.positions("question")) + 1,
         layers=len(layers),
-        heads=model.num_attention_heads if settings.heads_apart else 0,
+        heads=_heads_a_layer(settings, len(layers), model.num_attention_heads),
         head_bytes=2 if settings.store_heads == "float16" else 4,
     )
     return Question(tuple(media), settings, prompt, tuple(layers), job)
+
+
+def _heads_a_layer(settings: Settings, layers: int, heads: int) -> int:
+    """How many heads of each layer are kept apart, on average and rounded up."""
+    if settings.all_heads_apart:
+        return heads
+    return -(-len(settings.apart.layers) * len(settings.apart.heads) // layers) if settings.apart else 0
 
 
 def without_pixels(question: Question) -> Question:

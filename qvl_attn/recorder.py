@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from qvl_attn.errors import CaptureError
-from qvl_attn.types import FloatArray, IntArray
+from qvl_attn.types import Apart, FloatArray, IntArray
 
 # What a row's sum may miss one by: rounding of the softmax, which 16 bits round after the division.
 SUM_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -40,7 +40,7 @@ class Rows:
     Attributes:
         queries: (Q,) int64 positions of the rows, ascending.
         weights: (L, Q, C) float32 averaged over heads, on the recorded columns.
-        by_head: (L, H, Q, C) float32 or float16, or None.
+        by_head: (L, H, Q, C) float32 or float16 of the layers and heads that are kept apart, or None.
     """
 
     queries: IntArray
@@ -60,6 +60,7 @@ class AttentionRecorder:
         length: tokens of the prompts, padding included.
         cached: tokens at the head of the prompts whose keys and values the model has already.
         by_head: keep the heads apart as well as averaged.
+        apart: which ones, if not all of all layers.
         head_dtype: in what precision the heads are kept: `torch.float16` rounds by at most 2^-11 of a weight, or by
             2^-25 where the weight is below 2^-14.
     """
@@ -72,13 +73,15 @@ class AttentionRecorder:
         *,
         cached: int = 0,
         by_head: bool = False,
+        apart: Apart | None = None,
         head_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.layers = tuple(layers)
         self._targets = tuple(targets)
         self._length = length
         self._cached = cached
-        self._by_head = by_head
+        self._apart_layers = (apart.layers if apart else self.layers) if by_head else ()
+        self._apart_heads = slice(None) if apart is None else list(apart.heads)
         self._head_dtype = head_dtype
         self._rows = [sorted(row + one.padding for row in one.rows) for one in targets]
         self._columns = [torch.tensor(one.columns, dtype=torch.int64) + one.padding for one in targets]
@@ -150,9 +153,10 @@ class AttentionRecorder:
         if layer == self.layers[0]:
             self._positions[sample] += rows
         generated = rows[0] >= self._length  # stays on the device until the next token: to fetch it is to wait for it
-        mean, heads = chosen.mean(dim=0), chosen.to(self._head_dtype)
+        mean = chosen.mean(dim=0)
         self._mean.setdefault((layer, sample), []).append(mean if generated else mean.cpu())
-        if self._by_head:
+        if layer in self._apart_layers:
+            heads = chosen[self._apart_heads].to(self._head_dtype)
             self._heads.setdefault((layer, sample), []).append(heads if generated else heads.cpu())
 
     def _columns_on(self, device: torch.device, sample: int) -> torch.Tensor:
@@ -203,9 +207,9 @@ class AttentionRecorder:
         mean, by_head = np.empty(shape, dtype=np.float32), None
         for i, layer in enumerate(self.layers):
             mean[i] = torch.cat(self._mean.pop((layer, sample))).numpy()
-            if self._by_head:
-                heads = torch.cat(self._heads.pop((layer, sample)), dim=1).numpy()
-                if by_head is None:
-                    by_head = np.empty((len(self.layers), *heads.shape), dtype=heads.dtype)
-                by_head[i] = heads
+        for i, layer in enumerate(self._apart_layers):
+            heads = torch.cat(self._heads.pop((layer, sample)), dim=1).numpy()
+            if by_head is None:
+                by_head = np.empty((len(self._apart_layers), *heads.shape), dtype=heads.dtype)
+            by_head[i] = heads
         return Rows(queries, mean, by_head)

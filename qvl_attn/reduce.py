@@ -36,10 +36,12 @@ def mean_over(
         raise InputError(f"layer {absent[0]} was not captured", f"captured: {describe(capture.layers.tolist())}")
     if heads is None:
         chosen = capture.weights[[index[layer] for layer in layers]][:, rows]
-    elif capture.weights_by_head is None:
-        raise InputError("the heads were not kept apart in this result", "ask again with --heads")
     else:
-        chosen = np.stack([capture.weights_by_head[index[layer], head][rows] for layer, head in heads])
+        apart = [(capture.rows_of_head(layer, head), f"{layer}.{head}") for layer, head in heads]
+        missing = [name for one, name in apart if one is None]
+        if missing:
+            raise InputError(f"head {missing[0]} was not kept apart in this result", "ask again with --heads")
+        chosen = np.stack([one[rows] for one, _ in apart if one is not None])
     mean: FloatArray = chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     return mean
 

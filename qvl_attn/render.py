@@ -63,6 +63,22 @@ def at_size(picture: Picture, size_px: tuple[int, int] | None) -> Picture:
     return picture if size_px is None else resize_picture(picture, size_px)
 
 
+def outlined(picture: Picture, boxes: NDArray[np.float64]) -> Picture:
+    """A picture with boxes outlined, light on dark, so that they are seen on anything.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        boxes: (G, 4) xyxy in units of the picture.
+    """
+    drawn = picture.copy()
+    height, width = picture.shape[:2]
+    line = max(2, round(max(width, height) / 320))
+    for color, thickness in (((16, 18, 24), line + 2), ((90, 220, 255), line)):
+        for x0, y0, x1, y1 in (boxes * (width, height, width, height)).round().astype(int).tolist():
+            cv2.rectangle(drawn, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), color, thickness)
+    return drawn
+
+
 def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
     """Draw each of (h, w) cells as its box: a pixel belongs to the cell that its centre falls in.
 

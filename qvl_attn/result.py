@@ -9,11 +9,12 @@ from pathlib import Path
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
+from qvl_attn.profile import Profile
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.types import Capture, HeatMap, Media, Scale
+from qvl_attn.types import Apart, Capture, HeatMap, Media, Scale
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,25 @@ class Settings:
     seed: int = 0
     store_heads: str = "float32"
     clip: ClipSettings | None = None
+    profile: Profile | None = None
+
+    @property
+    def all_heads_apart(self) -> bool:
+        """Whether all heads are kept apart as well as averaged."""
+        return self.heads is not None and self.heads.strip().lower() != "all"
+
+    @property
+    def apart(self) -> Apart | None:
+        """Which heads are kept apart where not all are: those of the profile."""
+        if self.all_heads_apart or self.profile is None or not self.profile.heads:
+            return None
+        layers, heads = zip(*self.profile.heads, strict=True)
+        return Apart(tuple(sorted({*layers})), tuple(sorted({*heads})))
 
     @property
     def heads_apart(self) -> bool:
-        """Whether the heads are kept apart as well as averaged."""
-        return self.heads is not None and self.heads.strip().lower() != "all"
+        """Whether any head is kept apart as well as averaged."""
+        return self.all_heads_apart or self.apart is not None
 
 
 @dataclass(frozen=True)
@@ -115,12 +130,21 @@ class Result:
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
     def headline_layers(self) -> tuple[int, ...]:
-        """The layers of the headline: those captured where some were named, else those at 50 to 85 % of the depth."""
-        captured = tuple(self.capture.layers.tolist())
-        return captured if self.settings.layers is not None else default_layers(self.provenance.layer_count)
+        """The layers of the headline: those captured where some were named, else the profile's.
+
+        Without a profile, those at 50 to 85 % of the depth.
+        """
+        profile = self.settings.profile
+        if self.settings.layers is not None:
+            return tuple(self.capture.layers.tolist())
+        if profile is not None:
+            return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
+        return default_layers(self.provenance.layer_count)
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """The heads that were asked for as (layer, head), in every captured layer; None for all."""
+        """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+        if self.settings.profile is not None:
+            return self.settings.profile.heads or None
         return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
 
     @property
@@ -155,6 +179,8 @@ class Result:
             typed_heads = self.settings.heads
         within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
         pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
+        if layers is None and heads is None:
+            pairs = pairs or self.headline_heads()
         named = query or self.settings.query
         rows = query_rows(self.capture, self.question, named)
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)

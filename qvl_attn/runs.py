@@ -42,7 +42,11 @@ def recording_of(question: Question) -> Recording:
     """What is recorded for a question, and how."""
     settings = question.settings
     return Recording(
-        question.attention, question.layers, by_head=settings.heads_apart, half=settings.store_heads == "float16"
+        question.attention,
+        question.layers,
+        by_head=settings.heads_apart,
+        apart=settings.apart,
+        half=settings.store_heads == "float16",
     )
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from qvl_attn.grid import grid_of
 from qvl_attn.merge import RULE
+from qvl_attn.profile import profile_from
 from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
-from qvl_attn.types import Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
+from qvl_attn.types import Apart, Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +46,9 @@ def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
     }
     if capture.weights_by_head is not None:
         arrays["weights_by_head"] = capture.weights_by_head
+    if capture.apart is not None:
+        arrays["head_layers"] = np.array(capture.apart.layers, dtype=np.int64)
+        arrays["heads"] = np.array(capture.apart.heads, dtype=np.int64)
     return arrays
 
 
@@ -65,6 +69,9 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         grid = grid_of(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one)
         seen += grid.cells
         grids.append(grid)
+    apart = None
+    if "heads" in arrays:
+        apart = Apart(tuple(arrays["head_layers"].tolist()), tuple(arrays["heads"].tolist()))
     capture = Capture(
         layers=arrays["layers"],
         queries=arrays["queries"],
@@ -75,6 +82,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         grids=tuple(grids),
         tokens=tuple(tokens),
         weights_by_head=arrays.get("weights_by_head"),
+        apart=apart,
     )
     derived = capture_arrays(capture)
     for name in ("vision_tokens", "boxes_px", "frame_span", "times_s"):
@@ -237,8 +245,14 @@ def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
 
 
 def _settings_from(value: Mapping[str, Any]) -> Settings:
-    clip = value.get("clip")
-    return Settings(**{**value, "clip": None if clip is None else ClipSettings(**clip)})
+    clip, profile = value.get("clip"), value.get("profile")
+    return Settings(
+        **{
+            **value,
+            "clip": None if clip is None else ClipSettings(**clip),
+            "profile": None if profile is None else profile_from(profile),
+        }
+    )
 
 
 def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Media]) -> Result:

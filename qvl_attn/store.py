@@ -47,6 +47,23 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--out {folder}: cannot be written to ({error.strerror})", "choose another folder") from None
 
 
+def check_new(target: Path, option: str = "--out") -> None:
+    """Find out whether a folder or file can be made without touching anything that is there; an empty folder may be.
+
+    Raises:
+        InputError: something of that name is there already, or no such name can be.
+    """
+    try:
+        target.lstat()
+        if target.is_dir() and not any(target.iterdir()):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{option} {target}: cannot be made ({error.strerror})", "name another one") from None
+    raise InputError(f"{option} {target}: is there already", "name another one")
+
+
 @contextmanager
 def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write into a folder beside `target` that takes its name only when everything in it is on disk.

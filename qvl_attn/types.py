@@ -185,6 +185,20 @@ class Token:
         _require(self.role in ROLES, f"role {self.role!r}")
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Which heads are kept apart: all of `heads` in each of `layers`, by their numbers, ascending."""
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for numbers in (self.layers, self.heads):
+            _require(
+                bool(numbers) and list(numbers) == sorted({*numbers}) and numbers[0] >= 0, f"kept apart: {numbers}"
+            )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Capture:
     """The attention rows of one pass through the model.
@@ -199,7 +213,9 @@ class Capture:
         vision_mass: (L, Q) float32, the share of each row that goes to vision tokens at all.
         grids: one for each picture, in prompt order.
         tokens: the whole sequence, prompt and answer.
-        weights_by_head: (L, H, Q, V) float32 or float16, where it was asked for.
+        weights_by_head: (L, H, Q, V) float32 or float16, where it was asked for; fewer layers and heads where
+            `apart` names them.
+        apart: which heads `weights_by_head` has; None for all heads of all layers.
     """
 
     layers: IntArray
@@ -211,6 +227,7 @@ class Capture:
     grids: tuple[TokenGrid, ...]
     tokens: tuple[Token, ...]
     weights_by_head: FloatArray | NDArray[np.float16] | None = None
+    apart: Apart | None = None
 
     def __post_init__(self) -> None:
         L, Q, V = len(self.layers), len(self.queries), sum(grid.cells for grid in self.grids)
@@ -232,14 +249,29 @@ class Capture:
         _require(bool(((self.vision_mass >= 0) & (self.vision_mass <= 1)).all()), "vision_mass: not a share")
         if self.weights_by_head is not None:
             half = self.weights_by_head.dtype == np.float16
-            _require_array("weights_by_head", self.weights_by_head, np.float16 if half else np.float32, (L, None, Q, V))
+            kept = (L, None) if self.apart is None else (len(self.apart.layers), len(self.apart.heads))
+            dtype = np.float16 if half else np.float32
+            _require_array("weights_by_head", self.weights_by_head, dtype, (*kept, Q, V))
             _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
+        else:
+            _require(self.apart is None, "apart: no head is kept apart")
         last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
         _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")
         _require(
             [token.position for token in self.tokens] == list(range(len(self.tokens))),
             "tokens: not in sequence",
         )
+
+    def rows_of_head(self, layer: int, head: int) -> FloatArray | NDArray[np.float16] | None:
+        """(Q, V) attention of one head; None if it was not kept apart."""
+        if self.weights_by_head is None:
+            return None
+        layers = self.apart.layers if self.apart else tuple(self.layers.tolist())
+        heads = self.apart.heads if self.apart else tuple(range(self.weights_by_head.shape[1]))
+        if layer not in layers or head not in heads:
+            return None
+        rows: FloatArray = self.weights_by_head[layers.index(layer), heads.index(head)]
+        return rows
 
     @property
     def vision_tokens(self) -> IntArray:

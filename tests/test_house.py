@@ -31,6 +31,14 @@ PURE = {
     "footage": set(),
     "sampling": {"errors", "footage"},
     "merge": {"types", "errors", "grid"},
+    "accuracy": set(),
+    "region": {"types"},
+    "metrics": {"region"},
+    "rows": set(),
+    "profile": {"errors", "select"},
+    "calibrate": {"errors", "metrics", "samples", "scoring"},
+    "summary": {"metrics", "scoring"},
+    "charts": {"render"},
 }
 
 

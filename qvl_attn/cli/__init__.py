@@ -11,8 +11,10 @@ import typer
 
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
+from qvl_attn.cli.check import check
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
+from qvl_attn.cli.prompts import prompts
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
 
@@ -43,9 +45,11 @@ def _options(
 
 app.command()(ask)
 app.command()(video)
+app.command()(check)
 app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)
+app.command("prompts")(prompts)
 
 
 def run() -> None:

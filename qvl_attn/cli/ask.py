@@ -44,7 +44,8 @@ def ask(
     max_pixels: options.MaxPixels = None,
     max_new_tokens: options.MaxNewTokens = 128,
     seed: options.Seed = 0,
-    query: options.Query = "question",
+    query: options.Query = None,
+    profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
@@ -94,10 +95,18 @@ def ask(
             device_map=device_map,
             attn=attn.value,
         )
-        from qvl_attn.result import Settings
-
-        settings = Settings(
-            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value
+        settings = analyzer.settings(
+            query=query,
+            profile=profile,
+            layers=layers,
+            heads=heads,
+            system=system,
+            answer=answer,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            store_heads=store_heads.value,
         )
         prepared = analyzer.prepare([(pictures, question) for question in asked], settings)
         folders = [folder_of(analyzer, one, one.media, drawing, out, overwrite) for one in prepared]

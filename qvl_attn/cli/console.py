@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+MOST_DETAILS = 50
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -148,6 +149,10 @@ def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is 
         if debug:
             traceback.print_exc()
         _stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
+        for line in error.details[:MOST_DETAILS]:
+            _stderr.print(Text(f"  {plain(line)}"))
+        if len(error.details) > MOST_DETAILS:
+            _stderr.print(Text(f"  and {len(error.details) - MOST_DETAILS} more"))
         if error.hint:
             _stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
         raise typer.Exit(error.exit_code) from None

@@ -35,6 +35,7 @@ def estimate(
     min_pixels: options.MinPixels = None,
     max_pixels: options.MaxPixels = None,
     max_new_tokens: options.MaxNewTokens = 128,
+    profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -65,6 +66,7 @@ def estimate(
         found = analyzer.estimate(
             pictures,
             question,
+            profile=profile,
             layers=layers,
             heads=heads,
             system=system,

@@ -66,7 +66,14 @@ MaxPixels = _option(int | None, "Largest size a picture is resized to, in pixels
 MaxNewTokens = _option(int, "Where an answer is cut.", MODEL)
 Seed = _option(int, "For torch; answers are greedy.", MODEL)
 Prompts = Annotated[str | None, typer.Option(help="A set of questions: a JSONL file, or the name of a set that ships.")]
-Query = _option(str, "Whose attention: question, last, answer, text:WORDS.", MAPS)
+Query = _option(
+    str | None, "Whose attention: question, last, answer, text:WORDS. Default: the profile's, else question.", MAPS
+)
+Profile = _option(
+    str | None,
+    "Layers or heads of the headline: a name, a file, none. Default: the one for the model.",
+    MAPS,
+)
 Layers = _option(
     str | None, "all, 18, 14-20 or 4,8,12: captured and averaged. Default: all, headline 50-85 % of the depth.", MAPS
 )

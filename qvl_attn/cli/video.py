@@ -88,7 +88,8 @@ def video(
     ] = None,
     max_new_tokens: options.MaxNewTokens = 128,
     seed: options.Seed = 0,
-    query: options.Query = "question",
+    query: options.Query = None,
+    profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
@@ -155,11 +156,21 @@ def video(
             device_map=device_map,
             attn=attn.value,
         )
-        from qvl_attn.result import Settings
         from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
-        settings = Settings(
-            query, layers, heads, system, answer, min_pixels, max_pixels, max_new_tokens, seed, store_heads.value, how
+        settings = analyzer.settings(
+            query=query,
+            profile=profile,
+            layers=layers,
+            heads=heads,
+            system=system,
+            answer=answer,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            store_heads=store_heads.value,
+            clip=how,
         )
         clip = load_clip(analyzer.processor, footage, settings, progress)
         prepared = prepare_clip(analyzer, clip, asked, settings)

@@ -12,26 +12,11 @@ from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
 from qvl_attn.errors import InputError
 from qvl_attn.mp4 import write_mp4
-from qvl_attn.store import check_writable, new_folder, write_png
+from qvl_attn.store import check_new, check_writable, new_folder, write_png
 
 QUESTIONS_FILE = "questions.jsonl"
 # Nearly without loss: the clips are small, and their colours are what is asked about.
 CLIP_QUALITY = 8
-
-
-def check_target(out: Path) -> None:
-    """Finds out whether a data set can become this folder.
-
-    Raises:
-        InputError: something of that name is there already, or no such name can be.
-    """
-    try:
-        out.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be made ({error.strerror})", "name another folder") from None
-    raise InputError(f"--out {out}: is there already", "name a folder that is not there")
 
 
 def write_dataset(
@@ -57,7 +42,7 @@ def write_dataset(
     """
     if count < 1:
         raise InputError(f"--n {count}: want 1 or more")
-    check_target(out)
+    check_new(out)
     check_writable(out.parent)
     questions = 0
     with new_folder(out) as folder:

@@ -1,0 +1,123 @@
+"""Charts of a checked data set: figures by layer and by head, with chance and intervals. (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from qvl_attn.render import Picture
+
+DPI = 100
+INK, GREY, LINE, ACCENT, OTHER = "#181a1f", "#686d77", "#2f6690", "#be3e14", "#3c8d5a"
+TITLES = {
+    "pointing": "pointing game: strongest cell in the box",
+    "mass": "share of the attention in the box",
+    "lift": "attention in the box over its share of the area",
+    "auc": "ROC-AUC of cells in the box",
+    "iou": "IoU of the Otsu-thresholded map",
+    "vision_mass": "share of all attention that goes to vision",
+    "entropy": "entropy over that of a uniform map",
+    "top10_share": "share of the ten strongest cells",
+    "spread": "spatial spread over the diagonal",
+    "distance": "distance to the box over the diagonal",
+}
+BY_LAYER = ("pointing", "lift", "auc", "iou", "mass", "vision_mass")
+PATTERNS = ("entropy", "top10_share", "spread", "distance")
+BY_HEAD = ("pointing", "lift")
+
+
+def draw_layers(
+    table: Sequence[Mapping[str, Any]], headline: Sequence[int], title: str, *, patterns: bool = False
+) -> Picture:
+    """Figures by layer, with 95 % intervals, chance (dotted) and the maps under other pictures' boxes (dashed).
+
+    Args:
+        table: a row for each layer, as `summary.layer_table` gives it.
+        headline: the layers of the headline, which are marked.
+        title: what was measured, on what.
+        patterns: entropy, strongest cells, spread and distance instead of grounding.
+    """
+    names = PATTERNS if patterns else BY_LAYER
+    columns = 2 if patterns else 3
+    figure = Figure(figsize=(15.6 if not patterns else 13.0, 8.8), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(2, columns, squeeze=False).ravel()
+    layers = [row["layer"] for row in table]
+    for axes, name in zip(panels, names, strict=True):
+        _panel(axes, layers, [row[name] for row in table], headline, name)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK)
+    handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="lower left", ncols=5, frameon=False, bbox_to_anchor=(0.005, 0))
+    figure.tight_layout(rect=(0, 0.045, 1, 0.965))
+    return _pixels(canvas)
+
+
+def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]], headline: Any, name: str) -> None:
+    axes.set_title(TITLES[name], loc="left", fontsize=11, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("layer", color=GREY)
+    axes.tick_params(colors=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "low", "high"))
+    if not np.isfinite(mean).any():
+        axes.text(0.5, 0.5, "no boxes", transform=axes.transAxes, ha="center", color=GREY)
+        return
+    for layer in headline:
+        axes.axvspan(layer - 0.5, layer + 0.5, color=ACCENT, alpha=0.09, linewidth=0, label="layers of the headline")
+    axes.fill_between(layers, low, high, color=LINE, alpha=0.22, linewidth=0, label="95 % interval")
+    axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over samples")
+    if "other" in rows[0] and name != "vision_mass":
+        other = [row["other"] for row in rows]
+        axes.plot(layers, other, color=OTHER, linewidth=1.4, linestyle="--", label="under another picture's boxes")
+    if "chance" in rows[0]:
+        axes.plot(layers, [row["chance"] for row in rows], color=INK, linewidth=1.3, linestyle=":", label="chance")
+    axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
+    axes.set_ylim(bottom=0)
+
+
+def draw_heads(
+    heads: Mapping[str, NDArray[np.float64]], layers: Sequence[int], marked: Sequence[tuple[int, int]], title: str
+) -> Picture:
+    """Layers times heads, each cell the mean of a figure over the samples.
+
+    Args:
+        heads: (L, H) each figure.
+        layers: their numbers.
+        marked: (layer, head) pairs of the headline, outlined.
+        title: what was measured, on what.
+    """
+    rows, count = heads[BY_HEAD[0]].shape
+    width, height = max(11.0, 0.42 * count * len(BY_HEAD) + 4.0), max(4.8, 0.3 * rows + 2.4)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(1, len(BY_HEAD)), BY_HEAD, strict=True):
+        image = axes.imshow(heads[name], cmap="inferno", aspect="auto", vmin=0, origin="lower")
+        axes.set_title(TITLES[name], loc="left", fontsize=11, color=INK)
+        axes.set_xlabel("head", color=GREY)
+        axes.set_ylabel("layer", color=GREY)
+        axes.set_xticks(range(0, count, max(1, count // 16)))
+        places = range(0, rows, max(1, rows // 18))
+        axes.set_yticks(places, [layers[place] for place in places])
+        axes.tick_params(colors=GREY)
+        for layer, head in marked:
+            if layer in layers:
+                x, y = head - 0.5, list(layers).index(layer) - 0.5
+                axes.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#39c0ff", linewidth=2))
+        figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
+    note = "   (outlined: the heads of the headline)" if marked else ""
+    figure.suptitle(title + note, x=0.012, ha="left", fontsize=12, color=INK)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    return _pixels(canvas)
+
+
+def _pixels(canvas: FigureCanvasAgg) -> Picture:
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

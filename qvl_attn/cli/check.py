@@ -1,0 +1,235 @@
+"""`qvl-attn check`: VQA grounding over a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl_attn.cli import options
+from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, say, unsaid
+from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
+from qvl_attn.cli.tables import check_table
+from qvl_attn.errors import InputError
+
+if TYPE_CHECKING:
+    from qvl_attn.progress import Progress
+    from qvl_attn.samples import Sample
+
+DATA, CHECK = "Data", "Figures"
+# Beyond it a run has failed, whatever the figures of the others.
+MOST_ERRORS = 0.1
+# Of `--fail-under`: the answers, or a figure of the headline.
+BARS = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
+
+
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="JSONL of questions with boxes; a folder of pictures (with --prompts); or hf:OWNER/NAME, or a folder "
+            "that datasets saved.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT)],
+    prompts: options.Prompts = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(help="All files lie within; by default the folder of DATA.", rich_help_panel=DATA),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first samples.", min=1, rich_help_panel=DATA)] = None,
+    split: Annotated[str, typer.Option(help="Of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Its columns: question=sent,boxes=bbox,image=image,id=ref_id.", rich_help_panel=DATA),
+    ] = None,
+    box_format: Annotated[
+        str | None, typer.Option(help="Of its boxes: xyxy, xywh, cxcywh.", rich_help_panel=DATA)
+    ] = None,
+    box_units: Annotated[
+        str | None, typer.Option(help="Of its boxes: px, normalized, permille.", rich_help_panel=DATA)
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Of clips: frames sampled a second.", rich_help_panel=DATA)] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Of clips: frames at most.", rich_help_panel=DATA)] = 64,
+    model: options.Model = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = AttnMode.auto,
+    offline: options.Offline = False,
+    system: options.System = None,
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    query: options.Query = None,
+    profile: options.Profile = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers of the headline: 18, 14-20, all.", rich_help_panel=options.MAPS)
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Heads of the headline: 3,5 or 21.9,21.11.", rich_help_panel=options.MAPS)
+    ] = None,
+    by_head: Annotated[
+        bool, typer.Option("--by-head", help="Figures of every head, and heads.png.", rich_help_panel=CHECK)
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PROFILE.json",
+            help="Rank layers and heads on one half of the pictures, judge on the other, write the best heads here.",
+            rich_help_panel=CHECK,
+        ),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(BARS)}.", rich_help_panel=CHECK),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the intervals, halves and controls.", min=0, rich_help_panel=CHECK)] = 0,
+    as_csv: Annotated[bool, typer.Option("--csv", help="scores.csv as well.", rich_help_panel=options.OUTPUT)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="summary.json on stdout.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only the path of summary.json.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Ask every question of a data set: was the answer right, and did the model look where the evidence is?
+
+    qvl-attn check questions.jsonl --model demo --out runs/demo
+    """
+    with (
+        faults(debug=debug, interrupted=f"interrupted; the rows so far are in {out}"),
+        progress_bars(shown=not quiet) as progress,
+    ):
+        if offline:
+            go_offline()
+        bars = _bars(fail_under or [])
+        if calibrate and (profile or layers or heads):
+            raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
+        # Imported here: --help and a mistyped word must not wait for torch.
+        from qvl_attn.sampling import ClipSettings
+        from qvl_attn.store import check_new, check_writable
+
+        clip = ClipSettings(fps, max_frames)
+        check_new(out)
+        if calibrate:
+            check_new(calibrate, "--calibrate")
+            check_writable(calibrate.absolute().parent)
+        samples = _samples(data, data_root, prompts, limit, columns, split, box_format, box_units, progress)
+        tell = unsaid if quiet else say
+        tell(f"{len(samples)} samples about {len({one.names for one in samples})} pictures or clips, all sound")
+        analyzer = find_model(
+            model,
+            offline=offline,
+            bars=not quiet,
+            tell=tell,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            attn=attn.value,
+        )
+        from qvl_attn.check import check_questions
+        from qvl_attn.evaluation import Wanted, headline_of, run_check
+
+        settings = analyzer.settings(
+            query=query,
+            profile="none" if calibrate else profile,
+            layers=layers,
+            heads=heads,
+            system=system,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            clip=clip,
+        )
+        headline_of(settings, analyzer.config)
+        check_questions(analyzer, samples)
+        check_writable(out)
+        wanted = Wanted(out, Path(data).name, by_head, calibrate, as_csv, seed)
+        summary = run_check(analyzer, samples, settings, wanted, progress)
+        if as_json:
+            typer.echo(json.dumps(summary, allow_nan=False))
+        elif quiet:
+            typer.echo(out / "summary.json")
+        else:
+            typer.echo(check_table(summary, out, calibrate))
+        if _missed(summary, bars):
+            raise typer.Exit(1)
+
+
+def _bars(typed: list[str]) -> dict[str, float]:
+    bars = {}
+    for one in typed:
+        name, _, value = one.partition("=")
+        try:
+            bars[name] = float(value)
+        except ValueError:
+            bars[name] = float("nan")
+        if name not in BARS or not -1e9 < bars[name] < 1e9:
+            raise InputError(f"--fail-under {one}: want FIGURE=NUMBER", f"figures: {', '.join(BARS)}")
+    return bars
+
+
+def _missed(summary: dict[str, Any], bars: dict[str, float]) -> bool:
+    """Whether too many samples have no score, or a bar is missed; each is said."""
+    missed = summary["errors"] > MOST_ERRORS * summary["samples"]
+    if missed:
+        say(f"{summary['errors']} of {summary['samples']} samples have no score: see status and error in scores.jsonl")
+    found = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
+    for name, least in bars.items():
+        value = found.get(name, {}).get("mean")
+        if value is None or value < least:
+            missed = True
+            is_so = "there is no such figure" if value is None else f"it is {value:.4g}"
+            say(f"--fail-under {name}={least:g}: {is_so}")
+    return bool(missed)
+
+
+def _samples(
+    data: str,
+    data_root: Path | None,
+    prompts: str | None,
+    limit: int | None,
+    columns: str | None,
+    split: str,
+    box_format: str | None,
+    box_units: str | None,
+    progress: Progress,
+) -> list[Sample]:
+    """Every sample of a data set, checked with its files."""
+    from itertools import islice
+
+    from qvl_attn.hub_rows import hub_rows, is_hub_set
+    from qvl_attn.media import check_local
+    from qvl_attn.prompts import load_prompts
+    from qvl_attn.rows import Faults
+    from qvl_attn.samples import Reader, picture_rows, read_jsonl, read_samples
+
+    asked = load_prompts(prompts) if prompts else ()
+    found = Faults()
+    readers: dict[str, Reader] = {}
+    path = Path(data)
+    hub = is_hub_set(data)
+    if not hub and (columns or box_format or box_units):
+        raise InputError("--columns, --box-format, --box-units: for Hugging Face data sets only", "write them in JSONL")
+    if hub:
+        records, readers = hub_rows(data, split, columns, box_format, box_units)
+    else:
+        check_local(data)
+        if not path.exists():
+            raise InputError(f"{data} does not exist", "check the path")
+        is_rows = path.is_file() and path.suffix.lower() in (".jsonl", ".ndjson", ".json")
+        records = read_jsonl(path, found) if is_rows else picture_rows(path)
+    root = data_root or (path if path.is_dir() else path.parent)
+    if not root.is_dir():
+        raise InputError(f"--data-root {root}: not a folder")
+    return read_samples(
+        islice(records, limit), root, found, asked, readers, lambda done: progress("checking the data", done, done + 1)
+    )

@@ -1,0 +1,122 @@
+"""The summary of a check as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qvl_attn.plain import plain
+
+NAMES = {
+    "pointing": "pointing game",
+    "mass": "mass in the box",
+    "lift": "lift over the area",
+    "auc": "ROC-AUC",
+    "iou": "IoU after Otsu",
+    "vision_mass": "share on vision",
+    "entropy": "entropy",
+    "top10_share": "ten strongest cells",
+    "spread": "spatial spread",
+    "distance": "distance to the box",
+}
+BY_LAYER = {
+    "pointing": "pointing",
+    "mass": "mass",
+    "lift": "lift",
+    "auc": "ROC-AUC",
+    "iou": "IoU",
+    "vision_mass": "vision",
+    "entropy": "entropy",
+    "distance": "distance",
+}
+SHOWN_HEADS = 8
+WIDTHS = (10, 17, 9, 9, 9, 13, 12)
+
+
+def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str:
+    """All of it, ready to print."""
+    lines = [
+        f"model      {summary['model']['name']} ({summary['model']['revision'][:12]}), {summary['model']['dtype']}",
+        f"data       {summary['data']}: {summary['samples']} samples about {summary['pictures']} pictures or clips, "
+        f"{summary['with_boxes']} with boxes, {summary['errors']} errors",
+        f"headline   {summary['headline_map']}",
+        "",
+        *_headline(summary),
+        "",
+        *_answers(summary),
+        "",
+        *_layers(summary),
+        *_calibration(summary, profile),
+    ]
+    lines += [f"note: {note}" for note in summary["notes"]]
+    lines += ["", *(f"{name.removesuffix('.png')}: {out / name}" for name in summary["files"] if "/" not in name)]
+    if any(name.startswith("gallery/") for name in summary["files"]):
+        lines.append(f"gallery: {out / 'gallery'}")
+    return "\n".join(plain(line) for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(one: dict[str, Any]) -> str:
+    return f"[{_number(one['low'])}, {_number(one['high'])}]"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+def _headline(summary: dict[str, Any]) -> list[str]:
+    heads = ("headline", "95 % interval", "chance", "uniform", "centre", "other boxes", "all layers")
+    lines = [f"{'':<21}" + _row(heads)]
+    for name, words in NAMES.items():
+        one = summary["headline"].get(name)
+        if one and one["mean"] is not None:
+            cells = [_number(one["mean"]), _interval(one)]
+            cells += [_number(one[control]) for control in ("chance", "uniform", "centre", "other")]
+            cells.append(_number(one["all_layers"]["mean"]))
+            lines.append(f"{words:<21}" + _row(cells))
+    return lines
+
+
+def _answers(summary: dict[str, Any]) -> list[str]:
+    accuracy, cells = summary["accuracy"], summary["answers_and_grounding"]
+    if not accuracy or accuracy["mean"] is None:
+        return ["answers: none to compare with"]
+    lines = [f"answers right: {accuracy['mean']:.3f} {_interval(accuracy)} of {accuracy['n']}"]
+    total = sum(cells.values())
+    if total:
+        lines.append(f"{'':<10}{'grounded':>18}{'not grounded':>18}")
+        for word in ("right", "wrong"):
+            both = [cells[f"{word}_{where}"] for where in ("grounded", "elsewhere")]
+            lines.append(f"{word:<10}" + "".join(f"{f'{count} ({count / total:.1%})':>18}" for count in both))
+    return lines
+
+
+def _layers(summary: dict[str, Any]) -> list[str]:
+    lines = ["layer  " + "".join(f"{words:>10}" for words in BY_LAYER.values())]
+    for row in summary["layers"]:
+        lines.append(f"{row['layer']:>5}  " + "".join(f"{_number(row[name]['mean']):>10}" for name in BY_LAYER))
+    return lines
+
+
+def _calibration(summary: dict[str, Any], profile: Path | None) -> list[str]:
+    found = summary["calibration"]
+    if not found or not found["ranking"]:
+        return []
+    lines = ["", f"{'ranked on the first half':<26}{'first half':>22}{'second half':>22}"]
+    lines.append(f"{'':<26}" + 2 * f"{'pointing':>12}{'lift':>10}")
+    for part, some in (("layers", None), ("heads", SHOWN_HEADS)):
+        for one in found["ranking"][part][:some]:
+            name = f"layer {one['layer']}" if part == "layers" else f"head {one['layer']}.{one['head']}"
+            halves = (one["first_half"], one["second_half"])
+            lines.append(f"{name:<26}" + "".join(f"{half['pointing']:>12.3f}{half['lift']:>10.2f}" for half in halves))
+    over = summary["headline"]["pointing"]["over_all_layers"], summary["headline"]["lift"]["over_all_layers"]
+    lines.append(
+        f"the profile over the mean of all layers, second half: pointing {over[0]['mean']:+.3f} {_interval(over[0])}, "
+        f"lift {over[1]['mean']:+.2f} {_interval(over[1])}"
+    )
+    lines.append(f"profile: {profile}")
+    return lines

@@ -1,0 +1,57 @@
+"""The best and the worst of a checked data set, drawn with the boxes that they were judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.drawing import Drawing
+from qvl_attn.pictures import draw_result
+from qvl_attn.region import step_boxes
+from qvl_attn.render import Picture
+from qvl_attn.result import Result
+from qvl_attn.samples import Sample
+from qvl_attn.scoring import Score
+
+EACH = 6
+DRAWING = Drawing(draw_size_px=960)
+
+
+def chosen(scores: Sequence[Score]) -> Iterator[tuple[str, Score]]:
+    """`best_1` and on, and `worst_1` and on: by the lift of the headline, none twice and no picture twice in either."""
+    boxed = [one for one in scores if one.boxed and np.isfinite(one.headline["lift"])]
+    ranked = sorted(boxed, key=lambda one: -one.headline["lift"])
+    taken: set[str] = set()
+    for name, order in (("best", ranked), ("worst", ranked[::-1])):
+        seen: set[tuple[str, ...]] = set()
+        for one in order:
+            if len(seen) < EACH and one.media not in seen and one.id not in taken:
+                seen.add(one.media)
+                taken.add(one.id)
+                yield f"{name}_{len(seen)}", one
+
+
+def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
+    """The headline map with the sample's boxes outlined and its figures beneath: (H, W, 3) uint8 RGB."""
+    drawn = draw_result(result, DRAWING)
+    grid = result.capture.grids[0]
+    if sample.is_clip:
+        there = step_boxes(grid, sample.unit_boxes(), sample.frames)
+        boxes = [there.get(step, np.zeros((0, 4))) for step in drawn.steps]
+    else:
+        boxes = [sample.unit_boxes(i) for i in range(len(sample.shown))]
+    return drawn.overlay(boxes, _lines(score, boxes))
+
+
+def _lines(score: Score, boxes: Sequence[NDArray[np.float64]]) -> list[str]:
+    one, right = score.headline, score.right
+    judged = "" if right is None else f" · the answer is {'right' if right else 'wrong'}"
+    wanted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
+    where = "points into the box" if score.grounded else "points elsewhere"
+    steps = ", mean of its steps with boxes" if len(boxes) > 1 and score.media and len(score.media) == 1 else ""
+    return [
+        f"outlined: the evidence · {where}{steps} · lift {one['lift']:.2f} (chance 1) · "
+        f"{one['mass']:.0%} of the attention on vision in the box (area {score.area:.0%}){judged}{wanted}"
+    ]

@@ -1,0 +1,85 @@
+"""What a checked data set leaves beside its rows and summary: charts, a gallery, a CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qvl_attn.charts import draw_heads, draw_layers
+from qvl_attn.check import ask_again
+from qvl_attn.gallery import chosen, draw_sample
+from qvl_attn.metrics import GROUNDING
+from qvl_attn.progress import Progress
+from qvl_attn.result import Settings
+from qvl_attn.samples import Sample
+from qvl_attn.scoring import CONTROLS, FIGURES, Headline, Score
+from qvl_attn.store import slug, write_png
+
+if TYPE_CHECKING:
+    from qvl_attn.engine import Engine
+
+# A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
+    """`layers.png`, `patterns.png` and, where heads were scored, `heads.png`; their names."""
+    marked = headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
+    drawn = {}
+    if summary["layers"]:
+        drawn["layers.png"] = draw_layers(summary["layers"], marked, title)
+        drawn["patterns.png"] = draw_layers(summary["layers"], marked, title, patterns=True)
+    if summary["heads"]:
+        layers = [row["layer"] for row in summary["layers"]]
+        drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), title)
+    for name, pixels in drawn.items():
+        write_png(folder / name, pixels)
+    return list(drawn)
+
+
+def write_gallery(
+    folder: Path,
+    engine: Engine,
+    samples: Sequence[Sample],
+    scores: Sequence[Score],
+    settings: Settings,
+    progress: Progress,
+) -> list[str]:
+    """The best and the worst, each asked once more to be drawn; their names."""
+    by_id, files = {one.id: one for one in samples}, []
+    shown = list(chosen(scores))
+    for done, (name, score) in enumerate(shown, 1):
+        sample = by_id[score.id]
+        file = f"gallery/{name}_{slug(score.id, 48)}.png"
+        write_png(folder / file, draw_sample(sample, score, ask_again(engine, sample, settings)))
+        files.append(file)
+        progress("drawing", done, len(shown))
+    return files
+
+
+def write_csv(path: Path, scores: Sequence[Score]) -> None:
+    """One row a sample: texts, and the headline's figures with its controls. What a spreadsheet would run is quoted."""
+    controls = [(control, name) for control in CONTROLS for name in GROUNDING]
+    header = ["id", "status", "media", "question", "answer", "references", "error", "accuracy", "right", "grounded"]
+    header += ["area", *FIGURES, *(f"{name}_{control}" for control, name in controls)]
+    with path.open("x", encoding="utf-8-sig", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(header)
+        for one in scores:
+            texts = [one.id, one.status, " | ".join(one.media), one.question, one.answer, " | ".join(one.references)]
+            figures = [one.area, *(one.headline.get(name, np.nan) for name in FIGURES)]
+            figures += [one.controls.get(control, {}).get(name, np.nan) for control, name in controls]
+            judged = ["" if known is None else str(known).lower() for known in (one.right, one.grounded)]
+            rows.writerow([*map(_inert, [*texts, one.error]), _cell(one.accuracy), *judged, *map(_cell, figures)])
+
+
+def _inert(text: str) -> str:
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else ""

@@ -1,0 +1,172 @@
+"""What a data set's scores say together: means, 95 % intervals, chance beside them. Pure.
+
+Intervals are percentile bootstraps (Efron 1979) over pictures: what is drawn anew is a picture with all of its samples,
+since questions about one picture are not independent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.metrics import GROUNDING
+from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
+
+DRAWS = 1000
+LEVEL = 0.95
+_AT_ONCE = 50  # draws that are held in memory
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Means of F columns and their intervals, each (F,); NaN where nothing is defined."""
+
+    mean: Numbers
+    low: Numbers
+    high: Numbers
+    count: NDArray[np.int64]
+
+
+def bootstrap(values: Numbers, pictures: Sequence[Any], seed: int) -> Estimates:
+    """Means over samples, and how far they would vary with other pictures.
+
+    Args:
+        values: (N, F), NaN where a sample does not define a figure.
+        pictures: (N,) what each sample is about.
+        seed: of the draws.
+    """
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(pictures))}
+    which = np.array([numbers[name] for name in pictures], dtype=np.int64)
+    known = np.isfinite(values)
+    sums = np.zeros((len(numbers), values.shape[1]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, which, np.where(known, values, 0.0))
+    np.add.at(counts, which, known.astype(np.float64))
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, DRAWS, _AT_ONCE):
+        many = min(_AT_ONCE, DRAWS - start)
+        weights = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=many).astype(np.float64)
+        drawn.append(_ratio(weights @ sums, weights @ counts))
+    resampled = np.concatenate(drawn)
+    low, high = (_quantile(resampled, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), low, high, known.sum(axis=0))
+
+
+def _ratio(above: Numbers, below: Numbers) -> Numbers:
+    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
+
+
+def _quantile(values: Numbers, q: float) -> Numbers:
+    """Along the draws; of the few that drew no sample that defines a figure nothing is known."""
+    found = np.full(values.shape[1], np.nan)
+    some = np.isfinite(values).any(axis=0)
+    if some.any():
+        found[some] = np.nanquantile(values[:, some], q, axis=0)
+    return found
+
+
+def _stated(one: Estimates, i: int) -> dict[str, float | int]:
+    return {
+        "mean": float(one.mean[i]),
+        "low": float(one.low[i]),
+        "high": float(one.high[i]),
+        "n": int(one.count[i]),
+    }
+
+
+def _mean(values: Sequence[float] | Numbers) -> float:
+    known = np.asarray(values)[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def headline_figures(scores: Sequence[Score], seed: int) -> dict[str, dict[str, Any]]:
+    """Each figure of the headline with its interval, each control, the mean of all layers, and how far it beats it.
+
+    `over_all_layers` is the mean difference to the mean of all layers on the same samples, with its interval.
+    """
+    headline = np.array([[one.headline[name] for name in FIGURES] for one in scores])
+    everything = np.array([[one.all_layers[name] for name in FIGURES] for one in scores])
+    pictures = [one.media for one in scores]
+    both = bootstrap(np.concatenate([headline, everything, headline - everything], axis=1), pictures, seed)
+    found: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(FIGURES):
+        found[name] = _stated(both, i)
+        for control in CONTROLS:
+            found[name][control] = _mean([one.controls[control].get(name, np.nan) for one in scores])
+        found[name]["all_layers"] = _stated(both, i + len(FIGURES))
+        found[name]["over_all_layers"] = _stated(both, i + 2 * len(FIGURES))
+    return found
+
+
+def layer_table(scores: Sequence[Score], layers: Sequence[int], seed: int) -> list[dict[str, Any]]:
+    """For each layer its figures with their intervals, chance, and the same map under another picture's boxes."""
+    pictures = [one.media for one in scores]
+    table: list[dict[str, Any]] = [{"layer": layer} for layer in layers]
+    for name in FIGURES:
+        estimates = bootstrap(np.stack([one.layers[name] for one in scores]), pictures, seed)
+        controls = {
+            control: np.array([one.layer_controls[control][name] for one in scores])
+            for control in ("chance", "other")
+            if name in (*GROUNDING, "vision_mass")
+        }
+        for i, row in enumerate(table):
+            row[name] = _stated(estimates, i) | {control: _mean(values[:, i]) for control, values in controls.items()}
+    return table
+
+
+def head_table(scores: Sequence[Score]) -> dict[str, Numbers]:
+    """(L, H) the mean of each figure of each head, over the samples that define it."""
+    found = {}
+    for name in HEAD_FIGURES:
+        total = sum((np.nan_to_num(one.heads[name]) for one in scores), np.zeros_like(scores[0].heads[name]))
+        known = sum((np.isfinite(one.heads[name]) for one in scores), np.zeros_like(total))
+        found[name] = _ratio(total, known)
+    return found
+
+
+def right_and_grounded(scores: Sequence[Score]) -> dict[str, int]:
+    """How many answers were right or wrong, and pointed into a box or not; of samples of which both are known."""
+    cells = {"right_grounded": 0, "right_elsewhere": 0, "wrong_grounded": 0, "wrong_elsewhere": 0}
+    for one in scores:
+        if one.status == "ok" and one.right is not None and one.grounded is not None:
+            cells[f"{'right' if one.right else 'wrong'}_{'grounded' if one.grounded else 'elsewhere'}"] += 1
+    return cells
+
+
+def answer_accuracy(scores: Sequence[Score], seed: int) -> dict[str, float | int]:
+    """The mean accuracy of the answers that can be judged, with its interval."""
+    return _stated(bootstrap(np.array([[one.accuracy] for one in scores]), [one.media for one in scores], seed), 0)
+
+
+def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict[str, Any]:
+    """What goes into `summary.json` from the scores alone.
+
+    Args:
+        scores: of all samples, errors too.
+        layers: numbers of the layers that were scored.
+        seed: of the bootstrap.
+    """
+    sound = [one for one in scores if one.status == "ok"]
+    boxed = [one for one in sound if one.boxed]
+    with_heads = [one for one in boxed if one.heads]
+    return {
+        "samples": len(scores),
+        "errors": len(scores) - len(sound),
+        "pictures": len({one.media for one in scores}),
+        "with_boxes": len(boxed),
+        "no_cell_inside": sum(one.inside == 0 for one in boxed),
+        "with_answers": sum(one.right is not None for one in sound),
+        "accuracy": answer_accuracy(sound, seed) if sound else None,
+        "headline": headline_figures(boxed or sound, seed) if sound else {},
+        "answers_and_grounding": right_and_grounded(sound),
+        "layers": layer_table(boxed or sound, layers, seed) if sound else [],
+        "heads": head_table(with_heads) if with_heads else None,
+        "bootstrap": {"draws": DRAWS, "level": LEVEL, "unit": "picture", "seed": seed},
+    }

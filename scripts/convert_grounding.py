@@ -1,0 +1,185 @@
+"""Converts COCO instances and RefCOCO-like records to the JSONL of questions and boxes that `qvl-attn check` reads.
+
+    python scripts/convert_grounding.py coco instances_val2017.json --images images/val2017 --out questions.jsonl
+    python scripts/convert_grounding.py refcoco refs.json instances.json --images images/train2014 --out questions.jsonl
+
+The pictures are not opened. RefCOCO's own file of refs is a pickle, which could run anything: export it to JSON first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from qvl_attn.errors import InputError
+
+Record = dict[str, Any]
+NO_PICKLE = "is not JSON; a pickle is never read, for it can run anything: export it to JSON first"
+NO_AREA = "a box without area"
+
+
+def load(path: Path, otherwise: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: {otherwise}") from None
+
+
+def field(record: Any, name: str, kind: type, where: str) -> Any:
+    value = record.get(name) if isinstance(record, dict) else None
+    if type(value) is not kind:
+        raise InputError(f"{where}: {name} is missing, or no {kind.__name__}")
+    return value
+
+
+def by_id(records: Any, where: str, name: str = "id") -> dict[int, Record]:
+    """The records of a list by their own number, which none may share with another."""
+    if not isinstance(records, list):
+        raise InputError(f"{where}: is no list")
+    found: dict[int, Record] = {}
+    for i, record in enumerate(records):
+        number = field(record, name, int, f"{where}, record {i}")
+        if number in found:
+            raise InputError(f"{where}: {name} {number} is there twice")
+        found[number] = record
+    return found
+
+
+class Instances:
+    """A COCO file of instances: the tables of its records, and where its pictures are."""
+
+    def __init__(self, path: Path, images: Path) -> None:
+        loaded = load(path, "is not JSON")
+        tables = ("images", "annotations", "categories")
+        self.tables = {name: by_id(field(loaded, name, list, str(path)), f"{path}, {name}") for name in tables}
+        self.images = images
+
+    def record(self, table: str, number: int, where: str) -> Record:
+        """The record of this number, or a fault of the record that names it."""
+        if number not in self.tables[table]:
+            raise InputError(f"{where}: {number} is not among the {table}")
+        return self.tables[table][number]
+
+    def row(self, name: str, image: int, question: str, boxes: list[list[float]]) -> Record:
+        """What is written of one question."""
+        file_name = field(self.record("images", image, f"{name}, image_id"), "file_name", str, f"image {image}")
+        parts = PureWindowsPath(file_name)  # knows both slashes, and drives
+        if not parts.name or parts.anchor or ".." in parts.parts:
+            raise InputError(f"image {image}: file_name {file_name!r} is not inside the folder of images")
+        shown = {"id": name, "image": (self.images / file_name).as_posix(), "question": question}
+        return shown | {"boxes": boxes, "box_format": "xywh", "box_units": "px"}
+
+
+def box_of(annotation: Record) -> list[float]:
+    box = field(annotation, "bbox", list, f"annotation {annotation['id']}")
+    if len(box) != 4 or not all(type(number) in (int, float) and math.isfinite(number) for number in box):
+        raise InputError(f"annotation {annotation['id']}: bbox {box} is not four numbers")
+    return box
+
+
+def coco_rows(instances: Instances, options: argparse.Namespace, left_out: Counter[str]) -> Iterator[Record]:
+    """One row for each picture and category; what is in a crowd has no boxes, so such a pair is left out."""
+    pairs: dict[tuple[int, int], list[Record]] = {}
+    for number, annotation in instances.tables["annotations"].items():
+        image, category = (field(annotation, key, int, f"annotation {number}") for key in ("image_id", "category_id"))
+        pairs.setdefault((image, category), []).append(annotation)
+    for (image, category), found in pairs.items():
+        name, boxes = f"coco-{image}-{category}", [box_of(annotation) for annotation in found]
+        if any(annotation.get("iscrowd") for annotation in found):
+            left_out["a crowd"] += 1
+        elif options.one_instance and len(found) > 1:
+            left_out["more than one instance"] += 1
+        elif any(min(box[2:]) <= 0 for box in boxes):
+            left_out[NO_AREA] += 1
+        else:
+            record = instances.record("categories", category, f"{name}, category_id")
+            phrase = field(record, "name", str, f"category {category}")
+            yield instances.row(name, image, options.question.replace("{phrase}", phrase), boxes)
+
+
+def refcoco_rows(
+    refs: dict[int, Record], instances: Instances, options: argparse.Namespace, left_out: Counter[str]
+) -> Iterator[Record]:
+    """One row for each sentence."""
+    for number, ref in refs.items():
+        where = f"ref {number}"
+        annotation = instances.record("annotations", field(ref, "ann_id", int, where), f"{where}, ann_id")
+        image, box = field(ref, "image_id", int, where), box_of(annotation)
+        if image != annotation.get("image_id"):
+            raise InputError(f"{where}: its annotation {annotation['id']} is not of its picture {image}")
+        for i, sentence in enumerate(field(ref, "sentences", list, where)):
+            key = "sent" if isinstance(sentence, dict) and "sent" in sentence else "raw"
+            phrase = field(sentence, key, str, f"{where}, sentence {i}").strip()
+            if options.split not in (None, ref.get("split")):
+                left_out["another split"] += 1
+            elif not phrase or min(box[2:]) <= 0:
+                left_out[NO_AREA if phrase else "no words"] += 1
+            else:
+                question = options.question.replace("{phrase}", phrase)
+                yield instances.row(f"refcoco-{number}-{i}", image, question, [box])
+
+
+def convert(options: argparse.Namespace) -> str:
+    """Writes all rows or no file, and returns what there is to say."""
+    if "{phrase}" not in options.question:
+        raise InputError(f"--question {options.question!r}: has no {{phrase}}")
+    refuse_existing(options.out)
+    left_out: Counter[str] = Counter()
+    images = Path(os.path.relpath(options.images, options.out.parent))
+    if options.kind == "coco":
+        rows = coco_rows(Instances(options.instances, images), options, left_out)
+    else:
+        refs = by_id(load(options.refs, NO_PICKLE), str(options.refs), "ref_id")
+        rows = refcoco_rows(refs, Instances(options.instances, images), options, left_out)
+    draft = options.out.with_name(f".draft-{os.getpid()}-{options.out.name}")
+    try:
+        # Half a surrogate pair cannot be UTF-8, but its escape is JSON.
+        with draft.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
+            count = sum(lines.write(json.dumps(row, ensure_ascii=False) + "\n") > 0 for row in rows)
+        why = "".join(f", {number} for {reason}" for reason, number in left_out.most_common())
+        said = f"{options.out}: {count} written, {left_out.total()} left out{why}"
+        if not count:
+            raise InputError(said)
+        refuse_existing(options.out)
+        draft.rename(options.out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return said
+
+
+def refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise InputError(f"--out {out}: is there already")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    coco = kinds.add_parser("coco", help="a question for each picture and category")
+    coco.add_argument("--one-instance", action="store_true", help="only where the category is there once")
+    refcoco = kinds.add_parser("refcoco", help="a question for each sentence of RefCOCO, RefCOCO+ or RefCOCOg")
+    refcoco.add_argument("refs", type=Path, help="list of refs, as JSON")
+    refcoco.add_argument("--split", help="only the refs of this split")
+    for kind, question in ((coco, "Where is the {phrase}?"), (refcoco, "Where is {phrase}?")):
+        kind.add_argument("instances", type=Path, help="COCO file of instances")
+        kind.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+        kind.add_argument("--out", type=Path, required=True, help="JSONL to be")
+        kind.add_argument("--question", default=question, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        print(convert(options))
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Sets of questions: those that ship, their format, and the command that shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from qvl_attn.cli import app
+from qvl_attn.errors import InputError
+from qvl_attn.prompts import PromptItem, load_prompts, shipped_sets
+
+SETS = {name: load_prompts(str(path)) for name, path in shipped_sets().items()}
+ENGLISH = ["colour", "counting", "existence", "generic", "place", "reading", "video"]
+README = Path(__file__).parent.parent / "prompts" / "README.md"
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["prompts", *map(str, args)])
+
+
+def lines_of(done):
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def test_the_sets_that_ship():
+    assert sorted(SETS) == sorted([*ENGLISH, *(f"{name}-zh" for name in ENGLISH)])
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_a_set_is_small_in_one_language_and_without_control_tokens(name):
+    items = SETS[name]
+    chinese = name.endswith("-zh")
+    assert 5 <= len(items) <= 12
+    assert len({item.question for item in items}) == len(items)
+    for item in items:
+        assert item.language == ("zh" if chinese else "en")
+        assert re.fullmatch(rf"{name.removesuffix('-zh')}-[a-z]+{'-zh' if chinese else ''}", item.id)
+        assert bool(re.search("[\u4e00-\u9fff]", item.question)) == chinese
+        assert item.question.isascii() != chinese
+        assert "<|" not in item.question
+        assert item.question == item.question.strip()
+
+
+def test_ids_stand_once_in_all_sets():
+    ids = [item.id for items in SETS.values() for item in items]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", ENGLISH)
+def test_each_question_stands_in_both_languages(name):
+    assert [f"{item.id}-zh" for item in SETS[name]] == [item.id for item in SETS[f"{name}-zh"]]
+
+
+def test_the_generic_prompt_of_relative_attention_comes_first():
+    assert SETS["generic"][0].question == "Write a general description of the image."
+
+
+def test_the_readme_names_the_sets_and_how_many_questions_they_have():
+    rows = re.findall(r"^\| `(\S+)` \| `(\S+)` \| (\d+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    told = [(name, int(count)) for english, chinese, count in rows for name in (english, chinese)]
+    assert sorted(told) == sorted((name, len(items)) for name, items in SETS.items())
+
+
+@pytest.mark.parametrize("language", ["3", "null", '""', '" "', '["en"]'])
+def test_a_language_is_a_text(tmp_path, language):
+    file = tmp_path / "set.jsonl"
+    file.write_text(f'{{"id": "a", "question": "x?", "language": {language}}}')
+    with pytest.raises(InputError, match="line 1: language"):
+        load_prompts(str(file))
+
+
+def test_a_language_may_be_left_out(tmp_path):
+    file = tmp_path / "set.jsonl"
+    file.write_text('{"id": "a", "question": "x?"}\n{"id": "b", "question": "y?", "language": "fr"}')
+    assert load_prompts(str(file)) == (PromptItem("a", "x?"), PromptItem("b", "y?", "fr"))
+
+
+def test_the_command_lists_the_sets():
+    header, *rows = lines_of(run())
+    assert header.split() == ["set", "questions", "language", "first", "question"]
+    first_at = header.index("first question")
+    told = [(*row[:first_at].split(), row[first_at:]) for row in rows]
+    assert told == [
+        (name, str(len(items)), items[0].language, items[0].question) for name, items in sorted(SETS.items())
+    ]
+
+
+def test_the_command_lists_the_sets_as_json():
+    rows = [json.loads(line) for line in lines_of(run("--json"))]
+    assert {row["name"]: row["questions"] for row in rows} == {name: len(items) for name, items in SETS.items()}
+    assert all(set(row) == {"name", "questions", "language", "first"} for row in rows)
+
+
+def test_what_ships_is_listed_and_not_files_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("counting").write_text("mine")
+    Path("video").mkdir()
+    assert len(lines_of(run())) == 1 + len(SETS)
+
+
+@pytest.mark.parametrize("name", ["counting", "reading-zh"])
+def test_the_command_prints_a_set(name):
+    assert lines_of(run(name)) == [f"{item.id}\t{item.question}" for item in SETS[name]]
+
+
+def test_what_it_prints_as_json_is_a_set_again(tmp_path):
+    lines = ['{"id": "a", "question": "x?"}', '{"id": "b", "question": "\\u51e0\\u4e2a\\uff1f", "language": "zh"}']
+    file = tmp_path / "set.jsonl"
+    file.write_text("\n".join(lines))
+    assert lines_of(run(file, "--json")) == lines
+
+
+def test_control_characters_never_reach_the_terminal(tmp_path):
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps({"id": "a\tb", "question": "\x1b[31mcats\x07\u202e\n?"}))
+    assert lines_of(run(file)) == ["a b\t[31mcats ?"]
+
+
+def test_a_set_that_is_not_there_names_those_that_are():
+    done = run("nothing")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "error: --prompts nothing: no such file or set" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(name in re.split(r"[\s,]+", done.stderr) for name in SETS)
+
+
+def test_the_command_imports_neither_torch_nor_numpy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "assert all(CliRunner().invoke(app, ['prompts', *args]).exit_code == 0 for args in ([], ['counting']));"
+        "print(sorted({'torch', 'transformers', 'numpy', 'cv2', 'PIL'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
