@@ -15,8 +15,9 @@ from PIL import Image
 
 from qvl_attn.errors import InputError
 from qvl_attn.footage import Footage, Pixels, Size
-from qvl_attn.media import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
+from qvl_attn.media import MAX_BYTES, check_size, decoding_faults, load_picture
 from qvl_attn.render import at_size
+from qvl_attn.rgb import to_rgb
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000

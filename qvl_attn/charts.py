@@ -39,19 +39,26 @@ def draw_layers(
 ) -> Picture:
     """Figures by layer, with 95 % intervals, chance (dotted) and the maps under other pictures' boxes (dashed).
 
+    Those that no sample defines, as without boxes, are left out.
+
     Args:
         table: a row for each layer, as `summary.layer_table` gives it.
         headline: the layers of the headline, which are marked.
         title: what was measured, on what.
         patterns: entropy, strongest cells, spread and distance instead of grounding.
     """
-    names = PATTERNS if patterns else BY_LAYER
-    columns = 2 if patterns else 3
-    figure = Figure(figsize=(15.6 if not patterns else 13.0, 8.8), dpi=DPI, facecolor="white")
+    names = [
+        name for name in (PATTERNS if patterns else BY_LAYER) if np.isfinite([row[name]["mean"] for row in table]).any()
+    ]
+    lines = 1 if len(names) < 3 else 2
+    columns = -(-len(names) // lines)
+    figure = Figure(figsize=(max(5.2 * columns, 9.4), 4.2 * lines + 0.6), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(2, columns, squeeze=False).ravel()
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for empty in panels[len(names) :]:
+        empty.set_axis_off()
     layers = [row["layer"] for row in table]
-    for axes, name in zip(panels, names, strict=True):
+    for axes, name in zip(panels, names, strict=False):
         _panel(axes, layers, [row[name] for row in table], headline, name)
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK)
     handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -67,9 +74,6 @@ def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]
     axes.tick_params(colors=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "low", "high"))
-    if not np.isfinite(mean).any():
-        axes.text(0.5, 0.5, "no boxes", transform=axes.transAxes, ha="center", color=GREY)
-        return
     for layer in headline:
         axes.axvspan(layer - 0.5, layer + 0.5, color=ACCENT, alpha=0.09, linewidth=0, label="layers of the headline")
     axes.fill_between(layers, low, high, color=LINE, alpha=0.22, linewidth=0, label="95 % interval")
@@ -110,7 +114,7 @@ def draw_heads(
         for layer, head in marked:
             if layer in layers:
                 x, y = head - 0.5, list(layers).index(layer) - 0.5
-                axes.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#39c0ff", linewidth=2))
+                axes.add_patch(Rectangle((x + 0.05, y + 0.05), 0.9, 0.9, fill=False, edgecolor="#39c0ff", linewidth=2))
         figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     note = "   (outlined: the heads of the headline)" if marked else ""
     figure.suptitle(title + note, x=0.012, ha="left", fontsize=12, color=INK)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qvl_attn.clip import open_clip
+from qvl_attn.engine import DOT, Engine
 from qvl_attn.errors import CaptureError, InputError, MemoryLimitError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.prompt import check_text, control_words
-from qvl_attn.question import Question, without_pixels
+from qvl_attn.question import Question, read_question, without_pixels
+from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result, Settings
 from qvl_attn.samples import Sample, Shown
 from qvl_attn.scoring import Headline, Score, score_sample
+from qvl_attn.select import parse_query
 from qvl_attn.types import Media
 from qvl_attn.video import load_clip
-
-if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
 
 # Questions in a row that are prepared before they run, so that those about the same pictures read them once.
 AT_ONCE = 16
@@ -62,12 +61,17 @@ def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
     return found
 
 
-def check_questions(engine: Engine, samples: Sequence[Sample]) -> None:
-    """Find questions that cannot be asked, before the weights are loaded.
+def check_questions(engine: Engine, samples: Sequence[Sample], settings: Settings) -> None:
+    """Find settings that fit no sample, and questions that cannot be asked, before the weights are loaded.
 
     Raises:
-        InputError: with every one of them.
+        InputError: a setting, or with every question.
     """
+    query = parse_query(settings.query)
+    known = replace(settings, query="last" if query.startswith("text:") else query, clip=None)
+    read_question(engine.processor, engine.config, [DOT], "?", known)
+    if any(one.is_clip for one in samples):
+        clip_pixel_limits(engine.processor, settings.min_pixels, settings.max_pixels, 2)
     control, faults, seen = control_words(engine.processor), [], set()
     for one in samples:
         try:

@@ -44,6 +44,17 @@ from qvl_attn.types import Media
 ESTIMATE_MARGIN = 1.25
 
 
+# A small grey picture to try things with.
+DOT = Media(
+    kind="picture",
+    frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
+    times_s=np.zeros(1),
+    size_px=(56, 56),
+    source="self-check",
+    sha256="",
+)
+
+
 def _silent(message: str) -> None:
     del message
 
@@ -123,15 +134,7 @@ class Engine:
 
     def _load(self) -> Any:
         model = load_weights(self.checkpoint, self.placement)
-        dot = Media(
-            kind="picture",
-            frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
-            times_s=np.zeros(1),
-            size_px=(56, 56),
-            source="self-check",
-            sha256="",
-        )
-        inputs = on_model(read_question(self.processor, self.config, [dot], "?", Settings()).prompt.inputs, model)
+        inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
         auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
         for attention in auto if self.attn == "auto" else (self.attn,):
             prove_capture(model, inputs, attention)

@@ -138,6 +138,7 @@ def run_check(
         summary["notes"] = _notes(summary)
         title = f"{shortened(engine.checkpoint.name)} on {shortened(wanted.data)}: {summary['samples']} samples about "
         title += f"{summary['pictures']} pictures, attention of {settings.query}"
+        title += ", the half that had no part in the choice" if calibrating else ""
         files = write_charts(wanted.out, summary, headline, title)
         files += write_gallery(wanted.out, engine, samples, scores, settings, progress)
         if wanted.csv:

@@ -50,7 +50,7 @@ def _lines(score: Score, boxes: Sequence[NDArray[np.float64]]) -> list[str]:
     judged = "" if right is None else f" · the answer is {'right' if right else 'wrong'}"
     wanted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
     where = "points into the box" if score.grounded else "points elsewhere"
-    steps = ", mean of its steps with boxes" if len(boxes) > 1 and score.media and len(score.media) == 1 else ""
+    steps = ", mean of the steps with boxes" if len(score.media) < sum(len(own) > 0 for own in boxes) else ""
     return [
         f"outlined: the evidence · {where}{steps} · lift {one['lift']:.2f} (chance 1) · "
         f"{one['mass']:.0%} of the attention on vision in the box (area {score.area:.0%}){judged}{wanted}"

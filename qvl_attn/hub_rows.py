@@ -14,15 +14,18 @@ from qvl_attn.samples import Reader
 
 PREFIX = "hf:"
 FIELDS = ("id", "image", "images", "question", "answer", "boxes", "box_format", "box_units", "frame")
+# One or several pictures are told by the column itself.
+PICTURES = ("image", "images")
+# What tells such a folder.
+_SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_hub_set(name: str) -> bool:
     """Whether a name means such a data set: `hf:OWNER/NAME`, or a folder that `save_to_disk` wrote."""
-    return name.startswith(PREFIX) or (Path(name) / "dataset_info.json").is_file() or _is_dict(Path(name))
-
-
-def _is_dict(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file()
+    try:
+        return name.startswith(PREFIX) or any((Path(name) / file).is_file() for file in _SAVED)
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def hub_rows(
@@ -38,7 +41,8 @@ def hub_rows(
         box_units: of all boxes, where no column says it.
 
     Raises:
-        InputError: the library is not there, the data set cannot be had, or a column is not there.
+        InputError: the library is not there, the data set cannot be had, a column is not there, or it is not plain
+            which one holds the pictures.
     """
     table = _load(name, split)
     named = _columns(columns, table.column_names)
@@ -46,11 +50,13 @@ def hub_rows(
         if value is not None and value not in known:
             raise InputError(f"{option} {value}: unknown", f"write {', '.join(known)}")
     fixed = {field: value for field, value in (("box_format", box_format), ("box_units", box_units)) if value}
-    for field in ("image", "images"):
-        if field in named:
-            table = _undecoded(table, named[field])
+    there = [named.pop(field) for field in PICTURES if field in named]
+    if len(there) != 1:
+        said = f"columns {' and '.join(there)}" if there else f"there are {', '.join(table.column_names)}"
+        raise InputError(f"{name}: which column holds the pictures? {said}", "name one: --columns image=COLUMN")
     readers: dict[str, Reader] = {}
-    return _records(table, named, fixed, readers), readers
+    (pictures,) = there
+    return _records(_undecoded(table, pictures), pictures, named, fixed, readers), readers
 
 
 def _load(name: str, split: str) -> Any:
@@ -76,15 +82,17 @@ def _load(name: str, split: str) -> Any:
 
 
 def _columns(typed: str | None, there: list[str]) -> dict[str, str]:
-    named = {field: field for field in FIELDS if field in there}
+    asked: dict[str, str] = {}
     for part in (typed or "").split(",") if typed else []:
         field, _, column = (word.strip() for word in part.partition("="))
         if field not in FIELDS or not column:
             raise InputError(f"--columns {part}: want FIELD=COLUMN", f"fields: {', '.join(FIELDS)}")
         if column not in there:
             raise InputError(f"--columns {part}: no such column", f"there are: {', '.join(there)}")
-        named[field] = column
-    return named
+        asked[field] = column
+    # Who names the column of the pictures does not mean another one that is there, too.
+    besides = PICTURES if any(field in asked for field in PICTURES) else ()
+    return {field: field for field in FIELDS if field in there and field not in besides} | asked
 
 
 def _undecoded(table: Any, column: str) -> Any:
@@ -101,24 +109,28 @@ def _undecoded(table: Any, column: str) -> Any:
 
 
 def _records(
-    table: Any, named: Mapping[str, str], fixed: Mapping[str, str], readers: dict[str, Reader]
+    table: Any, pictures: str, named: Mapping[str, str], fixed: Mapping[str, str], readers: dict[str, Reader]
 ) -> Iterator[tuple[str, object]]:
     for number in range(len(table)):
         row = table[number]
         value: dict[str, Any] = {"id": f"row-{number}", **fixed}
         value |= {field: row[column] for field, column in named.items() if row[column] is not None}
-        for field in ("image", "images"):
-            if field in value:
-                several = value[field] if field == "images" else [value[field]]
-                names = [f"row-{number}-{i}" for i in range(len(several))]
-                for i, (label, one) in enumerate(zip(names, several, strict=True)):
-                    if one.get("bytes"):
-                        readers[label] = partial(_bytes, table, number, named[field], i)
-                    else:
-                        names[i] = str(one.get("path"))
-                value[field] = names if field == "images" else names[0]
+        found = row[pictures]
+        names = []
+        for i, one in enumerate(found if isinstance(found, list) else [found]):
+            names.append(_name(one, f"row-{number}-{i}"))
+            if one and one["bytes"]:
+                readers[f"row-{number}-{i}"] = partial(_bytes, table, number, pictures, i)
+        value |= {"images": names} if isinstance(found, list) else {"image": names[0]}
         value["boxes"] = _nested(value.get("boxes"))
         yield f"row {number}", json.loads(json.dumps(value, default=str))
+
+
+def _name(picture: Mapping[str, Any] | None, label: str) -> str | None:
+    """The label of a picture whose bytes are here, the path of one that lies elsewhere, or none of either."""
+    if not picture:
+        return None
+    return label if picture["bytes"] else picture["path"]
 
 
 def _nested(boxes: Any) -> Any:

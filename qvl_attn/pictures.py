@@ -265,9 +265,11 @@ def _headline_caption(result: Result, one: HeatMap) -> list[str]:
     heads = _head_words(result, one)
     profile = result.settings.profile
     named = profile or result.settings.layers or "." in (result.settings.heads or "")
-    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{'' if named else ' (50 to 85 % of the depth)'}"
+    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{'' if named else ' (50 to 85 % of the depth)'} · {heads}"
+    if "." in one.heads:  # which says the layers as well
+        layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
     return [
-        f"{_query_words(result, one)} · {layers} · {heads}",
+        f"{_query_words(result, one)} · {layers}",
         *([profile.standing] if profile else []),
         f"{made.model} · {made.attention} attention in {made.dtype}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +38,25 @@ def mean_over(
     if heads is None:
         chosen = capture.weights[[index[layer] for layer in layers]][:, rows]
     else:
-        apart = [(capture.rows_of_head(layer, head), f"{layer}.{head}") for layer, head in heads]
+        apart = [(_rows_of_head(capture, layer, head), f"{layer}.{head}") for layer, head in heads]
         missing = [name for one, name in apart if one is None]
         if missing:
             raise InputError(f"head {missing[0]} was not kept apart in this result", "ask again with --heads")
         chosen = np.stack([one[rows] for one, _ in apart if one is not None])
     mean: FloatArray = chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     return mean
+
+
+def _rows_of_head(capture: Capture, layer: int, head: int) -> NDArray[Any] | None:
+    """(Q, V) attention of one head; None if it was not kept apart."""
+    if capture.weights_by_head is None:
+        return None
+    layers = capture.apart.layers if capture.apart else tuple(capture.layers.tolist())
+    heads = capture.apart.heads if capture.apart else tuple(range(capture.weights_by_head.shape[1]))
+    if layer not in layers or head not in heads:
+        return None
+    rows: NDArray[Any] = capture.weights_by_head[layers.index(layer), heads.index(head)]
+    return rows
 
 
 def split_by_picture(values: FloatArray, grids: Sequence[TokenGrid]) -> tuple[FloatArray, ...]:

@@ -262,17 +262,6 @@ class Capture:
             "tokens: not in sequence",
         )
 
-    def rows_of_head(self, layer: int, head: int) -> FloatArray | NDArray[np.float16] | None:
-        """(Q, V) attention of one head; None if it was not kept apart."""
-        if self.weights_by_head is None:
-            return None
-        layers = self.apart.layers if self.apart else tuple(self.layers.tolist())
-        heads = self.apart.heads if self.apart else tuple(range(self.weights_by_head.shape[1]))
-        if layer not in layers or head not in heads:
-            return None
-        rows: FloatArray = self.weights_by_head[layers.index(layer), heads.index(head)]
-        return rows
-
     @property
     def vision_tokens(self) -> IntArray:
         """(V,) int64: the position of each vision token."""

@@ -150,7 +150,7 @@ def check(
             clip=clip,
         )
         headline_of(settings, analyzer.config)
-        check_questions(analyzer, samples)
+        check_questions(analyzer, samples, settings)
         check_writable(out)
         wanted = Wanted(out, Path(data).name, by_head, calibrate, as_csv, seed)
         summary = run_check(analyzer, samples, settings, wanted, progress)

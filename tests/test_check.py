@@ -1,0 +1,495 @@
+"""`qvl-attn check` on the embedded model: what it scores, writes, prints and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from qvl_attn.accuracy import accuracy
+from qvl_attn.check import other_samples
+from qvl_attn.cli import app
+from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.profile import load_profile
+from qvl_attn.rows import Faults
+from qvl_attn.samples import read_jsonl, read_samples
+from qvl_attn.select import query_rows
+
+SCENES = 12
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "set"
+    write_dataset(folder, SCENES)
+    return folder / "questions.jsonl"
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, demo):
+    """The command in an empty folder, without loading the weights each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+
+    def invoke(data, *args, out="run"):
+        words = [str(arg) for arg in (data, "--out", out, *args)]
+        return CliRunner().invoke(app, ["check", "--model", "demo", *words])
+
+    return invoke
+
+
+@pytest.fixture
+def summary(check):
+    """Run, expect success, and give the summary back."""
+
+    def invoke(data, *args, out="run"):
+        done = check(data, *args, "--json", out=out)
+        assert done.exit_code == 0, done.output
+        value = json.loads(done.stdout)
+        assert value == json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
+        return value
+
+    return invoke
+
+
+def rows_of(out="run"):
+    return [json.loads(line) for line in (Path(out) / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def questions_of(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(folder, rows, name="rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def row(tmp_path):
+    """A sound row about a small picture."""
+    Image.fromarray(np.full((112, 168, 3), (200, 60, 60), np.uint8)).save(tmp_path / "red.png")
+    return {
+        "id": "one",
+        "image": "red.png",
+        "question": "what color is it?",
+        "answer": "red",
+        "boxes": [[28, 28, 84, 84]],
+        "box_format": "xyxy",
+        "box_units": "px",
+    }
+
+
+# What it says
+
+
+def test_every_sample_is_scored_as_its_result_says(summary, demo, scenes):
+    found = summary(scenes, "--query", "last", "--layers", "1-2", "--limit", 25)
+    rows, typed = rows_of(), questions_of(scenes)[:25]
+    assert [row["id"] for row in rows] == [row["id"] for row in typed]
+    for row, sample in list(zip(rows, typed, strict=True))[::4]:
+        result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", max_new_tokens=64)
+        assert row["answer"] == result.answer
+        assert row["accuracy"] == accuracy(result.answer, [sample["answer"]])
+        assert row["headline"]["vision_mass"] == pytest.approx(result.heatmap(layers="1-2").vision_mass, abs=1e-5)
+        if not sample["boxes"]:
+            assert row["grounded"] is None
+            continue
+        boxes, grid = np.array(sample["boxes"], float), result.capture.grids[0]
+        for name, layers in (("headline", [1, 2]), ("all_layers", [0, 1, 2, 3])):
+            values = result.heatmap(layers=layers).values.ravel().astype(float)
+            x0, y0, x1, y1 = grid.boxes_px[values.argmax()]
+            x, y = (x0 + x1) / 2, (y0 + y1) / 2
+            pointed = bool(((boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])).any())
+            assert row[name]["pointing"] == pointed
+            mass, area = mass_by_raster(values, boxes, grid, result.media[0].size_px)
+            assert row[name]["mass"] == pytest.approx(mass, abs=2e-3)
+            assert row[name]["lift"] == pytest.approx(mass / area, rel=2e-2)
+        for layer in range(4):
+            values = result.heatmap(layers=layer).values
+            assert row["layers"]["vision_mass"][layer] == pytest.approx(values.sum(), abs=1e-5)
+    boxed = [row for row in rows if row["grounded"] is not None]
+    assert found["headline"]["pointing"]["mean"] == pytest.approx(np.mean([row["grounded"] for row in boxed]), abs=1e-5)
+    assert found["headline"]["pointing"]["n"] == len(boxed) == found["with_boxes"]
+    for layer in range(4):
+        mean = np.mean([row["layers"]["lift"][layer] for row in boxed])
+        assert found["layers"][layer]["lift"]["mean"] == pytest.approx(mean, rel=1e-4)
+
+
+def mass_by_raster(values, boxes, grid, size_px):
+    """The share of the attention in the boxes and of the area, by counting pixels."""
+    width, height = size_px
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    inside = np.zeros(x.shape, dtype=bool)
+    for left, top, right, bottom in boxes:
+        inside |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
+    _, rows, columns = grid.shape
+    cell = (y * rows / height).astype(int) * columns + (x * columns / width).astype(int)
+    density = values[cell] / np.bincount(cell.ravel())[cell]
+    return (density * inside).sum() / values.sum(), inside.mean()
+
+
+def test_heads_are_scored_one_by_one(summary, demo, scenes):
+    found = summary(scenes, "--query", "last", "--by-head", "--limit", 3)
+    sample = questions_of(scenes)[0]
+    result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", heads="0-3")
+    rows = query_rows(result.capture, sample["question"], "last")
+    masses = result.capture.weights_by_head[:, :, rows].mean(axis=2).sum(axis=-1)
+    assert np.allclose(rows_of()[0]["heads"]["vision_mass"], masses, atol=1e-5)
+    assert np.shape(found["heads"]["pointing"]) == (4, 4)
+    assert "heads.png" in found["files"]
+
+
+def test_it_looks_where_it_should_and_controls_do_not(summary, scenes):
+    found = summary(scenes, "--query", "last", "--layers", "all", "--limit", 80)["headline"]
+    assert found["pointing"]["mean"] > 0.9
+    assert found["pointing"]["low"] > found["pointing"]["chance"] + 0.5
+    assert found["lift"]["mean"] > 3
+    assert found["lift"]["chance"] == found["lift"]["uniform"] == 1
+    assert found["lift"]["other"] < 1.6
+    assert found["auc"]["mean"] > 0.9
+    assert found["auc"]["uniform"] == found["auc"]["chance"] == 0.5
+    assert found["pointing"]["uniform"] == 0
+    assert found["lift"]["centre"] < 2
+
+
+def test_the_two_by_two_counts_answers_and_places(summary, scenes):
+    found = summary(scenes, "--query", "last", "--layers", "0", "--limit", 60)["answers_and_grounding"]
+    rows = [row for row in rows_of() if row["grounded"] is not None]
+    for word, right in (("right", True), ("wrong", False)):
+        for where, grounded in (("grounded", True), ("elsewhere", False)):
+            count = sum((row["right"], row["grounded"]) == (right, grounded) for row in rows)
+            assert found[f"{word}_{where}"] == count
+
+
+def test_clips_are_scored_step_by_step(summary, tmp_path):
+    write_dataset(tmp_path / "clips", 3, video=True)
+    found = summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--layers", "all", "--fps", 4)
+    assert found["accuracy"]["mean"] > 0.9
+    assert found["headline"]["pointing"]["mean"] > 0.8
+    assert found["headline"]["lift"]["mean"] > 2.5
+    assert found["headline"]["lift"]["other"] < 2
+
+
+def test_boxes_may_be_on_the_second_picture(summary, demo, tmp_path, cats, wide):
+    for file in (cats, wide):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    row = {
+        "id": "two",
+        "images": [cats.name, wide.name],
+        "question": "how many cats?",
+        "boxes": [[0, 0, 1, 1]],
+        "box_format": "xyxy",
+        "box_units": "normalized",
+        "frame": [1],
+    }
+    found = summary(write_rows(tmp_path, [row]), "--query", "last", "--layers", "all")
+    result = demo.ask(tmp_path / cats.name, row["question"], [tmp_path / wide.name], query="last")
+    first, second = (one.values.sum() for one in result.heatmaps(layers="all"))
+    assert found["headline"]["mass"]["mean"] == pytest.approx(second / (first + second), rel=1e-4)
+    cells = [grid.cells for grid in result.capture.grids]
+    assert rows_of()[0]["area"] == pytest.approx(cells[1] / sum(cells), rel=1e-5)
+
+
+def test_the_other_boxes_are_another_pictures(scenes):
+    samples = read_samples(read_jsonl(scenes, Faults()), scenes.parent, Faults())
+    others = other_samples(samples, 0)
+    boxed = [one for one in samples if len(one.boxes_px)]
+    assert set(others) == {one.id for one in boxed}
+    assert all(others[one.id].names != one.names and len(others[one.id].boxes_px) for one in boxed)
+    assert len({other.id for other in others.values()}) > len(boxed) / 3, "not always the same one"
+
+
+# Calibration
+
+
+def test_the_calibrated_profile_beats_the_mean_of_all_layers_on_unseen_scenes(summary, scenes, capsys):
+    found = summary(scenes, "--calibrate", "found.json", out="calibrated")
+    over = found["headline"]["lift"]["over_all_layers"]
+    print(found["headline"]["pointing"], over)
+    assert over["low"] > 0, "with the default query, and with 95 % certainty"
+    first, second = (
+        {row["media"][0] for row in rows_of("calibrated") if row["half"] == half} for half in ("first", "second")
+    )
+    assert not first & second
+    assert len(first) == len(second) == SCENES / 2
+    assert found["samples"] == sum(row["half"] == "second" for row in rows_of("calibrated")), (
+        "the first is in no figure"
+    )
+    profile = load_profile("found.json")
+    assert profile.evidence == "measured"
+    assert profile.query == "question"
+    assert len(found["calibration"]["ranking"]["layers"]) == 4
+
+
+def test_a_profile_is_used_by_check(summary, scenes):
+    summary(scenes, "--query", "last", "--calibrate", "found.json", out="calibrated")
+    found = summary(scenes, "--profile", "found.json", "--limit", 10, out="again")
+    assert found["settings"]["query"] == "last"
+    assert "profile found: calibrated" in found["headline_map"]
+    words = ",".join(f"{layer}.{head}" for layer, head in load_profile("found.json").heads)
+    same = summary(scenes, "--query", "last", "--heads", words, "--limit", 10, out="typed")
+    for name in ("pointing", "lift", "auc"):
+        assert found["headline"][name]["mean"] == pytest.approx(same["headline"][name]["mean"], rel=1e-4)
+
+
+def test_calibration_stands_alone(check, scenes):
+    done = check(scenes, "--calibrate", "p.json", "--layers", "1")
+    assert done.exit_code == 2
+    assert "--calibrate chooses the headline itself" in " ".join(done.stderr.split())
+    (Path("there.json")).write_text("mine")
+    assert check(scenes, "--calibrate", "there.json").exit_code == 2
+    assert Path("there.json").read_text() == "mine"
+
+
+# What it writes and prints
+
+
+def test_what_it_writes(check, scenes):
+    before = set(Path().iterdir())
+    done = check(scenes, "--query", "last", "--by-head", "--csv", "--limit", 30)
+    assert done.exit_code == 0, done.output
+    assert set(Path().iterdir()) - before == {Path("run")}, "nothing outside of --out"
+    found = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
+    there = sorted(path.relative_to("run").as_posix() for path in Path("run").rglob("*") if path.is_file())
+    assert there == found["files"]
+    assert {"scores.jsonl", "scores.csv", "layers.png", "patterns.png", "heads.png"} <= set(there)
+    assert sum(name.startswith("gallery/best_") for name in there) >= 2
+    assert sum(name.startswith("gallery/worst_") for name in there) >= 2
+    for name in ("pointing game", "ROC-AUC", "answers right", "not grounded", "layer"):
+        assert name in done.stdout
+    for name in there:
+        if name.endswith(".png"):
+            assert np.asarray(Image.open(Path("run") / name)).std() > 5, f"{name} is blank"
+
+
+def test_quiet_prints_the_path_alone(check, scenes):
+    done = check(scenes, "--quiet", "--limit", 2)
+    assert done.stdout.strip() == str(Path("run/summary.json"))
+    assert done.stderr == ""
+
+
+def test_a_spreadsheet_runs_nothing(check, tmp_path, row):
+    bad = row | {"id": "=1+1", "question": "@SUM(A1) what color?", "answer": ["-red", "+x"]}
+    assert check(write_rows(tmp_path, [bad]), "--csv").exit_code == 0
+    with Path("run/scores.csv").open(encoding="utf-8-sig", newline="") as file:
+        (one,) = csv.DictReader(file)
+    assert one["id"] == "'=1+1"
+    assert one["question"] == "'@SUM(A1) what color?"
+    assert one["references"] == "'-red | +x"
+    assert float(one["area"]) > 0
+
+
+def test_names_of_samples_are_safe_files(check, tmp_path, row):
+    assert check(write_rows(tmp_path, [row | {"id": "../../../a:b|\x07" + "x" * 300}])).exit_code == 0
+    (file,) = Path("run/gallery").iterdir()
+    assert "/" not in file.name.removeprefix("best_1_")
+    assert len(file.name.encode()) < 100
+
+
+@pytest.mark.parametrize(("bar", "code"), [("pointing=0.6", 0), ("lift=99", 1), ("accuracy=0.5", 0), ("mass=1.01", 1)])
+def test_fail_under(check, scenes, bar, code):
+    done = check(scenes, "--query", "last", "--layers", "all", "--limit", 20, "--fail-under", bar)
+    assert done.exit_code == code, done.output
+    assert Path("run/summary.json").is_file()
+
+
+def test_fail_under_judges_the_headline_and_not_the_best_layer(check, scenes):
+    """Layer 0 points badly, layer 2 well: the bar is that of the named one."""
+    assert (
+        check(
+            scenes, "--query", "last", "--layers", "2", "--limit", 40, "--fail-under", "pointing=0.8", out="good"
+        ).exit_code
+        == 0
+    )
+    assert (
+        check(
+            scenes, "--query", "last", "--layers", "0", "--limit", 40, "--fail-under", "pointing=0.8", out="bad"
+        ).exit_code
+        == 1
+    )
+
+
+def test_a_figure_that_nothing_defines_fails_its_bar(check, tmp_path, row):
+    without = {name: value for name, value in row.items() if not name.startswith("box")}
+    assert check(write_rows(tmp_path, [without]), "--fail-under", "pointing=0.1").exit_code == 1
+
+
+def test_two_runs_say_the_same(summary, scenes):
+    first, second = (summary(scenes, "--limit", 20, out=out) for out in ("a", "b"))
+    assert first == second
+
+
+def test_prompts_are_asked_of_pictures(summary, tmp_path, cats, wide):
+    (tmp_path / "pictures").mkdir()
+    for file in (cats, wide):
+        (tmp_path / "pictures" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    found = summary(tmp_path / "pictures", "--prompts", "counting", "--max-new-tokens", 4)
+    assert found["pictures"] == 2
+    assert found["samples"] == 2 * 10
+    assert found["with_boxes"] == 0
+    assert rows_of()[0]["id"] == f"{cats.name}/counting-cats"
+    assert found["headline"]["pointing"]["mean"] is None
+    assert found["headline"]["vision_mass"]["mean"] > 0
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--fail-under", "beauty=1"), "--fail-under beauty=1"),
+        (("--fail-under", "pointing"), "--fail-under pointing"),
+        (("--fail-under", "pointing=nan"), "--fail-under pointing=nan"),
+        (("--query", "why"), "--query why"),
+        (("--max-pixels", "9"), "--max-pixels 9"),
+        (("--max-new-tokens", "0"), "--max-new-tokens 0"),
+        (("--layers", "9"), "no layer 9"),
+        (("--heads", "9.9"), "layer 9 is not among"),
+        (("--profile", "qwen2.5-vl-7b"), "is for a model of 28 layers"),
+        (("--box-format", "xyxy"), "Hugging Face"),
+        (("--data-root", "nowhere"), "--data-root nowhere"),
+        (("--fps", "0"), "--fps 0"),
+        (("--prompts", "nothing"), "--prompts nothing"),
+    ],
+)
+def test_words_are_checked_before_the_weights(check, tmp_path, row, monkeypatch, args, says):
+    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    done = check(write_rows(tmp_path, [row]), *args)
+    assert done.exit_code == 2, done.output
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.output
+    assert not Path("run").exists()
+
+
+def test_all_faults_of_the_data_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
+    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    bad = [
+        row,
+        row | {"id": "two", "boxes": [[84, 28, 28, 84]]},
+        row | {"id": "three", "image": "../../etc/passwd"},
+        row | {"id": "one"},
+        row | {"id": "five", "boxes": [[0, 0, 999, 50]]},
+        row | {"id": "six", "box_units": "inches"},
+    ]
+    done = check(write_rows(tmp_path, bad))
+    told = " ".join(done.stderr.split())
+    assert done.exit_code == 2
+    for say in ("5 faults", "line 2: boxes[0]", "line 3: image", "line 4: id", "line 5: boxes[0]", "line 6: box_units"):
+        assert say in told
+
+
+def test_questions_with_control_tokens_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
+    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    done = check(write_rows(tmp_path, [row, row | {"id": "b", "question": "<|image_pad|>?"}]))
+    assert done.exit_code == 2
+    assert "line 2" in " ".join(done.stderr.split())
+    assert "image_pad" in " ".join(done.stderr.split())
+
+
+def test_a_broken_picture_is_an_error_row_and_on_it_goes(check, tmp_path, row):
+    """Its head is sound, so that it is found only when it is read."""
+    whole = (tmp_path / "red.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    rows = [row | {"id": str(i)} for i in range(12)]
+    rows[3] |= {"image": "cut.png"}
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == 0, done.output
+    found = {one["id"]: one for one in rows_of()}
+    assert found["3"]["status"] == "error"
+    assert "cut.png" in found["3"]["error"]
+    assert sum(one["status"] == "ok" for one in found.values()) == 11
+    assert "1 of 12 samples could not be scored" in done.stdout
+
+
+def test_too_many_errors_fail(check, tmp_path, row):
+    (tmp_path / "cut.png").write_bytes((tmp_path / "red.png").read_bytes()[:60])
+    rows = [row, row | {"id": "b", "image": "cut.png"}]
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == 1, done.output
+    assert "1 of 2 samples have no score" in " ".join(done.stderr.split())
+
+
+def test_a_word_that_is_missing_in_one_question_spoils_that_one(check, tmp_path, row):
+    rows = [row | {"id": str(i)} for i in range(11)] + [row | {"id": "x", "question": "how many cats?"}]
+    assert check(write_rows(tmp_path, rows), "--query", "text:color").exit_code == 0
+    assert [one["status"] for one in rows_of()].count("error") == 1
+
+
+def test_a_run_is_never_written_over(check, scenes):
+    assert check(scenes, "--limit", 2).exit_code == 0
+    before = Path("run/summary.json").read_bytes()
+    done = check(scenes, "--limit", 3)
+    assert done.exit_code == 2
+    assert "is there already" in done.stderr
+    assert Path("run/summary.json").read_bytes() == before
+
+
+def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
+    code = (
+        "import qvl_attn.check as c, sys\n"
+        "score = c.score_sample\n"
+        "count = [0]\n"
+        "def stop(*args, **more):\n"
+        "    count[0] += 1\n"
+        "    if count[0] == 6: raise KeyboardInterrupt\n"
+        "    return score(*args, **more)\n"
+        "c.score_sample = stop\n"
+        f"sys.argv = ['qvl-attn', 'check', {str(scenes)!r}, '--model', 'demo', '--out', 'run']\n"
+        "from qvl_attn.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "the rows so far are in run" in " ".join(done.stderr.split())
+    assert len((tmp_path / "run" / "scores.jsonl").read_text().splitlines()) == 5
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+# Real photographs
+
+
+def test_real_photographs_with_human_boxes_run_through(check, shared_data, tmp_path):
+    """Read in place; the embedded model knows nothing of photographs, so its maps must not look as if it did."""
+    index = json.loads((shared_data / "images" / "grounding_index.json").read_text(encoding="utf-8"))
+    rows = [
+        {
+            "id": f"{i}",
+            "image": one["image"],
+            "question": one["question"],
+            "boxes": one["boxes_xywh"],
+            "box_format": "xywh",
+            "box_units": "px",
+        }
+        for i, one in enumerate(index)
+    ]
+    before = {path: path.stat().st_mtime_ns for path in shared_data.rglob("*")}
+    done = check(
+        write_rows(tmp_path, rows), "--data-root", shared_data, "--max-pixels", 60_000, "--max-new-tokens", 1, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["samples"], found["errors"], found["with_boxes"]) == (len(index), 0, len(index))
+    assert {path: path.stat().st_mtime_ns for path in shared_data.rglob("*")} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "run"}
+    rows = {row["id"]: row for row in rows_of()}
+    assert len(rows) == len(index)
+    for i, one in enumerate(index):
+        row = rows[str(i)]
+        width, height = one["width"], one["height"]
+        boxes = np.array(one["boxes_xywh"])
+        biggest = (boxes[:, 2] * boxes[:, 3]).max() / (width * height)
+        assert biggest - 0.01 <= row["area"] <= (boxes[:, 2] * boxes[:, 3]).sum() / (width * height) + 0.01
+    lift = found["headline"]["lift"]
+    assert 0.7 < lift["mean"] < 1.3
+    assert list((tmp_path / "run" / "gallery").iterdir())

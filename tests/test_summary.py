@@ -1,0 +1,221 @@
+"""What scores say together, and how layers and heads are ranked; against formulas written out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qvl_attn import calibrate, metrics
+from qvl_attn.calibrate import best_heads, halves, ranking
+from qvl_attn.errors import InputError
+from qvl_attn.region import Region
+from qvl_attn.samples import Sample, Shown
+from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
+from qvl_attn.summary import DRAWS, bootstrap, head_table, headline_figures, right_and_grounded, summarise
+
+
+def score(i=0, pointing=1.0, *, accuracy=1.0, picture=None, layers=2, heads=(), **changes):
+    figures = dict.fromkeys(FIGURES, 0.5) | {"pointing": pointing, "lift": 1 + i}
+    controls = {name: dict.fromkeys((*metrics.GROUNDING, "vision_mass"), 0.1) for name in CONTROLS}
+    values = {
+        "id": str(i),
+        "media": (picture or f"{i}.png",),
+        "question": "?",
+        "answer": "yes",
+        "references": ("yes",),
+        "accuracy": accuracy,
+        "headline": figures,
+        "all_layers": dict.fromkeys(FIGURES, 0.25),
+        "controls": controls,
+        "layers": {name: np.linspace(0, 1, layers) + i for name in FIGURES},
+        "layer_controls": {
+            name: {figure: np.full(layers, 0.1) for figure in controls["chance"]} for name in ("chance", "other")
+        },
+        "heads": dict(heads),
+        "area": 0.1,
+        "inside": 0.1,
+    }
+    return Score(**(values | changes))
+
+
+def test_means_leave_out_what_is_not_defined():
+    values = np.array([[1.0, np.nan], [0.0, 4.0], [np.nan, 6.0]])
+    found = bootstrap(values, ["a", "b", "c"], 0)
+    assert found.mean.tolist() == [0.5, 5.0]
+    assert found.count.tolist() == [2, 2]
+    assert (found.low <= found.mean).all()
+    assert (found.mean <= found.high).all()
+
+
+def test_intervals_are_those_of_a_bootstrap_written_out():
+    rng = np.random.default_rng(5)
+    values = rng.random((60, 1)) ** 3
+    found = bootstrap(values, list(range(60)), 1)
+    draws = [rng.choice(values[:, 0], 60).mean() for _ in range(4000)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    width = high - low
+    assert found.low[0] == pytest.approx(low, abs=0.12 * width)
+    assert found.high[0] == pytest.approx(high, abs=0.12 * width)
+    assert DRAWS >= 1000
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = []
+    for seed in range(120):
+        found = bootstrap(rng.random((50, 1)), list(range(50)), seed)
+        covered.append(found.low[0] <= 0.5 <= found.high[0])
+    assert 0.87 <= np.mean(covered) <= 1.0
+
+
+def test_questions_about_one_picture_are_drawn_together():
+    """Ten copies of each of twelve samples say no more than the twelve."""
+    values = np.random.default_rng(2).random((12, 1))
+    one = bootstrap(values, list(range(12)), 3)
+    ten = bootstrap(np.repeat(values, 10, axis=0), np.repeat(np.arange(12), 10).tolist(), 3)
+    alone = bootstrap(np.repeat(values, 10, axis=0), list(range(120)), 3)
+    assert ten.low[0] == pytest.approx(one.low[0])
+    assert ten.high[0] == pytest.approx(one.high[0])
+    assert alone.high[0] - alone.low[0] < 0.5 * (one.high[0] - one.low[0])
+
+
+def test_the_seed_fixes_the_intervals():
+    values = np.random.default_rng(0).random((20, 3))
+    first, again, other = (bootstrap(values, list(range(20)), seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.low, again.low)
+    assert not np.array_equal(first.low, other.low)
+
+
+def test_the_headline_stands_beside_its_controls_and_all_layers():
+    found = headline_figures([score(0, 1.0), score(1, 0.0)], 0)
+    assert found["pointing"]["mean"] == 0.5
+    assert found["pointing"]["all_layers"]["mean"] == 0.25
+    assert found["pointing"]["over_all_layers"]["mean"] == 0.25
+    assert {found["mass"][name] for name in CONTROLS} == {0.1}
+
+
+def test_the_two_by_two():
+    scores = [
+        score(0, 1.0, accuracy=1.0),
+        score(1, 1.0, accuracy=0.0),
+        score(2, 0.0, accuracy=1.0),
+        score(3, 0.0, accuracy=0.3),
+        score(4, 0.5, accuracy=0.5),
+        score(5, 1.0, accuracy=np.nan),
+        score(6, np.nan, area=np.nan),
+        Score("7", ("7.png",), "?", status="error"),
+    ]
+    found = right_and_grounded(scores)
+    assert found == {"right_grounded": 2, "right_elsewhere": 1, "wrong_grounded": 1, "wrong_elsewhere": 1}
+
+
+def test_errors_and_samples_without_boxes_are_counted_and_in_no_figure():
+    scores = [score(0, 1.0), score(1, np.nan, area=np.nan), Score("2", ("2.png",), "?", status="error", error="x")]
+    found = summarise(scores, [0, 1], 0)
+    assert (found["samples"], found["errors"], found["with_boxes"], found["pictures"]) == (3, 1, 1, 3)
+    assert found["headline"]["pointing"]["n"] == 1
+    assert [row["lift"]["mean"] for row in found["layers"]] == [0.0, 1.0]
+
+
+def test_samples_without_a_cell_inside_are_counted():
+    assert summarise([score(0), score(1, inside=0.0)], [0, 1], 0)["no_cell_inside"] == 1
+
+
+def test_nothing_but_errors_is_a_summary_too():
+    found = summarise([Score("2", ("2.png",), "?", status="error", error="x")], [0, 1], 0)
+    assert found["errors"] == 1
+    assert found["layers"] == []
+
+
+def test_heads_are_averaged_over_what_defines_them():
+    one, two = ({name: np.array([[value, 1.0]]) for name in HEAD_FIGURES} for value in (np.nan, 3.0))
+    table = head_table([score(0, heads=one), score(1, heads=two)])
+    assert table["pointing"].tolist() == [[3.0, 1.0]]
+
+
+# Calibration
+
+
+def sample(i, picture=None, boxes=1):
+    name = picture or f"{i}.png"
+    shown = (Shown("picture", name, (10, 10), b"".join),)
+    return Sample(f"line {i}", str(i), shown, "?", (), np.tile([0.0, 0, 5, 5], (boxes, 1)), np.zeros(boxes, np.int64))
+
+
+def test_the_halves_share_no_picture_and_lose_no_sample():
+    samples = [sample(i, f"{i // 3}.png") for i in range(90)]
+    first, second = halves(samples, 0)
+    assert {one.names for one in first}.isdisjoint(one.names for one in second)
+    assert len(first) == len(second) == 45
+    assert {one.id for one in (*first, *second)} == {one.id for one in samples}
+
+
+def test_the_halves_depend_on_names_and_seed_and_not_on_the_order():
+    samples = [sample(i) for i in range(40)]
+    first, again, other = halves(samples, 0)[0], halves(samples[::-1], 0)[0], halves(samples, 1)[0]
+    assert {one.id for one in first} == {one.id for one in again}
+    assert {one.id for one in first} != {one.id for one in other}
+
+
+@pytest.mark.parametrize("samples", [[sample(i) for i in range(19)], [sample(i, "same.png") for i in range(50)]])
+def test_too_few_are_refused(samples):
+    with pytest.raises(InputError, match="do not make two halves"):
+        halves(samples, 0)
+
+
+def test_samples_without_boxes_take_no_part():
+    samples = [sample(i) for i in range(40)] + [sample(i, boxes=0) for i in range(40, 80)]
+    assert sum(map(len, halves(samples, 0))) == 40
+
+
+def headed(i, maps, inside):
+    """A sample whose (heads, cells) maps are those of one layer of heads."""
+    inside = np.asarray(inside)
+    region = Region(
+        np.arange(len(inside)), inside.astype(float), inside, np.zeros(len(inside)), np.ones(len(inside)), 0.0
+    )
+    maps = np.asarray(maps, dtype=np.float32)
+    figures = metrics.grounding(maps.astype(float), region) | {"vision_mass": maps.sum(axis=1)}
+    return score(i, heads={name: figures[name][None] for name in HEAD_FIGURES}, head_maps=((maps, region),), layers=1)
+
+
+def test_heads_that_complete_each_other_are_found():
+    """Head 0 is right on two of three pictures, head 1 on the third, and strongly; head 2 on two, the same as 0."""
+    inside = [True, False, False, False]
+    hit, miss, weak = [0.6, 0.2, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1], [0.3, 0.3, 0.2, 0.2]
+    strong = [0.95, 0.05, 0, 0]
+    scores = [
+        headed(0, [hit, weak, hit], inside),
+        headed(1, [hit, weak, hit], inside),
+        headed(2, [miss, strong, miss], inside),
+    ]
+    assert best_heads(scores, [7]) == ((7, 0), (7, 1))
+
+
+def test_no_head_is_taken_that_makes_it_worse():
+    inside = [True, False, False]
+    scores = [headed(i, [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], inside) for i in range(3)]
+    assert best_heads(scores, [4]) == ((4, 0),)
+
+
+def test_a_profile_has_no_more_heads_than_it_may(monkeypatch):
+    monkeypatch.setattr(calibrate, "MOST_HEADS", 1)
+    inside = [True, False, False, False]
+    scores = [headed(0, [[0.6, 0.4, 0, 0], [0.3, 0.3, 0.2, 0.2]], inside)]
+    scores += [headed(1, [[0.4, 0.6, 0, 0], [0.9, 0.1, 0, 0]], inside)]
+    assert len(best_heads(scores, [0])) == 1
+
+
+def test_the_ranking_goes_by_the_first_half_and_states_the_other():
+    def with_layers(i, pointing):
+        figures = {name: np.array(pointing) for name in FIGURES}
+        return replace(score(i, heads={name: np.zeros((2, 1)) for name in HEAD_FIGURES}), layers=figures)
+
+    first = [with_layers(0, [0.1, 0.9]), with_layers(1, [0.3, 0.7])]
+    second = [with_layers(2, [1.0, 0.0])]
+    table = ranking(first, second, [0, 1])
+    assert [one["layer"] for one in table["layers"]] == [1, 0]
+    assert table["layers"][0]["first_half"]["pointing"] == pytest.approx(0.8)
+    assert table["layers"][0]["second_half"]["pointing"] == 0.0
