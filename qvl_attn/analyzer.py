@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media import Picture, load_pictures
+from qvl_attn.profile import NO_PROFILE
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
 from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings
+from qvl_attn.store import check_new, check_writable
 from qvl_attn.video import ask_video
+
+if TYPE_CHECKING:
+    from qvl_attn.samples import Sample
 
 
 class Analyzer(Engine):
@@ -160,6 +166,62 @@ class Analyzer(Engine):
         """
         how = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode, window, stride)  # type: ignore[arg-type]
         return ask_video(self, path, question, self.settings(**options, clip=how), progress)
+
+    def check(
+        self,
+        samples: Sequence[Sample],
+        out: str | os.PathLike[str],
+        *,
+        name: str = "samples",
+        by_head: bool = False,
+        calibrate: str | os.PathLike[str] | None = None,
+        csv: bool = False,
+        seed: int = 0,
+        fps: float = ClipSettings.fps,
+        max_frames: int = ClipSettings.max_frames,
+        progress: Progress = untold,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Answer every sample of a data set, and measure whether the model looked where the evidence is.
+
+        Args:
+            samples: as `load_samples` gives them.
+            out: a folder to make, for rows, summary, charts and a gallery.
+            name: of the data set, to be read.
+            by_head: score every head as well.
+            calibrate: a file to be: rank layers and heads on one half of the pictures, judge the best heads on the
+                other, and write them there as a profile.
+            csv: write `scores.csv` as well.
+            seed: of intervals, halves and controls.
+            fps: of clips, frames sampled a second.
+            max_frames: of clips, frames at most.
+            progress: told what is being done, how much of it is done, and of how much.
+            options: the keywords of `ask` but `images` and `answer`; layers, heads and profile are the headline's.
+
+        Returns:
+            The contents of `summary.json`.
+
+        Raises:
+            InputError: a fault in what was given, found before anything runs.
+            ModelError: the weights cannot be loaded.
+            StoreError: it cannot be written.
+        """
+        from qvl_attn.check import check_questions
+        from qvl_attn.evaluation import Wanted, headline_of, run_check
+
+        folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
+        check_new(folder)
+        if profile_file is not None:
+            check_new(profile_file, "--calibrate")
+            if any(options.get(name) is not None for name in ("profile", "layers", "heads")):
+                raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
+            options["profile"] = NO_PROFILE
+        settings = self.settings(**options, seed=seed, clip=ClipSettings(fps, max_frames))
+        headline_of(settings, self.config)
+        check_questions(self, samples, settings)
+        for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
+            check_writable(parent)
+        return run_check(self, samples, settings, Wanted(folder, name, by_head, profile_file, csv, seed), progress)
 
     def estimate(
         self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any

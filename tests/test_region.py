@@ -228,7 +228,7 @@ def test_a_step_takes_the_nearest_annotated_frame_of_each_sampled_one():
     assert taken(clip, 2, 3) == {0: [0, 1]}
     assert taken(clip, 3, 6, 8) == {0: [0, 1]}
     assert taken(clip, 0, 8, 7, 1) == {0: [0, 2]}
-    assert taken(clip, 21, 23, 99) == {2: [0]}
+    assert taken(clip, 21, 23, 24) == {2: [0]}
 
 
 def test_a_step_takes_all_boxes_of_a_frame():

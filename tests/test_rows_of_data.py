@@ -326,7 +326,9 @@ def test_faults_of_rows_before_do_not_spoil_a_row():
 numbers = st.integers(-2, 9) | st.floats() | st.just(10**400)
 scalars = st.none() | st.booleans() | numbers | st.text(max_size=3)
 anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=8,
 )
 boxes = st.lists(st.lists(numbers, min_size=4, max_size=4), max_size=3)
 rows = st.fixed_dictionaries(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,6 @@ from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, 
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
 from qvl_attn.cli.tables import check_table
 from qvl_attn.errors import InputError
-
-if TYPE_CHECKING:
-    from qvl_attn.progress import Progress
-    from qvl_attn.samples import Sample
 
 DATA, CHECK = "Data", "Figures"
 # Beyond it a run has failed, whatever the figures of the others.
@@ -109,18 +105,26 @@ def check(
         if offline:
             go_offline()
         bars = _bars(fail_under or [])
-        if calibrate and (profile or layers or heads):
-            raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
         # Imported here: --help and a mistyped word must not wait for torch.
+        from qvl_attn.data import load_samples
         from qvl_attn.sampling import ClipSettings
-        from qvl_attn.store import check_new, check_writable
+        from qvl_attn.store import check_new
 
-        clip = ClipSettings(fps, max_frames)
+        ClipSettings(fps, max_frames)
         check_new(out)
         if calibrate:
             check_new(calibrate, "--calibrate")
-            check_writable(calibrate.absolute().parent)
-        samples = _samples(data, data_root, prompts, limit, columns, split, box_format, box_units, progress)
+        samples = load_samples(
+            data,
+            data_root=data_root,
+            prompts=prompts,
+            limit=limit,
+            split=split,
+            columns=columns,
+            box_format=box_format,
+            box_units=box_units,
+            progress=lambda done: progress("checking the data", done, done + 1),
+        )
         tell = unsaid if quiet else say
         tell(f"{len(samples)} samples about {len({one.names for one in samples})} pictures or clips, all sound")
         analyzer = find_model(
@@ -134,26 +138,26 @@ def check(
             device_map=device_map,
             attn=attn.value,
         )
-        from qvl_attn.check import check_questions
-        from qvl_attn.evaluation import Wanted, headline_of, run_check
-
-        settings = analyzer.settings(
+        summary = analyzer.check(
+            samples,
+            out,
+            name=Path(data).name,
+            by_head=by_head,
+            calibrate=calibrate,
+            csv=as_csv,
+            seed=seed,
+            fps=fps,
+            max_frames=max_frames,
+            progress=progress,
             query=query,
-            profile="none" if calibrate else profile,
+            profile=profile,
             layers=layers,
             heads=heads,
             system=system,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             max_new_tokens=max_new_tokens,
-            seed=seed,
-            clip=clip,
         )
-        headline_of(settings, analyzer.config)
-        check_questions(analyzer, samples, settings)
-        check_writable(out)
-        wanted = Wanted(out, Path(data).name, by_head, calibrate, as_csv, seed)
-        summary = run_check(analyzer, samples, settings, wanted, progress)
         if as_json:
             typer.echo(json.dumps(summary, allow_nan=False))
         elif quiet:
@@ -190,46 +194,3 @@ def _missed(summary: dict[str, Any], bars: dict[str, float]) -> bool:
             is_so = "there is no such figure" if value is None else f"it is {value:.4g}"
             say(f"--fail-under {name}={least:g}: {is_so}")
     return bool(missed)
-
-
-def _samples(
-    data: str,
-    data_root: Path | None,
-    prompts: str | None,
-    limit: int | None,
-    columns: str | None,
-    split: str,
-    box_format: str | None,
-    box_units: str | None,
-    progress: Progress,
-) -> list[Sample]:
-    """Every sample of a data set, checked with its files."""
-    from itertools import islice
-
-    from qvl_attn.hub_rows import hub_rows, is_hub_set
-    from qvl_attn.media import check_local
-    from qvl_attn.prompts import load_prompts
-    from qvl_attn.rows import Faults
-    from qvl_attn.samples import Reader, picture_rows, read_jsonl, read_samples
-
-    asked = load_prompts(prompts) if prompts else ()
-    found = Faults()
-    readers: dict[str, Reader] = {}
-    path = Path(data)
-    hub = is_hub_set(data)
-    if not hub and (columns or box_format or box_units):
-        raise InputError("--columns, --box-format, --box-units: for Hugging Face data sets only", "write them in JSONL")
-    if hub:
-        records, readers = hub_rows(data, split, columns, box_format, box_units)
-    else:
-        check_local(data)
-        if not path.exists():
-            raise InputError(f"{data} does not exist", "check the path")
-        is_rows = path.is_file() and path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        records = read_jsonl(path, found) if is_rows else picture_rows(path)
-    root = data_root or (path if path.is_dir() else path.parent)
-    if not root.is_dir():
-        raise InputError(f"--data-root {root}: not a folder")
-    return read_samples(
-        islice(records, limit), root, found, asked, readers, lambda done: progress("checking the data", done, done + 1)
-    )
