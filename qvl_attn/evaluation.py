@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import qvl_attn
 from qvl_attn.calibrate import MAPS_BYTES, best_heads, halves, ranking
 from qvl_attn.check import Plan, other_samples, score_samples
 from qvl_attn.errors import StoreError
+from qvl_attn.origin import made_by, of_model
 from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
@@ -128,7 +128,6 @@ def run_check(
             "schema_version": SCHEMA_VERSION,
             "kind": "check",
             "data": wanted.data,
-            "qvl_attn": qvl_attn.__version__,
             "model": _model(engine, scores),
             "headline_map": headline_words(headline, settings),
             "settings": asdict(settings),
@@ -202,13 +201,9 @@ def _write_profile(profile: Profile, summary: dict[str, Any], path: Path) -> Non
 
 
 def _model(engine: Engine, scores: Sequence[Score]) -> dict[str, Any]:
-    return {
-        "name": engine.checkpoint.name,
-        "revision": engine.checkpoint.revision,
-        "dtype": engine.placement.dtype,
-        "device": engine.placement.device_map or engine.placement.device,
-        "attention": sorted({one.attention for one in scores if one.attention}),
-    }
+    ways = sorted({one.attention for one in scores if one.attention})
+    made = made_by(engine.checkpoint, engine.placement, ", ".join(ways))
+    return {"name": made.pop("model"), **made, **of_model(engine.config, engine.processor)}
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:

@@ -141,7 +141,7 @@ def check(
         summary = analyzer.check(
             samples,
             out,
-            name=Path(data).name,
+            name=data if data.startswith("hf:") else Path(data).name,
             by_head=by_head,
             calibrate=calibrate,
             csv=as_csv,
