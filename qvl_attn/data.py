@@ -62,7 +62,8 @@ def load_samples(
             raise InputError(f"{name} does not exist", "check the path")
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
         records = read_jsonl(path, faults) if is_rows else picture_rows(path)
-    root = Path(data_root) if data_root is not None else (path if path.is_dir() else path.parent)
+    beside = Path() if is_hub_set(name) else path if path.is_dir() else path.parent
+    root = beside if data_root is None else Path(data_root)
     if not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
     return read_samples(islice(records, limit), root, faults, asked, readers, progress)

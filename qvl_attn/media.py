@@ -138,20 +138,21 @@ def upright_size_px(data: bytes | Path, name: str) -> tuple[int, int]:
     Raises:
         InputError: no picture that `load_picture` takes, as far as its head tells.
     """
+    stream: BytesIO | Path
     if isinstance(data, bytes):
-        head: bytes = data
-        stream: BytesIO | Path = BytesIO(data)
+        head, stream, count = data, BytesIO(data), len(data)
     else:
         with file_faults(name):
-            check_file(data, name, "a picture")
+            count, stream = check_file(data, name, "a picture"), data
             with data.open("rb") as file:
                 head = file.read(64)
-        stream = data
+    _check_bytes(count, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with decoding_faults(name, head), Image.open(stream, formats=_FORMATS) as image:
             size_px = image.size
-            sideways = (image.format != "PNG" or "exif" in image.info) and _orientation(image) in SIDEWAYS
+            told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+            sideways = told and _orientation(image) in SIDEWAYS  # Pillow tells a TIFF's size upright
     check_size(*size_px, name)
     return (size_px[1], size_px[0]) if sideways else size_px
 
@@ -180,12 +181,16 @@ def _read(source: str, name: str) -> bytes:
         size = check_file(Path(source), name, "a picture")
         if is_clip(source):
             raise InputError(f"{name} is a clip; `ask` takes pictures", "clips are for `qvl-attn video`")
-        if size > MAX_BYTES:
-            raise InputError(
-                f"{name} has {size:,} bytes; the limit is {MAX_BYTES:,}", "scale the picture down or compress it"
-            )
+        _check_bytes(size, name)
         with Path(source).open("rb") as file:
             return file.read(size)
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{name} has {size:,} bytes; the limit is {MAX_BYTES:,}", "scale the picture down or compress it"
+        )
 
 
 def check_file(path: Path, name: str, noun: str) -> int:

@@ -19,6 +19,7 @@ BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 # What a coordinate is divided by to be a share of the picture's side; None for that side in pixels.
 BOX_UNITS = {"px": None, "normalized": 1.0, "permille": 1000.0}
 MEDIA = ("image", "images", "video")
+MOST_FRAMES = 2**31
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def parse_row(value: Any, place: str, faults: Faults) -> Row | None:
         question=_question(value, fault),
         answers=_answers(value, fault),
         boxes=boxes,
-        box_units=str(value.get("box_units", "px")),
-        frames=_frames(value, media, len(paths), boxes, fault),
+        box_units=value["box_units"] if boxes else "px",
+        frames=_frames(value, media, len(paths), fault),
     )
     return row if len(faults.lines) == before else None
 
@@ -143,7 +144,10 @@ def _answers(value: Mapping[str, Any], fault: Any) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _boxes(value: Mapping[str, Any], fault: Any) -> tuple[Box, ...]:
@@ -157,10 +161,10 @@ def _boxes(value: Mapping[str, Any], fault: Any) -> tuple[Box, ...]:
         return ()
     form, units = value.get("box_format"), value.get("box_units")
     for field, typed, known in (("box_format", form, BOX_FORMATS), ("box_units", units, BOX_UNITS)):
-        if typed not in known:
+        if not isinstance(typed, str) or typed not in known:
             said = "missing" if typed is None else f"{typed!r} is unknown"
             fault(field, f"{said}: want {', '.join(known)}")
-    if form not in BOX_FORMATS or units not in BOX_UNITS:
+    if not isinstance(form, str) or form not in BOX_FORMATS or not isinstance(units, str) or units not in BOX_UNITS:
         return ()
     boxes = []
     for i, box in enumerate(found):
@@ -185,23 +189,27 @@ def _xyxy(box: list[float], form: str, field: str, fault: Any) -> Box:
     return (a, b, a + c, b + d) if form == "xywh" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
 
 
-def _frames(value: Mapping[str, Any], media: str, count: int, boxes: tuple[Box, ...], fault: Any) -> tuple[int, ...]:
-    found = value.get("frame")
+def _frames(value: Mapping[str, Any], media: str, count: int, fault: Any) -> tuple[int, ...]:
+    """One a box, whatever the boxes are worth."""
+    found, boxes = value.get("frame"), value.get("boxes")
+    boxed = len(boxes) if isinstance(boxes, list) else 0
     if media == "image":
         if found not in (None, []):
             fault("frame", "only of a video or of several images")
-        return (0,) * len(boxes)
-    if not boxes:
+        return (0,) * boxed
+    if not boxed:
         return ()
-    several = [found] * len(boxes) if isinstance(found, int) else found
-    whole = isinstance(several, list) and all(
-        isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in several
-    )
+    several = [found] * boxed if isinstance(found, int) else found
     noun = "frame" if media == "video" else "image"
-    if not whole or not isinstance(several, list) or len(several) != len(boxes):
+    if (
+        not isinstance(several, list)
+        or len(several) != boxed
+        or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in several)
+    ):
         fault("frame", f"want for each box the number of its {noun}, from 0")
-        return (0,) * len(boxes)
-    beyond = [one for one in several if media == "images" and one >= count]
+        return ()
+    beyond = [one for one in several if one >= (count if media == "images" else MOST_FRAMES)]
     if beyond:
-        fault("frame", f"there is no image {beyond[0]}: they are 0 to {count - 1}")
+        known = f"they are 0 to {count - 1}" if media == "images" else "no clip has so many"
+        fault("frame", f"there is no {noun} {beyond[0]}: {known}")
     return tuple(several)

@@ -147,7 +147,7 @@ def read_samples(
     Raises:
         InputError: with every fault, its place and its field.
     """
-    within = Root(root, readers or {})
+    within = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
     first: dict[str, str] = {}
     for done, (place, value) in enumerate(records, 1):
@@ -158,12 +158,23 @@ def read_samples(
             first.setdefault(row.id, place)
             samples += _samples(row, within, prompts, faults)
         progress(done)
+    if prompts and not faults.lines:
+        _check_made_ids(samples, faults)
     if faults.lines:
         count = len(faults.lines)
         raise InputError(f"the data set has {count} fault{'s' if count > 1 else ''}", "", tuple(faults.lines))
     if not samples:
         raise InputError("the data set has no sample")
     return samples
+
+
+def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
+    """Ids of records stand once; with those of questions behind them they might not."""
+    places: dict[str, str] = {}
+    for one in samples:
+        if one.id in places:
+            faults.add(one.place, "id", f"{one.id!r}, with that of its question, stands at {places[one.id]} already")
+        places.setdefault(one.id, one.place)
 
 
 class Root:
@@ -192,9 +203,10 @@ class Root:
         path = self._root / name
         try:
             real = path.resolve()
-        except (OSError, ValueError, RuntimeError):
+            within = real.is_relative_to(self._real) and not (real.is_dir() and self._leads_out(real))
+        except (OSError, ValueError, RuntimeError):  # too long, a null character, links in a circle
             raise InputError(f"{printable(name)} is not a path") from None
-        if not real.is_relative_to(self._real) or (real.is_dir() and self._leads_out(real)):
+        if not within:
             raise InputError(f"{printable(name)} leads out of the data root {self._root}", "set --data-root")
         if kind == "clip":
             footage = open_clip(path)
