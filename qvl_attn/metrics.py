@@ -63,10 +63,12 @@ def auc(maps: Floats, inside: Bools) -> Floats:
 def otsu(maps: Floats) -> NDArray[np.int64]:
     """How many cells lie above Otsu's threshold (Otsu 1979): the split with the largest variance between its classes.
 
-    Exact, over every split between different values and not over a histogram. 0 where all cells are equal.
+    Exact, over every split between different values and not over a histogram; of splits that are equally good the one
+    with fewer cells above. 0 where all cells are equal.
     """
     count = maps.shape[1]
-    ordered = -np.sort(-maps, axis=1)
+    highest = maps.max(axis=1, keepdims=True)
+    ordered = -np.sort(-maps / np.where(highest > 0, highest, 1), axis=1)
     above = np.arange(1, count)
     sums = ordered.cumsum(axis=1)
     upper = sums[:, :-1] / above
@@ -75,7 +77,9 @@ def otsu(maps: Floats) -> NDArray[np.int64]:
     between[ordered[:, :-1] == ordered[:, 1:]] = -1
     if not between.size:
         return np.zeros(len(maps), dtype=np.int64)
-    return np.where(between.max(axis=1) > 0, between.argmax(axis=1) + 1, 0)
+    best = between.max(axis=1, keepdims=True)
+    first = (between >= best * (1 - 1e-9)).argmax(axis=1)  # of splits that tie, whatever rounding makes of them
+    return np.where(best[:, 0] > 0, first + 1, 0)
 
 
 def iou(maps: Floats, covered: Floats) -> Floats:
@@ -179,7 +183,7 @@ def patterns(maps: Floats, cells: Cells) -> dict[str, Floats]:
         middle = part @ centres / np.where(weight > 0, weight, 1)
         variance += part @ (centres**2).sum(axis=1) - weight[:, 0] * (middle**2).sum(axis=1)
     return {
-        "entropy": -(share * logs).sum(axis=1) / most if most > 0 else np.zeros(len(maps)),
+        "entropy": np.where(total[:, 0] > 0, np.abs((share * logs).sum(axis=1)) / (most or 1), np.nan),
         "top10_share": -np.sort(-share, axis=1)[:, :10].sum(axis=1),
         "spread": np.sqrt(np.maximum(variance, 0)),
     }

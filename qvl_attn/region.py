@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,18 +143,21 @@ def step_boxes(grid: TokenGrid, boxes: Floats, frames: NDArray[np.int64]) -> dic
     """The boxes of each step of a clip that has some.
 
     A step takes, for each of its sampled frames, the boxes of the nearest frame that has some, from its first sampled
-    frame up to the next step's.
+    frame up to the next step's; the last step is as long as the one before it.
 
     Args:
         grid: of the clip.
         boxes: (G, 4).
         frames: (G,) the number of each box's frame in the clip.
     """
-    firsts = [*grid.frame_span[:, 0].tolist(), np.inf]
+    spans = grid.frame_span.tolist()
+    first, last = spans[-1]
+    length = first - spans[-2][0] if len(spans) > 1 else 2 * (last - first)
+    end = first + length if length else np.inf  # a single frame stands for all of its clip
     found = {}
-    for step, (first, stop) in enumerate(pairwise(firsts)):
-        there = np.unique(frames[(frames >= first) & (frames < stop)])
+    for step, ((first, last), stop) in enumerate(zip(spans, [*(span[0] for span in spans[1:]), end], strict=True)):
+        there = np.unique(frames[(frames >= first) & (frames < max(stop, last + 1))])
         if len(there):
-            nearest = {int(there[np.abs(there - sampled).argmin()]) for sampled in grid.frame_span[step].tolist()}
+            nearest = {int(there[np.abs(there - sampled).argmin()]) for sampled in (first, last)}
             found[step] = boxes[np.isin(frames, list(nearest))]
     return found

@@ -445,7 +445,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
         "    try: hub_rows(name, 'test', None, None, None)\n"
         "    except InputError as error: print(error)\n"
     )
-    names = ["hf:nobody/nothing", "hf:nobody", "hf:"]
+    names = ["hf:nobody/nothing", "hf:nobody", "hf:", f"hf:nobody/{'nothing' * 50}"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONWARNINGS": "error::UserWarning"}
     done = subprocess.run(
         [sys.executable, "-c", code, *names],
@@ -457,10 +457,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == len(names)
     for line, name in zip(lines, names, strict=True):
         assert line.startswith(f"{name}, split test: cannot be loaded (")
-        assert line.endswith(" (check its name and --split)")
+        assert line.endswith(") (check its name and --split)")
+        assert len(line.removeprefix(name)) < 300
     assert done.stderr == ""
 
 
@@ -502,6 +503,13 @@ def test_a_split_that_a_hub_does_not_have(tmp_path, parquet):
     assert "split val: cannot be loaded (Unknown split" in refusal(parquet("a.png"), tmp_path, split="val")
 
 
+def test_no_bars_of_the_library_are_shown(tmp_path, parquet, pictures, capfd):
+    name = parquet(*pictures)
+    datasets.enable_progress_bars()
+    assert len(read(name, tmp_path)) == 2
+    assert capfd.readouterr() == ("", "")
+
+
 # On the command line.
 
 
@@ -522,7 +530,6 @@ def test_options_of_columns_are_for_such_data_sets(tmp_path):
         assert "are for Hugging Face data sets" in done.stderr
 
 
-@pytest.mark.xfail(reason="check takes hf:OWNER for the folder of hf:OWNER/NAME, and wants --data-root")
 def test_a_set_of_the_hub_wants_no_data_root(tmp_path, parquet):
     done = check(parquet("gone.png"), "--out", tmp_path / "out")
     assert done.exit_code == 2

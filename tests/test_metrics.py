@@ -341,6 +341,8 @@ def test_entropy_is_one_of_a_uniform_map_and_zero_of_a_single_cell():
     maps = np.concatenate([np.full((1, 12), 0.3), np.eye(12)[[4]] * 7, np.kron(rows_of([1, 0, 0, 0]), np.ones(3))])
     found = metrics.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
     assert found == pytest.approx([1, 0, math.log(3) / math.log(12)], abs=1e-12)
+    alone = metrics.patterns(maps[2:3], cells_of((3, 4, 40, 30)))["entropy"]
+    assert alone == pytest.approx([math.log(3) / math.log(12)], abs=1e-12)
 
 
 def test_entropy_is_shannons():

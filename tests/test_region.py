@@ -253,6 +253,23 @@ def test_steps_without_boxes_are_left_out():
     assert step_boxes(clip, NONE, np.zeros(0, np.int64)) == {}
 
 
+def last_length(sampled):
+    """Of the last step: that of the one before it, of a single step both of its frames' worth."""
+    firsts = sampled[::2]
+    if len(firsts) > 1:
+        return firsts[-1] - firsts[-2]
+    return 2 * (sampled[1] - sampled[0]) if len(sampled) > 1 else 10**9
+
+
+def test_a_frame_that_is_shown_for_two_steps_keeps_its_boxes_in_both():
+    assert taken(clip_of(0, 0, 0, 5), 0) == {0: [0], 1: [0]}
+
+
+def test_frames_behind_what_was_looked_at_are_left_out():
+    assert taken(clip_of(0, 5, 10, 15), 99) == {}
+    assert taken(clip_of(0, 5, 10, 15), 19) == {1: [0]}
+
+
 @given(
     st.lists(st.integers(0, 60), min_size=1, max_size=9, unique=True).map(sorted),
     st.lists(st.integers(0, 80), min_size=1, max_size=12),
@@ -261,7 +278,8 @@ def test_steps_take_what_a_loop_finds(sampled, frames):
     want = {}
     for step in range(0, len(sampled), 2):
         own = sampled[step : step + 2]
-        stop = sampled[step + 2] if step + 2 < len(sampled) else 10**9
+        stop = sampled[step + 2] if step + 2 < len(sampled) else own[0] + last_length(sampled)
+        stop = max(stop, own[-1] + 1)
         near = [frame for frame in frames if own[0] <= frame < stop]
         if near:
             chosen = {min(near, key=lambda frame, at=at: (abs(frame - at), frame)) for at in own}

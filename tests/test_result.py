@@ -264,7 +264,8 @@ def test_a_drawing_out_of_range():
 
 
 def test_what_the_package_shows():
-    assert set(dir(qvl_attn)) == {"Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"}
+    public = {"Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "load_samples"}
+    assert set(dir(qvl_attn)) == public
     for name in dir(qvl_attn):
         assert getattr(qvl_attn, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
