@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def _undecoded(table: Any, column: str) -> Any:
 def _records(
     table: Any, pictures: str, named: Mapping[str, str], fixed: Mapping[str, str], readers: dict[str, Reader]
 ) -> Iterator[tuple[str, object]]:
+    labels: dict[bytes, str] = {}
     for number in range(len(table)):
         row = table[number]
         value: dict[str, Any] = {"id": f"row-{number}", **fixed}
@@ -118,19 +120,16 @@ def _records(
         found = row[pictures]
         names = []
         for i, one in enumerate(found if isinstance(found, list) else [found]):
-            names.append(_name(one, f"row-{number}-{i}"))
             if one and one["bytes"]:
-                readers[f"row-{number}-{i}"] = partial(_bytes, table, number, pictures, i)
+                # Rows about the same picture hold it again each: it is known by the first of them.
+                label = labels.setdefault(sha256(one["bytes"]).digest(), f"row-{number}-{i}")
+                readers.setdefault(label, partial(_bytes, table, number, pictures, i))
+                names.append(label)
+            else:
+                names.append(one and one["path"])
         value |= {"images": names} if isinstance(found, list) else {"image": names[0]}
         value["boxes"] = _nested(value.get("boxes"))
         yield f"row {number}", json.loads(json.dumps(value, default=str))
-
-
-def _name(picture: Mapping[str, Any] | None, label: str) -> str | None:
-    """The label of a picture whose bytes are here, the path of one that lies elsewhere, or none of either."""
-    if not picture:
-        return None
-    return label if picture["bytes"] else picture["path"]
 
 
 def _nested(boxes: Any) -> Any:

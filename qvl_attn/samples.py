@@ -119,11 +119,18 @@ def picture_rows(path: Path) -> Iterator[tuple[str, object]]:
         yield path.name, {"id": path.name, "image": path.name}
         return
     for file in sorted(path.rglob("*")):
-        if file.is_file() and not file.name.startswith("."):
-            with file.open("rb") as stream:
-                if is_picture(stream.read(64)):
-                    name = file.relative_to(path).as_posix()
-                    yield name, {"id": name, "image": name}
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and not any(part.startswith(".") for part in name.split("/")) and _may_be_picture(file):
+            yield name, {"id": name, "image": name}
+
+
+def _may_be_picture(file: Path) -> bool:
+    """Whether it begins as one, or cannot be read, which is told as a fault like all others."""
+    try:
+        with file.open("rb") as stream:
+            return is_picture(stream.read(64))
+    except OSError:
+        return True
 
 
 def read_samples(

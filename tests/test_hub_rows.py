@@ -281,6 +281,19 @@ def test_one_or_several_is_told_by_the_column_itself(tmp_path, pictures):
     assert [len(sample.shown) for sample in read(single, tmp_path)] == [1]
 
 
+def test_rows_about_the_same_picture_are_known_as_such(tmp_path, pictures):
+    rows = [pictures, pictures[1:], [pictures[0]] * 2]
+    name = save(tmp_path / "set", images=(rows, List(PICTURE)), question=(["?"] * 3, TEXT))
+    records, readers = hub_rows(name, "test", None, None, None)
+    both, second, first = read_samples(records, tmp_path, Faults(), (), readers)
+    assert both.names == ("row-0-0", "row-0-1")
+    assert second.names == ("row-0-1",)
+    assert first.names == ("row-0-0", "row-0-0")
+    assert {label: read() for label, read in readers.items()} == {
+        label: Path(file).read_bytes() for label, file in zip(both.names, pictures, strict=True)
+    }
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_saved_pictures_are_those_of_the_files(tmp_path, suffix):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)

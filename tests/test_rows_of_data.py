@@ -101,8 +101,7 @@ def test_no_boxes_want_neither_format_nor_units_nor_frame(value, boxes):
 
 @pytest.mark.parametrize("units", [None, "furlong"])
 def test_a_sound_row_has_units_that_are_known(units):
-    row, faults = parsed({**BOXED, "box_units": units})
-    assert faults or row.box_units in BOX_UNITS
+    assert sound({**BOXED, "box_units": units}).box_units in BOX_UNITS
 
 
 @pytest.mark.parametrize("frame", [None, []])
@@ -287,6 +286,14 @@ def test_one_picture_has_no_frames(frame):
 @pytest.mark.parametrize("value", [CLIP, SEVERAL])
 def test_a_faulty_box_does_not_make_the_frames_wrong(value):
     assert told({**value, "boxes": [BOX, ["x"]], "frame": [0, 1]}) == ["boxes[1]: want four finite numbers"]
+
+
+def test_frames_are_looked_at_whatever_the_boxes_are_worth():
+    for boxes, fault in (([BOX], "box_units: missing"), ([["x"]], "boxes[0]: want four finite numbers")):
+        units = None if boxes == [BOX] else "px"
+        first, second = told({**CLIP, "boxes": boxes, "box_units": units, "frame": [0, 1]})
+        assert first.startswith(fault)
+        assert second == "frame: want for each box the number of its frame, from 0"
 
 
 def test_all_faults_of_a_row_are_told():
