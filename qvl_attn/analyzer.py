@@ -206,13 +206,17 @@ class Analyzer(Engine):
             ModelError: the weights cannot be loaded.
             StoreError: it cannot be written.
         """
+        from qvl_attn.calibrate import halves
         from qvl_attn.check import check_questions
         from qvl_attn.evaluation import Wanted, headline_of, run_check
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
         check_new(folder)
         if profile_file is not None:
-            check_new(profile_file, "--calibrate")
+            check_new(profile_file, "--calibrate", empty_folder=False)
+            if profile_file.absolute() == folder.absolute():
+                raise InputError(f"--calibrate {profile_file}: is --out as well", "name a file")
+            halves(samples, seed)
             if any(options.get(name) is not None for name in ("profile", "layers", "heads")):
                 raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
             options["profile"] = NO_PROFILE

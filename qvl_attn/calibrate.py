@@ -26,23 +26,25 @@ LEAST_SAMPLES = 10
 
 
 def halves(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Samples with boxes in two halves with no picture in common, by a hash of the pictures' names and the seed.
+    """Samples with boxes in two halves with no picture in common, in an order that a hash of names and seed gives.
 
     Raises:
         InputError: too few of them.
     """
     boxed = [one for one in samples if len(one.boxes_px)]
 
-    def order(names: tuple[str, ...]) -> bytes:
-        return hashlib.sha256("\0".join((str(seed), *names)).encode(errors="surrogatepass")).digest()
+    def order(group: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
 
-    names = sorted({one.names for one in boxed}, key=order)
-    first = set(names[: len(names) // 2])
-    parts = [one for one in boxed if one.names in first], [one for one in boxed if one.names not in first]
+    groups = sorted({one.group for one in boxed}, key=order)
+    place = {group: i for i, group in enumerate(groups)}
+    boxed.sort(key=lambda one: place[one.group])
+    middle = len(groups) // 2
+    parts = [one for one in boxed if place[one.group] < middle], [one for one in boxed if place[one.group] >= middle]
     if min(map(len, parts)) < LEAST_SAMPLES:
         raise InputError(
-            f"--calibrate: {len(boxed)} samples with boxes about {len(names)} pictures do not make two halves of at "
-            f"least {LEAST_SAMPLES} samples with no picture in common",
+            f"--calibrate: {len(boxed)} samples with boxes about {len(groups)} pictures (or groups of them that share "
+            f"prompts) do not make two halves of at least {LEAST_SAMPLES} samples",
             "give more of them",
         )
     return parts

@@ -12,10 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
+from qvl_attn import lettering
+from qvl_attn.lettering import line_height_px
 from qvl_attn.render import Picture
 
 DPI = 100
+MARGIN_PX, TITLE_PX = 20, 20
+PAGE, TEXT = (255, 255, 255), (24, 26, 31)
 INK, GREY, LINE, ACCENT, OTHER = "#181a1f", "#686d77", "#2f6690", "#be3e14", "#3c8d5a"
 TITLES = {
     "pointing": "pointing game: strongest cell in the box",
@@ -60,11 +65,10 @@ def draw_layers(
     layers = [row["layer"] for row in table]
     for axes, name in zip(panels, names, strict=False):
         _panel(axes, layers, [row[name] for row in table], headline, name)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK)
     handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower left", ncols=5, frameon=False, bbox_to_anchor=(0.005, 0))
-    figure.tight_layout(rect=(0, 0.045, 1, 0.965))
-    return _pixels(canvas)
+    figure.tight_layout(rect=(0, 0.045, 1, 1))
+    return _titled(_pixels(canvas), title)
 
 
 def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]], headline: Any, name: str) -> None:
@@ -88,7 +92,11 @@ def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]
 
 
 def draw_heads(
-    heads: Mapping[str, NDArray[np.float64]], layers: Sequence[int], marked: Sequence[tuple[int, int]], title: str
+    heads: Mapping[str, NDArray[np.float64]],
+    layers: Sequence[int],
+    marked: Sequence[tuple[int, int]],
+    chance: Mapping[str, float],
+    title: str,
 ) -> Picture:
     """Layers times heads, each cell the mean of a figure over the samples.
 
@@ -96,6 +104,7 @@ def draw_heads(
         heads: (L, H) each figure.
         layers: their numbers.
         marked: (layer, head) pairs of the headline, outlined.
+        chance: of each figure, marked beside its colours.
         title: what was measured, on what.
     """
     rows, count = heads[BY_HEAD[0]].shape
@@ -115,11 +124,23 @@ def draw_heads(
             if layer in layers:
                 x, y = head - 0.5, list(layers).index(layer) - 0.5
                 axes.add_patch(Rectangle((x + 0.05, y + 0.05), 0.9, 0.9, fill=False, edgecolor="#39c0ff", linewidth=2))
-        figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
-    note = "   (outlined: the heads of the headline)" if marked else ""
-    figure.suptitle(title + note, x=0.012, ha="left", fontsize=12, color=INK)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
-    return _pixels(canvas)
+        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
+        if np.isfinite(chance[name]):
+            bar.ax.axhline(chance[name], color="#39c0ff", linewidth=2)
+            bar.ax.text(1.25, chance[name], " chance", transform=bar.ax.get_yaxis_transform(), va="center", color=INK)
+    figure.tight_layout()
+    return _titled(_pixels(canvas), f"{title} · outlined: the heads of the headline" if marked else title)
+
+
+def _titled(chart: Picture, title: str) -> Picture:
+    """A chart with a title above it, in letters that have all scripts, and in which nothing is a formula."""
+    height, width = chart.shape[:2]
+    lines = lettering.wrap(title, width - 2 * MARGIN_PX, TITLE_PX, max_lines=3)
+    top = MARGIN_PX + len(lines) * line_height_px(TITLE_PX)
+    page = Image.new("RGB", (width, top + height), PAGE)
+    lettering.draw_lines(page, (MARGIN_PX, MARGIN_PX), lines, TITLE_PX, TEXT)
+    page.paste(Image.fromarray(chart), (0, top))
+    return np.asarray(page)
 
 
 def _pixels(canvas: FigureCanvasAgg) -> Picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,17 @@ class Plan:
 
 
 def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
-    """For each sample with boxes, one of the same kind about other pictures, in a random order that the seed fixes."""
+    """For each sample with boxes the next one of its kind of another group, in a random order that the seed fixes."""
     found: dict[str, Sample] = {}
     for clips in (False, True):
         boxed = [one for one in samples if len(one.boxes_px) and one.is_clip == clips]
         order = [boxed[i] for i in np.random.default_rng(seed).permutation(len(boxed))]
-        for place, one in enumerate(order):
-            following = (order[(place + step) % len(order)] for step in range(1, len(order)))
-            other = next((candidate for candidate in following if candidate.names != one.names), None)
+        other: Sample | None = None
+        for one, following in pairwise([*order, *order][::-1]):  # twice around, from the end: what follows is known
+            if one.group != following.group:
+                other = one
             if other is not None:
-                found[one.id] = other
+                found[following.id] = other
     return found
 
 
@@ -80,6 +82,9 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
             if one.place not in seen:
                 faults.append(f"{one.place}: {error}")
             seen.add(one.place)
+    wanted = query.removeprefix("text:")
+    if not faults and wanted != query and not any(wanted in one.question for one in samples):
+        raise InputError(f"--query {query}: {wanted!r} stands in no question of the data set")
     if faults:
         raise InputError(f"the data set has {len(faults)} fault{'s' if len(faults) > 1 else ''}", "", tuple(faults))
 
@@ -104,7 +109,8 @@ def _portions(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
     """In their order, cut where the pictures change if that is soon enough."""
     together: list[Sample] = []
     for sample in samples:
-        full = len(together) >= AT_ONCE and sample.names != together[-1].names
+        another = bool(together) and sample.names != together[-1].names
+        full = another and (len(together) >= AT_ONCE or sample.is_clip)
         if full or len(together) >= 4 * AT_ONCE:
             yield together
             together = []
@@ -155,6 +161,9 @@ def _spoiled(sample: Sample, error: InputError | CaptureError | MemoryLimitError
         question=sample.question,
         status="error",
         references=sample.answers,
+        accuracy=0.0 if sample.answers else np.nan,
+        boxes=len(sample.boxes_px),
+        group=sample.group,
         error=f"{type(error).__name__}: {error}",
     )
 

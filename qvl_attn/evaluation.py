@@ -105,11 +105,12 @@ def run_check(
             def scored(some: Sequence[Sample], half: str | None) -> list[Score]:
                 nonlocal done
                 headline, all_heads = headline_of(settings, engine.config), calibrating or wanted.by_head
+                words = headline_words(headline, settings)
                 plan = Plan(asked, headline, all_heads, half == "first", others)
                 found: list[Score] = []
                 held = 0
                 for score in score_samples(engine, some, plan):
-                    row = score_row(score) | ({"half": half} if half else {})
+                    row = score_row(score) | ({"half": half, "headline_map": words} if half else {})
                     lines.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                     lines.flush()
                     os.fsync(lines.fileno())
@@ -139,11 +140,11 @@ def run_check(
         title += f"{summary['pictures']} pictures, attention of {settings.query}"
         title += ", the half that had no part in the choice" if calibrating else ""
         files = write_charts(wanted.out, summary, headline, title)
-        files += write_gallery(wanted.out, engine, samples, scores, settings, progress)
+        files += write_gallery(wanted.out, engine, samples, scores, settings, progress, summary["notes"])
         if wanted.csv:
             write_csv(wanted.out / "scores.csv", scores)
             files.append("scores.csv")
-        if wanted.profile_file and settings.profile:
+        if wanted.profile_file and settings.profile and summary["with_boxes"]:
             _write_profile(settings.profile, summary, wanted.profile_file)
         summary["files"] = sorted([ROWS_FILE, SUMMARY_FILE, *files])
         written: dict[str, Any] = as_json(summary)
@@ -164,11 +165,12 @@ def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], want
     sound = [one for one in first if one.boxed]
     if not sound:
         raise StoreError("no sample of the first half could be scored: there is nothing to calibrate on")
-    checkpoint = engine.checkpoint
+    checkpoint, together = engine.checkpoint, sum(bool(one.head_maps) for one in sound)
     profile = Profile(
         name=wanted.profile_file.stem,
         evidence="measured",
-        source=f"{len(sound)} samples of {wanted.data} with {checkpoint.name} ({checkpoint.revision[:12]})",
+        source=f"heads ranked on {len(sound)} samples of {wanted.data}, chosen together on {together} of them, with "
+        f"{checkpoint.name} ({checkpoint.revision[:12]})",
         model=shape_of(engine.config),
         heads=best_heads(sound, range(engine.config.text_config.num_hidden_layers)),
         query=None if settings.query.startswith("text:") else settings.query,
@@ -209,7 +211,12 @@ def _model(engine: Engine, scores: Sequence[Score]) -> dict[str, Any]:
 def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
     if summary["errors"]:
-        notes.append(f"{summary['errors']} of {summary['samples']} samples could not be scored, and are in no figure")
+        notes.append(
+            f"{summary['errors']} of {summary['samples']} samples could not be scored: they count as wrong answers, "
+            "for --fail-under pointing as misses too, and are in no other figure"
+        )
+    if summary["calibration"] and not summary["with_boxes"]:
+        notes.append("no sample of the second half could be scored: no profile was written")
     if summary["no_cell_inside"]:
         notes.append(
             f"in {summary['no_cell_inside']} samples no cell has its centre in a box: the pointing game cannot be won "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvl_attn.charts import draw_heads, draw_layers
-from qvl_attn.check import ask_again
+from qvl_attn.charts import BY_HEAD, draw_heads, draw_layers
+from qvl_attn.check import FAULTS, ask_again
 from qvl_attn.gallery import chosen, draw_sample
 from qvl_attn.metrics import GROUNDING
 from qvl_attn.progress import Progress
@@ -35,7 +35,8 @@ def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, t
         drawn["patterns.png"] = draw_layers(summary["layers"], marked, title, patterns=True)
     if summary["heads"]:
         layers = [row["layer"] for row in summary["layers"]]
-        drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), title)
+        chance = {name: summary["headline"][name]["chance"] for name in BY_HEAD}
+        drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), chance, title)
     for name, pixels in drawn.items():
         write_png(folder / name, pixels)
     return list(drawn)
@@ -48,14 +49,20 @@ def write_gallery(
     scores: Sequence[Score],
     settings: Settings,
     progress: Progress,
+    notes: list[str],
 ) -> list[str]:
-    """The best and the worst, each asked once more to be drawn; their names."""
+    """The best and the worst, each asked once more to be drawn; their names. What cannot be drawn becomes a note."""
     by_id, files = {one.id: one for one in samples}, []
     shown = list(chosen(scores))
     for done, (name, score) in enumerate(shown, 1):
         sample = by_id[score.id]
         file = f"gallery/{name}_{slug(score.id, 48)}.png"
-        write_png(folder / file, draw_sample(sample, score, ask_again(engine, sample, settings)))
+        try:
+            pixels = draw_sample(sample, score, ask_again(engine, sample, settings))
+        except FAULTS as error:
+            notes.append(f"gallery: {sample.id} could not be drawn ({error})")
+            continue
+        write_png(folder / file, pixels)
         files.append(file)
         progress("drawing", done, len(shown))
     return files

@@ -45,7 +45,8 @@ class Profile:
         model: the shape of the models it belongs to.
         layers: 0-based layers whose heads are all averaged; empty where there are heads.
         heads: (layer, head) pairs.
-        query: whose attention it was found in, which is then the default; None where it is tied to none.
+        query: whose attention it was found in, which is then the default; None where that is none of ours, as the
+            source then says.
     """
 
     name: str
@@ -144,7 +145,7 @@ def load_profile(name: str) -> Profile:
         if value.get("profile_version") != VERSION:
             raise ValueError(f"profile_version {value.get('profile_version')!r}, this version reads {VERSION}")
         return profile_from(value)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"--profile {name}: not a profile ({why})", "qvl-attn check --calibrate writes one") from None
     except InputError as error:

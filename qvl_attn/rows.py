@@ -93,7 +93,8 @@ def parse_row(value: Any, place: str, faults: Faults) -> Row | None:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    """Whether it is a text that is not empty, and Unicode: JSON may hold half a character."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _id(value: Mapping[str, Any], fault: Any) -> str:
@@ -137,7 +138,7 @@ def _answers(value: Mapping[str, Any], fault: Any) -> tuple[str, ...]:
     if found is None:
         return ()
     several = found if isinstance(found, list) else [found]
-    if not several or not all(isinstance(one, str) and one.strip() for one in several):
+    if not several or not all(_text(one) for one in several):
         fault("answer", "want a text that is not empty, or a list of them")
         return ()
     return tuple(several)

@@ -35,6 +35,7 @@ class Shown:
         size_px: (width, height), upright.
         source: where it lies, or what reads it.
         frame_count: of a clip, how many it has.
+        identity: the same for the same picture, however it was written.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Shown:
     size_px: tuple[int, int]
     source: Path | Reader
     frame_count: int = 1
+    identity: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class Sample:
         answers: accepted ones; empty if none is known.
         boxes_px: (G, 4) float64 xyxy in the pixels of the upright picture, within it.
         frames: (G,) int64, of a clip the number of each box's frame, of pictures which of them it is on.
+        group: the same for samples that share a picture, or are linked by others that do: they are not independent.
     """
 
     place: str
@@ -65,6 +68,7 @@ class Sample:
     answers: tuple[str, ...]
     boxes_px: NDArray[np.float64]
     frames: NDArray[np.int64]
+    group: str = ""
 
     def __post_init__(self) -> None:
         if self.boxes_px.shape != (len(self.frames), 4) or not self.shown:
@@ -172,7 +176,28 @@ def read_samples(
         raise InputError(f"the data set has {count} fault{'s' if count > 1 else ''}", "", tuple(faults.lines))
     if not samples:
         raise InputError("the data set has no sample")
-    return samples
+    return _grouped(samples)
+
+
+def _grouped(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples with their groups, each named by the first name in it: independent of the order, and of where it lies."""
+    parents: dict[str, str] = {}
+
+    def root(picture: str) -> str:
+        while parents.setdefault(picture, picture) != picture:
+            parents[picture] = parents[parents[picture]]
+            picture = parents[picture]
+        return picture
+
+    for one in samples:
+        first, *others = (shown.identity for shown in one.shown)
+        for other in others:
+            parents[root(other)] = root(first)
+    names: dict[str, str] = {}
+    for one in samples:
+        group = root(one.shown[0].identity)
+        names[group] = min([*one.names, *([names[group]] if group in names else [])])
+    return [replace(one, group=names[root(one.shown[0].identity)]) for one in samples]
 
 
 def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
@@ -205,7 +230,8 @@ class Root:
 
     def _open(self, name: str, kind: str) -> Shown:
         if name in self._readers:
-            return Shown(kind, name, upright_size_px(self._readers[name](), printable(name)), self._readers[name])
+            reader = self._readers[name]
+            return Shown(kind, name, upright_size_px(reader(), printable(name)), reader, identity=name)
         check_local(name)
         path = self._root / name
         try:
@@ -217,10 +243,10 @@ class Root:
             raise InputError(f"{printable(name)} leads out of the data root {self._root}", "set --data-root")
         if kind == "clip":
             footage = open_clip(path)
-            return Shown(kind, name, footage.size_px, path, len(footage.times_s))
+            return Shown(kind, name, footage.size_px, path, len(footage.times_s), str(real))
         if is_clip(name):
             raise InputError(f"{printable(name)} is a clip", "write it as video")
-        return Shown(kind, name, upright_size_px(path, printable(name)), path)
+        return Shown(kind, name, upright_size_px(path, printable(name)), path, identity=str(real))
 
     def _leads_out(self, folder: Path) -> bool:
         return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
@@ -269,7 +295,7 @@ def _within(row: Row, i: int, shown: Sequence[Shown], faults: Faults) -> list[fl
     named = f"{', '.join(f'{value:g}' for value in row.boxes[i])} ({row.box_units}, as xyxy)"
     if max(abs(a - b) for a, b in zip(box, cut, strict=True)) > SLACK_PX:
         faults.add(row.place, field, f"{named} leaves the picture of {width} x {height} px: is it in other units?")
-    elif per_side is None and max(row.boxes[i]) <= 1 < min(width, height):
+    elif max(box) <= 1 < min(width, height):
         faults.add(row.place, field, f"{named} is smaller than a pixel: is it in other units?")
     elif cut[0] >= cut[2] or cut[1] >= cut[3]:
         faults.add(row.place, field, f"{named} has no area within the picture of {width} x {height} px")

@@ -37,7 +37,9 @@ class Score:
         status: `ok` or `error`.
         answer: the model's own.
         references: accepted answers.
-        accuracy: of the answer, 0 to 1; NaN without references.
+        accuracy: of the answer, 0 to 1, of an error 0; NaN without references.
+        boxes: how many the sample has.
+        group: of the sample.
         headline: `FIGURES` of the headline map.
         all_layers: `FIGURES` of the mean over all layers and heads.
         controls: `GROUNDING` and `vision_mass` of each of `CONTROLS`, for the headline.
@@ -59,6 +61,8 @@ class Score:
     answer: str = ""
     references: tuple[str, ...] = ()
     accuracy: float = np.nan
+    boxes: int = 0
+    group: str = ""
     headline: dict[str, float] = field(default_factory=dict)
     all_layers: dict[str, float] = field(default_factory=dict)
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -129,7 +133,7 @@ def score_sample(
     figures["distance"] = _mean([metrics.distance(maps[:, one.cells], one) for one in regions], len(maps))
     chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
     chance["vision_mass"] = np.full(len(maps), _expected_vision_mass(capture, rows))
-    moved = _grounding(maps, others) | {"vision_mass": figures["vision_mass"]}
+    moved = _grounding(maps, others) | {"vision_mass": np.full(len(maps), np.nan)}  # it does not depend on boxes
     fixed = [metrics.baselines(one) for one in regions]
     controls = {"chance": _at(chance, 0), "other": _at(moved, 0)}
     for name in ("uniform", "centre"):
@@ -142,6 +146,8 @@ def score_sample(
         question=sample.question,
         answer=result.answer,
         references=sample.answers,
+        boxes=len(sample.boxes_px),
+        group=sample.group,
         accuracy=accuracy(result.answer, sample.answers) if sample.answers else np.nan,
         headline=_at(figures, 0),
         all_layers=_at(figures, 1),
@@ -245,7 +251,8 @@ def _from(figures: dict[str, Numbers], i: int) -> dict[str, Numbers]:
 def score_row(score: Score) -> dict[str, Any]:
     """A line of `scores.jsonl`: six digits, null where a figure is not defined."""
     if score.status != "ok":
-        return {name: getattr(score, name) for name in ("id", "status", "media", "question", "references", "error")}
+        told = ("id", "status", "media", "question", "references", "error")
+        return {name: getattr(score, name) for name in told}
     row: dict[str, Any] = {
         name: getattr(score, name)
         for name in ("id", "status", "media", "question", "answer", "references", "accuracy", "right", "grounded")

@@ -47,15 +47,20 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--out {folder}: cannot be written to ({error.strerror})", "choose another folder") from None
 
 
-def check_new(target: Path, option: str = "--out") -> None:
-    """Find out whether a folder or file can be made without touching anything that is there; an empty folder may be.
+def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True) -> None:
+    """Find out whether a folder or file can be made without touching anything that is there.
+
+    Args:
+        target: to be made.
+        option: that named it.
+        empty_folder: whether an empty folder may be there.
 
     Raises:
         InputError: something of that name is there already, or no such name can be.
     """
     try:
         target.lstat()
-        if target.is_dir() and not any(target.iterdir()):
+        if empty_folder and target.is_dir() and not any(target.iterdir()):
             return
     except FileNotFoundError:
         return

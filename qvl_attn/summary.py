@@ -1,7 +1,7 @@
 """What a data set's scores say together: means, 95 % intervals, chance beside them. Pure.
 
-Intervals are percentile bootstraps (Efron 1979) over pictures: what is drawn anew is a picture with all of its samples,
-since questions about one picture are not independent of each other.
+Intervals are percentile bootstraps (Efron 1979) over groups: what is drawn anew is a picture with all of its samples,
+and with those of the pictures that prompts share with it, since they are not independent of each other.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ class Estimates:
     count: NDArray[np.int64]
 
 
-def bootstrap(values: Numbers, pictures: Sequence[Any], seed: int) -> Estimates:
+def bootstrap(values: Numbers, groups: Sequence[Any], seed: int) -> Estimates:
     """Means over samples, and how far they would vary with other pictures.
 
     Args:
         values: (N, F), NaN where a sample does not define a figure.
-        pictures: (N,) what each sample is about.
+        groups: (N,) which samples belong together.
         seed: of the draws.
+
+    Returns:
+        NaN for the ends of an interval where there are fewer than two groups.
     """
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(pictures))}
-    which = np.array([numbers[name] for name in pictures], dtype=np.int64)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    which = np.array([numbers[name] for name in groups], dtype=np.int64)
     known = np.isfinite(values)
     sums = np.zeros((len(numbers), values.shape[1]))
     counts = np.zeros_like(sums)
@@ -56,6 +59,8 @@ def bootstrap(values: Numbers, pictures: Sequence[Any], seed: int) -> Estimates:
         drawn.append(_ratio(weights @ sums, weights @ counts))
     resampled = np.concatenate(drawn)
     low, high = (_quantile(resampled, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    if len(numbers) < 2:
+        low = high = np.full(values.shape[1], np.nan)
     return Estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), low, high, known.sum(axis=0))
 
 
@@ -93,8 +98,8 @@ def headline_figures(scores: Sequence[Score], seed: int) -> dict[str, dict[str, 
     """
     headline = np.array([[one.headline[name] for name in FIGURES] for one in scores])
     everything = np.array([[one.all_layers[name] for name in FIGURES] for one in scores])
-    pictures = [one.media for one in scores]
-    both = bootstrap(np.concatenate([headline, everything, headline - everything], axis=1), pictures, seed)
+    groups = [one.group for one in scores]
+    both = bootstrap(np.concatenate([headline, everything, headline - everything], axis=1), groups, seed)
     found: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(FIGURES):
         found[name] = _stated(both, i)
@@ -107,10 +112,10 @@ def headline_figures(scores: Sequence[Score], seed: int) -> dict[str, dict[str, 
 
 def layer_table(scores: Sequence[Score], layers: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """For each layer its figures with their intervals, chance, and the same map under another picture's boxes."""
-    pictures = [one.media for one in scores]
+    groups = [one.group for one in scores]
     table: list[dict[str, Any]] = [{"layer": layer} for layer in layers]
     for name in FIGURES:
-        estimates = bootstrap(np.stack([one.layers[name] for one in scores]), pictures, seed)
+        estimates = bootstrap(np.stack([one.layers[name] for one in scores]), groups, seed)
         controls = {
             control: np.array([one.layer_controls[control][name] for one in scores])
             for control in ("chance", "other")
@@ -141,8 +146,8 @@ def right_and_grounded(scores: Sequence[Score]) -> dict[str, int]:
 
 
 def answer_accuracy(scores: Sequence[Score], seed: int) -> dict[str, float | int]:
-    """The mean accuracy of the answers that can be judged, with its interval."""
-    return _stated(bootstrap(np.array([[one.accuracy] for one in scores]), [one.media for one in scores], seed), 0)
+    """The mean accuracy of the answers that can be judged, with its interval; an error is a wrong answer."""
+    return _stated(bootstrap(np.array([[one.accuracy] for one in scores]), [one.group for one in scores], seed), 0)
 
 
 def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict[str, Any]:
@@ -159,14 +164,16 @@ def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict
     return {
         "samples": len(scores),
         "errors": len(scores) - len(sound),
-        "pictures": len({one.media for one in scores}),
+        "pictures": len({name for one in scores for name in one.media}),
+        "groups": len({one.group for one in scores}),
         "with_boxes": len(boxed),
+        "errors_with_boxes": sum(one.status != "ok" and one.boxes > 0 for one in scores),
         "no_cell_inside": sum(one.inside == 0 for one in boxed),
         "with_answers": sum(one.right is not None for one in sound),
-        "accuracy": answer_accuracy(sound, seed) if sound else None,
-        "headline": headline_figures(boxed or sound, seed) if sound else {},
+        "accuracy": answer_accuracy(scores, seed),
+        "headline": headline_figures(sound, seed) if sound else {},
         "answers_and_grounding": right_and_grounded(sound),
-        "layers": layer_table(boxed or sound, layers, seed) if sound else [],
+        "layers": layer_table(sound, layers, seed) if sound else [],
         "heads": head_table(with_heads) if with_heads else None,
-        "bootstrap": {"draws": DRAWS, "level": LEVEL, "unit": "picture", "seed": seed},
+        "bootstrap": {"draws": DRAWS, "level": LEVEL, "unit": "group of pictures", "seed": seed},
     }

@@ -133,6 +133,8 @@ def convert(options: argparse.Namespace) -> str:
     refuse_existing(options.out)
     left_out: Counter[str] = Counter()
     images = Path(os.path.relpath(options.images, options.out.parent))
+    if ".." in images.parts:  # `check` takes no path that leads out of the folder of its file
+        raise InputError(f"--out {options.out}: the pictures of {options.images} are not below it; write it above them")
     if options.kind == "coco":
         rows = coco_rows(Instances(options.instances, images), options, left_out)
     else:

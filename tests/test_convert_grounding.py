@@ -132,12 +132,19 @@ def test_ids_are_unique(folder, kind):
 
 
 def test_paths_are_relative_to_the_file(folder):
+    (folder.path / "sets" / "pictures").mkdir(parents=True)
+    (folder.path / "sets" / "pictures" / "one.jpg").write_text("picture")
+    folder.out = folder.path / "sets" / "out.jsonl"
+    assert folder.run("coco", images="sets/pictures")[0] == 0
+    assert (folder.out.parent / folder.rows()[0]["image"]).read_text() == "picture"
+
+
+def test_a_file_that_its_pictures_are_not_below_is_refused(folder):
     folder.out = folder.path / "sets" / "out.jsonl"
     folder.out.parent.mkdir()
-    (folder.path / "pictures").mkdir()
-    (folder.path / "pictures" / "one.jpg").write_text("picture")
-    assert folder.run("coco", images="pictures")[0] == 0
-    assert (folder.out.parent / folder.rows()[0]["image"]).read_text() == "picture"
+    code, _, said = folder.run("coco", images="pictures")
+    assert code == 2
+    assert "write it above them" in said
 
 
 def test_it_runs_as_a_script(folder):

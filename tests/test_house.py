@@ -39,7 +39,7 @@ PURE = {
     "profile": {"errors", "select"},
     "calibrate": {"errors", "metrics", "samples", "scoring"},
     "summary": {"metrics", "scoring"},
-    "charts": {"render"},
+    "charts": {"render", "lettering"},
 }
 
 

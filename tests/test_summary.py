@@ -34,10 +34,28 @@ def score(i=0, pointing=1.0, *, accuracy=1.0, picture=None, layers=2, heads=(), 
             name: {figure: np.full(layers, 0.1) for figure in controls["chance"]} for name in ("chance", "other")
         },
         "heads": dict(heads),
+        "boxes": 1,
+        "group": picture or f"{i}.png",
         "area": 0.1,
         "inside": 0.1,
     }
     return Score(**(values | changes))
+
+
+def without_boxes(i):
+    one = score(i, np.nan, area=np.nan, boxes=0)
+    unknown = {name: np.full(2, np.nan) for name in metrics.GROUNDING}
+    return replace(one, headline=one.headline | dict.fromkeys(metrics.GROUNDING, np.nan), layers=one.layers | unknown)
+
+
+def failed(name):
+    return Score(name, (f"{name}.png",), "?", status="error", error="x", accuracy=0.0, boxes=1, group=name)
+
+
+def test_one_picture_alone_has_no_interval():
+    found = bootstrap(np.array([[1.0], [0.0]]), ["a", "a"], 0)
+    assert found.mean[0] == 0.5
+    assert np.isnan([found.low[0], found.high[0]]).all()
 
 
 def test_means_leave_out_what_is_not_defined():
@@ -112,8 +130,11 @@ def test_the_two_by_two():
 
 
 def test_errors_and_samples_without_boxes_are_counted_and_in_no_figure():
-    scores = [score(0, 1.0), score(1, np.nan, area=np.nan), Score("2", ("2.png",), "?", status="error", error="x")]
+    scores = [score(0, 1.0), without_boxes(1), failed("2")]
     found = summarise(scores, [0, 1], 0)
+    assert [row["entropy"]["n"] for row in found["layers"]] == [2, 2], "patterns are of the whole set"
+    assert (found["errors_with_boxes"], found["accuracy"]["n"]) == (1, 3)
+    assert found["accuracy"]["mean"] == pytest.approx(2 / 3), "an error is a wrong answer"
     assert (found["samples"], found["errors"], found["with_boxes"], found["pictures"]) == (3, 1, 1, 3)
     assert found["headline"]["pointing"]["n"] == 1
     assert [row["lift"]["mean"] for row in found["layers"]] == [0.0, 1.0]
@@ -141,7 +162,9 @@ def test_heads_are_averaged_over_what_defines_them():
 def sample(i, picture=None, boxes=1):
     name = picture or f"{i}.png"
     shown = (Shown("picture", name, (10, 10), b"".join),)
-    return Sample(f"line {i}", str(i), shown, "?", (), np.tile([0.0, 0, 5, 5], (boxes, 1)), np.zeros(boxes, np.int64))
+    return Sample(
+        f"line {i}", str(i), shown, "?", (), np.tile([0.0, 0, 5, 5], (boxes, 1)), np.zeros(boxes, np.int64), name
+    )
 
 
 def test_the_halves_share_no_picture_and_lose_no_sample():
@@ -192,6 +215,21 @@ def test_heads_that_complete_each_other_are_found():
         headed(2, [miss, strong, miss], inside),
     ]
     assert best_heads(scores, [7]) == ((7, 0), (7, 1))
+
+
+def test_of_heads_that_point_alike_the_one_with_more_in_the_box_is_taken():
+    inside = [True, False, False, False]
+    wide, narrow = [0.4, 0.2, 0.2, 0.2], [0.9, 0.1, 0, 0]
+    assert best_heads([headed(i, [wide, narrow], inside) for i in range(3)], [0]) == ((0, 1),)
+
+
+def test_a_clip_counts_once_however_many_steps_it_has():
+    """Head 0 is right on two pictures, head 1 on a clip of nine steps."""
+    inside = [True, False]
+    pictures = [headed(i, [[0.6, 0.4], [0.4, 0.6]], inside) for i in range(2)]
+    clip = headed(2, [[0.4, 0.6], [0.6, 0.4]], inside)
+    best = best_heads([*pictures, replace(clip, head_maps=clip.head_maps * 9)], [0])
+    assert best == ((0, 0),)
 
 
 def test_no_head_is_taken_that_makes_it_worse():

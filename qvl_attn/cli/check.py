@@ -36,7 +36,7 @@ def check(
         Path | None,
         typer.Option(help="All files lie within; by default the folder of DATA.", rich_help_panel=DATA),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first samples.", min=1, rich_help_panel=DATA)] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first records.", min=1, rich_help_panel=DATA)] = None,
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
     columns: Annotated[
         str | None,
@@ -113,7 +113,7 @@ def check(
         ClipSettings(fps, max_frames)
         check_new(out)
         if calibrate:
-            check_new(calibrate, "--calibrate")
+            check_new(calibrate, "--calibrate", empty_folder=False)
         samples = load_samples(
             data,
             data_root=data_root,
@@ -189,6 +189,8 @@ def _missed(summary: dict[str, Any], bars: dict[str, float]) -> bool:
     found = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
     for name, least in bars.items():
         value = found.get(name, {}).get("mean")
+        if name == "pointing" and value is not None:  # what could not be scored was not hit
+            value *= found[name]["n"] / (found[name]["n"] + summary["errors_with_boxes"])
         if value is None or value < least:
             missed = True
             is_so = "there is no such figure" if value is None else f"it is {value:.4g}"

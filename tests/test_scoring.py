@@ -1,0 +1,205 @@
+"""How a sample is scored and drawn: shares, patterns, groups, controls, portions and the gallery's choice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_summary import score
+
+from qvl_attn.charts import draw_heads, draw_layers
+from qvl_attn.check import AT_ONCE, _portions, other_samples
+from qvl_attn.errors import InputError
+from qvl_attn.gallery import EACH, chosen
+from qvl_attn.profile import Profile, Shape
+from qvl_attn.question import read_question
+from qvl_attn.result import Settings
+from qvl_attn.rows import Faults
+from qvl_attn.samples import read_samples
+from qvl_attn.scoring import Headline, as_json, score_row, score_sample
+from qvl_attn.summary import layer_table
+
+BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}
+EVERYTHING = Headline((0, 1, 2, 3), None)
+
+
+@pytest.fixture
+def folder(tmp_path, cats, wide):
+    for name, source in (("a.png", cats), ("b.png", wide), ("c.png", cats), ("d.png", wide), ("e.png", cats)):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    return tmp_path
+
+
+def samples_of(folder, *rows):
+    numbered = [(f"line {i}", {"id": str(i), "question": "how many cats?", **BOX, **row}) for i, row in enumerate(rows)]
+    return read_samples(numbered, folder, Faults())
+
+
+# One sample
+
+
+def test_the_share_on_vision_is_set_beside_that_of_a_query_that_spreads_evenly(demo, folder):
+    (sample,) = samples_of(folder, {"image": "a.png"})
+    for query in ("last", "question"):
+        result = demo.ask(folder / "a.png", sample.question, query=query)
+        found = score_sample(sample, result, EVERYTHING, None, by_head=False)
+        capture = result.capture
+        shares = []
+        for position, role in zip(capture.queries.tolist(), capture.query_role.tolist(), strict=True):
+            if role == query:
+                seen = [token for token in capture.tokens if token.position <= position]
+                shares.append(sum(token.role == "vision" for token in seen) / len(seen))
+        assert found.controls["chance"]["vision_mass"] == pytest.approx(np.mean(shares))
+        assert np.allclose(found.layer_controls["chance"]["vision_mass"], np.mean(shares))
+
+
+def test_the_spread_of_two_pictures_is_within_each(demo, folder):
+    (sample,) = samples_of(folder, {"images": ["a.png", "b.png"], "frame": [0]})
+    result = demo.ask(folder / "a.png", sample.question, [folder / "b.png"], query="last")
+    found = score_sample(sample, result, EVERYTHING, None, by_head=False)
+    maps = result.heatmaps(layers="all")
+    total, variance = sum(one.values.sum() for one in maps), 0.0
+    for one, grid, media in zip(maps, result.capture.grids, result.media, strict=True):
+        weights = one.values.ravel() / total
+        centres = (grid.boxes_px[:, :2] + grid.boxes_px[:, 2:]) / 2 / np.hypot(*media.size_px)
+        middle = (weights[:, None] * centres).sum(axis=0) / weights.sum()
+        variance += (weights * ((centres - middle) ** 2).sum(axis=1)).sum()
+    assert found.all_layers["spread"] == pytest.approx(np.sqrt(variance), rel=1e-4)
+
+
+def test_a_row_is_json_whatever_is_not_defined():
+    row = score_row(score(0, np.nan, accuracy=np.nan, area=np.nan))
+    assert json.loads(json.dumps(row, allow_nan=False))["accuracy"] is None
+    assert row["right"] is None
+    assert row["grounded"] is None
+    assert as_json({"a": [np.inf, 1 / 3, 7, "x"]}) == {"a": [None, 0.333333, 7, "x"]}
+
+
+# Which samples are about the same
+
+
+def test_a_picture_is_known_however_it_is_written(folder):
+    (folder / "link.png").symlink_to("a.png")
+    found = samples_of(folder, *({"image": name} for name in ("a.png", "./a.png", "link.png", "b.png")))
+    assert len({one.group for one in found}) == 2
+    assert len({one.group for one in found[:3]}) == 1
+
+
+def test_prompts_that_share_a_picture_belong_together(folder):
+    pairs = [["a.png", "b.png"], ["b.png", "c.png"], ["d.png", "e.png"]]
+    found = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs), {"image": "c.png"})
+    first, second, third, fourth = (one.group for one in found)
+    assert first == second == fourth == "a.png"
+    assert third == "d.png"
+    assert [one.group for one in samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs[::-1]))] == [
+        "d.png", "a.png", "a.png"
+    ]  # fmt: skip
+
+
+def test_the_control_is_never_about_a_picture_of_the_same_group(folder):
+    pairs = [["a.png", "b.png"], ["b.png", "c.png"], ["d.png", "e.png"]]
+    found = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs))
+    others = other_samples(found, 0)
+    assert {one.id: others[one.id].group != one.group for one in found} == {"0": True, "1": True, "2": True}
+    assert other_samples(found[:2], 0) == {}, "there is no other"
+
+
+def test_controls_of_many_questions_about_one_picture_take_no_time(folder):
+    (one,) = samples_of(folder, {"image": "a.png"})
+    many = [replace(one, id=str(i)) for i in range(20_000)]
+    assert other_samples(many, 0) == {}
+
+
+def test_half_a_character_is_a_fault(folder):
+    for field in ("id", "question", "answer", "image"):
+        with pytest.raises(InputError) as fault:
+            samples_of(folder, {"image": "a.png", field: "x\ud800"})
+        assert f"line 0: {field}" in fault.value.details[0]
+
+
+# How they run
+
+
+def test_portions_are_cut_where_the_pictures_change(folder):
+    (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
+    portions = list(_portions([a] * (AT_ONCE + 5) + [b] * 200))
+    assert [len(one) for one in portions] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
+    mixed = list(_portions([a, b] * 40))
+    assert [len(one) for one in mixed] == [AT_ONCE] * 5
+    assert [one for portion in mixed for one in portion] == [a, b] * 40
+
+
+def test_one_clip_at_a_time_is_decoded(tmp_path, clip_file):
+    for name in ("a.mp4", "b.mp4"):
+        clip_file(4, name)
+    found = samples_of(tmp_path, *({"video": name, "frame": 0} for name in ("a.mp4", "a.mp4", "b.mp4")))
+    assert [len(one) for one in _portions(found)] == [2, 1]
+
+
+def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):
+    profile = Profile("p", "measured", "a test", Shape(4, 4, 128), heads=((1, 0), (2, 2)))
+    media = demo.ask(cats, "?").media
+    costs = [
+        read_question(demo.processor, demo.config, media, "?", settings).job.heads
+        for settings in (Settings(), Settings(profile=profile), Settings(heads="0-3"))
+    ]
+    assert costs == [0, 1, 4], "two layers of two heads, spread over four layers"
+
+
+# What is drawn
+
+
+def test_the_gallery_takes_the_best_and_the_worst_and_no_picture_twice():
+    scores = [score(i, picture=f"{i // 2}.png") for i in range(40)]
+    names = dict(chosen(scores))
+    best, worst = ([one for name, one in names.items() if name.startswith(kind)] for kind in ("best", "worst"))
+    assert [one.headline["lift"] for one in best] == [40, 38, 36, 34, 32, 30]
+    assert [one.headline["lift"] for one in worst] == [1, 3, 5, 7, 9, 11]
+    assert len(best) == len(worst) == EACH
+
+
+def test_the_gallery_of_few_has_none_twice():
+    names = [one.id for _, one in chosen([score(i) for i in range(3)])]
+    assert sorted(names) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("title", ["plain", "$\\frac$ and $x_", "猫 <b>", "x" * 400])
+def test_charts_take_any_title(title):
+    table = layer_table([score(i) for i in range(4)], [0, 1], 0)
+    heads = {name: np.random.default_rng(0).random((2, 4)) for name in ("pointing", "lift")}
+    for chart in (
+        draw_layers(table, [1], title),
+        draw_layers(table, [1], title, patterns=True),
+        draw_heads(heads, [0, 1], [(1, 3)], {"pointing": 0.1, "lift": np.nan}, title),
+    ):
+        assert chart.dtype == np.uint8
+        assert chart.shape[2] == 3
+        assert chart.std() > 5
+        assert (chart[:, :4] == 255).all(), "the title does not run over the edge"
+
+
+def test_a_chart_shows_each_layer_where_its_figure_is():
+    """The line of a figure that grows with the layer goes up from left to right."""
+    rows = layer_table([score(i) for i in range(4)], list(range(2)), 0)
+    for i, row in enumerate(rows):
+        row["pointing"] |= {"mean": float(i), "low": float(i), "high": float(i)}
+    chart = draw_layers(rows, [], "t").astype(int)
+    line = np.abs(chart - np.array([0x2F, 0x66, 0x90])).sum(axis=2) < 12
+    ys, xs = np.nonzero(line[: chart.shape[0] // 2, : chart.shape[1] // 3])
+    assert ys[xs < np.quantile(xs, 0.1)].mean() > ys[xs > np.quantile(xs, 0.9)].mean() + 50
+
+
+def test_outlines_are_where_the_boxes_are():
+    from qvl_attn.render import outlined
+
+    picture = np.zeros((100, 200, 3), np.uint8)
+    drawn = outlined(picture, np.array([[0.25, 0.2, 0.75, 0.8]]))
+    lit = drawn.sum(axis=2) > 300
+    ys, xs = np.nonzero(lit)
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == pytest.approx((50, 149, 20, 79), abs=2)
+    assert not lit[40:60, 80:120].any(), "only the outline"
+    assert not picture.any(), "the picture itself is left alone"
+    assert Image.fromarray(drawn).size == (200, 100)
