@@ -118,7 +118,8 @@ def run_check(
                     found.append(score if held <= MAPS_BYTES else replace(score, head_maps=()))
                     done += 1
                     progress("asking", done, total)
-                return found
+                place = {one.id: i for i, one in enumerate(samples)}  # not as they were finished
+                return sorted(found, key=lambda score: place[score.id])
 
             first = scored(parts[0], "first") if calibrating else []
             if calibrating:

@@ -44,7 +44,7 @@ def bootstrap(values: Numbers, groups: Sequence[Any], seed: int) -> Estimates:
     Returns:
         NaN for the ends of an interval where there are fewer than two groups.
     """
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    numbers = {name: i for i, name in enumerate(sorted(set(groups)))}
     which = np.array([numbers[name] for name in groups], dtype=np.int64)
     known = np.isfinite(values)
     sums = np.zeros((len(numbers), values.shape[1]))

@@ -99,6 +99,13 @@ def test_questions_about_one_picture_are_drawn_together():
     assert alone.high[0] - alone.low[0] < 0.5 * (one.high[0] - one.low[0])
 
 
+def test_the_order_of_the_samples_changes_nothing():
+    values, groups = np.random.default_rng(4).random((30, 2)), [f"{i % 7}.png" for i in range(30)]
+    mixed = np.random.default_rng(5).permutation(30)
+    one, other = bootstrap(values, groups, 0), bootstrap(values[mixed], [groups[i] for i in mixed], 0)
+    assert np.allclose([one.low, one.high], [other.low, other.high])
+
+
 def test_the_seed_fixes_the_intervals():
     values = np.random.default_rng(0).random((20, 3))
     first, again, other = (bootstrap(values, list(range(20)), seed) for seed in (1, 1, 2))
