@@ -16,7 +16,7 @@ from qvl_attn.scoring import Score
 
 # A profile has no more; and it is chosen among so many, those that do best by themselves.
 MOST_HEADS, CANDIDATES = 12, 48
-MASS_COUNTS = 0.25
+MASS_COUNTS = 0.1
 # Of maps of heads that are kept to choose among; samples beyond it are ranked by their figures alone.
 MAPS_BYTES = 2**30
 # What ranks: the pointing game first, and where that ties the lift.

@@ -48,7 +48,7 @@ def draw_layers(
 
     Args:
         table: a row for each layer, as `summary.layer_table` gives it.
-        headline: the layers of the headline, which are marked.
+        headline: the layers of the headline, which are marked unless they are all.
         title: what was measured, on what.
         patterns: entropy, strongest cells, spread and distance instead of grounding.
     """
@@ -78,7 +78,7 @@ def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]
     axes.tick_params(colors=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "low", "high"))
-    for layer in headline:
+    for layer in headline if len(headline) < len(layers) else ():
         axes.axvspan(layer - 0.5, layer + 0.5, color=ACCENT, alpha=0.09, linewidth=0, label="layers of the headline")
     axes.fill_between(layers, low, high, color=LINE, alpha=0.22, linewidth=0, label="95 % interval")
     axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over samples")

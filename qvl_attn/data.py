@@ -34,7 +34,8 @@ def load_samples(
     Args:
         data: a JSONL file (`rows.py` says what a record holds); a picture or a folder of them, with `prompts`; or a
             Hugging Face data set, as `hf:OWNER/NAME`, which reaches for the hub, or as a folder that `datasets` saved.
-        data_root: the folder that all files lie within; by default that of `data`.
+        data_root: the folder that all files lie within; by default that of `data`, and none for a Hugging Face data
+            set, whose pictures are in its rows.
         prompts: a set of questions for records without one: a name or a file.
         limit: only so many records.
         split: of a Hugging Face data set.
@@ -60,10 +61,12 @@ def load_samples(
             )
         if not os.path.exists(name):  # pathlib raises on names that are too long  # noqa: PTH110
             raise InputError(f"{name} does not exist", "check the path")
+        if not path.is_file() and not path.is_dir():
+            raise InputError(f"{name} is neither a file nor a folder", "write it to a file first")
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
         records = read_jsonl(path, faults) if is_rows else picture_rows(path)
-    beside = Path() if is_hub_set(name) else path if path.is_dir() else path.parent
+    beside = None if is_hub_set(name) else path if path.is_dir() else path.parent
     root = beside if data_root is None else Path(data_root)
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
     return read_samples(islice(records, limit), root, faults, asked, readers, progress)

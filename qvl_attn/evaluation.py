@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvl_attn.calibrate import MAPS_BYTES, best_heads, halves, ranking
+import numpy as np
+
+from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.check import Plan, other_samples, score_samples
 from qvl_attn.errors import StoreError
 from qvl_attn.origin import made_by, of_model
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from qvl_attn.engine import Engine
 
 SCHEMA_VERSION = 1
+# With fewer a bootstrap says little.
+FEW_GROUPS = 10
 ROWS_FILE, SUMMARY_FILE = "scores.jsonl", "summary.json"
 
 
@@ -99,6 +103,7 @@ def run_check(
     others = other_samples(samples, wanted.seed)
     asked = _capture_all(settings, engine.config) if calibrating or wanted.by_head else replace(settings, layers=None)
     total, done = sum(map(len, parts)), 0
+    _ = engine.model  # nothing is written for a model that cannot be loaded
     try:
         with (wanted.out / ROWS_FILE).open("x", encoding="utf-8", newline="\n") as lines:
 
@@ -185,6 +190,11 @@ def _calibration(first: Sequence[Score], second: Sequence[Score], settings: Sett
         "profile": asdict(settings.profile) if settings.profile else None,
         "first_half": {"samples": len(first), "scored": len(one)},
         "second_half": {"samples": len(second), "scored": len(other)},
+        "all_layers": {
+            half: {name: float(np.mean([score.all_layers[name] for score in some])) for name in RANKED_BY}
+            for half, some in (("first_half", one), ("second_half", other))
+            if some
+        },
         "ranking": ranking(one, other, range(len(one[0].layers["pointing"]))) if other else None,
     }
 
@@ -198,7 +208,9 @@ def _write_profile(profile: Profile, summary: dict[str, Any], path: Path) -> Non
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
         write_json(draft, profile_json(profile, figures))
-        draft.replace(path)
+        os.link(draft, path)  # unlike a rename it spares what came to be there in the meantime
+    except FileExistsError:
+        raise StoreError(f"--calibrate {path}: has come to be there meanwhile, and was left as it is") from None
     finally:
         draft.unlink(missing_ok=True)
 
@@ -214,7 +226,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     if summary["errors"]:
         notes.append(
             f"{summary['errors']} of {summary['samples']} samples could not be scored: they count as wrong answers, "
-            "for --fail-under pointing as misses too, and are in no other figure"
+            f"for --fail-under pointing as misses too, and are in no other figure; the first: {summary['first_error']}"
         )
     if summary["calibration"] and not summary["with_boxes"]:
         notes.append("no sample of the second half could be scored: no profile was written")
@@ -225,4 +237,14 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         )
     if not summary["with_boxes"]:
         notes.append("no sample has boxes: nothing says where the evidence is")
+    elif summary["groups"] < FEW_GROUPS:
+        notes.append(f"the intervals rest on {summary['groups']} pictures that are independent: too few to trust them")
+    if summary["unsampled_boxes"]:
+        notes.append(
+            f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: those of the nearest "
+            "frame of the same step stand in, or none (a higher --fps samples more)"
+        )
+    over = summary["headline"].get("pointing", {}).get("over_all_layers")
+    if summary["calibration"] and over and over["high"] < 0:
+        notes.append("the calibrated heads point worse than the mean of all layers: see over_all_layers")
     return notes

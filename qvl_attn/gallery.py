@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qvl_attn.drawing import Drawing
+from qvl_attn.numbers import percent
 from qvl_attn.pictures import draw_result
 from qvl_attn.region import step_boxes
 from qvl_attn.render import Picture
@@ -20,9 +20,15 @@ DRAWING = Drawing(draw_size_px=960)
 
 
 def chosen(scores: Sequence[Score]) -> Iterator[tuple[str, Score]]:
-    """`best_1` and on, and `worst_1` and on: by the lift of the headline, none twice and no picture twice in either."""
-    boxed = [one for one in scores if one.boxed and np.isfinite(one.headline["lift"])]
-    ranked = sorted(boxed, key=lambda one: -one.headline["lift"])
+    """`best_1` and on, and `worst_1` and on; none twice, and no picture twice in either.
+
+    What points into a box comes before what does not, and then what has more in the boxes than chance gives, over the
+    most that it could have: `(mass - area) / (1 - area)`. The lift would not do, of which large boxes allow little.
+    """
+    boxed = [one for one in scores if one.boxed and one.area < 1]
+    ranked = sorted(
+        boxed, key=lambda one: (-one.headline["pointing"], -(one.headline["mass"] - one.area) / (1 - one.area))
+    )
     taken: set[str] = set()
     for name, order in (("best", ranked), ("worst", ranked[::-1])):
         seen: set[tuple[str, ...]] = set()
@@ -42,16 +48,17 @@ def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
         boxes = [there.get(step, np.zeros((0, 4))) for step in drawn.steps]
     else:
         boxes = [sample.unit_boxes(i) for i in range(len(sample.shown))]
-    return drawn.overlay(boxes, _lines(score, boxes))
+    return drawn.overlay(boxes, _lines(score, clip=sample.is_clip))
 
 
-def _lines(score: Score, boxes: Sequence[NDArray[np.float64]]) -> list[str]:
+def _lines(score: Score, *, clip: bool) -> list[str]:
     one, right = score.headline, score.right
     judged = "" if right is None else f" · the answer is {'right' if right else 'wrong'}"
     wanted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
     where = "points into the box" if score.grounded else "points elsewhere"
-    steps = ", mean of the steps with boxes" if len(score.media) < sum(len(own) > 0 for own in boxes) else ""
+    where = where if score.inside else "no cell has its centre in the box"
+    within = "of the attention on the steps with boxes, one by one," if clip else "of the attention on vision"
     return [
-        f"outlined: the evidence · {where}{steps} · lift {one['lift']:.2f} (chance 1) · "
-        f"{one['mass']:.0%} of the attention on vision in the box (area {score.area:.0%}){judged}{wanted}"
+        f"outlined: the evidence · {where} · lift {one['lift']:.2f} (chance 1) · "
+        f"{percent(one['mass'])} {within} in the box (area {percent(score.area)}){judged}{wanted}"
     ]

@@ -106,11 +106,17 @@ def profile_from(value: Mapping[str, Any]) -> Profile:
         name=str(value["name"]),
         evidence=str(value["evidence"]),
         source=str(value["source"]),
-        model=Shape(int(model["layers"]), int(model["heads"]), int(model["hidden_size"])),
-        layers=tuple(int(layer) for layer in value.get("layers") or ()),
-        heads=tuple((int(layer), int(head)) for layer, head in value.get("heads") or ()),
+        model=Shape(_whole(model["layers"]), _whole(model["heads"]), _whole(model["hidden_size"])),
+        layers=tuple(_whole(layer) for layer in value.get("layers") or ()),
+        heads=tuple((_whole(layer), _whole(head)) for layer, head in value.get("heads") or ()),
         query=None if query is None else str(query),
     )
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
 
 
 def profile_json(profile: Profile, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,13 +81,15 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
 def _item(line: str) -> PromptItem | str:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "not JSON"
     if not isinstance(value, dict):
         return "not a JSON object"
     for field in ("id", "question"):
         if not isinstance(value.get(field), str) or not value[field].strip():
             return f"{field}: want a text that is not empty"
+        if any("\ud800" <= one <= "\udfff" for one in value[field]):
+            return f"{field}: not valid Unicode"
     if "language" in value and not (isinstance(value["language"], str) and value["language"].strip()):
         return "language: want a text that is not empty"
     for field in ("image", "images", "video"):

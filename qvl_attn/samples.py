@@ -139,7 +139,7 @@ def _may_be_picture(file: Path) -> bool:
 
 def read_samples(
     records: Iterable[tuple[str, object]],
-    root: Path,
+    root: Path | None,
     faults: Faults,
     prompts: Sequence[PromptItem] = (),
     readers: Mapping[str, Reader] | None = None,
@@ -149,7 +149,7 @@ def read_samples(
 
     Args:
         records: each with its place.
-        root: the folder that all paths must stay within, and from which they are relative.
+        root: the folder that all paths must stay within, and from which they are relative; None for no files at all.
         faults: what is wrong so far.
         prompts: asked of each record that has no question of its own.
         readers: of pictures that are no files, by name.
@@ -212,9 +212,9 @@ def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
 class Root:
     """Finds files that stay within a folder, each opened once however many samples are about it."""
 
-    def __init__(self, root: Path, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, root: Path | None, readers: Mapping[str, Reader]) -> None:
         self._root = root
-        self._real = root.resolve()
+        self._real = Path() if root is None else root.resolve()
         self._readers = readers
         self._found: dict[tuple[str, str], Shown] = {}
 
@@ -233,6 +233,8 @@ class Root:
             reader = self._readers[name]
             return Shown(kind, name, upright_size_px(reader(), printable(name)), reader, identity=name)
         check_local(name)
+        if self._root is None:
+            raise InputError(f"{printable(name)} is a file beside the data set", "name its folder with --data-root")
         path = self._root / name
         try:
             real = path.resolve()

@@ -40,6 +40,7 @@ class Score:
         accuracy: of the answer, 0 to 1, of an error 0; NaN without references.
         boxes: how many the sample has.
         group: of the sample.
+        unsampled: whether boxes of a clip are on frames that the model was not shown.
         headline: `FIGURES` of the headline map.
         all_layers: `FIGURES` of the mean over all layers and heads.
         controls: `GROUNDING` and `vision_mass` of each of `CONTROLS`, for the headline.
@@ -63,6 +64,7 @@ class Score:
     accuracy: float = np.nan
     boxes: int = 0
     group: str = ""
+    unsampled: bool = False
     headline: dict[str, float] = field(default_factory=dict)
     all_layers: dict[str, float] = field(default_factory=dict)
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -148,6 +150,7 @@ def score_sample(
         references=sample.answers,
         boxes=len(sample.boxes_px),
         group=sample.group,
+        unsampled=sample.is_clip and not np.isin(sample.frames, result.media[0].facts.frame_indices).all(),
         accuracy=accuracy(result.answer, sample.answers) if sample.answers else np.nan,
         headline=_at(figures, 0),
         all_layers=_at(figures, 1),

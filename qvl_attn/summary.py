@@ -167,6 +167,8 @@ def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict
         "pictures": len({name for one in scores for name in one.media}),
         "groups": len({one.group for one in scores}),
         "with_boxes": len(boxed),
+        "first_error": next((one.error for one in scores if one.status != "ok"), None),
+        "unsampled_boxes": sum(one.unsampled for one in sound),
         "errors_with_boxes": sum(one.status != "ok" and one.boxes > 0 for one in scores),
         "no_cell_inside": sum(one.inside == 0 for one in boxed),
         "with_answers": sum(one.right is not None for one in sound),

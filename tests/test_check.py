@@ -17,6 +17,7 @@ from qvl_attn.accuracy import accuracy
 from qvl_attn.check import other_samples
 from qvl_attn.cli import app
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.errors import ModelError
 from qvl_attn.profile import load_profile
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_jsonl, read_samples
@@ -426,6 +427,38 @@ def test_a_word_that_is_missing_in_one_question_spoils_that_one(check, tmp_path,
     assert [one["status"] for one in rows_of()].count("error") == 1
 
 
+def test_a_profile_that_came_to_be_there_meanwhile_is_left_alone(check, scenes, monkeypatch):
+    from qvl_attn import evaluation
+
+    def slow(*args, **more):
+        Path("found.json").write_text("mine")
+        return evaluation.profile_from_first_half(*args, **more)
+
+    monkeypatch.setattr(evaluation, "profile_from_first_half", evaluation._calibrated, raising=False)
+    monkeypatch.setattr(evaluation, "_calibrated", slow)
+    done = check(scenes, "--calibrate", "found.json")
+    assert done.exit_code == 1
+    assert "left as it is" in " ".join(done.stderr.split())
+    assert Path("found.json").read_text() == "mine"
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(check, tmp_path, row, monkeypatch):
+    def fails(*args):
+        raise ModelError("no such weights")
+
+    monkeypatch.setattr("qvl_attn.engine.load_weights", fails)
+    data = write_rows(tmp_path, [row])
+    assert check(data).exit_code == 1
+    assert not list(Path("run").glob("*"))
+
+
+def test_boxes_on_frames_that_were_not_sampled_are_told(summary, tmp_path):
+    write_dataset(tmp_path / "clips", 2, video=True)
+    found = summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--fps", 0.5)
+    assert found["unsampled_boxes"] > 0
+    assert any("not sampled" in note for note in found["notes"])
+
+
 def test_a_run_is_never_written_over(check, scenes):
     assert check(scenes, "--limit", 2).exit_code == 0
     before = Path("run/summary.json").read_bytes()
@@ -451,7 +484,7 @@ def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert "the rows so far are in run" in " ".join(done.stderr.split())
+    assert "rows that are finished are kept in run" in " ".join(done.stderr.split())
     assert len((tmp_path / "run" / "scores.jsonl").read_text().splitlines()) == 5
     assert not (tmp_path / "run" / "summary.json").exists()
 

@@ -130,6 +130,21 @@ def test_what_is_no_profile_is_one_line(tmp_path, text):
         load_profile(str(tmp_path / "bad.json"))
 
 
+@pytest.mark.parametrize("heads", ["[[0.5, 1]]", "[[true, 1]]", '[["1", 1]]', "[[1]]", "[1]"])
+def test_heads_are_whole_numbers(file, heads):
+    path = file(demo_profile())
+    text = json.dumps(json.loads(path.read_text()) | {"heads": json.loads(heads)})
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="not a profile"):
+        load_profile(str(path))
+
+
+def test_deep_json_is_no_profile(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not a profile"):
+        load_profile(str(tmp_path / "deep.json"))
+
+
 @pytest.mark.parametrize("name", ["missing.json", "qwen2.5-vl-72b", "x" * 5000, "a\0b", "."])
 def test_a_profile_that_is_not_there_names_those_that_ship(name):
     with pytest.raises(InputError, match="no such file or profile") as fault:

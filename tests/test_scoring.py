@@ -152,17 +152,29 @@ def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):
 # What is drawn
 
 
-def test_the_gallery_takes_the_best_and_the_worst_and_no_picture_twice():
-    scores = [score(i, picture=f"{i // 2}.png") for i in range(40)]
-    names = dict(chosen(scores))
-    best, worst = ([one for name, one in names.items() if name.startswith(kind)] for kind in ("best", "worst"))
-    assert [one.headline["lift"] for one in best] == [40, 38, 36, 34, 32, 30]
-    assert [one.headline["lift"] for one in worst] == [1, 3, 5, 7, 9, 11]
+def drawn_from(i, pointing, mass, area=0.2, picture=None):
+    one = score(i, pointing, picture=picture, area=area)
+    return replace(one, headline=one.headline | {"mass": mass})
+
+
+def test_the_gallery_takes_misses_for_worst_and_no_picture_twice():
+    hits = [drawn_from(i, 1.0, 0.3 + i / 100, picture=f"{i // 2}.png") for i in range(40)]
+    misses = [drawn_from(40 + i, 0.0, 0.9 - i / 100) for i in range(7)]
+    names = dict(chosen([*misses, *hits]))
+    best, worst = ([one.id for name, one in names.items() if name.startswith(kind)] for kind in ("best", "worst"))
+    assert best == ["39", "37", "35", "33", "31", "29"]
+    assert worst == ["46", "45", "44", "43", "42", "41"]
     assert len(best) == len(worst) == EACH
 
 
+def test_large_boxes_are_not_the_worst_for_being_large():
+    half, whole = drawn_from(0, 1.0, 0.9, area=0.5), drawn_from(1, 1.0, 1.0, area=1.0)
+    little = drawn_from(2, 1.0, 0.2, area=0.1)
+    assert [one.id for name, one in chosen([half, whole, little])] == ["0", "2"], "of the whole there is no worse"
+
+
 def test_the_gallery_of_few_has_none_twice():
-    names = [one.id for _, one in chosen([score(i) for i in range(3)])]
+    names = [one.id for _, one in chosen([drawn_from(i, 1.0, 0.4) for i in range(3)])]
     assert sorted(names) == ["0", "1", "2"]
 
 

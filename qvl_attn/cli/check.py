@@ -36,7 +36,9 @@ def check(
         Path | None,
         typer.Option(help="All files lie within; by default the folder of DATA.", rich_help_panel=DATA),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first records.", min=1, rich_help_panel=DATA)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first records.", min=1, max=1_000_000, rich_help_panel=DATA)
+    ] = None,
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
     columns: Annotated[
         str | None,
@@ -84,7 +86,9 @@ def check(
         list[str] | None,
         typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(BARS)}.", rich_help_panel=CHECK),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals, halves and controls.", min=0, rich_help_panel=CHECK)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the intervals, halves and controls.", min=0, max=2**63 - 1, rich_help_panel=CHECK)
+    ] = 0,
     as_csv: Annotated[bool, typer.Option("--csv", help="scores.csv as well.", rich_help_panel=options.OUTPUT)] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="summary.json on stdout.", rich_help_panel=options.OUTPUT)
@@ -99,7 +103,7 @@ def check(
     qvl-attn check questions.jsonl --model demo --out runs/demo
     """
     with (
-        faults(debug=debug, interrupted=f"interrupted; the rows so far are in {out}"),
+        faults(debug=debug, interrupted=f"interrupted; rows that are finished are kept in {out}"),
         progress_bars(shown=not quiet) as progress,
     ):
         if offline:
@@ -126,7 +130,8 @@ def check(
             progress=lambda done: progress("checking the data", done, done + 1),
         )
         tell = unsaid if quiet else say
-        tell(f"{len(samples)} samples about {len({one.names for one in samples})} pictures or clips, all sound")
+        pictures = {shown.identity for one in samples for shown in one.shown}
+        tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all sound")
         analyzer = find_model(
             model,
             offline=offline,

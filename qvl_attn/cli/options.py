@@ -64,7 +64,7 @@ System = _option(str | None, "System prompt.", MODEL)
 MinPixels = _option(int | None, "Smallest size a picture or frame is resized to, in pixels.", MODEL)
 MaxPixels = _option(int | None, "Largest size a picture is resized to, in pixels.", MODEL)
 MaxNewTokens = _option(int, "Where an answer is cut.", MODEL)
-Seed = _option(int, "For torch; answers are greedy.", MODEL)
+Seed = _option(int, "For torch; answers are greedy.", MODEL, min=-(2**63), max=2**63 - 1)
 Prompts = Annotated[str | None, typer.Option(help="A set of questions: a JSONL file, or the name of a set that ships.")]
 Query = _option(
     str | None, "Whose attention: question, last, answer, text:WORDS. Default: the profile's, else question.", MAPS

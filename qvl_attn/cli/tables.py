@@ -108,11 +108,12 @@ def _calibration(summary: dict[str, Any], profile: Path | None) -> list[str]:
         return []
     lines = ["", f"{'ranked on the first half':<26}{'first half':>22}{'second half':>22}"]
     lines.append(f"{'':<26}" + 2 * f"{'pointing':>12}{'lift':>10}")
-    for part, some in (("layers", None), ("heads", SHOWN_HEADS)):
-        for one in found["ranking"][part][:some]:
-            name = f"layer {one['layer']}" if part == "layers" else f"head {one['layer']}.{one['head']}"
-            halves = (one["first_half"], one["second_half"])
-            lines.append(f"{name:<26}" + "".join(f"{half['pointing']:>12.3f}{half['lift']:>10.2f}" for half in halves))
+    rows = [("mean of all layers", found["all_layers"])]
+    rows += [(f"layer {one['layer']}", one) for one in found["ranking"]["layers"]]
+    rows += [(f"head {one['layer']}.{one['head']}", one) for one in found["ranking"]["heads"][:SHOWN_HEADS]]
+    for name, one in rows:
+        halves = (one["first_half"], one["second_half"])
+        lines.append(f"{name:<26}" + "".join(f"{half['pointing']:>12.3f}{half['lift']:>10.2f}" for half in halves))
     over = summary["headline"]["pointing"]["over_all_layers"], summary["headline"]["lift"]["over_all_layers"]
     lines.append(
         f"the profile over the mean of all layers, second half: pointing {over[0]['mean']:+.3f} {_interval(over[0])}, "
