@@ -127,7 +127,7 @@ def draw_heads(
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
         if np.isfinite(chance[name]):
             bar.ax.axhline(chance[name], color="#39c0ff", linewidth=2)
-            bar.ax.text(1.25, chance[name], " chance", transform=bar.ax.get_yaxis_transform(), va="center", color=INK)
+            bar.ax.set_xlabel("line: chance", color=GREY)
     figure.tight_layout()
     return _titled(_pixels(canvas), f"{title} · outlined: the heads of the headline" if marked else title)
 

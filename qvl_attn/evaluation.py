@@ -238,7 +238,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     if not summary["with_boxes"]:
         notes.append("no sample has boxes: nothing says where the evidence is")
     elif summary["groups"] < FEW_GROUPS:
-        notes.append(f"the intervals rest on {summary['groups']} pictures that are independent: too few to trust them")
+        notes.append(f"the intervals rest on {summary['groups']} independent pictures or clips: too few to trust them")
     if summary["unsampled_boxes"]:
         notes.append(
             f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: those of the nearest "
