@@ -526,3 +526,21 @@ def test_real_photographs_with_human_boxes_run_through(check, shared_data, tmp_p
     lift = found["headline"]["lift"]
     assert 0.7 < lift["mean"] < 1.3
     assert list((tmp_path / "run" / "gallery").iterdir())
+
+
+def test_random_weights_under_the_genuine_vocabulary_look_nowhere(genuine, shared_data, tmp_path):
+    from qvl_attn import load_samples
+
+    index = json.loads((shared_data / "images" / "grounding_index.json").read_text(encoding="utf-8"))[::12]
+    rows = [
+        {"id": i, "image": one["image"], "question": one["question"], "boxes": one["boxes_xywh"], "box_format": "xywh"}
+        | {"box_units": "px", "answer": "nothing of the kind"}
+        for i, one in enumerate(index)
+    ]
+    samples = load_samples(write_rows(tmp_path, rows), data_root=shared_data)
+    found = genuine.check(samples, tmp_path / "run", by_head=True, max_pixels=60_000, max_new_tokens=1)
+    assert (found["samples"], found["errors"]) == (len(index), 0)
+    assert found["accuracy"]["mean"] == 0
+    assert np.shape(found["heads"]["lift"]) == (3, 2)
+    assert 0.7 < found["headline"]["lift"]["mean"] < 1.4
+    assert 0.3 < found["headline"]["auc"]["mean"] < 0.7
