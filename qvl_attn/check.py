@@ -17,7 +17,7 @@ from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result, Settings
-from qvl_attn.samples import Sample, Shown
+from qvl_attn.samples import Sample, Shown, all_faults
 from qvl_attn.scoring import Headline, Score, score_sample
 from qvl_attn.select import parse_query
 from qvl_attn.types import Media
@@ -86,7 +86,7 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
     if not faults and wanted != query and not any(wanted in one.question for one in samples):
         raise InputError(f"--query {query}: {wanted!r} stands in no question of the data set")
     if faults:
-        raise InputError(f"the data set has {len(faults)} fault{'s' if len(faults) > 1 else ''}", "", tuple(faults))
+        raise all_faults(faults)
 
 
 def score_samples(engine: Engine, samples: Sequence[Sample], plan: Plan) -> Iterator[Score]:

@@ -107,12 +107,10 @@ def chance(maps: Floats, region: Region) -> dict[str, Floats]:
 
     For the IoU it is the mean over `SHUFFLES` orders, always the same ones; for the others it is exact.
     """
-    strongest = maps.max(axis=1)
-    points = ((maps == strongest[:, None]).sum(axis=1) == 1) & (strongest > 0)
     some, ones = maps.sum(axis=1) > 0, np.ones(len(maps))
     area, inside = region.covered.mean(), region.inside
     return {
-        "pointing": np.where(points, inside.mean(), 0.0),
+        "pointing": pointing(maps, np.ones_like(inside)) * inside.mean(),
         "mass": np.where(some, area, 0.0),
         "lift": np.where(some, 1.0, 0.0) if area > 0 else ones * np.nan,
         "auc": ones * (0.5 if 0 < inside.mean() < 1 else np.nan),

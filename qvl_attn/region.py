@@ -7,7 +7,7 @@ top inside, right and bottom not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,11 +132,8 @@ def step_region(grid: TokenGrid, step: int, boxes: Floats, size_px: tuple[int, i
         boxes: (G, 4) xyxy in units of the picture.
         size_px: of the clip.
     """
-    _, rows, columns = grid.shape
-    covered, inside, distance, central = _on_cells(boxes, rows, columns, size_px)
-    cells = np.arange(rows * columns) + step * rows * columns
-    hit = float(_in_boxes(np.array([[0.5, 0.5]]), boxes).any())
-    return Region(cells, covered, inside, distance, central, hit)
+    still = picture_region([grid], [boxes], [size_px])
+    return replace(still, cells=still.cells + step * len(still.cells))
 
 
 def step_boxes(grid: TokenGrid, boxes: Floats, frames: NDArray[np.int64]) -> dict[int, Floats]:

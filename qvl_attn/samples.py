@@ -172,11 +172,15 @@ def read_samples(
     if prompts and not faults.lines:
         _check_made_ids(samples, faults)
     if faults.lines:
-        count = len(faults.lines)
-        raise InputError(f"the data set has {count} fault{'s' if count > 1 else ''}", "", tuple(faults.lines))
+        raise all_faults(faults.lines)
     if not samples:
         raise InputError("the data set has no sample")
     return _grouped(samples)
+
+
+def all_faults(lines: Sequence[str]) -> InputError:
+    """One error with everything that is wrong with a data set."""
+    return InputError(f"the data set has {len(lines)} fault{'s' if len(lines) > 1 else ''}", "", tuple(lines))
 
 
 def _grouped(samples: Sequence[Sample]) -> list[Sample]:
