@@ -177,6 +177,8 @@ class Analyzer(Engine):
         calibrate: str | os.PathLike[str] | None = None,
         csv: bool = False,
         seed: int = 0,
+        shard: str | None = None,
+        batch_size: int = 8,
         fps: float = ClipSettings.fps,
         max_frames: int = ClipSettings.max_frames,
         progress: Progress = untold,
@@ -186,13 +188,16 @@ class Analyzer(Engine):
 
         Args:
             samples: as `load_samples` gives them.
-            out: a folder to make, for rows, summary, charts and a gallery.
+            out: a folder to make, for rows, summary, charts and a gallery; that of a run that was stopped goes on.
             name: of the data set, to be read.
             by_head: score every head as well.
             calibrate: a file to be: rank layers and heads on one half of the pictures, judge the best heads on the
                 other, and write them there as a profile.
             csv: write `scores.csv` as well.
             seed: of intervals, halves and controls.
+            shard: `2/8` for one of eight parts, which a hash of the pictures' names gives; `merge_runs` puts them
+                together.
+            batch_size: how many prompts run at once, while they are estimated to fit the memory.
             fps: of clips, frames sampled a second.
             max_frames: of clips, frames at most.
             progress: told what is being done, how much of it is done, and of how much.
@@ -208,12 +213,21 @@ class Analyzer(Engine):
         """
         from qvl_attn.calibrate import halves
         from qvl_attn.check import check_questions
-        from qvl_attn.evaluation import Wanted, headline_of, run_check
+        from qvl_attn.evaluation import run_check
+        from qvl_attn.ledger import check_begun, is_finished
+        from qvl_attn.manifest import Wanted, headline_of
+        from qvl_attn.shard import Shard
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
-        check_new(folder)
+        part = None if shard is None else Shard.parse(shard)
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: want at least 1")
+        check_begun(folder)
         if profile_file is not None:
-            check_new(profile_file, "--calibrate", empty_folder=False)
+            if part:
+                raise InputError("--calibrate chooses heads on half of the data at once", "leave --shard")
+            if not is_finished(folder):
+                check_new(profile_file, "--calibrate", empty_folder=False)
             if profile_file.absolute() == folder.absolute():
                 raise InputError(f"--calibrate {profile_file}: is --out as well", "name a file")
             halves(samples, seed)
@@ -225,7 +239,8 @@ class Analyzer(Engine):
         check_questions(self, samples, settings)
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
-        return run_check(self, samples, settings, Wanted(folder, name, by_head, profile_file, csv, seed), progress)
+        wanted = Wanted(folder, name, by_head, profile_file, csv, seed, part, batch_size)
+        return run_check(self, samples, settings, wanted, progress)
 
     def estimate(
         self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any

@@ -1,14 +1,20 @@
-"""Samples through a model, and what each scores: the loop over a data set."""
+"""Samples through a model, and what each scores: the loop over a data set.
+
+Samples are worked on in portions that their order alone decides, and the questions of a portion in groups that all of
+it decides: who goes on with a stopped run meets the same groups, and so the same numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from qvl_attn.ahead import ahead
 from qvl_attn.clip import open_clip
 from qvl_attn.engine import DOT, Engine
 from qvl_attn.errors import CaptureError, InputError, MemoryLimitError
@@ -17,14 +23,17 @@ from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result, Settings
-from qvl_attn.samples import Sample, Shown, all_faults
+from qvl_attn.runs import Group
+from qvl_attn.samples import Sample, all_faults
 from qvl_attn.scoring import Headline, Score, score_sample
 from qvl_attn.select import parse_query
+from qvl_attn.shown import Shown
 from qvl_attn.types import Media
 from qvl_attn.video import load_clip
 
-# Questions in a row that are prepared before they run, so that those about the same pictures read them once.
-AT_ONCE = 16
+# Questions in a row that are prepared together, and batches of which they should make several; with more bytes of
+# pictures the portion is cut before.
+AT_ONCE, BATCHES_AT_ONCE, PORTION_BYTES = 16, 4, 2**29
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)
 
@@ -39,6 +48,7 @@ class Plan:
         by_head: whether every head is scored.
         keep_maps: whether the maps of every head are kept.
         others: for each sample's id, the one whose boxes are its control.
+        batch_size: how many prompts run at once, at most.
     """
 
     settings: Settings
@@ -46,6 +56,7 @@ class Plan:
     by_head: bool
     keep_maps: bool
     others: dict[str, Sample]
+    batch_size: int = 1
 
 
 def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
@@ -89,34 +100,95 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
         raise all_faults(faults)
 
 
-def score_samples(engine: Engine, samples: Sequence[Sample], plan: Plan) -> Iterator[Score]:
-    """Answer and score samples, each as soon as it is there; what spoils one becomes its error."""
-    _ = engine.model  # a model that cannot be loaded is nobody's sample's fault
-    for together in _portions(samples):
-        prepared: list[tuple[Sample, Question]] = []
-        loaded: dict[str, Media] = {}
-        for sample in together:
-            try:
-                media = [_load(engine, one, plan.settings, loaded) for one in sample.shown]
-                (question,) = engine.prepare([(media, sample.question)], plan.settings)
-                prepared.append((sample, without_pixels(question)))
-            except FAULTS as error:
-                yield _spoiled(sample, error)
-        yield from _answered(engine, prepared, plan)
-
-
-def _portions(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """In their order, cut where the pictures change if that is soon enough."""
+def portions(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Samples in their order, cut where the pictures change if that is soon enough."""
+    most = max(AT_ONCE, BATCHES_AT_ONCE * batch_size)
     together: list[Sample] = []
+    held = 0
     for sample in samples:
         another = bool(together) and sample.names != together[-1].names
-        full = another and (len(together) >= AT_ONCE or sample.is_clip)
-        if full or len(together) >= 4 * AT_ONCE:
+        full = another and (len(together) >= most or held >= PORTION_BYTES or sample.is_clip)
+        if full or len(together) >= 4 * most:
             yield together
-            together = []
+            together, held = [], 0
+        held += _bytes(sample) if another or not together else 0
         together.append(sample)
     if together:
         yield together
+
+
+def _bytes(sample: Sample) -> int:
+    """Of its pictures, decoded, and as the processor gives them, which is about five times as many."""
+    return sum(3 * width * height for width, height in (one.size_px for one in sample.shown)) * 6
+
+
+@dataclass(eq=False)
+class _Prepared:
+    """A sample that was read, or what was wrong with it, if its files could not be read; and what was so at first."""
+
+    sample: Sample
+    question: Question | None = None
+    fault: Exception | None = None
+    unread: bool = False
+    first_fault: Exception | None = None
+
+
+def score_samples(
+    engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]] = tuple
+) -> Iterator[Score]:
+    """Answer and score samples, each as soon as it is there; what spoils one becomes its error.
+
+    The next portion is read from the disk while the model is at work on this one.
+
+    Args:
+        engine: the model.
+        samples: in the order of the data set.
+        plan: what is asked and scored.
+        done: gives the ids of samples that are not wanted any more; asked before each portion.
+    """
+    _ = engine.model  # a model that cannot be loaded is nobody's sample's fault
+
+    def read() -> Generator[list[_Prepared], None, None]:
+        for portion in portions(samples, plan.batch_size):
+            finished = done()
+            if any(one.id not in finished for one in portion):
+                yield _read(engine, portion, plan.settings)
+
+    with closing(ahead(read(), depth=1)) as prepared:
+        for portion in prepared:
+            yield from _score_portion(engine, portion, plan, done())
+
+
+def score_portion(engine: Engine, portion: Sequence[Sample], plan: Plan, done: Collection[str] = ()) -> list[Score]:
+    """One of `portions` at once."""
+    return list(_score_portion(engine, _read(engine, portion, plan.settings), plan, done))
+
+
+def _read(engine: Engine, portion: Sequence[Sample], settings: Settings) -> list[_Prepared]:
+    """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
+    loaded: dict[str, Media] = {}
+    found = [_Prepared(sample) for sample in portion]
+    for one in found:
+        _read_one(engine, one, settings, loaded)
+    for one in found:
+        if one.unread:
+            one.first_fault = one.fault
+            _read_one(engine, one, settings, loaded)
+    return found
+
+
+def _read_one(engine: Engine, one: _Prepared, settings: Settings, loaded: dict[str, Media]) -> None:
+    new = not loaded.keys() >= set(one.sample.names)
+    one.fault, one.unread = None, True
+    try:
+        media = [_load(engine, shown, settings, loaded) for shown in one.sample.shown]
+        one.unread = False
+        question = engine.read(media, one.sample.question, settings, loaded)
+    except Exception as fault:  # files hold anything, and one of fifty thousand does not end the night's run
+        one.fault = fault
+    else:
+        # Of questions about the same pictures the first has the pixels for all.
+        one.question = question if new else without_pixels(question)
 
 
 def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Media]) -> Media:
@@ -132,29 +204,65 @@ def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Me
     return loaded[shown.name]
 
 
-def _answered(engine: Engine, prepared: Sequence[tuple[Sample, Question]], plan: Plan) -> Iterator[Score]:
-    """Together; after a fault each that is left by itself, so that the fault spoils its own sample only."""
-    left = dict(enumerate(prepared))
+def _score_portion(engine: Engine, portion: Sequence[_Prepared], plan: Plan, done: Collection[str]) -> Iterator[Score]:
+    ready: list[tuple[_Prepared, Question]] = []
+    for one in portion:
+        try:
+            if one.question is None:
+                raise one.fault or AssertionError
+            (question,) = engine.fit([one.question])
+            ready.append((one, question))
+        except Exception as fault:
+            if one.sample.id not in done:
+                yield _spoiled(one, fault)
+    asked, questions = [one for one, _ in ready], [question for _, question in ready]
+    for group in engine.groups(questions, plan.batch_size):
+        if any(asked[i].sample.id not in done for i in group.indices):
+            for score in _of_group(engine, asked, questions, group, plan):
+                if score.id not in done:
+                    yield score
+
+
+def _of_group(
+    engine: Engine, asked: Sequence[_Prepared], questions: Sequence[Question], group: Group, plan: Plan
+) -> Iterator[Score]:
+    """Together; after a fault each that is left by itself, so that the fault spoils its own sample only.
+
+    Where memory ended, this is what is tried once more.
+    """
+    left = list(group.indices)
     try:
-        for i, result in engine.answer([question for _, question in prepared]):
-            score = _score(left[i][0], result, plan)
-            del left[i]
-            yield score
+        for i, result in engine.answer_group(questions, group):
+            yield _score(asked[i], result, plan)
+            left.remove(i)
         return
-    except FAULTS as error:
-        if len(prepared) == 1:
-            yield _spoiled(prepared[0][0], error)
+    except FAULTS as fault:
+        if len(group.indices) == 1 and not isinstance(fault, MemoryLimitError):
+            yield _spoiled(asked[left[0]], fault)
             return
-    for one in left.values():
-        yield from _answered(engine, [one], plan)
+        first = fault
+    for i in left:
+        if isinstance(first, MemoryLimitError):
+            asked[i].first_fault = first
+        try:
+            for _, result in engine.answer_group(questions, Group((i,), shared=False)):
+                yield _score(asked[i], result, plan)
+        except FAULTS as fault:
+            yield _spoiled(asked[i], fault)
 
 
-def _score(sample: Sample, result: Result, plan: Plan) -> Score:
-    other = plan.others.get(sample.id)
-    return score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
+def _score(one: _Prepared, result: Result, plan: Plan) -> Score:
+    sample, other = one.sample, plan.others.get(one.sample.id)
+    score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
+    return replace(score, retried=_told(one.first_fault))
 
 
-def _spoiled(sample: Sample, error: InputError | CaptureError | MemoryLimitError) -> Score:
+def _told(fault: Exception | None) -> str:
+    return "" if fault is None else f"{type(fault).__name__}: {fault}"
+
+
+def _spoiled(one: _Prepared, fault: Exception) -> Score:
+    sample = one.sample
     return Score(
         id=sample.id,
         media=sample.names,
@@ -164,7 +272,10 @@ def _spoiled(sample: Sample, error: InputError | CaptureError | MemoryLimitError
         accuracy=0.0 if sample.answers else np.nan,
         boxes=len(sample.boxes_px),
         group=sample.group,
-        error=f"{type(error).__name__}: {error}",
+        index=sample.index,
+        evidence=sample.evidence,
+        error=_told(fault),
+        retried=_told(one.first_fault),
     )
 
 

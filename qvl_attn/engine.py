@@ -174,21 +174,45 @@ class Engine:
             InputError: a fault in what was given.
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
-        dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
         loaded: dict[str, Media] = {}
         questions = []
         for i, (pictures, text) in enumerate(pairs):
-            stages = Stages()
             try:
-                with stages.stage("prepare"):
-                    media = load_pictures(pictures, loaded)
-                    one = read_question(self.processor, self.config, media, text, settings)
-                check_context(self.config, one.job, one.pictures)
+                one = self.read(pictures, text, settings, loaded)
             except InputError as error:
                 where = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
                 raise InputError(where + error.message, error.hint) from None
-            one = replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
             questions.append(without_pixels(one) if len(pairs) > 1 else one)
+        return self.fit(questions)
+
+    def read(
+        self, pictures: Picture | Sequence[Picture], text: str, settings: Settings, loaded: dict[str, Media]
+    ) -> Question:
+        """Find every fault of one question that can be known without looking at the memory. Asks no device.
+
+        Args:
+            pictures: what is shown.
+            text: the question.
+            settings: as they were typed.
+            loaded: pictures by path, which are read once.
+
+        Raises:
+            InputError: a fault in what was given.
+        """
+        stages = Stages()
+        with stages.stage("prepare"):
+            media = load_pictures(pictures, loaded)
+            one = read_question(self.processor, self.config, media, text, settings)
+        check_context(self.config, one.job, one.pictures)
+        return replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
+
+    def fit(self, questions: Sequence[Question]) -> list[Question]:
+        """Choose how attention is computed, one way for all, that of the largest.
+
+        Raises:
+            MemoryLimitError: a prompt is estimated not to fit the memory.
+        """
+        dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
         attention, reason = self.attn, "asked for"
         if attention == "auto" and questions:
             largest = max((one.job for one in questions), key=lambda job: job.tokens)
@@ -213,20 +237,28 @@ class Engine:
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        for group in groups(questions, self.config, batch_size, self._fits):
-            asked = [questions[i] for i in group.indices]
-            if asked[0].attention != self._said:
-                self._said = asked[0].attention
-                self._say(f"{self._said} attention: {asked[0].attention_reason}")
-            loading = Stages()
-            with loading.stage("load"):
-                model = self.model
-            runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
-            for i, question in zip(group.indices, asked, strict=True):
-                with on_device(self.placement, question.prompt.length):
-                    run = next(runs)
-                yield i, self._result(question, run, loading, group)
-                del run
+        for group in self.groups(questions, batch_size):
+            yield from self.answer_group(questions, group)
+
+    def groups(self, questions: Sequence[Question], batch_size: int) -> Iterator[Group]:
+        """Which questions run together, while they are estimated to fit the memory."""
+        return groups(questions, self.config, batch_size, self._fits)
+
+    def answer_group(self, questions: Sequence[Question], group: Group) -> Iterator[tuple[int, Result]]:
+        """Answer those of the questions that are of a group, as `answer` does."""
+        asked = [questions[i] for i in group.indices]
+        if asked[0].attention != self._said:
+            self._said = asked[0].attention
+            self._say(f"{self._said} attention: {asked[0].attention_reason}")
+        loading = Stages()
+        with loading.stage("load"):
+            model = self.model
+        runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
+        for i, question in zip(group.indices, asked, strict=True):
+            with on_device(self.placement, question.prompt.length):
+                run = next(runs)
+            yield i, self._result(question, run, loading, group)
+            del run
 
     def _fits(self, longest: Question, count: int) -> bool:
         job, placement, free = replace(longest.job, batch=count), self.placement, self.free_bytes()

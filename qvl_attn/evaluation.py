@@ -1,11 +1,11 @@
-"""A whole check: every sample scored, rows and summary written, charts and gallery drawn, a profile calibrated."""
+"""A whole check: every sample scored, its row safe on the disk, everything written at the end, a profile calibrated."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,74 +13,35 @@ import numpy as np
 
 from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.check import Plan, other_samples, score_samples
+from qvl_attn.conclusion import conclude
 from qvl_attn.errors import StoreError
-from qvl_attn.origin import made_by, of_model
-from qvl_attn.plain import shortened
-from qvl_attn.profile import Profile, profile_json, shape_of
+from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
+from qvl_attn.manifest import Wanted, facts_of, headline_of, headline_words, run_json
+from qvl_attn.outputs import write_gallery
+from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
 from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
-from qvl_attn.scoring import Headline, Score, as_json, score_row
-from qvl_attn.select import default_layers, describe, parse_heads, parse_layers
-from qvl_attn.store import write_json
-from qvl_attn.summary import summarise
+from qvl_attn.scores import read_scores, score_row
+from qvl_attn.scoring import Score
+from qvl_attn.store import read_json, write_json
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine
 
-SCHEMA_VERSION = 1
-# With fewer a bootstrap says little.
-FEW_GROUPS = 10
-ROWS_FILE, SUMMARY_FILE = "scores.jsonl", "summary.json"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of a check beside its figures.
-
-    Attributes:
-        out: the folder to write into.
-        data: the data set's name.
-        by_head: score every head.
-        profile_file: where to write a calibrated profile; None to calibrate none.
-        csv: also write `scores.csv`.
-        seed: of the bootstrap, of the other pictures, and of the halves.
-    """
-
-    out: Path
-    data: str
-    by_head: bool = False
-    profile_file: Path | None = None
-    csv: bool = False
-    seed: int = 0
-
-
-def headline_of(settings: Settings, config: Any) -> Headline:
-    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
-    text = config.text_config
-    count, profile = text.num_hidden_layers, settings.profile
-    if profile is not None:
-        return Headline(profile.layers, profile.heads or None)
-    layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
-    # layer.head pairs name layers of their own
-    within = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
-    return Headline(layers, parse_heads(settings.heads, list(within), text.num_attention_heads))
-
-
-def headline_words(headline: Headline, settings: Settings) -> str:
-    """What the headline averages, to be read."""
-    if headline.heads is not None:
-        words = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
-    else:
-        words = f"layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}, mean of all heads"
-    standing = f" ({settings.profile.standing})" if settings.profile else ""
-    return f"{words}{standing}, attention of {settings.query}"
+# Answers and scores samples, but not those whose ids it is told are done; in any order.
+Scorer = Callable[["Engine", Sequence[Sample], Plan, Callable[[], Collection[str]]], Iterator[Score]]
 
 
 def run_check(
-    engine: Engine, samples: Sequence[Sample], settings: Settings, wanted: Wanted, progress: Progress = untold
+    engine: Engine,
+    samples: Sequence[Sample],
+    settings: Settings,
+    wanted: Wanted,
+    progress: Progress = untold,
+    scorer: Scorer = score_samples,
 ) -> dict[str, Any]:
-    """Score samples and write everything to a folder; `summary.json` is written last.
+    """Score samples, or those that a stopped run has left, and write everything to its folder.
 
     Args:
         engine: the model.
@@ -88,76 +49,79 @@ def run_check(
         settings: as for one question: layers, heads or profile are the headline's.
         wanted: what else.
         progress: told what is being done.
+        scorer: where the model works.
 
     Returns:
         The contents of `summary.json`.
 
     Raises:
-        InputError: too few samples to calibrate.
+        InputError: too few samples to calibrate; the folder's run was begun with something else, or is being run.
         StoreError: it cannot be written.
     """
-    from qvl_attn.outputs import write_charts, write_csv, write_gallery  # loads matplotlib
-
-    calibrating = wanted.profile_file is not None
-    parts = halves(samples, wanted.seed) if calibrating else ([], list(samples))
-    others = other_samples(samples, wanted.seed)
-    asked = _capture_all(settings, engine.config) if calibrating or wanted.by_head else replace(settings, layers=None)
-    total, done = sum(map(len, parts)), 0
-    _ = engine.model  # nothing is written for a model that cannot be loaded
-    try:
-        with (wanted.out / ROWS_FILE).open("x", encoding="utf-8", newline="\n") as lines:
-
-            def scored(some: Sequence[Sample], half: str | None) -> list[Score]:
-                nonlocal done
-                headline, all_heads = headline_of(settings, engine.config), calibrating or wanted.by_head
-                words = headline_words(headline, settings)
-                plan = Plan(asked, headline, all_heads, half == "first", others)
-                found: list[Score] = []
-                held = 0
-                for score in score_samples(engine, some, plan):
-                    row = score_row(score) | ({"half": half, "headline_map": words} if half else {})
-                    lines.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                    lines.flush()
-                    os.fsync(lines.fileno())
-                    held += sum(maps.nbytes for maps, _ in score.head_maps)
-                    found.append(score if held <= MAPS_BYTES else replace(score, head_maps=()))
-                    done += 1
-                    progress("asking", done, total)
-                place = {one.id: i for i, one in enumerate(samples)}  # not as they were finished
-                return sorted(found, key=lambda score: place[score.id])
-
-            first = scored(parts[0], "first") if calibrating else []
-            if calibrating:
+    parts = {"": wanted.shard.own(samples) if wanted.shard else list(samples)}
+    if wanted.profile_file:
+        parts = dict(zip(("first", "second"), halves(samples, wanted.seed), strict=True))
+    run = run_json(engine, samples, [one for part in parts.values() for one in part], settings, wanted)
+    with open_run(wanted.out, run) as ledger:
+        was_finished = ledger.finished
+        if not was_finished:
+            _ = engine.model  # nothing is written for a model that cannot be loaded
+            score = partial(_score, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress, scorer)
+            if wanted.profile_file:
+                first = score(parts["first"], settings, "first")
                 settings = _calibrated(engine, settings, first, wanted)
-            scores = scored(parts[1], "second" if calibrating else None)
-        headline = headline_of(settings, engine.config)
-        summary = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "check",
-            "data": wanted.data,
-            "model": _model(engine, scores),
-            "headline_map": headline_words(headline, settings),
-            "settings": asdict(settings),
-            **summarise(scores, list(range(engine.config.text_config.num_hidden_layers)), wanted.seed),
-            "calibration": _calibration(first, scores, settings) if calibrating else None,
-        }
-        summary["notes"] = _notes(summary)
-        title = f"{shortened(engine.checkpoint.name)} on {shortened(wanted.data)}: {summary['samples']} samples about "
-        title += f"{summary['pictures']} pictures, attention of {settings.query}"
-        title += ", the half that had no part in the choice" if calibrating else ""
-        files = write_charts(wanted.out, summary, headline, title)
-        files += write_gallery(wanted.out, engine, samples, scores, settings, progress, summary["notes"])
-        if wanted.csv:
-            write_csv(wanted.out / "scores.csv", scores)
-            files.append("scores.csv")
-        if wanted.profile_file and settings.profile and summary["with_boxes"]:
-            _write_profile(settings.profile, summary, wanted.profile_file)
-        summary["files"] = sorted([ROWS_FILE, SUMMARY_FILE, *files])
-        written: dict[str, Any] = as_json(summary)
-        write_json(wanted.out / SUMMARY_FILE, written)
-    except OSError as error:
-        raise StoreError(f"cannot write to {wanted.out}: {error.strerror or error}") from None
-    return written
+                second = score(parts["second"], settings, "second")
+                calibration, scores = _calibration(first, second, settings), second
+            else:
+                calibration, scores = None, score(parts[""], settings, "")
+            conclude(
+                wanted.out,
+                facts_of(engine, settings, wanted),
+                scores,
+                partial(write_gallery, wanted.out, engine, samples, settings, progress),
+                csv=wanted.csv,
+                calibration=calibration,
+            )
+        summary = read_json(wanted.out / SUMMARY_FILE)
+    if wanted.profile_file and summary["with_boxes"] and not (was_finished and wanted.profile_file.exists()):
+        _write_profile(summary, wanted.profile_file)
+    return summary
+
+
+def _score(
+    engine: Engine,
+    ledger: Ledger,
+    run: dict[str, Any],
+    others: dict[str, Sample],
+    wanted: Wanted,
+    progress: Progress,
+    scorer: Scorer,
+    part: Sequence[Sample],
+    settings: Settings,
+    half: str,
+) -> list[Score]:
+    """Score what has no row yet, and give back what the rows say; of the first half with maps to choose heads by."""
+    all_heads, keep_maps = wanted.profile_file is not None or wanted.by_head, half == "first"
+    headline = headline_of(settings, engine.config)
+    words = headline_words(headline, settings) if half else ""
+    asked = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
+    plan = Plan(asked, headline, all_heads, keep_maps, others, wanted.batch_size)
+    maps: dict[str, Any] = {}
+    held, total = 0, len(run["samples"])
+
+    def done() -> Collection[str]:
+        return () if keep_maps and held <= MAPS_BYTES else ledger.done  # maps are not on the disk
+
+    with ledger.appending(run) as append:
+        progress("asking", len(ledger.done), total)
+        for score in scorer(engine, part, plan, done):
+            held += sum(weights.nbytes for weights, _ in score.head_maps)
+            if held <= MAPS_BYTES:
+                maps[score.id] = score.head_maps
+            if score.id not in ledger.done:
+                append(score_row(replace(score, half=half, headline_map=words)))
+                progress("asking", len(ledger.done), total)
+    return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(wanted.out) if one.half == half]
 
 
 def _capture_all(settings: Settings, config: Any) -> Settings:
@@ -199,11 +163,12 @@ def _calibration(first: Sequence[Score], second: Sequence[Score], settings: Sett
     }
 
 
-def _write_profile(profile: Profile, summary: dict[str, Any], path: Path) -> None:
+def _write_profile(summary: dict[str, Any], path: Path) -> None:
     """Beside what is there until it is whole."""
+    profile = profile_from(summary["calibration"]["profile"])
     figures = {
         "measured_on": f"{summary['with_boxes']} samples about pictures that had no part in the choice",
-        **{name: as_json(summary["headline"][name]) for name in ("pointing", "lift")},
+        **{name: summary["headline"][name] for name in ("pointing", "lift")},
     }
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
@@ -211,40 +176,7 @@ def _write_profile(profile: Profile, summary: dict[str, Any], path: Path) -> Non
         os.link(draft, path)  # unlike a rename it spares what came to be there in the meantime
     except FileExistsError:
         raise StoreError(f"--calibrate {path}: has come to be there meanwhile, and was left as it is") from None
+    except OSError as error:
+        raise StoreError(f"--calibrate {path}: cannot be written ({error.strerror or error})") from None
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _model(engine: Engine, scores: Sequence[Score]) -> dict[str, Any]:
-    ways = sorted({one.attention for one in scores if one.attention})
-    made = made_by(engine.checkpoint, engine.placement, ", ".join(ways))
-    return {"name": made.pop("model"), **made, **of_model(engine.config, engine.processor)}
-
-
-def _notes(summary: dict[str, Any]) -> list[str]:
-    notes = []
-    if summary["errors"]:
-        notes.append(
-            f"{summary['errors']} of {summary['samples']} samples could not be scored: they count as wrong answers, "
-            f"for --fail-under pointing as misses too, and are in no other figure; the first: {summary['first_error']}"
-        )
-    if summary["calibration"] and not summary["with_boxes"]:
-        notes.append("no sample of the second half could be scored: no profile was written")
-    if summary["no_cell_inside"]:
-        notes.append(
-            f"in {summary['no_cell_inside']} samples no cell has its centre in a box: the pointing game cannot be won "
-            "there, and the ROC-AUC is not defined (a higher --max-pixels makes smaller cells)"
-        )
-    if not summary["with_boxes"]:
-        notes.append("no sample has boxes: nothing says where the evidence is")
-    elif summary["groups"] < FEW_GROUPS:
-        notes.append(f"the intervals rest on {summary['groups']} independent pictures or clips: too few to trust them")
-    if summary["unsampled_boxes"]:
-        notes.append(
-            f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: those of the nearest "
-            "frame of the same step stand in, or none (a higher --fps samples more)"
-        )
-    over = summary["headline"].get("pointing", {}).get("over_all_layers")
-    if summary["calibration"] and over and over["high"] < 0:
-        notes.append("the calibrated heads point worse than the mean of all layers: see over_all_layers")
-    return notes

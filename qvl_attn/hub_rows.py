@@ -11,7 +11,7 @@ from typing import Any
 
 from qvl_attn.errors import InputError
 from qvl_attn.rows import BOX_FORMATS, BOX_UNITS
-from qvl_attn.samples import Reader
+from qvl_attn.shown import Reader
 
 PREFIX = "hf:"
 FIELDS = ("id", "image", "images", "question", "answer", "boxes", "box_format", "box_units", "frame")

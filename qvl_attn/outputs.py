@@ -46,9 +46,9 @@ def write_gallery(
     folder: Path,
     engine: Engine,
     samples: Sequence[Sample],
-    scores: Sequence[Score],
     settings: Settings,
     progress: Progress,
+    scores: Sequence[Score],
     notes: list[str],
 ) -> list[str]:
     """The best and the worst, each asked once more to be drawn; their names. What cannot be drawn becomes a note."""
@@ -73,7 +73,7 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
     controls = [(control, name) for control in CONTROLS for name in GROUNDING]
     header = ["id", "status", "media", "question", "answer", "references", "error", "accuracy", "right", "grounded"]
     header += ["area", *FIGURES, *(f"{name}_{control}" for control, name in controls)]
-    with path.open("x", encoding="utf-8-sig", newline="") as file:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(header)
         for one in scores:

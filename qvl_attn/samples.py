@@ -6,44 +6,22 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.clip import open_clip
 from qvl_attn.errors import InputError
-from qvl_attn.media import check_local, is_clip, is_picture, printable, upright_size_px
+from qvl_attn.media import is_picture, printable
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import BOX_UNITS, Faults, Row, parse_row
+from qvl_attn.shown import Reader, Root, Shown
 
 MAX_LINE_BYTES = 2**20
 MAX_ROWS = 1_000_000
 # How far a box may stick out of the picture, since annotations are rounded; it is cut off there.
 SLACK_PX = 1.0
-# Gives the bytes of a picture that is no file of its own.
-Reader = Callable[[], bytes]
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """A picture or clip of a sample.
-
-    Attributes:
-        kind: `picture` or `clip`.
-        name: as it was written.
-        size_px: (width, height), upright.
-        source: where it lies, or what reads it.
-        frame_count: of a clip, how many it has.
-        identity: the same for the same picture, however it was written.
-    """
-
-    kind: str
-    name: str
-    size_px: tuple[int, int]
-    source: Path | Reader
-    frame_count: int = 1
-    identity: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +37,7 @@ class Sample:
         boxes_px: (G, 4) float64 xyxy in the pixels of the upright picture, within it.
         frames: (G,) int64, of a clip the number of each box's frame, of pictures which of them it is on.
         group: the same for samples that share a picture, or are linked by others that do: they are not independent.
+        index: how many stand before it in the data set.
     """
 
     place: str
@@ -69,6 +48,7 @@ class Sample:
     boxes_px: NDArray[np.float64]
     frames: NDArray[np.int64]
     group: str = ""
+    index: int = 0
 
     def __post_init__(self) -> None:
         if self.boxes_px.shape != (len(self.frames), 4) or not self.shown:
@@ -83,6 +63,12 @@ class Sample:
     def is_clip(self) -> bool:
         """Whether it is about a clip."""
         return self.shown[0].kind == "clip"
+
+    @property
+    def evidence(self) -> str:
+        """The same for the same pictures under the same boxes: 16 digits of a hash of their content."""
+        pictures = "\0".join(one.fingerprint for one in self.shown).encode()
+        return sha256(pictures + b"\1" + self.boxes_px.tobytes() + self.frames.tobytes()).hexdigest()[:16]
 
     def unit_boxes(self, picture: int = 0) -> NDArray[np.float64]:
         """(G', 4) the boxes on one picture, or all of the clip's, in units of its sides."""
@@ -184,7 +170,7 @@ def all_faults(lines: Sequence[str]) -> InputError:
 
 
 def _grouped(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples with their groups, each named by the first name in it: independent of the order, and of where it lies."""
+    """Samples numbered, and with their groups, each named by the first name in it wherever that lies."""
     parents: dict[str, str] = {}
 
     def root(picture: str) -> str:
@@ -201,7 +187,7 @@ def _grouped(samples: Sequence[Sample]) -> list[Sample]:
     for one in samples:
         group = root(one.shown[0].identity)
         names[group] = min([*one.names, *([names[group]] if group in names else [])])
-    return [replace(one, group=names[root(one.shown[0].identity)]) for one in samples]
+    return [replace(one, group=names[root(one.shown[0].identity)], index=i) for i, one in enumerate(samples)]
 
 
 def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
@@ -211,51 +197,6 @@ def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
         if one.id in places:
             faults.add(one.place, "id", f"{one.id!r}, with that of its question, stands at {places[one.id]} already")
         places.setdefault(one.id, one.place)
-
-
-class Root:
-    """Finds files that stay within a folder, each opened once however many samples are about it."""
-
-    def __init__(self, root: Path | None, readers: Mapping[str, Reader]) -> None:
-        self._root = root
-        self._real = Path() if root is None else root.resolve()
-        self._readers = readers
-        self._found: dict[tuple[str, str], Shown] = {}
-
-    def find(self, name: str, kind: str) -> Shown:
-        """A picture or clip by its name.
-
-        Raises:
-            InputError: outside of the folder, not there, or not such a file.
-        """
-        if (name, kind) not in self._found:
-            self._found[name, kind] = self._open(name, kind)
-        return self._found[name, kind]
-
-    def _open(self, name: str, kind: str) -> Shown:
-        if name in self._readers:
-            reader = self._readers[name]
-            return Shown(kind, name, upright_size_px(reader(), printable(name)), reader, identity=name)
-        check_local(name)
-        if self._root is None:
-            raise InputError(f"{printable(name)} is a file beside the data set", "name its folder with --data-root")
-        path = self._root / name
-        try:
-            real = path.resolve()
-            within = real.is_relative_to(self._real) and not (real.is_dir() and self._leads_out(real))
-        except (OSError, ValueError, RuntimeError):  # too long, a null character, links in a circle
-            raise InputError(f"{printable(name)} is not a path") from None
-        if not within:
-            raise InputError(f"{printable(name)} leads out of the data root {self._root}", "set --data-root")
-        if kind == "clip":
-            footage = open_clip(path)
-            return Shown(kind, name, footage.size_px, path, len(footage.times_s), str(real))
-        if is_clip(name):
-            raise InputError(f"{printable(name)} is a clip", "write it as video")
-        return Shown(kind, name, upright_size_px(path, printable(name)), path, identity=str(real))
-
-    def _leads_out(self, folder: Path) -> bool:
-        return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
 
 
 def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults) -> list[Sample]:

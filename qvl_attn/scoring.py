@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +39,8 @@ class Score:
         accuracy: of the answer, 0 to 1, of an error 0; NaN without references.
         boxes: how many the sample has.
         group: of the sample.
+        index: of the sample.
+        evidence: of the sample.
         unsampled: whether boxes of a clip are on frames that the model was not shown.
         headline: `FIGURES` of the headline map.
         all_layers: `FIGURES` of the mean over all layers and heads.
@@ -52,6 +53,9 @@ class Score:
         inside: the share of the cells whose centre lies in a box.
         attention: how it was computed.
         error: what went wrong.
+        retried: what went wrong at first, where it was tried once more.
+        half: of a calibration, in which the sample is: `first` or `second`.
+        headline_map: what the headline averages, where the halves differ.
         seconds: that it took.
     """
 
@@ -64,6 +68,8 @@ class Score:
     accuracy: float = np.nan
     boxes: int = 0
     group: str = ""
+    index: int = 0
+    evidence: str = ""
     unsampled: bool = False
     headline: dict[str, float] = field(default_factory=dict)
     all_layers: dict[str, float] = field(default_factory=dict)
@@ -76,6 +82,9 @@ class Score:
     inside: float = np.nan
     attention: str = ""
     error: str = ""
+    retried: str = ""
+    half: str = ""
+    headline_map: str = ""
     seconds: float = 0.0
 
     @property
@@ -150,6 +159,8 @@ def score_sample(
         references=sample.answers,
         boxes=len(sample.boxes_px),
         group=sample.group,
+        index=sample.index,
+        evidence=sample.evidence,
         unsampled=sample.is_clip and not np.isin(sample.frames, result.media[0].facts.frame_indices).all(),
         accuracy=accuracy(result.answer, sample.answers) if sample.answers else np.nan,
         headline=_at(figures, 0),
@@ -249,31 +260,3 @@ def _at(figures: dict[str, Numbers], i: int) -> dict[str, float]:
 
 def _from(figures: dict[str, Numbers], i: int) -> dict[str, Numbers]:
     return {name: values[i:] for name, values in figures.items()}
-
-
-def score_row(score: Score) -> dict[str, Any]:
-    """A line of `scores.jsonl`: six digits, null where a figure is not defined."""
-    if score.status != "ok":
-        told = ("id", "status", "media", "question", "references", "error")
-        return {name: getattr(score, name) for name in told}
-    row: dict[str, Any] = {
-        name: getattr(score, name)
-        for name in ("id", "status", "media", "question", "answer", "references", "accuracy", "right", "grounded")
-    }
-    figures = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")
-    row |= {name: getattr(score, name) for name in (*figures, "attention", "seconds")}
-    found: dict[str, Any] = as_json(row)
-    return found
-
-
-def as_json(value: Any) -> Any:
-    """A value as JSON may hold it: lists for arrays, six digits, null for what is not defined."""
-    if isinstance(value, dict):
-        return {name: as_json(one) for name, one in value.items()}
-    if isinstance(value, np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [as_json(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    return value

@@ -86,7 +86,7 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     with _draft_of(target) as draft:
         yield draft
-        _sync(draft)
+        sync_folder(draft)
         _put_in_place(draft, target, overwrite)
 
 
@@ -105,7 +105,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     with _draft_of(target) as draft:
         yield draft
-        _sync(draft)
+        sync_folder(draft)
         try:
             draft.rename(target)
         except OSError as error:
@@ -161,7 +161,8 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
         shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Come back when the names in a folder are on the disk."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -173,10 +174,16 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def _synced(path: Path) -> Iterator[Any]:
-    with path.open("xb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    """A file that takes its name when all of it is on the disk, in place of what had it."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -164,6 +164,7 @@ def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict
     return {
         "samples": len(scores),
         "errors": len(scores) - len(sound),
+        "retried": sum(bool(one.retried) for one in scores),
         "pictures": len({name for one in scores for name in one.media}),
         "groups": len({one.group for one in scores}),
         "with_boxes": len(boxed),
@@ -172,7 +173,7 @@ def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict
         "errors_with_boxes": sum(one.status != "ok" and one.boxes > 0 for one in scores),
         "no_cell_inside": sum(one.inside == 0 for one in boxed),
         "with_answers": sum(one.right is not None for one in sound),
-        "accuracy": answer_accuracy(scores, seed),
+        "accuracy": answer_accuracy(scores, seed) if scores else None,
         "headline": headline_figures(sound, seed) if sound else {},
         "answers_and_grounding": right_and_grounded(sound),
         "layers": layer_table(sound, layers, seed) if sound else [],

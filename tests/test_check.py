@@ -464,7 +464,7 @@ def test_a_run_is_never_written_over(check, scenes):
     before = Path("run/summary.json").read_bytes()
     done = check(scenes, "--limit", 3)
     assert done.exit_code == 2
-    assert "is there already" in done.stderr
+    assert "was begun with something else" in done.stderr
     assert Path("run/summary.json").read_bytes() == before
 
 

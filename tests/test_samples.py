@@ -23,7 +23,8 @@ from qvl_attn.errors import InputError
 from qvl_attn.media import load_picture
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import Faults
-from qvl_attn.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, Shown, picture_rows, read_jsonl, read_samples
+from qvl_attn.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples
+from qvl_attn.shown import Shown
 
 PROMPTS = (PromptItem("colour", "Which colour?"), PromptItem("where", "Where is it?"))
 PIXELS = {"box_format": "xyxy", "box_units": "px"}

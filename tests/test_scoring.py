@@ -11,7 +11,7 @@ from PIL import Image
 from test_summary import score
 
 from qvl_attn.charts import draw_heads, draw_layers
-from qvl_attn.check import AT_ONCE, _portions, other_samples
+from qvl_attn.check import AT_ONCE, other_samples, portions
 from qvl_attn.errors import InputError
 from qvl_attn.gallery import EACH, chosen
 from qvl_attn.profile import Profile, Shape
@@ -19,7 +19,8 @@ from qvl_attn.question import read_question
 from qvl_attn.result import Settings
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_samples
-from qvl_attn.scoring import Headline, as_json, score_row, score_sample
+from qvl_attn.scores import as_json, score_row
+from qvl_attn.scoring import Headline, score_sample
 from qvl_attn.summary import layer_table
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}
@@ -125,9 +126,9 @@ def test_half_a_character_is_a_fault(folder):
 
 def test_portions_are_cut_where_the_pictures_change(folder):
     (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
-    portions = list(_portions([a] * (AT_ONCE + 5) + [b] * 200))
-    assert [len(one) for one in portions] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
-    mixed = list(_portions([a, b] * 40))
+    found = list(portions([a] * (AT_ONCE + 5) + [b] * 200, 1))
+    assert [len(one) for one in found] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
+    mixed = list(portions([a, b] * 40, 1))
     assert [len(one) for one in mixed] == [AT_ONCE] * 5
     assert [one for portion in mixed for one in portion] == [a, b] * 40
 
@@ -136,7 +137,7 @@ def test_one_clip_at_a_time_is_decoded(tmp_path, clip_file):
     for name in ("a.mp4", "b.mp4"):
         clip_file(4, name)
     found = samples_of(tmp_path, *({"video": name, "frame": 0} for name in ("a.mp4", "a.mp4", "b.mp4")))
-    assert [len(one) for one in _portions(found)] == [2, 1]
+    assert [len(one) for one in portions(found, 1)] == [2, 1]
 
 
 def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):

@@ -11,8 +11,9 @@ from qvl_attn import calibrate, metrics
 from qvl_attn.calibrate import best_heads, halves, ranking
 from qvl_attn.errors import InputError
 from qvl_attn.region import Region
-from qvl_attn.samples import Sample, Shown
+from qvl_attn.samples import Sample
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
+from qvl_attn.shown import Shown
 from qvl_attn.summary import DRAWS, bootstrap, head_table, headline_figures, right_and_grounded, summarise
 
 

@@ -14,7 +14,7 @@ from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
 from qvl_attn.cli.tables import check_table
 from qvl_attn.errors import InputError
 
-DATA, CHECK = "Data", "Figures"
+DATA, RUN, CHECK = "Data", "Run", "Figures"
 # Beyond it a run has failed, whatever the figures of the others.
 MOST_ERRORS = 0.1
 # Of `--fail-under`: the answers, or a figure of the headline.
@@ -30,7 +30,10 @@ def check(
             "that datasets saved.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder to make, or to go on in.", rich_help_panel=options.OUTPUT),
+    ],
     prompts: options.Prompts = None,
     data_root: Annotated[
         Path | None,
@@ -50,6 +53,13 @@ def check(
     box_units: Annotated[
         str | None, typer.Option(help="Of its boxes: px, normalized, permille.", rich_help_panel=DATA)
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="One of N parts of the data, for as many processes.", rich_help_panel=RUN),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Prompts at once, while they fit the memory.", min=1, max=4096, rich_help_panel=RUN)
+    ] = 8,
     fps: Annotated[float, typer.Option(help="Of clips: frames sampled a second.", rich_help_panel=DATA)] = 2.0,
     max_frames: Annotated[int, typer.Option(help="Of clips: frames at most.", rich_help_panel=DATA)] = 64,
     model: options.Model = DEFAULT_MODEL,
@@ -111,12 +121,16 @@ def check(
         bars = _bars(fail_under or [])
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.data import load_samples
+        from qvl_attn.ledger import check_begun, is_finished
         from qvl_attn.sampling import ClipSettings
+        from qvl_attn.shard import Shard
         from qvl_attn.store import check_new
 
         ClipSettings(fps, max_frames)
-        check_new(out)
-        if calibrate:
+        if shard:
+            Shard.parse(shard)
+        check_begun(out)
+        if calibrate and not is_finished(out):
             check_new(calibrate, "--calibrate", empty_folder=False)
         samples = load_samples(
             data,
@@ -151,6 +165,8 @@ def check(
             calibrate=calibrate,
             csv=as_csv,
             seed=seed,
+            shard=shard,
+            batch_size=batch_size,
             fps=fps,
             max_frames=max_frames,
             progress=progress,

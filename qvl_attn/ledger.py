@@ -1,0 +1,204 @@
+"""The folder of a run that may be killed at any moment: what was asked, rows that are safe once written, a lock.
+
+`run.json` says what the rows are of, and is there before the first of them; `scores.jsonl` grows by one synced line a
+sample; `summary.json` is written last, and says that the run is finished. Knows nothing of models and figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from qvl_attn.errors import InputError, StoreError
+from qvl_attn.plain import shortened
+from qvl_attn.store import check_new, read_json, sync_folder, write_json
+
+RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """An open run.
+
+    Attributes:
+        folder: where it is.
+        done: the ids of the samples that have a row.
+        finished: whether there is nothing left to do.
+    """
+
+    folder: Path
+    done: set[str] = field(default_factory=set)
+    finished: bool = False
+
+    @contextmanager
+    def appending(self, run: Mapping[str, Any]) -> Iterator[Any]:
+        """A function that takes rows, and comes back when they are on the disk."""
+        if not (self.folder / RUN_FILE).exists():
+            write_json(self.folder / RUN_FILE, run)
+        with (self.folder / ROWS_FILE).open("ab", buffering=0) as file:
+            sync_folder(self.folder)
+
+            def append(row: Mapping[str, Any]) -> None:
+                _write(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                self.done.add(row["id"])
+
+            yield append
+
+
+def _write(file: BinaryIO, line: bytes) -> None:
+    while line:
+        line = line[file.write(line) :]  # unbuffered: it may take a part
+    os.fsync(file.fileno())
+
+
+def check_begun(folder: Path) -> None:
+    """Find out whether a run can begin in a folder, or go on there.
+
+    Raises:
+        InputError: something else is in it.
+    """
+    begun = folder.is_dir() and ((folder / RUN_FILE).is_file() or {one.name for one in folder.iterdir()} == {LOCK_FILE})
+    if not begun:
+        check_new(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has nothing left to do."""
+    return (folder / RUN_FILE).exists() and (folder / SUMMARY_FILE).exists()
+
+
+@contextmanager
+def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
+    """Begin a run, or go on with one that was stopped; nobody else can while this lasts.
+
+    A last line that was torn by a kill is cut off; its sample has no row.
+
+    Args:
+        folder: where it is, or is to be.
+        run: what decides its rows: what `run.json` says of a begun run must be the same.
+
+    Raises:
+        InputError: it was begun with something else, or another process is at it.
+        StoreError: its files are damaged, or cannot be written.
+    """
+    check_begun(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            try:
+                if (folder / RUN_FILE).exists():
+                    check_same(read_run(folder), run, folder)
+                    _cut_torn_line(folder / ROWS_FILE)
+                yield Ledger(folder, {row["id"] for row in read_rows(folder)}, is_finished(folder))
+            finally:
+                _leave(folder)
+    except Timeout:
+        raise InputError(
+            f"--out {folder}: another process is writing to it", "wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {folder}: {error.strerror or error}", "what is written is kept; the same command goes on"
+        ) from None
+
+
+def _leave(folder: Path) -> None:
+    """Take the lock's file away where nobody writes any more, and the folder where it came to nothing."""
+    with suppress(OSError):
+        nothing = [one.name for one in folder.iterdir()] == [LOCK_FILE]
+        if nothing or is_finished(folder):
+            (folder / LOCK_FILE).unlink()
+        if nothing:
+            folder.rmdir()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run was asked.
+
+    Raises:
+        StoreError: it is no run of a known schema.
+    """
+    run = read_json(folder / RUN_FILE)
+    if run.get("kind") != "check" or run.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(f"{folder / RUN_FILE} is of no kind or schema that is known here")
+    return run
+
+
+def check_same(begun: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to mix rows that are not of the same model, data and settings.
+
+    Raises:
+        InputError: with the name of everything that is not the same.
+    """
+    lines = differences(begun["same"], run["same"])
+    if lines:
+        raise InputError(
+            f"--out {folder} was begun with something else, and rows of two kinds are not mixed",
+            "go on with what it was begun with, or name another folder",
+            (*lines, *_changed_samples(begun["samples"], run["samples"])),
+        )
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two runs' `same`, a line each."""
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return [f"{name}: {_shown(one.get(name))} before, {_shown(other.get(name))} now" for name in names]
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else shortened(str(value))
+
+
+def _changed_samples(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    for name in {**old, **new}:
+        if name not in new or name not in old:
+            yield f"sample {shortened(name)}: is {'no longer' if name not in new else 'newly'} there"
+        elif old[name] != new[name]:
+            yield f"sample {shortened(name)}: its question, answers, boxes or pictures have changed"
+
+
+def _cut_torn_line(path: Path) -> None:
+    with suppress(FileNotFoundError), path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        kept = size
+        while kept:  # back to the last line's end
+            start = max(kept - 2**16, 0)
+            file.seek(start)
+            found = file.read(kept - start).rfind(b"\n")
+            if found >= 0:
+                kept = start + found + 1
+                break
+            kept = start
+        if kept < size:
+            file.truncate(kept)
+            os.fsync(file.fileno())
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run, as they were finished.
+
+    Raises:
+        StoreError: a line that is no row, or a second one of the same id.
+    """
+    path, seen = folder / ROWS_FILE, set()
+    with suppress(FileNotFoundError), path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                name = row["id"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise StoreError(
+                    f"{path}: line {number} is no row", "remove the line: the same command asks its sample again"
+                ) from None
+            if name in seen:
+                raise StoreError(f"{path}: line {number} has the id of one before it", "remove one of them")
+            seen.add(name)
+            yield row

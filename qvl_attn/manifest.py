@@ -1,0 +1,130 @@
+"""What a run is asked, as `run.json` keeps it: what must be the same to go on with it, and what its summary says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvl_attn.ledger import SCHEMA_VERSION
+from qvl_attn.origin import made_by, of_model
+from qvl_attn.result import Settings
+from qvl_attn.samples import Sample
+from qvl_attn.scoring import Headline
+from qvl_attn.select import default_layers, describe, parse_heads, parse_layers
+from qvl_attn.shard import Shard
+
+if TYPE_CHECKING:
+    from qvl_attn.engine import Engine
+
+_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a check beside its figures.
+
+    Attributes:
+        out: the folder to write into.
+        data: the data set's name.
+        by_head: score every head.
+        profile_file: where to write a calibrated profile; None to calibrate none.
+        csv: also write `scores.csv`.
+        seed: of the bootstrap, of the other pictures, and of the halves.
+        shard: which part of the data set; None for all of it.
+        batch_size: how many prompts run at once, at most.
+    """
+
+    out: Path
+    data: str
+    by_head: bool = False
+    profile_file: Path | None = None
+    csv: bool = False
+    seed: int = 0
+    shard: Shard | None = None
+    batch_size: int = 1
+
+
+def headline_of(settings: Settings, config: Any) -> Headline:
+    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
+    text = config.text_config
+    count, profile = text.num_hidden_layers, settings.profile
+    if profile is not None:
+        return Headline(profile.layers, profile.heads or None)
+    layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
+    # layer.head pairs name layers of their own
+    within = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
+    return Headline(layers, parse_heads(settings.heads, list(within), text.num_attention_heads))
+
+
+def headline_words(headline: Headline, settings: Settings) -> str:
+    """What the headline averages, to be read."""
+    if headline.heads is not None:
+        words = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
+    else:
+        words = f"layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}, mean of all heads"
+    standing = f" ({settings.profile.standing})" if settings.profile else ""
+    return f"{words}{standing}, attention of {settings.query}"
+
+
+def run_json(
+    engine: Engine, samples: Sequence[Sample], own: Sequence[Sample], settings: Settings, wanted: Wanted
+) -> dict[str, Any]:
+    """The contents of `run.json`.
+
+    Args:
+        engine: the model.
+        samples: the whole data set, whose other pictures are controls.
+        own: those of this run.
+        settings: as for one question.
+        wanted: what else.
+    """
+    made = made_by(engine.checkpoint, engine.placement, engine.attn)
+    digests = {one.id: _digest(one) for one in samples}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "check",
+        "same": {
+            **{name: made[name] for name in ("qvl_attn", "transformers", "torch")},
+            "--model": made["model"],
+            "the model's files": made["revision"],
+            "--dtype": made["dtype"],
+            "--device": made["device"].partition(":")[0],
+            "--attn": engine.attn,
+            **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in _FLAGS},
+            "--fps": settings.clip.fps if settings.clip else None,
+            "--max-frames": settings.clip.max_frames if settings.clip else None,
+            "--profile": settings.profile and json.dumps(asdict(settings.profile)),
+            "--by-head": wanted.by_head,
+            "--calibrate": wanted.profile_file and wanted.profile_file.stem,
+            "--seed": wanted.seed,
+            "--shard": wanted.shard and str(wanted.shard),
+            "the data": sha256(json.dumps(digests).encode()).hexdigest()[:12],
+        },
+        "facts": facts_of(engine, settings, wanted),
+        "samples": {one.id: digests[one.id] for one in own},
+    }
+
+
+def facts_of(engine: Engine, settings: Settings, wanted: Wanted) -> dict[str, Any]:
+    """What a summary says of a run beside its figures."""
+    headline = headline_of(settings, engine.config)
+    made = made_by(engine.checkpoint, engine.placement, engine.attn)
+    found: dict[str, Any] = {
+        "data": wanted.data,
+        "model": {"name": made.pop("model"), **made, **of_model(engine.config, engine.processor)},
+        "headline_map": headline_words(headline, settings),
+        "headline_of": asdict(headline),
+        "settings": asdict(settings),
+        "seed": wanted.seed,
+        "shard": wanted.shard and asdict(wanted.shard),
+    }
+    return found
+
+
+def _digest(sample: Sample) -> str:
+    told = [sample.id, sample.question, sample.answers, sample.names, sample.evidence]
+    return sha256(json.dumps(told).encode()).hexdigest()[:12]
