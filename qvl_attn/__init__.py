@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from qvl_attn.data import load_samples
     from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
+    from qvl_attn.parts import merge_runs
     from qvl_attn.result import Result
     from qvl_attn.types import HeatMap
 
-__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "load_samples"]
+__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "load_samples", "merge_runs"]
 
 # Imported at first use: the command line's --help must not wait for torch.
 _ROOMS = {
@@ -30,6 +31,7 @@ _ROOMS = {
     "QvlAttnError": "errors",
     "Result": "result",
     "load_samples": "data",
+    "merge_runs": "parts",
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qvl_attn.ahead import ahead
 from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
-from qvl_attn.check import Plan, other_samples, score_samples
+from qvl_attn.check import FAULTS, Plan, ask_again, other_samples, score_samples
 from qvl_attn.conclusion import conclude
-from qvl_attn.errors import StoreError
+from qvl_attn.errors import QvlAttnError, StoreError
+from qvl_attn.gallery import chosen, draw_sample, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_of, headline_words, run_json
-from qvl_attn.outputs import write_gallery
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
-from qvl_attn.result import Settings
+from qvl_attn.result import Result, Settings
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
-from qvl_attn.store import read_json, write_json
+from qvl_attn.store import read_json, write_json, write_png
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine
@@ -78,7 +80,7 @@ def run_check(
                 wanted.out,
                 facts_of(engine, settings, wanted),
                 scores,
-                partial(write_gallery, wanted.out, engine, samples, settings, progress),
+                partial(_draw_gallery, wanted.out, engine, samples, settings, progress),
                 csv=wanted.csv,
                 calibration=calibration,
             )
@@ -122,6 +124,39 @@ def _score(
                 append(score_row(replace(score, half=half, headline_map=words)))
                 progress("asking", len(ledger.done), total)
     return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(wanted.out) if one.half == half]
+
+
+def _draw_gallery(
+    folder: Path,
+    engine: Engine,
+    samples: Sequence[Sample],
+    settings: Settings,
+    progress: Progress,
+    scores: Sequence[Score],
+    notes: list[str],
+) -> list[str]:
+    """The best and the worst, each asked once more, which goes on while the one before is drawn.
+
+    What cannot be drawn becomes a note.
+    """
+    by_id, files, shown = {one.id: one for one in samples}, [], list(chosen(scores))
+
+    def asked() -> Generator[Result | QvlAttnError, None, None]:
+        for _, score in shown:
+            try:
+                yield ask_again(engine, by_id[score.id], settings)
+            except FAULTS as fault:
+                yield fault
+
+    with closing(ahead(asked(), depth=1)) as results:
+        for done, ((name, score), result) in enumerate(zip(shown, results, strict=True), 1):
+            if isinstance(result, QvlAttnError):
+                notes.append(f"gallery: {score.id} could not be drawn ({result})")
+                continue
+            write_png(folder / file_name(name, score), draw_sample(by_id[score.id], score, result))
+            files.append(file_name(name, score))
+            progress("drawing", done, len(shown))
+    return files
 
 
 def _capture_all(settings: Settings, config: Any) -> Settings:

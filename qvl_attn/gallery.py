@@ -14,6 +14,7 @@ from qvl_attn.render import Picture
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
+from qvl_attn.store import slug
 
 EACH = 6
 DRAWING = Drawing(draw_size_px=960)
@@ -37,6 +38,11 @@ def chosen(scores: Sequence[Score]) -> Iterator[tuple[str, Score]]:
                 seen.add(one.media)
                 taken.add(one.id)
                 yield f"{name}_{len(seen)}", one
+
+
+def file_name(name: str, score: Score) -> str:
+    """Where a sample is drawn, from the folder of its run."""
+    return f"gallery/{name}_{slug(score.id, 48)}.png"
 
 
 def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:

@@ -39,8 +39,13 @@ class Ledger:
     finished: bool = False
 
     @contextmanager
-    def appending(self, run: Mapping[str, Any]) -> Iterator[Any]:
-        """A function that takes rows, and comes back when they are on the disk."""
+    def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Any]:
+        """A function that takes rows, and comes back when they are on the disk.
+
+        Args:
+            run: the contents of `run.json`, where there is none yet.
+            sync: whether to wait for the disk after each row.
+        """
         if not (self.folder / RUN_FILE).exists():
             write_json(self.folder / RUN_FILE, run)
         with (self.folder / ROWS_FILE).open("ab", buffering=0) as file:
@@ -48,15 +53,17 @@ class Ledger:
 
             def append(row: Mapping[str, Any]) -> None:
                 _write(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                if sync:
+                    os.fsync(file.fileno())
                 self.done.add(row["id"])
 
             yield append
+            os.fsync(file.fileno())
 
 
 def _write(file: BinaryIO, line: bytes) -> None:
     while line:
         line = line[file.write(line) :]  # unbuffered: it may take a part
-    os.fsync(file.fileno())
 
 
 def check_begun(folder: Path) -> None:

@@ -5,22 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qvl_attn.charts import BY_HEAD, draw_heads, draw_layers
-from qvl_attn.check import FAULTS, ask_again
-from qvl_attn.gallery import chosen, draw_sample
 from qvl_attn.metrics import GROUNDING
-from qvl_attn.progress import Progress
-from qvl_attn.result import Settings
-from qvl_attn.samples import Sample
 from qvl_attn.scoring import CONTROLS, FIGURES, Headline, Score
-from qvl_attn.store import slug, write_png
-
-if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
+from qvl_attn.store import write_png
 
 # A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -40,32 +32,6 @@ def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, t
     for name, pixels in drawn.items():
         write_png(folder / name, pixels)
     return list(drawn)
-
-
-def write_gallery(
-    folder: Path,
-    engine: Engine,
-    samples: Sequence[Sample],
-    settings: Settings,
-    progress: Progress,
-    scores: Sequence[Score],
-    notes: list[str],
-) -> list[str]:
-    """The best and the worst, each asked once more to be drawn; their names. What cannot be drawn becomes a note."""
-    by_id, files = {one.id: one for one in samples}, []
-    shown = list(chosen(scores))
-    for done, (name, score) in enumerate(shown, 1):
-        sample = by_id[score.id]
-        file = f"gallery/{name}_{slug(score.id, 48)}.png"
-        try:
-            pixels = draw_sample(sample, score, ask_again(engine, sample, settings))
-        except FAULTS as error:
-            notes.append(f"gallery: {sample.id} could not be drawn ({error})")
-            continue
-        write_png(folder / file, pixels)
-        files.append(file)
-        progress("drawing", done, len(shown))
-    return files
 
 
 def write_csv(path: Path, scores: Sequence[Score]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -47,11 +48,17 @@ class Shard:
     def own(self, samples: Sequence[Sample]) -> list[Sample]:
         """The samples of this part, in their order.
 
-        A hash of the names of what is shown decides, and nothing else of the data set: all questions about a picture
-        are in one part, where it is read once for all of them.
+        All questions about a picture are in one part, where it is read once for all of them. The pictures are put in
+        the order of a hash of their names, and cut into parts of as many samples as can be.
         """
-        return [one for one in samples if _place(one) % self.of == self.number - 1]
+        counts = Counter(one.names for one in samples)
+        mine, before = set(), 0
+        for names in sorted(counts, key=_order):
+            if before * self.of // len(samples) == self.number - 1:
+                mine.add(names)
+            before += counts[names]
+        return [one for one in samples if one.names in mine]
 
 
-def _place(sample: Sample) -> int:
-    return int.from_bytes(sha256("\0".join(sample.names).encode()).digest()[:8])
+def _order(names: Sequence[str]) -> bytes:
+    return sha256("\0".join(names).encode()).digest()

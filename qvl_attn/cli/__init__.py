@@ -14,6 +14,7 @@ from qvl_attn.cli.ask import ask
 from qvl_attn.cli.check import check
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
+from qvl_attn.cli.merge import merge
 from qvl_attn.cli.prompts import prompts
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
@@ -46,6 +47,7 @@ def _options(
 app.command()(ask)
 app.command()(video)
 app.command()(check)
+app.command()(merge)
 app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
-from qvl_attn.cli.tables import check_table
-from qvl_attn.errors import InputError
+from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
 
-DATA, RUN, CHECK = "Data", "Run", "Figures"
-# Beyond it a run has failed, whatever the figures of the others.
-MOST_ERRORS = 0.1
-# Of `--fail-under`: the answers, or a figure of the headline.
-BARS = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
+DATA, RUN = "Data", "Run"
 
 
 def check(
@@ -92,20 +86,13 @@ def check(
             rich_help_panel=CHECK,
         ),
     ] = None,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(BARS)}.", rich_help_panel=CHECK),
-    ] = None,
+    fail_under: FailUnder = None,
     seed: Annotated[
         int, typer.Option(help="Of the intervals, halves and controls.", min=0, max=2**63 - 1, rich_help_panel=CHECK)
     ] = 0,
-    as_csv: Annotated[bool, typer.Option("--csv", help="scores.csv as well.", rich_help_panel=options.OUTPUT)] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="summary.json on stdout.", rich_help_panel=options.OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Only the path of summary.json.", rich_help_panel=options.OUTPUT)
-    ] = False,
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Ask every question of a data set: was the answer right, and did the model look where the evidence is?
@@ -118,7 +105,7 @@ def check(
     ):
         if offline:
             go_offline()
-        bars = _bars(fail_under or [])
+        bars = read_bars(fail_under)
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.data import load_samples
         from qvl_attn.ledger import check_begun, is_finished
@@ -179,41 +166,5 @@ def check(
             max_pixels=max_pixels,
             max_new_tokens=max_new_tokens,
         )
-        if as_json:
-            typer.echo(json.dumps(summary, allow_nan=False))
-        elif quiet:
-            typer.echo(out / "summary.json")
-        else:
-            typer.echo(check_table(summary, out, calibrate))
-        if _missed(summary, bars):
-            raise typer.Exit(1)
-
-
-def _bars(typed: list[str]) -> dict[str, float]:
-    bars = {}
-    for one in typed:
-        name, _, value = one.partition("=")
-        try:
-            bars[name] = float(value)
-        except ValueError:
-            bars[name] = float("nan")
-        if name not in BARS or not -1e9 < bars[name] < 1e9:
-            raise InputError(f"--fail-under {one}: want FIGURE=NUMBER", f"figures: {', '.join(BARS)}")
-    return bars
-
-
-def _missed(summary: dict[str, Any], bars: dict[str, float]) -> bool:
-    """Whether too many samples have no score, or a bar is missed; each is said."""
-    missed = summary["errors"] > MOST_ERRORS * summary["samples"]
-    if missed:
-        say(f"{summary['errors']} of {summary['samples']} samples have no score: see status and error in scores.jsonl")
-    found = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
-    for name, least in bars.items():
-        value = found.get(name, {}).get("mean")
-        if name == "pointing" and value is not None:  # what could not be scored was not hit
-            value *= found[name]["n"] / (found[name]["n"] + summary["errors_with_boxes"])
-        if value is None or value < least:
-            missed = True
-            is_so = "there is no such figure" if value is None else f"it is {value:.4g}"
-            say(f"--fail-under {name}={least:g}: {is_so}")
-    return bool(missed)
+        tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
+        judge(summary, bars)

@@ -1,0 +1,34 @@
+"""`qvl-attn merge`: the parts of a check put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvl_attn.cli import options
+from qvl_attn.cli.console import faults
+from qvl_attn.cli.verdict import AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of all parts, in any order.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT)],
+    fail_under: FailUnder = None,
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Put the parts that `check --shard` made together: one run, as if one process had made it. No model is needed.
+
+    qvl-attn merge runs/part-* --out runs/all
+    """
+    with faults(debug=debug, interrupted="interrupted; nothing was written"):
+        bars = read_bars(fail_under)
+        from qvl_attn.parts import merge_runs
+
+        summary = merge_runs(runs, out, csv=as_csv)
+        tell_summary(summary, out, None, as_json=as_json, quiet=quiet)
+        judge(summary, bars)
