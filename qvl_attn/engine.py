@@ -79,7 +79,7 @@ class Engine:
         self.placement = placement
         self.attn = attn
         self.processor = load_processor(checkpoint, config)
-        self._say = say
+        self.say = say
         self._said = ""
 
     @classmethod
@@ -128,7 +128,7 @@ class Engine:
     @cached_property
     def model(self) -> Any:
         """The loaded model, after it has proved that its attention can be captured."""
-        self._say("loading the weights")
+        self.say("loading the weights")
         with on_device(self.placement, 0):
             return self._load()
 
@@ -154,7 +154,7 @@ class Engine:
         named = others.get("layers") is not None or others.get("heads") is not None
         chosen = choose_profile(profile, self.config, chosen=named)
         if chosen is not None:
-            self._say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
+            self.say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
         query = query or (chosen.query if chosen else None) or "question"
         return Settings(query=query, profile=chosen, **others)
 
@@ -249,7 +249,7 @@ class Engine:
         asked = [questions[i] for i in group.indices]
         if asked[0].attention != self._said:
             self._said = asked[0].attention
-            self._say(f"{self._said} attention: {asked[0].attention_reason}")
+            self.say(f"{self._said} attention: {asked[0].attention_reason}")
         loading = Stages()
         with loading.stage("load"):
             model = self.model

@@ -66,6 +66,11 @@ def run_check(
     run = run_json(engine, samples, [one for part in parts.values() for one in part], settings, wanted)
     with open_run(wanted.out, run) as ledger:
         was_finished = ledger.finished
+        if ledger.done:
+            engine.say(
+                f"{wanted.out}: {len(ledger.done):,} of {len(run['samples']):,} samples have their row already"
+                + ("; the run is finished, and nothing is run" if was_finished else "")
+            )
         if not was_finished:
             _ = engine.model  # nothing is written for a model that cannot be loaded
             score = partial(_score, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress, scorer)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, say, unsaid
+from qvl_attn.cli.bars import progress_bars
+from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
 from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
 
@@ -100,7 +101,9 @@ def check(
     qvl-attn check questions.jsonl --model demo --out runs/demo
     """
     with (
-        faults(debug=debug, interrupted=f"interrupted; rows that are finished are kept in {out}"),
+        faults(
+            debug=debug, interrupted=f"interrupted; rows that are finished are kept in {out}: the same command goes on"
+        ),
         progress_bars(shown=not quiet) as progress,
     ):
         if offline:

@@ -20,21 +20,18 @@ from rich.text import Text
 
 from qvl_attn.errors import QvlAttnError
 from qvl_attn.plain import plain
-from qvl_attn.progress import untold
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from qvl_attn.analyzer import Analyzer
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MOST_DETAILS = 50
-_stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def say(message: str) -> None:
     """A line of progress on stderr."""
-    _stderr.print(Text(plain(message), style="dim"))
+    stderr.print(Text(plain(message), style="dim"))
 
 
 def unsaid(message: str) -> None:
@@ -111,28 +108,12 @@ def libraries_in_c_hushed() -> Iterator[None]:
         os.close(kept)
 
 
-@contextmanager
-def progress_bars(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time left, on a terminal only: told what is being done, how much is done, and of how much."""
-    if not (shown and _stderr.is_terminal):
-        yield untold
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total, visible=done < total)
-
-        yield tell
+class _Terminated(SystemExit):
+    """By a signal."""
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise _Terminated(128 + number)
 
 
 @contextmanager
@@ -143,18 +124,21 @@ def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is 
     try:
         yield
     except KeyboardInterrupt:
-        _stderr.print(interrupted)
+        stderr.print(interrupted)
         raise typer.Exit(130) from None
+    except _Terminated:
+        stderr.print(interrupted)
+        raise
     except QvlAttnError as error:
         if debug:
             traceback.print_exc()
-        _stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
+        stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
         for line in error.details[:MOST_DETAILS]:
-            _stderr.print(Text(f"  {plain(line)}"))
+            stderr.print(Text(f"  {plain(line)}"))
         if len(error.details) > MOST_DETAILS:
-            _stderr.print(Text(f"  and {len(error.details) - MOST_DETAILS} more"))
+            stderr.print(Text(f"  and {len(error.details) - MOST_DETAILS} more"))
         if error.hint:
-            _stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
+            stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
         raise typer.Exit(error.exit_code) from None
     finally:
         for number, handler in zip(signals, before, strict=True):

@@ -10,7 +10,8 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import faults, find_model, go_offline, progress_bars, say, unsaid
+from qvl_attn.cli.bars import progress_bars
+from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 CLIP = "Clip"
