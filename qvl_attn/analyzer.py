@@ -224,8 +224,8 @@ class Analyzer(Engine):
             raise InputError(f"batch size {batch_size}: want at least 1")
         check_begun(folder)
         if profile_file is not None:
-            if part:
-                raise InputError("--calibrate chooses heads on half of the data at once", "leave --shard")
+            if part or self.workers:
+                raise InputError("--calibrate keeps the maps of all heads in one process", "leave --shard and workers")
             if not is_finished(folder):
                 check_new(profile_file, "--calibrate", empty_folder=False)
             if profile_file.absolute() == folder.absolute():

@@ -6,11 +6,12 @@ it decides: who goes on with a stopped run meets the same groups, and so the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -133,8 +134,11 @@ class _Prepared:
     first_fault: Exception | None = None
 
 
-def score_samples(
-    engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]] = tuple
+def score_portions(
+    engine: Engine,
+    asked: Iterable[Sequence[Sample]],
+    plan: Plan,
+    done: Callable[[], Collection[str]] = tuple,
 ) -> Iterator[Score]:
     """Answer and score samples, each as soon as it is there; what spoils one becomes its error.
 
@@ -142,36 +146,36 @@ def score_samples(
 
     Args:
         engine: the model.
-        samples: in the order of the data set.
+        asked: as `portions` gives them.
         plan: what is asked and scored.
         done: gives the ids of samples that are not wanted any more; asked before each portion.
     """
     _ = engine.model  # a model that cannot be loaded is nobody's sample's fault
+    stop = Event()
 
     def read() -> Generator[list[_Prepared], None, None]:
-        for portion in portions(samples, plan.batch_size):
+        for portion in asked:
             finished = done()
             if any(one.id not in finished for one in portion):
-                yield _read(engine, portion, plan.settings)
+                yield _read(engine, portion, plan.settings, stop)
 
     with closing(ahead(read(), depth=1)) as prepared:
-        for portion in prepared:
-            yield from _score_portion(engine, portion, plan, done())
+        try:
+            for portion in prepared:
+                yield from _score_portion(engine, portion, plan, done())
+        finally:
+            stop.set()
 
 
-def score_portion(engine: Engine, portion: Sequence[Sample], plan: Plan, done: Collection[str] = ()) -> list[Score]:
-    """One of `portions` at once."""
-    return list(_score_portion(engine, _read(engine, portion, plan.settings), plan, done))
-
-
-def _read(engine: Engine, portion: Sequence[Sample], settings: Settings) -> list[_Prepared]:
+def _read(engine: Engine, portion: Sequence[Sample], settings: Settings, stop: Event) -> list[_Prepared]:
     """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
     loaded: dict[str, Media] = {}
     found = [_Prepared(sample) for sample in portion]
     for one in found:
-        _read_one(engine, one, settings, loaded)
+        if not stop.is_set():
+            _read_one(engine, one, settings, loaded)
     for one in found:
-        if one.unread:
+        if one.unread and not stop.is_set():
             one.first_fault = one.fault
             _read_one(engine, one, settings, loaded)
     return found

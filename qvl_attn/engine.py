@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ from qvl_attn.runs import Group, Run, groups, run_group
 from qvl_attn.stages import Stages
 from qvl_attn.types import Media
 
+if TYPE_CHECKING:
+    from qvl_attn.workers import Workers
+
 # How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
 ESTIMATE_MARGIN = 1.25
 
@@ -73,11 +76,13 @@ class Engine:
         placement: Placement,
         attn: str = "auto",
         say: Callable[[str], None] = _silent,
+        workers: Workers | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
         self.attn = attn
+        self.workers = workers
         self.processor = load_processor(checkpoint, config)
         self.say = say
         self._said = ""
@@ -94,6 +99,7 @@ class Engine:
         attn: str = "auto",
         offline: bool = False,
         say: Callable[[str], None] = _silent,
+        workers: Workers | None = None,
     ) -> Self:
         """Find a model and get ready to load it.
 
@@ -108,6 +114,7 @@ class Engine:
                 estimated to fit the free memory, and rows otherwise.
             offline: never reach for the hub.
             say: is told what was chosen, a line at a time.
+            workers: who holds the model of a check; by default this process.
 
         Raises:
             InputError: a word that is not one of these, or a GPU that is not there.
@@ -118,12 +125,12 @@ class Engine:
             raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
         checkpoint = find_checkpoint(model, revision, offline=offline)
         config = load_config(checkpoint)
-        placement = choose_placement(config, device, dtype, device_map)
+        placement = (workers.place if workers else choose_placement)(config, device, dtype, device_map)
         where = f"--device-map {device_map}" if device_map else placement.device
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
         if placement.dtype != "float32" and attn == "eager":
             say("eager attention in 16 bits can change the answer; --attn rows leaves it alone")
-        return cls(checkpoint, config, placement, attn, say)
+        return cls(checkpoint, config, placement, attn, say, workers)
 
     @cached_property
     def model(self) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,27 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvl_attn.ahead import ahead
 from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
-from qvl_attn.check import FAULTS, Plan, ask_again, other_samples, score_samples
+from qvl_attn.check import Plan, other_samples
 from qvl_attn.conclusion import conclude
-from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.gallery import chosen, draw_sample, file_name
+from qvl_attn.errors import ModelError, QvlAttnError, StoreError
+from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_of, headline_words, run_json
+from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
 from qvl_attn.store import read_json, write_json, write_png
+from qvl_attn.workers import workers_of
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine
-
-# Answers and scores samples, but not those whose ids it is told are done; in any order.
-Scorer = Callable[["Engine", Sequence[Sample], Plan, Callable[[], Collection[str]]], Iterator[Score]]
 
 
 def run_check(
@@ -41,7 +38,6 @@ def run_check(
     settings: Settings,
     wanted: Wanted,
     progress: Progress = untold,
-    scorer: Scorer = score_samples,
 ) -> dict[str, Any]:
     """Score samples, or those that a stopped run has left, and write everything to its folder.
 
@@ -51,7 +47,6 @@ def run_check(
         settings: as for one question: layers, heads or profile are the headline's.
         wanted: what else.
         progress: told what is being done.
-        scorer: where the model works.
 
     Returns:
         The contents of `summary.json`.
@@ -72,8 +67,7 @@ def run_check(
                 + ("; the run is finished, and nothing is run" if was_finished else "")
             )
         if not was_finished:
-            _ = engine.model  # nothing is written for a model that cannot be loaded
-            score = partial(_score, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress, scorer)
+            score = partial(_score, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress)
             if wanted.profile_file:
                 first = score(parts["first"], settings, "first")
                 settings = _calibrated(engine, settings, first, wanted)
@@ -102,7 +96,6 @@ def _score(
     others: dict[str, Sample],
     wanted: Wanted,
     progress: Progress,
-    scorer: Scorer,
     part: Sequence[Sample],
     settings: Settings,
     half: str,
@@ -121,13 +114,19 @@ def _score(
 
     with ledger.appending(run) as append:
         progress("asking", len(ledger.done), total)
-        for score in scorer(engine, part, plan, done):
+        for score in workers_of(engine).score(engine, part, plan, done):
             held += sum(weights.nbytes for weights, _ in score.head_maps)
             if held <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
             if score.id not in ledger.done:
                 append(score_row(replace(score, half=half, headline_map=words)))
                 progress("asking", len(ledger.done), total)
+    missing = [one.id for one in part if one.id not in ledger.done]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} samples have no row, since what asked them died: {shortened(', '.join(missing))}",
+            "the same command asks them again",
+        )
     return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(wanted.out) if one.half == half]
 
 
@@ -140,27 +139,18 @@ def _draw_gallery(
     scores: Sequence[Score],
     notes: list[str],
 ) -> list[str]:
-    """The best and the worst, each asked once more, which goes on while the one before is drawn.
-
-    What cannot be drawn becomes a note.
-    """
+    """The best and the worst, each asked once more; what cannot be drawn becomes a note."""
     by_id, files, shown = {one.id: one for one in samples}, [], list(chosen(scores))
-
-    def asked() -> Generator[Result | QvlAttnError, None, None]:
-        for _, score in shown:
-            try:
-                yield ask_again(engine, by_id[score.id], settings)
-            except FAULTS as fault:
-                yield fault
-
-    with closing(ahead(asked(), depth=1)) as results:
-        for done, ((name, score), result) in enumerate(zip(shown, results, strict=True), 1):
-            if isinstance(result, QvlAttnError):
-                notes.append(f"gallery: {score.id} could not be drawn ({result})")
-                continue
-            write_png(folder / file_name(name, score), draw_sample(by_id[score.id], score, result))
+    pairs = [(by_id[score.id], score) for _, score in shown]
+    for done, ((name, score), drawn) in enumerate(
+        zip(shown, workers_of(engine).draw(engine, pairs, settings), strict=True), 1
+    ):
+        if isinstance(drawn, QvlAttnError):
+            notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
+        else:
+            write_png(folder / file_name(name, score), drawn)
             files.append(file_name(name, score))
-            progress("drawing", done, len(shown))
+        progress("drawing", done, len(shown))
     return files
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,26 +40,32 @@ class Ledger:
     finished: bool = False
 
     @contextmanager
-    def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Any]:
+    def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """A function that takes rows, and comes back when they are on the disk.
 
         Args:
             run: the contents of `run.json`, where there is none yet.
             sync: whether to wait for the disk after each row.
         """
-        if not (self.folder / RUN_FILE).exists():
-            write_json(self.folder / RUN_FILE, run)
-        with (self.folder / ROWS_FILE).open("ab", buffering=0) as file:
-            sync_folder(self.folder)
+        with ExitStack() as stack:
+
+            @cache
+            def begun() -> BinaryIO:
+                """At the first row: a model that cannot be loaded leaves nothing."""
+                if not (self.folder / RUN_FILE).exists():
+                    write_json(self.folder / RUN_FILE, run)
+                file = stack.enter_context((self.folder / ROWS_FILE).open("ab", buffering=0))
+                sync_folder(self.folder)
+                return file
 
             def append(row: Mapping[str, Any]) -> None:
-                _write(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                _write(begun(), json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 if sync:
-                    os.fsync(file.fileno())
+                    os.fsync(begun().fileno())
                 self.done.add(row["id"])
 
             yield append
-            os.fsync(file.fileno())
+            os.fsync(begun().fileno())
 
 
 def _write(file: BinaryIO, line: bytes) -> None:

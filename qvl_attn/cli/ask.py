@@ -10,8 +10,9 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell
-from qvl_attn.cli.console import faults, find_model, go_offline, libraries_in_c_hushed, say, unsaid
+from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.hushed import libraries_in_c_hushed
 
 FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
 

@@ -86,8 +86,9 @@ def _log() -> Progress:
         nonlocal told_s
         now = time.monotonic()
         pace = paces.setdefault(what, Pace(now, done))
-        if now - told_s >= LOG_EVERY_S and done < total:
+        words = pace.words(now, done, total)
+        if words and now - told_s >= LOG_EVERY_S and done < total:
             told_s = now
-            say(f"{what}: {done:,} of {total:,}, {pace.words(now, done, total)}")
+            say(f"{what}: {done:,} of {total:,}, {words}")
 
     return tell

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.bars import progress_bars
-from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
-from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode
+from qvl_attn.cli.console import faults, find_model, go_offline, importing, say, unsaid
+from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
 from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+from qvl_attn.errors import InputError
+
+if TYPE_CHECKING:
+    from qvl_attn.ray_workers import RayWorkers
 
 DATA, RUN = "Data", "Run"
 
@@ -55,6 +60,16 @@ def check(
     batch_size: Annotated[
         int, typer.Option(help="Prompts at once, while they fit the memory.", min=1, max=4096, rich_help_panel=RUN)
     ] = 8,
+    engine: Annotated[
+        EngineName, typer.Option(help="This process, or actors of Ray Data.", rich_help_panel=RUN)
+    ] = EngineName.local,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Of Ray: how many actors hold the model.", min=1, rich_help_panel=RUN)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="Of Ray: by default 1 where the cluster has GPUs.", min=0, max=64, rich_help_panel=RUN),
+    ] = None,
     fps: Annotated[float, typer.Option(help="Of clips: frames sampled a second.", rich_help_panel=DATA)] = 2.0,
     max_frames: Annotated[int, typer.Option(help="Of clips: frames at most.", rich_help_panel=DATA)] = 64,
     model: options.Model = DEFAULT_MODEL,
@@ -101,9 +116,7 @@ def check(
     qvl-attn check questions.jsonl --model demo --out runs/demo
     """
     with (
-        faults(
-            debug=debug, interrupted=f"interrupted; rows that are finished are kept in {out}: the same command goes on"
-        ),
+        faults(debug=debug, interrupted=f"interrupted; finished rows are kept in {out}: the same command goes on"),
         progress_bars(shown=not quiet) as progress,
     ):
         if offline:
@@ -119,6 +132,12 @@ def check(
         ClipSettings(fps, max_frames)
         if shard:
             Shard.parse(shard)
+        if engine == "local" and (concurrency is not None or gpus_per_worker is not None):
+            raise InputError("--concurrency and --gpus-per-worker are for --engine ray", "add --engine ray")
+        if engine == "ray" and find_spec("ray") is None:
+            raise InputError("--engine ray needs the library ray", "pip install 'qvl-attn[ray]'")
+        if engine == "ray" and calibrate:
+            raise InputError("--calibrate keeps the maps of all heads in one process", "leave --engine ray")
         check_begun(out)
         if calibrate and not is_finished(out):
             check_new(calibrate, "--calibrate", empty_folder=False)
@@ -133,6 +152,7 @@ def check(
             box_units=box_units,
             progress=lambda done: progress("checking the data", done, done + 1),
         )
+        progress("checking the data", len(samples), len(samples))
         tell = unsaid if quiet else say
         pictures = {shown.identity for one in samples for shown in one.shown}
         tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all sound")
@@ -146,6 +166,7 @@ def check(
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
+            **({"workers": _ray_workers(concurrency, gpus_per_worker)} if engine == "ray" else {}),
         )
         summary = analyzer.check(
             samples,
@@ -171,3 +192,10 @@ def check(
         )
         tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         judge(summary, bars)
+
+
+def _ray_workers(concurrency: int | None, gpus_per_worker: float | None) -> RayWorkers:
+    with importing():
+        from qvl_attn.ray_workers import RayWorkers
+
+    return RayWorkers(concurrency or 1, gpus_per_worker)

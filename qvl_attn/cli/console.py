@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -92,20 +91,6 @@ def importing() -> Iterator[None]:
             signal.signal(number, handler)
     for number in waiting:
         signal.raise_signal(number)
-
-
-@contextmanager
-def libraries_in_c_hushed() -> Iterator[None]:
-    """Keep off the terminal what C libraries write to it by themselves (libtiff on a broken file)."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 class _Terminated(SystemExit):

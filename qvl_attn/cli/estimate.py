@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing, libraries_in_c_hushed
+from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing
 from qvl_attn.cli.options import DEFAULT_MODEL
+from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.plain import plain
 
 if TYPE_CHECKING:

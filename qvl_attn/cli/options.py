@@ -17,6 +17,13 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 MODEL, MAPS, OUTPUT, DRAWING = "Model", "Attention", "Output", "Drawing"
 
 
+class EngineName(StrEnum):
+    """Where the model of a check works."""
+
+    local = "local"
+    ray = "ray"
+
+
 class AttnMode(StrEnum):
     """Attention modes."""
 

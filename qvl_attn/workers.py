@@ -1,0 +1,70 @@
+"""Where the model of a check works: in this process, or with a scheduler that others keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+from qvl_attn.ahead import ahead
+from qvl_attn.check import FAULTS, Plan, ask_again, portions, score_portions
+from qvl_attn.engine import Engine
+from qvl_attn.errors import QvlAttnError
+from qvl_attn.gallery import draw_sample
+from qvl_attn.model import Placement, choose_placement
+from qvl_attn.render import Picture
+from qvl_attn.result import Result, Settings
+from qvl_attn.samples import Sample
+from qvl_attn.scoring import Score
+
+
+class Workers(Protocol):
+    """Who holds the model."""
+
+    def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
+        """Where and in what precision the model runs there; as `choose_placement`."""
+
+    def score(
+        self, engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]]
+    ) -> Iterator[Score]:
+        """Answer and score samples but those whose ids `done` gives, in any order."""
+
+    def draw(
+        self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
+    ) -> Iterator[Picture | QvlAttnError]:
+        """Pictures of samples for the gallery, in their order, or why there is none."""
+
+
+class Here:
+    """This process."""
+
+    def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
+        """As `choose_placement`."""
+        return choose_placement(config, device, dtype, device_map)
+
+    def score(
+        self, engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]]
+    ) -> Iterator[Score]:
+        """One portion after another."""
+        return score_portions(engine, portions(samples, plan.batch_size), plan, done)
+
+    def draw(
+        self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
+    ) -> Iterator[Picture | QvlAttnError]:
+        """One is asked while the one before is drawn."""
+
+        def asked() -> Generator[Result | QvlAttnError, None, None]:
+            for sample, _ in pairs:
+                try:
+                    yield ask_again(engine, sample, settings)
+                except FAULTS as fault:
+                    yield fault
+
+        with closing(ahead(asked(), depth=1)) as results:
+            for (sample, score), result in zip(pairs, results, strict=True):
+                yield result if isinstance(result, QvlAttnError) else draw_sample(sample, score, result)
+
+
+def workers_of(engine: Engine) -> Workers:
+    """Those that a model was loaded with."""
+    return engine.workers or Here()
