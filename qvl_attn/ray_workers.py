@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,15 +120,17 @@ class RayWorkers:
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         model = _Model(engine.checkpoint, engine.placement, engine.attn, offline, Path.cwd())
         items = ray.data.from_items([json.dumps(hand) for hand in hands], override_num_blocks=len(hands))
-        mapped = items.map_batches(
-            worker,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
-            num_gpus=gpus or None,
-            num_cpus=None if gpus else _cpus(ray, size),
-            fn_constructor_args=(model, [held]),
-            ray_remote_args_fn=lambda: {"max_task_retries": TRIES},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of max_task_retries, until Ray 2.64 has another way
+            mapped = items.map_batches(
+                worker,
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=size),
+                num_gpus=gpus or None,
+                num_cpus=None if gpus else _cpus(ray, size),
+                fn_constructor_args=(model, [held]),
+                max_task_retries=TRIES,
+            )
         for row in mapped.iter_rows():
             if row["bug"]:
                 raise RuntimeError(f"in an actor of Ray:\n{row['bug']}")
