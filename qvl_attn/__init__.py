@@ -14,13 +14,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.compare import compare_runs
     from qvl_attn.data import load_samples
     from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
     from qvl_attn.result import Result
     from qvl_attn.types import HeatMap
 
-__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "load_samples"]
+__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "compare_runs", "load_samples"]
 
 # Imported at first use: the command line's --help must not wait for torch.
 _ROOMS = {
@@ -29,6 +30,7 @@ _ROOMS = {
     "HeatMap": "types",
     "QvlAttnError": "errors",
     "Result": "result",
+    "compare_runs": "compare",
     "load_samples": "data",
 }
 
