@@ -22,9 +22,7 @@ WIDTHS = (10, 10, 12, 20, 9)
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN RUN...", help="Folders that `check` wrote; the first is what others are set against."
-        ),
+        typer.Argument(metavar="RUN", help="Folders that `check` wrote; the first is what others are set against."),
     ],
     by: Annotated[
         str,
