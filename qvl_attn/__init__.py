@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.compare import compare_runs
     from qvl_attn.data import load_samples
     from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
     from qvl_attn.result import Result
     from qvl_attn.types import HeatMap
 
-__all__ = ["Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__", "load_samples", "merge_runs"]
+__all__ = [
+    "Analyzer",
+    "Drawing",
+    "HeatMap",
+    "QvlAttnError",
+    "Result",
+    "__version__",
+    "compare_runs",
+    "load_samples",
+    "merge_runs",
+]
 
 # Imported at first use: the command line's --help must not wait for torch.
 _ROOMS = {
@@ -30,6 +41,7 @@ _ROOMS = {
     "HeatMap": "types",
     "QvlAttnError": "errors",
     "Result": "result",
+    "compare_runs": "compare",
     "load_samples": "data",
     "merge_runs": "parts",
 }

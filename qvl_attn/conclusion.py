@@ -12,11 +12,9 @@ from qvl_attn.plain import shortened
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import Headline, Score
 from qvl_attn.store import write_json
-from qvl_attn.summary import summarise
+from qvl_attn.summary import FEW_GROUPS, summarise
 
 SCHEMA_VERSION = 1
-# With fewer a bootstrap says little.
-FEW_GROUPS = 10
 # Draws the best and the worst; gives the names of its files, and adds to the notes.
 Gallery = Callable[[Sequence[Score], list[str]], list[str]]
 

@@ -161,10 +161,12 @@ def check_same(begun: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
         )
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What is not the same in two runs' `same`, a line each."""
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
+) -> list[str]:
+    """What is not the same in two runs' `same`, a line each; the words say which value is whose."""
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return [f"{name}: {_shown(one.get(name))} before, {_shown(other.get(name))} now" for name in names]
+    return [f"{name}: {_shown(one.get(name))} {words[0]}, {_shown(other.get(name))} {words[1]}" for name in names]
 
 
 def _shown(value: Any) -> str:

@@ -11,11 +11,9 @@ import numpy as np
 
 from qvl_attn.charts import BY_HEAD, draw_heads, draw_layers
 from qvl_attn.metrics import GROUNDING
+from qvl_attn.plain import inert
 from qvl_attn.scoring import CONTROLS, FIGURES, Headline, Score
 from qvl_attn.store import write_png
-
-# A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
@@ -47,11 +45,7 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
             figures = [one.area, *(one.headline.get(name, np.nan) for name in FIGURES)]
             figures += [one.controls.get(control, {}).get(name, np.nan) for control, name in controls]
             judged = ["" if known is None else str(known).lower() for known in (one.right, one.grounded)]
-            rows.writerow([*map(_inert, [*texts, one.error]), _cell(one.accuracy), *judged, *map(_cell, figures)])
-
-
-def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
+            rows.writerow([*map(inert, [*texts, one.error]), _cell(one.accuracy), *judged, *map(_cell, figures)])
 
 
 def _cell(value: float) -> str:

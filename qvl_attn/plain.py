@@ -1,4 +1,4 @@
-"""Text of users, models and files made safe for a terminal and for drawing."""
+"""Text of users, models and files made safe for a terminal, for drawing and for spreadsheets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import re
 import unicodedata
 
 _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-
-
+# A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
 
 
 def shortened(text: str) -> str:
     """A text where one of many stands: its beginning, if it is long."""
     return text if len(text) <= LONG else text[: LONG - 1].rstrip() + "…"
+
+
+def inert(text: str) -> str:
+    """A text as a cell that a spreadsheet does not run."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def plain(text: str) -> str:

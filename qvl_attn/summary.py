@@ -18,6 +18,7 @@ from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
 
 DRAWS = 1000
 LEVEL = 0.95
+FEW_GROUPS = 10  # with fewer a bootstrap says little
 _AT_ONCE = 50  # draws that are held in memory
 
 Numbers = NDArray[np.float64]
@@ -42,7 +43,7 @@ def bootstrap(values: Numbers, groups: Sequence[Any], seed: int) -> Estimates:
         seed: of the draws.
 
     Returns:
-        NaN for the ends of an interval where there are fewer than two groups.
+        NaN for the ends of an interval where fewer than two groups define the figure.
     """
     numbers = {name: i for i, name in enumerate(sorted(set(groups)))}
     which = np.array([numbers[name] for name in groups], dtype=np.int64)
@@ -59,8 +60,7 @@ def bootstrap(values: Numbers, groups: Sequence[Any], seed: int) -> Estimates:
         drawn.append(_ratio(weights @ sums, weights @ counts))
     resampled = np.concatenate(drawn)
     low, high = (_quantile(resampled, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    if len(numbers) < 2:
-        low = high = np.full(values.shape[1], np.nan)
+    low, high = (np.where((counts > 0).sum(axis=0) > 1, end, np.nan) for end in (low, high))
     return Estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), low, high, known.sum(axis=0))
 
 

@@ -59,6 +59,12 @@ def test_one_picture_alone_has_no_interval():
     assert np.isnan([found.low[0], found.high[0]]).all()
 
 
+def test_a_figure_that_one_picture_alone_defines_has_no_interval():
+    found = bootstrap(np.array([[1.0, 1.0], [0.0, 0.0], [1.0, np.nan]]), ["a", "a", "b"], 0)
+    assert np.isfinite([found.low[0], found.high[0]]).all()
+    assert np.isnan([found.low[1], found.high[1]]).all()
+
+
 def test_means_leave_out_what_is_not_defined():
     values = np.array([[1.0, np.nan], [0.0, 4.0], [np.nan, 6.0]])
     found = bootstrap(values, ["a", "b", "c"], 0)

@@ -12,6 +12,7 @@ import typer
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
 from qvl_attn.cli.check import check
+from qvl_attn.cli.compare import compare
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
@@ -48,6 +49,7 @@ app.command()(ask)
 app.command()(video)
 app.command()(check)
 app.command()(merge)
+app.command()(compare)
 app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)
