@@ -36,7 +36,7 @@ from qvl_attn.passes import on_model
 from qvl_attn.profile import choose_profile
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result, Settings
-from qvl_attn.runs import Group, Run, groups, run_group
+from qvl_attn.runs import Run, groups, run_group
 from qvl_attn.stages import Stages
 from qvl_attn.types import Media
 
@@ -214,26 +214,28 @@ class Engine:
             MemoryLimitError: it does not fit the memory.
         """
         for group in groups(questions, self.config, batch_size, self._fits):
-            asked = [questions[i] for i in group.indices]
-            if asked[0].attention != self._said:
-                self._said = asked[0].attention
-                self._say(f"{self._said} attention: {asked[0].attention_reason}")
+            asked = [[questions[i] for i in batch] for batch in group.batches]
+            first = asked[0][0]
+            if first.attention != self._said:
+                self._said = first.attention
+                self._say(f"{self._said} attention: {first.attention_reason}")
             loading = Stages()
             with loading.stage("load"):
                 model = self.model
             runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
-            for i, question in zip(group.indices, asked, strict=True):
-                with on_device(self.placement, question.prompt.length):
-                    run = next(runs)
-                yield i, self._result(question, run, loading, group)
-                del run
+            for batch in group.batches:
+                for i in batch:
+                    with on_device(self.placement, questions[i].prompt.length):
+                        run = next(runs)
+                    yield i, self._result(questions[i], run, loading, len(batch), group.shared)
+                    del run
 
-    def _fits(self, longest: Question, count: int) -> bool:
-        job, placement, free = replace(longest.job, batch=count), self.placement, self.free_bytes()
+    def _fits(self, longest: Question, count: int, shared: bool) -> bool:
+        job, placement, free = replace(longest.job, batch=count, shared=shared), self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
         return free is None or needed * ESTIMATE_MARGIN <= free
 
-    def _result(self, question: Question, run: Run, loading: Stages, group: Group) -> Result:
+    def _result(self, question: Question, run: Run, loading: Stages, batch: int, shared: bool) -> Result:
         return Result(
             question=question.prompt.question,
             answer=run.own.answer,
@@ -246,8 +248,8 @@ class Engine:
             provenance=Provenance(
                 **self.made_by(question),
                 attention_reason=question.attention_reason,
-                batch=1 if group.shared else len(group.indices),
-                shared_pictures=group.shared,
+                batch=batch,
+                shared_pictures=shared,
                 **of_model(self.config, self.processor),
                 generation=of_generation(run.generation),
             ),
