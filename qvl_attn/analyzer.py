@@ -101,7 +101,7 @@ class Analyzer(Engine):
         batch_size: int = 8,
         **options: Any,
     ) -> list[Result]:
-        """Ask many questions: those about the same pictures read them once, the others run in batches of like length.
+        """Ask many questions in batches of like length; those about the same pictures read them once.
 
         In float32 the numbers are those one by one, but for rounding (1e-5); in 16 bits that can tip a near tie.
 

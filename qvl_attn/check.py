@@ -249,7 +249,7 @@ def _of_group(
         if isinstance(first, MemoryLimitError):
             asked[i].first_fault = first
         try:
-            for _, result in engine.answer_group(questions, Group((i,), shared=False)):
+            for _, result in engine.answer_group(questions, Group(((i,),), shared=False)):
                 yield _score(asked[i], result, plan)
         except FAULTS as fault:
             yield _spoiled(asked[i], fault)

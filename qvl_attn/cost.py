@@ -33,6 +33,7 @@ class Job:
         heads: how many heads of each layer are kept beside their mean.
         head_bytes: of a weight of theirs.
         batch: how many such prompts run at once.
+        shared: whether their pictures are the same and were read before.
     """
 
     cells: int
@@ -43,6 +44,7 @@ class Job:
     heads: int = 0
     head_bytes: int = 4
     batch: int = 1
+    shared: bool = False
 
     @property
     def tokens(self) -> int:
@@ -74,10 +76,13 @@ def peak_bytes(config: Any, dtype: str, job: Job, attention: str, device: str = 
         device: where the model runs: recorded rows lie in the host's memory.
     """
     on_cpu = device == "cpu"
-    stages = [
-        *_tower_stages(config, ITEM_BYTES[dtype], job, on_cpu),
-        *_language_stages(config, ITEM_BYTES[dtype], job, attention, on_cpu),
-    ]
+    if job.shared:
+        stages = _shared_stages(config, ITEM_BYTES[dtype], job)
+    else:
+        stages = [
+            *_tower_stages(config, ITEM_BYTES[dtype], job, on_cpu),
+            *_language_stages(config, ITEM_BYTES[dtype], job, attention, on_cpu),
+        ]
     if on_cpu:
         stages = [[*stage, (job.layers, job.layer_row_bytes * job.queries)] for stage in stages]
         # The rows, and one layer's a second time while they are joined.
@@ -155,3 +160,19 @@ def _language_stages(config: Any, item: int, job: Job, attention: str, on_cpu: b
         # Embeddings, a layer's input, its norm, queries, the output; scores and weights of the recorded rows.
         attend = [(5, hidden), (2, 4 * heads * min(BLOCK_ROWS, job.queries) * length)]
     return [held + mlp, held + attend, decode]
+
+
+def _shared_stages(config: Any, item: int, job: Job) -> list[Tensors]:
+    """Of questions about pictures that were read before: few rows against many keys, whichever way they attend."""
+    text = config.text_config
+    heads, total = text.num_attention_heads, job.tokens + job.new_tokens
+    head_size = text.hidden_size // heads
+    hidden, keys = job.words * text.hidden_size * item, total * text.num_key_value_heads * head_size * item
+    # Keys and values of the pictures once and of each question, one layer's twice while a token is added; the mask.
+    held: Tensors = [(2 * text.num_hidden_layers, keys / job.batch), (2 * text.num_hidden_layers + 2, keys)]
+    held += [(1, job.words * total * (1 + item))]
+    mlp: Tensors = [(4, hidden), (3, job.words * text.intermediate_size * item)]
+    # Keys and values repeated for every head; scores and what becomes of them, with float32 copies of 16 bits.
+    matrix = 4 * heads * min(BLOCK_ROWS, job.words) * total
+    attend: Tensors = [(5, hidden), (2, total * text.hidden_size * item), (2 if item == 4 else 3, matrix)]
+    return [held + mlp, held + attend]

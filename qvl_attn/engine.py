@@ -253,26 +253,28 @@ class Engine:
 
     def answer_group(self, questions: Sequence[Question], group: Group) -> Iterator[tuple[int, Result]]:
         """Answer those of the questions that are of a group, as `answer` does."""
-        asked = [questions[i] for i in group.indices]
-        if asked[0].attention != self._said:
-            self._said = asked[0].attention
-            self.say(f"{self._said} attention: {asked[0].attention_reason}")
+        asked = [[questions[i] for i in batch] for batch in group.batches]
+        first = asked[0][0]
+        if first.attention != self._said:
+            self._said = first.attention
+            self.say(f"{self._said} attention: {first.attention_reason}")
         loading = Stages()
         with loading.stage("load"):
             model = self.model
         runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
-        for i, question in zip(group.indices, asked, strict=True):
-            with on_device(self.placement, question.prompt.length):
-                run = next(runs)
-            yield i, self._result(question, run, loading, group)
-            del run
+        for batch in group.batches:
+            for i in batch:
+                with on_device(self.placement, questions[i].prompt.length):
+                    run = next(runs)
+                yield i, self._result(questions[i], run, loading, len(batch), group.shared)
+                del run
 
-    def _fits(self, longest: Question, count: int) -> bool:
-        job, placement, free = replace(longest.job, batch=count), self.placement, self.free_bytes()
+    def _fits(self, longest: Question, count: int, shared: bool) -> bool:
+        job, placement, free = replace(longest.job, batch=count, shared=shared), self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
         return free is None or needed * ESTIMATE_MARGIN <= free
 
-    def _result(self, question: Question, run: Run, loading: Stages, group: Group) -> Result:
+    def _result(self, question: Question, run: Run, loading: Stages, batch: int, shared: bool) -> Result:
         return Result(
             question=question.prompt.question,
             answer=run.own.answer,
@@ -285,8 +287,8 @@ class Engine:
             provenance=Provenance(
                 **self.made_by(question),
                 attention_reason=question.attention_reason,
-                batch=1 if group.shared else len(group.indices),
-                shared_pictures=group.shared,
+                batch=batch,
+                shared_pictures=shared,
                 **of_model(self.config, self.processor),
                 generation=of_generation(run.generation),
             ),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,25 +68,26 @@ def on_model(inputs: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.
 
 
 def padded_batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """The tensors of several prompts as one batch, padded on the left.
+    """The tensors of several prompts as one batch, padded on the left."""
+    if len(prompts) == 1:
+        return dict(prompts[0].inputs)
+    return {
+        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in VISION_INPUTS & prompts[0].inputs.keys()},
+        **{name: _padded(prompts, name) for name in ("input_ids", "attention_mask", "mm_token_type_ids")},
+    }
+
+
+def _padded(prompts: Sequence[Prompt], name: str, head: int = 0) -> torch.Tensor:
+    """One tensor of several prompts, (B, longest), with the padding after the `head` tokens that they have in common.
 
     The padding, which no token sees, is the prompt's own first token: a repetition penalty counts it already.
     """
-    if len(prompts) == 1:
-        return dict(prompts[0].inputs)
-    length = max(prompt.length for prompt in prompts)
-
-    def padded(name: str, own: bool = False) -> torch.Tensor:
-        pad = torch.nn.functional.pad
-        rows = [one.inputs[name] for one in prompts]
-        return torch.cat([pad(row, (length - row.shape[1], 0), value=int(row[0, 0]) if own else 0) for row in rows])
-
-    return {
-        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in VISION_INPUTS & prompts[0].inputs.keys()},
-        "input_ids": padded("input_ids", own=True),
-        "attention_mask": padded("attention_mask"),
-        "mm_token_type_ids": padded("mm_token_type_ids"),
-    }
+    longest = max(prompt.length for prompt in prompts)
+    rows = []
+    for row in (prompt.inputs[name] for prompt in prompts):
+        padding = row.new_full((1, longest - row.shape[1]), int(row[0, 0]) if name == "input_ids" else 0)
+        rows.append(torch.cat([row[:, :head], padding, row[:, head:]], dim=1))
+    return torch.cat(rows)
 
 
 def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
@@ -113,12 +113,23 @@ def own_answers(
 
     Rows: the question's tokens, the last prompt token, every generated token but the last.
     """
-    inputs = padded_batch(prompts)
+    return _own_answers(model, tokenizer, prompts, recording, generation, on_model(padded_batch(prompts), model))
+
+
+def _own_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    recording: Recording,
+    generation: GenerationConfig,
+    inputs: dict[str, Any],
+    cached: int = 0,
+) -> list[Pass]:
     length = inputs["input_ids"].shape[1]
-    targets = [_target(prompt, padding=length - prompt.length) for prompt in prompts]
-    recorder = recording.recorder(targets, length)
+    targets = [_target(prompt, padding=length - prompt.length, head=cached) for prompt in prompts]
+    recorder = recording.recorder(targets, length, cached)
     with record_attention(model, recorder, recording.attention):
-        ids, logprobs = _generate(model, on_model(inputs, model), generation)
+        ids, logprobs = _generate(model, inputs, generation)
     return [
         _as_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
         for prompt, answer, logprob, rows in zip(prompts, ids, logprobs, recorder.results(), strict=True)
@@ -143,32 +154,26 @@ class SharedPictures:
             model(**inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._rope_deltas = model.model.rope_deltas
 
-    def own_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, generation: GenerationConfig) -> Pass:
-        """As `own_answers`, for one prompt with these pictures."""
-        recorder = recording.recorder([_target(prompt)], prompt.length, cached=self._stop)
-        inputs = on_model({name: prompt.inputs[name] for name in ("input_ids", "attention_mask")}, self._model)
-        with self._cached() as cache, record_attention(self._model, recorder, recording.attention):
-            ids, logprobs = _generate(self._model, {**inputs, "past_key_values": cache}, generation)
-        return _as_pass(tokenizer, prompt, ids[0], logprobs[0], recorder.results()[0], recording, generation)
+    def own_answers(
+        self, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
+    ) -> list[Pass]:
+        """As `own_answers`, for prompts with these pictures, padded between these and what follows them."""
+        padded = {name: _padded(prompts, name, self._stop) for name in ("input_ids", "attention_mask")}
+        inputs = {**on_model(padded, self._model), "past_key_values": self._cache_for(len(prompts))}
+        return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, self._stop)
 
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
         """As `supplied_answer`, for one prompt with these pictures."""
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], torch.tensor([ids])], dim=1)
-        with self._cached() as cache:
-            inputs = {**on_model({"input_ids": tokens}, self._model), "past_key_values": cache}
-            return _forced(self._model, tokenizer, prompt, recording, ids, inputs, self._stop)
+        inputs = {**on_model({"input_ids": tokens}, self._model), "past_key_values": self._cache_for(1)}
+        return _forced(self._model, tokenizer, prompt, recording, ids, inputs, self._stop)
 
-    @contextmanager
-    def _cached(self) -> Iterator[DynamicCache]:
-        # A state of the model, which whoever took the last answer may have changed.
-        self._model.model.rope_deltas = self._rope_deltas
-        try:
-            yield self._cache
-        finally:
-            more = self._cache.get_seq_length() - self._stop
-            if more:
-                self._cache.crop(-more)
+    def _cache_for(self, count: int) -> DynamicCache:
+        """A copy of the kept keys and values for each of `count` prompts, and the model's state that goes with it."""
+        self._model.model.rope_deltas = self._rope_deltas  # which whoever took the last answer may have changed
+        kept = [[kind.expand(count, -1, -1, -1) for kind in (keys, values)] for keys, values, _ in self._cache]
+        return DynamicCache(kept, config=self._model.config.text_config)
 
 
 def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
@@ -238,9 +243,9 @@ def _generate(
     return ids[:, length:].tolist(), torch.stack(logprobs.steps, dim=1).tolist()
 
 
-def _target(prompt: Prompt, further: Sequence[int] = (), padding: int = 0) -> Target:
+def _target(prompt: Prompt, further: Sequence[int] = (), padding: int = 0, head: int = 0) -> Target:
     rows = (*prompt.positions("question"), prompt.length - 1, *further)
-    return Target(rows, prompt.positions("vision"), padding)
+    return Target(rows, prompt.positions("vision"), padding, head)
 
 
 def _as_pass(

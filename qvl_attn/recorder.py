@@ -25,12 +25,24 @@ class Target:
     Attributes:
         rows: positions in the prompt whose attention is kept; every token after the prompt is kept too.
         columns: positions on which it is kept (the vision tokens).
-        padding: how many tokens stand before the sequence to make the batch even.
+        padding: how many tokens stand in the sequence to make the batch even.
+        head: how many of its own stand before them.
     """
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     padding: int = 0
+    head: int = 0
+
+    def padded(self, positions: Sequence[int]) -> IntArray:
+        """Where positions of the sequence lie with its padding."""
+        own = np.array(positions, dtype=np.int64)
+        return own + self.padding * (own >= self.head)
+
+    def unpadded(self, positions: Sequence[int]) -> IntArray:
+        """Which positions of the sequence lie there with its padding."""
+        placed = np.array(positions, dtype=np.int64)
+        return placed - self.padding * (placed >= self.head)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +95,8 @@ class AttentionRecorder:
         self._apart_layers = (apart.layers if apart else self.layers) if by_head else ()
         self._apart_heads = slice(None) if apart is None else list(apart.heads)
         self._head_dtype = head_dtype
-        self._rows = [sorted(row + one.padding for row in one.rows) for one in targets]
-        self._columns = [torch.tensor(one.columns, dtype=torch.int64) + one.padding for one in targets]
+        self._rows = [sorted(one.padded(one.rows).tolist()) for one in targets]
+        self._columns = [torch.from_numpy(one.padded(one.columns)) for one in targets]
         self._placed: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._seen: dict[int, int] = {}
         self._positions: list[list[int]] = [[] for _ in targets]
@@ -202,7 +214,7 @@ class AttentionRecorder:
 
     def _joined(self, sample: int) -> Rows:
         """The rows of all layers in one array, which is filled as the parts are given up."""
-        queries = np.array(self._positions[sample], dtype=np.int64) - self._targets[sample].padding
+        queries = self._targets[sample].unpadded(self._positions[sample])
         shape = (len(self.layers), len(queries), len(self._columns[sample]))
         mean, by_head = np.empty(shape, dtype=np.float32), None
         for i, layer in enumerate(self.layers):

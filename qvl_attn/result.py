@@ -93,8 +93,8 @@ class Result:
         capture: the attention rows.
         settings: what was asked for.
         provenance: what made it.
-        seconds: by stage. A batch's time is shared evenly; of several questions about the same pictures the first bears
-            the pictures.
+        seconds: by stage. A batch's time is shared evenly; of several questions about the same pictures the first batch
+            bears the pictures.
         peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
             GPU; `before` is the host's when the stage began.
         passes: of a clip that was looked at in several.

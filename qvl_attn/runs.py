@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,17 @@ class Group:
     """Questions that run together, as their places in the order in which they were asked.
 
     Attributes:
-        indices: their places.
+        batches: their places, by what is generated at once.
         shared: whether they are about the same pictures, which are then read once; otherwise they are one batch.
     """
 
-    indices: tuple[int, ...]
+    batches: tuple[tuple[int, ...], ...]
     shared: bool
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The places of all of them, as they are answered."""
+        return tuple(i for batch in self.batches for i in batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +57,25 @@ def recording_of(question: Question) -> Recording:
 
 
 def groups(
-    questions: Sequence[Question], config: Any, batch_size: int, fits: Callable[[Question, int], bool]
+    questions: Sequence[Question], config: Any, batch_size: int, fits: Callable[[Question, int, bool], bool]
 ) -> Iterator[Group]:
-    """Questions about the same pictures together, in their order; the others, and clips, in batches of like length.
+    """Questions about the same pictures together; the others, and clips, apart; all in batches of like length.
 
     Args:
         questions: what is asked.
         config: of the model.
         batch_size: the largest batch.
-        fits: whether the memory holds a batch of so many questions as long as this one.
+        fits: whether the memory holds a batch of so many questions as long as this one, with pictures shared or not.
     """
+
+    def batches(indices: Sequence[int], shared: bool) -> list[tuple[int, ...]]:
+        made: list[list[int]] = []
+        for i in sorted(indices, key=lambda i: questions[i].prompt.length):
+            if not made or len(made[-1]) == batch_size or not fits(questions[i], len(made[-1]) + 1, shared):
+                made.append([])
+            made[-1].append(i)
+        return [tuple(batch) for batch in made]
+
     about: dict[tuple[Recording, int, tuple[str, ...]], list[int]] = {}
     for i, one in enumerate(questions):
         pictures = tuple(media.sha256 for media in one.media)
@@ -74,61 +89,43 @@ def groups(
         # the clip alone it cannot be told where the question begins.
         still = all(media.clip is None for media in first.media)
         if len(indices) > 1 and shareable and still and all(same_pictures(first, questions[i]) for i in indices):
-            yield Group(tuple(indices), shared=True)
+            yield Group(tuple(sorted(tuple(sorted(batch)) for batch in batches(indices, True))), shared=True)
         else:
             alone.setdefault((recording, new_tokens, first.media[0].kind), []).extend(indices)
     for indices in alone.values():
-        batch: list[int] = []
-        for i in sorted(indices, key=lambda i: questions[i].prompt.length):
-            if batch and (len(batch) == batch_size or not fits(questions[i], len(batch) + 1)):
-                yield Group(tuple(batch), shared=False)
-                batch = []
-            batch.append(i)
-        yield Group(tuple(batch), shared=False)
+        for batch in batches(indices, False):
+            yield Group((batch,), shared=False)
 
 
-def run_group(model: Any, processor: Any, config: Any, group: Sequence[Question], *, shared: bool) -> Iterator[Run]:
-    """Run the questions of a group, in their order.
+def run_group(
+    model: Any, processor: Any, config: Any, batches: Sequence[Sequence[Question]], *, shared: bool
+) -> Iterator[Run]:
+    """Run the questions of a group, batch by batch, in their order.
 
     Raises:
         CaptureError: the attention is not what attention must be.
     """
-    torch.manual_seed(group[0].settings.seed)
-    generation = greedy(model, group[0].settings.max_new_tokens)
-    if shared:
-        yield from _run_shared(model, processor, config, group, generation)
-    else:
-        yield from _run_batch(model, processor, config, group, generation)
-
-
-def _run_shared(
-    model: Any, processor: Any, config: Any, group: Sequence[Question], generation: GenerationConfig
-) -> Iterator[Run]:
-    tokenizer, recording = processor.tokenizer, recording_of(group[0])
+    tokenizer, first = processor.tokenizer, batches[0][0]
+    torch.manual_seed(first.settings.seed)
+    recording, generation = recording_of(first), greedy(model, first.settings.max_new_tokens)
     pictures = None
-    for question in group:
-        stages, supplied, words = Stages(), None, question.settings.answer
-        with stages.stage("answer"):
-            if pictures is None:
-                pictures = SharedPictures(model, with_pixels(question, processor, config).prompt, recording)
-            own = pictures.own_answer(tokenizer, question.prompt, recording, generation)
-        if words is not None:
-            with stages.stage("supplied_answer"):
-                supplied = pictures.supplied_answer(tokenizer, question.prompt, recording, words)
-        yield Run(own, supplied, generation, stages.seconds, stages.peak_bytes)
-
-
-def _run_batch(
-    model: Any, processor: Any, config: Any, group: Sequence[Question], generation: GenerationConfig
-) -> Iterator[Run]:
-    tokenizer, recording, together = processor.tokenizer, recording_of(group[0]), Stages()
-    with together.stage("answer"):
-        prompts = [with_pixels(question, processor, config).prompt for question in group]
-        answers = own_answers(model, tokenizer, prompts, recording, generation)
-    together.seconds["answer"] = round(together.seconds["answer"] / len(group), 3)
-    for question, prompt, own in zip(group, prompts, answers, strict=True):
-        stages, supplied, words = Stages(), None, question.settings.answer
-        if words is not None:
-            with stages.stage("supplied_answer"):
-                supplied = supplied_answer(model, tokenizer, prompt, recording, words)
-        yield Run(own, supplied, generation, together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes)
+    for batch in batches:
+        together = Stages()
+        with together.stage("answer"):
+            if shared:
+                prompts = [question.prompt for question in batch]
+                pictures = pictures or SharedPictures(model, with_pixels(first, processor, config).prompt, recording)
+                answers = pictures.own_answers(tokenizer, prompts, recording, generation)
+                supply = pictures.supplied_answer
+            else:
+                prompts = [with_pixels(question, processor, config).prompt for question in batch]
+                answers = own_answers(model, tokenizer, prompts, recording, generation)
+                supply = partial(supplied_answer, model)
+        together.seconds["answer"] = round(together.seconds["answer"] / len(batch), 3)
+        for question, prompt, own in zip(batch, prompts, answers, strict=True):
+            stages, supplied, words = Stages(), None, question.settings.answer
+            if words is not None:
+                with stages.stage("supplied_answer"):
+                    supplied = supply(tokenizer, prompt, recording, words)
+            seconds, peaks = together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes
+            yield Run(own, supplied, generation, seconds, peaks)

@@ -94,7 +94,7 @@ def row(tmp_path):
 
 def test_every_sample_is_scored_as_its_result_says(summary, demo, scenes):
     found = summary(scenes, "--query", "last", "--layers", "1-2", "--limit", 25)
-    rows, typed = rows_of(), questions_of(scenes)[:25]
+    rows, typed = sorted(rows_of(), key=lambda row: row["index"]), questions_of(scenes)[:25]
     assert [row["id"] for row in rows] == [row["id"] for row in typed]
     for row, sample in list(zip(rows, typed, strict=True))[::4]:
         result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", max_new_tokens=64)

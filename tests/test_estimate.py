@@ -121,6 +121,17 @@ def test_a_batch_needs_more(three_b):
     assert 3 * one < four
 
 
+@pytest.mark.parametrize("attention", ["eager", "rows"])
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_shared_batch_needs_its_keys_and_values_and_not_its_pictures(three_b, attention, device):
+    one, eight, apart = (
+        peak_bytes(three_b, "bfloat16", replace(JOB, batch=batch, shared=shared), attention, device)
+        for batch, shared in ((1, True), (8, True), (8, False))
+    )
+    keys_and_values = 36 * 2 * 2 * 128 * 2 * JOB.tokens
+    assert one + 7 * keys_and_values < eight < apart / 2
+
+
 def test_eager_is_taken_in_float32_while_it_fits(three_b):
     needed = peak_bytes(three_b, "float32", JOB, "eager")
     attention, reason = choose_attention(three_b, "float32", JOB, needed)

@@ -69,7 +69,7 @@ def test_questions_about_one_picture_read_it_once(looking):
         alone = looking.ask(CATS, question, heads="0-3", answer="two cats")
         same(one, alone)
         assert one.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
-        assert (one.provenance.batch, one.provenance.shared_pictures) == (1, True)
+        assert (one.provenance.batch, one.provenance.shared_pictures) == (len(QUESTIONS), True)
 
 
 def test_pictures_that_only_seem_the_same_are_not_shared(looking):
@@ -124,12 +124,12 @@ def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
     questions = [demo.prepare([([path], "?")], Settings(max_new_tokens=1))[0] for path in pictures()]
     lengths = [one.prompt.length for one in questions]
     order = list(np.argsort(lengths, kind="stable"))
-    made = list(groups(questions, demo.config, 4, lambda longest, count: True))
-    assert [i for group in made for i in group.indices] == order
-    assert [len(group.indices) for group in made] == [4, len(questions) - 4]
-    alone = list(groups(questions, demo.config, 4, lambda longest, count: False))
-    assert [len(group.indices) for group in alone] == [1] * len(questions)
-    assert list(groups([], demo.config, 4, lambda longest, count: True)) == []
+    made = list(groups(questions, demo.config, 4, lambda longest, count, shared: True))
+    assert [i for group in made for batch in group.batches for i in batch] == order
+    assert [len(batch) for group in made for batch in group.batches] == [4, len(questions) - 4]
+    alone = list(groups(questions, demo.config, 4, lambda longest, count, shared: False))
+    assert [group.batches for group in alone] == [((i,),) for i in order]
+    assert list(groups([], demo.config, 4, lambda longest, count, shared: True)) == []
 
 
 def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
