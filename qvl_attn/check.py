@@ -21,7 +21,7 @@ from qvl_attn.engine import DOT, Engine
 from qvl_attn.errors import CaptureError, InputError, MemoryLimitError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.prompt import check_text, control_words
-from qvl_attn.question import Question, read_question, without_pixels
+from qvl_attn.question import Question, read_question
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result, Settings
 from qvl_attn.runs import Group
@@ -170,29 +170,32 @@ def score_portions(
 def _read(engine: Engine, portion: Sequence[Sample], settings: Settings, stop: Event) -> list[_Prepared]:
     """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
     loaded: dict[str, Media] = {}
+    known: dict[tuple[int, ...], Question] = {}
     found = [_Prepared(sample) for sample in portion]
     for one in found:
         if not stop.is_set():
-            _read_one(engine, one, settings, loaded)
+            _read_one(engine, one, settings, loaded, known)
     for one in found:
         if one.unread and not stop.is_set():
             one.first_fault = one.fault
-            _read_one(engine, one, settings, loaded)
+            _read_one(engine, one, settings, loaded, known)
     return found
 
 
-def _read_one(engine: Engine, one: _Prepared, settings: Settings, loaded: dict[str, Media]) -> None:
-    new = not loaded.keys() >= set(one.sample.names)
+def _read_one(
+    engine: Engine,
+    one: _Prepared,
+    settings: Settings,
+    loaded: dict[str, Media],
+    known: dict[tuple[int, ...], Question],
+) -> None:
     one.fault, one.unread = None, True
     try:
         media = [_load(engine, shown, settings, loaded) for shown in one.sample.shown]
         one.unread = False
-        question = engine.read(media, one.sample.question, settings, loaded)
+        one.question = engine.read(media, one.sample.question, settings, loaded, known)
     except Exception as fault:  # files hold anything, and one of fifty thousand does not end the night's run
         one.fault = fault
-    else:
-        # Of questions about the same pictures the first has the pixels for all.
-        one.question = question if new else without_pixels(question)
 
 
 def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Media]) -> Media:

@@ -182,10 +182,11 @@ class Engine:
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
         loaded: dict[str, Media] = {}
+        known: dict[tuple[int, ...], Question] = {}
         questions = []
         for i, (pictures, text) in enumerate(pairs):
             try:
-                one = self.read(pictures, text, settings, loaded)
+                one = self.read(pictures, text, settings, loaded, known)
             except InputError as error:
                 where = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
                 raise InputError(where + error.message, error.hint) from None
@@ -193,15 +194,23 @@ class Engine:
         return self.fit(questions)
 
     def read(
-        self, pictures: Picture | Sequence[Picture], text: str, settings: Settings, loaded: dict[str, Media]
+        self,
+        pictures: Picture | Sequence[Picture],
+        text: str,
+        settings: Settings,
+        loaded: dict[str, Media],
+        known: dict[tuple[int, ...], Question],
     ) -> Question:
         """Find every fault of one question that can be known without looking at the memory. Asks no device.
+
+        Of questions about the same pictures the first has the pixels.
 
         Args:
             pictures: what is shown.
             text: the question.
             settings: as they were typed.
             loaded: pictures by path, which are read once.
+            known: questions with the same settings, by the identities of their media, which are processed once.
 
         Raises:
             InputError: a fault in what was given.
@@ -209,7 +218,10 @@ class Engine:
         stages = Stages()
         with stages.stage("prepare"):
             media = load_pictures(pictures, loaded)
-            one = read_question(self.processor, self.config, media, text, settings)
+            same = tuple(map(id, media))
+            like = known[same].prompt if same in known else None
+            one = read_question(self.processor, self.config, media, text, settings, like)
+            known.setdefault(same, one)
         check_context(self.config, one.job, one.pictures)
         return replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
+from qvl_attn.answer import answer_tokens
 from qvl_attn.capture import record_attention
 from qvl_attn.errors import CaptureError
-from qvl_attn.prompt import Prompt, answer_tokens
+from qvl_attn.prompt import Prompt
 from qvl_attn.recorder import AttentionRecorder, Rows, Target
 from qvl_attn.types import Apart, Capture, Token
 

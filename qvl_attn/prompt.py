@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from PIL import Image
@@ -24,6 +23,7 @@ Message = dict[str, Any]
 _SENTINEL = "\ue000\ue001\ue002"
 
 CELL_PX = 28
+PIXELS = {"pixel_values", "pixel_values_videos"}
 # The processor's own minimum: two by two cells.
 LEAST_PIXELS = 4 * CELL_PX**2
 
@@ -131,6 +131,7 @@ def build_prompt(
     merge_size: int,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    like: Prompt | None = None,
 ) -> Prompt:
     """Run the model card's recipe and say what each token of the outcome is.
 
@@ -143,6 +144,7 @@ def build_prompt(
         merge_size: the model's `spatial_merge_size`.
         min_pixels: overrides the processor's own limit, together with `max_pixels`.
         max_pixels: as `pixel_limits` gives them.
+        like: a prompt about the same media within the same limits: its grids hold, and the outcome has no pixels.
 
     Raises:
         CaptureError: the template or the processor did something to the question or the grids that cannot be followed.
@@ -150,9 +152,44 @@ def build_prompt(
     """
     text, before, question = _render(processor, messages)
     clips = [one for one in media if one.clip is not None]
+    vision_token = processor.video_token if clips else processor.image_token
+    if like is None:
+        inputs = _processed(processor, text, messages, media, min_pixels, max_pixels)
+    else:
+        inputs = _retold(processor, _expand(text, vision_token, [grid.cells for grid in like.grids]), like)
+    spans = inputs.pop("offset_mapping")[0].tolist()
+    type_ids = inputs["mm_token_type_ids"][0].tolist()
+    if clips and like is None:
+        _check_times(processor, inputs, clips)
+    grids_thw = inputs["video_grid_thw" if clips else "image_grid_thw"].tolist()
+    grids = locate_grids(type_ids, grids_thw, merge_size, media)
+
+    expanded = _expand(text, vision_token, [grid.cells for grid in grids])
+    start = len(_expand(before, vision_token, [grid.cells for grid in grids]))
+    stop = start + len(question)
+    ids = inputs["input_ids"][0].tolist()
+    if expanded[start:stop] != question or spans[-1][1] != len(expanded) or len(spans) != len(ids):
+        raise CaptureError("the processor's text is not the chat template's, so the question's tokens cannot be told")
+    system = re.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", expanded[:start], re.DOTALL)
+    tokens = tuple(
+        _token(i, span, kind, expanded, (start, stop), system.span(1) if system else (0, 0), i == len(ids) - 1)
+        for i, (span, kind) in enumerate(zip(spans, type_ids, strict=True))
+    )
+    return Prompt(inputs=dict(inputs), question=question, tokens=tokens, grids=grids)
+
+
+def _processed(
+    processor: Any,
+    text: str,
+    messages: Sequence[Message],
+    media: Sequence[Media],
+    min_pixels: int | None,
+    max_pixels: int | None,
+) -> dict[str, Any]:
+    clips = [one for one in media if one.clip is not None]
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels} if min_pixels and max_pixels else {}
     try:
-        inputs = processor(
+        found: dict[str, Any] = processor(
             text=[text],
             **(_shown_clips(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
             padding=True,
@@ -169,26 +206,16 @@ def build_prompt(
             "and whose longer side is at most 200 times the shorter",
             "crop it, or raise --max-pixels if you gave it",
         ) from None
-    spans = inputs.pop("offset_mapping")[0].tolist()
-    type_ids = inputs["mm_token_type_ids"][0].tolist()
-    if clips:
-        _check_times(processor, inputs, clips)
-    grids_thw = inputs["video_grid_thw" if clips else "image_grid_thw"].tolist()
-    grids = locate_grids(type_ids, grids_thw, merge_size, media)
+    return found
 
-    vision_token = processor.video_token if clips else processor.image_token
-    expanded = _expand(text, vision_token, [grid.cells for grid in grids])
-    start = len(_expand(before, vision_token, [grid.cells for grid in grids]))
-    stop = start + len(question)
-    ids = inputs["input_ids"][0].tolist()
-    if expanded[start:stop] != question or spans[-1][1] != len(expanded) or len(spans) != len(ids):
-        raise CaptureError("the processor's text is not the chat template's, so the question's tokens cannot be told")
-    system = re.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", expanded[:start], re.DOTALL)
-    tokens = tuple(
-        _token(i, span, kind, expanded, (start, stop), system.span(1) if system else (0, 0), i == len(ids) - 1)
-        for i, (span, kind) in enumerate(zip(spans, type_ids, strict=True))
-    )
-    return Prompt(inputs=dict(inputs), question=question, tokens=tokens, grids=grids)
+
+def _retold(processor: Any, expanded: str, like: Prompt) -> dict[str, Any]:
+    """The tokens of another text about the same media, and what the processor made of these, but for the pixels."""
+    words = processor.tokenizer([expanded], return_tensors="pt", return_offsets_mapping=True)
+    ids = words["input_ids"]
+    kinds = (ids == processor.image_token_id).long() + 2 * (ids == processor.video_token_id).long()
+    kept = {name: value for name, value in like.inputs.items() if name not in PIXELS}
+    return {**kept, **words, "mm_token_type_ids": kinds}
 
 
 def _shown_clips(processor: Any, clips: Sequence[Media]) -> dict[str, Any]:
@@ -274,35 +301,3 @@ def _token(
     if is_last:
         return Token(position, piece, "last")
     return Token(position, piece, "system" if within(system) else "template")
-
-
-def answer_tokens(tokenizer: Any, ids: Sequence[int], first_position: int) -> tuple[tuple[Token, ...], str]:
-    """Roles of the tokens that were generated, and the text they make.
-
-    Control tokens (the end of the turn) are `template`; the others are `answer` and carry the characters of the text
-    that they cover: several tokens can share one character.
-
-    Args:
-        tokenizer: of the model.
-        ids: of the tokens, in order.
-        first_position: of the first of them.
-    """
-    special = set(tokenizer.all_special_ids)
-    plain = [token for token in ids if token not in special]
-    text = tokenizer.decode(plain, clean_up_tokenization_spaces=False)
-
-    def whole(count: int) -> int:
-        return len(tokenizer.decode(plain[:count], clean_up_tokenization_spaces=False).rstrip("\ufffd"))
-
-    ends = list(accumulate((whole(i + 1) for i in range(len(plain))), max))
-    tokens, seen = [], 0
-    for i, token in enumerate(ids):
-        piece = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        if token in special:
-            tokens.append(Token(first_position + i, piece, "template"))
-            continue
-        start = ends[seen - 1] if seen else 0
-        stop = min(max(ends[seen], start + 1), len(text))
-        tokens.append(Token(first_position + i, piece, "answer", (min(start, stop), stop)))
-        seen += 1
-    return tuple(tokens), text

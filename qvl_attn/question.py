@@ -10,14 +10,13 @@ import numpy as np
 
 from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
-from qvl_attn.prompt import Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
+from qvl_attn.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.types import Media
 
 MAX_NEW_TOKENS = 4096
-PIXELS = {"pixel_values", "pixel_values_videos"}
 HEAD_DTYPES = ("float32", "float16")
 
 
@@ -53,7 +52,9 @@ class Question:
         return sum(grid.shape[0] for grid in self.prompt.grids)
 
 
-def read_question(processor: Any, config: Any, media: Sequence[Media], text: str, settings: Settings) -> Question:
+def read_question(
+    processor: Any, config: Any, media: Sequence[Media], text: str, settings: Settings, like: Prompt | None = None
+) -> Question:
     """Find every fault in what was typed, and build the prompt.
 
     Args:
@@ -62,6 +63,7 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
         media: the pictures, or the clip.
         text: the question.
         settings: as they were typed.
+        like: a prompt about the same media with the same settings, whose grids hold; there are no pixels then.
 
     Raises:
         InputError: a fault in what was given.
@@ -86,7 +88,9 @@ def read_question(processor: Any, config: Any, media: Sequence[Media], text: str
     clip = media[0].clip
     limits = clip_pixel_limits(processor, *typed, len(media[0].frames)) if clip else pixel_limits(processor, *typed)
     messages = chat_messages(media, text, settings.system, *limits)
-    prompt = build_prompt(processor, messages, media, config.vision_config.spatial_merge_size, *limits)
+    prompt = build_prompt(
+        processor, messages, media, config.vision_config.spatial_merge_size, limits[0], limits[1], like
+    )
     if settings.query.startswith("text:"):
         text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
     cells = sum(grid.cells for grid in prompt.grids)

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from recipe import recipe
 
+from qvl_attn.answer import answer_tokens
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.media import load_picture
-from qvl_attn.prompt import answer_tokens, build_prompt, chat_messages
+from qvl_attn.prompt import build_prompt, chat_messages
 from qvl_attn.result import Settings
 from qvl_attn.select import words
 
@@ -169,3 +170,29 @@ def test_answer_tokens_cover_their_text(genuine, text):
     covered = {i for start, stop in spans for i in range(start, stop)}
     assert covered == set(range(len(text)))
     assert "".join(word.text for word in words(tokens, text, "answer")) == "".join(text.split())
+
+
+# Another question about the same media
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("limits", [(None, None), (4 * 28 * 28, 30 * 28 * 28)])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_second_question_about_the_same_pictures_is_what_the_processor_makes_of_it(
+    genuine, demo, make_picture, question, limits, system
+):
+    media = [load_picture(make_picture(84, 56)), load_picture(make_picture(280, 196, "other.png", seed=1))]
+    for processor in (genuine.processor, demo.processor):
+
+        def built(text, like=None, processor=processor):
+            return build_prompt(processor, chat_messages(media, text, system, *limits), media, 2, *limits, like)
+
+        again, whole = built(question, built("what color is it?")), built(question)
+        assert not {"pixel_values", "pixel_values_videos"} & again.inputs.keys()
+        assert again.inputs.keys() == whole.inputs.keys() - {"pixel_values"}
+        for name, value in again.inputs.items():
+            assert value.dtype == whole.inputs[name].dtype
+            assert value.tolist() == whole.inputs[name].tolist(), name
+        assert again.tokens == whole.tokens
+        assert [grid.grid_thw for grid in again.grids] == [grid.grid_thw for grid in whole.grids]
+        assert [grid.start for grid in again.grids] == [grid.start for grid in whole.grids]

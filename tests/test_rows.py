@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn import Analyzer
+from qvl_attn.answer import answer_tokens
 from qvl_attn.capture import attention_rows, record_attention
 from qvl_attn.passes import Recording, greedy, own_answers, padded_batch
-from qvl_attn.prompt import answer_tokens
 from qvl_attn.recorder import AttentionRecorder, Target
 from qvl_attn.result import Settings
 
