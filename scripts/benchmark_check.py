@@ -1,6 +1,7 @@
 """Times a check, rows of attention, figures and all, against a plain generate loop over the same samples.
 
-`python scripts/benchmark_check.py` makes demo scenes; `--data` names another set, `--model` another model. The plain
+`python scripts/benchmark_check.py` makes demo scenes; `--data` names another set, `--model` another model, and `--wide`
+takes one with random weights, 16 times as large as the embedded one, so that less of the time is Python's. The plain
 loop is the model card's: open, processor, `generate` with SDPA, decode, one by one. Turns of both in one process;
 prints medians and their ratios: above 1, the check is the faster.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_memory import make_checkpoint
 from PIL import Image
 
 from qvl_attn import Analyzer, load_samples
@@ -29,16 +31,20 @@ from qvl_attn.samples import Sample
 from qvl_attn.scores import score_row
 from qvl_attn.workers import Here
 
+# hidden, MLP, layers, heads, key heads of the language model; hidden, MLP, depth, heads of the vision tower
+WIDE = ((1024, 4096, 8, 8, 2), (640, 1710, 4, 8))
 
-def plain(analyzer: Analyzer, samples: Sequence[Sample], max_new_tokens: int) -> None:
+
+def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> None:
     model, processor = analyzer.model, analyzer.processor
-    generation = greedy(model, max_new_tokens)
+    generation = greedy(model, options.max_new_tokens)
+    size = dict(processor.image_processor.size) | ({"shortest_edge": options.min_pixels} if options.min_pixels else {})
     for sample in samples:
         shown = [{"type": "image", "image": Image.open(one.source).convert("RGB")} for one in sample.shown]
         messages = [{"role": "user", "content": [*shown, {"type": "text", "text": sample.question}]}]
-        inputs = processor.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        pictures = [item["image"] for item in shown]
+        inputs = processor(text=[text], images=pictures, size=size, return_tensors="pt")
         with torch.inference_mode():
             ids = model.generate(**on_model(inputs, model), generation_config=generation)
         processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -63,8 +69,8 @@ def seconds_of(run: Callable[[], None]) -> float:
 
 
 def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> None:
-    settings = analyzer.settings(query="last", max_new_tokens=options.max_new_tokens)
-    ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(analyzer, samples, options.max_new_tokens)}
+    settings = analyzer.settings(query="last", max_new_tokens=options.max_new_tokens, min_pixels=options.min_pixels)
+    ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(analyzer, samples, options)}
     for size in options.batch_sizes:
         ways[f"batches of {size}"] = lambda size=size: check(analyzer, samples, settings, size)
     found: dict[str, list[float]] = {way: [] for way in ways}
@@ -89,7 +95,9 @@ def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: a
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", default="demo", help="Hugging Face id or folder; demo is embedded")
+    parser.add_argument("--wide", action="store_true", help="instead, random weights, 1024 wide, 8 layers")
     parser.add_argument("--attn", default="auto")
+    parser.add_argument("--min-pixels", type=int)
     parser.add_argument("--data", type=Path, help="JSONL of pictures; by default demo scenes are made")
     parser.add_argument("--scenes", type=int, default=20, help="how many of them")
     parser.add_argument("--limit", type=int)
@@ -97,8 +105,11 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    analyzer = Analyzer.load(options.model, attn=options.attn)
     with tempfile.TemporaryDirectory() as folder:
+        if options.wide:
+            options.model = str(Path(folder) / "wide")
+            make_checkpoint(WIDE, Path(options.model))
+        analyzer = Analyzer.load(options.model, attn=options.attn)
         if options.data is None:
             write_dataset(Path(folder) / "scenes", options.scenes)
         samples = load_samples(options.data or Path(folder) / "scenes" / "questions.jsonl", limit=options.limit)

@@ -46,9 +46,9 @@ GEOMETRIES = {
 }
 
 
-def make_checkpoint(name: str, folder: Path) -> None:
-    """A random model of one of `GEOMETRIES`, with the embedded model's processor."""
-    (hidden, mlp, layers, heads, key_heads), (tower, tower_mlp, depth, tower_heads) = GEOMETRIES[name]
+def make_checkpoint(geometry: tuple[tuple[int, ...], tuple[int, ...]], folder: Path) -> None:
+    """A random model of a geometry like those of `GEOMETRIES`, with the embedded model's processor."""
+    (hidden, mlp, layers, heads, key_heads), (tower, tower_mlp, depth, tower_heads) = geometry
     folder.mkdir()
     for file in DEMO.iterdir():
         if file.suffix != ".safetensors":
@@ -129,7 +129,7 @@ def main(options: argparse.Namespace) -> int:
         folder, models = Path(name), options.model
         if not models:
             for geometry in options.geometry:
-                make_checkpoint(geometry, folder / geometry)
+                make_checkpoint(GEOMETRIES[geometry], folder / geometry)
             models = [str(folder / geometry) for geometry in options.geometry]
         for model in models:
             for way in options.ways:
