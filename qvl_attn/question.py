@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from qvl_attn.types import Media
 
 MAX_NEW_TOKENS = 4096
 HEAD_DTYPES = ("float32", "float16")
+# Two threads that encode at once are an error to older tokenizers ("Already borrowed").
+_TOKENIZER = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +91,13 @@ def read_question(
     clip = media[0].clip
     limits = clip_pixel_limits(processor, *typed, len(media[0].frames)) if clip else pixel_limits(processor, *typed)
     messages = chat_messages(media, text, settings.system, *limits)
-    prompt = build_prompt(
-        processor, messages, media, config.vision_config.spatial_merge_size, limits[0], limits[1], like
-    )
+    merge_size = config.vision_config.spatial_merge_size
+    with _TOKENIZER:
+        prompt = build_prompt(processor, messages, media, merge_size, limits[0], limits[1], like)
+        supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
     if settings.query.startswith("text:"):
         text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
     cells = sum(grid.cells for grid in prompt.grids)
-    supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
     job = Job(
         cells=cells,
         words=prompt.length - cells,
