@@ -484,7 +484,7 @@ def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert "rows that are finished are kept in run" in " ".join(done.stderr.split())
+    assert "finished rows are kept in run" in " ".join(done.stderr.split())
     assert len((tmp_path / "run" / "scores.jsonl").read_text().splitlines()) == 5
     assert not (tmp_path / "run" / "summary.json").exists()
 
