@@ -198,13 +198,14 @@ def _read_one(engine: Engine, one: _Prepared, settings: Settings, loaded: dict[s
 def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Media]) -> Media:
     if shown.name not in loaded:
         if not isinstance(shown.source, Path):
-            loaded[shown.name] = picture_from(shown.source(), shown.name)
+            found = picture_from(shown.source(), shown.name)
         elif shown.kind == "clip":
-            loaded[shown.name] = load_clip(engine.processor, open_clip(shown.source), settings)
+            found = load_clip(engine.processor, open_clip(shown.source), settings)
         else:
-            loaded[shown.name] = load_picture(shown.source)
-        if loaded[shown.name].size_px != shown.size_px:
+            found = load_picture(shown.source)
+        if found.size_px != shown.size_px:
             raise InputError(f"{shown.name} has another size than when it was checked")
+        loaded[shown.name] = found
     return loaded[shown.name]
 
 
