@@ -18,7 +18,7 @@ import numpy as np
 from qvl_attn.ahead import ahead
 from qvl_attn.clip import open_clip
 from qvl_attn.engine import DOT, Engine
-from qvl_attn.errors import CaptureError, InputError, MemoryLimitError
+from qvl_attn.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question, without_pixels
@@ -285,7 +285,18 @@ def _spoiled(one: _Prepared, fault: Exception) -> Score:
 
 
 def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
-    """One sample's whole result, to be drawn."""
-    media = [_load(engine, one, settings, {}) for one in sample.shown]
+    """One sample's whole result, to be drawn.
+
+    Raises:
+        InputError: it cannot be read any more.
+        CaptureError: the attention is not what attention must be.
+        MemoryLimitError: it does not fit the memory.
+    """
+    try:
+        media = [_load(engine, one, settings, {}) for one in sample.shown]
+    except QvlAttnError:
+        raise
+    except Exception as fault:  # as when it was scored
+        raise InputError(_told(fault)) from None
     ((_, result),) = engine.answer(engine.prepare([(media, sample.question)], settings))
     return result
