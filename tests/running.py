@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 # A process of its own imports the package that lies beside these tests.
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -45,6 +49,12 @@ def invoke(data, *args, out="run"):
     from qvl_attn.cli import app
 
     return CliRunner().invoke(app, command(data, *args, out=out)[3:])
+
+
+def undrawn(monkeypatch) -> None:
+    """Without charts and gallery, for tests of what is in the rows: they take most of a small run's time."""
+    monkeypatch.setattr("qvl_attn.conclusion.write_charts", lambda *args: [])
+    monkeypatch.setattr("qvl_attn.gallery.EACH", 0)
 
 
 def wait_until(there: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 180) -> None:
@@ -101,3 +111,46 @@ def write_rows(folder: Path, rows, name="rows.jsonl") -> Path:
 def said(text: str) -> str:
     """What was printed, however the lines were broken."""
     return " ".join(text.split())
+
+
+# Data sets of which one sample is spoiled
+
+COUNT, BAD = 12, 3
+
+
+def make_data(folder, count=COUNT):
+    """A picture a sample."""
+    rows = []
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        box = {"boxes": [[0, 0, 56, 56]], "box_format": "xyxy", "box_units": "px"}
+        rows.append({"id": str(i), "image": f"{i}.png", "question": "what color is it?", "answer": "red", **box})
+    return rows
+
+
+def summary_of(out="run"):
+    return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
+
+
+def assert_spoiled(done, error, name=str(BAD), count=COUNT):
+    """It is a row with this error, the others are scored, and it counts."""
+    assert done.exit_code == 0, done.output
+    assert "Traceback" not in done.output
+    found = timeless("run")
+    assert len(found) == count
+    bad = found.pop(name)
+    assert bad["status"] == "error"
+    assert error in bad["error"].replace(f"{Path.cwd()}/", "")
+    assert bad["accuracy"] == 0
+    assert bad["boxes"] > 0
+    assert {one["status"] for one in found.values()} == {"ok"}
+    told = summary_of()
+    assert (told["samples"], told["errors"], told["with_boxes"]) == (count, 1, count - 1)
+    assert told["errors_with_boxes"] == 1
+    assert told["accuracy"]["n"] == count
+    right = sum(one["accuracy"] for one in found.values())
+    assert told["accuracy"]["mean"] == pytest.approx(right / count, abs=1e-6)
+    assert told["first_error"] == bad["error"]
+    assert f"1 of {count} samples could not be scored" in said(done.stdout)
+    return bad
