@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from running import (
-    ROOT,
     assert_same_run,
     files_of,
     invoke,
     line_count,
+    make_data,
     rows_of,
     said,
     start,
@@ -26,8 +21,10 @@ from running import (
     undrawn,
     wait_until,
     whole,
+    write_rows,
 )
 
+import qvl_attn.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
 
 KEPT = "interrupted; finished rows are kept in run: the same command goes on"
@@ -171,6 +168,45 @@ def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here
     assert Path("run/scores.jsonl").read_bytes() == rows
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shared):
+    """In batches of another make-up the last digits are others."""
+    undrawn(monkeypatch)
+    run_group, together = engine_room.run_group, []
+
+    def told(model, processor, config, group, **more):
+        together.append([(one.media[0].path, one.prompt.question) for one in group])
+        return run_group(model, processor, config, group, **more)
+
+    monkeypatch.setattr(engine_room, "run_group", told)
+    rows = make_data(tmp_path, 24)
+    for i, row in enumerate(rows):
+        row["question"] += " and why" * (i * 7 % 5) + "?" * (i % 3)
+        row["image"] = f"{i // 6}.png" if shared else row["image"]
+    words = (write_rows(tmp_path, rows), "--batch-size", 4, "--max-new-tokens", 2)
+    assert here(*words, out="whole").exit_code == 0
+    usual = list(together)
+    part_of(Path("whole"), Path("run"), 7)
+    together.clear()
+    assert here(*words).exit_code == 0
+    assert len(usual) > len(together) > 0
+    assert [group for group in together if group not in usual] == []
+    assert_same_run("run", "whole")
+
+
+@pytest.mark.parametrize("count", [7, 30])
+def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
+    undrawn(monkeypatch)
+    assert here(scenes, "--calibrate", "found.json", out="whole").exit_code == 0
+    profile = Path("found.json").read_bytes()
+    Path("found.json").unlink()
+    assert rows_of("whole")[count]["half"] == ("first" if count == 7 else "second")
+    part_of(Path("whole"), Path("run"), count)
+    assert here(scenes, "--calibrate", "found.json").exit_code == 0
+    assert_same_run("run", "whole")
+    assert Path("found.json").read_bytes() == profile
+
+
 def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scenes, here, monkeypatch):
     """Killed between the summary and the profile."""
     undrawn(monkeypatch)
@@ -201,93 +237,3 @@ def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
     _, stderr = first.communicate(timeout=120)
     assert first.returncode == 0, stderr
     assert_same_run("run", once)
-
-
-# A dozen random moments
-
-
-def moments(rng, rows, early_s, late_s):
-    """When to kill: before the first row, at some of the rows, after the last one. (rows to wait for, seconds then)"""
-    first = [(0, rng.uniform(0, early_s)) for _ in range(3)]
-    between = [(rng.randint(1, rows - 1), rng.uniform(0, 0.05)) for _ in range(5)]
-    last = [(rows, rng.uniform(0, late_s)) for _ in range(4)]
-    return sorted([*first, *between, *last])
-
-
-def watched(cwd, data, args, rows):
-    """A run that nothing happens to: how long until its first row, and from its last row to its end."""
-    begun_s = time.monotonic()
-    process = start(cwd, data, *args, out="whole")
-    wait_until(lambda: line_count(cwd / "whole") >= 1, process)
-    first_s = time.monotonic()
-    wait_until(lambda: line_count(cwd / "whole") >= rows, process)
-    last_s = time.monotonic()
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    return first_s - begun_s, time.monotonic() - last_s
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "by head", "calibrate", "clips"])
-def test_killed_at_a_dozen_random_moments(tmp_path, scenes, kind):
-    """Each in a folder of its own, and gone on with once; QVL_ATTN_SEED chooses the moments."""
-    seed = int(os.environ.get("QVL_ATTN_SEED", time.time_ns() % 10**6))
-    print(f"QVL_ATTN_SEED={seed}")
-    args, data = {"by head": ("--by-head", "--csv"), "calibrate": ("--calibrate", "found.json")}.get(kind, ()), scenes
-    if kind == "clips":
-        write_dataset(tmp_path / "clips", 3, video=True)
-        data = tmp_path / "clips" / "questions.jsonl"
-    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
-    rows = sum(bool(line["boxes"]) or kind != "calibrate" for line in lines)
-    early_s, late_s = watched(tmp_path, data, args, rows)
-    where = []
-    for i, (count, then_s) in enumerate(moments(random.Random(seed), rows, early_s, late_s)):
-        cwd = tmp_path / str(i)
-        cwd.mkdir()
-        process = start(cwd, data, *args, out="whole")
-        if count:
-            wait_until(lambda cwd=cwd, count=count: line_count(cwd / "whole") >= count, process)
-        time.sleep(then_s)
-        process.kill()
-        process.communicate()
-        there = {path.name for path in cwd.rglob("*") if path.is_file()}
-        where.append((count, round(then_s, 2), line_count(cwd / "whole"), "summary.json" in there))
-        print(*where[-1], flush=True)
-        done = whole(cwd, data, *args, out="whole")
-        assert done.returncode == 0, (where[-1], done.stderr)
-        assert_same_run(cwd / "whole", tmp_path / "whole")
-        if kind == "calibrate":
-            assert (cwd / "found.json").read_bytes() == (tmp_path / "found.json").read_bytes(), where[-1]
-        shutil.rmtree(cwd)
-    assert len({found for _, _, found, _ in where}) > 4, "they were spread over the run"
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_at_every_file_that_takes_its_name(tmp_path, scenes, once):
-    """One folder, a kill each time a file is about to be put in its place, and the run comes to its end."""
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "at, put = int(sys.argv.pop(1)), Path.replace\n"
-        "count = [0]\n"
-        "def replace(self, target):\n"
-        "    if self.name.endswith('.draft'):\n"
-        "        count[0] += 1\n"
-        "        if count[0] == at: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return put(self, target)\n"
-        "Path.replace = replace\n"
-        "from qvl_attn.__main__ import main\n"
-        "main()\n"
-    )
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = ["check", str(scenes), "--model", "demo", "--out", "run"]
-    killed = []
-    for at in range(1, 40):
-        command = [sys.executable, "-c", code, str(at), *words]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        killed.append(at)
-    assert len(killed) > 8
-    assert_same_run(tmp_path / "run", once)
