@@ -194,7 +194,7 @@ def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shar
     assert_same_run("run", "whole")
 
 
-@pytest.mark.parametrize("count", [7, 30])
+@pytest.mark.parametrize("count", [7, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
     undrawn(monkeypatch)
     assert here(scenes, "--calibrate", "found.json", out="whole").exit_code == 0
