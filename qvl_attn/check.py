@@ -18,7 +18,7 @@ import numpy as np
 from qvl_attn.ahead import ahead
 from qvl_attn.clip import open_clip
 from qvl_attn.engine import DOT, Engine
-from qvl_attn.errors import CaptureError, InputError, MemoryLimitError
+from qvl_attn.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question
@@ -201,13 +201,14 @@ def _read_one(
 def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Media]) -> Media:
     if shown.name not in loaded:
         if not isinstance(shown.source, Path):
-            loaded[shown.name] = picture_from(shown.source(), shown.name)
+            found = picture_from(shown.source(), shown.name)
         elif shown.kind == "clip":
-            loaded[shown.name] = load_clip(engine.processor, open_clip(shown.source), settings)
+            found = load_clip(engine.processor, open_clip(shown.source), settings)
         else:
-            loaded[shown.name] = load_picture(shown.source)
-        if loaded[shown.name].size_px != shown.size_px:
+            found = load_picture(shown.source)
+        if found.size_px != shown.size_px:
             raise InputError(f"{shown.name} has another size than when it was checked")
+        loaded[shown.name] = found
     return loaded[shown.name]
 
 
@@ -287,7 +288,18 @@ def _spoiled(one: _Prepared, fault: Exception) -> Score:
 
 
 def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
-    """One sample's whole result, to be drawn."""
-    media = [_load(engine, one, settings, {}) for one in sample.shown]
+    """One sample's whole result, to be drawn.
+
+    Raises:
+        InputError: it cannot be read any more.
+        CaptureError: the attention is not what attention must be.
+        MemoryLimitError: it does not fit the memory.
+    """
+    try:
+        media = [_load(engine, one, settings, {}) for one in sample.shown]
+    except QvlAttnError:
+        raise
+    except Exception as fault:  # as when it was scored
+        raise InputError(_told(fault)) from None
     ((_, result),) = engine.answer(engine.prepare([(media, sample.question)], settings))
     return result

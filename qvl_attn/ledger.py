@@ -23,6 +23,8 @@ from qvl_attn.store import check_new, read_json, sync_folder, write_json
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1
+# What a kill before the first row leaves: `run.json` may have been on its way.
+_UNBEGUN = {LOCK_FILE, f".{RUN_FILE}.draft"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def check_begun(folder: Path) -> None:
     Raises:
         InputError: something else is in it.
     """
-    begun = folder.is_dir() and ((folder / RUN_FILE).is_file() or {one.name for one in folder.iterdir()} == {LOCK_FILE})
+    begun = folder.is_dir() and ((folder / RUN_FILE).is_file() or {one.name for one in folder.iterdir()} <= _UNBEGUN)
     if not begun:
         check_new(folder)
 
@@ -127,9 +129,10 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
 def _leave(folder: Path) -> None:
     """Take the lock's file away where nobody writes any more, and the folder where it came to nothing."""
     with suppress(OSError):
-        nothing = [one.name for one in folder.iterdir()] == [LOCK_FILE]
-        if nothing or is_finished(folder):
-            (folder / LOCK_FILE).unlink()
+        there = {one.name for one in folder.iterdir()}
+        nothing = there <= _UNBEGUN
+        for name in there if nothing else {LOCK_FILE} if is_finished(folder) else ():
+            (folder / name).unlink()
         if nothing:
             folder.rmdir()
 
@@ -141,7 +144,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         StoreError: it is no run of a known schema.
     """
     run = read_json(folder / RUN_FILE)
-    if run.get("kind") != "check" or run.get("schema_version") != SCHEMA_VERSION:
+    known = run.get("kind") == "check" and run.get("schema_version") == SCHEMA_VERSION
+    if not known or not all(isinstance(run.get(name), dict) for name in ("same", "facts", "samples")):
         raise StoreError(f"{folder / RUN_FILE} is of no kind or schema that is known here")
     return run
 
@@ -210,11 +214,12 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 name = row["id"]
+                twice = name in seen
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise StoreError(
                     f"{path}: line {number} is no row", "remove the line: the same command asks its sample again"
                 ) from None
-            if name in seen:
+            if twice:
                 raise StoreError(f"{path}: line {number} has the id of one before it", "remove one of them")
             seen.add(name)
             yield row

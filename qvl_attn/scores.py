@@ -36,7 +36,7 @@ def read_scores(folder: Path) -> list[Score]:
     for number, row in enumerate(read_rows(folder), 1):
         try:
             found.append(score_of(row))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise StoreError(f"{folder / ROWS_FILE}: line {number} is not a row of this version") from None
     return sorted(found, key=lambda score: score.index)
 
@@ -45,7 +45,7 @@ def score_of(row: Mapping[str, Any]) -> Score:
     """The score that a line of `scores.jsonl` tells of, to six digits.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not such a line.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: it is not such a line.
     """
     told: dict[str, Any] = {name: row[name] for name in _ALWAYS}
     told |= {name: row[name] for name in _IF_ANY if name in row}

@@ -1,0 +1,140 @@
+"""How far work has come: words of rate and time left, a line a minute in a log, bars on a terminal."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+
+import pytest
+from running import ENV, said
+
+from qvl_attn.cli import bars
+from qvl_attn.cli.bars import LOG_EVERY_S, Pace, progress_bars
+
+
+@pytest.mark.parametrize(
+    ("pace", "now_s", "done", "total", "words"),
+    [
+        (Pace(0, 0), 10, 32, 112, "3.2/s, 25 s left"),
+        (Pace(100, 0), 110, 32, 112, "3.2/s, 25 s left"),
+        (Pace(0, 0), 10, 10, 99, "1.0/s, 89 s left"),
+        (Pace(0, 0), 10, 10, 100, "1.0/s, 2 min left"),
+        (Pace(0, 0), 60, 30, 60, "30.0/min, 60 s left"),
+        (Pace(0, 0), 60, 2, 40, "2.0/min, 19 min left"),
+        (Pace(0, 0), 3600, 30, 90, "30.0/h, 2 h 00 min left"),
+        (Pace(0, 0), 36_000, 5, 10, "0.5/h, 10 h 00 min left"),
+        (Pace(0, 0), 60, 60, 60 + 60 * 150, "1.0/s, 2 h 30 min left"),
+        (Pace(0, 0), 10, 20, 20, "2.0/s, 0 s left"),
+        (Pace(0, 0), 0, 5, 20, ""),
+        (Pace(0, 0), 5, 0, 20, ""),
+        (Pace(0, 7), 5, 7, 20, ""),
+    ],
+)
+def test_rate_and_time_left(pace, now_s, done, total, words):
+    assert pace.words(now_s, done, total) == words
+
+
+def test_a_run_that_goes_on_counts_only_what_it_did_itself():
+    """900 of 1,000 were there; ten in ten seconds are one a second, and not 91."""
+    assert Pace(0, 900).words(10, 910, 1000) == "1.0/s, 2 min left"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that goes on when it is told to."""
+
+    class Clock:
+        now_s = 5.0
+
+        def monotonic(self):
+            return self.now_s
+
+    one = Clock()
+    monkeypatch.setattr(bars, "time", one)
+    return one
+
+
+def test_off_a_terminal_there_is_a_line_a_minute_at_most(clock, capsys):
+    with progress_bars(shown=True) as tell:
+        for done in range(901):
+            tell("asking", 100 + done, 1000)
+            clock.now_s += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 900 // LOG_EVERY_S - 1, "fifteen minutes, and at the end there is nothing to say"
+    assert lines[0] == "asking: 160 of 1,000, 1.0/s, 14 min left"
+    assert lines[-1] == "asking: 940 of 1,000, 1.0/s, 60 s left"
+
+
+def test_what_is_done_within_a_minute_is_not_told(clock, capsys):
+    with progress_bars(shown=True) as tell:
+        for done in range(60):
+            tell("asking", done, 60)
+            clock.now_s += 0.9
+        tell("asking", 60, 60)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_slow_sample_is_told_when_it_is_there(clock, capsys):
+    with progress_bars(shown=True) as tell:
+        tell("asking", 0, 3)
+        clock.now_s += 600
+        tell("asking", 1, 3)
+        tell("asking", 2, 3)
+    assert capsys.readouterr().err == "asking: 1 of 3, 6.0/h, 20 min left\n"
+
+
+def test_each_kind_of_work_has_a_pace_of_its_own(clock, capsys):
+    with progress_bars(shown=True) as tell:
+        tell("checking the data", 100, 101)
+        clock.now_s += 1000
+        tell("asking", 0, 90)
+        clock.now_s += 100
+        tell("asking", 10, 90)
+    assert capsys.readouterr().err == "asking: 10 of 90, 6.0/min, 13 min left\n"
+
+
+def test_quiet_says_nothing(clock, capsys):
+    with progress_bars(shown=False) as tell:
+        for done in range(100):
+            tell("asking", done, 100)
+            clock.now_s += 100
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_are_bars_and_they_go_away():
+    """A real one: the other side of a pseudo-terminal."""
+    code = (
+        "import time\n"
+        "from qvl_attn.cli.bars import progress_bars\n"
+        "with progress_bars(shown=True) as tell:\n"
+        "    for done in range(5):\n"
+        "        tell('asking', 20 + done, 40)\n"
+        "        time.sleep(0.15)\n"
+        "print('over', flush=True)\n"
+    )
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-c", code]
+    env = {name: value for name, value in ENV.items() if name not in ("NO_COLOR", "CI")} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(words, env=env | {"COLUMNS": "120"}, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while select.select([ours], [], [], 60)[0]:
+            seen += os.read(ours, 2**16)
+    except OSError:  # its side is closed
+        pass
+    finally:
+        os.close(ours)
+        assert process.wait(60) == 0
+    text = seen.decode()
+    assert "asking" in text
+    assert "24/40" in said(text)
+    assert "━" in text
+    assert "/s, " in text
+    assert " left" in text
+    assert text.count("\x1b[2K") > 3, "drawn over again and again"
+    assert text.rstrip().endswith("over")
+    assert "asking" not in text.rpartition("\x1b[2K")[2], "nothing of it stays"

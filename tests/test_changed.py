@@ -1,0 +1,263 @@
+"""A run goes on with what it was begun with, and with nothing else: what is not the same is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
+
+from qvl_attn.cli import app
+from qvl_attn.demo.dataset import write_dataset
+
+MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
+COUNT = 6
+PROFILE = {
+    "profile_version": 1,
+    "name": "own",
+    "evidence": "measured",
+    "source": "a test",
+    "model": {"layers": 4, "heads": 4, "hidden_size": 128},
+    "heads": [[2, 1]],
+}
+
+
+def write_picture(path, seed, size_px=112):
+    """Of random colours and not compressed: of the same size the files are as long as each other."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=0)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, demo):
+    """A data set, and a run of it that was stopped before its last row."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "set").mkdir()
+    for i in range(COUNT):
+        write_picture(folder / "set" / f"{i}.png", i)
+    write_picture(folder / "set" / "large.png", 99, 700)
+    box = {"boxes": [[0, 0, 56, 56]], "box_format": "xyxy", "box_units": "px"}
+    rows = [{"id": str(i), "image": f"{i}.png", "question": "what is it?", "answer": "cat"} | box for i in range(COUNT)]
+    rows.append(rows[0] | {"id": "large", "image": "large.png"})
+    write_rows(folder / "set", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        undrawn(patch)
+        assert invoke("set/rows.jsonl", "--max-new-tokens", 2, out="finished").exit_code == 0
+    shutil.copytree(folder / "finished", folder / "run")
+    (folder / "run" / "summary.json").unlink()
+    lines = (folder / "run" / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "run" / "scores.jsonl").write_bytes(b"".join(lines[:-1]))
+    return folder
+
+
+@pytest.fixture
+def weights(monkeypatch, demo):
+    """Which were loaded, and none are unless this is asked for."""
+    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    return lambda: monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+
+
+@pytest.fixture
+def go_on(begun, tmp_path, monkeypatch, weights):
+    """The same command once more, in a copy of all of it."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    undrawn(monkeypatch)
+
+    def invoked(*args, data="set/rows.jsonl", out="run"):
+        tokens = () if "--max-new-tokens" in args else ("--max-new-tokens", 2)
+        return invoke(data, *tokens, *args, out=out)
+
+    return invoked
+
+
+def assert_refused(done, *lines, out="run"):
+    """Before the weights are loaded, by name, with everything left as it was."""
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    assert f"--out {out} was begun with something else" in said(done.stderr)
+    for line in lines:
+        assert any(told.strip().startswith(line) for told in done.stderr.splitlines()), (line, done.stderr)
+    assert not (Path(out) / "summary.json").exists()
+    assert len(rows_of(out)) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--query", "last"), "--query: question before, last now"),
+        (("--layers", "1-2"), "--layers: not given before, 1-2 now"),
+        (("--heads", "1"), "--heads: not given before, 1 now"),
+        (("--system", "be brief"), "--system: not given before, be brief now"),
+        (("--min-pixels", "10000"), "--min-pixels: not given before, 10000 now"),
+        (("--max-pixels", "20000"), "--max-pixels: not given before, 20000 now"),
+        (("--max-new-tokens", "3"), "--max-new-tokens: 2 before, 3 now"),
+        (("--seed", "1"), "--seed: 0 before, 1 now"),
+        (("--by-head",), "--by-head: False before, True now"),
+        (("--attn", "rows"), "--attn: auto before, rows now"),
+        (("--dtype", "bfloat16"), "--dtype: float32 before, bfloat16 now"),
+        (("--shard", "1/2"), "--shard: not given before, 1/2 now"),
+        (("--fps", "1"), "--fps: 2.0 before, 1.0 now"),
+        (("--max-frames", "8"), "--max-frames: 64 before, 8 now"),
+        (("--profile", "own.json"), "--profile: not given before, {"),
+        (("--limit", "3"), "sample 3: is no longer there"),
+    ],
+)
+def test_settings(go_on, args, line):
+    Path("own.json").write_text(json.dumps(PROFILE), encoding="utf-8")
+    assert_refused(go_on(*args), line)
+
+
+def test_several_at_once_are_all_named(go_on):
+    done = go_on("--query", "last", "--seed", 7, "--limit", 5)
+    names = ("--query: ", "--seed: 0 before, 7 now", "the data: ", "sample 5: is no", "sample large: is no")
+    assert_refused(done, *names)
+
+
+def test_every_word_of_the_command_is_held_to_or_may_change(begun):
+    """A word that is added has to be put into one of the two."""
+    import typer
+
+    (command,) = [one for one in typer.main.get_group(app).commands.items() if one[0] == "check"]
+    words = {name for one in command[1].params for name in one.opts if name.startswith("--")}
+    may_change = {"--out", "--batch-size", "--csv", "--json", "--quiet", "--debug", "--offline", "--fail-under"}
+    may_change |= {"--engine", "--concurrency", "--gpus-per-worker", "--device-map", "--revision", "--help"}
+    of_the_data = {"--prompts", "--data-root", "--limit", "--split", "--columns", "--box-format", "--box-units"}
+    same = json.loads((begun / "run" / "run.json").read_text(encoding="utf-8"))["same"]
+    held_to = {name for name in same if name.startswith("--")}
+    assert words - may_change - of_the_data == held_to
+    assert "the data" in same
+    assert "the model's files" in same
+
+
+# The data
+
+
+def change_row(place, **changes):
+    rows = [json.loads(line) for line in Path("set/rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[place] |= changes
+    write_rows(Path("set"), rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"question": "what is it"},
+        {"boxes": [[0, 0, 56, 57]]},
+        {"boxes": [[0, 0, 56, 56], [60, 60, 100, 100]]},
+        {"boxes": []},
+        {"answer": "dog"},
+        {"answer": ["cat", "dog"]},
+        {"image": "3.png"},
+    ],
+)
+def test_a_changed_sample_is_named(go_on, changes):
+    change_row(2, **changes)
+    done = go_on()
+    assert_refused(done, "the data: ", "sample 2: its question, answers, boxes or pictures have changed")
+    assert done.stderr.count("have changed") == 1
+
+
+def test_a_changed_picture_of_the_same_size_is_named(go_on):
+    path = Path("set/4.png")
+    before = path.stat().st_size
+    write_picture(path, 77)
+    assert path.stat().st_size == before
+    assert_refused(go_on(), "the data: ", "sample 4: its question, answers, boxes or pictures have changed")
+
+
+@pytest.mark.parametrize("where", [0.5, 1.0])
+def test_a_large_file_that_changed_in_its_middle_or_end_is_named(go_on, where):
+    path = Path("set/large.png")
+    data = bytearray(path.read_bytes())
+    assert len(data) > 2**20
+    data[min(int(len(data) * where), len(data) - 1)] ^= 1
+    path.write_bytes(data)
+    assert_refused(go_on(), "sample large: its question, answers, boxes or pictures have changed")
+
+
+def test_a_sample_more_or_less_is_named(go_on):
+    lines = Path("set/rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("set/rows.jsonl").write_text("".join([*lines[1:], lines[0].replace('"0"', '"new"')]), encoding="utf-8")
+    assert_refused(go_on(), "the data: ", "sample 0: is no longer there", "sample new: is newly there")
+
+
+def test_another_order_is_refused(go_on):
+    """The halves, the other pictures and the batches would be others."""
+    lines = Path("set/rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("set/rows.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
+    assert_refused(go_on(), "the data: ")
+
+
+# The model
+
+
+def test_other_weights_of_the_same_name_are_named(go_on, weights):
+    shutil.copytree(MODEL, "model")
+    weights()
+    assert go_on("--model", "model", out="other").exit_code == 0
+    data = bytearray(Path("model/model.safetensors").read_bytes())
+    data[-1] ^= 1
+    Path("model/model.safetensors").write_bytes(data)
+    before = files_of("other")
+    done = go_on("--model", "model", out="other")
+    assert done.exit_code == 2, done.output
+    assert "the model's files: " in said(done.stderr)
+    assert "--model: " not in said(done.stderr)
+    assert files_of("other") == before
+
+
+def test_a_model_of_another_name_is_named(go_on):
+    shutil.copytree(MODEL, "model")
+    assert_refused(go_on("--model", "model"), "--model: demo before, model now")
+
+
+def test_another_version_is_named(go_on, monkeypatch):
+    monkeypatch.setattr("qvl_attn.__version__", "99.0")
+    monkeypatch.setattr("transformers.__version__", "98.0")
+    assert_refused(go_on(), "qvl_attn: ", "transformers: ")
+
+
+# What may change
+
+
+@pytest.mark.parametrize("args", [(), ("--batch-size", 1), ("--batch-size", 3, "--quiet"), ("--csv",)])
+def test_what_may_change(go_on, weights, args):
+    weights()
+    kept = Path("run/scores.jsonl").read_bytes()
+    done = go_on(*args)
+    assert done.exit_code == 0, done.output
+    assert Path("run/scores.jsonl").read_bytes().startswith(kept), "the rows that were there are as they were"
+    assert timeless("run").keys() == timeless("finished").keys()
+    assert (Path("run") / "scores.csv").exists() == ("--csv" in args)
+    if not args:
+        assert files_of("run") == files_of("finished")
+        assert timeless("run") == timeless("finished")
+
+
+def test_the_data_may_lie_elsewhere(go_on, weights):
+    weights()
+    shutil.move("set", "moved")
+    assert go_on(data=Path("moved/rows.jsonl").absolute()).exit_code == 0
+    assert files_of("run") == files_of("finished")
+    assert timeless("run") == timeless("finished")
+
+
+def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    write_dataset(Path("clips"), 2, video=True)
+    words = ("clips/questions.jsonl", "--fps", 1, "--max-new-tokens", 1)
+    assert invoke(*words).exit_code == 0
+    first, second = sorted(Path("clips/videos").iterdir())
+    first.write_bytes(second.read_bytes())
+    done = invoke(*words)
+    assert done.exit_code == 2
+    changed = {line.split()[1].rstrip(":") for line in done.stderr.splitlines() if "have changed" in line}
+    assert changed == {name for name, row in timeless("run").items() if row["media"] == ["videos/clip-00000.mp4"]}

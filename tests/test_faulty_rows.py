@@ -1,0 +1,272 @@
+"""What spoils one sample of a data set becomes its row, counts as a wrong answer, and on it goes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import (
+    BAD,
+    COUNT,
+    assert_spoiled,
+    files_of,
+    invoke,
+    make_data,
+    rows_of,
+    said,
+    summary_of,
+    timeless,
+    undrawn,
+    write_rows,
+)
+
+import qvl_attn.check as check_room
+import qvl_attn.data as data_room
+import qvl_attn.evaluation as evaluation
+from qvl_attn.demo.dataset import write_dataset
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, demo):
+    """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    undrawn(monkeypatch)
+    return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return make_data(tmp_path)
+
+
+@pytest.fixture
+def after_the_check(monkeypatch):
+    """Do something to the files when all of them were found sound."""
+
+    def set_up(damage):
+        load = data_room.load_samples
+
+        def hooked(*args, **more):
+            samples = load(*args, **more)
+            damage()
+            return samples
+
+        monkeypatch.setattr(data_room, "load_samples", hooked)
+
+    return set_up
+
+
+# Files that change after they were found sound
+
+
+def rewrite(path, how):
+    if how == "deleted":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif how == "text":
+        path.write_text("no picture any more")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "larger":
+        Image.open(path).resize((168, 112)).save(path)
+
+
+CHANGES = {
+    "deleted": "InputError: 0.png does not exist",
+    "truncated": "InputError: 1.png is truncated",
+    "text": "InputError: 2.png is not a JPEG",
+    "empty": "InputError: 3.png is empty",
+    "folder": "InputError: 4.png is a directory",
+    "larger": "InputError: 5.png has another size than when it was checked",
+}
+
+
+def test_a_picture_that_changes_meanwhile_spoils_its_sample(check, tmp_path, after_the_check):
+    """Six of sixty, which is just not too many."""
+    rows = make_data(tmp_path, 60)
+    after_the_check(lambda: [rewrite(tmp_path / f"{i}.png", how) for i, how in enumerate(CHANGES)])
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == 0, done.output
+    found = timeless("run")
+    assert [name for name, row in found.items() if row["status"] == "error"] == list("012345")
+    assert len(found) == 60
+    for i, (how, error) in enumerate(CHANGES.items()):
+        bad = found[str(i)]
+        assert error in bad["error"].replace(f"{tmp_path}/", ""), how
+        assert bad["retried"] == bad["error"], "it was tried once more"
+    told = summary_of()
+    assert (told["samples"], told["errors"], told["retried"], told["with_boxes"]) == (60, 6, 6, 54)
+    assert told["accuracy"]["n"] == 60
+
+
+def test_another_size_spoils_every_sample_about_the_picture(check, tmp_path, rows, after_the_check):
+    """The boxes are in pixels of the picture that was checked."""
+    more = [row | {"id": f"again {row['id']}", "question": "how many?"} for row in rows]
+    after_the_check(lambda: rewrite(tmp_path / "3.png", "larger"))
+    done = check(write_rows(tmp_path, rows + more))
+    assert done.exit_code == 0, done.output
+    assert {name for name, row in timeless("run").items() if row["status"] == "error"} == {"3", "again 3"}
+
+
+def test_a_clip_that_cannot_be_decoded_spoils_its_sample(check, tmp_path, after_the_check):
+    write_dataset(tmp_path / "clips", 12, video=True)
+    file = tmp_path / "clips" / "questions.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    boxed = [line for line in lines if line["boxes"]]
+    one_each = list({line["video"]: line for line in boxed}.values())
+    clip = tmp_path / "clips" / one_each[BAD]["video"]
+
+    def damage():
+        data = bytearray(clip.read_bytes())
+        start = data.index(b"mdat") + 8
+        data[start : start + 60_000] = bytes(len(data[start : start + 60_000]))
+        clip.write_bytes(data)
+
+    after_the_check(damage)
+    done = check(write_rows(file.parent, one_each), "--fps", 1)
+    assert len(one_each) == 12
+    assert_spoiled(done, f"InputError: clips/videos/{clip.name}: 0 of", one_each[BAD]["id"])
+
+
+# Reading
+
+
+def test_a_disk_that_fails_once_is_tried_once_more(check, tmp_path, rows, monkeypatch, after_the_check):
+    failed = fail_to_open(monkeypatch, after_the_check, "3.png", times=1)
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == 0, done.output
+    assert failed == ["3.png"]
+    found = {row["id"]: row for row in rows_of()}
+    assert {row["status"] for row in found.values()} == {"ok"}
+    assert found["3"]["retried"].startswith(f"InputError: {tmp_path}/3.png cannot be read: input/output error")
+    assert [name for name, row in found.items() if "retried" in row] == ["3"]
+    assert (summary_of()["retried"], summary_of()["errors"]) == (1, 0)
+    assert "1 samples were tried once more" in said(done.stdout)
+
+
+def test_a_disk_that_fails_again_spoils_the_sample(check, tmp_path, rows, monkeypatch, after_the_check):
+    failed = fail_to_open(monkeypatch, after_the_check, "3.png", times=99)
+    bad = assert_spoiled(check(write_rows(tmp_path, rows)), "InputError: 3.png cannot be read: input/output error")
+    assert bad["retried"] == bad["error"]
+    assert failed == ["3.png"] * 2, "not a third time"
+
+
+def fail_to_open(monkeypatch, after_the_check, name, times):
+    failed = []
+
+    def damage():
+        opened = Path.open
+
+        def fails(self, *args, **more):
+            if self.name == name and len(failed) < times:
+                failed.append(name)
+                raise OSError(errno.EIO, "Input/output error")
+            return opened(self, *args, **more)
+
+        monkeypatch.setattr(Path, "open", fails)
+
+    after_the_check(damage)
+    return failed
+
+
+def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, monkeypatch):
+    load = check_room.load_picture
+    faults = {"3.png": RuntimeError("of no known kind"), "4.png": MemoryError("no room"), "5.png": KeyError("a")}
+
+    def fails(path):
+        if path.name in faults:
+            raise faults[path.name]
+        return load(path)
+
+    monkeypatch.setattr(check_room, "load_picture", fails)
+    done = check(write_rows(tmp_path, make_data(tmp_path, 30)))
+    assert done.exit_code == 0, done.output
+    errors = {row["media"][0]: row["error"] for row in timeless("run").values() if row["status"] == "error"}
+    assert errors == {name: f"{type(fault).__name__}: {fault}" for name, fault in faults.items()}
+    assert len(rows_of()) == 30
+
+
+def test_a_prompt_that_is_too_long_spoils_its_sample(check, tmp_path, rows):
+    rows[BAD]["question"] = "what color is the cat? " * 1000
+    bad = assert_spoiled(check(write_rows(tmp_path, rows)), "InputError: the prompt is ")
+    assert "the model's context is 4096" in bad["error"]
+    assert "retried" not in bad, "that is no fault of the disk or the memory"
+
+
+# How many are too many
+
+
+@pytest.mark.parametrize(("count", "bad", "code"), [(10, 1, 0), (10, 2, 1), (9, 1, 1), (20, 2, 0), (2, 2, 1)])
+def test_a_tenth_may_fail_and_no_more(check, tmp_path, after_the_check, count, bad, code):
+    rows = make_data(tmp_path, count)
+    after_the_check(lambda: [(tmp_path / f"{i}.png").unlink() for i in range(bad)])
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    told = summary_of()
+    assert (told["samples"], told["errors"]) == (count, bad)
+    assert (f"{bad} of {count} samples have no score" in said(done.stderr)) == bool(code)
+
+
+def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, monkeypatch):
+    load = check_room.load_picture
+
+    def fails(path):
+        if path.stem in "012":
+            raise RuntimeError("of no known kind")
+        return load(path)
+
+    monkeypatch.setattr(check_room, "load_picture", fails)
+    data = write_rows(tmp_path, rows)
+    assert check(data).exit_code == 1
+    before = files_of("run")
+    monkeypatch.setattr(check_room, "load_picture", load)
+    done = check(data)
+    assert done.exit_code == 1, done.output
+    assert "3 of 12 samples have no score" in said(done.stderr)
+    assert files_of("run") == before
+
+
+def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check):
+    for row in rows:
+        row["boxes"] = [[0, 0, 112, 112]]  # whatever it points at is a hit
+    assert check(write_rows(tmp_path, rows), "--fail-under", "pointing=1", out="whole").exit_code == 0
+    after_the_check((tmp_path / "3.png").unlink)
+    done = check(tmp_path / "rows.jsonl", "--fail-under", "pointing=1")
+    assert summary_of()["headline"]["pointing"]["mean"] == 1
+    assert done.exit_code == 1
+    assert "--fail-under pointing=1: it is 0.9167" in said(done.stderr)
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])
+def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows, monkeypatch, fault):
+    """It goes after it was scored: the run ends, and the gallery lacks it."""
+    conclude, load = evaluation.conclude, check_room.load_picture
+
+    def fails(path):
+        if path.name == "3.png":
+            raise fault
+        return load(path)
+
+    def hooked(*args, **more):
+        if fault:
+            monkeypatch.setattr(check_room, "load_picture", fails)
+        else:
+            shutil.move("3.png", "gone.png")
+        return conclude(*args, **more)
+
+    monkeypatch.setattr("qvl_attn.gallery.EACH", 6)
+    monkeypatch.setattr(evaluation, "conclude", hooked)
+    done = check(write_rows(tmp_path, rows))
+    assert done.exit_code == 0, done.output
+    assert any(note.startswith("gallery: 3 could not be drawn") for note in summary_of()["notes"])
+    assert len(list(Path("run/gallery").iterdir())) == COUNT - 1

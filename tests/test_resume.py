@@ -1,0 +1,239 @@
+"""A check that is killed, interrupted or run again: real processes, and the same in the end as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from running import (
+    assert_same_run,
+    files_of,
+    invoke,
+    line_count,
+    make_data,
+    rows_of,
+    said,
+    start,
+    timeless,
+    undrawn,
+    wait_until,
+    whole,
+    write_rows,
+)
+
+import qvl_attn.engine as engine_room
+from qvl_attn.demo.dataset import write_dataset
+
+KEPT = "interrupted; finished rows are kept in run: the same command goes on"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "set"
+    write_dataset(folder, 4)
+    return folder / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def once(scenes, demo) -> Path:
+    """A run that nothing happened to, in this process, and what it printed."""
+    folder = scenes.parent.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        done = invoke(scenes)
+    assert done.exit_code == 0, done.output
+    (folder / "stdout").write_text(done.stdout, encoding="utf-8")
+    return folder / "run"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, demo):
+    """The command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    return invoke
+
+
+def contents(out) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+
+
+def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, scenes, once, here):
+    process = start(tmp_path, scenes)
+    wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
+    process.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
+    there = contents("run")
+    second = here(scenes)
+    assert second.exit_code == 2, second.output
+    assert "--out run: another process is writing to it" in said(second.stderr)
+    assert second.stdout == ""
+    assert contents("run") == there, "who is refused changes nothing"
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    process.communicate()
+    rows = there["scores.jsonl"]
+    kept = rows[: rows.rfind(b"\n") + 1]
+    count, total = kept.count(b"\n"), len(timeless(once))
+    assert 3 <= count < total
+    assert "summary.json" not in there
+    done = whole(tmp_path, scenes)
+    assert done.returncode == 0, done.stderr
+    assert f"run: {count} of {total} samples have their row already" in said(done.stderr)
+    assert_same_run("run", once)
+    assert Path("run/scores.jsonl").read_bytes().startswith(kept), "what was there is as it was"
+    assert len(rows_of("run")) == total
+    assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # test_check has a quick one
+)
+def test_a_signal_keeps_what_is_finished(tmp_path, scenes, once, here, number, code):
+    process = start(tmp_path, scenes)
+    wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stdout == ""
+    assert said(stderr).endswith(KEPT)
+    assert "Traceback" not in stderr
+    rows = (tmp_path / "run" / "scores.jsonl").read_bytes()
+    assert rows.endswith(b"\n"), "no row is torn"
+    assert rows.count(b"\n") >= 3
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert here(scenes).exit_code == 0
+    assert_same_run("run", once)
+    assert (tmp_path / "run" / "scores.jsonl").read_bytes().startswith(rows)
+
+
+def part_of(run: Path, out: Path, count: int) -> None:
+    """As a run that was killed after so many rows."""
+    out.mkdir()
+    shutil.copy(run / "run.json", out)
+    lines = (run / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "scores.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:50])
+
+
+def test_only_what_is_left_is_asked_and_progress_counts_from_there(tmp_path, scenes, once, demo):
+    from qvl_attn import load_samples
+
+    count = 30
+    part_of(once, tmp_path / "run", count)
+    told = []
+    samples = load_samples(scenes)
+    demo.check(
+        samples,
+        tmp_path / "run",
+        name="questions.jsonl",
+        max_new_tokens=64,
+        progress=lambda *one: told.append(one),
+    )
+    asked = [one[1:] for one in told if one[0] == "asking"]
+    assert asked == [(i, len(samples)) for i in range(count, len(samples) + 1)]
+    assert_same_run(tmp_path / "run", once)
+
+
+def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeypatch):
+    shutil.copytree(once, "run")
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
+    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    done = here(scenes)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
+    assert "the run is finished, and nothing is run" in said(done.stderr)
+    bad = here(scenes, "--fail-under", "accuracy=1.01")
+    assert bad.exit_code == 1
+    assert "--fail-under accuracy=1.01: it is" in said(bad.stderr)
+    assert here(scenes, "--json").stdout.strip() == json.dumps(json.loads(Path("run/summary.json").read_text("utf-8")))
+    after = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
+    assert after == before, "and nothing is written"
+
+
+def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here):
+    """Killed while charts and gallery were written: drafts of theirs may be there."""
+    shutil.copytree(once, "run")
+    Path("run/summary.json").unlink()
+    Path("run/layers.png").unlink()
+    Path("run/.layers.png.draft").write_bytes(b"half of it")
+    Path("run/.summary.json.draft").write_bytes(b"{")
+    Path("run/.lock").touch()
+    rows = Path("run/scores.jsonl").read_bytes()
+    assert here(scenes).exit_code == 0
+    assert_same_run("run", once)
+    assert Path("run/scores.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shared):
+    """In batches of another make-up the last digits are others."""
+    undrawn(monkeypatch)
+    run_group, together = engine_room.run_group, []
+
+    def told(model, processor, config, group, **more):
+        together.append([(one.media[0].path, one.prompt.question) for one in group])
+        return run_group(model, processor, config, group, **more)
+
+    monkeypatch.setattr(engine_room, "run_group", told)
+    rows = make_data(tmp_path, 24)
+    for i, row in enumerate(rows):
+        row["question"] += " and why" * (i * 7 % 5) + "?" * (i % 3)
+        row["image"] = f"{i // 6}.png" if shared else row["image"]
+    words = (write_rows(tmp_path, rows), "--batch-size", 4, "--max-new-tokens", 2)
+    assert here(*words, out="whole").exit_code == 0
+    usual = list(together)
+    part_of(Path("whole"), Path("run"), 7)
+    together.clear()
+    assert here(*words).exit_code == 0
+    assert len(usual) > len(together) > 0
+    assert [group for group in together if group not in usual] == []
+    assert_same_run("run", "whole")
+
+
+@pytest.mark.parametrize("count", [7, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
+    undrawn(monkeypatch)
+    assert here(scenes, "--calibrate", "found.json", out="whole").exit_code == 0
+    profile = Path("found.json").read_bytes()
+    Path("found.json").unlink()
+    assert rows_of("whole")[count]["half"] == ("first" if count == 7 else "second")
+    part_of(Path("whole"), Path("run"), count)
+    assert here(scenes, "--calibrate", "found.json").exit_code == 0
+    assert_same_run("run", "whole")
+    assert Path("found.json").read_bytes() == profile
+
+
+def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scenes, here, monkeypatch):
+    """Killed between the summary and the profile."""
+    undrawn(monkeypatch)
+    assert here(scenes, "--calibrate", "found.json").exit_code == 0
+    before, profile = files_of("run"), Path("found.json").read_bytes()
+    Path("found.json").unlink()
+    assert here(scenes, "--calibrate", "found.json").exit_code == 0
+    assert Path("found.json").read_bytes() == profile
+    assert files_of("run") == before
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
+    """The second is refused, and the first does not notice."""
+    first = start(tmp_path, scenes)
+    wait_until(lambda: line_count(tmp_path / "run") >= 1, first)
+    first.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
+    try:
+        before = contents("run")
+        done = here(scenes)
+        after = contents("run")
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert done.exit_code == 2, done.output
+    assert "--out run: another process is writing to it" in said(done.stderr)
+    assert done.stdout == ""
+    assert after == before
+    _, stderr = first.communicate(timeout=120)
+    assert first.returncode == 0, stderr
+    assert_same_run("run", once)

@@ -1,0 +1,162 @@
+"""Scores as lines and back: nothing is lost but digits after the sixth, and what is no row is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qvl_attn.errors import StoreError
+from qvl_attn.metrics import GROUNDING
+from qvl_attn.scores import read_scores, score_of, score_row
+from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBER = st.floats(width=64, allow_infinity=False) | st.floats(0, 1)
+LAYERS, HEADS = 3, 2
+
+
+def numbers(names):
+    return st.fixed_dictionaries(dict.fromkeys(names, NUMBER))
+
+
+def arrays(names, *shape):
+    count = int(np.prod(shape))
+    several = st.lists(NUMBER, min_size=count, max_size=count)
+    return st.fixed_dictionaries({name: several.map(lambda one: np.array(one).reshape(shape)) for name in names})
+
+
+COMMON = {
+    "id": TEXT.filter(bool),
+    "media": st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    "question": TEXT,
+    "references": st.lists(TEXT, max_size=2).map(tuple),
+    "accuracy": st.sampled_from([0.0, 1.0, 1 / 3, 2 / 3, float("nan")]),
+    "boxes": st.integers(0, 9),
+    "group": TEXT,
+    "index": st.integers(0, 10**6),
+    "evidence": TEXT,
+    "retried": TEXT,
+    "half": st.sampled_from(["", "first", "second"]),
+    "headline_map": TEXT,
+}
+CONTROLLED = (*GROUNDING, "vision_mass")
+SCORED = st.builds(
+    Score,
+    **COMMON,
+    answer=TEXT,
+    unsampled=st.booleans(),
+    headline=numbers(FIGURES),
+    all_layers=numbers(FIGURES),
+    controls=st.fixed_dictionaries({name: numbers(CONTROLLED) for name in CONTROLS}),
+    layers=arrays(FIGURES, LAYERS),
+    layer_controls=st.fixed_dictionaries({name: arrays(CONTROLLED, LAYERS) for name in ("chance", "other")}),
+    heads=st.just({}) | arrays(HEAD_FIGURES, LAYERS, HEADS),
+    area=st.just(float("nan")) | st.floats(0.001, 1),
+    inside=st.just(float("nan")) | st.floats(0, 1),
+    attention=st.sampled_from(["eager", "rows"]),
+    seconds=st.floats(0, 1e4),
+)
+FAILED = st.builds(Score, **COMMON, status=st.just("error"), error=TEXT)
+# A sample without boxes, all of whose grounding is undefined.
+NOTHING = SCORED.map(
+    lambda one: Score(
+        **{
+            **vars(one),
+            "area": np.nan,
+            "inside": np.nan,
+            "boxes": 0,
+            "headline": one.headline | dict.fromkeys(GROUNDING, np.nan),
+            "layers": one.layers | {name: np.full(LAYERS, np.nan) for name in GROUNDING},
+        }
+    )
+)
+
+
+def line_of(score):
+    return json.dumps(score_row(score), ensure_ascii=False, allow_nan=False)
+
+
+def assert_same(one, other):
+    """To six digits."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, np.ndarray):
+        assert one.shape == other.shape
+        assert other.dtype == np.float64
+        np.testing.assert_allclose(other, one, rtol=1e-5)
+    elif isinstance(one, float):
+        assert isinstance(other, float)
+        np.testing.assert_allclose(other, one, rtol=1e-5)
+    else:
+        assert one == other
+        assert type(one) is type(other)
+
+
+@given(SCORED | FAILED | NOTHING)
+def test_a_score_comes_back_from_its_line(score):
+    line = line_of(score)
+    assert "\n" not in line
+    back = score_of(json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
+    assert_same(vars(score), vars(back))
+    assert (back.right, back.grounded, back.boxed) == (score.right, score.grounded, score.boxed)
+    assert line_of(back) == line, "and gives the same line again"
+
+
+def test_an_error_has_no_figures_and_an_answer_no_error():
+    failed = score_row(Score("a", ("a.png",), "?", status="error", error="InputError: gone", accuracy=0.0))
+    assert failed["error"] == "InputError: gone"
+    assert failed["accuracy"] == 0
+    assert not failed.keys() & {"answer", "headline", "layers", "seconds", "retried", "half"}
+    assert "error" not in score_row(Score("a", ("a.png",), "?"))
+
+
+def lines_of(folder, *rows):
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+FULL = score_row(
+    Score(
+        "a",
+        ("a.png",),
+        "?",
+        headline={"pointing": 1.0},
+        controls={"chance": {"pointing": 0.1}},
+        layers={"pointing": np.ones(2)},
+        layer_controls={"other": {"pointing": np.ones(2)}},
+        half="first",
+        retried="x",
+    )
+)
+BROKEN = score_row(Score("a", ("a.png",), "?", status="error", error="x", accuracy=0.0))
+
+
+def test_scores_are_in_the_order_of_the_data_set(tmp_path):
+    lines_of(tmp_path, *(FULL | {"id": str(i), "index": i} for i in (3, 1, 2, 0)))
+    assert [one.id for one in read_scores(tmp_path)] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", sorted((FULL.keys() | {"error"}) - {"right", "grounded", "id", "half", "retried"}))
+def test_a_row_that_lacks_something_is_named_by_its_line(tmp_path, name):
+    whole = BROKEN if name == "error" else FULL
+    lines_of(tmp_path, whole, {key: value for key, value in whole.items() if key != name} | {"id": "b"})
+    with pytest.raises(StoreError, match="line 2 is not a row of this version"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["headline", "layers", "heads", "controls", "layer_controls", "area", "accuracy"])
+@pytest.mark.parametrize(
+    "value",
+    ["text", [1, 2], {"a": "b"}, {"a": {"b": "c"}}, {"a": [[1], [2, 3]]}, 10**400],
+    ids=["text", "list", "words", "deep", "ragged", "huge"],
+)
+def test_a_row_with_something_else_in_it_is_named_by_its_line(tmp_path, name, value):
+    lines_of(tmp_path, FULL, FULL | {"id": "b", name: value})
+    with pytest.raises(StoreError, match="line 2 is not a row of this version"):
+        read_scores(tmp_path)
