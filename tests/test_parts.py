@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from alike import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
+from conftest import DEMO_PICTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +20,6 @@ from typer.testing import CliRunner
 
 from qvl_attn import merge_runs
 from qvl_attn.cli import app
-from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.errors import InputError
 from qvl_attn.gallery import chosen
 from qvl_attn.scoring import Score
@@ -41,18 +41,19 @@ def command(demo):
 
 @pytest.fixture(scope="module")
 def made(command, tmp_path_factory) -> Path:
-    """A data set with a broken picture: `whole`, `part-1` and on, and `other`, a part with another query."""
+    """A data set with a broken picture, the run over all of it, `whole`, and its parts, `part-1` and on."""
     folder = tmp_path_factory.mktemp("made")
-    write_dataset(folder / "set", 6)
-    rows = [json.loads(line) for line in (folder / "set" / "questions.jsonl").read_text("utf-8").splitlines()][::3]
-    image = folder / "set" / rows[0]["image"]
-    (image.parent / "cut.png").write_bytes(image.read_bytes()[:400])
-    rows.insert(5, rows[0] | {"id": "cut", "image": "images/cut.png"})
-    data = folder / "set" / "some.jsonl"
+    rows = []
+    for i, picture in enumerate(sorted(DEMO_PICTURES.glob("*.png"))):
+        shutil.copyfile(picture, folder / picture.name)
+        row = {"image": picture.name, "boxes": [[20 * i, 30, 20 * i + 40, 80]], "box_format": "xyxy", "box_units": "px"}
+        asked = ("how many cats?", "what color is the star?", "有几条鱼？", "is there a dog?")
+        rows += [row | {"id": f"{i}-{j}", "question": words, "answer": "2"} for j, words in enumerate(asked)]
+    (folder / "cut.png").write_bytes((folder / "cats.png").read_bytes()[:400])
+    rows.insert(5, rows[0] | {"id": "cut", "image": "cut.png"})
+    data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    runs = {"whole": (), "other": ("--shard", f"3/{OF}", "--query", "last")}
-    runs |= {f"part-{i}": ("--shard", f"{i}/{OF}") for i in range(1, OF + 1)}
-    for name, words in runs.items():
+    for name, words in {"whole": (), **{f"part-{i}": ("--shard", f"{i}/{OF}") for i in range(1, OF + 1)}}.items():
         done = command("check", data, "--out", folder / name, "--model", "demo", "--max-new-tokens", 4, "--csv", *words)
         assert done.exit_code in (0, 1), done.output  # one error is many in the part that has it
         assert (folder / name / "summary.json").exists(), done.output
@@ -62,7 +63,7 @@ def made(command, tmp_path_factory) -> Path:
 @pytest.fixture
 def runs(made, tmp_path) -> Path:
     """A copy of them to do harm to."""
-    for name in (*(f"part-{i}" for i in range(1, OF + 1)), "whole", "other"):
+    for name in (*(f"part-{i}" for i in range(1, OF + 1)), "whole"):
         shutil.copytree(made / name, tmp_path / "runs" / name)
     return tmp_path / "runs"
 
@@ -114,7 +115,7 @@ def test_a_check_of_everything_finds_the_merged_run_finished(command, made, tmp_
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "all").rglob("*.*")}
     monkeypatch.setattr("qvl_attn.engine.load_weights", None)
     words = ("--out", tmp_path / "all", "--model", "demo", "--max-new-tokens", 4, "--csv")
-    done = command("check", made / "set" / "some.jsonl", *words)
+    done = command("check", made / "rows.jsonl", *words)
     assert done.exit_code == 0, done.output
     count = len(rows_of(made / "whole"))
     assert f"{count} of {count} samples have their row already; the run is finished, and nothing is run" in told(done)
@@ -211,12 +212,19 @@ def refused(command, folders, out):
     return done
 
 
-def test_all_that_is_wrong_is_told_at_once(command, runs):
+def test_all_that_is_wrong_is_told_at_once(command, made, runs):
     shutil.copytree(runs / "part-1", runs / "again")
     (runs / "part-3" / "summary.json").unlink()
-    text = (runs / "part-1" / "run.json").read_text("utf-8")
-    shutil.copytree(runs / "part-1", runs / "half")
-    (runs / "half" / "run.json").write_text(text.replace('"of": 3', '"of": 2').replace("1/3", "1/2"), encoding="utf-8")
+    for name, old, changes in (
+        ("half", "part-1", {'"of": 3': '"of": 2', "1/3": "1/2"}),
+        ("other", "part-3", {'"--query": "question"': '"--query": "last"'}),
+    ):
+        text = (made / old / "run.json").read_text("utf-8")
+        for one, another in changes.items():
+            assert one in text
+            text = text.replace(one, another)
+        shutil.copytree(made / old, runs / name)
+        (runs / name / "run.json").write_text(text, encoding="utf-8")
     folders = [runs / name for name in ("part-1", "part-3", "other", "half", "again")]
     done = refused(command, folders, runs / "all")
     assert done.exit_code == 2
@@ -316,10 +324,10 @@ def test_parts_are_not_calibrated(command, demo, made, tmp_path, monkeypatch, ap
         from qvl_attn import load_samples
 
         with pytest.raises(InputError, match="--calibrate"):
-            demo.check(load_samples(made / "set" / "some.jsonl"), tmp_path / "run", calibrate="p.json", shard="1/2")
+            demo.check(load_samples(made / "rows.jsonl"), tmp_path / "run", calibrate="p.json", shard="1/2")
     else:
         words = ("--calibrate", tmp_path / "p.json", "--shard", "1/2", "--model", "demo")
-        done = command("check", made / "set" / "some.jsonl", "--out", tmp_path / "run", *words)
+        done = command("check", made / "rows.jsonl", "--out", tmp_path / "run", *words)
         assert done.exit_code == 2
         assert "--calibrate" in told(done)
     assert not list(tmp_path.iterdir())
