@@ -66,7 +66,7 @@ class RayWorkers:
         if self.concurrency < 1:
             raise InputError(f"--concurrency {self.concurrency}: want at least 1")
         gpus = self.gpus_per_worker
-        if gpus is not None and not (0 <= gpus <= 1 or (gpus <= 64 and gpus == int(gpus))):
+        if gpus is not None and not (0 <= gpus <= 64 and (gpus <= 1 or gpus == int(gpus))):
             raise InputError(f"--gpus-per-worker {gpus:g}: want a whole number, or a share of one between 0 and 1")
         if find_spec("ray") is None:
             raise InputError("--engine ray needs the library ray", "pip install 'qvl-attn[ray]'")

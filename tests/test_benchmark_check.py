@@ -1,0 +1,40 @@
+"""The benchmark of a check, on sizes where it proves nothing but that it runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from alike import ENVIRONMENT, ROOT
+
+SCRIPT = ROOT / "scripts" / "benchmark_check.py"
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_check_times_all_ways(tmp_path):
+    words = ["--scenes", "2", "--limit", "12", "--batch-sizes", "1", "4", "--max-new-tokens", "2", "--repeats", "1"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "all questions: 12 samples, 1 pictures",
+        "one question a picture: 1 samples, 1 pictures",
+    ]
+    assert [line.split(" s ")[0].rstrip(" .0123456789") for line in lines if line.startswith(" ")] == [
+        "  plain loop",
+        "  check, batches of 1",
+        "  check, batches of 4",
+    ] * 2
+    ratio = re.compile(r"([\d.]+) times the plain loop \(([\d.]+) to ([\d.]+)\)")
+    found = [[float(part) for part in match.groups()] for match in map(ratio.search, lines) if match]
+    assert len(found) == 4
+    assert all(0 < low == middle == high for middle, low, high in found), "of one turn"
+    assert not list(tmp_path.iterdir()), "what it made it takes away"
