@@ -200,7 +200,7 @@ def _write_profile(summary: dict[str, Any], path: Path) -> None:
         "measured_on": f"{summary['with_boxes']} samples about pictures that had no part in the choice",
         **{name: summary["headline"][name] for name in ("pointing", "lift")},
     }
-    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+    draft = path.with_name(f".{path.name}.new")
     try:
         write_json(draft, profile_json(profile, figures))
         os.link(draft, path)  # unlike a rename it spares what came to be there in the meantime

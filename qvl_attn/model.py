@@ -146,7 +146,9 @@ def _read_fingerprint(folder: Path, name: str) -> str:
         raise ModelError(
             f"{name}: no safetensors weights in it", "pickled weights (.bin, .pt) are not loaded; convert them"
         )
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256()
+    for file in sorted(file for kind in _SETTINGS for file in folder.glob(kind)):  # the processor's and template's too
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())

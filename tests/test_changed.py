@@ -213,6 +213,16 @@ def test_other_weights_of_the_same_name_are_named(go_on, weights):
     assert files_of("other") == before
 
 
+def test_changed_settings_of_a_models_processor_are_named(go_on, weights):
+    shutil.copytree(MODEL, "model")
+    weights()
+    assert go_on("--model", "model", out="other").exit_code == 0
+    Path("other/summary.json").unlink()
+    file = Path("model/preprocessor_config.json")
+    file.write_text(file.read_text(encoding="utf-8").replace("{", '{"qvl": 1,', 1), encoding="utf-8")
+    assert "the model's files: " in said(go_on("--model", "model", out="other").stderr)
+
+
 def test_a_model_of_another_name_is_named(go_on):
     shutil.copytree(MODEL, "model")
     assert_refused(go_on("--model", "model"), "--model: demo before, model now")
