@@ -1,7 +1,8 @@
 """Samples through a model, and what each scores: the loop over a data set.
 
 Samples are worked on in portions that their order alone decides, and the questions of a portion in groups that all of
-it decides: who goes on with a stopped run meets the same groups, and so the same numbers.
+it decides: who goes on with a stopped run meets the same groups, and so the same numbers (to rounding, where the memory
+that is free then allows other batches).
 """
 
 from __future__ import annotations
@@ -10,16 +11,14 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from threading import Event
 
 import numpy as np
 
 from qvl_attn.ahead import ahead
-from qvl_attn.clip import open_clip
 from qvl_attn.engine import DOT, Engine
 from qvl_attn.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
-from qvl_attn.media import load_picture, picture_from
+from qvl_attn.portion import Prepared, load_media, read_portion, told
 from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question
 from qvl_attn.resize import clip_pixel_limits
@@ -28,13 +27,7 @@ from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
 from qvl_attn.scoring import Headline, Score, score_sample
 from qvl_attn.select import parse_query
-from qvl_attn.shown import Shown
-from qvl_attn.types import Media
-from qvl_attn.video import load_clip
 
-# Questions in a row that are prepared together, and batches of which they should make several; with more bytes of
-# pictures the portion is cut before.
-AT_ONCE, BATCHES_AT_ONCE, PORTION_BYTES = 16, 4, 2**29
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)
 
@@ -101,39 +94,6 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
         raise all_faults(faults)
 
 
-def portions(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Samples in their order, cut where the pictures change if that is soon enough."""
-    most = max(AT_ONCE, BATCHES_AT_ONCE * batch_size)
-    together: list[Sample] = []
-    held = 0
-    for sample in samples:
-        another = bool(together) and sample.names != together[-1].names
-        full = another and (len(together) >= most or held >= PORTION_BYTES or sample.is_clip)
-        if full or len(together) >= 4 * most:
-            yield together
-            together, held = [], 0
-        held += _bytes(sample) if another or not together else 0
-        together.append(sample)
-    if together:
-        yield together
-
-
-def _bytes(sample: Sample) -> int:
-    """Of its pictures, decoded, and as the processor gives them, which is about five times as many."""
-    return sum(3 * width * height for width, height in (one.size_px for one in sample.shown)) * 6
-
-
-@dataclass(eq=False)
-class _Prepared:
-    """A sample that was read, or what was wrong with it, if its files could not be read; and what was so at first."""
-
-    sample: Sample
-    question: Question | None = None
-    fault: Exception | None = None
-    unread: bool = False
-    first_fault: Exception | None = None
-
-
 def score_portions(
     engine: Engine,
     asked: Iterable[Sequence[Sample]],
@@ -153,11 +113,11 @@ def score_portions(
     _ = engine.model  # a model that cannot be loaded is nobody's sample's fault
     stop = Event()
 
-    def read() -> Generator[list[_Prepared], None, None]:
+    def read() -> Generator[list[Prepared], None, None]:
         for portion in asked:
             finished = done()
             if any(one.id not in finished for one in portion):
-                yield _read(engine, portion, plan.settings, stop)
+                yield read_portion(engine, portion, plan.settings, stop)
 
     with closing(ahead(read(), depth=1)) as prepared:
         try:
@@ -167,72 +127,41 @@ def score_portions(
             stop.set()
 
 
-def _read(engine: Engine, portion: Sequence[Sample], settings: Settings, stop: Event) -> list[_Prepared]:
-    """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
-    loaded: dict[str, Media] = {}
-    known: dict[tuple[int, ...], Question] = {}
-    found = [_Prepared(sample) for sample in portion]
-    for one in found:
-        if not stop.is_set():
-            _read_one(engine, one, settings, loaded, known)
-    for one in found:
-        if one.unread and not stop.is_set():
-            one.first_fault = one.fault
-            _read_one(engine, one, settings, loaded, known)
-    return found
-
-
-def _read_one(
-    engine: Engine,
-    one: _Prepared,
-    settings: Settings,
-    loaded: dict[str, Media],
-    known: dict[tuple[int, ...], Question],
-) -> None:
-    one.fault, one.unread = None, True
-    try:
-        media = [_load(engine, shown, settings, loaded) for shown in one.sample.shown]
-        one.unread = False
-        one.question = engine.read(media, one.sample.question, settings, loaded, known)
-    except Exception as fault:  # files hold anything, and one of fifty thousand does not end the night's run
-        one.fault = fault
-
-
-def _load(engine: Engine, shown: Shown, settings: Settings, loaded: dict[str, Media]) -> Media:
-    if shown.name not in loaded:
-        if not isinstance(shown.source, Path):
-            found = picture_from(shown.source(), shown.name)
-        elif shown.kind == "clip":
-            found = load_clip(engine.processor, open_clip(shown.source), settings)
-        else:
-            found = load_picture(shown.source)
-        if found.size_px != shown.size_px:
-            raise InputError(f"{shown.name} has another size than when it was checked")
-        loaded[shown.name] = found
-    return loaded[shown.name]
-
-
-def _score_portion(engine: Engine, portion: Sequence[_Prepared], plan: Plan, done: Collection[str]) -> Iterator[Score]:
-    ready: list[tuple[_Prepared, Question]] = []
+def _score_portion(engine: Engine, portion: Sequence[Prepared], plan: Plan, done: Collection[str]) -> Iterator[Score]:
+    asked: list[Prepared] = []
+    questions: list[Question] = []
+    refused: list[Prepared] = []
     for one in portion:
-        try:
-            if one.question is None:
-                raise one.fault or AssertionError
-            (question,) = engine.fit([one.question])
-            ready.append((one, question))
-        except Exception as fault:
-            if one.sample.id not in done:
-                yield _spoiled(one, fault)
-    asked, questions = [one for one, _ in ready], [question for _, question in ready]
+        if one.question is not None and (question := _fitting(engine, one)):
+            asked.append(one)
+            questions.append(question)
+        elif one.question is not None:
+            refused.append(one)
+        elif one.sample.id not in done:
+            yield spoiled(one)
     for group in engine.groups(questions, plan.batch_size):
         if any(asked[i].sample.id not in done for i in group.indices):
             for score in _of_group(engine, asked, questions, group, plan):
                 if score.id not in done:
                     yield score
+    for one in refused:  # by now there may be more memory
+        if one.sample.id not in done:
+            one.first_fault = one.fault
+            question = _fitting(engine, one)
+            yield _alone(engine, one, question, plan) if question else spoiled(one)
+
+
+def _fitting(engine: Engine, one: Prepared) -> Question | None:
+    assert one.question is not None
+    try:
+        return engine.fit([one.question])[0]
+    except MemoryLimitError as fault:
+        one.fault = told(fault)
+        return None
 
 
 def _of_group(
-    engine: Engine, asked: Sequence[_Prepared], questions: Sequence[Question], group: Group, plan: Plan
+    engine: Engine, asked: Sequence[Prepared], questions: Sequence[Question], group: Group, plan: Plan
 ) -> Iterator[Score]:
     """Together; after a fault each that is left by itself, so that the fault spoils its own sample only.
 
@@ -244,32 +173,42 @@ def _of_group(
             yield _score(asked[i], result, plan)
             left.remove(i)
         return
-    except FAULTS as fault:
-        if len(group.indices) == 1 and not isinstance(fault, MemoryLimitError):
-            yield _spoiled(asked[left[0]], fault)
-            return
-        first = fault
+    except Exception as fault:
+        _check_device(fault)
+        words, memory = told(fault), isinstance(fault, MemoryLimitError)
+    # Beyond the `except`: what the fault held of the failed attempt is free now.
     for i in left:
-        if isinstance(first, MemoryLimitError):
-            asked[i].first_fault = first
-        try:
-            for _, result in engine.answer_group(questions, Group(((i,),), shared=False)):
-                yield _score(asked[i], result, plan)
-        except FAULTS as fault:
-            yield _spoiled(asked[i], fault)
+        asked[i].fault = words
+        if memory:
+            asked[i].first_fault = words
+        again = memory or len(group.indices) > 1
+        yield _alone(engine, asked[i], questions[i], plan) if again else spoiled(asked[i])
 
 
-def _score(one: _Prepared, result: Result, plan: Plan) -> Score:
+def _alone(engine: Engine, one: Prepared, question: Question, plan: Plan) -> Score:
+    try:
+        ((_, result),) = engine.answer_group([question], Group(((0,),), shared=False))
+        return _score(one, result, plan)
+    except Exception as fault:  # one of fifty thousand does not end the night's run
+        _check_device(fault)
+        one.fault = told(fault)
+        return spoiled(one)
+
+
+def _check_device(fault: Exception) -> None:
+    """Let pass what every further sample would meet as well."""
+    if "CUDA error" in str(fault):
+        raise fault
+
+
+def _score(one: Prepared, result: Result, plan: Plan) -> Score:
     sample, other = one.sample, plan.others.get(one.sample.id)
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
-    return replace(score, retried=_told(one.first_fault))
+    return replace(score, retried=one.first_fault)
 
 
-def _told(fault: Exception | None) -> str:
-    return "" if fault is None else f"{type(fault).__name__}: {fault}"
-
-
-def _spoiled(one: _Prepared, fault: Exception) -> Score:
+def spoiled(one: Prepared) -> Score:
+    """The score of a sample with a fault."""
     sample = one.sample
     return Score(
         id=sample.id,
@@ -282,8 +221,8 @@ def _spoiled(one: _Prepared, fault: Exception) -> Score:
         group=sample.group,
         index=sample.index,
         evidence=sample.evidence,
-        error=_told(fault),
-        retried=_told(one.first_fault),
+        error=one.fault,
+        retried=one.first_fault,
     )
 
 
@@ -296,10 +235,10 @@ def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
         MemoryLimitError: it does not fit the memory.
     """
     try:
-        media = [_load(engine, one, settings, {}) for one in sample.shown]
+        media = [load_media(engine, one, settings, {}) for one in sample.shown]
     except QvlAttnError:
         raise
     except Exception as fault:  # as when it was scored
-        raise InputError(_told(fault)) from None
+        raise InputError(told(fault)) from None
     ((_, result),) = engine.answer(engine.prepare([(media, sample.question)], settings))
     return result

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
-from qvl_attn.outputs import write_charts, write_csv
+from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
 from qvl_attn.plain import shortened
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import Headline, Score
@@ -58,11 +58,12 @@ def conclude(
         "calibration": calibration,
     }
     summary["notes"] = _notes(summary)
+    clear(folder)
     files = write_charts(folder, summary, headline, _title(summary))
     files += gallery(scores, summary["notes"])
     if csv:
-        write_csv(folder / "scores.csv", scores)
-        files.append("scores.csv")
+        write_csv(folder / CSV_FILE, scores)
+        files.append(CSV_FILE)
     summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files])
     written: dict[str, Any] = as_json(summary)
     write_json(folder / SUMMARY_FILE, written)

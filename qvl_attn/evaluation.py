@@ -18,6 +18,7 @@ from qvl_attn.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_of, headline_words, run_json
+from qvl_attn.outputs import CSV_FILE, write_csv
 from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
@@ -83,9 +84,11 @@ def run_check(
                 csv=wanted.csv,
                 calibration=calibration,
             )
+        elif wanted.csv:
+            write_csv(wanted.out / CSV_FILE, [one for one in read_scores(wanted.out) if one.half != "first"])
         summary = read_json(wanted.out / SUMMARY_FILE)
-    if wanted.profile_file and summary["with_boxes"] and not (was_finished and wanted.profile_file.exists()):
-        _write_profile(summary, wanted.profile_file)
+        if wanted.profile_file and summary["with_boxes"] and not (was_finished and wanted.profile_file.exists()):
+            _write_profile(summary, wanted.profile_file)
     return summary
 
 

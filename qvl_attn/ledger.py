@@ -81,7 +81,10 @@ def check_begun(folder: Path) -> None:
     Raises:
         InputError: something else is in it.
     """
-    begun = folder.is_dir() and ((folder / RUN_FILE).is_file() or {one.name for one in folder.iterdir()} <= _UNBEGUN)
+    begun = False
+    with suppress(OSError):  # which `check_new` then tells
+        there = {one.name for one in folder.iterdir()}
+        begun = (folder / RUN_FILE).is_file() or there <= _UNBEGUN
     if not begun:
         check_new(folder)
 

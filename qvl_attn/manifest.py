@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from qvl_attn.shard import Shard
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine
 
-_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens")
+# What decodes and resizes pictures beside them.
+_DECODERS = ("torchvision", "pillow", "av", "opencv-python-headless", "qwen-vl-utils")
+_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens", "store_heads")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def run_json(
         "kind": "check",
         "same": {
             **{name: made[name] for name in ("qvl_attn", "transformers", "torch")},
+            **{name: _version(name) for name in _DECODERS},
             "--model": made["model"],
             "the model's files": made["revision"],
             "--dtype": made["dtype"],
@@ -123,6 +127,13 @@ def facts_of(engine: Engine, settings: Settings, wanted: Wanted) -> dict[str, An
         "shard": wanted.shard and asdict(wanted.shard),
     }
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # OpenCV comes under several names
+        return None
 
 
 def _digest(sample: Sample) -> str:

@@ -15,6 +15,15 @@ from qvl_attn.plain import inert
 from qvl_attn.scoring import CONTROLS, FIGURES, Headline, Score
 from qvl_attn.store import write_png
 
+CSV_FILE = "scores.csv"
+CHARTS = ("layers.png", "patterns.png", "heads.png")
+
+
+def clear(folder: Path) -> None:
+    """Take away what an earlier end of the same run left there."""
+    for path in (folder / CSV_FILE, *(folder / name for name in CHARTS), *(folder / "gallery").glob("*.png")):
+        path.unlink(missing_ok=True)
+
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
     """`layers.png`, `patterns.png` and, where heads were scored, `heads.png`; their names."""

@@ -13,7 +13,6 @@ from qvl_attn.conclusion import conclude
 from qvl_attn.errors import InputError, StoreError
 from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import Ledger, differences, is_finished, read_rows, read_run
-from qvl_attn.plain import shortened
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import Score
 from qvl_attn.store import check_new, new_folder
@@ -73,16 +72,21 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     Raises:
         InputError: with everything that is missing.
     """
-    runs = {folder: read_run(folder) for folder in folders}
-    shards = {folder: run["facts"]["shard"] for folder, run in runs.items()}
-    whole = [folder for folder, shard in shards.items() if shard is None]
-    if whole or not runs:
-        raise InputError(f"{whole[0] if whole else 'nothing'}: is no part of a run", "parts are made with --shard 1/N")
     faults: list[str] = []
-    first = folders[0]
+    runs: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        try:
+            runs[folder] = read_run(folder)
+        except StoreError as fault:
+            faults.append(str(fault))
+    shards = {folder: run["facts"]["shard"] for folder, run in runs.items()}
+    faults += [f"{folder} is of no part: those are made with --shard 1/N" for folder in runs if shards[folder] is None]
+    if faults or not runs:
+        raise InputError("these are not all the finished parts of one check", "", tuple(faults))
+    first = next(iter(runs))
     for folder, run in runs.items():
-        lines = differences(_but_part(runs[first]), _but_part(run))
-        faults += [f"{folder} is not of the same check as {first}: {shortened('; '.join(lines))}"] if lines else []
+        lines = differences(_but_part(runs[first]), _but_part(run), (f"in {first}", f"in {folder}"))
+        faults += [f"{folder} is not of the same check as {first}: {line}" for line in lines]
     of = shards[first]["of"]
     by_number: dict[int, list[Path]] = {}
     for folder, shard in shards.items():

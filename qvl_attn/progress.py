@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# What is being done, how much of it is done, and of how much.
+# What is being done, how much of it is done, and of how much: 0 where that is not known.
 Progress = Callable[[str, int, int], None]
 
 

@@ -25,12 +25,13 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from qvl_attn.check import FAULTS, Plan, ask_again, portions, score_portions
+from qvl_attn.check import FAULTS, Plan, ask_again, score_portions, spoiled
 from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.gallery import draw_sample
 from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.model import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
+from qvl_attn.portion import Prepared, portions
 from qvl_attn.render import Picture
 from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
@@ -40,8 +41,9 @@ from qvl_attn.scoring import Score
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.
 PORTIONS_AT_ONCE, LEAST_TIMES = 4, 4
-# How often what an actor died over is tried again, so that one file that kills them does not keep a night busy.
-TRIES = 3
+# How often what an actor died over is tried again, and how often an actor is started again: one file that kills them,
+# or weights that no machine has the memory for, must not keep a night busy.
+TRIES, RESTARTS = 3, 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class RayWorkers:
     Attributes:
         concurrency: how many actors.
         gpus_per_worker: of each, a fraction for several on one; by default one where the cluster has any.
+        say: is told what is waited for.
 
     Raises:
         InputError: less than one actor, or no such share of a GPU; Ray is not installed.
@@ -61,6 +64,7 @@ class RayWorkers:
 
     concurrency: int = 1
     gpus_per_worker: float | None = None
+    say: Callable[[str], None] = lambda message: None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -81,7 +85,8 @@ class RayWorkers:
             except QvlAttnError as fault:
                 return fault
 
-        placed: Placement | QvlAttnError = ray.get(ray.remote(num_cpus=0, num_gpus=self._gpus(ray))(found).remote())
+        with _ray_faults(ray):
+            placed: Placement | QvlAttnError = ray.get(ray.remote(num_cpus=0, num_gpus=self._gpus(ray))(found).remote())
         if isinstance(placed, QvlAttnError):
             raise placed
         return placed
@@ -95,8 +100,26 @@ class RayWorkers:
         left = [i for i, portion in enumerate(asked) if any(one.id not in finished for one in portion)]
         many = max(1, min(PORTIONS_AT_ONCE, len(left) // (LEAST_TIMES * self.concurrency)))
         hands = [left[i : i + many] for i in range(0, len(left), many)]
-        for row in self._map(_Scorer, engine, (asked, plan, finished), hands):
-            yield score_of(json.loads(row["row"]))
+        yield from self._scored(engine, asked, plan, finished, hands)
+        # What an actor died over lost all that it had in hand: one by one, only what kills it is lost.
+        lost = [[one] for one in samples if one.id not in finished]
+        yield from self._scored(engine, lost, plan, finished, [[i] for i in range(len(lost))])
+        for (one,) in lost:
+            if one.id not in finished:
+                yield spoiled(Prepared(one, fault=f"the actor that asked it died, {TRIES + 1} times"))
+
+    def _scored(
+        self,
+        engine: Engine,
+        asked: Sequence[Sequence[Sample]],
+        plan: Plan,
+        finished: set[str],
+        hands: Sequence[Sequence[int]],
+    ) -> Iterator[Score]:
+        for row in self._map(_Scorer, engine, (asked, plan, frozenset(finished)), hands):
+            score = score_of(json.loads(row["row"]))
+            finished.add(score.id)
+            yield score
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
@@ -115,13 +138,13 @@ class RayWorkers:
         ray = self._connected()
         gpus, size = self._gpus(ray), min(self.concurrency, len(hands))
         actors = f"{size} actors" if size > 1 else "1 actor"
-        engine.say(f"Ray: {actors} with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
+        self.say(f"Ray: {actors} with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
         held = ray.put(work)
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         model = _Model(engine.checkpoint, engine.placement, engine.attn, offline, Path.cwd())
         items = ray.data.from_items([json.dumps(hand) for hand in hands], override_num_blocks=len(hands))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of max_task_retries, until Ray 2.64 has another way
+            warnings.simplefilter("ignore", DeprecationWarning)  # of both bounds, until Ray 2.64 has another way
             mapped = items.map_batches(
                 worker,
                 batch_size=1,
@@ -130,13 +153,15 @@ class RayWorkers:
                 num_cpus=None if gpus else _cpus(ray, size),
                 fn_constructor_args=(model, [held]),
                 max_task_retries=TRIES,
+                max_restarts=RESTARTS,
             )
-        for row in mapped.iter_rows():
-            if row["bug"]:
-                raise RuntimeError(f"in an actor of Ray:\n{row['bug']}")
-            if row["failed"]:
-                raise ModelError(f"an actor of Ray: {row['failed']}")
-            yield row
+        with _ray_faults(ray):
+            for row in mapped.iter_rows():
+                if row["bug"]:
+                    raise RuntimeError(f"in an actor of Ray:\n{row['bug']}")
+                if row["failed"]:
+                    raise ModelError(f"an actor of Ray: {row['failed']}")
+                yield row
 
     def _gpus(self, ray: Any) -> float:
         there = _total(ray, "GPU")
@@ -154,13 +179,24 @@ class RayWorkers:
         import ray.data
 
         if not ray.is_initialized():
-            with _signals_kept(), libraries_in_c_hushed():
+            self.say(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
+            with _ray_faults(ray), _signals_kept(), libraries_in_c_hushed():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            context = ray.data.DataContext.get_current()
-            context.enable_progress_bars = False
-            context.max_errored_blocks = -1  # whose actors died again and again; the others' rows are wanted
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # whose actors died again and again; the others' rows are wanted
         return ray
+
+
+@contextmanager
+def _ray_faults(ray: Any) -> Iterator[None]:
+    """Ray's own faults in one line."""
+    try:
+        yield
+    except (ray.exceptions.RayError, ConnectionError, TimeoutError) as fault:
+        words = " ".join(str(fault).split())[:200]
+        raise ModelError(f"Ray: {words}", "see its logs; the same command goes on with what is left") from None
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from qvl_attn.ahead import ahead
-from qvl_attn.check import FAULTS, Plan, ask_again, portions, score_portions
+from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
 from qvl_attn.engine import Engine
 from qvl_attn.errors import QvlAttnError
 from qvl_attn.gallery import draw_sample
 from qvl_attn.model import Placement, choose_placement
+from qvl_attn.portion import portions
 from qvl_attn.render import Picture
 from qvl_attn.result import Result, Settings
 from qvl_attn.samples import Sample

@@ -6,16 +6,23 @@ set -euo pipefail
 processes="$1" out="$2"
 shift 2
 part() {
-    # One of the GPUs that this process may see. A part that is finished is a success, whatever its figures:
-    # the launcher would end the others otherwise.
-    gpus="${CUDA_VISIBLE_DEVICES:-$(seq -s , 0 $((WORLD_SIZE - 1)))}"
-    export CUDA_VISIBLE_DEVICES="$(cut -d , -f $((LOCAL_RANK + 1)) <<<"$gpus")"
-    number=$((RANK + 1))
-    qvl-attn check "$@" --shard "$number/$WORLD_SIZE" --out "$QVL_ATTN_OUT/part-$number" --quiet ||
-        [ -e "$QVL_ATTN_OUT/part-$number/summary.json" ]
+    # One of the GPUs that this process may see, if there are any.
+    local parts="${WORLD_SIZE:-1}" number=$((${RANK:-0} + 1)) code=0
+    local gpus="${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((parts - 1)))}"
+    if [ -n "$gpus" ]; then
+        CUDA_VISIBLE_DEVICES="$(cut -d , -f $((${LOCAL_RANK:-0} + 1)) <<<"$gpus,")"
+        export CUDA_VISIBLE_DEVICES
+        [ -n "$CUDA_VISIBLE_DEVICES" ] || { echo "there are not $parts GPUs in $gpus" >&2; exit 2; }
+    fi
+    qvl-attn check "$@" --shard "$number/$parts" --out "$QVL_ATTN_OUT/part-$number" >/dev/null || code=$?
+    # A finished part with many errors, or below a bar, is no reason to end the others.
+    [ "$code" = 1 ] && [ -e "$QVL_ATTN_OUT/part-$number/summary.json" ] && code=0
+    exit "$code"
 }
 export -f part
 export QVL_ATTN_OUT="$out"
-accelerate launch --multi_gpu --num_machines 1 --num_processes "$processes" --mixed_precision no --dynamo_backend no \
-    --no_python bash -c 'part "$@"' part "$@"
+several=()
+[ "$processes" = 1 ] || several=(--multi_gpu)
+accelerate launch "${several[@]}" --num_machines 1 --num_processes "$processes" --mixed_precision no \
+    --dynamo_backend no --no_python bash -c 'part "$@"' part "$@"
 exec qvl-attn merge "$out"/part-* --out "$out/all"

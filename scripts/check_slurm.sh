@@ -4,6 +4,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.log
 # `qvl-attn check` as an array of jobs, each with a part of the data.
 # usage: sbatch --array=1-8 scripts/check_slurm.sh 8 OUT DATA [options of qvl-attn check]
@@ -12,4 +13,4 @@
 set -euo pipefail
 parts="$1" out="$2"
 shift 2
-exec qvl-attn check "$@" --shard "$SLURM_ARRAY_TASK_ID/$parts" --out "$out/part-$SLURM_ARRAY_TASK_ID" --quiet
+exec qvl-attn check "$@" --shard "$SLURM_ARRAY_TASK_ID/$parts" --out "$out/part-$SLURM_ARRAY_TASK_ID"

@@ -11,9 +11,10 @@ from PIL import Image
 from test_summary import score
 
 from qvl_attn.charts import draw_heads, draw_layers
-from qvl_attn.check import AT_ONCE, other_samples, portions
+from qvl_attn.check import other_samples
 from qvl_attn.errors import InputError
 from qvl_attn.gallery import EACH, chosen
+from qvl_attn.portion import AT_ONCE, portions
 from qvl_attn.profile import Profile, Shape
 from qvl_attn.question import read_question
 from qvl_attn.result import Settings
@@ -128,9 +129,14 @@ def test_portions_are_cut_where_the_pictures_change(folder):
     (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
     found = list(portions([a] * (AT_ONCE + 5) + [b] * 200, 1))
     assert [len(one) for one in found] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
-    mixed = list(portions([a, b] * 40, 1))
-    assert [len(one) for one in mixed] == [AT_ONCE] * 5
-    assert [one for portion in mixed for one in portion] == [a, b] * 40
+    few = list(portions([a] * 3 + [b] * 4, 1))
+    assert few == [[a] * 3 + [b] * 4]
+
+
+def test_samples_about_the_same_picture_come_together_wherever_they_stand(folder):
+    (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
+    assert list(portions([a, b] * 40, 1)) == [[a] * 40, [b] * 40]
+    assert list(portions([a, b] * 4, 1)) == [[a] * 4 + [b] * 4]
 
 
 def test_one_clip_at_a_time_is_decoded(tmp_path, clip_file):

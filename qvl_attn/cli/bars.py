@@ -30,7 +30,7 @@ class Pace:
         if seconds <= 0 or count <= 0:
             return ""
         rate = count / seconds
-        return f"{_rate(rate)}, {_span((total - done) / rate)} left"
+        return f"{_rate(rate)}, {_span((total - done) / rate)} left" if total else _rate(rate)
 
 
 def _rate(per_s: float) -> str:
@@ -71,9 +71,10 @@ def _bars() -> Iterator[Progress]:
         def tell(what: str, done: int, total: int) -> None:
             now = time.monotonic()
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, pace=""), Pace(now, done)
+                tasks[what] = bars.add_task(what, total=total or None, pace=""), Pace(now, done)
             task, pace = tasks[what]
-            bars.update(task, completed=done, total=total, visible=done < total, pace=pace.words(now, done, total))
+            shown = done < total or not total
+            bars.update(task, completed=done, total=total or None, visible=shown, pace=pace.words(now, done, total))
 
         yield tell
 
@@ -87,8 +88,8 @@ def _log() -> Progress:
         now = time.monotonic()
         pace = paces.setdefault(what, Pace(now, done))
         words = pace.words(now, done, total)
-        if words and now - told_s >= LOG_EVERY_S and done < total:
+        if words and now - told_s >= LOG_EVERY_S and (done < total or not total):
             told_s = now
-            say(f"{what}: {done:,} of {total:,}, {words}")
+            say(f"{what}: {done:,}{f' of {total:,}' if total else ''}, {words}")
 
     return tell

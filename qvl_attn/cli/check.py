@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -150,7 +151,7 @@ def check(
             columns=columns,
             box_format=box_format,
             box_units=box_units,
-            progress=lambda done: progress("checking the data", done, done + 1),
+            progress=lambda done: progress("checking the data", done, 0),
         )
         progress("checking the data", len(samples), len(samples))
         tell = unsaid if quiet else say
@@ -166,7 +167,7 @@ def check(
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
-            **({"workers": _ray_workers(concurrency, gpus_per_worker)} if engine == "ray" else {}),
+            **({"workers": _ray_workers(concurrency, gpus_per_worker, tell)} if engine == "ray" else {}),
         )
         summary = analyzer.check(
             samples,
@@ -194,8 +195,8 @@ def check(
         judge(summary, bars)
 
 
-def _ray_workers(concurrency: int | None, gpus_per_worker: float | None) -> RayWorkers:
+def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, tell: Callable[[str], None]) -> RayWorkers:
     with importing():
         from qvl_attn.ray_workers import RayWorkers
 
-    return RayWorkers(concurrency or 1, gpus_per_worker)
+    return RayWorkers(concurrency or 1, gpus_per_worker, tell)
