@@ -84,7 +84,7 @@ def run_check(
                 csv=wanted.csv,
                 calibration=calibration,
             )
-        elif wanted.csv:
+        elif wanted.csv and not (wanted.out / CSV_FILE).exists():
             write_csv(wanted.out / CSV_FILE, [one for one in read_scores(wanted.out) if one.half != "first"])
         summary = read_json(wanted.out / SUMMARY_FILE)
         if wanted.profile_file and summary["with_boxes"] and not (was_finished and wanted.profile_file.exists()):

@@ -76,13 +76,17 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     runs: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         try:
-            runs[folder] = read_run(folder)
+            run = read_run(folder)
         except StoreError as fault:
             faults.append(str(fault))
+            continue
+        if run["facts"]["shard"] is None:
+            faults.append(f"{folder} is of no part: those are made with --shard 1/N")
+        else:
+            runs[folder] = run
+    if not runs:
+        raise InputError("there is no part of a check to merge", "parts are made with --shard 1/N", tuple(faults))
     shards = {folder: run["facts"]["shard"] for folder, run in runs.items()}
-    faults += [f"{folder} is of no part: those are made with --shard 1/N" for folder in runs if shards[folder] is None]
-    if faults or not runs:
-        raise InputError("these are not all the finished parts of one check", "", tuple(faults))
     first = next(iter(runs))
     for folder, run in runs.items():
         lines = differences(_but_part(runs[first]), _but_part(run), (f"in {first}", f"in {folder}"))

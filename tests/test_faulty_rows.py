@@ -24,9 +24,9 @@ from running import (
     write_rows,
 )
 
-import qvl_attn.check as check_room
 import qvl_attn.data as data_room
 import qvl_attn.evaluation as evaluation
+import qvl_attn.portion as portion_room
 from qvl_attn.demo.dataset import write_dataset
 
 
@@ -179,7 +179,7 @@ def fail_to_open(monkeypatch, after_the_check, name, times):
 
 
 def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, monkeypatch):
-    load = check_room.load_picture
+    load = portion_room.load_picture
     faults = {"3.png": RuntimeError("of no known kind"), "4.png": MemoryError("no room"), "5.png": KeyError("a")}
 
     def fails(path):
@@ -187,7 +187,7 @@ def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, mo
             raise faults[path.name]
         return load(path)
 
-    monkeypatch.setattr(check_room, "load_picture", fails)
+    monkeypatch.setattr(portion_room, "load_picture", fails)
     done = check(write_rows(tmp_path, make_data(tmp_path, 30)))
     assert done.exit_code == 0, done.output
     errors = {row["media"][0]: row["error"] for row in timeless("run").values() if row["status"] == "error"}
@@ -218,18 +218,18 @@ def test_a_tenth_may_fail_and_no_more(check, tmp_path, after_the_check, count, b
 
 
 def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, monkeypatch):
-    load = check_room.load_picture
+    load = portion_room.load_picture
 
     def fails(path):
         if path.stem in "012":
             raise RuntimeError("of no known kind")
         return load(path)
 
-    monkeypatch.setattr(check_room, "load_picture", fails)
+    monkeypatch.setattr(portion_room, "load_picture", fails)
     data = write_rows(tmp_path, rows)
     assert check(data).exit_code == 1
     before = files_of("run")
-    monkeypatch.setattr(check_room, "load_picture", load)
+    monkeypatch.setattr(portion_room, "load_picture", load)
     done = check(data)
     assert done.exit_code == 1, done.output
     assert "3 of 12 samples have no score" in said(done.stderr)
@@ -250,7 +250,7 @@ def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check
 @pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])
 def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows, monkeypatch, fault):
     """It goes after it was scored: the run ends, and the gallery lacks it."""
-    conclude, load = evaluation.conclude, check_room.load_picture
+    conclude, load = evaluation.conclude, portion_room.load_picture
 
     def fails(path):
         if path.name == "3.png":
@@ -259,7 +259,7 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
 
     def hooked(*args, **more):
         if fault:
-            monkeypatch.setattr(check_room, "load_picture", fails)
+            monkeypatch.setattr(portion_room, "load_picture", fails)
         else:
             shutil.move("3.png", "gone.png")
         return conclude(*args, **more)

@@ -247,7 +247,7 @@ def test_a_whole_run_among_the_parts_is_refused(command, runs, first):
     folders = sorted([*parts_in(runs), runs / "whole"], key=lambda path: path.name != first)
     done = refused(command, folders, runs / "all")
     assert done.exit_code == 2
-    assert f"{runs / 'whole'}: is no part of a run" in told(done)
+    assert f"{runs / 'whole'} is of no part" in told(done)
 
 
 @pytest.mark.parametrize("there", ["part-1", "file"])
@@ -269,7 +269,7 @@ def test_what_is_no_run_is_refused(command, runs, name):
 
 
 def test_no_part_is_no_run(tmp_path):
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match="no part"):
         merge_runs([], tmp_path / "all")
 
 

@@ -175,7 +175,7 @@ def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shar
     run_group, together = engine_room.run_group, []
 
     def told(model, processor, config, group, **more):
-        together.append([(one.media[0].path, one.prompt.question) for one in group])
+        together.append([(one.media[0].source, one.prompt.question) for batch in group for one in batch])
         return run_group(model, processor, config, group, **more)
 
     monkeypatch.setattr(engine_room, "run_group", told)
