@@ -25,6 +25,8 @@ RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summ
 SCHEMA_VERSION = 1
 # What a kill before the first row leaves: `run.json` may have been on its way.
 _UNBEGUN = {LOCK_FILE, f".{RUN_FILE}.draft"}
+# How many of the samples that have changed are named.
+SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +162,12 @@ def check_same(begun: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
         InputError: with the name of everything that is not the same.
     """
     lines = differences(begun["same"], run["same"])
+    same_part = begun["same"].get("--shard") == run["same"].get("--shard")
     if lines:
         raise InputError(
             f"--out {folder} was begun with something else, and rows of two kinds are not mixed",
             "go on with what it was begun with, or name another folder",
-            (*lines, *_changed_samples(begun["samples"], run["samples"])),
+            (*lines, *(_changed_samples(begun["samples"], run["samples"]) if same_part else ())),
         )
 
 
@@ -181,11 +184,19 @@ def _shown(value: Any) -> str:
 
 
 def _changed_samples(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
-    for name in {**old, **new}:
-        if name not in new or name not in old:
-            yield f"sample {shortened(name)}: is {'no longer' if name not in new else 'newly'} there"
-        elif old[name] != new[name]:
-            yield f"sample {shortened(name)}: its question, answers, boxes or pictures have changed"
+    kinds = {
+        "no longer there (another --limit?)": [name for name in old if name not in new],
+        "newly there (another --limit?)": [name for name in new if name not in old],
+        "not what they were (question, answers, boxes or pictures)": [
+            name for name in old if name in new and old[name] != new[name]
+        ],
+    }
+    for words, names in kinds.items():
+        if names:
+            some = ", ".join(shortened(name) for name in names[:SHOWN])
+            yield f"{len(names)} samples are {words}: {some}{', ...' if len(names) > SHOWN else ''}"
+    if old == new and list(old) != list(new):
+        yield "the samples stand in another order"
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What decodes and resizes pictures beside them.
 _DECODERS = ("torchvision", "pillow", "av", "opencv-python-headless", "qwen-vl-utils")
-_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens", "store_heads")
+_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def run_json(
             "--device": made["device"].partition(":")[0],
             "--attn": engine.attn,
             **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in _FLAGS},
+            "store_heads": settings.store_heads,
             "--fps": settings.clip.fps if settings.clip else None,
             "--max-frames": settings.clip.max_frames if settings.clip else None,
             "--profile": settings.profile and json.dumps(asdict(settings.profile)),

@@ -14,7 +14,7 @@ from qvl_attn.media import load_picture, picture_from
 from qvl_attn.question import Question
 from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
-from qvl_attn.shown import Shown
+from qvl_attn.shown import Shown, fingerprint
 from qvl_attn.types import Media
 from qvl_attn.video import load_clip
 
@@ -112,8 +112,9 @@ def load_media(engine: Engine, shown: Shown, settings: Settings, loaded: dict[tu
             found = load_clip(engine.processor, open_clip(shown.source), settings)
         else:
             found = load_picture(shown.source)
-        if found.size_px != shown.size_px:
-            raise InputError(f"{shown.name} has another size than when it was checked")
+        other_file = isinstance(shown.source, Path) and fingerprint(shown.source) != shown.fingerprint
+        if other_file or found.size_px != shown.size_px:
+            raise InputError(f"{shown.name} is not what it was when it was checked")
         loaded[key] = found
     return loaded[key]
 

@@ -116,7 +116,7 @@ class RayWorkers:
         finished: set[str],
         hands: Sequence[Sequence[int]],
     ) -> Iterator[Score]:
-        for row in self._map(_Scorer, engine, (asked, plan, frozenset(finished)), hands):
+        for row in self._map(_Scorer, "to ask", engine, (asked, plan, frozenset(finished)), hands):
             score = score_of(json.loads(row["row"]))
             finished.add(score.id)
             yield score
@@ -126,19 +126,21 @@ class RayWorkers:
     ) -> Iterator[Picture | QvlAttnError]:
         """One after another by an actor."""
         found: dict[int, Picture | QvlAttnError] = {}
-        for row in self._map(_Drawer, engine, (pairs, settings), [list(range(len(pairs)))]):
+        for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):
             found[row["place"]] = _picture(row["png"]) if row["png"] else InputError(row["fault"])
         for place in range(len(pairs)):
             yield found.get(place, ModelError("its actor died"))
 
-    def _map(self, worker: type, engine: Engine, work: object, hands: Sequence[Sequence[int]]) -> Iterator[Any]:
+    def _map(
+        self, worker: type, what: str, engine: Engine, work: object, hands: Sequence[Sequence[int]]
+    ) -> Iterator[Any]:
         """Rows that the actors give, as they come."""
         if not hands:
             return
         ray = self._connected()
         gpus, size = self._gpus(ray), min(self.concurrency, len(hands))
         actors = f"{size} actors" if size > 1 else "1 actor"
-        self.say(f"Ray: {actors} with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
+        self.say(f"Ray: {actors} {what}, with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
         held = ray.put(work)
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         model = _Model(engine.checkpoint, engine.placement, engine.attn, offline, Path.cwd())

@@ -39,7 +39,7 @@ class Shard:
         if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and len(typed) < 20):
             raise InputError(f"--shard {typed}: want NUMBER/OF, as in 2/8")
         if not 1 <= int(number) <= int(of) <= MOST_SHARDS:
-            raise InputError(f"--shard {typed}: they are 1/{of} to {of}/{of}", f"at most {MOST_SHARDS:,}")
+            raise InputError(f"--shard {typed}: want 1/N to N/N, and N at most {MOST_SHARDS:,}")
         return cls(int(number), int(of))
 
     def __str__(self) -> str:

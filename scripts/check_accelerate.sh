@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # `qvl-attn check` with a process a GPU of this machine, and the parts merged at the end.
 # usage: scripts/check_accelerate.sh PROCESSES OUT DATA [options of qvl-attn check]
-# What was stopped goes on with the same command.
+# What was stopped goes on with the same command. Bars are for the whole: qvl-attn merge OUT/part-* --out X --fail-under ...
 set -euo pipefail
+[ $# -ge 3 ] || { sed -n 2,4p "$0" >&2; exit 2; }
 processes="$1" out="$2"
 shift 2
 part() {
@@ -24,5 +25,8 @@ export QVL_ATTN_OUT="$out"
 several=()
 [ "$processes" = 1 ] || several=(--multi_gpu)
 accelerate launch "${several[@]}" --num_machines 1 --num_processes "$processes" --mixed_precision no \
-    --dynamo_backend no --no_python bash -c 'part "$@"' part "$@"
-exec qvl-attn merge "$out"/part-* --out "$out/all"
+    --dynamo_backend no --no_python bash -c 'part "$@"' part "$@" &
+trap 'kill "$!"' INT TERM
+wait "$!"
+[ -e "$out/all" ] || exec qvl-attn merge "$out"/part-* --out "$out/all"
+echo "$out/all is there already" >&2

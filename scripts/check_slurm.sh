@@ -11,6 +11,7 @@
 # then:  qvl-attn merge OUT/part-* --out OUT/all
 # A part that was stopped or preempted goes on: sbatch --array=3 scripts/check_slurm.sh 8 OUT DATA [the same options]
 set -euo pipefail
+[ $# -ge 3 ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || { sed -n 9,12p "$0" >&2; exit 2; }
 parts="$1" out="$2"
 shift 2
 exec qvl-attn check "$@" --shard "$SLURM_ARRAY_TASK_ID/$parts" --out "$out/part-$SLURM_ARRAY_TASK_ID"

@@ -55,7 +55,7 @@ def run(tmp_path):
         numbered = [score_row(replace(one, index=i)) for i, one in enumerate(scores)]
         lines = [numbered[i] for i in (range(len(scores)) if rows is None else rows)]
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
-        asked = {"schema_version": 1, "kind": "check", "same": SAME | same, "samples": {}}
+        asked = {"schema_version": 1, "kind": "check", "same": SAME | same, "facts": {}, "samples": {}}
         (folder / "run.json").write_text(json.dumps(asked))
         told = {
             "data": data,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -156,7 +158,7 @@ def check(
         progress("checking the data", len(samples), len(samples))
         tell = unsaid if quiet else say
         pictures = {shown.identity for one in samples for shown in one.shown}
-        tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all sound")
+        tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all found")
         analyzer = find_model(
             model,
             offline=offline,
@@ -169,28 +171,30 @@ def check(
             attn=attn.value,
             **({"workers": _ray_workers(concurrency, gpus_per_worker, tell)} if engine == "ray" else {}),
         )
-        summary = analyzer.check(
-            samples,
-            out,
-            name=data if data.startswith("hf:") else Path(data).name,
-            by_head=by_head,
-            calibrate=calibrate,
-            csv=as_csv,
-            seed=seed,
-            shard=shard,
-            batch_size=batch_size,
-            fps=fps,
-            max_frames=max_frames,
-            progress=progress,
-            query=query,
-            profile=profile,
-            layers=layers,
-            heads=heads,
-            system=system,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            max_new_tokens=max_new_tokens,
-        )
+        # Ray tells on stdout of actors that died.
+        with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
+            summary = analyzer.check(
+                samples,
+                out,
+                name=data if data.startswith("hf:") else Path(data).name,
+                by_head=by_head,
+                calibrate=calibrate,
+                csv=as_csv,
+                seed=seed,
+                shard=shard,
+                batch_size=batch_size,
+                fps=fps,
+                max_frames=max_frames,
+                progress=progress,
+                query=query,
+                profile=profile,
+                layers=layers,
+                heads=heads,
+                system=system,
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+                max_new_tokens=max_new_tokens,
+            )
         tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         judge(summary, bars)
 

@@ -60,10 +60,13 @@ def compare(
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        with path.open("x", encoding="utf-8-sig", newline="") as file:
+        with draft.open("w", encoding="utf-8-sig", newline="") as file:
             csv.writer(file).writerows(rows)
+        draft.rename(path)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise StoreError(f"--csv {path}: cannot be written ({error.strerror or error})") from None
 
 
