@@ -329,7 +329,7 @@ def test_ray_does_not_calibrate(local, demo, tmp_path, monkeypatch):
     from qvl_attn import load_samples
 
     monkeypatch.setattr(demo, "workers", RayWorkers())
-    with pytest.raises(InputError, match="--calibrate"):
+    with pytest.raises(InputError, match="in one process"):
         demo.check(load_samples(write_data(tmp_path, 1, 1)), tmp_path / "run", calibrate=tmp_path / "p.json")
     assert not (tmp_path / "run").exists()
 
