@@ -156,7 +156,10 @@ class RayWorkers:
         if not ray.is_initialized():
             with _signals_kept(), libraries_in_c_hushed():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            # Whatever log_to_driver says, Ray prints on stdout that a worker died, and has no setting against it; and
+            # Ray Data logs a traceback for each hand that is given up. Who asked is told of the rows that are missing.
+            ray._private.worker._worker_logs_enabled = False
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             context.max_errored_blocks = -1  # whose actors died again and again; the others' rows are wanted
