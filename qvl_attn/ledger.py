@@ -194,7 +194,7 @@ def _changed_samples(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator
     for words, names in kinds.items():
         if names:
             some = ", ".join(shortened(name) for name in names[:SHOWN])
-            yield f"{len(names)} samples are {words}: {some}{', ...' if len(names) > SHOWN else ''}"
+            yield f"samples {words}: {len(names)} ({some}{', ...' if len(names) > SHOWN else ''})"
     if old == new and list(old) != list(new):
         yield "the samples stand in another order"
 

@@ -184,7 +184,8 @@ class RayWorkers:
             self.say(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
             with _ray_faults(ray), _signals_kept(), libraries_in_c_hushed():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Ray Data logs a traceback for each hand that is given up: who asked is told of what is missing.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # whose actors died again and again; the others' rows are wanted

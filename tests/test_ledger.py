@@ -207,8 +207,8 @@ def test_what_is_not_the_same_is_named(out):
     assert len(query) < 300
     assert others == [
         "--seed: not given before, 1 now",
-        "sample a: is no longer there",
-        "sample b: its question, answers, boxes or pictures have changed",
-        "sample c: is newly there",
+        "samples no longer there (another --limit?): 1 (a)",
+        "samples newly there (another --limit?): 1 (c)",
+        "samples not what they were (question, answers, boxes or pictures): 1 (b)",
     ]
     assert contents(out) == before
