@@ -78,6 +78,17 @@ def test_accelerate_with_two_processes_makes_one_run(environment, pictures, tmp_
 
 
 @pytest.mark.slow
+def test_accelerate_merges_no_run_that_was_begun_with_something_else(environment, pictures, tmp_path):
+    words = [2, tmp_path / "out", pictures, *WORDS]
+    assert run("bash", SCRIPTS / "check_accelerate.sh", *words, env=environment).returncode == 0
+    shutil.rmtree(tmp_path / "out" / "all")
+    done = run("bash", SCRIPTS / "check_accelerate.sh", *words, "--query", "last", env=environment)
+    assert done.returncode != 0
+    assert "was begun with something else" in done.stderr
+    assert not (tmp_path / "out" / "all").exists()
+
+
+@pytest.mark.slow
 def test_accelerate_ends_with_a_fault_where_a_part_has_one(environment, tmp_path):
     """And makes no run of what there is."""
     done = run("bash", SCRIPTS / "check_accelerate.sh", 2, tmp_path / "out", "nowhere.jsonl", *WORDS, env=environment)
@@ -98,7 +109,7 @@ def test_accelerate_gives_each_process_a_gpu_of_those_it_may_see(environment, tm
         *parts, merge = (tmp_path / "told").read_text().splitlines()
         (tmp_path / "told").unlink()
         assert sorted(parts) == [
-            f"{gpu} check my data --shard {i}/2 --out {tmp_path}/out/part-{i} --quiet" for i, gpu in enumerate(seen, 1)
+            f"{gpu} check my data --shard {i}/2 --out {tmp_path}/out/part-{i}" for i, gpu in enumerate(seen, 1)
         ]
         assert f" merge {tmp_path}/out/part-* --out {tmp_path}/out/all" in f" {merge}"
 
@@ -115,12 +126,14 @@ def test_two_jobs_of_a_slurm_array_make_one_run(environment, pictures, tmp_path)
 
     for number, one in [(i, job(i)) for i in (1, 2)]:
         told, faults = one.communicate()
-        assert (one.returncode, told, faults) == (0, f"{out}/part-{number}/summary.json\n", "")
+        assert one.returncode == 0, faults
+        assert f"scores.jsonl: {out}/part-{number}/scores.jsonl" in told
     (out / "part-2" / "summary.json").unlink()
     rows = (out / "part-2" / "scores.jsonl").read_text().splitlines(keepends=True)
     (out / "part-2" / "scores.jsonl").write_text("".join(rows[:2]) + rows[2][:40])
     again = job(2)
-    assert (again.communicate()[1], again.returncode) == ("", 0)
+    assert "samples have their row already" in again.communicate()[1]
+    assert again.returncode == 0
     assert len(rows_of(out / "part-2")) == len(rows)
     done = run("qvl-attn", "merge", out / "part-1", out / "part-2", "--out", out / "all", env=environment)
     assert done.returncode == 0, done.stderr
