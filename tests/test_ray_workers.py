@@ -223,11 +223,12 @@ def test_what_kills_every_actor_costs_its_own_row(local, tmp_path):
     returned, _, stderr = finished(command(data, out, *WITH_RAY, code=code))
     assert returned == 0, stderr
     assert "Traceback" not in stderr
-    (spoiled,) = [row for row in lines_of(out) if row["status"] == "error"]
+    rows = [json.loads(line) for line in lines_of(out)]
+    (spoiled,) = [row for row in rows if row["status"] == "error"]
     assert "the actor that asked it died" in spoiled["error"]
     assert local(data, tmp_path / "local").exit_code == 0
-    sound = {row["id"]: row["answer"] for row in lines_of(tmp_path / "local")}
-    assert {row["id"]: row["answer"] for row in lines_of(out) if row["status"] == "ok"} == {
+    sound = {row["id"]: row["answer"] for row in map(json.loads, lines_of(tmp_path / "local"))}
+    assert {row["id"]: row["answer"] for row in rows if row["status"] == "ok"} == {
         name: answer for name, answer in sound.items() if name != spoiled["id"]
     }
 
