@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
+from PIL import Image
 from running import BAD, COUNT, assert_spoiled, invoke, make_data, rows_of, summary_of, undrawn, write_rows
+
+from qvl_attn.engine import Engine
+from qvl_attn.errors import MemoryLimitError
 
 
 @pytest.fixture
@@ -107,3 +114,92 @@ def test_attention_that_is_no_number_spoils_its_sample(check, demo, tmp_path, ma
     bad = assert_spoiled(done, "CaptureError: ")
     assert "not finite" in bad["error"]
     assert "retried" not in bad
+
+
+def test_the_second_try_has_the_memory_of_the_first(check, demo, tmp_path, marked, at_the_marked_one):
+    """Nothing that the first one made is still held by its fault."""
+    made, alive = [], []
+
+    def act(is_marked):
+        if is_marked and made:
+            gc.collect()
+            alive.append(made[0]() is not None)
+        if is_marked and not made:
+            hidden = torch.zeros(1000)
+            made.append(weakref.ref(hidden))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    at_the_marked_one(act)
+    assert check(write_rows(tmp_path, marked), "--batch-size", 4).exit_code == 0
+    assert alive == [False]
+
+
+def test_a_prompt_that_the_free_memory_refuses_is_tried_once_more(check, tmp_path, rows, monkeypatch):
+    fit, refused = Engine.fit, []
+
+    def short(self, questions):
+        if questions[0].media[0].source.endswith("3.png") and len(refused) < times:
+            refused.append(1)
+            raise MemoryLimitError("no room")
+        return fit(self, questions)
+
+    monkeypatch.setattr(Engine, "fit", short)
+    times = 1
+    assert check(write_rows(tmp_path, rows)).exit_code == 0
+    found = {row["id"]: row for row in rows_of()}
+    assert {row["status"] for row in found.values()} == {"ok"}
+    assert found["3"]["retried"] == "MemoryLimitError: no room"
+    assert summary_of()["retried"] == 1
+    times = 99
+    refused.clear()
+    assert check(write_rows(tmp_path, rows), out="again").exit_code == 0
+    (bad,) = [row for row in rows_of("again") if row["status"] == "error"]
+    assert (bad["id"], bad["error"], bad["retried"]) == ("3", *["MemoryLimitError: no room"] * 2)
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_nobody_foresaw_spoils_its_sample(check, tmp_path, marked, at_the_marked_one, batch):
+    def act(is_marked):
+        if is_marked:
+            raise KeyError("unforeseen")
+
+    at_the_marked_one(act)
+    bad = assert_spoiled(check(write_rows(tmp_path, marked), "--batch-size", batch), "KeyError: 'unforeseen'")
+    assert "retried" not in bad
+
+
+def test_a_device_that_is_dead_ends_the_run_and_not_every_sample(check, tmp_path, marked, at_the_marked_one):
+    def act(is_marked):
+        if is_marked:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    at_the_marked_one(act)
+    done = check(write_rows(tmp_path, marked), "--batch-size", 1)
+    assert isinstance(done.exception, RuntimeError)
+    assert {row["status"] for row in rows_of()} == {"ok"}
+    assert 0 < len(rows_of()) < COUNT
+
+
+def test_a_picture_is_read_by_the_tower_once_wherever_its_questions_stand(check, demo, tmp_path, rows):
+    """And a clip of the same name is not taken for it."""
+    calls = []
+    handle = demo.model.model.visual.register_forward_pre_hook(lambda *args: calls.append(1))
+    for i, row in enumerate(rows):
+        row["image"] = f"{i % 3}.png"
+    try:
+        assert check(write_rows(tmp_path, rows)).exit_code == 0
+    finally:
+        handle.remove()
+    assert len(calls) == 2 + 3, "two for the proof of the capture"
+    assert [row["index"] for row in rows_of()] != list(range(COUNT))
+
+
+def test_a_picture_and_a_clip_of_one_name_are_two(check, tmp_path, rows):
+    frames = [Image.new("RGB", (112, 112), colour) for colour in ("red", "blue", "green", "white")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=200)
+    rows[0] |= {"image": "a.gif"}
+    rows[1] = {**rows[1], "video": "a.gif", "frame": 0}
+    del rows[1]["image"]
+    assert check(write_rows(tmp_path, rows)).exit_code == 0
+    assert {row["status"] for row in rows_of()} == {"ok"}

@@ -152,6 +152,9 @@ def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeyp
     assert here(scenes, "--json").stdout.strip() == json.dumps(json.loads(Path("run/summary.json").read_text("utf-8")))
     after = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
     assert after == before, "and nothing is written"
+    assert not Path("run/scores.csv").exists()
+    assert here(scenes, "--csv").exit_code == 0
+    assert len(Path("run/scores.csv").read_text(encoding="utf-8-sig").splitlines()) == 1 + len(rows_of("run"))
 
 
 def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here):
