@@ -198,8 +198,8 @@ def test_a_picture_is_read_by_the_tower_once_wherever_its_questions_stand(check,
 def test_a_picture_and_a_clip_of_one_name_are_two(check, tmp_path, rows):
     frames = [Image.new("RGB", (112, 112), colour) for colour in ("red", "blue", "green", "white")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=200)
-    rows[0] |= {"image": "a.gif"}
-    rows[1] = {**rows[1], "video": "a.gif", "frame": 0}
-    del rows[1]["image"]
+    rows[0] = {**rows[0], "video": "a.gif", "frame": 0}
+    del rows[0]["image"]
+    rows[1] |= {"image": "a.gif"}
     assert check(write_rows(tmp_path, rows)).exit_code == 0
     assert {row["status"] for row in rows_of()} == {"ok"}
