@@ -201,5 +201,9 @@ def test_a_picture_and_a_clip_of_one_name_are_two(check, tmp_path, rows):
     rows[0] = {**rows[0], "video": "a.gif", "frame": 0}
     del rows[0]["image"]
     rows[1] |= {"image": "a.gif"}
-    assert check(write_rows(tmp_path, rows)).exit_code == 0
+    assert check(write_rows(tmp_path, rows), "--batch-size", 1).exit_code == 0
     assert {row["status"] for row in rows_of()} == {"ok"}
+    assert check(write_rows(tmp_path, rows[1:2]), "--batch-size", 1, out="alone").exit_code == 0
+    (alone,) = rows_of("alone")
+    (among,) = [row for row in rows_of() if row["id"] == "1"]
+    assert among["headline"]["vision_mass"] == pytest.approx(alone["headline"]["vision_mass"], abs=1e-5)
