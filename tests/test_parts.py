@@ -255,7 +255,7 @@ def test_what_is_there_already_stays(command, runs, there):
     (runs / "file").write_text("mine")
     done = refused(command, parts_in(runs), runs / there)
     assert done.exit_code == 2
-    assert "is there already" in told(done)
+    assert f"--out {runs / there}: is there already" in told(done)
     assert (runs / "file").read_text() == "mine"
 
 
