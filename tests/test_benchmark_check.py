@@ -25,8 +25,8 @@ def test_the_benchmark_of_a_check_times_all_ways(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == [
-        "all questions: 12 samples, 1 pictures",
-        "one question a picture: 1 samples, 1 pictures",
+        "all questions: 12 samples, 2 pictures",
+        "one question a picture: 2 samples, 2 pictures",
     ]
     assert [line.split(" s ")[0].rstrip(" .0123456789") for line in lines if line.startswith(" ")] == [
         "  plain loop",

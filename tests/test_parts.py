@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 from alike import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
 from conftest import DEMO_PICTURES
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import merge_runs
 from qvl_attn.cli import app
 from qvl_attn.errors import InputError
-from qvl_attn.gallery import chosen
-from qvl_attn.scoring import Score
 
 OF = 3
 
@@ -178,26 +174,6 @@ def test_a_picture_that_a_part_has_lost_is_a_note(made, runs, tmp_path):
     assert len(missing) <= 1
     assert len([note for note in found["notes"] if "is not drawn in its part" in note]) == len(missing)
     assert found["files"] == files_of(tmp_path / "all")
-
-
-figures = st.tuples(st.integers(0, 6), st.sampled_from([0.0, 1.0]), st.sampled_from([0.1, 0.25, 0.5]))
-
-
-@settings(max_examples=300)
-@given(st.lists(figures, max_size=40), st.integers(1, 6), st.integers(0, 10**6))
-def test_the_best_and_the_worst_of_all_are_among_those_of_the_parts(told, of, salt):
-    """Or else there would be no drawing of them to take. Ties are frequent here."""
-    home = np.random.default_rng(salt).integers(of, size=7)
-    scores = [
-        Score(f"id-{i}", (f"{picture}.png",), "?", boxes=1, index=i, area=0.1, headline={"pointing": hit, "mass": mass})
-        for i, (picture, hit, mass) in enumerate(told)
-    ]
-    drawn = {
-        score.id
-        for part in range(of)
-        for _, score in chosen([one for one in scores if home[int(one.media[0][0])] == part])
-    }
-    assert {score.id for _, score in chosen(scores)} <= drawn
 
 
 # What is refused

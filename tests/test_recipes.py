@@ -94,6 +94,7 @@ def test_accelerate_ends_with_a_fault_where_a_part_has_one(environment, tmp_path
     done = run("bash", SCRIPTS / "check_accelerate.sh", 2, tmp_path / "out", "nowhere.jsonl", *WORDS, env=environment)
     assert done.returncode != 0
     assert "nowhere.jsonl" in done.stderr
+    assert "part-*" not in done.stderr, "nothing is merged"
     assert not (tmp_path / "out" / "all").exists()
 
 

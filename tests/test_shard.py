@@ -1,4 +1,4 @@
-"""Parts of a data set: which samples are whose, whoever asks, and that a sample's control is the whole set's."""
+"""Parts of a data set: which samples are whose, whoever asks, and that controls and galleries are the whole set's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from qvl_attn import load_samples
 from qvl_attn.check import other_samples
 from qvl_attn.cli import app
 from qvl_attn.errors import InputError
+from qvl_attn.gallery import chosen
 from qvl_attn.samples import Sample
+from qvl_attn.scoring import Score
 from qvl_attn.shard import MOST_SHARDS, Shard
 from qvl_attn.shown import Shown
 
@@ -131,6 +133,29 @@ def test_where_pictures_go_is_the_same_in_every_process():
     """Python's own hash of a text is another one in each."""
     parts = parts_of(samples_about(*"abcdefghij", ("a", "b")), 3)
     assert ["".join("+".join(one.names) for one in part) for part in parts] == ["cdfj", "beha+b", "agi"]
+
+
+# Galleries
+
+
+figures = st.tuples(st.integers(0, 6), st.sampled_from([0.0, 1.0]), st.sampled_from([0.1, 0.25, 0.5]))
+
+
+@settings(max_examples=300)
+@given(st.lists(figures, max_size=40), st.integers(1, 6), st.integers(0, 10**6))
+def test_the_best_and_the_worst_of_all_are_among_those_of_the_parts(told, of, salt):
+    """Or else there would be no drawing of them to take. Ties are frequent here."""
+    home = np.random.default_rng(salt).integers(of, size=7)
+    scores = [
+        Score(f"id-{i}", (f"{picture}.png",), "?", boxes=1, index=i, area=0.1, headline={"pointing": hit, "mass": mass})
+        for i, (picture, hit, mass) in enumerate(told)
+    ]
+    drawn = {
+        score.id
+        for part in range(of)
+        for _, score in chosen([one for one in scores if home[int(one.media[0][0])] == part])
+    }
+    assert {score.id for _, score in chosen(scores)} <= drawn
 
 
 # Controls
