@@ -140,7 +140,9 @@ def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
     printed, report = stdout.splitlines()
     assert json.loads(printed) == summary_of(tmp_path / "ray")
     assert report == "report of usage: False"
-    assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "demo", "Ray:", "Ray:"], stderr
+    assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "connecting", "demo", "Ray:", "Ray:"], (
+        stderr
+    )
     assert "Ray: 2 actors with " in stderr
     summary = (tmp_path / "local" / "summary.json").read_bytes()
     assert (tmp_path / "ray" / "summary.json").read_bytes() == summary
