@@ -143,7 +143,7 @@ def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
     assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "connecting", "demo", "Ray:", "Ray:"], (
         stderr
     )
-    assert "Ray: 2 actors with " in stderr
+    assert "Ray: 2 actors to ask, with " in stderr
     summary = (tmp_path / "local" / "summary.json").read_bytes()
     assert (tmp_path / "ray" / "summary.json").read_bytes() == summary
     assert summary_of(tmp_path / "ray")["errors"] == 1
