@@ -507,7 +507,7 @@ def test_an_interrupted_run_keeps_what_is_finished(long_run, number, code):
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    assert ("interrupted" in err) == (number == signal.SIGINT)
+    assert "interrupted; what is finished is kept" in err
     folders = list(out.iterdir())
     assert 2 <= len(folders) < 200
     assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)

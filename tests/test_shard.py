@@ -74,7 +74,7 @@ def test_words_that_name_none(typed):
 def test_the_command_says_what_is_wrong_with_a_part_and_reads_nothing(tmp_path):
     done = CliRunner().invoke(app, ["check", "nowhere.jsonl", "--shard", "4/3", "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
-    assert "--shard 4/3: they are 1/3 to 3/3" in " ".join(done.stderr.split())
+    assert "--shard 4/3: want 1/N to N/N" in " ".join(done.stderr.split())
     assert not (tmp_path / "run").exists()
 
 
