@@ -40,6 +40,12 @@ PURE = {
     "calibrate": {"errors", "metrics", "samples", "scoring"},
     "summary": {"metrics", "scoring"},
     "charts": {"render", "lettering"},
+    "shard": {"errors", "samples"},
+    "ledger": {"errors", "plain", "store"},
+    "scores": {"errors", "ledger", "scoring"},
+    "compare": {"errors", "ledger", "metrics", "plain", "scores", "scoring", "store", "summary"},
+    "answer": {"types"},
+    "hushed": set(),
 }
 
 
