@@ -9,7 +9,8 @@ switched on for the language model while the `with` lasts; the vision tower stay
 
 `eager` runs the model's own eager attention, a block of query rows at a time. `rows` leaves the answer to SDPA and
 computes beside it the rows that were asked for and no others: softmax(q k^T * scaling) in float32, whatever the
-model's precision. Neither ever holds a layer's attention matrix, or its mask, whole.
+model's precision. Neither ever holds a layer's attention matrix, or its mask, whole. With `keep_states` SDPA attends,
+and an observer is shown what each layer attended with.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,10 +31,36 @@ from qvl_attn.errors import CaptureError
 from qvl_attn.recorder import AttentionRecorder, Target
 
 # "sdpa", "flash" and "flex" must not be part of them: transformers looks for these words in the name.
-NAMES = {"eager": "qvl_attn_eager", "rows": "qvl_attn_rows"}
+NAMES = {"eager": "qvl_attn_eager", "rows": "qvl_attn_rows", "states": "qvl_attn_states"}
 
 
-def _visible(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+class Observer(Protocol):
+    """Who is shown what a layer attends with."""
+
+    def see(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        output: torch.Tensor,
+    ) -> None:
+        """Take note of a layer.
+
+        Args:
+            layer: its number.
+            query: (B, H, S, D), after the rotary embedding.
+            key: (B, K, S, D), after the rotary embedding.
+            value: (B, K, S, D).
+            mask: as `visible` takes it.
+            scaling: of the scores.
+            output: (B, S, H, D) what the heads gathered, before they are mixed.
+        """
+
+
+def visible(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Which keys some rows may see, as (1 or B, 1, R, keys) bool; without a mask a row sees what came before it."""
     if mask is not None:
         return mask[:, :, rows]
@@ -57,8 +84,8 @@ def _eager_in_blocks(
     outputs = []
     for start in range(0, query.shape[2], BLOCK_ROWS):
         block = torch.arange(start, min(start + BLOCK_ROWS, query.shape[2]), device=query.device)
-        visible = _visible(attention_mask, query, key, block)
-        mask = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, torch.finfo(query.dtype).min)
+        seen = visible(attention_mask, query, key, block)
+        mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, torch.finfo(query.dtype).min)
         output, weights = eager(module, query[:, :, block], key, value, mask, **kwargs)
         if weights is None:
             raise CaptureError(f"layer {layer}: eager attention came back without its weights")
@@ -90,16 +117,32 @@ def _rows_beside_sdpa(
                 weights = attention_rows(query[sample], key[sample], kwargs["scaling"])
             else:
                 rows = torch.tensor(block, device=query.device)
-                visible = _visible(attention_mask, query, key, rows)
-                visible = visible[sample % len(visible), 0]
-                weights = attention_rows(query[sample][:, rows], key[sample], kwargs["scaling"], visible)
+                seen = visible(attention_mask, query, key, rows)
+                seen = seen[sample % len(seen), 0]
+                weights = attention_rows(query[sample][:, rows], key[sample], kwargs["scaling"], seen)
             recorder.keep(layer, sample, [first_row + row for row in block], first_column, weights)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 
 
+def _shown_beside_sdpa(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    observer = _watching.get(id(module.config))
+    if observer is None:
+        raise CaptureError("attention is switched to be shown, but nobody looks")
+    observer.see(module.layer_idx, query, key, value, attention_mask, kwargs["scaling"], output)
+    return output, None
+
+
 def attention_rows(
-    query: torch.Tensor, key: torch.Tensor, scaling: float, visible: torch.Tensor | None = None
+    query: torch.Tensor, key: torch.Tensor, scaling: float, seen: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Scaled dot-product attention of some queries, softmax(q k^T * scaling), in float32 (Vaswani et al. 1706.03762).
 
@@ -109,7 +152,7 @@ def attention_rows(
         query: (H, R, D), after the rotary embedding.
         key: (K, keys, D), with K dividing H: head h reads key head h // (H / K).
         scaling: of the scores.
-        visible: (R, keys) bool; None where every row sees every key.
+        seen: (R, keys) bool; None where every row sees every key.
 
     Returns:
         (H, R, keys) float32.
@@ -118,17 +161,19 @@ def attention_rows(
     groups = query.float().reshape(len(key), heads // len(key) * rows, size)
     scores = groups @ key.float().transpose(1, 2)
     scores = scores.view(heads, rows, -1).mul_(scaling)
-    if visible is not None:
-        scores.masked_fill_(~visible, -torch.inf)
+    if seen is not None:
+        scores.masked_fill_(~seen, -torch.inf)
     return scores.softmax(dim=-1)
 
 
 AttentionInterface.register(NAMES["eager"], _eager_in_blocks)
 AttentionInterface.register(NAMES["rows"], _rows_beside_sdpa)
+AttentionInterface.register(NAMES["states"], _shown_beside_sdpa)
 for _name in NAMES.values():
     AttentionMaskInterface.register(_name, sdpa_mask)
 
 _active: dict[int, AttentionRecorder] = {}
+_watching: dict[int, Observer] = {}
 
 
 def _recorder_of(module: Any) -> AttentionRecorder:
@@ -150,16 +195,33 @@ def record_attention(model: Any, recorder: AttentionRecorder, attention: str) ->
     Raises:
         CaptureError: the model is being recorded already.
     """
+    with _switched(model, _active, recorder, attention):
+        yield recorder
+
+
+@contextmanager
+def keep_states(model: Any, observer: Observer) -> Iterator[None]:
+    """Let `observer` see what the language model's layers attend with while the `with` lasts; SDPA attends.
+
+    Raises:
+        CaptureError: the model is being watched already.
+    """
+    with _switched(model, _watching, observer, "states"):
+        yield
+
+
+@contextmanager
+def _switched(model: Any, watchers: dict[int, Any], watcher: Any, attention: str) -> Iterator[None]:
     config = model.model.language_model.config
-    if id(config) in _active:
+    if id(config) in watchers:
         raise CaptureError("this model is being recorded already")
     before = config._attn_implementation
-    _active[id(config)] = recorder
+    watchers[id(config)] = watcher
     try:
         model.set_attn_implementation({"text_config": NAMES[attention]})
-        yield recorder
+        yield
     finally:
-        del _active[id(config)]
+        del watchers[id(config)]
         model.set_attn_implementation({"text_config": before})
 
 

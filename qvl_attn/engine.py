@@ -19,8 +19,10 @@ from qvl_attn.estimate import (
     check_memory,
     choose_attention,
 )
+from qvl_attn.explain import method_maps
 from qvl_attn.media import Picture, load_pictures
 from qvl_attn.memory import free_bytes, on_device
+from qvl_attn.methods import MethodMap
 from qvl_attn.model import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -37,7 +39,7 @@ from qvl_attn.profile import choose_profile
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result, Settings
 from qvl_attn.runs import Group, Run, groups, run_group
-from qvl_attn.stages import Stages
+from qvl_attn.stages import Stages, joined
 from qvl_attn.types import Media
 
 if TYPE_CHECKING:
@@ -276,17 +278,29 @@ class Engine:
         runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
         for batch in group.batches:
             for i in batch:
+                explaining = Stages()
                 with on_device(self.placement, questions[i].prompt.length):
                     run = next(runs)
-                yield i, self._result(questions[i], run, loading, len(batch), group.shared)
-                del run
+                    maps = self._explained(questions[i], run, explaining)
+                yield i, self._result(questions[i], run, maps, joined(loading, explaining), len(batch), group.shared)
+                del run, maps
+
+    def _explained(self, question: Question, run: Run, stages: Stages) -> tuple[MethodMap, ...]:
+        """The maps of the question's methods."""
+        if not question.settings.methods:
+            return ()
+        with stages.stage("methods"):
+            explained = run.supplied or run.own
+            return method_maps(self.model, self.processor, self.config, question, explained, run.generic)
 
     def _fits(self, longest: Question, count: int, shared: bool) -> bool:
         job, placement, free = replace(longest.job, batch=count, shared=shared), self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
         return free is None or needed * ESTIMATE_MARGIN <= free
 
-    def _result(self, question: Question, run: Run, loading: Stages, batch: int, shared: bool) -> Result:
+    def _result(
+        self, question: Question, run: Run, maps: tuple[MethodMap, ...], stages: Stages, batch: int, shared: bool
+    ) -> Result:
         return Result(
             question=question.prompt.question,
             answer=run.own.answer,
@@ -304,8 +318,9 @@ class Engine:
                 **of_model(self.config, self.processor),
                 generation=of_generation(run.generation),
             ),
-            seconds={**question.seconds, **loading.seconds, **run.seconds},
-            peak_memory_bytes={**question.peak_memory_bytes, **loading.peak_bytes, **run.peak_memory_bytes},
+            seconds={**question.seconds, **stages.seconds, **run.seconds},
+            peak_memory_bytes={**question.peak_memory_bytes, **stages.peak_bytes, **run.peak_memory_bytes},
+            methods=maps,
         )
 
     def made_by(self, question: Question) -> dict[str, Any]:

@@ -278,4 +278,5 @@ def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if absent:
         raise ModelError(f"{checkpoint.name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
-    return model.eval()
+    # Nothing is trained here: gradients, where a method wants them, are those of what the layers give.
+    return model.eval().requires_grad_(False)

@@ -31,6 +31,7 @@ class Recording:
         by_head: whether heads are kept apart as well as averaged.
         apart: which ones, if not all of all layers.
         half: whether the heads apart are kept in float16.
+        head_max: whether the maximum over heads is kept as well.
     """
 
     attention: str
@@ -38,12 +39,20 @@ class Recording:
     by_head: bool = False
     apart: Apart | None = None
     half: bool = False
+    head_max: bool = False
 
     def recorder(self, targets: Sequence[Target], length: int, cached: int = 0) -> AttentionRecorder:
         """A recorder for one batch."""
         dtype = torch.float16 if self.half else torch.float32
         return AttentionRecorder(
-            self.layers, targets, length, cached=cached, by_head=self.by_head, apart=self.apart, head_dtype=dtype
+            self.layers,
+            targets,
+            length,
+            cached=cached,
+            by_head=self.by_head,
+            apart=self.apart,
+            head_dtype=dtype,
+            head_max=self.head_max,
         )
 
 
@@ -55,11 +64,13 @@ class Pass:
         answer: the text that was generated or supplied.
         logprob: natural logarithm of the probability of its text tokens under the plain model.
         capture: the attention rows.
+        ids: of the answer's tokens, with what ends it.
     """
 
     answer: str
     logprob: float
     capture: Capture
+    ids: tuple[int, ...]
 
 
 def on_model(inputs: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
@@ -166,7 +177,8 @@ class SharedPictures:
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
         """As `supplied_answer`, for one prompt with these pictures."""
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], torch.tensor([ids])], dim=1)
+        supplied = torch.tensor([ids], dtype=torch.long)
+        tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], supplied], dim=1)
         inputs = {**on_model({"input_ids": tokens}, self._model), "past_key_values": self._cache_for(1)}
         return _forced(self._model, tokenizer, prompt, recording, ids, inputs, self._stop)
 
@@ -180,13 +192,17 @@ class SharedPictures:
 def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
     """Feed prompt and answer at once (teacher forcing); the rows that produce its tokens are those before them."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return _forced(model, tokenizer, prompt, recording, ids, on_model(with_answer(prompt, ids), model))
+
+
+def with_answer(prompt: Prompt, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The tensors of a prompt with an answer behind it."""
     inputs = dict(prompt.inputs)
-    inputs |= {
-        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1),
+    return inputs | {
+        "input_ids": torch.cat([inputs["input_ids"], torch.tensor([list(ids)], dtype=torch.long)], dim=1),
         "attention_mask": torch.ones(1, prompt.length + len(ids), dtype=torch.long),
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(ids))),
     }
-    return _forced(model, tokenizer, prompt, recording, ids, on_model(inputs, model))
 
 
 def _forced(
@@ -202,7 +218,7 @@ def _forced(
     recorder = recording.recorder([_target(prompt, range(prompt.length, total - 1))], total, cached)
     with record_attention(model, recorder, recording.attention), torch.inference_mode():
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
-        chosen = torch.tensor(ids, device=logits.device)[:, None]
+        chosen = torch.tensor(ids, dtype=torch.long, device=logits.device)[:, None]
         logprobs = logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0].tolist()
     return _passed(tokenizer, prompt, ids, logprobs, recorder.results()[0], recording)
 
@@ -265,7 +281,8 @@ def _as_pass(
     kept = rows.queries < prompt.length + count - 1
     if not kept.all():
         by_head = None if rows.by_head is None else rows.by_head[:, :, kept]
-        rows = Rows(rows.queries[kept], rows.weights[:, kept], by_head)
+        maximum = None if rows.maximum is None else rows.maximum[:, kept]
+        rows = Rows(rows.queries[kept], rows.weights[:, kept], by_head, maximum)
     return _passed(tokenizer, prompt, ids[:count], logprobs[:count], rows, recording)
 
 
@@ -276,17 +293,18 @@ def _passed(
         raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     logprob = sum(value for value, token in zip(logprobs, tokens, strict=True) if token.role == "answer")
-    return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording))
+    return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording), tuple(ids))
 
 
 def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], recording: Recording) -> Capture:
     last = prompt.length - 1
     queries = rows.queries
+    produces = (queries >= last) & (queries < last + len(answer))
     return Capture(
         layers=np.array(recording.layers, dtype=np.int64),
         queries=queries,
         query_role=np.where(queries < last, "question", np.where(queries == last, "last", "answer")),
-        produces=np.where(queries >= last, queries + 1, -1),
+        produces=np.where(produces, queries + 1, -1),
         weights=rows.weights,
         # A row may sum to a little more than one in 16 bits; a share may not.
         vision_mass=np.minimum(rows.weights.sum(axis=-1, dtype=np.float32), np.float32(1)),
@@ -294,4 +312,5 @@ def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], recording
         tokens=(*prompt.tokens, *answer),
         weights_by_head=rows.by_head,
         apart=recording.apart,
+        weights_max=rows.maximum,
     )

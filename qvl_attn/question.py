@@ -11,6 +11,8 @@ import numpy as np
 
 from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
+from qvl_attn.evidence import GENERIC
+from qvl_attn.methods import GENERIC_PROMPT, METHODS
 from qvl_attn.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Settings
@@ -33,6 +35,7 @@ class Question:
         prompt: the model's input.
         layers: layer numbers to record.
         job: what decides its cost.
+        generic: the prompt that asks for nothing in particular, where a method wants it; it has no pixels.
         attention: `eager` or `rows`.
         attention_reason: why.
         seconds: that preparing it took, by stage.
@@ -44,6 +47,7 @@ class Question:
     prompt: Prompt
     layers: tuple[int, ...]
     job: Job
+    generic: Prompt | None = None
     attention: str = "eager"
     attention_reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -94,6 +98,10 @@ def read_question(
     merge_size = config.vision_config.spatial_merge_size
     with _TOKENIZER:
         prompt = build_prompt(processor, messages, media, merge_size, limits[0], limits[1], like)
+        generic = None
+        if any(GENERIC in METHODS[name].needs for name in settings.methods):
+            about = chat_messages(media, GENERIC_PROMPT, settings.system, *limits)
+            generic = build_prompt(processor, about, media, merge_size, limits[0], limits[1], prompt)
         supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
     if settings.query.startswith("text:"):
         text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
@@ -107,7 +115,7 @@ def read_question(
         heads=_heads_a_layer(settings, len(layers), model.num_attention_heads),
         head_bytes=2 if settings.store_heads == "float16" else 4,
     )
-    return Question(tuple(media), settings, prompt, tuple(layers), job)
+    return Question(tuple(media), settings, prompt, tuple(layers), job, generic)
 
 
 def _heads_a_layer(settings: Settings, layers: int, heads: int) -> int:
@@ -129,6 +137,12 @@ def with_pixels(question: Question, processor: Any, config: Any) -> Question:
         return question
     again = read_question(processor, config, question.media, question.prompt.question, question.settings)
     return replace(question, prompt=again.prompt)
+
+
+def with_pixels_of(prompt: Prompt, other: Prompt) -> Prompt:
+    """A prompt with the pixels of another about the same pictures, as far as that has some."""
+    pixels = {name: value for name, value in other.inputs.items() if name in PIXELS}
+    return replace(prompt, inputs={**prompt.inputs, **pixels})
 
 
 def same_pictures(one: Question, other: Question) -> bool:

@@ -53,11 +53,13 @@ class Rows:
         queries: (Q,) int64 positions of the rows, ascending.
         weights: (L, Q, C) float32 averaged over heads, on the recorded columns.
         by_head: (L, H, Q, C) float32 or float16 of the layers and heads that are kept apart, or None.
+        maximum: (L, Q, C) float32 the maximum over heads, or None.
     """
 
     queries: IntArray
     weights: FloatArray
     by_head: np.ndarray | None
+    maximum: FloatArray | None = None
 
 
 class AttentionRecorder:
@@ -75,6 +77,7 @@ class AttentionRecorder:
         apart: which ones, if not all of all layers.
         head_dtype: in what precision the heads are kept: `torch.float16` rounds by at most 2^-11 of a weight, or by
             2^-25 where the weight is below 2^-14.
+        head_max: keep the maximum over the heads as well.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class AttentionRecorder:
         by_head: bool = False,
         apart: Apart | None = None,
         head_dtype: torch.dtype = torch.float32,
+        head_max: bool = False,
     ) -> None:
         self.layers = tuple(layers)
         self._targets = tuple(targets)
@@ -95,6 +99,7 @@ class AttentionRecorder:
         self._apart_layers = (apart.layers if apart else self.layers) if by_head else ()
         self._apart_heads = slice(None) if apart is None else list(apart.heads)
         self._head_dtype = head_dtype
+        self._head_max = head_max
         self._rows = [sorted(one.padded(one.rows).tolist()) for one in targets]
         self._columns = [torch.from_numpy(one.padded(one.columns)) for one in targets]
         self._placed: dict[tuple[torch.device, int], torch.Tensor] = {}
@@ -102,6 +107,7 @@ class AttentionRecorder:
         self._positions: list[list[int]] = [[] for _ in targets]
         self._mean: dict[tuple[int, int], list[torch.Tensor]] = {}
         self._heads: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._maxima: dict[tuple[int, int], list[torch.Tensor]] = {}
         # (tolerance, largest miss so far) of each layer; on the device, since asking for it would make the device wait.
         self._misses: dict[int, tuple[float, torch.Tensor]] = {}
 
@@ -167,6 +173,9 @@ class AttentionRecorder:
         generated = rows[0] >= self._length  # stays on the device until the next token: to fetch it is to wait for it
         mean = chosen.mean(dim=0)
         self._mean.setdefault((layer, sample), []).append(mean if generated else mean.cpu())
+        if self._head_max:
+            most = chosen.amax(dim=0)
+            self._maxima.setdefault((layer, sample), []).append(most if generated else most.cpu())
         if layer in self._apart_layers:
             heads = chosen[self._apart_heads].to(self._head_dtype)
             self._heads.setdefault((layer, sample), []).append(heads if generated else heads.cpu())
@@ -178,7 +187,7 @@ class AttentionRecorder:
 
     def _fetch(self) -> None:
         """Bring what the last generated token left on the device to the host."""
-        for parts in (*self._mean.values(), *self._heads.values()):
+        for parts in (*self._mean.values(), *self._heads.values(), *self._maxima.values()):
             parts[-1] = parts[-1].cpu()
 
     def _check(self) -> None:
@@ -217,11 +226,14 @@ class AttentionRecorder:
         queries = self._targets[sample].unpadded(self._positions[sample])
         shape = (len(self.layers), len(queries), len(self._columns[sample]))
         mean, by_head = np.empty(shape, dtype=np.float32), None
+        maximum = np.empty(shape, dtype=np.float32) if self._head_max else None
         for i, layer in enumerate(self.layers):
             mean[i] = torch.cat(self._mean.pop((layer, sample))).numpy()
+            if maximum is not None:
+                maximum[i] = torch.cat(self._maxima.pop((layer, sample))).numpy()
         for i, layer in enumerate(self._apart_layers):
             heads = torch.cat(self._heads.pop((layer, sample)), dim=1).numpy()
             if by_head is None:
                 by_head = np.empty((len(self._apart_layers), *heads.shape), dtype=heads.dtype)
             by_head[i] = heads
-        return Rows(queries, mean, by_head)
+        return Rows(queries, mean, by_head, maximum)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
+from qvl_attn.methods import METHODS, MethodMap
+from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.profile import Profile
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.types import Apart, Capture, HeatMap, Media, Scale
+from qvl_attn.types import Apart, Capture, HeatMap, IntArray, Media, Scale
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Settings:
     store_heads: str = "float32"
     clip: ClipSettings | None = None
     profile: Profile | None = None
+    methods: tuple[str, ...] = ()
 
     @property
     def all_heads_apart(self) -> bool:
@@ -51,6 +54,31 @@ class Settings:
     def heads_apart(self) -> bool:
         """Whether any head is kept apart as well as averaged."""
         return self.all_heads_apart or self.apart is not None
+
+    @property
+    def head_max(self) -> bool:
+        """Whether the maximum over heads is kept as well as their mean."""
+        return any(METHODS[name].head_max for name in self.methods)
+
+
+def headline_layers(settings: Settings, capture: Capture, layer_count: int) -> tuple[int, ...]:
+    """The layers of the headline: those captured where some were named, else the profile's.
+
+    Without a profile, those at 50 to 85 % of the depth.
+    """
+    profile = settings.profile
+    if settings.layers is not None:
+        return tuple(capture.layers.tolist())
+    if profile is not None:
+        return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
+    return default_layers(layer_count)
+
+
+def headline_heads(settings: Settings, capture: Capture, head_count: int) -> tuple[tuple[int, int], ...] | None:
+    """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+    if settings.profile is not None:
+        return settings.profile.heads or None
+    return parse_heads(settings.heads, capture.layers.tolist(), head_count)
 
 
 @dataclass(frozen=True)
@@ -98,6 +126,7 @@ class Result:
         peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
             GPU; `before` is the host's when the stage began.
         passes: of a clip that was looked at in several.
+        methods: what the methods that were asked for made of it; the first is the headline's.
     """
 
     question: str
@@ -112,6 +141,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     passes: tuple[Result, ...] = ()
+    methods: tuple[MethodMap, ...] = ()
 
     def __repr__(self) -> str:
         return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
@@ -130,22 +160,12 @@ class Result:
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
     def headline_layers(self) -> tuple[int, ...]:
-        """The layers of the headline: those captured where some were named, else the profile's.
-
-        Without a profile, those at 50 to 85 % of the depth.
-        """
-        profile = self.settings.profile
-        if self.settings.layers is not None:
-            return tuple(self.capture.layers.tolist())
-        if profile is not None:
-            return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
-        return default_layers(self.provenance.layer_count)
+        """The layers of the plain headline, as the function of that name says."""
+        return headline_layers(self.settings, self.capture, self.provenance.layer_count)
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
-        if self.settings.profile is not None:
-            return self.settings.profile.heads or None
-        return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
+        """The heads of the plain headline, as the function of that name says."""
+        return headline_heads(self.settings, self.capture, self.provenance.head_count)
 
     @property
     def is_cut(self) -> bool:
@@ -162,6 +182,8 @@ class Result:
     ) -> tuple[HeatMap, ...]:
         """Heat maps of all pictures of the prompt, on one scale.
 
+        They are the method's if one was asked for, and nothing is named here; else those of the plain attention.
+
         Args:
             layers: `all`, `18`, `14-20`, `4,8,12` or numbers; by default the headline's.
             heads: `all`, `3,5` or `21.9,21.11` (the result must have been asked for with heads); by default the
@@ -172,6 +194,8 @@ class Result:
         Raises:
             InputError: something named is not there.
         """
+        if self.methods and layers is None and heads is None and query is None:
+            return method_heat_maps(self.methods[0], self.capture, self.query_rows(), self.settings.query, scale)
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
         typed_heads = heads
@@ -184,6 +208,10 @@ class Result:
         named = query or self.settings.query
         rows = query_rows(self.capture, self.question, named)
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
+
+    def query_rows(self) -> IntArray:
+        """Rows of the capture that the headline's query averages."""
+        return query_rows(self.capture, self.question, self.settings.query)
 
     def heatmap(
         self,

@@ -11,8 +11,9 @@ import torch
 from transformers import GenerationConfig
 
 from qvl_attn.passes import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
-from qvl_attn.question import Question, same_pictures, with_pixels
+from qvl_attn.question import Question, same_pictures, with_pixels, with_pixels_of
 from qvl_attn.stages import Stages
+from qvl_attn.types import Capture
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,11 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one question gave."""
+    """What one question gave; `generic` are the rows of the generic prompt, where a method wants them."""
 
     own: Pass
     supplied: Pass | None
+    generic: Capture | None
     generation: GenerationConfig
     seconds: dict[str, float]
     peak_memory_bytes: dict[str, dict[str, int]]
@@ -53,6 +55,7 @@ def recording_of(question: Question) -> Recording:
         by_head=settings.heads_apart,
         apart=settings.apart,
         half=settings.store_heads == "float16",
+        head_max=settings.head_max,
     )
 
 
@@ -88,7 +91,9 @@ def groups(
         # What follows a clip is counted on from its height and width, not from its last step (transformers 5.23): from
         # the clip alone it cannot be told where the question begins.
         still = all(media.clip is None for media in first.media)
-        if len(indices) > 1 and shareable and still and all(same_pictures(first, questions[i]) for i in indices):
+        # Of a generic prompt, which is about the same pictures, they are read once as well.
+        several = len(indices) > 1 or first.generic is not None
+        if several and shareable and still and all(same_pictures(first, questions[i]) for i in indices):
             yield Group(tuple(sorted(tuple(sorted(batch)) for batch in batches(indices, True))), shared=True)
         else:
             alone.setdefault((recording, new_tokens, first.media[0].kind), []).extend(indices)
@@ -108,7 +113,7 @@ def run_group(
     tokenizer, first = processor.tokenizer, batches[0][0]
     torch.manual_seed(first.settings.seed)
     recording, generation = recording_of(first), greedy(model, first.settings.max_new_tokens)
-    pictures = None
+    pictures, generic = None, None
     for batch in batches:
         together = Stages()
         with together.stage("answer"):
@@ -127,5 +132,8 @@ def run_group(
             if words is not None:
                 with stages.stage("supplied_answer"):
                     supplied = supply(tokenizer, prompt, recording, words)
+            if question.generic is not None and (generic is None or not shared):
+                with stages.stage("generic_prompt"):
+                    generic = supply(tokenizer, with_pixels_of(question.generic, prompt), recording, "").capture
             seconds, peaks = together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes
-            yield Run(own, supplied, generation, seconds, peaks)
+            yield Run(own, supplied, generic, generation, seconds, peaks)

@@ -55,6 +55,13 @@ class Stages:
                 self.peak_bytes[name]["device"] = sum(held)
 
 
+def joined(one: Stages, other: Stages) -> Stages:
+    """The stages of both."""
+    both = Stages()
+    both.seconds, both.peak_bytes = one.seconds | other.seconds, one.peak_bytes | other.peak_bytes
+    return both
+
+
 def _gpus() -> list[tuple[int, Any]]:
     """The GPUs that torch has begun to use, each with `torch.cuda`."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)

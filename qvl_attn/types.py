@@ -68,15 +68,15 @@ class Media:
     """One picture, or the sampled frames of one clip, upright and in RGB.
 
     Attributes:
-        frames: (F, H, W, 3) uint8; one frame for a picture. After EXIF orientation and rotation. A clip's are as large
-            as the processor wants them; in a result that was read back a picture may be smaller than the original.
+        frames: (F, H, W, 3) uint8; one for a picture. Upright. A clip's are as large as the processor wants them; in a
+            result that was read back a picture may be smaller than the original.
         times_s: (F,) float64, when each frame is shown; 0 for a picture.
         size_px: (width, height) of the upright original.
         source: the path as it was typed; of a result that was read back, the name alone.
         sha256: of the file's bytes, in hex.
         notes: what was done to the file that its owner may not expect, one line each.
-        clip: of a clip, where its frames come from; None for a picture.
-        path: of a clip, where it can be decoded once more; None in a result that was read back.
+        clip: of a clip, where its frames come from.
+        path: of a clip, where it can be decoded once more; not in a result that was read back.
     """
 
     kind: Literal["picture", "clip"]
@@ -216,6 +216,7 @@ class Capture:
         weights_by_head: (L, H, Q, V) float32 or float16, where it was asked for; fewer layers and heads where
             `apart` names them.
         apart: which heads `weights_by_head` has; None for all heads of all layers.
+        weights_max: (L, Q, V) float32, as `weights` but the maximum over the heads, where it was asked for.
     """
 
     layers: IntArray
@@ -228,6 +229,7 @@ class Capture:
     tokens: tuple[Token, ...]
     weights_by_head: FloatArray | NDArray[np.float16] | None = None
     apart: Apart | None = None
+    weights_max: FloatArray | None = None
 
     def __post_init__(self) -> None:
         L, Q, V = len(self.layers), len(self.queries), sum(grid.cells for grid in self.grids)
@@ -239,10 +241,7 @@ class Capture:
         _require(set(self.query_role.tolist()) <= {"question", "last", "answer"}, "query_role: unknown role")
         _require_array("weights", self.weights, np.float32, (L, Q, V))
         _require_array("vision_mass", self.vision_mass, np.float32, (L, Q))
-        _require(
-            bool(np.isfinite(self.weights).all()) and bool((self.weights >= 0).all()),
-            "weights: not attention",
-        )
+        _require(bool(np.isfinite(self.weights).all() and (self.weights >= 0).all()), "weights: not attention")
         _require(bool((self.weights.sum(axis=-1) <= 1.05).all()), "weights: more than all the attention")
         _require(bool((np.diff(self.layers) > 0).all()) and self.layers[0] >= 0, "layers: not ascending from 0")
         _require(bool((np.diff(self.queries) > 0).all()) and self.queries[0] >= 0, "queries: not ascending from 0")
@@ -253,8 +252,10 @@ class Capture:
             dtype = np.float16 if half else np.float32
             _require_array("weights_by_head", self.weights_by_head, dtype, (*kept, Q, V))
             _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
-        else:
-            _require(self.apart is None, "apart: no head is kept apart")
+        _require(self.apart is None or self.weights_by_head is not None, "apart: no head is kept apart")
+        if self.weights_max is not None:
+            _require_array("weights_max", self.weights_max, np.float32, (L, Q, V))
+            _require(bool((self.weights_max >= self.weights * (1 - 1e-3)).all()), "weights_max: less than the mean")
         last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
         _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")
         _require(

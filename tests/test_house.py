@@ -12,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qvl_attn"
 TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
+TORCH_ROOMS |= {"flow", "probe"}
 PURE = {
     "types": set(),
     "drawing": {"errors"},
@@ -45,6 +46,12 @@ PURE = {
     "scores": {"errors", "ledger", "scoring"},
     "compare": {"errors", "ledger", "metrics", "plain", "scores", "scoring", "store", "summary"},
     "answer": {"types"},
+    "evidence": {"types"},
+    "denoise": {"errors", "types"},
+    **{
+        f"methods/{path.stem}": {"errors", "types", "evidence", "select", "reduce", "render", "denoise", "methods"}
+        for path in (PACKAGE / "methods").glob("*.py")
+    },
     "hushed": set(),
 }
 

@@ -1,0 +1,58 @@
+"""From a question's run to the maps of its methods: collects what they need, and asks each for its map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from qvl_attn.evidence import GENERIC, Evidence
+from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View
+from qvl_attn.passes import Pass
+from qvl_attn.probe import Probe
+from qvl_attn.question import Question, with_pixels
+from qvl_attn.result import headline_heads, headline_layers
+from qvl_attn.select import query_rows
+from qvl_attn.types import Capture
+
+
+def method_maps(
+    model: Any, processor: Any, config: Any, question: Question, run: Pass, generic: Capture | None
+) -> tuple[MethodMap, ...]:
+    """The map of each of a question's methods, in their order.
+
+    Args:
+        model: that answered.
+        processor: of the model.
+        config: of the model.
+        question: what was asked.
+        run: what came of it; of the supplied answer where there is one.
+        generic: the rows of the generic prompt, where a method needs them.
+
+    Raises:
+        InputError: a method wants what was not captured.
+        CaptureError: there is nothing to show.
+    """
+    settings, capture, text = question.settings, run.capture, config.text_config
+    if not settings.methods:
+        return ()
+    view = View(
+        capture=capture,
+        query=settings.query,
+        rows=query_rows(capture, question.prompt.question, settings.query),
+        layers=headline_layers(settings, capture, text.num_hidden_layers),
+        heads=headline_heads(settings, capture, text.num_attention_heads),
+        evidence=replace(_evidence(model, processor, config, question, run), generic=generic),
+    )
+    return tuple(METHODS[name].compute(view) for name in settings.methods)
+
+
+def _evidence(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Evidence:
+    """All but the generic prompt's rows, in one pass if any is needed."""
+    needs = frozenset[str]().union(*(METHODS[name].needs for name in question.settings.methods)) - {GENERIC}
+    prompt = with_pixels(question, processor, config).prompt if needs else question.prompt
+    answer = run.capture.tokens[prompt.length :]
+    probe = Probe(prompt, run.ids, answer, whole=question.settings.query == "answer")
+    if not needs:
+        return Evidence(probe.seeds, probe.words)
+    shape = config.text_config.num_hidden_layers, config.text_config.hidden_size
+    return probe.run(model, needs, DIMENSIONS.get(shape, ()))

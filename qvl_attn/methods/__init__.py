@@ -1,0 +1,38 @@
+"""The methods, by name, and how they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qvl_attn.errors import InputError
+from qvl_attn.methods.gradcam import GRADCAM
+from qvl_attn.methods.gradient import GRADIENT
+from qvl_attn.methods.heads import HEADS
+from qvl_attn.methods.maximum import MAXIMUM
+from qvl_attn.methods.mean import MEAN
+from qvl_attn.methods.method import Method, MethodMap, View
+from qvl_attn.methods.relative import GENERIC_PROMPT, RELATIVE
+from qvl_attn.methods.rollout import ROLLOUT
+from qvl_attn.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
+from qvl_attn.methods.tam import TAM
+
+__all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "parse_methods"]
+
+METHODS = {
+    method.name: method
+    for method in (MEAN, MAXIMUM, HEADS, RELATIVE, SINKS, REDISTRIBUTED, GRADIENT, GRADCAM, ROLLOUT, TAM)
+}
+
+
+def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple[str, ...]:
+    """`mean,relative` or several names as names, each once, in the order in which they were named.
+
+    Raises:
+        InputError: none, or one that is not there.
+    """
+    typed = text if isinstance(text, str) else ",".join(text)
+    names = [name.strip() for name in typed.split(",")]
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"{option} {typed}: no method {name!r}", f"there are {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(names))

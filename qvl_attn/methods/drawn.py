@@ -1,0 +1,56 @@
+"""A method's map as heat maps of the pictures of its prompt."""
+
+from __future__ import annotations
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.methods.method import MethodMap
+from qvl_attn.reduce import split_by_picture
+from qvl_attn.render import percentile_scale
+from qvl_attn.types import Capture, FloatArray, HeatMap, IntArray, Scale
+
+
+def method_heat_maps(
+    method: MethodMap,
+    capture: Capture,
+    rows: IntArray,
+    query: str,
+    scale: Scale | None = None,
+    layer: int | None = None,
+) -> tuple[HeatMap, ...]:
+    """One heat map a picture of the prompt, all on one scale; `uniform` is the mean of the map's own cells.
+
+    Args:
+        method: what it made of the prompt.
+        capture: the attention rows.
+        rows: of the query.
+        query: what asked.
+        scale: what to draw them on; by default their own 99.5th percentile.
+        layer: of one layer alone; None for the whole.
+
+    Raises:
+        CaptureError: the map is zero everywhere: there is nothing to draw.
+    """
+    values: FloatArray = method.values
+    layers = method.layers
+    if layer is not None:
+        assert method.layer_values is not None
+        values, layers = method.layer_values[method.layer_numbers.index(layer)], (layer,)
+    mean = float(values.mean())
+    if not mean > 0:
+        raise CaptureError(f"{method.method}: there is nothing on the picture to draw")
+    captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)
+    return tuple(
+        HeatMap(
+            values=part,
+            media_index=i,
+            layers=layers,
+            heads="all",
+            query=query,
+            queries=tuple(capture.queries[rows].tolist()),
+            uniform=mean,
+            vision_mass=float(capture.vision_mass[captured][:, rows].mean()),
+            scale=scale or percentile_scale([values]),
+            method=method.method,
+        )
+        for i, part in enumerate(split_by_picture(values, capture.grids))
+    )

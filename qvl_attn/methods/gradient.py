@@ -1,0 +1,55 @@
+"""Relevance: attention times the gradient of the answer's logit, followed down through the layers.
+
+    A_l = mean over heads of (A[l, h] * dy/dA[l, h])+          (Chefer et al. 2103.15679, equation 5)
+    R   = (I + A_L) ... (I + A_1),  map = e_q R on the cells   (equation 6, of a decoder's self-attention alone)
+
+y is the logit of a token of the answer, e_q (S,) where it is produced: the answer's first token, or with
+`--query answer` all of its text at once. The row e_q R is followed down from the last layer, (S,) at a time; each
+layer's A (S, S) is made a block of rows at a time. `layer_values` are the direct terms e_q A_l. One more pass with its
+backward pass, and O(L H S^2) time once more; memory O(L S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.evidence import RELEVANCE, Floats, Product
+from qvl_attn.methods.method import Method, MethodMap, View, as_map
+
+
+def relevance(seeds: Floats, products: Sequence[Product]) -> Floats:
+    """(S,) the row of R that belongs to the seeds."""
+    row = seeds
+    for product in reversed(products):
+        row = row + product(row)
+    return row
+
+
+def _gradient(view: View) -> MethodMap:
+    evidence, vision = view.evidence, view.capture.vision_tokens
+    values = relevance(evidence.seeds, evidence.relevance)[vision]
+    if not values.any():
+        raise CaptureError("gradient: nothing on the picture speaks for the answer")
+    return MethodMap(
+        method="gradient",
+        values=as_map(values),
+        caption=f"attention times gradient of the logit of “{evidence.explained.strip()}”, through all layers",
+        layers=tuple(range(len(evidence.relevance))),
+        layer_values=as_map(np.stack([product(evidence.seeds)[vision] for product in evidence.relevance])),
+        layer_numbers=tuple(range(len(evidence.relevance))),
+    )
+
+
+GRADIENT = Method(
+    name="gradient",
+    compute=_gradient,
+    needs=frozenset({RELEVANCE}),
+    shows="attention times the gradient of the answer's logit, positive part, through all layers",
+    source="Chefer et al. 2021, arXiv 2103.15679",
+    cost="one more pass with its backward pass: some three times the time, activations of all layers",
+    when="what spoke for this answer is asked for, and not what was looked at",
+    wrong="negative evidence is dropped; MLPs and norms are left out; gradients vanish where the model is sure",
+)

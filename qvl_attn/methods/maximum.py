@@ -1,0 +1,42 @@
+"""The maximum over heads and layers: what any head looked at.
+
+    map(v) = mean over query rows q of max over layers l and heads h of A[l, h, q, v]
+
+The maximum over heads is taken while the rows are recorded, (L, Q, V) as their mean, so that no head is kept apart.
+Head fusion by maximum is usual with rollout (Gildenblat 2020, vit-explain). O(L H Q V) while recording.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.select import describe
+
+
+def _maximum(view: View) -> MethodMap:
+    capture = view.capture
+    if capture.weights_max is None:
+        raise ValueError("the heads' maximum was not recorded")
+    rows = capture.weights_max[:, view.rows].astype(np.float64)
+    return MethodMap(
+        method="max",
+        values=as_map(rows[view.chosen].max(axis=0).mean(axis=0)),
+        caption=f"maximum over all heads of layers {describe(view.layers)}",
+        layers=view.layers,
+        layer_values=as_map(rows.mean(axis=1)),
+        layer_numbers=tuple(capture.layers.tolist()),
+    )
+
+
+MAXIMUM = Method(
+    name="max",
+    compute=_maximum,
+    needs=frozenset(),
+    shows="the strongest head of the same layers, cell by cell",
+    source="head fusion by maximum: Gildenblat 2020, vit-explain",
+    cost="as much memory as the rows once more",
+    when="one head may ground and the mean may drown it",
+    wrong="sinks and borders glow more than in the mean; one noisy head is enough",
+    head_max=True,
+)

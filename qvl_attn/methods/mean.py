@@ -1,0 +1,38 @@
+"""The mean over heads and layers: where the field started, and what everything else is measured against.
+
+    map(v) = mean over layers l, heads h and query rows q of A[l, h, q, v]
+
+A (L, H, Q, V) is the softmax of the scaled scores (Vaswani et al. 1706.03762); nothing is rescaled. Costs nothing
+beside the rows: O(L Q V).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.select import describe
+
+
+def _mean(view: View) -> MethodMap:
+    layers = layer_means(view.capture, view.rows)
+    return MethodMap(
+        method="mean",
+        values=as_map(layers[view.chosen].mean(axis=0)),
+        caption=f"mean of all heads of layers {describe(view.layers)}",
+        layers=view.layers,
+        layer_values=as_map(np.asarray(layers)),
+        layer_numbers=tuple(view.capture.layers.tolist()),
+    )
+
+
+MEAN = Method(
+    name="mean",
+    compute=_mean,
+    needs=frozenset(),
+    shows="attention of the query, mean of all heads of the layers at 50 to 85 % of the depth",
+    source="Vaswani et al. 2017, arXiv 1706.03762",
+    cost="none",
+    when="first: the raw attention, to compare everything with",
+    wrong="most heads do not ground; sinks and borders glow; attention is where values are read, not what they do",
+)

@@ -1,0 +1,51 @@
+"""Attention rollout: attention followed down through the layers, half of it staying where it is.
+
+    map = e_q (A_L / 2 + I / 2) ... (A_1 / 2 + I / 2) on the cells     (Abnar and Zuidema 2005.00928, section 3)
+
+A_l (S, S) is the mean over heads, e_q (S,) the query's tokens. The row is followed down from the last layer, so that
+no product of matrices is made, and each layer's A a block of rows at a time. `layer_values` of a layer is the row as it
+comes out of that layer on its way down. Queries and keys of all layers are kept, O(L S); time O(L H S^2) once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qvl_attn.evidence import ATTENTION, Floats, Product
+from qvl_attn.methods.method import Method, MethodMap, View, as_map
+
+
+def rollout(seeds: Floats, products: Sequence[Product]) -> list[Floats]:
+    """(S,) the row as it leaves each layer on its way down, by the layers' numbers: the first is the whole rollout."""
+    rows, row = [], seeds
+    for product in reversed(products):
+        row = (row + product(row)) / 2
+        rows.append(row)
+    return rows[::-1]
+
+
+def _rollout(view: View) -> MethodMap:
+    vision, products = view.capture.vision_tokens, view.evidence.attention
+    rows = np.stack(rollout(view.query_seeds, products))[:, vision]
+    return MethodMap(
+        method="rollout",
+        values=as_map(rows[0]),
+        caption=f"attention rollout through all {len(products)} layers",
+        layers=tuple(range(len(products))),
+        layer_values=as_map(rows),
+        layer_numbers=tuple(range(len(products))),
+    )
+
+
+ROLLOUT = Method(
+    name="rollout",
+    compute=_rollout,
+    needs=frozenset({ATTENTION}),
+    shows="attention of the query followed down through all layers",
+    source="Abnar and Zuidema 2020, arXiv 2005.00928",
+    cost="one more pass, and its attention once more",
+    when="information may have moved between cells before it was read",
+    wrong="in a causal model it drifts to the first tokens; heads are averaged, values and MLPs left out",
+)
