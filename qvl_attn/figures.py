@@ -7,12 +7,11 @@ nothing about models or files: uint8 RGB arrays in, a uint8 RGB array out. Sizes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn import lettering, render
@@ -85,6 +84,8 @@ def scale_line(panel: Panel, drawing: Drawing) -> str:
         parts.append("each cell drawn as its box")
     if drawing.blur_cells > 0:
         parts.append(f"after a blur (sigma {drawing.blur_cells:g} in cells)")
+    if drawing.denoise:
+        parts.append(f"after the filter {drawing.denoise} (3x3 cells)")
     if drawing.top_percent < 100:
         parts.append(f"only the strongest {drawing.top_percent:g} % of the cells coloured")
     return " · ".join(parts)
@@ -98,7 +99,7 @@ def headline(
     answer: str,
     caption_lines: Sequence[str],
     drawing: Drawing,
-    boxes: Sequence[NDArray[np.float64]] = (),
+    marks: Sequence[Callable[[Picture], Picture]] = (),
 ) -> Picture:
     """One panel, large: question and answer above, colour bar at the right, captions and scale beneath.
 
@@ -109,7 +110,7 @@ def headline(
         answer: as the model gave it; may be empty.
         caption_lines: what the map is, such as `layers 18-30 of 36, mean of all heads`.
         drawing: its `draw_size_px` bounds the longest side of the row of drawn pictures.
-        boxes: for each map (G, 4) xyxy in units of its picture, to be outlined.
+        marks: for each map what is drawn over its picture.
 
     Returns:
         (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
@@ -121,8 +122,8 @@ def headline(
     margin, gap = round(64 * unit), round(26 * unit)
 
     blended = _blended(_resized(pictures, panel, row), panel, drawing)
-    if boxes:
-        blended = [render.outlined(picture, own) for picture, own in zip(blended, boxes, strict=True)]
+    if marks:
+        blended = [mark(picture) for picture, mark in zip(blended, marks, strict=True)]
     drawn = _side_by_side(blended)
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))

@@ -24,13 +24,11 @@ from qvl_attn.result import Result, Settings
 from qvl_attn.schema import (
     SCHEMA_VERSION,
     base_name,
-    capture_arrays,
-    capture_from,
     clip_facts_from,
     pass_folder,
+    result_arrays,
     result_from,
     result_json,
-    tokens_from,
 )
 from qvl_attn.stages import Stages
 from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
@@ -88,7 +86,7 @@ def save_result(
         with stages.stage("draw"):
             drawn = draw_result(result, drawing)
             images = dict(drawn.images())
-            tasks = [partial(write_npz, draft / "attention.npz", capture_arrays(result.capture))]
+            tasks = [partial(write_npz, draft / "attention.npz", result_arrays(result))]
             tasks += [partial(_draw, draft / file, image) for file, image in images.items()]
             with ThreadPoolExecutor(_workers(result, drawing)) as pool:
                 for _ in pool.map(lambda task: task(), tasks):  # the first fault calls off what has not begun
@@ -133,7 +131,7 @@ def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
         frames = [picture_file(0)]
     else:
         frames = _write_frames(folder / name, media)
-    write_npz(folder / name / "attention.npz", capture_arrays(one.capture))
+    write_npz(folder / name / "attention.npz", result_arrays(one))
     files = ["attention.npz", *frames, "result.json"]
     write_json(folder / name / "result.json", result_json(one, one.heatmaps(), files, []))
     return [f"{name}/{file}" for file in files]
@@ -177,7 +175,7 @@ def load_result(folder: Path) -> Result:
         arrays = read_npz(folder / "attention.npz")
         media = tuple(_media_from(folder, i, item) for i, item in enumerate(value["media"]))
         passes = value["passes"]["results"] if value.get("passes") else ()
-        result = result_from(value, capture_from(arrays, tokens_from(value["tokens"]), media), media)
+        result = result_from(value, arrays, media)
         return replace(result, passes=tuple(load_result(folder / pass_folder(i)) for i in range(len(passes))))
     except QvlAttnError as error:
         raise StoreError(f"{folder} is damaged: {error.message}", REMEDY) from None

@@ -12,14 +12,27 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.captions import head_words, headline_caption, layer_words, query_words
+from qvl_attn.denoise import denoise
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.reduce import heat_maps
-from qvl_attn.render import blur, drawn_size_px, fit_px, percentile_scale, resize_picture
+from qvl_attn.methods import MethodMap
+from qvl_attn.methods.drawn import method_heat_maps
+from qvl_attn.reduce import heat_maps, split_by_picture
+from qvl_attn.render import (
+    Picture,
+    blur,
+    crossed_out,
+    drawn_size_px,
+    fit_px,
+    outlined,
+    percentile_scale,
+    resize_picture,
+)
 from qvl_attn.result import Result
-from qvl_attn.select import describe, produced_words, query_rows, question_words
+from qvl_attn.select import produced_words, question_words
 from qvl_attn.store import slug
 from qvl_attn.types import HeatMap, IntArray
 
@@ -55,8 +68,7 @@ class DrawnResult:
 
         own = self._layer_panels()
         shared = _on_one_scale(own)
-        heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
-        asked = f"{_query_words(result, self.headline[0])} · {heads}"
+        asked = self._sheets_words()
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
@@ -68,9 +80,10 @@ class DrawnResult:
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers, heads = _layer_words(self.headline[0]), _head_words(result, self.headline[0])
+        layers, heads = layer_words(self._plain), head_words(result, self._plain)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
-        title = f"each word of the question{answered} · {layers}, {heads}{cap}"
+        method = "plain attention, whatever the method: " if result.methods else ""
+        title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
         titles = [*self._title(), title, *self._shown_steps()]
         yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
 
@@ -88,9 +101,38 @@ class DrawnResult:
             boxes: for each picture, or each step of a clip that is shown, (G, 4) xyxy in its units, to be outlined.
             further_lines: to be said beneath it.
         """
-        caption = [*_headline_caption(self.result, self.headline[0]), *self._shown_steps(), *further_lines]
+        caption = [*headline_caption(self.result, self.headline[0]), *self._shown_steps(), *further_lines]
         panel = Panel("", self._shown(self.headline))
-        return self._large(self._pictures(), panel, caption, ROW_SCALE, boxes)
+        return self._large(self._pictures(), panel, caption, ROW_SCALE, [*self._marks(boxes)])
+
+    def _marks(self, boxes: Sequence[NDArray[np.float64]]) -> Iterator[Callable[[Picture], Picture]]:
+        """For each map of the overlay: cells that the method took out are crossed out, boxes are outlined."""
+        capture, methods = self.result.capture, self.result.methods
+        removed = np.zeros(len(capture.vision_tokens), dtype=np.float32)
+        removed[list(methods[0].removed) if methods else []] = 1
+        maps = tuple(
+            replace(one, values=values)
+            for one, values in zip(self.headline, split_by_picture(removed, capture.grids), strict=True)
+        )
+        for i, one in enumerate(self._shown(maps)):
+            own = boxes[i] if boxes else np.zeros((0, 4))
+            yield partial(_marked, cells=one.values[0] > 0, boxes=own)
+
+    @property
+    def _plain(self) -> HeatMap:
+        """The headline map of the plain attention."""
+        result = self.result
+        return result.heatmaps(query=result.settings.query)[0] if result.methods else self.headline[0]
+
+    def _sheets_words(self) -> str:
+        """What the sheets of layers show."""
+        result = self.result
+        heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
+        asked = query_words(result, self._plain)
+        if result.methods and result.methods[0].layer_numbers:
+            return f"method {result.methods[0].method} · {asked}"
+        plain = f"{asked} · {heads}"
+        return f"{result.methods[0].method} has no layers: plain attention · {plain}" if result.methods else plain
 
     def _title(self) -> list[str]:
         return [self.result.question, f"Answer: {self._answer() or '(no answer)'}"]
@@ -116,7 +158,7 @@ class DrawnResult:
     @property
     def foot(self) -> tuple[str, ...]:
         """Of a clip, what the map is, for the foot of each of its frames."""
-        return tuple(_headline_caption(self.result, self.headline[0]))
+        return tuple(headline_caption(self.result, self.headline[0]))
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -150,7 +192,7 @@ class DrawnResult:
         panel: Panel,
         caption: Sequence[str],
         row_scale: int = 1,
-        boxes: Sequence[NDArray[np.float64]] = (),
+        marks: Sequence[Callable[[Picture], Picture]] = (),
     ) -> np.ndarray:
         drawing = self.drawing
         if len(panel.maps) > 2 and self.result.media[0].clip is not None:
@@ -162,13 +204,14 @@ class DrawnResult:
             answer=self._answer(),
             caption_lines=caption,
             drawing=drawing,
-            boxes=boxes,
+            marks=marks,
         )
 
     def _layer_panels(self) -> list[Panel]:
         """A panel for every captured layer with the headline's query and, where the layer has some, its heads."""
-        result = self.result
-        rows = query_rows(result.capture, result.question, result.settings.query)
+        result, rows = self.result, self.result.query_rows()
+        if result.methods and result.methods[0].layer_numbers:
+            return self._method_panels(result.methods[0], rows)
         named = result.headline_heads() or ()
         panels = []
         for layer in result.capture.layers.tolist():
@@ -178,9 +221,19 @@ class DrawnResult:
             panels += [Panel(label, maps)] if maps else []
         return panels
 
+    def _method_panels(self, method: MethodMap, rows: IntArray) -> list[Panel]:
+        panels = []
+        for layer in method.layer_numbers:
+            try:
+                maps = method_heat_maps(method, self.result.capture, rows, self.result.settings.query, layer=layer)
+            except CaptureError:  # nothing on the pictures to draw
+                continue
+            panels.append(Panel(f"layer {layer}", self._shown(_filtered(maps, self.drawing))))
+        return panels
+
     def _word_panels(self) -> tuple[list[Panel], int]:
         """A panel for each word with the headline's layers and heads, and how many words there are."""
-        result, layers, heads = self.result, self.headline[0].layers, self.result.headline_heads()
+        result, layers, heads = self.result, self._plain.layers, self.result.headline_heads()
         words: list[tuple[str, IntArray]] = [
             *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
             *((f"answer: {word}", rows) for word, rows in produced_words(result.capture, result.mapped_answer)),
@@ -201,9 +254,9 @@ class DrawnResult:
         produced = [(row, texts[at]) for row, at in enumerate(result.capture.produces.tolist()) if at in texts]
         for i, (row, text) in enumerate(produced[:MAX_WORDS]):
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
-            maps = self._maps(self.headline[0].layers, result.headline_heads(), np.array([row]), label)
+            maps = self._maps(self._plain.layers, result.headline_heads(), np.array([row]), label)
             if maps:
-                caption = [_layer_words(self.headline[0]), *self._shown_steps()]
+                caption = [layer_words(self._plain), *self._shown_steps()]
                 yield (
                     f"answer/{i + 1:02d}_{slug(text, 24)}.png",
                     partial(self._large, pictures, Panel(label, maps), caption),
@@ -217,14 +270,21 @@ class DrawnResult:
             maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
         except CaptureError:
             return ()
-        return self._shown(_blurred(maps, self.drawing))
+        return self._shown(_filtered(maps, self.drawing))
 
 
-def _blurred(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
-    """Blurred maps have a scale of their own, and all numbers beneath them are those of the blurred cells."""
-    if drawing.blur_cells == 0:
+def _marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:
+    return outlined(crossed_out(picture, cells), boxes)
+
+
+def _filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
+    """Filtered maps have a scale of their own, and all numbers beneath them are those of the filtered cells."""
+    if drawing.blur_cells == 0 and drawing.denoise is None:
         return maps
-    values = [np.stack([blur(step, drawing.blur_cells) for step in m.values]) for m in maps]
+    found = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
+    values = [np.stack([blur(step, drawing.blur_cells) for step in one]) for one in found]
+    if not any(one.any() for one in values):
+        raise CaptureError(f"--denoise {drawing.denoise} leaves nothing of the map")
     scale = percentile_scale(values)
     return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
 
@@ -257,42 +317,9 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
         notes.append(f"answer/ has the first {MAX_WORDS} of the answer's {tokens} tokens")
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
-    return DrawnResult(result, drawing, _blurred(result.heatmaps(), drawing), tuple(notes))
-
-
-def _headline_caption(result: Result, one: HeatMap) -> list[str]:
-    made = result.provenance
-    heads = _head_words(result, one)
-    profile = result.settings.profile
-    named = profile or result.settings.layers or "." in (result.settings.heads or "")
-    layers = f"{_layer_words(one)} of 0-{made.layer_count - 1}{'' if named else ' (50 to 85 % of the depth)'} · {heads}"
-    if "." in one.heads:  # which says the layers as well
-        layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
-    return [
-        f"{_query_words(result, one)} · {layers}",
-        *([profile.standing] if profile else []),
-        f"{made.model} · {made.attention} attention in {made.dtype}",
-    ]
-
-
-def _layer_words(one: HeatMap) -> str:
-    return f"layer{'s' if len(one.layers) > 1 else ''} {describe(one.layers)}"
-
-
-def _head_words(result: Result, one: HeatMap) -> str:
-    return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
-
-
-def _query_words(result: Result, one: HeatMap) -> str:
-    count = len(one.queries)
-    tokens = f"{count} token{'s' if count != 1 else ''}"
-    if one.query == "last":
-        return "attention of the last prompt token, which produces the answer's first"
-    if one.query == "answer":
-        return f"attention of the {tokens} that produced the answer"
-    if one.query == "question":
-        return f"attention of the question, {tokens}"
-    return f"attention of “{one.query.removeprefix('text:')}”, {tokens}"
+    if result.methods and not result.methods[0].removed and result.methods[0].method.startswith("sinks"):
+        notes.append("no sinks were found: the map is that of the plain mean")
+    return DrawnResult(result, drawing, _filtered(result.heatmaps(), drawing), tuple(notes))
 
 
 def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:

@@ -79,6 +79,28 @@ def outlined(picture: Picture, boxes: NDArray[np.float64]) -> Picture:
     return drawn
 
 
+def crossed_out(picture: Picture, cells: Mask) -> Picture:
+    """A picture with some cells crossed out, light on dark, so that it is seen on anything.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        cells: (h, w) bool.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    height, width = picture.shape[:2]
+    (rows, columns), drawn = cells.shape, picture.copy()
+    thick = max(1, round(min(height / rows, width / columns) / 16))
+    for row, column in np.argwhere(cells).tolist():
+        x0, x1 = (round((column + part) * width / columns) for part in (0.25, 0.75))
+        y0, y1 = (round((row + part) * height / rows) for part in (0.25, 0.75))
+        for color, size in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):
+            cv2.line(drawn, (x0, y0), (x1, y1), color, size, cv2.LINE_AA)
+            cv2.line(drawn, (x0, y1), (x1, y0), color, size, cv2.LINE_AA)
+    return drawn
+
+
 def cell_boxes(cells: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
     """Draw each of (h, w) cells as its box: a pixel belongs to the cell that its centre falls in.
 

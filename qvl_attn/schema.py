@@ -14,6 +14,7 @@ import numpy as np
 
 from qvl_attn.grid import grid_of
 from qvl_attn.merge import RULE
+from qvl_attn.methods import MethodMap
 from qvl_attn.profile import profile_from
 from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
@@ -46,10 +47,51 @@ def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
     }
     if capture.weights_by_head is not None:
         arrays["weights_by_head"] = capture.weights_by_head
+    if capture.weights_max is not None:
+        arrays["weights_max"] = capture.weights_max
     if capture.apart is not None:
         arrays["head_layers"] = np.array(capture.apart.layers, dtype=np.int64)
         arrays["heads"] = np.array(capture.apart.heads, dtype=np.int64)
     return arrays
+
+
+def result_arrays(result: Result) -> dict[str, np.ndarray]:
+    """The contents of `attention.npz`: the capture's, and what each method made of it."""
+    arrays = capture_arrays(result.capture)
+    for one in result.methods:
+        arrays[f"{one.method}_values"] = one.values
+        if one.layer_values is not None:
+            arrays[f"{one.method}_layer_values"] = one.layer_values
+    return arrays
+
+
+def _methods_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[MethodMap, ...]:
+    return tuple(
+        MethodMap(
+            method=str(item["name"]),
+            values=arrays[f"{item['name']}_values"],
+            caption=str(item["caption"]),
+            layers=tuple(int(layer) for layer in item["layers"]),
+            layer_values=arrays.get(f"{item['name']}_layer_values"),
+            layer_numbers=tuple(int(layer) for layer in item["layer_numbers"]),
+            removed=tuple(int(cell["cell"]) for cell in item["removed"]),
+        )
+        for item in value.get("methods") or ()
+    )
+
+
+def _method_json(result: Result, one: MethodMap) -> dict[str, Any]:
+    boxes = np.concatenate([grid.boxes_px for grid in result.capture.grids])
+    return {
+        "name": one.method,
+        "caption": one.caption,
+        "layers": list(one.layers),
+        "layer_numbers": list(one.layer_numbers),
+        "removed": [
+            {"cell": cell, "media": int(result.capture.media_index[cell]), "box_px": boxes[cell].tolist()}
+            for cell in one.removed
+        ],
+    }
 
 
 def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], media: Sequence[Media]) -> Capture:
@@ -83,6 +125,7 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
         tokens=tuple(tokens),
         weights_by_head=arrays.get("weights_by_head"),
         apart=apart,
+        weights_max=arrays.get("weights_max"),
     )
     derived = capture_arrays(capture)
     for name in ("vision_tokens", "boxes_px", "frame_span", "times_s"):
@@ -138,6 +181,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
             "minimum": float(min(m.values.min() for m in headline)),
             **layer_figures(headline, capture.grids),
         },
+        "methods": [_method_json(result, method) for method in result.methods],
         "scale": {
             "low": scale.low,
             "high": scale.high,
@@ -216,7 +260,7 @@ def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str)
     return {**layer_figures(maps, capture.grids)}
 
 
-def tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
+def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
     """The tokens of a `result.json`."""
     return tuple(
         Token(
@@ -251,11 +295,12 @@ def _settings_from(value: Mapping[str, Any]) -> Settings:
             **value,
             "clip": None if clip is None else ClipSettings(**clip),
             "profile": None if profile is None else profile_from(profile),
+            "methods": tuple(str(name) for name in value.get("methods", ())),
         }
     )
 
 
-def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Media]) -> Result:
+def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> Result:
     """A result from its JSON, arrays and pictures.
 
     Raises:
@@ -271,7 +316,8 @@ def result_from(value: Mapping[str, Any], capture: Capture, media: Sequence[Medi
         supplied_answer=None if supplied is None else str(supplied),
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
-        capture=capture,
+        capture=capture_from(arrays, _tokens_from(value["tokens"]), media),
+        methods=_methods_from(value, arrays),
         settings=_settings_from(value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},

@@ -46,4 +46,5 @@ GRADCAM = Method(
     cost="one more pass with its backward pass",
     when="the language model's attention is in doubt: this does not read it",
     wrong="one weight a channel for the whole picture suits CNNs; a transformer's channels are not detectors",
+    follows_query=False,
 )

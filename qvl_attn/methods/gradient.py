@@ -52,4 +52,5 @@ GRADIENT = Method(
     cost="one more pass with its backward pass: some three times the time, activations of all layers",
     when="what spoke for this answer is asked for, and not what was looked at",
     wrong="negative evidence is dropped; MLPs and norms are left out; gradients vanish where the model is sure",
+    follows_query=False,
 )

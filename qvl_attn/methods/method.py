@@ -106,6 +106,7 @@ class Method:
         wrong: what is known to be wrong with it.
         heads: whether it wants a profile with heads.
         head_max: whether it reads the heads' maximum of each row.
+        follows_query: whether the map is that of the query; else that of the answer's token.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Method:
     wrong: str
     heads: bool = False
     head_max: bool = False
+    follows_query: bool = True
 
 
 def layer_means(capture: Capture, rows: IntArray) -> Floats:

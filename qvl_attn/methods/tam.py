@@ -61,4 +61,5 @@ TAM = Method(
     cost="one more pass without an answer",
     when="the answer names a thing: where is that word in the picture?",
     wrong="a number, or yes and no, is nowhere in the picture; hidden states of early cells do not know the question",
+    follows_query=False,
 )
