@@ -46,6 +46,9 @@ PURE = {
     "compare": {"errors", "ledger", "metrics", "plain", "scores", "scoring", "store", "summary"},
     "answer": {"types"},
     "hushed": set(),
+    "similarity": set(),
+    "denoise": {"types", "errors"},
+    "perturb": {"types"},
 }
 
 
