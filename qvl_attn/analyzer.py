@@ -38,6 +38,7 @@ class Analyzer(Engine):
         *,
         query: str | None = None,
         profile: str | None = None,
+        method: str | None = None,
         layers: str | None = None,
         heads: str | None = None,
         system: str | None = None,
@@ -58,6 +59,8 @@ class Analyzer(Engine):
                 else `question`.
             profile: which layers or heads the headline averages: the name of a profile that ships, a file, or `none`;
                 by default the one for models of this shape.
+            method: how the headline map is made: one of `qvl_attn.methods.METHODS`; by default the mean of the layers
+                or heads of the headline.
             layers: layers to capture and average instead; without them and a profile all are captured, and the headline
                 averages those at 50 to 85 % of the depth.
             heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
@@ -81,6 +84,7 @@ class Analyzer(Engine):
         settings = self.settings(
             query=query,
             profile=profile,
+            method=method,
             layers=layers,
             heads=heads,
             system=system,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvl_attn.methods import METHODS
 from qvl_attn.result import Result
-from qvl_attn.select import describe
+from qvl_attn.select import layer_words
 from qvl_attn.types import HeatMap
 
 MAX_NAMED_CELLS = 12
@@ -18,7 +18,8 @@ def headline_caption(result: Result, one: HeatMap) -> list[str]:
         return [*_method_caption(result, one), model]
     named = profile or result.settings.layers or "." in (result.settings.heads or "")
     heads = head_words(result, one)
-    layers = f"{layer_words(one)} of 0-{made.layer_count - 1}{'' if named else ' (50 to 85 % of the depth)'} · {heads}"
+    depth = "" if named else " (50 to 85 % of the depth)"
+    layers = f"{layer_words(one.layers)} of 0-{made.layer_count - 1}{depth} · {heads}"
     if "." in one.heads:  # which says the layers as well
         layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
     return [f"{query_words(result, one)} · {layers}", *([profile.standing] if profile else []), model]
@@ -53,11 +54,6 @@ def place_of(result: Result, cell: int) -> tuple[int, tuple[int, int, int]]:
             return i, (cell // (rows * columns), cell // columns % rows, cell % columns)
         cell -= grid.cells
     raise IndexError("no such cell")
-
-
-def layer_words(one: HeatMap) -> str:
-    """The layers of a map."""
-    return f"layer{'s' if len(one.layers) > 1 else ''} {describe(one.layers)}"
 
 
 def head_words(result: Result, one: HeatMap) -> str:

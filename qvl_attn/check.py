@@ -22,11 +22,12 @@ from qvl_attn.portion import Prepared, load_media, read_portion, told
 from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question
 from qvl_attn.resize import clip_pixel_limits
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Result
 from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
 from qvl_attn.scoring import Headline, Score, score_sample
 from qvl_attn.select import parse_query
+from qvl_attn.settings import Settings
 
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)

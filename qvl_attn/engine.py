@@ -35,10 +35,10 @@ from qvl_attn.model import (
 )
 from qvl_attn.origin import made_by, of_generation, of_model
 from qvl_attn.passes import on_model
-from qvl_attn.profile import choose_profile
 from qvl_attn.question import Question, read_question, without_pixels
-from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.result import Provenance, Result
 from qvl_attn.runs import Group, Run, groups, run_group
+from qvl_attn.settings import Settings, settings_of
 from qvl_attn.stages import Stages, joined
 from qvl_attn.types import Media
 
@@ -149,23 +149,13 @@ class Engine:
             prove_capture(model, inputs, attention)
         return model
 
-    def settings(self, *, query: str | None = None, profile: str | None = None, **others: Any) -> Settings:
-        """What is asked for, with the profile that belongs to the model, and its query, where none is named.
-
-        Args:
-            query: as it was typed; by default the profile's, else `question`.
-            profile: a name, a path, `none`, or None.
-            others: the other fields of `Settings`.
+    def settings(self, **typed: Any) -> Settings:
+        """What is asked for, as `settings_of` reads it.
 
         Raises:
-            InputError: the profile cannot be read, or does not fit.
+            InputError: a profile or method that cannot be had, or does not fit.
         """
-        named = others.get("layers") is not None or others.get("heads") is not None
-        chosen = choose_profile(profile, self.config, chosen=named)
-        if chosen is not None:
-            self.say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
-        query = query or (chosen.query if chosen else None) or "question"
-        return Settings(query=query, profile=chosen, **others)
+        return settings_of(self.config, self.say, **typed)
 
     def prepare(
         self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings, noun: str = "question"

@@ -22,10 +22,10 @@ from qvl_attn.outputs import CSV_FILE, write_csv
 from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.progress import Progress, untold
-from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
+from qvl_attn.settings import Settings
 from qvl_attn.store import read_json, write_json, write_png
 from qvl_attn.workers import workers_of
 

@@ -10,8 +10,8 @@ from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View
 from qvl_attn.passes import Pass
 from qvl_attn.probe import Probe
 from qvl_attn.question import Question, with_pixels
-from qvl_attn.result import headline_heads, headline_layers
 from qvl_attn.select import query_rows
+from qvl_attn.settings import headline_heads, headline_layers
 from qvl_attn.types import Capture
 
 

@@ -20,7 +20,7 @@ from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
 from qvl_attn.render import drawn_size_px
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Result
 from qvl_attn.schema import (
     SCHEMA_VERSION,
     base_name,
@@ -30,6 +30,7 @@ from qvl_attn.schema import (
     result_from,
     result_json,
 )
+from qvl_attn.settings import Settings
 from qvl_attn.stages import Stages
 from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
 from qvl_attn.types import Media

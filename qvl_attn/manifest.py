@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_attn.ledger import SCHEMA_VERSION
 from qvl_attn.origin import made_by, of_model
-from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Headline
-from qvl_attn.select import default_layers, describe, parse_heads, parse_layers
+from qvl_attn.select import default_layers, layer_words, parse_heads, parse_layers
+from qvl_attn.settings import Settings
 from qvl_attn.shard import Shard
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def headline_words(headline: Headline, settings: Settings) -> str:
     if headline.heads is not None:
         words = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
     else:
-        words = f"layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}, mean of all heads"
+        words = f"{layer_words(headline.layers)}, mean of all heads"
     standing = f" ({settings.profile.standing})" if settings.profile else ""
     return f"{words}{standing}, attention of {settings.query}"
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.captions import head_words, headline_caption, layer_words, query_words
+from qvl_attn.captions import head_words, headline_caption, query_words
 from qvl_attn.denoise import denoise
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
@@ -32,7 +32,7 @@ from qvl_attn.render import (
     resize_picture,
 )
 from qvl_attn.result import Result
-from qvl_attn.select import produced_words, question_words
+from qvl_attn.select import layer_words, produced_words, question_words
 from qvl_attn.store import slug
 from qvl_attn.types import HeatMap, IntArray
 
@@ -80,7 +80,7 @@ class DrawnResult:
         if drawing.scale == "shared":
             words = _on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers, heads = layer_words(self._plain), head_words(result, self._plain)
+        layers, heads = layer_words(self._plain.layers), head_words(result, self._plain)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
         method = "plain attention, whatever the method: " if result.methods else ""
         title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
@@ -256,7 +256,7 @@ class DrawnResult:
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
             maps = self._maps(self._plain.layers, result.headline_heads(), np.array([row]), label)
             if maps:
-                caption = [layer_words(self._plain), *self._shown_steps()]
+                caption = [layer_words(self._plain.layers), *self._shown_steps()]
                 yield (
                     f"answer/{i + 1:02d}_{slug(text, 24)}.png",
                     partial(self._large, pictures, Panel(label, maps), caption),

@@ -12,8 +12,8 @@ from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.question import Question
-from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
+from qvl_attn.settings import Settings
 from qvl_attn.shown import Shown, fingerprint
 from qvl_attn.types import Media
 from qvl_attn.video import load_clip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.errors import InputError
-from qvl_attn.select import describe, parse_query
+from qvl_attn.select import layer_words, parse_query
 
 VERSION = 1
 MAX_BYTES = 2**20
@@ -77,7 +77,7 @@ class Profile:
         """What it takes, to be read."""
         if self.heads:
             return "heads " + ",".join(f"{layer}.{head}" for layer, head in self.heads)
-        return f"layer{'s' if len(self.layers) > 1 else ''} {describe(self.layers)}"
+        return layer_words(self.layers)
 
     @property
     def standing(self) -> str:

@@ -15,8 +15,8 @@ from qvl_attn.evidence import GENERIC
 from qvl_attn.methods import GENERIC_PROMPT, METHODS
 from qvl_attn.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.resize import clip_pixel_limits
-from qvl_attn.result import Settings
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
+from qvl_attn.settings import Settings
 from qvl_attn.types import Media
 
 MAX_NEW_TOKENS = 4096

@@ -33,10 +33,10 @@ from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.model import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.portion import Prepared, portions
 from qvl_attn.render import Picture
-from qvl_attn.result import Settings
 from qvl_attn.samples import Sample
 from qvl_attn.scores import score_of, score_row
 from qvl_attn.scoring import Score
+from qvl_attn.settings import Settings
 
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.

@@ -9,76 +9,13 @@ from pathlib import Path
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
-from qvl_attn.methods import METHODS, MethodMap
+from qvl_attn.methods import MethodMap
 from qvl_attn.methods.drawn import method_heat_maps
-from qvl_attn.profile import Profile
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
-from qvl_attn.sampling import ClipSettings
-from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.types import Apart, Capture, HeatMap, IntArray, Media, Scale
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for, as it was typed: with the media, the question and the model it determines the result."""
-
-    query: str = "question"
-    layers: str | None = None
-    heads: str | None = None
-    system: str | None = None
-    answer: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    max_new_tokens: int = 128
-    seed: int = 0
-    store_heads: str = "float32"
-    clip: ClipSettings | None = None
-    profile: Profile | None = None
-    methods: tuple[str, ...] = ()
-
-    @property
-    def all_heads_apart(self) -> bool:
-        """Whether all heads are kept apart as well as averaged."""
-        return self.heads is not None and self.heads.strip().lower() != "all"
-
-    @property
-    def apart(self) -> Apart | None:
-        """Which heads are kept apart where not all are: those of the profile."""
-        if self.all_heads_apart or self.profile is None or not self.profile.heads:
-            return None
-        layers, heads = zip(*self.profile.heads, strict=True)
-        return Apart(tuple(sorted({*layers})), tuple(sorted({*heads})))
-
-    @property
-    def heads_apart(self) -> bool:
-        """Whether any head is kept apart as well as averaged."""
-        return self.all_heads_apart or self.apart is not None
-
-    @property
-    def head_max(self) -> bool:
-        """Whether the maximum over heads is kept as well as their mean."""
-        return any(METHODS[name].head_max for name in self.methods)
-
-
-def headline_layers(settings: Settings, capture: Capture, layer_count: int) -> tuple[int, ...]:
-    """The layers of the headline: those captured where some were named, else the profile's.
-
-    Without a profile, those at 50 to 85 % of the depth.
-    """
-    profile = settings.profile
-    if settings.layers is not None:
-        return tuple(capture.layers.tolist())
-    if profile is not None:
-        return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
-    return default_layers(layer_count)
-
-
-def headline_heads(settings: Settings, capture: Capture, head_count: int) -> tuple[tuple[int, int], ...] | None:
-    """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
-    if settings.profile is not None:
-        return settings.profile.heads or None
-    return parse_heads(settings.heads, capture.layers.tolist(), head_count)
+from qvl_attn.select import parse_heads, parse_layers, query_rows
+from qvl_attn.settings import Settings, headline_heads, headline_layers
+from qvl_attn.types import Capture, HeatMap, IntArray, Media, Scale
 
 
 @dataclass(frozen=True)

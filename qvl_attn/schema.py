@@ -14,13 +14,14 @@ import numpy as np
 
 from qvl_attn.grid import grid_of
 from qvl_attn.merge import RULE
-from qvl_attn.methods import MethodMap
+from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
 from qvl_attn.profile import profile_from
 from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
-from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.result import Provenance, Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
+from qvl_attn.settings import Settings
 from qvl_attn.types import Apart, Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
@@ -57,41 +58,7 @@ def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
 
 def result_arrays(result: Result) -> dict[str, np.ndarray]:
     """The contents of `attention.npz`: the capture's, and what each method made of it."""
-    arrays = capture_arrays(result.capture)
-    for one in result.methods:
-        arrays[f"{one.method}_values"] = one.values
-        if one.layer_values is not None:
-            arrays[f"{one.method}_layer_values"] = one.layer_values
-    return arrays
-
-
-def _methods_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[MethodMap, ...]:
-    return tuple(
-        MethodMap(
-            method=str(item["name"]),
-            values=arrays[f"{item['name']}_values"],
-            caption=str(item["caption"]),
-            layers=tuple(int(layer) for layer in item["layers"]),
-            layer_values=arrays.get(f"{item['name']}_layer_values"),
-            layer_numbers=tuple(int(layer) for layer in item["layer_numbers"]),
-            removed=tuple(int(cell["cell"]) for cell in item["removed"]),
-        )
-        for item in value.get("methods") or ()
-    )
-
-
-def _method_json(result: Result, one: MethodMap) -> dict[str, Any]:
-    boxes = np.concatenate([grid.boxes_px for grid in result.capture.grids])
-    return {
-        "name": one.method,
-        "caption": one.caption,
-        "layers": list(one.layers),
-        "layer_numbers": list(one.layer_numbers),
-        "removed": [
-            {"cell": cell, "media": int(result.capture.media_index[cell]), "box_px": boxes[cell].tolist()}
-            for cell in one.removed
-        ],
-    }
+    return capture_arrays(result.capture) | method_arrays(result.methods)
 
 
 def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], media: Sequence[Media]) -> Capture:
@@ -181,7 +148,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
             "minimum": float(min(m.values.min() for m in headline)),
             **layer_figures(headline, capture.grids),
         },
-        "methods": [_method_json(result, method) for method in result.methods],
+        "methods": methods_json(result.methods, capture),
         "scale": {
             "low": scale.low,
             "high": scale.high,
@@ -317,7 +284,7 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
         capture=capture_from(arrays, _tokens_from(value["tokens"]), media),
-        methods=_methods_from(value, arrays),
+        methods=methods_from(value.get("methods") or (), arrays),
         settings=_settings_from(value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},

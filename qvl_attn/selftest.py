@@ -24,7 +24,7 @@ from qvl_attn.passes import Recording, greedy, on_model, own_answers
 from qvl_attn.prompt import CELL_PX, Prompt
 from qvl_attn.question import read_question
 from qvl_attn.recorder import Rows
-from qvl_attn.result import Settings
+from qvl_attn.settings import Settings
 from qvl_attn.types import Media
 
 QUESTION = "What is in this picture?"

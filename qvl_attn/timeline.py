@@ -18,7 +18,7 @@ from qvl_attn.plain import shortened
 from qvl_attn.reduce import mean_over, over_chance
 from qvl_attn.render import Picture
 from qvl_attn.result import Result
-from qvl_attn.select import describe, query_rows
+from qvl_attn.select import layer_words, query_rows
 from qvl_attn.types import Media
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
@@ -66,9 +66,9 @@ def lines(result: Result) -> list[Line]:
             continue
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
-            label = f"layer{'s' if len(layers) > 1 else ''} {describe(layers.tolist())}"
+            label = layer_words(layers.tolist())
             found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
-    chosen = f"headline: layer{'s' if len(headline.layers) > 1 else ''} {describe(headline.layers)}"
+    chosen = f"headline: {layer_words(headline.layers)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
     if result.way == "both":

@@ -18,8 +18,9 @@ from qvl_attn.merge import merge_captures
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import Question
 from qvl_attn.resize import clip_pixel_limits, resize_frame
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings, plan_frames
+from qvl_attn.settings import Settings
 from qvl_attn.types import Media
 
 if TYPE_CHECKING:

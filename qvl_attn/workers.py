@@ -14,9 +14,10 @@ from qvl_attn.gallery import draw_sample
 from qvl_attn.model import Placement, choose_placement
 from qvl_attn.portion import portions
 from qvl_attn.render import Picture
-from qvl_attn.result import Result, Settings
+from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
+from qvl_attn.settings import Settings
 
 
 class Workers(Protocol):

@@ -45,7 +45,7 @@ from qvl_attn.model import DTYPES, choose_placement, find_checkpoint, load_confi
 from qvl_attn.passes import Recording, greedy, on_model, own_answers
 from qvl_attn.prompt import CELL_PX
 from qvl_attn.question import Question, read_question
-from qvl_attn.result import Settings
+from qvl_attn.settings import Settings
 from qvl_attn.stages import Stages
 from qvl_attn.types import Media
 

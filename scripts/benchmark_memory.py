@@ -31,7 +31,7 @@ from qvl_attn.cost import WAYS
 from qvl_attn.estimate import estimate_of
 from qvl_attn.prompt import CELL_PX
 from qvl_attn.question import Question
-from qvl_attn.result import Settings
+from qvl_attn.settings import Settings
 from qvl_attn.stages import Stages
 
 DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"

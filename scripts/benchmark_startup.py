@@ -20,7 +20,8 @@ import numpy as np
 
 import qvl_attn
 from qvl_attn.grid import picture_grid
-from qvl_attn.result import Provenance, Result, Settings
+from qvl_attn.result import Provenance, Result
+from qvl_attn.settings import Settings
 from qvl_attn.types import Capture, Media, Token
 
 DEMO = Path(qvl_attn.__file__).parent / "demo"

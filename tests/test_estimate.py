@@ -20,7 +20,7 @@ from qvl_attn.estimate import check_context, check_memory, choose_attention, est
 from qvl_attn.media import load_picture
 from qvl_attn.model import Placement
 from qvl_attn.question import read_question
-from qvl_attn.result import Settings
+from qvl_attn.settings import Settings
 
 QUESTION = "how many cats?"
 JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)

@@ -54,7 +54,6 @@ PURE = {
     },
     "hushed": set(),
     "similarity": set(),
-    "denoise": {"types", "errors"},
     "perturb": {"types"},
 }
 

@@ -8,8 +8,8 @@ from conftest import DEMO_PICTURES
 
 from qvl_attn.errors import InputError
 from qvl_attn.media import load_picture
-from qvl_attn.result import Settings
 from qvl_attn.runs import groups
+from qvl_attn.settings import Settings
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]

@@ -12,8 +12,8 @@ from qvl_attn.answer import answer_tokens
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.media import load_picture
 from qvl_attn.prompt import build_prompt, chat_messages
-from qvl_attn.result import Settings
 from qvl_attn.select import words
+from qvl_attn.settings import Settings
 
 QUESTIONS = [
     "how many cats?",

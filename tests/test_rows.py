@@ -19,7 +19,7 @@ from qvl_attn.answer import answer_tokens
 from qvl_attn.capture import attention_rows, record_attention
 from qvl_attn.passes import Recording, greedy, own_answers, padded_batch
 from qvl_attn.recorder import AttentionRecorder, Target
-from qvl_attn.result import Settings
+from qvl_attn.settings import Settings
 
 WAYS = ["eager", "rows"]
 QUESTIONS = [

@@ -13,8 +13,8 @@ from conftest import DEMO_PICTURES
 from qvl_attn import Analyzer
 from qvl_attn.cost import peak_bytes
 from qvl_attn.recorder import Target
-from qvl_attn.result import Settings
 from qvl_attn.runs import groups
+from qvl_attn.settings import Settings
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 LONG = "what color is the star, the large one that stands beside the dog and above the circle? " * 4

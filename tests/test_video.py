@@ -16,8 +16,8 @@ from qvl_attn.clip import open_clip
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.merge import merge_captures
 from qvl_attn.prompt import build_prompt, chat_messages
-from qvl_attn.result import Settings
 from qvl_attn.sampling import ClipSettings
+from qvl_attn.settings import Settings
 from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
 QUESTION = "what moves?"

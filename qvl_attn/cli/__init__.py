@@ -16,6 +16,7 @@ from qvl_attn.cli.compare import compare
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
+from qvl_attn.cli.methods import methods
 from qvl_attn.cli.prompts import prompts
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
@@ -54,6 +55,7 @@ app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)
 app.command("prompts")(prompts)
+app.command("methods")(methods)
 
 
 def run() -> None:

@@ -47,6 +47,7 @@ def ask(
     seed: options.Seed = 0,
     query: options.Query = None,
     profile: options.Profile = None,
+    method: options.Method = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
@@ -54,6 +55,7 @@ def ask(
     colormap: options.Colormap = Colors.inferno,
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
+    denoise: options.Denoise = None,
     blur: options.Blur = 0.0,
     scale: Annotated[
         ScaleMode, typer.Option(help="A scale for each layer, or one shared by all.", rich_help_panel=DRAWING)
@@ -81,7 +83,14 @@ def ask(
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]
         drawing = drawing_of(
-            colormap, interp, draw_size, alpha=alpha, blur_cells=blur, scale=scale.value, top_percent=top_percent
+            colormap,
+            interp,
+            draw_size,
+            alpha=alpha,
+            blur_cells=blur,
+            scale=scale.value,
+            top_percent=top_percent,
+            denoise=denoise,
         )
         check_writable(out)
 
@@ -99,6 +108,7 @@ def ask(
         settings = analyzer.settings(
             query=query,
             profile=profile,
+            method=method,
             layers=layers,
             heads=heads,
             system=system,

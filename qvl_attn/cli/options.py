@@ -54,6 +54,13 @@ class Cells(StrEnum):
     cells = "cells"
 
 
+class DenoiseFilter(StrEnum):
+    """Filters of maps."""
+
+    median = "median"
+    rank_gaussian = "rank-gaussian"
+
+
 def _option(kind: Any, text: str, panel: str, *names: str, **more: Any) -> Any:
     return Annotated[kind, typer.Option(*names, help=text, rich_help_panel=panel, **more)]
 
@@ -85,6 +92,10 @@ Layers = _option(
     str | None, "all, 18, 14-20 or 4,8,12: captured and averaged. Default: all, headline 50-85 % of the depth.", MAPS
 )
 Heads = _option(str | None, "3,5 or 21.9,21.11 (layer.head).", MAPS)
+Method = _option(str | None, "How the map is made: mean, relative, gradient, ... (qvl-attn methods).", MAPS)
+Denoise = _option(
+    DenoiseFilter | None, "A filter of the cells' map, 3x3: median, or the rank Gaussian of TAM.", DRAWING
+)
 StoreHeads = _option(HeadDtype, "Of heads kept apart; float16 rounds by 2^-11 at most.", MAPS)
 Answer = _option(str | None, "Maps and log-probability of this answer, teacher-forced.", MAPS)
 Colormap = _option(Colors, "Colours.", DRAWING)
@@ -100,7 +111,9 @@ Quiet = _option(bool, "Only the answers, or the JSON.", OUTPUT, "--quiet", "-q")
 Debug = _option(bool, "Show tracebacks.", OUTPUT, "--debug")
 
 
-def drawing_of(colormap: Colors, interp: Cells, draw_size: str, **others: Any) -> Drawing:
+def drawing_of(
+    colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **others: Any
+) -> Drawing:
     """How to draw, as it was typed.
 
     Raises:
@@ -113,6 +126,7 @@ def drawing_of(colormap: Colors, interp: Cells, draw_size: str, **others: Any) -
     return Drawing(
         colormap=colormap.value,
         interp=interp.value,
+        denoise=denoise and denoise.value,
         draw_size_px=0 if draw_size == "full" else int(draw_size),
         **others,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qvl_attn.errors import InputError
-from qvl_attn.evidence import Evidence, Floats
+from qvl_attn.evidence import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Evidence, Floats
 from qvl_attn.types import Capture, FloatArray, IntArray
 
 
@@ -120,6 +120,23 @@ class Method:
     heads: bool = False
     head_max: bool = False
     follows_query: bool = True
+
+    @property
+    def told_needs(self) -> str:
+        """What it needs captured, to be read."""
+        further = [*(NEEDS[name] for name in sorted(self.needs))]
+        further += ["the heads' maximum of each row"] * self.head_max + ["the profile's heads apart"] * self.heads
+        return "; ".join(["attention rows", *further])
+
+
+NEEDS = {
+    GENERIC: "rows of a generic prompt about the same pictures",
+    STATES: "length and sink score of the vision tokens' hidden states in every layer",
+    ATTENTION: "queries and keys of every layer",
+    RELEVANCE: "queries, keys, values and gradients of every layer",
+    TOWER: "activations and gradients of the vision tower's last layer",
+    CLASSES: "last hidden states, and the head's rows of the words of question and answer",
+}
 
 
 def layer_means(capture: Capture, rows: IntArray) -> Floats:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from qvl_attn.errors import CaptureError
 from qvl_attn.evidence import GENERIC, Floats
 from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.select import describe, query_rows
+from qvl_attn.select import layer_words, query_rows
 
 GENERIC_PROMPT = "Write a general description of the image."
 EPSILON = 0.01
@@ -32,13 +32,13 @@ def _relative(view: View) -> MethodMap:
     generic = view.evidence.generic
     assert generic is not None
     role = "last" if view.query in ("last", "answer") else "question"
-    rows = query_rows(generic, GENERIC_PROMPT, role)
+    rows, asked = query_rows(generic, GENERIC_PROMPT, role), {"last": "the last token"}.get(role, "the words")
     own, other = layer_means(view.capture, view.rows), layer_means(generic, rows)
     return MethodMap(
         method="relative",
         values=as_map(ratio(own[view.chosen].mean(axis=0), other[view.chosen].mean(axis=0))),
-        caption=f"relative: mean of layers {describe(view.layers)} over that of the {role} tokens of "
-        f"“{GENERIC_PROMPT}” + {EPSILON} of its mean",
+        caption=f"mean of {layer_words(view.layers)} over that of {asked} of “{GENERIC_PROMPT}” "
+        f"+ {EPSILON} of its mean",
         layers=view.layers,
         layer_values=as_map(ratio(own, other)),
         layer_numbers=tuple(view.capture.layers.tolist()),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.evidence import STATES, Floats, States
 from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.select import describe
+from qvl_attn.select import layer_words
 
 SCORE, NORM = 20.0, 5.0
 # By layers and hidden size of the language model: 3B, 7B and 32B, as public code has them.
@@ -64,7 +64,7 @@ def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bo
     return MethodMap(
         method=name,
         values=as_map(layers[view.chosen].mean(axis=0)),
-        caption=f"mean of layers {describe(view.layers)}, {count} ({dimensions} from {SCORE:g} RMS, or norm from "
+        caption=f"mean of {layer_words(view.layers)}, {count} ({dimensions} from {SCORE:g} RMS, or norm from "
         f"{NORM:g} medians)",
         layers=view.layers,
         layer_values=as_map(layers),

@@ -1,0 +1,126 @@
+"""What was asked for, as it was typed, and what follows from it for the headline. Knows no model but its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qvl_attn.errors import InputError
+from qvl_attn.methods import METHODS, parse_methods
+from qvl_attn.profile import Profile, choose_profile
+from qvl_attn.sampling import ClipSettings
+from qvl_attn.select import default_layers, parse_heads
+from qvl_attn.types import Apart, Capture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, as it was typed: with the media, the question and the model it determines the result."""
+
+    query: str = "question"
+    layers: str | None = None
+    heads: str | None = None
+    system: str | None = None
+    answer: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_new_tokens: int = 128
+    seed: int = 0
+    store_heads: str = "float32"
+    clip: ClipSettings | None = None
+    profile: Profile | None = None
+    methods: tuple[str, ...] = ()
+
+    @property
+    def all_heads_apart(self) -> bool:
+        """Whether all heads are kept apart as well as averaged."""
+        return self.heads is not None and self.heads.strip().lower() != "all"
+
+    @property
+    def apart(self) -> Apart | None:
+        """Which heads are kept apart where not all are: those of the profile."""
+        if self.all_heads_apart or self.profile is None or not self.profile.heads:
+            return None
+        layers, heads = zip(*self.profile.heads, strict=True)
+        return Apart(tuple(sorted({*layers})), tuple(sorted({*heads})))
+
+    @property
+    def heads_apart(self) -> bool:
+        """Whether any head is kept apart as well as averaged."""
+        return self.all_heads_apart or self.apart is not None
+
+    @property
+    def head_max(self) -> bool:
+        """Whether the maximum over heads is kept as well as their mean."""
+        return any(METHODS[name].head_max for name in self.methods)
+
+
+def headline_layers(settings: Settings, capture: Capture, layer_count: int) -> tuple[int, ...]:
+    """The layers of the headline: those captured where some were named, else the profile's.
+
+    Without a profile, those at 50 to 85 % of the depth.
+    """
+    profile = settings.profile
+    if settings.layers is not None:
+        return tuple(capture.layers.tolist())
+    if profile is not None:
+        return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
+    return default_layers(layer_count)
+
+
+def headline_heads(settings: Settings, capture: Capture, head_count: int) -> tuple[tuple[int, int], ...] | None:
+    """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+    if settings.profile is not None:
+        return settings.profile.heads or None
+    return parse_heads(settings.heads, capture.layers.tolist(), head_count)
+
+
+def settings_of(
+    config: Any,
+    say: Callable[[str], None],
+    *,
+    query: str | None = None,
+    profile: str | None = None,
+    method: str | Sequence[str] | None = None,
+    **others: Any,
+) -> Settings:
+    """What is asked for, with the profile that belongs to the model, and its query, where none is named.
+
+    Args:
+        config: of the model.
+        say: is told of a profile.
+        query: as it was typed; by default the profile's, else `question`.
+        profile: a name, a path, `none`, or None.
+        method: how the headline map is made; of several, `mean,relative` or apart, the first.
+        others: the other fields of `Settings`.
+
+    Raises:
+        InputError: the profile cannot be read, or does not fit; a method is unknown, or stands beside what it excludes.
+    """
+    names = () if method is None else parse_methods(method, "--method")
+    named = others.get("layers") is not None or others.get("heads") is not None
+    chosen = choose_profile(profile, config, chosen=named)
+    if chosen is not None:
+        say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
+    query = query or (chosen.query if chosen else None) or "question"
+    found = Settings(query=query, profile=chosen, methods=names, **others)
+    _check_methods(found)
+    return found
+
+
+def _check_methods(settings: Settings) -> None:
+    """Find methods that the other settings leave without what they need.
+
+    Raises:
+        InputError: no heads for `heads`, or heads beside a method that averages all of them.
+    """
+    for name in settings.methods:
+        heads = settings.all_heads_apart or (settings.profile is not None and bool(settings.profile.heads))
+        if METHODS[name].heads and not heads:
+            raise InputError(
+                f"--method {name}: there is no profile with heads for this model",
+                "name heads with --heads, or a profile with --profile (check --calibrate makes one)",
+            )
+        if settings.all_heads_apart and not METHODS[name].heads:
+            raise InputError(f"--method {name} stands beside --heads {settings.heads}", "heads are for --method heads")
