@@ -14,6 +14,7 @@ import numpy as np
 
 from qvl_attn.grid import grid_of
 from qvl_attn.merge import RULE
+from qvl_attn.methods import parse_methods
 from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
 from qvl_attn.profile import profile_from
 from qvl_attn.reduce import heat_maps, layer_figures, over_chance
@@ -262,7 +263,7 @@ def _settings_from(value: Mapping[str, Any]) -> Settings:
             **value,
             "clip": None if clip is None else ClipSettings(**clip),
             "profile": None if profile is None else profile_from(profile),
-            "methods": tuple(str(name) for name in value.get("methods", ())),
+            "methods": parse_methods(value["methods"]) if value.get("methods") else (),
         }
     )
 

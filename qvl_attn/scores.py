@@ -15,7 +15,7 @@ from qvl_attn.scoring import Numbers, Score
 _ALWAYS = ("id", "status", "index", "media", "question", "references", "group", "evidence", "boxes", "accuracy")
 _FIGURES = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")
 _SCORED = ("answer", "right", "grounded", "unsampled", *_FIGURES, "attention", "seconds")
-_IF_ANY = ("retried", "half", "headline_map")
+_IF_ANY = ("retried", "half", "headline_map", "methods", "method_chance")
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def score_of(row: Mapping[str, Any]) -> Score:
     told |= {name: _number(row[name]) for name in ("area", "inside")}
     told |= {name: _numbers(row[name]) for name in ("headline", "all_layers")}
     told |= {name: _arrays(row[name]) for name in ("layers", "heads")}
-    told["controls"] = {name: _numbers(values) for name, values in row["controls"].items()}
+    for name in ("controls", "methods", "method_chance"):
+        told[name] = {key: _numbers(values) for key, values in row.get(name, {}).items()}
     told["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
     return Score(**told)
 

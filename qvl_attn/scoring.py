@@ -48,6 +48,8 @@ class Score:
         layers: (L,) each of `FIGURES`.
         layer_controls: (L,) each of `GROUNDING` and `vision_mass`, of `chance` and `other`.
         heads: (L, H) each of `HEAD_FIGURES`; empty where heads were not asked for.
+        methods: figures of each method's map, by its name; those of `FAITHFUL` of the controls as well.
+        method_chance: what chance gives each method's map, `GROUNDING`.
         head_maps: maps of all heads, (L * H, n), on each region's cells, to calibrate with; not written.
         area: the boxes' share of the cells' area.
         inside: the share of the cells whose centre lies in a box.
@@ -77,6 +79,8 @@ class Score:
     layers: dict[str, Numbers] = field(default_factory=dict)
     layer_controls: dict[str, dict[str, Numbers]] = field(default_factory=dict)
     heads: dict[str, Numbers] = field(default_factory=dict)
+    methods: dict[str, dict[str, float]] = field(default_factory=dict)
+    method_chance: dict[str, dict[str, float]] = field(default_factory=dict)
     head_maps: tuple[tuple[FloatArray, Region], ...] = ()
     area: float = np.nan
     inside: float = np.nan
@@ -145,6 +149,7 @@ def score_sample(
     chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
     chance["vision_mass"] = np.full(len(maps), _expected_vision_mass(capture, rows))
     moved = _grounding(maps, others) | {"vision_mass": np.full(len(maps), np.nan)}  # it does not depend on boxes
+    methods, method_chance = _methods(result, regions)
     fixed = [metrics.baselines(one) for one in regions]
     controls = {"chance": _at(chance, 0), "other": _at(moved, 0)}
     for name in ("uniform", "centre"):
@@ -168,6 +173,8 @@ def score_sample(
         controls=controls,
         layers={name: values[2:] for name, values in figures.items()},
         layer_controls={"chance": _from(chance, 2), "other": _from(moved, 2)},
+        methods=methods,
+        method_chance=method_chance,
         heads=_heads(capture, rows, regions) if by_head else {},
         head_maps=_head_maps(capture, rows, regions) if keep_maps else (),
         area=float(np.mean([one.covered.mean() for one in regions])) if regions else np.nan,
@@ -175,6 +182,20 @@ def score_sample(
         attention=result.provenance.attention,
         seconds=round(sum(result.seconds.get(stage, 0.0) for stage in ("prepare", "answer")), 3),
     )
+
+
+def _methods(
+    result: Result, regions: Sequence[Region]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """What the map of each method scores, and what chance gives it."""
+    if not result.methods:
+        return {}, {}
+    maps = np.stack([one.values for one in result.methods]).astype(np.float64)
+    figures = _grounding(maps, regions)
+    chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
+    names = [one.method for one in result.methods]
+    found = ({name: _at(figures, i) for i, name in enumerate(names)} for figures in (figures, chance))
+    return next(found), next(found)
 
 
 def _heads(capture: Capture, rows: IntArray, regions: Sequence[Region]) -> dict[str, Numbers]:

@@ -126,6 +126,22 @@ def layer_table(scores: Sequence[Score], layers: Sequence[int], seed: int) -> li
     return table
 
 
+def method_table(scores: Sequence[Score], seed: int) -> dict[str, dict[str, Any]]:
+    """For each method its figures with their intervals, and chance."""
+    names = list(dict.fromkeys(name for one in scores for name in one.methods))
+    figures = list(dict.fromkeys(figure for one in scores for own in one.methods.values() for figure in own))
+    groups, table = [one.group for one in scores], {}
+    for name in names:
+        own = [one.methods.get(name, {}) for one in scores]
+        both = bootstrap(np.array([[some.get(figure, np.nan) for figure in figures] for some in own]), groups, seed)
+        table[name] = {figure: _stated(both, i) for i, figure in enumerate(figures) if both.count[i]}
+        for figure in GROUNDING:
+            if figure in table[name]:
+                chance = [one.method_chance.get(name, {}).get(figure, np.nan) for one in scores]
+                table[name][figure]["chance"] = _mean(chance)
+    return table
+
+
 def head_table(scores: Sequence[Score]) -> dict[str, Numbers]:
     """(L, H) the mean of each figure of each head, over the samples that define it."""
     found = {}
@@ -177,6 +193,7 @@ def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict
         "headline": headline_figures(sound, seed) if sound else {},
         "answers_and_grounding": right_and_grounded(sound),
         "layers": layer_table(sound, layers, seed) if sound else [],
+        "methods": method_table(sound, seed) if sound else {},
         "heads": head_table(with_heads) if with_heads else None,
         "bootstrap": {"draws": DRAWS, "level": LEVEL, "unit": "group of pictures", "seed": seed},
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.errors import CaptureError
 from qvl_attn.evidence import TOWER, Floats, Tower
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
 
@@ -27,12 +26,9 @@ def grad_cam(tower: Tower) -> Floats:
 def _gradcam(view: View) -> MethodMap:
     evidence = view.evidence
     assert evidence.tower is not None
-    values = grad_cam(evidence.tower)
-    if not values.any():
-        raise CaptureError("gradcam: no patch speaks for the answer")
     return MethodMap(
         method="gradcam",
-        values=as_map(values),
+        values=as_map(grad_cam(evidence.tower)),
         caption=f"Grad-CAM of the logit of “{evidence.explained.strip()}” on the vision tower's last layer",
     )
 

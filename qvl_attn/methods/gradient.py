@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qvl_attn.errors import CaptureError
 from qvl_attn.evidence import RELEVANCE, Floats, Product
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
 
@@ -31,8 +30,6 @@ def relevance(seeds: Floats, products: Sequence[Product]) -> Floats:
 def _gradient(view: View) -> MethodMap:
     evidence, vision = view.evidence, view.capture.vision_tokens
     values = relevance(evidence.seeds, evidence.relevance)[vision]
-    if not values.any():
-        raise CaptureError("gradient: nothing on the picture speaks for the answer")
     return MethodMap(
         method="gradient",
         values=as_map(values),

@@ -10,7 +10,8 @@ borders and sinks do, cancels. The picture is read once: the generic prompt cost
 
 from __future__ import annotations
 
-from qvl_attn.errors import CaptureError
+import numpy as np
+
 from qvl_attn.evidence import GENERIC, Floats
 from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
 from qvl_attn.select import layer_words, query_rows
@@ -20,12 +21,9 @@ EPSILON = 0.01
 
 
 def ratio(attention: Floats, generic: Floats) -> Floats:
-    """(..., V) attention over generic attention, whose hundredth of a mean keeps it finite."""
-    floor = EPSILON * generic.mean(axis=-1, keepdims=True)
-    if not (floor > 0).all():
-        raise CaptureError("the generic prompt puts no attention on the picture at all")
-    found: Floats = attention / (generic + floor)
-    return found
+    """(..., V) attention over generic attention, whose hundredth of a mean keeps it finite; 0 where that has none."""
+    below = generic + EPSILON * generic.mean(axis=-1, keepdims=True)
+    return np.where(below > 0, attention / np.where(below > 0, below, 1), 0.0)
 
 
 def _relative(view: View) -> MethodMap:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.methods.method import MethodMap
+from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.types import Capture
 
 
@@ -40,8 +40,11 @@ def methods_from(items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.nda
     Raises:
         KeyError: a field or array is missing.
         TypeError: a field of another type.
-        ValueError: a map that is none.
+        ValueError: a map that is none, or of a method that is not known.
     """
+    unknown = [item["name"] for item in items if item["name"] not in METHODS]
+    if unknown:
+        raise ValueError(f"no method {unknown[0]!r}")
     return tuple(
         MethodMap(
             method=str(item["name"]),
