@@ -11,11 +11,13 @@ from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media import Picture, load_pictures
+from qvl_attn.methods import parse_methods
 from qvl_attn.profile import NO_PROFILE
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
 from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings
+from qvl_attn.settings import headline_of
 from qvl_attn.store import check_new, check_writable
 from qvl_attn.video import ask_video
 
@@ -178,6 +180,8 @@ class Analyzer(Engine):
         *,
         name: str = "samples",
         by_head: bool = False,
+        methods: str | Sequence[str] | None = None,
+        faithfulness: bool = False,
         calibrate: str | os.PathLike[str] | None = None,
         csv: bool = False,
         seed: int = 0,
@@ -195,6 +199,8 @@ class Analyzer(Engine):
             out: a folder to make, for rows, summary, charts and a gallery; that of a run that was stopped goes on.
             name: of the data set, to be read.
             by_head: score every head as well.
+            methods: score the maps of these methods as well, `mean,relative` or apart: `qvl_attn.methods.METHODS`.
+            faithfulness: deletion, insertion and sanity checks of each method's map, or of the headline's.
             calibrate: a file to be: rank layers and heads on one half of the pictures, judge the best heads on the
                 other, and write them there as a profile.
             csv: write `scores.csv` as well.
@@ -205,7 +211,8 @@ class Analyzer(Engine):
             fps: of clips, frames sampled a second.
             max_frames: of clips, frames at most.
             progress: told what is being done, how much of it is done, and of how much.
-            options: the keywords of `ask` but `images` and `answer`; layers, heads and profile are the headline's.
+            options: the keywords of `ask` but `images`, `answer` and `method`; layers, heads and profile are the
+                headline's.
 
         Returns:
             The contents of `summary.json`.
@@ -219,7 +226,7 @@ class Analyzer(Engine):
         from qvl_attn.check import check_questions
         from qvl_attn.evaluation import run_check
         from qvl_attn.ledger import check_begun, is_finished
-        from qvl_attn.manifest import Wanted, headline_of
+        from qvl_attn.manifest import Wanted
         from qvl_attn.shard import Shard
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
@@ -235,10 +242,21 @@ class Analyzer(Engine):
             if profile_file.absolute() == folder.absolute():
                 raise InputError(f"--calibrate {profile_file}: is --out as well", "name a file")
             halves(samples, seed)
+            if methods is not None or faithfulness:
+                raise InputError(
+                    "--calibrate finds heads, and --methods compares maps: one at a time",
+                    "calibrate first, then --methods with --profile",
+                )
             if any(options.get(name) is not None for name in ("profile", "layers", "heads")):
                 raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
             options["profile"] = NO_PROFILE
-        settings = self.settings(**options, seed=seed, clip=ClipSettings(fps, max_frames))
+        settings = self.settings(
+            **options,
+            method=None if methods is None else parse_methods(methods),
+            faithfulness=faithfulness,
+            seed=seed,
+            clip=ClipSettings(fps, max_frames),
+        )
         headline_of(settings, self.config)
         check_questions(self, samples, settings)
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):

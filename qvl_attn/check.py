@@ -25,9 +25,10 @@ from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result
 from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
-from qvl_attn.scoring import Headline, Score, score_sample
+from qvl_attn.sanity import sanity_checks
+from qvl_attn.scoring import Score, score_sample
 from qvl_attn.select import parse_query
-from qvl_attn.settings import Settings
+from qvl_attn.settings import Headline, Settings
 
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)
@@ -171,7 +172,7 @@ def _of_group(
     left = list(group.indices)
     try:
         for i, result in engine.answer_group(questions, group):
-            yield _score(asked[i], result, plan)
+            yield _score(engine, asked[i], result, plan)
             left.remove(i)
         return
     except Exception as fault:
@@ -189,7 +190,7 @@ def _of_group(
 def _alone(engine: Engine, one: Prepared, question: Question, plan: Plan) -> Score:
     try:
         ((_, result),) = engine.answer_group([question], Group(((0,),), shared=False))
-        return _score(one, result, plan)
+        return _score(engine, one, result, plan)
     except Exception as fault:  # one of fifty thousand does not end the night's run
         _check_device(fault)
         one.fault = told(fault)
@@ -202,8 +203,10 @@ def _check_device(fault: Exception) -> None:
         raise fault
 
 
-def _score(one: Prepared, result: Result, plan: Plan) -> Score:
+def _score(engine: Engine, one: Prepared, result: Result, plan: Plan) -> Score:
     sample, other = one.sample, plan.others.get(one.sample.id)
+    if plan.settings.faithfulness:
+        result = replace(result, sanity=sanity_checks(engine, result))
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
     return replace(score, retried=one.first_fault)
 

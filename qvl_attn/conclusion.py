@@ -10,7 +10,8 @@ from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
 from qvl_attn.plain import shortened
 from qvl_attn.scores import as_json
-from qvl_attn.scoring import Headline, Score
+from qvl_attn.scoring import Score
+from qvl_attn.settings import Headline
 from qvl_attn.store import write_json
 from qvl_attn.summary import FEW_GROUPS, summarise
 

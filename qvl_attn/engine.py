@@ -19,10 +19,9 @@ from qvl_attn.estimate import (
     check_memory,
     choose_attention,
 )
-from qvl_attn.explain import method_maps
+from qvl_attn.explain import method_maps, removal
 from qvl_attn.media import Picture, load_pictures
 from qvl_attn.memory import free_bytes, on_device
-from qvl_attn.methods import MethodMap
 from qvl_attn.model import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -271,26 +270,30 @@ class Engine:
                 explaining = Stages()
                 with on_device(self.placement, questions[i].prompt.length):
                     run = next(runs)
-                    maps = self._explained(questions[i], run, explaining)
-                yield i, self._result(questions[i], run, maps, joined(loading, explaining), len(batch), group.shared)
-                del run, maps
+                    explained = self._explained(questions[i], run, explaining)
+                result = self._result(questions[i], run, joined(loading, explaining), len(batch), group.shared)
+                yield i, replace(result, **explained)
+                del run, result, explained
 
-    def _explained(self, question: Question, run: Run, stages: Stages) -> tuple[MethodMap, ...]:
-        """The maps of the question's methods."""
-        if not question.settings.methods:
-            return ()
-        with stages.stage("methods"):
-            explained = run.supplied or run.own
-            return method_maps(self.model, self.processor, self.config, question, explained, run.generic)
+    def _explained(self, question: Question, run: Run, stages: Stages) -> dict[str, Any]:
+        """Maps of the question's methods, and how faithful they are, as fields of its result."""
+        answered, found = run.supplied or run.own, dict[str, Any]()
+        asked = self.model, self.processor, self.config, question, answered
+        if question.settings.methods:
+            with stages.stage("methods"):
+                found["methods"] = method_maps(*asked, run.generic)
+        if question.settings.faithfulness:
+            batch = next((n for n in (16, 8, 4, 2) if self._fits(question, n, shared=False)), 1)
+            with stages.stage("faithfulness"):
+                found["curves"] = removal(*asked, found.get("methods", ()), batch)
+        return found
 
     def _fits(self, longest: Question, count: int, shared: bool) -> bool:
         job, placement, free = replace(longest.job, batch=count, shared=shared), self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
         return free is None or needed * ESTIMATE_MARGIN <= free
 
-    def _result(
-        self, question: Question, run: Run, maps: tuple[MethodMap, ...], stages: Stages, batch: int, shared: bool
-    ) -> Result:
+    def _result(self, question: Question, run: Run, stages: Stages, batch: int, shared: bool) -> Result:
         return Result(
             question=question.prompt.question,
             answer=run.own.answer,
@@ -310,7 +313,6 @@ class Engine:
             ),
             seconds={**question.seconds, **stages.seconds, **run.seconds},
             peak_memory_bytes={**question.peak_memory_bytes, **stages.peak_bytes, **run.peak_memory_bytes},
-            methods=maps,
         )
 
     def made_by(self, question: Question) -> dict[str, Any]:

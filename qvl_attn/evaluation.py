@@ -17,7 +17,7 @@ from qvl_attn.conclusion import conclude
 from qvl_attn.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
-from qvl_attn.manifest import Wanted, facts_of, headline_of, headline_words, run_json
+from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
 from qvl_attn.outputs import CSV_FILE, write_csv
 from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
@@ -25,7 +25,7 @@ from qvl_attn.progress import Progress, untold
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
-from qvl_attn.settings import Settings
+from qvl_attn.settings import Settings, headline_of
 from qvl_attn.store import read_json, write_json, write_png
 from qvl_attn.workers import workers_of
 
@@ -108,7 +108,7 @@ def _score(
     headline = headline_of(settings, engine.config)
     words = headline_words(headline, settings) if half else ""
     asked = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
-    plan = Plan(asked, headline, all_heads, keep_maps, others, wanted.batch_size)
+    plan = Plan(replace(asked, headline=headline), headline, all_heads, keep_maps, others, wanted.batch_size)
     maps: dict[str, Any] = {}
     held, total = 0, len(run["samples"])
 

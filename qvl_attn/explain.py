@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from qvl_attn.evidence import GENERIC, Evidence
+from qvl_attn.faithfulness import HEADLINE, Curves
 from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View
 from qvl_attn.passes import Pass
 from qvl_attn.probe import Probe
 from qvl_attn.question import Question, with_pixels
-from qvl_attn.select import query_rows
-from qvl_attn.settings import headline_heads, headline_layers
+from qvl_attn.reduce import mean_over
+from qvl_attn.removal import removal_curves
+from qvl_attn.select import default_layers, query_rows
+from qvl_attn.settings import headline_of
 from qvl_attn.types import Capture
 
 
@@ -32,18 +36,58 @@ def method_maps(
         InputError: a method wants what was not captured.
         CaptureError: there is nothing to show.
     """
-    settings, capture, text = question.settings, run.capture, config.text_config
+    settings, capture = question.settings, run.capture
     if not settings.methods:
         return ()
+    headline = settings.headline or headline_of(settings, config)
     view = View(
         capture=capture,
         query=settings.query,
         rows=query_rows(capture, question.prompt.question, settings.query),
-        layers=headline_layers(settings, capture, text.num_hidden_layers),
-        heads=headline_heads(settings, capture, text.num_attention_heads),
+        # A profile of heads says nothing of whole layers.
+        layers=headline.layers or default_layers(config.text_config.num_hidden_layers),
+        heads=headline.heads,
         evidence=replace(_evidence(model, processor, config, question, run), generic=generic),
     )
     return tuple(METHODS[name].compute(view) for name in settings.methods)
+
+
+def removal(
+    model: Any,
+    processor: Any,
+    config: Any,
+    question: Question,
+    run: Pass,
+    methods: Sequence[MethodMap],
+    batch: int,
+) -> Curves | None:
+    """What becomes of the answer's probability as cells go in the order of each method's map, or of the headline's.
+
+    Args:
+        model: that answered.
+        processor: of the model.
+        config: of the model.
+        question: what was asked.
+        run: what came of it.
+        methods: the maps; without any it is the plain headline that is judged, by the name `HEADLINE`.
+        batch: how many pictures are run at once.
+
+    Returns:
+        None where the answer has no text.
+
+    Raises:
+        CaptureError: what came is not finite.
+    """
+    settings, capture = question.settings, run.capture
+    answer = capture.tokens[question.prompt.length :]
+    if not any(token.role == "answer" for token in answer):
+        return None
+    maps = {one.method: one.values for one in methods}
+    if not maps:
+        rows = query_rows(capture, question.prompt.question, settings.query)
+        headline = settings.headline or headline_of(settings, config)
+        maps = {HEADLINE: mean_over(capture, headline.layers, headline.heads, rows)}
+    return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=settings.seed)
 
 
 def _evidence(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Evidence:

@@ -21,6 +21,7 @@ KINDS = ("deletion", "insertion")
 FILLS = ("blur", "mean")
 CONTROLS = ("random", "uniform")
 RANDOM_ORDERS = 4
+HEADLINE = "headline"  # what the plain headline's map is called among methods
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.ledger import SCHEMA_VERSION
 from qvl_attn.origin import made_by, of_model
 from qvl_attn.samples import Sample
-from qvl_attn.scoring import Headline
-from qvl_attn.select import default_layers, layer_words, parse_heads, parse_layers
-from qvl_attn.settings import Settings
+from qvl_attn.select import layer_words
+from qvl_attn.settings import Headline, Settings, headline_of
 from qvl_attn.shard import Shard
 
 if TYPE_CHECKING:
@@ -49,18 +48,6 @@ class Wanted:
     seed: int = 0
     shard: Shard | None = None
     batch_size: int = 1
-
-
-def headline_of(settings: Settings, config: Any) -> Headline:
-    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
-    text = config.text_config
-    count, profile = text.num_hidden_layers, settings.profile
-    if profile is not None:
-        return Headline(profile.layers, profile.heads or None)
-    layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
-    # layer.head pairs name layers of their own
-    within = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
-    return Headline(layers, parse_heads(settings.heads, list(within), text.num_attention_heads))
 
 
 def headline_words(headline: Headline, settings: Settings) -> str:
@@ -104,6 +91,8 @@ def run_json(
             "--max-frames": settings.clip.max_frames if settings.clip else None,
             "--profile": settings.profile and json.dumps(asdict(settings.profile)),
             "--by-head": wanted.by_head,
+            "--methods": ",".join(settings.methods) or None,
+            "--faithfulness": settings.faithfulness,
             "--calibrate": wanted.profile_file and wanted.profile_file.stem,
             "--seed": wanted.seed,
             "--shard": wanted.shard and str(wanted.shard),

@@ -12,7 +12,8 @@ import numpy as np
 from qvl_attn.charts import BY_HEAD, draw_heads, draw_layers
 from qvl_attn.metrics import GROUNDING
 from qvl_attn.plain import inert
-from qvl_attn.scoring import CONTROLS, FIGURES, Headline, Score
+from qvl_attn.scoring import CONTROLS, FIGURES, Score
+from qvl_attn.settings import Headline
 from qvl_attn.store import write_png
 
 CSV_FILE = "scores.csv"

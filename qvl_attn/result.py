@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
+from qvl_attn.faithfulness import Curves
+from qvl_attn.likeness import Sanity
 from qvl_attn.methods import MethodMap
 from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
-from qvl_attn.select import parse_heads, parse_layers, query_rows
-from qvl_attn.settings import Settings, headline_heads, headline_layers
+from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
+from qvl_attn.settings import Settings
 from qvl_attn.types import Capture, HeatMap, IntArray, Media, Scale
 
 
@@ -64,6 +66,8 @@ class Result:
             GPU; `before` is the host's when the stage began.
         passes: of a clip that was looked at in several.
         methods: what the methods that were asked for made of it; the first is the headline's.
+        curves: what becomes of the answer's probability as cells go, where faithfulness was asked for.
+        sanity: by map, how alike it is under changed circumstances, where faithfulness was asked for.
     """
 
     question: str
@@ -79,6 +83,8 @@ class Result:
     peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     passes: tuple[Result, ...] = ()
     methods: tuple[MethodMap, ...] = ()
+    curves: Curves | None = None
+    sanity: Mapping[str, Sanity] | None = None
 
     def __repr__(self) -> str:
         return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
@@ -97,12 +103,22 @@ class Result:
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
     def headline_layers(self) -> tuple[int, ...]:
-        """The layers of the plain headline, as the function of that name says."""
-        return headline_layers(self.settings, self.capture, self.provenance.layer_count)
+        """The layers of the plain headline: those captured where some were named, else the profile's.
+
+        Without a profile, those at 50 to 85 % of the depth.
+        """
+        profile = self.settings.profile
+        if self.settings.layers is not None:
+            return tuple(self.capture.layers.tolist())
+        if profile is not None:
+            return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
+        return default_layers(self.provenance.layer_count)
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """The heads of the plain headline, as the function of that name says."""
-        return headline_heads(self.settings, self.capture, self.provenance.head_count)
+        """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+        if self.settings.profile is not None:
+            return self.settings.profile.heads or None
+        return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
 
     @property
     def is_cut(self) -> bool:

@@ -1,15 +1,15 @@
 """Does a map change when what it should depend on does? Sanity checks after Adebayo et al. 2018 (arXiv 1810.03292).
 
-The headline map of an answered question is compared with those under changed circumstances: with layers of the language
-model scrambled, from the top down; of another question; of another picture. A method whose map stays the same does not
+The maps of an answered question are compared with those under changed circumstances: with layers of the language model
+scrambled, from the top down; of another question; of another picture. A method whose map stays the same does not
 show what the model has learned, what was asked, or what is there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -17,9 +17,12 @@ import numpy as np
 
 from qvl_attn.demo.heldout import scene
 from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.faithfulness import HEADLINE
+from qvl_attn.likeness import Likeness, Sanity
 from qvl_attn.methods import GENERIC_PROMPT
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import Question
+from qvl_attn.reduce import split_by_picture
 from qvl_attn.result import Result
 from qvl_attn.scramble import scrambled
 from qvl_attn.settings import Settings
@@ -30,64 +33,22 @@ if TYPE_CHECKING:
     from qvl_attn.engine import Engine
 
 DEPTHS = 8
+FIRST_SCENE = 1_000_000  # beyond those that `demo-data` writes
 # Words for it, what is asked, and which layers are scrambled meanwhile.
 Circumstance = tuple[str, Question, list[Any]]
 OTHER_QUESTIONS = (GENERIC_PROMPT, "What is in the corner?", "What is at the top?")
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How alike the map is under one circumstance.
-
-    Attributes:
-        label: what was changed, in words.
-        rank_correlation: Spearman's, -1 to 1; None where no map can be drawn, or one of the two is constant.
-        ssim: structural similarity, -1 to 1; None likewise.
-    """
-
-    label: str
-    rank_correlation: float | None
-    ssim: float | None
-
-    def __post_init__(self) -> None:
-        for value in (self.rank_correlation, self.ssim):
-            if value is not None and not -1 - 1e-6 <= value <= 1 + 1e-6:
-                raise ValueError(f"{self.label}: a likeness of {value}")
-
-
-@dataclass(frozen=True)
-class Sanity:
-    """The sanity checks of one headline map.
-
-    Attributes:
-        weights: by how many layers were scrambled, ascending.
-        question: of another question about the same pictures.
-        picture: of the same question about other pictures.
-    """
-
-    weights: tuple[Likeness, ...]
-    question: Likeness
-    picture: Likeness
-
-
-def sanity_json(sanity: Sanity) -> dict[str, Any]:
-    """As plain values."""
-    return {**asdict(sanity), "weights": [asdict(one) for one in sanity.weights]}
-
-
-def sanity_from(written: Mapping[str, Any]) -> Sanity:
-    """From what `sanity_json` wrote."""
-    weights = tuple(Likeness(**one) for one in written["weights"])
-    return Sanity(weights, Likeness(**written["question"]), Likeness(**written["picture"]))
-
-
-def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -> Sanity:
-    """Compare the headline map of a result with those under changed circumstances.
+def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -> dict[str, Sanity]:
+    """Compare the maps of a result with those under changed circumstances.
 
     Args:
         engine: that answered.
         result: with the pictures as they were asked about, in one prompt.
         progress: told what is being done, how much of it is done, and of how much.
+
+    Returns:
+        By the name of each map: those of the result's methods, or `HEADLINE`.
 
     Raises:
         InputError: it was asked in several prompts.
@@ -97,7 +58,7 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
     if result.way in ("windows", "frames"):
         raise InputError("a clip that was looked at in several prompts has no one map to check", "use --mode clip")
     layers = list(engine.model.model.language_model.layers)[::-1]
-    settings = replace(result.settings, methods=result.settings.methods[:1])
+    settings = replace(result.settings, faithfulness=False)
     same = replace(settings, answer=result.mapped_answer if result.mapped_answer.strip() else None, max_new_tokens=1)
     alike = _prepared(engine, result.media, result.question, same)
     circumstances: list[Circumstance] = [
@@ -105,13 +66,15 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
         _about_something_else(engine, result, replace(settings, answer=None)),
         _of_other_pictures(engine, result, replace(settings, answer=None)),
     ]
-    own, found = _values(result), []
+    own, found = _values(result), dict[str, list[Likeness]]()
     for done, (label, question, forgotten) in enumerate(circumstances):
-        progress(label, done, len(circumstances))
+        progress("sanity checks", done, len(circumstances))
         with scrambled(forgotten, settings.seed):
-            found.append(_likeness(label, own, _headline(engine, question)))
-    progress("", len(found), len(found))
-    return Sanity(tuple(found[:-2]), found[-2], found[-1])
+            other = _maps(engine, question)
+        for name, values in own.items():
+            found.setdefault(name, []).append(_likeness(label, values, other.get(name)))
+    progress("sanity checks", len(circumstances), len(circumstances))
+    return {name: Sanity(tuple(all_of[:-2]), all_of[-2], all_of[-1]) for name, all_of in found.items()}
 
 
 def depths(layers: int) -> tuple[int, ...]:
@@ -128,10 +91,10 @@ def other_question(question: str, settings: Settings) -> str:
 def other_picture(media: Media, number: int) -> Media:
     """A drawn scene of the same size, in every frame of a clip."""
     height, width = media.frames.shape[1:3]
-    drawn = cv2.resize(scene(number).shown.picture, (width, height), interpolation=cv2.INTER_LINEAR)
+    drawn = cv2.resize(scene(FIRST_SCENE + number).shown.picture, (width, height), interpolation=cv2.INTER_LINEAR)
     frames = np.repeat(np.asarray(drawn, np.uint8)[None], len(media.frames), axis=0)
     digest = hashlib.sha256(frames.tobytes()).hexdigest()
-    return replace(media, frames=frames, source=f"scene {number}", sha256=digest, notes=(), path=None)
+    return replace(media, frames=frames, source=f"scene {FIRST_SCENE + number}", sha256=digest, notes=(), path=None)
 
 
 def _about_something_else(engine: Engine, result: Result, settings: Settings) -> Circumstance:
@@ -151,17 +114,20 @@ def _prepared(engine: Engine, media: Sequence[Media], text: str, settings: Setti
     return question
 
 
-def _headline(engine: Engine, question: Question) -> list[FloatArray] | None:
-    """The headline map of each picture; None where none can be drawn."""
+def _maps(engine: Engine, question: Question) -> dict[str, Sequence[FloatArray]]:
+    """As `_values`; none where there is nothing to map."""
     try:
         ((_, result),) = engine.answer([question])
         return _values(result)
     except (CaptureError, InputError):  # the latter of an empty answer that is to be mapped
-        return None
+        return {}
 
 
-def _values(result: Result) -> list[FloatArray]:
-    return [one.values for one in result.heatmaps()]
+def _values(result: Result) -> dict[str, Sequence[FloatArray]]:
+    """The map of each picture, by the map's name."""
+    if not result.methods:
+        return {HEADLINE: [one.values for one in result.heatmaps()]}
+    return {one.method: split_by_picture(one.values, result.capture.grids) for one in result.methods}
 
 
 def _likeness(label: str, own: Sequence[FloatArray], other: Sequence[FloatArray] | None) -> Likeness:

@@ -17,6 +17,7 @@ from qvl_attn.region import Floats, Region, picture_region, step_boxes, step_reg
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.select import query_rows
+from qvl_attn.settings import Headline
 from qvl_attn.types import Capture, FloatArray, IntArray
 
 FIGURES = (*GROUNDING, "vision_mass", *PATTERNS)
@@ -107,14 +108,6 @@ class Score:
         return self.headline["pointing"] >= 0.5 if self.boxed else None
 
 
-@dataclass(frozen=True)
-class Headline:
-    """What the headline averages: layers, or (layer, head) pairs."""
-
-    layers: tuple[int, ...]
-    heads: tuple[tuple[int, int], ...] | None
-
-
 def score_sample(
     sample: Sample, result: Result, headline: Headline, other: Sample | None, *, by_head: bool, keep_maps: bool = False
 ) -> Score:
@@ -188,14 +181,17 @@ def _methods(
     result: Result, regions: Sequence[Region]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """What the map of each method scores, and what chance gives it."""
+    faithful = {} if result.curves is None else result.curves.figures()
+    for name, sanity in (result.sanity or {}).items():
+        faithful[name] = faithful.get(name, {}) | sanity.figures()
     if not result.methods:
-        return {}, {}
+        return faithful, {}
     maps = np.stack([one.values for one in result.methods]).astype(np.float64)
     figures = _grounding(maps, regions)
     chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
     names = [one.method for one in result.methods]
-    found = ({name: _at(figures, i) for i, name in enumerate(names)} for figures in (figures, chance))
-    return next(found), next(found)
+    scored = {name: _at(figures, i) | faithful.pop(name, {}) for i, name in enumerate(names)}
+    return scored | faithful, {name: _at(chance, i) for i, name in enumerate(names)}
 
 
 def _heads(capture: Capture, rows: IntArray, regions: Sequence[Region]) -> dict[str, Numbers]:

@@ -10,13 +10,25 @@ from qvl_attn.errors import InputError
 from qvl_attn.methods import METHODS, parse_methods
 from qvl_attn.profile import Profile, choose_profile
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.select import default_layers, parse_heads
-from qvl_attn.types import Apart, Capture
+from qvl_attn.select import default_layers, parse_heads, parse_layers
+from qvl_attn.types import Apart
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the headline averages: layers, or (layer, head) pairs."""
+
+    layers: tuple[int, ...]
+    heads: tuple[tuple[int, int], ...] | None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, as it was typed: with the media, the question and the model it determines the result."""
+    """What was asked for, as it was typed: with the media, the question and the model it determines the result.
+
+    `headline` is what methods average where it is not what `layers`, `heads` and `profile` say, as in a check, which
+    captures all layers.
+    """
 
     query: str = "question"
     layers: str | None = None
@@ -31,6 +43,8 @@ class Settings:
     clip: ClipSettings | None = None
     profile: Profile | None = None
     methods: tuple[str, ...] = ()
+    faithfulness: bool = False
+    headline: Headline | None = None
 
     @property
     def all_heads_apart(self) -> bool:
@@ -56,24 +70,16 @@ class Settings:
         return any(METHODS[name].head_max for name in self.methods)
 
 
-def headline_layers(settings: Settings, capture: Capture, layer_count: int) -> tuple[int, ...]:
-    """The layers of the headline: those captured where some were named, else the profile's.
-
-    Without a profile, those at 50 to 85 % of the depth.
-    """
-    profile = settings.profile
-    if settings.layers is not None:
-        return tuple(capture.layers.tolist())
+def headline_of(settings: Settings, config: Any) -> Headline:
+    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
+    text = config.text_config
+    count, profile = text.num_hidden_layers, settings.profile
     if profile is not None:
-        return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
-    return default_layers(layer_count)
-
-
-def headline_heads(settings: Settings, capture: Capture, head_count: int) -> tuple[tuple[int, int], ...] | None:
-    """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
-    if settings.profile is not None:
-        return settings.profile.heads or None
-    return parse_heads(settings.heads, capture.layers.tolist(), head_count)
+        return Headline(profile.layers, profile.heads or None)
+    layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
+    # layer.head pairs name layers of their own
+    within = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
+    return Headline(layers, parse_heads(settings.heads, list(within), text.num_attention_heads))
 
 
 def settings_of(

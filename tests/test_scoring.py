@@ -20,8 +20,8 @@ from qvl_attn.question import read_question
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_samples
 from qvl_attn.scores import as_json, score_row
-from qvl_attn.scoring import Headline, score_sample
-from qvl_attn.settings import Settings
+from qvl_attn.scoring import score_sample
+from qvl_attn.settings import Headline, Settings
 from qvl_attn.summary import layer_table
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}

@@ -97,6 +97,18 @@ def check(
     by_head: Annotated[
         bool, typer.Option("--by-head", help="Figures of every head, and heads.png.", rich_help_panel=CHECK)
     ] = False,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Score these methods as well: mean,relative,gradient (qvl-attn methods).", rich_help_panel=CHECK
+        ),
+    ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness", help="Deletion, insertion and sanity checks of each method's map.", rich_help_panel=CHECK
+        ),
+    ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -178,6 +190,8 @@ def check(
                 out,
                 name=data if data.startswith("hf:") else Path(data).name,
                 by_head=by_head,
+                methods=methods,
+                faithfulness=faithfulness,
                 calibrate=calibrate,
                 csv=as_csv,
                 seed=seed,
