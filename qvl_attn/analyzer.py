@@ -17,6 +17,7 @@ from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
 from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings
+from qvl_attn.sanity import with_sanity
 from qvl_attn.settings import headline_of
 from qvl_attn.store import check_new, check_writable
 from qvl_attn.video import ask_video
@@ -41,6 +42,7 @@ class Analyzer(Engine):
         query: str | None = None,
         profile: str | None = None,
         method: str | None = None,
+        faithfulness: bool = False,
         layers: str | None = None,
         heads: str | None = None,
         system: str | None = None,
@@ -63,6 +65,8 @@ class Analyzer(Engine):
                 by default the one for models of this shape.
             method: how the headline map is made: one of `qvl_attn.methods.METHODS`; by default the mean of the layers
                 or heads of the headline.
+            faithfulness: also how the answer's probability changes as cells go in the map's order, and how alike the
+                map is under scrambled weights, another question, another picture: `Result.curves` and `.sanity`.
             layers: layers to capture and average instead; without them and a profile all are captured, and the headline
                 averages those at 50 to 85 % of the depth.
             heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
@@ -87,6 +91,7 @@ class Analyzer(Engine):
             query=query,
             profile=profile,
             method=method,
+            faithfulness=faithfulness,
             layers=layers,
             heads=heads,
             system=system,
@@ -97,7 +102,7 @@ class Analyzer(Engine):
             seed=seed,
             store_heads=store_heads,
         )
-        ((_, result),) = self.answer(self.prepare([((picture, *images), question)], settings))
+        ((_, result),) = with_sanity(self, self.answer(self.prepare([((picture, *images), question)], settings)))
         return result
 
     def ask_many(
@@ -127,7 +132,8 @@ class Analyzer(Engine):
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
         questions = self.prepare(list(pairs), self.settings(**options))
-        return [result for _, result in sorted(self.answer(questions, batch_size), key=lambda pair: pair[0])]
+        answers = with_sanity(self, self.answer(questions, batch_size))
+        return [result for _, result in sorted(answers, key=lambda pair: pair[0])]
 
     def ask_video(
         self,

@@ -68,7 +68,7 @@ def draw_layers(
     handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower left", ncols=5, frameon=False, bbox_to_anchor=(0.005, 0))
     figure.tight_layout(rect=(0, 0.045, 1, 1))
-    return _titled(_pixels(canvas), title)
+    return titled(pixels_of(canvas), title)
 
 
 def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]], headline: Any, name: str) -> None:
@@ -129,10 +129,10 @@ def draw_heads(
             bar.ax.axhline(chance[name], color="#39c0ff", linewidth=2)
             bar.ax.set_xlabel("line: chance", color=GREY)
     figure.tight_layout()
-    return _titled(_pixels(canvas), f"{title} · outlined: the heads of the headline" if marked else title)
+    return titled(pixels_of(canvas), f"{title} · outlined: the heads of the headline" if marked else title)
 
 
-def _titled(chart: Picture, title: str) -> Picture:
+def titled(chart: Picture, title: str) -> Picture:
     """A chart with a title above it, in letters that have all scripts, and in which nothing is a formula."""
     height, width = chart.shape[:2]
     lines = lettering.wrap(title, width - 2 * MARGIN_PX, TITLE_PX, max_lines=3)
@@ -143,6 +143,7 @@ def _titled(chart: Picture, title: str) -> Picture:
     return np.asarray(page)
 
 
-def _pixels(canvas: FigureCanvasAgg) -> Picture:
+def pixels_of(canvas: FigureCanvasAgg) -> Picture:
+    """(H, W, 3) uint8 RGB of a figure."""
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.charts import BY_HEAD, draw_heads, draw_layers
+from qvl_attn.method_chart import draw_methods
 from qvl_attn.metrics import GROUNDING
 from qvl_attn.plain import inert
 from qvl_attn.scoring import CONTROLS, FIGURES, Score
@@ -17,7 +18,7 @@ from qvl_attn.settings import Headline
 from qvl_attn.store import write_png
 
 CSV_FILE = "scores.csv"
-CHARTS = ("layers.png", "patterns.png", "heads.png")
+CHARTS = ("layers.png", "patterns.png", "heads.png", "methods.png")
 
 
 def clear(folder: Path) -> None:
@@ -27,7 +28,7 @@ def clear(folder: Path) -> None:
 
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
-    """`layers.png`, `patterns.png` and, where heads were scored, `heads.png`; their names."""
+    """`layers.png`, `patterns.png` and, where heads or methods were scored, `heads.png`, `methods.png`; their names."""
     marked = headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
     drawn = {}
     if summary["layers"]:
@@ -37,16 +38,23 @@ def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, t
         layers = [row["layer"] for row in summary["layers"]]
         chance = {name: summary["headline"][name]["chance"] for name in BY_HEAD}
         drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), chance, title)
+    if summary["methods"]:
+        drawn["methods.png"] = draw_methods(summary["methods"], title)
     for name, pixels in drawn.items():
         write_png(folder / name, pixels)
     return list(drawn)
 
 
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
-    """One row a sample: texts, and the headline's figures with its controls. What a spreadsheet would run is quoted."""
+    """One row a sample: texts, the headline's figures with its controls, those of the methods.
+
+    What a spreadsheet would run is quoted.
+    """
+    methods = dict.fromkeys((name, figure) for one in scores for name, own in one.methods.items() for figure in own)
     controls = [(control, name) for control in CONTROLS for name in GROUNDING]
     header = ["id", "status", "media", "question", "answer", "references", "error", "accuracy", "right", "grounded"]
     header += ["area", *FIGURES, *(f"{name}_{control}" for control, name in controls)]
+    header += [f"{figure}_{name}" for name, figure in methods]
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(header)
@@ -54,6 +62,7 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
             texts = [one.id, one.status, " | ".join(one.media), one.question, one.answer, " | ".join(one.references)]
             figures = [one.area, *(one.headline.get(name, np.nan) for name in FIGURES)]
             figures += [one.controls.get(control, {}).get(name, np.nan) for control, name in controls]
+            figures += [one.methods.get(name, {}).get(figure, np.nan) for name, figure in methods]
             judged = ["" if known is None else str(known).lower() for known in (one.right, one.grounded)]
             rows.writerow([*map(inert, [*texts, one.error]), _cell(one.accuracy), *judged, *map(_cell, figures)])
 

@@ -13,24 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.captions import head_words, headline_caption, query_words
-from qvl_attn.denoise import denoise
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.methods import MethodMap
+from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.methods.drawn import method_heat_maps
+from qvl_attn.panels import filtered, marked, on_one_scale
 from qvl_attn.reduce import heat_maps, split_by_picture
-from qvl_attn.render import (
-    Picture,
-    blur,
-    crossed_out,
-    drawn_size_px,
-    fit_px,
-    outlined,
-    percentile_scale,
-    resize_picture,
-)
+from qvl_attn.render import Picture, drawn_size_px, fit_px, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import layer_words, produced_words, question_words
 from qvl_attn.store import slug
@@ -65,9 +56,14 @@ class DrawnResult:
             for i, picture in enumerate(pictures):
                 yield f"picture_{i + 1}.png", partial(np.asarray, picture)
         yield "overlay.png", self.overlay
+        if result.settings.faithfulness:
+            from qvl_attn.method_chart import draw_faithfulness  # loads matplotlib
+
+            title = f"{' · '.join(self._title())} · {headline_caption(result, self.headline[0])[0]}"
+            yield "faithfulness.png", partial(draw_faithfulness, result.curves, result.sanity or {}, title)
 
         own = self._layer_panels()
-        shared = _on_one_scale(own)
+        shared = on_one_scale(own)
         asked = self._sheets_words()
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
@@ -78,7 +74,7 @@ class DrawnResult:
         words, count = self._word_panels()
         produced = (result.capture.query_role == "answer").any() or (result.capture.produces >= 0).any()
         if drawing.scale == "shared":
-            words = _on_one_scale(words)
+            words = on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
         layers, heads = layer_words(self._plain.layers), head_words(result, self._plain)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
@@ -116,7 +112,7 @@ class DrawnResult:
         )
         for i, one in enumerate(self._shown(maps)):
             own = boxes[i] if boxes else np.zeros((0, 4))
-            yield partial(_marked, cells=one.values[0] > 0, boxes=own)
+            yield partial(marked, cells=one.values[0] > 0, boxes=own)
 
     @property
     def _plain(self) -> HeatMap:
@@ -130,7 +126,8 @@ class DrawnResult:
         heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
         asked = query_words(result, self._plain)
         if result.methods and result.methods[0].layer_numbers:
-            return f"method {result.methods[0].method} · {asked}"
+            follows = METHODS[result.methods[0].method].follows_query
+            return f"method {result.methods[0].method}" + (f" · {asked}" if follows else "")
         plain = f"{asked} · {heads}"
         return f"{result.methods[0].method} has no layers: plain attention · {plain}" if result.methods else plain
 
@@ -228,7 +225,7 @@ class DrawnResult:
                 maps = method_heat_maps(method, self.result.capture, rows, self.result.settings.query, layer=layer)
             except CaptureError:  # nothing on the pictures to draw
                 continue
-            panels.append(Panel(f"layer {layer}", self._shown(_filtered(maps, self.drawing))))
+            panels.append(Panel(f"layer {layer}", self._shown(filtered(maps, self.drawing))))
         return panels
 
     def _word_panels(self) -> tuple[list[Panel], int]:
@@ -270,23 +267,7 @@ class DrawnResult:
             maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
         except CaptureError:
             return ()
-        return self._shown(_filtered(maps, self.drawing))
-
-
-def _marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:
-    return outlined(crossed_out(picture, cells), boxes)
-
-
-def _filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
-    """Filtered maps have a scale of their own, and all numbers beneath them are those of the filtered cells."""
-    if drawing.blur_cells == 0 and drawing.denoise is None:
-        return maps
-    found = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
-    values = [np.stack([blur(step, drawing.blur_cells) for step in one]) for one in found]
-    if not any(one.any() for one in values):
-        raise CaptureError(f"--denoise {drawing.denoise} leaves nothing of the map")
-    scale = percentile_scale(values)
-    return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
+        return self._shown(filtered(maps, self.drawing))
 
 
 def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
@@ -319,9 +300,4 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     if result.methods and not result.methods[0].removed and result.methods[0].method.startswith("sinks"):
         notes.append("no sinks were found: the map is that of the plain mean")
-    return DrawnResult(result, drawing, _filtered(result.heatmaps(), drawing), tuple(notes))
-
-
-def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
-    scale = percentile_scale([m.values for panel in panels for m in panel.maps])
-    return [Panel(panel.label, tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]
+    return DrawnResult(result, drawing, filtered(result.heatmaps(), drawing), tuple(notes))

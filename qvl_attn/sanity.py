@@ -8,7 +8,7 @@ show what the model has learned, what was asked, or what is there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,15 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
             found.setdefault(name, []).append(_likeness(label, values, other.get(name)))
     progress("sanity checks", len(circumstances), len(circumstances))
     return {name: Sanity(tuple(all_of[:-2]), all_of[-2], all_of[-1]) for name, all_of in found.items()}
+
+
+def with_sanity(
+    engine: Engine, answers: Iterable[tuple[int, Result]], progress: Progress = untold
+) -> Iterator[tuple[int, Result]]:
+    """Results with their sanity checks, where faithfulness was asked for."""
+    for i, result in answers:
+        asked = result.settings.faithfulness
+        yield i, replace(result, sanity=sanity_checks(engine, result, progress)) if asked else result
 
 
 def depths(layers: int) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.faithfulness import curves_from, curves_json
 from qvl_attn.grid import grid_of
+from qvl_attn.likeness import sanity_from, sanity_json
 from qvl_attn.merge import RULE
 from qvl_attn.methods import parse_methods
 from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
@@ -149,6 +151,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
             "minimum": float(min(m.values.min() for m in headline)),
             **layer_figures(headline, capture.grids),
         },
+        "faithfulness": _faithfulness_json(result),
         "methods": methods_json(result.methods, capture),
         "scale": {
             "low": scale.low,
@@ -166,6 +169,16 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "peak_memory_bytes": result.peak_memory_bytes,
         "notes": list(notes),
         "files": sorted(files),
+    }
+
+
+def _faithfulness_json(result: Result) -> dict[str, Any] | None:
+    if not result.settings.faithfulness:
+        return None
+    curves = result.curves
+    return {
+        "curves": curves and {**curves_json(curves), "areas": curves.figures()},
+        "sanity": {name: sanity_json(one) for name, one in (result.sanity or {}).items()},
     }
 
 
@@ -276,7 +289,7 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         TypeError: a field too many, or of another type.
         ValueError: a field out of range.
     """
-    supplied = value["supplied_answer"]
+    supplied, faithfulness = value["supplied_answer"], value.get("faithfulness") or {}
     return Result(
         question=str(value["question"]),
         answer=str(value["answer"]),
@@ -286,6 +299,8 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         media=tuple(media),
         capture=capture_from(arrays, _tokens_from(value["tokens"]), media),
         methods=methods_from(value.get("methods") or (), arrays),
+        curves=curves_from(faithfulness["curves"]) if faithfulness.get("curves") else None,
+        sanity={str(name): sanity_from(one) for name, one in faithfulness["sanity"].items()} if faithfulness else None,
         settings=_settings_from(value["settings"]),
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},

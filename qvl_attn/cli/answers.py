@@ -138,6 +138,12 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
         typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
+    if result.settings.faithfulness:
+        from qvl_attn.method_chart import faithfulness_lines
+
+        for line in faithfulness_lines(result.curves, result.sanity or {}):
+            typer.echo(line)
+        files = (files[0], "faithfulness.png", *files[1:])
     for name in files:
         typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
 
@@ -150,6 +156,7 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "supplied_answer": result.supplied_answer,
         "supplied_logprob": result.supplied_logprob,
         "vision_mass": result.heatmap().vision_mass,
+        "method": result.methods[0].method if result.methods else None,
         "attention": result.provenance.attention,
         "attention_reason": result.provenance.attention_reason,
         "folder": str(folder),

@@ -48,6 +48,7 @@ def ask(
     query: options.Query = None,
     profile: options.Profile = None,
     method: options.Method = None,
+    faithfulness: options.Faithfulness = False,
     layers: options.Layers = None,
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
@@ -105,10 +106,13 @@ def ask(
             device_map=device_map,
             attn=attn.value,
         )
+        from qvl_attn.sanity import with_sanity
+
         settings = analyzer.settings(
             query=query,
             profile=profile,
             method=method,
+            faithfulness=faithfulness,
             layers=layers,
             heads=heads,
             system=system,
@@ -123,7 +127,7 @@ def ask(
         folders = [folder_of(analyzer, one, one.media, drawing, out, overwrite) for one in prepared]
         for result, folder, reused in results(
             folders,
-            lambda missing: analyzer.answer([prepared[i] for i in missing]),
+            lambda missing: with_sanity(analyzer, analyzer.answer([prepared[i] for i in missing])),
             lambda result: result.save(out, drawing, overwrite=overwrite),
             overwrite,
         ):

@@ -93,6 +93,9 @@ Layers = _option(
 )
 Heads = _option(str | None, "3,5 or 21.9,21.11 (layer.head).", MAPS)
 Method = _option(str | None, "How the map is made: mean, relative, gradient, ... (qvl-attn methods).", MAPS)
+Faithfulness = _option(
+    bool, "Does the map hold? Deletion, insertion, sanity checks; some hundred passes more.", MAPS, "--faithfulness"
+)
 Denoise = _option(
     DenoiseFilter | None, "A filter of the cells' map, 3x3: median, or the rank Gaussian of TAM.", DRAWING
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qvl_attn.cli.method_table import method_lines
 from qvl_attn.plain import plain
 
 NAMES = {
@@ -47,6 +48,7 @@ def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str
         *_answers(summary),
         "",
         *_layers(summary),
+        *method_lines(summary),
         *_calibration(summary, profile),
     ]
     lines += [f"note: {note}" for note in summary["notes"]]
