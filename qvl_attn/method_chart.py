@@ -89,7 +89,7 @@ def draw_faithfulness(curves: Curves | None, sanity: Mapping[str, Sanity], title
     """
     figure = Figure(figsize=(17, 5.6), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    *panels, last = figure.subplots(1, 3)
+    *panels, last = figure.subplots(1, 3, width_ratios=(1.1, 1.1, 1))
     for axes, kind in zip(panels, KINDS, strict=True):
         _curves(axes, curves, kind)
     _likeness(last, sanity)
@@ -121,7 +121,7 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
 
 
 def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
-    axes.set_title("likeness of maps when things change: the lower, the better", loc="left", fontsize=11, color=INK)
+    axes.set_title("likeness when things change: the lower, the better", loc="left", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
     labels: list[str] = []
@@ -137,6 +137,7 @@ def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(-1, 1)
+    axes.set_xticks((-1, -0.5, 0, 0.5, 1))
     axes.axvline(0, color=INK, linewidth=0.9)
 
 

@@ -20,6 +20,7 @@ from qvl_attn.question import Question
 from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings, plan_frames
+from qvl_attn.sanity import with_sanity
 from qvl_attn.settings import Settings
 from qvl_attn.types import Media
 
@@ -88,6 +89,12 @@ def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], setting
     if how.mode == "frames" and settings.query == "answer":
         raise InputError("--query answer: each frame has an answer of its own", "use --query last, or --mode clip")
     shown = [*([media] if how.mode == "both" or not parts else []), *parts]
+    if parts and (settings.methods or settings.faithfulness):
+        raise InputError(
+            f"--method {','.join(settings.methods)}: a method looks at one prompt, and this clip is looked at in "
+            f"{len(parts)}",
+            "leave --mode and --window, or --method",
+        )
     prepared = engine.prepare([(one, question) for question in questions for one in shown], settings, "prompt")
     asked = []
     for i, question in enumerate(questions):
@@ -180,5 +187,6 @@ def ask_video(
     """Ask one question about a clip: see `Analyzer.ask_video`."""
     how = settings.clip or ClipSettings()
     media = load_clip(engine.processor, open_clip(path, how.source_fps), settings, progress)
-    ((_, result),) = answer_clip(engine, prepare_clip(engine, media, [question], settings), progress)
+    asked = prepare_clip(engine, media, [question], settings)
+    ((_, result),) = with_sanity(engine, answer_clip(engine, asked, progress), progress)
     return result
