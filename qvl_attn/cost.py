@@ -34,6 +34,9 @@ class Job:
         head_bytes: of a weight of theirs.
         batch: how many such prompts run at once.
         shared: whether their pictures are the same and were read before.
+        probed: whether prompt and answer go through the model once more, for a method.
+        products: whether queries and keys of all layers are kept meanwhile.
+        gradients: whether a backward pass follows, for which activations are kept.
     """
 
     cells: int
@@ -45,6 +48,9 @@ class Job:
     head_bytes: int = 4
     batch: int = 1
     shared: bool = False
+    probed: bool = False
+    products: bool = False
+    gradients: bool = False
 
     @property
     def tokens(self) -> int:
@@ -82,6 +88,11 @@ def peak_bytes(config: Any, dtype: str, job: Job, attention: str, device: str = 
         stages = [
             *_tower_stages(config, ITEM_BYTES[dtype], job, on_cpu),
             *_language_stages(config, ITEM_BYTES[dtype], job, attention, on_cpu),
+        ]
+    if job.probed:
+        stages += [
+            *_tower_stages(config, ITEM_BYTES[dtype], job, on_cpu),
+            *_probe_stages(config, ITEM_BYTES[dtype], job),
         ]
     if on_cpu:
         stages = [[*stage, (job.layers, job.layer_row_bytes * job.queries)] for stage in stages]
@@ -160,6 +171,25 @@ def _language_stages(config: Any, item: int, job: Job, attention: str, on_cpu: b
         # Embeddings, a layer's input, its norm, queries, the output; scores and weights of the recorded rows.
         attend = [(5, hidden), (2, 4 * heads * min(BLOCK_ROWS, job.queries) * length)]
     return [held + mlp, held + attend, decode]
+
+
+def _probe_stages(config: Any, item: int, job: Job) -> list[Tensors]:
+    """Of a pass with the answer: what is kept of every layer, then one layer at work, or a block of its matrix."""
+    text = config.text_config
+    layers, heads, length = text.num_hidden_layers, text.num_attention_heads, job.tokens + job.new_tokens
+    hidden, inner = length * text.hidden_size, length * text.intermediate_size
+    keys = length * text.num_key_value_heads * (text.hidden_size // heads)
+    cells = hidden * job.cells / job.tokens
+    kept: Tensors = [(2, cells * item)]
+    if job.products or job.gradients:
+        kept += [(layers, hidden * item), (layers * (1 + job.gradients), keys * item)]
+    if job.gradients:
+        # Of every layer the sums before its norms and their float32 copies, what the heads gave and its gradient; the
+        # MLP's gate, what comes of it, and up.
+        kept += [(4 * layers, hidden * item), ((item != 4) * 2 * layers, 4 * hidden), (3 * layers, inner * item)]
+    work: Tensors = [(4, hidden * item), (3, inner * item)]
+    block: Tensors = [((job.products or job.gradients) * 3, 4 * heads * min(BLOCK_ROWS, length) * length)]
+    return [kept + work, kept + block]
 
 
 def _shared_stages(config: Any, item: int, job: Job) -> list[Tensors]:

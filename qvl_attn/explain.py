@@ -8,7 +8,7 @@ from typing import Any
 
 from qvl_attn.evidence import GENERIC, Evidence
 from qvl_attn.faithfulness import HEADLINE, Curves
-from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View
+from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
 from qvl_attn.passes import Pass
 from qvl_attn.probe import Probe
 from qvl_attn.question import Question, with_pixels
@@ -92,7 +92,7 @@ def removal(
 
 def _evidence(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Evidence:
     """All but the generic prompt's rows, in one pass if any is needed."""
-    needs = frozenset[str]().union(*(METHODS[name].needs for name in question.settings.methods)) - {GENERIC}
+    needs = needs_of(question.settings.methods) - {GENERIC}
     prompt = with_pixels(question, processor, config).prompt if needs else question.prompt
     answer = run.capture.tokens[prompt.length :]
     probe = Probe(prompt, run.ids, answer, whole=question.settings.query == "answer")

@@ -11,8 +11,8 @@ import numpy as np
 
 from qvl_attn.cost import Job
 from qvl_attn.errors import InputError
-from qvl_attn.evidence import GENERIC
-from qvl_attn.methods import GENERIC_PROMPT, METHODS
+from qvl_attn.evidence import ATTENTION, GENERIC, RELEVANCE, TOWER
+from qvl_attn.methods import GENERIC_PROMPT, needs_of
 from qvl_attn.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
@@ -94,12 +94,13 @@ def read_question(
     typed = settings.min_pixels, settings.max_pixels
     clip = media[0].clip
     limits = clip_pixel_limits(processor, *typed, len(media[0].frames)) if clip else pixel_limits(processor, *typed)
+    needs = needs_of(settings.methods)
     messages = chat_messages(media, text, settings.system, *limits)
     merge_size = config.vision_config.spatial_merge_size
     with _TOKENIZER:
         prompt = build_prompt(processor, messages, media, merge_size, limits[0], limits[1], like)
         generic = None
-        if any(GENERIC in METHODS[name].needs for name in settings.methods):
+        if GENERIC in needs:
             about = chat_messages(media, GENERIC_PROMPT, settings.system, *limits)
             generic = build_prompt(processor, about, media, merge_size, limits[0], limits[1], prompt)
         supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
@@ -112,7 +113,10 @@ def read_question(
         new_tokens=max(settings.max_new_tokens, len(supplied)),
         queries=len(prompt.positions("question")) + 1,
         layers=len(layers),
-        heads=_heads_a_layer(settings, len(layers), model.num_attention_heads),
+        heads=_heads_a_layer(settings, len(layers), model.num_attention_heads) + settings.head_max,
+        probed=bool(needs - {GENERIC}),
+        products=bool({ATTENTION, RELEVANCE} & needs),
+        gradients=bool({RELEVANCE, TOWER} & needs),
         head_bytes=2 if settings.store_heads == "float16" else 4,
     )
     return Question(tuple(media), settings, prompt, tuple(layers), job, generic)

@@ -16,12 +16,17 @@ from qvl_attn.methods.rollout import ROLLOUT
 from qvl_attn.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
 from qvl_attn.methods.tam import TAM
 
-__all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "parse_methods"]
+__all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 
 METHODS = {
     method.name: method
     for method in (MEAN, MAXIMUM, HEADS, RELATIVE, SINKS, REDISTRIBUTED, GRADIENT, GRADCAM, ROLLOUT, TAM)
 }
+
+
+def needs_of(names: Sequence[str]) -> frozenset[str]:
+    """What of `Evidence` any of some methods reads."""
+    return frozenset[str]().union(*(METHODS[name].needs for name in names))
 
 
 def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple[str, ...]:
