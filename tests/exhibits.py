@@ -23,7 +23,6 @@ from qvl_attn.sampling import ClipSettings
 from qvl_attn.video import load_clip
 
 
-
 @contextmanager
 def eager(model) -> Iterator[None]:
     """The language model under transformers' own eager attention, the tower as it is."""
