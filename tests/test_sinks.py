@@ -94,7 +94,9 @@ def test_planted_sinks_are_found_by_either_criterion_alone(exhibit, monkeypatch,
         attention = own.attention[1:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
     assert not found[0].any(), "nothing is found before it comes"
     assert np.flatnonzero(found[LAYER]).tolist() == PLANTED, "they, and no others"
-    want = [[0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[1:3])]
+    want = [
+        [0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[1:3], strict=True)
+    ]
     alike(first.layer_values, want)
     alike(first.values, np.mean(want, axis=0))
     assert first.removed == second.removed == tuple(np.flatnonzero(found[1] | found[2]).tolist())
