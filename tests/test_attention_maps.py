@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from exhibits import Exhibit, alike, matrices
+from exhibits import Exhibit, alike, clip_media, matrices
 
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.methods.relative import ratio
@@ -57,8 +60,6 @@ def test_heads_are_those_that_were_named(exhibit, query):
 
 
 def test_heads_of_a_profile(exhibits, tmp_path):
-    import json
-
     exhibit = exhibits("demo", "one")
     shape = {"layers": 4, "heads": 4, "hidden_size": 128}
     fields = {"profile_version": 1, "name": "mine", "evidence": "measured", "source": "here", "model": shape}
@@ -75,8 +76,6 @@ def test_heads_without_a_profile_are_refused(exhibits):
 
 def test_a_batch_keeps_each_prompts_own_maximum(exhibits):
     """Answers of different lengths, and prompts of different lengths."""
-    from dataclasses import replace
-
     exhibit = exhibits("demo", "two")
     settings = replace(exhibit.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
     pairs = [([path], question) for path in exhibit.shown for question in ("list the objects", "how many cats?")]
@@ -147,8 +146,6 @@ def test_the_tower_sees_the_pictures_once(exhibits, kind, answer):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_questions_about_one_picture_share_the_generic_prompt(exhibits, batch_size):
-    from dataclasses import replace
-
     exhibit, towers, prompts = exhibits("demo", "one"), [], []
     settings = replace(exhibit.analyzer.settings(query="last"), methods=("relative",))
     questions = [exhibit.question, "what color is the star?", "what color is the dog?"]
@@ -176,15 +173,22 @@ def test_questions_about_one_picture_share_the_generic_prompt(exhibits, batch_si
     assert not np.allclose(results[0][1].methods[0].values, results[1][1].methods[0].values, rtol=0.05)
 
 
-def test_different_pictures_have_generic_prompts_of_their_own(exhibits):
-    from dataclasses import replace
-
-    exhibit = exhibits("demo", "two")
-    settings = replace(exhibit.analyzer.settings(query="last"), methods=("relative",))
-    pairs = [([path], exhibit.question) for path in exhibit.shown]
-    for i, result in exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size=2):
-        alone = replace(exhibit, shown=[exhibit.shown[i]]).map("relative")
+@pytest.mark.parametrize("kind", ["two", "clip"])
+def test_different_pictures_have_generic_prompts_of_their_own(exhibits, clip_file, kind):
+    """Clips run in one batch, pictures apart."""
+    exhibit = exhibits("demo", kind)
+    shown = [[path] for path in exhibit.shown] if kind == "two" else [exhibit.shown, other_clip(exhibit, clip_file)]
+    settings = replace(exhibit.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
+    pairs = [(one, exhibit.question) for one in shown]
+    results = dict(exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size=2))
+    assert {one.provenance.batch for one in results.values()} == {2 if kind == "clip" else 1}
+    for i, result in results.items():
+        alone = replace(exhibit, shown=shown[i]).map("relative")
         np.testing.assert_allclose(result.methods[0].values, alone.values, rtol=1e-3)
+
+
+def other_clip(exhibit: Exhibit, clip_file):
+    return clip_media(exhibit.analyzer, clip_file(6, size_px=(84, 140)), 10)
 
 
 # Rollout: the product of all layers' matrices, made whole.
