@@ -89,17 +89,17 @@ def test_planted_sinks_are_found_by_either_criterion_alone(exhibit, monkeypatch,
     everything = dimensions or range(text.hidden_size)
     with planted(exhibit, spoil):
         own = Exhibit(exhibit.analyzer, exhibit.shown, exhibit.question)
-        first, second = own.result("sinks", "sinks-redistributed", layers="1-2", query="question").methods
+        first, second = own.result("sinks", "sinks-redistributed", layers="0-2", query="question").methods
         found = by_hand(own.plain, own, everything)
-        attention = own.attention[1:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
+        attention = own.attention[:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
     assert not found[0].any(), "nothing is found before it comes"
     assert np.flatnonzero(found[LAYER]).tolist() == PLANTED, "they, and no others"
     want = [
-        [0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[1:3], strict=True)
+        [0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[:3], strict=True)
     ]
     alike(first.layer_values, want)
     alike(first.values, np.mean(want, axis=0))
-    assert first.removed == second.removed == tuple(np.flatnonzero(found[1] | found[2]).tolist())
+    assert first.removed == second.removed == tuple(np.flatnonzero(found[:3].any(axis=0)).tolist())
     assert f"{len(first.removed)} sink cells" in first.caption
     spread = [np.array(kept) * sum(a) / sum(kept) for kept, a in zip(want, attention, strict=True)]
     alike(second.layer_values, spread)
