@@ -122,6 +122,38 @@ def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
     return frames
 
 
+@pytest.fixture(scope="session")
+def exhibits(request, tmp_path_factory):
+    """By model and kind (`one`, `two` pictures, `clip`): what it is shown, with its plain run, which is made once."""
+    from functools import cache
+
+    from exhibits import Exhibit, clip_media
+    from PIL import Image
+
+    from qvl_attn.mp4 import write_mp4
+
+    folder = tmp_path_factory.mktemp("exhibits")
+    rng = np.random.default_rng(4)
+    for name, (width, height) in {"a": (200, 120), "b": (90, 150)}.items():
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    times = [i / CLIP_FPS for i in range(7)]
+    write_mp4(folder / "clip.mp4", zip(numbered_frames(7, (140, 84)), times, strict=True), 0.7, rate_fps=CLIP_FPS)
+
+    @cache
+    def exhibit(which: str, kind: str) -> Exhibit:
+        analyzer = request.getfixturevalue(which)
+        if kind == "clip":
+            return Exhibit(analyzer, clip_media(analyzer, folder / "clip.mp4", CLIP_FPS), "what moves?")
+        paths = {
+            "demo": [DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"],
+            "genuine": [folder / "a.png", folder / "b.png"],
+        }[which]
+        question = {"demo": "how many cats?", "genuine": "how many cats? 有几只猫?"}[which]
+        return Exhibit(analyzer, paths[: 1 if kind == "one" else 2], question)
+
+    return exhibit
+
+
 @pytest.fixture
 def clip_file(tmp_path):
     """Write a clip of (count) frames at 10 a second, or at the times that are given."""

@@ -1,0 +1,175 @@
+"""Relevance and Grad-CAM against plain autograd through transformers' own eager attention."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+from exhibits import Exhibit, alike, eager
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.probe import window_order
+
+SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+
+
+@pytest.fixture(params=SHOWN, ids="-".join)
+def exhibit(request, exhibits) -> Exhibit:
+    return exhibits(*request.param)
+
+
+def differentiated(exhibit: Exhibit, ids, which):
+    """Attention (L, H, S, S), what the tower's last layer gives (P, C), and their gradients.
+
+    Differentiated is the sum of the logits of those of the answer's tokens that are named, each where it is produced.
+    """
+    model, kept = exhibit.analyzer.model, []
+
+    def leaf(module, args, output):
+        kept.append(output.detach().requires_grad_())
+        return kept[0]
+
+    with ExitStack() as stack:
+        stack.enter_context(eager(model))
+        stack.callback(model.model.visual.blocks[-1].register_forward_hook(leaf).remove)
+        # So that all of the attention is in the graph, whatever of it comes before the first picture.
+        words = model.get_input_embeddings()
+        stack.callback(words.register_forward_hook(lambda m, a, output: output.detach().requires_grad_()).remove)
+        out = model(**exhibit.whole(ids), output_attentions=True)
+    y = sum(out.logits[0, exhibit.length - 1 + i, ids[i]] for i in which)
+    gradients = torch.autograd.grad(y, [*out.attentions, kept[0]])
+    attention, gradient = (torch.cat([one.detach() for one in layers]) for layers in (out.attentions, gradients[:-1]))
+    return attention.double().numpy(), gradient.double().numpy(), kept[0].detach().numpy(), gradients[-1].numpy()
+
+
+def relevance_by_hand(exhibit: Exhibit, ids, which) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The whole matrix, and each layer's own."""
+    attention, gradient, *_ = differentiated(exhibit, ids, which)
+    layers = []
+    for a, g in zip(attention, gradient, strict=True):
+        layers.append(np.mean([np.where(one * slope > 0, one * slope, 0) for one, slope in zip(a, g, strict=True)], 0))
+    whole = np.eye(len(layers[0]))
+    for layer in layers:
+        whole = whole + layer @ whole
+    return whole, layers
+
+
+@pytest.mark.parametrize(("query", "block"), [("last", 7), ("answer", 3)])
+def test_relevance_is_a_product_of_matrices(exhibit, query, block, monkeypatch):
+    monkeypatch.setattr("qvl_attn.flow.BLOCK_ROWS", block)
+    which = exhibit.explained(query)
+    whole, layers = relevance_by_hand(exhibit, exhibit.ids, which)
+    found = exhibit.map("gradient", query)
+    rows = [exhibit.length - 1 + i for i in which]
+    alike(found.values, whole[rows].mean(axis=0)[exhibit.vision])
+    alike(found.layer_values, [layer[rows].mean(axis=0)[exhibit.vision] for layer in layers])
+    assert found.layers == found.layer_numbers == tuple(range(len(layers)))
+
+
+def test_the_random_model_says_several_words(exhibits):
+    """So that the sum over an answer, and the mean over where it is produced, are of several."""
+    assert len(exhibits("genuine", "one").explained("answer")) > 2
+
+
+@pytest.mark.parametrize("which", ["demo", "genuine"])
+def test_blocks_change_nothing(exhibits, which, monkeypatch):
+    exhibit = exhibits(which, "one")
+    one = exhibit.map("gradient")
+    monkeypatch.setattr("qvl_attn.flow.BLOCK_ROWS", 13)
+    alike(exhibit.map("gradient").values, one.values)
+
+
+@pytest.mark.parametrize(("which", "answer"), [("demo", "red star"), ("genuine", "two red cats, 两只")])
+@pytest.mark.parametrize("query", ["question", "last", "answer"])
+def test_a_supplied_answer_is_what_is_explained(exhibits, which, answer, query):
+    exhibit = exhibits(which, "one")
+    ids = exhibit.supplied(answer)
+    explained = exhibit.explained(query, ids)
+    whole, _ = relevance_by_hand(exhibit, ids, explained)
+    found = exhibit.map("gradient", query, answer=answer)
+    rows = [exhibit.length - 1 + i for i in explained]
+    alike(found.values, whole[rows].mean(axis=0)[exhibit.vision])
+    words = exhibit.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
+    assert f"“{words}”" in found.caption
+
+
+def test_nothing_that_speaks_for_the_answer_is_a_fault(exhibits):
+    """Whatever is seen is taken away before it is attended to."""
+    exhibit = exhibits("demo", "one")
+    handles = [
+        layer.self_attn.v_proj.register_forward_hook(lambda module, args, output: output * 0)
+        for layer in exhibit.analyzer.model.model.language_model.layers
+    ]
+    try:
+        for method, words in (("gradient", "nothing on the picture"), ("gradcam", "no patch")):
+            with pytest.raises(CaptureError, match=f"{method}: {words}"):
+                exhibit.map(method)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# Grad-CAM
+
+
+def windows_of(model, grid_thw) -> torch.Tensor:
+    """transformers' own order of the cells."""
+    tower = model.model.visual
+    if hasattr(tower, "get_window_index"):
+        return torch.as_tensor(tower.get_window_index(grid_thw)[0])
+    from transformers.vision_utils import get_vision_window_index
+
+    return get_vision_window_index(grid_thw, tower.spatial_merge_size, tower.window_size, tower.patch_size)[0]
+
+
+def cam_by_hand(exhibit: Exhibit, ids, which) -> np.ndarray:
+    """(V,)"""
+    *_, features, gradients = differentiated(exhibit, ids, which)
+    alpha = sum(gradients.astype(np.float64)) / len(gradients)
+    patches = np.array([max(float(patch.astype(np.float64) @ alpha), 0) for patch in features])
+    grid = exhibit.inputs["image_grid_thw" if "image_grid_thw" in exhibit.inputs else "video_grid_thw"]
+    cells = np.full(len(exhibit.vision), np.nan)
+    for i, cell in enumerate(windows_of(exhibit.analyzer.model, grid).tolist()):
+        cells[cell] = patches[4 * i : 4 * i + 4].mean()
+    return cells
+
+
+@pytest.mark.parametrize("query", ["last", "answer"])
+def test_grad_cam_of_the_towers_last_layer(exhibit, query):
+    found = exhibit.map("gradcam", query)
+    alike(found.values, cam_by_hand(exhibit, exhibit.ids, exhibit.explained(query)))
+    assert (found.layers, found.layer_values, found.layer_numbers) == ((), None, ())
+
+
+def test_grad_cam_of_a_supplied_answer(exhibits):
+    exhibit = exhibits("demo", "two")
+    ids = exhibit.supplied("red star")
+    found = exhibit.map("gradcam", "answer", answer="red star")
+    alike(found.values, cam_by_hand(exhibit, ids, exhibit.explained("answer", ids)))
+
+
+def test_some_windows_are_not_in_the_order_of_the_cells(exhibits):
+    """Or else undoing the order would not have been tested."""
+    for which, kind in SHOWN:
+        exhibit = exhibits(which, kind)
+        grid = exhibit.inputs["image_grid_thw" if "image_grid_thw" in exhibit.inputs else "video_grid_thw"]
+        order = windows_of(exhibit.analyzer.model, grid)
+        assert not torch.equal(order, torch.arange(len(order))), (which, kind)
+        assert not torch.equal(order[order], torch.arange(len(order))), "its own inverse"
+
+
+@pytest.mark.parametrize("which", ["demo", "genuine"])
+@pytest.mark.parametrize(
+    "grids", [[(1, 2, 2)], [(1, 8, 8)], [(1, 18, 10)], [(1, 4, 34)], [(1, 10, 18), (1, 16, 6)], [(3, 10, 14)]]
+)
+@pytest.mark.parametrize("clips", [False, True])
+def test_patches_lie_as_transformers_windows_say(request, which, grids, clips):
+    model = request.getfixturevalue(which).model
+    grid = torch.tensor(grids)
+    pixels = torch.zeros(int(grid.prod(dim=1).sum()), 3 * 2 * 14 * 14)
+    names = ("pixel_values_videos", "video_grid_thw") if clips else ("pixel_values", "image_grid_thw")
+    order = window_order(model, dict(zip(names, (pixels, grid), strict=True)))
+    cells = windows_of(model, grid)
+    assert order.tolist() == [4 * cell + i for cell in cells.tolist() for i in range(4)]

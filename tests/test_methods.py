@@ -1,0 +1,115 @@
+"""What every method has in common: names, maps that are refused, maps that are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from exhibits import cut_by_picture
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.methods import METHODS, MethodMap, parse_methods
+from qvl_attn.methods.drawn import method_heat_maps
+from qvl_attn.types import Scale
+
+
+def values(*numbers):
+    return np.array(numbers, np.float32)
+
+
+def test_methods_are_named_as_they_are_typed():
+    assert parse_methods("mean") == ("mean",)
+    assert parse_methods(" relative ,mean,relative") == ("relative", "mean")
+    assert parse_methods(["gradient", "mean,tam"]) == ("gradient", "mean", "tam")
+    assert parse_methods(",".join(METHODS)) == tuple(METHODS)
+    assert all(name == method.name for name, method in METHODS.items())
+
+
+@pytest.mark.parametrize("typed", ["", "men", "mean,", "mean;max", "Mean", ",", "all"])
+def test_a_method_that_is_not_there_is_refused_with_those_that_are(typed):
+    with pytest.raises(InputError, match="no method") as caught:
+        parse_methods(typed, "--method")
+    assert caught.value.message.startswith(f"--method {typed}: ")
+    assert all(name in caught.value.hint for name in METHODS)
+
+
+def test_every_method_says_what_should_be_known_of_it():
+    for method in METHODS.values():
+        assert all((method.shows, method.source, method.cost, method.when, method.wrong))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"values": values()},
+        {"values": np.ones(3)},
+        {"values": np.ones((2, 2), np.float32)},
+        {"values": values(1, -1e-9)},
+        {"values": values(1, np.nan)},
+        {"values": values(1, np.inf)},
+        {"layer_values": np.ones((1, 3), np.float32), "layer_numbers": (0,)},
+        {"layer_values": np.ones((1, 2)), "layer_numbers": (0,)},
+        {"layer_values": -np.ones((1, 2), np.float32), "layer_numbers": (0,)},
+        {"layer_values": np.full((1, 2), np.nan, np.float32), "layer_numbers": (0,)},
+        {"layer_values": np.ones((1, 2), np.float32)},
+        {"layer_values": np.ones((1, 2), np.float32), "layer_numbers": (0, 1)},
+        {"layer_numbers": (0,)},
+        {"removed": (2,)},
+        {"removed": (-1,)},
+    ],
+)
+def test_what_is_no_map_is_refused(fields):
+    with pytest.raises(ValueError, match=r"values|layer|removed|below zero"):
+        MethodMap(**{"method": "mean", "values": values(1, 2), "caption": ""} | fields)
+    assert MethodMap("mean", values(1, 2), "", removed=(0, 1))
+
+
+def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
+    exhibit = exhibits("genuine", "two")
+    result = exhibit.result("gradient", "sinks", "gradcam", query="question", layers="1-2")
+    gradient, sinks, cam = result.methods
+    drawn = result.heatmaps()
+    for map_, part in zip(drawn, cut_by_picture(gradient.values, exhibit.grids), strict=True):
+        assert np.array_equal(map_.values, part)
+        assert (map_.method, map_.query, map_.heads) == ("gradient", "question", "all")
+        assert map_.uniform == pytest.approx(gradient.values.mean())
+        assert map_.queries == tuple(exhibit.asking)
+        assert map_.scale == drawn[0].scale
+        assert map_.layers == (0, 1, 2)
+    assert [map_.media_index for map_ in drawn] == [0, 1]
+    assert result.heatmaps(query="question")[0].method == "mean"
+    rows = result.query_rows()
+    alone = method_heat_maps(sinks, result.capture, rows, "question", Scale(0, 1), layer=2)
+    for map_, part in zip(alone, cut_by_picture(sinks.layer_values[1], exhibit.grids), strict=True):
+        assert np.array_equal(map_.values, part)
+        assert (map_.layers, map_.scale) == ((2,), Scale(0, 1))
+        assert map_.vision_mass == pytest.approx(result.capture.vision_mass[1, rows].mean())
+    (first, _) = method_heat_maps(cam, result.capture, rows, "question")
+    assert first.vision_mass == pytest.approx(result.capture.vision_mass[:, rows].mean())
+
+
+def test_a_map_of_nothing_is_not_drawn(exhibits):
+    result = exhibits("demo", "one").result("mean")
+    nothing = replace(result.methods[0], values=np.zeros_like(result.methods[0].values))
+    with pytest.raises(CaptureError, match="nothing on the picture"):
+        method_heat_maps(nothing, result.capture, result.query_rows(), "last")
+
+
+def test_methods_stand_in_the_order_in_which_they_were_named(exhibits):
+    names = ("tam", "mean", "rollout")
+    assert [one.method for one in exhibits("demo", "one").result(*names).methods] == [*names]
+    assert exhibits("demo", "one").result().methods == ()
+
+
+def test_layers_of_the_headline_that_were_not_captured_are_named(exhibits):
+    from qvl_attn.evidence import Evidence
+    from qvl_attn.methods import View
+
+    result = exhibits("demo", "one").result(layers="1")
+    nothing = Evidence(np.zeros(1), "")
+    view = View(result.capture, "last", result.query_rows(), (1, 2), None, nothing)
+    with pytest.raises(InputError, match="layer 2 was not captured"):
+        METHODS["mean"].compute(view)
+    with pytest.raises(ValueError, match="not recorded"):
+        METHODS["max"].compute(replace(view, layers=(1,)))

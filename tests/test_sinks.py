@@ -1,0 +1,155 @@
+"""Sinks that were planted into the hidden states, and the two criteria written out over plain hidden states."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from exhibits import Exhibit, alike
+
+from qvl_attn.evidence import States
+from qvl_attn.methods import DIMENSIONS, sinks
+from qvl_attn.methods.sinks import redistributed, removed, sink_cells
+
+SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]
+
+
+@contextmanager
+def planted(exhibit: Exhibit, spoil):
+    """What comes into the layer `LAYER` is changed at some of the cells."""
+    positions, residual = exhibit.vision[PLANTED].tolist(), []
+
+    def before(module, args):
+        residual[:] = args
+
+    def change(module, args, output):
+        if output.shape[1] <= max(positions):  # a generated token
+            return output
+        output = output.clone()
+        passed = residual[0][:, positions]
+        output[:, positions] = spoil(passed + output[:, positions]) - passed
+        return output
+
+    layer = exhibit.analyzer.model.model.language_model.layers[LAYER - 1]
+    handles = [
+        layer.post_attention_layernorm.register_forward_pre_hook(before),
+        layer.mlp.register_forward_hook(change),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def loud(hidden):
+    """Longer, but in no direction of its own."""
+    return hidden * 40
+
+
+def one_sided(hidden):
+    """As long as before, and all of it in one dimension."""
+    sided = torch.zeros_like(hidden)
+    sided[..., DIMENSION] = -hidden.norm(dim=-1)
+    return sided
+
+
+def by_hand(out, exhibit: Exhibit, dimensions) -> np.ndarray:
+    """(L, V) from what comes into each layer."""
+    layers = []
+    for hidden in out.hidden_states[:-1]:
+        cells = hidden[0, exhibit.vision].double().numpy()
+        norms = [float(np.sqrt((cell**2).sum())) for cell in cells]
+        usual = sorted(norms)
+        count = len(norms)
+        median = (usual[(count - 1) // 2] + usual[count // 2]) / 2
+        scores = [max(abs(cell[d]) for d in dimensions) / np.sqrt((cell**2).mean()) for cell in cells]
+        layers.append([s >= sinks.SCORE or n >= 5 * median for s, n in zip(scores, norms, strict=True)])
+    return np.array(layers)
+
+
+@pytest.mark.parametrize(
+    ("which", "kind", "spoil", "score", "dimensions"),
+    [(*one, loud, 20.0, ()) for one in SHOWN]
+    + [(*one, one_sided, 9.0, (3, DIMENSION)) for one in SHOWN]
+    + [("demo", "one", one_sided, 9.0, ()), ("demo", "clip", loud, 1e6, (3,))],
+)
+def test_planted_sinks_are_found_by_either_criterion_alone(
+    exhibits, monkeypatch, which, kind, spoil, score, dimensions
+):
+    exhibit = exhibits(which, kind)
+    # The models here are too narrow for the published score: it is at most the root of the hidden size.
+    monkeypatch.setattr(sinks, "SCORE", score)
+    text = exhibit.analyzer.config.text_config
+    monkeypatch.setattr("qvl_attn.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
+    everything = dimensions or range(text.hidden_size)
+    with planted(exhibit, spoil):
+        own = Exhibit(exhibit.analyzer, exhibit.shown, exhibit.question)
+        first, second = own.result("sinks", "sinks-redistributed", layers="0-2", query="question").methods
+        found = by_hand(own.plain, own, everything)
+        attention = own.attention[:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
+    assert not found[0].any(), "nothing is found before it comes"
+    assert np.flatnonzero(found[LAYER]).tolist() == PLANTED, "they, and no others"
+    want = [
+        [0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[:3], strict=True)
+    ]
+    alike(first.layer_values, want)
+    alike(first.values, np.mean(want, axis=0))
+    assert first.removed == second.removed == tuple(np.flatnonzero(found[:3].any(axis=0)).tolist())
+    assert f"{len(first.removed)} sink cells" in first.caption
+    spread = [np.array(kept) * sum(a) / sum(kept) for kept, a in zip(want, attention, strict=True)]
+    alike(second.layer_values, spread)
+    alike(second.layer_values.sum(axis=1), attention.sum(axis=1))
+    assert ("any dimension" in first.caption) is not bool(dimensions)
+
+
+def test_another_dimension_is_no_sink(exhibits, monkeypatch):
+    exhibit = exhibits("demo", "one")
+    monkeypatch.setattr(sinks, "SCORE", 9.0)
+    monkeypatch.setattr("qvl_attn.explain.DIMENSIONS", {(4, 128): (DIMENSION + 1,)})
+    with planted(exhibit, one_sided):
+        found = exhibit.map("sinks", layers="1")
+    assert found.removed == ()
+    assert "no sinks found (dimensions 8 " in found.caption
+
+
+@pytest.mark.parametrize(("which", "kind"), [("demo", "one"), ("genuine", "two")])
+def test_without_sinks_it_is_the_mean(exhibits, which, kind):
+    exhibit = exhibits(which, kind)
+    mean, *others = exhibit.result("mean", "sinks", "sinks-redistributed").methods
+    for one in others:
+        np.testing.assert_allclose(one.values, mean.values, rtol=1e-6)
+        assert one.removed == ()
+
+
+def states(norms, scores):
+    return States(np.array(norms, np.float32), np.array(scores, np.float32), ())
+
+
+def test_the_thresholds_are_the_published_ones():
+    found = sink_cells(states([[1, 1, 1, 4.99, 5.0], [2, 2, 2, 2, 2]], [[0, 19.99, 20, 0, 0], [0, 0, 0, 0, 21]]))
+    assert found.tolist() == [[False, False, True, False, True], [False, False, False, False, True]]
+
+
+def test_a_layer_of_sinks_alone_keeps_nothing():
+    layers, every = np.array([[0.1, 0.3], [0.2, 0.2]]), np.array([[True, True], [True, False]])
+    assert removed(layers, every).tolist() == [[0, 0], [0, 0.2]]
+    assert redistributed(layers, every).tolist() == [[0, 0], [0, 0.4]]
+
+
+@pytest.mark.parametrize("size", ["3B", "7B"])
+def test_published_dimensions_belong_to_the_genuine_shapes(shared_data, size):
+    config = json.loads((shared_data / "tokenizer" / size / "config.json").read_text())
+    config |= config.get("text_config", {})
+    shape = config["num_hidden_layers"], config["hidden_size"]
+    assert DIMENSIONS[shape] == {"3B": (318, 1874, 1819), "7B": (458, 2570)}[size]
+
+
+def test_every_published_dimension_is_one():
+    assert {shape: len(found) for shape, found in DIMENSIONS.items()} == {(36, 2048): 3, (28, 3584): 2, (64, 5120): 2}
+    assert DIMENSIONS[64, 5120] == (4675, 3094)
+    assert all(0 <= one < size for (_, size), found in DIMENSIONS.items() for one in found)

@@ -1,0 +1,99 @@
+"""Token activation maps against their definition, in plain loops over the logits of the whole sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from exhibits import Exhibit, alike, cut_by_picture
+
+from qvl_attn.evidence import Classes
+from qvl_attn.methods.tam import activation_map
+
+SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+
+
+@pytest.fixture(params=SHOWN, ids="-".join)
+def exhibit(request, exhibits) -> Exhibit:
+    return exhibits(*request.param)
+
+
+def rank_gaussian(picture: np.ndarray) -> np.ndarray:
+    """Of one picture or step, cell by cell."""
+    padded, found = np.pad(picture, 1, mode="reflect"), np.zeros_like(picture)
+    for i in range(picture.shape[0]):
+        for j in range(picture.shape[1]):
+            ordered = sorted(padded[i : i + 3, j : j + 3].ravel())
+            mean = sum(ordered) / 9
+            if mean > 0 and np.std(ordered) > 0:
+                sigma = np.std(ordered) / mean
+                kernel = [np.exp(-((rank - 4) ** 2) / (2 * sigma**2)) for rank in range(9)]
+                found[i, j] = sum(k * value for k, value in zip(kernel, ordered, strict=True)) / sum(kernel)
+            else:
+                found[i, j] = mean
+    return found
+
+
+def by_hand(exhibit: Exhibit, logits: np.ndarray, ids, target: int) -> np.ndarray:
+    """(V,) the map of the token of the answer that is `target`-th in it."""
+    question = exhibit.inputs["input_ids"][0, exhibit.asking].tolist()
+    words = [*question, *ids[:target]]
+    # Where each of them is looked for: a token of the question at its own place, one of the answer where it is made.
+    places = [*exhibit.asking, *(exhibit.length - 1 + i for i in range(target))]
+    own = ids[target]
+    strength = [max(float(logits[place, own]), 0) for place in places]
+    scores = np.array([max(float(logits[cell, own]), 0) for cell in exhibit.vision])
+    interference, total = np.zeros(len(scores)), 0.0
+    for word, much in zip(words, strength, strict=True):
+        if word != own:
+            interference += much * np.maximum(logits[exhibit.vision, word], 0)
+            total += much
+    interference /= total + 1e-8
+    if interference.any():
+        slope = np.linalg.lstsq(interference[:, None], scores, rcond=None)[0][0]
+        scores = np.maximum(scores - slope * interference, 0)
+    together = [*scores, *strength]
+    scaled = (scores - min(together)) / (max(together) - min(together))
+    pictures = cut_by_picture(scaled, exhibit.grids)
+    return np.concatenate([rank_gaussian(step).ravel() for picture in pictures for step in picture])
+
+
+@pytest.mark.parametrize("query", ["last", "answer"])
+def test_the_published_definition_in_loops(exhibit, query):
+    found = exhibit.map("tam", query)
+    logits = exhibit.plain.logits[0].double().numpy()
+    want = [by_hand(exhibit, logits, exhibit.ids, target) for target in exhibit.explained(query)]
+    alike(found.values, np.mean(want, axis=0), 3e-4)
+    assert (found.layers, found.layer_values) == ((), None)
+
+
+def test_a_supplied_answer_with_words_of_the_question(exhibits):
+    """A word that stood before is none of its own context."""
+    exhibit = exhibits("demo", "one")
+    ids = exhibit.supplied("many cats cats")
+    asked = exhibit.inputs["input_ids"][0, exhibit.asking].tolist()
+    assert set(ids) & set(asked)
+    assert ids[-1] in ids[:-1]
+    logits = exhibit.run(exhibit.whole(ids)).logits[0].double().numpy()
+    want = [by_hand(exhibit, logits, ids, target) for target in range(len(ids))]
+    alike(exhibit.map("tam", "answer", answer="many cats cats").values, np.mean(want, axis=0), 3e-4)
+    alike(exhibit.map("tam", "last", answer="many cats cats").values, want[0], 3e-4)
+
+
+def classes(vision, text, ids):
+    return Classes(np.array(ids), (len(ids) - 1,), np.array(vision, np.float32), np.array(text, np.float32))
+
+
+def test_a_word_alone_is_its_own_activation():
+    """Nothing else was said: no interference, and nothing is divided by nothing."""
+    text = np.array([[3.0, 9], [4, 9]])
+    same = activation_map(classes([[9, 9, 9], [0, 2, 4]], text, [5, 5]), 1)
+    assert same == pytest.approx([0, 0.5, 1])
+    silent = activation_map(classes([[9, 9, 9], [0, 2, 4]], np.zeros((2, 2)), [5, 6]), 1)
+    assert silent == pytest.approx([0, 0.5, 1])
+    assert activation_map(classes(np.zeros((2, 3)), np.zeros((2, 2)), [5, 6]), 1).tolist() == [0, 0, 0]
+
+
+def test_interference_is_taken_out_and_nothing_below_nothing():
+    # s = <own, other> / <other, other> = (2 * 1 + 4 * 2) / 5 = 2: of (5, 2, 4) there is left (5, 0, 0).
+    found = activation_map(classes([[0, 1, 2], [5, 2, 4]], [[1, 0], [10, 0]], [5, 6]), 1)
+    assert found == pytest.approx([0.5, 0, 0])
