@@ -45,7 +45,7 @@ def descending(values: NDArray[np.floating[Any]], ties: IntArray) -> IntArray:
 
 def removed(order: IntArray) -> NDArray[np.bool_]:
     """Which cells are gone at each share: (STEPS + 1, V), of (V,) cells in the order in which they go."""
-    place = order
+    place = np.argsort(order)
     return np.asarray(place < counts(len(order))[:, None])
 
 

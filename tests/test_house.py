@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qvl_attn"
 TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
-TORCH_ROOMS |= {"flow", "probe"}
+TORCH_ROOMS |= {"flow", "probe", "removal", "scramble"}
 PURE = {
     "types": set(),
     "drawing": {"errors"},
@@ -53,6 +53,9 @@ PURE = {
         for path in (PACKAGE / "methods").glob("*.py")
     },
     "hushed": set(),
+    "perturb": {"types"},
+    "similarity": set(),
+    "faithfulness": {"perturb", "types"},
 }
 
 
