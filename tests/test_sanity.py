@@ -1,0 +1,298 @@
+"""Sanity checks of a map: what is changed, what it is compared with, and that everything is put back."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import DEMO_PICTURES
+
+from qvl_attn import sanity
+from qvl_attn.clip import open_clip
+from qvl_attn.demo.heldout import scene
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.faithfulness import HEADLINE
+from qvl_attn.likeness import Likeness, Sanity, sanity_from, sanity_json
+from qvl_attn.methods import GENERIC_PROMPT
+from qvl_attn.sampling import ClipSettings
+from qvl_attn.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks
+from qvl_attn.scramble import scrambled
+from qvl_attn.similarity import rank_correlation, ssim
+from qvl_attn.video import answer_clip, ask_video, load_clip, prepare_clip
+
+QUESTION = "what color is the dog?"
+
+
+def answered(engine, pictures, question=QUESTION, methods=(), **typed):
+    settings = engine.settings(profile="none", method=methods or None, **typed)
+    asked = engine.prepare([(pictures, question)], settings)
+    ((_, result),) = engine.answer(asked)
+    return result
+
+
+def everything(found: Sanity) -> list[Likeness]:
+    return [*found.weights, found.question, found.picture]
+
+
+def alike(one, other) -> tuple[float, float]:
+    pairs = [(a.values, b.values) for a, b in zip(one.heatmaps(), other.heatmaps(), strict=True)]
+    return np.mean([rank_correlation(*pair) for pair in pairs]), np.mean([ssim(*pair) for pair in pairs])
+
+
+def figures(found: Likeness):
+    return pytest.approx((found.rank_correlation, found.ssim), abs=1e-5)
+
+
+def spied(engine, monkeypatch):
+    """What is prepared: pictures, question, settings."""
+    seen, prepare = [], engine.prepare
+
+    def watched(pairs, settings):
+        seen.extend((*pair, settings) for pair in pairs)
+        return prepare(pairs, settings)
+
+    monkeypatch.setattr(engine, "prepare", watched)
+    return seen
+
+
+def checked(engine, result, *progress):
+    """The sanity checks of the headline's map."""
+    return next(iter(sanity_checks(engine, result, *progress).values()))
+
+
+@pytest.mark.parametrize(
+    ("query", "methods"), [("question", ()), ("answer", ()), ("last", ("relative",)), ("answer", ("gradient", "tam"))]
+)
+def test_a_map_is_like_itself_where_nothing_is_scrambled(demo, cats, monkeypatch, query, methods):
+    monkeypatch.setattr(sanity, "scrambled", lambda layers, seed: nullcontext())
+    found = checked(demo, answered(demo, cats, query=query, methods=methods))
+    assert len(found.weights) == 4
+    for one in found.weights:
+        assert (one.rank_correlation, one.ssim) == pytest.approx((1, 1), abs=1e-4)
+    assert found.picture.rank_correlation < 0.9
+
+
+def test_layers_are_scrambled_from_the_top_down(demo, cats):
+    result = answered(demo, cats, layers="0,3")
+    found = checked(demo, result)
+    layers = demo.model.model.language_model.layers
+    for n, one in enumerate(found.weights, 1):
+        assert one.label == f"weights of the top {n} of 4 layers"
+        with scrambled([layers[3 - i] for i in range(n)], 0):
+            other = answered(demo, cats, layers="0,3", answer=result.answer)
+        assert alike(result, other) == figures(one)
+        assert one.rank_correlation < 0.9
+        assert one.ssim < 0.9
+
+
+def test_layers_above_those_of_the_map_do_not_change_it(demo, cats):
+    found = checked(demo, answered(demo, cats, layers="1", query="question"))
+    assert [one.rank_correlation for one in found.weights[:2]] == pytest.approx([1, 1], abs=1e-6)
+    assert max(one.rank_correlation for one in found.weights[2:]) < 0.9
+
+
+@pytest.mark.parametrize("methods", [(), ("max",), ("rollout", "mean")])
+def test_other_questions_and_pictures_are_those_that_are_asked(demo, cats, wide, methods):
+    result = answered(demo, [cats, wide], methods=methods)
+    found = checked(demo, result)
+    question = answered(demo, [cats, wide], GENERIC_PROMPT, methods=methods)
+    assert found.question.label == f"another question: {GENERIC_PROMPT}"
+    assert alike(result, question) == figures(found.question)
+    media = [replace(one, frames=other_picture(one, i).frames) for i, one in enumerate(result.media)]
+    assert found.picture.label == "another picture"
+    assert alike(result, answered(demo, media, methods=methods)) == figures(found.picture)
+
+
+def test_a_following_answer_is_the_same_to_the_bit(demo, cats):
+    before = answered(demo, cats)
+    checked(demo, before)
+    after = answered(demo, cats)
+    assert after.answer_logprob == before.answer_logprob
+    assert np.array_equal(after.capture.weights, before.capture.weights)
+
+
+def test_the_weights_are_put_back_after_a_fault(demo, cats, monkeypatch):
+    before = answered(demo, cats)
+
+    def fault(*maps):
+        raise RuntimeError("within")
+
+    monkeypatch.setattr(sanity, "ssim", fault)
+    with pytest.raises(RuntimeError, match="within"):
+        checked(demo, before)
+    assert np.array_equal(answered(demo, cats).capture.weights, before.capture.weights)
+
+
+def test_the_same_answer_is_explained_of_scrambled_weights_and_an_own_one_else(demo, cats, monkeypatch):
+    result = answered(demo, cats, answer="red star", query="answer", methods=("mean", "max"), max_new_tokens=20)
+    seen = spied(demo, monkeypatch)
+    checked(demo, result)
+    (_, first, same), (_, other, asking), (_, third, shown) = seen
+    assert (first, other, third) == (QUESTION, GENERIC_PROMPT, QUESTION)
+    assert (same.answer, same.max_new_tokens) == ("red star", 1)
+    assert asking == shown == replace(result.settings, answer=None)
+    own = answered(demo, cats)
+    seen.clear()
+    checked(demo, own)
+    assert seen[0][2].answer == own.answer
+
+
+def test_words_of_the_question_are_asked_about_nothing_else(demo, cats, monkeypatch):
+    result = answered(demo, cats, query="text:dog")
+    seen = spied(demo, monkeypatch)
+    checked(demo, result)
+    assert [settings.query for _, _, settings in seen] == ["text:dog", "question", "text:dog"]
+
+
+def test_an_answer_without_text_has_no_map(demo, cats):
+    assert not answered(demo, cats, GENERIC_PROMPT).answer
+    found = checked(demo, answered(demo, cats, query="answer"))
+    assert (found.question.rank_correlation, found.question.ssim) == (None, None)
+    assert found.picture.ssim is not None
+    assert None not in {one.ssim for one in found.weights}
+    json.dumps(sanity_json(found), allow_nan=False)
+
+
+def test_an_empty_answer_of_a_question_can_be_checked(demo, cats):
+    found = checked(demo, answered(demo, cats, GENERIC_PROMPT))
+    assert found.question.label == "another question: What is in the corner?"
+    assert None not in {one.ssim for one in everything(found)}
+
+
+def test_where_no_map_can_be_drawn_there_are_no_figures(demo, cats, monkeypatch):
+    result, answer, asked = answered(demo, cats), demo.answer, []
+
+    def faulty(questions):
+        asked.append(questions)
+        if len(asked) in (2, 6):
+            raise CaptureError("the model's output is not finite (NaN or infinite)")
+        return answer(questions)
+
+    monkeypatch.setattr(demo, "answer", faulty)
+    found = everything(checked(demo, result))
+    assert [one.ssim is None for one in found] == [False, True, False, False, False, True]
+    assert [one.rank_correlation is None for one in found] == [False, True, False, False, False, True]
+
+
+def test_of_a_map_that_is_the_same_everywhere_there_are_no_figures(demo, cats, monkeypatch):
+    result = answered(demo, cats)
+    values = sanity._values
+    monkeypatch.setattr(
+        sanity, "_values", lambda one: values(one) if one is result else {HEADLINE: [np.ones((1, 8, 9))]}
+    )
+    assert {(one.rank_correlation, one.ssim) for one in everything(checked(demo, result))} == {(None, None)}
+
+
+def test_progress_is_told(demo, cats):
+    told = []
+    checked(demo, answered(demo, cats), lambda *one: told.append(one))
+    assert told == [("sanity checks", done, 6) for done in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("question", "methods", "other"),
+    [
+        (QUESTION, (), GENERIC_PROMPT),
+        (QUESTION, ("mean",), GENERIC_PROMPT),
+        (QUESTION, ("relative",), "What is in the corner?"),
+        (GENERIC_PROMPT, (), "What is in the corner?"),
+        (f" {GENERIC_PROMPT}\n", ("tam",), "What is in the corner?"),
+        (GENERIC_PROMPT, ("relative",), "What is in the corner?"),
+        ("What is in the corner?", (), GENERIC_PROMPT),
+        ("What is in the corner?", ("relative",), "What is at the top?"),
+    ],
+)
+def test_the_other_question_is_another_one(demo, question, methods, other):
+    assert other_question(question, demo.settings(method=methods or None)) == other
+
+
+def test_each_method_is_compared_with_itself(demo, cats):
+    result = answered(demo, cats, methods=("mean", "relative"))
+    found = sanity_checks(demo, result)
+    assert list(found) == ["mean", "relative"]
+    other = answered(demo, cats, "What is in the corner?", methods=("mean", "relative"))
+    for own, changed in zip(result.methods, other.methods, strict=True):
+        expected = rank_correlation(own.values, changed.values)
+        assert found[own.method].question.rank_correlation == pytest.approx(expected, abs=1e-4)
+        assert found[own.method].question.label == "another question: What is in the corner?"
+
+
+@pytest.mark.parametrize(
+    ("layers", "counts"),
+    [
+        (1, (1,)),
+        (4, (1, 2, 3, 4)),
+        (8, tuple(range(1, 9))),
+        (9, (1, 2, 3, 4, 6, 7, 8, 9)),
+        (28, (1, 5, 9, 13, 16, 20, 24, 28)),
+        (36, (1, 6, 11, 16, 21, 26, 31, 36)),
+    ],
+)
+def test_depths_are_even_from_one_to_all(layers, counts):
+    assert depths(layers) == counts
+
+
+def test_another_picture_is_a_scene_of_the_same_size(demo, cats, wide):
+    media = answered(demo, [cats, wide]).media
+    for i, one in enumerate(media):
+        other = other_picture(one, i)
+        drawn = scene(FIRST_SCENE + i).shown.picture
+        assert other.frames.shape == one.frames.shape
+        assert other.sha256 != one.sha256
+        assert np.abs(other.frames.mean((0, 1, 2)) - drawn.mean((0, 1))).max() < 2
+        height, width = one.frames.shape[1:3]
+        rows, columns = (np.arange(n) * m // n for n, m in ((height, drawn.shape[0]), (width, drawn.shape[1])))
+        assert np.abs(other.frames[0].astype(int) - drawn[rows][:, columns]).mean() < 8
+    assert not np.array_equal(other_picture(media[0], 0).frames, other_picture(media[0], 1).frames)
+
+
+def test_a_clip_is_checked_with_the_same_scene_in_every_frame(demo):
+    settings = demo.settings(profile="none", clip=ClipSettings(fps=2))
+    media = load_clip(demo.processor, open_clip(DEMO_PICTURES / "clip.mp4"), settings)
+    ((_, result),) = answer_clip(demo, prepare_clip(demo, media, ["what is moving?"], settings))
+    other = other_picture(media, 0)
+    assert other.frames.shape == media.frames.shape
+    assert (other.frames == other.frames[:1]).all()
+    assert (other.kind, other.clip, other.path) == ("clip", media.clip, None)
+    found = checked(demo, result)
+    assert None not in {one.ssim for one in everything(found)}
+    assert found.picture.rank_correlation < 0.9
+
+
+@pytest.mark.parametrize("how", [{"mode": "frames"}, {"window": 2}])
+def test_a_clip_in_several_prompts_is_refused(demo, how):
+    settings = demo.settings(profile="none", clip=ClipSettings(fps=2, **how))
+    result = ask_video(demo, DEMO_PICTURES / "clip.mp4", "what is moving?", settings)
+    with pytest.raises(InputError, match="several prompts"):
+        checked(demo, result)
+
+
+def test_a_fault_of_what_is_asked_is_no_missing_figure(demo, cats, monkeypatch):
+    result = answered(demo, cats)
+
+    def refuse(*args):
+        raise InputError("too long")
+
+    monkeypatch.setattr(demo, "prepare", refuse)
+    with pytest.raises(InputError, match="too long"):
+        checked(demo, result)
+
+
+def test_sanity_comes_back_from_json_as_it_was():
+    found = Sanity(
+        (Likeness("weights", 0.25, 1.0), Likeness("more weights", -1.0, None)),
+        Likeness("another question: why?", None, None),
+        Likeness("another picture", 0.5, 0.125),
+    )
+    assert sanity_from(json.loads(json.dumps(sanity_json(found), allow_nan=False))) == found
+
+
+@pytest.mark.parametrize("value", [1.5, -1.01, float("nan"), float("inf")])
+def test_what_is_no_likeness_is_refused(value):
+    with pytest.raises(ValueError, match="a likeness"):
+        Likeness("weights", value, 0.0)
+    with pytest.raises(ValueError, match="a likeness"):
+        Likeness("weights", 0.0, value)
