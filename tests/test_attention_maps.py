@@ -101,7 +101,7 @@ def generic_attention(exhibit: Exhibit) -> tuple[np.ndarray, np.ndarray, int]:
     return attention, asking, length - 1
 
 
-@pytest.mark.parametrize("query", ["question", "last", "answer"])
+@pytest.mark.parametrize("query", ["question", "answer"])
 def test_relative_is_the_ratio_of_two_runs(exhibit, query):
     found = exhibit.map("relative", query, layers="1-2")
     own = rows_on_vision(exhibit, query).mean(axis=(1, 2))[1:3]
@@ -114,6 +114,14 @@ def test_relative_is_the_ratio_of_two_runs(exhibit, query):
     alike(found.values, by_hand(own.mean(axis=0), generic.mean(axis=0)))
     alike(found.layer_values, [by_hand(a, g) for a, g in zip(own, generic, strict=True)])
     assert found.layer_numbers == found.layers == (1, 2)
+
+
+def test_the_last_token_is_held_against_the_last_token(exhibits):
+    exhibit = exhibits("genuine", "two")
+    attention, _, last = generic_attention(exhibit)
+    usual = attention[2, :, last].mean(axis=0)
+    own = exhibit.attention[2, :, exhibit.length - 1][:, exhibit.vision].mean(axis=0)
+    alike(exhibit.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
 
 
 def test_a_part_of_the_question_is_held_against_the_whole_generic_prompt(exhibits):
