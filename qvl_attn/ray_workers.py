@@ -150,7 +150,8 @@ class RayWorkers:
             mapped = items.map_batches(
                 worker,
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=size),
+                # Nothing waits at an actor behind what it is at work on: it would lose a try whenever the actor dies.
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 num_gpus=gpus or None,
                 num_cpus=None if gpus else _cpus(ray, size),
                 fn_constructor_args=(model, [held]),
