@@ -41,8 +41,8 @@ from qvl_attn.scoring import Score
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.
 PORTIONS_AT_ONCE, LEAST_TIMES = 4, 4
-# How often what an actor died over is tried again, and how often an actor is started again: one file that kills them,
-# or weights that no machine has the memory for, must not keep a night busy.
+# How often what an actor died over is tried again. An actor is started again for each of these tries, as Ray Data waits
+# for ever once none is left, and some times more; but not without end, for weights that no machine has the memory for.
 TRIES, RESTARTS = 3, 20
 
 
@@ -156,7 +156,7 @@ class RayWorkers:
                 num_cpus=None if gpus else _cpus(ray, size),
                 fn_constructor_args=(model, [held]),
                 max_task_retries=TRIES,
-                max_restarts=RESTARTS,
+                max_restarts=RESTARTS + (TRIES + 1) * len(hands),
             )
         with _ray_faults(ray):
             for row in mapped.iter_rows():
