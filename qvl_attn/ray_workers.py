@@ -178,6 +178,7 @@ class RayWorkers:
         """Ray, quiet, and without its report of usage to its makers."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # of an actor that died it tells on stdout
         import ray
         import ray.data
 
