@@ -41,8 +41,8 @@ from qvl_attn.settings import Settings
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.
 PORTIONS_AT_ONCE, LEAST_TIMES = 4, 4
-# How often what an actor died over is tried again, and how often an actor is started again: one file that kills them,
-# or weights that no machine has the memory for, must not keep a night busy.
+# How often what an actor died over is tried again. An actor is started again for each of these tries, as Ray Data waits
+# for ever once none is left, and some times more; but not without end, for weights that no machine has the memory for.
 TRIES, RESTARTS = 3, 20
 
 
@@ -150,12 +150,13 @@ class RayWorkers:
             mapped = items.map_batches(
                 worker,
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=size),
+                # Nothing waits at an actor behind what it is at work on: it would lose a try whenever the actor dies.
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 num_gpus=gpus or None,
                 num_cpus=None if gpus else _cpus(ray, size),
                 fn_constructor_args=(model, [held]),
                 max_task_retries=TRIES,
-                max_restarts=RESTARTS,
+                max_restarts=RESTARTS + (TRIES + 1) * len(hands),
             )
         with _ray_faults(ray):
             for row in mapped.iter_rows():
@@ -177,6 +178,7 @@ class RayWorkers:
         """Ray, quiet, and without its report of usage to its makers."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # of an actor that died it tells on stdout
         import ray
         import ray.data
 
