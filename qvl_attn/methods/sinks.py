@@ -6,6 +6,7 @@ A vision token is a sink of layer l if, as it comes into that layer, one of thes
     |h| >= NORM * median of |h| over the vision tokens  (outliers by norm: Darcet et al. 2309.16588)
 
 D are the sink dimensions of the language model, published for the 3B, 7B and 32B; without them every dimension counts.
+|h_d| / RMS(h) is at most the square root of the hidden size: below 400 of it there are sinks by their norm alone.
 `sinks` takes the cells out of that layer's map; `sinks-redistributed` gives what they had to the layer's other cells in
 proportion (as Kang et al., but with all of the budget and in all heads). States (L, V) come of one more pass.
 """
