@@ -105,9 +105,11 @@ class Result:
     def headline_layers(self) -> tuple[int, ...]:
         """The layers of the plain headline: those captured where some were named, else the profile's.
 
-        Without a profile, those at 50 to 85 % of the depth.
+        Without a profile, those at 50 to 85 % of the depth. In a check, those that were named for its headline.
         """
-        profile = self.settings.profile
+        profile, headline = self.settings.profile, self.settings.headline
+        if headline is not None:
+            return headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
         if self.settings.layers is not None:
             return tuple(self.capture.layers.tolist())
         if profile is not None:
@@ -116,6 +118,8 @@ class Result:
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
         """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+        if self.settings.headline is not None:
+            return self.settings.headline.heads
         if self.settings.profile is not None:
             return self.settings.profile.heads or None
         return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
@@ -157,7 +161,7 @@ class Result:
         within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
         pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
         if layers is None and heads is None:
-            pairs = pairs or self.headline_heads()
+            pairs = self.headline_heads() if self.settings.headline else pairs or self.headline_heads()
         named = query or self.settings.query
         rows = query_rows(self.capture, self.question, named)
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
