@@ -24,7 +24,7 @@ from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
-from qvl_attn.settings import Settings
+from qvl_attn.settings import Settings, headline_from
 from qvl_attn.types import Apart, Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
@@ -276,6 +276,7 @@ def _settings_from(value: Mapping[str, Any]) -> Settings:
             **value,
             "clip": None if clip is None else ClipSettings(**clip),
             "profile": None if profile is None else profile_from(profile),
+            "headline": headline_from(value["headline"]) if value.get("headline") else None,
             "methods": parse_methods(value["methods"]) if value.get("methods") else (),
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,13 @@ class Settings:
     def head_max(self) -> bool:
         """Whether the maximum over heads is kept as well as their mean."""
         return any(METHODS[name].head_max for name in self.methods)
+
+
+def headline_from(value: Mapping[str, Any]) -> Headline:
+    """From what `asdict` made of it, and JSON of that."""
+    heads = value["heads"]
+    pairs = None if heads is None else tuple((int(layer), int(head)) for layer, head in heads)
+    return Headline(tuple(int(layer) for layer in value["layers"]), pairs)
 
 
 def headline_of(settings: Settings, config: Any) -> Headline:
