@@ -11,7 +11,7 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
 from qvl_attn.faithfulness import Curves
 from qvl_attn.likeness import Sanity
-from qvl_attn.methods import MethodMap
+from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
@@ -152,7 +152,9 @@ class Result:
             InputError: something named is not there.
         """
         if self.methods and layers is None and heads is None and query is None:
-            return method_heat_maps(self.methods[0], self.capture, self.query_rows(), self.settings.query, scale)
+            method, asked = self.methods[0], self.settings.query
+            averaged = self.heatmaps(query=asked)[0].heads if METHODS[method.method].heads else "all"
+            return method_heat_maps(method, self.capture, self.query_rows(), asked, scale, heads=averaged)
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
         typed_heads = heads
