@@ -157,11 +157,11 @@ def share_of(pixels, color):
 def test_each_map_has_a_colour_of_its_own_in_all_parts_of_the_chart():
     picture = draw_faithfulness(curves("mean", "tam"), {"mean": ALIKE, "tam": ALIKE}, "what?")
     left, right = np.split(picture, [picture.shape[1] * 3 // 4], axis=1)
-    for color in ("#c33c11", "#2b6490"):
+    for color in ("#be3e14", "#2f6690"):
         assert share_of(left, color) > 0, color
         assert share_of(right, color) > 0.003, color
     one = draw_faithfulness(curves("mean"), {"mean": ALIKE}, "what?")
-    assert share_of(one[:, one.shape[1] * 3 // 4 :], "#2b6490") == 0
+    assert share_of(one[:, one.shape[1] * 3 // 4 :], "#2f6690") == 0
 
 
 def test_no_title_of_the_chart_is_cut():
@@ -195,5 +195,5 @@ def test_the_chart_of_methods_leaves_out_what_nobody_has():
     two = draw_methods({"mean": {"pointing": one | {"chance": 0.1}, "lift": one, "auc": gap}}, "t")
     four = draw_methods({"mean": dict.fromkeys(("pointing", "lift", "auc", "iou"), one)}, "t")
     assert two.shape[1] == pytest.approx(four.shape[1] / 2, abs=2)
-    assert share_of(two, "#2b6490") > 0
+    assert share_of(two, "#2f6690") > 0
     assert draw_methods({"mean": {"pointing": gap}}, "t").shape[2] == 3
