@@ -11,7 +11,6 @@ from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError
 from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media import Picture, load_pictures
-from qvl_attn.methods import parse_methods
 from qvl_attn.profile import NO_PROFILE
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import read_question
@@ -258,7 +257,8 @@ class Analyzer(Engine):
             options["profile"] = NO_PROFILE
         settings = self.settings(
             **options,
-            method=None if methods is None else parse_methods(methods),
+            method=methods,
+            method_option="--methods",
             faithfulness=faithfulness,
             seed=seed,
             clip=ClipSettings(fps, max_frames),

@@ -142,7 +142,8 @@ def _draw_gallery(
     scores: Sequence[Score],
     notes: list[str],
 ) -> list[str]:
-    """The best and the worst, each asked once more; what cannot be drawn becomes a note."""
+    """The best and the worst by the headline, whose map is drawn; what cannot be drawn becomes a note."""
+    settings = replace(settings, methods=(), faithfulness=False)
     by_id, files, shown = {one.id: one for one in samples}, [], list(chosen(scores))
     pairs = [(by_id[score.id], score) for _, score in shown]
     for done, ((name, score), drawn) in enumerate(

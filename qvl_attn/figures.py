@@ -82,10 +82,10 @@ def scale_line(panel: Panel, drawing: Drawing) -> str:
     ]
     if drawing.interp != "linear":
         parts.append("each cell drawn as its box")
-    if drawing.blur_cells > 0:
-        parts.append(f"after a blur (sigma {drawing.blur_cells:g} in cells)")
     if drawing.denoise:
         parts.append(f"after the filter {drawing.denoise} (3x3 cells)")
+    if drawing.blur_cells > 0:
+        parts.append(f"after a blur (sigma {drawing.blur_cells:g} in cells)")
     if drawing.top_percent < 100:
         parts.append(f"only the strongest {drawing.top_percent:g} % of the cells coloured")
     return " · ".join(parts)

@@ -41,6 +41,10 @@ class Sanity:
     question: Likeness
     picture: Likeness
 
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError("weights: no likeness")
+
     def figures(self) -> dict[str, float]:
         """Rank correlation and SSIM with all layers scrambled, of the other question and picture; NaN where none is."""
         found = {"weights": self.weights[-1], "question": self.question, "picture": self.picture}

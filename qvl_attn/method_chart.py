@@ -33,6 +33,8 @@ KIND_TITLES = {
     "insertion": "cells put back, strongest first: the earlier the rise, the better",
 }
 COLORS = {"random": GREY, "uniform": OTHER}
+# Of maps, in their order; of more than there are, again from the first.
+MAPS = (ACCENT, LINE, "#8c5ea8", "#b58900", "#2aa198", "#d33682", "#7a4a2a", "#5f8a1f", "#00688b", INK)
 FILL_STYLES = {"blur": "-", "mean": "--"}
 
 
@@ -110,9 +112,8 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
     if curves is None:
         axes.text(0.5, 0.5, "the answer has no text", ha="center", color=GREY, transform=axes.transAxes)
         return
-    own = iter((ACCENT, LINE, "#8c5ea8", "#b58900"))
     for n, name in enumerate(curves.names):
-        color = COLORS[name] if name in CONTROLS else next(own, INK)
+        color = COLORS[name] if name in CONTROLS else MAPS[n % len(MAPS)]
         for f, fill in enumerate(FILLS):
             values = curves.logprobs[n, KINDS.index(kind), f]
             axes.plot(
@@ -121,7 +122,7 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
 
 
 def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
-    axes.set_title("likeness when things change: the lower, the better", loc="left", fontsize=11, color=INK)
+    axes.set_title("likeness when things change: the lower, the better", loc="right", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
     labels: list[str] = []
@@ -129,11 +130,12 @@ def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
     for i, (name, one) in enumerate(sanity.items()):
         rows = [*one.weights, one.question, one.picture]
         labels = [_short(row.label) for row in rows]
-        for j, (figure, color) in enumerate((("rank_correlation", LINE), ("ssim", ACCENT))):
+        for j, (figure, alpha) in enumerate((("rank_correlation", 1.0), ("ssim", 0.45))):
+            color = MAPS[i % len(MAPS)]
             places = np.arange(len(rows)) + (2 * i + j - len(sanity) + 0.5) * offset
             values = [np.nan if getattr(row, figure) is None else getattr(row, figure) for row in rows]
             words = figure.replace("_", " ").replace("ssim", "SSIM")
-            axes.barh(places, values, height=0.9 * offset, color=color, label=f"{name}: {words}")
+            axes.barh(places, values, height=0.9 * offset, color=color, alpha=alpha, label=f"{name}: {words}")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(-1, 1)

@@ -11,7 +11,7 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
 from qvl_attn.faithfulness import Curves
 from qvl_attn.likeness import Sanity
-from qvl_attn.methods import MethodMap
+from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.progress import Progress, untold
 from qvl_attn.reduce import heat_maps
@@ -105,9 +105,11 @@ class Result:
     def headline_layers(self) -> tuple[int, ...]:
         """The layers of the plain headline: those captured where some were named, else the profile's.
 
-        Without a profile, those at 50 to 85 % of the depth.
+        Without a profile, those at 50 to 85 % of the depth. In a check, those that were named for its headline.
         """
-        profile = self.settings.profile
+        profile, headline = self.settings.profile, self.settings.headline
+        if headline is not None:
+            return headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
         if self.settings.layers is not None:
             return tuple(self.capture.layers.tolist())
         if profile is not None:
@@ -116,6 +118,8 @@ class Result:
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
         """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+        if self.settings.headline is not None:
+            return self.settings.headline.heads
         if self.settings.profile is not None:
             return self.settings.profile.heads or None
         return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
@@ -148,7 +152,9 @@ class Result:
             InputError: something named is not there.
         """
         if self.methods and layers is None and heads is None and query is None:
-            return method_heat_maps(self.methods[0], self.capture, self.query_rows(), self.settings.query, scale)
+            method, asked = self.methods[0], self.settings.query
+            averaged = self.heatmaps(query=asked)[0].heads if METHODS[method.method].heads else "all"
+            return method_heat_maps(method, self.capture, self.query_rows(), asked, scale, heads=averaged)
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
         typed_heads = heads
@@ -157,7 +163,7 @@ class Result:
         within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
         pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
         if layers is None and heads is None:
-            pairs = pairs or self.headline_heads()
+            pairs = self.headline_heads() if self.settings.headline else pairs or self.headline_heads()
         named = query or self.settings.query
         rows = query_rows(self.capture, self.question, named)
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)

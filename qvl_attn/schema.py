@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.faithfulness import curves_from, curves_json
+from qvl_attn.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.grid import grid_of
-from qvl_attn.likeness import sanity_from, sanity_json
+from qvl_attn.likeness import Sanity, sanity_from, sanity_json
 from qvl_attn.merge import RULE
 from qvl_attn.methods import parse_methods
 from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
@@ -24,7 +24,7 @@ from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
-from qvl_attn.settings import Settings
+from qvl_attn.settings import Settings, headline_from
 from qvl_attn.types import Apart, Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
@@ -276,9 +276,25 @@ def _settings_from(value: Mapping[str, Any]) -> Settings:
             **value,
             "clip": None if clip is None else ClipSettings(**clip),
             "profile": None if profile is None else profile_from(profile),
+            "headline": headline_from(value["headline"]) if value.get("headline") else None,
             "methods": parse_methods(value["methods"]) if value.get("methods") else (),
         }
     )
+
+
+def _faithfulness_from(
+    value: Mapping[str, Any] | None, settings: Settings
+) -> tuple[Curves | None, dict[str, Sanity] | None]:
+    if bool(value) != settings.faithfulness:
+        raise ValueError("faithfulness: there, or asked for, and not both")
+    if not value:
+        return None, None
+    curves = curves_from(value["curves"]) if value["curves"] else None
+    sanity = {str(name): sanity_from(one) for name, one in value["sanity"].items()}
+    maps = settings.methods or (HEADLINE,)
+    if (curves and curves.names != (*maps, *CONTROLS)) or {*sanity} != {*maps}:
+        raise ValueError(f"faithfulness: of other maps than {maps}")
+    return curves, sanity
 
 
 def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> Result:
@@ -289,7 +305,9 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         TypeError: a field too many, or of another type.
         ValueError: a field out of range.
     """
-    supplied, faithfulness = value["supplied_answer"], value.get("faithfulness") or {}
+    supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
+    methods = methods_from(value.get("methods") or (), arrays, settings.methods)
+    curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
     return Result(
         question=str(value["question"]),
         answer=str(value["answer"]),
@@ -298,10 +316,10 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
         capture=capture_from(arrays, _tokens_from(value["tokens"]), media),
-        methods=methods_from(value.get("methods") or (), arrays),
-        curves=curves_from(faithfulness["curves"]) if faithfulness.get("curves") else None,
-        sanity={str(name): sanity_from(one) for name, one in faithfulness["sanity"].items()} if faithfulness else None,
-        settings=_settings_from(value["settings"]),
+        methods=methods,
+        curves=curves,
+        sanity=sanity,
+        settings=settings,
         provenance=Provenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={

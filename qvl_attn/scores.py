@@ -57,8 +57,8 @@ def score_of(row: Mapping[str, Any]) -> Score:
     told |= {name: _number(row[name]) for name in ("area", "inside")}
     told |= {name: _numbers(row[name]) for name in ("headline", "all_layers")}
     told |= {name: _arrays(row[name]) for name in ("layers", "heads")}
-    for name in ("controls", "methods", "method_chance"):
-        told[name] = {key: _numbers(values) for key, values in row.get(name, {}).items()}
+    for name in ("controls", *(name for name in ("methods", "method_chance") if name in row)):
+        told[name] = {key: _numbers(values) for key, values in row[name].items()}
     told["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
     return Score(**told)
 

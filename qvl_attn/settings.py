@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,13 @@ class Settings:
         return any(METHODS[name].head_max for name in self.methods)
 
 
+def headline_from(value: Mapping[str, Any]) -> Headline:
+    """From what `asdict` made of it, and JSON of that."""
+    heads = value["heads"]
+    pairs = None if heads is None else tuple((int(layer), int(head)) for layer, head in heads)
+    return Headline(tuple(int(layer) for layer in value["layers"]), pairs)
+
+
 def headline_of(settings: Settings, config: Any) -> Headline:
     """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
     text = config.text_config
@@ -89,6 +96,7 @@ def settings_of(
     query: str | None = None,
     profile: str | None = None,
     method: str | Sequence[str] | None = None,
+    method_option: str = "--method",
     **others: Any,
 ) -> Settings:
     """What is asked for, with the profile that belongs to the model, and its query, where none is named.
@@ -99,23 +107,24 @@ def settings_of(
         query: as it was typed; by default the profile's, else `question`.
         profile: a name, a path, `none`, or None.
         method: how the headline map is made; of several, `mean,relative` or apart, the first.
+        method_option: what `method` is called in a fault.
         others: the other fields of `Settings`.
 
     Raises:
         InputError: the profile cannot be read, or does not fit; a method is unknown, or stands beside what it excludes.
     """
-    names = () if method is None else parse_methods(method, "--method")
+    names = () if method is None else parse_methods(method, method_option)
     named = others.get("layers") is not None or others.get("heads") is not None
     chosen = choose_profile(profile, config, chosen=named)
     if chosen is not None:
         say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
     query = query or (chosen.query if chosen else None) or "question"
     found = Settings(query=query, profile=chosen, methods=names, **others)
-    _check_methods(found)
+    _check_methods(found, method_option)
     return found
 
 
-def _check_methods(settings: Settings) -> None:
+def _check_methods(settings: Settings, option: str) -> None:
     """Find methods that the other settings leave without what they need.
 
     Raises:
@@ -125,8 +134,8 @@ def _check_methods(settings: Settings) -> None:
         heads = settings.all_heads_apart or (settings.profile is not None and bool(settings.profile.heads))
         if METHODS[name].heads and not heads:
             raise InputError(
-                f"--method {name}: there is no profile with heads for this model",
+                f"{option} {name}: there is no profile with heads for this model",
                 "name heads with --heads, or a profile with --profile (check --calibrate makes one)",
             )
         if settings.all_heads_apart and not METHODS[name].heads:
-            raise InputError(f"--method {name} stands beside --heads {settings.heads}", "heads are for --method heads")
+            raise InputError(f"{option} {name} stands beside --heads {settings.heads}", f"heads are for {option} heads")

@@ -90,10 +90,11 @@ def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], setting
         raise InputError("--query answer: each frame has an answer of its own", "use --query last, or --mode clip")
     shown = [*([media] if how.mode == "both" or not parts else []), *parts]
     if parts and (settings.methods or settings.faithfulness):
+        option, what = ("--method", "a method looks at") if settings.methods else ("faithfulness", "it is measured in")
         raise InputError(
-            f"--method {','.join(settings.methods)}: a method looks at one prompt, and this clip is looked at in "
-            f"{len(parts)}",
-            "leave --mode and --window, or --method",
+            f"{' '.join([option, ','.join(settings.methods)]).strip()}: {what} one prompt, and this clip is looked at "
+            f"in {len(parts)}",
+            f"leave --mode and --window, or {option}",
         )
     prepared = engine.prepare([(one, question) for question in questions for one in shown], settings, "prompt")
     asked = []

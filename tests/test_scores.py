@@ -55,6 +55,8 @@ SCORED = st.builds(
     layers=arrays(FIGURES, LAYERS),
     layer_controls=st.fixed_dictionaries({name: arrays(CONTROLLED, LAYERS) for name in ("chance", "other")}),
     heads=st.just({}) | arrays(HEAD_FIGURES, LAYERS, HEADS),
+    methods=st.just({}) | st.dictionaries(TEXT, numbers((*GROUNDING, "deletion_blur")), max_size=2),
+    method_chance=st.just({}) | st.dictionaries(TEXT, numbers(GROUNDING), max_size=2),
     area=st.just(float("nan")) | st.floats(0.001, 1),
     inside=st.just(float("nan")) | st.floats(0, 1),
     attention=st.sampled_from(["eager", "rows"]),

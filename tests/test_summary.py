@@ -14,7 +14,15 @@ from qvl_attn.region import Region
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
 from qvl_attn.shown import Shown
-from qvl_attn.summary import DRAWS, bootstrap, head_table, headline_figures, right_and_grounded, summarise
+from qvl_attn.summary import (
+    DRAWS,
+    bootstrap,
+    head_table,
+    headline_figures,
+    method_table,
+    right_and_grounded,
+    summarise,
+)
 
 
 def score(i=0, pointing=1.0, *, accuracy=1.0, picture=None, layers=2, heads=(), **changes):
@@ -171,6 +179,35 @@ def test_heads_are_averaged_over_what_defines_them():
 
 
 # Calibration
+
+
+def test_methods_are_averaged_over_what_defines_them_and_chance_beside_them():
+    def with_methods(i, own, chance=None):
+        return score(i, methods=own, method_chance=chance or {})
+
+    first = {"tam": {"pointing": 1.0, "weights_rank": np.nan}, "random": {"deletion_blur": -2.0}}
+    second = {
+        "tam": {"pointing": 0.0, "weights_rank": np.nan},
+        "random": {"deletion_blur": -4.0},
+        "mean": {"lift": 3.0},
+    }
+    chances = [{"tam": {"pointing": 0.25, "lift": 1.0}}, {"tam": {"pointing": 0.75}, "mean": {"lift": 1.0}}]
+    scores = [with_methods(0, first, chances[0]), with_methods(1, second, chances[1]), score(2)]
+    table = method_table(scores, 0)
+    assert list(table) == ["tam", "random", "mean"]
+    assert list(table["tam"]) == ["pointing"], "a figure that nobody has is left out"
+    assert {name: table["tam"]["pointing"][name] for name in ("mean", "n", "chance")} == {
+        "mean": 0.5,
+        "n": 2,
+        "chance": 0.5,
+    }
+    assert list(table["random"]) == ["deletion_blur"]
+    assert (table["random"]["deletion_blur"]["mean"], "chance" in table["random"]["deletion_blur"]) == (-3.0, False)
+    assert (table["mean"]["lift"]["n"], table["mean"]["lift"]["chance"]) == (1, 1.0)
+    assert np.isnan(table["mean"]["lift"]["low"])
+    one = bootstrap(np.array([[1.0], [0.0], [np.nan]]), ["0.png", "1.png", "2.png"], 0)
+    assert (table["tam"]["pointing"]["low"], table["tam"]["pointing"]["high"]) == (one.low[0], one.high[0])
+    assert summarise(scores, [0, 1], 0)["methods"].keys() == table.keys()
 
 
 def sample(i, picture=None, boxes=1):

@@ -16,6 +16,7 @@ def method_heat_maps(
     query: str,
     scale: Scale | None = None,
     layer: int | None = None,
+    heads: str = "all",
 ) -> tuple[HeatMap, ...]:
     """One heat map a picture of the prompt, all on one scale; `uniform` is the mean of the map's own cells.
 
@@ -26,6 +27,7 @@ def method_heat_maps(
         query: what asked.
         scale: what to draw them on; by default their own 99.5th percentile.
         layer: of one layer alone; None for the whole.
+        heads: what was averaged, as text.
 
     Raises:
         CaptureError: the map is zero everywhere: there is nothing to draw.
@@ -44,7 +46,7 @@ def method_heat_maps(
             values=part,
             media_index=i,
             layers=layers,
-            heads="all",
+            heads=heads,
             query=query,
             queries=tuple(capture.queries[rows].tolist()),
             uniform=mean,

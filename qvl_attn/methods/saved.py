@@ -34,17 +34,31 @@ def methods_json(methods: Sequence[MethodMap], capture: Capture) -> list[dict[st
     ]
 
 
-def methods_from(items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> tuple[MethodMap, ...]:
+def methods_from(
+    items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], asked: Sequence[str]
+) -> tuple[MethodMap, ...]:
     """The inverse of the two.
+
+    Args:
+        items: of `result.json`.
+        arrays: of `attention.npz`.
+        asked: the methods that were asked for.
 
     Raises:
         KeyError: a field or array is missing.
         TypeError: a field of another type.
-        ValueError: a map that is none, or of a method that is not known.
+        ValueError: a map that is none, of another number of cells, or of a method that was not asked for.
     """
-    unknown = [item["name"] for item in items if item["name"] not in METHODS]
+    names = [item["name"] for item in items]
+    unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise ValueError(f"no method {unknown[0]!r}")
+    if names != [*asked]:
+        raise ValueError(f"methods {names}, and {[*asked]} were asked for")
+    cells = len(arrays["vision_tokens"])
+    other = [name for name in names if np.shape(arrays[f"{name}_values"]) != (cells,)]
+    if other:
+        raise ValueError(f"{other[0]}_values does not have {cells} cells")
     return tuple(
         MethodMap(
             method=str(item["name"]),

@@ -1,0 +1,286 @@
+"""`check --methods`: what is scored, written, printed, drawn, refused, and the same in any parts."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alike import differing, rows_of, summary_of
+from PIL import Image
+from running import make_data, undrawn, write_rows
+from typer.testing import CliRunner
+
+from qvl_attn.cli import app
+from qvl_attn.data import load_samples
+from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.gallery import draw_sample
+from qvl_attn.scores import read_scores
+
+GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
+AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")
+SANITY = [f"{what}_{how}" for how in ("rank", "ssim") for what in ("weights", "question", "picture")]
+METHODS = "relative,mean,gradient"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "set"
+    write_dataset(folder, 3)
+    return folder / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def check(demo):
+    """The command, without loading the weights each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+
+        def invoke(data, out, *args, command="check"):
+            own = [str(data), "--model", "demo"] if command == "check" else [*map(str, data)]
+            return CliRunner().invoke(app, [command, *own, "--out", str(out), *map(str, args)])
+
+        yield invoke
+
+
+@pytest.fixture(scope="module")
+def whole(check, scenes, tmp_path_factory):
+    """A run over all questions."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = check(scenes, folder, "--methods", METHODS, "--csv")
+    assert done.exit_code == 0, done.output
+    return folder, done.stdout
+
+
+def by_id(folder):
+    return {row["id"]: row for row in rows_of(folder)}
+
+
+def samples_of(scenes):
+    return {one.id: one for one in load_samples(str(scenes))}
+
+
+def inside_and_covered(sample, grid):
+    """Cells whose centre lies in a box, and each cell's share in the boxes, on a raster 40 times as fine."""
+    _, rows, columns = grid.shape
+    fine = 40
+    y, x = ((np.arange(n * fine) + 0.5) / (n * fine) for n in (rows, columns))
+    covered, inside = np.zeros((rows * fine, columns * fine), bool), np.zeros((rows, columns), bool)
+    width, height = sample.shown[0].size_px
+    for x0, y0, x1, y1 in sample.boxes_px / (width, height, width, height):
+        covered |= ((y0 <= y) & (y < y1))[:, None] & ((x0 <= x) & (x < x1))
+        cy, cx = ((np.arange(n) + 0.5) / n for n in (rows, columns))
+        inside |= ((y0 <= cy) & (cy < y1))[:, None] & ((x0 <= cx) & (cx < x1))
+    return inside.ravel(), covered.reshape(rows, fine, columns, fine).mean(axis=(1, 3)).ravel()
+
+
+def test_the_figures_in_a_row_are_those_of_each_methods_map(whole, scenes, demo):
+    samples, scored = samples_of(scenes), 0
+    for row in list(by_id(whole[0]).values())[:8]:
+        sample = samples[row["id"]]
+        assert list(row["methods"]) == METHODS.split(",") == list(row["method_chance"])
+        if not len(sample.boxes_px):
+            assert all(value is None for own in row["methods"].values() for value in own.values())
+            continue
+        scored += 1
+        result = demo.ask(sample.shown[0].source, sample.question, method=METHODS, max_new_tokens=64)
+        inside, covered = inside_and_covered(sample, result.capture.grids[0])
+        for one in result.methods:
+            values, own = one.values.astype(float), row["methods"][one.method]
+            assert own["mass"] == pytest.approx((values * covered).sum() / values.sum(), abs=3e-3)
+            assert own["lift"] == pytest.approx((values * covered).sum() / values.sum() / covered.mean(), rel=0.02)
+            if inside.any() and not inside.all():
+                wins = np.sign(values[inside][:, None] - values[~inside]).mean() / 2 + 0.5
+                assert own["auc"] == pytest.approx(wins, abs=2e-5)
+            assert own["pointing"] == float(inside[values.argmax()])
+            assert 0 <= own["iou"] <= 1
+            chance = row["method_chance"][one.method]
+            assert chance["pointing"] == pytest.approx(inside.mean(), abs=1e-5)
+            assert (chance["lift"], chance["auc"]) == (1, 0.5 if inside.any() else None)
+    assert scored >= 5
+
+
+def test_methods_are_scored_beside_a_headline_that_is_as_without_them(whole, check, scenes, tmp_path):
+    assert check(scenes, tmp_path / "plain", "--limit", 12, "--quiet").exit_code == 0
+    known = by_id(whole[0])
+    for name, row in by_id(tmp_path / "plain").items():
+        assert "methods" not in row
+        assert row["answer"] == known[name]["answer"]
+        for part in ("headline", "layers", "all_layers"):
+            assert not differing(row[part], known[name][part], abs_tol=1e-4), (name, part)
+    assert summary_of(tmp_path / "plain")["methods"] == {}
+    assert not (tmp_path / "plain" / "methods.png").exists()
+
+
+def test_the_mean_of_the_named_layers_is_the_headline(check, scenes, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
+    for named, method in ((("--layers", 1), "mean"), (("--heads", "1.0,2.3"), "heads")):
+        folder = tmp_path / method
+        assert check(scenes, folder, "--limit", 6, "--methods", method, *named, "--quiet").exit_code == 0
+        for row in rows_of(folder):
+            assert not differing(row["methods"][method], {name: row["headline"][name] for name in GROUNDING})
+
+
+def test_the_summary_is_the_mean_of_the_rows(whole):
+    rows, table = rows_of(whole[0]), summary_of(whole[0])["methods"]
+    assert list(table) == METHODS.split(",")
+    for name, own in table.items():
+        assert list(own) == list(GROUNDING)
+        for figure, one in own.items():
+            known = [row["methods"][name][figure] for row in rows if row["methods"][name][figure] is not None]
+            by_chance = [row["method_chance"][name][figure] for row in rows]
+            assert one["n"] == len(known) > 20
+            assert one["mean"] == pytest.approx(np.mean(known), rel=2e-5, abs=2e-6)
+            assert one["chance"] == pytest.approx(np.mean([x for x in by_chance if x is not None]), rel=2e-5, abs=2e-6)
+            assert one["low"] <= one["mean"] <= one["high"]
+
+
+def test_the_table_that_is_printed_is_the_summarys(whole):
+    table = summary_of(whole[0])["methods"]
+    lines = whole[1].splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("method "))
+    assert lines[head].split() == ["method", "pointing", "lift", "ROC-AUC", "IoU"]
+    for line, name in zip(lines[head + 1 :], METHODS.split(","), strict=False):
+        cells = [
+            f"{table[name][figure]['mean']:.3f} [{table[name][figure]['low']:.2f}, {table[name][figure]['high']:.2f}]"
+            for figure in ("pointing", "lift", "auc", "iou")
+        ]
+        assert line.split() == f"{name} {' '.join(cells)}".split()
+    chances = [
+        np.mean([own[figure]["chance"] for own in table.values()]) for figure in ("pointing", "lift", "auc", "iou")
+    ]
+    assert lines[head + 4].split() == ["chance", *(f"{chance:.3f}" for chance in chances)]
+    assert "area, nats" not in whole[1]
+
+
+def test_the_spreadsheet_has_a_column_for_each_figure_of_each_method(whole):
+    with (whole[0] / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    for name, row in by_id(whole[0]).items():
+        for method in METHODS.split(","):
+            for figure in GROUNDING:
+                value = row["methods"][method][figure]
+                assert rows[name][f"{figure}_{method}"] == ("" if value is None else f"{value:.6g}")
+
+
+def test_scores_of_methods_come_back_from_their_rows(whole):
+    known = by_id(whole[0])
+    for score in read_scores(whole[0]):
+        for field in ("methods", "method_chance"):
+            own = getattr(score, field)
+            for method, figures in own.items():
+                values = [None if np.isnan(value) else value for value in figures.values()]
+                assert values == list(known[score.id][field][method].values())
+
+
+def test_the_chart_is_listed_and_drawn(whole):
+    assert "methods: " + str(whole[0] / "methods.png") in whole[1]
+    with Image.open(whole[0] / "methods.png") as picture:
+        assert picture.width > 1000
+
+
+def test_the_gallery_shows_the_headlines_map_whose_figures_it_tells(whole, scenes, demo):
+    samples = samples_of(scenes)
+    scores = {score.id: score for score in read_scores(whole[0])}
+    files = sorted((whole[0] / "gallery").glob("best_1_*.png"))
+    (path,) = files
+    (name,) = [one for one in samples if path.stem.endswith(one.replace("/", "-"))]
+    plain = demo.ask(samples[name].shown[0].source, samples[name].question, max_new_tokens=64)
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(picture), draw_sample(samples[name], scores[name], plain))
+
+
+def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
+    assert check(scenes, tmp_path / "one", "--methods", METHODS, "--batch-size", 1, "--quiet").exit_code == 0
+    assert not differing(rows_of(tmp_path / "one"), rows_of(whole[0]), abs_tol=1e-3)
+
+
+def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("qvl_attn.gallery.EACH", 0)
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for i, part in enumerate(parts):
+        assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0
+    done = check(parts, tmp_path / "all", "--csv", command="merge")
+    assert done.exit_code == 0, done.output
+    assert not differing(rows_of(tmp_path / "all"), rows_of(whole[0]), abs_tol=1e-3)
+    assert not differing(summary_of(tmp_path / "all")["methods"], summary_of(whole[0])["methods"], abs_tol=1e-3)
+    assert (tmp_path / "all" / "methods.png").is_file()
+    assert "pointing_gradient" in (tmp_path / "all" / "scores.csv").read_text(encoding="utf-8-sig").splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--methods", "mean,relative,gradient"), f"--methods: {METHODS} before, mean,relative,gradient now"),
+        (("--methods", "relative"), f"--methods: {METHODS} before, relative now"),
+        ((), f"--methods: {METHODS} before, not given now"),
+        (("--methods", METHODS, "--faithfulness"), "--faithfulness: False before, True now"),
+    ],
+)
+def test_a_run_goes_on_with_what_it_was_begun_with_alone(check, scenes, whole, args, line):
+    before = (whole[0] / "scores.jsonl").read_bytes()
+    done = check(scenes, whole[0], *args)
+    assert done.exit_code == 2
+    assert line in done.stderr
+    assert (whole[0] / "scores.jsonl").read_bytes() == before
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
+    args = ("--methods", "mean,relative", "--limit", 12, "--quiet")
+    assert check(scenes, tmp_path / "once", *args).exit_code == 0
+    assert check(scenes, tmp_path / "twice", *args).exit_code == 0
+    rows = (tmp_path / "twice" / "scores.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "twice" / "scores.jsonl").write_text("".join(rows[:5]), encoding="utf-8")
+    (tmp_path / "twice" / "summary.json").unlink()
+    assert check(scenes, tmp_path / "twice", *args).exit_code == 0
+    assert not differing(rows_of(tmp_path / "twice"), rows_of(tmp_path / "once"))
+    assert summary_of(tmp_path / "twice")["methods"] == summary_of(tmp_path / "once")["methods"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--methods", "relatve"), "--methods relatve: no method 'relatve'"),
+        (("--methods", ""), "no method ''"),
+        (("--methods", "mean,heads"), "--methods heads: there is no profile with heads"),
+        (("--methods", "mean", "--heads", "1.0"), "--methods mean stands beside --heads 1.0"),
+        (("--methods", "mean", "--query", "text:zebra"), "--query text:zebra"),
+    ],
+)
+def test_faults_of_methods_are_one_line_before_anything_is_computed(check, scenes, tmp_path, monkeypatch, args, words):
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
+    done = check(scenes, tmp_path / "run", *args)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_and_calibration_are_one_at_a_time(check, tmp_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many") / "set"
+    write_dataset(folder, 24)
+    for extra in (("--methods", "mean"), ("--faithfulness",)):
+        done = check(folder / "questions.jsonl", tmp_path / "run", "--calibrate", tmp_path / "p.json", *extra)
+        assert done.exit_code == 2
+        assert "--calibrate finds heads, and --methods compares maps: one at a time" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_that_cannot_be_read_spoils_no_method_of_the_others(check, tmp_path):
+    rows = make_data(tmp_path)
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:2000])
+    data = write_rows(tmp_path, rows)
+    done = check(data, tmp_path / "run", "--methods", "tam,mean", "--quiet")
+    assert done.exit_code == 0, done.output
+    found, table = by_id(tmp_path / "run"), summary_of(tmp_path / "run")["methods"]
+    assert found.pop("2")["status"] == "error"
+    assert "methods" not in by_id(tmp_path / "run")["2"]
+    assert {row["status"] for row in found.values()} == {"ok"}
+    assert table["tam"]["mass"]["n"] == table["mean"]["mass"]["n"] == 11
+    assert table["tam"]["mass"]["mean"] == pytest.approx(
+        np.mean([row["methods"]["tam"]["mass"] for row in found.values()]), rel=2e-5
+    )
