@@ -4,7 +4,8 @@
 
 F (P, C) is what the tower's last layer gives, before the patches of a cell are merged, y the logit of a token of the
 answer (Selvaraju et al. 1610.02391, equations 1 and 2); of several pictures, or a clip's steps, the patches of all of
-them; a cell has the mean of its patches. The patches' order within the tower's windows is undone. One more pass with its backward pass through the language model; memory O(L S).
+them; a cell has the mean of its patches. The patches' order within the tower's windows is undone. One more pass with
+its backward pass through the language model; memory O(L S).
 """
 
 from __future__ import annotations
