@@ -132,6 +132,35 @@ def test_a_shared_batch_needs_its_keys_and_values_and_not_its_pictures(three_b, 
     assert one + 7 * keys_and_values < eight < apart / 2
 
 
+def test_a_method_needs_what_its_pass_keeps(three_b):
+    plain, states, products, gradients = (
+        peak_bytes(three_b, "float32", replace(JOB, **more), "rows")
+        for more in (
+            {},
+            {"probed": True},
+            {"probed": True, "products": True},
+            {"probed": True, "products": True, "gradients": True},
+        )
+    )
+    assert plain == states, "hidden states are looked at and not kept"
+    queries_and_keys = 36 * (2048 + 2 * 128) * 4 * JOB.tokens
+    activations = 36 * 3 * 11008 * 4 * JOB.tokens
+    assert queries_and_keys < products < 2 * queries_and_keys + plain
+    assert queries_and_keys + activations < gradients < 1.5 * (queries_and_keys + activations) + plain
+    double = replace(JOB, cells=2 * JOB.cells, probed=True, products=True, gradients=True)
+    assert peak_bytes(three_b, "float32", double, "rows") < 2.1 * gradients, "linear in the tokens"
+
+
+def test_a_method_that_does_not_fit_is_refused_before_anything_runs(demo, cats, monkeypatch):
+    plain, gradient = (demo.settings(method=method) for method in (None, "gradient"))
+    (question,) = demo.prepare([([cats], QUESTION)], plain)
+    free = peak_bytes(demo.config, "float32", question.job, "rows") + 1
+    monkeypatch.setattr(type(demo), "free_bytes", lambda self: free)
+    demo.prepare([([cats], QUESTION)], plain)
+    with pytest.raises(MemoryLimitError):
+        demo.prepare([([cats], QUESTION)], gradient)
+
+
 def test_eager_is_taken_in_float32_while_it_fits(three_b):
     needed = peak_bytes(three_b, "float32", JOB, "eager")
     attention, reason = choose_attention(three_b, "float32", JOB, needed)
