@@ -29,8 +29,8 @@ FIGURES = {
     "insertion_mean": "insertion, mean colour (nats; higher is better)",
 }
 KIND_TITLES = {
-    "deletion": "cells removed, strongest first: the earlier the fall, the better",
-    "insertion": "cells put back, strongest first: the earlier the rise, the better",
+    "deletion": "deletion: the earlier the fall, the better",
+    "insertion": "insertion: the earlier the rise, the better",
 }
 COLORS = {"random": GREY, "uniform": OTHER}
 # Of maps, in their order; of more than there are, again from the first.
@@ -107,7 +107,8 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
     axes.set_title(KIND_TITLES[kind], loc="left", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
-    axes.set_xlabel(f"share of the cells {'removed' if kind == 'deletion' else 'put back'}", color=GREY)
+    done = "removed" if kind == "deletion" else "put back"
+    axes.set_xlabel(f"share of the cells {done}, strongest first", color=GREY)
     axes.set_ylabel("log-probability of the answer, nats", color=GREY)
     if curves is None:
         axes.text(0.5, 0.5, "the answer has no text", ha="center", color=GREY, transform=axes.transAxes)
@@ -122,7 +123,7 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
 
 
 def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
-    axes.set_title("likeness when things change: the lower, the better", loc="right", fontsize=11, color=INK)
+    axes.set_title("sanity: likeness to what it was, the lower the better", loc="right", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
     labels: list[str] = []
