@@ -35,6 +35,7 @@ KIND_TITLES = {
 COLORS = {"random": GREY, "uniform": OTHER}
 # Of maps, in their order; of more than there are, again from the first.
 MAPS = (ACCENT, LINE, "#8c5ea8", "#b58900", "#2aa198", "#d33682", "#7a4a2a", "#5f8a1f", "#00688b", INK)
+PLACES = ((0.045, 0.22, 0.285, 0.7), (0.385, 0.22, 0.285, 0.7), (0.815, 0.22, 0.175, 0.7))
 FILL_STYLES = {"blur": "-", "mean": "--"}
 
 
@@ -91,7 +92,8 @@ def draw_faithfulness(curves: Curves | None, sanity: Mapping[str, Sanity], title
     """
     figure = Figure(figsize=(17, 5.6), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    *panels, last = figure.subplots(1, 3, width_ratios=(1.1, 1.1, 1))
+    # The last has the long labels: columns of one width would leave gaps.
+    *panels, last = (figure.add_axes(place) for place in PLACES)
     for axes, kind in zip(panels, KINDS, strict=True):
         _curves(axes, curves, kind)
     _likeness(last, sanity)
@@ -99,7 +101,6 @@ def draw_faithfulness(curves: Curves | None, sanity: Mapping[str, Sanity], title
     left, right = (axes.get_legend_handles_labels() for axes in (panels[0], last))
     figure.legend(*left, loc="lower left", ncols=len(FILLS) + 1, bbox_to_anchor=(0.03, 0), **how)
     figure.legend(*right, loc="lower right", ncols=2, bbox_to_anchor=(0.99, 0), **how)
-    figure.tight_layout(rect=(0, 0.13, 1, 1), w_pad=3)
     return titled(pixels_of(canvas), title)
 
 
