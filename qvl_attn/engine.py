@@ -283,7 +283,8 @@ class Engine:
             with stages.stage("methods"):
                 found["methods"] = method_maps(*asked, run.generic)
         if question.settings.faithfulness:
-            batch = next((n for n in (16, 8, 4, 2) if self._fits(question, n, shared=False)), 1)
+            known = self.free_bytes() is not None
+            batch = next((n for n in (16, 8, 4, 2) if known and self._fits(question, n, shared=False)), 1)
             with stages.stage("faithfulness"):
                 found["curves"] = removal(*asked, found.get("methods", ()), batch)
         return found

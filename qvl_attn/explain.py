@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qvl_attn.evidence import GENERIC, Evidence
-from qvl_attn.faithfulness import HEADLINE, Curves
+from qvl_attn.faithfulness import HEADLINE, Curves, seed_of
 from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
 from qvl_attn.passes import Pass
 from qvl_attn.probe import Probe
@@ -83,11 +83,12 @@ def removal(
     if not any(token.role == "answer" for token in answer):
         return None
     maps = {one.method: one.values for one in methods}
+    seed = seed_of(settings.seed, question.media, question.prompt.question)
     if not maps:
         rows = query_rows(capture, question.prompt.question, settings.query)
         headline = settings.headline or headline_of(settings, config)
         maps = {HEADLINE: mean_over(capture, headline.layers, headline.heads, rows)}
-    return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=settings.seed)
+    return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=seed)
 
 
 def _evidence(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Evidence:

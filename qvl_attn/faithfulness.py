@@ -7,15 +7,17 @@ curves, V that of cells; a curve has a value for each of `perturb.shares`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.perturb import STEPS, area, descending, removed, shares
-from qvl_attn.types import FloatArray, IntArray
+from qvl_attn.types import FloatArray, IntArray, Media
 
 KINDS = ("deletion", "insertion")
 FILLS = ("blur", "mean")
@@ -78,6 +80,12 @@ def curves_from(written: Mapping[str, Any]) -> Curves:
         ValueError: it is none.
     """
     return Curves(tuple(written["names"]), np.array(written["logprobs"], dtype=np.float64))
+
+
+def seed_of(seed: int, media: Sequence[Media], question: str) -> int:
+    """A seed of a question's own: with one for all, pictures of one size would meet the same random orders."""
+    told = json.dumps([seed, [one.sha256 for one in media], question])
+    return int(sha256(told.encode()).hexdigest()[:12], 16)
 
 
 def removal_orders(maps: Iterable[FloatArray], cells: int, seed: int) -> IntArray:

@@ -60,6 +60,10 @@ class Flow:
     def _keep_gradient(self, layer: int, gradient: torch.Tensor) -> None:
         self._layers[layer].gradient = gradient.transpose(1, 2)  # as the query lies
 
+    def gradients(self) -> tuple[torch.Tensor, ...]:
+        """Of what each layer's heads gave."""
+        return tuple(kept.gradient for kept in self._layers.values() if kept.gradient is not None)
+
     def attention(self) -> tuple[Product, ...]:
         """For each layer r -> r A, with A the mean over heads."""
         return tuple(partial(_product, self._layers[layer], relevant=False) for layer in sorted(self._layers))

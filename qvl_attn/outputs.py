@@ -38,7 +38,7 @@ def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, t
         layers = [row["layer"] for row in summary["layers"]]
         chance = {name: summary["headline"][name]["chance"] for name in BY_HEAD}
         drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), chance, title)
-    if summary["methods"]:
+    if any(summary["methods"].values()):
         drawn["methods.png"] = draw_methods(summary["methods"], title)
     for name, pixels in drawn.items():
         write_png(folder / name, pixels)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qvl_attn.types import IntArray
 
 STEPS = 16
+BLURRED_SIDE_PX = 512  # the longer side at which larger frames are blurred
 BLUR_SHARE = 0.1  # the sigma of the blur over the longer side of the frame
 
 
@@ -72,9 +73,18 @@ def blurred(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         (H, W, 3) uint8, to the nearest level.
     """
-    sigma_px = BLUR_SHARE * max(frame.shape[:2])
+    height, width = frame.shape[:2]
+    # A kernel as wide as a photograph would take minutes, and of what it blurs nothing finer than this is left.
+    shrunk = min(1.0, BLURRED_SIDE_PX / max(height, width))
+    small = frame
+    if shrunk < 1:
+        size_px = max(1, round(width * shrunk)), max(1, round(height * shrunk))
+        small = cv2.resize(frame, size_px, interpolation=cv2.INTER_AREA)
+    sigma_px = BLUR_SHARE * max(small.shape[:2])
     # Not in uint8, where OpenCV rounds the weights of a wide kernel to 1/256.
-    soft = cv2.GaussianBlur(frame.astype(np.float32), (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
+    soft = cv2.GaussianBlur(small.astype(np.float32), (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
+    if shrunk < 1:
+        soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(np.rint(soft), dtype=np.uint8)
 
 

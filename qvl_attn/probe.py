@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qvl_attn.capture import keep_states
-from qvl_attn.errors import CaptureError
+from qvl_attn.errors import CaptureError, MemoryLimitError
 from qvl_attn.evidence import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER, Classes, Evidence, Floats, States, Tower
 from qvl_attn.flow import Flow
 from qvl_attn.passes import on_model, with_answer
@@ -86,12 +86,14 @@ class Probe:
                 stack.enter_context(keep_states(model, flow))
             stack.enter_context(torch.enable_grad() if differentiate else torch.no_grad())
             logits = model(**inputs, use_cache=False, logits_to_keep=len(self.ids) + 1).logits[0, :-1]
-            if not torch.isfinite(logits).all():
-                raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32")
+            _check_finite("the model's output", logits)
             if differentiate:
                 rows = torch.tensor(self.explained, device=logits.device)
                 classes = torch.tensor([self.ids[i] for i in self.explained], device=logits.device)
                 logits[rows, classes].float().sum().backward()
+                for gradient in (found["tower"].grad, *flow.gradients()):
+                    assert gradient is not None
+                    _check_finite("a gradient", gradient)
         return Evidence(
             seeds=self.seeds,
             explained=self.words,
@@ -106,6 +108,8 @@ class Probe:
         question, length = self.prompt.positions("question"), self.prompt.length
         prompt_ids = self.prompt.inputs["input_ids"][0]
         ids = torch.cat([prompt_ids[list(question)].cpu(), torch.tensor(self.ids)])
+        if model.lm_head.weight.is_meta:
+            raise MemoryLimitError("the head's weights are not in memory, and tam reads them", "take a smaller model")
         head = model.lm_head.weight[ids.to(model.lm_head.weight.device)].detach().float()
         stand = [*question, *range(length - 1, length - 1 + len(self.ids))]
 
@@ -120,6 +124,11 @@ class Probe:
             vision=activation(self.prompt.positions("vision")),
             text=activation(stand),
         )
+
+
+def _check_finite(what: str, values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise CaptureError(f"{what} is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
 
 
 class _HiddenStates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -134,6 +134,7 @@ def run_group(
                     supplied = supply(tokenizer, prompt, recording, words)
             if question.generic is not None and (generic is None or not shared):
                 with stages.stage("generic_prompt"):
-                    generic = supply(tokenizer, with_pixels_of(question.generic, prompt), recording, "").capture
+                    lean = replace(recording, by_head=False, apart=None, head_max=False)
+                    generic = supply(tokenizer, with_pixels_of(question.generic, prompt), lean, "").capture
             seconds, peaks = together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes
             yield Run(own, supplied, generic, generation, seconds, peaks)

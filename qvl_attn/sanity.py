@@ -17,9 +17,9 @@ import numpy as np
 
 from qvl_attn.demo.heldout import scene
 from qvl_attn.errors import CaptureError, InputError
-from qvl_attn.faithfulness import HEADLINE
+from qvl_attn.faithfulness import HEADLINE, seed_of
 from qvl_attn.likeness import Likeness, Sanity
-from qvl_attn.methods import GENERIC_PROMPT
+from qvl_attn.memory import on_device
 from qvl_attn.progress import Progress, untold
 from qvl_attn.question import Question
 from qvl_attn.reduce import split_by_picture
@@ -36,7 +36,7 @@ DEPTHS = 8
 FIRST_SCENE = 1_000_000  # beyond those that `demo-data` writes
 # Words for it, what is asked, and which layers are scrambled meanwhile.
 Circumstance = tuple[str, Question, list[Any]]
-OTHER_QUESTIONS = (GENERIC_PROMPT, "What is in the corner?", "What is at the top?")
+OTHER_QUESTIONS = ("What is in the corner?", "What is at the top?")
 
 
 def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -> dict[str, Sanity]:
@@ -66,10 +66,11 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
         _about_something_else(engine, result, replace(settings, answer=None)),
         _of_other_pictures(engine, result, replace(settings, answer=None)),
     ]
+    seed = seed_of(settings.seed, result.media, result.question)
     own, found = _values(result), dict[str, list[Likeness]]()
     for done, (label, question, forgotten) in enumerate(circumstances):
         progress("sanity checks", done, len(circumstances))
-        with scrambled(forgotten, settings.seed):
+        with on_device(engine.placement, 0), scrambled(forgotten, seed):
             other = _maps(engine, question)
         for name, values in own.items():
             found.setdefault(name, []).append(_likeness(label, values, other.get(name)))
@@ -91,10 +92,9 @@ def depths(layers: int) -> tuple[int, ...]:
     return tuple(np.rint(np.linspace(1, layers, min(DEPTHS, layers))).astype(int).tolist())
 
 
-def other_question(question: str, settings: Settings) -> str:
-    """What else is asked about the same pictures; never the generic prompt of a map that is relative to it."""
-    known = {question.strip(), *([GENERIC_PROMPT] if "relative" in settings.methods else [])}
-    return next(text for text in OTHER_QUESTIONS if text not in known)
+def other_question(question: str) -> str:
+    """What else is asked about the same pictures, whatever the methods."""
+    return next(text for text in OTHER_QUESTIONS if text != question.strip())
 
 
 def other_picture(media: Media, number: int) -> Media:
@@ -107,7 +107,7 @@ def other_picture(media: Media, number: int) -> Media:
 
 
 def _about_something_else(engine: Engine, result: Result, settings: Settings) -> Circumstance:
-    text = other_question(result.question, settings)
+    text = other_question(result.question)
     query = "question" if settings.query.startswith("text:") else settings.query
     asked = _prepared(engine, result.media, text, replace(settings, query=query))
     return f"another question: {text}", asked, []
@@ -115,7 +115,7 @@ def _about_something_else(engine: Engine, result: Result, settings: Settings) ->
 
 def _of_other_pictures(engine: Engine, result: Result, settings: Settings) -> Circumstance:
     media = [other_picture(one, i) for i, one in enumerate(result.media)]
-    return "another picture", _prepared(engine, media, result.question, settings), []
+    return "another picture (a drawn scene)", _prepared(engine, media, result.question, settings), []
 
 
 def _prepared(engine: Engine, media: Sequence[Media], text: str, settings: Settings) -> Question:

@@ -127,14 +127,24 @@ def layer_table(scores: Sequence[Score], layers: Sequence[int], seed: int) -> li
 
 
 def method_table(scores: Sequence[Score], seed: int) -> dict[str, dict[str, Any]]:
-    """For each method its figures with their intervals, and chance."""
+    """For each method its figures with their intervals, and chance.
+
+    `over_random` of deletion and insertion is the mean difference to random orders on the same samples, with its
+    interval.
+    """
     names = list(dict.fromkeys(name for one in scores for name in one.methods))
     figures = list(dict.fromkeys(figure for one in scores for own in one.methods.values() for figure in own))
-    groups, table = [one.group for one in scores], {}
+    groups, table = [one.group for one in scores], dict[str, dict[str, Any]]()
     for name in names:
         own = [one.methods.get(name, {}) for one in scores]
-        both = bootstrap(np.array([[some.get(figure, np.nan) for figure in figures] for some in own]), groups, seed)
-        table[name] = {figure: _stated(both, i) for i, figure in enumerate(figures) if both.count[i]}
+        values = np.array([[some.get(figure, np.nan) for figure in figures] for some in own])
+        random = np.array([[one.methods.get("random", {}).get(figure, np.nan) for figure in figures] for one in scores])
+        both = bootstrap(np.concatenate([values, values - random], axis=1), groups, seed)
+        stated: dict[str, Any] = {figure: _stated(both, i) for i, figure in enumerate(figures) if both.count[i]}
+        table[name] = stated
+        for i, figure in enumerate(figures, len(figures)):
+            if both.count[i] and name != "random":
+                table[name][figure]["over_random"] = _stated(both, i)
         for figure in GROUNDING:
             if figure in table[name]:
                 chance = [one.method_chance.get(name, {}).get(figure, np.nan) for one in scores]

@@ -62,13 +62,15 @@ def lines(result: Result) -> list[Line]:
     found = []
     headline = result.heatmap()
     for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
-        if tuple(layers.tolist()) == headline.layers and headline.heads == "all":
+        if tuple(layers.tolist()) == headline.layers and headline.heads == "all" and not result.methods:
             continue
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
             label = layer_words(layers.tolist())
             found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
-    chosen = f"headline: {layer_words(headline.layers)}"
+    of = [f"method {headline.method}"] * bool(result.methods)
+    of += [layer_words(headline.layers)] * bool(headline.layers)
+    chosen = f"headline: {', '.join(of)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
     if result.way == "both":

@@ -82,15 +82,25 @@ def costs(analyzer: Analyzer, samples: Sequence[Sample], profile: str) -> dict[s
 
 def table(summary: dict[str, Any], cost: dict[str, tuple[float, float]]) -> list[str]:
     """Markdown: grounding, faithfulness and cost of each method."""
-    heads = ["pointing", "lift", "ROC-AUC", "IoU", "deletion", "insertion", "seconds", "MiB"]
+    heads = ["pointing", "lift", "ROC-AUC", "IoU", "deletion", "insertion", "× plain time", "MiB"]
     lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, own in summary["methods"].items():
-        cells = [_cell(own.get(column)) for column in COLUMNS]
+        cells = [_cell(own.get(column)) for column in COLUMNS[:4]]
+        cells += [_against_random(own.get(column)) for column in COLUMNS[4:]]
         spent = [f"{cost[name][0]:.2f}", f"{cost[name][1]:.1f}"] if name in cost else ["", ""]
         lines.append(f"| {name} | " + " | ".join([*cells, *spent]) + " |")
     mean = summary["methods"]["mean"]
     lines.append("| chance | " + " | ".join(f"{mean[column]['chance']:.3f}" for column in COLUMNS[:4]) + " | | | | |")
     return lines
+
+
+def _against_random(one: dict[str, Any] | None) -> str:
+    """The area, and its difference to random orders."""
+    if one is None or "over_random" not in one:
+        return "" if one is None else f"{one['mean']:.1f}"
+    over = one["over_random"]
+    ends = "" if over["low"] is None else f" [{over['low']:+.1f}, {over['high']:+.1f}]"
+    return f"{one['mean']:.1f} ({over['mean']:+.1f}{ends})"
 
 
 def sanity_table(summary: dict[str, Any]) -> list[str]:
@@ -105,7 +115,8 @@ def sanity_table(summary: dict[str, Any]) -> list[str]:
 def _cell(one: dict[str, Any] | None) -> str:
     if one is None or one["mean"] is None:
         return ""
-    return f"{one['mean']:.3f} [{one['low']:.2f}, {one['high']:.2f}]"
+    ends = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
+    return f"{one['mean']:.2f}{ends}"
 
 
 def evaluate(analyzer: Analyzer, out: Path, count: int, timed: int, *, video: bool) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from exhibits import Exhibit, alike, eager
 
-from qvl_attn.errors import CaptureError
 from qvl_attn.probe import window_order
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
@@ -95,7 +94,7 @@ def test_a_supplied_answer_is_what_is_explained(exhibits, which, answer, query):
     assert f"“{words}”" in found.caption
 
 
-def test_nothing_that_speaks_for_the_answer_is_a_fault(exhibits):
+def test_where_nothing_speaks_for_the_answer_the_map_is_empty(exhibits):
     """Whatever is seen is taken away before it is attended to."""
     exhibit = exhibits("demo", "one")
     handles = [
@@ -103,9 +102,8 @@ def test_nothing_that_speaks_for_the_answer_is_a_fault(exhibits):
         for layer in exhibit.analyzer.model.model.language_model.layers
     ]
     try:
-        for method, words in (("gradient", "nothing on the picture"), ("gradcam", "no patch")):
-            with pytest.raises(CaptureError, match=f"{method}: {words}"):
-                exhibit.map(method)
+        for method in ("gradient", "gradcam"):
+            assert not exhibit.map(method).values.any()
     finally:
         for handle in handles:
             handle.remove()

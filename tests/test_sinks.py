@@ -130,7 +130,7 @@ def states(norms, scores):
     return States(np.array(norms, np.float32), np.array(scores, np.float32), ())
 
 
-def test_the_thresholds_are_the_published_ones():
+def test_the_thresholds_are_those_that_are_stated():
     found = sink_cells(states([[1, 1, 1, 4.99, 5.0], [2, 2, 2, 2, 2]], [[0, 19.99, 20, 0, 0], [0, 0, 0, 0, 21]]))
     assert found.tolist() == [[False, False, True, False, True], [False, False, False, False, True]]
 

@@ -23,6 +23,11 @@ def method_lines(summary: dict[str, Any]) -> list[str]:
         chances = [_chance(table, name) for name in GROUNDING]
         lines.append(f"{'chance':<{NAME_WIDTH}}" + "".join(f"{chance:>{WIDTH}}" for chance in chances))
     lines += _table("area, nats", table, FAITHFUL)
+    paired = {
+        name: {figure: one["over_random"] for figure, one in own.items() if "over_random" in one}
+        for name, own in table.items()
+    }
+    lines += _table("less random orders", paired, FAITHFUL)
     ranks = {f"{name}_rank": words for name, words in SANITY.items()}
     return lines + _table("rank correlation", table, ranks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qvl_attn.errors import CaptureError
 from qvl_attn.methods.method import MethodMap
 from qvl_attn.reduce import split_by_picture
@@ -39,7 +41,9 @@ def method_heat_maps(
         values, layers = method.layer_values[method.layer_numbers.index(layer)], (layer,)
     mean = float(values.mean())
     if not mean > 0:
-        raise CaptureError(f"{method.method}: there is nothing on the picture to draw")
+        raise CaptureError(f"--method {method.method}: its map is zero everywhere", "try another one: qvl-attn methods")
+    # Of some heads the layers' share is another one: their map is itself what they put on vision.
+    heads_mass = float(values.sum(dtype=np.float64)) if heads != "all" else None
     captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)
     return tuple(
         HeatMap(
@@ -50,7 +54,7 @@ def method_heat_maps(
             query=query,
             queries=tuple(capture.queries[rows].tolist()),
             uniform=mean,
-            vision_mass=float(capture.vision_mass[captured][:, rows].mean()),
+            vision_mass=heads_mass or float(capture.vision_mass[captured][:, rows].mean()),
             scale=scale or percentile_scale([values]),
             method=method.method,
         )

@@ -3,9 +3,10 @@
 A vision token is a sink of layer l if, as it comes into that layer, one of these holds for its hidden state h:
 
     max over d in D of |h_d| / RMS(h) >= SCORE          (Kang et al. 2503.03321, tau = 20)
-    |h| >= NORM * median of |h| over the vision tokens  (outliers by norm: Darcet et al. 2309.16588)
+    |h| >= NORM * median of |h| over the vision tokens  (outliers by norm, after Darcet et al. 2309.16588; 5 is ours)
 
-D are the sink dimensions of the language model, published for the 3B, 7B and 32B; without them every dimension counts.
+D are the sink dimensions of the language model, as public code has them for the 3B, 7B and 32B, not measured here;
+without them every dimension counts.
 |h_d| / RMS(h) is at most the square root of the hidden size: below 400 of it there are sinks by their norm alone.
 `sinks` takes the cells out of that layer's map; `sinks-redistributed` gives what they had to the layer's other cells in
 proportion (as Kang et al., but with all of the budget and in all heads). States (L, V) come of one more pass.
@@ -60,6 +61,7 @@ def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bo
     layers = treat(layer_means(view.capture, view.rows), sinks)
     cells = np.flatnonzero(sinks[view.chosen].any(axis=0))
     what = "removed" if name == "sinks" else "spread over the others"
+    what += " where they are sinks" if len(view.layers) > 1 else ""
     count = f"{len(cells)} sink cell{'s' if len(cells) != 1 else ''} {what}" if len(cells) else "no sinks found"
     dimensions = f"dimensions {', '.join(map(str, states.dimensions))}" if states.dimensions else "any dimension"
     return MethodMap(

@@ -6,9 +6,9 @@
 
 h (S, D) are the last hidden states, w_t the head's row of t; a token of the answer stands where it was produced. M_t
 and the S_t(i) before it are scaled together to [0, 1], and each picture's map goes through the rank Gaussian filter (Li
-et al. 2506.23270). Several tokens of the answer are averaged. As published; the authors' code (tam.py) takes for the
-question's first token the likeliest word, and for the answer's first token the line break before it: with these two set
-right it gives these maps to within its own 8 bits. One more pass; (tokens of question and answer, V) numbers.
+et al. 2506.23270). Several tokens of the answer are averaged. As published; the authors' code takes for the question's
+first token the likeliest word, and for the answer's first token the line break before it. One more pass; (tokens of
+question and answer, V) numbers.
 """
 
 from __future__ import annotations
