@@ -274,7 +274,7 @@ def test_what_a_filter_or_a_method_leaves_empty_is_a_clear_fault(result, tmp_pat
     with pytest.raises(CaptureError, match="--denoise median leaves nothing of the map"):
         spot.save(tmp_path, Drawing(denoise="median"))
     dark = replace(result, methods=(replace(result.methods[0], values=np.zeros_like(lone)),))
-    with pytest.raises(CaptureError, match="relative: there is nothing on the picture to draw"):
+    with pytest.raises(CaptureError, match="--method relative: its map is zero everywhere"):
         dark.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
