@@ -108,6 +108,10 @@ def _notes(summary: dict[str, Any]) -> list[str]:
             f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: those of the nearest "
             "frame of the same step stand in, or none (a higher --fps samples more)"
         )
+    for name, own in summary["methods"].items():
+        share = own["empty"]["mean"] if "empty" in own else 0
+        if share:
+            notes.append(f"method {name}: {share:.0%} of its maps are empty: they hit nothing, and have no order")
     over = summary["headline"].get("pointing", {}).get("over_all_layers")
     if summary["calibration"] and over and over["high"] < 0:
         notes.append("the calibrated heads point worse than the mean of all layers: see over_all_layers")

@@ -69,8 +69,9 @@ class Curves:
 
 
 def curves_json(curves: Curves) -> dict[str, Any]:
-    """As plain values."""
-    return {"names": list(curves.names), "logprobs": curves.logprobs.tolist()}
+    """As plain values: the log-probabilities, and what stands along each of their axes, in their order."""
+    axes = {"names": list(curves.names), "kinds": list(KINDS), "fills": list(FILLS), "shares": curves.shares.tolist()}
+    return {**axes, "logprobs": curves.logprobs.tolist()}
 
 
 def curves_from(written: Mapping[str, Any]) -> Curves:

@@ -78,7 +78,7 @@ def scale_line(panel: Panel, drawing: Drawing) -> str:
     parts = [
         _ends(panel) + f" = {_multiple(panel, _highest(panel))}",
         f"{_clipped(panel)} of {sum(cells.size for cells in panel.cells)} cells above the scale",
-        f"{percent(panel.maps[0].vision_mass)} of the attention on vision",
+        *([f"{percent(panel.maps[0].vision_mass)} of the attention on vision"] if panel.maps[0].queries else []),
     ]
     if drawing.interp != "linear":
         parts.append("each cell drawn as its box")
@@ -294,8 +294,8 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
 
 def _numbers(panel: Panel) -> list[str]:
     """The two lines beneath a thumbnail."""
-    vision = percent(panel.maps[0].vision_mass)
-    return [_ends(panel), f"{_multiple(panel, _highest(panel))} · {_clipped(panel)} clipped · vision {vision}"]
+    vision = f" · vision {percent(panel.maps[0].vision_mass)}" if panel.maps[0].queries else ""
+    return [_ends(panel), f"{_multiple(panel, _highest(panel))} · {_clipped(panel)} clipped{vision}"]
 
 
 def _highest(panel: Panel) -> float:

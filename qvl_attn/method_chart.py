@@ -76,7 +76,7 @@ def _dots(axes: Axes, table: Mapping[str, Mapping[str, Mapping[str, float]]], na
             axes.plot([one["mean"]], [row], color=color, marker="o", markersize=6)
     chances = [own[name]["chance"] for own in table.values() if "chance" in own.get(name, {})]
     if chances:
-        axes.axvline(float(np.nanmean(chances)), color=INK, linewidth=1.3, linestyle=":")
+        axes.axvline(float(np.nanmedian(chances)), color=INK, linewidth=1.3, linestyle=":")
     axes.set_yticks(range(len(table)), list(table) if named else [""] * len(table))
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
@@ -137,6 +137,8 @@ def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
             places = np.arange(len(rows)) + (2 * i + j - len(sanity) + 0.5) * offset
             values = [np.nan if getattr(row, figure) is None else getattr(row, figure) for row in rows]
             words = figure.replace("_", " ").replace("ssim", "SSIM")
+            for place in places[np.isnan(values)]:
+                axes.text(0.03, place, "no map", va="center", color=GREY, fontsize=8)
             axes.barh(places, values, height=0.9 * offset, color=color, alpha=alpha, label=f"{name}: {words}")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)

@@ -219,13 +219,13 @@ class DrawnResult:
         return panels
 
     def _method_panels(self, method: MethodMap, rows: IntArray) -> list[Panel]:
-        panels = []
+        panels, label = [], METHODS[method.method].layer_label
         for layer in method.layer_numbers:
             try:
                 maps = method_heat_maps(method, self.result.capture, rows, self.result.settings.query, layer=layer)
             except CaptureError:  # nothing on the pictures to draw
                 continue
-            panels.append(Panel(f"layer {layer}", self._shown(filtered(maps, self.drawing))))
+            panels.append(Panel(f"{label} {layer}", self._shown(filtered(maps, self.drawing))))
         return panels
 
     def _word_panels(self) -> tuple[list[Panel], int]:
@@ -300,4 +300,11 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     if result.methods and not result.methods[0].removed and result.methods[0].method.startswith("sinks"):
         notes.append("no sinks were found: the map is that of the plain mean")
+    if result.methods and {*result.methods[0].layers} - {*result.capture.layers.tolist()}:
+        notes.append(f"method {result.methods[0].method} goes through all layers, whatever --layers says")
+    if len(result.methods) > 1:
+        others = ", ".join(one.method for one in result.methods[1:])
+        notes.append(f"the pictures show method {result.methods[0].method}; attention.npz also has {others}")
+    if drawing.denoise and result.settings.faithfulness:
+        notes.append("faithfulness is measured of the map before the filter")
     return DrawnResult(result, drawing, filtered(result.heatmaps(), drawing), tuple(notes))

@@ -62,18 +62,25 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
     same = replace(settings, answer=result.mapped_answer if result.mapped_answer.strip() else None, max_new_tokens=1)
     alike = _prepared(engine, result.media, result.question, same)
     circumstances: list[Circumstance] = [
-        *((f"weights of the top {n} of {len(layers)} layers", alike, layers[:n]) for n in depths(len(layers))),
+        *(
+            (f"scrambled weights of the top {n} of {len(layers)} layers", alike, layers[:n])
+            for n in depths(len(layers))
+        ),
         _about_something_else(engine, result, replace(settings, answer=None)),
         _of_other_pictures(engine, result, replace(settings, answer=None)),
     ]
     seed = seed_of(settings.seed, result.media, result.question)
+    highest = {one.method: max(one.layers, default=len(layers)) for one in result.methods}
+    highest = highest or {HEADLINE: max(result.heatmap().layers)}
     own, found = _values(result), dict[str, list[Likeness]]()
     for done, (label, question, forgotten) in enumerate(circumstances):
         progress("sanity checks", done, len(circumstances))
         with on_device(engine.placement, 0), scrambled(forgotten, seed):
             other = _maps(engine, question)
         for name, values in own.items():
-            found.setdefault(name, []).append(_likeness(label, values, other.get(name)))
+            idle = bool(forgotten) and len(layers) - len(forgotten) > highest[name]
+            told = label + (" (all above the map's own: they cannot change it)" if idle else "")
+            found.setdefault(name, []).append(_likeness(told, values, other.get(name)))
     progress("sanity checks", len(circumstances), len(circumstances))
     return {name: Sanity(tuple(all_of[:-2]), all_of[-2], all_of[-1]) for name, all_of in found.items()}
 

@@ -190,7 +190,8 @@ def _methods(
     figures = _grounding(maps, regions)
     chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
     names = [one.method for one in result.methods]
-    scored = {name: _at(figures, i) | faithful.pop(name, {}) for i, name in enumerate(names)}
+    empty = {name: {"empty": float(not maps[i].any())} for i, name in enumerate(names)}
+    scored = {name: _at(figures, i) | empty[name] | faithful.pop(name, {}) for i, name in enumerate(names)}
     return scored | faithful, {name: _at(chance, i) for i, name in enumerate(names)}
 
 

@@ -298,7 +298,7 @@ class HeatMap:
         layers: the layers averaged.
         heads: the heads averaged, as text (`all`, `3,5`, `21.9,21.11`).
         query: what asked, as text (`question`, `last`, `answer`, `text:cats`).
-        queries: positions of the query tokens averaged.
+        queries: positions of the query tokens averaged; none where the map is not theirs.
         uniform: the value that every cell would have if the same attention were spread evenly over all vision tokens
             of the prompt.
         vision_mass: the share of the queries' attention that goes to vision tokens at all.

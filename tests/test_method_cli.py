@@ -212,7 +212,9 @@ def test_faithfulness_is_measured_drawn_and_told(run, cats):
             said = lines[f"{kind}, {fill} fill ({better} is better, nats)"]
             assert said == ", ".join(f"{name} {own[f'{kind}_{fill}']:.2f}" for name, own in areas.items())
     sanity = value["faithfulness"]["sanity"]["headline"]
-    assert [one["label"] for one in sanity["weights"]] == [f"weights of the top {n} of 4 layers" for n in (1, 2, 3, 4)]
+    assert [one["label"] for one in sanity["weights"]] == [
+        f"scrambled weights of the top {n} of 4 layers" for n in (1, 2, 3, 4)
+    ]
     assert (
         f"rank correlation {sanity['picture']['rank_correlation']:.2f}, "
         in lines["headline with another picture (a drawn scene)"]

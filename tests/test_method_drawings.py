@@ -139,7 +139,10 @@ def test_layers_of_a_method_are_drawn(sinks):
 # Charts
 
 ALIKE = Sanity(
-    (Likeness("weights of the top 1 of 2 layers", 0.9, 0.8), Likeness("weights of the top 2 of 2 layers", None, -0.5)),
+    (
+        Likeness("scrambled weights of the top 1 of 2 layers", 0.9, 0.8),
+        Likeness("scrambled weights of the top 2 of 2 layers", None, -0.5),
+    ),
     Likeness("another question: 何？", 0.5, 0.25),
     Likeness("another picture", -0.9, -0.75),
 )
@@ -183,8 +186,8 @@ def test_the_figures_to_be_read_are_those_of_curves_and_checks():
     wanted = ", ".join(f"{name} {figures[name]['deletion_mean']:.2f}" for name in known.names)
     assert lines[1] == f"deletion, mean fill (lower is better, nats): {wanted}"
     assert lines[2].startswith("insertion, blur fill (higher is better, nats): mean ")
-    assert lines[4] == "mean with weights of the top 1 of 2 layers: rank correlation 0.90, SSIM 0.80"
-    assert lines[5] == "mean with weights of the top 2 of 2 layers: rank correlation -, SSIM -0.50"
+    assert lines[4] == "mean with scrambled weights of the top 1 of 2 layers: rank correlation 0.90, SSIM 0.80"
+    assert lines[5] == "mean with scrambled weights of the top 2 of 2 layers: rank correlation -, SSIM -0.50"
     assert lines[6] == "mean with another question: 何？: rank correlation 0.50, SSIM 0.25"
     assert lines[7] == "mean with another picture: rank correlation -0.90, SSIM -0.75"
 

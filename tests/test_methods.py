@@ -74,12 +74,14 @@ def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
         assert np.array_equal(map_.values, part)
         assert (map_.method, map_.query, map_.heads) == ("gradient", "question", "all")
         assert map_.uniform == pytest.approx(gradient.values.mean())
-        assert map_.queries == tuple(exhibit.asking)
+        assert map_.queries == (), "the map is the answer's and not the query's"
         assert map_.scale == drawn[0].scale
         assert map_.layers == (0, 1, 2)
     assert [map_.media_index for map_ in drawn] == [0, 1]
     assert result.heatmaps(query="question")[0].method == "mean"
     rows = result.query_rows()
+    (first, _) = method_heat_maps(sinks, result.capture, rows, "question")
+    assert first.queries == tuple(exhibit.asking)
     alone = method_heat_maps(sinks, result.capture, rows, "question", Scale(0, 1), layer=2)
     for map_, part in zip(alone, cut_by_picture(sinks.layer_values[1], exhibit.grids), strict=True):
         assert np.array_equal(map_.values, part)
@@ -92,7 +94,7 @@ def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
 def test_a_map_of_nothing_is_not_drawn(exhibits):
     result = exhibits("demo", "one").result("mean")
     nothing = replace(result.methods[0], values=np.zeros_like(result.methods[0].values))
-    with pytest.raises(CaptureError, match="nothing on the picture"):
+    with pytest.raises(CaptureError, match="zero everywhere"):
         method_heat_maps(nothing, result.capture, result.query_rows(), "last")
 
 

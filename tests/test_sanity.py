@@ -82,7 +82,7 @@ def test_layers_are_scrambled_from_the_top_down(demo, cats):
     found = checked(demo, result)
     layers = demo.model.model.language_model.layers
     for n, one in enumerate(found.weights, 1):
-        assert one.label == f"weights of the top {n} of 4 layers"
+        assert one.label == f"scrambled weights of the top {n} of 4 layers"
         with scrambled([layers[3 - i] for i in range(n)], seed_of(0, result.media, QUESTION)):
             other = answered(demo, cats, layers="0,3", answer=result.answer)
         assert alike(result, other) == figures(one)

@@ -159,6 +159,7 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "method": result.methods[0].method if result.methods else None,
         "attention": result.provenance.attention,
         "attention_reason": result.provenance.attention_reason,
+        "faithfulness": result.curves.figures() if result.curves else None,
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
         **({} if result.media[0].clip is None else _clip_summary(result, folder)),

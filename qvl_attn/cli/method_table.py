@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 GROUNDING = {"pointing": "pointing", "lift": "lift", "auc": "ROC-AUC", "iou": "IoU"}
@@ -52,4 +53,4 @@ def _cell(one: dict[str, Any] | None) -> str:
 
 def _chance(table: dict[str, Any], name: str) -> str:
     known = [own[name]["chance"] for own in table.values() if own.get(name, {}).get("chance") is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "-"
+    return f"{median(known):.3f}" if known else "-"  # of empty maps chance is nothing

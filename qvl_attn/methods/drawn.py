@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.errors import CaptureError
-from qvl_attn.methods.method import MethodMap
+from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.reduce import split_by_picture
 from qvl_attn.render import percentile_scale
 from qvl_attn.types import Capture, FloatArray, HeatMap, IntArray, Scale
@@ -52,7 +52,7 @@ def method_heat_maps(
             layers=layers,
             heads=heads,
             query=query,
-            queries=tuple(capture.queries[rows].tolist()),
+            queries=tuple(capture.queries[rows].tolist()) if METHODS[method.method].follows_query else (),
             uniform=mean,
             vision_mass=heads_mass or float(capture.vision_mass[captured][:, rows].mean()),
             scale=scale or percentile_scale([values]),

@@ -106,6 +106,7 @@ class Method:
         wrong: what is known to be wrong with it.
         heads: whether it wants a profile with heads.
         head_max: whether it reads the heads' maximum of each row.
+        layer_label: what stands before a layer's number beneath its map.
         follows_query: whether the map is that of the query; else that of the answer's token.
     """
 
@@ -120,6 +121,7 @@ class Method:
     heads: bool = False
     head_max: bool = False
     follows_query: bool = True
+    layer_label: str = "layer"
 
     @property
     def told_needs(self) -> str:

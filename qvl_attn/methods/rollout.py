@@ -48,4 +48,5 @@ ROLLOUT = Method(
     cost="one more pass, and its attention once more",
     when="information may have moved between cells before it was read",
     wrong="in a causal model it drifts to the first tokens; heads are averaged, values and MLPs left out",
+    layer_label="down to layer",
 )
