@@ -58,7 +58,7 @@ def test_a_row_has_the_areas_and_likenesses_of_the_sample_asked_alone(faithful, 
         max_new_tokens=64,
     )
     assert list(row["methods"]) == ["gradient", "random", "uniform"]
-    assert list(row["methods"]["gradient"]) == [*GROUNDING, *AREAS, *SANITY]
+    assert list(row["methods"]["gradient"]) == [*GROUNDING, "empty", *AREAS, *SANITY]
     assert list(row["methods"]["random"]) == list(AREAS) == list(row["methods"]["uniform"])
     for name, own in alone.curves.figures().items():
         for figure, value in own.items():
