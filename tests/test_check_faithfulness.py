@@ -63,10 +63,11 @@ def test_a_row_has_the_areas_and_likenesses_of_the_sample_asked_alone(faithful, 
     for name, own in alone.curves.figures().items():
         for figure, value in own.items():
             assert row["methods"][name][figure] == pytest.approx(value, rel=1e-3, abs=1e-3)
-    for figure, value in alone.sanity["gradient"].figures().items():
-        told = row["methods"]["gradient"][figure]
-        assert (told is None) == np.isnan(value)
-        assert told is None or told == pytest.approx(value, abs=2e-3)
+    checks = alone.sanity["gradient"]
+    for name, one in (("weights", checks.weights[3]), ("question", checks.question), ("picture", checks.picture)):
+        for how, value in (("rank", one.rank_correlation), ("ssim", one.ssim)):
+            assert row["methods"]["gradient"][f"{name}_{how}"] == pytest.approx(value, abs=2e-3)
+    assert "top 4 of 4" in checks.weights[3].label
 
 
 def test_faithfulness_is_in_summary_table_and_spreadsheet(faithful):

@@ -110,6 +110,16 @@ def test_a_score_comes_back_from_its_line(score):
     assert line_of(back) == line, "and gives the same line again"
 
 
+@pytest.mark.parametrize("name", ["methods", "method_chance"])
+def test_what_a_method_does_not_define_is_null_and_comes_back(name):
+    controls = {control: {} for control in CONTROLS}
+    row = score_row(Score("a", ("a.png",), "?", controls=controls, **{name: {"tam": {"lift": np.nan, "auc": 0.5}}}))
+    assert row[name] == {"tam": {"lift": None, "auc": 0.5}}
+    row |= {"layer_controls": {}}
+    assert_same(getattr(score_of(row), name), {"tam": {"lift": np.nan, "auc": 0.5}})
+    assert not score_row(Score("a", ("a.png",), "?")).keys() & {"methods", "method_chance"}
+
+
 def test_an_error_has_no_figures_and_an_answer_no_error():
     failed = score_row(Score("a", ("a.png",), "?", status="error", error="InputError: gone", accuracy=0.0))
     assert failed["error"] == "InputError: gone"
