@@ -79,7 +79,7 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
             other = _maps(engine, question)
         for name, values in own.items():
             idle = bool(forgotten) and len(layers) - len(forgotten) > highest[name]
-            told = label + (" (all above the map's own: they cannot change it)" if idle else "")
+            told = label + (" (above the map's layers)" if idle else "")
             found.setdefault(name, []).append(_likeness(told, values, other.get(name)))
     progress("sanity checks", len(circumstances), len(circumstances))
     return {name: Sanity(tuple(all_of[:-2]), all_of[-2], all_of[-1]) for name, all_of in found.items()}

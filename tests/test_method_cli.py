@@ -212,9 +212,10 @@ def test_faithfulness_is_measured_drawn_and_told(run, cats):
             said = lines[f"{kind}, {fill} fill ({better} is better, nats)"]
             assert said == ", ".join(f"{name} {own[f'{kind}_{fill}']:.2f}" for name, own in areas.items())
     sanity = value["faithfulness"]["sanity"]["headline"]
-    assert [one["label"] for one in sanity["weights"]] == [
-        f"scrambled weights of the top {n} of 4 layers" for n in (1, 2, 3, 4)
-    ]
+    labels = [f"scrambled weights of the top {n} of 4 layers" for n in (1, 2, 3, 4)]
+    labels[0] += " (above the map's layers)"  # the map's is layer 2 alone
+    assert [one["label"] for one in sanity["weights"]] == labels
+    assert sanity["weights"][0]["rank_correlation"] == pytest.approx(1)
     assert (
         f"rank correlation {sanity['picture']['rank_correlation']:.2f}, "
         in lines["headline with another picture (a drawn scene)"]
