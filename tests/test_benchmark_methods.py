@@ -27,7 +27,7 @@ def printed(script: str, *arguments: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_every_method_is_measured_on_scenes_and_clips(tmp_path):
     rows = printed(
-        "evaluate_methods.py", "--out", str(tmp_path / "out"), "--scenes", "2", "--clips", "1", "--timed", "1"
+        "evaluate_methods.py", "--out", str(tmp_path / "out"), "--scenes", "3", "--clips", "3", "--timed", "1"
     )
     for name in METHODS:
         grounding, sanity, *_ = [row for row in rows if row[0] == name]
