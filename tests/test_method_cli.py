@@ -184,7 +184,7 @@ def test_faults_are_one_line_before_anything_is_computed(run, cats, clip_file, m
 def test_an_unknown_filter_is_a_fault_of_usage(run, cats):
     done = run("ask", cats, QUESTION, "--denoise", "average")
     assert done.exit_code == 2
-    assert "'median', 'rank-gaussian'" in done.stderr
+    assert "median" in done.stderr
 
 
 def test_a_filter_is_drawn_and_what_is_kept_is_raw(ask, cats):
