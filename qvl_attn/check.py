@@ -25,7 +25,7 @@ from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result
 from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
-from qvl_attn.sanity import sanity_checks
+from qvl_attn.sanity import with_sanity
 from qvl_attn.scoring import Score, score_sample
 from qvl_attn.select import parse_query
 from qvl_attn.settings import Headline, Settings
@@ -171,8 +171,8 @@ def _of_group(
     """
     left = list(group.indices)
     try:
-        for i, result in engine.answer_group(questions, group):
-            yield _score(engine, asked[i], result, plan)
+        for i, result in with_sanity(engine, engine.answer_group(questions, group)):
+            yield _score(asked[i], result, plan)
             left.remove(i)
         return
     except Exception as fault:
@@ -189,8 +189,9 @@ def _of_group(
 
 def _alone(engine: Engine, one: Prepared, question: Question, plan: Plan) -> Score:
     try:
-        ((_, result),) = engine.answer_group([question], Group(((0,),), shared=False))
-        return _score(engine, one, result, plan)
+        alone = engine.answer_group([question], Group(((0,),), shared=False))
+        ((_, result),) = with_sanity(engine, alone)
+        return _score(one, result, plan)
     except Exception as fault:  # one of fifty thousand does not end the night's run
         _check_device(fault)
         one.fault = told(fault)
@@ -203,10 +204,8 @@ def _check_device(fault: Exception) -> None:
         raise fault
 
 
-def _score(engine: Engine, one: Prepared, result: Result, plan: Plan) -> Score:
+def _score(one: Prepared, result: Result, plan: Plan) -> Score:
     sample, other = one.sample, plan.others.get(one.sample.id)
-    if plan.settings.faithfulness:
-        result = replace(result, sanity=sanity_checks(engine, result))
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
     return replace(score, retried=one.first_fault)
 

@@ -290,11 +290,8 @@ class Engine:
         return found
 
     def _fits(self, longest: Question, count: int, shared: bool) -> bool:
-        job, placement, free = (
-            replace(longest.job, batch=count, shared=shared, probed=False),
-            self.placement,
-            self.free_bytes(),
-        )
+        job = replace(longest.job, batch=count, shared=shared, probed=False)
+        placement, free = self.placement, self.free_bytes()
         needed = peak_bytes(self.config, placement.dtype, job, longest.attention, placement.device)
         return free is None or needed * ESTIMATE_MARGIN <= free
 

@@ -39,7 +39,7 @@ def method_maps(
     settings, capture = question.settings, run.capture
     if not settings.methods:
         return ()
-    headline = settings.headline or headline_of(settings, config)
+    headline = headline_of(settings, config)
     view = View(
         capture=capture,
         query=settings.query,
@@ -86,7 +86,7 @@ def removal(
     seed = seed_of(settings.seed, question.media, question.prompt.question)
     if not maps:
         rows = query_rows(capture, question.prompt.question, settings.query)
-        headline = settings.headline or headline_of(settings, config)
+        headline = headline_of(settings, config)
         maps = {HEADLINE: mean_over(capture, headline.layers, headline.heads, rows)}
     return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=seed)
 

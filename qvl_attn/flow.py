@@ -7,7 +7,7 @@ there is never more than a block.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,7 +27,7 @@ class _Kept:
     value: torch.Tensor | None
     mask: torch.Tensor | None
     scaling: float
-    gradient: torch.Tensor | None = field(default=None)
+    gradient: torch.Tensor | None = None
 
 
 class Flow:

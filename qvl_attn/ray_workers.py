@@ -13,6 +13,7 @@ import signal
 import threading
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ class _Model:
         return engine
 
 
-class _Actor:
+class _Actor(ABC):
     """Loads the model once; what keeps it from it is told to whoever asks."""
 
     def __init__(self, model: _Model, held: Sequence[Any]) -> None:
@@ -271,8 +272,9 @@ class _Actor:
 
     columns: ClassVar[Mapping[str, Any]]
 
+    @abstractmethod
     def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
-        raise NotImplementedError
+        """What comes of the items of a hand, a row at a time."""
 
 
 class _Scorer(_Actor):

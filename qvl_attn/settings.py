@@ -78,7 +78,12 @@ def headline_from(value: Mapping[str, Any]) -> Headline:
 
 
 def headline_of(settings: Settings, config: Any) -> Headline:
-    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth."""
+    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth.
+
+    In a check, which captures more than that, what the settings say of it.
+    """
+    if settings.headline is not None:
+        return settings.headline
     text = config.text_config
     count, profile = text.num_hidden_layers, settings.profile
     if profile is not None:
