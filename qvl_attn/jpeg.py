@@ -1,0 +1,18 @@
+"""Pictures as JPEG bytes, for pages that carry their pictures in themselves. (H, W, 3) uint8 RGB in."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from PIL import Image
+
+from qvl_attn.render import Picture
+
+QUALITY = 90
+
+
+def jpeg(picture: Picture) -> bytes:
+    """A picture as a JPEG file, its colours as fine as its brightness."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return file.getvalue()
