@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 LEGIBLE_PX = 640
 
 CLIP_PERCENTILE = 99.5
-_COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS, "jet": cv2.COLORMAP_JET}
+COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS, "jet": cv2.COLORMAP_JET}
 
 
 def fit_px(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
@@ -174,10 +174,10 @@ def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE)
 
 
 @cache
-def _color_table(colormap: str) -> Picture:
+def color_table(colormap: str) -> Picture:
     """The 256 colours of a map, (256, 1, 3) uint8 RGB, low to high."""
     levels = np.arange(256, dtype=np.uint8)[:, None]
-    bgr = cv2.applyColorMap(levels, _COLORMAPS[colormap])
+    bgr = cv2.applyColorMap(levels, COLORMAPS[colormap])
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
@@ -192,7 +192,7 @@ def colorize(values: FloatArray, scale: Scale, colormap: str) -> Picture:
     share /= scale.high - scale.low
     share *= 255
     levels = np.rint(share, out=share).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(levels, _color_table(colormap)), dtype=np.uint8)
+    return np.asarray(cv2.applyColorMap(levels, color_table(colormap)), dtype=np.uint8)
 
 
 def blend(picture: Picture, values: FloatArray, scale: Scale, drawing: Drawing, mask: Mask | None = None) -> Picture:

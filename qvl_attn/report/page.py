@@ -1,0 +1,65 @@
+"""A page as one text: template, style, script and data, with a policy that forbids it everything else."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Collection
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from qvl_attn.render import COLORMAPS, color_table
+from qvl_attn.report.pack import COARSE, TOP, Parcel
+
+SCRIPTS = {
+    "result": ("words", "unpack", "draw", "chart", "matrix", "stage", "inspect", "controls", "save", "result"),
+    "check": ("words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
+}
+
+
+def page_html(kind: str, title: str, data: dict[str, Any], parcel: Parcel, first: Collection[int] = ()) -> str:
+    """The HTML of a page.
+
+    Args:
+        kind: `result` or `check`.
+        title: of the window.
+        data: what the page's script is told; goes through `tojson`.
+        parcel: maps and pictures.
+        first: numbers of the blocks that are there when the script begins; the others follow it.
+    """
+    style, script = _read("style.css"), "\n".join(['"use strict";', *(_read(f"{name}.js") for name in SCRIPTS[kind])])
+    tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
+    blocks = list(enumerate(parcel.blocks))
+    html: str = _template(kind).render(
+        title=title,
+        policy=Markup(
+            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        style=Markup(style),
+        script=Markup(script),
+        data=data | {"blocks": parcel.shapes, "tables": tables, "cells_a_side": COARSE, "top": TOP},
+        first=[block for block in blocks if block[0] in first],
+        later=[block for block in blocks if block[0] not in first],
+        pictures=list(enumerate(parcel.pictures)),
+    )
+    return html
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("qvl_attn.report") / "page" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template(kind: str) -> Any:
+    loader = PackageLoader("qvl_attn.report", "page")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(f"{kind}.html")

@@ -1,0 +1,44 @@
+// Layers times heads as a grid to click, or to walk over with the arrow keys.
+
+/**
+ * values: (L, H); pick(layer index, head index) is called for what is clicked or entered. Low layers are at the bottom,
+ * as in the charts.
+ */
+function matrix({ values, layers, heads, chosen, pick, label, words, marked = [] }) {
+  const most = Math.max(...values.flat().filter(Number.isFinite), 1e-12);
+  const table = make("table", { role: "grid", class: "matrix" });
+  table.setAttribute("aria-label", label);
+  const focus = chosen ?? [layers.length - 1, 0];
+  for (let row = layers.length - 1; row >= 0; row--) {
+    const line = make("tr", { role: "row" }, make("th", { scope: "row" }, layers.length > 14 && row % 4 ? "" : String(layers[row])));
+    for (let column = 0; column < heads.length; column++) {
+      const cell = make("td", { role: "gridcell", tabIndex: row === focus[0] && column === focus[1] ? 0 : -1 });
+      cell.style.backgroundColor = Number.isFinite(values[row][column]) ? colorOf(values[row][column] / most) : "transparent";
+      cell.setAttribute("aria-label", words(row, column));
+      cell.setAttribute("aria-selected", String(Boolean(chosen) && chosen[0] === row && chosen[1] === column));
+      if (marked.some(([layer, head]) => layer === layers[row] && head === heads[column])) cell.classList.add("marked");
+      cell.dataset.at = `${row},${column}`;
+      line.append(cell);
+    }
+    table.append(line);
+  }
+  const placeOf = (element) => element?.closest?.("td")?.dataset.at?.split(",").map(Number);
+  table.addEventListener("click", (event) => placeOf(event.target) && pick(...placeOf(event.target)));
+  table.addEventListener("keydown", (event) => {
+    const place = placeOf(event.target);
+    if (!place) return;
+    const steps = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (event.key === "Enter" || event.key === " ") pick(...place);
+    else if (steps[event.key]) {
+      const [row, column] = place.map((at, i) => at + steps[event.key][i]);
+      const next = table.querySelector(`[data-at="${row},${column}"]`);
+      if (!next) return;
+      event.target.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  return table;
+}

@@ -1,0 +1,72 @@
+// The page of one or several results: begins, draws everything there is, and unpacks the maps.
+
+function drawFilm() {
+  const panel = active(), result = resultOf(panel), clip = result.clip;
+  $("film").hidden = !clip;
+  $("scale-frame").hidden = $("scale-frame").disabled = !clip;
+  if (!clip) return;
+  const frame = frameNow(result), count = clip.frames.length, [steps, rows, columns] = result.media[0].grid;
+  $("frame").max = count - 1;
+  $("frame").value = frame;
+  const told = t("frame_told", clip.times_s[frame].toFixed(2), frame + 1, count, clip.step_of[frame] + 1, steps);
+  $("frame-told").textContent = told;
+  $("frame").setAttribute("aria-valuetext", told);
+  const overEven = (values) => {
+    const sums = Array.from({ length: steps }, (_, step) => sum(values.subarray(step * rows * columns, (step + 1) * rows * columns)));
+    return sums.map((one) => (one * steps) / (sum(sums) || 1));
+  };
+  const plain = { ...panel, map: result.headline, source: 0, row: 0, head: null };
+  const stairs = (of) => ({ x: clip.edges_s, y: overEven(valuesOf(of).values), steps: true });
+  const lines = [{ label: t("timeline_headline"), kind: "other", ...stairs(plain) }, { label: t("timeline_now"), kind: "main", ...stairs(panel) },
+    { label: t("timeline_chance"), kind: "chance", x: [clip.edges_s[0], clip.edges_s[steps]], y: [1, 1] }];
+  if (clip.alone.length) lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone.map((mass) => (mass * count) / sum(clip.alone)), dots: true });
+  const near = (at) => clip.times_s.reduce((best, time, i) => (time <= at + 1e-9 ? i : best), 0);
+  $("timeline").replaceChildren(chart({ lines, xLabel: t("seconds"), yLabel: t("chance_axis"), label: t("timeline_hint"), at: clip.times_s[frame], pick: (at) => change(() => (state.frame = near(at))) }));
+  $("passes").hidden = !clip.passes.length;
+  $("passes").querySelector("tbody").replaceChildren(...clip.passes.map((one) => make("tr", {}, make("td", {}, one.when), make("td", {}, one.answer || t("no_answer")))));
+}
+
+function drawFoot() {
+  const result = resultOf(active()), made = result.made;
+  const lines = [...result.left_out.map((what) => t("left_out", what)), ...(result.profile ? [result.profile] : []), ...result.notes];
+  $("notes").replaceChildren(...lines.map((line) => make("li", {}, line)));
+  $("made").textContent = t("made", made.qvl_attn, made.model, made.revision.slice(0, 12), made.attention, made.dtype, made.device, made.transformers, made.torch);
+  $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
+}
+
+function drawAll() {
+  translate();
+  $("alpha-told").textContent = percent(state.alpha);
+  for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
+  $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
+  drawQuestions();
+  drawWords();
+  drawLayers();
+  drawHeads();
+  drawFilm();
+  drawPanels();
+  drawMarks();
+  inspect();
+  drawLookers();
+  drawStrongest();
+  drawFoot();
+}
+
+async function begin() {
+  $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
+  for (const number of new Set(DATA.results.flatMap((result) => result.maps.map((map) => map.coarse)))) await unpack(number);
+  state.panels = [newPanel(0)];
+  listenToTop(() => change(() => {}));
+  listen();
+  buildPanels();
+  drawAll();
+  document.documentElement.dataset.state = "coarse";
+  await unpackAll(() => state.panels.map((panel) => shownBy(panel).block), (done, total) => {
+    $("progress").textContent = done < total ? t("loading", done, total) : "";
+    if (done === total || state.panels.some((panel, i) => $("panels").children[i].classList.contains("coarse") && valuesOf(panel).fine)) change(() => {});
+  });
+  change(() => {});
+  document.documentElement.dataset.state = "fine";
+}
+
+begin();

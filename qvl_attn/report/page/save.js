@@ -1,0 +1,93 @@
+// The view as one PNG: pictures with their maps and marks, the scale, and what it is.
+
+function wrapped(context, text, width) {
+  const lines = [""];
+  for (const word of text.split(/(?<=\s)|(?<=[\u3000-\u9fff])/u)) {
+    if (context.measureText(lines[lines.length - 1] + word).width > width && lines[lines.length - 1]) lines.push("");
+    lines[lines.length - 1] += word;
+  }
+  return lines;
+}
+
+/** A canvas with the panels side by side. */
+async function viewCanvas() {
+  const gap = 32, wide = state.panels.length > 1 ? 760 : 1280;
+  const parts = [];
+  for (const [number, panel] of state.panels.entries()) parts.push(await panelCanvas(panel, $("panels").children[number], wide));
+  const canvas = make("canvas", { width: parts.length * (wide + gap) + gap, height: Math.max(...parts.map((part) => part.height)) + 2 * gap });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#ffffff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  parts.forEach((part, number) => context.drawImage(part, gap + number * (wide + gap), gap));
+  return canvas;
+}
+
+async function panelCanvas(panel, section, width) {
+  const result = resultOf(panel), canvas = make("canvas", { width, height: 8 }), font = "system-ui, 'Noto Sans CJK SC', sans-serif";
+  const context = canvas.getContext("2d"), figures = [...section.querySelectorAll(".picture")], gap = 8;
+  const aspects = figures.map((figure) => figure.querySelector("canvas").width / figure.querySelector("canvas").height);
+  const height = Math.round(Math.min((width - gap * (figures.length - 1)) / sum(aspects), 1600));
+  const texts = [[`${t("question")}: ${result.question}`, 24, "#181a1f"], [`${t("answer")}: ${result.answer || t("no_answer")}`, 24, "#be3e14"]];
+  const under = [describe(panel), section.querySelector(".told").textContent, section.querySelector(".share").textContent,
+    ...(result.clip ? [$("frame-told").textContent] : []), `${result.made.model} · ${result.made.attention} · ${result.made.dtype}`].map((text) => [text, 17, "#5a5f69"]);
+  const laid = (lines) => lines.flatMap(([text, size, color]) => {
+    context.font = `${size}px ${font}`;
+    return wrapped(context, text, width).map((line) => [line, size, color]);
+  });
+  const [above, below] = [laid(texts), laid(under)], deep = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
+  canvas.height = deep(above) + 12 + height + 40 + deep(below);
+  let y = 0;
+  const write = (lines) => {
+    for (const [line, size, color] of lines) {
+      context.font = `${size}px ${font}`;
+      context.fillStyle = color;
+      context.fillText(line, 0, y + size);
+      y += Math.round(size * 1.4);
+    }
+  };
+  write(above);
+  y += 12;
+  let x = 0;
+  for (const [i, figure] of figures.entries()) {
+    const wide = Math.round(aspects[i] * height), [img, map, svg] = figure.children;
+    await img.decode();
+    context.drawImage(img, x, y, wide, height);
+    context.globalAlpha = Number(map.style.opacity);
+    context.drawImage(map, x, y, wide, height);
+    context.globalAlpha = 1;
+    drawSvgMarks(context, svg, x, y, wide, height);
+    x += wide + gap;
+  }
+  y += height + 10;
+  context.fillStyle = "#5a5f69";
+  context.font = `15px ${font}`;
+  context.fillText("0", 0, y + 14);
+  context.drawImage(section.querySelector(".bar"), 16, y, 256, 16);
+  context.fillText(section.querySelector(".high").textContent, 280, y + 14);
+  y += 30;
+  write(below);
+  return canvas;
+}
+
+/** Outlined cells, as the page has them. */
+function drawSvgMarks(context, svg, x, y, width, height) {
+  const { width: w, height: h } = svg.viewBox.baseVal;
+  for (const mark of svg.children) {
+    context.strokeStyle = mark.classList.contains("under") ? "#101218" : mark.classList.contains("cross") ? "#ffffff" : "#5adcff";
+    context.lineWidth = mark.classList.contains("under") ? 5 : 2.5;
+    context.save();
+    context.translate(x, y);
+    const path = new Path2D(mark.getAttribute("d") ?? undefined), scaled = new Path2D();
+    if (mark.tagName === "rect") path.rect(...["x", "y", "width", "height"].map((name) => Number(mark.getAttribute(name))));
+    scaled.addPath(path, new DOMMatrix([width / w, 0, 0, height / h, 0, 0]));
+    context.stroke(scaled);
+    context.restore();
+  }
+}
+
+async function saveView() {
+  const canvas = await viewCanvas(), file = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const url = URL.createObjectURL(file), words = resultOf(active()).question.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  make("a", { href: url, download: `qvl-attn-${words || "view"}.png` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
