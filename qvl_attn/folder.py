@@ -20,6 +20,8 @@ from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
 from qvl_attn.render import drawn_size_px
+from qvl_attn.report.of_result import result_html
+from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.result import Result
 from qvl_attn.schema import (
     SCHEMA_VERSION,
@@ -32,7 +34,17 @@ from qvl_attn.schema import (
 )
 from qvl_attn.settings import Settings
 from qvl_attn.stages import Stages
-from qvl_attn.store import read_json, read_npz, read_png, slug, whole_folder, write_json, write_npz, write_png
+from qvl_attn.store import (
+    read_json,
+    read_npz,
+    read_png,
+    slug,
+    whole_folder,
+    write_json,
+    write_npz,
+    write_png,
+    write_text,
+)
 from qvl_attn.types import Media
 
 REMEDY = "--overwrite makes it again"
@@ -98,8 +110,9 @@ def save_result(
             seconds=result.seconds | stages.seconds,
             peak_memory_bytes=result.peak_memory_bytes | stages.peak_bytes,
         )
-        files = ["attention.npz", *images, *moving, "result.json"]
-        write_json(draft / "result.json", result_json(measured, drawn.headline, files, [*drawn.notes, *notes]))
+        files, told = ["attention.npz", *images, *moving, REPORT_FILE, "result.json"], [*drawn.notes, *notes]
+        write_text(draft / REPORT_FILE, result_html([measured], [told]))
+        write_json(draft / "result.json", result_json(measured, drawn.headline, files, told))
     return target
 
 

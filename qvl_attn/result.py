@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import InputError
+from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.faithfulness import Curves
 from qvl_attn.likeness import Sanity
 from qvl_attn.methods import METHODS, MethodMap
@@ -88,6 +88,15 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the page of the result; None where there is no attention to draw."""
+        from qvl_attn.report.notebook import notebook_html
+
+        try:
+            return notebook_html(self)
+        except CaptureError:
+            return None
 
     @property
     def way(self) -> str:

@@ -225,7 +225,11 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON with every number finite."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8."""
     with _synced(path) as stream:
         stream.write(text.encode())
 

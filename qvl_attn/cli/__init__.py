@@ -18,6 +18,7 @@ from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
 from qvl_attn.cli.methods import methods
 from qvl_attn.cli.prompts import prompts
+from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
 
@@ -51,6 +52,7 @@ app.command()(video)
 app.command()(check)
 app.command()(merge)
 app.command()(compare)
+app.command()(report)
 app.command()(estimate)
 app.command()(selftest)
 app.command("demo-data")(demo_data)

@@ -1,27 +1,81 @@
-"""Pages of results: of one in memory, or of what lies in a folder."""
+"""The page of what lies in a folder, made again without a model: of a result, of several side by side, or of a check."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from qvl_attn.plain import shortened
-from qvl_attn.report.of_result import result_data
-from qvl_attn.report.pack import Parcel
-from qvl_attn.report.page import page_html
-from qvl_attn.result import Result
+from qvl_attn.errors import InputError, StoreError
+from qvl_attn.exhibit import read_exhibits
+from qvl_attn.folder import is_complete, load_result
+from qvl_attn.ledger import RUN_FILE, SUMMARY_FILE, is_finished
+from qvl_attn.report.of_check import check_html
+from qvl_attn.report.of_result import result_html
+from qvl_attn.report.page import REPORT_FILE
+from qvl_attn.scores import read_scores
+from qvl_attn.store import check_new, read_json, write_text
 
-REPORT_FILE = "report.html"
 
-
-def result_html(results: Sequence[Result], notes: Sequence[Sequence[str]] = ()) -> str:
-    """One page of one or several results.
+def make_report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the page of a result or a check, or one page of several results side by side. No model is needed.
 
     Args:
-        results: captured, or read back; several stand side by side.
-        notes: for each result what its reader should know, a line each.
+        folders: what `ask`, `video`, `check`, `merge` or `render` wrote.
+        out: the file to write, which must not be there; by default `report.html` in the one folder, made again.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: no result, or several without a file to write to; the file is there already.
+        StoreError: a folder is damaged, or the file cannot be written.
     """
-    parcel = Parcel()
-    told = [result_data(one, notes[i] if notes else (), parcel) for i, one in enumerate(results)]
-    title = " · ".join(dict.fromkeys(shortened(one["question"]) for one in told))
-    first = {map_["coarse"] for one in told for map_ in one["maps"]}
-    return page_html("result", f"{title} · qvl-attn", {"results": told}, parcel, first)
+    paths = [Path(folder) for folder in folders]
+    if out is None and len(paths) != 1:
+        raise InputError(f"{len(paths)} folders", "of several results one page is made: name it with --out page.html")
+    target = paths[0] / REPORT_FILE if out is None else Path(out)
+    if out is not None:
+        check_new(target, empty_folder=False)
+    html = _html(paths)
+    try:
+        write_text(target, html)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return target
+
+
+def _html(folders: Sequence[Path]) -> str:
+    for folder in folders:
+        if not is_complete(folder) and not is_finished(folder):
+            raise _no_result(folder)
+    checks = [folder for folder in folders if not is_complete(folder)]
+    if checks and len(folders) > 1:
+        raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
+    if checks:
+        return _check_html(checks[0])
+    return result_html([load_result(one) for one in folders], [_notes(one) for one in folders])
+
+
+def _check_html(folder: Path) -> str:
+    summary = read_json(folder / SUMMARY_FILE)
+    scores = [one for one in read_scores(folder) if one.half != "first"]
+    try:
+        return check_html(summary, scores, read_exhibits(folder))
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise StoreError(f"{folder / SUMMARY_FILE} is damaged: {type(fault).__name__}: {fault}") from None
+
+
+def _notes(folder: Path) -> list[str]:
+    return [str(note) for note in read_json(folder / "result.json")["notes"]]
+
+
+def _no_result(folder: Path) -> InputError:
+    if not folder.is_dir():
+        return InputError(f"{folder}: no such folder", "name one that ask, video or check wrote")
+    if (folder / RUN_FILE).is_file():
+        return InputError(f"{folder} is a check that is not finished", "the same check command goes on with it")
+    inside = sorted(path.parent.name for path in folder.glob("*/result.json"))
+    if inside:
+        return InputError(f"{folder} holds results and is none", f"name one of them, such as {folder / inside[0]}")
+    return InputError(f"{folder} is no complete result", "name a folder that ask, video or check wrote")

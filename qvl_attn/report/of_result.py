@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from qvl_attn.grid import frames_per_step
 from qvl_attn.methods import METHODS, MethodMap
+from qvl_attn.plain import shortened
 from qvl_attn.reduce import mean_over
 from qvl_attn.render import fit_px, percentile_scale, resize_picture
 from qvl_attn.report.pack import Parcel, coarse
+from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
 from qvl_attn.schema import base_name
 from qvl_attn.select import QUERY_KINDS, produced_words, query_rows, words
@@ -35,6 +37,20 @@ class _Row:
     kind: str
     text: str
     rows: IntArray
+
+
+def result_html(results: Sequence[Result], notes: Sequence[Sequence[str]] = ()) -> str:
+    """One page of one or several results.
+
+    Args:
+        results: captured, or read back; several stand side by side.
+        notes: for each result what its reader should know, a line each.
+    """
+    parcel = Parcel()
+    told = [result_data(one, notes[i] if notes else (), parcel) for i, one in enumerate(results)]
+    title = " · ".join(dict.fromkeys(shortened(one["question"]) for one in told))
+    first = {map_["coarse"] for one in told for map_ in one["maps"]}
+    return page_html("result", f"{title} · qvl-attn", {"results": told}, parcel, first)
 
 
 def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from qvl_attn.plain import plain
 from qvl_attn.render import COLORMAPS, color_table
 from qvl_attn.report.pack import COARSE, TOP, Parcel
 
+REPORT_FILE = "report.html"
 SCRIPTS = {
     "result": ("words", "unpack", "draw", "chart", "matrix", "stage", "inspect", "controls", "save", "result"),
     "check": ("words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
@@ -35,7 +37,7 @@ def page_html(kind: str, title: str, data: dict[str, Any], parcel: Parcel, first
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
     blocks = list(enumerate(parcel.blocks))
     html: str = _template(kind).render(
-        title=title,
+        title=plain(title),
         policy=Markup(
             f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
             "base-uri 'none'; form-action 'none'"

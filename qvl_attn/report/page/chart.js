@@ -1,6 +1,6 @@
 // A small chart of lines over numbers or seconds, in SVG, that says its values when pointed at.
 
-const CHART = { width: 640, height: 190, left: 46, right: 12, top: 12, bottom: 34 };
+const CHART = { height: 200, left: 46, right: 12, top: 24, bottom: 36 };
 
 function nice(most) {
   const unit = 10 ** Math.floor(Math.log10(most / 3)), step = [1, 2, 5, 10].find((of) => most / (unit * of) <= 4.5) * unit;
@@ -8,11 +8,11 @@ function nice(most) {
 }
 
 /**
- * lines: [{label, kind, x: [...], y: [...], low, high, steps}], NaN where there is nothing; kind is a class of the style.
+ * width: in pixels. lines: [{label, kind, x: [...], y: [...], low, high, steps}], NaN where there is nothing; kind is a class of the style.
  * `steps` has an end more than values, and draws stairs. shaded: [[from, to], ...].
  */
-function chart({ lines, shaded = [], xLabel, yLabel, label, pick, at, whole = false }) {
-  const { width, height, left, right, top, bottom } = CHART;
+function chart({ width, lines, shaded = [], xLabel, yLabel, label, pick, at, whole = false }) {
+  const { height, left, right, top, bottom } = CHART;
   const known = lines.filter((line) => line.y.some(Number.isFinite));
   const every = known.flatMap((line) => [...line.x]);
   const x0 = Math.min(...every), x1 = Math.max(...every, x0 + 1e-9);
@@ -26,9 +26,9 @@ function chart({ lines, shaded = [], xLabel, yLabel, label, pick, at, whole = fa
     svg.append(draw("line", { x1: left, x2: width - right, y1: py(y), y2: py(y), class: "rule" }));
     svg.append(draw("text", { x: left - 6, y: py(y) + 4, class: "tick end" }, compact(Number(y.toPrecision(6)))));
   }
-  const ticks = nice(Math.max(x1 - x0, 1e-9)).map((x) => x + (whole ? x0 : x0)).filter((x) => !whole || Number.isInteger(x));
+  const ticks = nice(Math.max(x1 - x0, 1e-9)).map((x) => x + x0).filter((x) => !whole || Number.isInteger(x));
   for (const x of ticks) svg.append(draw("text", { x: px(x), y: height - bottom + 16, class: "tick mid" }, String(Number(x.toPrecision(4)))));
-  svg.append(draw("text", { x: width - right, y: height - 4, class: "tick end" }, xLabel), draw("text", { x: 2, y: top - 1, class: "tick" }, yLabel));
+  svg.append(draw("text", { x: width - right, y: height - 4, class: "tick end" }, xLabel), draw("text", { x: 2, y: 12, class: "tick" }, yLabel));
   for (const line of known) {
     if (line.low) {
       const there = [...line.x.keys()].filter((i) => Number.isFinite(line.low[i]) && Number.isFinite(line.high[i]));

@@ -116,7 +116,9 @@ function drawQuestions() {
   $("questions").hidden = DATA.results.length < 2;
   $("questions").replaceChildren(...DATA.results.map((result, number) => {
     const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([at]) => "AB"[at]);
-    const button = chip(result.question, active().result === number, () => {
+    const twin = DATA.results.some((other, at) => at !== number && other.question === result.question);
+    const told = [result.question, ...(twin ? [result.media[0].name, describe(newPanel(number))] : [])].join(" · ");
+    const button = chip(told, active().result === number, () => {
       state.panels[state.active] = newPanel(number);
       Object.assign(state, { cell: null, kept: null });
       buildPanels();

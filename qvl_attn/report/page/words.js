@@ -77,7 +77,7 @@ const view = { language: (navigator.language || "en").startsWith("zh") ? "zh" : 
 
 function t(key, ...parts) {
   const text = WORDS[view.language][key] ?? WORDS.en[key] ?? key;
-  return text.replace(/\{(\d)\}/g, (_, number) => String(parts[Number(number)] ?? ""));
+  return text.replace(/\{(\d+)\}/g, (_, number) => String(parts[Number(number)] ?? ""));
 }
 
 const $ = (id) => document.getElementById(id);

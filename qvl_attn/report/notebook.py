@@ -1,0 +1,39 @@
+"""A result inside a notebook: its page in a frame that can reach nothing, over a picture for where frames are stripped."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+from markupsafe import Markup
+
+from qvl_attn.drawing import Drawing
+from qvl_attn.jpeg import jpeg
+from qvl_attn.pictures import draw_result
+from qvl_attn.plain import plain
+from qvl_attn.report.of_result import result_html
+from qvl_attn.result import Result
+
+HEIGHT_PX = 860
+# The frame lies over the picture: whoever strips frames, as viewers of saved notebooks do, leaves the picture.
+_HTML = Markup(
+    '<div style="position:relative;min-height:{height}px;overflow:hidden">'
+    '<img src="data:image/jpeg;base64,{picture}" alt="{alt}" style="max-width:100%;max-height:{height}px">'
+    '<iframe title="{alt}" sandbox="allow-scripts allow-downloads" loading="lazy" srcdoc="{page}" '
+    'style="position:absolute;inset:0;width:100%;height:100%;border:0;background:Canvas"></iframe></div>'
+)
+
+
+def notebook_html(result: Result) -> str:
+    """HTML of a notebook's cell.
+
+    Raises:
+        CaptureError: there is no attention to draw.
+    """
+    drawn = draw_result(result, Drawing())
+    html = _HTML.format(
+        height=HEIGHT_PX,
+        picture=b64encode(jpeg(drawn.overlay())).decode(),
+        alt=plain(f"{result.question} — {result.mapped_answer}"),
+        page=result_html([result], [drawn.notes]),
+    )
+    return str(html)
