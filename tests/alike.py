@@ -61,7 +61,7 @@ def assert_alike(one, other):
     assert_same_exhibits(read_exhibits(one), read_exhibits(other))
 
 
-def assert_same_exhibits(ours, theirs):
+def assert_same_exhibits(ours, theirs, rtol=1e-4):
     """Of the same samples, the same pictures under the same boxes, and values that differ by rounding alone."""
     assert ours.keys() == theirs.keys()
     for name, exhibit in ours.items():
@@ -72,6 +72,6 @@ def assert_same_exhibits(ours, theirs):
             exhibit.boxes, exhibit.values, other.boxes, other.values, strict=True
         ):
             assert np.array_equal(boxes, others)
-            np.testing.assert_allclose(values, other_values, rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(values, other_values, rtol=rtol, atol=1e-7)
         for field in ("uniform", "high"):
-            assert abs(getattr(exhibit, field) / getattr(other, field) - 1) < 1e-4, (name, field)
+            assert abs(getattr(exhibit, field) / getattr(other, field) - 1) < rtol, (name, field)

@@ -198,6 +198,7 @@ def test_of_a_clip_the_steps_that_are_drawn_are_kept(demo, clips, tmp_path, choo
     demo.check(samples, tmp_path / "run", fps=4, max_new_tokens=1)
     typed, kept = lines_of(clips), read_exhibits(tmp_path / "run")
     assert len(kept) == 3
+    outlined = 0
     for name, exhibit in kept.items():
         row = typed[name]
         result = demo.ask_video(clips.parent / row["video"], row["question"], fps=4, max_new_tokens=1)
@@ -218,11 +219,15 @@ def test_of_a_clip_the_steps_that_are_drawn_are_kept(demo, clips, tmp_path, choo
             there = np.asarray(Image.fromarray(frame).resize(found.shape[1::-1], Image.Resampling.BOX), float)
             assert np.abs(found - there).mean() < 6
             stop = starts[step + 1] if step + 1 < len(starts) else np.inf
-            within = [f for f in frames if starts[step] <= f < stop]
-            assert len(exhibit.boxes[i]) <= len(within)
-            for box in exhibit.boxes[i] * [*clip.size_px, *clip.size_px]:
-                assert any(np.allclose(box, known) for known in row["boxes"])
-            assert bool(len(exhibit.boxes[i])) == bool(within) or step == len(starts) - 1
+            within = [int(f) for f in frames if starts[step] <= f < stop]
+            nearest = {min(within, key=lambda f: abs(f - s)) for s in grid.frame_span[step].tolist() if within}
+            want = [box for box, f in zip(row["boxes"], frames, strict=True) if f in nearest]
+            outlined += len(want)
+            if step < len(starts) - 1:  # the last one is as long as the one before it
+                np.testing.assert_allclose(
+                    exhibit.boxes[i], np.reshape(want, (-1, 4)) / [*clip.size_px, *clip.size_px], atol=1e-12
+                )
+    assert outlined
 
 
 ASKED = [
@@ -246,7 +251,8 @@ def test_what_is_made_with_the_score_is_what_asking_again_makes(demo, scenes, tm
     again, scored = kept
     assert len(again) >= 4
     assert len(scored) == 12
-    assert_same_exhibits(again, {name: scored[name] for name in again})
+    rtol = 1e-3 if asked.get("store_heads") == "float16" else 1e-4
+    assert_same_exhibits(again, {name: scored[name] for name in again}, rtol)
     rows = {row["id"]: row for row in rows_of(tmp_path / "99")}
     for name, exhibit in scored.items():
         mass = exhibit.values[0].sum(dtype=float)
@@ -311,7 +317,13 @@ def test_errors_have_none_and_nobody_takes_their_place(demo, scenes, tmp_path, c
     cut = {"boxes": [], "image": "cut.png"}
     write_rows(scenes.parent, [row | (cut if row["id"] == broken else {}) for row in rows], data.name)
     demo.check(load_samples(data), tmp_path / "run", max_new_tokens=1)
-    assert read_exhibits(tmp_path / "run").keys() == {*in_order(row["id"] for row in rows)[:4]} - {broken}
+    kept = {*in_order(row["id"] for row in rows)[:4]} - {broken}
+    assert read_exhibits(tmp_path / "run").keys() == kept
+    # As of a sample that was scored, and whose picture went before it was scored again.
+    write_exhibit(tmp_path / "run", made(broken))
+    (tmp_path / "run" / "summary.json").unlink()
+    demo.check(load_samples(data), tmp_path / "run", max_new_tokens=1)
+    assert read_exhibits(tmp_path / "run").keys() == kept
 
 
 def test_a_map_of_nothing_costs_the_exhibit_and_not_the_row(demo, scenes, tmp_path, choose, monkeypatch):
@@ -380,8 +392,7 @@ def run_of(demo, scenes, folder):
     return demo.check(load_samples(scenes, limit=LIMIT), folder / "run", name=scenes.name, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("where", KILLED)
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize(("where", "at"), [*zip(KILLED, (4, 1), strict=True)])
 def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tmp_path, monkeypatch, where, at):
     monkeypatch.setattr("qvl_attn.exhibit.SHOWN", 10)
     monkeypatch.setattr("qvl_attn.gallery.EACH", 2)
@@ -405,8 +416,7 @@ def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scene
     kept = tmp_path / "run"
     (kept / "summary.json").unlink()
     scored = {exhibit_file(name) for name in exhibited(row["id"] for row in rows_of(once))}
-    (later,) = {*npz_names(once)} - scored if len({*npz_names(once)} - scored) == 1 else ({*npz_names(once)} - scored,)
-    (kept / sorted(later if isinstance(later, set) else [later])[0]).unlink()
+    (kept / sorted(npz_names(once) - scored)[0]).unlink()
     write_exhibit(kept, made("best of an end before"))
     before = {name: (kept / name).stat().st_mtime_ns for name in scored}
     run_of(demo, scenes, tmp_path)
