@@ -8,7 +8,7 @@ that is free then allows other batches).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Event
@@ -18,6 +18,7 @@ import numpy as np
 from qvl_attn.ahead import ahead
 from qvl_attn.engine import DOT, Engine
 from qvl_attn.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
+from qvl_attn.exhibit import exhibit_of
 from qvl_attn.portion import Prepared, load_media, read_portion, told
 from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question
@@ -45,6 +46,7 @@ class Plan:
         keep_maps: whether the maps of every head are kept.
         others: for each sample's id, the one whose boxes are its control.
         batch_size: how many prompts run at once, at most.
+        exhibited: the ids of the samples of which an exhibit is kept.
     """
 
     settings: Settings
@@ -53,6 +55,7 @@ class Plan:
     keep_maps: bool
     others: dict[str, Sample]
     batch_size: int = 1
+    exhibited: frozenset[str] = frozenset()
 
 
 def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
@@ -207,7 +210,11 @@ def _check_device(fault: Exception) -> None:
 def _score(one: Prepared, result: Result, plan: Plan) -> Score:
     sample, other = one.sample, plan.others.get(one.sample.id)
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
-    return replace(score, retried=one.first_fault)
+    exhibit = None
+    if sample.id in plan.exhibited:
+        with suppress(CaptureError):  # without any attention on the pictures there is no map, but there are figures
+            exhibit = exhibit_of(sample, result)
+    return replace(score, retried=one.first_fault, exhibit=exhibit)
 
 
 def spoiled(one: Prepared) -> Score:

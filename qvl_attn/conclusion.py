@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qvl_attn.exhibit import FOLDER
+from qvl_attn.gallery import scored_exhibits
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
 from qvl_attn.plain import shortened
@@ -59,12 +61,13 @@ def conclude(
         "calibration": calibration,
     }
     summary["notes"] = _notes(summary)
-    clear(folder)
+    clear(folder, scored_exhibits(scores))
     files = write_charts(folder, summary, headline, _title(summary))
     files += gallery(scores, summary["notes"])
     if csv:
         write_csv(folder / CSV_FILE, scores)
         files.append(CSV_FILE)
+    files += [f"{FOLDER}/{path.name}" for path in (folder / FOLDER).glob("*.npz")]
     summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files])
     written: dict[str, Any] = as_json(summary)
     write_json(folder / SUMMARY_FILE, written)

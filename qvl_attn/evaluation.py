@@ -15,6 +15,7 @@ from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, rankin
 from qvl_attn.check import Plan, other_samples
 from qvl_attn.conclusion import conclude
 from qvl_attn.errors import ModelError, QvlAttnError, StoreError
+from qvl_attn.exhibit import exhibit_file, exhibited, write_exhibit
 from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
@@ -108,7 +109,9 @@ def _score(
     headline = headline_of(settings, engine.config)
     words = headline_words(headline, settings) if half else ""
     asked = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
-    plan = Plan(replace(asked, headline=headline), headline, all_heads, keep_maps, others, wanted.batch_size)
+    shown = frozenset[str]() if half == "first" else exhibited(one.id for one in part)
+    asked = replace(asked, headline=headline)
+    plan = Plan(asked, headline, all_heads, keep_maps, others, wanted.batch_size, shown)
     maps: dict[str, Any] = {}
     held, total = 0, len(run["samples"])
 
@@ -122,6 +125,9 @@ def _score(
             if held <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
             if score.id not in ledger.done:
+                if score.exhibit:  # before the row, with which nothing of the sample is left to do
+                    ledger.begin(run)
+                    write_exhibit(wanted.out, score.exhibit)
                 append(score_row(replace(score, half=half, headline_map=words)))
                 progress("asking", len(ledger.done), total)
     missing = [one.id for one in part if one.id not in ledger.done]
@@ -152,7 +158,10 @@ def _draw_gallery(
         if isinstance(drawn, QvlAttnError):
             notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
         else:
-            write_png(folder / file_name(name, score), drawn)
+            page, exhibit = drawn
+            write_png(folder / file_name(name, score), page)
+            if not (folder / exhibit_file(score.id)).exists():  # or it was made with the row
+                write_exhibit(folder, exhibit)
             files.append(file_name(name, score))
         progress("drawing", done, len(shown))
     return files

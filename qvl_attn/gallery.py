@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from qvl_attn.drawing import Drawing
+from qvl_attn.exhibit import Exhibit, exhibit_file, exhibit_of, exhibited, shown_boxes
 from qvl_attn.numbers import percent
 from qvl_attn.pictures import draw_result
-from qvl_attn.region import step_boxes
 from qvl_attn.render import Picture
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
 from qvl_attn.store import slug
 
+# A page, and what is kept to show the sample in another way.
+Drawn = tuple[Picture, Exhibit]
 EACH = 6
 DRAWING = Drawing(draw_size_px=960)
 
@@ -48,13 +48,19 @@ def file_name(name: str, score: Score) -> str:
 def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
     """The headline map with the sample's boxes outlined and its figures beneath: (H, W, 3) uint8 RGB."""
     drawn = draw_result(result, DRAWING)
-    grid = result.capture.grids[0]
-    if sample.is_clip:
-        there = step_boxes(grid, sample.unit_boxes(), sample.frames)
-        boxes = [there.get(step, np.zeros((0, 4))) for step in drawn.steps]
-    else:
-        boxes = [sample.unit_boxes(i) for i in range(len(sample.shown))]
-    return drawn.overlay(boxes, _lines(score, clip=sample.is_clip))
+    places = drawn.steps if sample.is_clip else range(len(sample.shown))
+    return drawn.overlay(shown_boxes(sample, result, places), _lines(score, clip=sample.is_clip))
+
+
+def draw_both(sample: Sample, score: Score, result: Result) -> Drawn:
+    """A sample's page as `draw_sample` draws it, and its exhibit."""
+    return draw_sample(sample, score, result), exhibit_of(sample, result)
+
+
+def scored_exhibits(scores: Sequence[Score]) -> set[str]:
+    """Where the exhibits lie that were made when the samples were scored; those of errors were not."""
+    ids = exhibited(one.id for one in scores)
+    return {exhibit_file(one.id) for one in scores if one.status == "ok" and one.id in ids}
 
 
 def _lines(score: Score, *, clip: bool) -> list[str]:

@@ -14,5 +14,6 @@ QUALITY = 90
 def jpeg(picture: Picture) -> bytes:
     """A picture as a JPEG file, its colours as fine as its brightness."""
     file = BytesIO()
-    Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    # Not optimize: Pillow gives it a byte a pixel to write into, which is too little for noise.
+    Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()

@@ -43,6 +43,14 @@ class Ledger:
     done: set[str] = field(default_factory=set)
     finished: bool = False
 
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Say what the rows are of, where there is no `run.json` yet: before anything else is in the folder.
+
+        At the first row, or what comes with it: a model that cannot be loaded leaves nothing.
+        """
+        if not (self.folder / RUN_FILE).exists():
+            write_json(self.folder / RUN_FILE, run)
+
     @contextmanager
     def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """A function that takes rows, and comes back when they are on the disk.
@@ -55,9 +63,7 @@ class Ledger:
 
             @cache
             def begun() -> BinaryIO:
-                """At the first row: a model that cannot be loaded leaves nothing."""
-                if not (self.folder / RUN_FILE).exists():
-                    write_json(self.folder / RUN_FILE, run)
+                self.begin(run)
                 file = stack.enter_context((self.folder / ROWS_FILE).open("ab", buffering=0))
                 sync_folder(self.folder)
                 return file

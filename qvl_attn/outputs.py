@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,17 @@ CSV_FILE = "scores.csv"
 CHARTS = ("layers.png", "patterns.png", "heads.png", "methods.png")
 
 
-def clear(folder: Path) -> None:
-    """Take away what an earlier end of the same run left there."""
-    for path in (folder / CSV_FILE, *(folder / name for name in CHARTS), *(folder / "gallery").glob("*.png")):
-        path.unlink(missing_ok=True)
+def clear(folder: Path, kept: Collection[str]) -> None:
+    """Take away what an earlier end of the same run left there.
+
+    Args:
+        folder: of the run.
+        kept: names of exhibits that belong to the rows.
+    """
+    gallery = [path for path in (folder / "gallery").glob("*.*") if path.suffix in (".png", ".npz")]
+    for path in (folder / CSV_FILE, *(folder / name for name in CHARTS), *gallery):
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink(missing_ok=True)
 
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from qvl_attn.conclusion import conclude
 from qvl_attn.errors import InputError, StoreError
-from qvl_attn.gallery import chosen, file_name
+from qvl_attn.exhibit import exhibit_file
+from qvl_attn.gallery import chosen, file_name, scored_exhibits
 from qvl_attn.ledger import Ledger, differences, is_finished, read_rows, read_run
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import Score
@@ -120,7 +121,10 @@ def _but_part(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy_gallery(parts: Sequence[_Part], target: Path, scores: Sequence[Score], notes: list[str]) -> list[str]:
-    """The best and the worst of all are among those of the parts, since no picture is in two of them."""
+    """The best and the worst of all are among those of the parts, since no picture is in two of them.
+
+    So are those that are shown by chance, since the least of all are among the least of each part.
+    """
     drawn = {score.id: part.folder / file_name(name, score) for part in parts for name, score in chosen(part.scores)}
     files = []
     for name, score in chosen(scores):
@@ -131,4 +135,9 @@ def _copy_gallery(parts: Sequence[_Part], target: Path, scores: Sequence[Score],
         (target / file_name(name, score)).parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target / file_name(name, score))
         files.append(file_name(name, score))
+    for name in scored_exhibits(scores) | {exhibit_file(score.id) for _, score in chosen(scores)}:
+        for source in (part.folder / name for part in parts):
+            if source.is_file():
+                (target / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source, target / name)
     return files

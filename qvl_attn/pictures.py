@@ -25,7 +25,7 @@ from qvl_attn.render import Picture, drawn_size_px, fit_px, resize_picture
 from qvl_attn.result import Result
 from qvl_attn.select import layer_words, produced_words, question_words
 from qvl_attn.store import slug
-from qvl_attn.types import HeatMap, IntArray
+from qvl_attn.types import FloatArray, HeatMap, IntArray
 
 MAX_WORDS = 48
 # Of a clip, steps that stand side by side, and how much larger that row is drawn than one picture.
@@ -145,12 +145,11 @@ class DrawnResult:
         media, drawing = self.result.media, self.drawing
         if media[0].clip is None:
             return [resize_picture(one.frames[0], drawn_size_px(one.size_px, drawing)) for one in media]
-        indices = list(media[0].clip.frame_indices)
-        firsts = self.result.capture.grids[0].frame_span[list(self.steps), 0].tolist()
+        firsts = first_frames(self.result, self.steps)
         single = max(drawn_size_px(media[0].size_px, drawing))
         longest = min(single, max(LEAST_STEP_PX, ROW_SCALE * single // len(firsts)))
         size_px = fit_px(media[0].size_px, longest)
-        return [resize_picture(media[0].frames[indices.index(first)], size_px) for first in firsts]
+        return [resize_picture(first, size_px) for first in firsts]
 
     @property
     def foot(self) -> tuple[str, ...]:
@@ -159,12 +158,8 @@ class DrawnResult:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of a clip, the steps that stand side by side: evenly chosen, and that of the strongest cell among them."""
-        values = self.headline[0].values
-        chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
-        strongest = int(values.max(axis=(1, 2)).argmax())
-        chosen[np.abs(chosen - strongest).argmin()] = strongest
-        return tuple(np.unique(chosen).tolist())
+        """Of a clip, the steps that stand side by side."""
+        return shown_steps(self.headline[0].values)
 
     def _shown_steps(self) -> list[str]:
         if self.result.media[0].clip is None:
@@ -268,6 +263,21 @@ class DrawnResult:
         except CaptureError:
             return ()
         return self._shown(filtered(maps, self.drawing))
+
+
+def shown_steps(values: FloatArray) -> tuple[int, ...]:
+    """Which steps of a clip's (t, h, w) map are shown: evenly chosen, and that of the strongest cell among them."""
+    chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
+    strongest = int(values.max(axis=(1, 2)).argmax())
+    chosen[np.abs(chosen - strongest).argmin()] = strongest
+    return tuple(np.unique(chosen).tolist())
+
+
+def first_frames(result: Result, steps: Sequence[int]) -> list[Picture]:
+    """The first sampled frame of each of some steps of a clip."""
+    clip, indices = result.media[0], list(result.media[0].facts.frame_indices)
+    firsts = result.capture.grids[0].frame_span[list(steps), 0].tolist()
+    return [clip.frames[indices.index(first)] for first in firsts]
 
 
 def draw_result(result: Result, drawing: Drawing) -> DrawnResult:

@@ -16,7 +16,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import BytesIO
 from math import ceil
@@ -29,7 +29,8 @@ from PIL import Image
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions, spoiled
 from qvl_attn.engine import Engine
 from qvl_attn.errors import InputError, ModelError, QvlAttnError
-from qvl_attn.gallery import draw_sample
+from qvl_attn.exhibit import exhibit_bytes, exhibit_from
+from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.model import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.portion import Prepared, portions
@@ -119,16 +120,19 @@ class RayWorkers:
     ) -> Iterator[Score]:
         for row in self._map(_Scorer, "to ask", engine, (asked, plan, frozenset(finished)), hands):
             score = score_of(json.loads(row["row"]))
+            if row["exhibit"]:
+                score = replace(score, exhibit=exhibit_from(row["exhibit"]))
             finished.add(score.id)
             yield score
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Picture | QvlAttnError]:
+    ) -> Iterator[Drawn | QvlAttnError]:
         """One after another by an actor."""
-        found: dict[int, Picture | QvlAttnError] = {}
+        found: dict[int, Drawn | QvlAttnError] = {}
         for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):
-            found[row["place"]] = _picture(row["png"]) if row["png"] else InputError(row["fault"])
+            there = row["png"] and (_picture(row["png"]), exhibit_from(row["exhibit"]))
+            found[row["place"]] = there or InputError(row["fault"])
         for place in range(len(pairs)):
             yield found.get(place, ModelError("its actor died"))
 
@@ -278,27 +282,35 @@ class _Actor(ABC):
 
 
 class _Scorer(_Actor):
-    columns: ClassVar[Mapping[str, Any]] = {"row": "", "failed": "", "bug": ""}
+    columns: ClassVar[Mapping[str, Any]] = {"row": "", "exhibit": b"", "failed": "", "bug": ""}
 
     def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
         asked, plan, finished = self.work
         for score in score_portions(self.engine, [asked[i] for i in hand], plan, lambda: finished):
-            yield {"row": json.dumps(score_row(score))}
+            exhibit = exhibit_bytes(score.exhibit) if score.exhibit else b""
+            yield {"row": json.dumps(score_row(score)), "exhibit": exhibit}
 
 
 class _Drawer(_Actor):
-    columns: ClassVar[Mapping[str, Any]] = {"place": 0, "png": b"", "fault": "", "failed": "", "bug": ""}
+    columns: ClassVar[Mapping[str, Any]] = {
+        "place": 0,
+        "png": b"",
+        "exhibit": b"",
+        "fault": "",
+        "failed": "",
+        "bug": "",
+    }
 
     def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
         pairs, settings = self.work
         for place in hand:
             sample, score = pairs[place]
             try:
-                pixels = draw_sample(sample, score, ask_again(self.engine, sample, settings))
+                page, exhibit = draw_both(sample, score, ask_again(self.engine, sample, settings))
             except FAULTS as fault:
                 yield {"place": place, "fault": str(fault)}
                 continue
-            yield {"place": place, "png": _png(pixels)}
+            yield {"place": place, "png": _png(page), "exhibit": exhibit_bytes(exhibit)}
 
 
 def _png(pixels: Picture) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from qvl_attn.samples import Sample
 from qvl_attn.select import query_rows
 from qvl_attn.settings import Headline
 from qvl_attn.types import Capture, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from qvl_attn.exhibit import Exhibit
 
 FIGURES = (*GROUNDING, "vision_mass", *PATTERNS)
 CONTROLS = ("chance", "uniform", "centre", "other")
@@ -52,6 +56,7 @@ class Score:
         methods: figures of each method's map, by its name; those of `FAITHFUL` of the controls as well.
         method_chance: what chance gives each method's map, `GROUNDING`.
         head_maps: maps of all heads, (L * H, n), on each region's cells, to calibrate with; not written.
+        exhibit: what is kept to show the sample, of those that are chosen for it; written beside the rows.
         area: the boxes' share of the cells' area.
         inside: the share of the cells whose centre lies in a box.
         attention: how it was computed.
@@ -83,6 +88,7 @@ class Score:
     methods: dict[str, dict[str, float]] = field(default_factory=dict)
     method_chance: dict[str, dict[str, float]] = field(default_factory=dict)
     head_maps: tuple[tuple[FloatArray, Region], ...] = ()
+    exhibit: Exhibit | None = None
     area: float = np.nan
     inside: float = np.nan
     attention: str = ""

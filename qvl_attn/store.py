@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,23 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: an array of objects, which only a pickle could hold.
     """
+    with _synced(path) as stream:
+        _save(stream, arrays)
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """As `write_npz`, without a file."""
+    stream = BytesIO()
+    _save(stream, arrays)
+    return stream.getvalue()
+
+
+def _save(stream: Any, arrays: Mapping[str, np.ndarray]) -> None:
     objects = [name for name, array in arrays.items() if array.dtype.hasobject]
     if objects:
         raise ValueError(f"{objects[0]} is an array of objects")
-    with _synced(path) as stream:
-        named: dict[str, Any] = dict(arrays)
-        np.savez_compressed(stream, **named)
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(stream, **named)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -234,23 +246,31 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np.ndarray]:
     """Read arrays; nothing is unpickled, and what would be unpacked is bounded first.
+
+    Args:
+        path: a file, or what `npz_bytes` made.
+        max_bytes: that it may unpack to; by default `MAX_NPZ_BYTES`.
 
     Raises:
         StoreError: not an NPZ file, or too large.
     """
+    limit = MAX_NPZ_BYTES if max_bytes is None else max_bytes
+    name = path if isinstance(path, Path) else "what was sent"
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_NPZ_BYTES:
-            raise StoreError(
-                f"{path} would unpack to {size / 2**30:.1f} GiB", f"the limit is {MAX_NPZ_BYTES >> 30} GiB"
-            )
+        if size > limit:
+            raise StoreError(f"{name} would unpack to {size / 2**30:.1f} GiB", f"the limit is {limit / 2**30:g} GiB")
+        if isinstance(path, BytesIO):
+            path.seek(0)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read as arrays ({type(error).__name__})") from None
+    except StoreError:
+        raise
+    except Exception as error:  # zipfile and NumPy's parser of headers raise nearly anything
+        raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

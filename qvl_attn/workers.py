@@ -10,10 +10,9 @@ from qvl_attn.ahead import ahead
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
 from qvl_attn.engine import Engine
 from qvl_attn.errors import QvlAttnError
-from qvl_attn.gallery import draw_sample
+from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.model import Placement, choose_placement
 from qvl_attn.portion import portions
-from qvl_attn.render import Picture
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
@@ -33,8 +32,8 @@ class Workers(Protocol):
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Picture | QvlAttnError]:
-        """Pictures of samples for the gallery, in their order, or why there is none."""
+    ) -> Iterator[Drawn | QvlAttnError]:
+        """Pages of samples for the gallery with their exhibits, in their order, or why there is none."""
 
 
 class Here:
@@ -52,7 +51,7 @@ class Here:
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Picture | QvlAttnError]:
+    ) -> Iterator[Drawn | QvlAttnError]:
         """One is asked while the one before is drawn."""
 
         def asked() -> Generator[Result | QvlAttnError, None, None]:
@@ -64,7 +63,7 @@ class Here:
 
         with closing(ahead(asked(), depth=1)) as results:
             for (sample, score), result in zip(pairs, results, strict=True):
-                yield result if isinstance(result, QvlAttnError) else draw_sample(sample, score, result)
+                yield result if isinstance(result, QvlAttnError) else draw_both(sample, score, result)
 
 
 def workers_of(engine: Engine) -> Workers:

@@ -7,6 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from qvl_attn.exhibit import read_exhibits
+
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "qvl_attn"]
 # Of this checkout, whatever is installed: Ray's workers and launchers inherit it.
@@ -49,8 +53,25 @@ def files_of(folder):
 
 
 def assert_alike(one, other):
-    """Rows, summary, pictures and the names of all files."""
+    """Rows, summary, pictures, exhibits and the names of all files."""
     assert differing(rows_of(one), rows_of(other)) == []
     assert differing(summary_of(one), summary_of(other)) == []
     assert pictures_of(one) == pictures_of(other)
     assert files_of(one) == files_of(other)
+    assert_same_exhibits(read_exhibits(one), read_exhibits(other))
+
+
+def assert_same_exhibits(ours, theirs, rtol=1e-4):
+    """Of the same samples, the same pictures under the same boxes, and values that differ by rounding alone."""
+    assert ours.keys() == theirs.keys()
+    for name, exhibit in ours.items():
+        other = theirs[name]
+        for field in ("id", "jpegs", "places", "of", "times_s"):
+            assert getattr(exhibit, field) == getattr(other, field), (name, field)
+        for boxes, values, others, other_values in zip(
+            exhibit.boxes, exhibit.values, other.boxes, other.values, strict=True
+        ):
+            assert np.array_equal(boxes, others)
+            np.testing.assert_allclose(values, other_values, rtol=rtol, atol=1e-7)
+        for field in ("uniform", "high"):
+            assert abs(getattr(exhibit, field) / getattr(other, field) - 1) < rtol, (name, field)

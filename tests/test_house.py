@@ -56,6 +56,8 @@ PURE = {
     "perturb": {"types"},
     "similarity": set(),
     "faithfulness": {"perturb", "types"},
+    "jpeg": {"render"},
+    "exhibit": {"errors", "jpeg", "pictures", "region", "render", "result", "samples", "store", "types"},
 }
 
 

@@ -85,7 +85,7 @@ def test_merged_parts_are_the_whole_run(command, made, tmp_path):
     assert json.loads(done.stdout) == summary_of(tmp_path / "all")
     assert_alike(tmp_path / "all", made / "whole")
     assert {"scores.csv", "layers.png", "patterns.png"} <= set(files_of(tmp_path / "all"))
-    assert sum(name.startswith("gallery/") for name in files_of(tmp_path / "all")) == 12
+    assert sum(name.startswith("gallery/") for name in pictures_of(tmp_path / "all")) == 12
     assert summary_of(tmp_path / "all")["errors"] == 1
     runs = [json.loads((folder / "run.json").read_text("utf-8")) for folder in (tmp_path / "all", made / "whole")]
     assert runs[0] == runs[1]

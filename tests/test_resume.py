@@ -26,6 +26,7 @@ from running import (
 
 import qvl_attn.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.exhibit import exhibit_file
 
 KEPT = "interrupted; finished rows are kept in run: the same command goes on"
 
@@ -117,6 +118,10 @@ def part_of(run: Path, out: Path, count: int) -> None:
     shutil.copy(run / "run.json", out)
     lines = (run / "scores.jsonl").read_bytes().splitlines(keepends=True)
     (out / "scores.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:50])
+    for name in (exhibit_file(json.loads(line)["id"]) for line in lines[: count + 1]):  # each is there before its row
+        if (run / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copy(run / name, out / name)
 
 
 def test_only_what_is_left_is_asked_and_progress_counts_from_there(tmp_path, scenes, once, demo):

@@ -53,7 +53,7 @@ def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str
     ]
     lines += [f"note: {note}" for note in summary["notes"]]
     lines += ["", *(f"{name.removesuffix('.png')}: {out / name}" for name in summary["files"] if "/" not in name)]
-    if any(name.startswith("gallery/") for name in summary["files"]):
+    if any(name.startswith("gallery/") and name.endswith(".png") for name in summary["files"]):
         lines.append(f"gallery: {out / 'gallery'}")
     return "\n".join(plain(line) for line in lines)
 
