@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.exhibit import FOLDER
+from qvl_attn.exhibit import FOLDER, read_exhibits
 from qvl_attn.gallery import scored_exhibits
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
 from qvl_attn.plain import shortened
+from qvl_attn.report.of_check import check_html
+from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import Score
 from qvl_attn.settings import Headline
-from qvl_attn.store import write_json
+from qvl_attn.store import write_json, write_text
 from qvl_attn.summary import FEW_GROUPS, summarise
 
 SCHEMA_VERSION = 1
@@ -55,7 +57,7 @@ def conclude(
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "check",
-        **{name: facts[name] for name in ("data", "headline_map", "settings", "shard")},
+        **{name: facts[name] for name in ("data", "headline_map", "headline_of", "settings", "shard")},
         "model": {**facts["model"], "attention": ", ".join(ways)},
         **summarise(scores, list(range(facts["model"]["layer_count"])), facts["seed"]),
         "calibration": calibration,
@@ -68,8 +70,9 @@ def conclude(
         write_csv(folder / CSV_FILE, scores)
         files.append(CSV_FILE)
     files += [f"{FOLDER}/{path.name}" for path in (folder / FOLDER).glob("*.npz")]
-    summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files])
+    summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, REPORT_FILE, *files])
     written: dict[str, Any] = as_json(summary)
+    write_text(folder / REPORT_FILE, check_html(written, scores, read_exhibits(folder)))
     write_json(folder / SUMMARY_FILE, written)
     return written
 

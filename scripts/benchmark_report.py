@@ -2,11 +2,11 @@
 
     python scripts/benchmark_report.py [--layers 28 --heads 28 --words 40 --rows 25 --columns 40]
 
-The result is as a 7B gives it, with attention drawn at random (log-normal, a few sinks): 28 layers of 28 heads, 40 words
-on 1,000 cells. Printed are: seconds to make the page and its size, the picture's own and the rest; from the opening of
-the file, when the first (coarse) maps stood and when all were there; then the median and the worst time from a change of
-the layer, the word, the opacity, the colours and the pointed cell to the next picture on the screen, and the longest
-task while the maps were being unpacked. Exit code 1 if what is beside the picture is more than 5 MB.
+The result is as a 7B gives it, with attention drawn at random (log-normal, a few sinks): 28 layers of 28 heads,
+40 words on 1,000 cells. Printed are: seconds to make the page and its size, the picture's own and the rest; from the
+opening of the file, when the first (coarse) maps stood and when all were there, and the longest task meanwhile; then the
+median and the worst time from a change of the layer, the word, the opacity, the colours and the pointed cell to the next
+picture on the screen. Exit code 1 if what is beside the picture is more than 5 MB.
 """
 
 from __future__ import annotations
@@ -31,21 +31,41 @@ from qvl_attn.types import Capture, Media, Token
 MOST_BYTES = 5_000_000
 # What a user does, and how long until it is on the screen.
 SCRIPT = """async (how) => {
-  const fire = (id, name, value) => { const e = document.getElementById(id); e.value = value; e.dispatchEvent(new Event(name)); };
-  const slide = (id, value) => fire(id, "input", value), choose = (id, value) => fire(id, "change", value);
+  const fire = (id, name, value) => {
+    const element = document.getElementById(id);
+    element.value = value;
+    element.dispatchEvent(new Event(name));
+  };
   const figure = document.querySelector(".picture"), box = figure.getBoundingClientRect();
-  const point = (i) => figure.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + (7 * i) % box.width, clientY: box.top + (5 * i) % box.height }));
-  const changes = { layer: (i) => slide("layer", i % 28), word: (i) => document.querySelectorAll(".word")[i % 40].click(),
-    opacity: (i) => slide("alpha", (i % 20) / 20), colours: (i) => choose("colormap", ["inferno", "viridis", "jet"][i % 3]), cell: point };
+  const at = (i) => ({ clientX: box.left + (7 * i) % box.width, clientY: box.top + (5 * i) % box.height });
+  const changes = {
+    layer: (i) => fire("layer", "input", i % 28),
+    word: (i) => document.querySelectorAll(".word")[i % 40].click(),
+    opacity: (i) => fire("alpha", "input", (i % 20) / 20),
+    colours: (i) => fire("colormap", "change", ["inferno", "viridis", "jet"][i % 3]),
+    cell: (i) => figure.dispatchEvent(new PointerEvent("pointermove", at(i))),
+  };
   const times = [];
   for (let i = 0; i < 25; i++) {
     const start = performance.now();
     changes[how](i);
-    await new Promise((done) => requestAnimationFrame(() => { const c = new MessageChannel(); c.port1.onmessage = done; c.port2.postMessage(0); }));
+    await new Promise((done) => requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = done;
+      channel.port2.postMessage(0);
+    }));
     times.push(performance.now() - start);
   }
   return times;
 }"""
+WATCH = """
+new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) window.longest = Math.max(window.longest ?? 0, one.duration);
+}).observe({ type: "longtask", buffered: true });
+new MutationObserver(() => {
+  (window.stood ??= {})[document.documentElement.dataset.state] = performance.now();
+}).observe(document, { attributes: true, subtree: true, attributeFilter: ["data-state"] });
+"""
 
 
 def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int = 25, columns: int = 40) -> Result:
@@ -55,7 +75,10 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
     smooth = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8).repeat(28, axis=0).repeat(28, axis=1)
     picture = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
     question = " ".join(f"word{i}" for i in range(words))
-    spans = [(0 if i == 0 else question.index(f" word{i}"), question.index(f"word{i}") + len(f"word{i}")) for i in range(words)]
+    spans = [
+        (0 if i == 0 else question.index(f" word{i}"), question.index(f"word{i}") + len(f"word{i}"))
+        for i in range(words)
+    ]
     roles = ["template", *["vision"] * cells, "template", *["question"] * words, "template", "last", "answer", "answer"]
     asked = 2 + cells
     tokens = [Token(i, "x", role) for i, role in enumerate(roles)]
@@ -102,12 +125,7 @@ def main() -> int:
         file.write_text(html, encoding="utf-8")
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.add_init_script(
-            "new PerformanceObserver((list) => { for (const one of list.getEntries()) window.longest = "
-            "Math.max(window.longest ?? 0, one.duration); }).observe({ type: 'longtask', buffered: true });"
-            "new MutationObserver(() => { (window.stood ??= {})[document.documentElement.dataset.state] = "
-            "performance.now(); }).observe(document, { attributes: true, subtree: true, attributeFilter: ['data-state'] });"
-        )
+        page.add_init_script(WATCH)
         page.goto(file.as_uri())
         page.wait_for_selector("html[data-state=fine]", state="attached", timeout=60_000)
         report(page)

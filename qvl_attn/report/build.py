@@ -1,4 +1,4 @@
-"""The page of what lies in a folder, made again without a model: of a result, of several side by side, or of a check."""
+"""Pages of what lies in folders, made again without a model: of a result, of several side by side, of a check."""
 
 from __future__ import annotations
 

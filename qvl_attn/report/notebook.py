@@ -1,4 +1,4 @@
-"""A result inside a notebook: its page in a frame that can reach nothing, over a picture for where frames are stripped."""
+"""A result in a notebook: its page in a frame that can reach nothing, over a picture for where frames are stripped."""
 
 from __future__ import annotations
 

@@ -28,11 +28,9 @@ const sight = new IntersectionObserver((entries) => {
 
 /** The pictures of a card, side by side; what they hold is drawn later. */
 function pictureRow(card) {
-  const row = make("div", { class: "pictures" }, ...card.pictures.map((picture) => {
-    const figure = make("figure", { class: "picture" }, make("img", { alt: "", src: pictureUrl(picture), draggable: false }), make("canvas"),
-      draw("svg", { viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" }));
-    return figure;
-  }));
+  const row = make("div", { class: "pictures" }, ...card.pictures.map((picture) =>
+    make("figure", { class: "picture" }, make("img", { alt: "", src: pictureUrl(picture), draggable: false }), make("canvas"),
+      draw("svg", { viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" }))));
   drawnCards.set(row, card);
   sight.observe(row);
   return row;
@@ -42,7 +40,7 @@ async function drawCard(row) {
   const card = drawnCards.get(row);
   if (!BLOCKS[card.block] && $(`block-${card.block}`)) await unpack(card.block);
   const values = rowOf(card.block, 0);
-  let start = 0;
+  let start = 0, aspects = 0;
   for (const [i, figure] of [...row.children].entries()) {
     const [rows, columns] = card.grids[i], [img, canvas, svg] = figure.children;
     await img.decode().catch(() => {});
@@ -53,9 +51,11 @@ async function drawCard(row) {
     canvas.style.opacity = sieve.alpha;
     paint(canvas, values.subarray(start, start + rows * columns), rows, columns, card.high, sieve.colormap, sieve.interp);
     start += rows * columns;
+    aspects += width / height;
     svg.replaceChildren(...(sieve.outlines ? card.boxes[i] : []).flatMap(([x0, y0, x1, y1]) =>
       ["under box", "box"].map((kind) => draw("rect", { x: 1000 * x0, y: 1000 * y0, width: 1000 * (x1 - x0), height: 1000 * (y1 - y0), class: kind }))));
   }
+  row.style.setProperty("--aspects", aspects);
 }
 
 /** What was judged of a row: answer and grounding. */

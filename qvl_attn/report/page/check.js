@@ -91,8 +91,8 @@ function drawAll() {
   options($("sort"), ["order", ...DATA.figures, "area"], sieve.sort, (name) => (name === "order" ? t("order") : t(`f_${name}`)));
   for (const name of ["right", "grounded", "search", "colormap", "interp"]) $(name).value = sieve[name];
   drawFigures();
+  drawHeadPlot(); // which takes its half of the line
   drawLayerPlot();
-  drawHeadPlot();
   drawSamples();
 }
 
