@@ -4,9 +4,9 @@
 
 The result is as a 7B gives it, with attention drawn at random (log-normal, a few sinks): 28 layers of 28 heads,
 40 words on 1,000 cells. Printed are: seconds to make the page and its size, the picture's own and the rest; from the
-opening of the file, when the first (coarse) maps stood and when all were there, and the longest task meanwhile; then the
-median and the worst time from a change of the layer, the word, the opacity, the colours and the pointed cell to the next
-picture on the screen. Exit code 1 if what is beside the picture is more than 5 MB.
+opening of the file, when the first (coarse) maps stood and when all were there, and the longest task meanwhile; then
+the median and the worst time from a change of the layer, the word, the opacity, the colours and the pointed cell to the
+next picture on the screen. Exit code 1 if what is beside the picture is more than 5 MB.
 """
 
 from __future__ import annotations
