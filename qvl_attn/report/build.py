@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from qvl_attn.errors import InputError, StoreError
@@ -54,16 +55,25 @@ def _html(folders: Sequence[Path]) -> str:
         raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
     if checks:
         return _check_html(checks[0])
-    return result_html([load_result(one) for one in folders], [_notes(one) for one in folders])
+    results = [load_result(one) for one in folders]
+    with _damaged(", ".join(str(one / "result.json") for one in folders)):
+        return result_html(results, [_notes(one) for one in folders])
 
 
 def _check_html(folder: Path) -> str:
     summary = read_json(folder / SUMMARY_FILE)
     scores = [one for one in read_scores(folder) if one.half != "first"]
-    try:
+    with _damaged(str(folder / SUMMARY_FILE)):
         return check_html(summary, scores, read_exhibits(folder))
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise StoreError(f"{folder / SUMMARY_FILE} is damaged: {type(fault).__name__}: {fault}") from None
+
+
+@contextmanager
+def _damaged(file: str) -> Iterator[None]:
+    """What was read is not what was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+        raise StoreError(f"{file} is damaged: {type(fault).__name__}: {fault}") from None
 
 
 def _notes(folder: Path) -> list[str]:
