@@ -1,0 +1,460 @@
+"""What a page carries: maps held against the arrays that they come from, text that is inert, a strict policy."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from benchmark_report import MOST_BYTES, large_result
+from conftest import CLIP_FPS
+from pages import EVIL, Reader, close, unpacked
+from test_profile import demo_profile
+
+from qvl_attn import __version__
+from qvl_attn.render import percentile_scale, resize_picture
+from qvl_attn.report import of_result
+from qvl_attn.report.of_result import result_html
+from qvl_attn.report.pack import coarse, pack_rows
+
+QUESTION = "how many cats? 有几只猫"
+ANSWER = "two 猫 cats!"
+METHODS = ("relative", "mean", "max", "gradient", "tam")
+LAYERS = range(4)
+
+
+@pytest.fixture(scope="module")
+def results(demo, cats, wide, clip_file_of):
+    """By name: results of every kind, each made once."""
+
+    @cache
+    def make(name: str):
+        kinds = {
+            "one": lambda: demo.ask(cats, "how many cats?", heads="0-3"),
+            "two": lambda: demo.ask(cats, QUESTION, [wide], answer=ANSWER),
+            "methods": lambda: crossed(demo.ask(cats, "how many cats?", [wide], method=",".join(METHODS))),
+            "few": lambda: demo.ask(cats, "how many cats?", layers="1-2", heads="1,3"),
+            "single": lambda: demo.ask(cats, "how many cats?", layers="2"),
+            "named heads": lambda: demo.ask(cats, "how many cats?", heads="0.1,3.2"),
+            "half": lambda: demo.ask(cats, "how many cats?", heads="0-3", store_heads="float16"),
+            "text": lambda: demo.ask(cats, "how many cats and cats?", query="text:cats"),
+            "last": lambda: demo.ask(cats, "how many cats?", query="last"),
+            "empty": lambda: demo.ask(cats, EVIL, max_new_tokens=1),
+            "clip": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS),
+            "both": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS, mode="both"),
+            "windows": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS, window=4, stride=2),
+        }
+        return kinds[name]()
+
+    return make
+
+
+def crossed(result):
+    """As if its first method had taken two cells out, one of each picture."""
+    return replace(result, methods=(replace(result.methods[0], removed=(3, 80)), *result.methods[1:]))
+
+
+@pytest.fixture(scope="module")
+def clip_file_of(tmp_path_factory):
+    from conftest import numbered_frames
+
+    from qvl_attn.mp4 import write_mp4
+
+    def write(count):
+        path = tmp_path_factory.mktemp("clip") / "moves.mp4"
+        frames = zip(numbered_frames(count, (140, 84)), (i / CLIP_FPS for i in range(count)), strict=True)
+        write_mp4(path, frames, count / CLIP_FPS, rate_fps=CLIP_FPS)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def read(results):
+    return cache(lambda name: Reader(result_html([results(name)])))
+
+
+def rows_of(result, role, start, stop):
+    """Rows of the capture for [start, stop) of a text: its tokens in the question, what produced them in the answer."""
+    capture = result.capture
+    wanted = {
+        token.position
+        for token in capture.tokens
+        if token.role == role and token.span and token.span[0] < stop and token.span[1] > start
+    }
+    of = capture.queries if role == "question" else capture.produces
+    return [row for row, position in enumerate(of.tolist()) if position in wanted]
+
+
+def words_of(told, role):
+    """(text, row, start, stop) of each word that can be clicked."""
+    found, at = [], 0
+    for text, row in told["pieces"][role]:
+        if row is not None:
+            found.append((text, row, at, at + len(text)))
+        at += len(text)
+    return found
+
+
+def mean(result, layers, rows):
+    place = {layer: i for i, layer in enumerate(result.capture.layers.tolist())}
+    return np.mean(
+        [result.capture.weights[place[one]][row].astype(np.float64) for one in layers for row in rows], axis=0
+    )
+
+
+def flat(maps):
+    return np.concatenate([one.values.ravel() for one in maps])
+
+
+# The format
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-20, 1e-38, 1.0e4])
+def test_packed_rows_are_the_values_to_eleven_bits(scale):
+    rng = np.random.default_rng(0)
+    rows = (rng.lognormal(0, 3, (6, 500)) * scale).astype(np.float32)
+    rows[1] = 0
+    rows[2, 1:] = 0
+    rows[3, 7] = rows[3].max() * 1e5  # a sink
+    rows[4, ::2] = rows[4].max() * 1e-9  # as small as it goes at full precision
+    got = unpacked(pack_rows(rows), *rows.shape)
+    most = rows.max(axis=1, keepdims=True).astype(np.float64)
+    rows = rows.astype(np.float64)
+    whole = rows >= most * 2**-29
+    assert whole.mean() > 0.7
+    error = np.abs(got - rows)
+    assert (error <= np.where(whole, rows * 2.0**-11 * 1.001, most * 2.0**-39)).all()
+    assert not got[1].any()
+    assert (got[np.arange(6), rows.argmax(axis=1)] == most[:, 0]).all(), "the largest is kept as it is"
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 9), (2, 4, 3, 5), (1, 2, 1, 1), (2, 1, 4, 8), (1, 3, 5, 4)])
+def test_coarse_maps_are_means_of_four_by_four_cells_and_fewer_at_the_edges(shape):
+    maps = np.random.default_rng(1).random(shape)
+    n, t, h, w = shape
+    want = [
+        [maps[i, s, r : r + 4, c : c + 4].mean() for s in range(t) for r in range(0, h, 4) for c in range(0, w, 4)]
+        for i in range(n)
+    ]
+    assert np.allclose(coarse(maps), want, rtol=1e-12)
+
+
+# The maps
+
+
+@pytest.mark.parametrize(
+    "name", ["one", "two", "methods", "few", "single", "named heads", "half", "text", "last", "clip"]
+)
+def test_the_headline_and_the_layers_are_those_of_the_result(results, read, name):
+    result, page = results(name), read(name)
+    told = page.data["results"][0]
+    asked = result.settings.query
+    close(page.maps("headline")[0], flat(result.heatmaps(query=asked)))
+    captured = result.capture.layers.tolist()
+    for layer in captured:
+        close(page.maps(layer)[0], flat(result.heatmaps(layers=layer, heads="all", query=asked)))
+    assert [one["layers"] for one in told["maps"][0]["sources"] if one["id"] == "layer"] == [[one] for one in captured]
+    if name == "single":
+        assert "all" not in [one["id"] for one in told["maps"][0]["sources"]], "it is the headline"
+    else:
+        close(page.maps("all")[0], flat(result.heatmaps(layers=captured, heads="all", query=asked)))
+    assert page.source("headline")["layers"] == list(result.heatmaps(query=asked)[0].layers)
+    assert (told["layer_count"], told["head_count"]) == (4, 4)
+
+
+def test_the_arrays_on_disk_are_what_is_in_the_page(results, tmp_path):
+    folder = results("two").save(tmp_path)
+    page = Reader((folder / "report.html").read_text(encoding="utf-8"))
+    with np.load(folder / "attention.npz") as arrays:
+        weights, roles, produces = (arrays[name] for name in ("weights", "query_role", "produces"))
+    asked = {"question": roles == "question", "last": roles == "last", "answer": produces >= 0}
+    told = page.data["results"][0]["rows"]
+    for row, kind in enumerate(("question", "last", "answer")):
+        assert told[row] == {"kind": kind, "text": "", "tokens": int(asked[kind].sum())}
+        for layer in LAYERS:
+            close(page.maps(layer)[row], weights[layer][asked[kind]].mean(axis=0, dtype=np.float64))
+        close(page.maps("all")[row], weights[:, asked[kind]].mean(axis=(0, 1), dtype=np.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("two", ["how", " many", " cats", "?", "有", "几", "只", "猫"], ["two", "猫", " cats", "!"]),
+        ("text", ["how", " many", " cats", " and", " cats", "?"], ["2"]),
+        ("clip", ["what", " moves", "?"], ["dog"]),
+    ],
+)
+def test_each_word_has_its_own_maps(results, read, name, question, answer):
+    result, page = results(name), read(name)
+    told = page.data["results"][0]
+    for role, want in (("question", question), ("answer", answer)):
+        found = words_of(told, role)
+        assert [text for text, *_ in found] == want
+        for text, row, start, stop in found:
+            rows = rows_of(result, role, start, stop)
+            assert told["rows"][row] == {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows)}
+            for which in ("headline", "all", *LAYERS):
+                close(page.maps(which)[row], mean(result, page.source(which)["layers"], rows))
+    assert name != "two" or told["rows"][found[0][1]]["tokens"] == 3, "t w o"
+
+
+def test_the_first_row_is_what_was_asked_for_and_each_stands_once(read):
+    kinds = {
+        name: [row["kind"] for row in read(name).data["results"][0]["rows"]]
+        for name in ("one", "last", "text", "empty")
+    }
+    assert kinds["one"][:4] == ["question", "last", "answer", "question word"]
+    assert kinds["last"][:4] == ["last", "question", "answer", "question word"]
+    assert kinds["text"][:5] == ["text", "question", "last", "answer", "question word"]
+    assert "answer" not in kinds["empty"]
+    assert "answer word" not in kinds["empty"]
+    assert read("text").data["results"][0]["rows"][0] == {"kind": "text", "text": "cats", "tokens": 2}
+
+
+@pytest.mark.parametrize("name", ["one", "two", "text", "empty", "clip", "windows"])
+def test_the_pieces_join_to_the_text(results, read, name):
+    result, told = results(name), read(name).data["results"][0]
+    for role, want in (("question", result.question), ("answer", result.mapped_answer)):
+        pieces = told["pieces"][role]
+        assert "".join(text for text, _ in pieces) == want == told[role]
+        numbers = [row for _, row in pieces if row is not None]
+        assert numbers == sorted(numbers)
+        assert len({*numbers}) == len(numbers)
+    assert [i for i, row in enumerate(told["rows"]) if row["kind"].endswith(" word")] == [
+        row for role in ("question", "answer") for _, row, *_ in words_of(told, role)
+    ]
+
+
+def test_a_supplied_answer_stands_beside_the_models_own(results, read):
+    result, told = results("two"), read("two").data["results"][0]
+    assert (told["answer"], told["own_answer"]) == (ANSWER, result.answer)
+    assert told["logprob"] == result.supplied_logprob
+    told = read("one").data["results"][0]
+    assert (told["answer"], told["own_answer"]) == (results("one").answer, None)
+
+
+@pytest.mark.parametrize("name", ["one", "half"])
+def test_each_head_has_its_map(results, read, name):
+    result, page = results(name), read(name)
+    heads = page.data["results"][0]["maps"][0]["heads"]
+    assert (heads["layers"], heads["numbers"]) == ([*LAYERS], [*range(4)])
+    asked = result.capture.query_role == "question"
+    every = result.capture.weights_by_head[:, :, asked].astype(np.float64).mean(axis=2)
+    for layer in LAYERS:
+        got = page.block(heads["blocks"][layer])
+        for head in range(4):
+            want = every[layer, head]
+            close(got[head], want)
+            assert heads["mass"][layer][head] == pytest.approx(want.sum(), rel=1e-5)
+            assert heads["top10"][layer][head] == pytest.approx(np.sort(want)[-10:].sum() / want.sum(), rel=1e-4)
+            assert heads["high"][layer][head] == pytest.approx(percentile_scale([want]).high, rel=1e-5)
+    assert heads["shared"] == pytest.approx(percentile_scale([every]).high, rel=1e-5)
+
+
+def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
+    settings = replace(demo.settings(), profile=demo_profile())
+    ((_, result),) = demo.answer(demo.prepare([([cats], "how many cats?")], settings))
+    page = Reader(result_html([result]))
+    told = page.data["results"][0]
+    heads, asked = told["maps"][0]["heads"], result.capture.query_role == "question"
+    assert (heads["layers"], heads["numbers"]) == ([1, 2], [0, 2])
+    assert told["maps"][0]["heads_of"] == "1.0,2.2"
+    assert told["profile"].startswith("profile own")
+    by_head = results("one").capture.weights_by_head[:, :, asked].astype(np.float64).mean(axis=2)
+    close(page.maps("headline")[0], (by_head[1, 0] + by_head[2, 2]) / 2)
+    close(page.maps("headline")[0], flat(result.heatmaps()))
+    for i, layer in enumerate((1, 2)):
+        for j, head in enumerate((0, 2)):
+            np.testing.assert_allclose(page.block(heads["blocks"][i])[j], by_head[layer, head], rtol=1e-3)
+    named = read("few").data["results"][0]["maps"][0]
+    assert (named["heads"]["layers"], named["heads_of"]) == ([1, 2], "1.1,1.3,2.1,2.3")
+
+
+def test_methods_have_maps_of_their_own(results, read):
+    result, page = results("methods"), read("methods")
+    told = page.data["results"][0]
+    assert [one["name"] for one in told["maps"]] == ["attention", *METHODS]
+    assert told["headline"] == 1
+    close(page.maps("headline", method=1)[0], flat(result.heatmaps()))
+    for number, method in enumerate(result.methods, start=1):
+        map_ = told["maps"][number]
+        close(page.maps("headline", method=number)[0], method.values)
+        assert (map_["caption"], map_["removed"], map_["heads"]) == (method.caption, list(method.removed), None)
+        for layer, values in zip(
+            method.layer_numbers, method.layer_values if method.layer_numbers else (), strict=True
+        ):
+            close(page.maps(layer, method=number)[0], values)
+        assert sum(one["id"] == "layer" for one in map_["sources"]) == len(method.layer_numbers)
+    assert told["maps"][1]["removed"] == [3, 80]
+
+
+@pytest.mark.parametrize("name", ["one", "two", "methods", "few", "clip"])
+def test_scales_shares_and_coarse_maps_belong_to_their_maps(results, read, name):
+    page = read(name)
+    grids = [grid.shape for grid in results(name).capture.grids]
+    for number, map_ in enumerate(page.data["results"][0]["maps"]):
+        small = page.block(map_["coarse"])
+        layers = [page.block(one["block"]) for one in map_["sources"] if one["id"] == "layer"]
+        for source in map_["sources"]:
+            maps = page.block(source["block"])
+            assert source["rows"] == len(maps)
+            assert source["mass"] == pytest.approx(maps.sum(axis=1).tolist(), rel=1e-3)
+            assert source["high"] == pytest.approx([percentile_scale([row]).high for row in maps], rel=1e-3)
+            cut = np.split(maps, np.cumsum([np.prod(one) for one in grids])[:-1], axis=1)
+            want = np.concatenate(
+                [coarse(part.reshape(-1, *one)) for part, one in zip(cut, grids, strict=True)], axis=1
+            )
+            np.testing.assert_allclose(small[source["coarse_at"] :][: len(maps)], want, rtol=2e-3)
+        for row, high in enumerate(map_["shared"]):
+            of = [maps[row] for maps in layers] or [page.maps("headline", method=number)[row]]
+            assert high == pytest.approx(percentile_scale(of).high, rel=1e-3)
+    assert [s["high"][0] for s in page.data["results"][0]["maps"][0]["sources"]][:1] == pytest.approx(
+        [results(name).heatmaps(query="question")[0].scale.high], rel=1e-6
+    )
+
+
+# Pictures and clips
+
+
+def test_pictures_and_their_cells(results, read):
+    result, page = results("two"), read("two")
+    told = page.data["results"][0]["media"]
+    assert [one["name"] for one in told] == ["cats.png", "wide.png"]
+    for one, media, grid in zip(told, result.media, result.capture.grids, strict=True):
+        steps, rows, columns = one["grid"]
+        assert (steps, rows, columns) == grid.shape
+        assert tuple(one["size_px"]) == media.size_px
+        boxes = [
+            [one["xs"][c], one["ys"][r], one["xs"][c + 1], one["ys"][r + 1]]
+            for r in range(rows)
+            for c in range(columns)
+        ]
+        assert np.array_equal(np.array(boxes, np.float32), grid.boxes_px)
+        picture = page.picture(one["picture"])
+        assert picture.shape[1::-1] == tuple(one["drawn_px"])
+        want = resize_picture(media.frames[0], tuple(one["drawn_px"]))
+        assert np.abs(picture.astype(int) - want).mean() < 4
+
+
+def test_frames_of_a_clip_their_times_and_steps(results, read):
+    result, page = results("clip"), read("clip")
+    told, media, grid = page.data["results"][0]["clip"], result.media[0], result.capture.grids[0]
+    count = len(media.frames)
+    assert count == 7 == len(told["frames"])
+    assert told["step_of"] == [0, 0, 1, 1, 2, 2, 3]
+    assert told["times_s"] == media.sampled_s.tolist()
+    assert told["times_s"] == sorted(told["times_s"])
+    edges = told["edges_s"]
+    assert len(edges) == grid.shape[0] + 1
+    assert edges[0] == 0
+    assert edges[-1] == pytest.approx(0.7)
+    for time, step in zip(told["times_s"], told["step_of"], strict=True):
+        assert edges[step] - 1e-9 <= time <= edges[step + 1] + 1e-9
+    for number, frame in zip(told["frames"], media.frames, strict=True):
+        assert np.abs(page.picture(number).astype(int) - frame).mean() < 4
+    assert len({*told["frames"]}) == 7
+    assert page.data["results"][0]["media"][0]["picture"] is None
+    assert (told["way"], told["alone"], told["passes"]) == ("clip", [], [])
+
+
+@pytest.mark.parametrize("name", ["both", "windows"])
+def test_passes_of_a_clip_are_told(results, read, name):
+    result, told = results(name), read(name).data["results"][0]["clip"]
+    assert told["way"] == name
+    assert [one["answer"] for one in told["passes"]] == [one.answer for one in result.passes]
+    assert all(one["when"].endswith(" s") for one in told["passes"])
+    assert told["alone"] == ([one.heatmap().vision_mass for one in result.passes] if name == "both" else [])
+    close(read(name).maps("headline")[0], flat(result.heatmaps()))
+
+
+# The file
+
+
+def test_provenance_notes_and_what_is_left_out_are_said(results, demo):
+    page = Reader(result_html([results("one")], [["a note"]]))
+    told = page.data["results"][0]
+    assert told["notes"] == ["a note"]
+    assert (told["made"]["qvl_attn"], told["made"]["model"]) == (__version__, "demo")
+    assert told["left_out"] == ["heads by word: each head has the map of the headline's query alone"]
+    assert page.texts["title"] == "how many cats? · qvl-attn"
+
+
+@pytest.mark.parametrize("most", [1, 300, 2000, 3000])
+def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, most):
+    result = results("one")
+    monkeypatch.setattr(of_result, "MAX_VALUES", most)
+    page = Reader(result_html([result]))
+    told = page.data["results"][0]
+    words = len(told["rows"])
+    assert words == 8
+    assert page.source("headline")["rows"] == words
+    for layer in LAYERS:
+        assert page.source(layer)["rows"] == 3
+        close(page.maps(layer)[2], flat(result.heatmaps(layers=layer, heads="all", query="answer")))
+    assert any(line.startswith("words by layer") for line in told["left_out"])
+    kept = 72 * (words + 3 * 5) + 72 * 16 <= most
+    assert (told["maps"][0]["heads"] is not None) == kept == (most == 3000)
+    assert any(line.startswith("heads: attention.npz") for line in told["left_out"]) != kept
+
+
+def test_a_large_result_is_less_than_5_mb_beside_its_picture():
+    page = Reader(result_html([large_result()]))
+    beside = len(page.html.encode()) - len(page.scripts["picture-0"])
+    assert beside < MOST_BYTES == 5_000_000
+    assert page.source("headline")["rows"] == 43 + 2
+    assert len(page.data["results"][0]["maps"][0]["heads"]["blocks"]) == 28
+
+
+@pytest.mark.parametrize("name", ["one", "two", "empty", "clip"])
+def test_it_reaches_for_nothing_and_runs_its_own_script_alone(read, name):
+    page = read(name)
+    rest = page.html.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|//cdn|@import|\burl\(", rest)
+    assert not [one for tag, one in page.tags if one.get("src")]
+    assert [one["href"] for tag, one in page.tags if one.get("href")] == ["data:,"]
+    policy = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
+    style, script = (
+        b64encode(sha256(text.encode()).digest()).decode() for text in (page.texts["style"], page.scripts["code"])
+    )
+    assert policy == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'sha256-{style}'",
+        "script-src": f"'sha256-{script}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    assert [one.get("type") for tag, one in page.tags if tag == "script"].count(None) == 1
+    assert not [one for _, attrs in page.tags for one in attrs if one.startswith("on") or one == "style"]
+    heads = [tag for tag, _ in page.tags]
+    assert heads.index("meta") < heads.index("title") < heads.index("style")
+
+
+def test_what_others_wrote_stays_text(results):
+    plain, evil = Reader(result_html([results("one")])), replace(results("one"), question=EVIL, answer=EVIL)
+    evil = replace(evil, media=(replace(evil.media[0], source=EVIL),), provenance=replace(evil.provenance, model=EVIL))
+    spans = {token.role: token.span for token in evil.capture.tokens if token.span}
+    assert spans["question"][1] <= len(EVIL)
+    page = Reader(result_html([evil], [[EVIL]]))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    told = page.data["results"][0]
+    assert (told["question"], told["answer"], told["notes"], told["made"]["model"]) == (EVIL, EVIL, [EVIL], EVIL)
+    assert page.policy.split("script-src")[1] == plain.policy.split("script-src")[1]
+    assert page.texts["title"].startswith("</script></style><img")
+
+
+def test_several_results_share_their_pictures(results, read):
+    one, text, two = (results(name) for name in ("one", "text", "two"))
+    page = Reader(result_html([one, text, two]))
+    told = page.data["results"]
+    assert [result["question"] for result in told] == [one.question, text.question, two.question]
+    pictures = [medium["picture"] for result in told for medium in result["media"]]
+    assert pictures == [0, 0, 0, 1], "the same picture is there once"
+    for number, result in enumerate((one, text, two)):
+        close(page.maps("headline", result=number)[0], flat(result.heatmaps()))
+    assert page.texts["title"].count(" · ") == 3
