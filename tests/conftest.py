@@ -154,6 +154,37 @@ def exhibits(request, tmp_path_factory):
     return exhibit
 
 
+@pytest.fixture(scope="session")
+def results(demo, cats, wide, tmp_path_factory):
+    """By name: results of every kind that a page shows, each made once."""
+    from pages import results_of
+
+    from qvl_attn.mp4 import write_mp4
+
+    clip = tmp_path_factory.mktemp("moving") / "moves.mp4"
+    frames = zip(numbered_frames(7, (140, 84)), (i / CLIP_FPS for i in range(7)), strict=True)
+    write_mp4(clip, frames, 0.7, rate_fps=CLIP_FPS)
+    return results_of(demo, cats, wide, clip)
+
+
+@pytest.fixture(scope="session")
+def page_file(results, tmp_path_factory):
+    """The file of a page of one or several of `results`."""
+    from functools import cache
+
+    from qvl_attn.report.of_result import result_html
+
+    folder = tmp_path_factory.mktemp("pages")
+
+    @cache
+    def write(*names: str) -> Path:
+        file = folder / f"{'-'.join(names).replace(' ', '-')}.html"
+        file.write_text(result_html([results(name) for name in names]), encoding="utf-8")
+        return file
+
+    return write
+
+
 @pytest.fixture
 def clip_file(tmp_path):
     """Write a clip of (count) frames at 10 a second, or at the times that are given."""

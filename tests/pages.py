@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+QUESTION = "how many cats? 有几只猫"
+ANSWER = "two 猫 cats!"
+METHODS = ("relative", "mean", "max", "gradient", "tam")
 EVIL = '</script></style><img src=x onerror="window.evil=1"><svg/onload=window.evil=2>{{7*7}}'
 
 
@@ -165,3 +169,28 @@ def heat(page, which: int = 0) -> np.ndarray:
 def png(file: bytes) -> np.ndarray:
     with Image.open(BytesIO(file)) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def crossed(result):
+    """As if its first method had taken two cells out, one of each picture."""
+    return replace(result, methods=(replace(result.methods[0], removed=(3, 80)), *result.methods[1:]))
+
+
+def results_of(demo, cats: Path, wide: Path, clip: Path) -> Callable[[str], Any]:
+    """By name: results of every kind, each made once."""
+    kinds = {
+        "one": lambda: demo.ask(cats, "how many cats?", heads="0-3"),
+        "two": lambda: demo.ask(cats, QUESTION, [wide], answer=ANSWER),
+        "methods": lambda: crossed(demo.ask(cats, "how many cats?", [wide], method=",".join(METHODS))),
+        "few": lambda: demo.ask(cats, "how many cats?", layers="1-2", heads="1,3"),
+        "single": lambda: demo.ask(cats, "how many cats?", layers="2"),
+        "named heads": lambda: demo.ask(cats, "how many cats?", heads="0.1,3.2"),
+        "half": lambda: demo.ask(cats, "how many cats?", heads="0-3", store_heads="float16"),
+        "text": lambda: demo.ask(cats, "how many cats and cats?", query="text:cats"),
+        "last": lambda: demo.ask(cats, "how many cats?", query="last"),
+        "empty": lambda: demo.ask(cats, EVIL, max_new_tokens=1),
+        "clip": lambda: demo.ask_video(clip, "what moves?", fps=10),
+        "both": lambda: demo.ask_video(clip, "what moves?", fps=10, mode="both"),
+        "windows": lambda: demo.ask_video(clip, "what moves?", fps=10, window=4, stride=2),
+    }
+    return cache(lambda name: kinds[name]())

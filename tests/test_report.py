@@ -11,8 +11,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from benchmark_report import MOST_BYTES, large_result
-from conftest import CLIP_FPS
-from pages import EVIL, Reader, close, unpacked
+from pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
 from test_profile import demo_profile
 
 from qvl_attn import __version__
@@ -21,56 +20,7 @@ from qvl_attn.report import of_result
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.pack import coarse, pack_rows
 
-QUESTION = "how many cats? 有几只猫"
-ANSWER = "two 猫 cats!"
-METHODS = ("relative", "mean", "max", "gradient", "tam")
 LAYERS = range(4)
-
-
-@pytest.fixture(scope="module")
-def results(demo, cats, wide, clip_file_of):
-    """By name: results of every kind, each made once."""
-
-    @cache
-    def make(name: str):
-        kinds = {
-            "one": lambda: demo.ask(cats, "how many cats?", heads="0-3"),
-            "two": lambda: demo.ask(cats, QUESTION, [wide], answer=ANSWER),
-            "methods": lambda: crossed(demo.ask(cats, "how many cats?", [wide], method=",".join(METHODS))),
-            "few": lambda: demo.ask(cats, "how many cats?", layers="1-2", heads="1,3"),
-            "single": lambda: demo.ask(cats, "how many cats?", layers="2"),
-            "named heads": lambda: demo.ask(cats, "how many cats?", heads="0.1,3.2"),
-            "half": lambda: demo.ask(cats, "how many cats?", heads="0-3", store_heads="float16"),
-            "text": lambda: demo.ask(cats, "how many cats and cats?", query="text:cats"),
-            "last": lambda: demo.ask(cats, "how many cats?", query="last"),
-            "empty": lambda: demo.ask(cats, EVIL, max_new_tokens=1),
-            "clip": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS),
-            "both": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS, mode="both"),
-            "windows": lambda: demo.ask_video(clip_file_of(7), "what moves?", fps=CLIP_FPS, window=4, stride=2),
-        }
-        return kinds[name]()
-
-    return make
-
-
-def crossed(result):
-    """As if its first method had taken two cells out, one of each picture."""
-    return replace(result, methods=(replace(result.methods[0], removed=(3, 80)), *result.methods[1:]))
-
-
-@pytest.fixture(scope="module")
-def clip_file_of(tmp_path_factory):
-    from conftest import numbered_frames
-
-    from qvl_attn.mp4 import write_mp4
-
-    def write(count):
-        path = tmp_path_factory.mktemp("clip") / "moves.mp4"
-        frames = zip(numbered_frames(count, (140, 84)), (i / CLIP_FPS for i in range(count)), strict=True)
-        write_mp4(path, frames, count / CLIP_FPS, rate_fps=CLIP_FPS)
-        return path
-
-    return write
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,333 @@
+"""Where pages lie, how they are made again, what is said where they cannot be, and results that show themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import EVIL, Reader, close, png
+from running import undrawn
+from test_cli import fails
+from typer.testing import CliRunner
+
+from qvl_attn import Drawing, Result
+from qvl_attn.cli import app
+from qvl_attn.errors import InputError, StoreError
+from qvl_attn.report.build import make_report
+from qvl_attn.report.of_result import result_html
+
+ROOT = Path(__file__).parent.parent
+QUESTION = "how many cats?"
+
+
+@pytest.fixture(scope="module")
+def result(demo, cats, wide):
+    return demo.ask(cats, QUESTION, [wide], answer="two 猫", heads="0-3")
+
+
+@pytest.fixture(scope="module")
+def kept(result, tmp_path_factory):
+    return result.save(tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def second(demo, wide, tmp_path_factory):
+    return demo.ask(wide, "how many cats?").save(tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def scored(demo, tmp_path_factory):
+    """A finished check of four scenes."""
+    from running import invoke
+
+    from qvl_attn.demo.dataset import write_dataset
+
+    folder = tmp_path_factory.mktemp("check")
+    write_dataset(folder / "set", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        undrawn(patch)
+        done = invoke(folder / "set" / "questions.jsonl", out=folder / "run")
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+@pytest.fixture
+def saved(kept, tmp_path):
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(kept, tmp_path / "kept"))
+
+
+def report(*args):
+    return CliRunner().invoke(app, ["report", *(str(arg) for arg in args)])
+
+
+def told(folder):
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def changed(folder, **values):
+    (folder / "result.json").write_text(json.dumps(told(folder) | values), encoding="utf-8")
+
+
+# Where it lies
+
+
+def test_it_is_written_beside_every_result_and_listed(kept):
+    assert "report.html" in told(kept)["files"]
+    assert (kept / "report.html").is_file()
+    assert Reader((kept / "report.html").read_text(encoding="utf-8")).data["results"][0]["question"] == QUESTION
+
+
+def test_ask_and_video_write_it(demo, cats, clip_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    for command, medium in (("ask", cats), ("video", clip_file(4))):
+        words = [command, str(medium), QUESTION, "--model", "demo", "--json", "--out", str(tmp_path / command)]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        folder = Path(json.loads(done.stdout.splitlines()[-1])["folder"])
+        assert "report.html" in told(folder)["files"]
+        page = Reader((folder / "report.html").read_text(encoding="utf-8"))
+        assert (page.data["results"][0]["clip"] is None) == (command == "ask")
+        assert page.data["results"][0]["notes"] == told(folder)["notes"]
+
+
+def test_a_check_writes_it_too(scored):
+    page = Reader((scored / "report.html").read_text(encoding="utf-8"))
+    assert len(page.data["rows"]) == len((scored / "scores.jsonl").read_text(encoding="utf-8").splitlines())
+    assert "report.html" in json.loads((scored / "summary.json").read_text(encoding="utf-8"))["files"]
+
+
+# Made again
+
+
+@pytest.mark.parametrize("size", [0, 100, 640, 1280])
+def test_made_again_it_is_the_same_whatever_the_size_of_the_pictures(result, tmp_path, size):
+    folder = result.save(tmp_path, Drawing(draw_size_px=size))
+    before = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert make_report([folder]) == folder / "report.html"
+    assert (folder / "report.html").read_bytes() == before
+    shown = Reader(before.decode()).data["results"][0]["media"][0]["drawn_px"]
+    assert max(shown) == (252 if size == 0 else 100 if size == 100 else 640)
+
+
+def test_the_command_makes_it_again_and_never_imports_torch(saved, scored, tmp_path):
+    before = (saved / "report.html").read_bytes()
+    (saved / "report.html").unlink()
+    code = (
+        "import sys; from qvl_attn.cli import app\n"
+        "for words in (['report', sys.argv[1]], ['report', sys.argv[2], '--out', sys.argv[3]]):\n"
+        "    app(words, standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'torchvision', 'matplotlib'} & {*sys.modules}))"
+    )
+    args = [sys.executable, "-c", code, str(saved), str(scored), str(tmp_path / "check.html")]
+    done = subprocess.run(
+        args, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"report: {saved / 'report.html'}",
+        f"report: {tmp_path / 'check.html'}",
+        "[]",
+    ]
+    assert (saved / "report.html").read_bytes() == before
+    assert (tmp_path / "check.html").read_bytes() == (scored / "report.html").read_bytes()
+
+
+def test_a_clip_is_made_again_the_same(demo, clip_file, tmp_path):
+    folder = demo.ask_video(clip_file(5), "what moves?", fps=10, mode="both").save(tmp_path)
+    before = (folder / "report.html").read_bytes()
+    make_report([folder])
+    assert (folder / "report.html").read_bytes() == before
+    assert make_report([folder / told(folder)["passes"]["results"][0]["folder"]], tmp_path / "pass.html").is_file()
+
+
+def test_several_stand_side_by_side_in_one_page(kept, second, tmp_path):
+    out = tmp_path / "both.html"
+    done = report(kept, second, "--out", out)
+    assert (done.exit_code, done.stdout) == (0, f"report: {out}\n")
+    page = Reader(out.read_text(encoding="utf-8"))
+    assert [one["question"] for one in page.data["results"]] == [QUESTION, QUESTION]
+    for number, folder in enumerate((kept, second)):
+        values = np.concatenate([one.values.ravel() for one in Result.load(folder).heatmaps()])
+        close(page.maps("headline", result=number)[0], values)
+        assert page.data["results"][number]["notes"] == told(folder)["notes"]
+
+
+def test_notes_are_those_of_the_folder(saved):
+    changed(saved, notes=["one", EVIL])
+    make_report([saved])
+    page = Reader((saved / "report.html").read_text(encoding="utf-8"))
+    assert page.data["results"][0]["notes"] == ["one", EVIL]
+
+
+# What is said where it cannot be made
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    fails(report(tmp_path / "nowhere"), 2, "nowhere: no such folder", "hint: ")
+
+
+def test_a_folder_with_nothing_in_it(tmp_path):
+    fails(report(tmp_path), 2, "is no complete result")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_was_not_finished(saved):
+    (saved / "result.json").unlink()
+    fails(report(saved), 2, "is no complete result")
+
+
+def test_a_folder_of_results(kept):
+    fails(report(kept.parent), 2, "holds results and is none", kept.name)
+
+
+def test_a_check_that_is_not_finished(scored, tmp_path):
+    folder = shutil.copytree(scored, tmp_path / "run")
+    (folder / "summary.json").unlink()
+    fails(report(folder), 2, "is a check that is not finished", "goes on with it")
+
+
+def test_a_check_stands_alone(kept, scored, tmp_path):
+    for pair in ((kept, scored), (scored, kept), (scored, scored)):
+        fails(report(*pair, "--out", tmp_path / "page.html"), 2, f"{scored} is a check", "name it alone")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_several_need_a_name(kept, second):
+    fails(report(kept, second), 2, "2 folders", "--out page.html")
+    with pytest.raises(InputError, match="0 folders"):
+        make_report([])
+
+
+def test_nothing_that_is_there_is_replaced(kept, tmp_path):
+    (tmp_path / "mine.html").write_text("mine")
+    fails(report(kept, "--out", tmp_path / "mine.html"), 2, "mine.html: is there already")
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    fails(report(kept, "--out", tmp_path), 2, "is there already")
+
+
+def test_a_page_that_cannot_be_written(kept, tmp_path):
+    fails(report(kept, "--out", tmp_path / "no" / "page.html"), 1, "cannot be written")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 1}', "\x00"])
+def test_a_result_json_that_is_none(saved, text):
+    before = (saved / "report.html").read_bytes()
+    (saved / "result.json").write_text(text)
+    fails(report(saved), 1, "result.json" if text != '{"schema_version": 1}' else "is damaged")
+    assert (saved / "report.html").read_bytes() == before, "the page that was there stays"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("notes",), None),
+        (("notes",), 3),
+        (("settings", "query"), 7),
+        (("settings", "query"), "text:dogs"),
+        (("settings", "query"), []),
+        (("settings", "heads"), {}),
+        (("provenance", "layer_count"), "x"),
+        (("provenance", "head_count"), None),
+        (("schema_version",), 99),
+        (("media",), []),
+        (("tokens",), []),
+    ],
+)
+def test_a_result_json_with_something_else_in_it(saved, path, value):
+    whole = told(saved)
+    at = whole
+    for name in path[:-1]:
+        at = at[name]
+    at[path[-1]] = value
+    changed(saved, **whole)
+    done = report(saved)
+    fails(done, done.exit_code)
+    assert done.exit_code in (1, 2)
+
+
+def test_without_its_notes(saved):
+    whole = told(saved)
+    del whole["notes"]
+    (saved / "result.json").write_text(json.dumps(whole))
+    fails(report(saved), 1, "result.json is damaged", "notes")
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "noise", "empty"])
+def test_attention_that_is_damaged(saved, how):
+    file = saved / "attention.npz"
+    whole = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"noise" * 99, "empty": b""}[how])
+    fails(report(saved), 1, "attention.npz")
+
+
+def test_a_picture_that_is_gone(saved):
+    (saved / "picture_2.png").unlink()
+    fails(report(saved), 1, "picture_2.png")
+
+
+def test_a_summary_that_is_damaged(scored, tmp_path):
+    folder = shutil.copytree(scored, tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for name in ("model", "settings", "notes"):
+        (folder / "summary.json").write_text(json.dumps({key: one for key, one in summary.items() if key != name}))
+        fails(report(folder), 1, "summary.json is damaged")
+    with pytest.raises(StoreError):
+        make_report([folder])
+
+
+# In a notebook
+
+
+def read_cell(html):
+    """The frame and the picture of a cell."""
+    page = Reader(html)
+    (frame,) = [attrs for tag, attrs in page.tags if tag == "iframe"]
+    (picture,) = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [tag for tag, _ in page.tags] == ["div", "img", "iframe"]
+    return frame, picture
+
+
+def test_a_result_shows_itself_in_a_frame_that_reaches_nothing(result, kept):
+    frame, picture = read_cell(result._repr_html_())
+    assert frame["sandbox"].split() == ["allow-scripts", "allow-downloads"]
+    assert frame["srcdoc"] == result_html([result], [told(kept)["notes"]])
+    assert "src" not in frame
+    assert picture["alt"] == frame["title"] == f"{QUESTION} — two 猫"
+    kind, _, text = picture["src"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with np.errstate(all="raise"):
+        seen = png(b64decode(text))
+    want = png((kept / "overlay.png").read_bytes())
+    assert seen.shape == want.shape
+    assert np.abs(seen.astype(int) - want).mean() < 3
+
+
+def test_an_evil_question_stays_inside_the_frame(result):
+    evil = replace(result, question=f'"><script>evil()</script>{EVIL}', answer=EVIL, supplied_answer=EVIL)
+    html = evil._repr_html_()
+    frame, picture = read_cell(html)
+    assert Reader(frame["srcdoc"]).data["results"][0]["question"] == evil.question
+    assert picture["alt"].startswith('"><script>evil()</script>')
+    assert not [name for attrs in (frame, picture) for name in attrs if name.startswith("on")]
+
+
+def test_without_attention_on_the_picture_there_is_nothing_to_show(result):
+    capture = replace(
+        result.capture,
+        weights=np.zeros_like(result.capture.weights),
+        weights_by_head=np.zeros_like(result.capture.weights_by_head),
+    )
+    assert replace(result, capture=capture)._repr_html_() is None
