@@ -216,3 +216,14 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, page_file):
+    """Open a page of some of `results`, with the options of a browser's context; see `pages.opened`."""
+    from contextlib import ExitStack
+
+    from pages import opened
+
+    with ExitStack() as stack:
+        yield lambda *names, **options: stack.enter_context(opened(chromium, page_file(*names), **options))

@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qvl_attn import Drawing
+from qvl_attn.render import color_table, colorize, upsample
+from qvl_attn.types import Scale
+
 QUESTION = "how many cats? 有几只猫"
 ANSWER = "two 猫 cats!"
 METHODS = ("relative", "mean", "max", "gradient", "tam")
@@ -117,6 +121,7 @@ def opened(browser, file: Path | str, state: str = "fine", faults: Sequence[str]
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("console", lambda line: told.append(line.text) if line.type in ("error", "warning") else None)
+    told_of_us = "willReadFrequently"  # the tests read the canvases, the page does not
     page.on("dialog", lambda dialog: (told.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: asked.append(request.url))
     url = file if isinstance(file, str) else file.as_uri()
@@ -125,6 +130,7 @@ def opened(browser, file: Path | str, state: str = "fine", faults: Sequence[str]
         if state:
             page.wait_for_selector(f"html[data-state={state}]", state="attached")
         yield page
+        told = [line for line in told if told_of_us not in line]
         assert len(told) == len(faults), told
         assert all(fault in line for fault, line in zip(faults, told, strict=True)), told
         assert [one for one in asked if one != url and not one.startswith(("data:", "blob:"))] == []
@@ -194,3 +200,51 @@ def results_of(demo, cats: Path, wide: Path, clip: Path) -> Callable[[str], Any]
         "windows": lambda: demo.ask_video(clip, "what moves?", fps=10, window=4, stride=2),
     }
     return cache(lambda name: kinds[name]())
+
+
+def flat(maps) -> np.ndarray:
+    return np.concatenate([one.values.ravel() for one in maps])
+
+
+def levels(pixels: np.ndarray, colormap: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last place in the table of colours that has each pixel's colour."""
+    weights = np.array([65536, 256, 1])
+    codes, seen = color_table(colormap)[:, 0].astype(int) @ weights, pixels[..., :3].astype(int) @ weights
+    known, first = np.unique(codes, return_index=True)
+    last = 255 - np.unique(codes[::-1], return_index=True)[1]
+    at = np.searchsorted(known, seen).clip(max=len(known) - 1)
+    assert (known[at] == seen).all(), "a colour that the map does not have"
+    return first[at], last[at]
+
+
+def painted(page, cells, high: float, colormap="inferno", interp="linear", which=0) -> None:
+    """Every pixel of a canvas is what `render` makes of (h, w) cells, to one level of 255."""
+    pixels = heat(page, which)
+    assert (pixels[..., 3] == 255).all()
+    size = pixels.shape[1::-1]
+    spread = upsample(np.ascontiguousarray(cells, np.float32), size, Drawing(interp=interp))
+    want, _ = levels(colorize(spread, Scale(0.0, high), colormap), colormap)
+    first, last = levels(pixels, colormap)
+    assert ((first <= want + 1) & (last >= want - 1)).all()
+    assert want.max() - want.min() > 60, "nothing is held against nothing"
+
+
+def shows(page, maps, panel: int = 0, step: int = 0, high: float | None = None, **drawn) -> None:
+    """A panel has these heat maps, and its canvases are painted with them."""
+    close(shown(page, panel), flat(maps))
+    first = page.evaluate("(panel) => panel && resultOf(state.panels[0]).media.length", panel)
+    for i, one in enumerate(maps):
+        painted(page, one.values[step], one.scale.high if high is None else high, which=first + i, **drawn)
+
+
+def asked(page) -> list[str]:
+    """Which words and queries are chosen."""
+    return [text.strip() for where in ("#question", "#answer", "#queries") for text in pressed(page, where)]
+
+
+def pressed(page, where: str) -> list[str]:
+    return page.locator(f"{where} button[aria-pressed=true]").all_inner_texts()
+
+
+def what(page, panel: int = 0) -> str:
+    return page.locator(".panel .what").nth(panel).inner_text()
