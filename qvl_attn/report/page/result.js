@@ -35,20 +35,30 @@ function drawFoot() {
   $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
 }
 
+/** Draw groups of buttons anew, and leave the focus on the same one of the same group. */
+function keepingFocus(drawThem) {
+  const group = document.activeElement?.closest("#questions, #question, #answer, #queries, #sources, #lookers");
+  const place = group ? [...group.querySelectorAll("button")].indexOf(document.activeElement) : -1;
+  drawThem();
+  if (place >= 0) group.querySelectorAll("button")[place]?.focus({ preventScroll: true });
+}
+
 function drawAll() {
   translate();
   $("alpha-told").textContent = percent(state.alpha);
   for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
   $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
-  drawQuestions();
-  drawWords();
-  drawLayers();
+  keepingFocus(() => {
+    drawQuestions();
+    drawWords();
+    drawLayers();
+    drawLookers();
+  });
   drawHeads();
   drawFilm();
   drawPanels();
   drawMarks();
   inspect();
-  drawLookers();
   drawStrongest();
   drawFoot();
 }
