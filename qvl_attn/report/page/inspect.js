@@ -57,7 +57,7 @@ function drawStrongest() {
   const panel = active(), result = resultOf(panel), { values, fine } = valuesOf(panel), table = $("strongest");
   const names = ["looked_rank", "looked_value", "looked_even", "looked_where"];
   table.tHead.replaceChildren(make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, t(name)))));
-  const { order, ranks } = fine ? ranksOf(values) : { order: [], ranks: [] }, uniform = shownBy(panel).mass / values.length;
+  const uniform = shownBy(panel).mass / values.length, { order, ranks } = fine && uniform > 0 ? ranksOf(values) : { order: [], ranks: [] };
   table.tBodies[0].replaceChildren(...[...order.slice(0, 10)].map((index) => {
     const place = placeOf(result, index), [x0, y0, x1, y1] = place.box.map(Math.round);
     const where = `${result.media.length > 1 ? t("picture_n", place.number + 1) : ""}${result.clip ? t("step_n", place.step + 1) : ""}x ${x0}-${x1}, y ${y0}-${y1}`;
