@@ -1,0 +1,296 @@
+"""The page in a real browser: a clip's frames and steps, the view as a PNG, and a result that shows itself."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
+
+from qvl_attn.reduce import over_chance
+from qvl_attn.render import percentile_scale
+
+pytestmark = pytest.mark.browser
+STEP_OF = (0, 0, 1, 1, 2, 2, 3)
+
+
+def frame_shown(page, panel=0):
+    src = page.locator(".picture img").nth(panel).get_attribute("src")
+    return png(base64.b64decode(src.partition(",")[2])).astype(int)
+
+
+def on_timeline(page, time_s, end_s=0.7):
+    """Where a moment is on the screen."""
+    svg = page.locator("#timeline svg")
+    svg.scroll_into_view_if_needed()
+    box, width = svg.bounding_box(), float(svg.get_attribute("viewBox").split()[2])
+    x = 46 + time_s / end_s * (width - 46 - 12)
+    return box["x"] + x / width * box["width"], box["y"] + box["height"] / 2
+
+
+def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results):
+    result, page = results("clip"), open_page("clip")
+    (one,), media = result.heatmaps(), result.media[0]
+    frames = media.frames.astype(int)
+    assert len(frames) == len(STEP_OF) == int(page.locator("#frame").get_attribute("max")) + 1
+    for frame in (0, 1, 2, 6, 5):
+        slide(page, "frame", frame)
+        distance = [np.abs(frame_shown(page) - other).mean() for other in frames]
+        assert np.argmin(distance) == frame
+        assert distance[frame] < 2
+        painted(page, one.values[STEP_OF[frame]], one.scale.high)
+        told = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
+        assert (
+            page.locator("#frame-told").inner_text() == page.locator("#frame").get_attribute("aria-valuetext") == told
+        )
+        now = float(page.locator("#timeline .now").get_attribute("x1"))
+        width = float(page.locator("#timeline svg").get_attribute("viewBox").split()[2])
+        assert now == pytest.approx(46 + frame / 10 / 0.7 * (width - 58), abs=0.1)
+    slide(page, "layer", 0)
+    (other,) = result.heatmaps(layers=0, heads="all")
+    shows(page, [other], step=STEP_OF[5])
+
+
+def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
+    result, page = results("clip"), open_page("clip")
+    values = flat(result.heatmaps())
+    for frame in (0, 3, 6):
+        slide(page, "frame", frame)
+        box = page.locator(".picture").bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
+        index = STEP_OF[frame] * 15 + 5 + 3
+        told = page.locator("#cell").inner_text()
+        assert told.startswith(f"step {STEP_OF[frame] + 1}, row 2, column 4: ")
+        assert float(told.split(": ")[1].split()[0]) == pytest.approx(values[index], rel=6e-3)
+        assert f"rank {(values > values[index]).sum() + 1} of 60" in told
+        assert told.endswith("pixels x 84-112, y 28-56")
+    page.mouse.click(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
+    settled(page)
+    assert page.locator(".picture rect.kept").count() == 2
+    slide(page, "frame", 0)
+    assert page.locator(".picture rect.kept").count() == 0, "it is of another step"
+
+
+def test_keys_and_play_go_through_the_frames(open_page):
+    page = open_page("clip")
+    value = "Number(document.getElementById('frame').value)"
+    seen = []
+    for key in [","] + ["."] * 8 + [","]:
+        page.keyboard.press(key)
+        settled(page)
+        seen.append(page.evaluate(value))
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 6, 6, 5]
+    page.locator("#film-play").click()
+    assert page.locator("#film-play").inner_text() == "Stop"
+    page.wait_for_selector("#film-play[aria-pressed=true]")
+    for want in (6, 0, 1):
+        while page.evaluate(value) != want:
+            page.wait_for_timeout(40)
+    page.locator("#film-play").click()
+    page.wait_for_timeout(600)
+    assert page.evaluate(value) in (1, 2)
+
+
+def test_a_click_on_the_timeline_goes_there(open_page):
+    page = open_page("clip")
+    for time_s, frame in ((0.35, 3), (0.001, 0), (0.62, 6), (0.41, 4)):
+        page.mouse.click(*on_timeline(page, time_s))
+        settled(page)
+        assert page.locator("#frame").input_value() == str(frame)
+
+
+def test_the_timeline_says_how_much_went_to_each_step(open_page, results):
+    result, page = results("both"), open_page("both")
+
+    def stairs(kind):
+        path = page.locator(f"#timeline path.{kind}").get_attribute("d")
+        return np.array([float(one) for one in re.findall(r",([\d.]+)H", path)])
+
+    even = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
+    height = (164 - stairs("main")) / (164 - even)
+    assert height == pytest.approx(over_chance(result.heatmaps()[0].values), rel=1e-3)
+    assert page.locator("#timeline path.other").count() == 0, "it is the headline"
+    slide(page, "layer", 0)
+    height = (164 - stairs("main")) / (164 - stairs("other")) * (164 - stairs("other"))
+    even = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
+    assert height / (164 - even) == pytest.approx(over_chance(result.heatmaps(layers=0)[0].values), rel=1e-3)
+    headline = (164 - stairs("other")) / (164 - even)
+    assert headline == pytest.approx(over_chance(result.heatmaps()[0].values), rel=1e-3)
+    alone = np.array([one.heatmap().vision_mass for one in result.passes])
+    dots = page.locator("#timeline circle").evaluate_all("(all) => all.map((one) => Number(one.getAttribute('cy')))")
+    assert (164 - np.array(dots)) / (164 - even) == pytest.approx(alone / alone.mean(), rel=1e-3)
+    page.locator("#passes summary").click()
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#passes tr").all()]
+    assert rows == [[f"{i / 10:.2f} s", one.answer] for i, one in enumerate(result.passes)]
+
+
+def test_a_scale_for_each_frame(open_page, results):
+    result, page = results("clip"), open_page("clip")
+    (one,) = result.heatmaps()
+    slide(page, "scale", "frame")
+    for frame in (0, 6):
+        slide(page, "frame", frame)
+        step = one.values[STEP_OF[frame]]
+        painted(page, step, percentile_scale([step]).high)
+        assert float(page.locator(".high").inner_text()) == pytest.approx(percentile_scale([step]).high, rel=6e-3)
+    assert open_page("one").locator("#scale-frame").is_disabled()
+
+
+def test_a_clip_beside_a_picture(open_page, results):
+    page = open_page("clip", "one")
+    page.locator("#film-play").click()
+    page.locator("#compare").click()
+    settled(page)
+    shows(page, results("one").heatmaps(), panel=1)
+    assert page.locator("#film").is_hidden()
+    assert page.locator("#scale-frame").is_disabled()
+    page.keyboard.press(".")
+    page.wait_for_timeout(1100)
+    page.locator(".pick").first.click()
+    settled(page)
+    assert page.locator("#film").is_visible()
+    slide(page, "scale", "frame")
+    slide(page, "frame", 4)
+    page.locator("#film-play").click()
+    assert np.allclose(shown(page, 0), flat(results("clip").heatmaps()), rtol=1e-3)
+
+
+# The view as a picture
+
+
+def saved_view(page, frame=None):
+    with page.expect_download() as download:
+        (frame or page).locator("#save").click()
+    with open(download.value.path(), "rb") as file:  # noqa: PTH123
+        return png(file.read()), download.value.suggested_filename
+
+
+def cells_of_view(view, left, wide, aspect, rows, columns, high_levels):
+    """The levels of cells in a saved view, found by the first row that is all colours."""
+    tall = round(wide / aspect)
+    column = (view[:, left + 3 : left + wide - 3 : 40] != 255).any(axis=2).all(axis=1)
+    top = next(y for y in range(len(column) - tall + 1) if column[y : y + tall].all())
+    found = []
+    for row in range(rows):
+        for col in range(columns):
+            pixel = view[top + int((row + 0.5) * tall / rows), left + int((col + 0.5) * wide / columns)]
+            distance = np.abs(high_levels - pixel.astype(int)).sum(axis=1)
+            assert distance.min() <= 6
+            found.append(int(distance.argmin()))
+    return np.array(found), top, tall
+
+
+def test_the_view_is_saved_as_a_png(open_page, results):
+    from qvl_attn.render import color_table
+
+    result, page = results("one"), open_page("one")
+    slide(page, "alpha", 1)
+    slide(page, "interp", "cells")
+    slide(page, "colormap", "viridis")
+    table = color_table("viridis")[:, 0].astype(int)
+    view, name = saved_view(page)
+    assert name == "qvl-attn-how-many-cats.png"
+    assert view.shape[1] == 1280 + 64
+    (one,) = result.heatmaps()
+    found, top, tall = cells_of_view(view, 32, 1280, 252 / 224, 8, 9, table)
+    want = np.rint(255 * np.clip(one.values.ravel() / one.scale.high, 0, 1))
+    assert np.abs(found - want).max() <= 3
+    assert (view[:32] == 255).all(), "a margin"
+    assert (view[32 : top - 12] < 100).any(), "the question is written above"
+    assert (view[top + tall + 45 :] < 150).any(), "what it is beneath"
+    box = page.locator(".picture").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 2.5 / 9, box["y"] + box["height"] * 4.5 / 8)
+    settled(page)
+    marked, _ = saved_view(page)
+    edge = marked[round(top + 4.5 * tall / 8), round(32 + 2 * 1280 / 9)]
+    assert np.abs(edge.astype(int) - (0x5A, 0xDC, 0xFF)).max() < 12, "the kept cell is outlined"
+
+
+def test_two_panels_are_saved_side_by_side(open_page, results):
+    from qvl_attn.render import color_table
+
+    result, page = results("one"), open_page("one")
+    slide(page, "alpha", 1)
+    slide(page, "interp", "cells")
+    page.locator("#compare").click()
+    settled(page)
+    view, _ = saved_view(page)
+    assert view.shape[1] == 2 * (760 + 32) + 32
+    for left, maps in ((32, result.heatmaps()), (32 + 760 + 32, result.heatmaps(layers=3, heads="all"))):
+        found, *_ = cells_of_view(view, left, 760, 252 / 224, 8, 9, color_table("inferno")[:, 0].astype(int))
+        want = np.rint(255 * np.clip(maps[0].values.ravel() / maps[0].scale.high, 0, 1))
+        assert np.abs(found - want).max() <= 3
+
+
+def test_opacity_is_that_of_the_saved_view(open_page, results):
+    page = open_page("clip")
+    slide(page, "alpha", 0)
+    slide(page, "frame", 3)
+    view, name = saved_view(page)
+    assert name == "qvl-attn-what-moves.png"
+    tall = round(1280 * 84 / 140)
+    frame = results("clip").media[0].frames[3].astype(int)
+    top = next(y for y in range(32, 300) if (view[y : y + tall, 36] != 255).any(axis=1).all())
+    for x, y in ((0.1, 0.3), (0.9, 0.6), (0.5, 0.5)):
+        there = view[top + int(y * tall), 32 + int(x * 1280)].astype(int)
+        height, width, _ = frame.shape
+        assert np.abs(there - frame[int(y * height), int(x * width)]).max() < 12
+
+
+# In a notebook
+
+
+@pytest.fixture
+def notebook(chromium, tmp_path):
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def show(html):
+            (tmp_path / "notebook.html").write_text(
+                f"<!doctype html><meta charset=utf-8><title>secret</title><body>{html}", encoding="utf-8"
+            )
+            return stack.enter_context(opened(chromium, tmp_path / "notebook.html", state=""))
+
+        yield show
+
+
+def test_in_a_notebook_the_page_works_and_reaches_nothing(notebook, results):
+    result = results("one")
+    page = notebook(result._repr_html_())
+    frame = next(frame for frame in page.frames if frame.parent_frame)
+    frame.wait_for_selector("html[data-state=fine]", state="attached")
+    shows(frame, result.heatmaps())
+    frame.locator("#answer .word").first.click()
+    settled(frame)
+    assert f"“{result.answer}”" in what(frame)
+    assert frame.evaluate("self.origin") == "null"
+    for reach in ("parent.document.title", "localStorage.length", "document.cookie", "top.document.body"):
+        tried = frame.evaluate(
+            f"(() => {{ try {{ return String({reach}); }} catch (fault) {{ return fault.name; }} }})()"
+        )
+        assert tried == "SecurityError", reach
+    assert saved_view(page, frame)[0].shape[1] == 1344
+    box, picture = page.locator("iframe").bounding_box(), page.locator("div").first.bounding_box()
+    assert (box["width"], box["height"]) == (picture["width"], picture["height"])
+    assert box["height"] >= 860
+
+
+def test_where_frames_are_stripped_the_picture_is_seen(notebook, results):
+    page = notebook(re.sub(r"<iframe.*</iframe>", "", results("one")._repr_html_(), flags=re.S))
+    picture = page.locator("img")
+    assert picture.is_visible()
+    assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 300
+    assert picture.bounding_box()["height"] > 300
+
+
+def test_an_evil_question_does_nothing_in_a_notebook(notebook, results):
+    page = notebook(replace(results("empty"), question=f'"></iframe>{EVIL}')._repr_html_())
+    frame = next(frame for frame in page.frames if frame.parent_frame)
+    frame.wait_for_selector("html[data-state=fine]", state="attached")
+    for where in (page, frame):
+        evil_free(where)
+    assert len(page.frames) == 2
