@@ -81,4 +81,7 @@ async function begin() {
   document.documentElement.dataset.state = "fine";
 }
 
-begin();
+begin().catch((fault) => {
+  $("progress").textContent = t("broken", fault.message);
+  throw fault;
+});

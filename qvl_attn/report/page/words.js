@@ -34,7 +34,7 @@ const WORDS = {
     a_panel: "Panel {0}", shown_in: "shown in panel {0}", timeline_now: "this map", timeline_headline: "headline", timeline_chance: "even",
     timeline_alone: "frames asked alone, over their mean", seconds: "seconds", chance_axis: "× even", empty: "No attention on the picture: nothing to draw.",
     answer: "Answer", question: "Question", removed: "crossed out: cells that the method took out",
-    none: "none", unscaled: "values of this method have no unit",
+    none: "none", unscaled: "values of this method have no unit", broken: "This page is damaged: {0}.",
   },
   zh: {
     theme: "浅色 / 深色", asked: "问与答", questions: "问题", queries: "谁的注意力",
@@ -69,7 +69,7 @@ const WORDS = {
     a_panel: "面板 {0}", shown_in: "显示于面板 {0}", timeline_now: "此图", timeline_headline: "主图", timeline_chance: "均匀",
     timeline_alone: "单独提问的各帧，与其平均之比", seconds: "秒", chance_axis: "均匀的倍数", empty: "图像上没有注意力：无可绘制。",
     answer: "回答", question: "问题", removed: "打叉：被该方法去掉的格子",
-    none: "无", unscaled: "此方法的数值没有单位",
+    none: "无", unscaled: "此方法的数值没有单位", broken: "此页面已损坏：{0}。",
   },
 };
 
