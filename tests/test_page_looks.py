@@ -1,0 +1,252 @@
+"""The page in a real browser: languages, colours that can be read, narrow screens, names for those who cannot see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+from pages import EVIL, evil_free, opened, settled, slide
+
+from qvl_attn.report.of_result import result_html
+from qvl_attn.report.page import SCRIPTS
+
+pytestmark = pytest.mark.browser
+PAGE = files("qvl_attn.report") / "page"
+# Effective colours of all text that is seen: what lies behind it is laid on one pixel, outermost first.
+CONTRASTS = """() => {
+  const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const luminance = (rgb) => rgb.map((one) => one / 255)
+    .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4))
+    .reduce((total, one, i) => total + one * [0.2126, 0.7152, 0.0722][i], 0);
+  const lay = (color) => {
+    pixel.fillStyle = color;
+    pixel.fillRect(0, 0, 1, 1);
+    return luminance([...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3));
+  };
+  const found = [];
+  for (const one of document.querySelectorAll("body *")) {
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !one.checkVisibility() || one.closest("script, title, option, :disabled")) continue;
+    const above = [];
+    for (let at = one; at; at = at.parentElement) above.unshift(at);
+    const back = above.reduce((_, at) => lay(getComputedStyle(at).backgroundColor), lay("white"));
+    const style = getComputedStyle(one), text = lay(one.closest("svg") ? style.fill : style.color);
+    const name = `${one.tagName}.${one.className?.baseVal ?? one.className}: ${one.textContent.slice(0, 30)}`;
+    found.push([name, (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05)]);
+  }
+  return found;
+}"""
+
+
+def used_keys(kind):
+    """The keys of words that a page's template and scripts name, and the beginnings of those that they put together."""
+    text = "\n".join([(PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS[kind]])
+    html = "".join((PAGE / f"{name}.html").read_text(encoding="utf-8") for name in ("base", kind))
+    keys = {*re.findall(r"""\bt\("([^"]+)\"""", text), *re.findall(r'data-t(?:-label)?="([^"]+)"', html)}
+    keys |= {*re.findall(r'"(looked_\w+)"', text)}
+    return keys, {*re.findall(r"\bt\(`([a-z]+_)\$", text)}
+
+
+@pytest.mark.parametrize("name", ["one", "both", "methods"])
+def test_every_word_is_there_in_both_languages(open_page, name):
+    page = open_page(name)
+    words = page.evaluate("WORDS")
+    assert words["en"].keys() == words["zh"].keys()
+    keys, beginnings = used_keys("result")
+    assert len(keys) > 60
+    assert keys <= words["en"].keys()
+    assert beginnings == {"q_", "t_"}
+    assert {"q_question", "q_last", "q_answer", "q_text", "t_text", "t_question word", "t_answer word"} <= words[
+        "en"
+    ].keys()
+    for key, text in words["en"].items():
+        assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", words["zh"][key])), key
+        assert text != words["zh"][key] or not re.search("[a-z]{3}", text), key
+
+
+@pytest.mark.parametrize("name", ["one", "two", "both", "methods"])
+def test_the_language_switches(open_page, name):
+    page = open_page(name)
+    english = page.locator("main").inner_text()
+    page.evaluate(
+        "() => { window.asked = new Set(); const real = t;"
+        "t = (key, ...parts) => { asked.add(key); return real(key, ...parts); }; }"
+    )
+    button = page.locator("#language")
+    assert (button.inner_text(), button.get_attribute("lang")) == ("中文", "zh")
+    button.click()
+    settled(page)
+    assert (button.inner_text(), button.get_attribute("lang")) == ("English", "en")
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    keyed = page.locator("[data-t]").evaluate_all(
+        "(all) => all.map((one) => [one.textContent, WORDS.zh[one.dataset.t]])"
+    )
+    assert all(seen == want for seen, want in keyed)
+    box = page.locator(".picture").first.bounding_box()
+    page.mouse.click(box["x"] + 20, box["y"] + 20)
+    slide(page, "layer", 1)
+    page.locator("#compare").click()
+    settled(page)
+    assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    chinese = page.locator("main").inner_text()
+    for line in ("Asked and answered", "Opacity", "share", "Layer", "layer", "rank", "attention of", "brightest"):
+        assert line not in re.sub(r"method.*|方法.*|Left out.*|未包含.*", "", chinese), line
+    page.locator("#compare").click()
+    page.get_by_role("button", name="English").click()
+    settled(page)
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector("html[data-state=fine]", state="attached")
+    assert page.locator("main").inner_text() == english
+
+
+def test_a_chinese_browser_is_spoken_to_in_chinese(open_page):
+    page = open_page("one", locale="zh-CN")
+    assert page.locator("#asked-title").inner_text() == "问与答"
+    assert open_page("one", locale="de-DE").locator("#asked-title").inner_text() == "Asked and answered"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["two", "both"])
+def test_all_text_can_be_read_in_both_themes(open_page, scheme, name):
+    page = open_page(name, color_scheme=scheme)
+    dark = scheme == "dark"
+    for _ in range(2):
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(one) for one in re.findall(r"\d+", back)) < 200) == dark
+        assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == ("dark" if dark else "light")
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        box = page.locator(".picture").first.bounding_box()
+        page.mouse.click(box["x"] + 20, box["y"] + 20)
+        slide(page, "layer", 1)
+        assert page.locator("#lookers li").count()
+        page.mouse.move(1, 1)
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 40
+        assert [one for one in contrasts if one[1] < 4.5] == []
+        page.locator("#theme").click()
+        settled(page)
+        page.keyboard.press("Escape")
+        settled(page)
+        dark = not dark
+
+
+@pytest.mark.parametrize("name", ["one", "two", "both", "methods", "empty"])
+def test_on_a_narrow_screen_nothing_lies_outside(open_page, name):
+    page = open_page(name, viewport={"width": 360, "height": 800})
+    page.locator("#compare").click()
+    settled(page)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    outside = page.evaluate(
+        "[...document.querySelectorAll('.card *')].filter((one) => !one.closest('svg') && one.checkVisibility() &&"
+        "one.getBoundingClientRect().right > one.closest('.card').getBoundingClientRect().right + 1)"
+        ".map((one) => one.outerHTML)"
+    )
+    assert outside == []
+
+
+# For those who cannot see, or use no mouse
+
+
+@pytest.mark.parametrize("name", ["one", "both", "methods"])
+def test_every_control_has_a_name(open_page, name):
+    page = open_page(name)
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    controls = {"button", "slider", "combobox", "gridcell", "application", "grid", "link", "DisclosureTriangle"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in tree
+        if not node.get("ignored") and node["role"]["value"] in controls
+    ]
+    assert [one for one in named if not one[1].strip()] == []
+    assert {role for role, _ in named} >= {"button", "slider", "combobox", "application"}
+    names = {text for role, text in named if role in ("slider", "combobox")}
+    assert {"Layer", "Colours", "Cells", "Scale"} <= {text.split(" 50")[0] for text in names}
+    assert any(text.startswith("Opacity") for text in names)
+    (picture, *_) = [text for role, text in named if role == "application"]
+    assert picture.endswith("Arrow keys move over the cells.")
+
+
+@pytest.mark.parametrize("name", ["one", "both", "methods"])
+def test_the_tab_key_reaches_every_control(open_page, name):
+    page = open_page(name)
+    page.locator("#compare").click()
+    settled(page)
+    page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
+    wanted = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, summary, .picture, td[tabindex=\"0\"]')]"
+        ".filter((one) => one.checkVisibility() && !one.disabled).length"
+    )
+    page.evaluate("window.seen = []; document.addEventListener('focusin', (event) => seen.push(event.target))")
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+    assert page.evaluate("new Set(seen).size") == wanted > 15
+    order = page.evaluate("seen.every((one, i) => !i || seen[i - 1].compareDocumentPosition(one) & 4)")
+    assert order, "from the top to the bottom"
+
+
+def test_what_changes_is_announced(open_page):
+    page = open_page("one")
+    assert page.locator("#cell").get_attribute("aria-live") == "polite"
+    assert page.locator("#heads-told").get_attribute("aria-live") == "polite"
+    assert page.locator("#progress").get_attribute("role") == "status"
+    assert page.locator("#heads table").get_attribute("role") == "grid"
+    assert page.locator("#heads [role=gridcell]").count() == 16
+    for img in page.locator("img").all():
+        assert img.get_attribute("alt") == ""
+    assert page.locator(".picture svg").first.get_attribute("aria-hidden") == "true"
+
+
+# What others wrote
+
+
+def test_an_evil_question_is_only_text(chromium, results, tmp_path):
+    result = replace(results("empty"), answer=EVIL, supplied_answer=EVIL)
+    result = replace(result, media=(replace(result.media[0], source=f"x{EVIL}.png"),))
+    result = replace(result, provenance=replace(result.provenance, model=EVIL, device=EVIL))
+    (tmp_path / "evil.html").write_text(result_html([result, results("one")], [[EVIL], [EVIL]]), encoding="utf-8")
+    with opened(chromium, tmp_path / "evil.html") as page:
+        page.locator("#compare").click()
+        settled(page)
+        page.locator(".pick").first.click()
+        settled(page)
+        page.locator("#question .word").first.click()
+        settled(page)
+        box = page.locator(".picture").first.bounding_box()
+        page.mouse.click(box["x"] + 20, box["y"] + 20)
+        settled(page)
+        assert page.locator("#lookers li").count() == 8
+        evil_free(page)
+        assert page.locator("#question").text_content() == f"Question{EVIL}"
+        assert page.locator("#notes li").last.text_content() == EVIL
+        assert EVIL in page.locator("#answer").text_content()
+        assert EVIL in page.locator("#made").text_content()
+        page.locator("#language").click()
+        settled(page)
+        evil_free(page)
+
+
+def test_a_question_from_right_to_left_stays_in_its_place(chromium, results, tmp_path):
+    result = replace(results("empty"), question="\u202eabc\u202c مرحبا\x00\ud800 {0}")
+    (tmp_path / "odd.html").write_text(result_html([result]), encoding="utf-8")
+    with opened(chromium, tmp_path / "odd.html") as page:
+        assert page.locator("#question").get_attribute("dir") == "auto"
+        assert "{0}" in page.locator("#question").text_content()
+        assert "{0}" in page.title()
+
+
+def test_without_javascript_it_says_so(open_page):
+    page = open_page("one", java_script_enabled=False, state="")
+    assert "needs JavaScript" in page.locator("noscript").inner_text()
+
+
+@pytest.mark.parametrize("kind", ["result", "check"])
+def test_keys_of_both_pages_stand_in_their_scripts(kind):
+    keys, _ = used_keys(kind)
+    text = "".join((PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS[kind])
+    for key in keys:
+        assert len(re.findall(rf'(?:^|[{{,\s])"?{re.escape(key)}"?: "', text)) >= 2, key
