@@ -1,0 +1,183 @@
+"""How a page begins in a real browser: coarse maps first, the others while it is in use; large ones; a check's."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from benchmark_report import large_result
+from pages import Reader, flat, opened, painted, settled, shown, shows, slide, what
+
+from qvl_attn.report.of_result import result_html
+
+pytestmark = pytest.mark.browser
+
+
+@contextmanager
+def dripping(html: str):
+    """An address that gives a page up to the end of its script, and the rest when it is told to."""
+    cut = html.index("</script>", html.index('"use strict";')) + len("</script>")
+    go = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(html[:cut].encode())
+            self.wfile.flush()
+            go.wait(30)
+            self.wfile.write(html[cut:].encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/report.html", go
+    finally:
+        go.set()
+        server.shutdown()
+        server.server_close()
+
+
+def means(values):
+    """Each cell as the mean of the four by four cells that it is one of."""
+    found = np.zeros_like(values, dtype=np.float64)
+    rows, columns = values.shape
+    for row in range(0, rows, 4):
+        for column in range(0, columns, 4):
+            part = (slice(row, row + 4), slice(column, column + 4))
+            found[part] = values[part].mean(dtype=np.float64)
+    return found
+
+
+def goto(page, url, state):
+    """As `goto`, of a page that is not there to its end."""
+    page.goto(url, wait_until="commit")
+    page.wait_for_selector(f"html[data-state={state}]", state="attached")
+
+
+@pytest.mark.parametrize("name", ["two", "clip"])
+def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, name):
+    result = results(name)
+    maps, other = result.heatmaps(query="question"), result.heatmaps(layers=0, heads="all", query="question")
+    with (
+        dripping(page_file(name).read_text(encoding="utf-8")) as (url, go),
+        opened(chromium, "about:blank", "") as page,
+    ):
+        goto(page, url, "coarse")
+        for which, one in enumerate(maps):
+            painted(page, means(one.values[0]), one.scale.high, which=which, least=1)
+        assert page.locator(".panel.coarse").count() == 1
+        box = page.locator(".picture").first.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        assert "rank … of" in page.locator("#cell").inner_text(), "the mean of many cells has no rank"
+        page.mouse.click(box["x"] + 5, box["y"] + 5)
+        slide(page, "layer", 0)
+        painted(page, means(other[0].values[0]), other[0].scale.high, least=1)
+        assert what(page).startswith("layer 0 of 0-3")
+        assert page.locator("#strongest tbody tr").count() == page.locator("#lookers li").count() == 0
+        slide(page, "alpha", 0.3)
+        go.set()
+        page.wait_for_selector("html[data-state=fine]", state="attached")
+        settled(page)
+        shows(page, other)
+        assert page.locator(".panel.coarse").count() == 0
+        assert page.locator("#strongest tbody tr").count() == 10
+        assert page.locator("#lookers li").count() > 0
+        assert page.locator("#progress").inner_text() == ""
+        assert page.evaluate("document.querySelectorAll('[id^=block-]').length") == 0, "what is unpacked is let go"
+
+
+def test_of_a_file_that_is_cut_off_the_coarse_maps_stay_and_it_says_so(chromium, results, page_file, tmp_path):
+    html = page_file("two").read_text(encoding="utf-8")
+    end = html.index("</script>", html.index('"use strict";'))
+    (tmp_path / "cut.html").write_text(html[: end + len("</script>")], encoding="utf-8")
+    with opened(chromium, tmp_path / "cut.html", "coarse", faults=["the file is cut off"]) as page:
+        page.wait_for_selector("#progress:has-text('cut off')")
+        assert page.locator("#progress").inner_text() == "This page is damaged: the file is cut off."
+        assert page.locator("html").get_attribute("data-state") == "coarse"
+        one = results("two").heatmaps()[0]
+        painted(page, means(one.values[0]), one.scale.high)
+        page.locator("#question .word").first.click()
+        slide(page, "layer", 1)
+        page.locator("#compare").click()
+        settled(page)
+        assert page.locator(".panel.coarse").count() == 2
+
+
+def test_a_block_that_is_damaged_is_told(chromium, page_file, tmp_path):
+    html = page_file("two").read_text(encoding="utf-8")
+    last = html.rindex('id="block-') + 14
+    (tmp_path / "bad.html").write_text(f"{html[:last]}AAAA{html[last + 4 :]}", encoding="utf-8")
+    with opened(chromium, tmp_path / "bad.html", "coarse", faults=[""]) as page:
+        page.wait_for_selector("#progress:has-text('This page is damaged')")
+
+
+def test_a_large_page_answers_while_it_unpacks(chromium):
+    result = large_result()
+    html = result_html([result])
+    values = Reader(html)
+    with dripping(html) as (url, go), opened(chromium, "about:blank", "") as page:
+        goto(page, url, "coarse")
+        slide(page, "layer", 20)
+        assert what(page).startswith("layer 20 of 0-27")
+        go.set()
+        page.locator("#question .word").nth(7).click()
+        slide(page, "layer", 5)
+        page.locator("#compare").click()
+        settled(page)
+        assert "“word7”" in what(page, 1)
+        assert what(page, 0).startswith("layer 5 of")
+        page.locator("#heads td[data-at='3,4']").click()
+        settled(page)
+        assert what(page, 1).startswith("layer 3, head 4")
+        slide(page, "colormap", "jet")
+        page.keyboard.press("]")
+        page.wait_for_selector("html[data-state=fine]", state="attached", timeout=60_000)
+        settled(page)
+        close_to = values.maps(5)[3 + 7]
+        np.testing.assert_allclose(shown(page, 0), close_to, rtol=1e-5)
+        painted(page, close_to.reshape(25, 40), values.source(5)["high"][10], "jet")
+        assert page.locator("#heads td").count() == 28 * 28
+        page.locator("#heads td[data-at='27,27']").click()
+        settled(page)
+        heads = values.data["results"][0]["maps"][0]["heads"]
+        np.testing.assert_allclose(shown(page, 1), values.block(heads["blocks"][27])[27], rtol=1e-5)
+        page.locator(".picture").first.click(position={"x": 40, "y": 40})
+        settled(page)
+        assert page.locator("#lookers li").count() == 8
+        assert "of 1000 · pixels" in page.locator("#cell").inner_text()
+        with page.expect_download():
+            page.locator("#save").click()
+
+
+def test_what_is_left_out_is_told_and_its_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
+    monkeypatch.setattr("qvl_attn.report.of_result.MAX_VALUES", 300)
+    result = results("one")
+    (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
+    with opened(chromium, tmp_path / "less.html") as page:
+        assert page.locator("#heads-card").is_hidden()
+        told = page.locator("#notes li").all_inner_texts()
+        assert told == [
+            "Left out: words by layer: words have the map of the headline alone.",
+            "Left out: heads: attention.npz has them.",
+        ]
+        slide(page, "layer", 0)
+        shows(page, result.heatmaps(layers=0, heads="all"))
+        page.locator("#question .word").nth(2).click()
+        settled(page)
+        assert what(page).startswith("layer 2 of 0-3 · attention of “cats”"), "words have the headline's layers"
+        np.testing.assert_allclose(shown(page), flat(result.heatmaps(query="text:cats")), rtol=1e-3)
+        slide(page, "layer", 3)
+        assert "attention of the question" in what(page)
+        shows(page, result.heatmaps(layers=3, heads="all"))
+        box = page.locator(".picture").first.bounding_box()
+        page.mouse.click(box["x"] + 5, box["y"] + 5)
+        settled(page)
+        assert page.locator("#lookers li").count() == 5
