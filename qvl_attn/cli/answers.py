@@ -143,12 +143,14 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
 
         for line in faithfulness_lines(result.curves, result.sanity or {}):
             typer.echo(line)
-        files = (files[0], "faithfulness.png", *files[1:])
+        files = (*files[:2], "faithfulness.png", *files[2:])
     for name in files:
-        typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
+        typer.echo(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
+    from qvl_attn.report.page import REPORT_FILE
+
     return {
         "question": result.question,
         "answer": result.answer,
@@ -162,6 +164,7 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "faithfulness": result.curves.figures() if result.curves else None,
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
+        "report": str(folder / REPORT_FILE),
         **({} if result.media[0].clip is None else _clip_summary(result, folder)),
         "reused": reused,
     }

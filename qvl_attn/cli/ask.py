@@ -14,7 +14,16 @@ from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.hushed import libraries_in_c_hushed
 
-FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
+FILES = (
+    "report.html",
+    "overlay.png",
+    "layers.png",
+    "layers_shared.png",
+    "layers/",
+    "tokens.png",
+    "attention.npz",
+    "result.json",
+)
 
 
 class ScaleMode(StrEnum):

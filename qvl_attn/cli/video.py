@@ -16,6 +16,7 @@ from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells,
 
 CLIP = "Clip"
 FILES = (
+    "report.html",
     "heatmap.mp4",
     "frames/",
     "timeline.png",
