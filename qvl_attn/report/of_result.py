@@ -20,7 +20,7 @@ from qvl_attn.render import fit_px, percentile_scale, resize_picture
 from qvl_attn.report.pack import Parcel, coarse
 from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
-from qvl_attn.schema import base_name
+from qvl_attn.schema import base_name, faithfulness_json
 from qvl_attn.select import QUERY_KINDS, produced_words, query_rows, words
 from qvl_attn.types import Capture, IntArray, Media, TokenGrid
 
@@ -81,6 +81,7 @@ def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[st
         "head_count": made.head_count,
         "media": [_medium(*pair, parcel) for pair in zip(result.media, result.capture.grids, strict=True)],
         "clip": None if result.media[0].clip is None else _clip(result, parcel),
+        "faith": faithfulness_json(result),
         "made": {
             **{name: getattr(made, name) for name in ("qvl_attn", "transformers", "torch", "model", "revision")},
             **{name: getattr(made, name) for name in ("dtype", "device", "attention")},

@@ -61,7 +61,7 @@ function listen() {
   $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
   for (const name of ["colormap", "interp", "scale"]) $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
   $("frame").addEventListener("input", () => change(() => (state.frame = Number($("frame").value))));
-  $("heads-by").addEventListener("change", () => change(() => {}));
+  for (const name of ["heads-by", "faith-kind", "faith-fill"]) $(name).addEventListener("change", () => change(() => {}));
   $("compare").addEventListener("click", () => change(toggleCompare));
   $("save").addEventListener("click", saveView);
   document.addEventListener("keydown", (event) => {

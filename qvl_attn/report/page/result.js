@@ -45,6 +45,7 @@ function drawAll() {
   drawLayers();
   drawHeads();
   drawFilm();
+  drawFaith();
   drawPanels();
   drawMarks();
   inspect();

@@ -87,7 +87,7 @@ function drawSvgMarks(context, svg, x, y, width, height) {
 
 async function saveView() {
   const canvas = await viewCanvas(), file = await new Promise((done) => canvas.toBlob(done, "image/png"));
-  const url = URL.createObjectURL(file), words = resultOf(active()).question.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  const url = URL.createObjectURL(file), words = resultOf(active()).question.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.join("-").slice(0, 40);
   make("a", { href: url, download: `qvl-attn-${words || "view"}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
