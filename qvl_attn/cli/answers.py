@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,12 @@ def results(
             except ResultExistsError:  # another run finished the same one meanwhile
                 there[missing[at]] = True
         yield (Result.load(folder), folder, True) if there[i] else (saved.pop(i), folder, False)
+
+
+def tell_of_all(folders: Sequence[Path], *, quiet: bool) -> None:
+    """How several results become one page."""
+    if len(folders) > 1 and not quiet:
+        say(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
 
 
 def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as_json: bool, quiet: bool) -> None:

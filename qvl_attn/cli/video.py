@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.answers import folder_of, read_questions, results, tell
+from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
@@ -188,3 +188,4 @@ def video(
             overwrite,
         ):
             tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
+        tell_of_all(folders, quiet=quiet)
