@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.grid import frames_per_step
 from qvl_attn.methods import METHODS, MethodMap
+from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.plain import shortened
 from qvl_attn.reduce import mean_over
 from qvl_attn.render import fit_px, percentile_scale, resize_picture
@@ -221,10 +222,13 @@ def _method(method: MethodMap, result: Result, parcel: Parcel) -> dict[str, Any]
         for layer, values in zip(method.layer_numbers, by_layer, strict=True)
     ]
     every = [maps for about, maps in sources if about["id"] == "layer"] or [method.values]
+    asked = result.settings.query
+    drawn = method_heat_maps(method, result.capture, result.query_rows(), asked) if method.values.any() else ()
     return {
         "name": method.method,
         "caption": method.caption,
         "follows_query": known.follows_query,
+        "share": drawn[0].vision_mass if drawn and known.follows_query else None,
         "layer_label": known.layer_label,
         **_packed(sources, result.capture.grids, parcel),
         "shared": [percentile_scale(every).high],
