@@ -67,7 +67,7 @@ function drawHeadPlot() {
   $("heads").replaceChildren(matrix({ values, layers, heads: [...values[0].keys()], chosen: plots.head, label: t("by_head"), words, marked: DATA.headline_of?.heads ?? [],
     pick: (layer, head) => { plots.head = [layer, head]; drawHeadPlot(); } }));
   if (had) $("heads").querySelector("[tabindex='0']").focus();
-  $("heads-told").textContent = plots.head ? words(...plots.head) : `${t("heads_hint")}${DATA.headline_of?.heads ? ` ${t("outlined")}.` : ""}`;
+  $("heads-told").textContent = `${t("heads_ends", ...endsOf(values).map((value) => number(value)))} ` + (plots.head ? words(...plots.head) : `${t("heads_hint")}${DATA.headline_of?.heads ? ` ${t("outlined")}.` : ""}`);
 }
 
 function drawSamples() {

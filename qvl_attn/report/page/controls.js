@@ -171,5 +171,5 @@ function drawHeads() {
     pick: (layer, head) => change(() => Object.assign(panel, { map: 0, source: 0, row: 0, head: [layer, head] })),
   }));
   if (had) $("heads").querySelector("[tabindex='0']").focus();
-  $("heads-told").textContent = panel.head ? words(...panel.head) : t("heads_hint");
+  $("heads-told").textContent = `${panel.head ? words(...panel.head) : t("heads_hint")} ${t("heads_ends", ...endsOf(heads[by]).map(percent))}`;
 }
