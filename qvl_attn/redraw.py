@@ -36,7 +36,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     path, name = Path(folder), check_local(os.fspath(folder))
     if not os.path.isdir(path):  # pathlib raises on names that are too long  # noqa: PTH112
         what = "is not a folder" if os.path.lexists(path) else "does not exist"
-        raise InputError(f"{name} {what}", "name the folder of a result: the one with result.json")
+        raise InputError(f"{name} {what}", "name the folder of a result: result.json is in it")
     if os.path.isfile(path / RUN_FILE):  # noqa: PTH113
         raise InputError(f"{name} is the folder of a check", "results are what ask and video write")
     if not is_complete(path):
@@ -98,10 +98,10 @@ def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str 
     """With plain attention as the headline, in its passes as well."""
     if query == "answer" and result.passes and result.way != "both":
         raise InputError("--query answer: each pass over the clip has an answer of its own", "use --query last")
-    one = result.heatmaps(layers, heads, query)[0]
+    chosen = result.heatmaps(layers, heads, query)[0]
     settings = replace(result.settings, query=query, methods=())
     if layers is not None or heads is not None:
-        settings = _with_headline(settings, one, result.provenance.head_count)
+        settings = _with_headline(settings, chosen, result.provenance.head_count)
     if settings == result.settings:
         return result
     return replace(

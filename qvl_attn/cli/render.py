@@ -82,10 +82,7 @@ def render(
 
     qvl-attn render qvl-attn-out/cats-how-many-cats-1a2b3c4d --layers 14-20 --colormap viridis
     """
-    with (
-        faults(debug=debug, interrupted="interrupted; nothing was written"),
-        progress_bars(shown=not quiet) as progress,
-    ):
+    with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         # Imported here: --help must not wait for numpy.
         from qvl_attn.folder import folder_of
         from qvl_attn.redraw import left_behind, read_result, redrawn
