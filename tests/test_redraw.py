@@ -28,6 +28,7 @@ QUESTION = "how many cats?"
 MOVES = "what moves?"
 ROOT = Path(__file__).parent.parent
 FAITHFUL = ("relative", "gradient", "mean")
+CLIPS_OWN = "--scale frame --smooth --side-by-side"
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,20 @@ def test_a_render_is_what_asking_so_would_give(demo, cats, several, tmp_path):
     method = demo.ask(cats, QUESTION, method="gradient", max_pixels=16 * 28**2).save(tmp_path / "gradient")
     folder = render(several, "--method", "gradient", "-o", tmp_path)
     assert (folder / "overlay.png").read_bytes() == (method / "overlay.png").read_bytes()
+
+
+def test_every_drawing_option_arrives(plain, clips, tmp_path):
+    words = "--colormap jet --alpha 0.7 --interp cells --denoise median --blur 0.5 --top-percent 40 --draw-size 400"
+    same = {"colormap": "jet", "alpha": 0.7, "interp": "cells", "denoise": "median", "blur_cells": 0.5}
+    same |= {"top_percent": 40, "draw_size_px": 400}
+    for folder, own, kind in (
+        (plain, {"scale": "shared"}, "--scale shared"),
+        (clips["clip"], {"clip_scale": "frame", "smooth": True, "side_by_side": True}, CLIPS_OWN),
+    ):
+        ours = render(folder, *words.split(), *kind.split(), "-o", tmp_path / "ours")
+        theirs = Result.load(folder).save(tmp_path / "theirs", Drawing(**same, **own))
+        assert ours.name == theirs.name
+        assert_same_drawings(ours, theirs)
 
 
 def test_nothing_is_overwritten_unless_told(plain, tmp_path):
