@@ -217,7 +217,7 @@ def test_a_render_is_what_asking_so_would_give(demo, cats, several, tmp_path):
 def test_every_drawing_option_arrives(plain, clips, tmp_path):
     words = "--colormap jet --alpha 0.7 --interp cells --denoise median --blur 0.5 --top-percent 40 --draw-size 400"
     same = {"colormap": "jet", "alpha": 0.7, "interp": "cells", "denoise": "median", "blur_cells": 0.5}
-    same |= {"top_percent": 40, "draw_size_px": 400}
+    same |= {"top_percent": 40.0, "draw_size_px": 400}
     for folder, own, kind in (
         (plain, {"scale": "shared"}, "--scale shared"),
         (clips["clip"], {"clip_scale": "frame", "smooth": True, "side_by_side": True}, CLIPS_OWN),
