@@ -228,10 +228,12 @@ def test_every_drawing_option_arrives(plain, clips, tmp_path):
         assert_same_drawings(ours, theirs)
 
 
-def test_nothing_is_overwritten_unless_told(plain, tmp_path):
+def test_nothing_is_overwritten_unless_told(plain, tmp_path, monkeypatch):
     folder = render(plain, "--layers", 1, "-o", tmp_path)
     (folder / "overlay.png").write_bytes(b"mine")
-    done = invoke(plain, "--layers", 1, "-o", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("qvl_attn.folder.draw_result", None)
+        done = invoke(plain, "--layers", 1, "-o", tmp_path)
     assert done.exit_code == 0
     assert "nothing was drawn (--overwrite does it again)" in " ".join(done.stderr.split())
     assert (folder / "overlay.png").read_bytes() == b"mine"
@@ -239,6 +241,15 @@ def test_nothing_is_overwritten_unless_told(plain, tmp_path):
     assert render(plain, "--layers", 1, "-o", tmp_path, "--overwrite") == folder
     assert pixels(folder / "overlay.png").any()
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_another_run_that_was_faster_is_left_alone(plain, tmp_path, monkeypatch):
+    folder = render(plain, "--layers", 1, "-o", tmp_path)
+    (folder / "overlay.png").write_bytes(b"its")
+    monkeypatch.setattr("qvl_attn.folder.is_complete", lambda folder: False)
+    done = invoke(plain, "--layers", 1, "-o", tmp_path, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["reused"]) == (0, True)
+    assert (folder / "overlay.png").read_bytes() == b"its"
 
 
 def test_a_result_can_take_its_own_place(plain, tmp_path):
