@@ -119,13 +119,32 @@ def tell_of_all(folders: Sequence[Path], *, quiet: bool) -> None:
         say(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
 
 
-def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
-    """Print a result: notes on stderr, answer and files, or JSON, on stdout."""
+def tell(
+    result: Result,
+    folder: Path,
+    reused: bool,
+    files: Sequence[str],
+    *,
+    as_json: bool,
+    quiet: bool,
+    done: str = "computed",
+) -> None:
+    """Print a result: notes on stderr, answer and files, or JSON, on stdout.
+
+    Args:
+        result: to print.
+        folder: where it is.
+        reused: whether it was there already.
+        files: which of its files are named.
+        as_json: print one JSON object.
+        quiet: print nothing but the answer or the JSON.
+        done: what was not done to a result that was there.
+    """
     from qvl_attn.store import read_json
 
     if not quiet:
         if reused:
-            say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
+            say(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
         for note in read_json(folder / "result.json")["notes"]:
             say(f"note: {note}")
     if as_json:

@@ -100,12 +100,8 @@ def video(
     scale: Annotated[
         Scale, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
     ] = Scale.clip,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Mix maps by time between sampled frames.", rich_help_panel=DRAWING)
-    ] = False,
-    side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="The clip beside its heat map.", rich_help_panel=DRAWING)
-    ] = False,
+    smooth: options.Smooth = False,
+    side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
