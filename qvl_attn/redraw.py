@@ -27,7 +27,7 @@ PLAIN = "mean"  # the method that is plain attention, and so always there
 
 
 def read_result(folder: str | os.PathLike[str]) -> Result:
-    """Read a result that is to be drawn again.
+    """Read a saved result.
 
     Raises:
         InputError: no such folder, or one of something else.
@@ -40,7 +40,13 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     if os.path.isfile(path / RUN_FILE):  # noqa: PTH113
         raise InputError(f"{name} is the folder of a check", "results are what ask and video write")
     if not is_complete(path):
-        raise InputError(f"{name} is no complete result: it has no result.json", "results are what ask and video write")
+        inside = next(iter(sorted(path.glob("*/result.json"))), None)
+        hint = (
+            f"results are in it: name one, such as {inside.parent}"
+            if inside
+            else "results are what ask and video write"
+        )
+        raise InputError(f"{name} is no complete result: it has no result.json", hint)
     result = Result.load(path)
     try:
         result.heatmaps()

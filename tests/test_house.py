@@ -53,6 +53,9 @@ PURE = {
         for path in (PACKAGE / "methods").glob("*.py")
     },
     "hushed": set(),
+    "jpeg": {"render"},
+    "report/pack": {"jpeg", "render"},
+    "report/page": {"plain", "render", "report"},
     "perturb": {"types"},
     "similarity": set(),
     "faithfulness": {"perturb", "types"},
