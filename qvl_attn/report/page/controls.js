@@ -56,7 +56,7 @@ function player(button, milliseconds, step) {
 function listen() {
   $("layer").addEventListener("input", () => change(() => chooseSource(active(), firstLayer(mapOf(active())) + Number($("layer").value))));
   player($("play"), 600, () => stepLayer(1, true));
-  player($("film-play"), 500, () => (state.frame = (state.frame + 1) % resultOf(active()).clip.frames.length));
+  player($("film-play"), 500, () => (state.frame = (state.frame + 1) % (resultOf(active()).clip?.frames.length ?? 1)));
   $("map").addEventListener("change", () => change(() => chooseMap(active(), Number($("map").value))));
   $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
   for (const name of ["colormap", "interp", "scale"]) $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
