@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
     from qvl_attn.parts import merge_runs
+    from qvl_attn.report.build import make_report
     from qvl_attn.result import Result
     from qvl_attn.types import HeatMap
 
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "compare_runs",
     "load_samples",
+    "make_report",
     "merge_runs",
 ]
 
@@ -43,6 +45,7 @@ _ROOMS = {
     "Result": "result",
     "compare_runs": "compare",
     "load_samples": "data",
+    "make_report": "report.build",
     "merge_runs": "parts",
 }
 

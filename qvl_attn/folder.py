@@ -17,6 +17,7 @@ import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
+from qvl_attn.media import check_size
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
 from qvl_attn.render import drawn_size_px, resize_picture
@@ -47,7 +48,7 @@ from qvl_attn.store import (
 )
 from qvl_attn.types import Media
 
-REMEDY = "--overwrite makes it again"
+REMEDY = "ask again with --overwrite"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
 # What makes the same question about the same picture another result.
@@ -77,6 +78,11 @@ def folder_name(
     return f"{slug(Path(media[0].source).stem, 32)}-{slug(question)}-{digest}"
 
 
+def folder_of(result: Result, drawing: Drawing, out: Path) -> Path:
+    """Where a result goes, or is."""
+    return out / folder_name(result.media, result.question, result.settings, drawing, asdict(result.provenance))
+
+
 def save_result(
     result: Result, out: Path, drawing: Drawing, *, overwrite: bool = False, progress: Progress = untold
 ) -> Path:
@@ -92,8 +98,7 @@ def save_result(
     Raises:
         StoreError: it cannot be written, or is there already.
     """
-    name = folder_name(result.media, result.question, result.settings, drawing, asdict(result.provenance))
-    target = out / name
+    target = folder_of(result, drawing, out)
     with whole_folder(target, overwrite=overwrite) as draft:
         stages = Stages()
         with stages.stage("draw"):
@@ -208,6 +213,7 @@ def load_result(folder: Path) -> Result:
 
 def _media_from(folder: Path, index: int, item: dict[str, Any]) -> Media:
     width, height = (int(side) for side in item["size_px"])
+    check_size(width, height, base_name(str(item["name"])))
     clip, times_s = item.get("clip"), np.array(item["times_s"], dtype=np.float64)
     if clip is None:
         frames = read_png(folder / picture_file(index))[None]

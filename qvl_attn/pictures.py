@@ -291,6 +291,10 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
         for i, media in enumerate(result.media)
         for note in media.notes
     ]
+    for i, media in enumerate(result.media):
+        kept_px, wanted_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
+        if media.clip is None and kept_px < wanted_px:
+            notes.append(f"picture {i + 1} is kept {kept_px} pixels wide and drawn larger: --media names the original")
     missing = undrawable(result.question + result.answer + (result.supplied_answer or ""))
     if missing:
         notes.append(

@@ -137,7 +137,8 @@ def _footage_of(result: Result) -> tuple[Footage, list[str]]:
         footage = None
     if footage is not None and footage.sha256 == media.sha256:
         return footage, []
-    return _from_samples(media), [f"{media.source} is not there as it was: drawn from the sampled frames alone"]
+    why = f"{media.source} is not there as it was" if media.path else "read back, and --media names no clip"
+    return _from_samples(media), [f"{why}: drawn from the sampled frames alone"]
 
 
 def _from_samples(media: Media) -> Footage:

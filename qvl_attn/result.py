@@ -114,7 +114,8 @@ class Result:
     def headline_layers(self) -> tuple[int, ...]:
         """The layers of the plain headline: those captured where some were named, else the profile's.
 
-        Without a profile, those at 50 to 85 % of the depth. In a check, those that were named for its headline.
+        Without a profile, those at 50 to 85 % of the depth. In a check, or where a saved result is drawn again, those
+        that were named for its headline.
         """
         profile, headline = self.settings.profile, self.settings.headline
         if headline is not None:
@@ -169,7 +170,7 @@ class Result:
         typed_heads = heads
         if heads is None and not (layers is not None and "." in (self.settings.heads or "")):
             typed_heads = self.settings.heads
-        within = chosen if layers is not None or self.settings.layers is not None else self.capture.layers.tolist()
+        within = chosen if layers is not None else self.capture.layers.tolist()
         pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
         if layers is None and heads is None:
             pairs = self.headline_heads() if self.settings.headline else pairs or self.headline_heads()

@@ -151,7 +151,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
             "minimum": float(min(m.values.min() for m in headline)),
             **layer_figures(headline, capture.grids),
         },
-        "faithfulness": _faithfulness_json(result),
+        "faithfulness": faithfulness_json(result),
         "methods": methods_json(result.methods, capture),
         "scale": {
             "low": scale.low,
@@ -172,7 +172,8 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
     }
 
 
-def _faithfulness_json(result: Result) -> dict[str, Any] | None:
+def faithfulness_json(result: Result) -> dict[str, Any] | None:
+    """What removal and sanity checks found, where they were asked for."""
     if not result.settings.faithfulness:
         return None
     curves = result.curves

@@ -61,7 +61,7 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
             raise InputError(f"--heads {text}: {part.strip()!r} is not layer.head", "write 3,5 or 21.9,21.11, not both")
         layer, head = int(match[1]), int(match[2])
         if layer not in layers:
-            raise InputError(f"--heads {text}: layer {layer} is not among the captured layers {describe(layers)}")
+            raise InputError(f"--heads {text}: layer {layer} is not among layers {describe(layers)}")
         if head >= head_count:
             raise InputError(f"--heads {text}: no head {head}", f"the model has heads 0 to {head_count - 1}")
         pairs.add((layer, head))

@@ -26,8 +26,8 @@ class Headline:
 class Settings:
     """What was asked for, as it was typed: with the media, the question and the model it determines the result.
 
-    `headline` is what methods average where it is not what `layers`, `heads` and `profile` say, as in a check, which
-    captures all layers.
+    `headline` is what is averaged where it is not what `layers`, `heads` and `profile` say: in a check, which captures
+    all layers, and where a saved result is drawn again with other layers or heads.
     """
 
     query: str = "question"

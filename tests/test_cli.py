@@ -78,6 +78,7 @@ def test_the_main_job(run, cats):
     assert folder.parent == Path("qvl-attn-out")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
+        "report.html",
         "overlay.png",
         "layers.png",
         "layers_shared.png",

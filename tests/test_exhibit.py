@@ -230,6 +230,24 @@ def test_of_a_clip_the_steps_that_are_drawn_are_kept(demo, clips, tmp_path, choo
     assert outlined
 
 
+def test_of_a_long_clip_some_steps_are_kept_each_with_its_own_frame_and_boxes(demo, clip_file, tmp_path, choose):
+    choose(9, 0)
+    path = clip_file(40)
+    row = {"id": "a", "video": path.name, "question": "what moves?", "box_format": "xyxy", "box_units": "px"}
+    row |= {"frame": [*range(40)], "boxes": [[0, 0, i + 1, 48] for i in range(40)]}
+    demo.check(load_samples(write_rows(tmp_path, [row])), tmp_path / "run", fps=10, max_new_tokens=1)
+    found = read_exhibits(tmp_path / "run")["a"]
+    clip = demo.ask_video(path, row["question"], fps=10, max_new_tokens=1).media[0]
+    assert (found.of, len(found.places)) == (20, 6)
+    for i, step in enumerate(found.places):
+        assert found.times_s[i] == pytest.approx(step / 5)
+        assert found.boxes[i].tolist() == [[0, 0, (2 * step + 1) / 64, 1], [0, 0, (2 * step + 2) / 64, 1]]
+        shown = decoded(found.jpegs[i])
+        frames = (Image.fromarray(clip.frames[j]).resize(shown.shape[1::-1]) for j in (2 * step, 2 * step + 1))
+        first, last = (np.abs(shown - np.asarray(frame)).mean() for frame in frames)
+        assert first < min(last, 6)
+
+
 ASKED = [
     {},
     {"query": "last", "layers": "1-2"},
@@ -270,14 +288,23 @@ def test_of_clips_what_is_made_with_the_score_is_what_asking_again_makes(demo, c
     assert_same_exhibits(again, {name: scored[name] for name in again})
 
 
-def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(demo, scenes, tmp_path, choose):
-    samples, kept = load_samples(scenes), []
+def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(
+    demo, scenes, tmp_path, choose, monkeypatch
+):
+    samples, kept, written = load_samples(scenes), [], []
+
+    def noted(folder, exhibit):
+        written.append(exhibit.id)
+        write_exhibit(folder, exhibit)
+
+    monkeypatch.setattr("qvl_attn.evaluation.write_exhibit", noted)
     for shown, each in ((0, 6), (8, 0)):
         choose(shown, each)
         demo.check(samples, tmp_path / f"{shown}", max_new_tokens=1, calibrate=tmp_path / f"{shown}.json")
         kept.append(read_exhibits(tmp_path / f"{shown}"))
     rows = rows_of(tmp_path / "8")
     assert kept[1].keys() == {*in_order(row["id"] for row in rows if row["half"] == "second")[:8]}
+    assert {*written} == kept[0].keys() | kept[1].keys(), "none of the first half, even for a while"
     both = kept[0].keys() & kept[1].keys()
     assert both
     assert_same_exhibits({name: kept[0][name] for name in both}, {name: kept[1][name] for name in both})
@@ -406,6 +433,24 @@ def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tm
     assert read_run(run)["samples"], "which is there before an exhibit"
     run_of(demo, scenes, tmp_path)
     assert_same_run(run, once)
+
+
+def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_path, choose, monkeypatch):
+    """Its exhibit is there: what it is of must be known, or the folder would be refused."""
+    choose(99, 0)
+
+    def stopped(folder, exhibit):
+        write_exhibit(folder, exhibit)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qvl_attn.evaluation.write_exhibit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(demo, scenes, tmp_path)
+    assert len(read_exhibits(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "scores.jsonl").exists()
+    run_of(demo, scenes, tmp_path)
+    assert len(read_exhibits(tmp_path / "run")) == len(rows_of(tmp_path / "run")) == LIMIT
 
 
 def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scenes, once, tmp_path, monkeypatch):

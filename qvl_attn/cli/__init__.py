@@ -18,6 +18,7 @@ from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
 from qvl_attn.cli.methods import methods
 from qvl_attn.cli.prompts import prompts
+from qvl_attn.cli.render import render
 from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
@@ -49,6 +50,7 @@ def _options(
 
 app.command()(ask)
 app.command()(video)
+app.command()(render)
 app.command()(check)
 app.command()(merge)
 app.command()(compare)

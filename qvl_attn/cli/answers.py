@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,13 +113,38 @@ def results(
         yield (Result.load(folder), folder, True) if there[i] else (saved.pop(i), folder, False)
 
 
-def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
-    """Print a result: notes on stderr, answer and files, or JSON, on stdout."""
+def tell_of_all(folders: Sequence[Path], *, quiet: bool) -> None:
+    """How several results become one page."""
+    if len(folders) > 1 and not quiet:
+        say(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
+
+
+def tell(
+    result: Result,
+    folder: Path,
+    reused: bool,
+    files: Sequence[str],
+    *,
+    as_json: bool,
+    quiet: bool,
+    done: str = "computed",
+) -> None:
+    """Print a result: notes on stderr, answer and files, or JSON, on stdout.
+
+    Args:
+        result: to print.
+        folder: where it is.
+        reused: whether it was there already.
+        files: which of its files are named.
+        as_json: print one JSON object.
+        quiet: print nothing but the answer or the JSON.
+        done: what was not done to a result that was there.
+    """
     from qvl_attn.store import read_json
 
     if not quiet:
         if reused:
-            say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
+            say(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
         for note in read_json(folder / "result.json")["notes"]:
             say(f"note: {note}")
     if as_json:
@@ -143,12 +169,14 @@ def tell(result: Result, folder: Path, reused: bool, files: Sequence[str], *, as
 
         for line in faithfulness_lines(result.curves, result.sanity or {}):
             typer.echo(line)
-        files = (files[0], "faithfulness.png", *files[1:])
+        files = (*files[:2], "faithfulness.png", *files[2:])
     for name in files:
-        typer.echo(f"{name.removesuffix('.png')}: {folder / name}")
+        typer.echo(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
+    from qvl_attn.report.page import REPORT_FILE
+
     return {
         "question": result.question,
         "answer": result.answer,
@@ -162,6 +190,7 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "faithfulness": result.curves.figures() if result.curves else None,
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
+        "report": str(folder / REPORT_FILE),
         **({} if result.media[0].clip is None else _clip_summary(result, folder)),
         "reused": reused,
     }

@@ -9,12 +9,21 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.answers import folder_of, read_questions, results, tell
+from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.hushed import libraries_in_c_hushed
 
-FILES = ("overlay.png", "layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json")
+FILES = (
+    "report.html",
+    "overlay.png",
+    "layers.png",
+    "layers_shared.png",
+    "layers/",
+    "tokens.png",
+    "attention.npz",
+    "result.json",
+)
 
 
 class ScaleMode(StrEnum):
@@ -132,3 +141,4 @@ def ask(
             overwrite,
         ):
             tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
+        tell_of_all(folders, quiet=quiet)

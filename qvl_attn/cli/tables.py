@@ -52,7 +52,14 @@ def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str
         *_calibration(summary, profile),
     ]
     lines += [f"note: {note}" for note in summary["notes"]]
-    lines += ["", *(f"{name.removesuffix('.png')}: {out / name}" for name in summary["files"] if "/" not in name)]
+    lines += [
+        "",
+        *(
+            f"{name.removesuffix('.png').removesuffix('.html')}: {out / name}"
+            for name in summary["files"]
+            if "/" not in name
+        ),
+    ]
     if any(name.startswith("gallery/") and name.endswith(".png") for name in summary["files"]):
         lines.append(f"gallery: {out / 'gallery'}")
     return "\n".join(plain(line) for line in lines)

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.answers import folder_of, read_questions, results, tell
+from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
 CLIP = "Clip"
 FILES = (
+    "report.html",
     "heatmap.mp4",
     "frames/",
     "timeline.png",
@@ -99,12 +100,8 @@ def video(
     scale: Annotated[
         Scale, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
     ] = Scale.clip,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Mix maps by time between sampled frames.", rich_help_panel=DRAWING)
-    ] = False,
-    side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="The clip beside its heat map.", rich_help_panel=DRAWING)
-    ] = False,
+    smooth: options.Smooth = False,
+    side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
@@ -187,3 +184,4 @@ def video(
             overwrite,
         ):
             tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
+        tell_of_all(folders, quiet=quiet)

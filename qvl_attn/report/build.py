@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qvl_attn.errors import InputError, StoreError
 from qvl_attn.exhibit import read_exhibits
-from qvl_attn.folder import is_complete, load_result
 from qvl_attn.ledger import RUN_FILE, SUMMARY_FILE, is_finished
+from qvl_attn.redraw import read_result
 from qvl_attn.report.of_check import check_html
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
@@ -47,20 +47,19 @@ def make_report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLik
 
 
 def _html(folders: Sequence[Path]) -> str:
-    for folder in folders:
-        if not is_complete(folder) and not is_finished(folder):
-            raise _no_result(folder)
-    checks = [folder for folder in folders if not is_complete(folder)]
+    checks = [folder for folder in folders if (folder / RUN_FILE).is_file()]
     if checks and len(folders) > 1:
         raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
     if checks:
         return _check_html(checks[0])
-    results = [load_result(one) for one in folders]
+    results = [read_result(folder) for folder in folders]
     with _damaged(", ".join(str(one / "result.json") for one in folders)):
         return result_html(results, [_notes(one) for one in folders])
 
 
 def _check_html(folder: Path) -> str:
+    if not is_finished(folder):
+        raise InputError(f"{folder} is a check that is not finished", "the same check command goes on with it")
     summary = read_json(folder / SUMMARY_FILE)
     scores = [one for one in read_scores(folder) if one.half != "first"]
     with _damaged(str(folder / SUMMARY_FILE)):
@@ -78,14 +77,3 @@ def _damaged(file: str) -> Iterator[None]:
 
 def _notes(folder: Path) -> list[str]:
     return [str(note) for note in read_json(folder / "result.json")["notes"]]
-
-
-def _no_result(folder: Path) -> InputError:
-    if not folder.is_dir():
-        return InputError(f"{folder}: no such folder", "name one that ask, video or check wrote")
-    if (folder / RUN_FILE).is_file():
-        return InputError(f"{folder} is a check that is not finished", "the same check command goes on with it")
-    inside = sorted(path.parent.name for path in folder.glob("*/result.json"))
-    if inside:
-        return InputError(f"{folder} holds results and is none", f"name one of them, such as {folder / inside[0]}")
-    return InputError(f"{folder} is no complete result", "name a folder that ask, video or check wrote")

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from qvl_attn.grid import frames_per_step
 from qvl_attn.methods import METHODS, MethodMap
+from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.plain import shortened
 from qvl_attn.reduce import mean_over
 from qvl_attn.render import fit_px, percentile_scale, resize_picture
 from qvl_attn.report.pack import Parcel, coarse
 from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
-from qvl_attn.schema import base_name
+from qvl_attn.schema import base_name, faithfulness_json
 from qvl_attn.select import QUERY_KINDS, produced_words, query_rows, words
 from qvl_attn.types import Capture, IntArray, Media, TokenGrid
 
 # The most values of maps that a page of one result carries, some 2 bytes each; what is beyond is left out, and said.
 MAX_VALUES = 4_000_000
-MAX_PICTURE_PX = 1280
+MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
 Maps = NDArray[np.float32]
 
 
@@ -80,7 +81,8 @@ def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[st
         "layer_count": made.layer_count,
         "head_count": made.head_count,
         "media": [_medium(*pair, parcel) for pair in zip(result.media, result.capture.grids, strict=True)],
-        "clip": None if result.media[0].clip is None else _clip(result, parcel),
+        "clip": None if result.media[0].clip is None else _clip(result, parcel, left_out),
+        "faith": faithfulness_json(result),
         "made": {
             **{name: getattr(made, name) for name in ("qvl_attn", "transformers", "torch", "model", "revision")},
             **{name: getattr(made, name) for name in ("dtype", "device", "attention")},
@@ -220,10 +222,13 @@ def _method(method: MethodMap, result: Result, parcel: Parcel) -> dict[str, Any]
         for layer, values in zip(method.layer_numbers, by_layer, strict=True)
     ]
     every = [maps for about, maps in sources if about["id"] == "layer"] or [method.values]
+    asked = result.settings.query
+    drawn = method_heat_maps(method, result.capture, result.query_rows(), asked) if method.values.any() else ()
     return {
         "name": method.method,
         "caption": method.caption,
         "follows_query": known.follows_query,
+        "share": drawn[0].vision_mass if drawn and known.follows_query else None,
         "layer_label": known.layer_label,
         **_packed(sources, result.capture.grids, parcel),
         "shared": [percentile_scale(every).high],
@@ -255,7 +260,7 @@ def _picture(frame: NDArray[np.uint8], media: Media, parcel: Parcel) -> int:
     return parcel.add_picture(resize_picture(frame, _drawn_px(media)))
 
 
-def _clip(result: Result, parcel: Parcel) -> dict[str, Any]:
+def _clip(result: Result, parcel: Parcel, left_out: list[str]) -> dict[str, Any]:
     """The frames that were sampled, when each is shown, which step it fed, and what each pass answered."""
     from qvl_attn.timeline import step_edges_s  # loads matplotlib
 
@@ -263,12 +268,15 @@ def _clip(result: Result, parcel: Parcel) -> dict[str, Any]:
     count = len(media.frames)
     per_step = frames_per_step(count, grid.shape[0])
     masses = [one.heatmap().vision_mass for one in result.passes] if result.way == "both" else []
+    shown = np.linspace(0, count - 1, min(count, MAX_FRAMES)).round().astype(int).tolist()
+    if len(shown) < count:
+        left_out.append(f"frames: {len(shown)} of {count} are here, evenly chosen")
     return {
-        "frames": [_picture(frame, media, parcel) for frame in media.frames],
-        "times_s": media.sampled_s.tolist(),
-        "step_of": [i // per_step for i in range(count)],
+        "frames": [_picture(media.frames[i], media, parcel) for i in shown],
+        "times_s": [float(media.sampled_s[i]) for i in shown],
+        "step_of": [i // per_step for i in shown],
         "edges_s": step_edges_s(media, grid.shape[0]).tolist(),
         "way": result.way,
-        "alone": masses,
+        "alone": [float(masses[i] / np.mean(masses)) for i in shown] if masses else [],
         "passes": [{"when": one.media[0].shown_when, "answer": one.mapped_answer} for one in result.passes],
     }

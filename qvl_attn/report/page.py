@@ -18,7 +18,7 @@ from qvl_attn.report.pack import COARSE, TOP, Parcel
 
 REPORT_FILE = "report.html"
 SCRIPTS = {
-    "result": ("words", "unpack", "draw", "chart", "matrix", "stage", "inspect", "controls", "save", "result"),
+    "result": ("words", "unpack", "draw", "chart", "matrix", "stage", "inspect", "faith", "controls", "save", "result"),
     "check": ("words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
 }
 
@@ -64,4 +64,6 @@ def _read(name: str) -> str:
 @cache
 def _template(kind: str) -> Any:
     loader = PackageLoader("qvl_attn.report", "page")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(f"{kind}.html")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods stand in the order of who asked
+    return environment.get_template(f"{kind}.html")

@@ -64,7 +64,7 @@ function listen() {
   $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
   for (const name of ["colormap", "interp", "scale"]) $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
   $("frame").addEventListener("input", () => change(() => (state.frame = Number($("frame").value))));
-  $("heads-by").addEventListener("change", () => change(() => {}));
+  for (const name of ["heads-by", "faith-kind", "faith-fill"]) $(name).addEventListener("change", () => change(() => {}));
   $("compare").addEventListener("click", () => change(toggleCompare));
   $("save").addEventListener("click", saveView);
   document.addEventListener("keydown", (event) => {
@@ -174,5 +174,5 @@ function drawHeads() {
     pick: (layer, head) => change(() => Object.assign(panel, { map: 0, source: 0, row: 0, head: [layer, head] })),
   }));
   if (had) $("heads").querySelector("[tabindex='0']").focus();
-  $("heads-told").textContent = panel.head ? words(...panel.head) : t("heads_hint");
+  $("heads-told").textContent = `${panel.head ? words(...panel.head) : t("heads_hint")} ${t("heads_ends", ...endsOf(heads[by]).map(percent))}`;
 }

@@ -1,11 +1,17 @@
 // Layers times heads as a grid to click, or to walk over with the arrow keys.
 
+/** The least and the largest of (L, H) values: the darkest and the brightest. */
+function endsOf(values) {
+  const known = values.flat().filter(Number.isFinite);
+  return [Math.min(...known), Math.max(...known)];
+}
+
 /**
  * values: (L, H); pick(layer index, head index) is called for what is clicked or entered. Low layers are at the bottom,
  * as in the charts.
  */
 function matrix({ values, layers, heads, chosen, pick, label, words, marked = [] }) {
-  const most = Math.max(...values.flat().filter(Number.isFinite), 1e-12);
+  const [least, most] = endsOf(values);
   const table = make("table", { role: "grid", class: "matrix" });
   table.setAttribute("aria-label", label);
   const focus = chosen ?? [layers.length - 1, 0];
@@ -13,7 +19,7 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
     const line = make("tr", { role: "row" }, make("th", { scope: "row" }, layers.length > 14 && row % 4 ? "" : String(layers[row])));
     for (let column = 0; column < heads.length; column++) {
       const cell = make("td", { role: "gridcell", tabIndex: row === focus[0] && column === focus[1] ? 0 : -1 });
-      cell.style.backgroundColor = Number.isFinite(values[row][column]) ? colorOf(values[row][column] / most) : "transparent";
+      cell.style.backgroundColor = Number.isFinite(values[row][column]) ? colorOf(most > least ? (values[row][column] - least) / (most - least) : 1) : "transparent";
       cell.setAttribute("aria-label", words(row, column));
       cell.setAttribute("aria-selected", String(Boolean(chosen) && chosen[0] === row && chosen[1] === column));
       if (marked.some(([layer, head]) => layer === layers[row] && head === heads[column])) cell.classList.add("marked");

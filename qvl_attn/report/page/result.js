@@ -20,7 +20,7 @@ function drawFilm() {
   const lines = [{ label: t("timeline_now"), kind: "main", ...stairs(panel) },
     { label: t("timeline_chance"), kind: "chance", x: [clip.edges_s[0], clip.edges_s[steps]], y: [1, 1] }];
   if (describe(plain) !== describe(panel)) lines.unshift({ label: t("timeline_headline"), kind: "other", ...stairs(plain) });
-  if (clip.alone.length) lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone.map((mass) => (mass * count) / sum(clip.alone)), dots: true });
+  if (clip.alone.length) lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone, dots: true });
   const near = (at) => clip.times_s.reduce((best, time, i) => (time <= at + 1e-9 ? i : best), 0);
   $("timeline").replaceChildren(chart({ width: Math.max($("timeline").clientWidth, 320), lines, xLabel: t("seconds"), yLabel: t("chance_axis"), label: t("timeline_hint"), at: clip.times_s[frame], pick: (at) => change(() => (state.frame = near(at))) }));
   $("passes").hidden = !clip.passes.length;
@@ -56,6 +56,7 @@ function drawAll() {
   });
   drawHeads();
   drawFilm();
+  drawFaith();
   drawPanels();
   drawMarks();
   inspect();

@@ -172,7 +172,8 @@ function drawPanels() {
     const uniform = shown.mass / values.length, above = values.filter((value) => value > high * (1 + 1e-3)).length;
     section.querySelector(".high").textContent = compact(high);
     section.querySelector(".told").textContent = shown.mass > 0 ? t("high", compact(high), even(high / uniform), above, values.length) : t("empty");
-    const share = mapOf(panel).name === "attention" ? t("share", percent(shown.mass)) : t("unscaled");
+    const { name, share: ofMethod } = mapOf(panel), known = name === "attention" ? shown.mass : panel.source === 0 ? ofMethod : null;
+    const share = known === null ? t("unscaled") : t("share", percent(known));
     section.querySelector(".share").textContent = mapOf(panel).removed.length ? `${share} · ${t("removed")}` : share;
   });
 }

@@ -11,6 +11,7 @@ const WORDS = {
     shares_hint: "Bars: the share of this attention that goes to the picture at all, layer by layer.",
     heads: "Heads", heads_by: "Coloured by", by_mass: "share on the picture", by_top10: "share of its ten strongest cells",
     heads_hint: "Rows are layers, columns heads. Click one to see its map; arrow keys move.",
+    heads_ends: "Darkest: {0}, brightest: {1}.",
     colours: "Drawing", opacity: "Opacity", colormap: "Colours", cells: "Cells", smooth: "smooth", boxes: "as boxes",
     scale: "Scale", scale_own: "this map's own", scale_shared: "one for all layers", scale_frame: "each frame's own",
     compare: "Side by side", save: "Save this view as PNG", cell: "Cell",
@@ -34,7 +35,13 @@ const WORDS = {
     a_panel: "Panel {0}", shown_in: "shown in panel {0}", timeline_now: "this map", timeline_headline: "headline", timeline_chance: "even",
     timeline_alone: "frames asked alone, over their mean", seconds: "seconds", chance_axis: "× even", empty: "No attention on the picture: nothing to draw.",
     answer: "Answer", question: "Question", removed: "crossed out: cells that the method took out",
-    none: "none", unscaled: "values of this method have no unit", broken: "This page is damaged: {0}.",
+    unscaled: "values of this method have no unit", broken: "This page is damaged: {0}.",
+    faith: "Does the map hold?", faith_cells: "Cells are", faith_deletion: "taken away, strongest first", faith_insertion: "put back, strongest first",
+    faith_by: "hidden by", faith_blur: "a blur", faith_mean: "the mean colour", faith_x_deletion: "% of the cells gone", faith_x_insertion: "% of the cells back",
+    faith_y: "probability of the answer", faith_changed: "changed", faith_rank: "rank correlation", faith_ssim: "SSIM",
+    faith_hint: "In brackets the mean of the curve in nats: of taking away the lower the better, of putting back the higher. A map that is no better than random orders says nothing about what the answer rests on.",
+    faith_like: "A map that stays alike when weights, question or picture change does not depend on them.",
+    map_headline: "headline", map_random: "random orders", map_uniform: "the same everywhere", map_mean: "mean",
   },
   zh: {
     theme: "浅色 / 深色", asked: "问与答", questions: "问题", queries: "谁的注意力",
@@ -46,6 +53,7 @@ const WORDS = {
     shares_hint: "柱：逐层，这份注意力中有多少落在图像上。",
     heads: "注意力头", heads_by: "着色依据", by_mass: "落在图像上的比例", by_top10: "最强十格所占比例",
     heads_hint: "行是层，列是头。点击查看；方向键移动。",
+    heads_ends: "最暗：{0}，最亮：{1}。",
     colours: "绘制", opacity: "不透明度", colormap: "配色", cells: "格子", smooth: "平滑", boxes: "方格",
     scale: "刻度", scale_own: "本图自己的", scale_shared: "各层共用", scale_frame: "每帧自己的",
     compare: "并排比较", save: "将此视图存为 PNG", cell: "格子",
@@ -69,14 +77,20 @@ const WORDS = {
     a_panel: "面板 {0}", shown_in: "显示于面板 {0}", timeline_now: "此图", timeline_headline: "主图", timeline_chance: "均匀",
     timeline_alone: "单独提问的各帧，与其平均之比", seconds: "秒", chance_axis: "均匀的倍数", empty: "图像上没有注意力：无可绘制。",
     answer: "回答", question: "问题", removed: "打叉：被该方法去掉的格子",
-    none: "无", unscaled: "此方法的数值没有单位", broken: "此页面已损坏：{0}。",
+    unscaled: "此方法的数值没有单位", broken: "此页面已损坏：{0}。",
+    faith: "热图站得住吗？", faith_cells: "格子", faith_deletion: "由强到弱逐个去掉", faith_insertion: "由强到弱逐个放回",
+    faith_by: "遮以", faith_blur: "模糊", faith_mean: "平均色", faith_x_deletion: "已去掉的格子 %", faith_x_insertion: "已放回的格子 %",
+    faith_y: "回答的概率", faith_changed: "改变了什么", faith_rank: "秩相关", faith_ssim: "SSIM",
+    faith_hint: "括号里是曲线的均值（纳特）：去掉时越低越好，放回时越高越好。与随机顺序无异的热图说明不了回答依据什么。",
+    faith_like: "权重、问题或图像变了而热图不变，说明它并不取决于它们。",
+    map_headline: "主图", map_random: "随机顺序", map_uniform: "处处相同", map_mean: "mean",
   },
 };
 
 const view = { language: (navigator.language || "en").startsWith("zh") ? "zh" : "en" };
 
 function t(key, ...parts) {
-  const text = WORDS[view.language][key] ?? WORDS.en[key] ?? key;
+  const text = WORDS[view.language][key] ?? WORDS.en[key] ?? key.replace(/^map_/, "");
   return text.replace(/\{(\d+)\}/g, (_, number) => String(parts[Number(number)] ?? ""));
 }
 

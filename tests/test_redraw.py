@@ -1,0 +1,578 @@
+"""`qvl-attn render`: saved results drawn again, without a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from conftest import CLIP_FPS, numbered_frames
+from PIL import Image
+from typer.testing import CliRunner
+
+from qvl_attn import Drawing, Result
+from qvl_attn.captions import headline_caption
+from qvl_attn.cli import app
+from qvl_attn.errors import InputError
+from qvl_attn.profile import Profile, Shape
+from qvl_attn.redraw import read_result, redrawn
+
+QUESTION = "how many cats?"
+MOVES = "what moves?"
+ROOT = Path(__file__).parent.parent
+FAITHFUL = ("relative", "gradient", "mean")
+CLIPS_OWN = "--scale frame --smooth --side-by-side"
+
+
+@pytest.fixture(scope="module")
+def saved(demo, cats, wide, tmp_path_factory):
+    """Two pictures, every head of every layer apart."""
+    return demo.ask(cats, QUESTION, [wide], heads="0-3").save(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def plain(demo, cats, tmp_path_factory):
+    return demo.ask(cats, QUESTION).save(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def several(demo, cats, tmp_path_factory):
+    """Three methods, the faithfulness of each."""
+    result = demo.ask(cats, QUESTION, method=FAITHFUL, faithfulness=True, max_pixels=16 * 28**2)
+    return result.save(tmp_path_factory.mktemp("methods"))
+
+
+@pytest.fixture(scope="module")
+def clip_path(tmp_path_factory):
+    from qvl_attn.mp4 import write_mp4
+
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    times = [i / CLIP_FPS for i in range(8)]
+    write_mp4(path, zip(numbered_frames(8, (112, 84)), times, strict=True), 0.8, rate_fps=CLIP_FPS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(demo, clip_path, tmp_path_factory):
+    """A clip in one prompt, in windows, frame by frame, and both ways: each with the drawing of 320 pixels."""
+    ways = {
+        "clip": {"fps": CLIP_FPS / 2},
+        "windows": {"fps": CLIP_FPS, "window": 4, "query": "last"},
+        "frames": {"fps": CLIP_FPS / 2, "mode": "frames"},
+        "both": {"fps": CLIP_FPS / 2, "mode": "both"},
+    }
+    out = tmp_path_factory.mktemp("clips")
+    return {
+        name: demo.ask_video(clip_path, MOVES, **how).save(out / name, Drawing(draw_size_px=320))
+        for name, how in ways.items()
+    }
+
+
+def invoke(folder, *args):
+    return CliRunner().invoke(app, ["render", str(folder), *(str(arg) for arg in args)])
+
+
+def render(folder, *args):
+    """Run, expect success, and give the new folder back."""
+    done = invoke(folder, *args, "--json")
+    assert done.exit_code == 0, done.output
+    return Path(json.loads(done.stdout)["folder"])
+
+
+def render_clip(folder, *args):
+    return render(folder, "--draw-size", 320, *args)
+
+
+def refused(folder, *args, code=2):
+    """One clear line and nothing written."""
+    before = sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else []
+    done = invoke(folder, *args)
+    assert done.exit_code == code, done.output
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert before == (sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else [])
+    return " ".join(done.stderr.split())
+
+
+def told(folder):
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def arrays_of(folder):
+    with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_drawings(one, other):
+    """Byte by byte, all but result.json, which holds the time that drawing took."""
+    ours, theirs = content(one), content(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name] and not name.endswith("result.json")] == []
+    for name in (name for name in ours if name.endswith("result.json")):
+        values = [json.loads(files[name]) for files in (ours, theirs)]
+        for value in values:
+            del value["seconds"], value["peak_memory_bytes"], value["provenance"]["attention_reason"]  # free memory
+        assert values[0] == values[1], name
+
+
+def caption(folder):
+    result = Result.load(folder)
+    return " | ".join(headline_caption(result, result.heatmaps()[0]))
+
+
+def question_mean(arrays, layers):
+    """(V,) the plain mean by hand."""
+    asked = np.flatnonzero(arrays["query_role"] == "question")
+    index = [arrays["layers"].tolist().index(layer) for layer in layers]
+    return np.mean([arrays["weights"][i, q].astype(np.float64) for i in index for q in asked], axis=0)
+
+
+def place_of(picture, page):
+    """(top, left) where a picture stands on a page."""
+    height, width, _ = picture.shape
+    for top, left in np.argwhere((page[: -height + 1, : -width + 1] == picture[0, 0]).all(axis=-1)):
+        if np.array_equal(page[top : top + height, left : left + width], picture):
+            return int(top), int(left)
+    raise AssertionError("the picture is not on the page")
+
+
+def test_cells_have_the_colours_of_the_table(plain, tmp_path):
+    picture = pixels(plain / "picture_1.png")
+    bare = render(plain, "--layers", 3, "--alpha", 0, "-o", tmp_path)
+    top, left = place_of(picture, pixels(bare / "overlay.png"))
+    options = ["--layers", 3, "--colormap", "viridis", "--alpha", 1, "--interp", "cells"]
+    folder = render(plain, *options, "-o", tmp_path)
+    arrays, page = arrays_of(folder), pixels(folder / "overlay.png")
+    values = question_mean(arrays, [3])
+    level = np.rint(255 * np.minimum(1, values / np.percentile(values.astype(np.float32), 99.5)))
+    table = mpl.colormaps["viridis"](np.arange(256), bytes=True)[:, :3].astype(int)
+    width, height = told(folder)["media"][0]["size_px"]
+    assert len(np.unique(level)) > 10
+    for cell, (x0, y0, x1, y1) in enumerate(arrays["boxes_px"]):
+        row = top + int((y0 + y1) / 2 / height * picture.shape[0])
+        column = left + int((x0 + x1) / 2 / width * picture.shape[1])
+        assert np.abs(page[row, column] - table[int(level[cell])]).max() <= 4, cell
+
+
+def test_weights_are_the_same_and_the_headline_is_the_one_that_was_named(saved, tmp_path):
+    folder = render(saved, "--layers", "1,3", "--heads", "all", "--query", "question", "-o", tmp_path)
+    ours, theirs = arrays_of(folder), arrays_of(saved)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    value, back = told(folder), Result.load(folder)
+    want = question_mean(theirs, [1, 3])
+    assert np.allclose(np.concatenate([one.values.ravel() for one in back.heatmaps()]), want, atol=1e-8)
+    headline = value["headline"]
+    assert (headline["layers"], headline["heads"], headline["query"]) == ([1, 3], "all", "question")
+    assert headline["maximum"] == pytest.approx(want.max())
+    assert value["scale"]["high"] == pytest.approx(np.percentile(want, 99.5))
+    assert [one["layer"] for one in value["layers"]] == [0, 1, 2, 3], "what is captured stays"
+    assert value["answer"] == told(saved)["answer"]
+    assert sorted(value["files"]) == sorted(content(folder))
+
+
+def test_nothing_named_is_the_same_result_and_is_found(saved, tmp_path):
+    before = content(saved)
+    done = invoke(saved)
+    assert done.exit_code == 0
+    assert f"found complete in {saved}, nothing was drawn" in " ".join(done.stderr.split()).replace("\n", "")
+    assert content(saved) == before
+    again = render(saved, "--out", tmp_path)
+    assert again.name == saved.name
+    assert_same_drawings(again, saved)
+
+
+def test_a_render_is_what_asking_so_would_give(demo, cats, several, tmp_path):
+    """Of one headline, the pictures do not tell how they came to be."""
+    query = demo.ask(cats, QUESTION).save(tmp_path / "question")
+    asked = demo.ask(cats, QUESTION, query="last").save(tmp_path / "last", Drawing(colormap="jet", scale="shared"))
+    folder = render(query, "--query", "last", "--colormap", "jet", "--scale", "shared")
+    assert folder.name == asked.name
+    assert_same_drawings(folder, asked)
+    named = demo.ask(cats, QUESTION, layers="1,3").save(tmp_path / "layers")
+    folder = render(query, "--layers", "1,3")
+    assert (folder / "overlay.png").read_bytes() == (named / "overlay.png").read_bytes()
+    method = demo.ask(cats, QUESTION, method="gradient", max_pixels=16 * 28**2).save(tmp_path / "gradient")
+    folder = render(several, "--method", "gradient", "-o", tmp_path)
+    assert (folder / "overlay.png").read_bytes() == (method / "overlay.png").read_bytes()
+
+
+def test_every_drawing_option_arrives(plain, clips, tmp_path):
+    words = "--colormap jet --alpha 0.7 --interp cells --denoise median --blur 0.5 --top-percent 40 --draw-size 400"
+    same = {"colormap": "jet", "alpha": 0.7, "interp": "cells", "denoise": "median", "blur_cells": 0.5}
+    same |= {"top_percent": 40.0, "draw_size_px": 400}
+    for folder, own, kind in (
+        (plain, {"scale": "shared"}, "--scale shared"),
+        (clips["clip"], {"clip_scale": "frame", "smooth": True, "side_by_side": True}, CLIPS_OWN),
+    ):
+        ours = render(folder, *words.split(), *kind.split(), "-o", tmp_path / "ours")
+        theirs = Result.load(folder).save(tmp_path / "theirs", Drawing(**same, **own))
+        assert ours.name == theirs.name
+        assert_same_drawings(ours, theirs)
+
+
+def test_nothing_is_overwritten_unless_told(plain, tmp_path, monkeypatch):
+    folder = render(plain, "--layers", 1, "-o", tmp_path)
+    (folder / "overlay.png").write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("qvl_attn.folder.draw_result", None)
+        done = invoke(plain, "--layers", 1, "-o", tmp_path)
+    assert done.exit_code == 0
+    assert "nothing was drawn (--overwrite does it again)" in " ".join(done.stderr.split())
+    assert (folder / "overlay.png").read_bytes() == b"mine"
+    assert json.loads(invoke(plain, "--layers", 1, "-o", tmp_path, "--json").stdout)["reused"]
+    assert render(plain, "--layers", 1, "-o", tmp_path, "--overwrite") == folder
+    assert pixels(folder / "overlay.png").any()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_another_run_that_was_faster_is_left_alone(plain, tmp_path, monkeypatch):
+    folder = render(plain, "--layers", 1, "-o", tmp_path)
+    (folder / "overlay.png").write_bytes(b"its")
+    monkeypatch.setattr("qvl_attn.folder.is_complete", lambda folder: False)
+    done = invoke(plain, "--layers", 1, "-o", tmp_path, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["reused"]) == (0, True)
+    assert (folder / "overlay.png").read_bytes() == b"its"
+
+
+def test_a_result_can_take_its_own_place(plain, tmp_path):
+    copy = shutil.copytree(plain, tmp_path / plain.name)
+    assert render(copy, "--overwrite") == copy
+    assert_same_drawings(copy, plain)
+
+
+def test_beside_the_old_one_from_wherever_it_is_named(plain, tmp_path, monkeypatch):
+    copy = shutil.copytree(plain, tmp_path / plain.name)
+    monkeypatch.chdir(copy)
+    assert render(".", "--layers", 1).parent == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert render(copy.name, "--layers", 0).absolute().parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--layers", "3"], "attention of the question, 4 tokens · layer 3 of 0-3 · mean of all 4 heads |"),
+        (["--layers", "2"], "attention of the question, 4 tokens · layer 2 of 0-3 · mean of all 4 heads |"),
+        (["--query", "last"], "produces the answer's first · layer 2 of 0-3 (50 to 85 % of the depth) · mean of all"),
+        (["--query", "text:cats"], "attention of “cats”, 1 token · layer 2 of 0-3 (50 to 85 % of the depth) ·"),
+    ],
+)
+def test_the_caption_says_what_is_drawn(plain, tmp_path, args, says):
+    assert says in caption(render(plain, *args, "-o", tmp_path))
+
+
+def test_heads(saved, tmp_path):
+    arrays = arrays_of(saved)
+    asked = np.flatnonzero(arrays["query_role"] == "question")
+    by_head = arrays["weights_by_head"][:, :, asked].mean(axis=2)
+    cases = {
+        ("--heads", "1"): ("2.1", by_head[2, 1]),
+        ("--layers", "1,3", "--heads", "0,2"): ("1.0,1.2,3.0,3.2", by_head[[1, 1, 3, 3], [0, 2, 0, 2]].mean(axis=0)),
+        ("--heads", "0.3,3.1"): ("0.3,3.1", by_head[[0, 3], [3, 1]].mean(axis=0)),
+        ("--heads", "all"): ("all", by_head[2].mean(axis=0)),
+    }
+    for args, (heads, want) in cases.items():
+        folder = render(saved, *args, "-o", tmp_path)
+        maps = Result.load(folder).heatmaps()
+        assert np.allclose(np.concatenate([one.values.ravel() for one in maps]), want, atol=1e-7), args
+        assert told(folder)["headline"]["heads"] == heads
+        assert heads in caption(folder) or heads == "all"
+
+
+def test_a_render_of_a_render(saved, tmp_path):
+    """Everything is still there: from one headline to another, whatever the first was."""
+    first = render(saved, "--layers", 3, "--heads", 1, "--query", "last", "-o", tmp_path)
+    for args in (["--heads", "0.2"], ["--layers", "0-1", "--heads", "all"], ["--query", "question"], ["--blur", 1]):
+        second = render(first, *args)
+        assert arrays_of(second).keys() == arrays_of(saved).keys()
+    assert Result.load(render(first, "--heads", "0.2")).heatmaps()[0].heads == "0.2"
+    assert Result.load(render(first, "--query", "question")).heatmaps()[0].heads == "3.1"
+    one = render(saved, "--layers", "0-1", "--heads", "all", "-o", tmp_path)
+    two = render(first, "--layers", "0-1", "--heads", "all", "--query", "question")
+    assert one == two
+    assert invoke(two).exit_code == 0
+    assert "nothing was drawn" in " ".join(invoke(two).stderr.split())
+
+
+def test_layers_that_were_chosen_when_it_was_asked(demo, cats, tmp_path):
+    folder = demo.ask(cats, QUESTION, layers="1-3", heads="0,1").save(tmp_path)
+    assert "layer 0 was not captured" in refused(folder, "--layers", "0")
+    first = render(folder, "--layers", "2")
+    second = render(first, "--heads", "3.0")
+    assert told(second)["headline"]["heads"] == "3.0", "captured, though not in the first headline"
+
+
+def test_a_profile_is_not_said_of_layers_that_are_named(plain, tmp_path):
+    shape = Shape(4, 4, 64)
+    result = Result.load(plain)
+    profile = Profile("mine", "measured", "here", shape, layers=(1,))
+    folder = replace(result, settings=replace(result.settings, profile=profile)).save(tmp_path)
+    assert "profile mine: calibrated" in caption(folder)
+    assert "profile mine: calibrated" in caption(render(folder, "--query", "last"))
+    assert "profile" not in caption(render(folder, "--layers", "3"))
+
+
+def test_methods_one_by_one(several, tmp_path):
+    saved_arrays = arrays_of(several)
+    for method in FAITHFUL:
+        folder = render(several, "--method", method, "-o", tmp_path)
+        value, result = told(folder), Result.load(folder)
+        assert value["settings"]["methods"][0] == value["headline"]["method"] == method
+        assert sorted(value["settings"]["methods"]) == sorted(FAITHFUL)
+        assert np.array_equal(result.heatmaps()[0].values.ravel(), saved_arrays[f"{method}_values"])
+        assert caption(folder).startswith(f"method {method} · ")
+        ours, theirs = (read_result(one).curves.figures() for one in (folder, several))
+        assert ours == theirs, "each map keeps its own curves"
+        assert result.sanity == read_result(several).sanity
+        assert set(arrays_of(folder)) == saved_arrays.keys()
+    assert render(several, "--method", FAITHFUL[0], "-o", tmp_path).name == several.name
+
+
+def test_plain_attention_of_a_result_of_methods(several, tmp_path):
+    done = invoke(several, "--layers", 1, "-o", tmp_path)
+    assert done.exit_code == 0
+    for gone in ("method relative", "method gradient", "faithfulness"):
+        assert f"note: {gone} is of another map" in " ".join(done.stderr.split())
+    assert "deletion" not in done.stdout
+    folder = render(several, "--layers", 1, "-o", tmp_path)
+    value = told(folder)
+    assert (value["methods"], value["faithfulness"], value["headline"]["method"]) == ([], None, "mean")
+    assert not (folder / "faithfulness.png").exists()
+    assert np.allclose(Result.load(folder).heatmap().values.ravel(), question_mean(arrays_of(several), [1]), atol=1e-8)
+    assert "method" not in caption(folder)
+    assert "relative_values" not in arrays_of(folder)
+
+
+def test_mean_is_always_there(demo, cats, plain, tmp_path):
+    relative = demo.ask(cats, QUESTION, method="relative").save(tmp_path)
+    folder = render(relative, "--method", "mean", "--query", "last")
+    value = told(folder)
+    assert (value["headline"]["method"], value["headline"]["query"], value["methods"]) == ("mean", "last", [])
+    assert invoke(plain, "--method", "mean").exit_code == 0
+    assert "nothing was drawn" in " ".join(invoke(plain, "--method", "mean").stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--method", "relative", "--layers", "1"], "--method relative stands beside --layers hint: --layers alone"),
+        (["--method", "mean", "--heads", "1"], "--method mean stands beside --heads"),
+        (["--method", "relative", "--query", "last"], "the map of method relative is of --query question"),
+        (["--method", "gradient", "--query", "last"], "the map of method gradient follows no query"),
+        (["--method", "tam"], "--method tam: not saved in this result, it has relative, gradient, mean"),
+        (["--method", "wrong"], "no method 'wrong'"),
+        (["--method", ""], "no method ''"),
+        (["--heads", "1"], "head 2.1 was not kept apart"),
+        (["--layers", "7"], "no layer 7"),
+        (["--layers", "3-1"], "runs backwards"),
+        (["--layers", "3", "--heads", "2.1"], "layer 2 is not among layers 3"),
+        (["--query", "text:dogs"], "not in the question 'how many cats?'"),
+        (["--query", ""], "--query : unknown"),
+        (["--query", "all"], "--query all: unknown"),
+        (["--alpha", "7"], "alpha 7.0: want 0 to 1"),
+        (["--draw-size", "small"], "--draw-size small"),
+        (["--scale", "frame"], "--scale frame is for clips, and this result is of a picture"),
+        (["--smooth"], "--smooth is for clips"),
+        (["--side-by-side"], "--side-by-side is for clips"),
+        (["--media", "nowhere.png"], "nowhere.png does not exist"),
+        (["--out", "/dev/null/x"], "--out /dev/null/x: cannot be written to"),
+    ],
+)
+def test_what_cannot_be_served(several, args, says):
+    assert says in refused(several, *args)
+
+
+def test_an_empty_answer(plain, tmp_path):
+    result = Result.load(plain)
+    kept = result.capture.query_role != "answer"
+    last = int(result.capture.queries[kept].max())
+    capture = replace(
+        result.capture,
+        weights=result.capture.weights[:, kept],
+        vision_mass=result.capture.vision_mass[:, kept],
+        **{name: getattr(result.capture, name)[kept] for name in ("queries", "query_role")},
+        produces=np.full(int(kept.sum()), -1),
+        tokens=result.capture.tokens[: last + 1],
+    )
+    folder = replace(result, answer="", answer_logprob=0.0, capture=capture).save(tmp_path)
+    assert "--query answer: the answer is empty" in refused(folder, "--query", "answer")
+
+
+def test_no_result_at_all(plain, tmp_path):
+    assert "does not exist" in refused(tmp_path / "nowhere")
+    assert "does not exist" in refused(tmp_path / ("x" * 3000))
+    assert "is not a folder" in refused(plain / "result.json")
+    assert "it has no result.json" in refused(plain.parent)
+    check = tmp_path / "check"
+    check.mkdir()
+    (check / "run.json").write_text("{}")
+    (check / "summary.json").write_text("{}")
+    assert "is the folder of a check" in refused(check)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "attention.npz").write_bytes(b"x"),
+        lambda folder: (folder / "picture_1.png").unlink(),
+        lambda folder: (folder / "result.json").write_text("[]"),
+        lambda folder: edit(folder, "provenance", layer_count="4"),
+        lambda folder: edit(folder, "settings", query=3),
+        lambda folder: edit(folder, "settings", headline={"layers": ["x"], "heads": None}),
+        lambda folder: sized(folder, (10**6, 10**6)),
+    ],
+)
+def test_a_damaged_result(plain, tmp_path, damage):
+    folder = shutil.copytree(plain, tmp_path / "copy")
+    damage(folder)
+    refused(folder, "--draw-size", "full", code=1)
+
+
+def edit(folder, part, **fields):
+    value = told(folder)
+    value[part] |= fields
+    (folder / "result.json").write_text(json.dumps(value))
+
+
+def sized(folder, size_px):
+    value, arrays = told(folder), arrays_of(folder)
+    value["media"][0]["size_px"] = list(size_px)
+    _, h, w = arrays["grid_thw"][0] // (1, arrays["merge_size"], arrays["merge_size"])
+    x, y = (np.arange(n + 1) * size / n for n, size in zip((w, h), size_px, strict=True))
+    boxes = [(x[c], y[r], x[c + 1], y[r + 1]) for r in range(h) for c in range(w)]
+    arrays["boxes_px"] = np.array(boxes, dtype=np.float32)
+    (folder / "result.json").write_text(json.dumps(value))
+    np.savez(folder / "attention.npz", **arrays)
+
+
+def test_the_original_gives_full_size(demo, make_picture, tmp_path):
+    path = make_picture(900, 700)
+    folder = demo.ask(path, QUESTION, max_pixels=16 * 28**2).save(tmp_path / "out", Drawing(draw_size_px=320))
+    kept = pixels(folder / "picture_1.png")
+    assert kept.shape == (249, 320, 3)
+    small = render(folder, "--draw-size", "full", "-o", tmp_path / "kept")
+    assert "picture 1 is kept 320 pixels wide and drawn larger: --media names the original" in told(small)["notes"]
+    full = render(folder, "--draw-size", "full", "--media", path, "-o", tmp_path / "full")
+    assert np.array_equal(pixels(full / "picture_1.png"), pixels(path))
+    assert told(full)["notes"] == []
+    assert told(render(folder, "--draw-size", "320", "--layers", "1"))["notes"] == []
+    asked = demo.ask(path, QUESTION, max_pixels=16 * 28**2).save(tmp_path / "asked", Drawing(draw_size_px=0))
+    assert_same_drawings(full, asked)
+
+
+def test_only_the_original_will_do(saved, cats, wide, tmp_path):
+    assert "--media names 1, and the result is of 2 pictures" in refused(saved, "--media", cats)
+    says = refused(saved, "--media", wide, "--media", cats)
+    assert f"--media {wide}: not the file that was asked about" in says
+    assert told(saved)["media"][0]["sha256"] in says
+    folder = render(saved, "--layers", 1, "--media", cats, "--media", wide, "-o", tmp_path)
+    assert (folder / "picture_2.png").read_bytes() == (saved / "picture_2.png").read_bytes()
+
+
+def test_a_clip_with_its_file_is_drawn_as_it_was(clips, clip_path, tmp_path):
+    folder = render_clip(clips["clip"], "--media", clip_path, "-o", tmp_path)
+    assert folder.name == clips["clip"].name
+    assert_same_drawings(folder, clips["clip"])
+
+
+@pytest.mark.parametrize("way", ["clip", "windows", "frames", "both"])
+def test_a_clip_with_its_samples(clips, tmp_path, way):
+    folder = render_clip(clips[way], "--layers", 3, "--scale", "frame", "-o", tmp_path)
+    value, old = told(folder), told(clips[way])
+    assert "drawn from the sampled frames alone" in " ".join(value["notes"])
+    ours, theirs = content(folder), content(clips[way])
+    assert ours.keys() == theirs.keys()
+    seen = [name for name in ours if "seen/" in name or "picture_" in name or name.endswith("attention.npz")]
+    assert len(seen) > 1
+    for name in seen:
+        assert ours[name] == theirs[name], name
+    assert (value["headline"]["layers"], value["media"]) == ([3], old["media"])
+    want = question_mean(arrays_of(clips[way]), [3]) if value["headline"]["query"] == "question" else None
+    if want is not None:
+        assert np.allclose(Result.load(folder).heatmap().values.ravel(), want, atol=1e-8)
+    assert bool(value["passes"]) == (way != "clip")
+    for i, one in enumerate(value["passes"]["results"] if value["passes"] else []):
+        own = told(folder / one["folder"])
+        assert own["headline"]["layers"] == [3]
+        assert own["answer"] == old["passes"]["results"][i]["answer"]
+        assert one["vision_mass"] == own["headline"]["vision_mass"]
+    again = render_clip(folder, "--layers", "0-1")
+    assert Result.load(again).heatmap().layers == (0, 1)
+
+
+def test_a_clips_own_options(clips, clip_path, tmp_path):
+    wide = render_clip(clips["clip"], "--side-by-side", "--smooth", "--media", clip_path, "-o", tmp_path)
+    import av
+
+    with av.open(str(wide / "heatmap.mp4")) as film, av.open(str(clips["clip"] / "heatmap.mp4")) as old:
+        assert film.streams.video[0].width == 2 * old.streams.video[0].width + 8
+        assert film.streams.video[0].frames == 8
+    assert "--scale shared is for pictures, and this result is of a clip" in refused(clips["clip"], "--scale", "shared")
+    for way in ("windows", "frames"):
+        assert "has an answer of its own" in refused(clips[way], "--query", "answer")
+    assert told(render_clip(clips["both"], "--query", "answer", "-o", tmp_path))["headline"]["query"] == "answer"
+
+
+def test_another_clip_will_not_do(clips, clip_file, cats):
+    assert "not the file that was asked about" in refused(clips["clip"], "--media", clip_file(8))
+    assert "is a picture that does not move" in refused(clips["clip"], "--media", cats)
+
+
+def test_a_fault_while_it_is_written_leaves_nothing(plain, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qvl_attn.folder.write_json", full)
+    done = invoke(plain, "--layers", 1, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "No space left on device" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["picture", "clip"])
+def test_no_torch(plain, clips, clip_path, tmp_path, kind):
+    """Nor what needs it, in the whole command."""
+    folder, media = (clips["both"], clip_path) if kind == "clip" else (plain, ROOT / "qvl_attn/demo/pictures/cats.png")
+    code = (
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "done = CliRunner().invoke(app, sys.argv[1:]); assert done.exit_code == 0, done.output;"
+        "print(sorted({'torch', 'torchvision', 'transformers', 'safetensors', 'qwen_vl_utils'} & set(sys.modules)))"
+    )
+    words = ["render", str(folder), "--layers", "3", "--media", str(media), "--out", str(tmp_path)]
+    out = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert out.stdout.strip() == "[]"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_in_python(saved):
+    result = Result.load(saved)
+    assert redrawn(result) is result
+    drawn = redrawn(result, layers=[0, 1], query="last")
+    assert drawn.capture is result.capture
+    assert (drawn.heatmap().layers, drawn.heatmap().query) == ((0, 1), "last")
+    with pytest.raises(InputError, match="no layer 9"):
+        redrawn(result, layers=9)
