@@ -59,7 +59,6 @@ PURE = {
     "perturb": {"types"},
     "similarity": set(),
     "faithfulness": {"perturb", "types"},
-    "jpeg": {"render"},
     "exhibit": {"errors", "jpeg", "pictures", "region", "render", "result", "samples", "store", "types"},
 }
 

@@ -173,7 +173,7 @@ def test_notes_are_those_of_the_folder(saved):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    fails(report(tmp_path / "nowhere"), 2, "nowhere: no such folder", "hint: ")
+    fails(report(tmp_path / "nowhere"), 2, "nowhere does not exist", "hint: ")
 
 
 def test_a_folder_with_nothing_in_it(tmp_path):
@@ -187,7 +187,7 @@ def test_a_result_that_was_not_finished(saved):
 
 
 def test_a_folder_of_results(kept):
-    fails(report(kept.parent), 2, "holds results and is none", kept.name)
+    fails(report(kept.parent), 2, "is no complete result", kept.name)
 
 
 def test_a_check_that_is_not_finished(scored, tmp_path):
