@@ -160,8 +160,7 @@ class Opened:
 
     def table(self, name: str) -> list[list[str]]:
         found: list[list[str]] = self.page.evaluate(
-            "(name) => [...document.getElementById(name).rows].map((row) => [...row.cells].map((one) => one.innerText))",
-            name,
+            "(name) => [...$(name).rows].map((row) => [...row.cells].map((one) => one.innerText))", name
         )
         return found
 
@@ -201,5 +200,6 @@ CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((one) 
 INKED = """(row) => [...row.children].every((figure) => {
   const [img, canvas] = figure.children;
   if (!img.naturalWidth || canvas.width !== img.naturalWidth || canvas.height !== img.naturalHeight) return false;
-  return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.every((v, i) => i % 4 < 3 || v === 255);
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.every((value, i) => i % 4 < 3 || value === 255);
 })"""

@@ -170,7 +170,7 @@ def checked(demo, tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium, checked):
-    """Open the page of a check, by its kind or file; at the end it must have been silent, and have asked for nothing."""
+    """Open the page of a check, by its kind or file; at the end it must have said and asked for nothing."""
     from check_pages import Opened
 
     pages = []
