@@ -25,7 +25,8 @@ function drawFigures() {
   fill($("both"), ["", t("grounded"), t("elsewhere")], ["right", "wrong"].map((word) => [t(word), share(`${word}_grounded`), share(`${word}_elsewhere`)]));
   const methods = Object.entries(DATA.methods ?? {}).filter(([, own]) => Object.keys(own).length);
   $("methods").hidden = !methods.length;
-  const names = ["pointing", "lift", "auc", "iou", "deletion", "insertion", "generic", "other_question", "scrambled"].filter((name) => methods.some(([, own]) => own[name]));
+  const names = ["pointing", "lift", "auc", "iou", "deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean", "weights_rank", "question_rank", "picture_rank"]
+    .filter((name) => methods.some(([, own]) => own[name]));
   fill($("methods"), [t("method_name"), ...names.map((name) => t(`f_${name}`))], methods.map(([name, own]) => [name, ...names.map((figure) => number(own[figure]?.mean))]));
 }
 
