@@ -40,6 +40,12 @@ function options(select, names, chosen, words = (name) => t(`f_${name}`)) {
   select.value = chosen;
 }
 
+/** Where its heads are named, those that hold one. */
+function headlineLayers() {
+  const { layers = [], heads } = DATA.headline_of ?? {};
+  return heads ? [...new Set(heads.map(([layer]) => layer))] : layers;
+}
+
 function drawLayerPlot() {
   const rows = DATA.layers, known = DATA.figures.filter((name) => rows.some((row) => row[name] && row[name].mean !== null));
   $("layers-card").hidden = !known.length;
@@ -50,7 +56,7 @@ function drawLayerPlot() {
   const lines = [{ label: t("mean_of"), kind: "mean", x, y: of("mean"), low: of("low"), high: of("high") }];
   if ("chance" in rows[0][name]) lines.push({ label: t("c_chance"), kind: "chance", x, y: of("chance") });
   if (name !== "vision_mass" && "other" in rows[0][name]) lines.push({ label: t("c_other"), kind: "beside", x, y: of("other") });
-  const headline = DATA.headline_of?.layers ?? [], shaded = headline.length < x.length ? headline.map((layer) => [layer - 0.5, layer + 0.5]) : [];
+  const headline = headlineLayers(), shaded = headline.length < x.length ? headline.map((layer) => [layer - 0.5, layer + 0.5]) : [];
   $("layers").replaceChildren(chart({ width: Math.max($("layers").clientWidth, 320), lines, shaded, whole: true, xLabel: t("layer"), yLabel: t(`f_${name}`), label: `${t("by_layer")}: ${t(`f_${name}`)}`,
     at: plots.layer ?? undefined, pick: (at) => { plots.layer = Math.min(Math.max(Math.round(at), x[0]), x[x.length - 1]); drawLayerPlot(); } }));
   const row = rows.find((one) => one.layer === plots.layer), one = row?.[name];
