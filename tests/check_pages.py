@@ -196,10 +196,11 @@ class Opened:
 
 
 CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((one) => drawnCards.get(one).row === row))"
-# Whether every map of a row of pictures has been painted at the size of its picture.
+# Whether every map of a row of pictures has been painted at the size of its picture. Read from a copy: Chromium warns of
+# a canvas that is read often.
 INKED = """(row) => [...row.children].every((figure) => {
-  const [img, canvas] = figure.children;
+  const [img, canvas] = figure.children, copy = new OffscreenCanvas(6, 6).getContext("2d");
   if (!img.naturalWidth || canvas.width !== img.naturalWidth || canvas.height !== img.naturalHeight) return false;
-  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  return pixels.every((value, i) => i % 4 < 3 || value === 255);
+  copy.drawImage(canvas, 0, 0, 6, 6);
+  return copy.getImageData(0, 0, 6, 6).data.every((value, i) => i % 4 < 3 || value === 255);
 })"""

@@ -303,7 +303,18 @@ def test_every_word_is_there_in_both_languages():
     scripts = ("words.js", "chart.js", "matrix.js", "cards.js", "table.js", "check.js")
     words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("words.js", "check.js")))
     keys = used_keys(("base.html", "check.html", *scripts))
-    assert {"sort", "smooth", "brightest", "f_lift", "c_other", "theme", "wrong", "up", "close", "f_deletion_blur"} <= keys
+    assert {
+        "sort",
+        "smooth",
+        "brightest",
+        "f_lift",
+        "c_other",
+        "theme",
+        "wrong",
+        "up",
+        "close",
+        "f_deletion_blur",
+    } <= keys
     for language, known in words.items():
         assert keys - known.keys() == set(), language
         assert not [name for name in keys if not known[name].strip()], language
