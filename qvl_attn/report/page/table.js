@@ -21,7 +21,7 @@ function drawFigures() {
     }));
   const cells = DATA.answers_and_grounding, total = sum(Object.values(cells));
   $("both").hidden = !total;
-  const share = (name) => `${cells[name]} (${percent(cells[name] / total)})`;
+  const share = (name) => `${cells[name]} (${percent(cells[name] / (total || 1))})`;
   fill($("both"), ["", t("grounded"), t("elsewhere")], ["right", "wrong"].map((word) => [t(word), share(`${word}_grounded`), share(`${word}_elsewhere`)]));
   const methods = Object.entries(DATA.methods ?? {}).filter(([, own]) => Object.keys(own).length);
   $("methods").hidden = !methods.length;
