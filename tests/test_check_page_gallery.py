@@ -53,6 +53,31 @@ def exhibited_rows(run):
 
 # Which, and in what order
 
+SEEN = """() => [
+  [...document.querySelectorAll("#cards .pictures")].map((one) => drawnCards.get(one).row),
+  [...document.querySelectorAll("#rows tbody .open")].map((one) => one.textContent),
+  $("order").textContent, $("count").textContent,
+]"""
+SET = """(id, value) => {
+  $(id).value = value;
+  $(id).dispatchEvent(new Event(id === "search" ? "input" : "change"));
+}"""
+SORTED = f"""(names) => {{
+  const found = {{}}, set = {SET}, seen = {SEEN};
+  for (const down of [false, true]) {{
+    if (($("order").getAttribute("aria-pressed") === "true") !== down) $("order").click();
+    for (const name of names) {{
+      set("sort", name);
+      found[`${{name}} ${{down}}`] = seen().slice(0, 3);
+    }}
+  }}
+  return found;
+}}"""
+FILTERED = f"""(asked) => asked.map((three) => {{
+  ["right", "grounded", "search"].forEach((id, i) => ({SET})(id, three[i]));
+  return ({SEEN})();
+}})"""
+
 
 def order_of(rows, values, down):
     """What has no value comes last, and the data set's order decides among equals."""
@@ -69,18 +94,17 @@ def test_samples_are_sorted_by_every_figure_both_ways(opened, checked, kind):
         assert len(shown) < len(rows)
     names = page.page.eval_on_selector("#sort", "(one) => [...one.options].map((option) => option.value)")
     assert names == ["order", *FIGURES, "area"]
+    found = page.page.evaluate(SORTED, names)
     for down, name in product((False, True), names):
-        page.page.select_option("#sort", name)
-        if (page.page.get_attribute("#order", "aria-pressed") == "true") != down:
-            page.page.click("#order")
-        assert page.text("#order") == ("largest first" if down else "smallest first")
         if name == "order":
             values = range(len(rows))
         else:
             values = [row.get("area") if name == "area" else row.get("headline", {}).get(name) for row in rows]
         want = order_of(range(len(rows)), values, down)
-        assert page.cards() == [i for i in want if i in shown], (name, down)
-        assert page.listed() == [rows[i]["id"] for i in want], (name, down)
+        cards, listed, order = found[f"{name} {str(down).lower()}"]
+        assert cards == [i for i in want if i in shown], (name, down)
+        assert listed == [rows[i]["id"] for i in want], (name, down)
+        assert order == ["smallest first", "largest first"][down]
 
 
 def test_filters_and_search_alone_and_together(opened, checked):
@@ -89,14 +113,15 @@ def test_filters_and_search_alone_and_together(opened, checked):
     texts = [[row["id"], row["question"], row["answer"], *row["references"], *row["media"]] for row in rows]
     right = [row["accuracy"] >= 0.5 for row in rows]
     counts = set()
-    for answers, grounding, words in product(
-        ("", "right", "wrong"),
-        ("", "grounded", "elsewhere"),
-        ("", "purple", "  SCENE-00001 ", "an elephant", "颜色", "scene-00000.png", "nobody says this"),
-    ):
-        page.page.select_option("#right", answers)
-        page.page.select_option("#grounded", grounding)
-        page.page.fill("#search", words)
+    asked = [
+        *product(
+            ("", "right", "wrong"),
+            ("", "grounded", "elsewhere"),
+            ("", "purple", "  SCENE-00001 ", "an elephant", "颜色", "scene-00000.png", "nobody says this"),
+        )
+    ]
+    found = page.page.evaluate(FILTERED, asked)
+    for (answers, grounding, words), (cards, listed, _, count) in zip(asked, found, strict=True):
         want = [
             i
             for i, row in enumerate(rows)
@@ -105,9 +130,9 @@ def test_filters_and_search_alone_and_together(opened, checked):
             and any(words.strip().lower() in text.lower() for text in texts[i])
         ]
         with_picture = [i for i in want if i in shown]
-        assert page.cards() == with_picture, (answers, grounding, words)
-        assert page.listed() == [rows[i]["id"] for i in want]
-        assert page.text("#count").startswith(f"{len(want)} of 24 samples pass; {len(with_picture)} of them have")
+        assert cards == with_picture, (answers, grounding, words)
+        assert listed == [rows[i]["id"] for i in want]
+        assert count.startswith(f"{len(want)} of 24 samples pass; {len(with_picture)} of them have")
         counts.add(len(want))
     assert len(counts) > 6
     assert page.page.get_attribute("#count", "role") == "status"
