@@ -196,8 +196,8 @@ class Opened:
 
 
 CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((one) => drawnCards.get(one).row === row))"
-# Whether every map of a row of pictures has been painted at the size of its picture. Read from a copy: Chromium warns of
-# a canvas that is read often.
+# Whether every map of a row of pictures has been painted at the size of its picture. It is read from a copy, since
+# Chromium warns of a canvas that is read often.
 INKED = """(row) => [...row.children].every((figure) => {
   const [img, canvas] = figure.children, copy = new OffscreenCanvas(6, 6).getContext("2d");
   if (!img.naturalWidth || canvas.width !== img.naturalWidth || canvas.height !== img.naturalHeight) return false;

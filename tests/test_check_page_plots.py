@@ -17,15 +17,17 @@ from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES
 pytestmark = pytest.mark.browser
 # Places in the chart in its own units: of the ticks with their numbers, of the lines, of the shades.
 CHARTED = """() => {
-  const svg = document.querySelector("#layers svg"), of = (one, names) => names.map((name) => Number(one.getAttribute(name)));
+  const svg = document.querySelector("#layers svg");
+  const of = (one, names) => names.map((name) => Number(one.getAttribute(name)));
   const texts = (kind) => [...svg.querySelectorAll(`text.${kind}`)].filter((one) => !isNaN(one.textContent));
-  const points = (text) => [...text.matchAll(/(-?[\\d.e-]+),(-?[\\d.e-]+)/g)].map((found) => found.slice(1).map(Number));
+  const points = (text) => [...text.matchAll(/(-?[\\d.e-]+),(-?[\\d.e-]+)/g)].map((one) => one.slice(1).map(Number));
+  const line = (one) => [one.classList[1], points(one.getAttribute("d"))];
   const box = svg.getBoundingClientRect();
   return {
     x: texts("mid").map((one) => [Number(one.textContent), of(one, ["x"])[0]]),
     y: texts("end").map((one) => [Number(one.textContent), of(one, ["y"])[0] - 4]),
     rules: [...svg.querySelectorAll(".rule")].map((one) => of(one, ["y1"])[0]),
-    lines: Object.fromEntries([...svg.querySelectorAll("path.line")].map((one) => [one.classList[1], points(one.getAttribute("d"))])),
+    lines: Object.fromEntries([...svg.querySelectorAll("path.line")].map(line)),
     band: points(svg.querySelector(".band")?.getAttribute("points") ?? ""),
     shaded: [...svg.querySelectorAll(".shaded")].map((one) => of(one, ["x", "width"])),
     now: [...svg.querySelectorAll(".now")].map((one) => of(one, ["x1"])[0]),
@@ -221,7 +223,9 @@ def cells_of(page):
     return page.page.evaluate("""() => [...document.querySelectorAll("#heads td")].map((one) => ({
       at: one.dataset.at.split(",").map(Number), color: getComputedStyle(one).backgroundColor,
       marked: one.classList.contains("marked"), chosen: one.getAttribute("aria-selected") === "true",
-      label: one.getAttribute("aria-label"), top: one.getBoundingClientRect().top, left: one.getBoundingClientRect().left,
+      label: one.getAttribute("aria-label"),
+      top: one.getBoundingClientRect().top,
+      left: one.getBoundingClientRect().left,
     }))""")
 
 

@@ -1,4 +1,4 @@
-"""The page of a check in a browser as a whole: languages, themes, narrow windows, keys, names, evil texts, many rows."""
+"""The page of a check in a browser as a whole: languages, themes, narrow windows, keys, evil texts, many rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ CONTRAST = """() => {
     const above = [];
     for (let one = element; one; one = one.parentElement) above.unshift(getComputedStyle(one));
     const under = above.reduce((color, style) => over(style.backgroundColor, color), [255, 255, 255]);
-    const style = getComputedStyle(element), ink = over(element.closest("svg") ? style.fill : style.color, under);
+    const style = getComputedStyle(element);
+    const ink = over(element.closest("svg") ? style.fill : style.color, under);
     const [dark, bright] = [light(under), light(ink)].sort((a, b) => a - b);
     found.push([(bright + 0.05) / (dark + 0.05), walk.currentNode.textContent.trim()]);
   }
@@ -61,7 +62,7 @@ WIDE = """() => [
 NOTHING = re.compile(r"\b(NaN|undefined|null|Infinity|None)\b|\[object")
 
 
-# What a probe finds in everything that can be shown: the table, each figure of the plots, a layer, a head, some samples;
+# What a probe finds in all that can be shown: the table, each figure of the plots, a layer, a head, some samples;
 # once in each language.
 VISIT = """() => {
   const found = [], probe = PROBE, keep = () => found.push(probe());
@@ -222,9 +223,10 @@ def test_everything_can_be_done_by_keys(opened, checked):
         told = page.page.evaluate("""() => {
           const one = document.activeElement, box = one.getBoundingClientRect();
           const style = getComputedStyle(one), seen = box.width > 0 && box.top < innerHeight && box.bottom > 0;
-          return [one.id || one.className || one.tagName, seen, style.outlineStyle !== "none" && style.outlineWidth !== "0px"];
+          const outlined = style.outlineStyle !== "none" && style.outlineWidth !== "0px";
+          return [one.id || one.className || one.tagName, seen, outlined];
         }""")
-        if told[0] == "BODY" or told[0] == "language" and reached:
+        if told[0] == "BODY" or (told[0] == "language" and reached):
             break
         reached.append(told[0])
         assert told[1], f"{told[0]} has the focus out of sight"
