@@ -185,6 +185,37 @@ def page_file(results, tmp_path_factory):
     return write
 
 
+@pytest.fixture(scope="session")
+def checked(demo, tmp_path_factory):
+    """By kind (see `check_pages.KINDS`): a finished check, which is made once."""
+    from functools import cache
+
+    from check_pages import Checked, check
+
+    @cache
+    def checked(kind: str) -> Checked:
+        return check(demo, kind, tmp_path_factory.mktemp(kind))
+
+    return checked
+
+
+@pytest.fixture
+def opened(chromium, checked):
+    """Open the page of a check, by its kind or file; at the end it must have said and asked for nothing."""
+    from check_pages import Opened
+
+    pages = []
+
+    def opened(what, **options) -> Opened:
+        file = what if isinstance(what, Path) else checked(what).page
+        pages.append(Opened(chromium, file, **options))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()
+
+
 @pytest.fixture
 def clip_file(tmp_path):
     """Write a clip of (count) frames at 10 a second, or at the times that are given."""

@@ -7,7 +7,8 @@ Object.assign(WORDS.en, {
   up: "smallest first", down: "largest first", mean: "mean", interval: "95 % interval", c_chance: "chance", c_uniform: "uniform map", c_centre: "centre", c_other: "another picture's boxes",
   all_layers: "all layers", method_name: "method", f_pointing: "pointing game", f_mass: "share in the box", f_lift: "lift over the area", f_auc: "ROC-AUC", f_iou: "IoU (Otsu)",
   f_vision_mass: "share on vision", f_entropy: "entropy", f_top10_share: "ten strongest cells", f_spread: "spread", f_distance: "distance to the box", f_area: "area of the boxes",
-  f_deletion_blur: "deletion, nats", f_insertion_blur: "insertion, nats", f_weights_rank: "rank correlation: scrambled weights", f_question_rank: "another question", f_picture_rank: "another picture",
+  f_deletion_blur: "deletion, blur (nats)", f_deletion_mean: "deletion, mean colour (nats)", f_insertion_blur: "insertion, blur (nats)", f_insertion_mean: "insertion, mean colour (nats)",
+  f_weights_rank: "like scrambled weights'", f_question_rank: "like another question's", f_picture_rank: "like another picture's",
   counted: "{0} of {1} samples pass; {2} of them have a picture here. Kept are a random choice by a hash of the ids, and the best and the worst.",
   rows_left_out: "{0} further samples are in scores.jsonl alone.", title: "{0} on {1}", said: "{0} samples about {1} pictures or clips, {2} with boxes, {3} errors · headline: {4}",
   accuracy: "answers right: {0} ({1})", steps_shown: "{0} of {1} steps: {2}", brightest: "brightest: {0} = {1}", no_picture: "No picture of this sample was kept.",
@@ -22,7 +23,8 @@ Object.assign(WORDS.zh, {
   up: "从小到大", down: "从大到小", mean: "均值", interval: "95 % 区间", c_chance: "随机水平", c_uniform: "均匀图", c_centre: "中心图", c_other: "别的图的框",
   all_layers: "全部层", method_name: "方法", f_pointing: "指向游戏", f_mass: "框内比例", f_lift: "相对面积的提升", f_auc: "ROC-AUC", f_iou: "IoU（Otsu）",
   f_vision_mass: "落在图像上的比例", f_entropy: "熵", f_top10_share: "最强十格", f_spread: "分散程度", f_distance: "到框的距离", f_area: "框的面积",
-  f_deletion_blur: "删除（纳特）", f_insertion_blur: "插入（纳特）", f_weights_rank: "秩相关：打乱权重", f_question_rank: "别的问题", f_picture_rank: "别的图像",
+  f_deletion_blur: "删除，模糊（纳特）", f_deletion_mean: "删除，平均色（纳特）", f_insertion_blur: "插入，模糊（纳特）", f_insertion_mean: "插入，平均色（纳特）",
+  f_weights_rank: "与打乱权重的相似", f_question_rank: "与别的问题的相似", f_picture_rank: "与别的图的相似",
   counted: "{0} / {1} 个样本符合，其中 {2} 个在此有图。保留的是按编号哈希随机选出的，以及最好与最差的。",
   rows_left_out: "另有 {0} 个样本只在 scores.jsonl 中。", title: "{0}，数据 {1}", said: "{0} 个样本，{1} 个图像或视频，{2} 个有框，{3} 个出错 · 主图：{4}",
   accuracy: "回答正确率：{0}（{1}）", steps_shown: "{1} 步中的 {0} 步：{2}", brightest: "最亮：{0} = {1}", no_picture: "此样本没有保留图像。",
@@ -38,6 +40,12 @@ function options(select, names, chosen, words = (name) => t(`f_${name}`)) {
   select.value = chosen;
 }
 
+/** Where its heads are named, those that hold one. */
+function headlineLayers() {
+  const { layers = [], heads } = DATA.headline_of ?? {};
+  return heads ? [...new Set(heads.map(([layer]) => layer))] : layers;
+}
+
 function drawLayerPlot() {
   const rows = DATA.layers, known = DATA.figures.filter((name) => rows.some((row) => row[name] && row[name].mean !== null));
   $("layers-card").hidden = !known.length;
@@ -48,7 +56,7 @@ function drawLayerPlot() {
   const lines = [{ label: t("mean_of"), kind: "mean", x, y: of("mean"), low: of("low"), high: of("high") }];
   if ("chance" in rows[0][name]) lines.push({ label: t("c_chance"), kind: "chance", x, y: of("chance") });
   if (name !== "vision_mass" && "other" in rows[0][name]) lines.push({ label: t("c_other"), kind: "beside", x, y: of("other") });
-  const headline = DATA.headline_of?.layers ?? [], shaded = headline.length < x.length ? headline.map((layer) => [layer - 0.5, layer + 0.5]) : [];
+  const headline = headlineLayers(), shaded = headline.length < x.length ? headline.map((layer) => [layer - 0.5, layer + 0.5]) : [];
   $("layers").replaceChildren(chart({ width: Math.max($("layers").clientWidth, 320), lines, shaded, whole: true, xLabel: t("layer"), yLabel: t(`f_${name}`), label: `${t("by_layer")}: ${t(`f_${name}`)}`,
     at: plots.layer ?? undefined, pick: (at) => { plots.layer = Math.min(Math.max(Math.round(at), x[0]), x[x.length - 1]); drawLayerPlot(); } }));
   const row = rows.find((one) => one.layer === plots.layer), one = row?.[name];

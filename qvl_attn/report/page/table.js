@@ -21,12 +21,12 @@ function drawFigures() {
     }));
   const cells = DATA.answers_and_grounding, total = sum(Object.values(cells));
   $("both").hidden = !total;
-  const share = (name) => `${cells[name]} (${percent(cells[name] / total)})`;
+  const share = (name) => `${cells[name]} (${percent(cells[name] / (total || 1))})`;
   fill($("both"), ["", t("grounded"), t("elsewhere")], ["right", "wrong"].map((word) => [t(word), share(`${word}_grounded`), share(`${word}_elsewhere`)]));
   const methods = Object.entries(DATA.methods ?? {}).filter(([, own]) => Object.keys(own).length);
   $("methods").hidden = !methods.length;
-  const wanted = ["pointing", "lift", "auc", "iou", "deletion_blur", "insertion_blur", "weights_rank", "question_rank", "picture_rank"];
-  const names = wanted.filter((name) => methods.some(([, own]) => own[name]));
+  const names = ["pointing", "lift", "auc", "iou", "deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean", "weights_rank", "question_rank", "picture_rank"]
+    .filter((name) => methods.some(([, own]) => own[name]));
   fill($("methods"), [t("method_name"), ...names.map((name) => t(`f_${name}`))], methods.map(([name, own]) => [name, ...names.map((figure) => number(own[figure]?.mean))]));
 }
 

@@ -1,0 +1,332 @@
+"""The page of a check as a file: when it is written, made again and refused, what it says, and that it is safe."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from base64 import b64decode, b64encode
+from dataclasses import replace
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
+from running import ENV, ROOT
+from typer.testing import CliRunner
+
+from qvl_attn.cli import app
+from qvl_attn.exhibit import read_exhibits
+from qvl_attn.report import of_check
+from qvl_attn.report.of_check import check_html
+from qvl_attn.scores import read_scores
+from qvl_attn.scoring import CONTROLS, FIGURES
+
+PAGE = ROOT / "qvl_attn" / "report" / "page"
+AGAIN = """
+import sys
+from typer.testing import CliRunner
+from qvl_attn.cli import app
+for folder in sys.argv[1:]:
+    done = CliRunner().invoke(app, ["report", folder])
+    assert done.exit_code == 0, done.output
+print(sorted({"torch", "transformers"} & sys.modules.keys()))
+"""
+
+
+def report(*args):
+    return CliRunner().invoke(app, ["report", *map(str, args)])
+
+
+@pytest.fixture
+def copied(checked, tmp_path):
+    """A run to be spoiled."""
+
+    def copied(kind):
+        return shutil.copytree(checked(kind).folder, tmp_path / kind)
+
+    return copied
+
+
+def altered(file, **changes):
+    value = json.loads(file.read_text(encoding="utf-8"))
+    value |= changes
+    file.write_text(json.dumps({name: one for name, one in value.items() if one is not ...}), encoding="utf-8")
+
+
+# When it is written
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_and_a_merge_write_the_page_and_list_it(checked, kind):
+    run = checked(kind)
+    there = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert "report.html" in run.summary["files"]
+    assert set(run.summary["files"]) == there
+    assert run.page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_it_is_made_again_byte_for_byte_without_torch_model_and_data(checked, copied):
+    folders = [copied(kind) for kind in KINDS]
+    for folder in folders:
+        (folder / "report.html").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, *map(str, folders)], env=ENV, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    for kind, folder in zip(KINDS, folders, strict=True):
+        assert (folder / "report.html").read_bytes() == checked(kind).page.read_bytes(), kind
+
+
+def test_a_page_elsewhere_leaves_the_run_as_it_was(copied, tmp_path):
+    folder = copied("heads")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert report(folder, "--out", tmp_path / "page.html").exit_code == 0
+    assert (tmp_path / "page.html").read_bytes() == before[folder / "report.html"]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = report(folder, "--out", tmp_path / "page.html")
+    assert again.exit_code == 2
+    assert "page.html" in again.output
+
+
+def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
+    folder = copied("boxed")
+    shutil.rmtree(folder / "gallery")
+    altered(folder / "summary.json", headline_of=...)
+    assert report(folder).exit_code == 0
+    page = told(folder / "report.html")
+    assert page["cards"] == page["blocks"] == []
+    assert page["headline_of"] is None
+    assert len(page["rows"]) == 24
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"),
+    [
+        (lambda run: (run / "summary.json").unlink(), 2, "is a check that is not finished"),
+        (lambda run: (run / "summary.json").write_text("{"), 1, "summary.json cannot be read as JSON"),
+        (lambda run: (run / "summary.json").write_text("[]"), 1, "summary.json is not a JSON object"),
+        (lambda run: altered(run / "summary.json", model=...), 1, "summary.json is damaged"),
+        (lambda run: altered(run / "summary.json", notes=...), 1, "summary.json is damaged"),
+        (lambda run: altered(run / "summary.json", settings=[]), 1, "summary.json is damaged"),
+        (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "scores.jsonl: line 1 is not a row"),
+        (lambda run: (run / "scores.jsonl").write_text("{\n"), 1, "scores.jsonl: line 1 is no row"),
+        (lambda run: min((run / "gallery").glob("*.npz")).write_bytes(b"PK"), 1, ".npz"),
+        (lambda run: min((run / "gallery").glob("*.npz")).rename(run / "gallery" / "a.npz"), 1, "of another sample"),
+    ],
+)
+def test_what_is_damaged_is_told_in_a_line_and_the_page_stays(copied, spoil, code, words):
+    folder = copied("boxed")
+    before = (folder / "report.html").read_bytes()
+    spoil(folder)
+    done = report(folder)
+    assert done.exit_code == code, done.output
+    said = " ".join(done.output.split())
+    assert words.replace(" ", "") in said.replace(" ", "")
+    assert "Traceback" not in done.output
+    assert said.startswith("error: ")
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_a_check_stands_alone(checked, tmp_path):
+    done = report(checked("boxed").folder, checked("heads").folder, "--out", tmp_path / "page.html")
+    assert done.exit_code == 2
+    assert not (tmp_path / "page.html").exists()
+
+
+# What it says
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_numbers_are_those_of_the_summary_and_the_rows(checked, kind):
+    run, page = checked(kind), told(checked(kind).page)
+    for name in ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map"):
+        assert page[name] == run.summary[name], name
+    for name in ("headline_of", "samples", "pictures", "with_boxes", "errors", "groups", "notes", "data"):
+        assert page[name] == run.summary[name], name
+    assert page["query"] == run.summary["settings"]["query"]
+    assert page["model"].items() <= run.summary["model"].items()
+    rows = [row for row in run.rows if row.get("half") != "first"]
+    assert [row["id"] for row in page["rows"]] == [row["id"] for row in rows]
+    assert page["left_out"] == 0
+    for row, want in zip(page["rows"], rows, strict=True):
+        for name in ("media", "question"):
+            assert row[name] == want[name]
+        for name in ("answer", "error"):
+            assert row[name] == want.get(name, "")
+        assert row["references"] == list(dict.fromkeys(want["references"]))
+        assert row["right"] == (None if want["accuracy"] is None else want["accuracy"] >= 0.5)
+        assert row["grounded"] == want.get("grounded")
+        assert row["area"] == want.get("area")
+        assert row["figures"] == [want.get("headline", {}).get(name) for name in FIGURES]
+        controls = want.get("controls", {})
+        assert row["controls"] == [[controls.get(c, {}).get(name) for name in FIGURES] for c in CONTROLS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_cards_are_the_exhibits(checked, kind):
+    run, page = checked(kind), told(checked(kind).page)
+    text = run.page.read_text(encoding="utf-8")
+    pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', text)
+    kept = read_exhibits(run.folder)
+    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == kept.keys()
+    for card in page["cards"]:
+        exhibit = kept[page["rows"][card["row"]]["id"]]
+        assert tuple(b64decode(pictures[i][1]) for i in card["pictures"]) == exhibit.jpegs
+        assert card["boxes"] == [boxes.tolist() for boxes in exhibit.boxes]
+        assert card["grids"] == [list(values.shape) for values in exhibit.values]
+        for name in ("places", "times_s"):
+            assert tuple(card[name]) == getattr(exhibit, name)
+        for name in ("of", "uniform", "high"):
+            assert card[name] == getattr(exhibit, name)
+    assert [int(name) for name, _ in pictures] == list(range(len({*(picture for _, picture in pictures)})))
+
+
+@pytest.mark.parametrize("most", [0, 3, 20, 23, 24])
+def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(checked, monkeypatch, most):
+    monkeypatch.setattr(of_check, "MAX_ROWS", most)
+    run = checked("boxed")
+    kept = read_exhibits(run.folder)
+    assert SHOWN <= len(kept) < 20
+    page = told(check_html(run.summary, read_scores(run.folder), kept))
+    ids = [row["id"] for row in page["rows"]]
+    count = max(most, len(kept))
+    assert len(ids) == count
+    assert page["left_out"] == 24 - count
+    assert kept.keys() <= {*ids}
+    order = [row["id"] for row in run.rows]
+    assert ids == [name for name in order if name in ids]
+    others = [name for name in order if name not in kept]
+    assert [name for name in ids if name not in kept] == others[: count - len(kept)]
+    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == kept.keys()
+
+
+# That it is safe and small
+
+
+class _Elements(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def evil_page(run):
+    """Evil wherever there is a text."""
+    scores = [
+        replace(one, id=one.id + EVIL, media=(EVIL,), question=EVIL, answer=EVIL, references=(EVIL, "\u2028"))
+        for one in read_scores(run.folder)
+    ]
+    exhibits = {name + EVIL: one for name, one in read_exhibits(run.folder).items()}
+    summary = run.summary | {"data": EVIL, "headline_map": EVIL, "notes": [EVIL]}
+    summary["model"] = summary["model"] | dict.fromkeys(("name", "revision", "dtype", "device", "attention"), EVIL)
+    return check_html(summary, scores, exhibits)
+
+
+def test_evil_texts_stay_texts(checked):
+    kept = told(checked("evil").page)
+    assert kept["rows"][1]["question"] == f"what? {EVIL}"
+    assert kept["rows"][1]["references"] == [EVIL]
+    assert kept["rows"][1]["media"] == [EVIL_FILE]
+    assert kept["rows"][2]["error"]
+    assert kept["rows"][2]["id"] == f"broken {EVIL}"
+    sound = _Elements(checked("heads").page.read_text(encoding="utf-8")).found
+    page = evil_page(checked("heads"))
+    assert _Elements(page).found == sound
+    assert page.count("</script>") == sum(tag == "script" for tag, _ in sound)
+    assert told(page)["rows"][0]["answer"] == EVIL
+
+
+def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_else(checked):
+    text = checked("boxed").page.read_text(encoding="utf-8")
+    page = _Elements(text)
+    (policy,) = (one["content"] for tag, one in page.found if one.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (code,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert rules.pop(rule) == f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
+    assert rules == {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    assert {one.get("type") for tag, one in page.found if tag == "script"} == {None, "application/json", "text/plain"}
+    assert not [one for _, one in page.found if any(name.startswith("on") or name == "style" for name in one)]
+    assert not [one for _, one in page.found if one.get("src") or (one.get("href") or "data:,") != "data:,"]
+
+
+@pytest.mark.parametrize("kind", ["boxed", "clips"])
+def test_a_card_costs_its_picture_its_map_and_a_few_words(checked, kind):
+    run = checked(kind)
+    scores, kept = read_scores(run.folder), read_exhibits(run.folder)
+    grown = len(check_html(run.summary, scores, kept)) - len(check_html(run.summary, scores, {}))
+    pictures = sum(len(b64encode(file)) for file in {file for one in kept.values() for file in one.jpegs})
+    cells = sum(values.size for one in kept.values() for values in one.values)
+    assert grown < pictures + 4 * cells + 1500 * len(kept)
+    assert len(run.page.read_bytes()) < 150_000 + pictures + 4 * cells + 2500 * len(scores)
+
+
+# Its words
+
+
+def _words(text):
+    """By language, in the order of the file."""
+    found = {"en": {}, "zh": {}}
+    parts = re.split(r"(?:^  (en|zh): \{|^Object\.assign\(WORDS\.(en|zh), \{)", text, flags=re.MULTILINE)
+    for i in range(1, len(parts), 3):
+        body = re.split(r"^(?:  \},|\}\);)", parts[i + 2], flags=re.MULTILINE)[0]
+        pairs = re.finditer(r'(?:(\w+)|"([^"]+)"): "((?:[^"\\]|\\.)*)"', body)
+        found[parts[i] or parts[i + 1]] |= {one[1] or one[2]: one[3] for one in pairs}
+    return found
+
+
+def used_keys(scripts):
+    """Of `t("...")`, also within a choice, `data-t` and what is put together: figures and controls."""
+    keys = set()
+    for name in scripts:
+        text = (PAGE / name).read_text(encoding="utf-8")
+        keys |= {*re.findall(r'data-t(?:-label)?="(\w+)"', text)}
+        for first in re.findall(r"\bt\(([^,()`]*)", text):
+            keys |= {*re.findall(r'"(\w+)"', first)}
+        for names in re.findall(r"const names = \[([^\]]*)\]", text):
+            keys |= {f"f_{name}" for name in re.findall(r'"(\w+)"', names)}
+    return keys | {f"f_{name}" for name in (*FIGURES, "area")} | {f"c_{name}" for name in CONTROLS}
+
+
+def test_every_word_is_there_in_both_languages():
+    scripts = ("words.js", "chart.js", "matrix.js", "cards.js", "table.js", "check.js")
+    words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("words.js", "check.js")))
+    keys = used_keys(("base.html", "check.html", *scripts))
+    assert {
+        "sort",
+        "smooth",
+        "brightest",
+        "f_lift",
+        "c_other",
+        "theme",
+        "wrong",
+        "up",
+        "close",
+        "f_deletion_blur",
+    } <= keys
+    for language, known in words.items():
+        assert keys - known.keys() == set(), language
+        assert not [name for name in keys if not known[name].strip()], language
+    for name in words["en"]:
+        places = {language: {*re.findall(r"\{\d\}", words[language][name])} for language in words}
+        assert places["en"] == places["zh"], name
+
+
+def test_what_is_not_defined_is_null_and_never_nan(checked):
+    for kind in ("bare", "evil", "boxed"):
+        text = checked(kind).page.read_text(encoding="utf-8")
+        found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+        json.loads(found, parse_constant=lambda name: pytest.fail(name))
+    assert all(value is None for row in told(checked("bare").page)["rows"] for value in row["figures"][:5])
+    assert np.isfinite(told(checked("bare").page)["rows"][0]["figures"][5])

@@ -1,0 +1,447 @@
+"""The samples on the page of a check, in a browser: which cards are there, in what order, and what is drawn on them."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from dataclasses import replace
+from io import BytesIO
+from itertools import product
+
+import numpy as np
+import pytest
+from check_pages import CARD, INKED, number
+from PIL import Image
+
+from qvl_attn.drawing import Drawing
+from qvl_attn.exhibit import read_exhibits
+from qvl_attn.render import color_table, upsample
+from qvl_attn.report.of_check import check_html
+from qvl_attn.scores import read_scores
+from qvl_attn.scoring import CONTROLS, FIGURES
+
+pytestmark = pytest.mark.browser
+DRAWN = """(row) => [...ROW.children].map((figure) => {
+  const [img, canvas, svg] = figure.children;
+  const place = (one) => {
+    const box = one.getBoundingClientRect();
+    return [box.left, box.top, box.right, box.bottom];
+  };
+  return {
+    source: img.src,
+    size: [img.naturalWidth, img.naturalHeight],
+    map: canvas.toDataURL(),
+    opacity: getComputedStyle(canvas).opacity,
+    places: [img, canvas, svg].map(place),
+    boxes: [...svg.querySelectorAll("rect.box:not(.under)")].map(place),
+    under: svg.querySelectorAll("rect.under").length,
+  };
+})"""
+
+
+def drawn(page, row, card=CARD):
+    page.wait_drawn(row)
+    return page.page.evaluate(DRAWN.replace("ROW", f"{card}(row)"), row)
+
+
+def decoded(url):
+    with Image.open(BytesIO(b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image, int)
+
+
+def exhibit_of(run, row):
+    return read_exhibits(run.folder)[run.rows[row]["id"]]
+
+
+def exhibited_rows(run):
+    kept = read_exhibits(run.folder)
+    return [i for i, row in enumerate(run.rows) if row["id"] in kept]
+
+
+# Which, and in what order
+
+SEEN = """() => [
+  [...document.querySelectorAll("#cards .pictures")].map((one) => drawnCards.get(one).row),
+  [...document.querySelectorAll("#rows tbody .open")].map((one) => one.textContent),
+  $("order").textContent, $("count").textContent,
+]"""
+SET = """(id, value) => {
+  $(id).value = value;
+  $(id).dispatchEvent(new Event(id === "search" ? "input" : "change"));
+}"""
+SORTED = f"""(names) => {{
+  const found = {{}}, set = {SET}, seen = {SEEN};
+  for (const down of [false, true]) {{
+    if (($("order").getAttribute("aria-pressed") === "true") !== down) $("order").click();
+    for (const name of names) {{
+      set("sort", name);
+      found[`${{name}} ${{down}}`] = seen().slice(0, 3);
+    }}
+  }}
+  return found;
+}}"""
+FILTERED = f"""(asked) => asked.map((three) => {{
+  ["right", "grounded", "search"].forEach((id, i) => ({SET})(id, three[i]));
+  return ({SEEN})();
+}})"""
+
+
+def order_of(rows, values, down):
+    """What has no value comes last, and the data set's order decides among equals."""
+    values = np.array([np.nan if value is None else value for value in values], float)
+    sign = -1 if down else 1
+    return sorted(rows, key=lambda i: (np.isnan(values[i]), 0 if np.isnan(values[i]) else sign * values[i], i))
+
+
+@pytest.mark.parametrize("kind", ["boxed", "bare", "evil"])
+def test_samples_are_sorted_by_every_figure_both_ways(opened, checked, kind):
+    page, run = opened(kind), checked(kind)
+    rows, shown = run.rows, exhibited_rows(run)
+    if kind == "boxed":
+        assert len(shown) < len(rows)
+    names = page.page.eval_on_selector("#sort", "(one) => [...one.options].map((option) => option.value)")
+    assert names == ["order", *FIGURES, "area"]
+    found = page.page.evaluate(SORTED, names)
+    for down, name in product((False, True), names):
+        if name == "order":
+            values = range(len(rows))
+        else:
+            values = [row.get("area") if name == "area" else row.get("headline", {}).get(name) for row in rows]
+        want = order_of(range(len(rows)), values, down)
+        cards, listed, order = found[f"{name} {str(down).lower()}"]
+        assert cards == [i for i in want if i in shown], (name, down)
+        assert listed == [rows[i]["id"] for i in want], (name, down)
+        assert order == ["smallest first", "largest first"][down]
+
+
+def test_filters_and_search_alone_and_together(opened, checked):
+    page, run = opened("boxed"), checked("boxed")
+    rows, shown = run.rows, exhibited_rows(run)
+    texts = [[row["id"], row["question"], row["answer"], *row["references"], *row["media"]] for row in rows]
+    right = [row["accuracy"] >= 0.5 for row in rows]
+    counts = set()
+    asked = [
+        *product(
+            ("", "right", "wrong"),
+            ("", "grounded", "elsewhere"),
+            ("", "purple", "  SCENE-00001 ", "an elephant", "颜色", "scene-00000.png", "nobody says this"),
+        )
+    ]
+    found = page.page.evaluate(FILTERED, asked)
+    for (answers, grounding, words), (cards, listed, _, count) in zip(asked, found, strict=True):
+        want = [
+            i
+            for i, row in enumerate(rows)
+            if (not answers or right[i] == (answers == "right"))
+            and (not grounding or row["grounded"] is (grounding == "grounded"))
+            and any(words.strip().lower() in text.lower() for text in texts[i])
+        ]
+        with_picture = [i for i in want if i in shown]
+        assert cards == with_picture, (answers, grounding, words)
+        assert listed == [rows[i]["id"] for i in want]
+        assert count.startswith(f"{len(want)} of 24 samples pass; {len(with_picture)} of them have")
+        counts.add(len(want))
+    assert len(counts) > 6
+    assert page.page.get_attribute("#count", "role") == "status"
+
+
+def test_a_filter_and_an_order_together(opened, checked):
+    page, run = opened("boxed"), checked("boxed")
+    page.page.select_option("#right", "wrong")
+    page.page.select_option("#sort", "lift")
+    page.page.click("#order")
+    rows = [i for i, row in enumerate(run.rows) if row["accuracy"] < 0.5]
+    want = order_of(rows, [row["headline"]["lift"] for row in run.rows], True)
+    assert page.listed() == [run.rows[i]["id"] for i in want]
+
+
+def test_a_card_says_what_was_asked_answered_and_judged(opened, checked):
+    page, run = opened("boxed"), checked("boxed")
+    for sort, names in (("order", ("lift", "mass")), ("entropy", ("entropy", "lift")), ("lift", ("lift", "mass"))):
+        page.page.select_option("#sort", sort)
+        cards = page.page.locator("#cards .sample").all_text_contents()
+        for text, i in zip(cards, page.cards(), strict=True):
+            row = run.rows[i]
+            assert text.startswith(row["question"] + row["answer"])
+            assert (" (accepted: an Elephant)" in text) == (row["accuracy"] < 0.5)
+            tags = ["right" if row["accuracy"] >= 0.5 else "wrong"]
+            tags += [] if row["grounded"] is None else ["points into a box" if row["grounded"] else "points elsewhere"]
+            words = {"lift": "lift over the area", "mass": "share in the box", "entropy": "entropy"}
+            told = re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ")
+            for part, name in zip(told, names, strict=True):
+                assert part.startswith(words[name])
+                value = row["headline"][name]
+                shown = number(part.removeprefix(words[name]).strip())
+                assert shown == pytest.approx(np.nan if value is None else value, rel=6e-3, nan_ok=True)
+
+
+# What is drawn
+
+
+@pytest.mark.parametrize(("interp", "colormap"), [("linear", "inferno"), ("cells", "viridis"), ("linear", "jet")])
+@pytest.mark.parametrize("kind", ["boxed", "clips"])
+def test_maps_are_coloured_as_python_does(opened, checked, kind, interp, colormap):
+    page, run = opened(kind), checked(kind)
+    page.page.select_option("#interp", interp)
+    page.page.select_option("#colormap", colormap)
+    table = color_table(colormap)[:, 0].astype(int)
+    for row in exhibited_rows(run)[::4]:
+        exhibit, brightest = exhibit_of(run, row), []
+        for found, values in zip(drawn(page, row), exhibit.values, strict=True):
+            width, height = found["size"]
+            shares = upsample(values, (width, height), Drawing(interp=interp)) / exhibit.high
+            pixels = decoded(found["map"])
+            assert pixels.shape[:2] == shares.shape
+            levels = np.rint(np.clip(shares, 0, 1) * 255).astype(int)
+            near = [table[np.clip(levels + step, 0, 255)] for step in (-1, 0, 1)]
+            assert np.any([(one == pixels[..., :3]).all(axis=2) for one in near], axis=0).all()
+            assert (near[1] == pixels[..., :3]).all(axis=2).mean() > 0.95
+            brightest.append(levels.max())
+        assert max(brightest) > 200
+
+
+@pytest.mark.parametrize("kind", ["boxed", "clips"])
+def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(opened, checked, kind):
+    page, run = opened(kind), checked(kind)
+    for row in exhibited_rows(run)[::3]:
+        for found, jpeg in zip(drawn(page, row), exhibit_of(run, row).jpegs, strict=True):
+            assert b64decode(found["source"].removeprefix("data:image/jpeg;base64,")) == jpeg
+            assert list(decoded(found["map"]).shape[1::-1]) == found["size"]
+            picture, canvas, svg = found["places"]
+            assert picture == pytest.approx(canvas, abs=0.1)
+            assert picture == pytest.approx(svg, abs=0.1)
+            width, height = picture[2] - picture[0], picture[3] - picture[1]
+            assert width / height == pytest.approx(found["size"][0] / found["size"][1], rel=0.02)
+
+
+def test_boxes_are_where_the_data_set_says_until_they_are_switched_off(opened, checked):
+    page, run = opened("boxed"), checked("boxed")
+    shown, outlined = exhibited_rows(run), 0
+    for row in shown:
+        (found,) = drawn(page, row)
+        typed = run.typed[run.rows[row]["id"]]
+        left, top, right, bottom = found["places"][0]
+        width, height = run.sizes_px[typed["image"]]
+        scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
+        want = np.reshape(np.array(typed["boxes"], float), (-1, 4)) * scale + [left, top] * 2
+        np.testing.assert_allclose(np.reshape(found["boxes"], (-1, 4)), want, atol=0.6)
+        assert found["under"] == len(want)
+        outlined += len(want)
+    assert outlined > 8
+    page.page.uncheck("#outlines")
+    for row in (shown[0], shown[-1], shown[0]):
+        page.wait_drawn(row)
+        page.wait(f"(row) => {CARD}(row).querySelectorAll('rect').length === 0", row)
+    page.page.check("#outlines")
+    page.wait("(row) => document.querySelectorAll('#cards rect').length > 0")
+
+
+def test_opacity_is_that_of_the_slider(opened, checked):
+    page = opened("boxed")
+    row = exhibited_rows(checked("boxed"))[0]
+    assert drawn(page, row)[0]["opacity"] == "0.5"
+    for value in ("0.8", "0", "1"):
+        page.page.fill("#alpha", value)
+        page.wait(
+            f"([row, value]) => getComputedStyle({CARD}(row).querySelector('canvas')).opacity === value", [row, value]
+        )
+
+
+def test_clips_show_their_steps(opened, checked):
+    page, run = opened("clips"), checked("clips")
+    boxed = 0
+    for row in exhibited_rows(run):
+        exhibit = exhibit_of(run, row)
+        found = drawn(page, row)
+        assert len(found) == len(exhibit.places) > 1
+        lefts = [one["places"][0][0] for one in found]
+        assert lefts == sorted({*lefts}), "side by side, in the order of time"
+        for one, boxes in zip(found, exhibit.boxes, strict=True):
+            left, top, right, bottom = one["places"][0]
+            size = np.array([right - left, bottom - top] * 2)
+            want = boxes * size + np.array([left, top] * 2)
+            np.testing.assert_allclose(np.reshape(one["boxes"], (-1, 4)), want, atol=0.6)
+            boxed += len(boxes)
+        page.page.evaluate("(row) => openSample(row)", row)
+        times = ", ".join(f"{time:.2f} s" for time in exhibit.times_s)
+        assert f"{len(exhibit.places)} of {exhibit.of} steps: {times}" in page.text("#sample-card")
+        page.page.keyboard.press("Escape")
+    assert boxed
+
+
+# When it is drawn
+
+EMPTY = f"""() => [...document.querySelectorAll(".sample .pictures, #sample-card .pictures")].filter((row) => {{
+  const box = row.getBoundingClientRect();
+  return box.bottom > 0 && box.top < innerHeight && !({INKED})(row);
+}}).length"""
+
+
+def scroll_through(page):
+    """Nothing in sight stays empty, from the top to the end."""
+    seen, at = set(), 0
+    page.page.evaluate("scrollTo(0, 0)")
+    while True:
+        page.wait(f"() => ({EMPTY})() === 0")
+        seen |= set(
+            page.page.evaluate("""() => [...document.querySelectorAll("#cards .pictures")]
+          .filter((row) => { const box = row.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; })
+          .map((row) => drawnCards.get(row).row)""")
+        )
+        at += 350
+        page.page.mouse.wheel(0, 350)
+        end = page.page.evaluate("() => document.documentElement.scrollHeight - innerHeight")
+        page.page.wait_for_timeout(30)
+        if at > end + 350:
+            break
+    assert seen == {*page.cards()}
+
+
+def test_nothing_stays_empty_when_it_comes_into_sight(opened, checked):
+    page = opened("boxed", viewport={"width": 420, "height": 500})
+    count = len(exhibited_rows(checked("boxed")))
+    inked = f"() => [...document.querySelectorAll('#cards .pictures')].filter({INKED}).length"
+    assert page.page.evaluate(inked) < count, "what is far away is not drawn yet"
+    page.page.mouse.move(200, 250)
+    scroll_through(page)
+    for change in (
+        lambda: page.page.select_option("#sort", "lift"),
+        lambda: page.page.click("#order"),
+        lambda: page.page.select_option("#grounded", "elsewhere"),
+        lambda: page.page.fill("#search", "scene"),
+        lambda: page.page.select_option("#colormap", "jet"),
+        lambda: page.page.click("#language"),
+        lambda: page.page.click("#theme"),
+    ):
+        change()
+        page.page.mouse.move(200, 250)
+        scroll_through(page)
+
+
+def test_what_comes_into_sight_after_a_change_has_the_new_colours(opened, checked):
+    page, run = opened("boxed", viewport={"width": 420, "height": 500}), checked("boxed")
+    shown = exhibited_rows(run)
+    for row in (shown[0], shown[-1]):
+        page.wait_drawn(row)
+    page.page.evaluate("scrollTo(0, 0)")
+    page.page.select_option("#colormap", "viridis")
+    darkest = color_table("viridis")[:, 0].astype(int)
+    page.page.evaluate(f"(row) => {CARD}(row).scrollIntoView({{ block: 'center' }})", shown[-1])
+    first = """(row) => {
+      const copy = new OffscreenCanvas(1, 1).getContext("2d");
+      copy.drawImage(CARD(row).querySelector("canvas"), 0, 0);
+      return [...copy.getImageData(0, 0, 1, 1).data];
+    }""".replace("CARD", CARD)
+    page.wait(
+        f"([row, known]) => known.includes(({first})(row).slice(0, 3).join())",
+        [
+            shown[-1],
+            [",".join(map(str, color)) for color in darkest.tolist()],
+        ],
+    )
+
+
+# One sample, and all of them as a table
+
+
+@pytest.mark.parametrize("kind", ["boxed", "clips", "evil"])
+def test_a_sample_opens_and_tells_everything(opened, checked, kind):
+    page, run = opened(kind), checked(kind)
+    page.page.click("#table-of-all summary")
+    for i, row in enumerate(run.rows[:6]):
+        page.page.locator("#rows tbody .open").nth(i).click()
+        assert page.page.locator("#sample").is_visible()
+        text = page.text("#sample-card")
+        assert page.text("#sample-title").startswith(" ".join(row["question"].split()))
+        for words in (row["id"], *row["media"], row.get("answer", "") or "(no answer)", row.get("error", "")):
+            assert words in text
+        head, *figures = page.table("sample-figures")
+        assert head == ["", "Headline", "chance", "uniform map", "centre", "another picture's boxes"]
+        for line, name in zip(figures, FIGURES, strict=True):
+            values = [row.get("headline", {}).get(name)]
+            values += [row.get("controls", {}).get(control, {}).get(name) for control in CONTROLS]
+            want = [np.nan if value is None else value for value in values]
+            assert [number(cell) for cell in line[1:]] == pytest.approx(want, rel=6e-3, nan_ok=True), name
+        card = page.page.locator("#sample-card .pictures")
+        if row["id"] in read_exhibits(run.folder):
+            page.wait(f"() => ({INKED})(document.querySelector('#sample-card .pictures'))")
+            exhibit = exhibit_of(run, i)
+            found = re.search(r"brightest: (\S+) = (\S+)× even", text)
+            assert float(found[1]) == pytest.approx(exhibit.high, rel=6e-3)
+            assert float(found[2]) == pytest.approx(exhibit.high / exhibit.uniform, abs=0.06)
+            assert card.bounding_box()["width"] > 200
+        else:
+            assert card.count() == 0
+            assert "No picture of this sample was kept." in text
+        page.page.click("#close")
+        assert not page.page.locator("#sample").is_visible()
+
+
+def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(opened, checked):
+    page, run = opened("boxed"), checked("boxed")
+    focused = "() => document.activeElement.textContent"
+    for row in (exhibited_rows(run)[0], exhibited_rows(run)[2]):
+        at = page.cards().index(row)
+        for close in ("Escape", "Enter"):
+            page.page.locator("#cards .open").nth(at).focus()
+            page.page.keyboard.press("Enter")
+            assert page.page.locator("#sample").is_visible()
+            assert run.rows[row]["id"] in page.text("#sample-card")
+            assert page.page.evaluate("() => document.activeElement.id") == "close"
+            page.page.keyboard.press(close)
+            assert not page.page.locator("#sample").is_visible()
+            assert page.page.evaluate(focused) == run.rows[row]["question"]
+        page.page.locator("#cards .pictures").nth(at).click()
+        assert run.rows[row]["id"] in page.text("#sample-card")
+        page.page.click("#close")
+    page.page.click("#table-of-all summary")
+    page.page.click("#rows tbody tr:nth-child(5) .open")
+    assert run.rows[4]["id"] in page.text("#sample-card")
+    page.page.keyboard.press("Escape")
+    assert page.page.evaluate(focused) == run.rows[4]["id"]
+
+
+def test_the_table_of_all_samples(opened, checked):
+    page, run = opened("evil"), checked("evil")
+    page.page.click("#table-of-all summary")
+    head, *lines = page.table("rows")
+    assert head[:5] == ["id", "Question", "Answer", "accepted", "judged"]
+    names = ("pointing", "lift", "mass", "auc", "iou", "vision_mass")
+    for line, row in zip(lines, run.rows, strict=True):
+        said = [row["id"], row["question"], row.get("error") or row["answer"], " | ".join(row["references"])]
+        assert [" ".join(cell.split()) for cell in line[:4]] == [" ".join(text.split()) for text in said]
+        assert ("error" in line[4]) == (row["status"] == "error")
+        want = [row.get("headline", {}).get(name) for name in names]
+        want = [np.nan if value is None else value for value in want]
+        assert [number(cell) for cell in line[5:]] == pytest.approx(want, rel=6e-3, nan_ok=True)
+    assert not page.page.locator("#more").is_visible()
+
+
+def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
+    run = checked("boxed")
+    scores = read_scores(run.folder)
+    many = [replace(scores[i % 24], id=f"n{i}", index=i) for i in range(250)]
+    (tmp_path / "page.html").write_text(check_html(run.summary, many, {}), encoding="utf-8")
+    page = opened(tmp_path / "page.html")
+    page.page.click("#table-of-all summary")
+    for count in (100, 200, 250):
+        assert page.listed() == [f"n{i}" for i in range(count)]
+        assert page.page.locator("#more").is_visible() == (count < 250)
+        if count < 250:
+            page.page.click("#more")
+    page.page.fill("#search", "n24")
+    assert page.listed() == ["n24", *(f"n{i}" for i in range(240, 250))]
+    for id_, value, count in (("search", "", 100), ("sort", "area", 100), ("right", "right", 100)):
+        page.page.evaluate("() => { rowsShown = 250; drawRows(); }")
+        page.page.evaluate(f"([id, value]) => ({SET})(id, value)", [id_, value])
+        assert len(page.listed()) == count, id_
+
+
+def test_what_was_left_out_is_said(opened, checked, monkeypatch, tmp_path):
+    monkeypatch.setattr("qvl_attn.report.of_check.MAX_ROWS", 20)
+    run = checked("boxed")
+    html = check_html(run.summary, read_scores(run.folder), read_exhibits(run.folder))
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    page = opened(tmp_path / "page.html")
+    assert page.text("#count").endswith("4 further samples are in scores.jsonl alone.")
+    assert "further samples" not in opened("boxed").text("#count")
