@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from dataclasses import replace
 from io import BytesIO
 from itertools import product
 
@@ -16,9 +15,7 @@ from PIL import Image
 from qvl_attn.drawing import Drawing
 from qvl_attn.exhibit import read_exhibits
 from qvl_attn.render import color_table, upsample
-from qvl_attn.report.of_check import check_html
-from qvl_attn.scores import read_scores
-from qvl_attn.scoring import CONTROLS, FIGURES
+from qvl_attn.scoring import FIGURES
 
 pytestmark = pytest.mark.browser
 DRAWN = """(row) => [...ROW.children].map((figure) => {
@@ -339,109 +336,3 @@ def test_what_comes_into_sight_after_a_change_has_the_new_colours(opened, checke
             [",".join(map(str, color)) for color in darkest.tolist()],
         ],
     )
-
-
-# One sample, and all of them as a table
-
-
-@pytest.mark.parametrize("kind", ["boxed", "clips", "evil"])
-def test_a_sample_opens_and_tells_everything(opened, checked, kind):
-    page, run = opened(kind), checked(kind)
-    page.page.click("#table-of-all summary")
-    for i, row in enumerate(run.rows[:6]):
-        page.page.locator("#rows tbody .open").nth(i).click()
-        assert page.page.locator("#sample").is_visible()
-        text = page.text("#sample-card")
-        assert page.text("#sample-title").startswith(" ".join(row["question"].split()))
-        for words in (row["id"], *row["media"], row.get("answer", "") or "(no answer)", row.get("error", "")):
-            assert words in text
-        head, *figures = page.table("sample-figures")
-        assert head == ["", "Headline", "chance", "uniform map", "centre", "another picture's boxes"]
-        for line, name in zip(figures, FIGURES, strict=True):
-            values = [row.get("headline", {}).get(name)]
-            values += [row.get("controls", {}).get(control, {}).get(name) for control in CONTROLS]
-            want = [np.nan if value is None else value for value in values]
-            assert [number(cell) for cell in line[1:]] == pytest.approx(want, rel=6e-3, nan_ok=True), name
-        card = page.page.locator("#sample-card .pictures")
-        if row["id"] in read_exhibits(run.folder):
-            page.wait(f"() => ({INKED})(document.querySelector('#sample-card .pictures'))")
-            exhibit = exhibit_of(run, i)
-            found = re.search(r"brightest: (\S+) = (\S+)× even", text)
-            assert float(found[1]) == pytest.approx(exhibit.high, rel=6e-3)
-            assert float(found[2]) == pytest.approx(exhibit.high / exhibit.uniform, abs=0.06)
-            assert card.bounding_box()["width"] > 200
-        else:
-            assert card.count() == 0
-            assert "No picture of this sample was kept." in text
-        page.page.click("#close")
-        assert not page.page.locator("#sample").is_visible()
-
-
-def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
-    focused = "() => document.activeElement.textContent"
-    for row in (exhibited_rows(run)[0], exhibited_rows(run)[2]):
-        at = page.cards().index(row)
-        for close in ("Escape", "Enter"):
-            page.page.locator("#cards .open").nth(at).focus()
-            page.page.keyboard.press("Enter")
-            assert page.page.locator("#sample").is_visible()
-            assert run.rows[row]["id"] in page.text("#sample-card")
-            assert page.page.evaluate("() => document.activeElement.id") == "close"
-            page.page.keyboard.press(close)
-            assert not page.page.locator("#sample").is_visible()
-            assert page.page.evaluate(focused) == run.rows[row]["question"]
-        page.page.locator("#cards .pictures").nth(at).click()
-        assert run.rows[row]["id"] in page.text("#sample-card")
-        page.page.click("#close")
-    page.page.click("#table-of-all summary")
-    page.page.click("#rows tbody tr:nth-child(5) .open")
-    assert run.rows[4]["id"] in page.text("#sample-card")
-    page.page.keyboard.press("Escape")
-    assert page.page.evaluate(focused) == run.rows[4]["id"]
-
-
-def test_the_table_of_all_samples(opened, checked):
-    page, run = opened("evil"), checked("evil")
-    page.page.click("#table-of-all summary")
-    head, *lines = page.table("rows")
-    assert head[:5] == ["id", "Question", "Answer", "accepted", "judged"]
-    names = ("pointing", "lift", "mass", "auc", "iou", "vision_mass")
-    for line, row in zip(lines, run.rows, strict=True):
-        said = [row["id"], row["question"], row.get("error") or row["answer"], " | ".join(row["references"])]
-        assert [" ".join(cell.split()) for cell in line[:4]] == [" ".join(text.split()) for text in said]
-        assert ("error" in line[4]) == (row["status"] == "error")
-        want = [row.get("headline", {}).get(name) for name in names]
-        want = [np.nan if value is None else value for value in want]
-        assert [number(cell) for cell in line[5:]] == pytest.approx(want, rel=6e-3, nan_ok=True)
-    assert not page.page.locator("#more").is_visible()
-
-
-def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
-    run = checked("boxed")
-    scores = read_scores(run.folder)
-    many = [replace(scores[i % 24], id=f"n{i}", index=i) for i in range(250)]
-    (tmp_path / "page.html").write_text(check_html(run.summary, many, {}), encoding="utf-8")
-    page = opened(tmp_path / "page.html")
-    page.page.click("#table-of-all summary")
-    for count in (100, 200, 250):
-        assert page.listed() == [f"n{i}" for i in range(count)]
-        assert page.page.locator("#more").is_visible() == (count < 250)
-        if count < 250:
-            page.page.click("#more")
-    page.page.fill("#search", "n24")
-    assert page.listed() == ["n24", *(f"n{i}" for i in range(240, 250))]
-    for id_, value, count in (("search", "", 100), ("sort", "area", 100), ("right", "right", 100)):
-        page.page.evaluate("() => { rowsShown = 250; drawRows(); }")
-        page.page.evaluate(f"([id, value]) => ({SET})(id, value)", [id_, value])
-        assert len(page.listed()) == count, id_
-
-
-def test_what_was_left_out_is_said(opened, checked, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.report.of_check.MAX_ROWS", 20)
-    run = checked("boxed")
-    html = check_html(run.summary, read_scores(run.folder), read_exhibits(run.folder))
-    (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    page = opened(tmp_path / "page.html")
-    assert page.text("#count").endswith("4 further samples are in scores.jsonl alone.")
-    assert "further samples" not in opened("boxed").text("#count")
