@@ -162,9 +162,7 @@ class Result:
             InputError: something named is not there.
         """
         if self.methods and layers is None and heads is None and query is None:
-            method, asked = self.methods[0], self.settings.query
-            averaged = self.heatmaps(query=asked)[0].heads if METHODS[method.method].heads else "all"
-            return method_heat_maps(method, self.capture, self.query_rows(), asked, scale, heads=averaged)
+            return self.method_maps(self.methods[0], scale)
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
         typed_heads = heads
@@ -177,6 +175,16 @@ class Result:
         named = query or self.settings.query
         rows = query_rows(self.capture, self.question, named)
         return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
+
+    def method_maps(self, method: MethodMap, scale: Scale | None = None) -> tuple[HeatMap, ...]:
+        """What one of its methods made of all pictures of the prompt, on one scale.
+
+        Raises:
+            CaptureError: the map is zero everywhere.
+        """
+        asked = self.settings.query
+        averaged = self.heatmaps(query=asked)[0].heads if METHODS[method.method].heads else "all"
+        return method_heat_maps(method, self.capture, self.query_rows(), asked, scale, heads=averaged)
 
     def query_rows(self) -> IntArray:
         """Rows of the capture that the headline's query averages."""

@@ -33,6 +33,11 @@ class Parcel:
     shapes: list[tuple[int, int]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
 
+    @property
+    def values(self) -> int:
+        """How many values the blocks have."""
+        return sum(rows * cells for rows, cells in self.shapes)
+
     def add_rows(self, rows: NDArray[Any]) -> int:
         """Keep (N, V) values, and give back their number."""
         self.blocks.append(pack_rows(rows))
