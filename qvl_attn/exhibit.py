@@ -30,11 +30,11 @@ from qvl_attn.store import npz_bytes, read_npz, slug, write_npz
 from qvl_attn.types import FloatArray, HeatMap
 
 SCHEMA_VERSION = 1
-# How many are chosen at random, and how large their pictures are at most.
-SHOWN, LONGEST_PX = 48, 480
+# How many are chosen at random, and how large a picture is at most, alone or beside others.
+SHOWN, LONGEST_PX, SEVERAL_PX = 48, 480, 280
 FOLDER = "gallery"
 # Of what is read back, which anybody may have written.
-MAX_EXHIBITS, MAX_BYTES, MAX_JPEG_BYTES = 256, 32 * 2**20, 4 * 2**20
+MAX_EXHIBITS, MAX_BYTES, MAX_JPEG_BYTES, MAX_BOXES = 64, 4 * 2**20, 2**20, 4096
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
@@ -82,6 +82,7 @@ class Exhibit:
             _require(values.dtype == np.float32 and values.ndim == 2 and values.size > 0, "values: want float32 (h, w)")
             _require(bool(np.isfinite(values).all() and (values >= 0).all()), "values: not attention")
             _require(boxes.dtype == np.float64 and boxes.shape == (len(boxes), 4), "boxes: want float64 (G, 4)")
+            _require(len(boxes) <= MAX_BOXES, f"{len(boxes)} boxes")
             _require(bool(np.isfinite(boxes).all()), "boxes: not finite")
 
     def __repr__(self) -> str:
@@ -133,15 +134,15 @@ def exhibit_of(sample: Sample, result: Result) -> Exhibit:
         places, of = _shown_pictures(sample, maps), len(maps)
         pictures = [result.media[i].frames[0] for i in places]
         values = [maps[i].values[0] for i in places]
-    jpegs = []
+    jpegs, longest_px = [], LONGEST_PX if len(places) == 1 else SEVERAL_PX
     for place, picture in zip(places, pictures, strict=True):
         size_px = result.media[0 if clip else place].size_px
-        jpegs.append(jpeg(resize_picture(picture, fit_px(size_px, min(LONGEST_PX, max(picture.shape[:2]))))))
+        jpegs.append(jpeg(resize_picture(picture, fit_px(size_px, min(longest_px, max(picture.shape[:2]))))))
     return Exhibit(
         id=sample.id,
         jpegs=tuple(jpegs),
         values=tuple(values),
-        boxes=tuple(shown_boxes(sample, result, places)),
+        boxes=tuple(boxes[:MAX_BOXES] for boxes in shown_boxes(sample, result, places)),
         places=places,
         of=of,
         times_s=times,

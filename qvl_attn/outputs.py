@@ -36,7 +36,7 @@ def clear(folder: Path, kept: Collection[str]) -> None:
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
     """`layers.png`, `patterns.png` and, where heads or methods were scored, `heads.png`, `methods.png`; their names."""
-    marked = headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
+    marked = tuple(sorted({layer for layer, _ in headline.heads})) if headline.heads else headline.layers
     drawn = {}
     if summary["layers"]:
         drawn["layers.png"] = draw_layers(summary["layers"], marked, title)

@@ -19,6 +19,8 @@ from qvl_attn.select import default_layers, parse_heads, parse_layers, query_row
 from qvl_attn.settings import Settings
 from qvl_attn.types import Capture, HeatMap, IntArray, Media, Scale
 
+MAX_LAYERS = 4096
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -39,6 +41,10 @@ class Provenance:
     attention_reason: str = ""
     batch: int = 1
     shared_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.layer_count <= MAX_LAYERS and 0 < self.head_count <= MAX_LAYERS):
+            raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -50,6 +50,7 @@ def score_of(row: Mapping[str, Any]) -> Score:
     told: dict[str, Any] = {name: row[name] for name in _ALWAYS}
     told |= {name: row[name] for name in _IF_ANY if name in row}
     told |= {name: tuple(row[name]) for name in ("media", "references")}
+    told["index"] = int(row["index"])
     told["accuracy"] = _number(row["accuracy"])
     if row["status"] != "ok":
         return Score(**told, error=row["error"])

@@ -273,6 +273,10 @@ def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np
         raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
 
 
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -282,7 +286,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StoreError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except FileNotFoundError:
         raise StoreError(f"{path.parent} is no complete result: it has no {path.name}") from None
     except (OSError, ValueError) as error:

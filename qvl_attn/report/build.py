@@ -18,11 +18,13 @@ from qvl_attn.scores import read_scores
 from qvl_attn.store import check_new, read_json, write_text
 
 
-def make_report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Path:
+def make_report(
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
+) -> Path:
     """Write the page of a result or a check, or one page of several results side by side. No model is needed.
 
     Args:
-        folders: what `ask`, `video`, `check`, `merge` or `render` wrote.
+        folders: one or several that `ask`, `video`, `check`, `merge` or `render` wrote.
         out: the file to write, which must not be there; by default `report.html` in the one folder, made again.
 
     Returns:
@@ -32,7 +34,7 @@ def make_report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLik
         InputError: no result, or several without a file to write to; the file is there already.
         StoreError: a folder is damaged, or the file cannot be written.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [Path(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
     if out is None and len(paths) != 1:
         raise InputError(f"{len(paths)} folders", "of several results one page is made: name it with --out page.html")
     target = paths[0] / REPORT_FILE if out is None else Path(out)
@@ -47,7 +49,7 @@ def make_report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLik
 
 
 def _html(folders: Sequence[Path]) -> str:
-    checks = [folder for folder in folders if (folder / RUN_FILE).is_file()]
+    checks = [one for one in folders if os.path.isfile(one / RUN_FILE)]  # of names that are too long as well  # noqa: PTH113
     if checks and len(folders) > 1:
         raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
     if checks:

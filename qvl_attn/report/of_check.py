@@ -16,7 +16,7 @@ from qvl_attn.scoring import CONTROLS, FIGURES, Score
 
 # Of the table; what is beyond is in `scores.jsonl`, and said.
 MAX_ROWS = 5000
-_TOLD = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map", "headline_of")
+_TOLD = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map")
 _COUNTS = ("samples", "pictures", "with_boxes", "errors", "groups")
 
 
@@ -34,7 +34,8 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Ma
     shown = sorted([*known, *others[: max(MAX_ROWS - len(known), 0)]], key=lambda one: one.index)
     model, data = summary["model"], summary["data"]
     told = {
-        **{name: summary.get(name) for name in (*_TOLD, *_COUNTS)},
+        **{name: summary[name] for name in (*_TOLD, *_COUNTS)},
+        "headline_of": summary.get("headline_of"),
         "data": data,
         "query": summary["settings"]["query"],
         "model": {name: model.get(name) for name in ("name", "revision", "dtype", "device", "attention", "qvl_attn")},

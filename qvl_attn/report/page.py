@@ -18,8 +18,22 @@ from qvl_attn.report.pack import COARSE, TOP, Parcel
 
 REPORT_FILE = "report.html"
 SCRIPTS = {
-    "result": ("words", "unpack", "draw", "chart", "matrix", "stage", "inspect", "faith", "controls", "save", "result"),
-    "check": ("words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
+    "result": (
+        "strings",
+        "words",
+        "unpack",
+        "draw",
+        "chart",
+        "matrix",
+        "state",
+        "panels",
+        "inspect",
+        "faith",
+        "controls",
+        "save",
+        "result",
+    ),
+    "check": ("strings", "strings_check", "words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
 }
 
 
@@ -65,5 +79,5 @@ def _read(name: str) -> str:
 def _template(kind: str) -> Any:
     loader = PackageLoader("qvl_attn.report", "page")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods stand in the order of who asked
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and in the order in which they were told
     return environment.get_template(f"{kind}.html")

@@ -36,42 +36,61 @@ function chooseMap(panel, map) {
 }
 
 function stepLayer(by, around = false) {
-  const panel = active(), map = mapOf(panel), first = firstLayer(map), count = layersOf(map).length;
+  const panel = active(),
+    map = mapOf(panel),
+    first = firstLayer(map),
+    count = layersOf(map).length;
   if (first < 0) return;
   const at = panel.source >= first && !panel.head ? panel.source - first + by : by > 0 ? 0 : count - 1;
   chooseSource(panel, first + (around ? (at + count) % count : Math.min(Math.max(at, 0), count - 1)));
 }
 
-/** A button that plays until it is pressed again, or the page is left. */
+/** A button that plays until it is pressed again, or there is nothing left to play. */
 function player(button, milliseconds, step) {
   let timer = null;
-  button.addEventListener("click", () => {
-    timer = timer === null ? setInterval(() => change(step), milliseconds) : void clearInterval(timer) ?? null;
-    button.setAttribute("aria-pressed", String(timer !== null));
-    button.dataset.t = timer === null ? "play" : "stop";
-    button.textContent = t(button.dataset.t);
-  });
+  const set = (playing) => {
+    clearInterval(timer);
+    timer = playing ? setInterval(() => change(step), milliseconds) : null;
+    button.setAttribute("aria-pressed", String(playing));
+    button.dataset.t = playing ? "stop" : "play";
+    say(button, t(button.dataset.t));
+  };
+  button.addEventListener("click", () => set(timer === null));
+  return { stop: () => timer !== null && set(false) };
 }
 
+const players = {};
+
 function listen() {
-  $("layer").addEventListener("input", () => change(() => chooseSource(active(), firstLayer(mapOf(active())) + Number($("layer").value))));
-  player($("play"), 600, () => stepLayer(1, true));
-  player($("film-play"), 500, () => {
+  $("layer").addEventListener("input", () =>
+    change(() => chooseSource(active(), firstLayer(mapOf(active())) + Number($("layer").value))),
+  );
+  players.layers = player($("play"), 600, () => stepLayer(1, true));
+  players.film = player($("film-play"), 500, () => {
     const clip = resultOf(active()).clip;
-    if (clip) state.frame = (state.frame + 1) % clip.frames.length;
+    if (clip) state.frame = (frameNow(resultOf(active())) + 1) % clip.frames.length;
   });
   $("map").addEventListener("change", () => change(() => chooseMap(active(), Number($("map").value))));
   $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
-  for (const name of ["colormap", "interp", "scale"]) $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
+  for (const name of ["colormap", "interp", "scale"])
+    $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
   $("frame").addEventListener("input", () => change(() => (state.frame = Number($("frame").value))));
-  for (const name of ["heads-by", "faith-kind", "faith-fill"]) $(name).addEventListener("change", () => change(() => {}));
+  for (const name of ["heads-by", "faith-kind", "faith-fill"])
+    $(name).addEventListener("change", () => change(() => {}));
   $("compare").addEventListener("click", () => change(toggleCompare));
   $("save").addEventListener("click", saveView);
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, textarea, input:not([type=range])")) return;
+    if (
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.target.matches("select, textarea, input:not([type=range])")
+    )
+      return;
     const frames = resultOf(active()).clip?.frames.length ?? 0;
     if (event.key === "[" || event.key === "]") change(() => stepLayer(event.key === "]" ? 1 : -1));
-    else if (frames && (event.key === "," || event.key === ".")) change(() => (state.frame = Math.min(Math.max(state.frame + (event.key === "." ? 1 : -1), 0), frames - 1)));
+    else if (frames && (event.key === "," || event.key === "."))
+      change(() => (state.frame = Math.min(Math.max(state.frame + (event.key === "." ? 1 : -1), 0), frames - 1)));
     else if (event.key === "p") $("play").click();
     else if (event.key === "Escape" && state.kept) change(() => Object.assign(state, { kept: null, cell: null }));
   });
@@ -81,7 +100,8 @@ function listen() {
 function toggleCompare() {
   if (state.panels.length > 1) state.panels = [active()];
   else {
-    const first = state.panels[0], other = DATA.results.length > 1 ? (first.result + 1) % DATA.results.length : first.result;
+    const first = state.panels[0],
+      other = DATA.results.length > 1 ? (first.result + 1) % DATA.results.length : first.result;
     const second = other === first.result ? { ...first, head: null } : newPanel(other);
     if (other === first.result) chooseSource(second, mapOf(second).sources.length - 1);
     state.panels = [first, second];
@@ -91,7 +111,9 @@ function toggleCompare() {
 }
 
 function drawWords() {
-  const panel = active(), result = resultOf(panel), plain = mapOf(panel).name === "attention" && !panel.head;
+  const panel = active(),
+    result = resultOf(panel),
+    plain = mapOf(panel).name === "attention" && !panel.head;
   for (const name of ["question", "answer"]) {
     const pieces = result.pieces[name].map(([text, row]) => {
       if (row === null) return text;
@@ -101,12 +123,19 @@ function drawWords() {
       button.addEventListener("click", () => change(() => chooseRow(state.active, row)));
       return button;
     });
-    $(name).replaceChildren(make("span", { class: "who" }, t(name)), ...(pieces.length ? pieces : [t("no_answer")]));
+    $(name).replaceChildren(...(pieces.length ? pieces : [t("no_answer")]));
   }
-  if (result.own_answer !== null) $("answer").append(make("small", {}, ` (${t("supplied", result.own_answer || t("no_answer"))})`));
+  $("supplied").textContent = supplied(result);
   const queries = [...result.rows.entries()].filter(([, row]) => !row.kind.endsWith(" word"));
-  $("queries").replaceChildren(...queries.map(([number, row]) => chip(t(`q_${row.kind}`, row.text), plain && panel.row === number, () => chooseRow(state.active, number))));
+  const choose = (number) => () => chooseRow(state.active, number);
+  const chips = queries.map(([number, row]) => {
+    return chip(t(`q_${row.kind}`, row.text), plain && panel.row === number, choose(number));
+  });
+  $("queries").replaceChildren(...chips);
 }
+
+/** Of an answer that was given, what the model's own was. */
+const supplied = ({ own_answer: own }) => (own === null ? "" : ` (${t("supplied", isolated(own || t("no_answer")))})`);
 
 function chip(text, pressed, choose) {
   const button = make("button", { type: "button" }, text);
@@ -117,30 +146,45 @@ function chip(text, pressed, choose) {
 
 function drawQuestions() {
   $("questions").hidden = DATA.results.length < 2;
-  $("questions").replaceChildren(...DATA.results.map((result, number) => {
-    const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([at]) => "AB"[at]);
-    const twin = DATA.results.some((other, at) => at !== number && other.question === result.question);
-    const told = [result.question, ...(twin ? [result.media[0].name, describe(newPanel(number))] : [])].join(" · ");
-    const button = chip(told, active().result === number, () => {
-      state.panels[state.active] = newPanel(number);
-      Object.assign(state, { cell: null, kept: null });
-      buildPanels();
-    });
-    if (state.panels.length > 1 && panels.length) button.append(make("sup", {}, panels.join(" ")));
-    return button;
-  }));
+  $("questions").replaceChildren(
+    ...DATA.results.map((result, number) => {
+      const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([at]) => "AB"[at]);
+      const twin = DATA.results.some((other, at) => at !== number && other.question === result.question);
+      const told = [result.question, ...(twin ? [result.media[0].name, describe(newPanel(number))] : [])].join(" · ");
+      const button = chip(told, active().result === number, () => {
+        state.panels[state.active] = newPanel(number);
+        Object.assign(state, { cell: null, kept: null });
+        buildPanels();
+      });
+      if (state.panels.length > 1 && panels.length) button.append(make("sup", {}, panels.join(" ")));
+      return button;
+    }),
+  );
 }
 
 function drawLayers() {
-  const panel = active(), result = resultOf(panel), map = mapOf(panel), first = firstLayer(map), layers = layersOf(map), slider = $("layer");
+  const panel = active(),
+    result = resultOf(panel),
+    map = mapOf(panel),
+    first = firstLayer(map),
+    layers = layersOf(map),
+    slider = $("layer");
   $("map-line").hidden = result.maps.length < 2;
-  $("map").replaceChildren(...result.maps.map((one, number) => make("option", { value: number, selected: number === panel.map }, one.name)));
+  const names = result.maps.map((one) => one.name);
+  if ($("map").options.length !== names.length || names.some((name, i) => $("map").options[i].text !== name)) {
+    $("map").replaceChildren(...names.map((name, number) => make("option", { value: number }, name)));
+  }
+  $("map").value = panel.map;
   const averages = [...map.sources.entries()].filter(([, source]) => source.id !== "layer");
-  const named = (source) => (source.id === "all" ? t("all_layers") : source.layers.length ? `${t("headline")} (${ranges(source.layers)})` : t("headline"));
-  $("sources").replaceChildren(...averages.map(([number, source]) => chip(named(source), panel.source === number && !panel.head, () => chooseSource(panel, number))));
+  const chips = averages.map(([number, source]) => {
+    const pressed = panel.source === number && !panel.head;
+    return chip(sourceName(result, panel.map, source), pressed, () => chooseSource(panel, number));
+  });
+  $("sources").replaceChildren(...chips);
   const single = first >= 0 && panel.source >= first && !panel.head;
   slider.max = Math.max(layers.length - 1, 0);
   slider.disabled = $("play").disabled = !layers.length;
+  if (!layers.length) players.layers.stop();
   if (single) slider.value = panel.source - first;
   slider.classList.toggle("idle", !single);
   slider.setAttribute("aria-valuetext", single ? `${t("layer")} ${map.sources[panel.source].layers[0]}` : "–");
@@ -151,12 +195,24 @@ function drawLayers() {
 /** Bars of the share on the picture, a layer each. */
 function drawShares(panel, map, layers, chosen) {
   $("shares").hidden = $("shares-hint").hidden = map.name !== "attention" || layers.length < 2;
-  const most = Math.max(...layers.map((source) => source.mass[Math.min(panel.row, source.rows - 1)]), 1e-9);
-  const svg = draw("svg", { viewBox: `0 0 ${layers.length} 10`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const masses = layers.map((source) => source.mass[panel.row] ?? 0),
+    most = Math.max(...masses, 1e-9);
+  const svg = draw("svg", {
+    "viewBox": `0 0 ${layers.length} 10`,
+    "preserveAspectRatio": "none",
+    "aria-hidden": "true",
+  });
   layers.forEach((source, number) => {
-    const mass = source.mass[Math.min(panel.row, source.rows - 1)], height = Math.max((9.6 * mass) / most, 0.15);
-    svg.append(draw("rect", { x: number + 0.1, y: 10 - height, width: 0.8, height, class: number === chosen ? "chosen" : "" }));
-    const area = draw("rect", { x: number, y: 0, width: 1, height: 10, class: "area" }, draw("title", {}, `${t("layer")} ${source.layers[0]}: ${percent(mass)}`));
+    const mass = masses[number],
+      height = Math.max((9.6 * mass) / most, 0.15);
+    svg.append(
+      draw("rect", { x: number + 0.1, y: 10 - height, width: 0.8, height, class: number === chosen ? "chosen" : "" }),
+    );
+    const area = draw(
+      "rect",
+      { x: number, y: 0, width: 1, height: 10, class: "area" },
+      draw("title", {}, `${t("layer")} ${source.layers[0]}: ${percent(mass)}`),
+    );
     area.addEventListener("click", () => change(() => chooseSource(panel, firstLayer(map) + number)));
     svg.append(area);
   });
@@ -164,15 +220,22 @@ function drawShares(panel, map, layers, chosen) {
 }
 
 function drawHeads() {
-  const panel = active(), map = resultOf(panel).maps[0], heads = map.heads, by = $("heads-by").value;
+  const panel = active(),
+    { heads } = resultOf(panel).maps[0],
+    by = $("heads-by").value;
   $("heads-card").hidden = !heads;
   if (!heads) return;
-  const had = $("heads").contains(document.activeElement);
-  const words = (layer, head) => `${t("head_of", heads.layers[layer], heads.numbers[head])}: ${percent(heads[by][layer][head])}`;
-  $("heads").replaceChildren(matrix({
-    values: heads[by], layers: heads.layers, heads: heads.numbers, chosen: panel.head, label: t("heads"), words,
+  const words = (layer, head) =>
+    `${t("head_of", heads.layers[layer], heads.numbers[head])}: ${percent(heads[by][layer][head])}`;
+  drawMatrix($("heads"), {
+    values: heads[by],
+    layers: heads.layers,
+    heads: heads.numbers,
+    chosen: panel.head,
+    label: t("heads"),
+    words,
     pick: (layer, head) => change(() => Object.assign(panel, { map: 0, source: 0, row: 0, head: [layer, head] })),
-  }));
-  if (had) $("heads").querySelector("[tabindex='0']").focus();
-  $("heads-told").textContent = `${panel.head ? words(...panel.head) : t("heads_hint")} ${t("heads_ends", ...endsOf(heads[by]).map(percent))}`;
+  });
+  const ends = t("heads_ends", ...endsOf(heads[by]).map(percent));
+  say($("heads-told"), `${panel.head ? words(...panel.head) : t("heads_hint")} ${ends}`);
 }

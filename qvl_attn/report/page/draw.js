@@ -3,7 +3,9 @@
 /** Of each colour map its 256 colours as pixels of a canvas. */
 const TABLES = Object.fromEntries(
   Object.entries(DATA.tables).map(([name, text]) => {
-    const rgb = bytesOf(text), pixels = new Uint32Array(256), bytes = new Uint8Array(pixels.buffer);
+    const rgb = bytesOf(text),
+      pixels = new Uint32Array(256),
+      bytes = new Uint8Array(pixels.buffer);
     for (let level = 0; level < 256; level++) bytes.set([...rgb.subarray(3 * level, 3 * level + 3), 255], 4 * level);
     return [name, pixels];
   }),
@@ -11,7 +13,9 @@ const TABLES = Object.fromEntries(
 
 /** For each pixel of a side the cell before it, the cell after it, and how far it is from the first to the second. */
 function places(pixels, cells, smooth) {
-  const first = new Int32Array(pixels), second = new Int32Array(pixels), part = new Float64Array(pixels);
+  const first = new Int32Array(pixels),
+    second = new Int32Array(pixels),
+    part = new Float64Array(pixels);
   for (let i = 0; i < pixels; i++) {
     if (smooth) {
       const at = Math.min(Math.max(((i + 0.5) * cells) / pixels - 0.5, 0), cells - 1);
@@ -27,13 +31,19 @@ function places(pixels, cells, smooth) {
 
 /** Colour (rows, columns) values over a canvas: 0 the first of 256 colours, `high` and above the last. */
 function paint(canvas, values, rows, columns, high, colormap, interp) {
-  const { width, height } = canvas, context = canvas.getContext("2d");
-  const image = context.createImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  const table = TABLES[colormap], unit = 255 / high;
-  const x = places(width, columns, interp === "linear"), y = places(height, rows, interp === "linear");
+  const { width, height } = canvas,
+    context = canvas.getContext("2d");
+  const image = context.createImageData(width, height),
+    pixels = new Uint32Array(image.data.buffer);
+  const table = TABLES[colormap],
+    unit = 255 / high;
+  const x = places(width, columns, interp === "linear"),
+    y = places(height, rows, interp === "linear");
   const line = new Float64Array(columns);
   for (let v = 0; v < height; v++) {
-    const above = y.first[v] * columns, below = y.second[v] * columns, down = y.part[v];
+    const above = y.first[v] * columns,
+      below = y.second[v] * columns,
+      down = y.part[v];
     for (let c = 0; c < columns; c++) line[c] = (values[above + c] * (1 - down) + values[below + c] * down) * unit;
     for (let u = 0, at = v * width; u < width; u++, at++) {
       const level = line[x.first[u]] + (line[x.second[u]] - line[x.first[u]]) * x.part[u];
@@ -45,9 +55,11 @@ function paint(canvas, values, rows, columns, high, colormap, interp) {
 
 /** A bar of all colours, low at the left. */
 function paintBar(canvas, colormap) {
-  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = TABLES[colormap][Math.round((255 * (i % canvas.width)) / (canvas.width - 1))];
+  for (let i = 0; i < pixels.length; i++)
+    pixels[i] = TABLES[colormap][Math.round((255 * (i % canvas.width)) / (canvas.width - 1))];
   context.putImageData(image, 0, 0);
 }
 
@@ -60,7 +72,9 @@ function colorOf(share, colormap = "inferno") {
 
 /** As `render.percentile_scale`: the 99.5th percentile, or the largest value, or 1. */
 function scaleHigh(values) {
-  const sorted = Float32Array.from(values).sort(), at = 0.995 * (sorted.length - 1), first = Math.floor(at);
+  const sorted = Float32Array.from(values).sort(),
+    at = 0.995 * (sorted.length - 1),
+    first = Math.floor(at);
   const after = sorted[Math.min(first + 1, sorted.length - 1)];
   return sorted[first] + (after - sorted[first]) * (at - first) || sorted[sorted.length - 1] || 1;
 }

@@ -16,10 +16,16 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
   table.setAttribute("aria-label", label);
   const focus = chosen ?? [layers.length - 1, 0];
   for (let row = layers.length - 1; row >= 0; row--) {
-    const line = make("tr", { role: "row" }, make("th", { scope: "row" }, layers.length > 14 && row % 4 ? "" : String(layers[row])));
+    const line = make(
+      "tr",
+      { role: "row" },
+      make("th", { scope: "row" }, layers.length > 14 && row % 4 ? "" : String(layers[row])),
+    );
     for (let column = 0; column < heads.length; column++) {
       const cell = make("td", { role: "gridcell", tabIndex: row === focus[0] && column === focus[1] ? 0 : -1 });
-      cell.style.backgroundColor = Number.isFinite(values[row][column]) ? colorOf(most > least ? (values[row][column] - least) / (most - least) : 1) : "transparent";
+      cell.style.backgroundColor = Number.isFinite(values[row][column])
+        ? colorOf(most > least ? (values[row][column] - least) / (most - least) : 1)
+        : "transparent";
       cell.setAttribute("aria-label", words(row, column));
       cell.setAttribute("aria-selected", String(Boolean(chosen) && chosen[0] === row && chosen[1] === column));
       if (marked.some(([layer, head]) => layer === layers[row] && head === heads[column])) cell.classList.add("marked");
@@ -47,4 +53,15 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
     event.stopPropagation();
   });
   return table;
+}
+
+/** Draw a matrix in place of the one before; whoever walked over its cells stays where they were. */
+function drawMatrix(holder, options) {
+  const at = holder.contains(document.activeElement) ? document.activeElement.dataset.at : undefined;
+  holder.replaceChildren(matrix(options));
+  const cell = at && holder.querySelector(`[data-at="${at}"]`);
+  if (!cell) return;
+  holder.querySelector("[tabindex='0']").tabIndex = -1;
+  cell.tabIndex = 0;
+  cell.focus();
 }

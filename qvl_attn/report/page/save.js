@@ -2,7 +2,9 @@
 
 function wrapped(context, text, width) {
   const lines = [""];
-  for (const word of text.split(/(?<=\s)|(?<=[\u3000-\u9fff])/u)) {
+  const parts = text.split(/(?<=\s)|(?<=[\u3000-\u9fff])/u);
+  const fits = (part) => context.measureText(part).width <= width;
+  for (const word of parts.flatMap((part) => (fits(part) ? [part] : [...part]))) {
     if (context.measureText(lines[lines.length - 1] + word).width > width && lines[lines.length - 1]) lines.push("");
     lines[lines.length - 1] += word;
   }
@@ -11,10 +13,15 @@ function wrapped(context, text, width) {
 
 /** A canvas with the panels side by side. */
 async function viewCanvas() {
-  const gap = 32, wide = state.panels.length > 1 ? 760 : 1280;
+  const gap = 32,
+    wide = state.panels.length > 1 ? 760 : 1280;
   const parts = [];
-  for (const [number, panel] of state.panels.entries()) parts.push(await panelCanvas(panel, $("panels").children[number], wide));
-  const canvas = make("canvas", { width: parts.length * (wide + gap) + gap, height: Math.max(...parts.map((part) => part.height)) + 2 * gap });
+  for (const [number, panel] of state.panels.entries())
+    parts.push(await panelCanvas(panel, $("panels").children[number], wide));
+  const canvas = make("canvas", {
+    width: parts.length * (wide + gap) + gap,
+    height: Math.max(...parts.map((part) => part.height)) + 2 * gap,
+  });
   const context = canvas.getContext("2d");
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -23,18 +30,32 @@ async function viewCanvas() {
 }
 
 async function panelCanvas(panel, section, width) {
-  const result = resultOf(panel), canvas = make("canvas", { width, height: 8 }), font = "system-ui, 'Noto Sans CJK SC', sans-serif";
-  const context = canvas.getContext("2d"), figures = [...section.querySelectorAll(".picture")], gap = 8;
+  const result = resultOf(panel),
+    canvas = make("canvas", { width, height: 8 }),
+    font = "system-ui, 'Noto Sans CJK SC', sans-serif";
+  const context = canvas.getContext("2d"),
+    figures = [...section.querySelectorAll(".picture")],
+    gap = 8;
   const aspects = figures.map((figure) => figure.querySelector("canvas").width / figure.querySelector("canvas").height);
   const height = Math.round(Math.min((width - gap * (figures.length - 1)) / sum(aspects), 1600));
-  const texts = [[`${t("question")}: ${result.question}`, 24, "#181a1f"], [`${t("answer")}: ${result.answer || t("no_answer")}`, 24, "#be3e14"]];
-  const under = [describe(panel), section.querySelector(".told").textContent, section.querySelector(".share").textContent,
-    ...(result.clip ? [$("frame-told").textContent] : []), `${result.made.model} · ${result.made.attention} · ${result.made.dtype}`].map((text) => [text, 17, "#5a5f69"]);
-  const laid = (lines) => lines.flatMap(([text, size, color]) => {
-    context.font = `${size}px ${font}`;
-    return wrapped(context, text, width).map((line) => [line, size, color]);
-  });
-  const [above, below] = [laid(texts), laid(under)], deep = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
+  const texts = [
+    [`${t("question")}: ${isolated(result.question)}`, 24, "#181a1f"],
+    [`${t("answer")}: ${isolated(result.answer || t("no_answer"))}${supplied(result)}`, 24, "#be3e14"],
+  ];
+  const under = [
+    describe(panel),
+    section.querySelector(".told").textContent,
+    section.querySelector(".share").textContent,
+    ...(result.clip ? [frameWords(result)] : []),
+    `${result.made.model} · ${result.made.attention} · ${result.made.dtype}`,
+  ].map((text) => [text, 17, "#5a5f69"]);
+  const laid = (lines) =>
+    lines.flatMap(([text, size, color]) => {
+      context.font = `${size}px ${font}`;
+      return wrapped(context, text, width).map((line) => [line, size, color]);
+    });
+  const [above, below] = [laid(texts), laid(under)],
+    deep = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
   canvas.height = deep(above) + 12 + height + 40 + deep(below);
   let y = 0;
   const write = (lines) => {
@@ -49,7 +70,8 @@ async function panelCanvas(panel, section, width) {
   y += 12;
   let x = 0;
   for (const [i, figure] of figures.entries()) {
-    const wide = Math.round(aspects[i] * height), [img, map, svg] = figure.children;
+    const wide = Math.round(aspects[i] * height),
+      [img, map, svg] = figure.children;
     await img.decode();
     context.drawImage(img, x, y, wide, height);
     context.globalAlpha = Number(map.style.opacity);
@@ -73,12 +95,18 @@ async function panelCanvas(panel, section, width) {
 function drawSvgMarks(context, svg, x, y, width, height) {
   const { width: w, height: h } = svg.viewBox.baseVal;
   for (const mark of svg.children) {
-    context.strokeStyle = mark.classList.contains("under") ? "#101218" : mark.classList.contains("cross") ? "#ffffff" : "#5adcff";
+    context.strokeStyle = mark.classList.contains("under")
+      ? "#101218"
+      : mark.classList.contains("cross")
+        ? "#ffffff"
+        : "#5adcff";
     context.lineWidth = mark.classList.contains("under") ? 5 : 2.5;
     context.save();
     context.translate(x, y);
-    const path = new Path2D(mark.getAttribute("d") ?? undefined), scaled = new Path2D();
-    if (mark.tagName === "rect") path.rect(...["x", "y", "width", "height"].map((name) => Number(mark.getAttribute(name))));
+    const path = new Path2D(mark.getAttribute("d") ?? undefined),
+      scaled = new Path2D();
+    if (mark.tagName === "rect")
+      path.rect(...["x", "y", "width", "height"].map((name) => Number(mark.getAttribute(name))));
     scaled.addPath(path, new DOMMatrix([width / w, 0, 0, height / h, 0, 0]));
     context.stroke(scaled);
     context.restore();
@@ -86,8 +114,16 @@ function drawSvgMarks(context, svg, x, y, width, height) {
 }
 
 async function saveView() {
-  const canvas = await viewCanvas(), file = await new Promise((done) => canvas.toBlob(done, "image/png"));
-  const url = URL.createObjectURL(file), words = resultOf(active()).question.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.join("-").slice(0, 40);
+  while (document.documentElement.dataset.state !== "fine") await pause();
+  drawAll(); // with the values that have come since
+  const canvas = await viewCanvas(),
+    file = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const url = URL.createObjectURL(file),
+    words = resultOf(active())
+      .question.toLowerCase()
+      .match(/[\p{L}\p{N}]+/gu)
+      ?.join("-")
+      .slice(0, 40);
   make("a", { href: url, download: `qvl-attn-${words || "view"}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }

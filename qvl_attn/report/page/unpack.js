@@ -8,19 +8,22 @@ const BLOCKS = new Array(DATA.blocks.length);
 const HALVES = (() => {
   const values = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
-    const exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    const exponent = (bits >> 10) & 31,
+      fraction = bits & 1023;
     values[bits] = exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024);
   }
   return values;
 })();
 
 function bytesOf(text) {
-  const packed = atob(text), bytes = new Uint8Array(packed.length);
+  const packed = atob(text),
+    bytes = new Uint8Array(packed.length);
   for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
   return bytes;
 }
 
 async function inflated(bytes) {
+  if (!("DecompressionStream" in globalThis)) throw new Error(t("old_browser"));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new DataView(await new Response(stream).arrayBuffer());
 }
@@ -30,8 +33,10 @@ async function unpack(number) {
   const element = $(`block-${number}`);
   const raw = await inflated(bytesOf(element.textContent));
   element.remove();
-  const [rows, cells] = DATA.blocks[number], values = new Float32Array(rows * cells);
-  const upper = 4 * rows, lower = upper + rows * cells;
+  const [rows, cells] = DATA.blocks[number],
+    values = new Float32Array(rows * cells);
+  const upper = 4 * rows,
+    lower = upper + rows * cells;
   for (let row = 0; row < rows; row++) {
     const unit = raw.getFloat32(4 * row, true) / DATA.top;
     for (let i = row * cells; i < (row + 1) * cells; i++) {
