@@ -281,7 +281,7 @@ def _words(text):
     parts = re.split(r"(?:^  (en|zh): \{|^Object\.assign\(WORDS\.(en|zh), \{)", text, flags=re.MULTILINE)
     for i in range(1, len(parts), 3):
         body = re.split(r"^(?:  \},|\}\);)", parts[i + 2], flags=re.MULTILINE)[0]
-        pairs = re.finditer(r'(?:(\w+)|"([^"]+)"): "((?:[^"\\]|\\.)*)"', body)
+        pairs = re.finditer(r'(?:(\w+)|"([^"]+)"):\s+"((?:[^"\\]|\\.)*)"', body)
         found[parts[i] or parts[i + 1]] |= {one[1] or one[2]: one[3] for one in pairs}
     return found
 
@@ -301,7 +301,8 @@ def used_keys(scripts):
 
 def test_every_word_is_there_in_both_languages():
     scripts = ("words.js", "chart.js", "matrix.js", "cards.js", "table.js", "check.js")
-    words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("words.js", "check.js")))
+    strings = ("strings.js", "strings_check.js")
+    words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in strings))
     keys = used_keys(("base.html", "check.html", *scripts))
     assert {
         "sort",

@@ -108,7 +108,7 @@ def test_samples_are_sorted_by_every_figure_both_ways(opened, checked, kind):
         cards, listed, order = found[f"{name} {str(down).lower()}"]
         assert cards == [i for i in want if i in shown], (name, down)
         assert listed == [rows[i]["id"] for i in want], (name, down)
-        assert order == ["smallest first", "largest first"][down]
+        assert order == ["ascending", "descending"][down]
 
 
 def test_filters_and_search_alone_and_together(opened, checked):

@@ -238,11 +238,12 @@ def test_heads_are_coloured_by_their_figure(opened, checked, kind):
     for name in names:
         page.page.select_option("#head-figure", name)
         values = np.array(summary["heads"][name], float)
+        least = values.min()
         cells = cells_of(page)
         assert [*map(tuple, [one["at"] for one in cells])] == [(row, head) for row in (3, 2, 1, 0) for head in range(4)]
         for one in cells:
             row, head = one["at"]
-            red, green, blue = table[int(np.floor(255 * values[row, head] / values.max() + 0.5))]
+            red, green, blue = table[int(np.floor(255 * (values[row, head] - least) / (values.max() - least) + 0.5))]
             assert one["color"] == f"rgb({red}, {green}, {blue})"
             assert one["label"] == f"layer {row}, head {head}: {fixed(summary['heads'][name][row][head])}"
         assert cells[0]["top"] < cells[-1]["top"], "low layers are at the bottom"
@@ -256,7 +257,8 @@ def test_heads_are_walked_by_keys_and_told_by_click_and_enter(opened, checked):
     assert "outlined" in page.text("#heads-told")
 
     def told(row, head):
-        assert page.text("#heads-told") == f"layer {row}, head {head}: {fixed(values[row][head])}"
+        ends = f"Darkest: {fixed(np.min(values))}, brightest: {fixed(np.max(values))}."
+        assert page.text("#heads-told") == f"{ends} layer {row}, head {head}: {fixed(values[row][head])}"
         assert [one["at"] for one in cells_of(page) if one["chosen"]] == [[row, head]]
 
     page.page.click('#heads td[data-at="1,2"]')
@@ -272,7 +274,7 @@ def test_heads_are_walked_by_keys_and_told_by_click_and_enter(opened, checked):
     assert page.page.locator("#heads [tabindex='0']").count() == 1
     page.page.select_option("#head-figure", "lift")
     lift = checked("heads").summary["heads"]["lift"]
-    assert page.text("#heads-told") == f"layer 2, head 1: {fixed(lift[2][1])}"
+    assert page.text("#heads-told").endswith(f". layer 2, head 1: {fixed(lift[2][1])}")
 
 
 def test_a_head_without_a_value_is_told_so(opened, checked, tmp_path):

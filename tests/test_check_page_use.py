@@ -128,7 +128,7 @@ def test_both_languages_say_everything(opened, checked):
             everything[language] |= {(name, i): word for i, word in enumerate(page.table(name)[0]) if word}
         if language == "zh":
             assert page.text("#count").startswith("24 / 24 个样本符合")
-            assert page.page.locator("#order").inner_text() == "从小到大"
+            assert page.page.locator("#order").inner_text() == "升序"
             assert "第" in page.page.get_attribute("#heads td", "aria-label")
         page.page.click("#language")
     same = {one for one in everything["en"] if everything["en"][one] == everything["zh"][one]}

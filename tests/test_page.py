@@ -109,7 +109,8 @@ def test_of_few_layers_those_are_there(open_page, results):
     result, page = results("few"), open_page("few")
     assert pressed(page, "#sources") == ["Headline (1-2)"]
     slide(page, "layer", 1)
-    shows(page, result.heatmaps(layers=2, heads="all"))
+    shows(page, result.heatmaps(layers=2, heads="2.1,2.3"))
+    assert what(page).endswith("heads 2.1,2.3"), "the heads that were named, as in the pictures"
     assert page.locator("#layer-told").inner_text() == "2"
     page.locator("#heads td[data-at='0,1']").click()
     settled(page)

@@ -76,7 +76,8 @@ def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, na
         assert page.locator(".panel.coarse").count() == 1
         box = page.locator(".picture").first.bounding_box()
         page.mouse.move(box["x"] + 5, box["y"] + 5)
-        assert "rank … of" in page.locator("#cell").inner_text(), "the mean of many cells has no rank"
+        assert page.locator("#cell").inner_text() == "not yet unpacked", "the mean of many cells is no cell's value"
+        assert "… of" in page.locator(".told").inner_text()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         slide(page, "layer", 0)
         painted(page, means(other[0].values[0]), other[0].scale.high, least=1)
@@ -158,15 +159,15 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
 
 
 def test_what_is_left_out_is_told_and_its_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.report.of_result.MAX_VALUES", 300)
+    monkeypatch.setattr("qvl_attn.report.maps.MAX_VALUES", 2000)
     result = results("one")
     (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
     with opened(chromium, tmp_path / "less.html") as page:
         assert page.locator("#heads-card").is_hidden()
         told = page.locator("#notes li").all_inner_texts()
         assert told == [
-            "Left out: words by layer: words have the map of the headline alone.",
-            "Left out: heads: attention.npz has them.",
+            "Left out: words by layer; they have the map of the headline alone.",
+            "Left out: heads; attention.npz has them.",
         ]
         slide(page, "layer", 0)
         shows(page, result.heatmaps(layers=0, heads="all"))

@@ -157,14 +157,15 @@ def test_the_ten_strongest_cells_as_a_table(open_page, results):
             )
             assert where.endswith(f"x {x0}-{x1}, y {y0}-{y1}")
             assert where.startswith(head.split("row")[0])
-        assert page.locator("#strongest th").all_inner_texts() == ["rank", "attention", "× even", "where"]
+        assert page.locator("#strongest th").all_inner_texts() == ["rank", "value", "× even", "where"]
 
 
 def test_without_attention_on_the_picture_nothing_is_drawn_and_no_number_is_wrong(chromium, results, tmp_path):
     result = results("one")
     weights = result.capture.weights.copy()
-    weights[1] = 0
-    capture = replace(result.capture, weights=weights)
+    by_head = result.capture.weights_by_head.copy()
+    weights[1], by_head[1] = 0, 0
+    capture = replace(result.capture, weights=weights, weights_by_head=by_head)
     (tmp_path / "zero.html").write_text(result_html([replace(result, capture=capture)]), encoding="utf-8")
     with opened(chromium, tmp_path / "zero.html") as page:
         slide(page, "layer", 1)
@@ -300,9 +301,9 @@ def test_two_questions_side_by_side(open_page, results):
     settled(page)
     shows(page, one.heatmaps(), panel=0)
     shows(page, two.heatmaps(), panel=1)
-    assert page.locator("#question").text_content().endswith(QUESTION)
+    assert page.locator("#question").text_content() == QUESTION
     assert "two 猫 cats!" in page.locator("#answer").inner_text()
-    assert f"the model's own: {two.answer}" in page.locator("#answer").inner_text()
+    assert f"the model's own: \u2068{two.answer}" in page.locator("#supplied").inner_text()
     assert questions.locator("sup").all_inner_texts() == ["A", "B"]
     page.mouse.move(*at(page, 1, 0, 0))
     assert page.locator("svg .pointed:not(.under)").count() == 1, "its cells are not those of the other"

@@ -16,7 +16,7 @@ from test_profile import demo_profile
 
 from qvl_attn import __version__
 from qvl_attn.render import percentile_scale, resize_picture
-from qvl_attn.report import of_result
+from qvl_attn.report import maps
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.pack import coarse, pack_rows
 
@@ -107,7 +107,9 @@ def test_the_headline_and_the_layers_are_those_of_the_result(results, read, name
     close(page.maps("headline")[0], flat(result.heatmaps(query=asked)))
     captured = result.capture.layers.tolist()
     for layer in captured:
-        close(page.maps(layer)[0], flat(result.heatmaps(layers=layer, heads="all", query=asked)))
+        named = ",".join(f"{at}.{head}" for at, head in result.headline_heads() or () if at == layer) or "all"
+        close(page.maps(layer)[0], flat(result.heatmaps(layers=layer, heads=named, query=asked)))
+        assert page.source(layer)["heads"] == named
     assert [one["layers"] for one in told["maps"][0]["sources"] if one["id"] == "layer"] == [[one] for one in captured]
     if name == "single":
         assert "all" not in [one["id"] for one in told["maps"][0]["sources"]], "it is the headline"
@@ -183,7 +185,6 @@ def test_the_pieces_join_to_the_text(results, read, name):
 def test_a_supplied_answer_stands_beside_the_models_own(results, read):
     result, told = results("two"), read("two").data["results"][0]
     assert (told["answer"], told["own_answer"]) == (ANSWER, result.answer)
-    assert told["logprob"] == result.supplied_logprob
     told = read("one").data["results"][0]
     assert (told["answer"], told["own_answer"]) == (results("one").answer, None)
 
@@ -213,7 +214,7 @@ def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
     told = page.data["results"][0]
     heads, asked = told["maps"][0]["heads"], result.capture.query_role == "question"
     assert (heads["layers"], heads["numbers"]) == ([1, 2], [0, 2])
-    assert told["maps"][0]["heads_of"] == "1.0,2.2"
+    assert page.source("headline")["heads"] == "1.0,2.2"
     assert told["profile"].startswith("profile own")
     by_head = results("one").capture.weights_by_head[:, :, asked].astype(np.float64).mean(axis=2)
     close(page.maps("headline")[0], (by_head[1, 0] + by_head[2, 2]) / 2)
@@ -222,7 +223,7 @@ def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
         for j, head in enumerate((0, 2)):
             np.testing.assert_allclose(page.block(heads["blocks"][i])[j], by_head[layer, head], rtol=1e-3)
     named = read("few").data["results"][0]["maps"][0]
-    assert (named["heads"]["layers"], named["heads_of"]) == ([1, 2], "1.1,1.3,2.1,2.3")
+    assert (named["heads"]["layers"], named["sources"][0]["heads"]) == ([1, 2], "1.1,1.3,2.1,2.3")
 
 
 def test_methods_have_maps_of_their_own(results, read):
@@ -331,26 +332,29 @@ def test_provenance_notes_and_what_is_left_out_are_said(results, demo):
     told = page.data["results"][0]
     assert told["notes"] == ["a note"]
     assert (told["made"]["qvl_attn"], told["made"]["model"]) == (__version__, "demo")
-    assert told["left_out"] == ["heads by word: each head has the map of the headline's query alone"]
+    assert told["left_out"] == [["heads_by_word"]]
     assert page.texts["title"] == "how many cats? · qvl-attn"
 
 
 @pytest.mark.parametrize("most", [1, 300, 2000, 3000])
 def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, most):
     result = results("one")
-    monkeypatch.setattr(of_result, "MAX_VALUES", most)
+    monkeypatch.setattr(maps, "MAX_VALUES", most)
     page = Reader(result_html([result]))
     told = page.data["results"][0]
-    words = len(told["rows"])
-    assert words == 8
-    assert page.source("headline")["rows"] == words
+    words = min(5, max(most // 2 // 72 - 3, 0))
+    assert len(told["rows"]) == page.source("headline")["rows"] == 3 + words
+    clickable = [text for text, row in [*told["pieces"]["question"], *told["pieces"]["answer"]] if row is not None]
+    assert len(clickable) == words
     for layer in LAYERS:
         assert page.source(layer)["rows"] == 3
+        assert len(page.source(layer)["mass"]) == 3 + words, "shares are known of what is left out too"
         close(page.maps(layer)[2], flat(result.heatmaps(layers=layer, heads="all", query="answer")))
-    assert any(line.startswith("words by layer") for line in told["left_out"])
-    kept = 72 * (words + 3 * 5) + 72 * 16 <= most
-    assert (told["maps"][0]["heads"] is not None) == kept == (most == 3000)
-    assert any(line.startswith("heads: attention.npz") for line in told["left_out"]) != kept
+    kept = most == 3000
+    assert (told["maps"][0]["heads"] is not None) == kept
+    left = {1: [["words", 0, 5], ["heads"]], 300: [["words", 0, 5], ["heads"]]}
+    left |= {2000: [["words_by_layer"], ["heads"]], 3000: [["words_by_layer"], ["heads_by_word"]]}
+    assert told["left_out"] == left[most]
 
 
 def test_a_large_result_is_less_than_5_mb_beside_its_picture():
