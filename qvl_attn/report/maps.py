@@ -96,19 +96,24 @@ def _sources(result: Result, rows: Sequence[Row]) -> Iterator[tuple[dict[str, An
     plain = result.heatmaps(query=result.settings.query)[0]
     heads = [pair for pair in named if pair[0] in plain.layers] or None
     layers = capture.layers.tolist()
-    about = {"id": "headline", "layers": list(plain.layers), "heads": plain.heads}
+    about = {"id": "headline", "layers": list(plain.layers), "heads": _head_words(result, heads or ())}
     yield about, np.stack([mean_over(capture, plain.layers, heads, row.rows) for row in rows])
     if len(layers) > 1 and not (plain.heads == "all" and list(plain.layers) == layers):
         maps = share @ capture.weights.mean(axis=0, dtype=np.float64)
         yield {"id": "all", "layers": layers, "heads": "all"}, maps.astype(np.float32)
     for layer, weights in zip(layers, capture.weights, strict=True):
         own = [pair for pair in named if pair[0] == layer]
-        words = ",".join(f"{layer}.{head}" for layer, head in own) or "all"
         if own:
             maps = np.stack([mean_over(capture, [layer], own, row.rows) for row in rows])
         else:
             maps = (share @ weights.astype(np.float64)).astype(np.float32)
-        yield {"id": "layer", "layers": [layer], "heads": words}, maps
+        yield {"id": "layer", "layers": [layer], "heads": _head_words(result, own)}, maps
+
+
+def _head_words(result: Result, pairs: Sequence[tuple[int, int]]) -> str:
+    """Named heads, as text: `all` where they are all of their layers."""
+    whole = len(pairs) == len({layer for layer, _ in pairs}) * result.provenance.head_count
+    return "all" if whole else ",".join(f"{layer}.{head}" for layer, head in pairs)
 
 
 def _packed(
