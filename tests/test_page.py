@@ -34,7 +34,7 @@ def test_it_begins_with_the_headline(open_page, results):
     assert result.answer in page.locator("#answer").inner_text()
     assert pressed(page, "#queries") == ["whole question"]
     assert pressed(page, "#sources") == ["Headline (2)"]
-    assert what(page) == "layer 2 of 0-3 · attention of the question, 4 tokens · heads 2.0,2.1,2.2,2.3"
+    assert what(page) == "layer 2 of 0-3 · attention of the question, 4 tokens · mean of all 4 heads"
     high = result.heatmaps()[0].scale.high
     assert page.locator(".high").inner_text() == f"{high:.3g}"
     mass, above = result.heatmaps()[0].vision_mass, result.heatmaps()[0].clipped

@@ -331,3 +331,26 @@ def test_without_attention_on_the_picture_there_is_nothing_to_show(result):
         weights_by_head=np.zeros_like(result.capture.weights_by_head),
     )
     assert replace(result, capture=capture)._repr_html_() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("provenance", {"layer_count": 10**12}), ("provenance", {"head_count": 0}), ("answer_logprob", float("nan"))],
+)
+def test_of_numbers_without_end_a_page_is_refused_at_once(results, tmp_path, name, value):
+    folder = results("one").save(tmp_path)
+    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    told[name] = told[name] | value if isinstance(value, dict) else value
+    (folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"damaged|cannot be read as JSON"):
+        make_report(folder)
+
+
+def test_a_name_that_no_file_can_have_is_one_line():
+    with pytest.raises(InputError, match="does not exist"):
+        make_report(["x" * 300])
+
+
+def test_one_folder_needs_no_list(results, tmp_path):
+    folder = results("last").save(tmp_path)
+    assert make_report(str(folder)) == make_report(folder) == folder / "report.html"
