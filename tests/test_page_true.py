@@ -59,6 +59,15 @@ def test_of_some_heads_the_share_of_a_method_is_that_of_its_picture(demo, cats, 
             assert what(page).endswith(f"heads {layer}.1")
 
 
+def test_the_share_of_a_method_that_is_no_attention_is_that_of_its_picture(open_page, results):
+    page, result = open_page("methods"), results("methods")
+    assert not page.evaluate("mapOf(active()).is_attention"), "relative"
+    told = page.locator(".share").inner_text()
+    assert told.startswith(f"{percent(result.heatmaps()[0].vision_mass)} of this attention goes to the picture")
+    slide(page, "layer", 0)
+    assert "no unit" in page.locator(".share").inner_text()
+
+
 def test_a_methods_layer_is_not_told_as_the_whole(open_page, results):
     page, names = open_page("methods"), results("methods").settings.methods
     captions = [one.caption for one in results("methods").methods]
