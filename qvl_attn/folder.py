@@ -20,7 +20,7 @@ from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.media import check_size
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
-from qvl_attn.render import drawn_size_px, resize_picture
+from qvl_attn.render import drawn_size_px, fit_px, resize_picture
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.result import Result
@@ -217,6 +217,8 @@ def _media_from(folder: Path, index: int, item: dict[str, Any]) -> Media:
     clip, times_s = item.get("clip"), np.array(item["times_s"], dtype=np.float64)
     if clip is None:
         frames = read_png(folder / picture_file(index))[None]
+        if folder.parent.name != "passes" and frames.shape[2:0:-1] != fit_px((width, height), max(frames.shape[1:3])):
+            raise ValueError(f"{picture_file(index)} is not of the picture's shape")
     else:
         frames = np.stack([read_png(folder / seen_file(i)) for i in range(len(times_s))])
     return Media(

@@ -55,6 +55,17 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     return result
 
 
+def check_whole(folder: Path) -> None:
+    """Find out whether something may be written into a result, or beside it.
+
+    Raises:
+        InputError: it is one pass of a result, whose folder is finished.
+    """
+    passes = folder.absolute().parent
+    if passes.name == "passes" and is_complete(passes.parent):
+        raise InputError(f"{folder} is one pass of a result", f"name the whole, {passes.parent}, or --out")
+
+
 def redrawn(
     result: Result,
     *,

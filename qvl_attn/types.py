@@ -94,6 +94,7 @@ class Media:
         _require_array("times_s", self.times_s, np.float64, (len(self.frames),))
         _require(self.frames.size > 0, "frames: empty")
         _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
+        _require(bool(np.isfinite(self.times_s).all()), "times_s: not finite")
         _require((self.kind == "clip") == (self.clip is not None), f"kind {self.kind!r}: only a clip has clip facts")
         _require(
             self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one a frame"

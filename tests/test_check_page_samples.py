@@ -40,7 +40,7 @@ def test_a_sample_opens_and_tells_everything(opened, checked, kind):
         if row["id"] in read_exhibits(run.folder):
             page.wait(f"() => ({INKED})(document.querySelector('#sample-card .pictures'))")
             exhibit = exhibit_of(run, i)
-            found = re.search(r"brightest: (\S+) = (\S+)× even", text)
+            found = re.search(r"colours end at (\S+) = (\S+)× uniform", text)
             assert float(found[1]) == pytest.approx(exhibit.high, rel=6e-3)
             assert float(found[2]) == pytest.approx(exhibit.high / exhibit.uniform, abs=0.06)
             assert card.bounding_box()["width"] > 200

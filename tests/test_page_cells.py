@@ -49,7 +49,7 @@ def told_of(result, values, index):
 def says(text, want):
     where, value, multiple, rest = want
     head, tail = text.split(": ", 1)
-    seen_value, seen_multiple = re.match(r"(\S+) = (\S+)× even · ", tail).groups()
+    seen_value, seen_multiple = re.match(r"(\S+) = (\S+)× uniform · ", tail).groups()
     assert head == where
     assert float(seen_value) == pytest.approx(value, rel=6e-3)
     assert float(seen_multiple) == pytest.approx(multiple, rel=1e-3, abs=0.051)
@@ -88,7 +88,7 @@ def test_every_cell_has_its_rank(open_page, results):
 
 
 def words_that_look(result, cell, layers):
-    """(word, multiple of even, value) of each word, the most above even first."""
+    """(word, multiple of uniform, value) of each word, the most above uniform first."""
     capture, found = result.capture, []
     for role, of in (("question", capture.queries), ("answer", capture.produces)):
         text = result.question if role == "question" else result.mapped_answer
@@ -114,7 +114,7 @@ def test_a_kept_cell_lists_the_words_that_look_at_it(open_page, results, name):
         assert len(buttons) == min(8, len(want))
         for button, (word, multiple, value) in zip(buttons, want, strict=False):
             assert button.locator("b").inner_text() == word
-            seen = re.fullmatch(r"(\S+)× even · (\S+)", button.locator("span").inner_text())
+            seen = re.fullmatch(r"(\S+)× uniform · (\S+)", button.locator("span").inner_text())
             assert float(seen[1]) == pytest.approx(multiple, abs=0.06)
             assert float(seen[2]) == pytest.approx(value, rel=6e-3)
             share = float(button.evaluate("(one) => one.style.getPropertyValue('--share')"))
@@ -157,7 +157,7 @@ def test_the_ten_strongest_cells_as_a_table(open_page, results):
             )
             assert where.endswith(f"x {x0}-{x1}, y {y0}-{y1}")
             assert where.startswith(head.split("row")[0])
-        assert page.locator("#strongest th").all_inner_texts() == ["rank", "value", "× even", "where"]
+        assert page.locator("#strongest th").all_inner_texts() == ["rank", "value", "× uniform", "where"]
 
 
 def test_without_attention_on_the_picture_nothing_is_drawn_and_no_number_is_wrong(chromium, results, tmp_path):
@@ -188,9 +188,9 @@ def test_brackets_step_through_the_layers(open_page):
         page.keyboard.press(key)
         settled(page)
         seen.append(page.locator("#layer-told").inner_text())
-    assert seen == ["0", "1", "2", "3", "3", "3", "2", "1"]
+    assert seen == ["3", "3", "3", "3", "3", "3", "2", "1"], "from the headline, layer 2, on"
     page.get_by_role("button", name="All layers").click()
-    page.keyboard.press("[")
+    page.keyboard.press("]")
     settled(page)
     assert page.locator("#layer-told").inner_text() == "3"
     page.keyboard.press("Control+[")
@@ -336,7 +336,7 @@ def test_the_same_question_twice_is_told_apart(chromium, results, tmp_path):
     with opened(chromium, tmp_path / "twins.html") as page:
         names = page.locator("#questions button").all_inner_texts()
         assert len({*names}) == 2
-        assert all(name.startswith("how many cats? · cats.png · layer 2") for name in names)
+        assert names == ["how many cats? · cats.png · layer 2 (1)", "how many cats? · cats.png · layer 2 (2)"]
 
 
 def test_the_picture_is_drawn_once_more_when_the_window_changes(open_page, results):

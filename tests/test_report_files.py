@@ -148,6 +148,9 @@ def test_a_clip_is_made_again_the_same(demo, clip_file, tmp_path):
     make_report([folder])
     assert (folder / "report.html").read_bytes() == before
     assert make_report([folder / told(folder)["passes"]["results"][0]["folder"]], tmp_path / "pass.html").is_file()
+    with pytest.raises(InputError, match="one pass of a result"):
+        make_report(folder / "passes" / "000")
+    assert not (folder / "passes" / "000" / "report.html").exists()
 
 
 def test_several_stand_side_by_side_in_one_page(kept, second, tmp_path):
@@ -197,7 +200,7 @@ def test_a_check_that_is_not_finished(scored, tmp_path):
 
 
 def test_a_check_stands_alone(kept, scored, tmp_path):
-    for pair in ((kept, scored), (scored, kept), (scored, scored)):
+    for pair in ((kept, scored), (scored, kept)):
         fails(report(*pair, "--out", tmp_path / "page.html"), 2, f"{scored} is a check", "name it alone")
     assert not (tmp_path / "page.html").exists()
 
@@ -354,3 +357,29 @@ def test_a_name_that_no_file_can_have_is_one_line():
 def test_one_folder_needs_no_list(results, tmp_path):
     folder = results("last").save(tmp_path)
     assert make_report(str(folder)) == make_report(folder) == folder / "report.html"
+
+
+def test_a_picture_of_another_shape_is_not_drawn_under_the_map(results, tmp_path, wide):
+    folder = results("last").save(tmp_path)
+    shutil.copy(wide, folder / "picture_1.png")
+    with pytest.raises(StoreError, match="picture's shape"):
+        make_report(folder)
+    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    told["media"][0]["times_s"] = [None]
+    (folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(StoreError, match="damaged"):
+        make_report(folder)
+
+
+def test_a_check_that_lacks_rows_or_has_words_for_figures_is_told_so(scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "run")
+    rows = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "run" / "scores.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
+    with pytest.raises(StoreError, match=f"{len(rows) - 1} rows of the {len(rows)}"):
+        make_report(tmp_path / "run")
+    (tmp_path / "run" / "scores.jsonl").write_text("".join(rows), encoding="utf-8")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    summary["headline"]["vision_mass"]["low"] = "x"
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(StoreError, match="'x' is no number"):
+        make_report(tmp_path / "run")

@@ -85,10 +85,12 @@ def render(
     with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         # Imported here: --help must not wait for numpy.
         from qvl_attn.folder import folder_of
-        from qvl_attn.redraw import left_behind, read_result, redrawn
+        from qvl_attn.redraw import check_whole, left_behind, read_result, redrawn
         from qvl_attn.store import check_writable
 
         saved = read_result(folder)
+        if out is None:
+            check_whole(folder)
         drawing = drawing_of(
             colormap,
             interp,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qvl_attn.errors import InputError, StoreError
 from qvl_attn.exhibit import read_exhibits
-from qvl_attn.ledger import RUN_FILE, SUMMARY_FILE, is_finished
-from qvl_attn.redraw import read_result
+from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE, is_finished, read_run
+from qvl_attn.redraw import check_whole, read_result
 from qvl_attn.report.of_check import check_html
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
@@ -34,11 +34,14 @@ def make_report(
         InputError: no result, or several without a file to write to; the file is there already.
         StoreError: a folder is damaged, or the file cannot be written.
     """
-    paths = [Path(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
+    named = [folders] if isinstance(folders, str | os.PathLike) else folders
+    paths = list(dict.fromkeys(Path(folder) for folder in named))
     if out is None and len(paths) != 1:
         raise InputError(f"{len(paths)} folders", "of several results one page is made: name it with --out page.html")
     target = paths[0] / REPORT_FILE if out is None else Path(out)
-    if out is not None:
+    if out is None:
+        check_whole(paths[0])
+    else:
         check_new(target, empty_folder=False)
     html = _html(paths)
     try:
@@ -62,8 +65,14 @@ def _html(folders: Sequence[Path]) -> str:
 def _check_html(folder: Path) -> str:
     if not is_finished(folder):
         raise InputError(f"{folder} is a check that is not finished", "the same check command goes on with it")
+    read_run(folder)
     summary = read_json(folder / SUMMARY_FILE)
     scores = [one for one in read_scores(folder) if one.half != "first"]
+    if len(scores) != summary.get("samples"):
+        raise StoreError(
+            f"{folder / ROWS_FILE} has {len(scores)} rows of the {summary.get('samples')} that {SUMMARY_FILE} is about",
+            "the same check command asks again what is missing, once summary.json is removed",
+        )
     with _damaged(str(folder / SUMMARY_FILE)):
         return check_html(summary, scores, read_exhibits(folder))
 

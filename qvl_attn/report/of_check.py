@@ -27,7 +27,13 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Ma
         summary: the contents of `summary.json`.
         scores: those that the summary is about.
         exhibits: by the ids of their samples.
+
+    Raises:
+        KeyError: the summary lacks something.
+        ValueError: a figure in it is none.
     """
+    for name in ("headline", "accuracy", "layers", "heads", "methods", "answers_and_grounding"):
+        _check_numbers(name, summary[name])
     parcel = Parcel()
     known = [one for one in scores if one.id in exhibits]
     others = [one for one in scores if one.id not in exhibits]
@@ -47,6 +53,15 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Ma
         "cards": [_card(number, exhibits[one.id], parcel) for number, one in enumerate(shown) if one.id in exhibits],
     }
     return page_html("check", f"{shortened(model['name'])} · {shortened(data)} · qvl-attn", told, parcel)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Find what is no number, or null, in a table of figures that was read back."""
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            _check_numbers(name, one)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name}: {value!r} is no number")
 
 
 def _row(one: Score) -> dict[str, Any]:

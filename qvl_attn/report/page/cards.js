@@ -14,11 +14,13 @@ const sieve = {
 const cardOf = new Map(DATA.cards.map((card) => [card.row, card]));
 const figureAt = (name) => DATA.figures.indexOf(name);
 
+const verdictOf = (row) => (row.error ? "error" : row.right === null ? "" : row.right ? "right" : "wrong");
+
 /** Rows that pass the sieve, in its order; what has no value comes last. */
 function sifted() {
   const words = sieve.search.trim().toLowerCase();
   const passes = (row) =>
-    (!sieve.right || row.right === (sieve.right === "right")) &&
+    (!sieve.right || verdictOf(row) === sieve.right) &&
     (!sieve.grounded || row.grounded === (sieve.grounded === "grounded")) &&
     (!words ||
       [row.id, row.question, row.answer, ...row.references, ...row.media].some((text) =>
@@ -124,7 +126,8 @@ function figureWords(row, name) {
 
 function cardElement(number) {
   const row = DATA.rows[number],
-    shown = ["order", "lift"].includes(sieve.sort) ? ["lift", "mass"] : [sieve.sort, "lift"];
+    chosen = ["order", "lift"].includes(sieve.sort) ? ["lift", "mass"] : [sieve.sort, "lift"];
+  const known = chosen.filter((name) => name === "area" || row.figures[figureAt(name)] !== null);
   const open = make("button", { type: "button", class: "open" }, row.question);
   open.addEventListener("click", () => openSample(number));
   const pictures = pictureRow(cardOf.get(number));
@@ -144,7 +147,7 @@ function cardElement(number) {
       "p",
       { class: "hint" },
       ...verdicts(row),
-      ` ${shown.map((name) => `${t(`f_${name}`)} ${figureWords(row, name)}`).join(" · ")}`,
+      ` ${known.map((name) => `${t(`f_${name}`)} ${figureWords(row, name)}`).join(" · ")}`,
     ),
   );
 }

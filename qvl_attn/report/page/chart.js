@@ -4,7 +4,7 @@ const CHART = { height: 200, left: 46, right: 12, top: 24, bottom: 36 };
 
 function nice(most) {
   const unit = 10 ** Math.floor(Math.log10(most / 3)),
-    step = [1, 2, 5, 10].find((of) => most / (unit * of) <= 4.5) * unit;
+    step = [1, 2, 5, 10].find((of) => most / (unit * of) <= 5.5) * unit;
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, i) => i * step);
 }
 

@@ -126,6 +126,8 @@ function drawAll() {
 
 function begin() {
   $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
+  $("grounded").parentElement.hidden = !DATA.rows.some((row) => row.grounded !== null);
+  $("right").parentElement.hidden = !DATA.rows.some((row) => verdictOf(row));
   listenToTop(drawAll);
   for (const name of ["sort", "right", "grounded"])
     $(name).addEventListener("change", () => {
@@ -172,6 +174,9 @@ function begin() {
     drawHeadPlot();
   });
   addEventListener("resize", drawLayerPlot);
+  $("sample").addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") stepSample(event.key === "ArrowRight" ? 1 : -1);
+  });
   drawAll();
 }
 

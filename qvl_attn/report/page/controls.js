@@ -35,14 +35,18 @@ function chooseMap(panel, map) {
   Object.assign(panel, { map, source: 0, head: null, row: rows });
 }
 
+/** To the layer before or after what is shown: of an average, before its first or after its last. */
 function stepLayer(by, around = false) {
   const panel = active(),
     map = mapOf(panel),
-    first = firstLayer(map),
-    count = layersOf(map).length;
-  if (first < 0) return;
-  const at = panel.source >= first && !panel.head ? panel.source - first + by : by > 0 ? 0 : count - 1;
-  chooseSource(panel, first + (around ? (at + count) % count : Math.min(Math.max(at, 0), count - 1)));
+    layers = layersOf(map),
+    first = firstLayer(map);
+  if (!layers.length) return;
+  const shown = panel.head ? [map.heads.layers[panel.head[0]]] : map.sources[panel.source].layers;
+  const from = layers.findIndex((source) => source.layers[0] === shown[by > 0 ? shown.length - 1 : 0]) + by;
+  const last = layers.length - 1,
+    at = around ? (from + layers.length) % layers.length : Math.min(Math.max(from, 0), last);
+  chooseSource(panel, first + at);
 }
 
 /** A button that plays until it is pressed again, or there is nothing left to play. */
@@ -113,7 +117,7 @@ function toggleCompare() {
 function drawWords() {
   const panel = active(),
     result = resultOf(panel),
-    plain = mapOf(panel).name === "attention" && !panel.head;
+    plain = mapOf(panel).name === "attention";
   for (const name of ["question", "answer"]) {
     const pieces = result.pieces[name].map(([text, row]) => {
       if (row === null) return text;
@@ -144,13 +148,26 @@ function chip(text, pressed, choose) {
   return button;
 }
 
+/** A question where one of several is chosen: with what sets it apart where another is the same. */
+function questionName(result, number) {
+  const alike = (name) => DATA.results.map((one, at) => name(one, at)).filter((one, at) => at !== number);
+  const longer = (one, at) => {
+    const { sources, name } = one.maps[one.headline],
+      layers = layersName(sources[0].layers);
+    const way = one.clip && one.clip.way !== "clip" ? [one.clip.way] : [];
+    return [one.question, one.media[0].name, one.headline ? t("method", name) : layers, ...way].join(" · ");
+  };
+  if (!alike((one) => one.question).includes(result.question)) return result.question;
+  const name = longer(result);
+  return alike(longer).includes(name) ? `${name} (${number + 1})` : name;
+}
+
 function drawQuestions() {
   $("questions").hidden = DATA.results.length < 2;
   $("questions").replaceChildren(
     ...DATA.results.map((result, number) => {
       const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([at]) => "AB"[at]);
-      const twin = DATA.results.some((other, at) => at !== number && other.question === result.question);
-      const told = [result.question, ...(twin ? [result.media[0].name, describe(newPanel(number))] : [])].join(" · ");
+      const told = questionName(result, number);
       const button = chip(told, active().result === number, () => {
         state.panels[state.active] = newPanel(number);
         Object.assign(state, { cell: null, kept: null });
@@ -184,6 +201,7 @@ function drawLayers() {
   const single = first >= 0 && panel.source >= first && !panel.head;
   slider.max = Math.max(layers.length - 1, 0);
   slider.disabled = $("play").disabled = !layers.length;
+  $("layer-line").hidden = !layers.length;
   if (!layers.length) players.layers.stop();
   if (single) slider.value = panel.source - first;
   slider.classList.toggle("idle", !single);

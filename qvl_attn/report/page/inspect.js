@@ -42,7 +42,7 @@ function tellCell(panel, index) {
     place.row + 1,
     place.column + 1,
     compact(values[index]),
-    uniform > 0 ? even(values[index] / uniform) : "0",
+    uniform > 0 ? times(values[index] / uniform) : "0",
     ranksOf(values).ranks[index],
     values.length,
     box[0],
@@ -88,7 +88,7 @@ function drawLookers() {
           "button",
           { type: "button" },
           make("b", {}, one.row.text),
-          make("span", {}, `${even(one.multiple)} · ${compact(one.value)}`),
+          make("span", {}, `${times(one.multiple)} · ${compact(one.value)}`),
         );
         button.style.setProperty("--share", one.multiple / most);
         button.addEventListener("click", () => change(() => chooseRow(kept.panel, one.number)));

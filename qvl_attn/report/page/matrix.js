@@ -34,6 +34,8 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
     }
     table.append(line);
   }
+  const numbers = heads.map((head, i) => make("th", { scope: "col" }, heads.length > 16 && i % 4 ? "" : String(head)));
+  table.append(make("tr", { role: "row" }, make("th", {}), ...numbers));
   const placeOf = (element) => element?.closest?.("td")?.dataset.at?.split(",").map(Number);
   table.addEventListener("click", (event) => placeOf(event.target) && pick(...placeOf(event.target)));
   table.addEventListener("keydown", (event) => {

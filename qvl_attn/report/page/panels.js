@@ -1,7 +1,8 @@
 // The panels: pictures with the map over them, the cell that is pointed at, the scale beneath.
 
-// How high a picture is at least, unless the window is narrower: more pictures than fit beside one another are wrapped.
-const LEAST_PX = 130;
+// Pictures that stand beside one another; more are wrapped.
+const IN_A_ROW = 3;
+const aspectOf = (medium) => medium.drawn_px[0] / medium.drawn_px[1];
 
 /** Build the panels anew: there are others, or other pictures. */
 function buildPanels() {
@@ -34,7 +35,6 @@ function buildPanel(panel, number) {
         "aria-hidden": "true",
       }),
     );
-    figure.style.flex = `${width / height} 1 ${Math.round((LEAST_PX * width) / height)}px`;
     figure.style.aspectRatio = `${width} / ${height}`;
     const cellAt = (event) => {
       const box = figure.getBoundingClientRect(),
@@ -54,10 +54,15 @@ function buildPanel(panel, number) {
       }),
     );
     figure.addEventListener("keydown", (event) => walk(event, number, which));
-    return figure;
+    const shot = make("div", { class: "shot" }, figure);
+    if (result.media.length > 1) shot.append(make("small", {}, `${which + 1} · ${medium.name}`));
+    shot.style.flexGrow = String(width / height);
+    shot.style.minWidth = `max(64px, ${Math.round((40 * width) / height)}px)`;
+    return shot;
   });
-  const row = make("div", { class: "pictures" }, ...pictures);
-  row.style.maxWidth = `calc(74vh * ${sum(result.media.map((medium) => medium.drawn_px[0] / medium.drawn_px[1]))})`;
+  const row = make("div", { class: result.media.length > IN_A_ROW ? "pictures many" : "pictures" }, ...pictures);
+  if (result.media.length <= IN_A_ROW)
+    row.style.maxWidth = `max(64px, calc(74vh * ${sum(result.media.map(aspectOf))}))`;
   return make(
     "section",
     { class: "panel card" },
@@ -138,19 +143,28 @@ function showFrame(img, picture) {
   if (img.getAttribute("src") !== url) img.src = url;
 }
 
-/** What the colours mean, and how much of the attention it is; the count of what is above waits for the values. */
+/** What the colours mean, and how much of the attention it is; what is counted waits for the values. */
 function tellScale(section, panel, high) {
   const { values, fine } = valuesOf(panel),
-    cells = totalOf(resultOf(panel)),
-    uniform = shownBy(panel).mass / cells;
-  const above = fine ? values.filter((value) => value > high * (1 + 2 ** -11)).length : "…";
-  const share = shareOf(panel);
+    result = resultOf(panel),
+    share = shareOf(panel);
+  const uniform = shownBy(panel).mass / totalOf(result),
+    start = startOf(result, 0);
+  const own =
+    state.scale === "frame"
+      ? values.subarray(start, start + cellsOf(result.media[0]) / result.media[0].grid[0])
+      : values;
   section.querySelector(".high").textContent = high === null ? "–" : compact(high);
-  section.querySelector(".told").textContent =
-    high === null ? t("empty") : t("high", compact(high), even(high / uniform), above, cells);
-  const told = [share === null ? t("unscaled") : t("share", percent(share))];
-  if (mapOf(panel).removed.length) told.push(t("removed"));
-  section.querySelector(".share").textContent = told.join(" · ");
+  let told = t("empty");
+  if (high !== null && fine) {
+    const [least, most] = [own.reduce((a, b) => Math.min(a, b)), own.reduce((a, b) => Math.max(a, b))];
+    const above = own.filter((value) => value > high * (1 + 2 ** -11)).length;
+    told = t("ends", compact(least), compact(most), times(most / uniform), above, own.length);
+  } else if (high !== null) told = t("not_yet");
+  section.querySelector(".told").textContent = told;
+  const further = [share === null ? t("unscaled") : t("share", percent(share))];
+  if (mapOf(panel).removed.length) further.push(t("removed"));
+  section.querySelector(".share").textContent = further.join(" · ");
 }
 
 /** Outlines of the cells that are pointed at and kept, and crosses over those that a method took out. */

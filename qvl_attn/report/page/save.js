@@ -36,8 +36,11 @@ async function panelCanvas(panel, section, width) {
   const context = canvas.getContext("2d"),
     figures = [...section.querySelectorAll(".picture")],
     gap = 8;
-  const aspects = figures.map((figure) => figure.querySelector("canvas").width / figure.querySelector("canvas").height);
-  const height = Math.round(Math.min((width - gap * (figures.length - 1)) / sum(aspects), 1600));
+  const rows = [];
+  result.media.forEach((medium, i) => (i % IN_A_ROW ? rows[rows.length - 1].push(i) : rows.push([i])));
+  const aspect = (i) => aspectOf(result.media[i]),
+    wide = (row) => (width - gap * (row.length - 1)) / sum(row.map(aspect));
+  const height = Math.round(Math.min(...rows.map(wide), 1600));
   const texts = [
     [`${t("question")}: ${isolated(result.question)}`, 24, "#181a1f"],
     [`${t("answer")}: ${isolated(result.answer || t("no_answer"))}${supplied(result)}`, 24, "#be3e14"],
@@ -56,7 +59,7 @@ async function panelCanvas(panel, section, width) {
     });
   const [above, below] = [laid(texts), laid(under)],
     deep = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
-  canvas.height = deep(above) + 12 + height + 40 + deep(below);
+  canvas.height = deep(above) + 12 + rows.length * (height + gap) + 40 + deep(below);
   let y = 0;
   const write = (lines) => {
     for (const [line, size, color] of lines) {
@@ -68,19 +71,22 @@ async function panelCanvas(panel, section, width) {
   };
   write(above);
   y += 12;
-  let x = 0;
-  for (const [i, figure] of figures.entries()) {
-    const wide = Math.round(aspects[i] * height),
-      [img, map, svg] = figure.children;
-    await img.decode();
-    context.drawImage(img, x, y, wide, height);
-    context.globalAlpha = Number(map.style.opacity);
-    context.drawImage(map, x, y, wide, height);
-    context.globalAlpha = 1;
-    drawSvgMarks(context, svg, x, y, wide, height);
-    x += wide + gap;
+  for (const row of rows) {
+    let x = 0;
+    for (const i of row) {
+      const across = Math.round(aspect(i) * height),
+        [img, map, svg] = figures[i].children;
+      await img.decode();
+      context.drawImage(img, x, y, across, height);
+      context.globalAlpha = Number(map.style.opacity);
+      context.drawImage(map, x, y, across, height);
+      context.globalAlpha = 1;
+      drawSvgMarks(context, svg, x, y, across, height);
+      x += across + gap;
+    }
+    y += height + gap;
   }
-  y += height + 10;
+  y += 2;
   context.fillStyle = "#5a5f69";
   context.font = `15px ${font}`;
   context.fillText("0", 0, y + 14);

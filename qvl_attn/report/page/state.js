@@ -139,16 +139,20 @@ function describe(panel) {
     return `${t("method", map.name)} · ${what}${map.follows_query ? ` · ${asked}` : ""}`;
   }
   const heads = source.heads === "all" ? t("mean_heads", result.head_count) : t("heads_named", source.heads);
-  const layers = source.layers.length === 1 ? t("layer_of", source.layers[0]) : t("layers_of", ranges(source.layers));
-  return `${layers} ${t("of_layers", result.layer_count - 1)} · ${asked} · ${heads}`;
+  return `${layersName(source.layers)} ${t("of_layers", result.layer_count - 1)} · ${asked} · ${heads}`;
 }
 
+const layersName = (layers) => t(layers.length === 1 ? "layer_of" : "layers_of", ranges(layers));
+
 /** Whose attention a row is. */
-const whose = (row) => t(`t_${row.kind}`, ...(row.text ? [row.text] : []), row.tokens);
+function whose(row) {
+  const tokens = t(row.tokens === 1 ? "tokens_1" : "tokens_n", row.tokens);
+  return t(`t_${row.kind}`, ...(row.text ? [row.text] : []), tokens);
+}
 
 /** What a source of a map is called where it can be chosen. */
 function sourceName(result, number, source) {
-  const layers = source.layers.length === result.layer_count ? t("all_layers") : t("layers_of", ranges(source.layers));
+  const layers = source.layers.length === result.layer_count ? t("all_layers") : layersName(source.layers);
   if (source.id === "all") return layers;
   if (number !== result.headline) return number && !source.layers.length ? t("whole") : layers;
   return source.layers.length ? `${t("headline")} (${ranges(source.layers)})` : t("headline");

@@ -95,8 +95,18 @@ function drawRows() {
   $("more").hidden = found.length <= rowsShown;
 }
 
+let opened = null;
+
+/** The sample before or after the one that is open, in the order of the cards and the table. */
+function stepSample(by) {
+  const order = sifted(),
+    next = order[order.indexOf(opened) + by];
+  if (next !== undefined) openSample(next);
+}
+
 /** One sample, large, with all its figures beside those of the controls. */
 function openSample(at) {
+  opened = at;
   const row = DATA.rows[at],
     card = cardOf.get(at);
   $("sample-title").replaceChildren(row.question, " ", ...verdicts(row));
@@ -107,7 +117,7 @@ function openSample(at) {
     row.references.length ? t("accepted", row.references.join(" | ")) : "",
     row.error,
     steps ? t("steps_shown", card.places.length, card.of, steps) : "",
-    card ? t("brightest", compact(card.high), even(card.high / card.uniform)) : t("no_picture"),
+    card ? t("brightest", compact(card.high), times(card.high / card.uniform)) : t("no_picture"),
   ];
   $("sample-card").replaceChildren(
     ...(card ? [pictureRow(card)] : []),

@@ -61,7 +61,7 @@ function percent(share) {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 }
 
-const even = (multiple) => t("even", multiple.toFixed(multiple < 100 ? 1 : 0));
+const times = (multiple) => t("times", multiple.toFixed(multiple < 100 ? 1 : 0));
 
 /** `[0, 1, 2, 5]` as `0-2,5`. */
 function ranges(numbers) {
