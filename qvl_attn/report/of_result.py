@@ -16,7 +16,7 @@ from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
 from qvl_attn.schema import base_name, faithfulness_json
-from qvl_attn.select import QUERY_KINDS, produced_words, query_rows, words
+from qvl_attn.select import QUERY_KINDS, query_rows, words
 from qvl_attn.types import Capture, Media, TokenGrid
 
 MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
@@ -78,11 +78,17 @@ def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[st
 
 def _rows(result: Result) -> Iterator[Row]:
     """The headline's query first, then the other queries, then each word of the question and of the answer."""
-    capture, asked = result.capture, result.settings.query
+    capture, asked, of_words = result.capture, result.settings.query, list(_word_rows(result))
+    answered = any(row.kind == "answer word" for row in of_words)
     for name in dict.fromkeys((asked, *QUERY_KINDS)):
-        if name == asked or name != "answer" or _words_of_answer(result):
+        if name == asked or name != "answer" or answered:
             kind, text = ("text", name.removeprefix("text:")) if name.startswith("text:") else (name, "")
             yield Row(kind, plain(text), query_rows(capture, result.question, name))
+    yield from of_words
+
+
+def _word_rows(result: Result) -> Iterator[Row]:
+    capture = result.capture
     row_of = {position: row for row, position in enumerate(capture.queries.tolist())}
     maker_of = {position: row for row, position in enumerate(capture.produces.tolist()) if position >= 0}
     for role, text, rows in (("question", result.question, row_of), ("answer", result.mapped_answer, maker_of)):
@@ -90,10 +96,6 @@ def _rows(result: Result) -> Iterator[Row]:
             own = [rows[position] for position in word.positions if position in rows]
             if own:
                 yield Row(f"{role} word", plain(word.text), np.array(own, dtype=np.int64), word.positions)
-
-
-def _words_of_answer(result: Result) -> bool:
-    return any(True for _ in produced_words(result.capture, result.mapped_answer))
 
 
 def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row]) -> list[list[Any]]:

@@ -146,14 +146,9 @@ function showFrame(img, picture) {
 /** What the colours mean, and how much of the attention it is; what is counted waits for the values. */
 function tellScale(section, panel, high) {
   const { values, fine } = valuesOf(panel),
-    result = resultOf(panel),
     share = shareOf(panel);
-  const uniform = shownBy(panel).mass / totalOf(result),
-    start = startOf(result, 0);
-  const own =
-    state.scale === "frame"
-      ? values.subarray(start, start + cellsOf(result.media[0]) / result.media[0].grid[0])
-      : values;
+  const uniform = shownBy(panel).mass / totalOf(resultOf(panel)),
+    own = scaledCells(panel, values);
   section.querySelector(".high").textContent = high === null ? "–" : compact(high);
   let told = t("empty");
   if (high !== null && fine) {

@@ -12,7 +12,7 @@ const state = {
   kept: null, // the same, clicked
 };
 
-const newPanel = (result, source = 0) => ({ result, map: DATA.results[result].headline, source, row: 0, head: null });
+const newPanel = (result) => ({ result, map: DATA.results[result].headline, source: 0, row: 0, head: null });
 const resultOf = (panel) => DATA.results[panel.result];
 const mapOf = (panel) => resultOf(panel).maps[panel.map];
 const cellsOf = (medium) => medium.grid[0] * medium.grid[1] * medium.grid[2];
@@ -106,12 +106,18 @@ function highOf(panel, values) {
     const alike = state.panels.filter((one) => mapOf(one).name === mapOf(panel).name);
     return Math.max(...alike.map((one) => shownBy(one).shared));
   }
-  if (state.scale === "frame" && resultOf(panel).clip) {
-    const start = startOf(resultOf(panel), 0);
-    const [, rows, columns] = resultOf(panel).media[0].grid;
-    return scaleHigh(values.subarray(start, start + rows * columns));
-  }
-  return shownBy(panel).high;
+  return eachFrameAlone(panel) ? scaleHigh(scaledCells(panel, values)) : shownBy(panel).high;
+}
+
+const eachFrameAlone = (panel) => state.scale === "frame" && Boolean(resultOf(panel).clip);
+
+/** The cells that a panel's scale is of: all, or those of the frame that is shown. */
+function scaledCells(panel, values) {
+  if (!eachFrameAlone(panel)) return values;
+  const result = resultOf(panel),
+    start = startOf(result, 0),
+    [, rows, columns] = result.media[0].grid;
+  return values.subarray(start, start + rows * columns);
 }
 
 /** Whether two panels show the same pictures in the same cells, so that a cell is marked in both. */
