@@ -16,8 +16,9 @@ and an observer is shown what each layer attended with.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,10 +135,11 @@ def _shown_beside_sdpa(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    observer = _watching.get(id(module.config))
-    if observer is None:
+    watcher = _watching.get(id(module.config))
+    if watcher is None:
         raise CaptureError("attention is switched to be shown, but nobody looks")
-    observer.see(module.layer_idx, query, key, value, attention_mask, kwargs["scaling"], output)
+    observer, layer_of = watcher
+    observer.see(layer_of(module), query, key, value, attention_mask, kwargs["scaling"], output)
     return output, None
 
 
@@ -173,7 +175,7 @@ for _name in NAMES.values():
     AttentionMaskInterface.register(_name, sdpa_mask)
 
 _active: dict[int, AttentionRecorder] = {}
-_watching: dict[int, Observer] = {}
+_watching: dict[int, tuple[Observer, Callable[[Any], int]]] = {}
 
 
 def _recorder_of(module: Any) -> AttentionRecorder:
@@ -195,7 +197,7 @@ def record_attention(model: Any, recorder: AttentionRecorder, attention: str) ->
     Raises:
         CaptureError: the model is being recorded already.
     """
-    with _switched(model, _active, recorder, attention):
+    with _switched(model, "text_config", model.model.language_model.config, _active, recorder, attention):
         yield recorder
 
 
@@ -206,23 +208,47 @@ def keep_states(model: Any, observer: Observer) -> Iterator[None]:
     Raises:
         CaptureError: the model is being watched already.
     """
-    with _switched(model, _watching, observer, "states"):
+    watcher = observer, attrgetter("layer_idx")
+    with _switched(model, "text_config", model.model.language_model.config, _watching, watcher, "states"):
         yield
 
 
 @contextmanager
-def _switched(model: Any, watchers: dict[int, Any], watcher: Any, attention: str) -> Iterator[None]:
-    config = model.model.language_model.config
+def keep_encoder_states(model: Any, observer: Observer) -> Iterator[None]:
+    """Let `observer` see what a vision encoder's layers attend with while the `with` lasts; SDPA attends.
+
+    Layers are numbered in the order in which they run. A family that attends in windows shows a layer's windows one
+    after another.
+
+    Args:
+        model: an encoder, or a model whose configuration has one as `vision_config`.
+        observer: who is shown them.
+
+    Raises:
+        CaptureError: the model is being watched already.
+    """
+    numbers: dict[int, int] = {}
+    part = "vision_config" if hasattr(model.config, "vision_config") else ""
+    watcher = observer, lambda module: numbers.setdefault(id(module), len(numbers))
+    with _switched(model, part, getattr(model.config, part or "_", model.config), _watching, watcher, "states"):
+        yield
+
+
+@contextmanager
+def _switched(
+    model: Any, part: str, config: Any, watchers: dict[int, Any], watcher: Any, attention: str
+) -> Iterator[None]:
+    """Switch the attention of a model, or of the part that has `config`."""
     if id(config) in watchers:
         raise CaptureError("this model is being recorded already")
     before = config._attn_implementation
     watchers[id(config)] = watcher
     try:
-        model.set_attn_implementation({"text_config": NAMES[attention]})
+        model.set_attn_implementation({part: NAMES[attention]} if part else NAMES[attention])
         yield
     finally:
         del watchers[id(config)]
-        model.set_attn_implementation({"text_config": before})
+        model.set_attn_implementation({part: before} if part else before)
 
 
 def recorder_of_everything(model: Any, inputs: dict[str, torch.Tensor]) -> AttentionRecorder:

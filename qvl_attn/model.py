@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
             return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
         return _read_fingerprint(folder, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name}: its files cannot be read: {_line(error)}") from error
+        raise ModelError(f"{name}: its files cannot be read: {one_line(error)}") from error
 
 
 def _read_fingerprint(folder: Path, name: str) -> str:
@@ -172,17 +173,26 @@ def load_config(checkpoint: Checkpoint) -> Any:
         raise ModelError(f"{checkpoint.name}: its config.json cannot be read ({type(error).__name__})") from None
     if kind != SUPPORTED:
         raise ModelError(f"{checkpoint.name} is a {kind!r} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
+    refuse_quantised(checkpoint.name, raw)
+    try:
+        return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    except Exception as error:  # a broken file makes the libraries raise anything
+        raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {one_line(error)}") from error
+
+
+def refuse_quantised(name: str, raw: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose `config.json` says that it is quantised.
+
+    Raises:
+        ModelError: it is.
+    """
     quantisation = raw.get("quantization_config")
     if quantisation:
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
         raise ModelError(
-            f"{checkpoint.name} is quantised ({method}), which has not been tried here and is refused",
+            f"{name} is quantised ({method}), which has not been tried here and is refused",
             "take the checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
         )
-    try:
-        return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {_line(error)}") from error
 
 
 def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
@@ -195,7 +205,7 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {_line(error)}") from error
+        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {one_line(error)}") from error
     if image_token is None or image_token != config.image_token_id:
         raise ModelError(f"{checkpoint.name}: its tokenizer has no {processor.image_token} where the model expects it")
     if not processor.chat_template:
@@ -203,14 +213,31 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     return processor
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of what a library said."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def choose_placement(
     config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
+    """Where and in what precision a Qwen2.5-VL runs: see `placement_of`."""
+    return placement_of(
+        lambda: Qwen2_5_VLForConditionalGeneration(config), device, dtype, device_map, must_fit=must_fit
+    )
+
+
+def placement_of(
+    build: Callable[[], Any], device: str, dtype: str, device_map: str | None = None, *, must_fit: bool = True
+) -> Placement:
     """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the memory, else bfloat16.
+
+    Args:
+        build: makes the model; called on the meta device, to count its weights.
+        device: as it was typed.
+        dtype: as it was typed.
+        device_map: as it was typed.
+        must_fit: whether weights that do not fit the free memory are a fault.
 
     Raises:
         InputError: an unknown device or dtype, or a GPU that is not there.
@@ -226,7 +253,7 @@ def choose_placement(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     _check_device(device)
     with torch.device("meta"):
-        count = sum(p.numel() for p in Qwen2_5_VLForConditionalGeneration(config).parameters())
+        count = sum(p.numel() for p in build().parameters())
     if device.startswith("cuda"):
         dtype = "bfloat16" if dtype == "auto" else dtype
         return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is there")
@@ -274,9 +301,18 @@ def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
             f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
         ) from None
     except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {_line(error)}") from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if absent:
-        raise ModelError(f"{checkpoint.name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
+        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {one_line(error)}") from error
+    refuse_absent(checkpoint.name, info)
     # Nothing is trained here: gradients, where a method wants them, are those of what the layers give.
     return model.eval().requires_grad_(False)
+
+
+def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
+    """Refuse a model some of whose weights were not in its files.
+
+    Raises:
+        ModelError: some were not, or had another shape.
+    """
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if absent:
+        raise ModelError(f"{name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")

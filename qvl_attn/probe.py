@@ -6,7 +6,7 @@ tokens is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -178,7 +178,7 @@ def _after(module: Any, seen: Seen) -> Iterator[None]:
 
 def _tower(model: Any, prompt: Prompt, inputs: dict[str, torch.Tensor], leaf: torch.Tensor) -> Tower:
     merge = prompt.grids[0].merge_size ** 2
-    order = window_order(model, inputs).cpu()
+    order = window_order(model.model.visual, inputs).cpu()
     assert leaf.grad is not None
 
     def by_cell(values: torch.Tensor) -> FloatArray:
@@ -193,13 +193,12 @@ class _SeenEnough(Exception):  # noqa: N818  nothing is wrong
     """Ends a pass from within."""
 
 
-def window_order(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def window_order(tower: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """In which order the vision tower's layers see the patches: (P,) numbers of patches in the processor's order.
 
     Found by painting: every patch is given its number after the embedding, and these are read before the first layer.
     So nothing is assumed of how the tower makes its windows.
     """
-    tower = model.model.visual
     clips = "pixel_values_videos" in inputs
     pixels = inputs["pixel_values_videos" if clips else "pixel_values"]
     grid = inputs["video_grid_thw" if clips else "image_grid_thw"]

@@ -191,7 +191,7 @@ def _processed(
     try:
         found: dict[str, Any] = processor(
             text=[text],
-            **(_shown_clips(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
+            **(shown_clips(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
             padding=True,
             return_tensors="pt",
             return_offsets_mapping=True,
@@ -218,7 +218,7 @@ def _retold(processor: Any, expanded: str, like: Prompt) -> dict[str, Any]:
     return {**kept, **words, "mm_token_type_ids": kinds}
 
 
-def _shown_clips(processor: Any, clips: Sequence[Media]) -> dict[str, Any]:
+def shown_clips(processor: Any, clips: Sequence[Media]) -> dict[str, Any]:
     """Clips as the processor takes them, with all that it would otherwise assume (24 frames a second, say).
 
     It learns the seconds between sampled frames from their share of all frames and the clip's own rate: with frames at

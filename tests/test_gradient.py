@@ -168,6 +168,6 @@ def test_patches_lie_as_transformers_windows_say(request, which, grids, clips):
     grid = torch.tensor(grids)
     pixels = torch.zeros(int(grid.prod(dim=1).sum()), 3 * 2 * 14 * 14)
     names = ("pixel_values_videos", "video_grid_thw") if clips else ("pixel_values", "image_grid_thw")
-    order = window_order(model, dict(zip(names, (pixels, grid), strict=True)))
+    order = window_order(model.model.visual, dict(zip(names, (pixels, grid), strict=True)))
     cells = windows_of(model, grid)
     assert order.tolist() == [4 * cell + i for cell in cells.tolist() for i in range(4)]

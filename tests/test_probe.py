@@ -178,7 +178,7 @@ def test_a_tower_of_another_kind_is_named(exhibits, monkeypatch):
     tower = exhibit.analyzer.model.model.visual
     monkeypatch.setattr(tower, "forward", lambda pixels, grid_thw: pixels)
     with pytest.raises(CaptureError, match="the vision tower does not run as"):
-        window_order(exhibit.analyzer.model, exhibit.inputs)
+        window_order(exhibit.analyzer.model.model.visual, exhibit.inputs)
     assert not tower.patch_embed._forward_hooks
     assert not tower.blocks[0]._forward_pre_hooks
 

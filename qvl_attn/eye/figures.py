@@ -1,0 +1,117 @@
+"""Figures of an encoder's layers, and what attention that is spread evenly would give. Pure.
+
+Some are of single rows, and taken while the model runs (`sight.py`): the mean attention distance, the entropy, the
+share within a window. The others are of what the patches' attention adds up to: does it gather on a few tokens?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.eye.sight import Sight
+
+FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90", "window_share")
+TITLES = {
+    "distance_px": "mean attention distance, px of the encoder's input",
+    "entropy_bits": "entropy of a patch's attention, bits",
+    "top10_share": "share of the ten strongest tokens",
+    "tokens_50": "tokens that carry 50 % of the attention",
+    "tokens_90": "tokens that carry 90 % of the attention",
+    "window_share": "share within the own window",
+}
+STRONGEST = 10
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Figure:
+    """One figure of every layer and head.
+
+    Attributes:
+        values: (L, H) float64, the mean over the steps of a clip.
+        chance: (L,) float64, what it is where every patch spreads its attention evenly over the tokens that it sees.
+    """
+
+    values: Floats
+    chance: Floats
+
+
+def figures_of(sight: Sight) -> dict[str, Figure]:
+    """All figures of a sight, by name, in the order of `FIGURES`; without `window_share` where there are no windows.
+
+    - `distance_px`, `entropy_bits`, `window_share`: as `Sight` has them, means over single patches' rows.
+    - `top10_share`: of the mean over the patches' rows, what the ten strongest tokens of a step get.
+    - `tokens_50`, `tokens_90`: of the same, the fewest tokens that together get 50 % or 90 % of it; of the last one the
+      part that is needed counts, so that they are continuous: half of an even map of N tokens are N / 2.
+
+    Tokens of the prefix count as tokens: attention that gathers on [CLS] or on registers gathers.
+    """
+    found = {
+        "distance_px": Figure(_over_steps(sight.distance_px), _chance_distance_px(sight)),
+        "entropy_bits": Figure(_over_steps(sight.entropy_bits), _chance_entropy_bits(sight)),
+    }
+    ordered = -np.sort(-sight.received.astype(np.float64), axis=-1)
+    tokens, L = ordered.shape[-1], sight.layer_count
+    found["top10_share"] = Figure(
+        ordered[..., :STRONGEST].sum(axis=-1).mean(axis=-1), np.full(L, min(1.0, STRONGEST / tokens))
+    )
+    for percent in (50, 90):
+        values = _tokens_that_carry(ordered, percent / 100).mean(axis=-1)
+        found[f"tokens_{percent}"] = Figure(values, np.full(L, tokens * percent / 100))
+    if sight.window_share is not None:
+        found["window_share"] = Figure(_over_steps(sight.window_share), _chance_window_share(sight))
+    return found
+
+
+def _over_steps(values: NDArray[np.float32]) -> Floats:
+    return np.asarray(values.mean(axis=-1, dtype=np.float64))
+
+
+def _tokens_that_carry(ordered: Floats, share: float) -> Floats:
+    """How many of the last axis's values, strongest first, add up to a share of their sum, the last one in part."""
+    sums = ordered.cumsum(axis=-1)
+    wanted = share * sums[..., -1:]
+    whole = (sums < wanted).sum(axis=-1, keepdims=True)
+    before = np.where(whole > 0, np.take_along_axis(sums, np.maximum(whole - 1, 0), axis=-1), 0.0)
+    part = (wanted - before) / np.take_along_axis(ordered, whole, axis=-1)
+    return np.asarray((whole + part)[..., 0])
+
+
+def _windows(sight: Sight) -> list[NDArray[np.int64]]:
+    """The places of each window's patches; one of all patches where there are no windows."""
+    _, h, w = sight.grid
+    numbers = np.zeros(h * w, dtype=np.int64) if sight.window is None else sight.window
+    return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+
+
+def _by_kind(sight: Sight, full: float, windowed: float) -> Floats:
+    return np.where(sight.full, full, windowed)
+
+
+def _chance_distance_px(sight: Sight) -> Floats:
+    _, h, w = sight.grid
+    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in _windows(sight)]
+    weights = np.array([rows * columns for rows, columns in shapes])
+    windowed = np.array([_mean_distance(rows, columns) for rows, columns in shapes]) @ weights / weights.sum()
+    return _by_kind(sight, sight.patch_px * _mean_distance(h, w), sight.patch_px * windowed)
+
+
+def _mean_distance(rows: int, columns: int) -> float:
+    """The mean distance between two cells of a grid, each drawn evenly, in cells."""
+    y, x = np.arange(rows)[:, None], np.arange(columns)
+    pairs = (rows - y) * np.where(y > 0, 2, 1) * (columns - x) * np.where(x > 0, 2, 1)
+    return float((pairs * np.hypot(y, x)).sum() / (rows * columns) ** 2)
+
+
+def _chance_entropy_bits(sight: Sight) -> Floats:
+    sizes = np.array([len(place) for place in _windows(sight)])
+    windowed = float(np.log2(sizes) @ sizes / sizes.sum())
+    return _by_kind(sight, float(np.log2(sight.received.shape[-1])), windowed)
+
+
+def _chance_window_share(sight: Sight) -> Floats:
+    sizes = np.array([len(place) for place in _windows(sight)], dtype=np.float64)
+    return _by_kind(sight, float(sizes @ sizes / sizes.sum() ** 2), 1.0)

@@ -1,0 +1,170 @@
+"""A picture or clip as an encoder's input, by its own processor; where each patch lies; and the picture turned back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from qwen_vl_utils import process_vision_info
+from qwen_vl_utils.vision_process import smart_resize
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.eye.families import QWEN, Eye
+from qvl_attn.eye.part import part_px
+from qvl_attn.grid import cell_boxes_px
+from qvl_attn.prompt import chat_messages, pixel_limits, shown_clips
+from qvl_attn.types import FloatArray, IntArray, Media
+
+# Of an encoder with fixed squares that is given another size.
+MOST_PIXELS = 2**24
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inputs:
+    """What goes into an encoder, and where its patches lie.
+
+    Attributes:
+        tensors: as the processor gave them: `pixel_values` (t, 3, H, W), or of Qwen2.5-VL (P, values of a patch) with
+            its `grid_thw`.
+        grid: (t, h, w) steps, rows and columns of patches.
+        boxes_px: (P, 4) float32 xyxy in the upright original.
+        place: (P,) int64, for each patch in the processor's order its place in the picture's: step, row, column.
+        interpolate: whether positions are to be interpolated.
+        frames: (t, 2) int64, the first and last sampled frame of each step.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    grid: tuple[int, int, int]
+    boxes_px: FloatArray
+    place: IntArray
+    interpolate: bool
+    frames: IntArray
+
+
+def read_inputs(
+    eye: Eye, processor: Any, media: Media, min_pixels: int | None = None, max_pixels: int | None = None
+) -> Inputs:
+    """Run the processor on a picture or clip.
+
+    An encoder that was trained on squares gets what its processor makes, a square as a rule, of which a crop may be all
+    that it sees. With a limit of pixels it gets the whole picture instead, in its own proportions up to less than a
+    patch, and its positions are interpolated.
+
+    Args:
+        eye: of the encoder.
+        processor: as `load_eye_processor` gives it.
+        media: upright.
+        min_pixels: to which a picture is resized at least.
+        max_pixels: to which a picture is resized at most.
+
+    Raises:
+        InputError: limits out of range.
+        CaptureError: the processor does what cannot be followed.
+    """
+    if eye.model_type == QWEN:
+        return _qwen_inputs(eye, processor, media, min_pixels, max_pixels)
+    how = _limits(eye, media.size_px, min_pixels, max_pixels)
+    pixels = processor(images=list(media.frames), return_tensors="pt", input_data_format="channels_last", **how)
+    values = pixels["pixel_values"]
+    t, _, height, width = values.shape
+    h, w = height // eye.patch_px, width // eye.patch_px
+    frame_px = (media.frames.shape[2], media.frames.shape[1])
+    x0, y0, x1, y1 = part_px(processor, frame_px, **how)
+    scale = np.array([media.size_px[0] / frame_px[0], media.size_px[1] / frame_px[1]] * 2)
+    # What is left of the input at the right and at the bottom is no whole patch, and the encoder does not see it.
+    seen = (x1 - x0) * w * eye.patch_px / width, (y1 - y0) * h * eye.patch_px / height
+    boxes = (cell_boxes_px(h, w, (1, 1)) * np.array([*seen, *seen]) + np.array([x0, y0, x0, y0])) * scale
+    return Inputs(
+        tensors={"pixel_values": values},
+        grid=(t, h, w),
+        boxes_px=np.tile(boxes.round(2).astype(np.float32), (t, 1)),  # painting is as exact as that
+        place=np.arange(t * h * w, dtype=np.int64),
+        interpolate=(height, width) != (eye.trained_px, eye.trained_px),
+        frames=np.repeat(np.arange(t, dtype=np.int64)[:, None], 2, axis=1),
+    )
+
+
+def _limits(eye: Eye, size_px: tuple[int, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
+    """What the processor is told beside the picture."""
+    if min_pixels is None and max_pixels is None:
+        return {}
+    least, trained = 4 * eye.patch_px**2, (eye.trained_px or 224) ** 2
+    for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
+        if value is not None and not least <= value <= MOST_PIXELS:
+            raise InputError(f"{flag} {value}: want {least} to {MOST_PIXELS}")
+    low = min(trained, max_pixels or trained) if min_pixels is None else min_pixels
+    high = max(trained, low) if max_pixels is None else max_pixels
+    if low > high:
+        raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+    height, width = smart_resize(size_px[1], size_px[0], eye.patch_px, low, high)
+    return {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
+
+
+def _qwen_inputs(eye: Eye, processor: Any, media: Media, min_pixels: int | None, max_pixels: int | None) -> Inputs:
+    if media.clip is None:
+        low, high = pixel_limits(processor, min_pixels, max_pixels)
+        size = {"shortest_edge": low, "longest_edge": high} if low and high else {}
+        pictures, _ = process_vision_info(chat_messages([media], "?", None, low, high))
+        found = processor.image_processor(
+            images=pictures, return_tensors="pt", size=dict(processor.image_processor.size) | size
+        )
+        values, grid_thw = found["pixel_values"], found["image_grid_thw"]
+    else:  # resized already, as `resize.py` does it
+        low, high = 4, media.frames.shape[1] * media.frames.shape[2] * len(media.frames)
+        found = processor.video_processor(
+            **shown_clips(processor, [media]),
+            return_tensors="pt",
+            size={"shortest_edge": low, "longest_edge": high},
+        )
+        values, grid_thw = found["pixel_values_videos"], found["video_grid_thw"]
+    t, h, w = (int(n) for n in grid_thw[0])
+    boxes = cell_boxes_px(h, w, media.size_px)
+    per_step = -(-len(media.frames) // t)
+    first = per_step * np.arange(t)
+    return Inputs(
+        tensors={"pixel_values": values, "grid_thw": grid_thw},
+        grid=(t, h, w),
+        boxes_px=np.tile(boxes, (t, 1)),
+        place=merged_order((t, h, w), eye.merge),
+        interpolate=False,
+        frames=np.stack([first, np.minimum(first + per_step, len(media.frames)) - 1], axis=1).astype(np.int64),
+    )
+
+
+def merged_order(grid: tuple[int, int, int], merge: int) -> IntArray:
+    """(P,) the place in the picture's order of each patch in Qwen2.5-VL's, where those that merge stand together."""
+    t, h, w = grid
+    numbers = np.arange(t * h * w, dtype=np.int64).reshape(t, h // merge, merge, w // merge, merge)
+    return np.ascontiguousarray(numbers.transpose(0, 1, 3, 2, 4)).reshape(-1)
+
+
+def turned_back(eye: Eye, processor: Any, inputs: Inputs) -> NDArray[np.uint8]:
+    """What the encoder sees, from its normalised input, put together by the places that attention is drawn by.
+
+    So a wrong order or lost detail shows.
+
+    Returns:
+        (t, H, W, 3) uint8 RGB; of a step of several frames its first.
+    """
+    t, h, w = inputs.grid
+    size = eye.patch_px
+    one = processor.image_processor if eye.model_type == QWEN else processor
+    values = inputs.tensors["pixel_values"].float().cpu().numpy()
+    if eye.model_type == QWEN:
+        placed = np.empty_like(values)
+        placed[inputs.place] = values
+        patches = placed.reshape(t, h, w, 3, -1, size, size)[:, :, :, :, 0]
+        picture = patches.transpose(0, 1, 4, 2, 5, 3).reshape(t, h * size, w * size, 3)
+    else:
+        picture = values[:, :, : h * size, : w * size].transpose(0, 2, 3, 1)
+    if one.do_normalize:
+        picture = picture * np.array(one.image_std, np.float32) + np.array(one.image_mean, np.float32)
+    if one.do_rescale:
+        picture = picture / one.rescale_factor
+    if not np.isfinite(picture).all():
+        raise CaptureError("what the processor gave is not finite")
+    return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)

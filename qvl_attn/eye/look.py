@@ -1,0 +1,242 @@
+"""Look at a picture with an encoder, and take what its patches' attention adds up to, a block of rows at a time.
+
+No matrix of all patches is ever held, in no layer. SDPA gives the layers' output; beside it the rows are computed in
+float32, whatever the model's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qvl_attn.capture import attention_rows, keep_encoder_states
+from qvl_attn.errors import CaptureError
+from qvl_attn.eye.families import QWEN, Eye
+from qvl_attn.eye.inputs import Inputs
+from qvl_attn.eye.sight import Sight
+from qvl_attn.probe import window_order
+from qvl_attn.recorder import SUM_TOLERANCE
+from qvl_attn.types import IntArray
+
+# Of the attention that is held at a time.
+BLOCK_BYTES = 32 * 2**20
+
+
+def encoder_of(model: Any, eye: Eye) -> Any:
+    """The part of a model that sees: called with `pixel_values`, it runs the encoder and nothing else."""
+    if eye.family.nested and eye.model_type != QWEN:
+        return model.vision_model
+    return getattr(model, model.base_model_prefix, model) if eye.model_class.endswith("Classification") else model
+
+
+def run_encoder(model: Any, eye: Eye, inputs: Inputs) -> Any:
+    """Run it: transformers' output, hidden states in the encoder's own order."""
+    tower = encoder_of(model, eye)
+    pixels = inputs.tensors["pixel_values"].to(tower.device, tower.dtype)
+    if eye.model_type == QWEN:
+        return tower(pixels, grid_thw=inputs.tensors["grid_thw"].to(tower.device))
+    # DINOv2 interpolates by itself, and takes no such word.
+    told = {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
+    return tower(pixels, **told)
+
+
+def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
+    """(S,) the place in the picture's order of each patch as the encoder's layers see them.
+
+    Of Qwen2.5-VL by painting: patches are numbered after the embedding, and read before the first layer.
+    """
+    if eye.model_type != QWEN:
+        return inputs.place
+    tower = encoder_of(model, eye)
+    tensors = {"pixel_values": inputs.tensors["pixel_values"], "image_grid_thw": inputs.tensors["grid_thw"]}
+    seen = window_order(tower, {name: one.to(tower.device) for name, one in tensors.items()})
+    order: IntArray = inputs.place[seen.cpu().numpy()]
+    return order
+
+
+def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = ()) -> Sight:
+    """Look at a picture or clip.
+
+    Args:
+        model: as `load_eye_weights` gives it.
+        eye: what is known of it.
+        inputs: as `read_inputs` gives them.
+        asked: places in a step, row * w + column, whose own rows are kept.
+
+    Raises:
+        CaptureError: what came is no attention, or the encoder does not run as its family does.
+    """
+    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device)
+    with keep_encoder_states(model, tally), torch.inference_mode():
+        run_encoder(model, eye, inputs)
+    return tally.sight()
+
+
+def windows_of(eye: Eye, grid: tuple[int, int, int]) -> IntArray | None:
+    """(h * w,) the number of each patch's window in a step; None where the family has no windows.
+
+    Windows lie from the top left, `window_px` a side, rounded down to whole merged cells (arXiv 2502.13923).
+    """
+    if not eye.window_px or all(eye.full):
+        return None
+    _, h, w = grid
+    side = eye.window_px // (eye.patch_px * eye.merge) * eye.merge
+    rows, columns = np.arange(h)[:, None] // side, np.arange(w) // side
+    return np.ascontiguousarray((rows * (-(-w // side)) + columns).reshape(-1), dtype=np.int64)
+
+
+class Tally:
+    """Adds up attention as the layers come by; an `Observer` of an encoder.
+
+    Args:
+        eye: of the encoder.
+        inputs: what is looked at.
+        order: (P,) as `sequence_order` gives it.
+        asked: places in a step whose rows are kept.
+        device: of the model.
+    """
+
+    def __init__(self, eye: Eye, inputs: Inputs, order: IntArray, asked: Sequence[int], device: torch.device) -> None:
+        self._eye, self._inputs, self._asked = eye, inputs, tuple(asked)
+        t, h, w = inputs.grid
+        L, H, R, cells = eye.layers, eye.heads, len(eye.prefix), h * w
+        window = windows_of(eye, inputs.grid)
+        self._window_of = window
+        # Of each position in a sequence of the encoder: step and token.
+        self._steps: IntArray | None = None
+        if eye.model_type == QWEN:
+            self._steps, self._tokens = order // cells, torch.from_numpy(order % cells).to(device)
+        else:
+            self._tokens = torch.arange(R + cells, device=device)
+        at = torch.arange(R + cells, device=device) - R
+        self._is_patch = at >= 0
+        at = at.clamp(min=0)
+        self._centres = torch.stack([at // w, at % w], dim=1).float() * eye.patch_px
+        self._windows = None if window is None else torch.from_numpy(window).to(device)[at]
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self._received = zeros(L, H, t, R + cells)
+        self._sums = {name: zeros(L, H, t) for name in ("distance", "entropy", "window")}
+        self._cls = torch.zeros(L, H, t, R + cells) if "cls" in eye.prefix else None
+        self._rows = torch.zeros(L, H, len(self._asked), t, R + cells)
+        self._done = np.zeros((L, t), dtype=np.int64)
+        self._reached = [0] * L
+        self._miss = torch.zeros(L, device=device)
+
+    def see(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        output: torch.Tensor,
+    ) -> None:
+        """As `Observer` says."""
+        if layer >= self._eye.layers or mask is not None:
+            raise CaptureError("the encoder does not attend as its family does")
+        for sample in range(len(query)):
+            step, tokens = self._which(layer, sample, query.shape[2])
+            rows = max(1, BLOCK_BYTES // (4 * query.shape[1] * query.shape[2]))
+            for start in range(0, query.shape[2], rows):
+                block = slice(start, start + rows)
+                weights = attention_rows(query[sample][:, block], key[sample], scaling)
+                self._add(layer, step, tokens[block], tokens, weights)
+            self._done[layer, step] += len(tokens)
+
+    def _which(self, layer: int, sample: int, count: int) -> tuple[int, torch.Tensor]:
+        """The step that a sequence, or a part of one, belongs to, and its tokens."""
+        if self._steps is None:
+            if count != len(self._tokens):
+                raise CaptureError(f"the encoder has {count} tokens, where {len(self._tokens)} were expected")
+            return sample, self._tokens
+        part = slice(self._reached[layer], self._reached[layer] + count)
+        self._reached[layer] = part.stop
+        steps, tokens = self._steps[part], self._tokens[part]
+        one_window = self._eye.full[layer] or (
+            self._windows is not None and len(torch.unique(self._windows[tokens])) == 1
+        )
+        if len(steps) != count or len(np.unique(steps)) != 1 or not one_window:
+            raise CaptureError(f"layer {layer} attends over other windows than Qwen2.5-VL's")
+        return int(steps[0]), tokens
+
+    def _add(self, layer: int, step: int, asking: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add a block of rows.
+
+        Args:
+            layer: whose.
+            step: whose.
+            asking: (R,) tokens that ask.
+            seen: (S,) tokens that are seen.
+            weights: (H, R, S) float32.
+        """
+        self._miss[layer] = torch.maximum(self._miss[layer], (weights.sum(dim=-1) - 1).abs().max())
+        for i, place in enumerate(self._asked):
+            self._keep(self._rows[layer, :, i, step], asking == place + len(self._eye.prefix), seen, weights)
+        if self._cls is not None:
+            self._keep(self._cls[layer, :, step], asking == 0, seen, weights)
+        patches = self._is_patch[asking]
+        if not patches.all():
+            asking, weights = asking[patches], weights[:, patches]
+        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1, dtype=torch.float64))
+        entropy = torch.special.entr(weights).sum(dim=(1, 2), dtype=torch.float64)
+        self._sums["entropy"][layer, :, step] += entropy / np.log(2)
+        on_patches = weights * self._is_patch[seen]
+        whole = on_patches.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        distances = torch.cdist(self._centres[asking], self._centres[seen], compute_mode="donot_use_mm_for_euclid_dist")
+        far = torch.einsum("hrs,rs->hr", on_patches, distances) / whole
+        self._sums["distance"][layer, :, step] += far.sum(dim=1, dtype=torch.float64)
+        if self._windows is not None:
+            own = (self._windows[asking][:, None] == self._windows[seen]).float()
+            within = torch.einsum("hrs,rs->hr", on_patches, own) / whole
+            self._sums["window"][layer, :, step] += within.sum(dim=1, dtype=torch.float64)
+
+    @staticmethod
+    def _keep(kept: torch.Tensor, rows: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
+        """Keep the one row that is meant, if it is among these: `kept` is (H, T)."""
+        where = rows.nonzero()[:, 0]
+        if len(where):
+            kept[:, seen.cpu()] = weights[:, int(where[0])].cpu()
+
+    def sight(self) -> Sight:
+        """What was added up.
+
+        Raises:
+            CaptureError: a layer or rows are missing, or what came is no attention.
+        """
+        t, h, w = self._inputs.grid
+        for layer, miss in enumerate(self._miss.tolist()):
+            if not np.isfinite(miss):
+                hint = "try --dtype float32 or bfloat16"
+                raise CaptureError(f"layer {layer}: the attention is not finite (NaN or infinite)", hint)
+            if miss > SUM_TOLERANCE[torch.float32]:
+                raise CaptureError(f"layer {layer}: a row of attention sums to one only within {miss:.2g}")
+        if (self._done != len(self._eye.prefix) + h * w).any():
+            raise CaptureError("the encoder did not show the attention of all of its layers and patches")
+
+        def per_patch(name: str) -> NDArray[np.float32]:
+            return np.asarray((self._sums[name] / (h * w)).float().cpu().numpy())
+
+        return Sight(
+            family=self._eye.family.name,
+            grid=(t, h, w),
+            prefix=self._eye.prefix,
+            boxes_px=self._inputs.boxes_px,
+            patch_px=self._eye.patch_px,
+            full=np.array(self._eye.full, dtype=np.bool_),
+            window=self._window_of,
+            received=(self._received / (h * w)).float().cpu().numpy(),
+            cls=None if self._cls is None else self._cls.numpy(),
+            asked=np.array(self._asked, dtype=np.int64),
+            rows=self._rows.numpy(),
+            distance_px=per_patch("distance"),
+            entropy_bits=per_patch("entropy"),
+            window_share=None if self._windows is None else per_patch("window"),
+        )

@@ -1,0 +1,209 @@
+"""What looking with an encoder gives, and how to keep it and read it back. Pure but for that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.drawing import Drawing
+from qvl_attn.errors import InputError
+from qvl_attn.eye.sight import Over, Sight
+from qvl_attn.progress import Progress, untold
+from qvl_attn.sampling import ClipSettings
+from qvl_attn.types import FloatArray, IntArray, Media
+
+OVER = ("mean", "max", "min")
+EMBEDDINGS = ("pca", "tsne")
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    """What was asked for, as it was typed.
+
+    Attributes:
+        at: (x, y) in pixels of the upright original, each a place whose patch is asked about.
+        min_pixels: to which a picture is resized at least; None for what the processor does.
+        max_pixels: to which it is resized at most.
+        layer: whose heads are shown one by one; None for the last.
+        over: how heads are joined in the maps of layers.
+        embeddings: `pca`, `tsne`, or both.
+        saliency: whether maps of what decided a class or a likeness are wanted.
+        texts: that the picture is compared with.
+        label: a class, by name or number; None for the likeliest.
+        seed: of t-SNE.
+        clip: which frames of a clip; None for a picture.
+    """
+
+    at: tuple[tuple[float, float], ...] = ()
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    layer: int | None = None
+    over: Over = "mean"
+    embeddings: tuple[str, ...] = ()
+    saliency: bool = False
+    texts: tuple[str, ...] = ()
+    label: str | None = None
+    seed: int = 0
+    clip: ClipSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.over not in OVER:
+            raise InputError(f"--over {self.over}: unknown", f"write {', '.join(OVER)}")
+        for one in self.embeddings:
+            if one not in EMBEDDINGS:
+                raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made a result: enough to make it again."""
+
+    qvl_attn: str
+    transformers: str
+    torch: str
+    model: str
+    revision: str
+    dtype: str
+    device: str
+    family: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SaliencyMap:
+    """What decided how like a text a picture is, or a class.
+
+    Attributes:
+        method: `gradcam` or `attention_gradient`.
+        target: the text, or the class, to be read.
+        score: the model's own figure for it: a probability for a class, a cosine similarity for a text.
+        values: (t, h, w) float32, not negative; zero everywhere where nothing speaks for the target.
+    """
+
+    method: str
+    target: str
+    score: float
+    values: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.dtype != np.float32:
+            raise ValueError(f"values: {self.values.dtype} {self.values.shape}")
+        if not (np.isfinite(self.values).all() and (self.values >= 0).all()):
+            raise ValueError("values: not finite, or negative")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchSpace:
+    """The patches' embeddings by layer, projected.
+
+    Attributes:
+        layers: (E,) int64, after which layer; -1 is before the first.
+        components: (E, P, 3) float32, the first three principal components of each layer's patches.
+        explained: (E, 3) float32, the share of the variance that each explains.
+        tsne: (P, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
+    """
+
+    layers: IntArray
+    components: FloatArray
+    explained: FloatArray
+    tsne: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Look:
+    """One picture or clip as an encoder sees it.
+
+    Attributes:
+        media: the picture or clip, upright.
+        sight: the attention.
+        turned_back: (t, H, W, 3) uint8, what went in, put together again from the normalised patches.
+        settings: what was asked for.
+        maker: what made it.
+        frames: (t, 2) int64, the first and last sampled frame of each step.
+        similarity: (E, A, t, h, w) float32, by layer, the cosine similarity of the patches that were asked about to all
+            of their step; None without `at`. Layers as in `similarity_layers`.
+        similarity_layers: (E,) int64, after which layer; -1 is before the first.
+        space: the embeddings, projected, where they were asked for.
+        saliency: where it was asked for.
+        seconds: by stage.
+        peak_memory_bytes: by stage, as `Result` has it.
+    """
+
+    media: Media
+    sight: Sight
+    turned_back: NDArray[np.uint8]
+    settings: LookSettings
+    maker: Maker
+    frames: IntArray
+    similarity: FloatArray | None = None
+    similarity_layers: IntArray | None = None
+    space: PatchSpace | None = None
+    saliency: tuple[SaliencyMap, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        t, h, w = self.sight.grid
+        return f"Look({self.media.source!r}, {self.maker.model!r}, {t} x {h} x {w} patches)"
+
+    @property
+    def head_layer(self) -> int:
+        """The layer whose heads are shown one by one, 0-based."""
+        return self.sight.layer_count - 1 if self.settings.layer is None else self.settings.layer
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress = untold,
+    ) -> Path:
+        """Draw the pictures and write everything to a folder of its own inside `out`.
+
+        Raises:
+            StoreError: it cannot be written, or is there already.
+        """
+        from qvl_attn.eye.folder import save_look
+
+        return save_look(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Look:
+        """Read one back from its folder. No model is needed.
+
+        Raises:
+            StoreError: it is not a complete result of a known schema.
+        """
+        from qvl_attn.eye.folder import load_look
+
+        return load_look(Path(folder))
+
+
+def places_of(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: tuple[int, int]) -> tuple[int, ...]:
+    """The places in a step of the patches that show some points.
+
+    Args:
+        at: (x, y) in pixels of the upright original.
+        boxes_px: (h * w, 4) xyxy of a step's patches.
+        size_px: (width, height) of the original.
+
+    Raises:
+        InputError: a point that no patch shows.
+    """
+    found = []
+    for x, y in at:
+        x0, y0, x1, y1 = boxes_px.T
+        inside = np.flatnonzero((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))
+        if not len(inside):
+            ends = f"{x0.min():.0f},{y0.min():.0f} to {x1.max():.0f},{y1.max():.0f}"
+            raise InputError(
+                f"--at {x:g},{y:g}: the encoder does not see it; the picture has {size_px[0]} x {size_px[1]} px",
+                f"what it sees reaches from {ends}; --max-pixels shows it the whole picture",
+            )
+        found.append(int(inside[0]))
+    return tuple(found)
