@@ -79,6 +79,13 @@ class Encoder:
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, eye, config, placement, say)
 
+    @property
+    def maker(self) -> Maker:
+        """What makes its results: enough to make them again."""
+        found = made_by(self.checkpoint, self.placement, "")
+        del found["attention"]
+        return Maker(**found, family=self.eye.family.name)
+
     @cached_property
     def model(self) -> Any:
         """The loaded model."""
@@ -124,14 +131,8 @@ class Encoder:
             sight=sight,
             turned_back=turned_back(self.eye, self.processor, inputs),
             settings=settings,
-            maker=Maker(**_made_by(self.checkpoint, self.placement), family=self.eye.family.name),
+            maker=self.maker,
             frames=inputs.frames,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
-
-
-def _made_by(checkpoint: Checkpoint, placement: Placement) -> dict[str, str]:
-    found = made_by(checkpoint, placement, "")
-    del found["attention"]
-    return found
