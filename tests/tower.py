@@ -82,6 +82,4 @@ def _turned(values: torch.Tensor, w: int) -> torch.Tensor:
     speed = 10000.0 ** -(torch.arange(0, size // 2, 2).double() / (size // 2))
     angle = torch.cat([(place // w)[:, None] * speed, (place % w)[:, None] * speed], dim=1)
     first, second = values[..., : size // 2], values[..., size // 2 :]
-    return torch.cat(
-        [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1
-    )
+    return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1)
