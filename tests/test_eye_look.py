@@ -12,8 +12,8 @@ import eyes
 import numpy as np
 import pytest
 import torch
-from tower import dense_attention, windows
 from torch.utils._python_dispatch import TorchDispatchMode
+from tower import dense_attention, windows
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
