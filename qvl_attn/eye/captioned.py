@@ -24,7 +24,7 @@ def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
     """
     height, width = picture.shape[:2]
     inner = max(width, LEAST_WIDTH_PX)
-    title_px, line_px = (round(size * min(max(inner / 1280, 0.8), 2)) for size in (28, 19))
+    title_px, line_px = (round(size * min(max(inner / 1280, 0.85), 1.5)) for size in (28, 17))
     above = lettering.wrap(title, inner, title_px, max_lines=4)
     beneath = [piece for line in lines for piece in lettering.wrap(line, inner, line_px, max_lines=4)]
     top = MARGIN_PX + len(above) * lettering.line_height_px(title_px) + GAP_PX

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,11 +36,11 @@ def draw_figures(look: Look) -> Picture:
     def draw(axes: Axes, name: str) -> None:
         values = found[name].values
         layers = np.repeat(np.arange(len(values)), values.shape[1])
-        axes.plot(layers, values.ravel(), ".", color=LINE, alpha=0.28, markersize=6, markeredgewidth=0, label="a head")
+        axes.plot(layers, values.ravel(), ".", color=LINE, alpha=0.4, markersize=8, markeredgewidth=0, label="a head")
         axes.plot(values.mean(axis=1), color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over heads")
 
     lines = [*said(found), input_words(look.sight), maker_words(look)]
-    return captioned(_panels(found, look.sight.full, draw), f"figures by layer · {look.media.source}", lines)
+    return captioned(_panels(found, look.sight.full, draw), f"figures by layer · {Path(look.media.source).name}", lines)
 
 
 def draw_survey(
@@ -58,7 +60,7 @@ def draw_survey(
         own = figures[name].mean(axis=2)
         mean, apart, layers = own.mean(axis=0), own.std(axis=0), np.arange(own.shape[1])
         low, high = np.percentile(own, (5, 95), axis=0)
-        band = {"color": LINE, "linewidth": 0}
+        band: dict[str, Any] = {"color": LINE, "linewidth": 0}
         axes.fill_between(layers, low, high, alpha=0.14, label="5 to 95 % of the pictures", **band)
         axes.fill_between(layers, mean - apart, mean + apart, alpha=0.26, label="standard deviation", **band)
         axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over pictures")

@@ -35,7 +35,7 @@ def draw_grid(look: Look, drawing: Drawing) -> Picture:
         (H, W, 3) uint8 RGB with title and caption; every patch is a square of as many pixels.
     """
     sight = look.sight
-    t, h, w = sight.grid
+    _, h, w = sight.grid
     side = grid_patch_px((h, w), drawing)
     picture = _nearest_or_smaller(look.turned_back[0], (w * side, h * side))
     drawn = with_patch_lines(picture, side)
@@ -134,8 +134,8 @@ def draw_turned_back(look: Look) -> Picture:
     lines = [
         f"left: the original's {part_px[0]} x {part_px[1]} px at {input_px[0]} x {input_px[1]} px · "
         "right: what the encoder was given, put together again from its normalised patches",
-        f"they differ by {mean:.1f} of 255 levels on average and by {largest} at most; the original was resized here, "
-        "not by the processor, so fine detail differs a little, and no place may",
+        f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was resized here, not "
+        "by the processor, so edges differ a little, but a shape in another place would be a fault",
         *([part] if part else []),
         *(["the first of the steps"] if look.sight.grid[0] > 1 else []),
         maker_words(look),

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back
-from qvl_attn.eye.result import OVER, Look, SaliencyMap
+from qvl_attn.eye.result import Look, SaliencyMap
 from qvl_attn.eye.seen import seen, seen_size_px, seen_words
-from qvl_attn.eye.sight import over_heads
+from qvl_attn.eye.sight import Over, over_heads
 from qvl_attn.eye.words import (
     asks,
     foot_lines,
@@ -25,6 +26,7 @@ from qvl_attn.eye.words import (
     layer_words,
     prefix_words,
     share_words,
+    window_words,
 )
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
@@ -137,7 +139,7 @@ class DrawnLook:
         look, sight, layer = self.look, self.look.sight, self.look.head_layer
         heads = sight.maps(query)[layer]
         values = {f"head {i}": one for i, one in enumerate(heads)}
-        values |= {heads_words(sight, over): over_heads(heads, over) for over in OVER}
+        values |= {heads_words(sight, over): over_heads(heads, over) for over in get_args(Over)}
         own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
         titled = f"{asks(look, query)} · {layer_words(sight, layer)} · head by head"
         for name, panels, scale in (
@@ -152,6 +154,8 @@ class DrawnLook:
         sight = self.look.sight
         others = prefix_words(sight)
         told = [f"patches: the share of its attention that is on patches; {others} has the rest"] if others else []
+        if not sight.full.all():
+            told.append(f"windows: patches see their own window of {window_words(sight)}; full: they see all")
         return [*told, *foot_lines(self.look), *self._step_lines(steps)]
 
     def _layer_panels(self, query: str, layers: Sequence[int], steps: Sequence[int]) -> list[Panel]:

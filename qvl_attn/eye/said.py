@@ -32,19 +32,21 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
     distance, tokens = figures["distance_px"], figures["tokens_50"]
     last, few = local_until(distance), gathers_most(tokens)
     at = 0 if last is None else last
-    is_px, even_px = float(distance.values[at].mean()), float(distance.chance[at])
-    there = f"there the mean attention distance is {is_px:.0f} px, spread evenly {even_px:.0f}"
+    there = f"{distance.values[at].mean():.0f} px, by chance {distance.chance[at]:.0f} px"
     if last is None:
-        local = f"not local in any first layer: already in layer 0 the mean distance is above half of chance ({there})"
+        local = (
+            f"local until no layer: already in layer 0 the mean attention distance is half of chance or more ({there})"
+        )
     elif last == len(distance.chance) - 1:
         local = (
-            f"local in all layers, the last one included: up to it the mean distance is below half of chance ({there})"
+            f"local until the last layer, {last}: the mean attention distance is below half of chance in all ({there})"
         )
     else:
-        local = f"local until layer {last}: up to it the mean distance is below half of chance ({there})"
+        local = (
+            f"local until layer {last}: up to it the mean attention distance is below half of chance (there {there})"
+        )
     count, even = float(np.mean(tokens.values[few])), float(tokens.chance[few])
     gathers = (
-        f"gathers most on few tokens in layer {few}: there {count:.1f} tokens carry half of what the patches give, "
-        f"spread evenly {even:.1f}"
+        f"gathers most on few tokens in layer {few}: {count:.1f} carry half of the attention, by chance {even:.1f}"
     )
     return [local, gathers]

@@ -1,4 +1,4 @@
-"""What stands in the pictures of a look: who asks, which layer, over which heads, and where the attention goes. Pure."""
+"""What stands in the pictures of a look: who asks, which layer, which heads, where the attention goes. Pure."""
 
 from __future__ import annotations
 
