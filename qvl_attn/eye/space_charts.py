@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -31,6 +33,13 @@ MOST_CLASSES = 20
 OTHERS = "\0"  # no class is called so
 LEGEND_PX = 16
 Dots = NDArray[np.float64]
+
+
+class ClassKey(NamedTuple):
+    """How a class is shown."""
+
+    color: tuple[float, float, float]
+    words: str
 
 
 def patch_colors(look: Look) -> Dots:
@@ -177,26 +186,22 @@ def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
 def _by_class(axes: Axes, places: FloatArray, space: FolderSpace) -> None:
     keys = _class_keys(space)
     named = [name if name in keys else OTHERS for name in space.classes]
-    colors = np.array([keys[name][0] for name in named])
+    colors = np.array([keys[name].color for name in named])
     order = np.random.default_rng(0).permutation(len(named))  # so that no class lies above all others
     _dots(axes, places[order], colors[order])
 
 
-def _class_keys(space: FolderSpace) -> dict[str, tuple[tuple[float, ...], str]]:
+def _class_keys(space: FolderSpace) -> dict[str, ClassKey]:
     """Of each class its colour and its words: the largest have one each, pictures without one and others are grey."""
     sizes = Counter(name for name in space.classes if name)
     largest = sorted(name for name, _ in sizes.most_common(MOST_CLASSES))
     table = colormaps["tab10" if len(largest) <= 10 else "tab20"]
-    keys = {name: (table(i)[:3], f"{plain(name)} ({sizes[name]})") for i, name in enumerate(largest)}
+    keys = {name: ClassKey(to_rgb(table(i)), f"{plain(name)} ({sizes[name]})") for i, name in enumerate(largest)}
     if "" in space.classes:
-        keys[""] = (_rgb("#c9ccd2"), f"no class ({space.classes.count('')})")
+        keys[""] = ClassKey(to_rgb("#c9ccd2"), f"no class ({space.classes.count('')})")
     if len(sizes) > len(largest):
-        keys[OTHERS] = (_rgb("#686d77"), f"{len(sizes) - len(largest)} smaller classes")
+        keys[OTHERS] = ClassKey(to_rgb(GREY), f"{len(sizes) - len(largest)} smaller classes")
     return keys
-
-
-def _rgb(written: str) -> tuple[float, ...]:
-    return tuple(int(written[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
 def _drawn(figure: Figure, title: str, space: FolderSpace | None = None) -> Picture:
@@ -207,7 +212,7 @@ def _drawn(figure: Figure, title: str, space: FolderSpace | None = None) -> Pict
     return chart if space is None or not any(space.classes) else _with_legend(chart, _class_keys(space))
 
 
-def _with_legend(chart: Picture, keys: Mapping[str, tuple[tuple[float, ...], str]]) -> Picture:
+def _with_legend(chart: Picture, keys: Mapping[str, ClassKey]) -> Picture:
     inner = chart.shape[1] - 2 * MARGIN_PX
     words = {name: lettering.wrap(text, inner - 24, LEGEND_PX, max_lines=1)[0] for name, (_, text) in keys.items()}
     step, x, y = line_height_px(LEGEND_PX), 0.0, 0
@@ -221,7 +226,7 @@ def _with_legend(chart: Picture, keys: Mapping[str, tuple[tuple[float, ...], str
     page = Image.new("RGB", (chart.shape[1], chart.shape[0] + y + step + MARGIN_PX), PAGE)
     page.paste(Image.fromarray(chart), (0, 0))
     for name, (left, top) in places.items():
-        color = tuple(round(255 * part) for part in keys[name][0])
+        color = tuple(round(255 * part) for part in keys[name].color)
         ImageDraw.Draw(page).ellipse((left, top + 5, left + 12, top + 17), fill=color)
         lettering.draw_lines(page, (left + 20, top), [words[name]], LEGEND_PX, TEXT)
     return np.asarray(page)

@@ -77,7 +77,7 @@ def component_colors(components: FloatArray) -> Picture:
     low, high = np.percentile(components, (BEYOND_PERCENT, 100 - BEYOND_PERCENT), axis=0)
     varies = high > low
     share = (components - low) / np.where(varies, high - low, 1)
-    return np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)), dtype=np.uint8)
 
 
 def draw_components(look: Look, drawing: Drawing) -> Picture:
@@ -90,9 +90,11 @@ def draw_components(look: Look, drawing: Drawing) -> Picture:
         cells.append(
             Cell(_beside(_colored(look, i, size_px)), layer_words(layer), f"{_explained(explained)} of variance")
         )
-    lines = ["each layer's first three principal components of its patches, as red, green and blue"]
-    lines += [f"each from its {BEYOND_PERCENT}st to its {100 - BEYOND_PERCENT}th percentile in the layer; colours of"]
-    lines[-1] += " different layers do not mean the same"
+    lines = [
+        "the first three principal components of each layer's patches, as red, green and blue",
+        f"each from its {BEYOND_PERCENT}st to its {100 - BEYOND_PERCENT}th percentile in its layer; "
+        "from one layer to another colours do not mean the same",
+    ]
     return sheet(_title(look, "embeddings by layer"), [*lines, *_steps_line(look)], cells)
 
 
