@@ -6,17 +6,21 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
+
 from qvl_attn.errors import InputError
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
 from qvl_attn.eye.look import look
 from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
+from qvl_attn.eye.space import check_available, check_points
+from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
 from qvl_attn.stages import Stages
-from qvl_attn.types import Media
+from qvl_attn.types import FloatArray, Media
 
 
 def _silent(message: str) -> None:
@@ -104,8 +108,12 @@ class Encoder:
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
+        if settings.embeddings:
+            check_available()
         inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
-        _, h, w = inputs.grid
+        t, h, w = inputs.grid
+        if "tsne" in settings.embeddings:
+            check_points(t * h * w, "patches")
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
 
     def look(self, media: Media, settings: LookSettings | None = None) -> Look:
@@ -126,6 +134,10 @@ class Encoder:
         model = self.model
         with stages.stage("look"), on_device(self.placement, 0):
             sight = look(model, self.eye, inputs, asked)
+        similarity = space = None
+        if asked or settings.embeddings:
+            with stages.stage("embeddings"), on_device(self.placement, 0):
+                similarity, space = read_space(model, self.eye, inputs, asked, settings.embeddings, settings.seed)
         return Look(
             media=media,
             sight=sight,
@@ -133,6 +145,37 @@ class Encoder:
             settings=settings,
             maker=self.maker,
             frames=inputs.frames,
+            similarity=similarity,
+            similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
+            space=space,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
+<<<<<<< HEAD
+=======
+
+    def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
+        """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
+
+        The state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
+
+        Args:
+            media: as `load_picture` or `load_clip` gives it.
+            settings: how large it is looked at.
+
+        Raises:
+            InputError: a fault in what was given.
+            CaptureError: the embeddings are not finite.
+            MemoryLimitError: it does not fit the memory.
+        """
+        inputs, _ = self.read(media, settings or LookSettings())
+        model = self.model
+        with on_device(self.placement, 0):
+            return read_pooled(model, self.eye, inputs)
+
+
+def _made_by(checkpoint: Checkpoint, placement: Placement) -> dict[str, str]:
+    found = made_by(checkpoint, placement, "")
+    del found["attention"]
+    return found
+>>>>>>> space
