@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import Any, Self
 
 from qvl_attn.errors import InputError
+from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
-from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
+from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
 from qvl_attn.eye.look import look
-from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
+from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
+from qvl_attn.eye.saliency import saliency
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
@@ -86,6 +88,19 @@ class Encoder:
         with on_device(self.placement, 0):
             return load_eye_weights(self.checkpoint, self.eye, self.config, self.placement)
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the text side; a model without one has none."""
+        return load_tokenizer(self.checkpoint)
+
+    def aim(self, settings: LookSettings) -> Aim | None:
+        """What the maps of saliency explain; None where none are wanted.
+
+        Raises:
+            InputError: a fault in the class or the texts, or an encoder without a head.
+        """
+        return check_saliency(self.eye, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
+
     def read(self, media: Media, settings: LookSettings) -> tuple[Inputs, tuple[int, ...]]:
         """Find every fault that can be known before the weights are loaded.
 
@@ -97,6 +112,7 @@ class Encoder:
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
+        self.aim(settings)
         inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
         _, h, w = inputs.grid
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
@@ -115,10 +131,14 @@ class Encoder:
         """
         settings, stages = settings or LookSettings(), Stages()
         with stages.stage("prepare"):
-            inputs, asked = self.read(media, settings)
+            (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model = self.model
         with stages.stage("look"), on_device(self.placement, 0):
             sight = look(model, self.eye, inputs, asked)
+        decided: tuple[SaliencyMap, ...] = ()
+        if aim is not None:
+            with stages.stage("saliency"), on_device(self.placement, 0):
+                decided = saliency(model, self.eye, inputs, aim)
         return Look(
             media=media,
             sight=sight,
@@ -126,6 +146,7 @@ class Encoder:
             settings=settings,
             maker=Maker(**_made_by(self.checkpoint, self.placement), family=self.eye.family.name),
             frames=inputs.frames,
+            saliency=decided,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
