@@ -9,13 +9,19 @@ from typing import Any, Self
 import numpy as np
 
 from qvl_attn.errors import InputError
+from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
-from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
+from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
 from qvl_attn.eye.look import look
+<<<<<<< HEAD
 from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
+=======
+from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
+from qvl_attn.eye.saliency import saliency
+>>>>>>> saliency
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
@@ -97,6 +103,19 @@ class Encoder:
         with on_device(self.placement, 0):
             return load_eye_weights(self.checkpoint, self.eye, self.config, self.placement)
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the text side; a model without one has none."""
+        return load_tokenizer(self.checkpoint)
+
+    def aim(self, settings: LookSettings) -> Aim | None:
+        """What the maps of saliency explain; None where none are wanted.
+
+        Raises:
+            InputError: a fault in the class or the texts, or an encoder without a head.
+        """
+        return check_saliency(self.eye, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
+
     def read(self, media: Media, settings: LookSettings) -> tuple[Inputs, tuple[int, ...]]:
         """Find every fault that can be known before the weights are loaded.
 
@@ -108,8 +127,12 @@ class Encoder:
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
+<<<<<<< HEAD
         if settings.embeddings:
             check_available()
+=======
+        self.aim(settings)
+>>>>>>> saliency
         inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
@@ -130,14 +153,21 @@ class Encoder:
         """
         settings, stages = settings or LookSettings(), Stages()
         with stages.stage("prepare"):
-            inputs, asked = self.read(media, settings)
+            (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model = self.model
         with stages.stage("look"), on_device(self.placement, 0):
             sight = look(model, self.eye, inputs, asked)
+<<<<<<< HEAD
         similarity = space = None
         if asked or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):
                 similarity, space = read_space(model, self.eye, inputs, asked, settings.embeddings, settings.seed)
+=======
+        decided: tuple[SaliencyMap, ...] = ()
+        if aim is not None:
+            with stages.stage("saliency"), on_device(self.placement, 0):
+                decided = saliency(model, self.eye, inputs, aim)
+>>>>>>> saliency
         return Look(
             media=media,
             sight=sight,
@@ -145,9 +175,13 @@ class Encoder:
             settings=settings,
             maker=self.maker,
             frames=inputs.frames,
+<<<<<<< HEAD
             similarity=similarity,
             similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
             space=space,
+=======
+            saliency=decided,
+>>>>>>> saliency
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )

@@ -39,9 +39,12 @@ def run_encoder(model: Any, eye: Eye, inputs: Inputs) -> Any:
     pixels = inputs.tensors["pixel_values"].to(tower.device, tower.dtype)
     if eye.model_type == QWEN:
         return tower(pixels, grid_thw=inputs.tensors["grid_thw"].to(tower.device))
-    # DINOv2 interpolates by itself, and takes no such word.
-    told = {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
-    return tower(pixels, **told)
+    return tower(pixels, **told(eye, inputs))
+
+
+def told(eye: Eye, inputs: Inputs) -> dict[str, bool]:
+    """What a model is told beside the pixels. DINOv2 interpolates by itself, and takes no such word."""
+    return {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
 
 
 def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:

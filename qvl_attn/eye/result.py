@@ -57,6 +57,9 @@ class LookSettings:
         for one in self.embeddings:
             if one not in EMBEDDINGS:
                 raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
+        if not self.saliency and (self.texts or self.label is not None):
+            flag = "--text" if self.texts else "--label"
+            raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")
 
 
 @dataclass(frozen=True)
