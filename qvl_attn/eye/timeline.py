@@ -63,7 +63,7 @@ def draw_steps(look: Look, heat: HeatMap, title: str) -> Picture:
         axes.tick_params(colors=GREY)
         axes.stairs(line.values, edges, baseline=None, color=LINE, linewidth=2.2, label="by step")
         axes.axhline(line.chance, color=INK, linewidth=1.3, linestyle=":", label="chance: attention spread evenly")
-        axes.margins(y=0.15)
+        axes.set_ylim(0, 1.12 * max(float(line.values.max()), line.chance))
     panels[-1].set_xlabel("seconds", color=GREY)
     panels[-1].set_xlim(float(edges[0]), float(edges[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=2, frameon=False)
