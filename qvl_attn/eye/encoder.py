@@ -10,7 +10,7 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
-from qvl_attn.eye.look import look
+from qvl_attn.eye.look import GridRows, look
 from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
@@ -118,7 +118,8 @@ class Encoder:
             inputs, asked = self.read(media, settings)
         model = self.model
         with stages.stage("look"), on_device(self.placement, 0):
-            sight = look(model, self.eye, inputs, asked)
+            grid_rows = GridRows(self.eye, inputs)
+            sight = look(model, self.eye, inputs, asked, grid_rows)
         return Look(
             media=media,
             sight=sight,
@@ -126,6 +127,8 @@ class Encoder:
             settings=settings,
             maker=Maker(**_made_by(self.checkpoint, self.placement), family=self.eye.family.name),
             frames=inputs.frames,
+            grid_rows=grid_rows.values() if len(grid_rows.places) else None,
+            grid_places=grid_rows.places if len(grid_rows.places) else None,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
