@@ -12,9 +12,14 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
+<<<<<<< HEAD
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
 from qvl_attn.eye.look import look
 <<<<<<< HEAD
+=======
+from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
+from qvl_attn.eye.look import GridRows, look
+>>>>>>> page
 from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
@@ -156,6 +161,7 @@ class Encoder:
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model = self.model
         with stages.stage("look"), on_device(self.placement, 0):
+<<<<<<< HEAD
             sight = look(model, self.eye, inputs, asked)
 <<<<<<< HEAD
         similarity = space = None
@@ -168,6 +174,10 @@ class Encoder:
             with stages.stage("saliency"), on_device(self.placement, 0):
                 decided = saliency(model, self.eye, inputs, aim)
 >>>>>>> saliency
+=======
+            grid_rows = GridRows(self.eye, inputs)
+            sight = look(model, self.eye, inputs, asked, grid_rows)
+>>>>>>> page
         return Look(
             media=media,
             sight=sight,
@@ -176,12 +186,17 @@ class Encoder:
             maker=self.maker,
             frames=inputs.frames,
 <<<<<<< HEAD
+<<<<<<< HEAD
             similarity=similarity,
             similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
             space=space,
 =======
             saliency=decided,
 >>>>>>> saliency
+=======
+            grid_rows=grid_rows.values() if len(grid_rows.places) else None,
+            grid_places=grid_rows.places if len(grid_rows.places) else None,
+>>>>>>> page
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )

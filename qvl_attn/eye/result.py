@@ -134,6 +134,9 @@ class Look:
         similarity_layers: (E,) int64, after which layer; -1 is before the first.
         space: the embeddings, projected, where they were asked for.
         saliency: where it was asked for.
+        grid_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the heads;
+            None where there is no room for them.
+        grid_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
         seconds: by stage.
         peak_memory_bytes: by stage, as `Result` has it.
     """
@@ -148,6 +151,8 @@ class Look:
     similarity_layers: IntArray | None = None
     space: PatchSpace | None = None
     saliency: tuple[SaliencyMap, ...] = ()
+    grid_rows: FloatArray | None = None
+    grid_places: IntArray | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
