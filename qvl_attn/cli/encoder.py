@@ -199,16 +199,14 @@ def encoder(
         if input_dir is not None:
             from qvl_attn.eye.survey import survey
 
-            with libraries_in_c_hushed():
-                summary = survey(eye, input_dir, out, settings, progress)
+            summary = survey(eye, input_dir, out, settings, progress)
             tell_survey(summary, out, as_json=as_json, quiet=quiet)
             return
-        with libraries_in_c_hushed():
-            shown = [_shown(eye, one, settings, how, progress) for one in opened]
-            for one, own in shown:  # every fault that can be known before the weights are loaded
-                eye.read(one, own)
-            for one, own in shown:
-                tell_look(*_look(eye, one, own, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
+        shown = [_shown(eye, one, settings, how, progress) for one in opened]
+        for one, own in shown:  # every fault that can be known before the weights are loaded
+            eye.read(one, own)
+        for one, own in shown:
+            tell_look(*_look(eye, one, own, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
 
 
 def _point(typed: str) -> tuple[float, float]:
@@ -245,7 +243,7 @@ def _shown(
     if not isinstance(opened, str):
         return opened, settings
     own = replace(settings, clip=how)
-    return load_clip(eye, opened, own, progress), own
+    return load_clip(eye, opened, how, own, progress), own
 
 
 def _look(

@@ -12,21 +12,12 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
-<<<<<<< HEAD
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import look
-<<<<<<< HEAD
-=======
-from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
 from qvl_attn.eye.look import GridRows, look
->>>>>>> page
-from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
-from qvl_attn.eye.space import check_available, check_points
-from qvl_attn.eye.states import read_pooled, read_space
-=======
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
->>>>>>> saliency
+from qvl_attn.eye.space import check_available, check_points
+from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
@@ -132,12 +123,9 @@ class Encoder:
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
-<<<<<<< HEAD
         if settings.embeddings:
             check_available()
-=======
         self.aim(settings)
->>>>>>> saliency
         inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
@@ -148,7 +136,7 @@ class Encoder:
         """Look at one picture or clip.
 
         Args:
-            media: as `load_picture` or `load_clip` gives it.
+            media: as `load_picture` or `eye.clip.load_clip` gives it.
             settings: what is asked for.
 
         Raises:
@@ -159,25 +147,17 @@ class Encoder:
         settings, stages = settings or LookSettings(), Stages()
         with stages.stage("prepare"):
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
-        model = self.model
+        model, grid_rows = self.model, GridRows(self.eye, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-<<<<<<< HEAD
-            sight = look(model, self.eye, inputs, asked)
-<<<<<<< HEAD
+            sight = look(model, self.eye, inputs, asked, grid_rows)
         similarity = space = None
         if asked or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):
                 similarity, space = read_space(model, self.eye, inputs, asked, settings.embeddings, settings.seed)
-=======
         decided: tuple[SaliencyMap, ...] = ()
         if aim is not None:
             with stages.stage("saliency"), on_device(self.placement, 0):
                 decided = saliency(model, self.eye, inputs, aim)
->>>>>>> saliency
-=======
-            grid_rows = GridRows(self.eye, inputs)
-            sight = look(model, self.eye, inputs, asked, grid_rows)
->>>>>>> page
         return Look(
             media=media,
             sight=sight,
@@ -185,23 +165,15 @@ class Encoder:
             settings=settings,
             maker=self.maker,
             frames=inputs.frames,
-<<<<<<< HEAD
-<<<<<<< HEAD
             similarity=similarity,
             similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
             space=space,
-=======
             saliency=decided,
->>>>>>> saliency
-=======
             grid_rows=grid_rows.values() if len(grid_rows.places) else None,
             grid_places=grid_rows.places if len(grid_rows.places) else None,
->>>>>>> page
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
-<<<<<<< HEAD
-=======
 
     def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
         """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
@@ -209,7 +181,7 @@ class Encoder:
         The state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
 
         Args:
-            media: as `load_picture` or `load_clip` gives it.
+            media: as `load_picture` or `eye.clip.load_clip` gives it.
             settings: how large it is looked at.
 
         Raises:
@@ -221,10 +193,3 @@ class Encoder:
         model = self.model
         with on_device(self.placement, 0):
             return read_pooled(model, self.eye, inputs)
-
-
-def _made_by(checkpoint: Checkpoint, placement: Placement) -> dict[str, str]:
-    found = made_by(checkpoint, placement, "")
-    del found["attention"]
-    return found
->>>>>>> space

@@ -16,10 +16,10 @@ import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.eye.film import write_film
-from qvl_attn.eye.pictures import draw_look
+from qvl_attn.eye.pictures import DrawnLook, draw_look
 from qvl_attn.eye.result import Look, LookSettings, Maker
 from qvl_attn.eye.schema import KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
+from qvl_attn.eye.space_pictures import space_images
 from qvl_attn.folder import REMEDY
 from qvl_attn.kept import media_from, write_frames
 from qvl_attn.progress import Progress, untold
@@ -69,7 +69,7 @@ def save_look(look: Look, out: Path, drawing: Drawing, *, overwrite: bool = Fals
         stages = Stages()
         with stages.stage("draw"):
             drawn = draw_look(look, drawing)
-            images = dict(drawn.images())
+            images = {**dict(drawn.images()), **dict(space_images(look, drawing))}
             tasks = [partial(write_npz, draft / "attention.npz", look_arrays(look))]
             tasks += [partial(_draw, draft / name, image) for name, image in images.items()]
             tasks += [
@@ -78,7 +78,7 @@ def save_look(look: Look, out: Path, drawing: Drawing, *, overwrite: bool = Fals
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
                 for done, _ in enumerate(pool.map(lambda task: task(), tasks)):
                     progress("drawing", done + 1, len(tasks))
-            moving, notes = _draw_clip(draft, look, drawing, progress)
+            moving, notes = _draw_clip(draft, drawn, progress)
         measured = replace(
             look,
             seconds={**look.seconds, **stages.seconds},
@@ -96,12 +96,15 @@ def _draw(path: Path, image: Callable[[], np.ndarray]) -> None:
     write_png(path, image())
 
 
-def _draw_clip(folder: Path, look: Look, drawing: Drawing, progress: Progress) -> tuple[list[str], list[str]]:
+def _draw_clip(folder: Path, drawn: DrawnLook, progress: Progress) -> tuple[list[str], list[str]]:
     """Of a clip, what moves, and the frames themselves: files and notes."""
-    if look.media.clip is None:
+    media = drawn.look.media
+    if media.clip is None:
         return [], []
-    files, notes = write_film(folder, look, drawing, progress)
-    return [*files, *write_frames(folder, look.media)], notes
+    from qvl_attn.eye.film import write_film  # loads matplotlib
+
+    files, notes = write_film(folder, drawn.look, drawn.headline, drawn.drawing, tuple(drawn.foot), progress)
+    return [*files, *write_frames(folder, media)], notes
 
 
 def load_look(folder: Path) -> Look:

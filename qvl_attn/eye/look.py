@@ -25,13 +25,10 @@ from qvl_attn.types import FloatArray, IntArray
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20
-<<<<<<< HEAD
 # Of the steps of a clip that run together: eight of CLIP's at 336 px.
 TOKENS_AT_ONCE = 4800
-=======
 # Of the rows of single patches that are kept, as a mean over the heads, so that any patch can be clicked.
 GRID_VALUES = 2_000_000
->>>>>>> page
 
 
 def encoder_of(model: Any, eye: Eye) -> Any:
@@ -69,9 +66,7 @@ def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
     return order
 
 
-def look(
-    model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None
-) -> Sight:
+def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None) -> Sight:
     """Look at a picture or clip.
 
     Args:

@@ -70,6 +70,9 @@ def look_arrays(look: Look) -> Arrays:
         "window_share": sight.window_share,
         "similarity": look.similarity,
         "similarity_layers": look.similarity_layers,
+        # To be clicked, and of a mean: half the digits do.
+        "grid_rows": None if look.grid_rows is None else look.grid_rows.astype(np.float16),
+        "grid_places": look.grid_places,
     }
     if look.space is not None:
         optional |= {f"space_{name}": getattr(look.space, name) for name in SPACE}
@@ -77,7 +80,7 @@ def look_arrays(look: Look) -> Arrays:
     return arrays | {name: values for name, values in optional.items() if values is not None}
 
 
-SPACE = ("layers", "components", "explained", "tsne")
+SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
 
 
 def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
@@ -131,10 +134,7 @@ def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[st
             }
             for layer in range(sight.layer_count)
         ],
-        "said": said(
-            {name: one.values.mean(axis=1) for name, one in figures.items()},
-            {name: one.chance for name, one in figures.items()},
-        ),
+        "said": said(figures),
         "saliency": [{"method": one.method, "target": one.target, "score": one.score} for one in look.saliency],
         "settings": asdict(look.settings),
         "provenance": asdict(look.maker),
@@ -182,6 +182,11 @@ def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], medi
     if any(one.values.shape != sight.grid for one in saliency):
         raise ValueError("saliency: not of the grid")
     _, h, w = sight.grid
+    grid_rows, grid_places = arrays.get("grid_rows"), arrays.get("grid_places")
+    if grid_rows is not None:
+        if grid_places is None or grid_rows.shape != (sight.layer_count, len(grid_places), *sight.grid):
+            raise ValueError(f"grid_rows: {grid_rows.shape}")
+        grid_rows = grid_rows.astype(np.float32)
     return Look(
         media=media,
         sight=sight,
@@ -193,6 +198,8 @@ def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], medi
         similarity_layers=arrays.get("similarity_layers"),
         space=space,
         saliency=saliency,
+        grid_rows=grid_rows,
+        grid_places=grid_places,
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
             str(stage): {str(place): int(size) for place, size in peak.items()}

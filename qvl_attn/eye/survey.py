@@ -20,6 +20,7 @@ from qvl_attn.eye.figures import FIGURES, figures_of
 from qvl_attn.eye.listing import Item, list_pictures
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.survey_end import conclude, vectors_file
+from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.ledger import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 from qvl_attn.media import load_picture
 from qvl_attn.portion import told
@@ -130,7 +131,8 @@ def _look_at(
     encoder: Encoder, item: Item, settings: LookSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """A picture's row but for its id, and its vectors where they are wanted."""
-    media = load_picture(item.path)
+    with libraries_in_c_hushed():
+        media = load_picture(item.path)
     look = encoder.look(media, settings)
     figures = figures_of(look.sight)
     row = {

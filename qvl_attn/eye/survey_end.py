@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from qvl_attn.errors import StoreError
 from qvl_attn.eye.chart import draw_survey
-from qvl_attn.eye.figures import FIGURES
+from qvl_attn.eye.figures import FIGURES, Figure
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.said import said
 from qvl_attn.eye.space import FolderSpace, folder_space
-from qvl_attn.eye.space_pictures import folder_images
+from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.progress import Progress
 from qvl_attn.store import read_npz, write_json, write_png
@@ -56,12 +56,12 @@ def conclude(
     files, space = ["figures.png"], None
     if settings.embeddings:
         space = _space_of(folder, good, settings)
-        images = dict(folder_images(space))
+        images = dict(folder_images(space, title))
         for done, (name, image) in enumerate(images.items()):
             progress("drawing", done, len(images))
             write_png(folder / name, image())
         files += images
-    means = {name: values[name].mean(axis=0).mean(axis=1) for name in names}
+    means = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in names}
     write_json(
         folder / SUMMARY_FILE,
         {
@@ -78,8 +78,8 @@ def conclude(
                 }
                 for layer in range(len(full))
             ],
-            "said": said(means, {name: chance[name].mean(axis=0) for name in names}),
-            "separation": space and separation_json(space),
+            "said": said(means),
+            "separation": _separation_json(space),
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
@@ -99,11 +99,28 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float]:
 
 def _space_of(folder: Path, rows: Sequence[Mapping[str, Any]], settings: LookSettings) -> FolderSpace:
     vectors = np.stack([read_npz(folder / vectors_file(row["id"]))["vectors"] for row in rows], axis=1)
-    return folder_space(
-        vectors, [row["id"] for row in rows], [row["label"] for row in rows], settings.embeddings, settings.seed
-    )
+    names, classes = [row["id"] for row in rows], [row["label"] for row in rows]
+    return folder_space(names, classes, vectors, settings.seed if "tsne" in settings.embeddings else None)
 
 
-def separation_json(space: FolderSpace) -> Any:
-    """How far apart the classes are, by layer."""
-    raise NotImplementedError
+def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
+    """How far apart the classes are, by layer; None where there are none."""
+    if space is None or space.separation is None:
+        return None
+    one = space.separation
+    return [
+        {
+            "layer": layer,
+            "silhouette": _known(silhouette),
+            "nearest_neighbour": _known(neighbour),
+            "nearest_neighbour_shuffled": _known(shuffled),
+            "largest_class": one.largest_class,
+        }
+        for layer, silhouette, neighbour, shuffled in zip(
+            space.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
+        )
+    ]
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
