@@ -98,11 +98,11 @@ def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: 
     errors = f", {summary['errors']:,} could not be looked at" if summary["errors"] else ""
     typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean ± deviation over pictures (by chance)")
     names = [name for name in PRINTED if name in summary["layers"][0]]
-    typer.echo("layer" + "".join(f"{name:>24}" for name in names))
+    typer.echo("layer" + "".join(f"{name:>27}" for name in names))
     for row in summary["layers"]:
         figures = (row[name] for name in names)
         cells = (f"{one['mean']:.4g} ± {one['deviation']:.2g} ({one['chance']:.4g})" for one in figures)
-        typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>24}" for cell in cells))
+        typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>27}" for cell in cells))
     for line in summary["said"]:
         typer.echo(line)
     for name in summary["files"]:
