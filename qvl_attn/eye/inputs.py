@@ -21,8 +21,8 @@ from qvl_attn.types import FloatArray, IntArray, Media
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24
-# Of the longer side to the shorter: Qwen2.5-VL's own limit. A processor that makes the shorter side fit, and then crops,
-# would fill the memory beyond it.
+# Of the longer side to the shorter: Qwen2.5-VL's own limit. Beyond it a processor that makes the shorter side fit, and
+# then crops, would fill the memory.
 MOST_RATIO = 200
 
 
