@@ -57,12 +57,14 @@ def grid_patch_px(grid: tuple[int, int], drawing: Drawing) -> int:
 def with_patch_lines(picture: Picture, side_px: int) -> Picture:
     """A picture with thin lines where a patch begins: half clear, light beside dark, to be seen on anything."""
     drawn = picture.copy()
-    height, width = picture.shape[:2]
-    for level, offset in ((255, 0), (0, -1)) if side_px >= 12 else ((255, 0),):
-        for at in range(side_px, width, side_px):
-            drawn[:, at + offset] = drawn[:, at + offset] // 2 + level // 2
-        for at in range(side_px, height, side_px):
-            drawn[at + offset] = picture[at + offset] // 2 + level // 2
+    thick = max(1, side_px // 80)
+    x, y = (np.arange(length) % side_px for length in (picture.shape[1], picture.shape[0]))
+    for level, near in ((0, side_px - thick), (255, 0)) if side_px >= 12 else ((255, 0),):
+        columns, rows = ((near <= at) & (at < near + thick) for at in (x, y))
+        columns[:thick], rows[:thick] = False, False
+        columns[-thick:], rows[-thick:] = False, False
+        line = columns | rows[:, None]
+        drawn[line] = picture[line] // 2 + level // 2
     return drawn
 
 

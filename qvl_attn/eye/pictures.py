@@ -25,12 +25,12 @@ from qvl_attn.eye.words import (
     layer_name,
     layer_words,
     prefix_words,
+    share_of_all,
     share_words,
     window_words,
 )
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.numbers import percent
 from qvl_attn.panels import filtered, on_one_scale
 from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 from qvl_attn.render import Picture, drawn_size_px, fit_px, outlined, percentile_scale, resize_picture
@@ -38,7 +38,7 @@ from qvl_attn.store import slug
 from qvl_attn.types import FloatArray, HeatMap
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
-OWN, SHARED = "on its own scale", "on one scale for all layers"
+OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
 METHOD_WORDS = {
     "gradcam": "Grad-CAM on the patch grid",
     "attention_gradient": "attention x gradient",
@@ -138,7 +138,10 @@ class DrawnLook:
     def _heads(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
         look, sight, layer = self.look, self.look.sight, self.look.head_layer
         heads = sight.maps(query)[layer]
-        values = {f"head {i}": one for i, one in enumerate(heads)}
+        shares = sight.patch_share(query)[layer].tolist()
+        values = {
+            f"head {i}{self._share(share)}": one for i, (one, share) in enumerate(zip(heads, shares, strict=True))
+        }
         values |= {heads_words(sight, over): over_heads(heads, over) for over in get_args(Over)}
         own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
         titled = f"{asks(look, query)} · {layer_words(sight, layer)} · head by head"
@@ -164,10 +167,12 @@ class DrawnLook:
         shares = sight.patch_share(query).mean(axis=1)
         panels = []
         for layer in layers:
-            share = f" · patches {percent(float(shares[layer]))}" if sight.prefix else ""
-            label = f"{layer_name(sight, layer)}{share}"
+            label = f"{layer_name(sight, layer)}{self._share(float(shares[layer]))}"
             panels += self._panels(label, sight.map(query, layer, over), query, layer, steps)
         return panels
+
+    def _share(self, share: float) -> str:
+        return f" · patches {share_of_all(share)}" if self.look.sight.prefix else ""
 
     def _panels(self, label: str, values: FloatArray, query: str, layer: int, steps: Sequence[int]) -> list[Panel]:
         """One panel of a (t, h, w) map; none where a filter leaves nothing of it."""

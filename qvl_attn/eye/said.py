@@ -35,7 +35,7 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
     there = f"{distance.values[at].mean():.0f} px, by chance {distance.chance[at]:.0f} px"
     if last is None:
         local = (
-            f"local until no layer: already in layer 0 the mean attention distance is half of chance or more ({there})"
+            f"not local at first: already in layer 0 the mean attention distance is half of chance or more ({there})"
         )
     elif last == len(distance.chance) - 1:
         local = (
@@ -47,6 +47,6 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
         )
     count, even = float(np.mean(tokens.values[few])), float(tokens.chance[few])
     gathers = (
-        f"gathers most on few tokens in layer {few}: {count:.1f} carry half of the attention, by chance {even:.1f}"
+        f"gathers most on few tokens in layer {few}: half of the attention is on {count:.1f}, by chance on {even:.1f}"
     )
     return [local, gathers]
