@@ -26,7 +26,7 @@ def made_sight(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, wi
         "prefix": prefix,
         "boxes_px": np.tile(cell_boxes_px(h, w, (10 * w, 10 * h)), (t, 1)),
         "patch_px": 14,
-        "full": np.ones(layers, bool) if full is None else np.array(full),
+        "full": np.ones(layers, bool) if full is None else np.array(full, bool),
         "window": window,
         "received": attention(rng, layers, heads, t, T),
         "cls": attention(rng, layers, heads, t, T) if "cls" in prefix else None,
@@ -49,7 +49,7 @@ def made_picture(size_px, pixels=None, **changes):
 
 
 def made_clip(size_px, frames):
-    pixels = np.stack([np.full((size_px[1], size_px[0], 3), 20 * i, np.uint8) for i in range(frames)])
+    pixels = np.stack([np.full((size_px[1], size_px[0], 3), 10 * i, np.uint8) for i in range(frames)])
     facts = ClipFacts(0.0, float(frames), 25.0, 1.0, tuple(25 * i for i in range(frames)), None, frames)
     return Media("clip", pixels, np.arange(frames, dtype=np.float64), size_px, "a.mp4", "0" * 64, clip=facts)
 

@@ -39,6 +39,11 @@ def layer_words(sight: Sight, layer: int) -> str:
     return f"layer {layer} of 0-{sight.layer_count - 1}{kind}"
 
 
+def kind_lines(sight: Sight) -> list[str]:
+    """What `full` and `windows` are, where there are both."""
+    return [] if sight.full.all() else [f"windows: a patch sees its own of {window_words(sight)}; full: it sees all"]
+
+
 def window_words(sight: Sight) -> str:
     """The size of the largest window in pixels of the input."""
     columns, rows = largest_window(sight)
