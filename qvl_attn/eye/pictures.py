@@ -123,7 +123,7 @@ class DrawnLook:
         look, sight = self.look, self.look.sight
         layers = range(sight.layer_count)
         own = self._layer_panels(query, layers, steps)
-        if not own:  # a filter leaves nothing
+        if not own:
             return
         shared = on_one_scale(own)
         asked = f"{asks(look, query)} · {heads_words(sight, look.settings.over)}"
@@ -149,6 +149,8 @@ class DrawnLook:
         values |= {f"mean{self._share(shares.mean())}": over_heads(heads, "mean")}
         values |= {"maximum": over_heads(heads, "max"), "minimum": over_heads(heads, "min")}
         own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
+        if not own:
+            return
         titled = f"{asks(look, query)} · {layer_words(sight, layer)} · head by head"
         for name, panels, scale in (
             ("heads", own, "each on its own scale"),
@@ -281,9 +283,10 @@ def saliency_heat_map(one: SaliencyMap, drawing: Drawing) -> HeatMap | None:
         method=one.method,
     )
     try:
-        return filtered((whole,), drawing)[0]
+        (found,) = filtered((whole,), drawing)
     except CaptureError:
         return None
+    return replace(found, uniform=float(found.values.mean(dtype=np.float64)))
 
 
 def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:

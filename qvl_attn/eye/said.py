@@ -46,7 +46,5 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
             f"local until layer {last}: up to it the mean attention distance is below half of chance (there {there})"
         )
     count, even = float(np.mean(tokens.values[few])), float(tokens.chance[few])
-    gathers = (
-        f"gathers most on few tokens in layer {few}: half of the attention is on {count:.1f}, by chance on {even:.1f}"
-    )
+    gathers = f"gathers most on few tokens in layer {few}: half of the attention is on {count:.1f} of them, by chance on {even:.1f}"
     return [local, gathers]
