@@ -170,8 +170,9 @@ def _components(axes: Axes, layer: int, explained: FloatArray) -> None:
 
 
 def _dots(axes: Axes, places: FloatArray, colors: Dots) -> None:
-    area = float(np.clip(12000 / len(places), 5, 60))
-    axes.scatter(places[:, 0], places[:, 1], s=area, c=colors, edgecolors="#5c616b", linewidths=0.35)
+    area = float(np.clip(16000 / len(places), 9, 60))
+    edge = 0.05 * area**0.5
+    axes.scatter(places[:, 0], places[:, 1], s=area, c=colors, edgecolors="#5c616b", linewidths=edge)
 
 
 def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
