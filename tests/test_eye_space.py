@@ -100,6 +100,13 @@ def test_tsne_keeps_near_what_is_near(dimensions):
     np.testing.assert_array_equal(found, neighbour_map(points, 3))
 
 
+def test_tsne_follows_its_seed():
+    points = np.random.default_rng(0).normal(size=(120, 40)).astype(np.float32)
+    once = neighbour_map(points, 3)
+    np.testing.assert_array_equal(once, neighbour_map(points, 3))
+    assert not np.array_equal(once, neighbour_map(points, 4))
+
+
 def test_tsne_of_few_points():
     for n in (LEAST_POINTS, LEAST_POINTS + 1):
         assert np.isfinite(neighbour_map(points_of(n, 8), 0)).all()
@@ -162,6 +169,13 @@ def test_classes_that_mean_nothing_are_not_apart():
     found = separation_of([str(n) for n in rng.integers(0, 4, 200)], points)
     assert abs(found.silhouette[0]) < 0.03
     assert found.shuffled[0, 1] - 0.05 < found.neighbour[0] < found.shuffled[0, 2] + 0.05
+
+
+def test_chance_of_few_pictures_is_that_of_another_picture():
+    labels = ["a", "a", "b", "b", "b"]
+    found = separation_of(labels, points_of(5, 4)[None])
+    wanted = (2 * 1 + 3 * 2) / (5 * 4)  # of two different pictures to be of one class
+    assert found.shuffled[0, 0] == pytest.approx(wanted, abs=0.05)
 
 
 def test_separation_leaves_out_pictures_without_a_class():

@@ -13,6 +13,7 @@ import torch
 from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.space import neighbour_map
 from qvl_attn.eye.states import read_states
 
 OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
@@ -224,7 +225,7 @@ def test_pooled_of_a_clip_is_the_mean_over_its_steps():
 
 def test_the_space_is_of_the_patches_of_each_layer():
     media = eyes.picture(98, 60)
-    found = eyes.encoder("registers").look(media, replace(OBLONG, embeddings=("pca", "tsne"))).space
+    found = eyes.encoder("registers").look(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).space
     _, kept = states_of("registers", media)
     patches = kept[1][0, 1 + eyes.REGISTERS :].double()
     centred = patches - patches.mean(dim=0)
@@ -232,7 +233,8 @@ def test_the_space_is_of_the_patches_of_each_layer():
     np.testing.assert_allclose(np.abs(found.components[2]), (centred @ axes[:3].T).abs().numpy(), atol=1e-4)
     np.testing.assert_allclose(found.explained[2], (sizes**2 / (sizes**2).sum())[:3].numpy(), atol=1e-5)
     assert found.layers.tolist() == [-1, 0, 1, 2]
-    assert found.tsne.shape == (len(patches), 2)
+    last = kept[2][0, 1 + eyes.REGISTERS :].numpy()
+    np.testing.assert_array_equal(found.tsne, neighbour_map(last, 5))
     assert found.tsne_patches.tolist() == list(range(len(patches)))
 
 
