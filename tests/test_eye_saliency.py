@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 
 import eyes
 import numpy as np
 import pytest
 import torch
 import transformers
-from torch.nn.functional import cosine_similarity, linear
+from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn import capture, flow
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.errors import CaptureError, InputError, ModelError
 from qvl_attn.eye import saliency
+from qvl_attn.eye.aim import Aim
 from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.families import eye_of
+from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.look import encoder_of
 from qvl_attn.eye.result import LookSettings
 
@@ -393,3 +398,62 @@ def test_without_saliency_there_are_no_maps_and_no_gradients():
     assert look.saliency == ()
     assert grads == [False]
     assert "saliency" not in look.seconds
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is there")
+def test_a_tokenizer_whose_library_is_missing(tmp_path):
+    encoder = changed("siglip", tmp_path)
+    settings = encoder.checkpoint.folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    with pytest.raises(ModelError, match=r"\(pip install sentencepiece\)"):
+        encoder.look(PICTURE, settings_of("siglip"))
+
+
+def squares(count: int, drawn: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noise with a coloured square in one of 16 places: pixels, places, and the colours."""
+    colours = torch.tensor([[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1], [1, 1, -0.5]])
+    pixels = 0.4 * torch.randn(count, 3, 32, 32, generator=drawn)
+    places, classes = (torch.randint(0, n, (count,), generator=drawn) for n in (16, 4))
+    for one, place, colour in zip(pixels, places.tolist(), colours[classes], strict=True):
+        row, column = 8 * (place // 4), 8 * (place % 4)
+        one[:, row : row + 8, column : column + 8] += 1.5 * colour[:, None, None]
+    return pixels, places, classes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "floors"), [("vit", (0.3, 0.7)), ("siglip", (0.1, 0.7)), ("dinov2", (0.3, 0.7))])
+def test_maps_point_at_what_decides(name, floors):
+    """The colour of a square decides, its place does not: chance would point at it once in 16 times."""
+    vision = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
+    vision |= {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    drawn = torch.Generator().manual_seed(0)
+    model = {
+        "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**vision, num_labels=4)),
+        "siglip": lambda: transformers.SiglipForImageClassification(
+            transformers.SiglipConfig(vision_config=vision, num_labels=4)
+        ),
+        "dinov2": lambda: transformers.Dinov2ForImageClassification(
+            transformers.Dinov2Config(**vision, num_labels=4, layerscale_value=1.0)
+        ),
+    }[name]()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(150):
+        pixels, _, classes = squares(64, drawn)
+        cross_entropy(model(pixel_values=pixels).logits, classes).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().requires_grad_(False)
+    eye, hits, count = eye_of(model.config, name, type(model).__name__), np.zeros(2), 0
+    pixels, places, classes = squares(120, drawn)
+    for label in range(4):
+        shown = pixels[classes == label]
+        t = len(shown)
+        boxes, frames = np.zeros((16 * t, 4), np.float32), np.zeros((t, 2), np.int64)
+        inputs = Inputs({"pixel_values": shown}, (t, 4, 4), boxes, np.arange(16 * t), False, frames)
+        maps = saliency.saliency(model, eye, inputs, Aim(label=label))
+        assert maps[0].score > 0.9
+        where = places[classes == label].numpy()
+        hits += [(one.values.reshape(t, 16).argmax(axis=1) == where).sum() for one in maps]
+        count += t
+    assert (hits / count > floors).all(), hits / count
