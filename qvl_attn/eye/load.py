@@ -63,10 +63,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The tokenizer of an encoder that compares pictures with texts.
 
     Raises:
-        ModelError: files are missing or broken.
+        ModelError: files are missing or broken, or a library that it needs is not there: SigLIP's needs sentencepiece.
     """
     try:
         return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise ModelError(
+            f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}", "pip install sentencepiece"
+        ) from error
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
 
