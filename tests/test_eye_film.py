@@ -231,7 +231,7 @@ def test_broken_clips_give_the_known_errors(name, tmp_path, clip_file):
     ):
         with pytest.raises(InputError, match=says):
             load_clip(encoder, tmp_path / path)
-    with pytest.raises(InputError, match="is a picture, not a clip"):
+    with pytest.raises(InputError, match="is a picture that does not move"):
         load_clip(encoder, DEMO_PICTURES / "cats.png")
     with pytest.raises(InputError, match="max-pixels"):
         encoder.look(load_clip(encoder, CLIP, None, LookSettings(max_pixels=2)), LookSettings(max_pixels=2))
@@ -289,9 +289,8 @@ def test_what_the_encoder_did_not_see_is_faded(clip_look, tmp_path):
     film_of(tmp_path / "film", clip_look, heat_of(clip_look, planted(clip_look)[0], scale=Scale(0, 1)))
     border = cv2.dilate(seen.astype(np.uint8), np.ones((5, 5))) != cv2.erode(seen.astype(np.uint8), np.ones((5, 5)))
     for i in (0, 5):
-        drawn = np.asarray(Image.open(tmp_path / "film" / "frames" / f"{i:06d}.png")).astype(int)[
-            :140, LEFT : LEFT + 168
-        ]
+        drawn = np.asarray(Image.open(tmp_path / "film" / "frames" / f"{i:06d}.png"))
+        drawn = drawn[:140, LEFT : LEFT + 168].astype(int)
         outside = drawn[~seen & ~border]
         assert (np.ptp(outside, axis=1) == 0).all()
         assert outside.min() > 150
@@ -464,18 +463,17 @@ def test_their_picture(clip_look):
     assert not np.array_equal(page, steps)
 
 
-@pytest.mark.parametrize(
-    "clip", ["sam2_01_dog.mp4", "imageio_newtonscradle.gif", "tennis_frames", "derived_bikes_vfr.mp4"]
-)
+@pytest.mark.parametrize("clip", ["imageio_newtonscradle.gif", "tennis_frames", "derived_bikes_vfr.mp4"])
 def test_real_clips(shared_data, clip, tmp_path):
     path = shared_data / "videos" / clip
     if not Path(path).exists():
         pytest.skip("not among the shared data")
-    look = looked("clip", path, ClipSettings(fps=1, end_s=2))
+    look = looked("clip", path, ClipSettings(fps=2, end_s=1))
     values, lit = planted(look)
     film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
+    left = max(0, (320 - look.media.size_px[0]) // 2)
     film, boxes = frames_of(tmp_path / "film" / "heatmap.mp4"), look.sight.boxes_px[:25]
     assert film[0][0] == 0
     for sample, number in enumerate(look.media.facts.frame_indices):
         drawn = np.asarray(Image.open(tmp_path / "film" / "frames" / f"{number:06d}.png"))
-        assert int(np.argmax(levels(drawn, boxes, 0))) == lit[sample]
+        assert int(np.argmax(levels(drawn, boxes, left))) == lit[sample]
