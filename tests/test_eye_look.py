@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import eyes
 import numpy as np
 import pytest
 import torch
-from tower import dense_attention, windows
 from torch.utils._python_dispatch import TorchDispatchMode
+from tower import dense_attention, windows
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
@@ -23,7 +25,7 @@ from qvl_attn.eye.families import QWEN, eye_of
 from qvl_attn.eye.inputs import read_inputs
 from qvl_attn.eye.look import look, run_encoder
 from qvl_attn.eye.result import LookSettings
-from qvl_attn.grid import cell_boxes_px
+from qvl_attn.eye.sight import Sight
 
 # By name: what is shown, and the settings.
 SHOWN = {
@@ -64,11 +66,6 @@ def held_against(sight, dense: np.ndarray, tolerance: float = 1e-6) -> None:
     for name, (ours, theirs) in got.items():
         assert ours.shape == theirs.shape, name
         assert np.abs(ours - theirs).max() < tolerance, name
-
-
-def middle_of(size_px: tuple[int, int], boxes: np.ndarray, *places: int) -> tuple[tuple[float, float], ...]:
-    del size_px
-    return tuple(((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes[list(places)].tolist())
 
 
 @pytest.mark.parametrize("shown", SHOWN)
@@ -124,38 +121,44 @@ def _configs(model):
 SIZES = [(112, 112), (140, 112), (112, 168), (196, 84), (84, 252)]
 
 
-def hand_written(encoder: Encoder, frames: np.ndarray) -> np.ndarray:
+def held_against_the_hand_written(media, at) -> Sight:
+    """A look in float32, and one of a tower in float64, which leaves the rounding of our own rows alone."""
+    encoder = eyes.encoder(eyes.QWEN)
     weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
-    return dense_attention(weights, encoder.config.vision_config, frames, one.image_mean, one.image_std)
+    dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
+    inputs, asked = encoder.read(media, LookSettings(at=at))
+    held_against(look(exact_tower(), encoder.eye, inputs, asked), dense)
+    sight = encoder.look(media, LookSettings(at=at)).sight
+    held_against(sight, dense, 5e-6)
+    return sight
+
+
+@cache
+def exact_tower():
+    return deepcopy(eyes.encoder(eyes.QWEN).model).double()
 
 
 @pytest.mark.parametrize("size_px", SIZES, ids=str)
 def test_qwens_tower_is_the_one_written_out_by_hand(size_px):
-    encoder, media = eyes.encoder(eyes.QWEN), eyes.picture(*size_px, seed=sum(size_px))
     w, h = size_px[0] // 14, size_px[1] // 14
     places = (0, w + 1, (h - 1) * w, h * w - 1, (h // 2) * w + w // 2)
-    at = middle_of(size_px, cell_boxes_px(h, w, size_px), *places)
-    sight = encoder.look(media, LookSettings(at=at)).sight
+    at = [(14 * (place % w) + 3.0, 14 * (place // w) + 12.0) for place in places]
+    sight = held_against_the_hand_written(eyes.picture(*size_px, seed=sum(size_px)), tuple(at))
     assert sight.grid == (1, h, w)
     assert sight.asked.tolist() == [*places]
-    held_against(sight, hand_written(encoder, media.frames))
 
 
 @pytest.mark.parametrize("frames", [2, 5])
 def test_qwens_tower_on_a_clip(frames):
-    encoder, media = eyes.encoder(eyes.QWEN), eyes.clip(140, 84, frames)
-    sight = encoder.look(media, LookSettings(at=((75.0, 30.0),))).sight
+    sight = held_against_the_hand_written(eyes.clip(140, 84, frames), ((75.0, 30.0),))
     assert sight.grid == (-(-frames // 2), 6, 10)
     assert sight.asked.tolist() == [2 * 10 + 5]
-    held_against(sight, hand_written(encoder, media.frames))
 
 
 def test_pictures_one_after_another_do_not_mix():
-    encoder = eyes.encoder(eyes.QWEN)
     for size_px in (SIZES[3], SIZES[1], SIZES[3]):
-        media = eyes.picture(*size_px, seed=5)
-        held_against(encoder.look(media).sight, hand_written(encoder, media.frames))
+        held_against_the_hand_written(eyes.picture(*size_px, seed=5), ())
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 4), (4, 3), (5, 9), (2, 7), (5, 0)])
@@ -168,7 +171,7 @@ def test_a_painted_patch_is_found_where_it_was_painted(row, column):
     own = windows(h, w, 4)
     mates = np.flatnonzero(own == own[row * w + column])
     asking = next(place for place in mates if place != row * w + column)
-    at = middle_of((140, 84), cell_boxes_px(h, w, (140, 84)), int(asking))
+    at = ((14.0 * (asking % w) + 7, 14.0 * (asking // w) + 7),)
     before, after = (encoder.look(eyes.picture_of(one), LookSettings(at=at)) for one in (image, painted))
     seen = [one.sight.rows[0, :, 0, 0] for one in (before, after)]
     assert all((np.flatnonzero(one.min(axis=0)) == mates).all() for one in seen)
@@ -215,17 +218,18 @@ def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
     inputs, _ = encoder.read(media, LookSettings(max_pixels=600 * 392))
     P = inputs.grid[1] * inputs.grid[2]
     assert P > 800
-    matrix = encoder.eye.heads * P**2
-    largest = {}
+    row, largest = encoder.eye.heads * (P + 8), {}
+    with Largest() as watch, torch.inference_mode():
+        run_encoder(encoder.model, encoder.eye, inputs)
+    alone = watch.values
     for rows in (16, P):
-        monkeypatch.setattr(look_room, "BLOCK_BYTES", 4 * encoder.eye.heads * (P + 8) * rows)
+        monkeypatch.setattr(look_room, "BLOCK_BYTES", 4 * row * rows)
         with Largest() as watch:
             look(encoder.model, encoder.eye, inputs, (7,))
         largest[rows] = watch.values
-    assert largest[P] >= matrix, "the watch sees nothing"
-    # The hidden states of the pass itself are larger than the block.
-    assert largest[16] < matrix / 4
-    assert largest[16] <= max(16 * encoder.eye.heads * (P + 8), 4 * 64 * P, inputs.tensors["pixel_values"].numel())
+    assert largest[P] >= encoder.eye.heads * P**2, "the watch sees nothing"
+    assert 16 * row < alone < encoder.eye.heads * P**2 / 2
+    assert largest[16] == alone, "the pass itself has the largest tensor"
 
 
 @pytest.mark.parametrize("name", ["clip", "registers", eyes.QWEN])

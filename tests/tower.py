@@ -1,7 +1,7 @@
 """Qwen2.5-VL's tower written out by hand, in float64 and in the order of the picture: dense attention under masks.
 
-Nothing of transformers' code is run, and nothing is permuted: patches are cut from the picture's own pixels, and windows
-are masks (arXiv 2502.13923).
+Nothing of transformers' code is run, and nothing is permuted: patches are cut from the picture's own pixels, and
+windows are masks (arXiv 2502.13923).
 """
 
 from __future__ import annotations
@@ -76,12 +76,10 @@ def _norm(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(values: torch.Tensor, w: int) -> torch.Tensor:
-    """Rotated by row and column: of each half of a head the first quarter of it by the row, the second by the column."""
+    """Rotated by row and column: of each half of a head the first quarter by the row, the second by the column."""
     _, count, size = values.shape
     place = torch.arange(count)
     speed = 10000.0 ** -(torch.arange(0, size // 2, 2).double() / (size // 2))
     angle = torch.cat([(place // w)[:, None] * speed, (place % w)[:, None] * speed], dim=1)
     first, second = values[..., : size // 2], values[..., size // 2 :]
-    return torch.cat(
-        [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1
-    )
+    return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1)
