@@ -22,7 +22,7 @@ from qvl_attn.eye import inputs as inputs_room
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.figures import figures_of
-from qvl_attn.eye.film import asker, seen_part, story_of, write_film
+from qvl_attn.eye.film import asked, seen_part, story_of, write_film
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.timeline import draw_steps, lines
 from qvl_attn.film import FilmDrawer, Story
@@ -298,15 +298,15 @@ def test_what_the_encoder_did_not_see_is_faded(clip_look, tmp_path):
         assert np.corrcoef(outside[:, 0], original)[0, 1] > 0.9, "the picture still shows"
         inside = drawn[seen & ~border]
         assert set(np.unique(inside, axis=0)[:, 0]) <= {*COLORS[:, 0]}
-    last = story_of(clip_look, heat_of(clip_look), ("as it is",)).captions
-    assert last == ("as it is", "the encoder sees 23,9 to 145,131 of 168 x 140 px; the rest is faded")
+    told = story_of(clip_look, heat_of(clip_look), ("as it is",)).captions
+    assert told[1:] == ("as it is", "what the encoder does not see is faded")
 
 
 def test_a_picture_that_is_seen_whole_is_not_faded():
     for name, settings in (("dino", {}), (eyes.QWEN, {})):
         look = looked(name, **settings)
         assert seen_part(look) is None
-        assert story_of(look, heat_of(look), ("as it is",)).captions == ("as it is",)
+        assert story_of(look, heat_of(look), ("as it is",)).captions[1:] == ("as it is",)
 
 
 VALUES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.5]]], dtype=np.float32)
@@ -421,17 +421,39 @@ def test_its_size_is_what_was_asked_for(clip_look, tmp_path):
 
 
 def test_who_asks_is_said(clip_look):
-    said = asker(clip_look, heat_of(clip_look))
-    assert said == "[CLS] in layer 1 of 3, mean of 2 heads"
-    assert asker(clip_look, replace(heat_of(clip_look, query="patch"), heads="1")).startswith("the mean of all patches")
-    assert asker(clip_look, replace(heat_of(clip_look), heads="1")) == "[CLS] in layer 1 of 3, head 1"
-    at = replace(clip_look, settings=LookSettings(at=((3, 4), (80.5, 70)), over="max"))
-    assert asker(at, replace(heat_of(clip_look), query="at_2")) == (
-        "the patch at 80.5,70 in layer 1 of 3, maximum of 2 heads"
-    )
-    story = story_of(clip_look, heat_of(clip_look), ())
-    assert story.question == f"CLIP, {clip_look.maker.model}: {said}"
+    story = story_of(clip_look, heat_of(clip_look), ("beneath",))
+    assert story.question == "[CLS] · layer 1 of 0-2 · mean of 2 heads"
     assert story.answers == ()
+    on_patches = clip_look.sight.cls[1, :, :, 1:].sum(axis=2).mean()
+    assert story.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
+    at = replace(clip_look, settings=LookSettings(at=((3, 4), (80.5, 70)), over="max"))
+    assert (
+        asked(at, replace(heat_of(clip_look), query="at_2"))
+        == "patch at 80.5,70 · layer 1 of 0-2 · maximum over 2 heads"
+    )
+
+
+def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
+    """A processor that only crops, to 70 x 70 px, paints black around a frame of 100 x 42: that is not drawn."""
+    monkeypatch.setattr(eyes.encoder("clip").processor, "do_resize", False)
+    folder = numbered_folder(tmp_path / "frames", eyes.pixels(100, 42, 3, 2))
+    look = looked("clip", folder, ClipSettings(fps=24))
+    assert np.array(seen_part(look)) == pytest.approx([0.15, -14 / 42, 0.85, 56 / 42], abs=0.01)
+    values = np.zeros((2, 5, 5), np.float32)
+    values[0, 2, 4] = values[1, 1, 0] = 1  # rows 1 to 3 of 14 px are the frame's
+    heat = heat_of(look, values, scale=Scale(0, 1))
+    film_of(tmp_path / "film", look, heat)
+    left = (320 - 100) // 2
+    for i, (row, column) in enumerate([(1, 4), (0, 0)]):
+        drawn = np.asarray(Image.open(tmp_path / "film" / "frames" / f"{i:06d}.png"))[:42, left : left + 100]
+        lit = (drawn == COLORS[255]).all(axis=2)
+        want = np.zeros((42, 100), bool)
+        want[14 * row : 14 * row + 14, 15 + 14 * column : 29 + 14 * column] = True
+        assert np.array_equal(lit, want)
+        assert (np.ptp(drawn[:, :15], axis=2) == 0).all()
+    assert story_of(look, heat, ()).captions[-1] == (
+        "what the encoder does not see is faded; what it sees beyond the frame is not drawn"
+    )
 
 
 # Over time
