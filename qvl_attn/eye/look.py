@@ -21,12 +21,14 @@ from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.sight import Sight
 from qvl_attn.probe import window_order
 from qvl_attn.recorder import SUM_TOLERANCE
-from qvl_attn.types import IntArray
+from qvl_attn.types import FloatArray, IntArray
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20
 # Of the steps of a clip that run together: eight of CLIP's at 336 px.
 TOKENS_AT_ONCE = 4800
+# Of the rows of single patches that are kept, as a mean over the heads, so that any patch can be clicked.
+GRID_VALUES = 2_000_000
 
 
 def encoder_of(model: Any, eye: Eye) -> Any:
@@ -42,9 +44,12 @@ def run_encoder(model: Any, eye: Eye, inputs: Inputs) -> Any:
     pixels = inputs.tensors["pixel_values"].to(tower.device, tower.dtype)
     if eye.model_type == QWEN:
         return tower(pixels, grid_thw=inputs.tensors["grid_thw"].to(tower.device))
-    # DINOv2 interpolates by itself, and takes no such word.
-    told = {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
-    return tower(pixels, **told)
+    return tower(pixels, **told(eye, inputs))
+
+
+def told(eye: Eye, inputs: Inputs) -> dict[str, bool]:
+    """What a model is told beside the pixels. DINOv2 interpolates by itself, and takes no such word."""
+    return {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
 
 
 def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
@@ -61,7 +66,7 @@ def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
     return order
 
 
-def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = ()) -> Sight:
+def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None) -> Sight:
     """Look at a picture or clip.
 
     Args:
@@ -69,11 +74,12 @@ def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = ()) -> Sig
         eye: what is known of it.
         inputs: as `read_inputs` gives them.
         asked: places in a step, row * w + column, whose own rows are kept.
+        grid_rows: is filled, where it is given.
 
     Raises:
         CaptureError: what came is no attention, or the encoder does not run as its family does.
     """
-    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device)
+    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device, grid_rows)
     with keep_encoder_states(model, tally), torch.inference_mode():
         for part in in_parts(eye, inputs):
             run_encoder(model, eye, part)
@@ -116,6 +122,45 @@ def windows_of(eye: Eye, grid: tuple[int, int, int]) -> IntArray | None:
     return np.ascontiguousarray((rows * (-(-w // side)) + columns).reshape(-1), dtype=np.int64)
 
 
+def even_places(grid: tuple[int, int, int], most: int) -> IntArray:
+    """(K,) places in a step, at most `most`: every patch, or every second a side, or every third; none below 4."""
+    _, h, w = grid
+    for side in range(1, max(h, w) + 1):
+        rows, columns = (np.arange((size - 1) % side // 2, size, side) for size in (h, w))
+        if len(rows) * len(columns) <= most and most >= 4:
+            return np.asarray((rows[:, None] * w + columns).reshape(-1), dtype=np.int64)
+    return np.zeros(0, dtype=np.int64)
+
+
+class GridRows:
+    """The rows of patches that lie evenly over a step, the mean over the heads, as the layers come by.
+
+    Args:
+        eye: of the encoder.
+        inputs: what is looked at.
+    """
+
+    def __init__(self, eye: Eye, inputs: Inputs) -> None:
+        t, h, w = self._grid = inputs.grid
+        self._prefix = len(eye.prefix)
+        self.places = even_places(inputs.grid, GRID_VALUES // (eye.layers * t * h * w))
+        self._number = torch.full((self._prefix + h * w,), -1)
+        self._number[self._prefix + torch.from_numpy(self.places)] = torch.arange(len(self.places))
+        self._rows = torch.zeros(eye.layers, len(self.places), t, h * w)
+
+    def add(self, layer: int, step: int, asking: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
+        """Take what is meant of a block of rows: as `Tally._add` has it."""
+        number = self._number[asking.cpu()]
+        meant, patches = number >= 0, seen.cpu() - self._prefix
+        if meant.any():
+            mean = weights[:, meant.to(weights.device)].mean(dim=0).cpu()
+            self._rows[layer, number[meant][:, None], step, patches[patches >= 0]] = mean[:, patches >= 0]
+
+    def values(self) -> FloatArray:
+        """(L, K, t, h, w) float32: what the patches at `places` give every patch of their step."""
+        return self._rows.numpy().reshape(*self._rows.shape[:2], *self._grid)
+
+
 class Tally:
     """Adds up attention as the layers come by; an `Observer` of an encoder.
 
@@ -125,10 +170,20 @@ class Tally:
         order: (P,) as `sequence_order` gives it.
         asked: places in a step whose rows are kept.
         device: of the model.
+        grid_rows: is filled, where it is given.
     """
 
-    def __init__(self, eye: Eye, inputs: Inputs, order: IntArray, asked: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        eye: Eye,
+        inputs: Inputs,
+        order: IntArray,
+        asked: Sequence[int],
+        device: torch.device,
+        grid_rows: GridRows | None = None,
+    ) -> None:
         self._eye, self._inputs, self._asked = eye, inputs, tuple(asked)
+        self._grid_rows = grid_rows
         t, h, w = inputs.grid
         L, H, R, cells = eye.layers, eye.heads, len(eye.prefix), h * w
         window = windows_of(eye, inputs.grid)
@@ -210,6 +265,8 @@ class Tally:
         self._miss[layer] = torch.maximum(self._miss[layer], (weights.sum(dim=-1) - 1).abs().max())
         for i, place in enumerate(self._asked):
             self._keep(self._rows[layer, :, i, step], asking == place + len(self._eye.prefix), seen, weights)
+        if self._grid_rows is not None:
+            self._grid_rows.add(layer, step, asking, seen, weights)
         if self._cls is not None:
             self._keep(self._cls[layer, :, step], asking == 0, seen, weights)
         patches = self._is_patch[asking]

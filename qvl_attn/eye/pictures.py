@@ -85,6 +85,21 @@ class DrawnLook:
         return self._large_layer(self._pictures(steps), panels[0], query, OWN, steps, ROW_SCALE)
 
     @property
+    def headline(self) -> HeatMap:
+        """The headline's map of every step, on one scale.
+
+        Raises:
+            CaptureError: a filter leaves nothing of it.
+        """
+        query, last = self.headline_query, self.look.sight.layer_count - 1
+        return self._filtered(self.look.sight.map(query, last, self.look.settings.over), query, last)
+
+    @property
+    def foot(self) -> list[str]:
+        """What stands beneath every picture."""
+        return foot_lines(self.look)
+
+    @property
     def headline_query(self) -> str:
         """Whose attention the headline shows."""
         return self.look.sight.queries[0]
@@ -176,7 +191,14 @@ class DrawnLook:
 
     def _panels(self, label: str, values: FloatArray, query: str, layer: int, steps: Sequence[int]) -> list[Panel]:
         """One panel of a (t, h, w) map; none where a filter leaves nothing of it."""
-        sight = self.look.sight
+        try:
+            one = self._filtered(values, query, layer)
+        except CaptureError:
+            return []
+        return [Panel(label, _of_steps(one, steps), self._marks(query, len(steps)))]
+
+    def _filtered(self, values: FloatArray, query: str, layer: int) -> HeatMap:
+        """A (t, h, w) map as it is drawn."""
         whole = HeatMap(
             values=values,
             media_index=0,
@@ -184,15 +206,12 @@ class DrawnLook:
             heads="all",
             query=query,
             queries=(),
-            uniform=1 / sight.received.shape[-1],
+            uniform=1 / self.look.sight.received.shape[-1],
             vision_mass=float(values.sum(axis=(1, 2)).mean()),
             scale=percentile_scale([values]),
         )
-        try:
-            (one,) = filtered((whole,), self.drawing)
-        except CaptureError:
-            return []
-        return [Panel(label, _of_steps(one, steps), self._marks(query, len(steps)))]
+        (one,) = filtered((whole,), self.drawing)
+        return one
 
     def _marks(self, query: str, count: int) -> tuple[Callable[[Picture], Picture], ...]:
         """The patch that asked is outlined, in each of the pictures side by side."""

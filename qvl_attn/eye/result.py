@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,19 @@ class LookSettings:
     clip: ClipSettings | None = None
 
     def __post_init__(self) -> None:
+        set_field = partial(object.__setattr__, self)
+        set_field("at", tuple((float(x), float(y)) for x, y in self.at))
+        for name in ("embeddings", "texts"):
+            typed = getattr(self, name)
+            set_field(name, (typed,) if isinstance(typed, str) else tuple(typed))
         if self.over not in OVER:
             raise InputError(f"--over {self.over}: unknown", f"write {', '.join(OVER)}")
         for one in self.embeddings:
             if one not in EMBEDDINGS:
                 raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
+        if not self.saliency and (self.texts or self.label is not None):
+            flag = "--text" if self.texts else "--label"
+            raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")
 
 
 @dataclass(frozen=True)
@@ -104,13 +113,15 @@ class PatchSpace:
         layers: (E,) int64, after which layer; -1 is before the first.
         components: (E, P, 3) float32, the first three principal components of each layer's patches.
         explained: (E, 3) float32, the share of the variance that each explains.
-        tsne: (P, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
+        tsne: (S, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
+        tsne_patches: (S,) int64, which patches those are: all, or of very many an even subset; None without `tsne`.
     """
 
     layers: IntArray
     components: FloatArray
     explained: FloatArray
     tsne: FloatArray | None = None
+    tsne_patches: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,6 +140,9 @@ class Look:
         similarity_layers: (E,) int64, after which layer; -1 is before the first.
         space: the embeddings, projected, where they were asked for.
         saliency: where it was asked for.
+        grid_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the heads;
+            None where there is no room for them.
+        grid_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
         seconds: by stage.
         peak_memory_bytes: by stage, as `Result` has it.
     """
@@ -143,6 +157,8 @@ class Look:
     similarity_layers: IntArray | None = None
     space: PatchSpace | None = None
     saliency: tuple[SaliencyMap, ...] = ()
+    grid_rows: FloatArray | None = None
+    grid_places: IntArray | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
