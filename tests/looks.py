@@ -96,6 +96,6 @@ def looks_of() -> Callable[[str], Look]:
         "windows": lambda: made_up_look(prefix=(), windows=True, asked=()),
         "sparse": lambda: made_up_look(places=tuple(range(0, 48, 5)), more=False, asked=()),
         "none": lambda: made_up_look(places=(), more=False, asked=(), prefix=()),
-        "clip": lambda: made_up_look(grid=(3, 6, 8)),
+        "steps": lambda: made_up_look(grid=(3, 6, 8)),
     }
     return cache(lambda name: kinds[name]())

@@ -25,7 +25,7 @@ from qvl_attn.types import FloatArray, IntArray
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20
 # Of the rows of single patches that are kept, as a mean over the heads, so that any patch can be clicked.
-GRID_VALUES = 2_000_000
+GRID_VALUES = 1_400_000
 
 
 def encoder_of(model: Any, eye: Eye) -> Any:
@@ -60,9 +60,7 @@ def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
     return order
 
 
-def look(
-    model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None
-) -> Sight:
+def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None) -> Sight:
     """Look at a picture or clip.
 
     Args:
@@ -95,10 +93,14 @@ def windows_of(eye: Eye, grid: tuple[int, int, int]) -> IntArray | None:
 
 
 def even_places(grid: tuple[int, int, int], most: int) -> IntArray:
-    """(K,) places in a step, at most `most`: every patch, or every second a side, or every third; none below 4."""
+    """(K,) places in a step, at most `most`, that lie evenly over it: every patch, or one of 1 x 2, of 2 x 2, of 2 x 3.
+
+    None where there is no room for four.
+    """
     _, h, w = grid
-    for side in range(1, max(h, w) + 1):
-        rows, columns = (np.arange((size - 1) % side // 2, size, side) for size in (h, w))
+    for sides in range(2, h + w + 1):
+        every = sides // 2, sides - sides // 2
+        rows, columns = (np.arange((size - 1) % n // 2, size, n) for size, n in zip((h, w), every, strict=True))
         if len(rows) * len(columns) <= most and most >= 4:
             return np.asarray((rows[:, None] * w + columns).reshape(-1), dtype=np.int64)
     return np.zeros(0, dtype=np.int64)

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.eye.result import OVER, Look
+from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Over, Sight
 from qvl_attn.render import percentile_scale
 from qvl_attn.report.maps import MAX_VALUES, LeftOut
 from qvl_attn.report.pack import Parcel
 from qvl_attn.types import FloatArray
+
+OTHERS: tuple[Over, ...] = ("max", "min")
 
 
 def kept_steps(sight: Sight, left_out: LeftOut) -> list[int]:
@@ -25,7 +27,7 @@ def kept_steps(sight: Sight, left_out: LeftOut) -> list[int]:
     most = max(MAX_VALUES // 2 // (sight.layer_count * h * w), 1)
     if t > most:
         left_out.append(["steps", most, t])
-    return np.linspace(0, t - 1, min(t, most)).round().astype(int).tolist()
+    return [int(step) for step in np.linspace(0, t - 1, min(t, most)).round()]
 
 
 def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
@@ -47,15 +49,17 @@ def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut
             left_out.append(["query", name])
     found = [(name, query) for name, query in zip(sight.queries, queries, strict=True) if query["maps"]]
     clicked = None
-    if look.grid_rows is not None and look.grid_places is not None and pack.has_room(
-        look.grid_rows.shape[0] * look.grid_rows.shape[1]
+    if (
+        look.grid_rows is not None
+        and look.grid_places is not None
+        and pack.has_room(look.grid_rows.shape[0] * look.grid_rows.shape[1])
     ):
         blocks = [pack.add(rows) for rows in look.grid_rows]
         clicked = {"places": look.grid_places.tolist(), "blocks": blocks}
     else:
         left_out.append(["clicked"])
     for name, query in found:
-        for over in OVER[1:]:
+        for over in OTHERS:
             if pack.has_room(sight.layer_count):
                 query["maps"][over] = _of_layers(sight, name, over, pack)
             else:
@@ -104,7 +108,10 @@ def _query(look: Look, name: str, steps: Sequence[int]) -> dict[str, Any]:
     asked = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
     tokens = sight.tokens(name)[:, :, list(steps)]
     prefix = {
-        role: tokens[..., np.flatnonzero(np.array(sight.prefix) == role)].sum(axis=-1, dtype=np.float64).round(5).tolist()
+        role: tokens[..., np.flatnonzero(np.array(sight.prefix) == role)]
+        .sum(axis=-1, dtype=np.float64)
+        .round(5)
+        .tolist()
         for role in dict.fromkeys(sight.prefix)
     }
     return {
