@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qvl_attn.data import load_samples
     from qvl_attn.drawing import Drawing
     from qvl_attn.errors import QvlAttnError
+    from qvl_attn.eye.encoder import Encoder
+    from qvl_attn.eye.result import Look, LookSettings
     from qvl_attn.parts import merge_runs
     from qvl_attn.report.build import make_report
     from qvl_attn.result import Result
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Analyzer",
     "Drawing",
+    "Encoder",
     "HeatMap",
+    "Look",
+    "LookSettings",
     "QvlAttnError",
     "Result",
     "__version__",
@@ -40,7 +45,10 @@ __all__ = [
 _ROOMS = {
     "Analyzer": "analyzer",
     "Drawing": "drawing",
+    "Encoder": "eye.encoder",
     "HeatMap": "types",
+    "Look": "eye.result",
+    "LookSettings": "eye.result",
     "QvlAttnError": "errors",
     "Result": "result",
     "compare_runs": "compare",

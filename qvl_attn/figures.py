@@ -45,10 +45,14 @@ class Panel:
     Attributes:
         label: what is seen, such as `layer 18`.
         maps: in the order in which they are drawn; each names its picture (`media_index`).
+        marks: for each map what is drawn over it; none for nothing.
+        unit: what a map's `uniform` is, to be read: a uniform map's value, or the mean of what is no attention.
     """
 
     label: str
     maps: tuple[HeatMap, ...]
+    marks: tuple[Callable[[Picture], Picture], ...] = ()
+    unit: str = "uniform"
 
     def __post_init__(self) -> None:
         if not self.maps or any(len(each.values) != 1 for each in self.maps):
@@ -99,7 +103,6 @@ def headline(
     answer: str,
     caption_lines: Sequence[str],
     drawing: Drawing,
-    marks: Sequence[Callable[[Picture], Picture]] = (),
 ) -> Picture:
     """One panel, large: question and answer above, colour bar at the right, captions and scale beneath.
 
@@ -110,7 +113,6 @@ def headline(
         answer: as the model gave it; may be empty.
         caption_lines: what the map is, such as `layers 18-30 of 36, mean of all heads`.
         drawing: its `draw_size_px` bounds the longest side of the row of drawn pictures.
-        marks: for each map what is drawn over its picture.
 
     Returns:
         (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
@@ -121,10 +123,7 @@ def headline(
     large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
     margin, gap = round(64 * unit), round(26 * unit)
 
-    blended = _blended(_resized(pictures, panel, row), panel, drawing)
-    if marks:
-        blended = [mark(picture) for picture, mark in zip(blended, marks, strict=True)]
-    drawn = _side_by_side(blended)
+    drawn = _side_by_side(_blended(_resized(pictures, panel, row), panel, drawing))
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))
 
@@ -250,7 +249,7 @@ def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list
         values = render.upsample(cells, size_px, drawing)
         shown = None if mask is None else render.cell_boxes(mask, size_px)
         blended.append(render.blend(picture, values, panel.scale, drawing, shown))
-    return blended
+    return [mark(picture) for mark, picture in zip(panel.marks, blended, strict=True)] if panel.marks else blended
 
 
 def _side_by_side(pictures: Sequence[Picture]) -> Image.Image:
@@ -312,7 +311,7 @@ def _clipped(panel: Panel) -> int:
 
 
 def _multiple(panel: Panel, value: float) -> str:
-    return times_uniform(value / panel.maps[0].uniform)
+    return times_uniform(value / panel.maps[0].uniform, panel.unit)
 
 
 def _paragraph(text: str, width_px: int, size_px: int, color: Color) -> _Paragraph:

@@ -36,8 +36,10 @@ class Story:
         times_s: (F,) from when on each sampled frame stands for its moment, ascending (`Media.sampled_s`).
         steps: (F,) the step that each sampled frame fed.
         question: as it was asked.
-        answers: (F,) the answer to be written while a sampled frame is shown.
+        answers: (F,) the answer to be written while a sampled frame is shown; none where nothing was asked.
         captions: what the map is, a line each.
+        part: xyxy shares of the frame that the map is of, the rest being faded; None for the whole frame. What of it
+            lies outside the frame is not drawn.
     """
 
     heat: HeatMap
@@ -46,9 +48,10 @@ class Story:
     question: str
     answers: Sequence[str]
     captions: Sequence[str]
+    part: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.times_s) == len(self.steps) == len(self.answers) > 0:
+        if not len(self.times_s) == len(self.steps) > 0 or len(self.answers) not in (0, len(self.steps)):
             raise ValueError("want a step and an answer for each sampled frame")
 
 
@@ -76,6 +79,7 @@ class FilmDrawer:
         self.story, self.drawing = story, drawing
         self.picture_px = render.drawn_size_px(size_px, drawing)
         width, height = self.picture_px
+        self._box = _box_px(story.part, self.picture_px)
         self._row = 2 * width + GAP_PX if drawing.side_by_side else width
         self._width = max(self._row, LEAST_WIDTH_PX)
         self._text_px = max(15, round(self._width / 70))
@@ -83,7 +87,7 @@ class FilmDrawer:
         room = self._width - 2 * self._margin
         captions = [len(lettering.wrap(line, room, self._text_px, max_lines=4)) for line in story.captions]
         more = room < 56 * self._text_px
-        self._lines = (1 + more, 1 + more, 1 + more, *captions, 1 + 2 * more)
+        self._lines = (1 + more, *(1 + more for _ in story.answers[:1]), 1 + more, *captions, 1 + 2 * more)
         band = sum(self._lines) * line_height_px(self._text_px) + 2 * self._margin
         self.size_px = (self._width + self._width % 2, (height + band) + (height + band) % 2)
         self._colors = lru_cache(4)(self._color_step)
@@ -114,9 +118,21 @@ class FilmDrawer:
         page[bottom:], page[:, :left], page[:, right:] = PAGE, PAGE, PAGE
         if self.drawing.side_by_side:
             page[:height, left : left + width], page[:height, left + width : right - width] = picture, PAGE
-        page[:height, right - width : right] = render.overlay(picture, colors, self.drawing, mask)
+        page[:height, right - width : right] = self._laid(picture, colors, mask)
         page[height:bottom, : self._width] = band
         self._write_time(page[height:bottom, : self._width], time_s)
+        return page
+
+    def _laid(self, picture: Picture, colors: Picture, mask: render.Mask | None) -> Picture:
+        """The colours over the part of a frame that they are of."""
+        if self.story.part is None:
+            return render.overlay(picture, colors, self.drawing, mask)
+        (x0, y0, x1, y1), (width, height) = self._box, self.picture_px
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        seen = slice(top, bottom), slice(left, right)
+        of_box = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
+        page = render.faded(picture)
+        page[seen] = render.overlay(picture[seen], colors[of_box], self.drawing, None if mask is None else mask[of_box])
         return page
 
     def _moment(self, time_s: float, sampled: bool) -> _Moment:
@@ -146,10 +162,12 @@ class FilmDrawer:
     def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, render.Mask | None]:
         drawing = self.drawing
         scale = self.story.heat.scale if drawing.clip_scale == "clip" else render.percentile_scale([values])
-        colors = render.colorize(render.upsample(values, self.picture_px, drawing), scale, drawing.colormap)
+        x0, y0, x1, y1 = self._box
+        size_px = x1 - x0, y1 - y0
+        colors = render.colorize(render.upsample(values, size_px, drawing), scale, drawing.colormap)
         mask = None
         if drawing.top_percent < 100:
-            mask = render.cell_boxes(values >= self._threshold(values), self.picture_px)
+            mask = render.cell_boxes(values >= self._threshold(values), size_px)
         return values, scale, colors, mask
 
     def _threshold(self, values: FloatArray) -> float:
@@ -160,7 +178,7 @@ class FilmDrawer:
     def _draw_band(self, sample: int, said: str, lowest: float, highest: float, scale: Scale) -> Picture:
         story, size = self.story, self._text_px
         uniform = story.heat.uniform
-        answer = plain(story.answers[sample]).strip()
+        answers = [plain(story.answers[sample]).strip()] if story.answers else []
         share = "one scale for the clip" if self.drawing.clip_scale == "clip" else "this frame's own scale"
         numbers = (
             f"here {compact(lowest)} to {compact(highest)} = {times_uniform(highest / uniform)} · {share}: "
@@ -168,7 +186,7 @@ class FilmDrawer:
         )
         texts = (
             (story.question, INK),
-            (answer or "(no answer)", ACCENT if answer else GREY),
+            *((answer or "(no answer)", ACCENT if answer else GREY) for answer in answers),
             (said, GREY),
             *((line, GREY) for line in story.captions),
             (numbers, GREY),
@@ -196,6 +214,16 @@ class FilmDrawer:
         height, width, _ = label.shape
         left, top = self._width - self._margin - width, self._margin
         band[top : top + height, left : left + width] = label
+
+
+def _box_px(part: tuple[float, float, float, float] | None, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a part of a picture of (width, height) is drawn, xyxy; at least one pixel of it in the picture."""
+    if part is None:
+        return 0, 0, *size_px
+    (x0, x1), (y0, y1) = (
+        (min(round(part[i] * side), side - 1), max(round(part[i + 2] * side), 1)) for i, side in enumerate(size_px)
+    )
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
 @lru_cache(64)

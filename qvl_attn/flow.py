@@ -35,10 +35,12 @@ class Flow:
 
     Args:
         differentiate: keep values and gradients as well. A backward pass is to follow.
+        causal: whether a token without a mask sees what came before it alone, and not all tokens as in an encoder.
     """
 
-    def __init__(self, *, differentiate: bool) -> None:
+    def __init__(self, *, differentiate: bool, causal: bool = True) -> None:
         self._differentiate = differentiate
+        self._causal = causal
         self._layers: dict[int, _Kept] = {}
 
     def see(
@@ -66,18 +68,23 @@ class Flow:
 
     def attention(self) -> tuple[Product, ...]:
         """For each layer r -> r A, with A the mean over heads."""
-        return tuple(partial(_product, self._layers[layer], relevant=False) for layer in sorted(self._layers))
+        return self._products(relevant=False)
 
     def relevance(self) -> tuple[Product, ...]:
         """For each layer r -> r mean over heads of (A * dy/dA)+ (Chefer et al. 2103.15679, equation 5)."""
-        return tuple(partial(_product, self._layers[layer], relevant=True) for layer in sorted(self._layers))
+        return self._products(relevant=True)
+
+    def _products(self, *, relevant: bool) -> tuple[Product, ...]:
+        kept = [self._layers[layer] for layer in sorted(self._layers)]
+        return tuple(partial(_product, one, relevant=relevant, causal=self._causal) for one in kept)
 
 
-def _product(kept: _Kept, vector: Floats, *, relevant: bool) -> Floats:
+def _product(kept: _Kept, vector: Floats, *, relevant: bool, causal: bool) -> Floats:
     row = torch.from_numpy(np.ascontiguousarray(vector)).to(kept.query.device, torch.float32)
     product = torch.zeros(kept.key.shape[2], device=kept.query.device)
     for block in _blocks(row):
-        seen = visible(kept.mask, kept.query, kept.key, block)[0, 0]
+        masked = causal or kept.mask is not None
+        seen = visible(kept.mask, kept.query, kept.key, block)[0, 0] if masked else None
         weights = attention_rows(kept.query[0][:, block], kept.key[0], kept.scaling, seen)
         if relevant:
             weights = weights.mul_(_gradient_rows(kept, block)).clamp_(min=0)

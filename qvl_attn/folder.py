@@ -17,17 +17,15 @@ import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.media import check_size
+from qvl_attn.kept import media_from, picture_file, write_frames
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
-from qvl_attn.render import drawn_size_px, fit_px, resize_picture
+from qvl_attn.render import drawn_size_px, resize_picture
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.result import Result
 from qvl_attn.schema import (
     SCHEMA_VERSION,
-    base_name,
-    clip_facts_from,
     pass_folder,
     result_arrays,
     result_from,
@@ -38,7 +36,6 @@ from qvl_attn.stages import Stages
 from qvl_attn.store import (
     read_json,
     read_npz,
-    read_png,
     slug,
     whole_folder,
     write_json,
@@ -137,17 +134,10 @@ def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progr
     from qvl_attn.reel import write_reel  # loads matplotlib
 
     files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
-    files += _write_frames(folder, result.media[0])
+    files += write_frames(folder, result.media[0])
     for i, one in enumerate(result.passes):
         files += _write_pass(folder, pass_folder(i), one)
     return files, notes
-
-
-def _write_frames(folder: Path, clip: Media) -> list[str]:
-    """Keep what the model saw, so that a result can be drawn again."""
-    for i, frame in enumerate(clip.frames):
-        write_png(folder / seen_file(i), frame)
-    return [seen_file(i) for i in range(len(clip.frames))]
 
 
 def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
@@ -158,7 +148,7 @@ def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
         write_png(folder / name / picture_file(0), media.frames[0])
         frames = [picture_file(0)]
     else:
-        frames = _write_frames(folder / name, media)
+        frames = write_frames(folder / name, media)
     write_npz(folder / name / "attention.npz", result_arrays(one))
     files = ["attention.npz", *frames, "result.json"]
     write_json(folder / name / "result.json", result_json(one, one.heatmaps(), files, []))
@@ -180,16 +170,6 @@ def is_complete(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def picture_file(index: int) -> str:
-    """Where the picture itself is kept, at the size it was drawn, so that a result can be drawn again."""
-    return f"picture_{index + 1}.png"
-
-
-def seen_file(index: int) -> str:
-    """Where a clip's sampled frame is kept as the model saw it."""
-    return f"seen/{index:06d}.png"
-
-
 def load_result(folder: Path) -> Result:
     """Read a result back.
 
@@ -201,7 +181,7 @@ def load_result(folder: Path) -> Result:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
     try:
         arrays = read_npz(folder / "attention.npz")
-        media = tuple(_media_from(folder, i, item) for i, item in enumerate(value["media"]))
+        media = tuple(media_from(folder, i, item) for i, item in enumerate(value["media"]))
         passes = value["passes"]["results"] if value.get("passes") else ()
         result = result_from(value, arrays, media)
         return replace(result, passes=tuple(load_result(folder / pass_folder(i)) for i in range(len(passes))))
@@ -209,25 +189,3 @@ def load_result(folder: Path) -> Result:
         raise StoreError(f"{folder} is damaged: {error.message}", REMEDY) from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
         raise StoreError(f"{folder} is damaged: {type(error).__name__}: {error}", REMEDY) from None
-
-
-def _media_from(folder: Path, index: int, item: dict[str, Any]) -> Media:
-    width, height = (int(side) for side in item["size_px"])
-    check_size(width, height, base_name(str(item["name"])))
-    clip, times_s = item.get("clip"), np.array(item["times_s"], dtype=np.float64)
-    if clip is None:
-        frames = read_png(folder / picture_file(index))[None]
-        if folder.parent.name != "passes" and frames.shape[2:0:-1] != fit_px((width, height), max(frames.shape[1:3])):
-            raise ValueError(f"{picture_file(index)} is not of the picture's shape")
-    else:
-        frames = np.stack([read_png(folder / seen_file(i)) for i in range(len(times_s))])
-    return Media(
-        kind="picture" if clip is None else "clip",
-        frames=frames,
-        times_s=times_s,
-        size_px=(width, height),
-        source=base_name(str(item["name"])),
-        sha256=str(item["sha256"]),
-        notes=tuple(str(note) for note in item["notes"]),
-        clip=clip and clip_facts_from(clip),
-    )

@@ -23,6 +23,7 @@ from qvl_attn.store import check_new, read_json, sync_folder, write_json
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1
+KINDS = {"check": "a check", "survey": "a folder of pictures that an encoder looked at"}
 # What a kill before the first row leaves: `run.json` may have been on its way.
 _UNBEGUN = {LOCK_FILE, f".{RUN_FILE}.draft"}
 # How many of the samples that have changed are named.
@@ -122,7 +123,7 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
         with FileLock(folder / LOCK_FILE, timeout=0):
             try:
                 if (folder / RUN_FILE).exists():
-                    check_same(read_run(folder), run, folder)
+                    check_same(read_run(folder, run["kind"]), run, folder)
                     _cut_torn_line(folder / ROWS_FILE)
                 yield Ledger(folder, {row["id"] for row in read_rows(folder)}, is_finished(folder))
             finally:
@@ -148,14 +149,21 @@ def _leave(folder: Path) -> None:
             folder.rmdir()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
     """What a run was asked.
 
+    Args:
+        folder: of the run.
+        kind: what it must be: `check`, or `survey` for pictures that an encoder looked at.
+
     Raises:
+        InputError: it is a run of another kind.
         StoreError: it is no run of a known schema.
     """
     run = read_json(folder / RUN_FILE)
-    known = run.get("kind") == "check" and run.get("schema_version") == SCHEMA_VERSION
+    if run.get("kind") in KINDS and run["kind"] != kind:
+        raise InputError(f"{folder} is {KINDS[run['kind']]}, not {KINDS[kind]}", "name another folder")
+    known = run.get("kind") == kind and run.get("schema_version") == SCHEMA_VERSION
     if not known or not all(isinstance(run.get(name), dict) for name in ("same", "facts", "samples")):
         raise StoreError(f"{folder / RUN_FILE} is of no kind or schema that is known here")
     return run

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-def times_uniform(multiple: float) -> str:
-    """A multiple of a uniform map, to be read."""
-    return f"{multiple:.{1 if 0 < multiple < 100 else 0}f}× uniform"
+def times_uniform(multiple: float, unit: str = "uniform") -> str:
+    """A multiple of a uniform map, or of another unit, to be read."""
+    return f"{multiple:.{1 if 0 < multiple < 100 else 0}f}× {unit}"
 
 
 def compact(value: float) -> str:

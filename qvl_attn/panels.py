@@ -36,4 +36,4 @@ def filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]
 def on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
     """The same panels, drawn on the 99.5th percentile of all of their cells."""
     scale = percentile_scale([m.values for panel in panels for m in panel.maps])
-    return [Panel(panel.label, tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]
+    return [replace(panel, maps=tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]

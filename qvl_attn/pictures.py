@@ -98,8 +98,8 @@ class DrawnResult:
             further_lines: to be said beneath it.
         """
         caption = [*headline_caption(self.result, self.headline[0]), *self._shown_steps(), *further_lines]
-        panel = Panel("", self._shown(self.headline))
-        return self._large(self._pictures(), panel, caption, ROW_SCALE, [*self._marks(boxes)])
+        panel = Panel("", self._shown(self.headline), tuple(self._marks(boxes)))
+        return self._large(self._pictures(), panel, caption, ROW_SCALE)
 
     def _marks(self, boxes: Sequence[NDArray[np.float64]]) -> Iterator[Callable[[Picture], Picture]]:
         """For each map of the overlay: cells that the method took out are crossed out, boxes are outlined."""
@@ -184,7 +184,6 @@ class DrawnResult:
         panel: Panel,
         caption: Sequence[str],
         row_scale: int = 1,
-        marks: Sequence[Callable[[Picture], Picture]] = (),
     ) -> np.ndarray:
         drawing = self.drawing
         if len(panel.maps) > 2 and self.result.media[0].clip is not None:
@@ -196,7 +195,6 @@ class DrawnResult:
             answer=self._answer(),
             caption_lines=caption,
             drawing=drawing,
-            marks=marks,
         )
 
     def _layer_panels(self) -> list[Panel]:

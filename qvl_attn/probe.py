@@ -86,14 +86,14 @@ class Probe:
                 stack.enter_context(keep_states(model, flow))
             stack.enter_context(torch.enable_grad() if differentiate else torch.no_grad())
             logits = model(**inputs, use_cache=False, logits_to_keep=len(self.ids) + 1).logits[0, :-1]
-            _check_finite("the model's output", logits)
+            check_finite("the model's output", logits)
             if differentiate:
                 rows = torch.tensor(self.explained, device=logits.device)
                 classes = torch.tensor([self.ids[i] for i in self.explained], device=logits.device)
                 logits[rows, classes].float().sum().backward()
                 for gradient in (found["tower"].grad, *flow.gradients()):
                     assert gradient is not None
-                    _check_finite("a gradient", gradient)
+                    check_finite("a gradient", gradient)
         return Evidence(
             seeds=self.seeds,
             explained=self.words,
@@ -126,7 +126,12 @@ class Probe:
         )
 
 
-def _check_finite(what: str, values: torch.Tensor) -> None:
+def check_finite(what: str, values: torch.Tensor) -> None:
+    """See that all values are numbers.
+
+    Raises:
+        CaptureError: one is not finite.
+    """
     if not torch.isfinite(values).all():
         raise CaptureError(f"{what} is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
 

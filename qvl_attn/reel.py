@@ -58,9 +58,31 @@ def write_reel(
     Returns:
         The files that were written, and what the reader should know.
     """
-    media, facts = result.media[0], result.media[0].facts
-    footage, notes = _footage_of(result)
-    drawer = FilmDrawer(story_of(result, heat, captions), media.size_px, drawing)
+    how, story = result.settings.clip, story_of(result, heat, captions)
+    files, notes = write_frames(folder, result.media[0], how.source_fps if how else None, story, drawing, progress)
+    write_png(folder / "timeline.png", draw_timeline(result))
+    return [*files, "timeline.png"], notes
+
+
+def write_frames(
+    folder: Path, media: Media, source_fps: float | None, story: Story, drawing: Drawing, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Draw the frames of the part of a clip that was looked at.
+
+    Args:
+        folder: where to: `heatmap.mp4`, and the sampled frames in `frames/`.
+        media: the clip.
+        source_fps: how it is opened once more; None where it cannot be, and the sampled frames stand for it.
+        story: what is told.
+        drawing: how.
+        progress: told what is being done, how much of it is done, and of how much.
+
+    Returns:
+        The files that were written, and what the reader should know.
+    """
+    facts = media.facts
+    footage, notes = _footage_of(media, source_fps)
+    drawer = FilmDrawer(story, media.size_px, drawing)
     sampled = sorted(set(facts.frame_indices))
     (folder / "frames").mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -90,9 +112,7 @@ def write_reel(
             )
         for written in waiting:
             written.result()
-    write_png(folder / "timeline.png", draw_timeline(result))
-    files = ["heatmap.mp4", *(frame_file(number) for number in sampled), "timeline.png"]
-    return files, notes
+    return ["heatmap.mp4", *(frame_file(number) for number in sampled)], notes
 
 
 class _Shown(NamedTuple):
@@ -128,11 +148,10 @@ def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
             yield _Shown(number, float(moments_s[sample]), picture, True, True, *where)
 
 
-def _footage_of(result: Result) -> tuple[Footage, list[str]]:
+def _footage_of(media: Media, source_fps: float | None) -> tuple[Footage, list[str]]:
     """The clip itself, or if it is not there any more what was sampled of it."""
-    media, how = result.media[0], result.settings.clip
     try:
-        footage = open_clip(media.path, how.source_fps) if media.path and how else None
+        footage = open_clip(media.path, source_fps) if media.path and source_fps else None
     except InputError:
         footage = None
     if footage is not None and footage.sha256 == media.sha256:

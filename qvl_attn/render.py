@@ -217,6 +217,12 @@ def overlay(picture: Picture, colors: Picture, drawing: Drawing, mask: Mask | No
     return mixed if mask is None else np.where(mask[..., None], mixed, picture)
 
 
+def faded(picture: Picture) -> Picture:
+    """A picture that hardly shows, in light grey: what is beside the matter, and dark in no colour map."""
+    grey = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    return np.asarray(cv2.convertScaleAbs(grey, alpha=0.3, beta=165), dtype=np.uint8)
+
+
 def colorbar(height_px: int, width_px: int, colormap: str) -> Picture:
     """An upright bar of a colour map's colours, high at the top: (height_px, width_px, 3) uint8 RGB."""
     column = np.linspace(1, 0, height_px, dtype=np.float32)[:, None]

@@ -14,6 +14,7 @@ import numpy as np
 
 from qvl_attn.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.grid import grid_of
+from qvl_attn.kept import media_json
 from qvl_attn.likeness import Sanity, sanity_from, sanity_json
 from qvl_attn.merge import RULE
 from qvl_attn.methods import parse_methods
@@ -25,7 +26,7 @@ from qvl_attn.result import Provenance, Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
 from qvl_attn.settings import Settings, headline_from
-from qvl_attn.types import Apart, Capture, ClipFacts, HeatMap, Media, Token, TokenGrid
+from qvl_attn.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
 
@@ -126,18 +127,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
         "supplied_answer": result.supplied_answer,
         "supplied_logprob": result.supplied_logprob,
         "tokens": [asdict(token) for token in capture.tokens],
-        "media": [
-            {
-                "name": base_name(media.source),
-                "sha256": media.sha256,
-                "size_px": list(media.size_px),
-                "grid_thw": list(grid.grid_thw),
-                "times_s": media.times_s.tolist(),
-                "notes": list(media.notes),
-                "clip": media.clip and {**asdict(media.clip), "sampled_frames": len(media.frames)},
-            }
-            for media, grid in zip(result.media, capture.grids, strict=True)
-        ],
+        "media": [media_json(media, grid.grid_thw) for media, grid in zip(result.media, capture.grids, strict=True)],
         "steps": _steps(result),
         "passes": _passes(result),
         "headline": {
@@ -229,11 +219,6 @@ def _frame_indices(result: Result, one: Result) -> list[int]:
     return [whole.clip.frame_indices[result.passes.index(one)]] if whole.clip else []
 
 
-def base_name(source: str) -> str:
-    """A path without folders, and with what is no Unicode (file systems allow it) replaced."""
-    return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
-
-
 def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str) -> dict[str, float | None]:
     index = capture.layers.tolist().index(layer)
     if not capture.weights[index][rows].any():
@@ -252,21 +237,6 @@ def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
             None if item["span"] is None else (int(item["span"][0]), int(item["span"][1])),
         )
         for item in items
-    )
-
-
-def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
-    """What is known of a clip, from its `result.json`."""
-    declared = value["declared_frames"]
-    return ClipFacts(
-        start_s=float(value["start_s"]),
-        end_s=float(value["end_s"]),
-        rate_fps=float(value["rate_fps"]),
-        sampled_fps=float(value["sampled_fps"]),
-        frame_indices=tuple(int(number) for number in value["frame_indices"]),
-        declared_frames=None if declared is None else int(declared),
-        decoded_frames=int(value["decoded_frames"]),
-        skipped_s=tuple(float(time_s) for time_s in value["skipped_s"]),
     )
 
 

@@ -16,10 +16,14 @@ from qvl_attn.report.of_result import result_html
 pytestmark = pytest.mark.browser
 
 
+def end_of_script(html: str) -> int:
+    return html.index("</script>", html.index('"use strict";')) + len("</script>")
+
+
 @contextmanager
-def dripping(html: str):
-    """An address that gives a page up to the end of its script, and the rest when it is told to."""
-    cut = html.index("</script>", html.index('"use strict";')) + len("</script>")
+def dripping(html: str, cut: int | None = None):
+    """An address that gives a page up to the end of its script, or to `cut`, and the rest when it is told to."""
+    cut = cut or end_of_script(html)
     go = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -93,6 +97,19 @@ def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, na
         assert page.locator("#lookers li").count() > 0
         assert page.locator("#progress").inner_text() == ""
         assert page.evaluate("document.querySelectorAll('[id^=block-]').length") == 0, "what is unpacked is let go"
+
+
+def test_a_block_that_has_come_in_part_is_waited_for(chromium, page_file):
+    html = page_file("two").read_text(encoding="utf-8")
+    first = html.index('id="block-', end_of_script(html))
+    middle = (html.index(">", first) + html.index("</script>", first)) // 2
+    with dripping(html, middle) as (url, go), opened(chromium, "about:blank", "") as page:
+        goto(page, url, "coarse")
+        page.wait_for_selector("script[id^=block-]:last-of-type", state="attached")
+        page.wait_for_timeout(300)
+        assert page.locator("#progress:has-text('damaged')").count() == 0
+        go.set()
+        page.wait_for_selector("html[data-state=fine]", state="attached")
 
 
 def test_of_a_file_that_is_cut_off_the_coarse_maps_stay_and_it_says_so(chromium, results, page_file, tmp_path):

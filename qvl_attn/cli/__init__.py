@@ -14,6 +14,7 @@ from qvl_attn.cli.ask import ask
 from qvl_attn.cli.check import check
 from qvl_attn.cli.compare import compare
 from qvl_attn.cli.demo_data import demo_data
+from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
 from qvl_attn.cli.methods import methods
@@ -50,6 +51,7 @@ def _options(
 
 app.command()(ask)
 app.command()(video)
+app.command()(encoder)
 app.command()(render)
 app.command()(check)
 app.command()(merge)

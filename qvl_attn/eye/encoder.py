@@ -6,17 +6,23 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
+
 from qvl_attn.errors import InputError
+from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
-from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights
+from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
 from qvl_attn.eye.look import GridRows, look
-from qvl_attn.eye.result import Look, LookSettings, Maker, places_of
+from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
+from qvl_attn.eye.saliency import saliency
+from qvl_attn.eye.space import check_available, check_points
+from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
 from qvl_attn.stages import Stages
-from qvl_attn.types import Media
+from qvl_attn.types import FloatArray, Media
 
 
 def _silent(message: str) -> None:
@@ -79,12 +85,32 @@ class Encoder:
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, eye, config, placement, say)
 
+    @property
+    def maker(self) -> Maker:
+        """What makes its results: enough to make them again."""
+        found = made_by(self.checkpoint, self.placement, "")
+        del found["attention"]
+        return Maker(**found, family=self.eye.family.name)
+
     @cached_property
     def model(self) -> Any:
         """The loaded model."""
         self.say("loading the weights")
         with on_device(self.placement, 0):
             return load_eye_weights(self.checkpoint, self.eye, self.config, self.placement)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the text side; a model without one has none."""
+        return load_tokenizer(self.checkpoint)
+
+    def aim(self, settings: LookSettings) -> Aim | None:
+        """What the maps of saliency explain; None where none are wanted.
+
+        Raises:
+            InputError: a fault in the class or the texts, or an encoder without a head.
+        """
+        return check_saliency(self.eye, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
 
     def read(self, media: Media, settings: LookSettings) -> tuple[Inputs, tuple[int, ...]]:
         """Find every fault that can be known before the weights are loaded.
@@ -97,15 +123,20 @@ class Encoder:
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
+        if settings.embeddings:
+            check_available()
+        self.aim(settings)
         inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
-        _, h, w = inputs.grid
+        t, h, w = inputs.grid
+        if "tsne" in settings.embeddings:
+            check_points(t * h * w, "patches")
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
 
     def look(self, media: Media, settings: LookSettings | None = None) -> Look:
         """Look at one picture or clip.
 
         Args:
-            media: as `load_picture` or `load_clip` gives it.
+            media: as `load_picture` or `eye.clip.load_clip` gives it.
             settings: what is asked for.
 
         Raises:
@@ -115,26 +146,50 @@ class Encoder:
         """
         settings, stages = settings or LookSettings(), Stages()
         with stages.stage("prepare"):
-            inputs, asked = self.read(media, settings)
-        model = self.model
+            (inputs, asked), aim = self.read(media, settings), self.aim(settings)
+        model, grid_rows = self.model, GridRows(self.eye, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-            grid_rows = GridRows(self.eye, inputs)
             sight = look(model, self.eye, inputs, asked, grid_rows)
+        similarity = space = None
+        if asked or settings.embeddings:
+            with stages.stage("embeddings"), on_device(self.placement, 0):
+                similarity, space = read_space(model, self.eye, inputs, asked, settings.embeddings, settings.seed)
+        decided: tuple[SaliencyMap, ...] = ()
+        if aim is not None:
+            with stages.stage("saliency"), on_device(self.placement, 0):
+                decided = saliency(model, self.eye, inputs, aim)
         return Look(
             media=media,
             sight=sight,
             turned_back=turned_back(self.eye, self.processor, inputs),
             settings=settings,
-            maker=Maker(**_made_by(self.checkpoint, self.placement), family=self.eye.family.name),
+            maker=self.maker,
             frames=inputs.frames,
+            similarity=similarity,
+            similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
+            space=space,
+            saliency=decided,
             grid_rows=grid_rows.values() if len(grid_rows.places) else None,
             grid_places=grid_rows.places if len(grid_rows.places) else None,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
 
+    def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
+        """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
 
-def _made_by(checkpoint: Checkpoint, placement: Placement) -> dict[str, str]:
-    found = made_by(checkpoint, placement, "")
-    del found["attention"]
-    return found
+        The state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
+
+        Args:
+            media: as `load_picture` or `eye.clip.load_clip` gives it.
+            settings: how large it is looked at.
+
+        Raises:
+            InputError: a fault in what was given.
+            CaptureError: the embeddings are not finite.
+            MemoryLimitError: it does not fit the memory.
+        """
+        inputs, _ = self.read(media, settings or LookSettings())
+        model = self.model
+        with on_device(self.placement, 0):
+            return read_pooled(model, self.eye, inputs)

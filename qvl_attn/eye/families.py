@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from qvl_attn.errors import ModelError
 
 QWEN = "qwen2_5_vl"
+Head = Literal["classes", "text"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class Eye:
     def family(self) -> Family:
         """Its kind."""
         return FAMILIES[self.model_type]
+
+    @property
+    def head(self) -> Head | None:
+        """What the model tells of a picture beside its patches."""
+        if self.model_class.endswith("ForImageClassification"):
+            return "classes"
+        return "text" if self.family.text else None
 
 
 def family_of(name: str, raw: Mapping[str, Any]) -> str:

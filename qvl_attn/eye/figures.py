@@ -80,7 +80,7 @@ def _tokens_that_carry(ordered: Floats, share: float) -> Floats:
     return np.asarray((whole + part)[..., 0])
 
 
-def _windows(sight: Sight) -> list[NDArray[np.int64]]:
+def window_cells(sight: Sight) -> list[NDArray[np.int64]]:
     """The places of each window's patches; one of all patches where there are no windows."""
     _, h, w = sight.grid
     numbers = np.zeros(h * w, dtype=np.int64) if sight.window is None else sight.window
@@ -93,7 +93,7 @@ def _by_kind(sight: Sight, full: float, windowed: float) -> Floats:
 
 def _chance_distance_px(sight: Sight) -> Floats:
     _, h, w = sight.grid
-    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in _windows(sight)]
+    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in window_cells(sight)]
     weights = np.array([rows * columns for rows, columns in shapes])
     windowed = np.array([_mean_distance(rows, columns) for rows, columns in shapes]) @ weights / weights.sum()
     return _by_kind(sight, sight.patch_px * _mean_distance(h, w), sight.patch_px * windowed)
@@ -107,11 +107,11 @@ def _mean_distance(rows: int, columns: int) -> float:
 
 
 def _chance_entropy_bits(sight: Sight) -> Floats:
-    sizes = np.array([len(place) for place in _windows(sight)])
+    sizes = np.array([len(place) for place in window_cells(sight)])
     windowed = float(np.log2(sizes) @ sizes / sizes.sum())
     return _by_kind(sight, float(np.log2(sight.received.shape[-1])), windowed)
 
 
 def _chance_window_share(sight: Sight) -> Floats:
-    sizes = np.array([len(place) for place in _windows(sight)], dtype=np.float64)
+    sizes = np.array([len(place) for place in window_cells(sight)], dtype=np.float64)
     return _by_kind(sight, float(sizes @ sizes / sizes.sum() ** 2), 1.0)

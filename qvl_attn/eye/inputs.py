@@ -21,6 +21,8 @@ from qvl_attn.types import FloatArray, IntArray, Media
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24
+# Frames of a clip that the processor is given at a time.
+FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,8 +70,7 @@ def read_inputs(
     if eye.model_type == QWEN:
         return _qwen_inputs(eye, processor, media, min_pixels, max_pixels)
     how = _limits(eye, media.size_px, min_pixels, max_pixels)
-    pixels = processor(images=list(media.frames), return_tensors="pt", input_data_format="channels_last", **how)
-    values = pixels["pixel_values"]
+    values = torch.cat([_values(processor, part, how) for part in np.split(media.frames, _ends(len(media.frames)))])
     t, _, height, width = values.shape
     h, w = height // eye.patch_px, width // eye.patch_px
     frame_px = (media.frames.shape[2], media.frames.shape[1])
@@ -86,6 +87,18 @@ def read_inputs(
         interpolate=(height, width) != (eye.trained_px, eye.trained_px),
         frames=np.repeat(np.arange(t, dtype=np.int64)[:, None], 2, axis=1),
     )
+
+
+def _ends(frames: int) -> range:
+    """Where a clip's frames are parted, so that the processor holds few of them at full size."""
+    return range(FRAMES_AT_ONCE, frames, FRAMES_AT_ONCE)
+
+
+def _values(processor: Any, frames: NDArray[np.uint8], how: Mapping[str, Any]) -> torch.Tensor:
+    """(t, 3, H, W) of (t, height, width, 3) uint8."""
+    found = processor(images=list(frames), return_tensors="pt", input_data_format="channels_last", **how)
+    values: torch.Tensor = found["pixel_values"]
+    return values
 
 
 def _limits(eye: Eye, size_px: tuple[int, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ float32, whatever the model's precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from qvl_attn.types import FloatArray, IntArray
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20
+# Of the steps of a clip that run together: eight of CLIP's at 336 px.
+TOKENS_AT_ONCE = 4800
 # Of the rows of single patches that are kept, as a mean over the heads, so that any patch can be clicked.
 GRID_VALUES = 1_400_000
 
@@ -41,9 +44,12 @@ def run_encoder(model: Any, eye: Eye, inputs: Inputs) -> Any:
     pixels = inputs.tensors["pixel_values"].to(tower.device, tower.dtype)
     if eye.model_type == QWEN:
         return tower(pixels, grid_thw=inputs.tensors["grid_thw"].to(tower.device))
-    # DINOv2 interpolates by itself, and takes no such word.
-    told = {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
-    return tower(pixels, **told)
+    return tower(pixels, **told(eye, inputs))
+
+
+def told(eye: Eye, inputs: Inputs) -> dict[str, bool]:
+    """What a model is told beside the pixels. DINOv2 interpolates by itself, and takes no such word."""
+    return {} if eye.model_type.startswith("dinov2") else {"interpolate_pos_encoding": inputs.interpolate}
 
 
 def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
@@ -75,8 +81,32 @@ def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_r
     """
     tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device, grid_rows)
     with keep_encoder_states(model, tally), torch.inference_mode():
-        run_encoder(model, eye, inputs)
+        for part in in_parts(eye, inputs):
+            run_encoder(model, eye, part)
     return tally.sight()
+
+
+def in_parts(eye: Eye, inputs: Inputs) -> Iterator[Inputs]:
+    """Inputs of a few steps each, so that the layers of a long clip need no more memory than those of a short one.
+
+    A step attends to itself alone, so nothing else changes. Qwen2.5-VL's steps are one sequence to it, and stay so.
+    """
+    t, h, w = inputs.grid
+    if eye.model_type == QWEN:
+        yield inputs
+        return
+    steps = max(1, TOKENS_AT_ONCE // (h * w + len(eye.prefix)))
+    for start in range(0, t, steps):
+        part = slice(start, min(start + steps, t))
+        count = part.stop - start
+        yield replace(
+            inputs,
+            tensors={"pixel_values": inputs.tensors["pixel_values"][part]},
+            grid=(count, h, w),
+            boxes_px=inputs.boxes_px[: count * h * w],
+            place=inputs.place[: count * h * w],
+            frames=inputs.frames[part],
+        )
 
 
 def windows_of(eye: Eye, grid: tuple[int, int, int]) -> IntArray | None:
@@ -166,6 +196,9 @@ class Tally:
         self._steps: IntArray | None = None
         if eye.model_type == QWEN:
             self._steps, self._tokens = order // cells, torch.from_numpy(order % cells).to(device)
+            # Of each position in it: with whom it attends, in full layers and in the others.
+            near = self._steps if window is None else self._steps * cells + window[order % cells]
+            self._parts = {True: self._steps, False: near}
         else:
             self._tokens = torch.arange(R + cells, device=device)
         at = torch.arange(R + cells, device=device) - R
@@ -199,7 +232,7 @@ class Tally:
         if layer >= self._eye.layers or mask is not None:
             raise CaptureError("the encoder does not attend as its family does")
         for sample in range(len(query)):
-            step, tokens = self._which(layer, sample, query.shape[2])
+            step, tokens = self._which(layer, query.shape[2])
             rows = max(1, BLOCK_BYTES // (4 * query.shape[1] * query.shape[2]))
             for start in range(0, query.shape[2], rows):
                 block = slice(start, start + rows)
@@ -207,21 +240,21 @@ class Tally:
                 self._add(layer, step, tokens[block], tokens, weights)
             self._done[layer, step] += len(tokens)
 
-    def _which(self, layer: int, sample: int, count: int) -> tuple[int, torch.Tensor]:
+    def _which(self, layer: int, count: int) -> tuple[int, torch.Tensor]:
         """The step that a sequence, or a part of one, belongs to, and its tokens."""
         if self._steps is None:
             if count != len(self._tokens):
                 raise CaptureError(f"the encoder has {count} tokens, where {len(self._tokens)} were expected")
-            return sample, self._tokens
+            step = self._reached[layer]
+            self._reached[layer] += 1
+            return step, self._tokens
         part = slice(self._reached[layer], self._reached[layer] + count)
         self._reached[layer] = part.stop
-        steps, tokens = self._steps[part], self._tokens[part]
-        one_window = self._eye.full[layer] or (
-            self._windows is not None and len(torch.unique(self._windows[tokens])) == 1
-        )
-        if len(steps) != count or len(np.unique(steps)) != 1 or not one_window:
+        windows = self._parts[self._eye.full[layer]]
+        own = windows[part]
+        if len(own) != count or not np.array_equal(own, windows[windows == own[0]]):
             raise CaptureError(f"layer {layer} attends over other windows than Qwen2.5-VL's")
-        return int(steps[0]), tokens
+        return int(self._steps[part.start]), self._tokens[part]
 
     def _add(self, layer: int, step: int, asking: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a block of rows.

@@ -57,6 +57,9 @@ class LookSettings:
         for one in self.embeddings:
             if one not in EMBEDDINGS:
                 raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
+        if not self.saliency and (self.texts or self.label is not None):
+            flag = "--text" if self.texts else "--label"
+            raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,15 @@ class PatchSpace:
         layers: (E,) int64, after which layer; -1 is before the first.
         components: (E, P, 3) float32, the first three principal components of each layer's patches.
         explained: (E, 3) float32, the share of the variance that each explains.
-        tsne: (P, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
+        tsne: (S, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
+        tsne_patches: (S,) int64, which patches those are: all, or of very many an even subset; None without `tsne`.
     """
 
     layers: IntArray
     components: FloatArray
     explained: FloatArray
     tsne: FloatArray | None = None
+    tsne_patches: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

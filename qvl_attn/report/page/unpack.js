@@ -52,6 +52,9 @@ function rowOf(number, row) {
   return BLOCKS[number]?.subarray(row * cells, (row + 1) * cells);
 }
 
+/** Whether an element has come to its end: the parser goes on behind it, or is done. */
+const isWhole = (element) => element && (element.nextSibling !== null || document.readyState !== "loading");
+
 const pause = () => new Promise((done) => setTimeout(done));
 
 /** Unpack blocks one by one, what is looked at before the others. */
@@ -60,7 +63,7 @@ async function unpackAll(wanted, told) {
   for (const number of left) if (BLOCKS[number]) left.delete(number);
   const total = left.size;
   while (left.size) {
-    const there = (number) => left.has(number) && $(`block-${number}`);
+    const there = (number) => left.has(number) && isWhole($(`block-${number}`));
     const next = wanted().find(there) ?? [...left].find(there);
     if (next === undefined) {
       if (document.readyState !== "loading") throw new Error("the file is cut off");

@@ -1,0 +1,272 @@
+"""`qvl-attn encoder`: how the eye itself looks, before a question is asked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qvl_attn.cli import options
+from qvl_attn.cli.bars import progress_bars
+from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
+from qvl_attn.cli.looks import tell_look, tell_survey
+from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
+from qvl_attn.cli.video import CLIP, Scale
+from qvl_attn.errors import InputError
+from qvl_attn.hushed import libraries_in_c_hushed
+
+if TYPE_CHECKING:
+    from qvl_attn.drawing import Drawing
+    from qvl_attn.eye.encoder import Encoder
+    from qvl_attn.eye.result import Look, LookSettings
+    from qvl_attn.progress import Progress
+    from qvl_attn.sampling import ClipSettings
+    from qvl_attn.types import Media
+
+
+class OverHeads(StrEnum):
+    """How heads are joined."""
+
+    mean = "mean"
+    max = "max"
+    min = "min"
+
+
+def encoder(
+    media: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MEDIA...", help="Pictures, clips, or folders of numbered frames (a clip each)."),
+    ] = None,
+    input_dir: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures instead: figures with mean and spread. Its sub-folders are classes."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Id or folder of a Qwen2.5-VL, CLIP, SigLIP, ViT, DINO or DINOv2; 'demo' is embedded.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    offline: options.Offline = False,
+    min_pixels: options.MinPixels = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Largest size a picture is resized to, in pixels. An encoder of squares then gets it whole and "
+            "oblong, its positions interpolated.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y",
+            help="Where the patch at this pixel looks, and what is like it; repeatable.",
+            rich_help_panel=MAPS,
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="The layer whose heads are shown one by one. Default: the last.", rich_help_panel=MAPS),
+    ] = None,
+    over: Annotated[
+        OverHeads, typer.Option(help="How heads are joined in the maps of layers.", rich_help_panel=MAPS)
+    ] = OverHeads.mean,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            help="pca, tsne or pca,tsne of the patches (pip install 'qvl-attn[embeddings]').", rich_help_panel=MAPS
+        ),
+    ] = None,
+    saliency: Annotated[
+        bool,
+        typer.Option(
+            "--saliency", help="Grad-CAM and attention x gradient: for a class, or for --text.", rich_help_panel=MAPS
+        ),
+    ] = False,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help='With --saliency, of CLIP and SigLIP: "a photo of a cat"; repeatable.', rich_help_panel=MAPS),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="With --saliency: a class, by name or number. Default: the likeliest.", rich_help_panel=MAPS),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of t-SNE.", min=0, max=2**31 - 1, rich_help_panel=MAPS)] = 0,
+    fps: Annotated[float, typer.Option(help="Frames sampled a second.", rich_help_panel=CLIP)] = 2.0,
+    max_frames: Annotated[
+        int, typer.Option(help="Frames sampled at most; beyond it further apart.", rich_help_panel=CLIP)
+    ] = 64,
+    start: Annotated[float, typer.Option(help="Where to begin, in seconds.", rich_help_panel=CLIP)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.", rich_help_panel=CLIP)] = None,
+    source_fps: Annotated[
+        float, typer.Option(help="Of a folder of frames: numbers in their names a second.", rich_help_panel=CLIP)
+    ] = 24.0,
+    scale: Annotated[
+        Scale, typer.Option(help="Of a clip: one scale, or one for each frame.", rich_help_panel=DRAWING)
+    ] = Scale.clip,
+    smooth: options.Smooth = False,
+    side_by_side: options.SideBySide = False,
+    colormap: options.Colormap = Colors.inferno,
+    alpha: options.Alpha = 0.5,
+    interp: options.Interp = Cells.linear,
+    blur: options.Blur = 0.0,
+    top_percent: options.TopPercent = 100.0,
+    draw_size: options.DrawSize = "1280",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the results; with --input-dir, of the run.", rich_help_panel=OUTPUT
+        ),
+    ] = Path("qvl-attn-out"),
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only the folders, or the JSON.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """See how a vision encoder looks at a picture: each layer, each head, each patch. No question is asked.
+
+    qvl-attn encoder cats.png --model openai/clip-vit-large-patch14-336
+    """
+    with faults(debug=debug), progress_bars(shown=not quiet) as progress:
+        if offline:
+            go_offline()
+        if bool(media) == (input_dir is not None):
+            raise InputError(
+                "want pictures or --input-dir, and not both" if media else "no picture",
+                "qvl-attn encoder cats.png, or --input-dir photos/",
+            )
+        points = tuple(_point(one) for one in at or [])
+        # Imported here: --help and a mistyped word must not wait for torch.
+        from qvl_attn.eye.listing import list_pictures
+        from qvl_attn.eye.result import LookSettings
+        from qvl_attn.eye.space import check_available
+        from qvl_attn.sampling import ClipSettings
+        from qvl_attn.store import check_writable
+
+        settings = LookSettings(
+            at=points,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            layer=layer,
+            over=over.value,
+            embeddings=tuple(one.strip() for one in embeddings.split(",")) if embeddings else (),
+            saliency=saliency,
+            texts=tuple(text or ()),
+            label=label,
+            seed=seed,
+        )
+        how = ClipSettings(fps, max_frames, start, end, source_fps)
+        drawing = drawing_of(
+            colormap,
+            interp,
+            draw_size,
+            alpha=alpha,
+            blur_cells=blur,
+            top_percent=top_percent,
+            clip_scale=scale.value,
+            smooth=smooth,
+            side_by_side=side_by_side,
+        )
+        if embeddings:
+            check_available()
+        if input_dir is not None:
+            list_pictures(input_dir)
+        with libraries_in_c_hushed():
+            opened = [_opened(one, how) for one in media or []]
+        check_writable(out)
+        eye = find_encoder(
+            model,
+            offline=offline,
+            bars=not quiet,
+            tell=unsaid if quiet else say,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+        )
+        if input_dir is not None:
+            from qvl_attn.eye.survey import survey
+
+            summary = survey(eye, input_dir, out, settings, progress)
+            tell_survey(summary, out, as_json=as_json, quiet=quiet)
+            return
+        shown = [_shown(eye, one, settings, how, progress) for one in opened]
+        for one, own in shown:  # every fault that can be known before the weights are loaded
+            eye.read(one, own)
+        for one, own in shown:
+            tell_look(*_look(eye, one, own, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
+
+
+def _point(typed: str) -> tuple[float, float]:
+    """A place as it was typed.
+
+    Raises:
+        InputError: not two numbers.
+    """
+    try:
+        x, y = (float(one) for one in typed.split(","))
+    except ValueError:
+        raise InputError(f"--at {typed}: want x,y in pixels of the picture", "such as --at 320,240") from None
+    return x, y
+
+
+def _opened(name: str, how: ClipSettings) -> Media | str:
+    """A picture; of a clip its name, after a look at whether it can be opened and has the frames that are wanted."""
+    from qvl_attn.clip import open_clip
+    from qvl_attn.media import is_clip, load_picture
+    from qvl_attn.sampling import plan_frames
+
+    if is_clip(name) or os.path.isdir(name):  # pathlib raises on names that are too long  # noqa: PTH112
+        plan_frames(open_clip(name, how.source_fps), how)
+        return name
+    return load_picture(name)
+
+
+def _shown(
+    eye: Encoder, opened: Media | str, settings: LookSettings, how: ClipSettings, progress: Progress
+) -> tuple[Media, LookSettings]:
+    """What is looked at, and what is asked of it."""
+    from qvl_attn.eye.clip import load_clip
+
+    if not isinstance(opened, str):
+        return opened, settings
+    own = replace(settings, clip=how)
+    return load_clip(eye, opened, how, own, progress), own
+
+
+def _look(
+    eye: Encoder,
+    media: Media,
+    settings: LookSettings,
+    drawing: Drawing,
+    out: Path,
+    progress: Progress,
+    overwrite: bool,
+) -> tuple[Look, Path, bool]:
+    """A look, its folder, and whether it was there already."""
+    from qvl_attn.errors import ResultExistsError
+    from qvl_attn.eye.folder import folder_of_look
+    from qvl_attn.eye.result import Look
+    from qvl_attn.folder import is_complete
+
+    folder = folder_of_look(media, settings, drawing, eye.maker, out)
+    if overwrite or not is_complete(folder):
+        look = eye.look(media, settings)
+        try:
+            look.save(out, drawing, overwrite=overwrite, progress=progress)
+            return look, folder, False
+        except ResultExistsError:  # another run finished the same one meanwhile
+            pass
+    return Look.load(folder), folder, True

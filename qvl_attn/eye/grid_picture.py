@@ -1,0 +1,156 @@
+"""What goes into an encoder: the patches as the processor cut them, and its input beside the original. Pure."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qvl_attn import lettering
+from qvl_attn.drawing import Drawing
+from qvl_attn.eye.captioned import captioned
+from qvl_attn.eye.result import Look
+from qvl_attn.eye.seen import seen, seen_size_px, seen_words
+from qvl_attn.eye.words import asks, maker_words, window_words
+from qvl_attn.figures import PAGE
+from qvl_attn.render import Picture, outlined
+
+# Sides of a drawn patch: so large that lines do not cover it, unless there are too many for that.
+LEAST_PATCH_PX, LONGEST_PX = 24, 2400
+WINDOW_COLOR, WINDOW_EDGE = (255, 206, 84), (16, 18, 24)
+BESIDE_PX, BETWEEN_PX = 900, 24
+
+
+def draw_grid(look: Look, drawing: Drawing) -> Picture:
+    """What the encoder sees of its first step, enlarged, under the lines of its patches and windows.
+
+    Args:
+        look: of a picture or a clip.
+        drawing: its `draw_size_px` is about the longest side, but patches are drawn large enough to be seen.
+
+    Returns:
+        (H, W, 3) uint8 RGB with title and caption; every patch is a square of as many pixels.
+    """
+    sight = look.sight
+    _, h, w = sight.grid
+    side = grid_patch_px((h, w), drawing)
+    picture = _nearest_or_smaller(look.turned_back[0], (w * side, h * side))
+    drawn = with_patch_lines(picture, side)
+    if sight.window is not None:
+        drawn = with_window_lines(drawn, sight.window.reshape(h, w), side)
+    for i, place in enumerate(sight.asked.tolist()):
+        row, column = divmod(place, w)
+        box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
+        drawn = _numbered(outlined(drawn, box), i + 1, ((column + 1) * side, row * side))
+    return captioned(drawn, _grid_title(look), _grid_lines(look))
+
+
+def grid_patch_px(grid: tuple[int, int], drawing: Drawing) -> int:
+    """The side of a drawn patch for (h, w) patches."""
+    longest = max(grid)
+    return max(2, min(max(LEAST_PATCH_PX, round((drawing.draw_size_px or 1280) / longest)), LONGEST_PX // longest))
+
+
+def with_patch_lines(picture: Picture, side_px: int) -> Picture:
+    """A picture with thin lines where a patch begins: half clear, light beside dark, to be seen on anything."""
+    drawn = picture.copy()
+    height, width = picture.shape[:2]
+    for level, offset in ((255, 0), (0, -1)) if side_px >= 12 else ((255, 0),):
+        for at in range(side_px, width, side_px):
+            drawn[:, at + offset] = drawn[:, at + offset] // 2 + level // 2
+        for at in range(side_px, height, side_px):
+            drawn[at + offset] = picture[at + offset] // 2 + level // 2
+    return drawn
+
+
+def with_window_lines(picture: Picture, window: NDArray[np.int64], side_px: int) -> Picture:
+    """A picture with strong lines between patches of different windows.
+
+    Args:
+        picture: (h * side_px, w * side_px, 3) uint8 RGB.
+        window: (h, w), the number of each patch's window.
+        side_px: of a drawn patch.
+    """
+    drawn = picture.copy()
+    inner = max(1, min(4, side_px // 8))
+    for color, half in ((WINDOW_EDGE, inner + 1), (WINDOW_COLOR, inner // 2 + inner % 2)):
+        for row, column in np.argwhere(window[:, 1:] != window[:, :-1]).tolist():
+            x, y = (column + 1) * side_px, row * side_px
+            drawn[max(0, y - half) : y + side_px + half, x - half : x + half] = color
+        for row, column in np.argwhere(window[1:] != window[:-1]).tolist():
+            x, y = column * side_px, (row + 1) * side_px
+            drawn[y - half : y + half, max(0, x - half) : x + side_px + half] = color
+    return drawn
+
+
+def _numbered(picture: Picture, number: int, corner_px: tuple[int, int]) -> Picture:
+    """A number on a dark ground at the right of a patch's upper right corner, or where there is room for it."""
+    page, size = Image.fromarray(picture), 22
+    width, height = math.ceil(lettering.measure(str(number), size)) + 10, lettering.line_height_px(size)
+    x = min(corner_px[0] + 4, page.width - width)
+    y = min(corner_px[1], page.height - height)
+    page.paste((16, 18, 24), (x, y, x + width, y + height))
+    lettering.draw_lines(page, (x + 5, y + 2), [str(number)], size, (90, 220, 255))
+    return np.asarray(page)
+
+
+def _grid_title(look: Look) -> str:
+    _, h, w = look.sight.grid
+    return f"{w} x {h} patches of {look.sight.patch_px} px, as the processor cut them"
+
+
+def _grid_lines(look: Look) -> list[str]:
+    sight, (width, height) = look.sight, look.sight.input_px
+    t, h, w = sight.grid
+    size_px, part = look.media.size_px, seen_words(look)
+    line = f"original {size_px[0]} x {size_px[1]} px · input {width} x {height} px · {h * w} patches"
+    lines = [maker_words(look), line + (f" a step, {t} steps; here the first" if t > 1 else "")]
+    lines += [part] if part else []
+    if sight.window is not None:
+        lines.append(f"thick lines: {len(np.unique(sight.window))} windows, the largest of {window_words(sight)}")
+    if len(sight.asked):
+        asked = ", ".join(f"{i + 1}: {asks(look, f'at_{i + 1}')}" for i in range(len(sight.asked)))
+        lines.append(f"outlined: {asked}")
+    return lines
+
+
+def draw_turned_back(look: Look) -> Picture:
+    """The original, resized by us to the encoder's input, beside the input turned back into a picture.
+
+    Returns:
+        (H, W, 3) uint8 RGB with title and caption, which tells how far the two are apart.
+    """
+    input_px = look.sight.input_px
+    original, back = seen(look, 0, input_px), look.turned_back[0]
+    largest, mean = levels_apart(original, back)
+    ratio = max(1, BESIDE_PX // max(input_px)) if max(input_px) <= BESIDE_PX else BESIDE_PX / max(input_px)
+    size_px = (max(1, round(input_px[0] * ratio)), max(1, round(input_px[1] * ratio)))
+    left, right = (_nearest_or_smaller(one, size_px) for one in (original, back))
+    gap = np.full((size_px[1], BETWEEN_PX, 3), PAGE, np.uint8)
+    part_px, part = seen_size_px(look.sight), seen_words(look)
+    lines = [
+        f"left: the original's {part_px[0]} x {part_px[1]} px at {input_px[0]} x {input_px[1]} px · "
+        "right: what the encoder was given, put together again from its normalised patches",
+        f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was resized here, not "
+        "by the processor, so edges differ a little, but a shape in another place would be a fault",
+        *([part] if part else []),
+        *(["the first of the steps"] if look.sight.grid[0] > 1 else []),
+        maker_words(look),
+    ]
+    return captioned(np.concatenate([left, gap, right], axis=1), "the original, and what the encoder sees", lines)
+
+
+def levels_apart(one: Picture, other: Picture) -> tuple[int, float]:
+    """The largest and the mean absolute difference of two pictures of one size, in levels of 0 to 255."""
+    apart = cv2.absdiff(one, other)
+    return int(apart.max()), float(apart.mean())
+
+
+def _nearest_or_smaller(picture: Picture, size_px: tuple[int, int]) -> Picture:
+    """Enlarged so that every pixel shows as a box, or reduced by area."""
+    enlarges = size_px[0] >= picture.shape[1]
+    method = cv2.INTER_NEAREST if enlarges else cv2.INTER_AREA
+    return np.asarray(cv2.resize(picture, size_px, interpolation=method), dtype=np.uint8)

@@ -1,0 +1,327 @@
+"""Which pictures a look has, and what stands in them: headline, sheets of layers and of heads, single layers, words.
+
+Of a clip a few steps stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import get_args
+
+import numpy as np
+
+from qvl_attn.drawing import Drawing
+from qvl_attn.errors import CaptureError
+from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back
+from qvl_attn.eye.result import Look, SaliencyMap
+from qvl_attn.eye.seen import seen, seen_size_px, seen_words
+from qvl_attn.eye.sight import Over, over_heads
+from qvl_attn.eye.words import (
+    asks,
+    foot_lines,
+    heads_words,
+    layer_name,
+    layer_words,
+    prefix_words,
+    share_words,
+    window_words,
+)
+from qvl_attn.figures import Panel, headline, sheet
+from qvl_attn.lettering import undrawable
+from qvl_attn.numbers import percent
+from qvl_attn.panels import filtered, on_one_scale
+from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
+from qvl_attn.render import Picture, drawn_size_px, fit_px, outlined, percentile_scale, resize_picture
+from qvl_attn.store import slug
+from qvl_attn.types import FloatArray, HeatMap
+
+Draws = Iterator[tuple[str, Callable[[], Picture]]]
+OWN, SHARED = "on its own scale", "on one scale for all layers"
+METHOD_WORDS = {
+    "gradcam": "Grad-CAM on the patch grid",
+    "attention_gradient": "attention x gradient",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnLook:
+    """The pictures of a look, each drawn when it is asked for.
+
+    Attributes:
+        look: what is drawn.
+        drawing: how.
+        notes: what the reader of the pictures should know, a line each.
+    """
+
+    look: Look
+    drawing: Drawing
+    notes: tuple[str, ...]
+
+    def images(self) -> Draws:
+        """Names relative to the folder, and what draws them, in any thread: (H, W, 3) uint8 RGB."""
+        look, sight = self.look, self.look.sight
+        if not self._is_clip:
+            yield "picture_1.png", self._original
+        yield "overlay.png", self.overlay
+        yield "grid.png", partial(draw_grid, look, self.drawing)
+        yield "turned_back.png", partial(draw_turned_back, look)
+        yield "figures.png", self._figures
+        steps = self.steps
+        pictures = self._pictures(steps)
+        for query in sight.queries:
+            yield from self._layers(query, pictures, steps)
+            yield from self._heads(query, pictures, steps)
+        yield from self._saliency()
+
+    def overlay(self) -> Picture:
+        """The headline: the last layer of [CLS], or where there is none what all patches together look at."""
+        look, query = self.look, self.headline_query
+        steps, last = self.steps, look.sight.layer_count - 1
+        panels = self._layer_panels(query, [last], steps)
+        if not panels:
+            raise CaptureError(f"--denoise {self.drawing.denoise} leaves nothing of layer {last}")
+        return self._large_layer(self._pictures(steps), panels[0], query, OWN, steps, ROW_SCALE)
+
+    @property
+    def headline(self) -> HeatMap:
+        """The headline's map of every step, on one scale.
+
+        Raises:
+            CaptureError: a filter leaves nothing of it.
+        """
+        query, last = self.headline_query, self.look.sight.layer_count - 1
+        return self._filtered(self.look.sight.map(query, last, self.look.settings.over), query, last)
+
+    @property
+    def foot(self) -> list[str]:
+        """What stands beneath every picture."""
+        return foot_lines(self.look)
+
+    @property
+    def headline_query(self) -> str:
+        """Whose attention the headline shows."""
+        return self.look.sight.queries[0]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of a clip that stand side by side; of a picture its one."""
+        sight = self.look.sight
+        return shown_steps(sight.map(self.headline_query, sight.layer_count - 1, self.look.settings.over))
+
+    @property
+    def _is_clip(self) -> bool:
+        return self.look.media.clip is not None
+
+    def _original(self) -> Picture:
+        media = self.look.media
+        return resize_picture(media.frames[0], drawn_size_px(media.size_px, self.drawing))
+
+    def _figures(self) -> Picture:
+        from qvl_attn.eye.chart import draw_figures  # loads matplotlib
+
+        return draw_figures(self.look)
+
+    def _pictures(self, steps: Sequence[int]) -> list[Picture]:
+        """What the patches cover of the picture, or of the first frame of some steps of a clip."""
+        part_px = seen_size_px(self.look.sight)
+        size_px = drawn_size_px(part_px, self.drawing)
+        if self._is_clip:
+            longest = min(max(size_px), max(LEAST_STEP_PX, ROW_SCALE * max(size_px) // len(steps)))
+            size_px = fit_px(part_px, longest)
+        return [seen(self.look, step, size_px) for step in steps]
+
+    def _layers(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
+        look, sight = self.look, self.look.sight
+        layers = range(sight.layer_count)
+        own = self._layer_panels(query, layers, steps)
+        shared = on_one_scale(own)
+        asked = f"{asks(look, query)} · {heads_words(sight, look.settings.over)}"
+        for name, panels, scale in (
+            ("layers", own, "each on its own scale"),
+            ("layers_shared", shared, "all on one scale"),
+        ):
+            titles = [asked, f"a layer at a time, {scale}", *self._sheet_lines(query, steps)]
+            yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=titles, drawing=self.drawing)
+        large, scale = (shared, SHARED) if self.drawing.scale == "shared" else (own, OWN)
+        for panel in large:
+            (layer,) = panel.maps[0].layers
+            draws = partial(self._large_layer, pictures, panel, query, scale, steps)
+            yield f"{query}/layers/layer_{layer:02d}.png", draws
+
+    def _heads(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
+        look, sight, layer = self.look, self.look.sight, self.look.head_layer
+        heads = sight.maps(query)[layer]
+        values = {f"head {i}": one for i, one in enumerate(heads)}
+        values |= {heads_words(sight, over): over_heads(heads, over) for over in get_args(Over)}
+        own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
+        titled = f"{asks(look, query)} · {layer_words(sight, layer)} · head by head"
+        for name, panels, scale in (
+            ("heads", own, "each on its own scale"),
+            ("heads_shared", on_one_scale(own), "all on one scale"),
+        ):
+            lines = [titled, f"every head and the mean, maximum and minimum over them, {scale}"]
+            lines += [share_words(sight, query, layer), *self._sheet_lines(query, steps)]
+            yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=self.drawing)
+
+    def _sheet_lines(self, query: str, steps: Sequence[int]) -> list[str]:
+        sight = self.look.sight
+        others = prefix_words(sight)
+        told = [f"patches: the share of its attention that is on patches; {others} has the rest"] if others else []
+        if not sight.full.all():
+            told.append(f"windows: patches see their own window of {window_words(sight)}; full: they see all")
+        return [*told, *foot_lines(self.look), *self._step_lines(steps)]
+
+    def _layer_panels(self, query: str, layers: Sequence[int], steps: Sequence[int]) -> list[Panel]:
+        """A panel for each of some layers, but those of which a filter leaves nothing."""
+        sight, over = self.look.sight, self.look.settings.over
+        shares = sight.patch_share(query).mean(axis=1)
+        panels = []
+        for layer in layers:
+            share = f" · patches {percent(float(shares[layer]))}" if sight.prefix else ""
+            label = f"{layer_name(sight, layer)}{share}"
+            panels += self._panels(label, sight.map(query, layer, over), query, layer, steps)
+        return panels
+
+    def _panels(self, label: str, values: FloatArray, query: str, layer: int, steps: Sequence[int]) -> list[Panel]:
+        """One panel of a (t, h, w) map; none where a filter leaves nothing of it."""
+        try:
+            one = self._filtered(values, query, layer)
+        except CaptureError:
+            return []
+        return [Panel(label, _of_steps(one, steps), self._marks(query, len(steps)))]
+
+    def _filtered(self, values: FloatArray, query: str, layer: int) -> HeatMap:
+        """A (t, h, w) map as it is drawn."""
+        whole = HeatMap(
+            values=values,
+            media_index=0,
+            layers=(layer,),
+            heads="all",
+            query=query,
+            queries=(),
+            uniform=1 / self.look.sight.received.shape[-1],
+            vision_mass=float(values.sum(axis=(1, 2)).mean()),
+            scale=percentile_scale([values]),
+        )
+        (one,) = filtered((whole,), self.drawing)
+        return one
+
+    def _marks(self, query: str, count: int) -> tuple[Callable[[Picture], Picture], ...]:
+        """The patch that asked is outlined, in each of the pictures side by side."""
+        if not query.startswith("at_"):
+            return ()
+        _, h, w = self.look.sight.grid
+        place = int(self.look.sight.asked[int(query.removeprefix("at_")) - 1])
+        return (partial(mark_patch, place=place, grid=(h, w)),) * count
+
+    def _large_layer(
+        self,
+        pictures: Sequence[Picture],
+        panel: Panel,
+        query: str,
+        scale: str,
+        steps: Sequence[int],
+        row_scale: int = 1,
+    ) -> Picture:
+        look, sight = self.look, self.look.sight
+        (layer,) = panel.maps[0].layers
+        asked = f"{asks(look, query)} · {layer_words(sight, layer)} · {heads_words(sight, look.settings.over)}"
+        lines = [scale, *foot_lines(look), *self._step_lines(steps)]
+        return self._large(pictures, panel, asked, share_words(sight, query, layer), lines, row_scale)
+
+    def _large(
+        self,
+        pictures: Sequence[Picture],
+        panel: Panel,
+        title: str,
+        told: str,
+        lines: Sequence[str],
+        row_scale: int = 1,
+    ) -> Picture:
+        drawing = self.drawing
+        if self._is_clip and len(panel.maps) > 2:
+            drawing = replace(drawing, draw_size_px=min(drawing.draw_size_px * row_scale, MAX_ROW_PX))
+        return headline(
+            pictures, replace(panel, label=""), question=title, answer=told, caption_lines=lines, drawing=drawing
+        )
+
+    def _step_lines(self, steps: Sequence[int]) -> list[str]:
+        if not self._is_clip:
+            return []
+        look, count = self.look, self.look.sight.grid[0]
+        shown = ", ".join(f"{step + 1} ({look.media.times_s[look.frames[step, 0]]:.2f} s)" for step in steps)
+        some = "" if len(steps) == count else "; minimum, maximum and cells are of these alone"
+        return [f"from left to right: step {shown} of {count}{some}"]
+
+    def _saliency(self) -> Draws:
+        for number, one in enumerate(self.look.saliency, 1):
+            if one.values.any():
+                name = f"saliency/{number:02d}_{one.method}_{slug(one.target)}.png"
+                yield name, partial(self._draw_saliency, one)
+
+    def _draw_saliency(self, one: SaliencyMap) -> Picture:
+        """Its values are no attention: multiples are of its own mean."""
+        look, steps = self.look, shown_steps(one.values)
+        whole = HeatMap(
+            values=one.values,
+            media_index=0,
+            layers=(look.sight.layer_count - 1,),
+            heads="all",
+            query=one.target,
+            queries=(),
+            uniform=float(one.values.mean(dtype=np.float64)),
+            vision_mass=0.0,
+            scale=percentile_scale([one.values]),
+            method=one.method,
+        )
+        (found,) = filtered((whole,), self.drawing)
+        kind = "cosine similarity" if one.target in look.settings.texts else "probability"
+        lines = [f"{METHOD_WORDS[one.method]}: what speaks for it; no attention, so the numbers have no unit"]
+        lines += [*foot_lines(look), *self._step_lines(steps)]
+        panel = Panel("", _of_steps(found, steps), unit="mean")
+        return self._large(self._pictures(steps), panel, one.target, f"{kind} {one.score:.3f}", lines)
+
+
+def mark_patch(picture: Picture, place: int, grid: tuple[int, int]) -> Picture:
+    """A picture with one patch outlined: around it, so that its own colour is seen however small it is.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB of all that the patches cover.
+        place: row * w + column.
+        grid: (h, w) rows and columns of patches.
+    """
+    height, width = picture.shape[:2]
+    row, column = divmod(place, grid[1])
+    line = (max(2, round(max(height, width) / 320)) + 2) / 2  # as `outlined` draws it
+    x0, x1 = column / grid[1] - line / width, (column + 1) / grid[1] + line / width
+    y0, y1 = row / grid[0] - line / height, (row + 1) / grid[0] + line / height
+    return outlined(picture, np.clip([[x0, y0, x1, y1]], 0, 1))
+
+
+def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
+    """A map for each step that is shown."""
+    return tuple(replace(one, values=one.values[step : step + 1], media_index=i) for i, step in enumerate(steps))
+
+
+def draw_look(look: Look, drawing: Drawing) -> DrawnLook:
+    """Prepare the pictures of a look."""
+    media, part = look.media, seen_words(look)
+    notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]
+    kept_px, wanted_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
+    if media.clip is None and kept_px < wanted_px:
+        notes.append(f"picture 1 is kept {kept_px} pixels wide and drawn larger: --media names the original")
+    notes += [part] if part else []
+    notes += [
+        f"nothing speaks for “{one.target}”: the map of {METHOD_WORDS[one.method]} is zero everywhere and not drawn"
+        for one in look.saliency
+        if not one.values.any()
+    ]
+    missing = undrawable("".join([look.maker.model, *(one.target for one in look.saliency)]))
+    if missing:
+        notes.append(
+            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
+            "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
+        )
+    return DrawnLook(look, drawing, tuple(notes))

@@ -1,0 +1,250 @@
+"""A look as arrays and JSON (schema 1), and back. Knows the names and shapes on disk, opens no file.
+
+What is read back was written by somebody: all that is used of it is checked by the dataclasses it goes into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvl_attn.eye.figures import figures_of
+from qvl_attn.eye.result import Look, LookSettings, Maker, PatchSpace, SaliencyMap
+from qvl_attn.eye.said import said
+from qvl_attn.eye.sight import Sight, over_heads
+from qvl_attn.kept import media_json
+from qvl_attn.sampling import ClipSettings
+from qvl_attn.types import Media
+
+SCHEMA_VERSION = 1
+KIND = "encoder"
+Arrays = dict[str, NDArray[Any]]
+
+
+def look_arrays(look: Look) -> Arrays:
+    """The contents of `attention.npz`: the names of a question's result where they mean the same.
+
+    `weights` (L, Q, V) and `weights_by_head` (L, H, Q, V): a row for each query of `Sight.queries`, a column for each
+    patch; a patch of a clip's step has what the query of its own step gives it. `queries` (Q,): their places in a
+    step's sequence, -1 for the mean over all patches. `query_role` (Q,): `cls` or `patch`. `prefix_weights`
+    (L, H, Q, t, R): what goes to the tokens before the patches.
+    """
+    sight = look.sight
+    t, h, w = sight.grid
+    cells, R, queries = h * w, len(sight.prefix), sight.queries
+    tokens = np.stack([sight.tokens(query) for query in queries], axis=2)  # (L, H, Q, t, T)
+    by_head = tokens[..., R:].reshape(*tokens.shape[:3], t * cells)
+    step = np.repeat(np.arange(t), cells)
+    asked = dict(zip((query for query in queries if query.startswith("at_")), sight.asked.tolist(), strict=True))
+    indices = np.array(look.media.clip.frame_indices if look.media.clip else [0], dtype=np.int64)
+    arrays: Arrays = {
+        "weights": by_head.mean(axis=1, dtype=np.float32),
+        "weights_by_head": np.ascontiguousarray(by_head),
+        "prefix_weights": np.ascontiguousarray(tokens[..., :R]),
+        "prefix_role": np.array(sight.prefix, dtype=np.str_),
+        "layers": np.arange(sight.layer_count, dtype=np.int64),
+        "queries": np.array(
+            [0 if query == "cls" else R + asked[query] if query in asked else -1 for query in queries], dtype=np.int64
+        ),
+        "query_role": np.array(["cls" if query == "cls" else "patch" for query in queries]),
+        "vision_tokens": step * (R + cells) + R + np.tile(np.arange(cells), t),
+        "vision_mass": np.stack([sight.patch_share(query).mean(axis=1) for query in queries], axis=1),
+        "grid_thw": np.array([sight.grid], dtype=np.int64),
+        "merge_size": np.array(1, dtype=np.int64),
+        "media_index": np.zeros(t * cells, dtype=np.int64),
+        "boxes_px": sight.boxes_px,
+        "frame_span": indices[look.frames][step],
+        "times_s": look.media.times_s[look.frames][step],
+        "step_frames": look.frames,
+        "patch_px": np.array(sight.patch_px, dtype=np.int64),
+        "full": sight.full,
+        "distance_px": sight.distance_px,
+        "entropy_bits": sight.entropy_bits,
+    }
+    optional = {
+        "window": sight.window,
+        "window_share": sight.window_share,
+        "similarity": look.similarity,
+        "similarity_layers": look.similarity_layers,
+        # To be clicked, and of a mean: half the digits do.
+        "grid_rows": None if look.grid_rows is None else look.grid_rows.astype(np.float16),
+        "grid_places": look.grid_places,
+    }
+    if look.space is not None:
+        optional |= {f"space_{name}": getattr(look.space, name) for name in SPACE}
+    optional |= {f"saliency_{i}": one.values for i, one in enumerate(look.saliency)}
+    return arrays | {name: values for name, values in optional.items() if values is not None}
+
+
+SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
+
+
+def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+    """The contents of `result.json`.
+
+    Args:
+        look: what to describe.
+        files: names relative to the folder.
+        notes: what the reader should know, a line each.
+    """
+    sight = look.sight
+    _, h, w = sight.grid
+    figures = figures_of(sight)
+    headline = sight.queries[0]
+    values = over_heads(sight.maps(headline)[-1], look.settings.over)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "family": sight.family,
+        "media": [media_json(look.media, sight.grid)],
+        # Of one step; those of a clip's steps are alike.
+        "tokens": [
+            {"role": role, "first": sight.prefix.index(role), "count": sight.prefix.count(role)}
+            for role in dict.fromkeys(sight.prefix)
+        ]
+        + [{"role": "patch", "first": len(sight.prefix), "count": h * w}],
+        "input_px": list(sight.input_px),
+        "patch_px": sight.patch_px,
+        "queries": [_query_json(look, query) for query in sight.queries],
+        "headline": {
+            "query": headline,
+            "layer": sight.layer_count - 1,
+            "over": look.settings.over,
+            "uniform": 1 / sight.received.shape[-1],
+            "minimum": float(values.min()),
+            "maximum": float(values.max()),
+        },
+        "layers": [
+            {
+                "layer": layer,
+                "full": bool(sight.full[layer]),
+                **{
+                    name: {
+                        "mean": float(one.values[layer].mean()),
+                        "least": float(one.values[layer].min()),
+                        "most": float(one.values[layer].max()),
+                        "chance": float(one.chance[layer]),
+                    }
+                    for name, one in figures.items()
+                },
+            }
+            for layer in range(sight.layer_count)
+        ],
+        "said": said(figures),
+        "saliency": [{"method": one.method, "target": one.target, "score": one.score} for one in look.saliency],
+        "settings": asdict(look.settings),
+        "provenance": asdict(look.maker),
+        "seconds": dict(look.seconds),
+        "peak_memory_bytes": {stage: dict(peak) for stage, peak in look.peak_memory_bytes.items()},
+        "notes": list(notes),
+        "files": sorted(files),
+    }
+
+
+def _query_json(look: Look, query: str) -> dict[str, Any]:
+    """Who asks: a role, and of a place where it is."""
+    if not query.startswith("at_"):
+        return {"name": query, "role": query, "at_px": None, "place": None}
+    i = int(query.removeprefix("at_")) - 1
+    place = int(look.sight.asked[i])
+    return {"name": query, "role": "patch", "at_px": list(look.settings.at[i]), "place": place}
+
+
+def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> Look:
+    """A look from its JSON, arrays and pictures; what was turned back stands in for itself until it is read.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError: a field too many, or of another type.
+        ValueError: a field out of range.
+    """
+    sight = _sight_from(value, arrays)
+    settings = _settings_from(value["settings"])
+    if len(settings.at) != len(sight.asked):
+        raise ValueError("at: not the places of the queries")
+    frames = arrays["step_frames"]
+    if frames.shape != (sight.grid[0], 2) or not 0 <= frames.min() <= frames.max() < len(media.frames):
+        raise ValueError("step_frames: not of the clip's frames")
+    similarity = arrays.get("similarity")
+    if similarity is not None and similarity.shape[1:] != (len(sight.asked), *sight.grid):
+        raise ValueError(f"similarity: {similarity.shape}")
+    space = None
+    if "space_layers" in arrays:
+        space = PatchSpace(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
+    saliency = tuple(
+        SaliencyMap(str(one["method"]), str(one["target"]), float(one["score"]), arrays[f"saliency_{i}"])
+        for i, one in enumerate(value["saliency"])
+    )
+    if any(one.values.shape != sight.grid for one in saliency):
+        raise ValueError("saliency: not of the grid")
+    _, h, w = sight.grid
+    grid_rows, grid_places = arrays.get("grid_rows"), arrays.get("grid_places")
+    if grid_rows is not None:
+        if grid_places is None or grid_rows.shape != (sight.layer_count, len(grid_places), *sight.grid):
+            raise ValueError(f"grid_rows: {grid_rows.shape}")
+        grid_rows = grid_rows.astype(np.float32)
+    return Look(
+        media=media,
+        sight=sight,
+        turned_back=np.zeros((sight.grid[0], h * sight.patch_px, w * sight.patch_px, 3), dtype=np.uint8),
+        settings=settings,
+        maker=Maker(**value["provenance"]),
+        frames=frames,
+        similarity=similarity,
+        similarity_layers=arrays.get("similarity_layers"),
+        space=space,
+        saliency=saliency,
+        grid_rows=grid_rows,
+        grid_places=grid_places,
+        seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
+        peak_memory_bytes={
+            str(stage): {str(place): int(size) for place, size in peak.items()}
+            for stage, peak in value["peak_memory_bytes"].items()
+        },
+    )
+
+
+def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sight:
+    t, h, w = (int(n) for n in arrays["grid_thw"][0])
+    by_head, prefix = arrays["weights_by_head"], arrays["prefix_weights"]
+    L, H, Q = by_head.shape[:3]
+    if by_head.shape[3:] != (t * h * w,) or prefix.shape[:4] != (L, H, Q, t):
+        raise ValueError("weights_by_head and prefix_weights do not fit the grid")
+    tokens = np.concatenate([prefix, by_head.reshape(L, H, Q, t, h * w)], axis=-1)
+    roles = arrays["query_role"].tolist()
+    has_cls, first = roles[0] == "cls", 1 + (roles[0] == "cls")
+    if roles != ["cls"] * has_cls + ["patch"] * (Q - has_cls):
+        raise ValueError(f"query_role: {roles}")
+    return Sight(
+        family=str(value["family"]),
+        grid=(t, h, w),
+        prefix=tuple(arrays["prefix_role"].tolist()),
+        boxes_px=arrays["boxes_px"],
+        patch_px=int(arrays["patch_px"]),
+        full=arrays["full"],
+        window=arrays.get("window"),
+        received=np.ascontiguousarray(tokens[:, :, first - 1]),
+        cls=np.ascontiguousarray(tokens[:, :, 0]) if has_cls else None,
+        asked=arrays["queries"][first:] - prefix.shape[-1],
+        rows=np.ascontiguousarray(tokens[:, :, first:]),
+        distance_px=arrays["distance_px"],
+        entropy_bits=arrays["entropy_bits"],
+        window_share=arrays.get("window_share"),
+    )
+
+
+def _settings_from(value: Mapping[str, Any]) -> LookSettings:
+    clip = value.get("clip")
+    return LookSettings(
+        **{
+            **value,
+            "at": tuple((float(x), float(y)) for x, y in value["at"]),
+            "embeddings": tuple(str(one) for one in value["embeddings"]),
+            "texts": tuple(str(one) for one in value["texts"]),
+            "clip": None if clip is None else ClipSettings(**clip),
+        }
+    )

@@ -1,0 +1,232 @@
+"""Charts of embeddings: patches and pictures as dots, and how far apart classes lie. (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from qvl_attn import lettering
+from qvl_attn.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
+from qvl_attn.eye.result import Look
+from qvl_attn.eye.space import FolderSpace
+from qvl_attn.eye.space_pictures import Named, layer_words
+from qvl_attn.lettering import line_height_px
+from qvl_attn.numbers import percent
+from qvl_attn.plain import plain
+from qvl_attn.render import Picture
+from qvl_attn.types import FloatArray
+
+SHOWN_LAYERS = 6
+MOST_CLASSES = 20
+OTHERS = "\0"  # no class is called so
+LEGEND_PX = 16
+Dots = NDArray[np.float64]
+
+
+class ClassKey(NamedTuple):
+    """How a class is shown."""
+
+    color: tuple[float, float, float]
+    words: str
+
+
+def patch_colors(look: Look) -> Dots:
+    """The mean colour of what the encoder sees in each patch: (P, 3) from 0 to 1, in the picture's order."""
+    t, h, w = look.sight.grid
+    side = look.sight.patch_px
+    squares = look.turned_back.reshape(t, h, side, w, side, 3)
+    return np.asarray(squares.mean(axis=(2, 4)).reshape(-1, 3) / 255)
+
+
+def draw_patches(look: Look) -> Picture:
+    """The patches after a few layers on their first two components, each in the mean colour of its piece of picture."""
+    assert look.space is not None
+    space, colors = look.space, patch_colors(look)
+    figure, panels = _panels(shown := _spread(len(space.layers), 3))
+    for axes, i in zip(panels, shown, strict=True):
+        _components(axes, int(space.layers[i]), space.explained[i])
+        _dots(axes, space.components[i, :, :2], colors)
+    title = f"{_source(look)} · patches on their first two principal components, in the mean colour of what they show"
+    return _drawn(figure, title)
+
+
+def draw_patch_tsne(look: Look) -> Picture:
+    """t-SNE of the last layer's patches, each in the mean colour of its piece of picture."""
+    assert look.space is not None
+    assert look.space.tsne is not None
+    assert look.space.tsne_patches is not None
+    figure, (axes,) = _panels([0], 7.5)
+    _bare(axes)
+    _dots(axes, look.space.tsne, patch_colors(look)[look.space.tsne_patches])
+    shown, every = len(look.space.tsne), look.space.components.shape[1]
+    some = f" · {shown} of {every} patches, evenly chosen" if shown < every else ""
+    title = (
+        f"{_source(look)} · t-SNE of the patches {layer_words(int(look.space.layers[-1]))}, seed {look.settings.seed}"
+    )
+    return _drawn(figure, f"{title}{some}")
+
+
+def folder_images(space: FolderSpace, title: str) -> Named:
+    """Names of what is drawn of a folder's embeddings, and what draws them.
+
+    Args:
+        space: of its pictures.
+        title: what was looked at, by what.
+    """
+    yield "embeddings/scatter.png", partial(draw_folder, space, title)
+    if space.tsne is not None:
+        yield "embeddings/tsne.png", partial(draw_folder_tsne, space, title)
+    if space.separation is not None:
+        yield "embeddings/separation.png", partial(draw_separation, space, title)
+
+
+def draw_folder(space: FolderSpace, title: str) -> Picture:
+    """The pictures after a few layers on their first two components, each in the colour of its class."""
+    figure, panels = _panels(shown := _spread(len(space.layers), SHOWN_LAYERS))
+    for axes, i in zip(panels, shown, strict=True):
+        _components(axes, int(space.layers[i]), space.explained[i])
+        _by_class(axes, space.components[i], space)
+    return _drawn(figure, f"{title} · {len(space.names)} pictures on the first two principal components", space)
+
+
+def draw_folder_tsne(space: FolderSpace, title: str) -> Picture:
+    """t-SNE of the pictures' vectors after the last layer, each in the colour of its class."""
+    assert space.tsne is not None
+    figure, (axes,) = _panels([0], 7.5)
+    _bare(axes)
+    _by_class(axes, space.tsne, space)
+    return _drawn(figure, f"{title} · t-SNE of {len(space.names)} pictures {layer_words(int(space.layers[-1]))}", space)
+
+
+def draw_separation(space: FolderSpace, title: str) -> Picture:
+    """How far apart the classes lie, by layer: silhouette, and nearest neighbours of the own class, with chance."""
+    assert space.separation is not None
+    apart, layers = space.separation, space.layers
+    figure, (left, right) = _panels([0, 1], 6.2, 4.6)
+    _by_layer(left, layers.tolist(), "silhouette")
+    left.plot(layers, apart.silhouette, color=LINE, linewidth=2, marker="o", markersize=4)
+    left.axhline(0, color=INK, linewidth=1.3, linestyle=":", label="0: as near to another class as to their own")
+    least = float(np.nanmin([0.0, *apart.silhouette.tolist()]))
+    left.set_ylim(min(-0.1, least - 0.05), 1)
+    _by_layer(right, layers.tolist(), "nearest other picture is of the same class")
+    right.fill_between(
+        layers, apart.shuffled[:, 1], apart.shuffled[:, 2], color=GREY, alpha=0.2, linewidth=0,
+        label="labels shuffled, the middle 95 %",
+    )  # fmt: skip
+    right.plot(layers, apart.shuffled[:, 0], color=GREY, linewidth=1.2, label="labels shuffled, mean")
+    right.axhline(apart.largest_class, color=INK, linewidth=1.3, linestyle=":", label="share of the largest class")
+    right.plot(layers, apart.neighbour, color=ACCENT, linewidth=2, marker="o", markersize=4, label="share of pictures")
+    right.set_ylim(0, 1.03)
+    for axes in (left, right):
+        axes.legend(loc="best", frameon=False, fontsize=9)
+    classes = len({*space.classes} - {""})
+    return _drawn(figure, f"{title} · {classes} classes, {apart.pictures} pictures, cosine distance of their vectors")
+
+
+def _source(look: Look) -> str:
+    return f"{plain(look.media.source.rpartition('/')[2])} · {look.maker.family}"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many numbers below a count, evenly apart, first and last among them."""
+    return sorted({round(at) for at in np.linspace(0, count - 1, min(count, most)).tolist()})
+
+
+def _panels(shown: Sequence[int], width: float = 5.2, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(width * columns, (height or width) * rows), dpi=DPI, facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for empty in panels[len(shown) :]:
+        empty.set_axis_off()
+    return figure, panels[: len(shown)]
+
+
+def _bare(axes: Axes) -> None:
+    """Without ticks: only what lies near what means something."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_color("#c9ccd2")
+
+
+def _components(axes: Axes, layer: int, explained: FloatArray) -> None:
+    _bare(axes)
+    axes.set_title(layer_words(layer), loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(f"component 1: {percent(float(explained[0]))} of the variance", color=GREY)
+    axes.set_ylabel(f"component 2: {percent(float(explained[1]))}", color=GREY)
+
+
+def _dots(axes: Axes, places: FloatArray, colors: Dots) -> None:
+    area = float(np.clip(12000 / len(places), 5, 60))
+    axes.scatter(places[:, 0], places[:, 1], s=area, c=colors, edgecolors="#5c616b", linewidths=0.35)
+
+
+def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("after layer (-1: before the first)", color=GREY)
+    axes.tick_params(colors=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+
+
+def _by_class(axes: Axes, places: FloatArray, space: FolderSpace) -> None:
+    keys = _class_keys(space)
+    named = [name if name in keys else OTHERS for name in space.classes]
+    colors = np.array([keys[name].color for name in named])
+    order = np.random.default_rng(0).permutation(len(named))  # so that no class lies above all others
+    _dots(axes, places[order], colors[order])
+
+
+def _class_keys(space: FolderSpace) -> dict[str, ClassKey]:
+    """Of each class its colour and its words: the largest have one each, pictures without one and others are grey."""
+    sizes = Counter(name for name in space.classes if name)
+    largest = sorted(name for name, _ in sizes.most_common(MOST_CLASSES))
+    table = colormaps["tab10" if len(largest) <= 10 else "tab20"]
+    keys = {name: ClassKey(to_rgb(table(i)), f"{plain(name)} ({sizes[name]})") for i, name in enumerate(largest)}
+    if "" in space.classes:
+        keys[""] = ClassKey(to_rgb("#c9ccd2"), f"no class ({space.classes.count('')})")
+    if len(sizes) > len(largest):
+        keys[OTHERS] = ClassKey(to_rgb(GREY), f"{len(sizes) - len(largest)} smaller classes")
+    return keys
+
+
+def _drawn(figure: Figure, title: str, space: FolderSpace | None = None) -> Picture:
+    """The chart with its title, and a legend of classes where there are any; words in letters that have all scripts."""
+    canvas = FigureCanvasAgg(figure)
+    figure.tight_layout(pad=1.6)
+    chart = titled(pixels_of(canvas), title)
+    return chart if space is None or not any(space.classes) else _with_legend(chart, _class_keys(space))
+
+
+def _with_legend(chart: Picture, keys: Mapping[str, ClassKey]) -> Picture:
+    inner = chart.shape[1] - 2 * MARGIN_PX
+    words = {name: lettering.wrap(text, inner - 24, LEGEND_PX, max_lines=1)[0] for name, (_, text) in keys.items()}
+    step, x, y = line_height_px(LEGEND_PX), 0.0, 0
+    places = {}
+    for name, text in words.items():
+        width = 20 + lettering.measure(text, LEGEND_PX) + 22
+        if x and x + width > inner:
+            x, y = 0.0, y + step
+        places[name] = (MARGIN_PX + x, chart.shape[0] + y)
+        x += width
+    page = Image.new("RGB", (chart.shape[1], chart.shape[0] + y + step + MARGIN_PX), PAGE)
+    page.paste(Image.fromarray(chart), (0, 0))
+    for name, (left, top) in places.items():
+        color = tuple(round(255 * part) for part in keys[name].color)
+        ImageDraw.Draw(page).ellipse((left, top + 5, left + 12, top + 17), fill=color)
+        lettering.draw_lines(page, (left + 20, top), [words[name]], LEGEND_PX, TEXT)
+    return np.asarray(page)

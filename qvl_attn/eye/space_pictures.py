@@ -1,0 +1,263 @@
+"""Pictures of embeddings: principal components as colours over the patches, and likeness to a patch, by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qvl_attn import lettering, render
+from qvl_attn.drawing import Drawing
+from qvl_attn.eye.result import Look
+from qvl_attn.figures import GREY, INK, PAGE
+from qvl_attn.lettering import Color, line_height_px
+from qvl_attn.numbers import compact, percent
+from qvl_attn.plain import plain
+from qvl_attn.render import Picture
+from qvl_attn.types import FloatArray, Scale
+
+Named = Iterator[tuple[str, Callable[[], Picture]]]
+
+# Of a clip, steps that stand side by side.
+MOST_STEPS = 3
+# Of each component, the share of the patches that may lie beyond the ends of its colour, in percent, at either end.
+BEYOND_PERCENT = 1
+MARGIN_PX, GAP_PX, BETWEEN_PX = 44, 24, 6
+TITLE_PX, LINE_PX, LABEL_PX, NUMBER_PX = 30, 18, 18, 15
+SHEET_PX = 2300
+CELL_PX, NARROWEST_PX, TALLEST_PX = 340, 190, 420
+
+
+class Cell(NamedTuple):
+    """One picture of a sheet, with what is written beneath it."""
+
+    picture: Picture
+    label: str
+    number: str = ""
+
+
+def space_images(look: Look, drawing: Drawing) -> Named:
+    """Names of what is drawn of a look's embeddings, relative to its folder, and what draws them.
+
+    Nothing where no embeddings were asked for and no place was.
+    """
+    for i in range(0 if look.similarity is None else look.similarity.shape[1]):
+        yield f"at_{i + 1}/similarity.png", partial(draw_similarity, look, i, drawing)
+    if look.space is None:
+        return
+    from qvl_attn.eye.space_charts import draw_patch_tsne, draw_patches  # loads matplotlib
+
+    yield "embeddings/pca_layers.png", partial(draw_components, look, drawing)
+    for i, layer in enumerate(look.space.layers.tolist()):
+        name = "before" if layer < 0 else f"layer_{layer:02d}"
+        yield f"embeddings/pca/{name}.png", partial(draw_layer, look, i, drawing)
+    yield "embeddings/scatter.png", partial(draw_patches, look)
+    if look.space.tsne is not None:
+        yield "embeddings/tsne.png", partial(draw_patch_tsne, look)
+
+
+def layer_words(layer: int) -> str:
+    """After which layer, to be read."""
+    return "before layer 0" if layer < 0 else f"after layer {layer}"
+
+
+def component_colors(components: FloatArray) -> Picture:
+    """Three components as red, green and blue, each from its 1st to its 99th percentile: (P, 3) uint8.
+
+    A component in which nothing varies is grey.
+
+    Args:
+        components: (P, 3) float32.
+    """
+    low, high = np.percentile(components, (BEYOND_PERCENT, 100 - BEYOND_PERCENT), axis=0)
+    varies = high > low
+    share = (components - low) / np.where(varies, high - low, 1)
+    return np.asarray(np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)), dtype=np.uint8)
+
+
+def draw_components(look: Look, drawing: Drawing) -> Picture:
+    """A sheet: each layer's first three components as colours, a patch a cell, beside the picture."""
+    assert look.space is not None
+    size_px = _size_px(look, drawing, CELL_PX)
+    cells = [Cell(_beside([render.resize_picture(one, size_px) for one in _seen(look)]), "what the encoder sees")]
+    for i, layer in enumerate(look.space.layers.tolist()):
+        explained = look.space.explained[i]
+        cells.append(
+            Cell(_beside(_colored(look, i, size_px)), layer_words(layer), f"{_explained(explained)} of variance")
+        )
+    lines = [
+        "the first three principal components of each layer's patches, as red, green and blue",
+        f"each from its {BEYOND_PERCENT}st to its {100 - BEYOND_PERCENT}th percentile in its layer; "
+        "from one layer to another colours do not mean the same",
+    ]
+    return sheet(_title(look, "embeddings by layer"), [*lines, *_steps_line(look)], cells)
+
+
+def draw_layer(look: Look, index: int, drawing: Drawing) -> Picture:
+    """One layer's first three components as colours, large, beside the picture.
+
+    Args:
+        look: with a space.
+        index: of the layer in `look.space.layers`.
+        drawing: how large.
+    """
+    assert look.space is not None
+    layer = int(look.space.layers[index])
+    size_px = _size_px(look, drawing, min(drawing.draw_size_px or 16384, 640))
+    pictures = [render.resize_picture(one, size_px) for one in _seen(look)]
+    cells = [Cell(_beside(pictures), "what the encoder sees")]
+    cells.append(
+        Cell(_beside(_colored(look, index, size_px)), f"{_explained(look.space.explained[index])} of variance")
+    )
+    lines = [f"the first three principal components of the patches {layer_words(layer)}, as red, green and blue"]
+    return sheet(_title(look, f"embeddings {layer_words(layer)}"), [*lines, *_steps_line(look)], cells)
+
+
+def draw_similarity(look: Look, asked: int, drawing: Drawing) -> Picture:
+    """A sheet: after each layer, how like the patch at a place all patches of its step are, on one scale.
+
+    Args:
+        look: with a similarity.
+        asked: which of its places, from 0.
+        drawing: how.
+    """
+    assert look.similarity is not None
+    assert look.similarity_layers is not None
+    values = look.similarity[:, asked]
+    scale = Scale(min(float(values.min()), 1 - 1e-3), 1.0)
+    size_px = _size_px(look, drawing, CELL_PX)
+    pictures = [render.resize_picture(one, size_px) for one in _seen(look)]
+    place = int(look.sight.asked[asked])
+    _, h, w = look.sight.grid
+    row, column = divmod(place, w)
+    box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
+    cells = []
+    for layer, maps in zip(look.similarity_layers.tolist(), values, strict=True):
+        blended = [
+            render.outlined(render.blend(picture, render.upsample(maps[step], size_px, drawing), scale, drawing), box)
+            for picture, step in zip(pictures, _steps(look), strict=True)
+        ]
+        number = f"{compact(float(maps.min()))} to {compact(float(maps.max()))} · mean {compact(float(maps.mean()))}"
+        cells.append(Cell(_beside(blended), layer_words(layer), number))
+    x, y = look.settings.at[asked]
+    lines = [f"cosine similarity of the patch at {x:g},{y:g} (outlined) to all patches, by layer, all on one scale"]
+    key = _key(scale, drawing)
+    return sheet(_title(look, "likeness to a patch"), [*lines, *_steps_line(look)], cells, key)
+
+
+def _title(look: Look, what: str) -> str:
+    return f"{plain(look.media.source.rpartition('/')[2])} · {what} · {look.maker.family}"
+
+
+def _explained(shares: NDArray[np.float32]) -> str:
+    return " + ".join(percent(share) for share in shares.tolist())
+
+
+def _steps(look: Look) -> list[int]:
+    """The steps that are shown, evenly apart."""
+    steps = look.sight.grid[0]
+    return sorted({round(at) for at in np.linspace(0, steps - 1, min(steps, MOST_STEPS)).tolist()})
+
+
+def _steps_line(look: Look) -> list[str]:
+    if look.media.clip is None:
+        return []
+    shown = ", ".join(f"{i + 1} ({look.media.times_s[look.frames[i, 0]]:.2f} s)" for i in _steps(look))
+    return [f"from left to right: step {shown} of {look.sight.grid[0]}"]
+
+
+def _seen(look: Look) -> list[Picture]:
+    """Of each step that is shown, the part of its first frame that the patches cover; white beyond the picture."""
+    frames = look.media.frames
+    scale = np.array([frames.shape[2] / look.media.size_px[0], frames.shape[1] / look.media.size_px[1]])
+    boxes = look.sight.boxes_px
+    x0, y0 = np.rint(boxes[:, :2].min(axis=0) * scale).astype(int).tolist()
+    x1, y1 = np.rint(boxes[:, 2:].max(axis=0) * scale).astype(int).tolist()
+    size_px = (max(1, x1 - x0), max(1, y1 - y0))
+    seen = []
+    for step in _steps(look):
+        part = Image.new("RGB", size_px, PAGE)
+        part.paste(Image.fromarray(frames[look.frames[step, 0]]), (-x0, -y0))
+        seen.append(np.asarray(part))
+    return seen
+
+
+def _size_px(look: Look, drawing: Drawing, longest_px: int) -> tuple[int, int]:
+    """How large a picture of a step is drawn in a sheet."""
+    height, width = _seen(look)[0].shape[:2]
+    longest = min(longest_px, drawing.draw_size_px or longest_px)
+    size_px = render.fit_px((width, height), longest)
+    return render.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
+
+
+def _colored(look: Look, index: int, size_px: tuple[int, int]) -> list[Picture]:
+    """A layer's components as colours, for each step that is shown; the scale is of all steps."""
+    assert look.space is not None
+    colors = component_colors(look.space.components[index]).reshape(*look.sight.grid, 3)
+    return [
+        np.stack([render.cell_boxes(colors[step, ..., channel], size_px) for channel in range(3)], axis=-1)
+        for step in _steps(look)
+    ]
+
+
+def _beside(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one size, side by side."""
+    height, width = pictures[0].shape[:2]
+    row = np.full((height, len(pictures) * (width + BETWEEN_PX) - BETWEEN_PX, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        row[:, i * (width + BETWEEN_PX) :][:, :width] = picture
+    return row
+
+
+def _key(scale: Scale, drawing: Drawing) -> Picture:
+    """The colours of a sheet, and what their ends mean."""
+    width, height = 180, line_height_px(NUMBER_PX)
+    text = f"{compact(scale.low)} to {compact(scale.high)}"
+    key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
+    key.paste(Image.fromarray(np.rot90(render.colorbar(width, 12, drawing.colormap), -1)), (0, 4))
+    lettering.draw_lines(key, (width + 12, 0), [text], NUMBER_PX, GREY)
+    return np.asarray(key)
+
+
+def sheet(title: str, lines: Sequence[str], cells: Sequence[Cell], key: Picture | None = None) -> Picture:
+    """Pictures in rows, each with a label and a number beneath: (H, W, 3) uint8 RGB.
+
+    Args:
+        title: drawn large.
+        lines: beneath it, in grey.
+        cells: pictures of one size.
+        key: drawn above the first row.
+    """
+    height, width = cells[0].picture.shape[:2]
+    texts = [lettering.measure(one.label, LABEL_PX) for one in cells]
+    texts += [lettering.measure(one.number, NUMBER_PX) for one in cells]
+    wide = max(width, NARROWEST_PX, math.ceil(max(texts)))
+    beneath = line_height_px(LABEL_PX) + (line_height_px(NUMBER_PX) if any(one.number for one in cells) else 0)
+    tall = height + 8 + beneath
+    columns = min(len(cells), max(1, (SHEET_PX + GAP_PX) // (wide + GAP_PX)))
+    columns = min(columns, max(1, math.ceil(math.sqrt(1.5 * len(cells) * tall / wide))))
+    rows = math.ceil(len(cells) / columns)
+    inner = max(columns * (wide + GAP_PX) - GAP_PX, 640)
+    written: list[tuple[list[str], int, Color]] = [(lettering.wrap(title, inner, TITLE_PX, max_lines=3), TITLE_PX, INK)]
+    written += [(lettering.wrap(line, inner, LINE_PX, max_lines=4), LINE_PX, GREY) for line in lines]
+    top = MARGIN_PX + sum(len(text) * line_height_px(size) for text, size, _ in written) + GAP_PX // 2
+    first = top + (0 if key is None else key.shape[0] + GAP_PX // 2) + GAP_PX // 3
+    bottom = first + rows * (tall + GAP_PX) - GAP_PX + MARGIN_PX
+    page = Image.new("RGB", (inner + 2 * MARGIN_PX, bottom), PAGE)
+    y = MARGIN_PX
+    for text, size, color in written:
+        y += lettering.draw_lines(page, (MARGIN_PX, y), text, size, color)
+    if key is not None:
+        page.paste(Image.fromarray(key), (MARGIN_PX, top))
+    for i, (picture, label, number) in enumerate(cells):
+        x, y = MARGIN_PX + i % columns * (wide + GAP_PX), first + i // columns * (tall + GAP_PX)
+        page.paste(Image.fromarray(picture), (x, y))
+        y += height + 8
+        y += lettering.draw_lines(page, (x, y), [label], LABEL_PX, INK)
+        lettering.draw_lines(page, (x, y), [number], NUMBER_PX, GREY)
+    return np.asarray(page)

@@ -1,0 +1,164 @@
+"""The hidden states of an encoder, layer by layer, in the picture's order; and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from qvl_attn.errors import CaptureError
+from qvl_attn.eye.families import QWEN, Eye
+from qvl_attn.eye.inputs import Inputs
+from qvl_attn.eye.look import encoder_of, run_encoder, sequence_order
+from qvl_attn.eye.result import PatchSpace
+from qvl_attn.eye.space import Projection, patch_space, principal
+from qvl_attn.types import FloatArray
+
+See = Callable[[int, torch.Tensor], None]
+
+
+def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
+    """Run an encoder and show the states after each of its layers; nothing is kept.
+
+    They are what a layer hands on to the next: no norm that follows the last one is applied.
+
+    Args:
+        model: as `load_eye_weights` gives it.
+        eye: what is known of it.
+        inputs: as `read_inputs` gives them.
+        see: is told a layer, -1 for before the first, and (t, T, D) float32 on the model's device: of each step the
+            tokens before the patches, then the patches in the picture's order.
+
+    Raises:
+        CaptureError: the encoder is not built as its family is, or states are not finite.
+    """
+    t, h, w = inputs.grid
+    tokens = len(eye.prefix) + h * w
+    order = torch.from_numpy(sequence_order(model, eye, inputs)).to(model.device) if eye.model_type == QWEN else None
+    reached: list[int] = []
+
+    def show(layer: int, states: torch.Tensor) -> None:
+        states = states.float()
+        if order is not None:
+            placed = torch.empty_like(states)
+            placed[order] = states
+            states = placed.view(t, tokens, -1)
+        if states.shape[:2] != (t, tokens):
+            raise CaptureError(f"the encoder has states {tuple(states.shape)}, where {t} x {tokens} were expected")
+        if not states.isfinite().all():
+            hint = "try --dtype float32 or bfloat16"
+            raise CaptureError(f"layer {layer}: the embeddings are not finite (NaN or infinite)", hint)
+        reached.append(layer)
+        see(layer, states)
+
+    with _shown(_layers(model, eye), show), torch.inference_mode():
+        run_encoder(model, eye, inputs)
+    if reached != list(range(-1, eye.layers)):
+        raise CaptureError("the encoder did not run each of its layers once")
+
+
+def _layers(model: Any, eye: Eye) -> torch.nn.ModuleList:
+    """The one list of as many modules as the encoder has layers."""
+    modules = encoder_of(model, eye).modules()
+    found = [one for one in modules if isinstance(one, torch.nn.ModuleList) and len(one) == eye.layers]
+    if len(found) != 1:
+        raise CaptureError(f"the encoder has {len(found)} lists of {eye.layers} layers, where one was expected")
+    return found[0]
+
+
+@contextmanager
+def _shown(layers: torch.nn.ModuleList, show: See) -> Iterator[None]:
+    """While it lasts, what goes into the first layer and what comes out of each is shown."""
+
+    def before(module: Any, args: tuple[Any, ...]) -> None:
+        del module
+        show(-1, args[0])
+
+    def after(layer: int) -> Callable[[Any, Any, Any], None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            del module, args
+            show(layer, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    hooks = [layers[0].register_forward_pre_hook(before)]
+    hooks += [one.register_forward_hook(after(layer)) for layer, one in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def similarity_of(patches: torch.Tensor, asked: Sequence[int], grid: tuple[int, int, int]) -> FloatArray:
+    """How like the patches at some places those of their step are: (A, t, h, w) float32 cosine similarity.
+
+    Args:
+        patches: (t, h * w, D) float32.
+        asked: (A,) places in a step, row * w + column.
+        grid: (t, h, w).
+    """
+    directions = torch.nn.functional.normalize(patches, dim=-1)
+    alike = torch.einsum("tad,tpd->atp", directions[:, list(asked)], directions)
+    return np.ascontiguousarray(alike.clamp(-1, 1).cpu().numpy().reshape(len(asked), *grid))
+
+
+def read_space(
+    model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int], embeddings: Sequence[str], seed: int
+) -> tuple[FloatArray | None, PatchSpace | None]:
+    """In one pass of the model: how like others the patches asked about are, and the patches' space.
+
+    Args:
+        model: as `load_eye_weights` gives it.
+        eye: what is known of it.
+        inputs: as `read_inputs` gives them.
+        asked: (A,) places in a step, row * w + column.
+        embeddings: `pca`, `tsne`, both or neither.
+        seed: of t-SNE.
+
+    Returns:
+        (E, A, t, h, w) float32 cosine similarity after layers -1, 0 and so on, None where nothing was asked; the space,
+        None where no embeddings are wanted.
+
+    Raises:
+        CaptureError: as `read_states`.
+        InputError: as `patch_space`.
+    """
+    alike: list[FloatArray] = []
+    projections: list[Projection] = []
+    last: list[FloatArray] = []
+
+    def see(layer: int, states: torch.Tensor) -> None:
+        patches = states[:, len(eye.prefix) :]
+        if asked:
+            alike.append(similarity_of(patches, asked, inputs.grid))
+        if embeddings:
+            points = patches.flatten(0, 1).cpu().numpy()
+            projections.append(principal(points))
+            last[:] = [points] if layer == eye.layers - 1 else []
+
+    read_states(model, eye, inputs, see)
+    space = patch_space(projections, last[0], seed if "tsne" in embeddings else None) if embeddings else None
+    return np.stack(alike) if asked else None, space
+
+
+def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
+    """One vector for the whole picture after each layer, -1, 0 and so on: (E, D) float32.
+
+    That is the state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
+
+    Raises:
+        CaptureError: as `read_states`.
+    """
+    pooled: list[FloatArray] = []
+
+    def see(layer: int, states: torch.Tensor) -> None:
+        del layer
+        whole = states[:, 0] if "cls" in eye.prefix else states.mean(dim=1)
+        pooled.append(whole.mean(dim=0).cpu().numpy())
+
+    read_states(model, eye, inputs, see)
+    return np.stack(pooled)

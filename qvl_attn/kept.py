@@ -1,0 +1,94 @@
+"""How media are kept in the folder of a result: what is told of them, their pictures, and how they are read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvl_attn.media import check_size
+from qvl_attn.render import fit_px
+from qvl_attn.store import read_png, write_png
+from qvl_attn.types import ClipFacts, Media
+
+
+def base_name(source: str) -> str:
+    """A path without folders, and with what is no Unicode (file systems allow it) replaced."""
+    return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
+
+
+def media_json(media: Media, grid_thw: Sequence[int]) -> dict[str, Any]:
+    """What `result.json` tells of a picture or clip."""
+    return {
+        "name": base_name(media.source),
+        "sha256": media.sha256,
+        "size_px": list(media.size_px),
+        "grid_thw": list(grid_thw),
+        "times_s": media.times_s.tolist(),
+        "notes": list(media.notes),
+        "clip": media.clip and {**asdict(media.clip), "sampled_frames": len(media.frames)},
+    }
+
+
+def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
+    """What is known of a clip, from its `result.json`."""
+    declared = value["declared_frames"]
+    return ClipFacts(
+        start_s=float(value["start_s"]),
+        end_s=float(value["end_s"]),
+        rate_fps=float(value["rate_fps"]),
+        sampled_fps=float(value["sampled_fps"]),
+        frame_indices=tuple(int(number) for number in value["frame_indices"]),
+        declared_frames=None if declared is None else int(declared),
+        decoded_frames=int(value["decoded_frames"]),
+        skipped_s=tuple(float(time_s) for time_s in value["skipped_s"]),
+    )
+
+
+def picture_file(index: int) -> str:
+    """Where the picture itself is kept, at the size it was drawn, so that a result can be drawn again."""
+    return f"picture_{index + 1}.png"
+
+
+def seen_file(index: int) -> str:
+    """Where a clip's sampled frame is kept as the model saw it."""
+    return f"seen/{index:06d}.png"
+
+
+def write_frames(folder: Path, clip: Media) -> list[str]:
+    """Keep what the model saw, so that a result can be drawn again."""
+    for i, frame in enumerate(clip.frames):
+        write_png(folder / seen_file(i), frame)
+    return [seen_file(i) for i in range(len(clip.frames))]
+
+
+def media_from(folder: Path, index: int, item: Mapping[str, Any]) -> Media:
+    """A picture or clip from what was told of it, and its files.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+        KeyError: a field is missing.
+        ValueError: what was kept is not what was told.
+    """
+    width, height = (int(side) for side in item["size_px"])
+    check_size(width, height, base_name(str(item["name"])))
+    clip, times_s = item.get("clip"), np.array(item["times_s"], dtype=np.float64)
+    if clip is None:
+        frames = read_png(folder / picture_file(index))[None]
+        if folder.parent.name != "passes" and frames.shape[2:0:-1] != fit_px((width, height), max(frames.shape[1:3])):
+            raise ValueError(f"{picture_file(index)} is not of the picture's shape")
+    else:
+        frames = np.stack([read_png(folder / seen_file(i)) for i in range(len(times_s))])
+    return Media(
+        kind="picture" if clip is None else "clip",
+        frames=frames,
+        times_s=times_s,
+        size_px=(width, height),
+        source=base_name(str(item["name"])),
+        sha256=str(item["sha256"]),
+        notes=tuple(str(note) for note in item["notes"]),
+        clip=clip and clip_facts_from(clip),
+    )
