@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -68,7 +69,7 @@ def made_up_look(
         media=_media(frames, size_px, t, source),
         sight=sight,
         turned_back=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
-        settings=settings or LookSettings(),
+        settings=replace(settings or LookSettings(), at=tuple(_middle(boxes[place]) for place in asked)),
         maker=MAKER,
         frames=np.array([[2 * i, 2 * i + 1] for i in range(t)]) if t > 1 else np.zeros((1, 2), np.int64),
         similarity=rng.uniform(-1, 1, (L + 1, len(asked), t, h, w)).astype(np.float32) if more and asked else None,
@@ -77,6 +78,10 @@ def made_up_look(
         grid_rows=rows if places else None,
         grid_places=np.array(places, dtype=np.int64) if places else None,
     )
+
+
+def _middle(box: np.ndarray) -> tuple[float, float]:
+    return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
 
 
 def _media(frames: np.ndarray, size_px: tuple[int, int], t: int, source: str) -> Media:

@@ -117,6 +117,7 @@ def _query(look: Look, name: str, steps: Sequence[int]) -> dict[str, Any]:
     return {
         "kind": name if asked is None else "at",
         "number": None if asked is None else asked + 1,
+        "point": None if asked is None else list(look.settings.at[asked]),
         "place": None if asked is None else int(sight.asked[asked]),
         "prefix": prefix,
         "maps": {},

@@ -9,13 +9,13 @@ from markupsafe import Markup
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.result import Look
 from qvl_attn.jpeg import jpeg
+from qvl_attn.kept import base_name
 from qvl_attn.pictures import draw_result
 from qvl_attn.plain import plain
 from qvl_attn.render import Picture
 from qvl_attn.report.of_encoder import encoder_html, still_picture
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Result
-from qvl_attn.schema import base_name
 
 HEIGHT_PX = 860
 # The frame lies over the picture: whoever strips frames, as viewers of saved notebooks do, leaves the picture.

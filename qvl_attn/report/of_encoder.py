@@ -13,6 +13,7 @@ from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Sight
 from qvl_attn.jpeg import jpeg
+from qvl_attn.kept import base_name
 from qvl_attn.plain import plain, shortened
 from qvl_attn.render import Picture, blend, percentile_scale, resize_picture, upsample
 from qvl_attn.report.eye_maps import eye_maps, kept_steps
@@ -20,7 +21,6 @@ from qvl_attn.report.maps import LeftOut
 from qvl_attn.report.of_result import drawn_px_of
 from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
-from qvl_attn.schema import base_name
 from qvl_attn.types import FloatArray
 
 # Of the picture that is there without scripts.

@@ -33,10 +33,6 @@ const boxOf = (place) => [
   DATA.xs[columnAt(place) + 1],
   DATA.ys[rowAt(place) + 1],
 ];
-const centreOf = (place) => {
-  const [x0, y0, x1, y1] = boxOf(place);
-  return [Math.round((x0 + x1) / 2), Math.round((y0 + y1) / 2)];
-};
 
 /** The patch that is nearest to a place of those whose own attention is here. */
 function nearest(place) {
@@ -110,7 +106,7 @@ function highOf(shown) {
 
 /** Who asks, where one is chosen. */
 function queryName(query) {
-  return t(`w_${query.kind}`, ...(query.place === null ? [] : centreOf(query.place)));
+  return t(`w_${query.kind}`, ...(query.point ?? []));
 }
 
 /** What is shown, in words. */
@@ -121,12 +117,12 @@ function describe(layer = state.layer, over = overNow(layer)) {
   }
   if (state.kind === "similarity") {
     const where = layer < 0 ? t("before_layers") : t("after_layer", layer);
-    return `${t("alike", ...centreOf(queryNow().place))} · ${where}`;
+    return `${t("alike", ...queryNow().point)} · ${where}`;
   }
   const place = askingPlace(),
     whose = clicked()
       ? t("a_clicked", rowAt(place) + 1, columnAt(place) + 1)
-      : t(`a_${queryNow().kind}`, ...(place === null ? [] : centreOf(place)));
+      : t(`a_${queryNow().kind}`, ...(queryNow().point ?? []));
   const heads =
     typeof over === "number" ? t("head_n", over) : t(clicked() ? "mean_only" : `${over}_heads`, DATA.head_count);
   return `${t("layer_of", layer)} ${t("of_layers", DATA.layer_count - 1)} · ${whose} · ${heads}`;
