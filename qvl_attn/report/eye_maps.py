@@ -13,6 +13,7 @@ import numpy as np
 
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Over, Sight
+from qvl_attn.plain import plain
 from qvl_attn.render import percentile_scale
 from qvl_attn.report.maps import MAX_VALUES, LeftOut
 from qvl_attn.report.pack import Parcel
@@ -72,11 +73,13 @@ def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut
             similarity = {"layers": look.similarity_layers.tolist(), "blocks": blocks}
         else:
             left_out.append(["similarity"])
-    saliency = [
-        {"method": one.method, "target": one.target, "score": one.score, "block": pack.add(one.values[None])}
-        | {"high": percentile_scale([one.values]).high}
-        for one in look.saliency
-    ]
+    saliency = []
+    for one in look.saliency:
+        if pack.has_room(1):
+            told = {"method": one.method, "target": plain(one.target), "score": one.score}
+            saliency.append(told | {"block": pack.add(one.values[None]), "high": percentile_scale([one.values]).high})
+        else:
+            left_out.append(["saliency", one.method])
     for name, query in found:
         query["heads"] = _heads(look, name, pack, left_out)
     return {

@@ -103,21 +103,24 @@ function drawQueries() {
     );
     return button;
   });
-  if (clicked()) {
-    const name = t("w_clicked", rowAt(state.place) + 1, columnAt(state.place) + 1);
-    chips.push(make("button", { "type": "button", "aria-pressed": "true" }, name));
-    chips[chips.length - 1].addEventListener("click", () => change(() => (state.place = null)));
+  if (DATA.clicked && !alike) {
+    const place = state.place,
+      name = place === null ? t("w_none") : t("w_clicked", rowAt(place) + 1, columnAt(place) + 1);
+    const button = make("button", { type: "button", disabled: place === null }, name);
+    button.setAttribute("aria-pressed", String(clicked()));
+    button.addEventListener("click", () => change(() => (state.place = null)));
+    chips.push(button);
   }
   const at = [...$("queries").children].indexOf(document.activeElement);
   $("queries").replaceChildren(...chips);
   $("queries").hidden = isSaliency();
   if (at >= 0) chips[Math.min(at, chips.length - 1)].focus({ preventScroll: true });
-  const known = DATA.clicked?.places.length ?? 0,
-    stands = clicked() && nearest(state.place) !== state.place;
+  const known = DATA.clicked?.places.length ?? 0;
   const lines = [known ? t("click_hint") : t("click_none")];
   if (known && known < CELLS) lines.push(t("click_some", known, CELLS));
-  if (stands) lines.unshift(t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1));
   say($("click-hint"), lines.join(" "));
+  $("nearest").hidden = !clicked() || nearest(state.place) === state.place;
+  say($("nearest"), $("nearest").hidden ? "" : t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1));
 }
 
 /** A list to choose of: the texts anew, the choice kept. */

@@ -46,7 +46,8 @@ function drawLayerThumbs() {
     pick: () => (state.layer = layer),
   }));
   drawThumbs($("layer-thumbs"), thumbs);
-  const some = typeof overNow() === "number" && state.kind === "attention" && queryNow().heads.layers.length < layersOf().length;
+  const some =
+    typeof overNow() === "number" && state.kind === "attention" && queryNow().heads.layers.length < layersOf().length;
   const hints = [...(mixed ? [t("layers_windowed")] : []), ...(some ? [t("layers_mean")] : [])];
   $("layers-hint").textContent = hints.join(" ");
 }
