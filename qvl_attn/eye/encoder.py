@@ -14,9 +14,10 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.families import Eye
+from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import GridRows, look
+from qvl_attn.eye.look import look
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
