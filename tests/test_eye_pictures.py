@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import transformers
 from conftest import DEMO_PICTURES
 from looks import attention, made_clip, made_look, made_picture, made_sight
 
@@ -10,15 +11,18 @@ import qvl_attn.eye.pictures as pictures_room
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_picture import (
     WINDOW_COLOR,
     draw_grid,
     draw_turned_back,
     grid_patch_px,
+    levels_apart,
     mark_patch,
     with_patch_lines,
     with_window_lines,
 )
+from qvl_attn.eye.inputs import read_inputs, turned_back
 from qvl_attn.eye.pictures import draw_look, saliency_heat_map
 from qvl_attn.eye.result import LookSettings, SaliencyMap
 from qvl_attn.eye.seen import cut_out, seen, seen_words
@@ -527,3 +531,36 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
     monkeypatch.setattr(grid_room, "captioned", lambda *told: found.append(told) or told[0])
     draw_turned_back(demo_look)
     assert float(found[0][2][1].split(" of 255")[0].split()[-1]) < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "words"),
+    [
+        (
+            "CLIPImageProcessor",
+            {"size": {"shortest_edge": 56}},
+            "the encoder sees the middle 150 x 150 of 240 x 150 px",
+        ),
+        ("BitImageProcessor", {"size": {"shortest_edge": 80}}, "the encoder sees the middle 105 x 105 of 240 x 150 px"),
+        (
+            "CLIPImageProcessor",
+            {"size": {"shortest_edge": 30}},
+            "more than the picture's 240 x 150 px: the rest is black",
+        ),
+    ],
+)
+def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
+    processor = getattr(transformers, name)(**how, crop_size={"height": 56, "width": 56})
+    eye = Eye("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
+    y, x = np.mgrid[:150, :240]
+    waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
+    media = made_picture((240, 150), waves.astype(np.uint8))
+    inputs = read_inputs(eye, processor, media)
+    sight = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
+    back = turned_back(eye, processor, inputs)
+    look = made_look(sight, media, turned_back=back)
+    assert words in (seen_words(look) or "")
+    inside = np.s_[14:42, 14:42]  # at the edge of the black, resizing and padding do not commute
+    largest, mean = levels_apart(seen(look, 0, (56, 56))[inside], back[0][inside])
+    assert mean < 1
+    assert largest <= 4
