@@ -327,6 +327,15 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
     assert count <= len(columns) * len(rows) < count + len(columns)
 
 
+def test_each_place_has_its_own_mark():
+    sight = made_sight(asked=np.array([0, 3 * 6 + 4]))
+    look = made_look(sight, settings=LookSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    page = dict(draw_look(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
+    y0, y1, x0, x1 = drawn_part(page)
+    box = where(page[y0:y1, x0:x1], CYAN)
+    assert box == pytest.approx((640 * 4 / 6, 427 * 3 / 4, 640 * 5 / 6, 427), abs=5)
+
+
 def test_patch_lines_stand_between_patches_and_leave_them_clear():
     picture = np.full((4 * 20, 6 * 20, 3), 100, np.uint8)
     lines = (with_patch_lines(picture, 20) != 100).any(axis=-1)
@@ -524,7 +533,8 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
         return lines
 
     monkeypatch.setattr(pictures_room.sheet.__globals__["lettering"], "wrap", watched)
-    pages = {name: draws() for name, draws in draw_look(demo_look, Drawing()).images()}
+    found = draw_look(demo_look, Drawing()).images()
+    pages = {name: draws() for name, draws in found if name != "figures.png"}
     assert not cut
     assert pages["patch/layers.png"].shape[1] <= 2400
     found = []
@@ -539,22 +549,22 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
         (
             "CLIPImageProcessor",
             {"size": {"shortest_edge": 56}},
-            "the encoder sees the middle 150 x 150 of 240 x 150 px",
+            "the encoder sees the middle 160 x 160 of 240 x 160 px",
         ),
-        ("BitImageProcessor", {"size": {"shortest_edge": 80}}, "the encoder sees the middle 105 x 105 of 240 x 150 px"),
+        ("BitImageProcessor", {"size": {"shortest_edge": 80}}, "the encoder sees the middle 112 x 112 of 240 x 160 px"),
         (
             "CLIPImageProcessor",
             {"size": {"shortest_edge": 30}},
-            "more than the picture's 240 x 150 px: the rest is black",
+            "more than the picture's 240 x 160 px: the rest is black",
         ),
     ],
 )
 def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
     processor = getattr(transformers, name)(**how, crop_size={"height": 56, "width": 56})
     eye = Eye("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
-    y, x = np.mgrid[:150, :240]
+    y, x = np.mgrid[:160, :240]
     waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
-    media = made_picture((240, 150), waves.astype(np.uint8))
+    media = made_picture((240, 160), waves.astype(np.uint8))
     inputs = read_inputs(eye, processor, media)
     sight = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
     back = turned_back(eye, processor, inputs)
