@@ -200,8 +200,9 @@ def test_single_layers_on_a_shared_scale(recorded):
 
 def test_shares_are_of_the_layer_over_all_heads_and_steps():
     values = attention(np.random.default_rng(0), 2, 3, 2, 3 + 24)
-    values[..., 0], values[..., 1:3] = 0.05, 0.2
-    values[..., 3:] *= 0.55 / values[..., 3:].sum(axis=-1, keepdims=True)
+    cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # of each head and step
+    values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
+    values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
     sight = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
     assert share_words(sight, "cls", 1) == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
 
