@@ -17,6 +17,7 @@ from qvl_attn import render
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import InputError
 from qvl_attn.eye import space, space_charts, space_pictures
+from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.space import (
     LEAST_POINTS,
@@ -297,13 +298,11 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     drawn = space_pictures.draw_similarity(look, asked, drawing)
     values = look.similarity[:, asked]
     size_px = space_pictures._size_px(look, drawing, space_pictures.CELL_PX)
-    row, column = divmod(int(look.sight.asked[asked]), w)
-    box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
     scale = Scale(float(values.min()), 1.0)
     places = []
     for maps in values:
         colors = render.colorize(render.cell_boxes(maps[0], size_px), scale, "inferno")
-        places.append(find_panel(drawn, render.outlined(colors, box)))
+        places.append(find_panel(drawn, mark_patch(colors, int(look.sight.asked[asked]), (h, w))))
     assert None not in places
     assert len({*places}) == len(values)
 
