@@ -89,7 +89,7 @@ def saliency(model: Any, eye: Eye, inputs: Inputs, aim: Aim) -> tuple[SaliencyMa
         label = int(scores.mean(dim=0).argmax()) if aim.label is None else aim.label
         names, columns = (model.config.id2label[label],), range(label, label + 1)
     steps = [_explain(model, eye, outcome, one[None], columns) for one in pixels]
-    values = np.stack(steps, axis=2).clip(min=0).astype(np.float32)
+    values = np.stack(steps, axis=2).astype(np.float32)
     return tuple(
         SaliencyMap(method, name, float(scores[:, column].mean()), values[i, j].reshape(inputs.grid))
         for i, (name, column) in enumerate(zip(names, columns, strict=True))
