@@ -20,8 +20,8 @@ equation 8), followed from the last layer down as a row (T,) from r, by which th
 
 With the identity an average would add the same to all patches, and a probe's row what its values hold of the whole
 picture by then. In small encoders trained to tell the colour of a square in one of 16 places, that left 6 to 18 % of
-the map on the square where averages are read, not 27 to 58 %, and a probe's map pointed at it in 38 to 60 % of pictures,
-not in 78 to 90 %.
+the map on the square where averages are read, not 27 to 58 %, and a probe's map pointed at it in 38 to 60 % of the
+pictures, not in 78 to 90 %.
 
 Steps of a clip are pictures of their own. One pass for the scores, and one with backward passes for each step.
 """
