@@ -77,7 +77,7 @@ class Encoder:
         # The settings first: a family that is not served is named before its weights are fetched.
         eye, config = load_eye(find_checkpoint(model, revision, offline=offline, weights=False))
         checkpoint = find_checkpoint(model, revision, offline=offline)
-        placement = placement_of(lambda: build_eye(eye, config), device, dtype)
+        placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, eye, config, placement, say)
 

@@ -113,6 +113,9 @@ class Tally:
         self._steps: IntArray | None = None
         if eye.model_type == QWEN:
             self._steps, self._tokens = order // cells, torch.from_numpy(order % cells).to(device)
+            # Of each position in it: with whom it attends, in full layers and in the others.
+            near = self._steps if window is None else self._steps * cells + window[order % cells]
+            self._parts = {True: self._steps, False: near}
         else:
             self._tokens = torch.arange(R + cells, device=device)
         at = torch.arange(R + cells, device=device) - R
@@ -162,13 +165,11 @@ class Tally:
             return sample, self._tokens
         part = slice(self._reached[layer], self._reached[layer] + count)
         self._reached[layer] = part.stop
-        steps, tokens = self._steps[part], self._tokens[part]
-        one_window = self._eye.full[layer] or (
-            self._windows is not None and len(torch.unique(self._windows[tokens])) == 1
-        )
-        if len(steps) != count or len(np.unique(steps)) != 1 or not one_window:
+        windows = self._parts[self._eye.full[layer]]
+        own = windows[part]
+        if len(own) != count or not np.array_equal(own, windows[windows == own[0]]):
             raise CaptureError(f"layer {layer} attends over other windows than Qwen2.5-VL's")
-        return int(steps[0]), tokens
+        return int(self._steps[part.start]), self._tokens[part]
 
     def _add(self, layer: int, step: int, asking: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a block of rows.
@@ -188,9 +189,9 @@ class Tally:
         patches = self._is_patch[asking]
         if not patches.all():
             asking, weights = asking[patches], weights[:, patches]
-        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1, dtype=torch.float64))
-        entropy = torch.special.entr(weights).sum(dim=(1, 2), dtype=torch.float64)
-        self._sums["entropy"][layer, :, step] += entropy / np.log(2)
+        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1).double())
+        entropy = torch.special.entr(weights).sum(dim=-1)
+        self._sums["entropy"][layer, :, step] += entropy.sum(dim=1, dtype=torch.float64) / np.log(2)
         on_patches = weights * self._is_patch[seen]
         whole = on_patches.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         distances = torch.cdist(self._centres[asking], self._centres[seen], compute_mode="donot_use_mm_for_euclid_dist")

@@ -151,5 +151,4 @@ class Sight:
 
 def over_heads(values: FloatArray, over: Over) -> FloatArray:
     """Join (H, ...) over the heads: (...) float32."""
-    joined = {"mean": values.mean, "max": values.max, "min": values.min}[over](axis=0)
-    return np.asarray(joined, dtype=np.float32)
+    return np.asarray(getattr(values, over)(axis=0), dtype=np.float32)

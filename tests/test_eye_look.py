@@ -1,0 +1,320 @@
+"""What a look adds up to: against transformers' own eager attention, and Qwen2.5-VL's tower written out by hand."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+
+import eyes
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from tower import dense_attention, windows
+from transformers import Qwen2_5_VLConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+from qvl_attn.capture import keep_encoder_states
+from qvl_attn.errors import CaptureError
+from qvl_attn.eye import look as look_room
+from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.families import QWEN, eye_of
+from qvl_attn.eye.inputs import read_inputs
+from qvl_attn.eye.look import look, run_encoder
+from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.sight import Sight
+
+# By name: what is shown, and the settings.
+SHOWN = {
+    "square": (eyes.picture(120, 118), {}),
+    "landscape": (eyes.picture(190, 100), {"max_pixels": 7000}),
+    "portrait": (eyes.picture(64, 201), {"min_pixels": 3000, "max_pixels": 9000}),
+    "clip": (eyes.clip(96, 80, 3), {}),
+    "oblong clip": (eyes.clip(140, 84, 2), {"max_pixels": 12000}),
+}
+
+
+def plain_attention(name: str, inputs) -> np.ndarray:
+    """(L, H, t, T, T): the whole model, as transformers runs it."""
+    model, pixels = eyes.plain(name), inputs.tensors["pixel_values"]
+    told = {} if "dinov2" in model.config.model_type else {"interpolate_pos_encoding": inputs.interpolate}
+    if name in eyes.WITH_TEXT:
+        told["input_ids"] = torch.tensor([[0, 3, 4, 1]])
+    with torch.no_grad():
+        found = model(pixel_values=pixels, output_attentions=True, **told)
+    if name in eyes.WITH_TEXT:
+        found = found.vision_model_output
+    return torch.stack(found.attentions).transpose(1, 2).numpy()
+
+
+def far_from_even(attention: np.ndarray) -> bool:
+    return bool((attention.max(axis=-1) > 3 / attention.shape[-1]).mean() > 0.5)
+
+
+def held_against(sight, dense: np.ndarray, tolerance: float = 1e-6) -> None:
+    """Everything that is taken of attention, against the whole of it: (L, H, t, T, T)."""
+    assert far_from_even(dense)
+    R = len(sight.prefix)
+    got = {"received": (sight.received, dense[..., R:, :].mean(axis=-2))}
+    if sight.prefix[:1] == ("cls",):
+        got["cls"] = (sight.cls, dense[..., 0, :])
+    for i, place in enumerate(sight.asked):
+        got[f"rows {i}"] = (sight.rows[:, :, i], dense[..., R + place, :])
+    for name, (ours, theirs) in got.items():
+        assert ours.shape == theirs.shape, name
+        assert np.abs(ours - theirs).max() < tolerance, name
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("name", eyes.SPECS)
+def test_it_is_the_attention_of_plain_eager(name, shown):
+    media, limits = SHOWN[shown]
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(media, LookSettings(**limits))
+    t, h, w = inputs.grid
+    assert t == len(media.frames)
+    assert (h < w, h > w) == {"landscape": (True, False), "oblong clip": (True, False), "portrait": (False, True)}.get(
+        shown, (False, False)
+    )
+    sight = look(encoder.model, encoder.eye, inputs, (1, w + 2, h * w - 1))
+    assert sight.grid == (t, h, w)
+    assert sight.asked.tolist() == [1, w + 2, h * w - 1]
+    held_against(sight, plain_attention(name, inputs))
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
+def test_the_prefix_has_its_roles(name):
+    sight = eyes.encoder(name).look(eyes.picture(90, 90)).sight
+    cls, registers = name != "siglip", eyes.REGISTERS if name == "registers" else 0
+    assert sight.prefix == ("cls",) * cls + ("register",) * registers
+    assert (sight.cls is not None) == cls
+    assert sight.queries == (("cls", "patch") if cls else ("patch",))
+
+
+def as_seen(model, eye, inputs) -> torch.Tensor:
+    with torch.inference_mode():
+        return run_encoder(model, eye, inputs).last_hidden_state
+
+
+@pytest.mark.parametrize("name", eyes.NAMES)
+def test_watching_changes_nothing(name):
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(eyes.picture(131, 90), LookSettings())
+    before = [config._attn_implementation for config in _configs(encoder.model)]
+    alone = as_seen(encoder.model, encoder.eye, inputs)
+    with keep_encoder_states(encoder.model, SimpleNamespace(see=lambda *_: None)):
+        watched = as_seen(encoder.model, encoder.eye, inputs)
+    assert torch.equal(alone, watched)
+    look(encoder.model, encoder.eye, inputs)
+    assert [config._attn_implementation for config in _configs(encoder.model)] == before
+    assert torch.equal(alone, as_seen(encoder.model, encoder.eye, inputs))
+
+
+def _configs(model):
+    return {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values()
+
+
+# Of Qwen2.5-VL. Windows are four patches a side: (width, height) of which they cut nothing, columns, rows, or both.
+SIZES = [(112, 112), (140, 112), (112, 168), (196, 84), (84, 252)]
+
+
+def held_against_the_hand_written(media, at) -> Sight:
+    """A look in float32, and one of a tower in float64, which leaves the rounding of our own rows alone."""
+    encoder = eyes.encoder(eyes.QWEN)
+    weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    one = encoder.processor.image_processor
+    dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
+    inputs, asked = encoder.read(media, LookSettings(at=at))
+    held_against(look(exact_tower(), encoder.eye, inputs, asked), dense)
+    sight = encoder.look(media, LookSettings(at=at)).sight
+    held_against(sight, dense, 5e-6)
+    return sight
+
+
+@cache
+def exact_tower():
+    return deepcopy(eyes.encoder(eyes.QWEN).model).double()
+
+
+@pytest.mark.parametrize("size_px", SIZES, ids=str)
+def test_qwens_tower_is_the_one_written_out_by_hand(size_px):
+    w, h = size_px[0] // 14, size_px[1] // 14
+    places = (0, w + 1, (h - 1) * w, h * w - 1, (h // 2) * w + w // 2)
+    at = [(14 * (place % w) + 3.0, 14 * (place // w) + 12.0) for place in places]
+    sight = held_against_the_hand_written(eyes.picture(*size_px, seed=sum(size_px)), tuple(at))
+    assert sight.grid == (1, h, w)
+    assert sight.asked.tolist() == [*places]
+
+
+@pytest.mark.parametrize("frames", [2, 5])
+def test_qwens_tower_on_a_clip(frames):
+    sight = held_against_the_hand_written(eyes.clip(140, 84, frames), ((75.0, 30.0),))
+    assert sight.grid == (-(-frames // 2), 6, 10)
+    assert sight.asked.tolist() == [2 * 10 + 5]
+
+
+def test_pictures_one_after_another_do_not_mix():
+    for size_px in (SIZES[3], SIZES[1], SIZES[3]):
+        held_against_the_hand_written(eyes.picture(*size_px, seed=5), ())
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 4), (4, 3), (5, 9), (2, 7), (5, 0)])
+def test_a_painted_patch_is_found_where_it_was_painted(row, column):
+    """In the first layer a patch's content moves its own key, and of the others only what they have to share."""
+    encoder, w, h = eyes.encoder(eyes.QWEN), 10, 6
+    image = eyes.pixels(w * 14, h * 14)[0]
+    painted = image.copy()
+    painted[row * 14 : row * 14 + 14, column * 14 : column * 14 + 14] = 255 - image[row * 14, column * 14]
+    own = windows(h, w, 4)
+    mates = np.flatnonzero(own == own[row * w + column])
+    asking = next(place for place in mates if place != row * w + column)
+    at = ((14.0 * (asking % w) + 7, 14.0 * (asking // w) + 7),)
+    before, after = (encoder.look(eyes.picture_of(one), LookSettings(at=at)) for one in (image, painted))
+    seen = [one.sight.rows[0, :, 0, 0] for one in (before, after)]
+    assert all((np.flatnonzero(one.min(axis=0)) == mates).all() for one in seen)
+    moved = np.log(seen[1][:, mates]) - np.log(seen[0][:, mates])
+    others = np.delete(moved, np.flatnonzero(mates == row * w + column), axis=1)
+    assert np.ptp(others, axis=1).max() < 1e-4
+    assert (np.abs(moved[:, mates == row * w + column][:, 0] - others.mean(axis=1)) > 1e-2).any()
+    # What patches of other windows get does not change at all.
+    changed = np.flatnonzero((before.sight.received[0] != after.sight.received[0]).any(axis=(0, 1)))
+    assert set(changed) <= set(mates)
+    assert row * w + column in changed
+    differs = (before.turned_back != after.turned_back).any(axis=-1)[0]
+    assert differs[row * 14 : row * 14 + 14, column * 14 : column * 14 + 14].mean() > 0.5
+    assert not np.delete(differs, slice(row * 14, row * 14 + 14), axis=0).any()
+    assert not np.delete(differs, slice(column * 14, column * 14 + 14), axis=1).any()
+
+
+def test_only_full_layers_see_beyond_the_window():
+    sight = eyes.encoder(eyes.QWEN).look(eyes.picture(196, 84)).sight
+    assert sight.full.tolist() == [False, False, True, False]
+    own = windows(6, 14, 4)
+    assert (np.unique(own, return_inverse=True)[1] == np.unique(sight.window, return_inverse=True)[1]).all()
+    shares = sight.window_share[:, :, 0]
+    assert np.abs(shares[~sight.full] - 1).max() < 1e-6
+    assert shares[sight.full].max() < 0.9
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most values that a tensor has while it is on."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(one, torch.Tensor):
+                self.values = max(self.values, one.untyped_storage().nbytes() // one.element_size())
+        return found
+
+
+@pytest.mark.parametrize("name", ["dino", "siglip", eyes.QWEN])
+def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
+    encoder, media = eyes.encoder(name), eyes.picture(600, 392)
+    inputs, _ = encoder.read(media, LookSettings(max_pixels=600 * 392))
+    P = inputs.grid[1] * inputs.grid[2]
+    assert P > 800
+    row, largest = encoder.eye.heads * (P + 8), {}
+    with Largest() as watch, torch.inference_mode():
+        run_encoder(encoder.model, encoder.eye, inputs)
+    alone = watch.values
+    for rows in (16, P):
+        monkeypatch.setattr(look_room, "BLOCK_BYTES", 4 * row * rows)
+        with Largest() as watch:
+            look(encoder.model, encoder.eye, inputs, (7,))
+        largest[rows] = watch.values
+    assert largest[P] >= encoder.eye.heads * P**2, "the watch sees nothing"
+    assert 16 * row < alone < encoder.eye.heads * P**2 / 2
+    assert largest[16] == alone, "the pass itself has the largest tensor"
+
+
+@pytest.mark.parametrize("name", ["clip", "registers", eyes.QWEN])
+def test_how_many_rows_are_held_changes_no_number(name, monkeypatch):
+    encoder = eyes.encoder(name)
+    media = eyes.clip(140, 84, 3)
+    inputs, _ = encoder.read(media, LookSettings())
+    T = len(encoder.eye.prefix) + inputs.grid[1] * inputs.grid[2]
+    sights = []
+    for size in (look_room.BLOCK_BYTES, 1, 4 * encoder.eye.heads * T * 7):
+        monkeypatch.setattr(look_room, "BLOCK_BYTES", size)
+        sights.append(look(encoder.model, encoder.eye, inputs, (3, 11)))
+    for field in ("received", "cls", "rows", "distance_px", "entropy_bits", "window_share"):
+        first, *others = (getattr(sight, field) for sight in sights)
+        for one in others:
+            if first is None:
+                assert one is None
+            else:
+                np.testing.assert_allclose(one, first, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2", "siglip", eyes.QWEN])
+def test_sixteen_bits(name):
+    encoder = eyes.encoder(name, "bfloat16")
+    assert encoder.model.dtype == torch.bfloat16
+    media, at = eyes.picture(112, 112), ((50.0, 40.0),)
+    sight = encoder.look(media, LookSettings(at=at)).sight
+    exact = eyes.encoder(name).look(media, LookSettings(at=at)).sight
+    assert sight.rows.dtype == sight.received.dtype == np.float32
+    # The softmax is float32's: rows sum to one far closer than 16 bits would.
+    assert np.abs(sight.rows.sum(axis=-1) - 1).max() < 1e-5
+    assert np.abs(sight.received[0] - exact.received[0]).mean() < 0.05 * exact.received[0].mean()
+    assert (sight.received != exact.received).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["clip", "dinov2", eyes.QWEN])
+def test_weights_that_are_no_numbers(name, value):
+    encoder = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
+    weights = next(weight for key, weight in encoder.model.named_parameters() if "patch_embed" in key)
+    with torch.no_grad():
+        weights.view(-1)[0] = value
+    with pytest.raises(CaptureError, match="not finite"):
+        encoder.look(eyes.picture(112, 112))
+
+
+def test_what_does_not_attend_as_its_family_does_is_refused():
+    encoder = eyes.encoder("clip")
+    inputs, _ = encoder.read(eyes.picture(112, 112), LookSettings())
+    for wrong, words in (
+        (replace(encoder.eye, layers=2, full=(True,) * 2), "does not attend as its family does"),
+        (replace(encoder.eye, layers=4, full=(True,) * 4), "did not show the attention of all of its layers"),
+        (replace(encoder.eye, prefix=()), "has 26 tokens, where 25 were expected"),
+    ):
+        with pytest.raises(CaptureError, match=words):
+            look(encoder.model, wrong, inputs)
+
+
+def test_other_windows_than_qwens_are_refused():
+    encoder = eyes.encoder(eyes.QWEN)
+    inputs, _ = encoder.read(eyes.picture(196, 112), LookSettings())
+    for wrong in (
+        replace(encoder.eye, window_px=84),
+        replace(encoder.eye, window_px=112),
+        replace(encoder.eye, full=(False, False, False, False)),
+        replace(encoder.eye, full=(True, False, True, False)),
+    ):
+        with pytest.raises(CaptureError, match="other windows"):
+            look(encoder.model, wrong, inputs)
+
+
+@pytest.mark.slow
+def test_the_geometry_of_the_3b(shared_data):
+    """Its own width, heads, windows and patches; of its layers eight, one of them full."""
+    config = Qwen2_5_VLConfig(**json.loads((shared_data / "tokenizer" / "3B" / "config.json").read_text()))
+    config.vision_config.depth = 8
+    assert [layer for layer in config.vision_config.fullatt_block_indexes if layer < 8] == [7]
+    tower = eyes.lively(Qwen2_5_VisionTransformerPretrainedModel(config.vision_config).float())
+    tower.set_attn_implementation("sdpa")
+    encoder = eyes.encoder(eyes.QWEN)
+    eye = eye_of(config, QWEN, encoder.eye.model_class)
+    assert (eye.window_px, eye.heads, eye.layers) == (112, 16, 8)
+    media = eyes.picture(336, 252)
+    inputs = read_inputs(eye, encoder.processor, media)
+    sight = look(tower, eye, inputs, (0, 100, 431))
+    one = encoder.processor.image_processor
+    dense = dense_attention(tower.state_dict(), config.vision_config, media.frames, one.image_mean, one.image_std)
+    held_against(sight, dense, 1e-5)
