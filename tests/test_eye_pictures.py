@@ -24,8 +24,8 @@ from qvl_attn.eye.grid_picture import (
 )
 from qvl_attn.eye.inputs import read_inputs, turned_back
 from qvl_attn.eye.pictures import draw_look
-from qvl_attn.eye.saliency_map import saliency_heat_map
 from qvl_attn.eye.result import LookSettings, SaliencyMap
+from qvl_attn.eye.saliency_map import saliency_heat_map
 from qvl_attn.eye.seen import cut_out, seen, seen_words
 from qvl_attn.eye.words import asks, layer_words, share_of_all, share_words
 from qvl_attn.figures import Panel, scale_line
