@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
+from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
@@ -18,9 +21,11 @@ from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_o
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
+from qvl_attn.media import Picture, is_clip, load_picture
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.stages import Stages
 from qvl_attn.types import FloatArray, Media
 
@@ -132,19 +137,27 @@ class Encoder:
             check_points(t * h * w, "patches")
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
 
-    def look(self, media: Media, settings: LookSettings | None = None) -> Look:
+    def look(self, picture: Picture, settings: LookSettings | None = None, **options: Any) -> Look:
         """Look at one picture or clip.
 
         Args:
-            media: as `load_picture` or `eye.clip.load_clip` gives it.
+            picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
             settings: what is asked for.
+            options: fields of `LookSettings`, in place of those.
 
         Raises:
             InputError: a fault in what was given.
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        settings, stages = settings or LookSettings(), Stages()
+        settings, stages = replace(settings or LookSettings(), **options), Stages()
+        if isinstance(picture, Media):
+            media = picture
+        elif is_clip(picture) or Path(picture).is_dir():
+            settings = replace(settings, clip=settings.clip or ClipSettings())
+            media = load_clip(self, picture, settings.clip, settings)
+        else:
+            media = load_picture(picture)
         with stages.stage("prepare"):
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model, grid_rows = self.model, GridRows(self.eye, inputs)
