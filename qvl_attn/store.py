@@ -189,7 +189,7 @@ def _synced(path: Path) -> Iterator[Any]:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
         # Blended pictures have hardly any repeats to look for: this takes half the time, and about as many bytes.
         Image.fromarray(pixels).save(stream, format="PNG", compress_type=zlib.Z_RLE)
@@ -216,6 +216,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: an array of objects, which only a pickle could hold.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
         _save(stream, arrays)
 
