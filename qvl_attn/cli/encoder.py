@@ -183,7 +183,9 @@ def encoder(
         if embeddings:
             check_available()
         if input_dir is not None:
-            list_pictures(input_dir)
+            if overwrite:
+                raise InputError("--overwrite: a run over a folder is gone on with, not replaced", "name another --out")
+            list_pictures(input_dir, out)
         with libraries_in_c_hushed():
             opened = [_opened(one, how) for one in media or []]
         check_writable(out)
