@@ -157,7 +157,7 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
 
 @pytest.mark.parametrize("name", ["dino", "registers"])
 def test_the_weights_are_those_of_plain_eager(name):
-    encoder, media, asked = ASKED[name]
+    encoder, media, _ = ASKED[name]
     look, eye = looked(name), eyes.encoder(encoder)
     inputs, _ = eye.read(media, look.settings)
     told = {} if "registers" in encoder else {"interpolate_pos_encoding": inputs.interpolate}

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "qvl_attn"
 TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
 TORCH_ROOMS |= {"flow", "probe", "removal", "scramble"}
 # Of the room of encoders; a name may stand for a pure room elsewhere.
-EYE_TORCH_ROOMS = {"load", "part", "inputs", "look", "states", "saliency"}
+EYE_TORCH_ROOMS = {"grid_rows", "load", "part", "inputs", "look", "states", "saliency"}
 PURE = {
     "types": set(),
     "drawing": {"errors"},
@@ -63,6 +63,7 @@ PURE = {
     "eye/families": {"errors"},
     "eye/sight": {"types"},
     "eye/figures": {"eye"},
+    "eye/space": {"errors", "eye", "types"},
     "faithfulness": {"perturb", "types"},
     "exhibit": {"errors", "jpeg", "pictures", "region", "render", "result", "samples", "store", "types"},
 }

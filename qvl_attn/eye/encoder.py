@@ -14,9 +14,10 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.families import Eye
+from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import GridRows, look
+from qvl_attn.eye.look import look
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
@@ -86,7 +87,7 @@ class Encoder:
         # The settings first: a family that is not served is named before its weights are fetched.
         eye, config = load_eye(find_checkpoint(model, revision, offline=offline, weights=False))
         checkpoint = find_checkpoint(model, revision, offline=offline)
-        placement = placement_of(lambda: build_eye(eye, config), device, dtype)
+        placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, eye, config, placement, say)
 

@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 from qvl_attn.capture import attention_rows, keep_encoder_states
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.families import QWEN, Eye
+from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.sight import Sight
 from qvl_attn.probe import window_order
 from qvl_attn.recorder import SUM_TOLERANCE
-from qvl_attn.types import FloatArray, IntArray
+from qvl_attn.types import IntArray
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20
 # Of the steps of a clip that run together: eight of CLIP's at 336 px.
 TOKENS_AT_ONCE = 4800
-# Of the rows of single patches that are kept, as a mean over the heads, so that any patch can be clicked.
-GRID_VALUES = 2_000_000
 
 
 def encoder_of(model: Any, eye: Eye) -> Any:
@@ -120,45 +119,6 @@ def windows_of(eye: Eye, grid: tuple[int, int, int]) -> IntArray | None:
     side = eye.window_px // (eye.patch_px * eye.merge) * eye.merge
     rows, columns = np.arange(h)[:, None] // side, np.arange(w) // side
     return np.ascontiguousarray((rows * (-(-w // side)) + columns).reshape(-1), dtype=np.int64)
-
-
-def even_places(grid: tuple[int, int, int], most: int) -> IntArray:
-    """(K,) places in a step, at most `most`: every patch, or every second a side, or every third; none below 4."""
-    _, h, w = grid
-    for side in range(1, max(h, w) + 1):
-        rows, columns = (np.arange((size - 1) % side // 2, size, side) for size in (h, w))
-        if len(rows) * len(columns) <= most and most >= 4:
-            return np.asarray((rows[:, None] * w + columns).reshape(-1), dtype=np.int64)
-    return np.zeros(0, dtype=np.int64)
-
-
-class GridRows:
-    """The rows of patches that lie evenly over a step, the mean over the heads, as the layers come by.
-
-    Args:
-        eye: of the encoder.
-        inputs: what is looked at.
-    """
-
-    def __init__(self, eye: Eye, inputs: Inputs) -> None:
-        t, h, w = self._grid = inputs.grid
-        self._prefix = len(eye.prefix)
-        self.places = even_places(inputs.grid, GRID_VALUES // (eye.layers * t * h * w))
-        self._number = torch.full((self._prefix + h * w,), -1)
-        self._number[self._prefix + torch.from_numpy(self.places)] = torch.arange(len(self.places))
-        self._rows = torch.zeros(eye.layers, len(self.places), t, h * w)
-
-    def add(self, layer: int, step: int, asking: torch.Tensor, seen: torch.Tensor, weights: torch.Tensor) -> None:
-        """Take what is meant of a block of rows: as `Tally._add` has it."""
-        number = self._number[asking.cpu()]
-        meant, patches = number >= 0, seen.cpu() - self._prefix
-        if meant.any():
-            mean = weights[:, meant.to(weights.device)].mean(dim=0).cpu()
-            self._rows[layer, number[meant][:, None], step, patches[patches >= 0]] = mean[:, patches >= 0]
-
-    def values(self) -> FloatArray:
-        """(L, K, t, h, w) float32: what the patches at `places` give every patch of their step."""
-        return self._rows.numpy().reshape(*self._rows.shape[:2], *self._grid)
 
 
 class Tally:
@@ -272,9 +232,9 @@ class Tally:
         patches = self._is_patch[asking]
         if not patches.all():
             asking, weights = asking[patches], weights[:, patches]
-        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1, dtype=torch.float64))
-        entropy = torch.special.entr(weights).sum(dim=(1, 2), dtype=torch.float64)
-        self._sums["entropy"][layer, :, step] += entropy / np.log(2)
+        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1).double())
+        entropy = torch.special.entr(weights).sum(dim=-1)
+        self._sums["entropy"][layer, :, step] += entropy.sum(dim=1, dtype=torch.float64) / np.log(2)
         on_patches = weights * self._is_patch[seen]
         whole = on_patches.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         distances = torch.cdist(self._centres[asking], self._centres[seen], compute_mode="donot_use_mm_for_euclid_dist")

@@ -205,6 +205,12 @@ class Look:
         t, h, w = self.sight.grid
         return f"Look({self.media.source!r}, {self.maker.model!r}, {t} x {h} x {w} patches)"
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the page of the look."""
+        from qvl_attn.report.notebook import look_notebook_html
+
+        return look_notebook_html(self)
+
     @property
     def head_layer(self) -> int:
         """The layer whose heads are shown one by one, 0-based."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from qvl_attn.eye.figures import Figure
 
 LOCAL_SHARE = 0.5
@@ -35,7 +33,7 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
     there = f"{distance.values[at].mean():.0f} px, by chance {distance.chance[at]:.0f} px"
     if last is None:
         local = (
-            f"local until no layer: already in layer 0 the mean attention distance is half of chance or more ({there})"
+            f"not local at first: already in layer 0 the mean attention distance is half of chance or more ({there})"
         )
     elif last == len(distance.chance) - 1:
         local = (
@@ -45,8 +43,6 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
         local = (
             f"local until layer {last}: up to it the mean attention distance is below half of chance (there {there})"
         )
-    count, even = float(np.mean(tokens.values[few])), float(tokens.chance[few])
-    gathers = (
-        f"gathers most on few tokens in layer {few}: {count:.1f} carry half of the attention, by chance {even:.1f}"
-    )
-    return [local, gathers]
+    count, even = f"{tokens.values[few].mean():.1f}", f"{tokens.chance[few]:.1f}"
+    gathers = f"half of the attention is on {count} of them, by chance on {even}"
+    return [local, f"gathers most on few tokens in layer {few}: {gathers}"]

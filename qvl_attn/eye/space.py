@@ -21,6 +21,8 @@ COMPONENTS = 3
 # Of t-SNE: fewer points have no neighbourhoods, more take too long.
 LEAST_POINTS, MOST_POINTS = 5, 5000
 PERPLEXITY = 30
+# Standard deviation of where t-SNE begins, as scikit-learn has it.
+START = 1e-4
 # t-SNE is run on this many principal components, as its authors do (van der Maaten and Hinton 2008, section 4.2).
 FIRST_REDUCED_TO = 50
 SHUFFLES = 500
@@ -99,12 +101,13 @@ def same(points: FloatArray | Floats) -> bool:
 def neighbour_map(points: FloatArray, seed: int) -> FloatArray:
     """Lay points out on a plane so that near ones stay near: (N, 2) float32, by t-SNE (van der Maaten, Hinton 2008).
 
-    It begins with the first principal components, so that it is the same for the same seed, and its coarse shape means
-    something. Perplexity 30, less where there are fewer than 91 points.
+    It begins with the first two principal components, so that its coarse shape means something (Kobak and Berens 2019),
+    and a little noise: another seed shows what of it is chance. Perplexity 30, less where there are fewer than 91
+    points.
 
     Args:
         points: (N, D) float32, N at least `LEAST_POINTS`.
-        seed: for scikit-learn.
+        seed: of the noise.
     """
     from sklearn.manifold import TSNE
 
@@ -112,7 +115,10 @@ def neighbour_map(points: FloatArray, seed: int) -> FloatArray:
         return np.zeros((len(points), 2), dtype=np.float32)
     reduced = principal(points, FIRST_REDUCED_TO).components if points.shape[1] > FIRST_REDUCED_TO else points
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-    placed = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed).fit_transform(reduced)
+    start = principal(points, 2).components
+    start = START * start / start[:, 0].std()
+    start += np.random.default_rng(seed).normal(scale=START / 10, size=start.shape).astype(np.float32)
+    placed = TSNE(perplexity=perplexity, init=start, learning_rate="auto", random_state=seed).fit_transform(reduced)
     return np.asarray(placed, dtype=np.float32)
 
 

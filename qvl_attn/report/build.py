@@ -1,4 +1,4 @@
-"""Pages of what lies in folders, made again without a model: of a result, of several side by side, of a check."""
+"""Pages of what lies in folders, made again without a model: of results, of a look of an encoder, of a check."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.scores import read_scores
 from qvl_attn.store import check_new, read_json, write_text
 
+RESULT_FILE = "result.json"
+
 
 def make_report(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Write the page of a result or a check, or one page of several results side by side. No model is needed.
+    """Write the page of a result, a look or a check, or one page of several results side by side. No model is needed.
 
     Args:
-        folders: one or several that `ask`, `video`, `check`, `merge` or `render` wrote.
+        folders: one or several that `ask`, `video`, `encoder`, `check`, `merge` or `render` wrote.
         out: the file to write, which must not be there; by default `report.html` in the one folder, made again.
 
     Returns:
@@ -57,9 +59,29 @@ def _html(folders: Sequence[Path]) -> str:
         raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
     if checks:
         return _check_html(checks[0])
+    looks = [one for one in folders if _is_look(one)]
+    if looks and len(folders) > 1:
+        raise InputError(f"{looks[0]} is an encoder's", "it has a page of its own: name it alone")
+    if looks:
+        return _look_html(looks[0])
     results = [read_result(folder) for folder in folders]
-    with _damaged(", ".join(str(one / "result.json") for one in folders)):
+    with _damaged(", ".join(str(one / RESULT_FILE) for one in folders)):
         return result_html(results, [_notes(one) for one in folders])
+
+
+def _is_look(folder: Path) -> bool:
+    file = folder / RESULT_FILE
+    there = os.path.isfile(file)  # of names that are too long as well  # noqa: PTH113
+    return there and read_json(file).get("kind") == "encoder"
+
+
+def _look_html(folder: Path) -> str:
+    from qvl_attn.eye.folder import load_look
+    from qvl_attn.report.of_encoder import encoder_html
+
+    look = load_look(folder)
+    with _damaged(str(folder / RESULT_FILE)):
+        return encoder_html(look, _notes(folder))
 
 
 def _check_html(folder: Path) -> str:
@@ -87,4 +109,4 @@ def _damaged(file: str) -> Iterator[None]:
 
 
 def _notes(folder: Path) -> list[str]:
-    return [str(note) for note in read_json(folder / "result.json")["notes"]]
+    return [str(note) for note in read_json(folder / RESULT_FILE)["notes"]]

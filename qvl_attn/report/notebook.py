@@ -7,9 +7,13 @@ from base64 import b64encode
 from markupsafe import Markup
 
 from qvl_attn.drawing import Drawing
+from qvl_attn.eye.result import Look
 from qvl_attn.jpeg import jpeg
+from qvl_attn.kept import base_name
 from qvl_attn.pictures import draw_result
 from qvl_attn.plain import plain
+from qvl_attn.render import Picture
+from qvl_attn.report.of_encoder import encoder_html, still_picture
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Result
 
@@ -30,10 +34,17 @@ def notebook_html(result: Result) -> str:
         CaptureError: there is no attention to draw.
     """
     drawn = draw_result(result, Drawing())
-    html = _HTML.format(
-        height=HEIGHT_PX,
-        picture=b64encode(jpeg(drawn.overlay())).decode(),
-        alt=plain(f"{result.question} — {result.mapped_answer}"),
-        page=result_html([result], [drawn.notes]),
-    )
+    page = result_html([result], [drawn.notes])
+    return framed(page, drawn.overlay(), f"{result.question} — {result.mapped_answer}")
+
+
+def look_notebook_html(look: Look) -> str:
+    """The same of what an encoder saw."""
+    told = f"{base_name(look.media.source)} — {look.maker.model}"
+    return framed(encoder_html(look), still_picture(look), told)
+
+
+def framed(page: str, picture: Picture, told: str) -> str:
+    """A page in a frame over a picture, both called by a line that tells what they are."""
+    html = _HTML.format(height=HEIGHT_PX, picture=b64encode(jpeg(picture)).decode(), alt=plain(told), page=page)
     return str(html)

@@ -129,7 +129,12 @@ def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], parcel: Pa
 
 def _drawn_px(media: Media, pictures: int = 1) -> tuple[int, int]:
     """How large a page has a picture: of several, which stand beside one another, each is smaller."""
-    return fit_px(media.size_px, min(max(media.frames.shape[1:3]), round(MAX_PICTURE_PX / sqrt(pictures))))
+    return drawn_px_of(media, round(MAX_PICTURE_PX / sqrt(pictures)))
+
+
+def drawn_px_of(media: Media, longest_px: int = MAX_PICTURE_PX) -> tuple[int, int]:
+    """How large a page has a picture: no larger than it is, its longer side at most `longest_px`."""
+    return fit_px(media.size_px, min(max(media.frames.shape[1:3]), longest_px))
 
 
 def _clip(result: Result, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:

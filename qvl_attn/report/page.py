@@ -34,18 +34,35 @@ SCRIPTS = {
         "result",
     ),
     "check": ("strings", "strings_check", "words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
+    "encoder": (
+        "strings",
+        "strings_encoder",
+        "words",
+        "unpack",
+        "draw",
+        "chart",
+        "matrix",
+        "save",
+        "encoder_state",
+        "encoder_view",
+        "encoder_strips",
+        "encoder",
+    ),
 }
 
 
-def page_html(kind: str, title: str, data: dict[str, Any], parcel: Parcel, first: Collection[int] = ()) -> str:
+def page_html(
+    kind: str, title: str, data: dict[str, Any], parcel: Parcel, first: Collection[int] = (), still: str = ""
+) -> str:
     """The HTML of a page.
 
     Args:
-        kind: `result` or `check`.
+        kind: `result`, `check` or `encoder`.
         title: of the window.
         data: what the page's script is told; goes through `tojson`.
         parcel: maps and pictures.
         first: numbers of the blocks that are there when the script begins; the others follow it.
+        still: a JPEG file in base64, shown where scripts are off; of an encoder's page.
     """
     style, script = _read("style.css"), "\n".join(['"use strict";', *(_read(f"{name}.js") for name in SCRIPTS[kind])])
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
@@ -62,6 +79,7 @@ def page_html(kind: str, title: str, data: dict[str, Any], parcel: Parcel, first
         first=[block for block in blocks if block[0] in first],
         later=[block for block in blocks if block[0] not in first],
         pictures=list(enumerate(parcel.pictures)),
+        still=still,
     )
     return html
 

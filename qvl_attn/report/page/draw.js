@@ -47,7 +47,7 @@ function paint(canvas, values, rows, columns, high, colormap, interp) {
     for (let c = 0; c < columns; c++) line[c] = (values[above + c] * (1 - down) + values[below + c] * down) * unit;
     for (let u = 0, at = v * width; u < width; u++, at++) {
       const level = line[x.first[u]] + (line[x.second[u]] - line[x.first[u]]) * x.part[u];
-      pixels[at] = table[level >= 255 ? 255 : (level + 0.5) | 0];
+      pixels[at] = table[level >= 255 ? 255 : level > 0 ? (level + 0.5) | 0 : 0];
     }
   }
   context.putImageData(image, 0, 0);
@@ -80,3 +80,22 @@ function scaleHigh(values) {
 }
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+const RANKS = new WeakMap();
+
+/** For each cell its place among all, 1 the strongest; equal values have the same. */
+function ranksOf(values) {
+  if (!RANKS.has(values.buffer)) RANKS.set(values.buffer, new Map());
+  const known = RANKS.get(values.buffer),
+    key = values.byteOffset;
+  if (!known.has(key)) {
+    const order = Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a]),
+      ranks = new Uint32Array(values.length);
+    order.forEach(
+      (cell, place) =>
+        (ranks[cell] = place && values[cell] === values[order[place - 1]] ? ranks[order[place - 1]] : place + 1),
+    );
+    known.set(key, { order, ranks });
+  }
+  return known.get(key);
+}

@@ -1,24 +1,5 @@
 // The cell that is pointed at or kept: its value, rank and pixels, the words that look at it; and the strongest cells.
 
-const RANKS = new WeakMap();
-
-/** For each cell its place among all, 1 the strongest; equal values have the same. */
-function ranksOf(values) {
-  if (!RANKS.has(values.buffer)) RANKS.set(values.buffer, new Map());
-  const known = RANKS.get(values.buffer),
-    key = values.byteOffset;
-  if (!known.has(key)) {
-    const order = Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a]),
-      ranks = new Uint32Array(values.length);
-    order.forEach(
-      (cell, place) =>
-        (ranks[cell] = place && values[cell] === values[order[place - 1]] ? ranks[order[place - 1]] : place + 1),
-    );
-    known.set(key, { order, ranks });
-  }
-  return known.get(key);
-}
-
 function inspect() {
   const cell = state.cell ?? state.kept,
     panel = cell && state.panels[cell.panel];

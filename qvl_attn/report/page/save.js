@@ -122,11 +122,15 @@ function drawSvgMarks(context, svg, x, y, width, height) {
 async function saveView() {
   while (document.documentElement.dataset.state !== "fine") await pause();
   drawAll(); // with the values that have come since
-  const canvas = await viewCanvas(),
-    file = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  await download(await viewCanvas(), resultOf(active()).question);
+}
+
+/** Hand over a canvas as a file that is named after a text. */
+async function download(canvas, text) {
+  const file = await new Promise((done) => canvas.toBlob(done, "image/png"));
   const url = URL.createObjectURL(file),
-    words = resultOf(active())
-      .question.toLowerCase()
+    words = text
+      .toLowerCase()
       .match(/[\p{L}\p{N}]+/gu)
       ?.join("-")
       .slice(0, 40);

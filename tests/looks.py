@@ -1,0 +1,70 @@
+"""Looks made by hand: every number is known."""
+
+import numpy as np
+
+from qvl_attn.eye.result import Look, LookSettings, Maker
+from qvl_attn.eye.sight import Sight
+from qvl_attn.grid import cell_boxes_px
+from qvl_attn.types import ClipFacts, Media
+
+MAKER = Maker("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
+
+
+def attention(rng, *shape):
+    values = rng.random(shape, dtype=np.float32) ** 8 + 1e-4
+    return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def made_sight(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
+    """A sight of random attention, in which some parts may be set."""
+    rng, (t, h, w) = np.random.default_rng(5), grid
+    A, T = len(changes.get("asked", ())), len(prefix) + h * w
+    figures = (rng.random((layers, heads, t), dtype=np.float32) for _ in range(3))
+    parts = {
+        "family": "DINOv2 with registers",
+        "grid": grid,
+        "prefix": prefix,
+        "boxes_px": np.tile(cell_boxes_px(h, w, (10 * w, 10 * h)), (t, 1)),
+        "patch_px": 14,
+        "full": np.ones(layers, bool) if full is None else np.array(full, bool),
+        "window": window,
+        "received": attention(rng, layers, heads, t, T),
+        "cls": attention(rng, layers, heads, t, T) if "cls" in prefix else None,
+        "asked": np.zeros(0, np.int64),
+        "rows": attention(rng, layers, heads, A, t, T),
+        "distance_px": next(figures) * 40,
+        "entropy_bits": next(figures) * 4,
+        "window_share": None if window is None else next(figures),
+    }
+    return Sight(**parts | changes)
+
+
+def made_picture(size_px, pixels=None, **changes):
+    """A picture; without pixels one in which every place has its own colour."""
+    width, height = size_px
+    if pixels is None:
+        y, x = np.mgrid[:height, :width]
+        pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 90)], axis=-1).astype(np.uint8)
+    return Media("picture", pixels[None], np.zeros(1), size_px, changes.pop("source", "a.png"), "0" * 64, **changes)
+
+
+def made_clip(size_px, frames):
+    pixels = np.stack([np.full((size_px[1], size_px[0], 3), 10 * i, np.uint8) for i in range(frames)])
+    facts = ClipFacts(0.0, float(frames), 25.0, 1.0, tuple(25 * i for i in range(frames)), None, frames)
+    return Media("clip", pixels, np.arange(frames, dtype=np.float64), size_px, "a.mp4", "0" * 64, clip=facts)
+
+
+def made_look(sight=None, media=None, **changes):
+    """A look; what was turned back is grey."""
+    sight = made_sight() if sight is None else sight
+    t, h, w = sight.grid
+    per_step = 1 if media is None else len(media.frames) // t
+    parts = {
+        "media": made_picture((10 * w, 10 * h)) if media is None else media,
+        "sight": sight,
+        "turned_back": np.full((t, *sight.input_px[::-1], 3), 128, np.uint8),
+        "settings": LookSettings(),
+        "maker": MAKER,
+        "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
+    }
+    return Look(**parts | changes)

@@ -1,0 +1,472 @@
+"""The page of an encoder's look in a real browser: every control, its maps as `render` paints them, what it says."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from functools import cache
+
+import numpy as np
+import pytest
+from made_up_looks import made_up_looks_of, made_up_look
+from pages import Reader, close, heat, levels, opened, painted, settled, slide
+
+from qvl_attn.eye.figures import figures_of
+from qvl_attn.eye.sight import over_heads
+from qvl_attn.numbers import percent
+from qvl_attn.render import color_table, percentile_scale
+from qvl_attn.report.of_encoder import encoder_html
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def looks():
+    """By name: looks of every kind."""
+    return looks_of()
+
+
+@pytest.fixture(scope="session")
+def look_file(looks, tmp_path_factory):
+    """The file of the page of a look."""
+    folder = tmp_path_factory.mktemp("looks")
+
+    @cache
+    def write(name):
+        (folder / f"{name}.html").write_text(encoder_html(looks(name), ["a note"]), encoding="utf-8")
+        return folder / f"{name}.html"
+
+    return write
+
+
+@pytest.fixture
+def open_look(chromium, look_file):
+    """Open the page of one of `looks`, with the options of a browser's context."""
+    with ExitStack() as stack:
+        yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))
+
+
+def choose(page, name):
+    page.locator("#queries button", has_text=name).click()
+    settled(page)
+
+
+def point(page, look, place, click=False):
+    """Move to the middle of a patch, or click it; back to where the page begins first."""
+    box = page.locator("#picture").bounding_box()
+    x0, y0, x1, y1 = look.sight.boxes_px[place].tolist()
+    x, y = (x0 + x1) / 2 / look.media.size_px[0], (y0 + y1) / 2 / look.media.size_px[1]
+    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    page.mouse.move(*at)
+    if click:
+        page.mouse.click(*at)
+    settled(page)
+
+
+def shows(page, maps, step=0, high=None, **drawn):
+    """The page has (t, h, w) values, and its canvas is painted with those of a step."""
+    close(np.array(page.evaluate("[...valuesOf(shownBy())]")), maps.ravel())
+    painted(page, maps[step], percentile_scale([maps]).high if high is None else high, **drawn)
+
+
+def said(page, name):
+    return page.locator(f"#{name}").inner_text()
+
+
+# Who asks, which layer, which heads
+
+
+def test_it_begins_with_the_last_layer_of_cls(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    shows(page, sight.map("cls", 2))
+    assert said(page, "what") == "layer 2 of 0-2 · where [CLS] looks · mean of all 4 heads"
+    assert page.locator("#queries button").all_inner_texts() == [
+        "[CLS]",
+        "mean of all patches",
+        "patch at 140, 100 px",
+        "no patch clicked",
+    ]
+    assert said(page, "file") == "a picture.png"
+    assert "8 × 6 patches of 14 px" in said(page, "seen")
+    assert "tiny/eye" in said(page, "made")
+    assert page.locator("#notes li").all_inner_texts() == ["a note"]
+
+
+def test_every_query_layer_and_way_to_join_heads(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    for chip, query in (("[CLS]", "cls"), ("mean of all", "patch"), ("patch at", "at_1")):
+        choose(page, chip)
+        for over in ("mean", "max", "min"):
+            slide(page, "over", over)
+            assert ("no share" in said(page, "share")) == (over != "mean")
+            for layer in (0, 2):
+                slide(page, "layer", layer)
+                shows(page, over_heads(sight.maps(query)[layer], over))
+                assert said(page, "what").startswith(f"layer {layer} of 0-2")
+
+
+def test_every_head(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    for chip, query in (("[CLS]", "cls"), ("patch at", "at_1")):
+        choose(page, chip)
+        for layer, head in ((0, 3), (2, 0), (1, 2)):
+            slide(page, "layer", layer)
+            if layer == 2:
+                slide(page, "over", head)
+            else:
+                page.locator("#head-thumbs button").nth(head).click()
+                settled(page)
+            shows(page, sight.maps(query)[layer, head])
+            assert said(page, "what").endswith(f"head {head}")
+            assert page.locator("#head-thumbs button[aria-pressed=true]").all_inner_texts() == [str(head)]
+            assert said(page, "heads-title") == f"Heads of layer {layer}"
+        page.locator("#head-thumbs button").nth(2).click()
+        settled(page)
+        assert said(page, "what").endswith("mean of all 4 heads")
+
+
+def test_the_settings_that_were_asked_for_come_first(open_look, looks):
+    page, sight = open_look("registers"), looks("registers").sight
+    shows(page, sight.map("cls", 2, "max"))
+    assert said(page, "what").endswith("maximum of all 4 heads")
+
+
+def test_one_scale_for_all_layers(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    slide(page, "scale", "shared")
+    for layer in (0, 2):
+        slide(page, "layer", layer)
+        shared = percentile_scale([sight.map("cls", layer) for layer in range(3)]).high
+        shows(page, sight.map("cls", layer), high=shared, least=10)
+    slide(page, "over", 1)
+    shows(page, sight.maps("cls")[2, 1], high=percentile_scale([sight.maps("cls")]).high, least=10)
+
+
+def test_colours_boxes_and_opacity(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    slide(page, "alpha", 0.8)
+    for colormap, interp in (("viridis", "linear"), ("jet", "cells")):
+        slide(page, "colormap", colormap)
+        slide(page, "interp", interp)
+        shows(page, sight.map("cls", 2), colormap=colormap, interp=interp)
+    assert page.locator("#map").evaluate("(one) => one.style.opacity") == "0.8"
+    assert said(page, "alpha-told") == "80 %"
+
+
+def test_the_keys_go_from_layer_to_layer(open_look):
+    page = open_look("cls")
+    for key, layer in (("[", 1), ("[", 0), ("[", 0), ("]", 1)):
+        page.keyboard.press(key)
+        settled(page)
+        assert page.evaluate("state.layer") == layer
+    page.locator("#layer").focus()
+    page.keyboard.press("ArrowRight")
+    settled(page)
+    assert page.evaluate("state.layer") == 2
+    assert page.locator("#layer").get_attribute("aria-valuetext") == "Layer 2"
+
+
+# Numbers
+
+
+def test_the_scale_and_the_shares_are_told(open_look, looks):
+    page, sight = open_look("registers"), looks("registers").sight
+    assert "1/51" in said(page, "told")
+    for over in ("mean", 3):
+        slide(page, "over", over)
+        tokens = sight.cls[2, :, 0] if over == "mean" else sight.cls[2, 3:4, 0]
+        shares = tokens.mean(axis=0, dtype=np.float64)
+        told = [shares[3:].sum(), shares[0], shares[1:3].sum()]
+        numbers = [float(one) for one in re.findall(r"([\d.]+) %", said(page, "share"))]
+        np.testing.assert_allclose(numbers, [100 * one for one in told], atol=0.51)
+        assert said(page, "share").endswith("to registers")
+    maps = sight.maps("cls")[2, 3]
+    high = percentile_scale([maps]).high
+    assert said(page, "high").endswith(f"= {high * 51:.1f}× uniform")
+    assert f"max {maps.max():.3g} = {maps.max() * 51:.1f}× uniform" in said(page, "told")
+    assert f"{int((maps > high).sum())} of 48 patches above the scale" in said(page, "told")
+
+
+def test_without_other_tokens_all_attention_is_on_patches(open_look):
+    page = open_look("windows")
+    assert said(page, "share").startswith("There are no other tokens")
+
+
+def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    values = look.sight.map("cls", 2).ravel()
+    for place in (0, 19, 47, int(values.argmax())):
+        point(page, look, place)
+        x0, y0, x1, y1 = look.sight.boxes_px[place]
+        rank = int((values > values[place]).sum()) + 1
+        assert said(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
+        assert said(page, "cell").endswith(f"rank {rank} of 48 · pixels x {x0:g}-{x1:g}, y {y0:g}-{y1:g}")
+        assert f"= {values[place] * 49:.1f}× uniform" in said(page, "cell")
+        marks = page.locator("#marks .pointed:not(.under)")
+        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == [x0, y0]
+    page.locator("summary", has_text="strongest").click()
+    first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
+    assert first[0] == "1"
+    assert float(first[1]) == pytest.approx(values.max(), rel=0.01)
+
+
+def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    page.locator("#picture").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight"):
+        page.keyboard.press(key)
+    assert said(page, "cell").startswith("row 2, column 2")
+    page.keyboard.press("Enter")
+    settled(page)
+    shows(page, look.grid_rows[2, 9])
+    page.keyboard.press("Escape")
+    settled(page)
+    shows(page, look.sight.map("cls", 2))
+
+
+# Patches to click
+
+
+def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    for place in (0, 26, 47):
+        point(page, look, place, click=True)
+        for layer in (0, 2):
+            slide(page, "layer", layer)
+            shows(page, look.grid_rows[layer, place])
+        assert f"row {place // 8 + 1}, column {place % 8 + 1} looks" in said(page, "what")
+        marks = page.locator("#marks .kept:not(.under)")
+        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == look.sight.boxes_px[place, :2].tolist()
+        assert page.locator("#nearest").is_hidden()
+    slide(page, "scale", "shared")
+    shows(page, look.grid_rows[2, 47], high=percentile_scale([look.grid_rows[:, 47]]).high, least=10)
+    share = percent(float(look.grid_rows[2, 47].sum()))
+    assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
+    assert said(page, "heads-hint") == "Single heads are not here for this choice."
+    point(page, look, 47, click=True)
+    assert page.evaluate("state.place") is None
+    assert said(page, "what").endswith("where [CLS] looks · mean of all 4 heads")
+
+
+def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_look, looks):
+    page, look = open_look("sparse"), looks("sparse")
+    assert "10 of 48 patches are here" in said(page, "click-hint")
+    point(page, look, 0, click=True)
+    assert page.locator("#nearest").is_hidden()
+    place = 17
+    kept = look.grid_places
+    far = (kept // 8 - place // 8) ** 2 + (kept % 8 - place % 8) ** 2
+    number = int(far.argmin())
+    assert far[number] > 0
+    assert (far == far[number]).sum() == 1
+    point(page, look, place, click=True)
+    shows(page, look.grid_rows[2, number])
+    assert "row 3, column 2, is not among" in said(page, "nearest")
+    near = int(kept[number])
+    assert f"row {near // 8 + 1}, column {near % 8 + 1} looks" in said(page, "what")
+    assert page.locator("#marks .wanted:not(.under)").count() == 1
+
+
+def test_where_no_single_patches_are_it_says_so(open_look, looks):
+    page, look = open_look("none"), looks("none")
+    assert said(page, "click-hint") == "Single patches are not here."
+    assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
+    point(page, look, 3, click=True)
+    shows(page, look.sight.map("patch", 2))
+
+
+# Other maps, and what went in
+
+
+def test_cosine_similarity_by_layer(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    slide(page, "kind", "similarity")
+    for number in range(4):
+        slide(page, "layer", number)
+        want = look.similarity[number, 0]
+        got = np.array(page.evaluate("[...valuesOf(shownBy())]"))
+        np.testing.assert_allclose(got, want.ravel(), atol=6e-4)
+        painted(page, np.ascontiguousarray(want[0]), 1.0)
+    assert page.locator("#layer-thumbs button").count() == 4
+    assert said(page, "what") == "how alike the others are to the patch at 140, 100 px · after layer 2"
+    assert page.locator("#queries button").count() == 1
+    assert page.locator("#heads-card").is_hidden()
+    assert "same direction" in said(page, "share")
+    slide(page, "layer", 0)
+    assert said(page, "what").endswith("before layer 0")
+    slide(page, "kind", "attention")
+    shows(page, look.sight.map("at_1", 0))
+
+
+def test_a_saliency_map(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    slide(page, "kind", 0)
+    shows(page, look.saliency[0].values)
+    assert said(page, "what") == "gradcam for “a cat” (the model's own figure: 0.25)"
+    for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
+        assert page.locator(f"#{name}").is_hidden()
+
+
+@pytest.mark.parametrize("name", ["cls", "crop"])
+def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, looks, name):
+    page, look = open_look(name), looks(name)
+    page.locator("#back").click()
+    settled(page)
+    assert page.locator("#back").get_attribute("aria-pressed") == "true"
+    whole = page.locator("#picture").bounding_box()
+    boxes, (width, height) = look.sight.boxes_px, look.media.size_px
+    want = [boxes[0, 0] / width, boxes[0, 1] / height, boxes[-1, 2] / width, boxes[-1, 3] / height]
+    for part in ("map", "turned-back"):
+        box = page.locator(f"#{part}").bounding_box()
+        x, y = (box["x"] - whole["x"]) / whole["width"], (box["y"] - whole["y"]) / whole["height"]
+        got = [x, y, x + box["width"] / whole["width"], y + box["height"] / whole["height"]]
+        np.testing.assert_allclose(got, want, atol=2e-3)
+    natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
+    assert natural == [look.turned_back.shape[2]]
+    assert page.locator("#veil path").count() == (name == "crop")
+    assert ("veiled" in said(page, "back-hint")) == (name == "crop")
+    page.locator("#back").click()
+    settled(page)
+    assert page.locator("#turned-back").is_hidden()
+
+
+# Small multiples and figures
+
+
+def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_look, looks):
+    page, sight = open_look("cls"), looks("cls").sight
+    first = page.locator(".picture canvas").count()
+    assert page.locator("#layer-thumbs button").all_inner_texts() == ["0", "1", "2"]
+    page.evaluate(
+        "document.querySelectorAll('.thumb canvas').forEach((one) => one.parentNode.classList.add('picture'))"
+    )
+    for layer in range(3):
+        values = sight.map("cls", layer)
+        painted(page, values[0], percentile_scale([values]).high, which=first + layer)
+    for head in range(4):
+        values = sight.maps("cls")[2, head]
+        painted(page, values[0], percentile_scale([values]).high, which=first + 3 + head)
+    page.locator("#layer-thumbs button").nth(1).click()
+    settled(page)
+    shows(page, sight.map("cls", 1))
+    assert page.locator("#layer-thumbs button[aria-pressed=true]").all_inner_texts() == ["1"]
+    assert said(page, "layer-told") == "1"
+    assert page.locator("#layer").input_value() == "1"
+
+
+def test_layers_that_see_the_whole_step_are_framed(open_look):
+    page = open_look("windows")
+    assert page.locator("#layer-thumbs .framed").all_inner_texts() == ["1"]
+    assert page.locator("#layer-thumbs button").nth(1).get_attribute("aria-label") == "Layer 1, whole step"
+    assert "own window" in said(page, "layers-hint")
+    assert page.locator("#figures figure").count() == 6
+
+
+def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
+    page, figures = open_look("cls"), figures_of(looks("cls").sight)
+    slide(page, "layer", 1)
+    told = page.locator("#figures figcaption").all_inner_texts()
+    assert len(told) == len(figures) == 5
+    for line, figure in zip(told, figures.values(), strict=True):
+        value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
+        assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
+        assert float(chance) == pytest.approx(figure.chance[1], rel=0.006)
+    slide(page, "over", 2)
+    first = next(iter(figures.values()))
+    value = re.match(r"layer 1: (\S+)", page.locator("#figures figcaption").first.inner_text())[1]
+    assert float(value) == pytest.approx(first.values[1, 2], rel=0.006)
+    assert page.locator("#figures-key .key").all_inner_texts()[-1] == "head 2"
+    assert page.locator("#figures .chance").count() == 5
+    box = page.locator("#figures svg").first.bounding_box()
+    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    settled(page)
+    assert page.evaluate("state.layer") == 0
+
+
+# Clips
+
+
+def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
+    page, look = open_look("steps"), looks("steps")
+    assert said(page, "step-told") == "0.00 s · step 1 of 3"
+    seen = []
+    for step in range(3):
+        slide(page, "step", step)
+        shows(page, look.sight.map("cls", 2), step=step, least=10)
+        seen.append(page.locator("#original").get_attribute("src"))
+    assert len({*seen}) == 3
+    assert said(page, "step-told") == "1.00 s · step 3 of 3"
+    page.keyboard.press(",")
+    settled(page)
+    assert page.evaluate("state.step") == 1
+    point(page, look, 26, click=True)
+    shows(page, look.grid_rows[2, 26], step=1, least=10)
+    share = float(look.sight.cls[2, :, 1, 0].mean())
+    page.keyboard.press("Escape")
+    settled(page)
+    assert said(page, "share").endswith(f"{percent(share)} to [CLS]")
+    assert "3 steps" in said(page, "seen")
+
+
+def test_a_picture_has_no_steps(open_look):
+    assert open_look("cls").locator("#step-line").is_hidden()
+
+
+# What is left out
+
+
+def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, tmp_path):
+    look = made_up_look()
+    one, said_of = 3 * 48, {}
+    clicks, heads = 48 * one, 4 * one
+    sizes = {"all": 10**6, "heads": 9 * one + clicks + 4 * one + 48 + heads, "few": 3 * one + 10, "one": 10}
+    for name, most in sizes.items():
+        monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", most)
+        page = Reader(encoder_html(look)).data
+        said_of[name] = [line[0] for line in page["left_out"]]
+        assert sum(rows * cells for rows, cells in page["blocks"]) <= max(most, one + 48)
+    assert said_of["all"] == []
+    assert said_of["heads"] == ["heads_but_one", "heads"] or said_of["heads"] == ["heads", "heads"]
+    assert said_of["few"][0] == "clicked"
+    assert said_of["one"][:3] == ["query", "query", "clicked"]
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 3 * one + 10)
+    (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "few.html") as page:
+        shows(page, look.sight.map("cls", 2))
+        lines = page.locator("#notes li").all_inner_texts()
+        assert "Left out: maximum over the heads, of [CLS]." in lines
+        assert "Left out: single patches to click." in lines
+
+
+def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatch, tmp_path):
+    look = made_up_look(asked=(), more=False, prefix=(), places=())
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 9 * 48 + 5 * 48)
+    (tmp_path / "one.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "one.html") as page:
+        slide(page, "over", 1)
+        shows(page, look.sight.maps("patch")[2, 1])
+        assert "mean of the heads is shown" in said(page, "layers-hint")
+        slide(page, "layer", 0)
+        shows(page, look.sight.map("patch", 0))
+        assert said(page, "heads-hint") == "Single heads are not here for this choice."
+
+
+def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
+    look = made_up_look((5, 6, 8), asked=(), more=False, places=())
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 2 * 3 * 48 * 3)
+    (tmp_path / "long.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "long.html") as page:
+        assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
+        slide(page, "step", 1)
+        assert said(page, "step-told") == "1.00 s · step 3 of 5"
+        painted(page, look.sight.map("cls", 2)[2], percentile_scale([look.sight.map("cls", 2)]).high, least=10)
+        assert "Left out: steps; 3 of 5 are here, evenly chosen." in page.locator("#notes li").all_inner_texts()
+
+
+def test_a_bar_of_all_colours(open_look):
+    page = open_look("cls")
+    page.evaluate("document.getElementById('bar').parentNode.classList.add('picture')")
+    bar = heat(page, 1)
+    first, last = levels(bar, "inferno")
+    assert (bar[0, [0, -1], :3] == color_table("inferno")[[0, -1], 0]).all()
+    assert ((first <= np.arange(256) + 1) & (last >= np.arange(256) - 1)).all()
