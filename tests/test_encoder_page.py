@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from made_up_looks import made_up_look
+from made_up_looks import looks_of, made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.eye.figures import figures_of
