@@ -38,9 +38,14 @@ EMBED = LookSettings(embeddings=("pca",))
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     """Charts take most of a small run's time."""
-    if "drawn" not in request.keywords:
+    if "drawn" not in request.fixturenames:
         monkeypatch.setattr("qvl_attn.eye.survey_end.draw_survey", lambda *args: np.zeros((4, 4, 3), np.uint8))
         monkeypatch.setattr("qvl_attn.eye.survey_end.folder_images", lambda *args: ())
+
+
+@pytest.fixture
+def drawn():
+    """Charts are wanted."""
 
 
 def write(folder: Path, name: str, size=(80, 80), seed=0) -> Path:
@@ -446,9 +451,8 @@ def start(photos: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.drawn
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_killed_and_gone_on_with(tmp_path):
+def test_killed_and_gone_on_with(tmp_path, drawn):
     for i in range(12):
         write(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", seed=i)
     out = tmp_path / "out"
