@@ -73,6 +73,24 @@ def survey(
         return read_json(out / SUMMARY_FILE)
 
 
+def _check_alone(settings: LookSettings) -> None:
+    """Refuse what is asked of single pictures.
+
+    Raises:
+        InputError: something is.
+    """
+    asked = {
+        "--at": settings.at,
+        "--layer": settings.layer is not None,
+        "--over": settings.over != "mean",
+        "--saliency": settings.saliency,
+        "a clip": settings.clip,
+    }
+    for name, given in asked.items():
+        if given:
+            raise InputError(f"{name} is for single pictures, not for --input-dir", "leave it out")
+
+
 def _run_json(encoder: Encoder, folder: Path, items: Sequence[Item], settings: LookSettings) -> dict[str, Any]:
     prints = {one.id: _print_of(one) for one in items}
     made = asdict(encoder.maker)
