@@ -56,18 +56,22 @@ def undraw(patch) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     undraw(monkeypatch)
-    monkeypatch.setattr(encoder_room, "load_eye_weights", lambda found, *args: loaded(found.folder))
+    monkeypatch.setattr(encoder_room, "load_eye_weights", loaded)
 
 
-@cache
-def loaded(folder: Path):
+WEIGHTS, READ = {}, encoder_room.load_eye_weights
+
+
+def loaded(checkpoint, *args):
     """Weights, once."""
-    return eyes.encoder(folder.name).model
+    if checkpoint.folder not in WEIGHTS:
+        WEIGHTS[checkpoint.folder] = READ(checkpoint, *args)
+    return WEIGHTS[checkpoint.folder]
 
 
 def run(*words, model: str | Path = "dino"):
     where = eyes.folder(model) if model in eyes.NAMES else model
-    return CliRunner().invoke(app, ["encoder", *map(str, words), "--model", str(where), "--device", "cpu"])
+    return CliRunner().invoke(app, ["encoder", "--device", "cpu", "--model", str(where), *map(str, words)])
 
 
 def refused(*words, model: str | Path = "dino", code: int = 2) -> str:
@@ -237,10 +241,10 @@ def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, w
     [
         ("clip", ["--saliency"], "there is none"),
         ("clip", ["--saliency", "--label", "cat"], "no classes"),
-        ("clip", ["--saliency", "--text", ""], "--text"),
+        ("clip", ["--saliency", "--text", ""], "the text is empty"),
         ("clip", ["--saliency", "--text", "cat", "--text", "cat"], "twice"),
         ("clip", ["--saliency", "--text", "cat " * 50], "--text"),
-        ("clip", ["--saliency", "--text", "a</s>b"], "--text"),
+        ("clip", ["--saliency", "--text", "a</s>b"], "</s>"),
         ("vit-classes", ["--saliency", "--text", "cat"], "--label"),
         ("vit-classes", ["--saliency", "--label", "zebra"], "zebra"),
         ("qwen", ["--saliency"], "--saliency"),

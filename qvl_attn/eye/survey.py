@@ -50,12 +50,7 @@ def survey(
         InputError: a fault in what was given, found before the weights are loaded.
         StoreError: it cannot be written, or no picture could be looked at.
     """
-    alone = {name: getattr(settings, name) for name in ("at", "layer", "saliency", "clip")}
-    named = [f"--{name}" for name, value in alone.items() if value not in ((), None, False)]
-    if named or settings.over != "mean":
-        raise InputError(
-            f"{named[0] if named else '--over'} is for single pictures, not for --input-dir", "leave it out"
-        )
+    _check_alone(settings)
     items = list_pictures(folder, out)
     check_limits(encoder.eye, encoder.processor, settings.min_pixels, settings.max_pixels)
     if settings.embeddings:
