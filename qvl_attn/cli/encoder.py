@@ -271,4 +271,5 @@ def _look(
             return look, folder, False
         except ResultExistsError:  # another run finished the same one meanwhile
             pass
-    return Look.load(folder), folder, True
+    kept = Look.load(folder)
+    return replace(kept, media=replace(kept.media, source=media.source)), folder, True
