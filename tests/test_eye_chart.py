@@ -160,7 +160,8 @@ def figure(means, chance, heads=2):
         ([10, 49.9, 50, 20], [100] * 4, 1),
         ([50, 10, 10, 10], [100] * 4, None),
         ([10, 20, 30, 40], [100] * 4, 3),
-        ([10, 20, 30, 40], [100, 100, 50, 100], 1),
+        ([10, 20, 30, 40], [50, 50, 100, 50], 3),
+        ([10, 20, 50, 40], [50, 50, 100, 50], 1),
         ([10], [100], 0),
     ],
 )
@@ -177,15 +178,14 @@ def test_the_sentences():
     tokens = figure([50, 8.25, 20], [100, 100, 100])
     local, gathers = said({"distance_px": figure([10, 20, 60], [100, 90, 80]), "tokens_50": tokens})
     assert local == (
-        "local until layer 1: up to it the mean attention distance is below half of chance "
-        "(there 20 px, by chance 90 px)"
+        "local until layer 1: up to it less than half as far as if spread evenly; it reaches 20 px on average, "
+        "100 px if spread over the picture"
     )
     assert (
         gathers == "gathers most on few tokens in layer 1: half of the attention is on 8.2 of them, by chance on 100.0"
     )
     (local, _) = said({"distance_px": figure([80, 20, 60], [100, 90, 80]), "tokens_50": tokens})
-    assert local.startswith("not local at first: already in layer 0")
-    assert "(80 px, by chance 100 px)" in local
+    assert local.startswith("not local, from layer 0 on: there attention reaches 80 px")
     (local, _) = said({"distance_px": figure([8, 20, 6], [100, 90, 80]), "tokens_50": tokens})
-    assert local.startswith("local until the last layer, 2:")
-    assert "(6 px, by chance 80 px)" in local
+    assert local.startswith("local in all layers: ")
+    assert "the last reaches 6 px on average, 100 px" in local

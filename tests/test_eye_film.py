@@ -411,6 +411,20 @@ def test_the_clip_is_opened_once_more_as_it_was(tmp_path):
     assert "drawn from the sampled frames alone" in notes[0]
 
 
+def test_a_frame_that_stays_on_the_screen_is_shown_with_the_map_of_each_of_its_steps(tmp_path):
+    folder = numbered_folder(tmp_path / "frames", eyes.pixels(98, 70, 8, 6))
+    for number in (2, 3, 4):
+        (folder / f"{number:05d}.png").unlink()
+    look = looked("dino", folder, ClipSettings(fps=5, end_s=1.2, source_fps=5))
+    assert look.media.facts.frame_indices == (0, 1, 1, 1, 1, 2)
+    values, lit = planted(look)
+    film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
+    film = frames_of(tmp_path / "film" / "heatmap.mp4")
+    assert [time_s for time_s, _ in film] == pytest.approx(np.arange(6) / 5, abs=1e-4)
+    boxes, left = look.sight.boxes_px[: values[0].size], (320 - 98) // 2
+    assert [int(np.argmax(levels(page, boxes, left))) for _, page in film] == lit
+
+
 def test_its_size_is_what_was_asked_for(clip_look, tmp_path):
     film_of(tmp_path / "film", clip_look, heat_of(clip_look), Drawing(draw_size_px=640, side_by_side=True))
     _, page = frames_of(tmp_path / "film" / "heatmap.mp4")[0]

@@ -302,14 +302,15 @@ def test_a_sheet_shows_its_cells_in_order():
     assert len({*places}) == 7
 
 
-def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined():
+@pytest.mark.parametrize("asked", [0, 1])
+def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     look = looked(at=((60.0, 40.0), (20.0, 10.0)))
     _, h, w = look.sight.grid
     drawing = Drawing(alpha=1.0, interp="cells")
-    drawn = space_pictures.draw_similarity(look, 1, drawing)
-    values = look.similarity[:, 1]
+    drawn = space_pictures.draw_similarity(look, asked, drawing)
+    values = look.similarity[:, asked]
     size_px = space_pictures._size_px(look, drawing, space_pictures.CELL_PX)
-    row, column = divmod(int(look.sight.asked[1]), w)
+    row, column = divmod(int(look.sight.asked[asked]), w)
     box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
     scale = Scale(float(values.min()), 1.0)
     places = []
@@ -402,3 +403,32 @@ def test_a_folder_without_classes_has_no_legend():
     draw = space_charts.draw_folder_tsne
     assert len(draw(bare, "x")) < len(draw(named, "x"))
     assert "embeddings/separation.png" not in dict(folder_images(bare, "x"))
+
+
+@pytest.fixture
+def dots(monkeypatch):
+    """What is dotted: (places, colours), a pair a chart."""
+    given = []
+    monkeypatch.setattr(space_charts, "_dots", lambda axes, places, colors: given.append((places, colors)))
+    return given
+
+
+def test_patches_of_a_subset_keep_their_colours(dots):
+    look = looked()
+    some = np.array([1, 4, 7])
+    made = replace(look, space=replace(look.space, tsne=look.space.tsne[some], tsne_patches=some))
+    space_charts.draw_patch_tsne(made)
+    ((places, colors),) = dots
+    np.testing.assert_array_equal(places, look.space.tsne[some])
+    np.testing.assert_array_equal(colors, patch_colors(look)[some])
+
+
+def test_pictures_of_a_class_have_its_colour(dots):
+    made = folder_of([*"abcab", "", *"cca"])
+    space_charts.draw_folder_tsne(made, "x")
+    space_charts.draw_folder(made, "x")
+    keys = space_charts._class_keys(made)
+    assert len(dots) == 1 + len(made.layers)
+    for (places, colors), of in zip(dots, (made.tsne, *made.components), strict=True):
+        wanted = sorted([*place, *keys[name].color] for place, name in zip(of.tolist(), made.classes, strict=True))
+        np.testing.assert_allclose(sorted(np.hstack([places, colors]).tolist()), wanted, atol=1e-6)
