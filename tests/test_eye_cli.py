@@ -105,9 +105,8 @@ def test_found_again_and_nothing_is_computed(tmp_path, monkeypatch):
     assert "nothing was computed" in again.stderr
     one, other = json.loads(first.stdout), json.loads(again.stdout)
     assert (one.pop("reused"), other.pop("reused")) == (False, True)
-    assert other.pop("seconds").pop("draw") > 0
-    assert one.pop("seconds").keys() == {"prepare", "look"}
     assert one == other
+    assert {*one["seconds"]} == {"prepare", "look", "draw"}
     monkeypatch.undo()
     undraw(monkeypatch)
     over = run(shown() / "a.png", "--out", tmp_path, "--json", "--overwrite")

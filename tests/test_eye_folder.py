@@ -396,15 +396,20 @@ def spoil(values: np.ndarray, how: str) -> np.ndarray:
     return np.full(values.shape, np.nan, other.dtype) if values.dtype.kind in "fiu" else values[..., None]
 
 
-def test_arrays_that_are_missing_or_changed_are_told(spoiled):
+def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
+    folder = saved("clip")
+    arrays = folder_room.read_npz(folder / "attention.npz")
     for name in NEEDED:
-        told(changed(spoiled(), name, None))
+        gone = {one: values for one, values in arrays.items() if one != name}
+        monkeypatch.setattr(folder_room, "read_npz", lambda path, gone=gone: gone)
+        told(folder)
         for how in ("longer", "text", "deeper", "nan"):
-            error = f"{name}: {how}"
             if (name, how) == ("grid_thw", "longer"):
                 continue  # what stands behind the first is not read
-            with pytest.raises(StoreError):
-                pytest.fail(error) if load_look(changed(spoiled(), name, lambda v, how=how: spoil(v, how))) else None
+            other = arrays | {name: spoil(arrays[name], how)}
+            monkeypatch.setattr(folder_room, "read_npz", lambda path, other=other: other)
+            print(name, how)
+            told(folder)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
             say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
         for note in kept["notes"]:
             say(f"note: {note}")
-        for stage, peak in look.peak_memory_bytes.items():
+        for stage, peak in kept["peak_memory_bytes"].items():
             say(_memory(stage, peak))
     if as_json:
         typer.echo(json.dumps(_summary(look, folder, kept, reused), allow_nan=False))
@@ -78,7 +78,7 @@ def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) ->
         "model": look.maker.model,
         **named,
         "grid": list(look.sight.grid),
-        "seconds": dict(look.seconds),
+        "seconds": kept["seconds"],
         "peak_memory_bytes": kept["peak_memory_bytes"],
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
