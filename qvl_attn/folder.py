@@ -177,6 +177,8 @@ def load_result(folder: Path) -> Result:
         StoreError: not a complete result of a known schema.
     """
     value = read_json(folder / "result.json")
+    if value.get("kind") == "encoder":
+        raise StoreError(f"{folder} is a look of an encoder, and no result of ask or video", "its page is report.html")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
     try:

@@ -70,7 +70,10 @@ class Ledger:
                 return file
 
             def append(row: Mapping[str, Any]) -> None:
-                _write(begun(), json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                _write(
+                    begun(),
+                    json.dumps(row, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n",
+                )
                 if sync:
                     os.fsync(begun().fileno())
                 self.done.add(row["id"])

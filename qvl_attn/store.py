@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -189,7 +190,7 @@ def _synced(path: Path) -> Iterator[Any]:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
         # Blended pictures have hardly any repeats to look for: this takes half the time, and about as many bytes.
         Image.fromarray(pixels).save(stream, format="PNG", compress_type=zlib.Z_RLE)
@@ -216,6 +217,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: an array of objects, which only a pickle could hold.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
         _save(stream, arrays)
 
@@ -241,9 +243,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8."""
+    """Write UTF-8; of what is no Unicode (names of files may hold it) the escape that JSON reads back."""
     with _synced(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="backslashreplace"))
 
 
 def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np.ndarray]:
@@ -273,8 +275,13 @@ def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np
         raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
 
 
-def _refused(constant: str) -> None:
+def _refused(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(typed: str) -> float:
+    value = float(typed)
+    return value if math.isfinite(value) else _refused(typed)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -286,10 +293,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StoreError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused, parse_float=_finite)
     except FileNotFoundError:
         raise StoreError(f"{path.parent} is no complete result: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as JSON ({type(error).__name__})") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path} is not a JSON object")

@@ -101,7 +101,7 @@ def test_files_stay_small(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 330
 
 
-@pytest.mark.parametrize("command", ["ask", "render"])
+@pytest.mark.parametrize("command", ["ask", "encoder", "render"])
 def test_help_imports_neither_torch_nor_numpy(command):
     code = (
         "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"

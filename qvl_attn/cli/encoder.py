@@ -183,7 +183,9 @@ def encoder(
         if embeddings:
             check_available()
         if input_dir is not None:
-            list_pictures(input_dir)
+            if overwrite:
+                raise InputError("--overwrite: a run over a folder is gone on with, not replaced", "name another --out")
+            list_pictures(input_dir, out)
         with libraries_in_c_hushed():
             opened = [_opened(one, how) for one in media or []]
         check_writable(out)
@@ -269,4 +271,5 @@ def _look(
             return look, folder, False
         except ResultExistsError:  # another run finished the same one meanwhile
             pass
-    return Look.load(folder), folder, True
+    kept = Look.load(folder)
+    return replace(kept, media=replace(kept.media, source=media.source)), folder, True

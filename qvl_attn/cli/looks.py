@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qvl_attn.cli.console import say
+from qvl_attn.errors import StoreError
 from qvl_attn.plain import plain
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
             say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
         for note in kept["notes"]:
             say(f"note: {note}")
-        for stage, peak in look.peak_memory_bytes.items():
+        for stage, peak in kept["peak_memory_bytes"].items():
             say(_memory(stage, peak))
     if as_json:
         typer.echo(json.dumps(_summary(look, folder, kept, reused), allow_nan=False))
@@ -77,7 +78,7 @@ def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) ->
         "model": look.maker.model,
         **named,
         "grid": list(look.sight.grid),
-        "seconds": dict(look.seconds),
+        "seconds": kept["seconds"],
         "peak_memory_bytes": kept["peak_memory_bytes"],
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
@@ -88,7 +89,20 @@ def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) ->
 
 
 def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print what a folder of pictures came to."""
+    """Print what a folder of pictures came to.
+
+    Raises:
+        StoreError: it was changed since it was written.
+    """
+    try:
+        _tell_survey(summary, out, as_json=as_json, quiet=quiet)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+        raise StoreError(
+            f"{out / 'summary.json'} is damaged: {type(fault).__name__}: {fault}", "name another --out"
+        ) from None
+
+
+def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**summary, "folder": str(out)}, allow_nan=False))
         return
@@ -101,7 +115,7 @@ def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: 
     typer.echo("layer" + "".join(f"{name:>27}" for name in names))
     for row in summary["layers"]:
         figures = (row[name] for name in names)
-        cells = (f"{one['mean']:.4g} ± {one['deviation']:.2g} ({one['chance']:.4g})" for one in figures)
+        cells = (f"{one['mean']:.4g}{_spread(one['deviation'])} ({one['chance']:.4g})" for one in figures)
         typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>27}" for cell in cells))
     for line in summary["said"]:
         typer.echo(line)
@@ -109,3 +123,7 @@ def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: 
         if name.endswith(".png"):
             typer.echo(f"{name.removesuffix('.png')}: {out / name}")
     typer.echo(f"summary: {out / 'summary.json'}")
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {deviation:.2g}"

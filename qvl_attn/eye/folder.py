@@ -126,6 +126,11 @@ def load_look(folder: Path) -> Look:
 
 def _look_from(folder: Path, value: dict[str, Any]) -> Look:
     (told,) = value["media"]
+    for name in ("notes", "said", "files"):
+        if not (isinstance(value[name], list) and all(isinstance(one, str) for one in value[name])):
+            raise ValueError(f"{name}: no lines")
+    for name in ("headline", "input_px", "layers", "patch_px"):  # which are told as they are
+        _ = value[name]
     look = look_from(value, read_npz(folder / "attention.npz"), media_from(folder, 0, told))
     turned = np.stack([read_png(folder / turned_file(step)) for step in range(look.sight.grid[0])])
     if turned.shape != look.turned_back.shape:

@@ -111,6 +111,18 @@ def _values(processor: Any, frames: NDArray[np.uint8], how: Mapping[str, Any]) -
     return values
 
 
+def check_limits(eye: Eye, processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Find limits of pixels that no picture can have.
+
+    Raises:
+        InputError: out of range, or the smaller above the larger.
+    """
+    if eye.model_type == QWEN:
+        pixel_limits(processor, min_pixels, max_pixels)
+    else:
+        _squares(eye, min_pixels, max_pixels)
+
+
 def _narrow(media: Media) -> InputError:
     width, height = media.size_px
     return InputError(
@@ -124,6 +136,15 @@ def _limits(eye: Eye, media: Media, min_pixels: int | None, max_pixels: int | No
     """What the processor is told beside the picture."""
     if min_pixels is None and max_pixels is None:
         return {}
+    low, high = _squares(eye, min_pixels, max_pixels)
+    height, width = smart_resize(media.size_px[1], media.size_px[0], eye.patch_px, low, high)
+    if not height or not width:
+        raise _narrow(media)
+    return {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
+
+
+def _squares(eye: Eye, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
+    """Both limits of an encoder of squares: one that was not given follows the other."""
     least, trained = 4 * eye.patch_px**2, (eye.trained_px or 224) ** 2
     for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
         if value is not None and not least <= value <= MOST_PIXELS:
@@ -132,10 +153,7 @@ def _limits(eye: Eye, media: Media, min_pixels: int | None, max_pixels: int | No
     high = max(trained, low) if max_pixels is None else max_pixels
     if low > high:
         raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
-    height, width = smart_resize(media.size_px[1], media.size_px[0], eye.patch_px, low, high)
-    if not height or not width:
-        raise _narrow(media)
-    return {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
+    return low, high
 
 
 def _qwen_inputs(eye: Eye, processor: Any, media: Media, min_pixels: int | None, max_pixels: int | None) -> Inputs:

@@ -27,8 +27,12 @@ class Item:
     path: Path
 
 
-def list_pictures(folder: Path) -> list[Item]:
+def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
     """The pictures of a folder and its sub-folders, in the order of their names; hidden ones are left out.
+
+    Args:
+        folder: that is looked through.
+        out: where results go: what lies there is left out, if it is within the folder.
 
     Raises:
         InputError: no such folder, none in it, or too many.
@@ -37,10 +41,12 @@ def list_pictures(folder: Path) -> list[Item]:
     if not folder.is_dir():
         raise InputError(f"--input-dir {name}: is no folder", "name a folder of pictures")
     try:
+        results = _within(folder, out)
         files = sorted(
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES
+            if results not in path.parents
+            and path.suffix.lower() in SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
             and path.is_file()
         )
@@ -53,3 +59,11 @@ def list_pictures(folder: Path) -> list[Item]:
         within = path.relative_to(folder)
         items.append(Item(within.as_posix(), within.parts[0] if len(within.parts) > 1 else "", path))
     return items
+
+
+def _within(folder: Path, out: Path | None) -> Path | None:
+    """A folder within another, as `rglob` gives it; None where it is elsewhere."""
+    if out is None:
+        return None
+    inner, outer = out.resolve(), folder.resolve()
+    return folder / inner.relative_to(outer) if outer in inner.parents else None

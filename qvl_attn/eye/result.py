@@ -16,7 +16,7 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.sight import Over, Sight
 from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.types import FloatArray, IntArray, Media
+from qvl_attn.types import FloatArray, IntArray, Media, _require, _require_array
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
@@ -101,7 +101,7 @@ class SaliencyMap:
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.dtype != np.float32:
             raise ValueError(f"values: {self.values.dtype} {self.values.shape}")
-        if not (np.isfinite(self.values).all() and (self.values >= 0).all()):
+        if not (np.isfinite(self.values).all() and (self.values >= 0).all() and np.isfinite(self.score)):
             raise ValueError("values: not finite, or negative")
 
 
@@ -122,6 +122,20 @@ class PatchSpace:
     explained: FloatArray
     tsne: FloatArray | None = None
     tsne_patches: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        E, P = self.components.shape[:2]
+        _require_array("layers", self.layers, np.int64, (E,))
+        _require_array("components", self.components, np.float32, (E, P, 3))
+        _require_array("explained", self.explained, np.float32, (E, 3))
+        _require((self.tsne is None) == (self.tsne_patches is None), "tsne without its patches, or they without it")
+        if self.tsne is not None and self.tsne_patches is not None:
+            _require_array("tsne_patches", self.tsne_patches, np.int64, (None,))
+            _require_array("tsne", self.tsne, np.float32, (len(self.tsne_patches), 2))
+            _require(bool(((self.tsne_patches >= 0) & (self.tsne_patches < P)).all()), "tsne_patches: no patches")
+        for name in ("components", "explained", "tsne"):
+            values = getattr(self, name)
+            _require(values is None or bool(np.isfinite(values).all()), f"{name}: not finite")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,6 +175,31 @@ class Look:
     grid_places: IntArray | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        L, A, grid = self.sight.layer_count, len(self.sight.asked), self.sight.grid
+        t, h, w = grid
+        _require_array("frames", self.frames, np.int64, (t, 2))
+        _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: not of the clip")
+        _require(len(self.settings.at) == A, "at: not the places of the queries")
+        _require(0 <= self.head_layer < L, f"layer {self.settings.layer} of {L}")
+        _require((self.similarity is None) == (self.similarity_layers is None), "similarity without its layers")
+        if self.similarity is not None and self.similarity_layers is not None:
+            _require_array("similarity_layers", self.similarity_layers, np.int64, (None,))
+            _require_array("similarity", self.similarity, np.float32, (len(self.similarity_layers), A, *grid))
+            _require(bool(np.isfinite(self.similarity).all()), "similarity: not finite")
+        if self.space is not None:
+            _require_array("components", self.space.components, np.float32, (None, t * h * w, 3))
+        _require(all(one.values.shape == grid for one in self.saliency), "saliency: not of the grid")
+        _require((self.grid_rows is None) == (self.grid_places is None), "grid_rows without their places")
+        if self.grid_rows is not None and self.grid_places is not None:
+            _require_array("grid_places", self.grid_places, np.int64, (None,))
+            _require_array("grid_rows", self.grid_rows, np.float32, (L, len(self.grid_places), *grid))
+            _require(
+                bool(np.isfinite(self.grid_rows).all() and (self.grid_rows >= 0).all()), "grid_rows: not attention"
+            )
+            inside = (self.grid_places >= 0) & (self.grid_places < h * w)
+            _require(bool(inside.all()), "grid_places: not among the patches")
 
     def __repr__(self) -> str:
         t, h, w = self.sight.grid

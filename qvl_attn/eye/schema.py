@@ -164,14 +164,6 @@ def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], medi
     """
     sight = _sight_from(value, arrays)
     settings = _settings_from(value["settings"])
-    if len(settings.at) != len(sight.asked):
-        raise ValueError("at: not the places of the queries")
-    frames = arrays["step_frames"]
-    if frames.shape != (sight.grid[0], 2) or not 0 <= frames.min() <= frames.max() < len(media.frames):
-        raise ValueError("step_frames: not of the clip's frames")
-    similarity = arrays.get("similarity")
-    if similarity is not None and similarity.shape[1:] != (len(sight.asked), *sight.grid):
-        raise ValueError(f"similarity: {similarity.shape}")
     space = None
     if "space_layers" in arrays:
         space = PatchSpace(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
@@ -179,30 +171,25 @@ def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], medi
         SaliencyMap(str(one["method"]), str(one["target"]), float(one["score"]), arrays[f"saliency_{i}"])
         for i, one in enumerate(value["saliency"])
     )
-    if any(one.values.shape != sight.grid for one in saliency):
-        raise ValueError("saliency: not of the grid")
     _, h, w = sight.grid
-    grid_rows, grid_places = arrays.get("grid_rows"), arrays.get("grid_places")
-    if grid_rows is not None:
-        if grid_places is None or grid_rows.shape != (sight.layer_count, len(grid_places), *sight.grid):
-            raise ValueError(f"grid_rows: {grid_rows.shape}")
-        grid_rows = grid_rows.astype(np.float32)
+    grid_rows = arrays.get("grid_rows")
     return Look(
         media=media,
         sight=sight,
         turned_back=np.zeros((sight.grid[0], h * sight.patch_px, w * sight.patch_px, 3), dtype=np.uint8),
         settings=settings,
-        maker=Maker(**value["provenance"]),
-        frames=frames,
-        similarity=similarity,
+        maker=Maker(**{name: str(told) for name, told in value["provenance"].items()}),
+        frames=arrays["step_frames"],
+        similarity=arrays.get("similarity"),
         similarity_layers=arrays.get("similarity_layers"),
         space=space,
         saliency=saliency,
-        grid_rows=grid_rows,
-        grid_places=grid_places,
+        grid_rows=None if grid_rows is None else grid_rows.astype(np.float32),
+        grid_places=arrays.get("grid_places"),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
-            str(stage): {str(place): int(size) for place, size in peak.items()}
+            str(stage): {"host": int(peak["host"]), "before": int(peak["before"])}
+            | {str(place): int(size) for place, size in peak.items()}
             for stage, peak in value["peak_memory_bytes"].items()
         },
     )
@@ -238,10 +225,15 @@ def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
 
 
 def _settings_from(value: Mapping[str, Any]) -> LookSettings:
-    clip = value.get("clip")
+    clip, label = value.get("clip"), value["label"]
+    numbers = {name: value[name] for name in ("min_pixels", "max_pixels", "layer")}
     return LookSettings(
         **{
             **value,
+            **{name: None if number is None else int(number) for name, number in numbers.items()},
+            "seed": int(value["seed"]),
+            "saliency": bool(value["saliency"]),
+            "label": None if label is None else str(label),
             "at": tuple((float(x), float(y)) for x, y in value["at"]),
             "embeddings": tuple(str(one) for one in value["embeddings"]),
             "texts": tuple(str(one) for one in value["texts"]),

@@ -67,6 +67,7 @@ class Sight:
         A, T = len(self.asked), len(self.prefix) + h * w
         _require(L > 0 and H > 0, "no layers, or no heads")
         _require_array("boxes_px", self.boxes_px, np.float32, (t * h * w, 4))
+        _require(bool(np.isfinite(self.boxes_px).all()), "boxes_px: not finite")
         _require_array("full", self.full, np.bool_, (L,))
         _require_array("received", self.received, np.float32, (L, H, t, T))
         _require((self.cls is None) == ("cls" not in self.prefix), "cls: there, or among the prefix, and not both")

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from qvl_attn.errors import InputError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.figures import FIGURES, figures_of
+from qvl_attn.eye.inputs import check_limits
 from qvl_attn.eye.listing import Item, list_pictures
 from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.survey_end import conclude, vectors_file
 from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.ledger import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
@@ -48,9 +50,13 @@ def survey(
         InputError: a fault in what was given, found before the weights are loaded.
         StoreError: it cannot be written, or no picture could be looked at.
     """
-    if settings.at or settings.saliency or settings.clip:
-        raise InputError("--input-dir: --at, --saliency and clips are for single pictures", "leave them out")
-    items = list_pictures(folder)
+    _check_alone(settings)
+    items = list_pictures(folder, out)
+    check_limits(encoder.eye, encoder.processor, settings.min_pixels, settings.max_pixels)
+    if settings.embeddings:
+        check_available()
+    if "tsne" in settings.embeddings:
+        check_points(len(items), "pictures")
     run = _run_json(encoder, folder, items, settings)
     with open_run(out, run) as ledger:
         if ledger.done:
@@ -60,6 +66,24 @@ def survey(
             _look_at_all(encoder, items, settings, ledger, run, progress)
             conclude(out, run["facts"], list(read_rows(out)), settings, progress)
         return read_json(out / SUMMARY_FILE)
+
+
+def _check_alone(settings: LookSettings) -> None:
+    """Refuse what is asked of single pictures.
+
+    Raises:
+        InputError: something is.
+    """
+    asked = {
+        "--at": settings.at,
+        "--layer": settings.layer is not None,
+        "--over": settings.over != "mean",
+        "--saliency": settings.saliency,
+        "a clip": settings.clip,
+    }
+    for name, given in asked.items():
+        if given:
+            raise InputError(f"{name} is for single pictures, not for --input-dir", "leave it out")
 
 
 def _run_json(encoder: Encoder, folder: Path, items: Sequence[Item], settings: LookSettings) -> dict[str, Any]:
@@ -105,6 +129,8 @@ def _look_at_all(
     progress: Progress,
 ) -> None:
     alone = replace(settings, embeddings=())
+    if len(ledger.done) < len(items):
+        _ = encoder.model  # a model that cannot be loaded is no picture's fault
     with ledger.appending(run) as append:
         progress("looking", len(ledger.done), len(items))
         for item in items:
@@ -119,7 +145,6 @@ def _look_at_all(
                 found, vectors = {"status": "error", "error": told(fault)}, None
             if vectors is not None:  # before the row, with which nothing of the picture is left to do
                 ledger.begin(run)
-                (ledger.folder / vectors_file(item.id)).parent.mkdir(exist_ok=True)
                 write_npz(ledger.folder / vectors_file(item.id), {"vectors": vectors})
             row |= found
             append(row)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from qvl_attn.eye.chart import draw_survey
 from qvl_attn.eye.figures import FIGURES, Figure
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.said import said
-from qvl_attn.eye.space import FolderSpace, folder_space
+from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.progress import Progress
@@ -24,12 +25,13 @@ from qvl_attn.store import read_npz, write_json, write_npz, write_png
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
+TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be looked at"
 Floats = NDArray[np.float64]
 
 
 def vectors_file(name: str) -> str:
     """Where a picture's pooled embeddings are kept until the run ends."""
-    return f"vectors/{sha256(name.encode()).hexdigest()[:16]}.npz"
+    return f"vectors/{sha256(name.encode(errors='backslashreplace')).hexdigest()[:16]}.npz"
 
 
 def conclude(
@@ -44,25 +46,29 @@ def conclude(
     With embeddings `embeddings.npz`: `vectors` (E, N, D) float32, `layers` (E,), `names` and `classes` (N,).
 
     Raises:
-        StoreError: no picture could be looked at.
+        StoreError: no picture could be looked at, or what was kept of them is damaged.
     """
-    good = [row for row in rows if row["status"] == "ok"]
-    if not good:
-        raise StoreError(f"none of {len(rows)} pictures could be looked at: {rows[0]['error']}", "see scores.jsonl")
-    names = [name for name in FIGURES if name in good[0]["figures"]]
-    values = {name: np.array([row["figures"][name] for row in good], dtype=np.float64) for name in names}
-    chance = {name: np.array([row["chance"][name] for row in good], dtype=np.float64) for name in names}
     full = np.array(facts["full"], dtype=np.bool_)
+    with _damaged(folder / ROWS_FILE):
+        good = [row for row in rows if row["status"] == "ok"]
+        if not good:
+            raise StoreError(f"none of {len(rows)} pictures could be looked at: {rows[0]['error']}", "see scores.jsonl")
+        names = [name for name in FIGURES if name in good[0]["figures"]]
+        shapes = {"figures": (len(full), facts["heads"]), "chance": (len(full),)}
+        values, chance = ({name: _array(good, kind, name, shape) for name in names} for kind, shape in shapes.items())
     errors = len(rows) - len(good)
     title = f"{facts['model']['model']} · {len(good):,} pictures of {facts['input']}"
     title += f" · {errors:,} could not be looked at" if errors else ""
     write_png(folder / "figures.png", draw_survey(values, chance, full, title))
     files: list[str] = ["figures.png"]
     space: FolderSpace | None = None
+    enough = len(good) >= LEAST_POINTS
     if settings.embeddings:
-        vectors = np.stack([read_npz(folder / vectors_file(row["id"]))["vectors"] for row in good], axis=1)
-        names_of, classes = [row["id"] for row in good], [row["label"] for row in good]
-        space = folder_space(names_of, classes, vectors, settings.seed if "tsne" in settings.embeddings else None)
+        with _damaged(folder / vectors_file("").split("/")[0]):
+            names_of, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
+            vectors = np.stack([read_npz(folder / vectors_file(name))["vectors"] for name in names_of], axis=1)
+        seed = settings.seed if "tsne" in settings.embeddings and enough else None
+        space = folder_space(names_of, classes, vectors, seed)
         kept = {"vectors": vectors, "layers": space.layers, "names": np.array(names_of), "classes": np.array(classes)}
         write_npz(folder / VECTORS_FILE, kept)
         images = dict(folder_images(space, title))
@@ -87,7 +93,7 @@ def conclude(
                 }
                 for layer in range(len(full))
             ],
-            "said": said(means),
+            "said": [*said(means), *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ())],
             "separation": _separation_json(space),
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
@@ -95,12 +101,32 @@ def conclude(
     shutil.rmtree((folder / vectors_file("")).parent, ignore_errors=True)  # they are all in one file now
 
 
-def _spread(values: Floats, chance: Floats) -> dict[str, float]:
-    """Of a figure's mean over the heads: mean and spread over the pictures, beside what chance gives."""
+def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple[int, ...]) -> Floats:
+    """One figure of all rows."""
+    values = np.array([row[kind][name] for row in rows], dtype=np.float64)
+    if values.shape != (len(rows), *shape) or not np.isfinite(values).all():
+        raise ValueError(f"{name}: {values.shape}")
+    return values
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """What was read is not what was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise StoreError(f"{path} is damaged: {type(fault).__name__}: {fault}", "name another --out") from None
+
+
+def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
+    """Of a figure's mean over the heads: mean and spread over the pictures, beside what chance gives.
+
+    One picture has no deviation.
+    """
     low, high = np.percentile(values, (5, 95))
     return {
         "mean": float(values.mean()),
-        "deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "deviation": float(values.std(ddof=1)) if len(values) > 1 else None,
         "low": float(low),
         "high": float(high),
         "chance": float(chance.mean()),

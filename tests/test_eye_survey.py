@@ -1,0 +1,469 @@
+"""A folder of pictures that an encoder looks at: what it adds up to, and that it survives faults and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import eyes
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+from running import ENV, line_count, wait_until
+from typer.testing import CliRunner
+
+from qvl_attn.cli import app
+from qvl_attn.errors import InputError, ModelError, StoreError
+from qvl_attn.eye import survey as survey_room
+from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.figures import figures_of
+from qvl_attn.eye.listing import list_pictures
+from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.survey import survey
+from qvl_attn.ledger import read_rows
+from qvl_attn.media import load_picture
+
+SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
+SIZES |= {"loose.png": (99, 88)}
+EMBED = LookSettings(embeddings=("pca",))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Charts take most of a small run's time."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("qvl_attn.eye.survey_end.draw_survey", lambda *args: np.zeros((4, 4, 3), np.uint8))
+        monkeypatch.setattr("qvl_attn.eye.survey_end.folder_images", lambda *args: ())
+
+
+@pytest.fixture
+def drawn():
+    """Charts are wanted."""
+
+
+def write(folder: Path, name: str, size=(80, 80), seed=0) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(eyes.pixels(*size, seed)[0]).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    for seed, (name, size) in enumerate(SIZES.items()):
+        write(folder, name, size, seed)
+    return folder
+
+
+def eye(name: str = "dino") -> Encoder:
+    return eyes.encoder(name)
+
+
+def rows(out: Path) -> dict[str, dict]:
+    return {row["id"]: row for row in read_rows(out)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(*words, model: str = "dino"):
+    return CliRunner().invoke(app, ["encoder", "--model", str(eyes.folder(model)), *map(str, words)])
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The command with an encoder that is loaded already."""
+
+    def load(model: str, **how):
+        found = eyes.encoder(Path(model).name)
+        monkeypatch.setattr(found, "say", how["say"])
+        return found
+
+    monkeypatch.setattr(Encoder, "load", load)
+
+
+@pytest.mark.parametrize("name", ["dino", "registers", "qwen"])
+def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    limits = {"max_pixels": 9000} if name == "qwen" else {}
+    found = survey(eye(name), photos, tmp_path / "out", LookSettings(**limits))
+    looks = [eye(name).look(load_picture(photos / one), LookSettings(**limits)) for one in SIZES]
+    assert (found["pictures"], found["looked_at"], found["errors"]) == (6, 5, 1)
+    figures = [figures_of(look.sight) for look in looks]
+    assert ("window_share" in figures[0]) == (name == "qwen")
+    for figure in figures[0]:
+        values = np.array([one[figure].values.mean(axis=1) for one in figures])  # (N, L)
+        chance = np.array([one[figure].chance for one in figures]).mean(axis=0)
+        for layer, row in enumerate(found["layers"]):
+            told = row[figure]
+            assert told["mean"] == pytest.approx(values[:, layer].mean(), rel=1e-5)
+            assert told["deviation"] == pytest.approx(values[:, layer].std(ddof=1), rel=1e-3, abs=1e-5)
+            assert told["low"] == pytest.approx(np.percentile(values[:, layer], 5), rel=1e-5)
+            assert told["high"] == pytest.approx(np.percentile(values[:, layer], 95), rel=1e-5)
+            assert told["chance"] == pytest.approx(chance[layer], rel=1e-5)
+    by_id = rows(tmp_path / "out")
+    assert {one: row["label"] for one, row in by_id.items()} == {
+        "broken.png": "",
+        "cats/a b.png": "cats",
+        "cats/猫.png": "cats",
+        "dogs/c.png": "dogs",
+        "dogs/deep/d\ne.png": "dogs",
+        "loose.png": "",
+    }
+    assert by_id["broken.png"]["status"] == "error"
+    assert "broken" in by_id["broken.png"]["error"]
+    assert {*found["files"]} == {*files(tmp_path / "out")}
+
+
+def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
+    found = survey(eye("registers"), photos, tmp_path / "out", EMBED)
+    with np.load(tmp_path / "out" / "embeddings.npz", allow_pickle=False) as file:
+        kept = dict(file)
+    assert sorted(kept["names"].tolist()) == sorted(SIZES)
+    for name, label, vectors in zip(kept["names"], kept["classes"], kept["vectors"].transpose(1, 0, 2), strict=True):
+        assert np.allclose(vectors, eye("registers").pooled(load_picture(photos / name)), atol=1e-5)
+        assert label == ("" if "/" not in name else name.partition("/")[0])
+    assert not (tmp_path / "out" / "vectors").exists()
+    assert len(found["separation"]) == eyes.LAYERS + 1
+
+
+def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
+    first = survey(eye(), photos, tmp_path / "out", LookSettings())
+    before = files(tmp_path / "out")
+    monkeypatch.setattr(Encoder, "look", lambda *args: pytest.fail("it looked again"))
+    fresh = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
+    assert survey(fresh, photos, tmp_path / "out", LookSettings()) == first
+    assert files(tmp_path / "out") == before
+    assert "model" not in vars(fresh)
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
+    whole = survey(eye(), photos, tmp_path / "whole", EMBED)
+    looks, look = [], Encoder.look
+
+    def stopped(self, media, settings=None):
+        looks.append(media.source)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return look(self, media, settings)
+
+    monkeypatch.setattr(Encoder, "look", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        survey(eye(), photos, tmp_path / "out", EMBED)
+    assert len(rows(tmp_path / "out")) == 2
+    with (tmp_path / "out" / "scores.jsonl").open("ab") as file:
+        file.write(b'{"id": "dogs/c.png", "sta')  # torn by a kill
+    looks.clear()
+    looks.extend(["x"] * 3)
+    assert survey(eye(), photos, tmp_path / "out", EMBED) == whole
+    assert len(looks) == 3 + 3
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
+    assert {*ours} == {*theirs}
+    assert ours["embeddings.npz"] == theirs["embeddings.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda folder: write(folder, "cats/a b.png", seed=99), "not what they were"),
+        (lambda folder: write(folder, "new.png"), "newly there"),
+        (lambda folder: (folder / "loose.png").unlink(), "no longer there"),
+        (lambda folder: (folder / "loose.png").rename(folder / "dogs" / "loose.png"), "no longer there"),
+    ],
+)
+def test_changed_pictures_are_refused(photos, tmp_path, change, word):
+    survey(eye(), photos, tmp_path / "out", LookSettings())
+    before = files(tmp_path / "out")
+    change(photos)
+    with pytest.raises(InputError) as caught:
+        survey(eye(), photos, tmp_path / "out", LookSettings())
+    assert any(word in line for line in caught.value.details)
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        ({"settings": LookSettings(max_pixels=7000)}, "--max-pixels"),
+        ({"settings": LookSettings(min_pixels=7000)}, "--min-pixels"),
+        ({"settings": LookSettings(seed=1)}, "--seed"),
+        ({"settings": EMBED}, "--embeddings"),
+        ({"encoder": "dinov2"}, "model"),
+    ],
+    ids=str,
+)
+def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
+    survey(eye(), photos, tmp_path / "out", LookSettings())
+    with pytest.raises(InputError) as caught:
+        survey(eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", LookSettings()))
+    assert any(line.startswith(f"{word}:") for line in caught.value.details)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (LookSettings(at=((1, 1),)), "--at"),
+        (LookSettings(layer=99), "--layer"),
+        (LookSettings(layer=0), "--layer"),
+        (LookSettings(over="max"), "--over"),
+        (LookSettings(saliency=True), "--saliency"),
+        (LookSettings(max_pixels=3), "--max-pixels 3"),
+        (LookSettings(min_pixels=2**40), "--min-pixels"),
+        (LookSettings(min_pixels=9000, max_pixels=8000), "above --max-pixels"),
+        (LookSettings(embeddings=("tsne",)), "--embeddings tsne: 2 pictures"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["dino", "qwen"])
+def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, settings, word, name):
+    for i in range(2):
+        write(tmp_path / "in", f"{i}.png")
+    fresh = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
+    with pytest.raises(InputError, match=word):
+        survey(fresh, tmp_path / "in", tmp_path / "out", settings)
+    assert "model" not in vars(fresh)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
+    model = shutil.copytree(eyes.folder("dino"), tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    broken = Encoder.load(str(model), device="cpu", dtype="float32")
+    with pytest.raises(ModelError, match="weights"):
+        survey(broken, photos, tmp_path / "out", LookSettings())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_no_pictures_fault(photos, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(survey_room, "write_npz", full)
+        with pytest.raises(StoreError, match="No space left"):
+            survey(eye(), photos, tmp_path / "out", EMBED)
+    assert rows(tmp_path / "out") == {}
+    assert survey(eye(), photos, tmp_path / "out", EMBED)["looked_at"] == 5
+
+
+def test_one_picture_has_no_spread(tmp_path, loaded):
+    write(tmp_path / "one", "a.png")
+    done = run("--input-dir", tmp_path / "one", "--out", tmp_path / "out", "--embeddings", "pca")
+    assert done.exit_code == 0, done.output
+    assert "±" not in done.stdout.partition("\n")[2]
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {row["entropy_bits"]["deviation"] for row in found["layers"]} == {None}
+    assert found["separation"] is None
+
+
+def test_only_broken_pictures(tmp_path, loaded):
+    (tmp_path / "bad").mkdir()
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / "bad" / name).write_bytes(b"x")
+    for _ in range(2):
+        done = run("--input-dir", tmp_path / "bad", "--out", tmp_path / "out")
+        assert done.exit_code == 1
+        assert "none of 2 pictures could be looked at" in done.stderr
+        assert done.stdout == ""
+        assert {row["status"] for row in rows(tmp_path / "out").values()} == {"error"}
+
+
+def test_no_picture(tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "readme.txt").write_text("x")
+    write(tmp_path / "none", ".hidden.png")
+    write(tmp_path / "none", ".hidden/a.png")
+    write(tmp_path / "none", "folder.png/.b.png")
+    for folder, word in ((tmp_path / "none", "0 pictures in it"), (tmp_path / "gone", "no folder")):
+        with pytest.raises(InputError, match=word):
+            list_pictures(folder)
+    with pytest.raises(InputError, match="no folder"):
+        list_pictures(tmp_path / "none" / "readme.txt")
+    with pytest.raises(InputError, match="URL"):
+        list_pictures(Path("https://example.org/photos"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names and links of POSIX")
+def test_names_of_any_kind(tmp_path, drawn):
+    folder = tmp_path / "in"
+    write(folder, "a.png")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / os.fsdecode(b"\xff\xfe")).mkdir()
+    write(folder, os.fsdecode(b"\xff\xfe/\xe9.png"), seed=1)
+    write(folder, "x\x1b[31m\r\n.PNG", seed=2)
+    first = survey(eye(), folder, tmp_path / "out", EMBED)
+    assert first["looked_at"] == 4
+    assert survey(eye(), folder, tmp_path / "out", EMBED) == first
+    (tmp_path / "out" / "summary.json").unlink()
+    assert {*rows(tmp_path / "out")} == {"a.png", "link.png", os.fsdecode(b"\xff\xfe/\xe9.png"), "x\x1b[31m\r\n.PNG"}
+
+
+def test_results_within_the_folder_are_no_pictures(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for out in (Path("results"), photos / "dogs" / "run"):
+        first = survey(eye(), Path(), out, LookSettings())
+        assert first["pictures"] == 5 if out == Path("results") else 6
+        assert survey(eye(), Path(), out, LookSettings()) == first
+    with pytest.raises(InputError, match="is there already"):
+        survey(eye(), photos, photos, LookSettings())
+
+
+def test_two_at_once(photos, tmp_path, loaded):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        done = run("--input-dir", photos, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "another process is writing" in done.stderr
+
+
+def spoilt_line(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("scores.jsonl", lambda text: "x\n" + text),
+        ("scores.jsonl", lambda text: text + text.splitlines()[0] + "\n"),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"status"', '"state"')),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"figures"', '"figure"')),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"entropy_bits": [[', '"entropy_bits": [["x", ')),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"entropy_bits": [[', '"entropy_bits": [[1, ')),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"entropy_bits": [[', '"entropy_bits": [[1e999, ')),
+        ("scores.jsonl", lambda text: spoilt_line(text, '"label"', '"labels"')),
+        ("run.json", lambda text: text[:50]),
+        ("run.json", lambda text: text.replace('"survey"', '"other"')),
+        ("run.json", lambda text: text.replace('"samples"', '"sample"')),
+    ],
+)
+def test_damaged_runs_are_told(photos, tmp_path, file, spoil):
+    out = tmp_path / "out"
+    survey(eye(), photos, out, EMBED)
+    for name in SIZES:  # as a run that was killed before its end has it
+        vectors = out / survey_room.vectors_file(name)
+        vectors.parent.mkdir(exist_ok=True)
+        survey_room.write_npz(vectors, {"vectors": eye().pooled(load_picture(photos / name))})
+    (out / "summary.json").unlink()
+    (out / file).write_text(spoil((out / file).read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(StoreError) as caught:
+        survey(eye(), photos, out, EMBED)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("how", ["gone", "torn", "another shape", "another name"])
+def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
+    out = tmp_path / "out"
+    monkeypatch.setattr(survey_room, "conclude", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        survey(eye(), photos, out, EMBED)
+    monkeypatch.undo()
+    path = out / survey_room.vectors_file("loose.png")
+    if how == "gone":
+        path.unlink()
+    elif how == "torn":
+        path.write_bytes(path.read_bytes()[:40])
+    else:
+        np.savez(path, **{"vectors" if "shape" in how else "other": np.zeros((1, 2), np.float32)})
+    with pytest.raises(StoreError):
+        survey(eye(), photos, out, EMBED)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"looked_at": 1, "errors": 0, "layers": []}', "[]", '{"layers": 3}'])
+def test_a_damaged_summary_is_told(photos, tmp_path, loaded, text):
+    survey(eye(), photos, tmp_path / "out", LookSettings())
+    (tmp_path / "out" / "summary.json").write_text(text)
+    done = run("--input-dir", photos, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert "summary.json" in done.stderr
+
+
+def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
+    for i in range(8):
+        write(tmp_path / "in", f"{i}.png", seed=i)
+    monkeypatch.setattr("qvl_attn.eye.survey_end.LEAST_POINTS", 9)
+    found = survey(eye(), tmp_path / "in", tmp_path / "out", LookSettings(embeddings=("pca", "tsne")))
+    assert any("no t-SNE" in line for line in found["said"])
+
+
+# Other commands and this folder
+
+
+@cache
+def finished() -> Path:
+    folder = eyes.root() / "survey"
+    write(folder / "in", "a.png")
+    survey(eye(), folder / "in", folder / "out", LookSettings())
+    return folder / "out"
+
+
+@pytest.mark.parametrize("words", ["report {}", "render {}", "compare {} {}", "merge {} {} --out m", "report {} {}"])
+def test_other_commands_name_what_it_is(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words.format(finished(), finished()).split())
+    assert done.exit_code in (1, 2)
+    assert isinstance(done.exception, SystemExit)
+    assert "damaged" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert done.stdout == ""
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_check_and_a_survey_do_not_share_a_folder(tmp_path, loaded, monkeypatch):
+    from running import make_data, write_rows
+
+    monkeypatch.chdir(tmp_path)
+    data = write_rows(tmp_path, make_data(tmp_path, 1))
+    before = files(finished())
+    done = CliRunner().invoke(app, ["check", str(data), "--model", "demo", "--out", str(finished())])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "encoder" in done.stderr
+    assert files(finished()) == before
+    check = tmp_path / "check"
+    check.mkdir()
+    started = {"schema_version": 1, "kind": "check", "same": {}, "facts": {}, "samples": {}}
+    (check / "run.json").write_text(json.dumps(started))
+    done = run("--input-dir", tmp_path, "--out", check)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is a check" in done.stderr
+
+
+# Real processes
+
+
+def start(photos: Path, out: Path) -> subprocess.Popen[str]:
+    words = ["encoder", "--input-dir", str(photos), "--model", str(eyes.folder("dino")), "--out", str(out)]
+    words += ["--device", "cpu", "--dtype", "float32", "--embeddings", "pca"]
+    command = [sys.executable, "-m", "qvl_attn", *words]
+    return subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_killed_and_gone_on_with(tmp_path):
+    for i in range(12):
+        write(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", seed=i)
+    out = tmp_path / "out"
+    process = start(tmp_path / "in", out)
+    wait_until(lambda: line_count(out) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 3 <= line_count(out) <= 12
+    gone_on = survey(eye(), tmp_path / "in", out, EMBED)
+    whole = survey(eye(), tmp_path / "in", tmp_path / "whole", EMBED)
+    ours, theirs = files(out), files(tmp_path / "whole")
+    assert {*ours} == {*theirs}
+    assert [name for name in ours if name != "run.json" and ours[name] != theirs[name]] == []
+    assert gone_on == whole
