@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
-from functools import cache
 
 import numpy as np
 import pytest
-from looks import looks_of, made_up_look
+from looks import made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.eye.figures import figures_of
@@ -18,32 +16,6 @@ from qvl_attn.render import color_table, percentile_scale
 from qvl_attn.report.of_encoder import encoder_html
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="session")
-def looks():
-    """By name: looks of every kind."""
-    return looks_of()
-
-
-@pytest.fixture(scope="session")
-def look_file(looks, tmp_path_factory):
-    """The file of the page of a look."""
-    folder = tmp_path_factory.mktemp("looks")
-
-    @cache
-    def write(name):
-        (folder / f"{name}.html").write_text(encoder_html(looks(name), ["a note"]), encoding="utf-8")
-        return folder / f"{name}.html"
-
-    return write
-
-
-@pytest.fixture
-def open_look(chromium, look_file):
-    """Open the page of one of `looks`, with the options of a browser's context."""
-    with ExitStack() as stack:
-        yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))
 
 
 def choose(page, name):
@@ -377,8 +349,9 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
     assert float(value) == pytest.approx(first.values[1, 2], rel=0.006)
     assert page.locator("#figures-key .key").all_inner_texts()[-1] == "head 2"
     assert page.locator("#figures .chance").count() == 5
-    box = page.locator("#figures svg").first.bounding_box()
-    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    chart = page.locator("#figures svg").first
+    box = chart.bounding_box()
+    chart.click(position={"x": 0.2 * box["width"], "y": 0.5 * box["height"]})
     settled(page)
     assert page.evaluate("state.layer") == 0
 
@@ -417,19 +390,26 @@ def test_a_picture_has_no_steps(open_look):
 
 def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, tmp_path):
     look = made_up_look()
-    one, said_of = 3 * 48, {}
-    clicks, heads = 48 * one, 4 * one
-    sizes = {"all": 10**6, "heads": 9 * one + clicks + 4 * one + 48 + heads, "few": 3 * one + 10, "one": 10}
-    for name, most in sizes.items():
+    cells = 48
+    means = 3 * 3 * cells
+    before_heads = 3 * means + 48 * 3 * cells + 4 * cells + cells  # others, clicks, likeness, saliency
+    wanted = {
+        before_heads + 3 * 12 * cells: [],
+        before_heads + 4 * cells + 10: [["heads_but_one", "cls", 2], ["heads", "patch"], ["heads", "at_1"]],
+        before_heads - 1: [["saliency", "gradcam"], *(["heads", name] for name in ("cls", "patch", "at_1"))],
+        means + 10: [
+            ["clicked"],
+            *(["over", over, name] for name in ("cls", "patch", "at_1") for over in ("max", "min")),
+        ],
+        10: [["query", "patch"], ["query", "at_1"], ["clicked"], ["over", "max", "cls"], ["over", "min", "cls"]],
+    }
+    for most, lines in wanted.items():
         monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", most)
-        page = Reader(encoder_html(look)).data
-        said_of[name] = [line[0] for line in page["left_out"]]
-        assert sum(rows * cells for rows, cells in page["blocks"]) <= max(most, one + 48)
-    assert said_of["all"] == []
-    assert said_of["heads"] == ["heads_but_one", "heads"] or said_of["heads"] == ["heads", "heads"]
-    assert said_of["few"][0] == "clicked"
-    assert said_of["one"][:3] == ["query", "query", "clicked"]
-    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 3 * one + 10)
+        data = Reader(encoder_html(look)).data
+        assert data["left_out"][: len(lines)] == lines
+        assert lines or not data["left_out"]
+        assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
         shows(page, look.sight.map("cls", 2))

@@ -108,7 +108,7 @@ def still_picture(look: Look) -> Picture:
     picture = resize_picture(look.media.frames[look.frames[0, 0]], (width, height))
     scale = np.array([width / look.media.size_px[0], height / look.media.size_px[1]] * 2)
     x0, y0, x1, y1 = np.rint(region_px(sight) * scale).astype(int).tolist()
-    values = sight.map(sight.queries[0], sight.layer_count - 1)[:1]
+    values = sight.map(sight.queries[0], sight.layer_count - 1, look.settings.over)[:1]
     spread = upsample(np.ascontiguousarray(values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     seen = np.ascontiguousarray(spread[top - y0 : bottom - y0, left - x0 : right - x0])
