@@ -263,6 +263,7 @@ def test_cosine_similarity_by_layer(open_look, looks):
     assert said(page, "what") == "how alike the others are to the patch at 140, 100 px · after layer 2"
     assert page.locator("#queries button").count() == 1
     assert page.locator("#heads-card").is_hidden()
+    assert page.locator("#scale-line").is_hidden()
     assert "same direction" in said(page, "share")
     slide(page, "layer", 0)
     assert said(page, "what").endswith("before layer 0")

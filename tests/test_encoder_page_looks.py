@@ -156,6 +156,7 @@ def test_what_others_wrote_is_only_text(chromium, tmp_path):
         page.evaluate(EVERY)
         slide(page, "kind", 0)
         evil_free(page)
+        assert EVIL not in page.content()
         assert EVIL in page.locator("#what").text_content()
         assert page.locator("#notes li").last.text_content() == EVIL
         assert EVIL in page.locator("#made").text_content()
@@ -199,10 +200,12 @@ def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
 
 def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
     page = open_look("cls", java_script_enabled=False, state="")
-    assert page.locator("img.still").bounding_box()["width"] > 200
-    assert page.locator("img.still").get_attribute("alt") == "a picture.png · tiny/eye · qvl-attn"
+    assert page.locator(".still img").bounding_box()["width"] == 320
+    told = page.locator(".still figcaption").inner_text()
+    assert told == "a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · made up · tiny/eye · float32"
+    assert page.locator("main").is_hidden(), "nothing there would work"
     html = encoder_html(looks("cls"))
-    file = base64.b64decode(re.search(r'class="still" src="data:image/jpeg;base64,([^"]+)"', html)[1])
+    file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
     with Image.open(BytesIO(file)) as picture:
         assert np.abs(np.asarray(picture, int) - still_picture(looks("cls")).astype(int)).mean() < 12
 

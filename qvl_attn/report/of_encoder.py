@@ -12,6 +12,7 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Sight
+from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
 from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
 from qvl_attn.plain import plain, shortened
@@ -52,6 +53,7 @@ def look_data(look: Look, notes: Sequence[str], parcel: Parcel) -> dict[str, Any
     frames = [media.frames[look.frames[step, 0]] for step in steps]
     return {
         "name": base_name(media.source),
+        "still": still_words(look),
         "size_px": list(media.size_px),
         "drawn_px": list(drawn_px),
         "grid": [len(steps), *sight.grid[1:]],
@@ -99,6 +101,13 @@ def _figures(sight: Sight) -> Iterator[dict[str, Any]]:
 
 def _four_digits(values: Any) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
+
+
+def still_words(look: Look) -> str:
+    """What the picture shows that is there without scripts."""
+    sight, query = look.sight, look.sight.queries[0]
+    shown = layer_words(sight, sight.layer_count - 1), asks(look, query), heads_words(sight, look.settings.over)
+    return plain(" · ".join([base_name(look.media.source), *shown, maker_words(look)]))
 
 
 def still_picture(look: Look) -> Picture:
