@@ -280,7 +280,7 @@ def test_a_saliency_map(open_look, looks):
         assert page.locator(f"#{name}").is_hidden()
 
 
-@pytest.mark.parametrize("name", ["cls", "crop"])
+@pytest.mark.parametrize("name", ["cls", "inner"])
 def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, looks, name):
     page, look = open_look(name), looks(name)
     page.locator("#back").click()
@@ -296,8 +296,8 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
         np.testing.assert_allclose(got, want, atol=2e-3)
     natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
     assert natural == [look.turned_back.shape[2]]
-    assert page.locator("#veil path").count() == (name == "crop")
-    assert ("veiled" in said(page, "back-hint")) == (name == "crop")
+    assert page.locator("#veil path").count() == (name == "inner")
+    assert ("veiled" in said(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
     settled(page)
     assert page.locator("#turned-back").is_hidden()
@@ -336,10 +336,10 @@ def test_layers_that_see_the_whole_step_are_framed(open_look):
 
 
 def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
-    page, figures = open_look("cls"), figures_of(looks("cls").sight)
+    page, figures = open_look("windows"), figures_of(looks("windows").sight)
     slide(page, "layer", 1)
     told = page.locator("#figures figcaption").all_inner_texts()
-    assert len(told) == len(figures) == 5
+    assert len(told) == len(figures) == 6
     for line, figure in zip(told, figures.values(), strict=True):
         value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
         assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
@@ -349,7 +349,7 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
     value = re.match(r"layer 1: (\S+)", page.locator("#figures figcaption").first.inner_text())[1]
     assert float(value) == pytest.approx(first.values[1, 2], rel=0.006)
     assert page.locator("#figures-key .key").all_inner_texts()[-1] == "head 2"
-    assert page.locator("#figures .chance").count() == 5
+    assert page.locator("#figures .chance").count() == 6
     chart = page.locator("#figures svg").first
     box = chart.bounding_box()
     chart.click(position={"x": 0.2 * box["width"], "y": 0.5 * box["height"]})
