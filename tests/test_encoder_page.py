@@ -367,8 +367,11 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
     for step in range(3):
         slide(page, "step", step)
         shows(page, look.sight.map("cls", 2), step=step, least=10)
-        seen.append(page.locator("#original").get_attribute("src"))
-    assert len({*seen}) == 3
+        page.locator("#back").click()
+        settled(page)
+        seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
+        page.locator("#back").click()
+    assert len({one for pair in seen for one in pair}) == 6
     assert said(page, "step-told") == "1.00 s · step 3 of 3"
     page.keyboard.press(",")
     settled(page)
@@ -434,7 +437,10 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
     look = made_up_look((5, 6, 8), asked=(), more=False, places=())
-    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 2 * 3 * 48 * 3)
+    most = 2 * 3 * 48 * 3
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", most)
+    data = Reader(encoder_html(look)).data
+    assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
     (tmp_path / "long.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
