@@ -31,7 +31,7 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A checkpoint's files without its pickles and its code.
-_SETTINGS = ["*.json", "*.jinja", "*.txt"]
+_SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
 _DEMO = Path(__file__).parent / "demo" / "model"
 

@@ -263,7 +263,7 @@ def open_page(chromium, page_file):
 @pytest.fixture(scope="session")
 def looks():
     """By name: looks of encoders, of every kind that a page shows."""
-    from looks import looks_of
+    from made_up_looks import looks_of
 
     return looks_of()
 

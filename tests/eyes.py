@@ -48,6 +48,10 @@ def _siglip_config() -> Any:
     return transformers.SiglipConfig(vision_config=vision, text_config=text, **_LABELS)
 
 
+def _cut_siglip() -> Any:
+    return transformers.SiglipVisionConfig(**_VISION, image_size=70, patch_size=16)
+
+
 def _vit() -> Any:
     return transformers.ViTConfig(**_VISION, **_FIVE, **_LABELS)
 
@@ -80,7 +84,8 @@ SPECS = {
     ),
     "clip-classes": ("CLIPForImageClassification", _clip_config, "CLIPImageProcessor", _cropped()),
     "siglip": ("SiglipModel", _siglip_config, "SiglipImageProcessor", _square(64)),
-    "siglip-vision": ("SiglipVisionModel", lambda: _siglip_config().vision_config, "SiglipImageProcessor", _square(64)),
+    # Its squares are no whole number of patches: four of them, and six pixels that are not seen.
+    "siglip-vision": ("SiglipVisionModel", _cut_siglip, "SiglipImageProcessor", _square(70)),
     "siglip-classes": ("SiglipForImageClassification", _siglip_config, "SiglipImageProcessor", _square(64)),
     "dino": ("ViTModel", _vit, "ViTImageProcessor", _square(70)),
     "vit-classes": ("ViTForImageClassification", _vit, "ViTImageProcessor", _square(70)),

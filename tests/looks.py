@@ -1,107 +1,70 @@
-"""Looks whose every value is made up, of the sizes and kinds that encoders have. No model is needed."""
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
+"""Looks made by hand: every number is known."""
 
 import numpy as np
 
-from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap
+from qvl_attn.eye.result import Look, LookSettings, Maker
 from qvl_attn.eye.sight import Sight
+from qvl_attn.grid import cell_boxes_px
 from qvl_attn.types import ClipFacts, Media
 
-MAKER = Maker("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
+MAKER = Maker("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 
 
-def attention(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Rows that sum to one, some tokens far above the others."""
-    values = rng.gamma(0.35, 1.0, shape) + 1e-4
+def attention(rng, *shape):
+    values = rng.random(shape, dtype=np.float32) ** 8 + 1e-4
     return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def made_up_look(
-    grid: tuple[int, int, int] = (1, 6, 8),
-    layers: int = 3,
-    heads: int = 4,
-    prefix: tuple[str, ...] = ("cls",),
-    *,
-    size_px: tuple[int, int] = (320, 240),
-    crop_px: tuple[float, float, float, float] | None = None,
-    windows: bool = False,
-    asked: tuple[int, ...] = (19,),
-    places: tuple[int, ...] | None = None,
-    more: bool = True,
-    seed: int = 0,
-    source: str = "folder/a picture.png",
-    settings: LookSettings | None = None,
-) -> Look:
-    """A look; `places` are those of single patches, all where none are named."""
-    rng = np.random.default_rng(seed)
-    t, h, w = grid
-    T, L, H = len(prefix) + h * w, layers, heads
-    x0, y0, x1, y1 = crop_px or (0, 0, *size_px)
-    xs, ys = np.linspace(x0, x1, w + 1), np.linspace(y0, y1, h + 1)
-    boxes = np.stack([*np.meshgrid(xs[:-1], ys[:-1]), *np.meshgrid(xs[1:], ys[1:])], axis=-1).reshape(-1, 4)
-    frames = rng.integers(0, 256, (2 * t if t > 1 else 1, size_px[1] // 20, size_px[0] // 20, 3), np.uint8)
-    frames = frames.repeat(20, axis=1).repeat(20, axis=2)
-    places = tuple(range(h * w)) if places is None else places
-    sight = Sight(
-        family="made up",
-        grid=grid,
-        prefix=prefix,
-        boxes_px=np.tile(boxes, (t, 1)).astype(np.float32),
-        patch_px=14,
-        full=np.array([not windows or layer % 2 == 1 for layer in range(L)]),
-        window=(np.arange(h * w) % w // 4 + 2 * (np.arange(h * w) // w // 4)) if windows else None,
-        received=attention(rng, L, H, t, T),
-        cls=attention(rng, L, H, t, T) if "cls" in prefix else None,
-        asked=np.array(asked, dtype=np.int64),
-        rows=attention(rng, L, H, len(asked), t, T),
-        distance_px=rng.uniform(10, 90, (L, H, t)).astype(np.float32),
-        entropy_bits=rng.uniform(1, 5, (L, H, t)).astype(np.float32),
-        window_share=rng.uniform(0, 1, (L, H, t)).astype(np.float32) if windows else None,
-    )
-    rows = attention(rng, L, len(places), t, T)[..., len(prefix) :].reshape(L, len(places), t, h, w)
-    values = rng.gamma(0.5, 1.0, (t, h, w)).astype(np.float32)
-    return Look(
-        media=_media(frames, size_px, t, source),
-        sight=sight,
-        turned_back=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
-        settings=replace(settings or LookSettings(), at=tuple(_middle(boxes[place]) for place in asked)),
-        maker=MAKER,
-        frames=np.array([[2 * i, 2 * i + 1] for i in range(t)]) if t > 1 else np.zeros((1, 2), np.int64),
-        similarity=rng.uniform(-1, 1, (L + 1, len(asked), t, h, w)).astype(np.float32) if more and asked else None,
-        similarity_layers=np.arange(-1, L) if more and asked else None,
-        saliency=(SaliencyMap("gradcam", "a cat", 0.25, values),) if more else (),
-        grid_rows=rows if places else None,
-        grid_places=np.array(places, dtype=np.int64) if places else None,
-    )
-
-
-def _middle(box: np.ndarray) -> tuple[float, float]:
-    return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
-
-
-def _media(frames: np.ndarray, size_px: tuple[int, int], t: int, source: str) -> Media:
-    if t == 1:
-        return Media("picture", frames, np.zeros(1), size_px, source, "0" * 64)
-    count = len(frames)
-    facts = ClipFacts(0.0, count / 4, 4.0, 4.0, tuple(range(count)), count, count)
-    return Media("clip", frames, np.arange(count) / 4, size_px, source, "0" * 64, clip=facts)
-
-
-def looks_of() -> Callable[[str], Look]:
-    """By name: looks of every kind, each made once."""
-    kinds = {
-        "cls": lambda: made_up_look(),
-        "crop": lambda: made_up_look(crop_px=(40, 0, 280, 240), grid=(1, 6, 6), asked=(14,)),
-        "inner": lambda: made_up_look(crop_px=(40, 30, 280, 210)),
-        "registers": lambda: made_up_look(prefix=("cls", "register", "register"), settings=LookSettings(over="max")),
-        "windows": lambda: made_up_look(prefix=(), windows=True, asked=()),
-        "sparse": lambda: made_up_look(places=tuple(range(0, 48, 5)), more=False, asked=()),
-        "none": lambda: made_up_look(places=(), more=False, asked=(), prefix=()),
-        "steps": lambda: made_up_look(grid=(3, 6, 8)),
+def made_sight(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
+    """A sight of random attention, in which some parts may be set."""
+    rng, (t, h, w) = np.random.default_rng(5), grid
+    A, T = len(changes.get("asked", ())), len(prefix) + h * w
+    figures = (rng.random((layers, heads, t), dtype=np.float32) for _ in range(3))
+    parts = {
+        "family": "DINOv2 with registers",
+        "grid": grid,
+        "prefix": prefix,
+        "boxes_px": np.tile(cell_boxes_px(h, w, (10 * w, 10 * h)), (t, 1)),
+        "patch_px": 14,
+        "full": np.ones(layers, bool) if full is None else np.array(full, bool),
+        "window": window,
+        "received": attention(rng, layers, heads, t, T),
+        "cls": attention(rng, layers, heads, t, T) if "cls" in prefix else None,
+        "asked": np.zeros(0, np.int64),
+        "rows": attention(rng, layers, heads, A, t, T),
+        "distance_px": next(figures) * 40,
+        "entropy_bits": next(figures) * 4,
+        "window_share": None if window is None else next(figures),
     }
-    return cache(lambda name: kinds[name]())
+    return Sight(**parts | changes)
+
+
+def made_picture(size_px, pixels=None, **changes):
+    """A picture; without pixels one in which every place has its own colour."""
+    width, height = size_px
+    if pixels is None:
+        y, x = np.mgrid[:height, :width]
+        pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 90)], axis=-1).astype(np.uint8)
+    return Media("picture", pixels[None], np.zeros(1), size_px, changes.pop("source", "a.png"), "0" * 64, **changes)
+
+
+def made_clip(size_px, frames):
+    pixels = np.stack([np.full((size_px[1], size_px[0], 3), 10 * i, np.uint8) for i in range(frames)])
+    facts = ClipFacts(0.0, float(frames), 25.0, 1.0, tuple(25 * i for i in range(frames)), None, frames)
+    return Media("clip", pixels, np.arange(frames, dtype=np.float64), size_px, "a.mp4", "0" * 64, clip=facts)
+
+
+def made_look(sight=None, media=None, **changes):
+    """A look; what was turned back is grey."""
+    sight = made_sight() if sight is None else sight
+    t, h, w = sight.grid
+    per_step = 1 if media is None else len(media.frames) // t
+    parts = {
+        "media": made_picture((10 * w, 10 * h)) if media is None else media,
+        "sight": sight,
+        "turned_back": np.full((t, *sight.input_px[::-1], 3), 128, np.uint8),
+        "settings": LookSettings(),
+        "maker": MAKER,
+        "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
+    }
+    return Look(**parts | changes)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from looks import made_up_look
+from made_up_looks import made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.eye.figures import figures_of

@@ -9,7 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from looks import MAKER, made_up_look
+from made_up_looks import MAKER, made_up_look
 from pages import EVIL, Reader, evil_free, opened, settled, slide
 from PIL import Image
 from test_encoder_page import point

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import eyes
@@ -299,6 +303,37 @@ def test_other_windows_than_qwens_are_refused():
     ):
         with pytest.raises(CaptureError, match="other windows"):
             look(encoder.model, wrong, inputs)
+
+
+PEAK = """
+import resource, sys
+import eyes, psutil
+from qvl_attn.eye.result import LookSettings
+name, side = sys.argv[1], int(sys.argv[2])
+encoder = eyes.encoder(name)
+encoder.look(eyes.picture(140, 140))
+media, before = eyes.picture(side, side), psutil.Process().memory_info().rss
+patches = encoder.look(media, LookSettings(max_pixels=side * side)).sight.received.shape[-1]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(patches, encoder.eye.heads, peak - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dino", eyes.QWEN])
+def test_the_peak_is_far_below_a_matrix_of_all_patches(name):
+    paths = os.pathsep.join(str(path) for path in (Path(__file__).parent, Path(look_room.__file__).parents[2]))
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, name, "1400"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    patches, heads, peak = (int(word) for word in run.stdout.split())
+    assert patches >= 98**2
+    assert peak < 6 * look_room.BLOCK_BYTES + 150 * 2**20
+    assert peak < heads * patches**2 * 4 / 2
 
 
 @pytest.mark.slow

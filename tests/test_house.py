@@ -63,6 +63,7 @@ PURE = {
     "eye/families": {"errors"},
     "eye/sight": {"types"},
     "eye/figures": {"eye"},
+    "eye/space": {"errors", "eye", "types"},
     "faithfulness": {"perturb", "types"},
     "exhibit": {"errors", "jpeg", "pictures", "region", "render", "result", "samples", "store", "types"},
 }

@@ -96,14 +96,13 @@ def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: 
         typer.echo(str(out))
         return
     errors = f", {summary['errors']:,} could not be looked at" if summary["errors"] else ""
-    typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean over heads and pictures, ± deviation over pictures")
+    typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean ± deviation over pictures (by chance)")
     names = [name for name in PRINTED if name in summary["layers"][0]]
-    typer.echo("layer" + "".join(f"{name:>22}" for name in names))
+    typer.echo("layer" + "".join(f"{name:>27}" for name in names))
     for row in summary["layers"]:
-        cells = (f"{row[name]['mean']:.4g} ± {row[name]['deviation']:.2g}" for name in names)
-        typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>22}" for cell in cells))
-    chance = (f"{sum(row[name]['chance'] for row in summary['layers']) / len(summary['layers']):.4g}" for name in names)
-    typer.echo("chance"[:5] + "".join(f"{cell:>22}" for cell in chance))
+        figures = (row[name] for name in names)
+        cells = (f"{one['mean']:.4g} ± {one['deviation']:.2g} ({one['chance']:.4g})" for one in figures)
+        typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>27}" for cell in cells))
     for line in summary["said"]:
         typer.echo(line)
     for name in summary["files"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from textwrap import shorten
 from typing import Any
 
 from qvl_attn.errors import InputError
@@ -105,7 +106,7 @@ def _tokens(eye: Eye, config: Any, tokenizer: Any, text: str) -> dict[str, list[
     found = tokenizer(text, **told, verbose=False)
     count = len(found["input_ids"])
     if count > most:
-        raise InputError(f"--text: {text!r} has {count} tokens, and the encoder reads at most {most}")
+        raise InputError(f"--text: {shorten(text, 60)!r} has {count} tokens, and the encoder reads at most {most}")
     names = ("input_ids",) if filled else ("input_ids", "attention_mask")
     return {name: list(found[name]) for name in names if name in found}
 

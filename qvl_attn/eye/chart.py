@@ -21,6 +21,7 @@ from qvl_attn.eye.said import said
 from qvl_attn.eye.words import input_words, maker_words
 from qvl_attn.render import Picture
 
+CHANCE = "chance: every patch spreads its attention evenly over the tokens that it sees"
 COLUMNS, PANEL_INCHES = 3, (5.2, 3.7)
 Floats = NDArray[np.float64]
 Draw = Callable[[Axes, str], None]
@@ -39,7 +40,7 @@ def draw_figures(look: Look) -> Picture:
         axes.plot(layers, values.ravel(), ".", color=LINE, alpha=0.4, markersize=8, markeredgewidth=0, label="a head")
         axes.plot(values.mean(axis=1), color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over heads")
 
-    lines = [*said(found), input_words(look.sight), maker_words(look)]
+    lines = [*said(found), CHANCE, f"{maker_words(look)} · {input_words(look.sight)}"]
     return captioned(_panels(found, look.sight.full, draw), f"figures by layer · {Path(look.media.source).name}", lines)
 
 
@@ -66,7 +67,11 @@ def draw_survey(
         axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over pictures")
 
     count = len(next(iter(figures.values())))
-    lines = [*said(found), f"{count} pictures · of each the mean over heads" if count > 1 else "one picture: no spread"]
+    lines = [
+        *said(found),
+        CHANCE,
+        f"{count} pictures · of each the mean over heads" if count > 1 else "one picture: no spread",
+    ]
     return captioned(_panels(found, full, draw), title, lines)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
+from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
@@ -19,9 +22,11 @@ from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_o
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
+from qvl_attn.media import Picture, is_clip, load_picture
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
+from qvl_attn.sampling import ClipSettings
 from qvl_attn.stages import Stages
 from qvl_attn.types import FloatArray, Media
 
@@ -82,7 +87,7 @@ class Encoder:
         # The settings first: a family that is not served is named before its weights are fetched.
         eye, config = load_eye(find_checkpoint(model, revision, offline=offline, weights=False))
         checkpoint = find_checkpoint(model, revision, offline=offline)
-        placement = placement_of(lambda: build_eye(eye, config), device, dtype)
+        placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, eye, config, placement, say)
 
@@ -133,19 +138,27 @@ class Encoder:
             check_points(t * h * w, "patches")
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
 
-    def look(self, media: Media, settings: LookSettings | None = None) -> Look:
+    def look(self, picture: Picture, settings: LookSettings | None = None, **options: Any) -> Look:
         """Look at one picture or clip.
 
         Args:
-            media: as `load_picture` or `eye.clip.load_clip` gives it.
+            picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
             settings: what is asked for.
+            options: fields of `LookSettings`, in place of those.
 
         Raises:
             InputError: a fault in what was given.
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        settings, stages = settings or LookSettings(), Stages()
+        settings, stages = replace(settings or LookSettings(), **options), Stages()
+        if isinstance(picture, Media):
+            media = picture
+        elif is_clip(picture) or Path(picture).is_dir():
+            settings = replace(settings, clip=settings.clip or ClipSettings())
+            media = load_clip(self, picture, settings.clip, settings)
+        else:
+            media = load_picture(picture)
         with stages.stage("prepare"):
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model, grid_rows = self.model, GridRows(self.eye, inputs)

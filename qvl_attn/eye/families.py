@@ -74,6 +74,10 @@ class Eye:
     window_px: int
     full: tuple[bool, ...]
 
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.patch_px, self.merge, self.trained_px or 1) < 1 or self.trained_px == 0:
+            raise ValueError(f"{self.layers} layers, {self.heads} heads, patches of {self.patch_px} px")
+
     @property
     def family(self) -> Family:
         """Its kind."""
@@ -117,7 +121,8 @@ def eye_of(config: Any, kind: str, model_class: str) -> Eye:
     """What is known of an encoder from its configuration.
 
     Raises:
-        AttributeError: the configuration lacks a field.
+        ModelError: its patches are no squares.
+        AttributeError, TypeError, ValueError: the configuration lacks a field, or it makes no sense.
     """
     family = FAMILIES[kind]
     vision = config.vision_config if family.nested else config

@@ -8,16 +8,15 @@ import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.result import Look
+from qvl_attn.eye.seen import seen_box_px, seen_words
 from qvl_attn.eye.timeline import draw_steps
+from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words, share_words
 from qvl_attn.film import Story
 from qvl_attn.progress import Progress
 from qvl_attn.reel import write_frames
 from qvl_attn.store import write_png
 from qvl_attn.types import HeatMap
 
-# A share of a side: what is left out of a frame by less than this is not seen on a screen.
-_BARELY = 0.002
-_OVER = {"mean": "mean", "max": "maximum", "min": "minimum"}
 Part = tuple[float, float, float, float]
 
 
@@ -26,7 +25,7 @@ def write_film(
 ) -> tuple[list[str], list[str]]:
     """Draw a clip that an encoder looked at.
 
-    A map is of the part of a frame that the encoder saw; the rest of the frame is faded, and a caption says so.
+    A map is drawn on the part of a frame that the encoder saw; the rest of the frame is faded, and a caption says so.
 
     Args:
         folder: where to.
@@ -42,7 +41,7 @@ def write_film(
     how = look.settings.clip
     told = story_of(look, heat, captions)
     files, notes = write_frames(folder, look.media, how.source_fps if how else None, told, drawing, progress)
-    write_png(folder / "timeline.png", draw_steps(look, heat, f"{_maker(look)}: {asker(look, heat)}"))
+    write_png(folder / "timeline.png", draw_steps(look, heat, f"{maker_words(look)} · {asked(look, heat)}"))
     return [*files, "timeline.png"], notes
 
 
@@ -54,43 +53,31 @@ def story_of(look: Look, heat: HeatMap, captions: tuple[str, ...]) -> Story:
         heat=heat,
         times_s=media.sampled_s.tolist(),
         steps=steps.tolist(),
-        question=f"{_maker(look)}: {asker(look, heat)}",
+        question=asked(look, heat),
         answers=(),
-        captions=captions if part is None else (*captions, _seen_words(part, media.size_px)),
+        captions=(share_words(look.sight, heat.query, heat.layers[0]), *captions, *_of_part(part)),
         part=part,
     )
 
 
-def asker(look: Look, heat: HeatMap) -> str:
-    """Who asks in a map, to be read: `[CLS] in layer 11 of 12, mean of 12 heads`."""
+def asked(look: Look, heat: HeatMap) -> str:
+    """Who asks in a map, in which layer, and how heads are joined."""
     sight = look.sight
-    if heat.query.startswith("at_"):
-        x, y = look.settings.at[int(heat.query.removeprefix("at_")) - 1]
-        who = f"the patch at {x:g},{y:g}"
-    else:
-        who = {"cls": "[CLS]", "patch": "the mean of all patches"}[heat.query]
-    heads = f"{_OVER[look.settings.over]} of {sight.head_count} heads" if heat.heads == "all" else f"head {heat.heads}"
-    layers = ",".join(str(layer) for layer in heat.layers)
-    return f"{who} in layer {layers} of {sight.layer_count}, {heads}"
+    return f"{asks(look, heat.query)} · {layer_words(sight, heat.layers[0])} · {heads_words(sight, look.settings.over)}"
 
 
 def seen_part(look: Look) -> Part | None:
     """The part of a frame that the encoder saw, xyxy in shares of its sides; None where that is all of it."""
-    x0, y0 = look.sight.boxes_px[:, :2].min(axis=0)
-    x1, y1 = look.sight.boxes_px[:, 2:].max(axis=0)
-    width, height = look.media.size_px
-    part = (float(x0 / width), float(y0 / height), float(x1 / width), float(y1 / height))
-    return None if np.abs(np.subtract(part, (0, 0, 1, 1))).max() < _BARELY else part
+    if seen_words(look) is None:
+        return None
+    (x0, y0, x1, y1), (width, height) = seen_box_px(look.sight), look.media.size_px
+    return x0 / width, y0 / height, x1 / width, y1 / height
 
 
-def _seen_words(part: Part, size_px: tuple[int, int]) -> str:
-    """What of a frame the encoder saw, to be read."""
-    width, height = size_px
-    x0, y0, x1, y1 = np.clip(part, 0, 1) * (width, height, width, height)
-    if min(x0, y0) <= _BARELY and max(width - x1, height - y1) <= _BARELY:
-        return f"the encoder sees all {width} x {height} px and a margin around them, which is not drawn"
-    return f"the encoder sees {x0:.0f},{y0:.0f} to {x1:.0f},{y1:.0f} of {width} x {height} px; the rest is faded"
-
-
-def _maker(look: Look) -> str:
-    return f"{look.maker.family}, {look.maker.model}"
+def _of_part(part: Part | None) -> list[str]:
+    """What is drawn of a part, to be read."""
+    if part is None:
+        return []
+    faded = "what the encoder does not see is faded" if max(*part[:2], 1 - part[2], 1 - part[3]) > 0 else ""
+    cut = "what it sees beyond the frame is not drawn" if min(*part[:2], 1 - part[2], 1 - part[3]) < 0 else ""
+    return ["; ".join(filter(None, (faded, cut)))]

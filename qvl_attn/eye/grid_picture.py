@@ -42,9 +42,7 @@ def draw_grid(look: Look, drawing: Drawing) -> Picture:
     if sight.window is not None:
         drawn = with_window_lines(drawn, sight.window.reshape(h, w), side)
     for i, place in enumerate(sight.asked.tolist()):
-        row, column = divmod(place, w)
-        box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
-        drawn = _numbered(outlined(drawn, box), i + 1, ((column + 1) * side, row * side))
+        drawn = _numbered(mark_patch(drawn, place, (h, w)), i + 1, place, (h, w))
     return captioned(drawn, _grid_title(look), _grid_lines(look))
 
 
@@ -57,12 +55,14 @@ def grid_patch_px(grid: tuple[int, int], drawing: Drawing) -> int:
 def with_patch_lines(picture: Picture, side_px: int) -> Picture:
     """A picture with thin lines where a patch begins: half clear, light beside dark, to be seen on anything."""
     drawn = picture.copy()
-    height, width = picture.shape[:2]
-    for level, offset in ((255, 0), (0, -1)) if side_px >= 12 else ((255, 0),):
-        for at in range(side_px, width, side_px):
-            drawn[:, at + offset] = drawn[:, at + offset] // 2 + level // 2
-        for at in range(side_px, height, side_px):
-            drawn[at + offset] = picture[at + offset] // 2 + level // 2
+    thick = max(1, side_px // 80)
+    x, y = (np.arange(length) % side_px for length in (picture.shape[1], picture.shape[0]))
+    for level, near in ((0, side_px - thick), (255, 0)) if side_px >= 12 else ((255, 0),):
+        columns, rows = ((near <= at) & (at < near + thick) for at in (x, y))
+        columns[:thick], rows[:thick] = False, False
+        columns[-thick:], rows[-thick:] = False, False
+        line = columns | rows[:, None]
+        drawn[line] = picture[line] // 2 + level // 2
     return drawn
 
 
@@ -86,12 +86,32 @@ def with_window_lines(picture: Picture, window: NDArray[np.int64], side_px: int)
     return drawn
 
 
-def _numbered(picture: Picture, number: int, corner_px: tuple[int, int]) -> Picture:
-    """A number on a dark ground at the right of a patch's upper right corner, or where there is room for it."""
+def mark_patch(picture: Picture, place: int, grid: tuple[int, int]) -> Picture:
+    """A picture with one patch outlined: around it, so that its own colour is seen however small it is.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB of all that the patches cover.
+        place: row * w + column.
+        grid: (h, w) rows and columns of patches.
+    """
+    height, width = picture.shape[:2]
+    row, column = divmod(place, grid[1])
+    line = (max(2, round(max(height, width) / 320)) + 2) / 2  # as `outlined` draws it
+    x0, x1 = column / grid[1] - line / width, (column + 1) / grid[1] + line / width
+    y0, y1 = row / grid[0] - line / height, (row + 1) / grid[0] + line / height
+    return outlined(picture, np.clip([[x0, y0, x1, y1]], 0, 1))
+
+
+def _numbered(picture: Picture, number: int, place: int, grid: tuple[int, int]) -> Picture:
+    """A number on a dark ground at the right of a patch, or at its left where there is no room."""
     page, size = Image.fromarray(picture), 22
+    row, column = divmod(place, grid[1])
+    side = picture.shape[1] // grid[1]
     width, height = math.ceil(lettering.measure(str(number), size)) + 10, lettering.line_height_px(size)
-    x = min(corner_px[0] + 4, page.width - width)
-    y = min(corner_px[1], page.height - height)
+    away = 8 + page.width // 320  # beyond the outline
+    x = (column + 1) * side + away
+    x = x if x + width <= page.width else column * side - away - width
+    y = min(row * side, page.height - height)
     page.paste((16, 18, 24), (x, y, x + width, y + height))
     lettering.draw_lines(page, (x + 5, y + 2), [str(number)], size, (90, 220, 255))
     return np.asarray(page)
@@ -132,7 +152,7 @@ def draw_turned_back(look: Look) -> Picture:
     gap = np.full((size_px[1], BETWEEN_PX, 3), PAGE, np.uint8)
     part_px, part = seen_size_px(look.sight), seen_words(look)
     lines = [
-        f"left: the original's {part_px[0]} x {part_px[1]} px at {input_px[0]} x {input_px[1]} px · "
+        f"left: {part_px[0]} x {part_px[1]} px of the original at {input_px[0]} x {input_px[1]} px · "
         "right: what the encoder was given, put together again from its normalised patches",
         f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was resized here, not "
         "by the processor, so edges differ a little, but a shape in another place would be a fault",

@@ -23,6 +23,9 @@ from qvl_attn.types import FloatArray, IntArray, Media
 MOST_PIXELS = 2**24
 # Frames of a clip that the processor is given at a time.
 FRAMES_AT_ONCE = 16
+# Of the longer side to the shorter: Qwen2.5-VL's own limit. Beyond it a processor that makes the shorter side fit, and
+# then crops, would fill the memory.
+MOST_RATIO = 200
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,12 +67,19 @@ def read_inputs(
         max_pixels: to which a picture is resized at most.
 
     Raises:
-        InputError: limits out of range.
+        InputError: limits out of range, or a picture that is too long and narrow.
         CaptureError: the processor does what cannot be followed.
     """
+    if max(media.size_px) > MOST_RATIO * min(media.size_px):
+        raise _narrow(media)
     if eye.model_type == QWEN:
-        return _qwen_inputs(eye, processor, media, min_pixels, max_pixels)
-    how = _limits(eye, media.size_px, min_pixels, max_pixels)
+        try:
+            return _qwen_inputs(eye, processor, media, min_pixels, max_pixels)
+        except ValueError as error:
+            if "aspect ratio" not in str(error) and "height and width" not in str(error):
+                raise
+            raise _narrow(media) from None
+    how = _limits(eye, media, min_pixels, max_pixels)
     values = torch.cat([_values(processor, part, how) for part in np.split(media.frames, _ends(len(media.frames)))])
     t, _, height, width = values.shape
     h, w = height // eye.patch_px, width // eye.patch_px
@@ -101,7 +111,16 @@ def _values(processor: Any, frames: NDArray[np.uint8], how: Mapping[str, Any]) -
     return values
 
 
-def _limits(eye: Eye, size_px: tuple[int, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
+def _narrow(media: Media) -> InputError:
+    width, height = media.size_px
+    return InputError(
+        f"{media.source} is {width}x{height}: too long and narrow; the longer side is at most {MOST_RATIO} times the "
+        "shorter, and the shorter at least as long as a patch",
+        "crop it, or raise --max-pixels if you gave it",
+    )
+
+
+def _limits(eye: Eye, media: Media, min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
     """What the processor is told beside the picture."""
     if min_pixels is None and max_pixels is None:
         return {}
@@ -113,7 +132,9 @@ def _limits(eye: Eye, size_px: tuple[int, int], min_pixels: int | None, max_pixe
     high = max(trained, low) if max_pixels is None else max_pixels
     if low > high:
         raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
-    height, width = smart_resize(size_px[1], size_px[0], eye.patch_px, low, high)
+    height, width = smart_resize(media.size_px[1], media.size_px[0], eye.patch_px, low, high)
+    if not height or not width:
+        raise _narrow(media)
     return {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
 
 

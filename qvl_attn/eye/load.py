@@ -32,7 +32,7 @@ def load_eye(checkpoint: Checkpoint) -> tuple[Eye, Any]:
         raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name}: its config.json cannot be read ({type(error).__name__})") from None
     kind = family_of(name, raw)
     refuse_quantised(name, raw)
@@ -63,17 +63,28 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The tokenizer of an encoder that compares pictures with texts.
 
     Raises:
-        ModelError: files are missing or broken.
+        ModelError: files are missing or broken, or a library that it needs is not there: SigLIP's needs sentencepiece.
     """
     try:
         return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise ModelError(
+            f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}", "pip install sentencepiece"
+        ) from error
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
 
 
-def build_eye(eye: Eye, config: Any) -> Any:
-    """The model, its weights not loaded."""
-    return _class_of(eye)(config.vision_config if eye.model_type == QWEN else config)
+def build_eye(name: str, eye: Eye, config: Any) -> Any:
+    """The model, its weights not loaded.
+
+    Raises:
+        ModelError: the configuration makes no model.
+    """
+    try:
+        return _class_of(eye)(config.vision_config if eye.model_type == QWEN else config)
+    except Exception as error:  # a configuration that makes no sense makes the libraries raise anything
+        raise ModelError(f"{name}: its config.json makes no model: {one_line(error)}") from error
 
 
 def load_eye_weights(checkpoint: Checkpoint, eye: Eye, config: Any, placement: Placement) -> Any:
@@ -96,6 +107,7 @@ def load_eye_weights(checkpoint: Checkpoint, eye: Eye, config: Any, placement: P
                 attn_implementation="sdpa",
                 device_map={"": placement.device},
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are told apart below, and by name
                 local_files_only=True,
                 output_loading_info=True,
             )

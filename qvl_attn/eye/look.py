@@ -232,9 +232,9 @@ class Tally:
         patches = self._is_patch[asking]
         if not patches.all():
             asking, weights = asking[patches], weights[:, patches]
-        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1, dtype=torch.float64))
-        entropy = torch.special.entr(weights).sum(dim=(1, 2), dtype=torch.float64)
-        self._sums["entropy"][layer, :, step] += entropy / np.log(2)
+        self._received[layer, :, step].index_add_(1, seen, weights.sum(dim=1).double())
+        entropy = torch.special.entr(weights).sum(dim=-1)
+        self._sums["entropy"][layer, :, step] += entropy.sum(dim=1, dtype=torch.float64) / np.log(2)
         on_patches = weights * self._is_patch[seen]
         whole = on_patches.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         distances = torch.cdist(self._centres[asking], self._centres[seen], compute_mode="donot_use_mm_for_euclid_dist")

@@ -8,41 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_args
+from typing import Any
 
 import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
-from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back
+from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back, mark_patch
 from qvl_attn.eye.result import Look, SaliencyMap
+from qvl_attn.eye.saliency_map import METHOD_WORDS, saliency_heat_map
 from qvl_attn.eye.seen import seen, seen_size_px, seen_words
-from qvl_attn.eye.sight import Over, over_heads
+from qvl_attn.eye.sight import over_heads
 from qvl_attn.eye.words import (
     asks,
     foot_lines,
     heads_words,
+    input_words,
+    kind_lines,
     layer_name,
     layer_words,
+    maker_words,
     prefix_words,
+    share_of_all,
     share_words,
-    window_words,
 )
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.numbers import percent
 from qvl_attn.panels import filtered, on_one_scale
 from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
-from qvl_attn.render import Picture, drawn_size_px, fit_px, outlined, percentile_scale, resize_picture
+from qvl_attn.render import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
 from qvl_attn.store import slug
 from qvl_attn.types import FloatArray, HeatMap
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
-OWN, SHARED = "on its own scale", "on one scale for all layers"
-METHOD_WORDS = {
-    "gradcam": "Grad-CAM on the patch grid",
-    "attention_gradient": "attention x gradient",
-}
+OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +135,15 @@ class DrawnLook:
         look, sight = self.look, self.look.sight
         layers = range(sight.layer_count)
         own = self._layer_panels(query, layers, steps)
+        if not own:
+            return
         shared = on_one_scale(own)
         asked = f"{asks(look, query)} · {heads_words(sight, look.settings.over)}"
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
         ):
-            titles = [asked, f"a layer at a time, {scale}", *self._sheet_lines(query, steps)]
+            titles = [asked, f"a layer at a time, {scale}", *kind_lines(sight), *self._sheet_lines(query, steps)]
             yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=titles, drawing=self.drawing)
         large, scale = (shared, SHARED) if self.drawing.scale == "shared" else (own, OWN)
         for panel in large:
@@ -153,9 +154,15 @@ class DrawnLook:
     def _heads(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
         look, sight, layer = self.look, self.look.sight, self.look.head_layer
         heads = sight.maps(query)[layer]
-        values = {f"head {i}": one for i, one in enumerate(heads)}
-        values |= {heads_words(sight, over): over_heads(heads, over) for over in get_args(Over)}
+        shares = sight.patch_share(query)[layer]
+        values = {
+            f"head {i}{self._share(share)}": one for i, (one, share) in enumerate(zip(heads, shares, strict=True))
+        }
+        values |= {f"mean{self._share(shares.mean())}": over_heads(heads, "mean")}
+        values |= {"maximum": over_heads(heads, "max"), "minimum": over_heads(heads, "min")}
         own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
+        if not own:
+            return
         titled = f"{asks(look, query)} · {layer_words(sight, layer)} · head by head"
         for name, panels, scale in (
             ("heads", own, "each on its own scale"),
@@ -168,21 +175,21 @@ class DrawnLook:
     def _sheet_lines(self, query: str, steps: Sequence[int]) -> list[str]:
         sight = self.look.sight
         others = prefix_words(sight)
-        told = [f"patches: the share of its attention that is on patches; {others} has the rest"] if others else []
-        if not sight.full.all():
-            told.append(f"windows: patches see their own window of {window_words(sight)}; full: they see all")
+        told = [f"%: the share of the attention that is on patches; the rest is on {others}"] if others else []
         return [*told, *foot_lines(self.look), *self._step_lines(steps)]
 
     def _layer_panels(self, query: str, layers: Sequence[int], steps: Sequence[int]) -> list[Panel]:
-        """A panel for each of some layers, but those of which a filter leaves nothing."""
+        """A panel for each of some layers, but for those of which a filter leaves nothing."""
         sight, over = self.look.sight, self.look.settings.over
         shares = sight.patch_share(query).mean(axis=1)
         panels = []
         for layer in layers:
-            share = f" · patches {percent(float(shares[layer]))}" if sight.prefix else ""
-            label = f"{layer_name(sight, layer)}{share}"
+            label = f"{layer_name(sight, layer)}{self._share(shares[layer])}"
             panels += self._panels(label, sight.map(query, layer, over), query, layer, steps)
         return panels
+
+    def _share(self, share: np.floating[Any]) -> str:
+        return f" · {share_of_all(float(share))}" if self.look.sight.prefix else ""
 
     def _panels(self, label: str, values: FloatArray, query: str, layer: int, steps: Sequence[int]) -> list[Panel]:
         """One panel of a (t, h, w) map; none where a filter leaves nothing of it."""
@@ -257,47 +264,22 @@ class DrawnLook:
 
     def _saliency(self) -> Draws:
         for number, one in enumerate(self.look.saliency, 1):
-            if one.values.any():
+            found = saliency_heat_map(one, self.drawing)
+            if found is not None:
                 name = f"saliency/{number:02d}_{one.method}_{slug(one.target)}.png"
-                yield name, partial(self._draw_saliency, one)
+                yield name, partial(self._draw_saliency, one, found)
 
-    def _draw_saliency(self, one: SaliencyMap) -> Picture:
-        """Its values are no attention: multiples are of its own mean."""
-        look, steps = self.look, shown_steps(one.values)
-        whole = HeatMap(
-            values=one.values,
-            media_index=0,
-            layers=(look.sight.layer_count - 1,),
-            heads="all",
-            query=one.target,
-            queries=(),
-            uniform=float(one.values.mean(dtype=np.float64)),
-            vision_mass=0.0,
-            scale=percentile_scale([one.values]),
-            method=one.method,
-        )
-        (found,) = filtered((whole,), self.drawing)
-        kind = "cosine similarity" if one.target in look.settings.texts else "probability"
-        lines = [f"{METHOD_WORDS[one.method]}: what speaks for it; no attention, so the numbers have no unit"]
-        lines += [*foot_lines(look), *self._step_lines(steps)]
+    def _draw_saliency(self, one: SaliencyMap, found: HeatMap) -> Picture:
+        look, steps = self.look, shown_steps(found.values)
+        kind, part = "cosine similarity" if one.target in look.settings.texts else "probability", seen_words(look)
+        lines = [
+            f"{METHOD_WORDS[one.method]}: what speaks for it · no attention; mean: that of the map itself",
+            f"{maker_words(look)} · {input_words(look.sight)}",
+            *([part] if part else []),
+            *self._step_lines(steps),
+        ]
         panel = Panel("", _of_steps(found, steps), unit="mean")
         return self._large(self._pictures(steps), panel, one.target, f"{kind} {one.score:.3f}", lines)
-
-
-def mark_patch(picture: Picture, place: int, grid: tuple[int, int]) -> Picture:
-    """A picture with one patch outlined: around it, so that its own colour is seen however small it is.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB of all that the patches cover.
-        place: row * w + column.
-        grid: (h, w) rows and columns of patches.
-    """
-    height, width = picture.shape[:2]
-    row, column = divmod(place, grid[1])
-    line = (max(2, round(max(height, width) / 320)) + 2) / 2  # as `outlined` draws it
-    x0, x1 = column / grid[1] - line / width, (column + 1) / grid[1] + line / width
-    y0, y1 = row / grid[0] - line / height, (row + 1) / grid[0] + line / height
-    return outlined(picture, np.clip([[x0, y0, x1, y1]], 0, 1))
 
 
 def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
@@ -314,9 +296,10 @@ def draw_look(look: Look, drawing: Drawing) -> DrawnLook:
         notes.append(f"picture 1 is kept {kept_px} pixels wide and drawn larger: --media names the original")
     notes += [part] if part else []
     notes += [
-        f"nothing speaks for “{one.target}”: the map of {METHOD_WORDS[one.method]} is zero everywhere and not drawn"
+        f"nothing speaks for “{one.target}”: the map of {METHOD_WORDS[one.method]} is zero everywhere"
+        f"{' after the filter' if one.values.any() else ''} and not drawn"
         for one in look.saliency
-        if not one.values.any()
+        if saliency_heat_map(one, drawing) is None
     ]
     missing = undrawable("".join([look.maker.model, *(one.target for one in look.saliency)]))
     if missing:

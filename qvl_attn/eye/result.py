@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ class LookSettings:
     clip: ClipSettings | None = None
 
     def __post_init__(self) -> None:
+        set_field = partial(object.__setattr__, self)
+        set_field("at", tuple((float(x), float(y)) for x, y in self.at))
+        for name in ("embeddings", "texts"):
+            typed = getattr(self, name)
+            set_field(name, (typed,) if isinstance(typed, str) else tuple(typed))
         if self.over not in OVER:
             raise InputError(f"--over {self.over}: unknown", f"write {', '.join(OVER)}")
         for one in self.embeddings:

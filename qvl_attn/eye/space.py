@@ -17,10 +17,14 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.result import PatchSpace
 from qvl_attn.types import FloatArray, IntArray, _require, _require_array
 
+# Of the smaller side of a matrix for each component that ARPACK looks for.
+ROOM = 20
 COMPONENTS = 3
 # Of t-SNE: fewer points have no neighbourhoods, more take too long.
 LEAST_POINTS, MOST_POINTS = 5, 5000
 PERPLEXITY = 30
+# Standard deviation of where t-SNE begins, as scikit-learn has it.
+START = 1e-4
 # t-SNE is run on this many principal components, as its authors do (van der Maaten and Hinton 2008, section 4.2).
 FIRST_REDUCED_TO = 50
 SHUFFLES = 500
@@ -81,8 +85,9 @@ def principal(points: FloatArray, count: int = COMPONENTS) -> Projection:
     explained = np.zeros(count, dtype=np.float32)
     if same(points):
         return Projection(components, explained)
-    solver = "covariance_eigh" if n > dimensions else "full"
-    found = PCA(min(count, n, dimensions), svd_solver=solver)
+    # ARPACK's components are the same, and of large layers it takes a quarter of the time; small ones leave it no room.
+    solver = "arpack" if min(n, dimensions) > ROOM * count else "full"
+    found = PCA(min(count, n, dimensions), svd_solver=solver, random_state=0)
     projected = found.fit_transform(points.astype(np.float64))
     ways = np.flatnonzero(found.explained_variance_ratio_ > SAME**2)
     components[:, ways] = projected[:, ways]
@@ -99,12 +104,13 @@ def same(points: FloatArray | Floats) -> bool:
 def neighbour_map(points: FloatArray, seed: int) -> FloatArray:
     """Lay points out on a plane so that near ones stay near: (N, 2) float32, by t-SNE (van der Maaten, Hinton 2008).
 
-    It begins with the first principal components, so that it is the same for the same seed, and its coarse shape means
-    something. Perplexity 30, less where there are fewer than 91 points.
+    It begins with the first two principal components, so that its coarse shape means something (Kobak and Berens 2019),
+    and a little noise: another seed shows what of it is chance. Perplexity 30, less where there are fewer than 91
+    points.
 
     Args:
         points: (N, D) float32, N at least `LEAST_POINTS`.
-        seed: for scikit-learn.
+        seed: of the noise.
     """
     from sklearn.manifold import TSNE
 
@@ -112,7 +118,10 @@ def neighbour_map(points: FloatArray, seed: int) -> FloatArray:
         return np.zeros((len(points), 2), dtype=np.float32)
     reduced = principal(points, FIRST_REDUCED_TO).components if points.shape[1] > FIRST_REDUCED_TO else points
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-    placed = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed).fit_transform(reduced)
+    start = principal(points, 2).components
+    start = START * start / start[:, 0].std()
+    start += np.random.default_rng(seed).normal(scale=START / 10, size=start.shape).astype(np.float32)
+    placed = TSNE(perplexity=perplexity, init=start, learning_rate="auto", random_state=seed).fit_transform(reduced)
     return np.asarray(placed, dtype=np.float32)
 
 

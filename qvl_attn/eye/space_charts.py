@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from qvl_attn.types import FloatArray
 SHOWN_LAYERS = 6
 MOST_CLASSES = 20
 OTHERS = "\0"  # no class is called so
-LEGEND_PX = 16
+LEGEND_PX, DOT_PX = 16, 13
 Dots = NDArray[np.float64]
 
 
@@ -130,7 +130,7 @@ def draw_separation(space: FolderSpace, title: str) -> Picture:
     right.plot(layers, apart.neighbour, color=ACCENT, linewidth=2, marker="o", markersize=4, label="share of pictures")
     right.set_ylim(0, 1.03)
     for axes in (left, right):
-        axes.legend(loc="best", frameon=False, fontsize=9)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2, frameon=False, fontsize=9)
     classes = len({*space.classes} - {""})
     return _drawn(figure, f"{title} · {classes} classes, {apart.pictures} pictures, cosine distance of their vectors")
 
@@ -170,8 +170,9 @@ def _components(axes: Axes, layer: int, explained: FloatArray) -> None:
 
 
 def _dots(axes: Axes, places: FloatArray, colors: Dots) -> None:
-    area = float(np.clip(12000 / len(places), 5, 60))
-    axes.scatter(places[:, 0], places[:, 1], s=area, c=colors, edgecolors="#5c616b", linewidths=0.35)
+    area = float(np.clip(16000 / len(places), 9, 60))
+    edge = 0.05 * area**0.5
+    axes.scatter(places[:, 0], places[:, 1], s=area, c=colors, edgecolors="#5c616b", linewidths=edge)
 
 
 def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
@@ -212,6 +213,12 @@ def _drawn(figure: Figure, title: str, space: FolderSpace | None = None) -> Pict
     return chart if space is None or not any(space.classes) else _with_legend(chart, _class_keys(space))
 
 
+def _dot(key: ClassKey) -> Image.Image:
+    large = Image.new("RGB", (8 * DOT_PX, 8 * DOT_PX), PAGE)
+    ImageDraw.Draw(large).ellipse((0, 0, 8 * DOT_PX - 1, 8 * DOT_PX - 1), to_hex(key.color))
+    return large.resize((DOT_PX, DOT_PX), Image.Resampling.BOX)
+
+
 def _with_legend(chart: Picture, keys: Mapping[str, ClassKey]) -> Picture:
     inner = chart.shape[1] - 2 * MARGIN_PX
     words = {name: lettering.wrap(text, inner - 24, LEGEND_PX, max_lines=1)[0] for name, (_, text) in keys.items()}
@@ -226,7 +233,6 @@ def _with_legend(chart: Picture, keys: Mapping[str, ClassKey]) -> Picture:
     page = Image.new("RGB", (chart.shape[1], chart.shape[0] + y + step + MARGIN_PX), PAGE)
     page.paste(Image.fromarray(chart), (0, 0))
     for name, (left, top) in places.items():
-        color = tuple(round(255 * part) for part in keys[name].color)
-        ImageDraw.Draw(page).ellipse((left, top + 5, left + 12, top + 17), fill=color)
+        page.paste(_dot(keys[name]), (round(left), round(top) + 5))
         lettering.draw_lines(page, (left + 20, top), [words[name]], LEGEND_PX, TEXT)
     return np.asarray(page)

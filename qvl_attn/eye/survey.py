@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError, StoreError
+from qvl_attn.errors import InputError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.figures import FIGURES, figures_of
 from qvl_attn.eye.listing import Item, list_pictures
@@ -113,16 +113,15 @@ def _look_at_all(
             row: dict[str, Any] = {"id": item.id, "label": item.label}
             try:
                 found, vectors = _look_at(encoder, item, alone, bool(settings.embeddings))
-                if vectors is not None:  # before the row, with which nothing of the picture is left to do
-                    ledger.begin(run)
-                    write_npz(ledger.folder / vectors_file(item.id), {"vectors": vectors})
-                row |= found
-            except StoreError:
-                raise
             except Exception as fault:  # files hold anything, and one picture must not end the run
                 if "CUDA error" in str(fault):
                     raise
-                row |= {"status": "error", "error": told(fault)}
+                found, vectors = {"status": "error", "error": told(fault)}, None
+            if vectors is not None:  # before the row, with which nothing of the picture is left to do
+                ledger.begin(run)
+                (ledger.folder / vectors_file(item.id)).parent.mkdir(exist_ok=True)
+                write_npz(ledger.folder / vectors_file(item.id), {"vectors": vectors})
+            row |= found
             append(row)
             progress("looking", len(ledger.done), len(items))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +20,10 @@ from qvl_attn.eye.space import FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.progress import Progress
-from qvl_attn.store import read_npz, write_json, write_png
+from qvl_attn.store import read_npz, write_json, write_npz, write_png
 
 SCHEMA_VERSION = 1
+VECTORS_FILE = "embeddings.npz"
 Floats = NDArray[np.float64]
 
 
@@ -39,6 +41,8 @@ def conclude(
 ) -> None:
     """Write what the rows add up to; `summary.json` last.
 
+    With embeddings `embeddings.npz`: `vectors` (E, N, D) float32, `layers` (E,), `names` and `classes` (N,).
+
     Raises:
         StoreError: no picture could be looked at.
     """
@@ -53,14 +57,19 @@ def conclude(
     title = f"{facts['model']['model']} · {len(good):,} pictures of {facts['input']}"
     title += f" · {errors:,} could not be looked at" if errors else ""
     write_png(folder / "figures.png", draw_survey(values, chance, full, title))
-    files, space = ["figures.png"], None
+    files: list[str] = ["figures.png"]
+    space: FolderSpace | None = None
     if settings.embeddings:
-        space = _space_of(folder, good, settings)
+        vectors = np.stack([read_npz(folder / vectors_file(row["id"]))["vectors"] for row in good], axis=1)
+        names_of, classes = [row["id"] for row in good], [row["label"] for row in good]
+        space = folder_space(names_of, classes, vectors, settings.seed if "tsne" in settings.embeddings else None)
+        kept = {"vectors": vectors, "layers": space.layers, "names": np.array(names_of), "classes": np.array(classes)}
+        write_npz(folder / VECTORS_FILE, kept)
         images = dict(folder_images(space, title))
         for done, (name, image) in enumerate(images.items()):
             progress("drawing", done, len(images))
             write_png(folder / name, image())
-        files += images
+        files += [VECTORS_FILE, *images]
     means = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in names}
     write_json(
         folder / SUMMARY_FILE,
@@ -83,6 +92,7 @@ def conclude(
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
+    shutil.rmtree((folder / vectors_file("")).parent, ignore_errors=True)  # they are all in one file now
 
 
 def _spread(values: Floats, chance: Floats) -> dict[str, float]:
@@ -95,12 +105,6 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float]:
         "high": float(high),
         "chance": float(chance.mean()),
     }
-
-
-def _space_of(folder: Path, rows: Sequence[Mapping[str, Any]], settings: LookSettings) -> FolderSpace:
-    vectors = np.stack([read_npz(folder / vectors_file(row["id"]))["vectors"] for row in rows], axis=1)
-    names, classes = [row["id"] for row in rows], [row["label"] for row in rows]
-    return folder_space(names, classes, vectors, settings.seed if "tsne" in settings.embeddings else None)
 
 
 def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:

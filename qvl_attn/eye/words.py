@@ -39,6 +39,11 @@ def layer_words(sight: Sight, layer: int) -> str:
     return f"layer {layer} of 0-{sight.layer_count - 1}{kind}"
 
 
+def kind_lines(sight: Sight) -> list[str]:
+    """What `full` and `windows` are, where there are both."""
+    return [] if sight.full.all() else [f"windows: a patch sees its own of {window_words(sight)}; full: it sees all"]
+
+
 def window_words(sight: Sight) -> str:
     """The size of the largest window in pixels of the input."""
     columns, rows = largest_window(sight)
@@ -61,7 +66,7 @@ def share_words(sight: Sight, query: str, layer: int) -> str:
     roles = np.array([*sight.prefix, *["patch"] * (len(shares) - len(sight.prefix))])
     registers = sight.prefix.count("register")
     names = {"patch": "patches", "cls": "[CLS]", "register": counted(registers, "register")}
-    told = [f"{percent(float(shares[roles == role].sum()))} on {names[role]}" for role in names if role in roles]
+    told = [f"{share_of_all(float(shares[roles == role].sum()))} on {names[role]}" for role in names if role in roles]
     return f"attention: {_listed(told)}"
 
 
@@ -73,13 +78,10 @@ def prefix_words(sight: Sight) -> str:
 
 
 def input_words(sight: Sight) -> str:
-    """What goes in: size, patches, and what uniform is."""
+    """What goes in: its size and its patches."""
     (t, h, w), (width, height) = sight.grid, sight.input_px
     steps = f"{t} steps of " if t > 1 else ""
-    return (
-        f"input {steps}{width} x {height} px · {w} x {h} patches of {sight.patch_px} px · "
-        f"uniform: 1 of {sight.received.shape[-1]} tokens{' of a step' if t > 1 else ''}"
-    )
+    return f"input {steps}{width} x {height} px · {w} x {h} patches of {sight.patch_px} px"
 
 
 def maker_words(look: Look) -> str:
@@ -89,8 +91,16 @@ def maker_words(look: Look) -> str:
 
 def foot_lines(look: Look) -> list[str]:
     """What stands beneath every picture: the encoder, its input, the part of the original that it sees."""
-    part = seen_words(look)
-    return [maker_words(look), input_words(look.sight), *([part] if part else [])]
+    part, tokens = seen_words(look), look.sight.received.shape[-1]
+    uniform = f"uniform: each of {tokens} tokens{' of a step' if look.sight.grid[0] > 1 else ''} the same"
+    return [maker_words(look), f"{input_words(look.sight)} · {uniform}", *([part] if part else [])]
+
+
+def share_of_all(share: float) -> str:
+    """A share, to be read; all but a little is not told as all."""
+    if 0.995 <= share < 1:
+        return f"{100 * share:.1f} %" if share < 0.9995 else ">99.9 %"
+    return percent(share)
 
 
 def counted(count: int, noun: str) -> str:

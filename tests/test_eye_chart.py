@@ -1,0 +1,190 @@
+"""The chart of an encoder's figures, and what it says in words."""
+
+import numpy as np
+import pytest
+from looks import made_look, made_picture, made_sight
+from matplotlib.colors import to_rgba
+
+import qvl_attn.eye.chart as chart_room
+from qvl_attn.eye.chart import draw_figures, draw_survey
+from qvl_attn.eye.figures import FIGURES, TITLES, Figure, figures_of
+from qvl_attn.eye.said import gathers_most, local_until, said
+
+WINDOW = np.repeat([0, 1], 12)
+FULL = np.array([False, True, False, True, False])
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """The canvases of the charts, which are not painted, and the words around them."""
+    found, words = [], []
+    captioned = chart_room.captioned
+    monkeypatch.setattr(chart_room, "pixels_of", lambda canvas: found.append(canvas) or np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr(chart_room, "captioned", lambda *told: words.append(told[1:]) or captioned(*told))
+    return found, words
+
+
+def windowed():
+    return made_sight((1, 4, 6), (), 5, 3, window=WINDOW, full=FULL)
+
+
+def lines_of(axes, label):
+    return [line for line in axes.get_lines() if line.get_label() == label]
+
+
+def test_every_figure_with_heads_mean_and_chance(charts):
+    sight = windowed()
+    draw_figures(made_look(sight))
+    figures, (axes_of, _) = figures_of(sight), charts
+    panels = [axes for axes in axes_of[0].figure.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in panels] == [TITLES[name] for name in FIGURES]
+    for axes, name in zip(panels, FIGURES, strict=True):
+        (dots,), (mean,) = lines_of(axes, "a head"), lines_of(axes, "mean over heads")
+        np.testing.assert_array_equal(dots.get_xdata(), np.repeat(np.arange(5), 3))
+        np.testing.assert_array_equal(dots.get_ydata(), figures[name].values.ravel())
+        np.testing.assert_allclose(mean.get_ydata(), figures[name].values.mean(axis=1))
+        (chance,) = [patch for patch in axes.patches if patch.get_label() == "chance"]
+        np.testing.assert_allclose(chance.get_data().values, figures[name].chance)
+        np.testing.assert_allclose(chance.get_data().edges, np.arange(6) - 0.5)
+        assert chance.get_linestyle() in (":", "dotted")
+        assert mean.get_linestyle() == "-"
+        bottom, top = axes.get_ylim()
+        assert bottom == 0
+        assert top >= max(figures[name].values.max(), figures[name].chance.max())
+
+
+def test_full_layers_are_marked_where_there_are_windows(charts):
+    def marked(axes):
+        return [patch.get_x() for patch in axes.patches if patch.get_label() == "full layers"]
+
+    draw_figures(made_look(windowed()))
+    draw_figures(made_look(made_sight()))
+    with_windows, without = (canvas.figure.axes for canvas in charts[0])
+    assert all(marked(axes) == pytest.approx([0.5, 2.5]) for axes in with_windows[:6])
+    assert not any(marked(axes) for axes in without)
+    assert [axes.axison for axes in without] == [True] * 5 + [False]
+
+
+def test_nothing_is_cut_and_chance_is_on_the_page(charts):
+    draw_figures(made_look(made_sight((1, 4, 6), layers=24, heads=16)))
+    (canvas,) = charts[0]
+    canvas.draw()
+    renderer, (width, height) = canvas.get_renderer(), canvas.get_width_height()
+    boxes = [axes.get_tightbbox(renderer) for axes in canvas.figure.axes if axes.axison]
+    boxes.append(canvas.figure.legends[0].get_window_extent(renderer))
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    axes = canvas.figure.axes[3]
+    chance = figures_of(made_sight((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
+    _, y = axes.transData.transform((0, chance))
+    row = np.asarray(canvas.buffer_rgba())[round(height - y) - 1 : round(height - y) + 2, :, :3]
+    x0, x1 = (round(axes.transData.transform((x, 0))[0]) for x in (-0.4, 23.4))
+    dark = (row[:, x0:x1] < 100).all(axis=-1).any(axis=0)
+    assert 0.2 < dark.mean() < 0.8  # dotted
+
+
+def survey(N=30, layers=5, heads=3):
+    rng = np.random.default_rng(2)
+    values = {name: rng.random((N, layers, heads)) * (i + 1) for i, name in enumerate(FIGURES)}
+    chance = {name: 1 + rng.random((N, layers)) for name in FIGURES}
+    return values, chance
+
+
+def test_a_survey_shows_the_mean_over_pictures_and_their_spread(charts):
+    values, chance = survey()
+    draw_survey(values, chance, FULL, "an eye · a folder")
+    panels = charts[0][0].figure.axes
+    for axes, name in zip(panels, FIGURES, strict=True):
+        own = values[name].mean(axis=2)
+        (mean,) = lines_of(axes, "mean over pictures")
+        np.testing.assert_allclose(mean.get_ydata(), own.mean(axis=0))
+        ends = {
+            "standard deviation": (own.mean(axis=0) - own.std(axis=0), own.mean(axis=0) + own.std(axis=0)),
+            "5 to 95 % of the pictures": np.percentile(own, (5, 95), axis=0),
+        }
+        alphas = []
+        for label, (low, high) in ends.items():
+            (band,) = [one for one in axes.collections if one.get_label() == label]
+            corners = band.get_paths()[0].vertices
+            for layer in range(5):
+                at = corners[np.isclose(corners[:, 0], layer), 1]
+                assert (at.min(), at.max()) == pytest.approx((low[layer], high[layer]))
+            alphas.append(band.get_facecolor()[0, 3])
+        assert alphas[0] > alphas[1]
+        (drawn,) = [patch for patch in axes.patches if patch.get_label() == "chance"]
+        np.testing.assert_allclose(drawn.get_data().values, chance[name].mean(axis=0))
+        assert drawn.get_edgecolor() == to_rgba(chart_room.INK)
+    title, lines = charts[1][0]
+    assert title == "an eye · a folder"
+    assert lines[-1] == "30 pictures · of each the mean over heads"
+
+
+def test_a_survey_says_what_the_mean_says(charts):
+    values, chance = survey()
+    draw_survey(values, chance, FULL, "")
+    found = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in FIGURES}
+    assert charts[1][0][1][:2] == said(found)
+
+
+def test_a_survey_of_one_picture_without_windows(charts):
+    values, chance = survey(1)
+    del values["window_share"], chance["window_share"]
+    draw_survey(values, chance, np.ones(5, bool), "")
+    assert charts[1][0][1][-1] == "one picture: no spread"
+
+
+def test_the_words_around_a_chart(charts):
+    look = made_look(made_sight(), made_picture((60, 40), source="some/where/a.png"))
+    draw_figures(look)
+    title, lines = charts[1][0]
+    assert title == "figures by layer · a.png"
+    assert lines[:2] == said(figures_of(look.sight))
+    assert "someone/an-eye" in lines[-1]
+    assert "input 84 x 56 px · 6 x 4 patches of 14 px" in lines[-1]
+
+
+def figure(means, chance, heads=2):
+    values = np.repeat(np.array(means, float)[:, None], heads, axis=1) + np.linspace(-1, 1, heads)
+    return Figure(values, np.array(chance, float))
+
+
+@pytest.mark.parametrize(
+    ("means", "chance", "last"),
+    [
+        ([10, 20, 60, 20], [100] * 4, 1),
+        ([10, 49.9, 50, 20], [100] * 4, 1),
+        ([50, 10, 10, 10], [100] * 4, None),
+        ([10, 20, 30, 40], [100] * 4, 3),
+        ([10, 20, 30, 40], [50, 50, 100, 50], 3),
+        ([10, 20, 50, 40], [50, 50, 100, 50], 1),
+        ([10], [100], 0),
+    ],
+)
+def test_local_until(means, chance, last):
+    assert local_until(figure(means, chance)) == last
+
+
+def test_it_gathers_most_where_tokens_are_fewest_over_chance():
+    assert gathers_most(figure([50, 8, 20, 9], [100] * 4)) == 1
+    assert gathers_most(figure([50, 8, 20, 9], [100, 10, 100, 100])) == 3
+
+
+def test_the_sentences():
+    tokens = figure([50, 8.25, 20], [100, 100, 100])
+    local, gathers = said({"distance_px": figure([10, 20, 60], [100, 90, 80]), "tokens_50": tokens})
+    assert local == (
+        "local until layer 1: up to it less than half as far as if spread evenly; it reaches 20 px on average, "
+        "100 px if spread over the picture"
+    )
+    assert (
+        gathers == "gathers most on few tokens in layer 1: half of the attention is on 8.2 of them, by chance on 100.0"
+    )
+    (local, _) = said({"distance_px": figure([80, 20, 60], [100, 90, 80]), "tokens_50": tokens})
+    assert local.startswith("not local, from layer 0 on: there attention reaches 80 px")
+    (local, _) = said({"distance_px": figure([8, 20, 6], [100, 90, 80]), "tokens_50": tokens})
+    assert local.startswith("local in all layers: ")
+    assert "the last reaches 6 px on average, 100 px" in local

@@ -1,0 +1,236 @@
+"""Figures of an encoder's layers: each formula written out over dense attention, in loops, and even attention's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import dist, log2
+
+import eyes
+import numpy as np
+import pytest
+import torch
+from test_eye_look import plain_attention
+from tower import dense_attention, windows
+
+from qvl_attn.eye.figures import FIGURES, TITLES, figures_of
+from qvl_attn.eye.look import Tally, windows_of
+from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.sight import Sight
+
+
+def row_figures(row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, float]:
+    """Of what one patch gives the tokens of its step."""
+    centres = [((i // w + 0.5) * patch_px, (i % w + 0.5) * patch_px) for i in range(len(row) - prefix)]
+    patches = row[prefix:] / row[prefix:].sum()
+    return {
+        "distance_px": sum(p * dist(centres[place], centre) for p, centre in zip(patches, centres, strict=True)),
+        "entropy_bits": -sum(p * log2(p) for p in row if p > 0),
+        "window_share": sum(p for p, number in zip(patches, own, strict=True) if number == own[place]),
+    }
+
+
+def strongest_share(row: np.ndarray) -> float:
+    return sum(sorted(row.tolist(), reverse=True)[:10])
+
+
+def tokens_that_carry(row: np.ndarray, share: float) -> float:
+    left, count = share * row.sum(), 0.0
+    for value in sorted(row.tolist(), reverse=True):
+        if value >= left:
+            return count + left / value
+        left, count = left - value, count + 1
+    raise AssertionError
+
+
+def by_hand(dense: np.ndarray, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, np.ndarray]:
+    """(L, H) of each figure: (L, H, t, T, T) attention."""
+    L, H, t = dense.shape[:3]
+    found = {name: np.zeros((L, H)) for name in FIGURES}
+    for layer, head, step in product(range(L), range(H), range(t)):
+        rows = dense[layer, head, step, prefix:].astype(np.float64)
+        for place, row in enumerate(rows):
+            for name, value in row_figures(row, place, prefix, w, patch_px, own).items():
+                found[name][layer, head] += value / len(rows) / t
+        mean = rows.mean(axis=0)
+        found["top10_share"][layer, head] += strongest_share(mean) / t
+        found["tokens_50"][layer, head] += tokens_that_carry(mean, 0.5) / t
+        found["tokens_90"][layer, head] += tokens_that_carry(mean, 0.9) / t
+    return found
+
+
+def held_against(sight: Sight, dense: np.ndarray, own: np.ndarray) -> None:
+    wanted = by_hand(dense, len(sight.prefix), sight.grid[2], sight.patch_px, own)
+    if sight.window is None:
+        del wanted["window_share"]
+    found = figures_of(sight)
+    assert list(found) == list(wanted) == [name for name in FIGURES if name in found]
+    for name, figure in found.items():
+        np.testing.assert_allclose(figure.values, wanted[name], rtol=2e-5, err_msg=name)
+        assert figure.values.shape == (sight.layer_count, sight.head_count)
+        assert figure.chance.shape == (sight.layer_count,)
+
+
+@pytest.mark.parametrize(
+    ("name", "media", "limits"),
+    [
+        ("clip", eyes.picture(120, 118), {}),
+        ("siglip", eyes.picture(190, 100), {"max_pixels": 9000}),
+        ("registers", eyes.picture(64, 150), {"max_pixels": 7000}),
+        ("dino", eyes.clip(96, 80, 3), {}),
+    ],
+    ids=["clip", "siglip", "registers", "dino"],
+)
+def test_every_figure_is_its_formula(name, media, limits):
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(media, LookSettings(**limits))
+    dense = plain_attention(name, inputs)
+    held_against(encoder.look(media, LookSettings(**limits)).sight, dense, np.zeros(inputs.grid[1] * inputs.grid[2]))
+
+
+@pytest.mark.parametrize("media", [eyes.picture(140, 84), eyes.clip(84, 112, 3)], ids=["picture", "clip"])
+def test_every_figure_of_qwens_tower_is_its_formula(media):
+    encoder = eyes.encoder(eyes.QWEN)
+    sight = encoder.look(media).sight
+    weights, one = eyes.plain(eyes.QWEN).model.visual.state_dict(), encoder.processor.image_processor
+    dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
+    held_against(sight, dense, windows(sight.grid[1], sight.grid[2], 4))
+
+
+def even(name: str, media, limits) -> Sight:
+    """What is added up where nothing is nearer to anything than anything else."""
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(media, LookSettings(**limits))
+    t, h, w = inputs.grid
+    order = np.arange(t * h * w)
+    size, numbers = 4, windows_of(encoder.eye, inputs.grid)
+    if numbers is not None:
+        order = np.lexsort((order, numbers[order % (h * w)], order // (h * w)))
+    tally = Tally(encoder.eye, inputs, order, (), torch.device("cpu"))
+    for layer in range(encoder.eye.layers):
+        T = len(encoder.eye.prefix) + h * w
+        counts = [T] if numbers is None or encoder.eye.full[layer] else np.bincount(numbers)
+        for _ in range(t):
+            for count in counts:
+                nothing = torch.zeros(1, encoder.eye.heads, int(count), size)
+                if numbers is None:
+                    nothing = nothing.expand(t, -1, -1, -1)
+                tally.see(layer, nothing, nothing, nothing, None, 1.0, nothing)
+            if numbers is None:
+                break
+    return tally.sight()
+
+
+@pytest.mark.parametrize(
+    ("name", "media", "limits"),
+    [
+        ("clip", eyes.picture(120, 118), {}),
+        ("siglip", eyes.picture(190, 100), {"max_pixels": 9000}),
+        ("registers", eyes.clip(64, 150, 2), {"max_pixels": 7000}),
+        (eyes.QWEN, eyes.picture(112, 112), {}),
+        (eyes.QWEN, eyes.picture(140, 84), {}),
+        (eyes.QWEN, eyes.picture(84, 252), {}),
+        (eyes.QWEN, eyes.picture(28, 28), {}),
+        (eyes.QWEN, eyes.clip(196, 140, 3), {}),
+    ],
+    ids=["clip", "siglip", "registers", "whole windows", "cut windows", "tall", "one window", "steps"],
+)
+def test_chance_is_what_even_attention_gives(name, media, limits):
+    sight = even(name, media, limits)
+    # In windows too, of whatever size: each of n patches gives each of n the n-th part.
+    assert np.ptp(sight.received, axis=-1).max() < 1e-6
+    for what, figure in figures_of(sight).items():
+        wanted = np.repeat(figure.chance[:, None], sight.head_count, axis=1)
+        np.testing.assert_allclose(figure.values, wanted, rtol=1e-5, atol=1e-6, err_msg=what)
+
+
+def sight_of(received: np.ndarray) -> Sight:
+    """One layer and head of a sight, of whose rows nothing is known."""
+    cells = len(received)
+    flat = np.zeros((1, 1, 1), np.float32)
+    return Sight(
+        family="any",
+        grid=(1, 1, cells),
+        prefix=(),
+        boxes_px=np.zeros((cells, 4), np.float32),
+        patch_px=14,
+        full=np.ones(1, np.bool_),
+        window=None,
+        received=received.astype(np.float32)[None, None, None],
+        cls=None,
+        asked=np.zeros(0, np.int64),
+        rows=np.zeros((1, 1, 0, 1, cells), np.float32),
+        distance_px=flat,
+        entropy_bits=flat,
+        window_share=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("received", "wanted"),
+    [
+        ([1, 0, 0, 0], {"top10_share": 1, "tokens_50": 0.5, "tokens_90": 0.9}),
+        ([0.25] * 4, {"top10_share": 1, "tokens_50": 2, "tokens_90": 3.6}),
+        ([0.1, 0.5, 0.0, 0.4], {"top10_share": 1, "tokens_50": 1, "tokens_90": 2}),
+        ([0.6, 0.3, 0.1], {"top10_share": 1, "tokens_50": 0.5 / 0.6, "tokens_90": 2}),
+        ([0.02] * 10 + [0.04] * 20, {"top10_share": 0.4, "tokens_50": 12.5, "tokens_90": 25}),
+    ],
+    ids=str,
+)
+def test_how_it_gathers(received, wanted):
+    found = figures_of(sight_of(np.array(received)))
+    for name, value in wanted.items():
+        assert found[name].values.item() == pytest.approx(value, rel=1e-5)
+
+
+def test_chance_of_a_few_tokens():
+    found = figures_of(sight_of(np.full(4, 0.25)))
+    assert found["top10_share"].chance.tolist() == [1]
+    found = figures_of(sight_of(np.full(40, 1 / 40)))
+    assert found["top10_share"].chance.tolist() == [0.25]
+    assert found["tokens_50"].chance.tolist() == [20]
+
+
+def test_every_figure_has_a_title():
+    assert TITLES.keys() == {*FIGURES}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"received": np.zeros((1, 1, 1, 4), np.float32)},
+        {"received": np.full((1, 1, 1, 4), np.nan, np.float32)},
+        {"received": np.array([[[[2, -1, 0, 0]]]], np.float32)},
+        {"received": np.full((1, 1, 1, 4), 0.25)},
+        {"received": np.full((1, 1, 2, 4), 0.25, np.float32)},
+        {"grid": (1, 2, 3)},
+        {"prefix": ("cls",)},
+        {"asked": np.array([4])},
+        {"full": np.zeros(1, np.bool_)},
+        {"window": np.zeros(4, np.int64)},
+        {"entropy_bits": np.full((1, 1, 1), np.inf, np.float32)},
+        {"patch_px": 0},
+    ],
+    ids=str,
+)
+def test_what_is_no_attention_is_no_sight(wrong):
+    right = sight_of(np.full(4, 0.25))
+    with pytest.raises(ValueError, match=r"\w"):
+        replace(right, **wrong)
+
+
+def test_maps_are_joined_over_heads():
+    sight = eyes.encoder("registers").look(eyes.picture(90, 90), LookSettings(at=((30.0, 50.0),))).sight
+    assert sight.queries == ("cls", "patch", "at_1")
+    tokens = {"cls": sight.cls, "patch": sight.received, "at_1": sight.rows[:, :, 0]}
+    for query, values in tokens.items():
+        cells = values[..., 5:].reshape(3, 2, 1, 5, 5)
+        assert np.array_equal(sight.maps(query), cells)
+        for over, joined in (
+            ("mean", (cells[1, 0] + cells[1, 1]) / 2),
+            ("max", cells[1].max(0)),
+            ("min", cells[1].min(0)),
+        ):
+            np.testing.assert_allclose(sight.map(query, 1, over), joined, rtol=1e-6)
+        np.testing.assert_allclose(sight.patch_share(query), 1 - values[..., :5].sum(axis=(-1, -2)), rtol=1e-5)
+    assert sight.centre_px(7) == pytest.approx((45, 45 - 90 * 70 / 80 / 5), abs=0.5)

@@ -1,0 +1,268 @@
+"""Which encoders are loaded, what of a checkpoint is read, and what is said of those that are not served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+
+import eyes
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.families import FAMILIES, SERVED
+from qvl_attn.eye.result import LookSettings
+
+CLASSES = "ViTForImageClassification"
+
+
+def load(folder, **how) -> Encoder:
+    return Encoder.load(str(folder), **{"device": "cpu", "dtype": "float32"} | how)
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """A checkpoint that may be broken; without its weights where the settings alone are to be looked at."""
+
+    def copy_of(name, *, weights=True, **changes):
+        out = tmp_path / name
+        ignored = shutil.ignore_patterns(*(() if weights else ("*.safetensors",)))
+        shutil.copytree(eyes.folder(name), out, ignore=ignored)
+        config = json.loads((out / "config.json").read_text()) | changes
+        (out / "config.json").write_text(json.dumps(config))
+        return out
+
+    return copy_of
+
+
+@pytest.mark.parametrize("name", eyes.NAMES)
+def test_every_weight_is_the_checkpoints(name):
+    ours, theirs = eyes.encoder(name).model, eyes.plain(name)
+    theirs = theirs.model.visual if name == eyes.QWEN else theirs
+    assert type(ours) is type(theirs)
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not any(weight.requires_grad for weight in eyes.encoder(name).model.parameters())
+    assert not eyes.encoder(name).model.training
+
+
+def test_every_class_that_is_served_is_tried_here():
+    tried = {kind for kind, *_ in eyes.SPECS.values()} | {"Qwen2_5_VisionTransformerPretrainedModel"}
+    assert tried == {kind for family in FAMILIES.values() for kind in family.models}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llava", "dinov3_vit", "", None, ["vit"], 7])
+def test_a_family_that_is_not_served_is_named_before_its_weights_are_looked_for(copy_of, kind):
+    folder = copy_of("dino", weights=False, model_type=kind)
+    with pytest.raises(
+        ModelError, match=f"is a {kind!r} model, no vision encoder that is served".replace("[", r"\[")
+    ) as e:
+        load(folder)
+    assert SERVED in e.value.hint
+    for family in FAMILIES.values():
+        assert all(part in SERVED for part in family.name.split(" or "))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '"vit"', "null", "\xff", "[" * 100_000], ids=lambda text: text[:6])
+def test_a_config_that_cannot_be_read(copy_of, text):
+    folder = copy_of("dino")
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        load(folder)
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json in it"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("dino", {"patch_size": "large"}),
+        ("dino", {"patch_size": None}),
+        ("dino", {"patch_size": 0}),
+        ("dino", {"image_size": 0}),
+        ("dino", {"num_hidden_layers": "three"}),
+        ("dino", {"num_attention_heads": 5}),
+        ("clip", {"vision_config": {"image_size": -1}}),
+        ("clip", {"vision_config": 3}),
+        (eyes.QWEN, {"vision_config": {"depth": "four"}}),
+    ],
+    ids=str,
+)
+def test_a_config_that_makes_no_sense(copy_of, name, changes):
+    with pytest.raises(ModelError, match=r"config|misshapen"):
+        _ = load(copy_of(name, **changes)).model
+
+
+@pytest.mark.parametrize(("name", "field"), [("dino", "patch_size"), ("dino", "image_size"), ("dinov2", "patch_size")])
+def test_patches_that_are_no_squares(copy_of, name, field):
+    with pytest.raises(ModelError, match=f"{field} 14 x 28: patches and training pictures that are no squares"):
+        load(copy_of(name, **{field: [14, 28]}))
+
+
+def test_sides_that_are_written_out_are_squares(copy_of):
+    folder = copy_of("dino", patch_size=[14, 14], image_size=[70, 70])
+    media = eyes.picture(90, 70)
+    sight = load(folder).look(media).sight
+    assert (sight.patch_px, sight.grid) == (14, (1, 5, 5))
+    assert np.array_equal(sight.received, eyes.encoder("dino").look(media).sight.received)
+
+
+@pytest.mark.parametrize(("name", "how"), [("dino", "awq"), (eyes.QWEN, "bitsandbytes")])
+def test_quantised(copy_of, name, how):
+    with pytest.raises(ModelError, match=rf"is quantised \({how}\)"):
+        load(copy_of(name, quantization_config={"quant_method": how}))
+
+
+def test_pickled_weights_alone(copy_of):
+    folder = copy_of("dino", weights=False)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(ModelError, match="no safetensors weights") as e:
+        load(folder)
+    assert "pickled" in e.value.hint
+
+
+def test_weights_that_are_cut_off(copy_of):
+    folder = copy_of("dino")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="its weights cannot be loaded"):
+        load(folder).look(eyes.picture(70, 70))
+
+
+def rewrite(folder, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["dino", "clip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("fault", ["missing", "misshapen"])
+def test_weights_that_are_missing_or_misshapen(copy_of, name, fault):
+    folder = copy_of(name)
+
+    def change(weights):
+        key = next(key for key in weights if "norm" in key and (name != eyes.QWEN or "visual" in key))
+        weight = weights.pop(key)
+        return weights if fault == "missing" else weights | {key: torch.zeros(len(weight) + 1)}
+
+    rewrite(folder, change)
+    with pytest.raises(ModelError, match=r"1 weights are missing or misshapen, such as .*norm"):
+        _ = load(folder).model
+
+
+@pytest.mark.parametrize("prefix", ["model.visual.", "visual."])
+def test_the_tower_alone_is_taken_of_a_whole_qwen(copy_of, prefix, capfd):
+    """The model's own files have no `model.` before it; those that transformers writes today do."""
+    folder = copy_of(eyes.QWEN)
+    assert any(key.startswith("visual.") for key in load_file(folder / "model.safetensors"))
+    rewrite(
+        folder, lambda weights: {key.replace("visual.", prefix, 1): weight.clone() for key, weight in weights.items()}
+    )
+    said = []
+    encoder = load(folder, say=said.append)
+    theirs = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    ours = encoder.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    # Of memory and of what is counted, the tower's weights alone.
+    held = sum(weight.numel() * weight.itemsize for weight in encoder.model.parameters())
+    assert held == encoder.placement.weight_bytes
+    assert held < 0.5 * (folder / "model.safetensors").stat().st_size
+    assert said[0].startswith(f"{folder} ({encoder.checkpoint.revision[:12]}): float32 on cpu")
+    assert said[1:] == ["loading the weights"]
+    assert "unexpected" not in capfd.readouterr().err.lower()
+
+
+def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
+    whole = eyes.lively(transformers.ViTForMaskedImageModeling(eyes.SPECS["dino"][1]()))
+    whole.config.encoder_stride = 14
+    whole.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 70, "width": 70}).save_pretrained(tmp_path)
+    encoder = load(tmp_path)
+    assert encoder.eye.model_class == "ViTModel"
+    media = eyes.picture(80, 90)
+    inputs, _ = encoder.read(media, LookSettings())
+    whole.set_attn_implementation("eager")
+    with torch.no_grad():
+        found = whole.vit(inputs.tensors["pixel_values"], output_attentions=True).attentions
+    wanted = torch.stack(found)[:, 0, :, 1:].mean(dim=2).numpy()
+    assert np.abs(encoder.look(media).sight.received[:, :, 0] - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize("architectures", [None, [], "ViTModel", ["VitTypo", CLASSES]])
+def test_the_class_is_the_first_that_is_known(copy_of, architectures):
+    eye = load(copy_of("vit-classes", architectures=architectures)).eye
+    assert eye.model_class == (
+        "ViTForImageClassification" if isinstance(architectures, list) and architectures else "ViTModel"
+    )
+
+
+def test_no_image_processor(copy_of):
+    folder = copy_of("dino")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="its image processor cannot be loaded"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"device": "mps"}, {"device": "gpu"}, {"device": "cuda:9"}, {"dtype": "int8"}, {"revision": "main"}],
+    ids=str,
+)
+def test_words_that_are_not_known(how):
+    with pytest.raises(InputError):
+        load(eyes.folder("dino"), **how)
+
+
+def test_a_name_that_is_neither_folder_nor_id(tmp_path):
+    with pytest.raises(InputError, match="no such folder, and no Hugging Face id"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="not in the cache, and --offline forbids to fetch it"):
+        load("nobody/nothing", offline=True)
+
+
+def test_weights_that_do_not_fit(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.raises(MemoryLimitError, match="the weights do not fit"):
+        load(eyes.folder("dino"))
+
+
+@pytest.mark.parametrize("name", ["clip", "dino", "registers", eyes.QWEN])
+def test_a_local_folder_asks_no_network(name, monkeypatch):
+    def refuse(*args):
+        raise AssertionError(f"asked the network: {args[1:]}")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load(eyes.folder(name)).look(eyes.picture(70, 70))
+
+
+def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
+    folder = copy_of("dino", auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"})
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Evil"}}))
+    load(folder).look(eyes.picture(70, 70))
+    assert not (tmp_path / "ran").exists()
+    file.write_text(json.dumps({"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "evil.Evil"}}))
+    with pytest.raises(ModelError, match="its image processor cannot be loaded"):
+        load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_demo_has_an_encoder():
+    encoder = Encoder.load("demo", device="cpu", dtype="float32")
+    look = encoder.look(eyes.picture(112, 84), LookSettings(at=((50.0, 50.0),)))
+    assert look.sight.family == look.maker.family == "Qwen2.5-VL"
+    assert look.sight.received.shape == (4, 4, 1, 48)
+    assert look.seconds.keys() == {"prepare", "look"}

@@ -1,0 +1,262 @@
+"""Hidden states by layer in the picture's order, against plain transformers; likeness and pooled vectors from them."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+import eyes
+import numpy as np
+import pytest
+import torch
+
+from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.result import LookSettings
+from qvl_attn.eye.space import neighbour_map
+from qvl_attn.eye.states import read_states
+
+OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
+ALL = sorted(eyes.NAMES)
+
+
+def states_of(name, media, settings=OBLONG):
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(media, settings)
+    kept = {}
+    read_states(encoder.model, encoder.eye, inputs, lambda layer, states: kept.update({layer: states.clone()}))
+    return inputs, kept
+
+
+def plain_output(name, inputs):
+    """The encoder of the plainly loaded model, with all of its hidden states."""
+    model = eyes.plain(name)
+    pixels = inputs.tensors["pixel_values"]
+    with torch.no_grad():
+        if name == eyes.QWEN:
+            return model.model.visual, model.model.visual(
+                pixels, grid_thw=inputs.tensors["grid_thw"], output_hidden_states=True
+            )
+        tower = model
+        for inner in ("vision_model", "vit", "dinov2", "dinov2_with_registers"):
+            tower = getattr(model, inner, tower)
+        told = {} if "dinov2" in type(tower).__name__.lower() else {"interpolate_pos_encoding": True}
+        return tower, tower(pixels, output_hidden_states=True, **told)
+
+
+def final_norm(tower):
+    """The norm that follows the last layer and makes `last_hidden_state`; of CLIP there is none."""
+    if "CLIP" in type(tower).__name__:
+        return torch.nn.Identity()
+    return tower.layernorm if hasattr(tower, "layernorm") else tower.post_layernorm
+
+
+@pytest.mark.parametrize("name", eyes.SPECS)
+def test_states_are_those_of_plain_transformers(name):
+    inputs, kept = states_of(name, eyes.picture(98, 60))
+    assert inputs.grid[1] != inputs.grid[2]
+    tower, out = plain_output(name, inputs)
+    assert list(kept) == list(range(-1, eyes.LAYERS))
+    # The last of transformers' hidden states is sometimes taken after the norm; before it they are always plain.
+    for layer in range(-1, eyes.LAYERS - 1):
+        torch.testing.assert_close(kept[layer], out.hidden_states[layer + 1], atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        last = final_norm(tower)(kept[eyes.LAYERS - 1])
+    torch.testing.assert_close(last, out.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+def embedded_in_picture_order(tower, media, processor, size_px):
+    """Each patch's embedding before the first layer, from the normalised picture itself, row by row.
+
+    It has no position in it, so nothing of how the processor and the tower order patches can reach it.
+    """
+    frames = torch.from_numpy(media.frames).permute(0, 3, 1, 2).float()
+    assert tuple(frames.shape[2:]) == size_px
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (processor.image_mean, processor.image_std))
+    values = (frames / 255 - mean) / std
+    if len(values) % 2:
+        values = torch.cat([values, values[-1:]])
+    steps = values.view(-1, 2, *values.shape[1:]).transpose(1, 2)  # (t, 3, 2, H, W)
+    with torch.no_grad():
+        found = torch.nn.functional.conv3d(steps, tower.patch_embed.proj.weight, stride=(2, 14, 14))
+    return found.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("media", "kind"), [(eyes.picture(140, 84), "image"), (eyes.clip(140, 84, 4), "video")])
+def test_states_of_qwen_lie_in_picture_order(media, kind):
+    inputs, kept = states_of(eyes.QWEN, media, LookSettings())
+    t, h, w = inputs.grid
+    assert (h, w) == (6, 10)
+    assert t == (1 if kind == "image" else 2)
+    tower, out = plain_output(eyes.QWEN, inputs)
+    processor = getattr(eyes.encoder(eyes.QWEN).processor, f"{kind}_processor")
+    wanted = embedded_in_picture_order(tower, media, processor, (84, 140))
+    torch.testing.assert_close(kept[-1], wanted, atol=1e-4, rtol=1e-4)
+
+    # Which of the tower's own positions shows which place is found by the embeddings, and holds in every layer.
+    places = torch.cdist(out.hidden_states[0].float(), wanted.flatten(0, 1)).argmin(dim=1)
+    assert sorted(places.tolist()) == list(range(t * h * w))
+    assert places.tolist() != list(range(t * h * w))
+    for layer in range(len(out.hidden_states) - 1):
+        torch.testing.assert_close(
+            kept[layer].flatten(0, 1)[places], out.hidden_states[layer + 1], atol=1e-4, rtol=1e-4
+        )
+
+    # What the tower hands on, cell by cell, is in the picture's order by its own doing.
+    cells = kept[tower.config.depth - 1].view(t, h // 2, 2, w // 2, 2, -1).transpose(2, 3).reshape(t * h * w, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(tower.merger(cells), out.pooler_output, atol=1e-4, rtol=1e-4)
+
+
+def test_steps_of_a_clip_are_kept_apart():
+    media = eyes.clip(80, 80, 3)
+    _, kept = states_of("dinov2", media, LookSettings())
+    for step in range(3):
+        alone = eyes.picture_of(media.frames[step])
+        _, one = states_of("dinov2", alone, LookSettings())
+        torch.testing.assert_close(kept[2][step], one[2][0], atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_kept():
+    encoder = eyes.encoder(eyes.QWEN)
+    inputs, _ = encoder.read(eyes.picture(140, 84), LookSettings())
+    seen = []
+
+    def see(layer, states):
+        assert [one() for one in seen[: layer - 1]] == [None] * max(0, min(len(seen), layer - 1))
+        seen.append(weakref.ref(states))
+
+    read_states(encoder.model, encoder.eye, inputs, see)
+    assert len(seen) == encoder.eye.layers + 1
+    assert all(one() is None for one in seen)
+
+
+def hooks_of(model):
+    return [hook for one in model.modules() for hook in (*one._forward_hooks, *one._forward_pre_hooks)]
+
+
+@pytest.mark.parametrize("name", ["clip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("when", [-1, 1])
+def test_hooks_do_not_outlive_a_fault(name, when):
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    before = hooks_of(encoder.model)
+
+    def see(layer, states):
+        if layer == when:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        read_states(encoder.model, encoder.eye, inputs, see)
+    assert hooks_of(encoder.model) == before
+    read_states(encoder.model, encoder.eye, inputs, lambda layer, states: None)
+    assert hooks_of(encoder.model) == before
+
+
+def test_states_that_are_not_finite_are_a_fault():
+    encoder = eyes.encoder("dino")
+    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    pixels = inputs.tensors["pixel_values"].clone()
+    pixels[0, 0, 3, 3] = torch.nan
+    with pytest.raises(CaptureError, match="layer -1: the embeddings are not finite"):
+        read_states(encoder.model, encoder.eye, replace(inputs, tensors={"pixel_values": pixels}), lambda *_: None)
+
+
+def test_an_encoder_that_is_built_otherwise_is_a_fault():
+    encoder = eyes.encoder("dino")
+    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    with pytest.raises(CaptureError, match="0 lists of 4 layers"):
+        read_states(encoder.model, replace(encoder.eye, layers=4), inputs, lambda *_: None)
+    with pytest.raises(CaptureError, match="were expected"):
+        read_states(encoder.model, replace(encoder.eye, prefix=()), inputs, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_similarity_is_cosine_similarity(name):
+    media = eyes.picture(140, 84)
+    at = ((60.0, 45.0), (95.0, 30.0))
+    found = eyes.encoder(name).look(media, replace(OBLONG, at=at))
+    inputs, kept = states_of(name, media)
+    (t, h, w), prefix = inputs.grid, len(found.sight.prefix)
+    assert found.similarity.shape == (len(kept), 2, t, h, w)
+    assert found.similarity.dtype == np.float32
+    assert found.similarity_layers.tolist() == list(kept)
+    boxes = found.sight.boxes_px[: h * w].reshape(h, w, 4)
+    for a, (x, y) in enumerate(at):
+        (row,), (column,) = np.nonzero(
+            (boxes[..., 0] <= x) & (x < boxes[..., 2]) & (boxes[..., 1] <= y) & (y < boxes[..., 3])
+        )
+        for layer, states in kept.items():
+            patches = states[0, prefix:].reshape(h, w, -1)
+            wanted = torch.nn.functional.cosine_similarity(patches, patches[row, column], dim=-1)
+            np.testing.assert_allclose(found.similarity[layer + 1, a, 0], wanted.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.similarity[:, a, 0, row, column], 1, atol=1e-6)
+    assert np.abs(found.similarity).max() <= 1
+
+
+def test_similarity_of_a_clip_is_to_the_patches_of_each_step():
+    found = eyes.encoder("siglip").look(eyes.clip(64, 64, 3), LookSettings(at=((40, 20),)))
+    assert found.similarity.shape == (eyes.LAYERS + 1, 1, 3, 4, 4)
+    np.testing.assert_allclose(found.similarity[:, 0, :, 1, 2], 1, atol=1e-6)
+    _, kept = states_of("siglip", eyes.clip(64, 64, 3), LookSettings())
+    patches = kept[1][2]
+    wanted = torch.nn.functional.cosine_similarity(patches, patches[6], dim=-1)
+    np.testing.assert_allclose(found.similarity[2, 0, 2].ravel(), wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_pooled_is_the_cls_token_or_the_mean_of_the_patches(name):
+    media = eyes.picture(98, 60)
+    pooled = eyes.encoder(name).pooled(media, OBLONG)
+    _, kept = states_of(name, media)
+    assert pooled.shape == (len(kept), kept[0].shape[-1])
+    assert pooled.dtype == np.float32
+    has_cls = not name.startswith(("siglip", eyes.QWEN))
+    for layer, states in kept.items():
+        wanted = states[0, 0] if has_cls else states[0].mean(dim=0)
+        np.testing.assert_allclose(pooled[layer + 1], wanted.numpy(), atol=1e-5)
+
+
+def test_pooled_of_a_clip_is_the_mean_over_its_steps():
+    media = eyes.clip(80, 80, 3)
+    steps = [eyes.encoder("dinov2").pooled(eyes.picture_of(frame)) for frame in media.frames]
+    np.testing.assert_allclose(eyes.encoder("dinov2").pooled(media), np.mean(steps, axis=0), atol=1e-5)
+
+
+def test_the_space_is_of_the_patches_of_each_layer():
+    media = eyes.picture(98, 60)
+    found = eyes.encoder("registers").look(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).space
+    _, kept = states_of("registers", media)
+    patches = kept[1][0, 1 + eyes.REGISTERS :].double()
+    centred = patches - patches.mean(dim=0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(found.components[2]), (centred @ axes[:3].T).abs().numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.explained[2], (sizes**2 / (sizes**2).sum())[:3].numpy(), atol=1e-5)
+    assert found.layers.tolist() == [-1, 0, 1, 2]
+    last = kept[2][0, 1 + eyes.REGISTERS :].numpy()
+    np.testing.assert_array_equal(found.tsne, neighbour_map(last, 5))
+    assert found.tsne_patches.tolist() == list(range(len(patches)))
+
+
+def test_what_is_not_asked_for_is_not_there():
+    encoder = eyes.encoder("dino")
+    plain = encoder.look(eyes.picture(98, 60))
+    assert (plain.similarity, plain.similarity_layers, plain.space) == (None, None, None)
+    assert "embeddings" not in plain.seconds
+    only = encoder.look(eyes.picture(98, 60), LookSettings(embeddings=("pca",)))
+    assert only.similarity is None
+    assert (only.space.tsne, only.space.tsne_patches) == (None, None)
+    assert "embeddings" in only.seconds
+    assert "embeddings" in only.peak_memory_bytes
+
+
+def test_faults_are_found_before_the_weights_are_loaded(monkeypatch):
+    encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
+    monkeypatch.setattr("qvl_attn.eye.space.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
+        encoder.look(eyes.picture(98, 60), LookSettings(embeddings=("pca",)))
+    assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="tsne: 4 patches; t-SNE wants 5 or more"):
+        encoder.look(eyes.picture(28, 28), LookSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
+    assert "model" not in vars(encoder)
