@@ -17,10 +17,10 @@ import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
-from qvl_attn.kept import media_from, picture_file, write_frames
+from qvl_attn.kept import as_kept, media_from, picture_file, write_frames
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.progress import Progress, untold
-from qvl_attn.render import drawn_size_px, resize_picture
+from qvl_attn.render import drawn_size_px
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.result import Result
@@ -113,18 +113,10 @@ def save_result(
             peak_memory_bytes=result.peak_memory_bytes | stages.peak_bytes,
         )
         files, told = ["attention.npz", *images, *moving, REPORT_FILE, "result.json"], [*drawn.notes, *notes]
-        write_text(draft / REPORT_FILE, result_html([_as_kept(measured, drawing)], [told]))
+        shown = replace(measured, media=tuple(as_kept(one, drawing) for one in result.media))
+        write_text(draft / REPORT_FILE, result_html([shown], [told]))
         write_json(draft / "result.json", result_json(measured, drawn.headline, files, told))
     return target
-
-
-def _as_kept(result: Result, drawing: Drawing) -> Result:
-    """With its pictures as the folder keeps them, so that a page that is made again is the same."""
-    if result.media[0].clip is not None:
-        return result
-    kept = [resize_picture(one.frames[0], drawn_size_px(one.size_px, drawing)) for one in result.media]
-    media = tuple(replace(one, frames=frame[None]) for one, frame in zip(result.media, kept, strict=True))
-    return replace(result, media=media)
 
 
 def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progress) -> tuple[list[str], list[str]]:

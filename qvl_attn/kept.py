@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qvl_attn.drawing import Drawing
 from qvl_attn.media import check_size
-from qvl_attn.render import fit_px
+from qvl_attn.render import drawn_size_px, fit_px, resize_picture
 from qvl_attn.store import read_png, write_png
 from qvl_attn.types import ClipFacts, Media
 
@@ -51,6 +52,13 @@ def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
 def picture_file(index: int) -> str:
     """Where the picture itself is kept, at the size it was drawn, so that a result can be drawn again."""
     return f"picture_{index + 1}.png"
+
+
+def as_kept(media: Media, drawing: Drawing) -> Media:
+    """A picture or clip as a folder keeps it, so that a page that is made again is the same."""
+    if media.clip is not None:
+        return media
+    return replace(media, frames=resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing))[None])
 
 
 def seen_file(index: int) -> str:

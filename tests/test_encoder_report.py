@@ -61,3 +61,12 @@ def test_a_damaged_folder_is_told(kept, tmp_path):
     (tmp_path / "attention.npz").unlink()
     with pytest.raises(StoreError):
         make_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["picture", "clip"])
+def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
+    media = eyes.picture(900, 700) if name == "picture" else eyes.clip(84, 56, 5)
+    folder = eyes.encoder("dinov2").look(media, LookSettings(at=((30.0, 20.0),))).save(tmp_path)
+    first = (folder / "report.html").read_text(encoding="utf-8")
+    assert make_report(folder) == folder / "report.html"
+    assert (folder / "report.html").read_text(encoding="utf-8") == first

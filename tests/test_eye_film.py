@@ -440,7 +440,9 @@ def test_who_asks_is_said(clip_look):
     assert story.answers == ()
     on_patches = clip_look.sight.cls[1, :, :, 1:].sum(axis=2).mean()
     assert story.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
-    at = replace(clip_look, settings=LookSettings(at=((3, 4), (80.5, 70)), over="max"))
+    rows = np.repeat(clip_look.sight.received[:, :, None], 2, axis=2)
+    sight = replace(clip_look.sight, asked=np.array([0, 1]), rows=rows)
+    at = replace(clip_look, sight=sight, settings=LookSettings(at=((3, 4), (80.5, 70)), over="max"))
     assert (
         asked(at, replace(heat_of(clip_look), query="at_2"))
         == "patch at 80.5,70 · layer 1 of 0-2 · maximum over 2 heads"

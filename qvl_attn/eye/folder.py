@@ -18,10 +18,10 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.eye.pictures import DrawnLook, draw_look
 from qvl_attn.eye.result import Look, LookSettings, Maker
-from qvl_attn.eye.schema import KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
+from qvl_attn.eye.schema import GRID_DTYPE, KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
 from qvl_attn.eye.space_pictures import space_images
 from qvl_attn.folder import REMEDY
-from qvl_attn.kept import media_from, write_frames
+from qvl_attn.kept import as_kept, media_from, write_frames
 from qvl_attn.progress import Progress, untold
 from qvl_attn.report.of_encoder import encoder_html
 from qvl_attn.report.page import REPORT_FILE
@@ -87,7 +87,10 @@ def save_look(look: Look, out: Path, drawing: Drawing, *, overwrite: bool = Fals
         turned = [turned_file(step) for step in range(len(look.turned_back))]
         files = ["attention.npz", *images, *turned, *moving, REPORT_FILE, "result.json"]
         told = [*drawn.notes, *notes]
-        write_text(draft / REPORT_FILE, encoder_html(measured, told))
+        # As the folder keeps it, so that a page that is made again is the same.
+        rows = None if look.grid_rows is None else look.grid_rows.astype(GRID_DTYPE).astype(np.float32)
+        shown = replace(measured, media=as_kept(look.media, drawing), grid_rows=rows)
+        write_text(draft / REPORT_FILE, encoder_html(shown, told))
         write_json(draft / "result.json", look_json(measured, files, told))
     return target
 

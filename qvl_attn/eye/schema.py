@@ -22,6 +22,8 @@ from qvl_attn.types import Media
 
 SCHEMA_VERSION = 1
 KIND = "encoder"
+# Of rows that are there to be clicked, and are means: half the digits do.
+GRID_DTYPE = np.float16
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -70,8 +72,7 @@ def look_arrays(look: Look) -> Arrays:
         "window_share": sight.window_share,
         "similarity": look.similarity,
         "similarity_layers": look.similarity_layers,
-        # To be clicked, and of a mean: half the digits do.
-        "grid_rows": None if look.grid_rows is None else look.grid_rows.astype(np.float16),
+        "grid_rows": None if look.grid_rows is None else look.grid_rows.astype(GRID_DTYPE),
         "grid_places": look.grid_places,
     }
     if look.space is not None:
