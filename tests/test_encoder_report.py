@@ -39,7 +39,7 @@ def test_it_is_there_and_is_made_again(look, kept, tmp_path):
         clicked = page.data["clicked"]
         assert clicked["places"] == look.grid_places.tolist()
         for layer, block in enumerate(clicked["blocks"]):
-            close(page.block(block), shown.grid_rows[layer].reshape(len(clicked["places"]), -1))
+            close(page.block(block), read.grid_rows[layer].reshape(len(clicked["places"]), -1))
     make_report(kept)
     assert (kept / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(encoding="utf-8")
 
@@ -65,8 +65,8 @@ def test_a_damaged_folder_is_told(kept, tmp_path):
 
 @pytest.mark.parametrize("name", ["picture", "clip"])
 def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
-    media = eyes.picture(900, 700) if name == "picture" else eyes.clip(84, 56, 5)
-    folder = eyes.encoder("dinov2").look(media, LookSettings(at=((30.0, 20.0),))).save(tmp_path)
+    media = eyes.picture(96, 80) if name == "picture" else eyes.clip(84, 56, 5)
+    folder = eyes.encoder("dinov2").look(media, LookSettings(at=((40.0, 28.0),))).save(tmp_path)
     first = (folder / "report.html").read_text(encoding="utf-8")
     assert make_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") == first
