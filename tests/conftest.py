@@ -258,3 +258,39 @@ def open_page(chromium, page_file):
 
     with ExitStack() as stack:
         yield lambda *names, **options: stack.enter_context(opened(chromium, page_file(*names), **options))
+
+
+@pytest.fixture(scope="session")
+def looks():
+    """By name: looks of encoders, of every kind that a page shows."""
+    from made_up_looks import looks_of
+
+    return looks_of()
+
+
+@pytest.fixture(scope="session")
+def look_file(looks, tmp_path_factory):
+    """The file of the page of one of `looks`."""
+    from functools import cache
+
+    from qvl_attn.report.of_encoder import encoder_html
+
+    folder = tmp_path_factory.mktemp("looks")
+
+    @cache
+    def write(name: str) -> Path:
+        (folder / f"{name}.html").write_text(encoder_html(looks(name), ["a note"]), encoding="utf-8")
+        return folder / f"{name}.html"
+
+    return write
+
+
+@pytest.fixture
+def open_look(chromium, look_file):
+    """Open the page of one of `looks`, with the options of a browser's context; see `pages.opened`."""
+    from contextlib import ExitStack
+
+    from pages import opened
+
+    with ExitStack() as stack:
+        yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))

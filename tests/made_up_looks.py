@@ -97,6 +97,7 @@ def looks_of() -> Callable[[str], Look]:
     kinds = {
         "cls": lambda: made_up_look(),
         "crop": lambda: made_up_look(crop_px=(40, 0, 280, 240), grid=(1, 6, 6), asked=(14,)),
+        "inner": lambda: made_up_look(crop_px=(40, 30, 280, 210)),
         "registers": lambda: made_up_look(prefix=("cls", "register", "register"), settings=LookSettings(over="max")),
         "windows": lambda: made_up_look(prefix=(), windows=True, asked=()),
         "sparse": lambda: made_up_look(places=tuple(range(0, 48, 5)), more=False, asked=()),

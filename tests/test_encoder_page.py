@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
-from functools import cache
 
 import numpy as np
 import pytest
-from made_up_looks import looks_of, made_up_look
+from made_up_looks import made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.eye.figures import figures_of
@@ -18,32 +16,6 @@ from qvl_attn.render import color_table, percentile_scale
 from qvl_attn.report.of_encoder import encoder_html
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="session")
-def looks():
-    """By name: looks of every kind."""
-    return looks_of()
-
-
-@pytest.fixture(scope="session")
-def look_file(looks, tmp_path_factory):
-    """The file of the page of a look."""
-    folder = tmp_path_factory.mktemp("looks")
-
-    @cache
-    def write(name):
-        (folder / f"{name}.html").write_text(encoder_html(looks(name), ["a note"]), encoding="utf-8")
-        return folder / f"{name}.html"
-
-    return write
-
-
-@pytest.fixture
-def open_look(chromium, look_file):
-    """Open the page of one of `looks`, with the options of a browser's context."""
-    with ExitStack() as stack:
-        yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))
 
 
 def choose(page, name):
@@ -291,6 +263,7 @@ def test_cosine_similarity_by_layer(open_look, looks):
     assert said(page, "what") == "how alike the others are to the patch at 140, 100 px · after layer 2"
     assert page.locator("#queries button").count() == 1
     assert page.locator("#heads-card").is_hidden()
+    assert page.locator("#scale-line").is_hidden()
     assert "same direction" in said(page, "share")
     slide(page, "layer", 0)
     assert said(page, "what").endswith("before layer 0")
@@ -307,7 +280,7 @@ def test_a_saliency_map(open_look, looks):
         assert page.locator(f"#{name}").is_hidden()
 
 
-@pytest.mark.parametrize("name", ["cls", "crop"])
+@pytest.mark.parametrize("name", ["cls", "inner"])
 def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, looks, name):
     page, look = open_look(name), looks(name)
     page.locator("#back").click()
@@ -323,8 +296,8 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
         np.testing.assert_allclose(got, want, atol=2e-3)
     natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
     assert natural == [look.turned_back.shape[2]]
-    assert page.locator("#veil path").count() == (name == "crop")
-    assert ("veiled" in said(page, "back-hint")) == (name == "crop")
+    assert page.locator("#veil path").count() == (name == "inner")
+    assert ("veiled" in said(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
     settled(page)
     assert page.locator("#turned-back").is_hidden()
@@ -363,10 +336,10 @@ def test_layers_that_see_the_whole_step_are_framed(open_look):
 
 
 def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
-    page, figures = open_look("cls"), figures_of(looks("cls").sight)
+    page, figures = open_look("windows"), figures_of(looks("windows").sight)
     slide(page, "layer", 1)
     told = page.locator("#figures figcaption").all_inner_texts()
-    assert len(told) == len(figures) == 5
+    assert len(told) == len(figures) == 6
     for line, figure in zip(told, figures.values(), strict=True):
         value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
         assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
@@ -376,9 +349,10 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
     value = re.match(r"layer 1: (\S+)", page.locator("#figures figcaption").first.inner_text())[1]
     assert float(value) == pytest.approx(first.values[1, 2], rel=0.006)
     assert page.locator("#figures-key .key").all_inner_texts()[-1] == "head 2"
-    assert page.locator("#figures .chance").count() == 5
-    box = page.locator("#figures svg").first.bounding_box()
-    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    assert page.locator("#figures .chance").count() == 6
+    chart = page.locator("#figures svg").first
+    box = chart.bounding_box()
+    chart.click(position={"x": 0.2 * box["width"], "y": 0.5 * box["height"]})
     settled(page)
     assert page.evaluate("state.layer") == 0
 
@@ -393,8 +367,11 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
     for step in range(3):
         slide(page, "step", step)
         shows(page, look.sight.map("cls", 2), step=step, least=10)
-        seen.append(page.locator("#original").get_attribute("src"))
-    assert len({*seen}) == 3
+        page.locator("#back").click()
+        settled(page)
+        seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
+        page.locator("#back").click()
+    assert len({one for pair in seen for one in pair}) == 6
     assert said(page, "step-told") == "1.00 s · step 3 of 3"
     page.keyboard.press(",")
     settled(page)
@@ -417,19 +394,26 @@ def test_a_picture_has_no_steps(open_look):
 
 def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, tmp_path):
     look = made_up_look()
-    one, said_of = 3 * 48, {}
-    clicks, heads = 48 * one, 4 * one
-    sizes = {"all": 10**6, "heads": 9 * one + clicks + 4 * one + 48 + heads, "few": 3 * one + 10, "one": 10}
-    for name, most in sizes.items():
+    cells = 48
+    means = 3 * 3 * cells
+    before_heads = 3 * means + 48 * 3 * cells + 4 * cells + cells  # others, clicks, likeness, saliency
+    wanted = {
+        before_heads + 3 * 12 * cells: [],
+        before_heads + 4 * cells + 10: [["heads_but_one", "cls", 2], ["heads", "patch"], ["heads", "at_1"]],
+        before_heads - 1: [["saliency", "gradcam"], *(["heads", name] for name in ("cls", "patch", "at_1"))],
+        means + 10: [
+            ["clicked"],
+            *(["over", over, name] for name in ("cls", "patch", "at_1") for over in ("max", "min")),
+        ],
+        10: [["query", "patch"], ["query", "at_1"], ["clicked"], ["over", "max", "cls"], ["over", "min", "cls"]],
+    }
+    for most, lines in wanted.items():
         monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", most)
-        page = Reader(encoder_html(look)).data
-        said_of[name] = [line[0] for line in page["left_out"]]
-        assert sum(rows * cells for rows, cells in page["blocks"]) <= max(most, one + 48)
-    assert said_of["all"] == []
-    assert said_of["heads"] == ["heads_but_one", "heads"] or said_of["heads"] == ["heads", "heads"]
-    assert said_of["few"][0] == "clicked"
-    assert said_of["one"][:3] == ["query", "query", "clicked"]
-    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 3 * one + 10)
+        data = Reader(encoder_html(look)).data
+        assert data["left_out"][: len(lines)] == lines
+        assert lines or not data["left_out"]
+        assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
         shows(page, look.sight.map("cls", 2))
@@ -453,7 +437,10 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
     look = made_up_look((5, 6, 8), asked=(), more=False, places=())
-    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 2 * 3 * 48 * 3)
+    most = 2 * 3 * 48 * 3 + 200  # room for one more map of a step, none for one of three
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", most)
+    data = Reader(encoder_html(look)).data
+    assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
     (tmp_path / "long.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]

@@ -263,3 +263,4 @@ def test_a_processor_that_does_not_resize():
     plain = BitImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 70, "width": 84})
     assert part_px(plain, (100, 90)) == pytest.approx((8, 10, 92, 80), abs=1e-3)
     assert part_px(plain, (60, 90)) == pytest.approx((-12, 10, 72, 80), abs=1e-3)
+    assert part_px(plain, (20, 10)) == pytest.approx((-32, -30, 52, 40), abs=1e-3)

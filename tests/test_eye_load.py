@@ -262,7 +262,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 def test_the_demo_has_an_encoder():
     encoder = Encoder.load("demo", device="cpu", dtype="float32")
-    look = encoder.look(eyes.picture(112, 84), LookSettings(at=((50.0, 50.0),)))
+    look = encoder.look(eyes.picture(112, 84), LookSettings())
     assert look.sight.family == look.maker.family == "Qwen2.5-VL"
     assert look.sight.received.shape == (4, 4, 1, 48)
     assert look.seconds.keys() == {"prepare", "look"}

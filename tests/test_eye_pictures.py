@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import transformers
 from conftest import DEMO_PICTURES
 from looks import attention, made_clip, made_look, made_picture, made_sight
 
@@ -10,17 +11,21 @@ import qvl_attn.eye.pictures as pictures_room
 from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.encoder import Encoder
+from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_picture import (
     WINDOW_COLOR,
     draw_grid,
     draw_turned_back,
     grid_patch_px,
+    levels_apart,
     mark_patch,
     with_patch_lines,
     with_window_lines,
 )
-from qvl_attn.eye.pictures import draw_look, saliency_heat_map
+from qvl_attn.eye.inputs import read_inputs, turned_back
+from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import LookSettings, SaliencyMap
+from qvl_attn.eye.saliency_map import saliency_heat_map
 from qvl_attn.eye.seen import cut_out, seen, seen_words
 from qvl_attn.eye.words import asks, layer_words, share_of_all, share_words
 from qvl_attn.figures import Panel, scale_line
@@ -196,8 +201,9 @@ def test_single_layers_on_a_shared_scale(recorded):
 
 def test_shares_are_of_the_layer_over_all_heads_and_steps():
     values = attention(np.random.default_rng(0), 2, 3, 2, 3 + 24)
-    values[..., 0], values[..., 1:3] = 0.05, 0.2
-    values[..., 3:] *= 0.55 / values[..., 3:].sum(axis=-1, keepdims=True)
+    cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # of each head and step
+    values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
+    values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
     sight = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
     assert share_words(sight, "cls", 1) == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
 
@@ -321,6 +327,15 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
     columns = np.flatnonzero(np.diff(np.concatenate([[0], marked.any(axis=0), [0]]))).reshape(-1, 2)
     rows = np.flatnonzero(np.diff(np.concatenate([[0], marked.any(axis=1), [0]]))).reshape(-1, 2)
     assert count <= len(columns) * len(rows) < count + len(columns)
+
+
+def test_each_place_has_its_own_mark():
+    sight = made_sight(asked=np.array([0, 3 * 6 + 4]))
+    look = made_look(sight, settings=LookSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    page = dict(draw_look(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
+    y0, y1, x0, x1 = drawn_part(page)
+    box = where(page[y0:y1, x0:x1], CYAN)
+    assert box == pytest.approx((640 * 4 / 6, 427 * 3 / 4, 640 * 5 / 6, 427), abs=5)
 
 
 def test_patch_lines_stand_between_patches_and_leave_them_clear():
@@ -520,10 +535,44 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
         return lines
 
     monkeypatch.setattr(pictures_room.sheet.__globals__["lettering"], "wrap", watched)
-    pages = {name: draws() for name, draws in draw_look(demo_look, Drawing()).images()}
+    found = draw_look(demo_look, Drawing()).images()
+    pages = {name: draws() for name, draws in found if name != "figures.png"}
     assert not cut
     assert pages["patch/layers.png"].shape[1] <= 2400
     found = []
     monkeypatch.setattr(grid_room, "captioned", lambda *told: found.append(told) or told[0])
     draw_turned_back(demo_look)
     assert float(found[0][2][1].split(" of 255")[0].split()[-1]) < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "words"),
+    [
+        (
+            "CLIPImageProcessor",
+            {"size": {"shortest_edge": 56}},
+            "the encoder sees the middle 160 x 160 of 240 x 160 px",
+        ),
+        ("BitImageProcessor", {"size": {"shortest_edge": 80}}, "the encoder sees the middle 112 x 112 of 240 x 160 px"),
+        (
+            "CLIPImageProcessor",
+            {"size": {"shortest_edge": 30}},
+            "more than the picture's 240 x 160 px: the rest is black",
+        ),
+    ],
+)
+def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
+    processor = getattr(transformers, name)(**how, crop_size={"height": 56, "width": 56})
+    eye = Eye("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
+    y, x = np.mgrid[:160, :240]
+    waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
+    media = made_picture((240, 160), waves.astype(np.uint8))
+    inputs = read_inputs(eye, processor, media)
+    sight = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
+    back = turned_back(eye, processor, inputs)
+    look = made_look(sight, media, turned_back=back)
+    assert words in (seen_words(look) or "")
+    inside = np.s_[14:42, 14:42]  # at the edge of the black, resizing and padding do not commute
+    largest, mean = levels_apart(seen(look, 0, (56, 56))[inside], back[0][inside])
+    assert mean < 1
+    assert largest <= 4

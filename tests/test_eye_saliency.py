@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 
 import eyes
 import numpy as np
@@ -15,7 +13,7 @@ import transformers
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn import capture, flow
-from qvl_attn.errors import CaptureError, InputError, ModelError
+from qvl_attn.errors import CaptureError
 from qvl_attn.eye import saliency
 from qvl_attn.eye.aim import Aim
 from qvl_attn.eye.encoder import Encoder
@@ -204,12 +202,6 @@ def test_classes_that_do_not_exclude_each_other(tmp_path):
     assert found[0].score == pytest.approx(float(logits[4].sigmoid()), abs=1e-5)
 
 
-@pytest.mark.parametrize("label", ["red square", "RED Square ", "2"])
-def test_a_class_by_name_or_number(label):
-    found = eyes.encoder("vit-classes").look(PICTURE, settings_of("vit-classes", label=label)).saliency
-    assert {one.target for one in found} == {"red square"}
-
-
 @pytest.mark.parametrize(("name", "columns"), [("registers-classes", 1), ("siglip", 2)])
 def test_steps_of_a_clip_are_pictures(name, columns):
     clip = eyes.clip(70, 70, 3, seed=5)
@@ -226,9 +218,11 @@ def test_steps_of_a_clip_are_pictures(name, columns):
 
 def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
     clip = eyes.clip(70, 70, 5, seed=1)
+    clip = replace(clip, frames=np.ascontiguousarray(clip.frames[[1, 0, 2, 3, 4]]))
     logits = eyes.plain("dinov2-classes")(pixels_of("dinov2-classes", settings_of("dinov2-classes"), clip)).logits
     found = eyes.encoder("dinov2-classes").look(clip, settings_of("dinov2-classes")).saliency
     mean = logits.softmax(dim=-1).mean(dim=0)
+    assert logits[0].argmax() != mean.argmax()
     assert found[0].target == eyes.LABELS[int(mean.argmax())]
     assert found[0].score == pytest.approx(float(mean.max()), abs=1e-5)
 
@@ -336,57 +330,6 @@ def test_half_precision_tells_the_same(name):
         assert np.corrcoef(one.values.ravel(), other.values.ravel())[0, 1] > 0.9
 
 
-FAULTS = [
-    ("dino", {}, "neither classes nor a text side"),
-    ("clip-vision", {}, "neither classes nor a text side"),
-    ("siglip-vision", {"texts": ("a cat",)}, "neither classes nor a text side"),
-    (eyes.QWEN, {}, "--method gradcam"),
-    ("clip", {"texts": ()}, "there is none"),
-    ("siglip", {"texts": ("a cat", " ")}, "the text is empty"),
-    ("clip", {"texts": ("a </s> cat",)}, "'</s>' in it"),
-    ("clip", {"texts": ("cat \ud800",)}, "not valid Unicode"),
-    ("clip", {"texts": ("cat",) * 2}, "twice"),
-    ("clip", {"texts": ("a " * 15,)}, "17 tokens, and the encoder reads at most 16"),
-    ("siglip", {"texts": ("a " * 15,)}, "17 tokens, and the encoder reads at most 16"),
-    ("clip", {"label": "cat"}, "has no classes"),
-    ("clip-classes", {"texts": ("a cat",)}, "no text side"),
-    ("vit-classes", {"label": "red squire"}, r"knows 5 classes.*\(the nearest: red square\)"),
-    ("vit-classes", {"label": "circle"}, "nearest: blue circle"),
-    ("vit-classes", {"label": "5"}, "a number from 0 to 4"),
-    ("vit-classes", {"label": "-1"}, "a number from 0 to 4"),
-    ("vit-classes", {"label": ""}, "a number from 0 to 4"),
-    ("vit-classes", {"label": "²"}, "a number from 0 to 4"),
-]
-
-
-@pytest.mark.parametrize(("name", "more", "said"), FAULTS)
-def test_faults_are_found_before_the_weights(name, more, said):
-    encoder = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
-    settings = replace(settings_of(name), **{"texts": TEXTS if name in eyes.WITH_TEXT and not more else (), **more})
-    with pytest.raises(InputError, match=said):
-        encoder.look(PICTURE, settings)
-    assert "model" not in vars(encoder)
-
-
-def test_a_text_as_long_as_it_may_be():
-    assert len(eyes.encoder("clip").look(PICTURE, settings_of("clip", texts=("a " * 14,))).saliency) == 2
-
-
-def test_two_classes_of_one_name(tmp_path):
-    encoder = changed("vit-classes", tmp_path)
-    encoder.config.id2label = {0: "crane", 1: "dog", 2: "Crane", 3: "7", 4: "grass"}
-    with pytest.raises(InputError, match="one of the numbers 0, 2"):
-        encoder.look(PICTURE, settings_of("vit-classes", label="crane"))
-    assert encoder.aim(settings_of("vit-classes", label="2")).label == 2
-    assert encoder.aim(settings_of("vit-classes", label="7")).label == 3
-
-
-@pytest.mark.parametrize("more", [{"texts": ("a cat",)}, {"label": "cat"}, {"label": ""}])
-def test_words_without_saliency_are_a_fault(more):
-    with pytest.raises(InputError, match="add --saliency"):
-        LookSettings(**more)
-
-
 def test_without_saliency_there_are_no_maps_and_no_gradients():
     grads = []
     model = eyes.encoder("clip").model
@@ -398,15 +341,6 @@ def test_without_saliency_there_are_no_maps_and_no_gradients():
     assert look.saliency == ()
     assert grads == [False]
     assert "saliency" not in look.seconds
-
-
-@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is there")
-def test_a_tokenizer_whose_library_is_missing(tmp_path):
-    encoder = changed("siglip", tmp_path)
-    settings = encoder.checkpoint.folder / "tokenizer_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
-    with pytest.raises(ModelError, match=r"\(pip install sentencepiece\)"):
-        encoder.look(PICTURE, settings_of("siglip"))
 
 
 def squares(count: int, drawn: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

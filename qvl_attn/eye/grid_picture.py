@@ -152,7 +152,7 @@ def draw_turned_back(look: Look) -> Picture:
     gap = np.full((size_px[1], BETWEEN_PX, 3), PAGE, np.uint8)
     part_px, part = seen_size_px(look.sight), seen_words(look)
     lines = [
-        f"left: the original's {part_px[0]} x {part_px[1]} px at {input_px[0]} x {input_px[1]} px · "
+        f"left: {part_px[0]} x {part_px[1]} px of the original at {input_px[0]} x {input_px[1]} px · "
         "right: what the encoder was given, put together again from its normalised patches",
         f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was resized here, not "
         "by the processor, so edges differ a little, but a shape in another place would be a fault",

@@ -16,6 +16,7 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back, mark_patch
 from qvl_attn.eye.result import Look, SaliencyMap
+from qvl_attn.eye.saliency_map import METHOD_WORDS, saliency_heat_map
 from qvl_attn.eye.seen import seen, seen_size_px, seen_words
 from qvl_attn.eye.sight import over_heads
 from qvl_attn.eye.words import (
@@ -41,10 +42,6 @@ from qvl_attn.types import FloatArray, HeatMap
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
-METHOD_WORDS = {
-    "gradcam": "Grad-CAM on the patch grid",
-    "attention_gradient": "attention x gradient",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,29 +280,6 @@ class DrawnLook:
         ]
         panel = Panel("", _of_steps(found, steps), unit="mean")
         return self._large(self._pictures(steps), panel, one.target, f"{kind} {one.score:.3f}", lines)
-
-
-def saliency_heat_map(one: SaliencyMap, drawing: Drawing) -> HeatMap | None:
-    """A map of saliency as it is drawn, its `uniform` its own mean; None where nothing is left of it to draw."""
-    if not one.values.any():
-        return None
-    whole = HeatMap(
-        values=one.values,
-        media_index=0,
-        layers=(),
-        heads="all",
-        query=one.target,
-        queries=(),
-        uniform=float(one.values.mean(dtype=np.float64)),
-        vision_mass=0.0,
-        scale=percentile_scale([one.values]),
-        method=one.method,
-    )
-    try:
-        (found,) = filtered((whole,), drawing)
-    except CaptureError:
-        return None
-    return replace(found, uniform=float(found.values.mean(dtype=np.float64)))
 
 
 def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:

@@ -85,7 +85,7 @@ def principal(points: FloatArray, count: int = COMPONENTS) -> Projection:
     explained = np.zeros(count, dtype=np.float32)
     if same(points):
         return Projection(components, explained)
-    # ARPACK's are the same components, and of large layers it takes an eighth of the time; of small ones it has no room.
+    # ARPACK's components are the same, and of large layers it takes a quarter of the time; small ones leave it no room.
     solver = "arpack" if min(n, dimensions) > ROOM * count else "full"
     found = PCA(min(count, n, dimensions), svd_solver=solver, random_state=0)
     projected = found.fit_transform(points.astype(np.float64))

@@ -13,7 +13,9 @@ from PIL import Image
 
 from qvl_attn import lettering, render
 from qvl_attn.drawing import Drawing
+from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import Look
+from qvl_attn.eye.seen import seen, seen_size_px
 from qvl_attn.figures import GREY, INK, PAGE
 from qvl_attn.lettering import Color, line_height_px
 from qvl_attn.numbers import compact, percent
@@ -84,7 +86,7 @@ def draw_components(look: Look, drawing: Drawing) -> Picture:
     """A sheet: each layer's first three components as colours, a patch a cell, beside the picture."""
     assert look.space is not None
     size_px = _size_px(look, drawing, CELL_PX)
-    cells = [Cell(_beside([render.resize_picture(one, size_px) for one in _seen(look)]), "what the encoder sees")]
+    cells = [Cell(_beside([seen(look, step, size_px) for step in _steps(look)]), "what the encoder sees")]
     for i, layer in enumerate(look.space.layers.tolist()):
         explained = look.space.explained[i]
         cells.append(
@@ -109,7 +111,7 @@ def draw_layer(look: Look, index: int, drawing: Drawing) -> Picture:
     assert look.space is not None
     layer = int(look.space.layers[index])
     size_px = _size_px(look, drawing, min(drawing.draw_size_px or 16384, 640))
-    pictures = [render.resize_picture(one, size_px) for one in _seen(look)]
+    pictures = [seen(look, step, size_px) for step in _steps(look)]
     cells = [Cell(_beside(pictures), "what the encoder sees")]
     cells.append(
         Cell(_beside(_colored(look, index, size_px)), f"{_explained(look.space.explained[index])} of variance")
@@ -131,15 +133,16 @@ def draw_similarity(look: Look, asked: int, drawing: Drawing) -> Picture:
     values = look.similarity[:, asked]
     scale = Scale(min(float(values.min()), 1 - 1e-3), 1.0)
     size_px = _size_px(look, drawing, CELL_PX)
-    pictures = [render.resize_picture(one, size_px) for one in _seen(look)]
+    pictures = [seen(look, step, size_px) for step in _steps(look)]
     place = int(look.sight.asked[asked])
-    _, h, w = look.sight.grid
-    row, column = divmod(place, w)
-    box = np.array([[column / w, row / h, (column + 1) / w, (row + 1) / h]])
     cells = []
     for layer, maps in zip(look.similarity_layers.tolist(), values, strict=True):
         blended = [
-            render.outlined(render.blend(picture, render.upsample(maps[step], size_px, drawing), scale, drawing), box)
+            mark_patch(
+                render.blend(picture, render.upsample(maps[step], size_px, drawing), scale, drawing),
+                place,
+                look.sight.grid[1:],
+            )
             for picture, step in zip(pictures, _steps(look), strict=True)
         ]
         number = f"{compact(float(maps.min()))} to {compact(float(maps.max()))} · mean {compact(float(maps.mean()))}"
@@ -171,27 +174,10 @@ def _steps_line(look: Look) -> list[str]:
     return [f"from left to right: step {shown} of {look.sight.grid[0]}"]
 
 
-def _seen(look: Look) -> list[Picture]:
-    """Of each step that is shown, the part of its first frame that the patches cover; white beyond the picture."""
-    frames = look.media.frames
-    scale = np.array([frames.shape[2] / look.media.size_px[0], frames.shape[1] / look.media.size_px[1]])
-    boxes = look.sight.boxes_px
-    x0, y0 = np.rint(boxes[:, :2].min(axis=0) * scale).astype(int).tolist()
-    x1, y1 = np.rint(boxes[:, 2:].max(axis=0) * scale).astype(int).tolist()
-    size_px = (max(1, x1 - x0), max(1, y1 - y0))
-    seen = []
-    for step in _steps(look):
-        part = Image.new("RGB", size_px, PAGE)
-        part.paste(Image.fromarray(frames[look.frames[step, 0]]), (-x0, -y0))
-        seen.append(np.asarray(part))
-    return seen
-
-
 def _size_px(look: Look, drawing: Drawing, longest_px: int) -> tuple[int, int]:
     """How large a picture of a step is drawn in a sheet."""
-    height, width = _seen(look)[0].shape[:2]
     longest = min(longest_px, drawing.draw_size_px or longest_px)
-    size_px = render.fit_px((width, height), longest)
+    size_px = render.fit_px(seen_size_px(look.sight), longest)
     return render.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
 
 

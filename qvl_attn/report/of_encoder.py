@@ -12,6 +12,7 @@ from qvl_attn.drawing import Drawing
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Sight
+from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
 from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
 from qvl_attn.plain import plain, shortened
@@ -52,6 +53,7 @@ def look_data(look: Look, notes: Sequence[str], parcel: Parcel) -> dict[str, Any
     frames = [media.frames[look.frames[step, 0]] for step in steps]
     return {
         "name": base_name(media.source),
+        "still": still_words(look),
         "size_px": list(media.size_px),
         "drawn_px": list(drawn_px),
         "grid": [len(steps), *sight.grid[1:]],
@@ -101,6 +103,13 @@ def _four_digits(values: Any) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
+def still_words(look: Look) -> str:
+    """What the picture shows that is there without scripts."""
+    sight, query = look.sight, look.sight.queries[0]
+    shown = layer_words(sight, sight.layer_count - 1), asks(look, query), heads_words(sight, look.settings.over)
+    return plain(" · ".join([base_name(look.media.source), *shown, maker_words(look)]))
+
+
 def still_picture(look: Look) -> Picture:
     """The last layer's map of who is shown first, over the first step's picture; where it does not see, the picture."""
     sight, drawing = look.sight, Drawing()
@@ -108,7 +117,7 @@ def still_picture(look: Look) -> Picture:
     picture = resize_picture(look.media.frames[look.frames[0, 0]], (width, height))
     scale = np.array([width / look.media.size_px[0], height / look.media.size_px[1]] * 2)
     x0, y0, x1, y1 = np.rint(region_px(sight) * scale).astype(int).tolist()
-    values = sight.map(sight.queries[0], sight.layer_count - 1)[:1]
+    values = sight.map(sight.queries[0], sight.layer_count - 1, look.settings.over)[:1]
     spread = upsample(np.ascontiguousarray(values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     seen = np.ascontiguousarray(spread[top - y0 : bottom - y0, left - x0 : right - x0])

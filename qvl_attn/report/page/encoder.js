@@ -157,7 +157,7 @@ function drawChoices() {
   fill($("over"), overs, String(overNow()));
   $("over").disabled = overs.length < 2;
   for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
-  $("scale").disabled = !attention;
+  $("scale-line").hidden = !attention;
   $("alpha-told").textContent = percent(state.alpha);
   $("back").setAttribute("aria-pressed", String(state.back));
   $("back-hint").textContent = [t("back_hint"), ...(PARTLY ? [t("veiled")] : [])].join(" ");

@@ -1,0 +1,251 @@
+"""The page of an encoder's look: languages, themes, narrow screens, names, what others wrote, no scripts, folders."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from made_up_looks import MAKER, made_up_look
+from pages import EVIL, Reader, evil_free, opened, settled, slide
+from PIL import Image
+from test_encoder_page import point
+from test_page_looks import CONTRASTS, PAGE, used_keys
+
+from qvl_attn import Drawing
+from qvl_attn.eye.result import SaliencyMap
+from qvl_attn.render import blend, colorize, percentile_scale, resize_picture, upsample
+from qvl_attn.report.notebook import look_notebook_html
+from qvl_attn.report.of_encoder import encoder_html, still_picture
+from qvl_attn.report.page import SCRIPTS
+
+pytestmark = pytest.mark.browser
+EVERY = """() => {
+  const all = [];
+  for (const kind of ["attention", "similarity", "0"]) { chooseKind(kind); drawAll(); all.push(1); }
+  chooseKind("attention");
+  state.place = 3;
+  drawAll();
+}"""
+
+
+def test_every_word_is_there_in_both_languages(open_look):
+    words = open_look("cls").evaluate("WORDS")
+    assert words["en"].keys() == words["zh"].keys()
+    keys, beginnings = used_keys("encoder")
+    assert len(keys) > 60
+    assert keys <= words["en"].keys()
+    for beginning in beginnings - {"map_"}:
+        assert any(key.startswith(beginning) for key in words["en"]), beginning
+    for key, text in words["en"].items():
+        assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", words["zh"][key])), key
+
+
+@pytest.mark.parametrize("name", ["cls", "windows", "sparse", "steps"])
+def test_the_language_switches(open_look, name):
+    page = open_look(name)
+    english = page.locator("main").inner_text()
+    page.evaluate(
+        "() => { window.asked = new Set(); const real = t;"
+        "t = (key, ...parts) => { asked.add(key); return real(key, ...parts); }; }"
+    )
+    page.locator("#language").click()
+    settled(page)
+    if name == "cls":
+        page.evaluate(EVERY)
+    slide(page, "over", "max")
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
+    chinese = re.sub(
+        r"a picture\.png|a note|tiny/eye|made up|float32|gradcam|inferno|torch|transformers",
+        "",
+        page.locator("main").inner_text(),
+    )
+    assert not re.search(r"layer|patch|look|head|step|uniform|share|Layer|Patch", chinese), chinese
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.reload()
+    page.wait_for_selector("html[data-state=fine]", state="attached")
+    assert page.locator("main").inner_text() == english
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_in_both_themes(open_look, looks, scheme):
+    page = open_look("windows", color_scheme=scheme)
+    for _ in range(2):
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        point(page, looks("windows"), 9, click=True)
+        page.mouse.move(1, 1)
+        settled(page)
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 60
+        assert [one for one in contrasts if one[1] < 4.5] == []
+        page.locator("#theme").click()
+        settled(page)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("name", ["registers", "steps"])
+def test_on_a_narrow_screen_nothing_lies_outside(open_look, looks, name, locale):
+    page = open_look(name, viewport={"width": 360, "height": 800}, locale=locale)
+    point(page, looks(name), 9, click=True)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    outside = page.evaluate(
+        "[...document.querySelectorAll('.card *')].filter((one) => !one.closest('svg, .picture') &&"
+        "one.checkVisibility() && one.getBoundingClientRect().right >"
+        "one.closest('.card').getBoundingClientRect().right + 1)"
+        ".map((one) => one.outerHTML)"
+    )
+    assert outside == []
+    first = page.locator("#layer").bounding_box()["y"]
+    assert page.locator("#picture").bounding_box()["y"] < first < page.locator("#layer-thumbs").bounding_box()["y"]
+
+
+def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_look):
+    page = open_look("steps")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    controls = {"button", "slider", "combobox", "application", "link", "DisclosureTriangle"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in tree
+        if not node.get("ignored") and node["role"]["value"] in controls
+    ]
+    assert [one for one in named if not one[1].strip()] == []
+    assert {"Layer", "Heads", "Map", "Step", "Colours", "Scale", "Layer 0", "head 3"} <= {
+        re.sub(r" \d+ ?%?$", "", text) if role in ("slider", "combobox") else text for role, text in named
+    }
+    (picture,) = [text for role, text in named if role == "application"]
+    assert picture.endswith("Enter shows where one looks.")
+    wanted = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, summary, #picture')]"
+        ".filter((one) => one.checkVisibility() && !one.disabled).length"
+    )
+    page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
+    page.evaluate("window.seen = []; document.addEventListener('focusin', (event) => seen.push(event.target))")
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert style == "solid", page.evaluate("document.activeElement.outerHTML")
+    assert page.evaluate("new Set(seen).size") == wanted > 20
+    assert page.locator("#cell").get_attribute("aria-live") == "polite"
+    assert page.locator("#nearest").get_attribute("role") == "status"
+
+
+def test_the_focus_stays_where_something_was_chosen(open_look):
+    page = open_look("cls")
+    for where in ("#queries button", "#layer-thumbs button", "#head-thumbs button"):
+        page.locator(where).nth(1).focus()
+        page.keyboard.press("Enter")
+        settled(page)
+        assert (
+            page.evaluate("(where) => [...document.querySelectorAll(where)].indexOf(document.activeElement)", where)
+            == 1
+        )
+        assert page.locator(where).nth(1).get_attribute("aria-pressed") == "true"
+
+
+def test_what_others_wrote_is_only_text(chromium, tmp_path):
+    look = made_up_look(source=f"x{EVIL}.png")
+    look = replace(look, maker=replace(MAKER, model=EVIL, device=EVIL, revision=EVIL))
+    look = replace(look, saliency=(SaliencyMap("gradcam", EVIL, 1.0, look.saliency[0].values),))
+    (tmp_path / "evil.html").write_text(encoder_html(look, [EVIL]), encoding="utf-8")
+    with opened(chromium, tmp_path / "evil.html") as page:
+        page.evaluate(EVERY)
+        slide(page, "kind", 0)
+        evil_free(page)
+        assert EVIL not in page.content()
+        assert EVIL in page.locator("#what").text_content()
+        assert page.locator("#notes li").last.text_content() == EVIL
+        assert EVIL in page.locator("#made").text_content()
+        page.locator("#language").click()
+        settled(page)
+        evil_free(page)
+
+
+def test_it_may_do_nothing_but_what_it_does(looks):
+    read = Reader(encoder_html(looks("cls")))
+    assert read.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert not any(
+        name in ("src", "href") and value and not value.startswith("data:")
+        for _, attrs in read.tags
+        for name, value in attrs.items()
+    )
+    assert not any(name.startswith("on") or name == "style" for _, attrs in read.tags for name in attrs)
+
+
+def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
+    page = open_look("crop")
+    slide(page, "alpha", 1)
+    with page.expect_download() as waiting:
+        page.locator("#save").click()
+    assert waiting.value.suggested_filename == "qvl-attn-a-picture-png.png"
+    with Image.open(waiting.value.path()) as file:
+        saved = np.asarray(file.convert("RGB"), dtype=int)
+    sight = looks("crop").sight
+    values = sight.map("cls", 2)
+    scale = percentile_scale([values])
+    middle = np.array([32 + (40 + 120) * 4, 32 + 120 * 4])
+    want = colorize(upsample(np.ascontiguousarray(values[0]), (960, 960), Drawing()), scale, "inferno")[480, 480]
+    assert np.abs(saved[middle[1], middle[0]] - want.astype(int)).max() <= 12
+    page.locator("#back").click()
+    with page.expect_download():
+        page.locator("#save").click()
+
+
+# Where scripts are off, and in notebooks
+
+
+def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
+    page = open_look("cls", java_script_enabled=False, state="")
+    assert page.locator(".still img").bounding_box()["width"] == 320
+    told = page.locator(".still figcaption").inner_text()
+    assert told == "a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · made up · tiny/eye · float32"
+    assert page.locator("main").is_hidden(), "nothing there would work"
+    html = encoder_html(looks("cls"))
+    file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
+    with Image.open(BytesIO(file)) as picture:
+        assert np.abs(np.asarray(picture, int) - still_picture(looks("cls")).astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize("name", ["cls", "crop"])
+def test_the_still_picture_has_the_map_where_the_encoder_sees(looks, name):
+    look = looks(name)
+    picture = resize_picture(look.media.frames[0], (320, 240))
+    values = look.sight.map("cls", 2)
+    left, right = (40, 280) if name == "crop" else (0, 320)
+    spread = upsample(np.ascontiguousarray(values[0]), (right - left, 240), Drawing())
+    want = picture.copy()
+    part = np.ascontiguousarray(picture[:, left:right])
+    want[:, left:right] = blend(part, spread, percentile_scale([values]), Drawing())
+    np.testing.assert_array_equal(still_picture(look), want)
+
+
+def test_what_lies_beyond_the_picture_is_cut_off():
+    look = made_up_look(crop_px=(-40, -20, 360, 260))
+    assert still_picture(look).shape == (240, 320, 3)
+
+
+def test_in_a_notebook_the_page_lies_over_the_picture(looks):
+    html = looks("cls")._repr_html_()
+    assert html == look_notebook_html(looks("cls"))
+    (frame,) = [attrs for tag, attrs in Reader(html).tags if tag == "iframe"]
+    assert frame["srcdoc"] == encoder_html(looks("cls"))
+    assert frame["sandbox"] == "allow-scripts allow-downloads"
+
+
+def test_keys_stand_in_the_scripts_of_the_page():
+    keys, _ = used_keys("encoder")
+    text = "".join((PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS["encoder"])
+    for key in keys:
+        assert len(re.findall(rf'(?:^|[{{,\s])"?{re.escape(key)}"?:\s+"', text)) >= 2, key
+
+
+def test_the_page_of_a_large_encoder_is_small(tmp_path):
+    places = tuple(row * 24 + column for row in range(0, 24, 2) for column in range(1, 24, 3))
+    look = made_up_look((1, 24, 24), 24, 16, asked=(), more=False, places=places)
+    read = Reader(encoder_html(look))
+    assert read.data["left_out"] == []
+    assert sum(len(text) for name, text in read.scripts.items() if not name.startswith("picture")) < 5e6

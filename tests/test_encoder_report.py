@@ -1,0 +1,63 @@
+"""The page of an encoder's folder, made again without a model."""
+
+from __future__ import annotations
+
+import json
+
+import eyes
+import pytest
+from pages import Reader, close
+
+from qvl_attn.errors import InputError, StoreError
+from qvl_attn.eye.result import Look, LookSettings
+from qvl_attn.report.build import make_report
+
+
+@pytest.fixture(scope="module")
+def look():
+    return eyes.encoder("registers").look(eyes.picture(120, 118), LookSettings(at=((60.0, 50.0),)))
+
+
+@pytest.fixture(scope="module")
+def kept(look, tmp_path_factory):
+    return look.save(tmp_path_factory.mktemp("out"))
+
+
+def test_it_is_there_and_is_made_again(look, kept, tmp_path):
+    first = Reader((kept / "report.html").read_text(encoding="utf-8"))
+    assert make_report(kept, tmp_path / "again.html") == tmp_path / "again.html"
+    again = Reader((tmp_path / "again.html").read_text(encoding="utf-8"))
+    assert again.scripts["code"] == first.scripts["code"]
+    notes = json.loads((kept / "result.json").read_text(encoding="utf-8"))["notes"]
+    assert again.data["notes"] == first.data["notes"] == notes
+    read = Look.load(kept)
+    for page, shown in ((first, look), (again, read)):
+        for number, name in enumerate(shown.sight.queries):
+            block = page.data["queries"][number]["maps"]["mean"]["block"]
+            layers = [shown.sight.map(name, layer) for layer in range(shown.sight.layer_count)]
+            close(page.block(block), [one.ravel() for one in layers])
+        clicked = page.data["clicked"]
+        assert clicked["places"] == look.grid_places.tolist()
+        for layer, block in enumerate(clicked["blocks"]):
+            close(page.block(block), shown.grid_rows[layer].reshape(len(clicked["places"]), -1))
+    make_report(kept)
+    assert (kept / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(encoding="utf-8")
+
+
+def test_it_stands_alone(kept, tmp_path):
+    with pytest.raises(InputError, match="is an encoder's") as fault:
+        make_report([kept, tmp_path], tmp_path / "both.html")
+    assert "name it alone" in str(fault.value.hint)
+
+
+def test_a_damaged_folder_is_told(kept, tmp_path):
+    told = json.loads((kept / "result.json").read_text(encoding="utf-8"))
+    (tmp_path / "result.json").write_text(json.dumps({**told, "notes": 3}), encoding="utf-8")
+    for one in kept.iterdir():
+        if one.name not in ("result.json", "report.html"):
+            (tmp_path / one.name).symlink_to(one)
+    with pytest.raises(StoreError, match="damaged"):
+        make_report(tmp_path)
+    (tmp_path / "attention.npz").unlink()
+    with pytest.raises(StoreError):
+        make_report(tmp_path)

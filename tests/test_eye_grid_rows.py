@@ -1,0 +1,93 @@
+"""The rows of single patches that a page can show: against plain attention, evenly laid, no more than there is room."""
+
+from __future__ import annotations
+
+import eyes
+import numpy as np
+import pytest
+from test_eye_look import SHOWN, plain_attention
+from tower import dense_attention
+
+from qvl_attn.eye import grid_rows, look
+from qvl_attn.eye.grid_rows import even_places
+from qvl_attn.eye.result import LookSettings
+
+QWEN_AT = ((75.0, 30.0),)
+
+
+def held_against(found, dense: np.ndarray, tolerance: float) -> None:
+    """The kept rows of a look against (L, H, t, T, T) attention."""
+    t, h, w = found.sight.grid
+    prefix = len(found.sight.prefix)
+    want = dense.mean(axis=1)[:, :, prefix + found.grid_places, prefix:].swapaxes(1, 2)
+    assert found.grid_rows.dtype == np.float32
+    assert found.grid_rows.shape == (len(dense), len(found.grid_places), t, h, w)
+    assert np.abs(found.grid_rows - want.reshape(found.grid_rows.shape)).max() < tolerance
+    assert np.ptp(want, axis=-1).min() > 1e-3, "nothing is held against nothing"
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("shown", ["square", "landscape", "clip"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "registers"])
+def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, monkeypatch):
+    media, limits = SHOWN[shown]
+    encoder = eyes.encoder(name)
+    inputs, _ = encoder.read(media, LookSettings(**limits))
+    t, h, w = inputs.grid
+    if sparse:
+        monkeypatch.setattr(grid_rows, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
+    monkeypatch.setattr(look, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
+    found = encoder.look(media, LookSettings(**limits))
+    assert (len(found.grid_places) < h * w) == sparse
+    held_against(found, plain_attention(name, inputs), 1e-6)
+
+
+@pytest.mark.parametrize("room", [10**6, 8 * 60 * 3 * 4])
+@pytest.mark.parametrize("frames", [1, 5])
+def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room, monkeypatch):
+    monkeypatch.setattr(grid_rows, "GRID_VALUES", room)
+    encoder = eyes.encoder(eyes.QWEN)
+    media = eyes.picture(140, 84) if frames == 1 else eyes.clip(140, 84, frames)
+    weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    one = encoder.processor.image_processor
+    dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
+    found = encoder.look(media)
+    assert found.grid_places is not None
+    assert (len(found.grid_places) < 60) == (room < 10**6)
+    held_against(found, dense, 5e-6)
+
+
+def test_asked_places_have_the_same_rows():
+    found = eyes.encoder("clip").look(eyes.picture(120, 118), LookSettings(at=((60.0, 60.0),)))
+    place = found.grid_places.tolist().index(found.sight.asked[0])
+    want = found.sight.maps("at_1").mean(axis=1)
+    np.testing.assert_allclose(found.grid_rows[:, place], want, atol=1e-7)
+
+
+@pytest.mark.parametrize("grid", [(1, 24, 24), (1, 37, 37), (1, 5, 9), (1, 1, 12), (3, 16, 9), (1, 60, 80)], ids=str)
+@pytest.mark.parametrize("most", [4, 9, 50, 97, 300, 10**6])
+def test_places_lie_evenly_and_fit(grid, most):
+    _, h, w = grid
+    places = even_places(grid, most)
+    assert 1 <= len(places) <= most
+    rows, columns = np.unique(places // w), np.unique(places % w)
+    assert places.tolist() == [row * w + column for row in rows for column in columns]
+    steps = [int(np.diff(one)[0]) if len(one) > 1 else size for one, size in ((rows, h), (columns, w))]
+    for one, size, step in ((rows, h, steps[0]), (columns, w, steps[1])):
+        assert (np.diff(one) == step).all()
+        assert one[0] < step, "none is left out at the near edge"
+        assert size - 1 - one[-1] < step, "nor at the far one"
+        assert abs(one[0] - (size - 1 - one[-1])) <= 1, "in the middle"
+    if h * w <= most:
+        assert len(places) == h * w
+    else:
+        finer = max(steps[0], 1) * max(steps[1], 1)
+        assert h * w / finer <= most * 4, "not far fewer than there is room for"
+
+
+def test_where_not_even_four_fit_there_are_none(monkeypatch):
+    assert len(even_places((1, 24, 24), 3)) == 0
+    monkeypatch.setattr(grid_rows, "GRID_VALUES", 100)
+    found = eyes.encoder("clip").look(eyes.picture(120, 118))
+    assert found.grid_rows is None
+    assert found.grid_places is None
