@@ -24,6 +24,8 @@ from qvl_attn.sampling import ClipSettings
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
+FRAMES = eyes.clip(96, 80, 3)
+FRAMES = replace(FRAMES, clip=replace(FRAMES.clip, frame_indices=(3, 7, 12)))
 # By name: the encoder, what is shown, and what is asked.
 ASKED = {
     "clip": ("clip", eyes.picture(120, 97), {"at": ((60, 40), (50.5, 60)), "saliency": True, "texts": ("a cat",)}),
@@ -31,7 +33,7 @@ ASKED = {
     "registers": ("registers-classes", eyes.picture(81, 90), {"max_pixels": 9000, "saliency": True, "label": "dog"}),
     "siglip": ("siglip-vision", eyes.picture(100, 64), {"at": ((3, 3),), "min_pixels": 3000, "max_pixels": 6000}),
     "qwen": ("qwen", eyes.picture(170, 112), {"at": ((100, 50),), "embeddings": ("pca",)}),
-    "frames": ("registers", eyes.clip(96, 80, 3), {"at": ((40, 40),), "clip": CLIP}),
+    "frames": ("registers", FRAMES, {"at": ((40, 40),), "clip": CLIP}),
     "qwen frames": ("qwen", eyes.clip(84, 56, 3), {"at": ((40, 40),), "clip": CLIP}),
 }
 
