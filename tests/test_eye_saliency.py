@@ -390,4 +390,5 @@ def test_maps_point_at_what_decides(name, floors):
         where = places[classes == label].numpy()
         hits += [(one.values.reshape(t, 16).argmax(axis=1) == where).sum() for one in maps]
         count += t
+    print(f"{name}: {dict(zip(saliency.METHODS, (hits / count).round(2).tolist(), strict=True))}, chance {1 / 16:.2f}")
     assert (hits / count > floors).all(), hits / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from qvl_attn.media import Picture, is_clip, load_picture
 from qvl_attn.memory import on_device
 from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
 from qvl_attn.origin import made_by
+from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.stages import Stages
 from qvl_attn.types import FloatArray, Media
@@ -188,6 +190,28 @@ class Encoder:
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
+
+    def survey(
+        self, folder: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = untold, **options: Any
+    ) -> dict[str, Any]:
+        """Look at every picture of a folder, whose sub-folders are classes; a run that was stopped goes on.
+
+        Args:
+            folder: of pictures.
+            out: a folder to make.
+            progress: told what is being done, how much of it is done, and of how much.
+            options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `LookSettings`.
+
+        Returns:
+            The contents of `summary.json`: by layer each figure's mean, spread and chance.
+
+        Raises:
+            InputError: a fault in what was given, found before the weights are loaded.
+            StoreError: it cannot be written, or no picture could be looked at.
+        """
+        from qvl_attn.eye.survey import survey
+
+        return survey(self, Path(folder), Path(out), LookSettings(**options), progress)
 
     def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
         """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
