@@ -58,7 +58,8 @@ def text_features(name: str, text: str) -> torch.Tensor:
 
 def last_norm(name: str, tower):
     if name == "vit-classes":
-        return tower.layers[-1].layernorm_before
+        layers = tower.layers if hasattr(tower, "layers") else tower.encoder.layer  # transformers 5.6
+        return layers[-1].layernorm_before
     return (
         tower.encoder.layer[-1].norm1
         if "classes" in name and "clip" not in name and "sig" not in name
