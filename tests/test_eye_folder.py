@@ -410,7 +410,6 @@ def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
                 continue  # what stands behind the first is not read
             other = arrays | {name: spoil(arrays[name], how)}
             monkeypatch.setattr(folder_room, "read_npz", lambda path, other=other: other)
-            print(name, how)
             told(folder)
 
 

@@ -326,9 +326,9 @@ def test_which_pictures_a_look_has():
         assert drawn.dtype == np.uint8, name
         assert drawn.shape[2:] == (3,)
         assert (drawn[:8] == 255).all(), "a margin"
-    assert not [*space_images(replace(look, similarity=None, space=None), Drawing())]
+    assert not [*space_images(replace(look, similarity=None, similarity_layers=None, space=None), Drawing())]
     assert "embeddings/tsne.png" not in dict(
-        space_images(replace(look, space=replace(look.space, tsne=None)), Drawing())
+        space_images(replace(look, space=replace(look.space, tsne=None, tsne_patches=None)), Drawing())
     )
 
 

@@ -203,6 +203,8 @@ def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     if by_head.shape[3:] != (t * h * w,) or prefix.shape[:4] != (L, H, Q, t):
         raise ValueError("weights_by_head and prefix_weights do not fit the grid")
     tokens = np.concatenate([prefix, by_head.reshape(L, H, Q, t, h * w)], axis=-1)
+    if arrays["patch_px"].shape:
+        raise ValueError("patch_px: not one number")
     roles = arrays["query_role"].tolist()
     has_cls, first = roles[0] == "cls", 1 + (roles[0] == "cls")
     if roles != ["cls"] * has_cls + ["patch"] * (Q - has_cls):
