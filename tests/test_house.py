@@ -61,7 +61,7 @@ PURE = {
     "perturb": {"types"},
     "similarity": set(),
     "eye/families": {"errors"},
-    "eye/sight": {"types"},
+    "eye/sight": {"errors", "types"},
     "eye/figures": {"eye"},
     "eye/said": {"eye"},
     "eye/words": {"eye", "numbers"},

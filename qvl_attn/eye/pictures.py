@@ -208,7 +208,7 @@ class DrawnLook:
             heads="all",
             query=query,
             queries=(),
-            uniform=1 / self.look.sight.received.shape[-1],
+            uniform=self.look.sight.even(query, layer),
             vision_mass=float(values.sum(axis=(1, 2)).mean()),
             scale=percentile_scale([values]),
         )

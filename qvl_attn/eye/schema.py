@@ -115,7 +115,7 @@ def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[st
             "query": headline,
             "layer": sight.layer_count - 1,
             "over": look.settings.over,
-            "uniform": 1 / sight.received.shape[-1],
+            "uniform": sight.even(headline, sight.layer_count - 1),
             "minimum": float(values.min()),
             "maximum": float(values.max()),
         },

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.errors import InputError
 from qvl_attn.types import FloatArray, IntArray, _require, _require_array
 
 Over = Literal["mean", "max", "min"]
@@ -117,13 +118,37 @@ class Sight:
 
         Args:
             query: one of `queries`.
+
+        Raises:
+            InputError: none of them.
         """
+        if query not in self.queries:
+            raise InputError(f"query {query}: not asked of this encoder", f"it has {', '.join(self.queries)}")
         if query == "patch":
             return self.received
-        if query == "cls":
-            assert self.cls is not None
-            return self.cls
-        return self.rows[:, :, int(query.removeprefix("at_")) - 1]
+        return self.rows[:, :, _number(query)] if self.cls is None or query != "cls" else self.cls
+
+    def even(self, query: str, layer: int) -> float:
+        """What every token would get if a query spread its attention evenly over the tokens that it sees.
+
+        All tokens of a step; of a single patch in a layer of windows, those of its window. The mean over all patches
+        (`patch`) is even over the step in such layers, too, since every patch is seen by its own window.
+
+        Args:
+            query: one of `queries`.
+            layer: 0-based.
+        """
+        return self.even_at(int(self.asked[_number(query)]), layer) if query.startswith("at_") else self._even
+
+    def even_at(self, place: int, layer: int) -> float:
+        """As `even`, of the patch at a place of a step."""
+        if self.full[layer] or self.window is None:
+            return self._even
+        return 1 / int((self.window == self.window[place]).sum())
+
+    @property
+    def _even(self) -> float:
+        return 1 / int(self.received.shape[-1])
 
     def maps(self, query: str) -> FloatArray:
         """(L, H, t, h, w) float32: what a query gives every patch. Not rescaled: the rest went to the prefix."""
@@ -137,19 +162,24 @@ class Sight:
             query: one of `queries`.
             layer: 0-based.
             over: mean, maximum or minimum over the heads, patch by patch.
+
+        Raises:
+            InputError: no such query or layer.
         """
+        if not 0 <= layer < self.layer_count:
+            raise InputError(f"layer {layer}: not there", f"the encoder has layers 0 to {self.layer_count - 1}")
         return over_heads(self.maps(query)[layer], over)
 
     def patch_share(self, query: str) -> FloatArray:
         """(L, H) float32: the share of a query's attention that goes to patches; the prefix has the rest."""
         return np.asarray(self.maps(query).sum(axis=(-1, -2)).mean(axis=-1), dtype=np.float32)
 
-    def centre_px(self, place: int) -> tuple[float, float]:
-        """Where the middle of the patch at a place of a step lies in the upright original."""
-        x0, y0, x1, y1 = self.boxes_px[place].tolist()
-        return (x0 + x1) / 2, (y0 + y1) / 2
-
 
 def over_heads(values: FloatArray, over: Over) -> FloatArray:
     """Join (H, ...) over the heads: (...) float32."""
     return np.asarray(getattr(values, over)(axis=0), dtype=np.float32)
+
+
+def _number(query: str) -> int:
+    """Which of the places that were asked about `at_1` and its like name, from 0."""
+    return int(query.removeprefix("at_")) - 1
