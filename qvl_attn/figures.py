@@ -282,7 +282,9 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
     scale = panels[0].scale
     text = "from the low to the high end of each panel's own scale"
     if len({panel.scale for panel in panels}) == 1:
-        text = f"{compact(scale.low)} to {compact(scale.high)} = {_multiple(panels[0], scale.high)}"
+        text = f"{compact(scale.low)} to {compact(scale.high)}"
+        if len({panel.maps[0].uniform for panel in panels}) == 1:
+            text += f" = {_multiple(panels[0], scale.high)}"
     width, height = 180, line_height_px(NUMBER_PX)
     key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
     bar = np.rot90(render.colorbar(width, 12, drawing.colormap), -1)

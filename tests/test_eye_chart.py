@@ -175,16 +175,22 @@ def test_it_gathers_most_where_tokens_are_fewest_over_chance():
 
 def test_the_sentences():
     tokens = figure([50, 8.25, 20], [100, 100, 100])
-    local, gathers = said({"distance_px": figure([10, 20, 60], [100, 90, 80]), "tokens_50": tokens})
+    local, gathers = said({"distance_px": figure([10, 20, 60], [100, 100, 100]), "tokens_50": tokens})
     assert local == (
-        "local until layer 1: up to it less than half as far as if spread evenly; it reaches 20 px on average, "
-        "100 px if spread over the picture"
+        "local until layer 1, where attention reaches 20 px on average, 100 px if spread over the whole picture"
     )
-    assert (
-        gathers == "gathers most on few tokens in layer 1: half of the attention is on 8.2 of them, by chance on 100.0"
+    assert gathers == (
+        "gathers most on few tokens in layer 1: half of what all patches give together is on 8.2 of them, "
+        "by chance on 100.0"
     )
-    (local, _) = said({"distance_px": figure([80, 20, 60], [100, 90, 80]), "tokens_50": tokens})
-    assert local.startswith("not local, from layer 0 on: there attention reaches 80 px")
-    (local, _) = said({"distance_px": figure([8, 20, 6], [100, 90, 80]), "tokens_50": tokens})
-    assert local.startswith("local in all layers: ")
-    assert "the last reaches 6 px on average, 100 px" in local
+    (local, _) = said({"distance_px": figure([80, 20, 60, 10], [100] * 4), "tokens_50": tokens})
+    assert local.startswith("not local in layer 0, where attention reaches 80 px")
+    assert local.endswith("; local again: layers 1,3")
+    (local, _) = said({"distance_px": figure([8, 20, 6], [100] * 3), "tokens_50": tokens})
+    assert local.startswith("local in all layers (in layer 2 attention reaches 6 px")
+    windows = figure([20, 80, 20, 30], [40, 100, 40, 100])
+    (local, _) = said({"distance_px": windows, "tokens_50": tokens})
+    assert local.startswith("local until layer 0, where")
+    assert local.endswith("; local again: layers 2-3; by their windows: layers 0,2")
+    (_, gathers) = said({"distance_px": windows, "tokens_50": figure([90, 85], [100, 100])})
+    assert gathers.startswith("gathers on few tokens in no layer, not even in layer 1: half of")

@@ -10,9 +10,11 @@ import eyes
 import numpy as np
 import pytest
 import torch
+from looks import made_sight
 from test_eye_look import plain_attention
 from tower import dense_attention, windows
 
+from qvl_attn.errors import InputError
 from qvl_attn.eye.figures import FIGURES, TITLES, figures_of
 from qvl_attn.eye.look import Tally, windows_of
 from qvl_attn.eye.result import LookSettings
@@ -233,4 +235,21 @@ def test_maps_are_joined_over_heads():
         ):
             np.testing.assert_allclose(sight.map(query, 1, over), joined, rtol=1e-6)
         np.testing.assert_allclose(sight.patch_share(query), 1 - values[..., :5].sum(axis=(-1, -2)), rtol=1e-5)
-    assert sight.centre_px(7) == pytest.approx((45, 45 - 90 * 70 / 80 / 5), abs=0.5)
+    for query, layer in (("cls", 3), ("patch", -1)):
+        with pytest.raises(InputError, match="the encoder has layers 0 to 2"):
+            sight.map(query, layer)
+    with pytest.raises(InputError, match="it has cls, patch, at_1"):
+        sight.map("at_2", 0)
+
+
+def test_even_is_of_the_tokens_that_a_patch_sees():
+    """Of windows of unequal size, each patch's own; of all patches together the step, also in such layers."""
+    window = np.array([0, 0, 1, 0, 0, 1], dtype=np.int64)
+    sight = made_sight((1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5]))
+    assert [sight.even("at_1", 0), sight.even("at_2", 0)] == [1 / 4, 1 / 2]
+    assert {sight.even(query, 1) for query in sight.queries} == {sight.even("patch", 0)} == {1 / 6}
+    received = np.zeros((6, 6))
+    for place in range(6):
+        received[place, window == window[place]] = sight.even_at(place, 0)
+    np.testing.assert_allclose(received.mean(axis=0), sight.even("patch", 0))
+    assert made_sight((1, 2, 3)).even("cls", 0) == 1 / 8, "[CLS] and a register are seen, too"

@@ -209,8 +209,28 @@ def test_the_class_is_the_first_that_is_known(copy_of, architectures):
 def test_no_image_processor(copy_of):
     folder = copy_of("dino")
     (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="no image processor in it"):
+        load(folder)
+    (folder / "preprocessor_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="its image processor cannot be loaded"):
         load(folder)
+
+
+def test_no_tokenizer(copy_of):
+    """Without its files transformers makes one that knows no word, and any two texts would be alike."""
+    folder = copy_of("clip")
+    (folder / "tokenizer.json").unlink()
+    encoder = load(folder)
+    with pytest.raises(ModelError, match="no tokenizer in it"):
+        encoder.read(eyes.picture(80, 80), LookSettings(saliency=True, texts=("a cat",)))
+    encoder.read(eyes.picture(80, 80), LookSettings())
+
+
+def test_texts_that_are_the_same_to_the_tokenizer():
+    encoder = eyes.encoder("clip")
+    word = next(iter(eyes.WORDS))
+    with pytest.raises(InputError, match="are the same to the model's tokenizer"):
+        encoder.read(eyes.picture(80, 80), LookSettings(saliency=True, texts=(word, f" {word}")))
 
 
 @pytest.mark.parametrize(

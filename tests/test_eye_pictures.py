@@ -205,7 +205,7 @@ def test_shares_are_of_the_layer_over_all_heads_and_steps():
     values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
     values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
     sight = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
-    assert share_words(sight, "cls", 1) == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
+    assert share_words(sight, "cls", 1, "mean") == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
 
 
 def test_all_but_a_little_is_not_told_as_all():

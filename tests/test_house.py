@@ -63,7 +63,7 @@ PURE = {
     "eye/families": {"errors"},
     "eye/sight": {"errors", "types"},
     "eye/figures": {"eye"},
-    "eye/said": {"eye"},
+    "eye/said": {"eye", "select"},
     "eye/words": {"eye", "numbers"},
     "eye/seen": {"eye", "render"},
     "eye/listing": {"errors", "media"},

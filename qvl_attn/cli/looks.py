@@ -29,10 +29,25 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
         reused: whether it was there already.
         as_json: print one JSON object.
         quiet: print nothing but the folder or the JSON.
+
+    Raises:
+        StoreError: it was changed since it was written.
     """
     from qvl_attn.store import read_json
 
     kept = read_json(folder / "result.json")
+    try:
+        _tell_look(look, folder, kept, reused, as_json=as_json, quiet=quiet)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise StoreError(
+            f"{folder / 'result.json'} is damaged: {type(fault).__name__}: {fault}", "look again with --overwrite"
+        ) from None
+
+
+def _tell_look(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool) -> None:
+    from qvl_attn.eye.figures import figures_of
+    from qvl_attn.eye.said import said
+
     if not quiet:
         if reused:
             say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
@@ -49,14 +64,15 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
     sight, maker = look.sight, look.maker
     t, h, w = sight.grid
     steps = f"{t} steps of " if t > 1 else ""
-    typer.echo(f"{plain(look.media.source)}: {maker.family} ({plain(maker.model)})")
+    typer.echo(f"{plain(look.media.source)}: {plain(maker.family)} ({plain(maker.model)})")
     typer.echo(f"{steps}{w} x {h} patches of {sight.patch_px} px, {sight.layer_count} layers, {sight.head_count} heads")
-    for line in kept["said"]:
+    for line in said(figures_of(sight)):
         typer.echo(line)
     for one in look.saliency:
         typer.echo(f"{one.method}: {one.score:.3f} {plain(one.target)}")
     for name in ("report.html", *(one for one in kept["files"] if _is_named(one))):
-        typer.echo(f"{name.removesuffix('.png').removesuffix('.html').removesuffix('.mp4')}: {folder / name}")
+        short = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
+        typer.echo(plain(f"{short}: {folder / name}"))
 
 
 def _is_named(file: str) -> bool:
@@ -72,7 +88,8 @@ def _memory(stage: str, peak: Mapping[str, int]) -> str:
 
 
 def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
-    named = {name: kept[name] for name in ("family", "input_px", "patch_px", "headline", "said", "layers", "saliency")}
+    names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
+    named = {name: kept[name] for name in names}
     return {
         "media": look.media.source,
         "model": look.maker.model,
@@ -81,6 +98,8 @@ def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) ->
         "seconds": kept["seconds"],
         "peak_memory_bytes": kept["peak_memory_bytes"],
         "folder": str(folder),
+        "files": kept["files"],
+        "attention": str(folder / "attention.npz"),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / "report.html"),
         **({} if look.media.clip is None else {"heatmap": str(folder / "heatmap.mp4")}),

@@ -46,7 +46,7 @@ def check_saliency(eye: Eye, config: Any, settings: LookSettings, tokenizer: Cal
             control tokens in it; a class for a model that compares with texts, or the other way round.
     """
     if eye.head is None or (eye.head == "classes" and not config.num_labels):
-        also = ": what decides its answers is asked with --method gradcam or gradient" if eye.model_type == QWEN else ""
+        also = "; of Qwen2.5-VL's answers: qvl-attn ask ... --method gradient" if eye.model_type == QWEN else ""
         raise InputError(
             f"--saliency: this {eye.family.name} encoder has neither classes nor a text side, so nothing is decided",
             f"take one that has, as google/vit-base-patch16-224 or openai/clip-vit-base-patch32{also}",
@@ -70,7 +70,15 @@ def check_saliency(eye: Eye, config: Any, settings: LookSettings, tokenizer: Cal
     if len({*settings.texts}) < len(settings.texts):
         raise InputError("--text: the same text is there twice")
     words = tokenizer()
-    return Aim(texts=settings.texts, tokens=tuple(_tokens(eye, config, words, text) for text in settings.texts))
+    tokens = tuple(_tokens(eye, config, words, text) for text in settings.texts)
+    for i, one in enumerate(tokens):
+        if one in tokens[:i]:
+            alike = [shorten(settings.texts[at], 60) for at in (tokens.index(one), i)]
+            raise InputError(
+                f"--text: {alike[0]!r} and {alike[1]!r} are the same to the model's tokenizer",
+                "word them so that they differ in more than case or signs",
+            )
+    return Aim(texts=settings.texts, tokens=tokens)
 
 
 def _number_of(label: str, names: Mapping[int, str]) -> int:
@@ -98,7 +106,7 @@ def _number_of(label: str, names: Mapping[int, str]) -> int:
 
 def _tokens(eye: Eye, config: Any, tokenizer: Any, text: str) -> dict[str, list[int]]:
     """A text as the family was trained with it: SigLIP's is filled up to its full length, and the filling is read."""
-    check_text("text", text, _control_words(tokenizer))
+    check_text("text after --text", text, _control_words(tokenizer))
     most = config.text_config.max_position_embeddings
     filled = eye.model_type == "siglip"
     # A length of its own would be one more warning; what is too long is refused below.

@@ -17,9 +17,9 @@ FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90
 TITLES = {
     "distance_px": "mean attention distance, px of the encoder's input",
     "entropy_bits": "entropy of a patch's attention, bits",
-    "top10_share": "share of the ten strongest tokens",
-    "tokens_50": "tokens that carry 50 % of the attention",
-    "tokens_90": "tokens that carry 90 % of the attention",
+    "top10_share": "share of the ten strongest tokens, patches together",
+    "tokens_50": "tokens that get 50 % from all patches together",
+    "tokens_90": "tokens that get 90 % from all patches together",
     "window_share": "share within the own window",
 }
 STRONGEST = 10

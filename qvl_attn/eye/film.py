@@ -55,7 +55,7 @@ def story_of(look: Look, heat: HeatMap, captions: tuple[str, ...]) -> Story:
         steps=steps.tolist(),
         question=asked(look, heat),
         answers=(),
-        captions=(share_words(look.sight, heat.query, heat.layers[0]), *captions, *_of_part(part)),
+        captions=(share_words(look.sight, heat.query, heat.layers[0], look.settings.over), *captions, *_of_part(part)),
         part=part,
     )
 

@@ -20,7 +20,6 @@ from qvl_attn.eye.pictures import DrawnLook, draw_look
 from qvl_attn.eye.result import Look, LookSettings, Maker
 from qvl_attn.eye.schema import GRID_DTYPE, KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
 from qvl_attn.eye.space_pictures import space_images
-from qvl_attn.folder import REMEDY
 from qvl_attn.kept import as_kept, media_from, write_frames
 from qvl_attn.progress import Progress, untold
 from qvl_attn.report.of_encoder import encoder_html
@@ -38,6 +37,8 @@ from qvl_attn.store import (
     write_text,
 )
 from qvl_attn.types import Media
+
+REMEDY = "look again with --overwrite, or name another folder"
 
 
 def folder_of_look(media: Media, settings: LookSettings, drawing: Drawing, maker: Maker, out: Path) -> Path:
@@ -118,7 +119,7 @@ def load_look(folder: Path) -> Look:
     """
     value = read_json(folder / "result.json")
     if value.get("schema_version") != SCHEMA_VERSION or value.get("kind") != KIND:
-        raise StoreError(f"{folder} is no look of an encoder of schema {SCHEMA_VERSION}", "name another folder")
+        raise StoreError(f"{folder} is no look of an encoder of schema {SCHEMA_VERSION}", REMEDY)
     try:
         return _look_from(folder, value)
     except QvlAttnError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ from qvl_attn.errors import MemoryLimitError, ModelError
 from qvl_attn.eye.families import QWEN, Eye, class_of, eye_of, family_of
 from qvl_attn.model import DTYPES, Checkpoint, Placement, load_processor, one_line, refuse_absent, refuse_quantised
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 # A checkpoint of the whole model has the tower's weights under one of these.
 _TOWER = {r"^(model\.)?visual\.": ""}
 
@@ -53,6 +55,7 @@ def load_eye_processor(checkpoint: Checkpoint, eye: Eye, config: Any) -> Any:
     """
     if eye.model_type == QWEN:
         return load_processor(checkpoint, config)
+    _want_one(checkpoint, PROCESSOR_FILES, "image processor", "it says how pictures are resized and normalised")
     try:
         return AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file makes the libraries raise anything
@@ -65,6 +68,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         ModelError: files are missing or broken, or a library that it needs is not there: SigLIP's needs sentencepiece.
     """
+    # Without them transformers makes a tokenizer that knows no word, and all texts are alike to it.
+    _want_one(checkpoint, TOKENIZER_FILES, "tokenizer", "--text needs one")
     try:
         return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
@@ -73,6 +78,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         ) from error
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def _want_one(checkpoint: Checkpoint, files: Sequence[str], what: str, why: str) -> None:
+    if not any((checkpoint.folder / file).is_file() for file in files):
+        raise ModelError(f"{checkpoint.name}: no {what} in it ({why})", f"want one of {', '.join(files)}")
 
 
 def build_eye(name: str, eye: Eye, config: Any) -> Any:

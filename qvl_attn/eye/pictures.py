@@ -96,7 +96,7 @@ class DrawnLook:
     @property
     def foot(self) -> list[str]:
         """What stands beneath every picture."""
-        return foot_lines(self.look)
+        return foot_lines(self.look, self.headline_query, self.look.sight.layer_count - 1)
 
     @property
     def headline_query(self) -> str:
@@ -143,7 +143,7 @@ class DrawnLook:
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
         ):
-            titles = [asked, f"a layer at a time, {scale}", *kind_lines(sight), *self._sheet_lines(query, steps)]
+            titles = [asked, f"a layer at a time, {scale}", *kind_lines(sight, query), *self._sheet_lines(query, steps)]
             yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=titles, drawing=self.drawing)
         large, scale = (shared, SHARED) if self.drawing.scale == "shared" else (own, OWN)
         for panel in large:
@@ -169,14 +169,14 @@ class DrawnLook:
             ("heads_shared", on_one_scale(own), "all on one scale"),
         ):
             lines = [titled, f"every head and the mean, maximum and minimum over them, {scale}"]
-            lines += [share_words(sight, query, layer), *self._sheet_lines(query, steps)]
+            lines += [share_words(sight, query, layer, "mean"), *self._sheet_lines(query, steps, layer)]
             yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=self.drawing)
 
-    def _sheet_lines(self, query: str, steps: Sequence[int]) -> list[str]:
+    def _sheet_lines(self, query: str, steps: Sequence[int], layer: int | None = None) -> list[str]:
         sight = self.look.sight
         others = prefix_words(sight)
         told = [f"%: the share of the attention that is on patches; the rest is on {others}"] if others else []
-        return [*told, *foot_lines(self.look), *self._step_lines(steps)]
+        return [*told, *foot_lines(self.look, query, layer), *self._step_lines(steps)]
 
     def _layer_panels(self, query: str, layers: Sequence[int], steps: Sequence[int]) -> list[Panel]:
         """A panel for each of some layers, but for those of which a filter leaves nothing."""
@@ -235,8 +235,10 @@ class DrawnLook:
         look, sight = self.look, self.look.sight
         (layer,) = panel.maps[0].layers
         asked = f"{asks(look, query)} · {layer_words(sight, layer)} · {heads_words(sight, look.settings.over)}"
-        lines = [scale, *foot_lines(look), *self._step_lines(steps)]
-        return self._large(pictures, panel, asked, share_words(sight, query, layer), lines, row_scale)
+        lines = [scale, *foot_lines(look, query, layer), *self._step_lines(steps)]
+        return self._large(
+            pictures, panel, asked, share_words(sight, query, layer, look.settings.over), lines, row_scale
+        )
 
     def _large(
         self,
@@ -293,7 +295,7 @@ def draw_look(look: Look, drawing: Drawing) -> DrawnLook:
     notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]
     kept_px, wanted_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
     if media.clip is None and kept_px < wanted_px:
-        notes.append(f"picture 1 is kept {kept_px} pixels wide and drawn larger: --media names the original")
+        notes.append(f"picture 1 is kept {kept_px} pixels wide and drawn larger")
     notes += [part] if part else []
     notes += [
         f"nothing speaks for “{one.target}”: the map of {METHOD_WORDS[one.method]} is zero everywhere"

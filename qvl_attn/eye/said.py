@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qvl_attn.eye.figures import Figure
+from qvl_attn.select import layer_words
 
 LOCAL_SHARE = 0.5
+# Of the tokens that carry half of it by chance: with nearly as many it is not gathered.
+GATHERED_SHARE = 0.8
 
 
 def local_until(distance_px: Figure) -> int | None:
@@ -35,16 +38,31 @@ def said(figures: Mapping[str, Figure]) -> list[str]:
     Args:
         figures: `distance_px` and `tokens_50` among them.
     """
-    distance, tokens = figures["distance_px"], figures["tokens_50"]
-    last, few = local_until(distance), gathers_most(tokens)
+    return [_local(figures["distance_px"]), _gathers(figures["tokens_50"])]
+
+
+def _local(distance_px: Figure) -> str:
+    """A layer is local where attention reaches less than half as far as if it were spread over the whole picture."""
+    last, even = local_until(distance_px), even_px(distance_px)
+    means = distance_px.values.mean(axis=1)
+    near = (means < LOCAL_SHARE * even).nonzero()[0].tolist()
+    windows = [layer for layer in near if distance_px.chance[layer] < even]
     at = 0 if last is None else last
-    reach = f"{distance.values[at].mean():.0f} px on average, {even_px(distance):.0f} px if spread over the picture"
-    if last is None:
-        local = f"not local, from layer 0 on: there attention reaches {reach}"
-    elif last == len(distance.chance) - 1:
-        local = f"local in all layers: less than half as far as if spread evenly; the last reaches {reach}"
+    reach = f"attention reaches {means[at]:.0f} px on average, {even:.0f} px if spread over the whole picture"
+    if len(near) == len(means):
+        told = f"local in all layers (in layer {at} {reach})"
+    elif last is None:
+        told = f"not local in layer 0, where {reach}"
     else:
-        local = f"local until layer {last}: up to it less than half as far as if spread evenly; it reaches {reach}"
-    count, even = f"{tokens.values[few].mean():.1f}", f"{tokens.chance[few]:.1f}"
-    gathers = f"half of the attention is on {count} of them, by chance on {even}"
-    return [local, f"gathers most on few tokens in layer {few}: {gathers}"]
+        told = f"local until layer {last}, where {reach}"
+    again = [layer for layer in near if layer > (-1 if last is None else last)]
+    told += f"; local again: {layer_words(again)}" if again else ""
+    return told + (f"; by their windows: {layer_words(windows)}" if windows else "")
+
+
+def _gathers(tokens_50: Figure) -> str:
+    few = gathers_most(tokens_50)
+    count, even = tokens_50.values[few].mean(), tokens_50.chance[few]
+    where = "most on few tokens in" if count < GATHERED_SHARE * even else "on few tokens in no layer, not even in"
+    half = f"half of what all patches give together is on {count:.1f} of them, by chance on {even:.1f}"
+    return f"gathers {where} layer {few}: {half}"

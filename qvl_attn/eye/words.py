@@ -39,9 +39,12 @@ def layer_words(sight: Sight, layer: int) -> str:
     return f"layer {layer} of 0-{sight.layer_count - 1}{kind}"
 
 
-def kind_lines(sight: Sight) -> list[str]:
+def kind_lines(sight: Sight, query: str) -> list[str]:
     """What `full` and `windows` are, where there are both."""
-    return [] if sight.full.all() else [f"windows: a patch sees its own of {window_words(sight)}; full: it sees all"]
+    if sight.full.all():
+        return []
+    own = ", and uniform is even within it" if query.startswith("at_") else ""
+    return [f"windows: a patch sees its own of {window_words(sight)}{own}; full: it sees all"]
 
 
 def window_words(sight: Sight) -> str:
@@ -58,8 +61,11 @@ def largest_window(sight: Sight) -> tuple[int, int]:
     return max(shapes, key=lambda shape: shape[0] * shape[1])
 
 
-def share_words(sight: Sight, query: str, layer: int) -> str:
-    """Where a query's attention in a layer goes: patches, [CLS], registers; the mean of all heads and steps."""
+def share_words(sight: Sight, query: str, layer: int, over: Over) -> str:
+    """Where a query's attention in a layer goes: patches, [CLS], registers; the mean of all heads and steps.
+
+    A maximum or minimum over heads is nobody's attention, and has no shares of its own.
+    """
     if not sight.prefix:
         return "all attention is on patches: there are no other tokens"
     shares = sight.tokens(query)[layer].mean(axis=(0, 1), dtype=np.float64)
@@ -67,7 +73,8 @@ def share_words(sight: Sight, query: str, layer: int) -> str:
     registers = sight.prefix.count("register")
     names = {"patch": "patches", "cls": "[CLS]", "register": counted(registers, "register")}
     told = [f"{share_of_all(float(shares[roles == role].sum()))} on {names[role]}" for role in names if role in roles]
-    return f"attention: {_listed(told)}"
+    whose = "attention" if over == "mean" else "attention, of the mean over heads"
+    return f"{whose}: {_listed(told)}"
 
 
 def prefix_words(sight: Sight) -> str:
@@ -89,11 +96,19 @@ def maker_words(look: Look) -> str:
     return f"{look.maker.family} · {look.maker.model} · {look.maker.dtype}"
 
 
-def foot_lines(look: Look) -> list[str]:
-    """What stands beneath every picture: the encoder, its input, the part of the original that it sees."""
-    part, tokens = seen_words(look), look.sight.received.shape[-1]
-    uniform = f"uniform: each of {tokens} tokens{' of a step' if look.sight.grid[0] > 1 else ''} the same"
-    return [maker_words(look), f"{input_words(look.sight)} · {uniform}", *([part] if part else [])]
+def foot_lines(look: Look, query: str, layer: int | None = None) -> list[str]:
+    """What stands beneath every picture: the encoder, its input, the part of the original that it sees.
+
+    Args:
+        look: what is drawn.
+        query: who asks.
+        layer: which one is drawn; None for several.
+    """
+    part, sight = seen_words(look), look.sight
+    whole = sight.even(query, int(sight.full.argmax()))
+    even, of = whole if layer is None else sight.even(query, layer), " of a step" if sight.grid[0] > 1 else ""
+    uniform = f"uniform: each of {round(1 / even)} tokens{of if even == whole else ' of its window'} the same"
+    return [maker_words(look), f"{input_words(sight)} · {uniform}", *([part] if part else [])]
 
 
 def share_of_all(share: float) -> str:
