@@ -167,5 +167,8 @@ def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tu
             yield number, None
             continue
         if own_px not in (None, media.size_px):
-            raise InputError(f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}")
+            raise InputError(
+                f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}",
+                "a folder is read as the frames of one clip; pictures are named one by one (encoder: --input-dir)",
+            )
         yield number, partial(at_size, media.frames[0])

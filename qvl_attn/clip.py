@@ -49,7 +49,9 @@ def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.sou
             if is_animation(head):
                 footage = animation_footage(there, name)
             elif is_picture(head):
-                raise InputError(f"{name} is a picture, not a clip", "ask it with `qvl-attn ask`")
+                raise InputError(
+                    f"{name} is a picture, not a clip", "pictures are for `qvl-attn ask`; rename it for `encoder`"
+                )
             else:
                 footage = container_footage(there, name)
     check_size(*footage.size_px, name)

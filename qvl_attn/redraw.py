@@ -38,7 +38,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
         what = "is not a folder" if os.path.lexists(path) else "does not exist"
         raise InputError(f"{name} {what}", "name the folder of a result: result.json is in it")
     if os.path.isfile(path / RUN_FILE):  # noqa: PTH113
-        raise InputError(f"{name} is the folder of a check", "results are what ask and video write")
+        raise InputError(f"{name} is the folder of a run over many", "results are what ask and video write")
     if not is_complete(path):
         inside = next(iter(sorted(path.glob("*/result.json"))), None)
         hint = (

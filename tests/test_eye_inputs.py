@@ -186,10 +186,10 @@ def test_a_point_is_asked_of_the_patch_that_shows_it(name):
 @pytest.mark.parametrize(
     ("name", "at", "words"),
     [
-        ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see it; the picture has 190 x 100 px"),
-        ("dino", (190.0, 50.0), "does not see it"),
-        ("dino", (-1.0, 50.0), "does not see it"),
-        (eyes.QWEN, (10.0, 100.0), "does not see it"),
+        ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see it; what it sees reaches from"),
+        ("dino", (190.0, 50.0), "outside the picture, which has"),
+        ("dino", (-1.0, 50.0), "outside the picture, which has"),
+        (eyes.QWEN, (10.0, 100.0), "outside the picture, which has"),
     ],
 )
 def test_a_point_that_no_patch_shows(name, at, words):

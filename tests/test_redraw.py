@@ -425,7 +425,7 @@ def test_no_result_at_all(plain, tmp_path):
     check.mkdir()
     (check / "run.json").write_text("{}")
     (check / "summary.json").write_text("{}")
-    assert "is the folder of a check" in refused(check)
+    assert "is the folder of a run over many" in refused(check)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...", help="What ask, video, check, merge or render wrote; several stand side by side."
+            metavar="DIR...",
+            help="What ask, video, encoder, check, merge or render wrote; several results stand side by side.",
         ),
     ],
     out: Annotated[

@@ -262,9 +262,11 @@ def places_of(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: 
         inside = np.flatnonzero((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))
         if not len(inside):
             ends = f"{x0.min():.0f},{y0.min():.0f} to {x1.max():.0f},{y1.max():.0f}"
+            if not (0 <= x < size_px[0] and 0 <= y < size_px[1]):
+                raise InputError(f"--at {x:g},{y:g}: outside the picture, which has {size_px[0]} x {size_px[1]} px")
             raise InputError(
-                f"--at {x:g},{y:g}: the encoder does not see it; the picture has {size_px[0]} x {size_px[1]} px",
-                f"what it sees reaches from {ends}; --max-pixels shows it the whole picture",
+                f"--at {x:g},{y:g}: the encoder does not see it; what it sees reaches from {ends}",
+                "--max-pixels shows it the whole picture",
             )
         found.append(int(inside[0]))
     return tuple(found)
