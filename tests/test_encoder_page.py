@@ -354,7 +354,7 @@ def test_cosines_have_three_decimals(open_look, looks):
 
 
 def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
-    look = made_up_look(settings=LookSettings(texts=("a cat",), saliency=("gradcam",)))
+    look = made_up_look(settings=LookSettings(texts=("a cat",), saliency=True))
     (tmp_path / "text.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "text.html") as page:
         slide(page, "kind", 0)
