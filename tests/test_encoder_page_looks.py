@@ -251,7 +251,9 @@ def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(looks):
     values = looks("steps").sight.map("cls", 2)[0]
     told = still_words(looks("steps"))
     assert f"step 1 of 3 · min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform" in told
-    assert "of 48 cells" in told
+    above = int((values > np.percentile(values, 99.5)).sum())
+    assert above != int((values > percentile_scale([looks("steps").sight.map("cls", 2)]).high).sum())
+    assert f"· {above} of 48 cells above the scale" in told
 
 
 def test_of_windows_without_scripts_uniform_is_the_whole_steps(looks):
