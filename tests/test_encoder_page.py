@@ -10,6 +10,7 @@ from made_up_looks import made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.eye.figures import figures_of
+from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.sight import over_heads
 from qvl_attn.numbers import percent
 from qvl_attn.render import color_table, percentile_scale
@@ -214,10 +215,58 @@ def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
     shows(page, look.grid_rows[2, 47], high=percentile_scale([look.grid_rows[:, 47]]).high, least=10)
     share = percent(float(look.grid_rows[2, 47].sum()))
     assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
-    assert said(page, "heads-hint") == "Single heads are not here for this choice."
+    assert said(page, "heads-hint") == "Of a clicked patch only the mean over the heads is kept."
     point(page, look, 47, click=True)
     assert page.evaluate("state.place") is None
     assert said(page, "what").endswith("where [CLS] looks · mean of all 4 heads")
+
+
+@pytest.mark.parametrize("name", ["crop", "inner"])
+def test_a_click_on_what_is_veiled_picks_nothing(open_look, looks, name):
+    page, look = open_look(name), looks(name)
+    box = page.locator("#picture").bounding_box()
+    for x, y in ((0.02, 0.5), (0.98, 0.5), (0.1, 0.98)):
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        settled(page)
+        assert page.evaluate("[state.place, state.cell]") == [None, None]
+        shows(page, look.sight.map("cls", 2))
+    point(page, look, 9, click=True)
+    page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.5 * box["height"])
+    settled(page)
+    assert page.evaluate("state.place") == 9
+
+
+def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
+    look = made_up_look(prefix=(), windows=True, asked=(19, 40), more=False)
+    (tmp_path / "windows.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "windows.html") as page:
+        page.locator("summary", has_text="strongest").click()
+
+        def tells(values, layer, tokens, windowed):
+            slide(page, "layer", layer)
+            point(page, look, 3)
+            most, high = values[layer].max(), percentile_scale([values[layer]]).high
+            uniform = f"uniform is 1/{tokens}" + (" (its window)" if windowed else "")
+            assert said(page, "told").endswith(uniform)
+            assert f"= {most * tokens:.1f}× uniform" in said(page, "told")
+            assert said(page, "high").endswith(f"= {high * tokens:.1f}× uniform")
+            assert f"= {values[layer].ravel()[3] * tokens:.1f}× uniform" in said(page, "cell")
+            first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
+            assert float(first[2]) == pytest.approx(most * tokens, abs=0.06)
+
+        # Windows are of 4 x 4 patches; the lower ones are cut to 2 rows of 4.
+        mean = [[look.sight.map(name, layer) for layer in range(3)] for name in look.sight.queries]
+        for number, (values, window) in enumerate(zip(mean, (48, 16, 8), strict=True)):
+            page.locator("#queries button").nth(number).click()
+            tells(values, 0, window, window < 48)
+            tells(values, 1, 48, False)
+        for place, window in ((9, 16), (47, 8)):
+            point(page, look, place, click=True)
+            tells(look.grid_rows[:, place], 2, window, True)
+            tells(look.grid_rows[:, place], 1, 48, False)
+        page.locator("#language").click()
+        slide(page, "layer", 0)
+        assert said(page, "told").endswith("均匀为 1/8（其窗口）")
 
 
 def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_look, looks):
@@ -252,6 +301,7 @@ def test_where_no_single_patches_are_it_says_so(open_look, looks):
 
 def test_cosine_similarity_by_layer(open_look, looks):
     page, look = open_look("cls"), looks("cls")
+    choose(page, "patch at")
     slide(page, "kind", "similarity")
     for number in range(4):
         slide(page, "layer", number)
@@ -271,11 +321,62 @@ def test_cosine_similarity_by_layer(open_look, looks):
     shows(page, look.sight.map("at_1", 0))
 
 
+def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    option = page.locator("#kind option[value=similarity]")
+    assert option.is_disabled()
+    assert option.inner_text() == "cosine similarity: choose a patch asked with --at first"
+    choose(page, "patch at")
+    assert option.is_enabled()
+    point(page, look, 5, click=True)
+    assert option.is_disabled()
+    point(page, look, 5, click=True)
+    for kind, told in (("similarity", "Shown is that to the patch at 140, 100 px."), ("0", "map of attention first.")):
+        slide(page, "kind", kind)
+        before = said(page, "what")
+        for _ in range(2):
+            point(page, look, 5, click=True)
+            assert said(page, "what") == before
+            assert said(page, "nearest").endswith(told)
+            assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
+
+
+def test_cosines_have_three_decimals(open_look, looks):
+    page, look = open_look("cls"), looks("cls")
+    choose(page, "patch at")
+    slide(page, "kind", "similarity")
+    values = look.similarity[3, 0].ravel()
+    least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", said(page, "told")).groups()
+    np.testing.assert_allclose([float(least), float(most)], [values.min(), values.max()], atol=1e-3)
+    small = int(np.abs(values).argmin())
+    assert abs(values[small]) < 0.1
+    point(page, look, small)
+    cosine = re.search(r": (-?\d\.\d{3}) · rank", said(page, "cell"))[1]
+    assert float(cosine) == pytest.approx(values[small], abs=1e-3)
+
+
+def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
+    look = made_up_look(settings=LookSettings(texts=("a cat",), saliency=True))
+    (tmp_path / "text.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "text.html") as page:
+        slide(page, "kind", 0)
+        assert said(page, "what").endswith("for “a cat” · cosine similarity 0.250")
+        page.locator("#language").click()
+        settled(page)
+        assert said(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
+    monkeypatch.setattr("qvl_attn.report.eye_maps.MAX_VALUES", 3 * 3 * 48 + 10)
+    (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "few.html") as page:
+        assert (
+            "Left out: saliency, Grad-CAM on the patch grid for “a cat”." in page.locator("#notes li").all_inner_texts()
+        )
+
+
 def test_a_saliency_map(open_look, looks):
     page, look = open_look("cls"), looks("cls")
     slide(page, "kind", 0)
     shows(page, look.saliency[0].values)
-    assert said(page, "what") == "gradcam for “a cat” (the model's own figure: 0.25)"
+    assert said(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
     for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
         assert page.locator(f"#{name}").is_hidden()
 
@@ -330,7 +431,7 @@ def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_look, looks):
 def test_layers_that_see_the_whole_step_are_framed(open_look):
     page = open_look("windows")
     assert page.locator("#layer-thumbs .framed").all_inner_texts() == ["1"]
-    assert page.locator("#layer-thumbs button").nth(1).get_attribute("aria-label") == "Layer 1, whole step"
+    assert page.locator("#layer-thumbs button").nth(1).get_attribute("aria-label") == "Layer 1, the whole picture"
     assert "own window" in said(page, "layers-hint")
     assert page.locator("#figures figure").count() == 6
 
@@ -400,7 +501,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
     wanted = {
         before_heads + 3 * 12 * cells: [],
         before_heads + 4 * cells + 10: [["heads_but_one", "cls", 2], ["heads", "patch"], ["heads", "at_1"]],
-        before_heads - 1: [["saliency", "gradcam"], *(["heads", name] for name in ("cls", "patch", "at_1"))],
+        before_heads - 1: [["saliency", "gradcam", "a cat"], *(["heads", name] for name in ("cls", "patch", "at_1"))],
         means + 10: [
             ["clicked"],
             *(["over", over, name] for name in ("cls", "patch", "at_1") for over in ("max", "min")),
@@ -432,7 +533,7 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
         assert "mean of the heads is shown" in said(page, "layers-hint")
         slide(page, "layer", 0)
         shows(page, look.sight.map("patch", 0))
-        assert said(page, "heads-hint") == "Single heads are not here for this choice."
+        assert said(page, "heads-hint").startswith("Single heads of this layer are left out")
 
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):

@@ -16,15 +16,17 @@ from test_encoder_page import point
 from test_page_looks import CONTRASTS, PAGE, used_keys
 
 from qvl_attn import Drawing
+from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import SaliencyMap
 from qvl_attn.render import blend, colorize, percentile_scale, resize_picture, upsample
 from qvl_attn.report.notebook import look_notebook_html
-from qvl_attn.report.of_encoder import encoder_html, still_picture
+from qvl_attn.report.of_encoder import encoder_html, still_picture, still_words
 from qvl_attn.report.page import SCRIPTS
 
 pytestmark = pytest.mark.browser
 EVERY = """() => {
   const all = [];
+  state.query = DATA.queries.length - 1;
   for (const kind of ["attention", "similarity", "0"]) { chooseKind(kind); drawAll(); all.push(1); }
   chooseKind("attention");
   state.place = 3;
@@ -60,7 +62,7 @@ def test_the_language_switches(open_look, name):
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
     chinese = re.sub(
-        r"a picture\.png|a note|tiny/eye|made up|float32|gradcam|inferno|torch|transformers",
+        r"a picture\.png|a note|tiny/eye|made up|float32|Grad-CAM|inferno|torch|transformers",
         "",
         page.locator("main").inner_text(),
     )
@@ -202,7 +204,12 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
     page = open_look("cls", java_script_enabled=False, state="")
     assert page.locator(".still img").bounding_box()["width"] == 320
     told = page.locator(".still figcaption").inner_text()
-    assert told == "a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · made up · tiny/eye · float32"
+    values = looks("cls").sight.map("cls", 2)
+    high = np.percentile(values, 99.5)
+    scale = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform"
+    scale += f" · {int((values > high).sum())} of 48 cells above the scale"
+    shown = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
+    assert told == f"{shown} · made up · tiny/eye · float32"
     assert page.locator("main").is_hidden(), "nothing there would work"
     html = encoder_html(looks("cls"))
     file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
@@ -234,6 +241,39 @@ def test_in_a_notebook_the_page_lies_over_the_picture(looks):
     (frame,) = [attrs for tag, attrs in Reader(html).tags if tag == "iframe"]
     assert frame["srcdoc"] == encoder_html(looks("cls"))
     assert frame["sandbox"] == "allow-scripts allow-downloads"
+    file = base64.b64decode(re.search(r'<img src="data:image/jpeg;base64,([^"]+)"', html)[1])
+    drawn = draw_look(looks("cls"), Drawing()).overlay()
+    with Image.open(BytesIO(file)) as picture:
+        assert np.abs(np.asarray(picture, int) - drawn.astype(int)).mean() < 6
+
+
+def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(looks):
+    values = looks("steps").sight.map("cls", 2)[0]
+    told = still_words(looks("steps"))
+    assert f"step 1 of 3 · min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform" in told
+    above = int((values > np.percentile(values, 99.5)).sum())
+    assert above != int((values > percentile_scale([looks("steps").sight.map("cls", 2)]).high).sum())
+    assert f"· {above} of 48 cells above the scale" in told
+
+
+def test_of_windows_without_scripts_uniform_is_the_whole_steps(looks):
+    assert f"= {looks('windows').sight.map('patch', 2).max() * 48:.1f}× uniform" in still_words(looks("windows"))
+
+
+@pytest.mark.parametrize("size_px", [(20, 2000), (2000, 20)])
+def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
+    grid = (1, 96, 1) if size_px[0] < size_px[1] else (1, 1, 96)
+    look = made_up_look(grid, size_px=size_px, asked=(), places=())
+    (tmp_path / "tall.html").write_text(encoder_html(look), encoding="utf-8")
+    with opened(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
+        for name, most in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
+            assert page.locator(name).bounding_box()["height"] <= most
+        box = page.locator("#picture").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(size_px[0] / size_px[1], rel=0.15)
+        with page.expect_download() as waiting:
+            page.locator("#save").click()
+        with Image.open(waiting.value.path()) as file:
+            assert file.height < 3200
 
 
 def test_keys_stand_in_the_scripts_of_the_page():

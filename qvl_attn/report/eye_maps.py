@@ -56,7 +56,11 @@ def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut
         and pack.has_room(look.grid_rows.shape[0] * look.grid_rows.shape[1])
     ):
         blocks = [pack.add(rows) for rows in look.grid_rows]
-        clicked = {"places": look.grid_places.tolist(), "blocks": blocks}
+        clicked = {
+            "places": look.grid_places.tolist(),
+            "blocks": blocks,
+            "window_tokens": _window_tokens(sight, look.grid_places.tolist()),
+        }
     else:
         left_out.append(["clicked"])
     for name, query in found:
@@ -77,9 +81,10 @@ def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut
     for one in look.saliency:
         if pack.has_room(1):
             told = {"method": one.method, "target": plain(one.target), "score": one.score}
+            told |= {"of_text": one.target in look.settings.texts}
             saliency.append(told | {"block": pack.add(one.values[None]), "high": percentile_scale([one.values]).high})
         else:
-            left_out.append(["saliency", one.method])
+            left_out.append(["saliency", one.method, plain(one.target)])
     for name, query in found:
         query["heads"] = _heads(look, name, pack, left_out)
     return {
@@ -106,7 +111,7 @@ class _Pack:
 
 
 def _query(look: Look, name: str, steps: Sequence[int]) -> dict[str, Any]:
-    """Who asks, and of its attention what went to [CLS] and to registers, by layer, head and step."""
+    """Who asks, how many tokens it sees by layer, and what went to [CLS] and to registers, by layer, head and step."""
     sight = look.sight
     asked = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
     tokens = sight.tokens(name)[:, :, list(steps)]
@@ -122,10 +127,19 @@ def _query(look: Look, name: str, steps: Sequence[int]) -> dict[str, Any]:
         "number": None if asked is None else asked + 1,
         "point": None if asked is None else list(look.settings.at[asked]),
         "place": None if asked is None else int(sight.asked[asked]),
+        "tokens": [round(1 / sight.even(name, layer)) for layer in range(sight.layer_count)],
         "prefix": prefix,
         "maps": {},
         "heads": None,
     }
+
+
+def _window_tokens(sight: Sight, places: Sequence[int]) -> list[int] | None:
+    """How many tokens the patches at some places see in layers of windows; None where there are no such layers."""
+    if sight.full.all():
+        return None
+    layer = int(np.flatnonzero(~sight.full)[0])
+    return [round(1 / sight.even_at(place, layer)) for place in places]
 
 
 def _of_layers(sight: Sight, name: str, over: Over, pack: _Pack) -> dict[str, Any]:

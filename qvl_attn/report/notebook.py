@@ -7,13 +7,14 @@ from base64 import b64encode
 from markupsafe import Markup
 
 from qvl_attn.drawing import Drawing
+from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import Look
 from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
 from qvl_attn.pictures import draw_result
 from qvl_attn.plain import plain
 from qvl_attn.render import Picture
-from qvl_attn.report.of_encoder import encoder_html, still_picture
+from qvl_attn.report.of_encoder import encoder_html
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Result
 
@@ -41,7 +42,7 @@ def notebook_html(result: Result) -> str:
 def look_notebook_html(look: Look) -> str:
     """The same of what an encoder saw."""
     told = f"{base_name(look.media.source)} — {look.maker.model}"
-    return framed(encoder_html(look), still_picture(look), told)
+    return framed(encoder_html(look), draw_look(look, Drawing()).overlay(), told)
 
 
 def framed(page: str, picture: Picture, told: str) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.figures import figures_of
+from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import Look
+from qvl_attn.eye.seen import seen_box_px
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
+from qvl_attn.figures import Panel, scale_line
 from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
 from qvl_attn.plain import plain, shortened
@@ -22,7 +26,7 @@ from qvl_attn.report.maps import LeftOut
 from qvl_attn.report.of_result import drawn_px_of
 from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
-from qvl_attn.types import FloatArray
+from qvl_attn.types import HeatMap
 
 # Of the picture that is there without scripts.
 STILL_PX = 640
@@ -87,11 +91,6 @@ def look_data(look: Look, notes: Sequence[str], parcel: Parcel) -> dict[str, Any
     }
 
 
-def region_px(sight: Sight) -> FloatArray:
-    """(4,) xyxy of what the encoder sees, in pixels of the upright original."""
-    return np.concatenate([sight.boxes_px[0, :2], sight.boxes_px[-1, 2:]])
-
-
 def _figures(sight: Sight) -> Iterator[dict[str, Any]]:
     """Each figure, to four digits."""
     for name, figure in figures_of(sight).items():
@@ -107,7 +106,9 @@ def still_words(look: Look) -> str:
     """What the picture shows that is there without scripts."""
     sight, query = look.sight, look.sight.queries[0]
     shown = layer_words(sight, sight.layer_count - 1), asks(look, query), heads_words(sight, look.settings.over)
-    return plain(" · ".join([base_name(look.media.source), *shown, maker_words(look)]))
+    step = [f"step 1 of {sight.grid[0]}"] if sight.grid[0] > 1 else []
+    scale = scale_line(Panel("", (_still_map(look),)), Drawing())
+    return plain(" · ".join([base_name(look.media.source), *shown, *step, scale, maker_words(look)]))
 
 
 def still_picture(look: Look) -> Picture:
@@ -116,12 +117,18 @@ def still_picture(look: Look) -> Picture:
     width, height = drawn_px_of(look.media, STILL_PX)
     picture = resize_picture(look.media.frames[look.frames[0, 0]], (width, height))
     scale = np.array([width / look.media.size_px[0], height / look.media.size_px[1]] * 2)
-    x0, y0, x1, y1 = np.rint(region_px(sight) * scale).astype(int).tolist()
-    values = sight.map(sight.queries[0], sight.layer_count - 1, look.settings.over)[:1]
-    spread = upsample(np.ascontiguousarray(values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
+    x0, y0, x1, y1 = np.rint(np.array(seen_box_px(sight)) * scale).astype(int).tolist()
+    one = _still_map(look)
+    spread = upsample(np.ascontiguousarray(one.values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     seen = np.ascontiguousarray(spread[top - y0 : bottom - y0, left - x0 : right - x0])
     drawn = picture.copy()
     part = np.ascontiguousarray(picture[top:bottom, left:right])
-    drawn[top:bottom, left:right] = blend(part, seen, percentile_scale([values]), drawing)
+    drawn[top:bottom, left:right] = blend(part, seen, one.scale, drawing)
     return drawn
+
+
+def _still_map(look: Look) -> HeatMap:
+    """The headline's map, of the first step alone and on its scale."""
+    whole = draw_look(look, Drawing()).headline
+    return replace(whole, values=whole.values[:1], scale=percentile_scale([whole.values[:1]]))

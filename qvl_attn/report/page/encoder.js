@@ -27,8 +27,8 @@ function stepLayer(by) {
 
 /** Attention, the likeness to a patch that was asked about, or a map of saliency. */
 function chooseKind(kind) {
+  if (kind === "similarity" && !hasLikeness()) return;
   state.kind = /^\d+$/.test(kind) ? Number(kind) : kind;
-  if (kind === "similarity" && queryNow().kind !== "at") state.query = DATA.queries.indexOf(asksAlone()[0]);
   if (!isSaliency()) {
     const layers = layersOf();
     state.layer = layers.reduce((best, one) =>
@@ -37,11 +37,10 @@ function chooseKind(kind) {
   }
 }
 
-/** Where a single patch looks; the same again goes back. */
+/** Where a single patch looks; the same again goes back. Of attention alone: a click changes no other map. */
 function choosePatch(place) {
-  if (!DATA.clicked || place === null) return;
-  state.place = clicked() && state.place === place ? null : place;
-  if (state.kind !== "attention") chooseKind("attention");
+  if (!DATA.clicked || place === null || state.kind !== "attention") return;
+  state.place = state.place === place ? null : place;
 }
 
 function pointAt(place) {
@@ -119,8 +118,18 @@ function drawQueries() {
   const lines = [known ? t("click_hint") : t("click_none")];
   if (known && known < CELLS) lines.push(t("click_some", known, CELLS));
   say($("click-hint"), lines.join(" "));
-  $("nearest").hidden = !clicked() || nearest(state.place) === state.place;
-  say($("nearest"), $("nearest").hidden ? "" : t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1));
+  $("click-hint").hidden = state.kind !== "attention";
+  const standing = standingWords();
+  $("nearest").hidden = !standing;
+  say($("nearest"), standing);
+}
+
+/** What is shown where that is not the patch that was clicked, or would be; else nothing. */
+function standingWords() {
+  if (isSaliency()) return t("click_saliency");
+  if (state.kind === "similarity") return t("click_alike", ...queryNow().point);
+  if (!clicked() || nearest(state.place) === state.place) return "";
+  return t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1);
 }
 
 /** A list to choose of: the texts anew, the choice kept. */
@@ -137,10 +146,13 @@ function drawChoices() {
   const layers = layersOf(),
     attention = state.kind === "attention";
   const kinds = [["attention", t("kind_attention")]];
-  if (asksAlone().length) kinds.push(["similarity", t("kind_similarity")]);
-  DATA.saliency.forEach((one, number) => kinds.push([String(number), t("kind_saliency", one.method, one.target)]));
+  if (asksAlone().length) kinds.push(["similarity", t(hasLikeness() ? "cosine" : "cosine_asked")]);
+  DATA.saliency.forEach(({ method, target }, number) =>
+    kinds.push([String(number), t("kind_saliency", t(`m_${method}`), target)]),
+  );
   $("kind-line").hidden = kinds.length < 2;
   fill($("kind"), kinds, String(state.kind));
+  for (const option of $("kind").options) option.disabled = option.value === "similarity" && !hasLikeness();
   $("layer-line").hidden = isSaliency();
   $("layer").max = layers.length - 1;
   $("layer").value = layers.indexOf(state.layer);
@@ -173,6 +185,7 @@ function drawFoot() {
     named = (name) => (name.startsWith("at_") ? name : t(`w_${name}`));
   const told = DATA.left_out.map(([what, ...of]) => {
     if (what === "over") return t("left_over", t(`over_${of[0]}`), named(of[1]));
+    if (what === "saliency") return t("left_saliency", t(`m_${of[0]}`), of[1]);
     return t(`left_${what}`, ...of.map((one) => (typeof one === "string" ? named(one) : one)));
   });
   $("notes").replaceChildren(...[...told, ...DATA.notes].map((line) => make("li", {}, line)));

@@ -23,6 +23,8 @@ const queryNow = () => DATA.queries[state.query];
 const clicked = () => state.kind === "attention" && state.place !== null;
 const isSaliency = () => typeof state.kind === "number";
 const layersOf = () => (state.kind === "similarity" ? DATA.similarity.layers : [...DATA.full.keys()]);
+/** Likeness is known of the patches that were asked about alone. */
+const hasLikeness = () => Boolean(DATA.similarity) && queryNow().kind === "at" && !clicked();
 const asksAlone = () => DATA.queries.filter((query) => query.kind === "at" && DATA.similarity);
 
 const rowAt = (place) => Math.floor(place / COLUMNS);
@@ -111,10 +113,7 @@ function queryName(query) {
 
 /** What is shown, in words. */
 function describe(layer = state.layer, over = overNow(layer)) {
-  if (isSaliency()) {
-    const { method, target, score } = DATA.saliency[state.kind];
-    return t("saliency_of", method, target, compact(score));
-  }
+  if (isSaliency()) return saliencyWords(DATA.saliency[state.kind]);
   if (state.kind === "similarity") {
     const where = layer < 0 ? t("before_layers") : t("after_layer", layer);
     return `${t("alike", ...queryNow().point)} · ${where}`;
@@ -127,6 +126,24 @@ function describe(layer = state.layer, over = overNow(layer)) {
     typeof over === "number" ? t("head_n", over) : t(clicked() ? "mean_only" : `${over}_heads`, DATA.head_count);
   return `${t("layer_of", layer)} ${t("of_layers", DATA.layer_count - 1)} · ${whose} · ${heads}`;
 }
+
+/** How many tokens share an even spread in a layer: those of the step, or of a single patch's window. */
+function tokensSeen(layer = state.layer) {
+  if (!clicked()) return queryNow().tokens[layer];
+  return DATA.full[layer] ? DATA.tokens : DATA.clicked.window_tokens[SINGLE.get(nearest(state.place))];
+}
+
+/** What an even spread gives a token. */
+const evenWords = () => t(tokensSeen() < DATA.tokens ? "even_window" : "even", tokensSeen());
+
+const multipleOf = (value) => value * tokensSeen();
+
+/** A value of the map that is shown, in digits; a cosine has as many as are true. */
+const digits = (value) => (state.kind === "similarity" ? value.toFixed(3).replace("-0.000", "0.000") : compact(value));
+
+/** A map of saliency: its method, what it is for, and the model's own figure for that. */
+const saliencyWords = ({ method, target, score, of_text }) =>
+  t("saliency_of", t(`m_${method}`), target, t(of_text ? "cosine" : "probability"), score.toFixed(3));
 
 /** How much of the attention goes to patches, and where the rest goes. */
 function shareWords(values) {

@@ -1,13 +1,15 @@
 // Small multiples: every layer, every head of one layer; and the figures by layer.
 
-const THUMB_PX = 84;
+const THUMB_PX = 84,
+  LEAST_THUMB_PX = 6;
 
 /** A small map as a button. Painted anew only when something else is shown. */
 function thumb(holder, number, { layer, over, label, name, pressed, framed, pick }) {
   let button = holder.children[number];
   if (!button) {
     const wide = THUMB_PX * Math.min(COLUMNS / ROWS, 1.6),
-      canvas = make("canvas", { width: Math.round(wide), height: Math.max(Math.round((wide * ROWS) / COLUMNS), 1) });
+      [width, height] = [wide, (wide * ROWS) / COLUMNS].map((px) => Math.max(Math.round(px), LEAST_THUMB_PX)),
+      canvas = make("canvas", { width, height });
     button = make("button", { type: "button", class: "thumb" }, canvas, make("span", {}));
     button.addEventListener("click", () => change(button.pick));
     holder.append(button);
@@ -35,12 +37,13 @@ function drawThumbs(holder, thumbs) {
 function drawLayerThumbs() {
   $("layers-card").hidden = isSaliency();
   if (isSaliency()) return;
-  const mixed = DATA.windowed && state.kind === "attention";
+  const mixed = DATA.windowed && state.kind === "attention",
+    whole = t(DATA.steps.of > 1 ? "whole_step" : "whole_picture");
   const thumbs = layersOf().map((layer) => ({
     layer,
     over: state.over,
     label: layer < 0 ? t("before_layers") : String(layer),
-    name: `${layer < 0 ? t("before_layers") : `${t("layer")} ${layer}`}${mixed && DATA.full[layer] ? `, ${t("layer_full")}` : ""}`,
+    name: `${layer < 0 ? t("before_layers") : `${t("layer")} ${layer}`}${mixed && DATA.full[layer] ? `, ${whole}` : ""}`,
     pressed: layer === state.layer,
     framed: mixed && DATA.full[layer],
     pick: () => (state.layer = layer),
@@ -48,7 +51,7 @@ function drawLayerThumbs() {
   drawThumbs($("layer-thumbs"), thumbs);
   const some =
     typeof overNow() === "number" && state.kind === "attention" && queryNow().heads.layers.length < layersOf().length;
-  const hints = [...(mixed ? [t("layers_windowed")] : []), ...(some ? [t("layers_mean")] : [])];
+  const hints = [...(mixed ? [t("layers_windowed", whole)] : []), ...(some ? [t("layers_mean")] : [])];
   $("layers-hint").textContent = hints.join(" ");
 }
 
@@ -58,7 +61,7 @@ function drawHeadThumbs() {
   $("heads-card").hidden = !attention;
   if (!attention) return;
   $("heads-title").textContent = t("heads_of_layer", state.layer);
-  $("heads-hint").textContent = some ? t("heads_told") : t("heads_none");
+  $("heads-hint").textContent = t(clicked() ? "heads_clicked" : some ? "heads_told" : "heads_none");
   const numbers = some ? [...Array(DATA.head_count).keys()] : [];
   const thumbs = numbers.map((head) => ({
     layer: state.layer,

@@ -2,6 +2,7 @@
 
 const [WIDTH_PX, HEIGHT_PX] = DATA.size_px;
 const REGION = [DATA.xs[0], DATA.ys[0], DATA.xs[COLUMNS], DATA.ys[ROWS]];
+const MAX_SAVED_PX = 2560; // the height of a picture that is saved
 /** Whether the encoder does not see all of the picture. */
 const PARTLY = REGION[0] > 1 || REGION[1] > 1 || REGION[2] < WIDTH_PX - 1 || REGION[3] < HEIGHT_PX - 1;
 
@@ -10,7 +11,7 @@ function buildPicture() {
   const [drawn_w, drawn_h] = DATA.drawn_px,
     [x0, y0, x1, y1] = REGION;
   $("picture").style.aspectRatio = `${drawn_w} / ${drawn_h}`;
-  $("holder").style.maxWidth = `max(64px, calc(74vh * ${drawn_w / drawn_h}))`;
+  $("holder").style.maxWidth = `calc(74vh * ${drawn_w / drawn_h})`;
   $("picture").style.flex = "1 1 0";
   $("map").width = Math.max(Math.round(((x1 - x0) * drawn_w) / WIDTH_PX), 1);
   $("map").height = Math.max(Math.round(((y1 - y0) * drawn_h) / HEIGHT_PX), 1);
@@ -59,11 +60,11 @@ function drawPicture() {
   }
   const attention = state.kind === "attention",
     [least, most] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-  $("high").textContent = attention ? t("high_told", compact(high), times(high * DATA.tokens)) : compact(high);
+  $("high").textContent = attention ? t("high_told", compact(high), times(multipleOf(high))) : digits(high);
   const above = values.filter((value) => value > high * (1 + 2 ** -11)).length;
   $("told").textContent = attention
-    ? t("ends_patches", compact(least), compact(most), times(most * DATA.tokens), above, CELLS, DATA.tokens)
-    : t("ends_plain", compact(least), compact(most));
+    ? t("ends_patches", compact(least), compact(most), times(multipleOf(most)), above, CELLS, evenWords())
+    : t("ends_plain", digits(least), digits(most));
   $("share").textContent = shareWords(values);
 }
 
@@ -102,7 +103,7 @@ function tellPatch(place, values) {
 }
 
 const valueWords = (value) =>
-  state.kind === "attention" ? t("patch_value", compact(value), times(value * DATA.tokens)) : compact(value);
+  state.kind === "attention" ? t("patch_value", compact(value), times(multipleOf(value))) : digits(value);
 
 /** The ten strongest patches as a table: the map for those who cannot see it. */
 function drawStrongest() {
@@ -115,8 +116,8 @@ function drawStrongest() {
   table.tBodies[0].replaceChildren(
     ...[...order.slice(0, 10)].map((place) => {
       const [x0, y0, x1, y1] = boxOf(place).map(Math.round);
-      const even = attention ? [(values[place] * DATA.tokens).toFixed(1)] : [];
-      const parts = [ranks[place], compact(values[place]), ...even, `x ${x0}-${x1}, y ${y0}-${y1}`];
+      const even = attention ? [multipleOf(values[place]).toFixed(1)] : [];
+      const parts = [ranks[place], digits(values[place]), ...even, `x ${x0}-${x1}, y ${y0}-${y1}`];
       return make("tr", {}, ...parts.map((text) => make("td", {}, String(text))));
     }),
   );
@@ -132,7 +133,8 @@ async function saveEncoderView() {
 async function encoderCanvas() {
   const gap = 32,
     width = 1280,
-    height = Math.round((width * DATA.drawn_px[1]) / DATA.drawn_px[0]);
+    [drawn_w, drawn_h] = DATA.drawn_px,
+    height = Math.min(Math.round((width * drawn_h) / drawn_w), MAX_SAVED_PX);
   const font = "system-ui, 'Noto Sans CJK SC', sans-serif",
     canvas = make("canvas", { width: width + 2 * gap, height: 8 }),
     context = canvas.getContext("2d");
@@ -150,7 +152,7 @@ async function encoderCanvas() {
   canvas.height = height + 40 + 3 * gap + sum(lines.map(([, size]) => Math.round(size * 1.4)));
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  await drawPictureOn(context, gap, gap, width, height);
+  await drawPictureOn(context, gap, gap, Math.min(width, (height * drawn_w) / drawn_h), height);
   let y = gap + height + 12;
   context.fillStyle = "#5a5f69";
   context.font = `15px ${font}`;
