@@ -156,7 +156,7 @@ class Encoder:
         settings, stages = replace(settings or LookSettings(), **options), Stages()
         if isinstance(picture, Media):
             media = picture
-        elif is_clip(picture) or Path(picture).is_dir():
+        elif is_clip(picture) or os.path.isdir(picture):  # pathlib raises on names that are too long  # noqa: PTH112
             settings = replace(settings, clip=settings.clip or ClipSettings())
             media = load_clip(self, picture, settings.clip, settings)
         else:
