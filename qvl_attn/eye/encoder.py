@@ -140,12 +140,15 @@ class Encoder:
             check_points(t * h * w, "patches")
         return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
 
-    def look(self, picture: Picture, settings: LookSettings | None = None, **options: Any) -> Look:
+    def look(
+        self, picture: Picture, settings: LookSettings | None = None, progress: Progress = untold, **options: Any
+    ) -> Look:
         """Look at one picture or clip.
 
         Args:
             picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
             settings: what is asked for.
+            progress: told what is being done, how much of it is done, and of how much: frames, then layers.
             options: fields of `LookSettings`, in place of those.
 
         Raises:
@@ -158,14 +161,14 @@ class Encoder:
             media = picture
         elif is_clip(picture) or os.path.isdir(picture):  # pathlib raises on names that are too long  # noqa: PTH112
             settings = replace(settings, clip=settings.clip or ClipSettings())
-            media = load_clip(self, picture, settings.clip, settings)
+            media = load_clip(self, picture, settings.clip, settings, progress)
         else:
             media = load_picture(picture)
         with stages.stage("prepare"):
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model, grid_rows = self.model, GridRows(self.eye, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-            sight = look(model, self.eye, inputs, asked, grid_rows)
+            sight = look(model, self.eye, inputs, asked, grid_rows, progress)
         similarity = space = None
         if asked or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):
