@@ -25,7 +25,7 @@ from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.media import Picture, is_clip, load_picture
 from qvl_attn.memory import on_device
-from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
+from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
 from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
@@ -40,8 +40,8 @@ def _silent(message: str) -> None:
 class Encoder:
     """A vision encoder with its processor. Make one with `load`.
 
-    The weights are loaded when the first picture needs them, so that every fault that can be known without them is
-    found first.
+    The weights are fetched and loaded when the first picture needs them, so that every fault that can be known without
+    them is found first.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Encoder:
         config: Any,
         placement: Placement,
         say: Callable[[str], None] = _silent,
+        *,
+        offline: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.eye = eye
@@ -58,6 +60,7 @@ class Encoder:
         self.placement = placement
         self.processor = load_eye_processor(checkpoint, eye, config)
         self.say = say
+        self.offline = offline
 
     @classmethod
     def load(
@@ -86,12 +89,14 @@ class Encoder:
             ModelError: the model cannot be had or is not served.
             MemoryLimitError: the weights do not fit.
         """
-        # The settings first: a family that is not served is named before its weights are fetched.
-        eye, config = load_eye(find_checkpoint(model, revision, offline=offline, weights=False))
-        checkpoint = find_checkpoint(model, revision, offline=offline)
+        # The settings first: a family that is not served is named before its weights are looked for.
+        checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
+        eye, config = load_eye(checkpoint)
+        if is_folder(model):
+            checkpoint = find_checkpoint(model)
         placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
-        return cls(checkpoint, eye, config, placement, say)
+        return cls(checkpoint, eye, config, placement, say, offline=offline)
 
     @property
     def maker(self) -> Maker:
@@ -102,10 +107,13 @@ class Encoder:
 
     @cached_property
     def model(self) -> Any:
-        """The loaded model."""
+        """The loaded model; of a hub model the weights are of the commit that the settings are of."""
+        name, checkpoint = self.checkpoint.name, self.checkpoint
+        if not is_folder(name):
+            checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
         self.say("loading the weights")
         with on_device(self.placement, 0):
-            return load_eye_weights(self.checkpoint, self.eye, self.config, self.placement)
+            return load_eye_weights(checkpoint, self.eye, self.config, self.placement)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -88,6 +88,7 @@ def look(
         CaptureError: what came is no attention, or the encoder does not run as its family does.
     """
     tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device, grid_rows, progress)
+    progress("looking", 0, eye.layers)
     with keep_encoder_states(model, tally), torch.inference_mode():
         for part in in_parts(eye, inputs):
             run_encoder(model, eye, part)
@@ -208,7 +209,8 @@ class Tally:
             self._done[layer, step] += len(tokens)
         _, h, w = self._inputs.grid
         worth = int(self._done.sum()) // (self._done.shape[1] * (len(self._eye.prefix) + h * w))
-        self._progress("looking", worth, self._eye.layers)
+        if worth:
+            self._progress("looking", worth, self._eye.layers)
 
     def _which(self, layer: int, count: int) -> tuple[int, torch.Tensor]:
         """The step that a sequence, or a part of one, belongs to, and its tokens."""
