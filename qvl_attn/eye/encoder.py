@@ -14,18 +14,19 @@ import numpy as np
 from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.clip import load_clip
+from qvl_attn.eye.cost import held_bytes, pass_bytes, states_bytes
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import look
+from qvl_attn.eye.look import in_parts, look
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.media import Picture, is_clip, load_picture
-from qvl_attn.memory import on_device
-from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
+from qvl_attn.memory import check_free, on_device
+from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
 from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
@@ -136,6 +137,7 @@ class Encoder:
 
         Raises:
             InputError: a fault in what was given.
+            MemoryLimitError: it cannot fit the memory.
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
@@ -146,7 +148,20 @@ class Encoder:
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
             check_points(t * h * w, "patches")
-        return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        asked = places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        self._check_fits(media, inputs, len(asked), bool(settings.embeddings))
+        return inputs, asked
+
+    def _check_fits(self, media: Media, inputs: Inputs, asked: int, embedded: bool) -> None:
+        device, host = held_bytes(self.eye, inputs.grid, asked)
+        together = next(in_parts(self.eye, inputs)).grid
+        device += pass_bytes(self.eye, self.config, DTYPES[self.placement.dtype].itemsize, together)
+        if embedded and together != inputs.grid:
+            host += states_bytes(self.eye, self.config, inputs.grid)
+        if "model" not in vars(self):
+            device += self.placement.weight_bytes
+        remedy = "lower --max-pixels" + (" or --max-frames" if media.clip is not None else "")
+        check_free(self.placement, device, host, f"looking at {media.source}", remedy)
 
     def look(
         self, picture: Picture, settings: LookSettings | None = None, progress: Progress = untold, **options: Any
