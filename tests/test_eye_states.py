@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import eyes
 import numpy as np
@@ -258,11 +259,16 @@ def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
         kept.append(weakref.ref(points))
         return principal(points)
 
+    def join(parts, **how):
+        kept.extend(map(weakref.ref, parts))
+        return np.concatenate(parts, **how)
+
     monkeypatch.setattr(states_room, "principal", project)
+    monkeypatch.setattr(states_room, "np", SimpleNamespace(concatenate=join))
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
     inputs, _ = encoder.read(eyes.clip(84, 84, 5), LookSettings())
     states_room.read_space(encoder.model, encoder.eye, inputs, (), ("pca",), 0)
-    assert len(kept) == eyes.LAYERS + 1
+    assert len(kept) == (eyes.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
 
 
 def test_the_space_is_of_the_patches_of_each_layer():
