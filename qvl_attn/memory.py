@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import torch
@@ -23,6 +24,29 @@ def free_bytes(placement: Placement) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
+
+
+def check_free(placement: Placement, device_bytes: int, host_bytes: int, what: str, remedy: str) -> None:
+    """Refuse what cannot fit.
+
+    Args:
+        placement: of the model.
+        device_bytes: that are wanted where it runs.
+        host_bytes: that are wanted on the host beside them.
+        what: wants them, to be read.
+        remedy: what to do about it.
+
+    Raises:
+        MemoryLimitError: more than is free.
+    """
+    wanted = [(placement, device_bytes), (replace(placement, device="cpu"), host_bytes)]
+    if placement.device == "cpu":
+        wanted = [(placement, device_bytes + host_bytes)]
+    for place, size in wanted:
+        free = free_bytes(place)
+        if size > free:
+            words = f"{what} takes {size / 2**30:.3g} GiB or more on {place.device}, where {free / 2**30:.3g} are free"
+            raise MemoryLimitError(words, remedy)
 
 
 @contextmanager

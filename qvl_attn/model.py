@@ -80,7 +80,7 @@ def find_checkpoint(
     if not name:
         raise InputError("--model is empty", "try --model demo")
     folder = _DEMO if name == "demo" else Path(name).expanduser()
-    if os.path.isdir(folder):  # pathlib raises on names that are too long  # noqa: PTH112
+    if is_folder(name):
         if revision is not None:
             raise InputError(f"--revision {revision}: {name} is a folder, which has no revisions")
         return Checkpoint(name, folder.resolve(), _fingerprint(folder, name, weights))
@@ -88,6 +88,11 @@ def find_checkpoint(
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
     folder = _cached(name, revision, weights) or _download(name, revision, offline, weights)
     return Checkpoint(name, folder, folder.name)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model is `demo` or a local folder, of which nothing is ever fetched."""
+    return name == "demo" or os.path.isdir(Path(name).expanduser())  # pathlib raises on long names  # noqa: PTH112
 
 
 def _files(weights: bool) -> list[str]:

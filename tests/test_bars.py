@@ -56,6 +56,17 @@ def clock(monkeypatch):
     return one
 
 
+def test_the_next_of_several_has_a_pace_of_its_own(clock, capsys):
+    with progress_bars(shown=True) as tell:
+        tell("looking", 0, 10)
+        clock.now_s += 1000
+        tell("looking", 10, 10)
+        tell("looking", 0, 10)
+        clock.now_s += LOG_EVERY_S
+        tell("looking", 6, 10)
+    assert capsys.readouterr().err == "looking: 6 of 10, 6.0/min, 40 s left\n"
+
+
 def test_off_a_terminal_there_is_a_line_a_minute_at_most(clock, capsys):
     with progress_bars(shown=True) as tell:
         for done in range(901):

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from PIL import Image
 from running import ENV
 from typer.testing import CliRunner
 
+from qvl_attn import media as media_room
 from qvl_attn.cli import app
+from qvl_attn.eye import clip as clip_room
 from qvl_attn.eye import encoder as encoder_room
 from qvl_attn.eye import folder as folder_room
 from qvl_attn.eye.encoder import Encoder
@@ -127,6 +131,42 @@ def test_one_object_a_picture(tmp_path):
         assert ("heatmap" in row) == (look.media.clip is not None)
         assert row["headline"]["query"] == "cls"
         assert len(row["layers"]) == eyes.LAYERS
+
+
+def test_no_more_than_one_picture_is_held(tmp_path, monkeypatch):
+    """Whether a clip's frames are decoded before it is their turn, too."""
+    held, real, order = [], media_room.load_picture, []
+
+    def load_once(name):
+        assert not any(one() is not None for one in held)
+        found = real(name)
+        held.append(weakref.ref(found.frames))
+        return found
+
+    real_clip, real_look = clip_room.load_clip, Encoder.look
+    monkeypatch.setattr(media_room, "load_picture", load_once)
+    monkeypatch.setattr(clip_room, "load_clip", lambda *args: order.append("clip") or real_clip(*args))
+    monkeypatch.setattr(Encoder, "look", lambda *args: order.append("look") or real_look(*args))
+    names = ["a.png", "b.png", "clip.mp4"]
+    done = run(*(shown() / name for name in names), "--out", tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    assert len(held) == 6
+    assert order == ["look", "look", "clip", "look"]
+
+
+def test_how_far_a_look_has_come_is_told(tmp_path, monkeypatch):
+    told = []
+
+    @contextmanager
+    def bars(*, shown):
+        yield lambda *one: told.append(one)
+
+    monkeypatch.setattr(sys.modules["qvl_attn.cli.encoder"], "progress_bars", bars)
+    assert run(shown() / "a.png", "--out", tmp_path / "a").exit_code == 0
+    assert ("looking", eyes.LAYERS, eyes.LAYERS) in told
+    told.clear()
+    assert run("--input-dir", shown(), "--out", tmp_path / "b").exit_code == 0
+    assert {total for what, _, total in told if what == "looking"} == {11}
 
 
 def test_quiet(tmp_path):

@@ -197,6 +197,22 @@ def test_a_point_that_no_patch_shows(name, at, words):
         eyes.encoder(name).read(eyes.picture(190, 100), LookSettings(at=(at,)))
 
 
+@pytest.mark.parametrize(
+    "at", [(100, 100), 5, ((1, 2, 3),), (("a", "b"),), "12", ((None, 1),), [[(1, 2), (3, 4)]]], ids=str
+)
+def test_points_that_are_no_pairs(at):
+    with pytest.raises(InputError, match=r"at: .*want .x, y. pairs") as caught:
+        LookSettings(at=at)
+    assert caught.value.hint == "such as [(100, 100)]"
+    with pytest.raises(TypeError, match="layers"):
+        eyes.encoder("dino").look(eyes.picture(90, 90), layers=1)
+
+
+def test_a_name_that_is_too_long_for_a_path():
+    with pytest.raises(InputError, match="xxx"):
+        eyes.encoder("dino").look("x" * 5000)
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2", eyes.QWEN])
 @pytest.mark.parametrize("size_px", [(1, 1000), (1000, 1), (10, 2001)], ids=str)
 def test_pictures_that_are_too_long_and_narrow(name, size_px):

@@ -250,6 +250,54 @@ def test_a_name_that_is_neither_folder_nor_id(tmp_path):
         load("nobody/nothing", offline=True)
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one model, its cache, and what was fetched of it: (revision, whether weights, too)."""
+    cached, fetched = tmp_path / "snapshots" / ("c0ffee" * 6 + "0000"), []
+
+    def snapshot(name, *, revision, allow_patterns, local_files_only=False):
+        assert name == "someone/eyes"
+        if local_files_only and not cached.is_dir():
+            raise OSError("not in the cache")
+        if not local_files_only:
+            fetched.append((revision, "*.safetensors" in allow_patterns))
+            cached.mkdir(parents=True, exist_ok=True)
+            for pattern in allow_patterns:
+                for file in eyes.folder("dino").glob(pattern):
+                    shutil.copy(file, cached)
+        return str(cached)
+
+    monkeypatch.setattr("qvl_attn.model.snapshot_download", snapshot)
+    return cached, fetched
+
+
+def test_weights_are_fetched_when_they_are_needed(hub):
+    cached, fetched = hub
+    encoder = load("someone/eyes", revision="main")
+    assert fetched == [("main", False)]
+    for settings in (LookSettings(layer=99), LookSettings(at=((900, 1),)), LookSettings(saliency=True)):
+        with pytest.raises(InputError):
+            encoder.look(eyes.picture(90, 80), settings)
+    assert fetched == [("main", False)]
+    before = encoder.maker
+    assert before.revision == cached.name
+    found = encoder.look(eyes.picture(90, 80))
+    assert fetched == [("main", False), (cached.name, True)]
+    assert np.array_equal(found.sight.received, eyes.encoder("dino").look(eyes.picture(90, 80)).sight.received)
+    again = load("someone/eyes", offline=True)
+    assert found.maker == before == again.maker
+    again.look(eyes.picture(90, 80))
+    assert len(fetched) == 2
+
+
+def test_weights_that_are_not_in_the_cache_are_not_fetched_offline(hub):
+    _, fetched = hub
+    load("someone/eyes")
+    with pytest.raises(ModelError, match="not in the cache, and --offline forbids to fetch it"):
+        load("someone/eyes", offline=True).look(eyes.picture(90, 80))
+    assert fetched == [(None, False)]
+
+
 def test_weights_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(MemoryLimitError, match="the weights do not fit"):

@@ -353,3 +353,17 @@ def test_the_geometry_of_the_3b(shared_data):
     one = encoder.processor.image_processor
     dense = dense_attention(tower.state_dict(), config.vision_config, media.frames, one.image_mean, one.image_std)
     held_against(sight, dense, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["registers", eyes.QWEN])
+@pytest.mark.parametrize("at_once", [60, look_room.TOKENS_AT_ONCE])
+def test_layers_are_told_as_they_are_done(name, at_once, monkeypatch):
+    monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", at_once)
+    encoder, told = eyes.encoder(name), []
+    L = encoder.eye.layers
+    encoder.look(eyes.clip(84, 84, 6), LookSettings(), lambda *one: told.append(one))
+    assert {(what, total) for what, _, total in told} == {("looking", L)}
+    done = [one for _, one, _ in told]
+    assert done == sorted(done)
+    assert {*done} == {*range(L + 1)}
+    assert (done.count(0), done.count(L)) == (1, 1)

@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn import capture, flow
 from qvl_attn.errors import CaptureError
+from qvl_attn.eye import look as look_room
 from qvl_attn.eye import saliency
 from qvl_attn.eye.aim import Aim
 from qvl_attn.eye.encoder import Encoder
@@ -320,6 +321,23 @@ def test_what_is_not_finite_is_no_map(tmp_path):
     encoder.model.vision_model.post_layernorm.register_forward_hook(spoil)
     with pytest.raises(CaptureError, match="gradient is not finite"):
         encoder.look(PICTURE, settings_of("clip"))
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2-classes"])
+def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
+    encoder, media, given = eyes.encoder(name), eyes.clip(84, 84, 7), []
+    whole = encoder.look(media, settings_of(name)).saliency
+    monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
+    handle = encoder_of(encoder.model, encoder.eye).embeddings.register_forward_hook(
+        lambda module, args, output: given.append(len(output))
+    )
+    parted = encoder.look(media, settings_of(name)).saliency
+    handle.remove()
+    assert max(given) == (3 if name == "siglip" else 2)
+    for one, other in zip(parted, whole, strict=True):
+        assert (one.method, one.target) == (other.method, other.target)
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["siglip", "dinov2-classes"])

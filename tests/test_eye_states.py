@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import eyes
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.eye import look as look_room
+from qvl_attn.eye import states as states_room
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.space import neighbour_map
+from qvl_attn.eye.space import neighbour_map, principal
 from qvl_attn.eye.states import read_states
 
 OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
@@ -221,6 +224,51 @@ def test_pooled_of_a_clip_is_the_mean_over_its_steps():
     media = eyes.clip(80, 80, 3)
     steps = [eyes.encoder("dinov2").pooled(eyes.picture_of(frame)) for frame in media.frames]
     np.testing.assert_allclose(eyes.encoder("dinov2").pooled(media), np.mean(steps, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "registers", eyes.QWEN])
+def test_a_clip_in_parts_is_the_clip(name, monkeypatch):
+    encoder, media = eyes.encoder(name), eyes.clip(84, 84, 7)
+    wanted = LookSettings(at=((40, 20), (10, 70)), embeddings=("pca", "tsne"))
+    runs, run = [], states_room.run_encoder
+    monkeypatch.setattr(
+        states_room, "run_encoder", lambda model, eye, one: (runs.append(one.grid[0]), run(model, eye, one))
+    )
+    whole, pooled = encoder.look(media, wanted), encoder.pooled(media)
+    assert len(runs) == 2
+    runs.clear()
+    monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 3 * 30)
+    parted, pooled_parted = encoder.look(media, wanted), encoder.pooled(media)
+    steps = [4] if name == eyes.QWEN else [5, 2] if name == "siglip" else [3, 3, 1]
+    assert runs == 2 * steps
+    np.testing.assert_allclose(parted.similarity, whole.similarity, atol=1e-5)
+    np.testing.assert_allclose(pooled_parted, pooled, atol=1e-5)
+    np.testing.assert_allclose(parted.space.components, whole.space.components, atol=1e-4)
+    np.testing.assert_allclose(parted.space.explained, whole.space.explained, atol=1e-5)
+    assert parted.space.tsne.shape == whole.space.tsne.shape
+    by_step = whole.similarity[1:, 1].reshape(eyes.LAYERS, whole.sight.grid[0], -1) if name != eyes.QWEN else None
+    assert by_step is None or np.abs(np.diff(by_step, axis=1)).max(axis=(0, 2)).min() > 1e-3, "a wrong order shows"
+
+
+def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
+    """While the last part runs, a layer's patches of the whole clip are there once only, and then no more."""
+    encoder, kept = eyes.encoder("clip"), []
+
+    def project(points):
+        assert all(one() is None for one in kept)
+        kept.append(weakref.ref(points))
+        return principal(points)
+
+    def join(parts, **how):
+        kept.extend(map(weakref.ref, parts))
+        return np.concatenate(parts, **how)
+
+    monkeypatch.setattr(states_room, "principal", project)
+    monkeypatch.setattr(states_room, "np", SimpleNamespace(concatenate=join))
+    monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
+    inputs, _ = encoder.read(eyes.clip(84, 84, 5), LookSettings())
+    states_room.read_space(encoder.model, encoder.eye, inputs, (), ("pca",), 0)
+    assert len(kept) == (eyes.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
 
 
 def test_the_space_is_of_the_patches_of_each_layer():

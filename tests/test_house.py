@@ -61,6 +61,7 @@ PURE = {
     "perturb": {"types"},
     "similarity": set(),
     "eye/families": {"errors"},
+    "eye/cost": {"eye"},
     "eye/sight": {"errors", "types"},
     "eye/figures": {"eye"},
     "eye/said": {"eye", "select"},

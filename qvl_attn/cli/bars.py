@@ -73,6 +73,9 @@ def _bars() -> Iterator[Progress]:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total or None, pace=""), Pace(now, done)
             task, pace = tasks[what]
+            if done <= pace.done:  # the next of several, each of which begins anew
+                pace = Pace(now, done)
+                tasks[what] = task, pace
             shown = done < total or not total
             bars.update(task, completed=done, total=total or None, visible=shown, pace=pace.words(now, done, total))
 
@@ -86,7 +89,9 @@ def _log() -> Progress:
     def tell(what: str, done: int, total: int) -> None:
         nonlocal told_s
         now = time.monotonic()
-        pace = paces.setdefault(what, Pace(now, done))
+        if what not in paces or done <= paces[what].done:  # the next of several, each of which begins anew
+            paces[what] = Pace(now, done)
+        pace = paces[what]
         words = pace.words(now, done, total)
         if words and now - told_s >= LOG_EVERY_S and (done < total or not total):
             told_s = now

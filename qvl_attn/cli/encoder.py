@@ -186,8 +186,8 @@ def encoder(
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is gone on with, not replaced", "name another --out")
             list_pictures(input_dir, out)
-        with libraries_in_c_hushed():
-            opened = [_opened(one, how) for one in media or []]
+        for one in media or []:
+            _check_opens(one, how)
         check_writable(out)
         eye = find_encoder(
             model,
@@ -204,11 +204,12 @@ def encoder(
             summary = survey(eye, input_dir, out, settings, progress)
             tell_survey(summary, out, as_json=as_json, quiet=quiet)
             return
-        shown = [_shown(eye, one, settings, how, progress) for one in opened]
-        for one, own in shown:  # every fault that can be known before the weights are loaded
-            eye.read(one, own)
-        for one, own in shown:
-            tell_look(*_look(eye, one, own, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
+        # Every fault of a picture that can be known before the weights are loaded. Pictures are large: none is kept.
+        for one in media or []:
+            if not _moves(one):
+                eye.read(_picture(one), settings)
+        for one in media or []:
+            tell_look(*_look(eye, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
 
 
 def _point(typed: str) -> tuple[float, float]:
@@ -224,34 +225,40 @@ def _point(typed: str) -> tuple[float, float]:
     return x, y
 
 
-def _opened(name: str, how: ClipSettings) -> Media | str:
-    """A picture; of a clip its name, after a look at whether it can be opened and has the frames that are wanted."""
+def _moves(name: str) -> bool:
+    from qvl_attn.media import is_clip
+
+    return is_clip(name) or os.path.isdir(name)  # pathlib raises on names that are too long  # noqa: PTH112
+
+
+def _picture(name: str) -> Media:
+    from qvl_attn.media import load_picture
+
+    with libraries_in_c_hushed():
+        return load_picture(name)
+
+
+def _check_opens(name: str, how: ClipSettings) -> None:
+    """Find out whether a picture can be read, and whether a clip can be opened and has the frames that are wanted.
+
+    Raises:
+        InputError: not so.
+    """
     from qvl_attn.clip import open_clip
-    from qvl_attn.media import is_clip, load_picture
     from qvl_attn.sampling import plan_frames
 
-    if is_clip(name) or os.path.isdir(name):  # pathlib raises on names that are too long  # noqa: PTH112
+    if not _moves(name):
+        _picture(name)
+        return
+    with libraries_in_c_hushed():
         plan_frames(open_clip(name, how.source_fps), how)
-        return name
-    return load_picture(name)
-
-
-def _shown(
-    eye: Encoder, opened: Media | str, settings: LookSettings, how: ClipSettings, progress: Progress
-) -> tuple[Media, LookSettings]:
-    """What is looked at, and what is asked of it."""
-    from qvl_attn.eye.clip import load_clip
-
-    if not isinstance(opened, str):
-        return opened, settings
-    own = replace(settings, clip=how)
-    return load_clip(eye, opened, how, own, progress), own
 
 
 def _look(
     eye: Encoder,
-    media: Media,
+    name: str,
     settings: LookSettings,
+    how: ClipSettings,
     drawing: Drawing,
     out: Path,
     progress: Progress,
@@ -259,13 +266,19 @@ def _look(
 ) -> tuple[Look, Path, bool]:
     """A look, its folder, and whether it was there already."""
     from qvl_attn.errors import ResultExistsError
+    from qvl_attn.eye.clip import load_clip
     from qvl_attn.eye.folder import folder_of_look
     from qvl_attn.eye.result import Look
     from qvl_attn.folder import is_complete
 
+    if _moves(name):
+        settings = replace(settings, clip=how)
+        media = load_clip(eye, name, how, settings, progress)
+    else:
+        media = _picture(name)
     folder = folder_of_look(media, settings, drawing, eye.maker, out)
     if overwrite or not is_complete(folder):
-        look = eye.look(media, settings)
+        look = eye.look(media, settings, progress)
         try:
             look.save(out, drawing, overwrite=overwrite, progress=progress)
             return look, folder, False

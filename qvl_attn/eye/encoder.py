@@ -14,18 +14,19 @@ import numpy as np
 from qvl_attn.errors import InputError
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.clip import load_clip
+from qvl_attn.eye.cost import held_bytes, pass_bytes, states_bytes
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
 from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import look
+from qvl_attn.eye.look import in_parts, look
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import read_pooled, read_space
 from qvl_attn.media import Picture, is_clip, load_picture
-from qvl_attn.memory import on_device
-from qvl_attn.model import DEFAULT_MODEL, Checkpoint, Placement, find_checkpoint, placement_of
+from qvl_attn.memory import check_free, on_device
+from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
 from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
@@ -40,8 +41,8 @@ def _silent(message: str) -> None:
 class Encoder:
     """A vision encoder with its processor. Make one with `load`.
 
-    The weights are loaded when the first picture needs them, so that every fault that can be known without them is
-    found first.
+    The weights are fetched and loaded when the first picture needs them, so that every fault that can be known without
+    them is found first.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Encoder:
         config: Any,
         placement: Placement,
         say: Callable[[str], None] = _silent,
+        *,
+        offline: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.eye = eye
@@ -58,6 +61,7 @@ class Encoder:
         self.placement = placement
         self.processor = load_eye_processor(checkpoint, eye, config)
         self.say = say
+        self.offline = offline
 
     @classmethod
     def load(
@@ -86,12 +90,14 @@ class Encoder:
             ModelError: the model cannot be had or is not served.
             MemoryLimitError: the weights do not fit.
         """
-        # The settings first: a family that is not served is named before its weights are fetched.
-        eye, config = load_eye(find_checkpoint(model, revision, offline=offline, weights=False))
-        checkpoint = find_checkpoint(model, revision, offline=offline)
+        # The settings first: a family that is not served is named before its weights are looked for.
+        checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
+        eye, config = load_eye(checkpoint)
+        if is_folder(model):
+            checkpoint = find_checkpoint(model)
         placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
-        return cls(checkpoint, eye, config, placement, say)
+        return cls(checkpoint, eye, config, placement, say, offline=offline)
 
     @property
     def maker(self) -> Maker:
@@ -102,10 +108,13 @@ class Encoder:
 
     @cached_property
     def model(self) -> Any:
-        """The loaded model."""
+        """The loaded model; of a hub model the weights are of the commit that the settings are of."""
+        name, checkpoint = self.checkpoint.name, self.checkpoint
+        if not is_folder(name):
+            checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
         self.say("loading the weights")
         with on_device(self.placement, 0):
-            return load_eye_weights(self.checkpoint, self.eye, self.config, self.placement)
+            return load_eye_weights(checkpoint, self.eye, self.config, self.placement)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -128,6 +137,7 @@ class Encoder:
 
         Raises:
             InputError: a fault in what was given.
+            MemoryLimitError: it cannot fit the memory.
         """
         if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
@@ -138,14 +148,30 @@ class Encoder:
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
             check_points(t * h * w, "patches")
-        return inputs, places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        asked = places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        self._check_fits(media, inputs, len(asked), bool(settings.embeddings))
+        return inputs, asked
 
-    def look(self, picture: Picture, settings: LookSettings | None = None, **options: Any) -> Look:
+    def _check_fits(self, media: Media, inputs: Inputs, asked: int, embedded: bool) -> None:
+        device, host = held_bytes(self.eye, inputs.grid, asked)
+        together = next(in_parts(self.eye, inputs)).grid
+        device += pass_bytes(self.eye, self.config, DTYPES[self.placement.dtype].itemsize, together)
+        if embedded and together != inputs.grid:
+            host += states_bytes(self.eye, self.config, inputs.grid)
+        if "model" not in vars(self):
+            device += self.placement.weight_bytes
+        remedy = "lower --max-pixels" + (" or --max-frames" if media.clip is not None else "")
+        check_free(self.placement, device, host, f"looking at {media.source}", remedy)
+
+    def look(
+        self, picture: Picture, settings: LookSettings | None = None, progress: Progress = untold, **options: Any
+    ) -> Look:
         """Look at one picture or clip.
 
         Args:
             picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
             settings: what is asked for.
+            progress: told what is being done, how much of it is done, and of how much: frames, then layers.
             options: fields of `LookSettings`, in place of those.
 
         Raises:
@@ -156,16 +182,16 @@ class Encoder:
         settings, stages = replace(settings or LookSettings(), **options), Stages()
         if isinstance(picture, Media):
             media = picture
-        elif is_clip(picture) or Path(picture).is_dir():
+        elif is_clip(picture) or os.path.isdir(picture):  # pathlib raises on names that are too long  # noqa: PTH112
             settings = replace(settings, clip=settings.clip or ClipSettings())
-            media = load_clip(self, picture, settings.clip, settings)
+            media = load_clip(self, picture, settings.clip, settings, progress)
         else:
             media = load_picture(picture)
         with stages.stage("prepare"):
             (inputs, asked), aim = self.read(media, settings), self.aim(settings)
         model, grid_rows = self.model, GridRows(self.eye, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-            sight = look(model, self.eye, inputs, asked, grid_rows)
+            sight = look(model, self.eye, inputs, asked, grid_rows, progress)
         similarity = space = None
         if asked or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):

@@ -21,6 +21,7 @@ from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.sight import Sight
 from qvl_attn.probe import window_order
+from qvl_attn.progress import Progress, untold
 from qvl_attn.recorder import SUM_TOLERANCE
 from qvl_attn.types import IntArray
 
@@ -65,7 +66,14 @@ def sequence_order(model: Any, eye: Eye, inputs: Inputs) -> IntArray:
     return order
 
 
-def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_rows: GridRows | None = None) -> Sight:
+def look(
+    model: Any,
+    eye: Eye,
+    inputs: Inputs,
+    asked: Sequence[int] = (),
+    grid_rows: GridRows | None = None,
+    progress: Progress = untold,
+) -> Sight:
     """Look at a picture or clip.
 
     Args:
@@ -74,11 +82,13 @@ def look(model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int] = (), grid_r
         inputs: as `read_inputs` gives them.
         asked: places in a step, row * w + column, whose own rows are kept.
         grid_rows: is filled, where it is given.
+        progress: told how many layers' worth of all steps is done, and of how many.
 
     Raises:
         CaptureError: what came is no attention, or the encoder does not run as its family does.
     """
-    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device, grid_rows)
+    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), asked, model.device, grid_rows, progress)
+    progress("looking", 0, eye.layers)
     with keep_encoder_states(model, tally), torch.inference_mode():
         for part in in_parts(eye, inputs):
             run_encoder(model, eye, part)
@@ -131,6 +141,7 @@ class Tally:
         asked: places in a step whose rows are kept.
         device: of the model.
         grid_rows: is filled, where it is given.
+        progress: as `look` has it.
     """
 
     def __init__(
@@ -141,9 +152,10 @@ class Tally:
         asked: Sequence[int],
         device: torch.device,
         grid_rows: GridRows | None = None,
+        progress: Progress = untold,
     ) -> None:
         self._eye, self._inputs, self._asked = eye, inputs, tuple(asked)
-        self._grid_rows = grid_rows
+        self._grid_rows, self._progress = grid_rows, progress
         t, h, w = inputs.grid
         L, H, R, cells = eye.layers, eye.heads, len(eye.prefix), h * w
         window = windows_of(eye, inputs.grid)
@@ -195,6 +207,10 @@ class Tally:
                 weights = attention_rows(query[sample][:, block], key[sample], scaling)
                 self._add(layer, step, tokens[block], tokens, weights)
             self._done[layer, step] += len(tokens)
+        _, h, w = self._inputs.grid
+        worth = int(self._done.sum()) // (self._done.shape[1] * (len(self._eye.prefix) + h * w))
+        if worth:
+            self._progress("looking", worth, self._eye.layers)
 
     def _which(self, layer: int, count: int) -> tuple[int, torch.Tensor]:
         """The step that a sequence, or a part of one, belongs to, and its tokens."""

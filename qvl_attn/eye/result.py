@@ -54,7 +54,7 @@ class LookSettings:
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)
-        set_field("at", tuple((float(x), float(y)) for x, y in self.at))
+        set_field("at", _points(self.at))
         for name in ("embeddings", "texts"):
             typed = getattr(self, name)
             set_field(name, (typed,) if isinstance(typed, str) else tuple(typed))
@@ -66,6 +66,13 @@ class LookSettings:
         if not self.saliency and (self.texts or self.label is not None):
             flag = "--text" if self.texts else "--label"
             raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")
+
+
+def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    try:
+        return tuple((float(x), float(y)) for x, y in at)
+    except (TypeError, ValueError):
+        raise InputError(f"at: {at!r}"[:80] + ": want (x, y) pairs", "such as [(100, 100)]") from None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ picture by then. In small encoders trained to tell the colour of a square in one
 the map on the square where averages are read, not 27 to 58 %, and a probe's map pointed at it in 38 to 60 % of the
 pictures, not in 78 to 90 %.
 
-Steps of a clip are pictures of their own. One pass for the scores, and one with backward passes for each step.
+Steps of a clip are pictures of their own. One pass for the scores, a few steps at a time, and one with backward
+passes for each step.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from qvl_attn.evidence import Floats
 from qvl_attn.eye.aim import Aim
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import encoder_of, told
+from qvl_attn.eye.look import encoder_of, in_parts, told
 from qvl_attn.eye.result import SaliencyMap
 from qvl_attn.flow import Flow
 from qvl_attn.methods.gradient import relevance
@@ -80,9 +81,8 @@ def saliency(model: Any, eye: Eye, inputs: Inputs, aim: Aim) -> tuple[SaliencyMa
     outcome = partial(_logits, model, told(eye, inputs))
     if aim.texts:
         outcome = partial(_likeness, model, told(eye, inputs), _embedded(model, aim))
-    pixels = inputs.tensors["pixel_values"].to(model.device, model.dtype)
     with torch.no_grad():
-        scores = outcome(pixels)
+        scores = torch.cat([outcome(_placed(model, part.tensors["pixel_values"])) for part in in_parts(eye, inputs)])
     check_finite("the model's outcome", scores)
     if aim.texts:
         names, columns = aim.texts, range(len(aim.texts))
@@ -90,13 +90,19 @@ def saliency(model: Any, eye: Eye, inputs: Inputs, aim: Aim) -> tuple[SaliencyMa
         scores = _probabilities(model, scores)
         label = int(scores.mean(dim=0).argmax()) if aim.label is None else aim.label
         names, columns = (model.config.id2label[label],), range(label, label + 1)
-    steps = [_explain(model, eye, outcome, one[None], columns) for one in pixels]
+    steps = [
+        _explain(model, eye, outcome, _placed(model, one[None]), columns) for one in inputs.tensors["pixel_values"]
+    ]
     values = np.stack(steps, axis=2).astype(np.float32)
     return tuple(
         SaliencyMap(method, name, float(scores[:, column].mean()), values[i, j].reshape(inputs.grid))
         for i, (name, column) in enumerate(zip(names, columns, strict=True))
         for j, method in enumerate(METHODS)
     )
+
+
+def _placed(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.to(model.device, model.dtype)
 
 
 def _logits(model: Any, how: dict[str, bool], pixels: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import encoder_of, run_encoder, sequence_order
+from qvl_attn.eye.look import encoder_of, in_parts, run_encoder, sequence_order
 from qvl_attn.eye.result import PatchSpace
 from qvl_attn.eye.space import Projection, patch_space, principal
 from qvl_attn.types import FloatArray
@@ -28,7 +28,7 @@ def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
     Args:
         model: as `load_eye_weights` gives it.
         eye: what is known of it.
-        inputs: as `read_inputs` gives them.
+        inputs: all of whose steps run together: a part, as `in_parts` gives it.
         see: is told a layer, -1 for before the first, and (t, T, D) float32 on the model's device: of each step the
             tokens before the patches, then the patches in the picture's order.
 
@@ -111,6 +111,10 @@ def read_space(
 ) -> tuple[FloatArray | None, PatchSpace | None]:
     """In one pass of the model: how like others the patches asked about are, and the patches' space.
 
+    A long clip is run in parts. Its components are of the patches of all steps, so where embeddings are wanted every
+    layer's patches of the parts that ran are held in memory, (E, P, D) float32, and a layer's are let go as soon as it
+    is complete. Of a picture no more than one layer's are held. Else nothing is held but what is given back.
+
     Args:
         model: as `load_eye_weights` gives it.
         eye: what is known of it.
@@ -127,22 +131,31 @@ def read_space(
         CaptureError: as `read_states`.
         InputError: as `patch_space`.
     """
-    alike: list[FloatArray] = []
+    t, h, w = inputs.grid
+    alike: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
+    held: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
     projections: list[Projection] = []
     last: list[FloatArray] = []
 
     def see(layer: int, states: torch.Tensor) -> None:
         patches = states[:, len(eye.prefix) :]
         if asked:
-            alike.append(similarity_of(patches, asked, inputs.grid))
-        if embeddings:
-            points = patches.flatten(0, 1).cpu().numpy()
+            alike[layer + 1].append(similarity_of(patches, asked, (len(patches), h, w)))
+        if not embeddings:
+            return
+        parts = held[layer + 1]
+        parts.append(patches.flatten(0, 1).cpu().numpy())
+        if sum(map(len, parts)) == t * h * w:
+            points = np.concatenate(parts)
+            parts.clear()
             projections.append(principal(points))
             last[:] = [points] if layer == eye.layers - 1 else []
 
-    read_states(model, eye, inputs, see)
+    for part in in_parts(eye, inputs):
+        read_states(model, eye, part, see)
+    similarity = np.stack([np.concatenate(one, axis=1) for one in alike]) if asked else None
     space = patch_space(projections, last[0], seed if "tsne" in embeddings else None) if embeddings else None
-    return np.stack(alike) if asked else None, space
+    return similarity, space
 
 
 def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
@@ -153,12 +166,12 @@ def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
     Raises:
         CaptureError: as `read_states`.
     """
-    pooled: list[FloatArray] = []
+    pooled: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
 
     def see(layer: int, states: torch.Tensor) -> None:
-        del layer
         whole = states[:, 0] if "cls" in eye.prefix else states.mean(dim=1)
-        pooled.append(whole.mean(dim=0).cpu().numpy())
+        pooled[layer + 1].append(whole.cpu().numpy())
 
-    read_states(model, eye, inputs, see)
-    return np.stack(pooled)
+    for part in in_parts(eye, inputs):
+        read_states(model, eye, part, see)
+    return np.stack([np.concatenate(steps).mean(axis=0) for steps in pooled])
