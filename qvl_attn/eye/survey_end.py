@@ -22,6 +22,7 @@ from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.progress import Progress
 from qvl_attn.store import read_npz, write_json, write_npz, write_png
+from qvl_attn.types import FloatArray
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
@@ -66,12 +67,12 @@ def conclude(
     if settings.embeddings:
         with _damaged(folder / vectors_file("").split("/")[0]):
             names_of, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
-            vectors = np.stack([read_npz(folder / vectors_file(name))["vectors"] for name in names_of], axis=1)
+            vectors = _vectors(folder, names_of)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
         space = folder_space(names_of, classes, vectors, seed)
         kept = {"vectors": vectors, "layers": space.layers, "names": np.array(names_of), "classes": np.array(classes)}
         write_npz(folder / VECTORS_FILE, kept)
-        images = dict(folder_images(space, title))
+        images = dict(folder_images(space, title, settings.embeddings))
         for done, (name, image) in enumerate(images.items()):
             progress("drawing", done, len(images))
             write_png(folder / name, image())
@@ -95,6 +96,7 @@ def conclude(
             ],
             "said": [*said(means), *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ())],
             "separation": _separation_json(space),
+            "tsne": None if space is None or space.tsne is None else {"pictures": len(space.tsne), "of": len(good)},
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
@@ -107,6 +109,19 @@ def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple
     if values.shape != (len(rows), *shape) or not np.isfinite(values).all():
         raise ValueError(f"{name}: {values.shape}")
     return values
+
+
+def _vectors(folder: Path, names: Sequence[str]) -> FloatArray:
+    """What was kept of each picture, in one array (E, N, D): read one by one, for they are large."""
+    first = read_npz(folder / vectors_file(names[0]))["vectors"]
+    layers, dimensions = first.shape
+    vectors = np.empty((layers, len(names), dimensions), dtype=np.float32)
+    for i, name in enumerate(names):
+        own = read_npz(folder / vectors_file(name))["vectors"]
+        if own.shape != first.shape:
+            raise ValueError(f"{name}: {own.shape}")
+        vectors[:, i] = own
+    return vectors
 
 
 @contextmanager
@@ -145,6 +160,8 @@ def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
             "nearest_neighbour": _known(neighbour),
             "nearest_neighbour_shuffled": _known(shuffled),
             "largest_class": one.largest_class,
+            "pictures": len(one.pictures),
+            "of": one.named,
         }
         for layer, silhouette, neighbour, shuffled in zip(
             space.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
