@@ -19,7 +19,9 @@ from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.said import said
 from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
+from qvl_attn.eye.space_pictures import layer_words
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
+from qvl_attn.numbers import percent
 from qvl_attn.progress import Progress
 from qvl_attn.store import read_npz, write_json, write_npz, write_png
 from qvl_attn.types import FloatArray
@@ -70,7 +72,12 @@ def conclude(
             vectors = _vectors(folder, names_of)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
         space = folder_space(names_of, classes, vectors, seed)
-        kept = {"vectors": vectors, "layers": space.layers, "names": np.array(names_of), "classes": np.array(classes)}
+        kept: dict[str, NDArray[Any]] = {
+            "vectors": vectors,
+            "layers": space.layers,
+            "names": np.array(names_of),
+            "classes": np.array(classes),
+        }
         write_npz(folder / VECTORS_FILE, kept)
         images = dict(folder_images(space, title, settings.embeddings))
         for done, (name, image) in enumerate(images.items()):
@@ -94,7 +101,11 @@ def conclude(
                 }
                 for layer in range(len(full))
             ],
-            "said": [*said(means), *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ())],
+            "said": [
+                *said(means),
+                *_apart_words(space),
+                *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
+            ],
             "separation": _separation_json(space),
             "tsne": None if space is None or space.tsne is None else {"pictures": len(space.tsne), "of": len(good)},
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
@@ -112,15 +123,25 @@ def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple
 
 
 def _vectors(folder: Path, names: Sequence[str]) -> FloatArray:
-    """What was kept of each picture, in one array (E, N, D): read one by one, for they are large."""
-    first = read_npz(folder / vectors_file(names[0]))["vectors"]
+    """What was kept of each picture, in one array (E, N, D): read one by one, for they are large.
+
+    Of a run that has grown since it was finished, most are in the file that it ended with.
+    """
+    before = read_npz(folder / VECTORS_FILE) if (folder / VECTORS_FILE).exists() else {"names": np.array([], dtype=str)}
+    places = {name: i for i, name in enumerate(before["names"].tolist())}
+
+    def own(name: str) -> FloatArray:
+        kept = folder / vectors_file(name)
+        found = read_npz(kept)["vectors"] if kept.exists() or name not in places else before["vectors"][:, places[name]]
+        return np.asarray(found, dtype=np.float32)
+
+    first = own(names[0])
     layers, dimensions = first.shape
     vectors = np.empty((layers, len(names), dimensions), dtype=np.float32)
     for i, name in enumerate(names):
-        own = read_npz(folder / vectors_file(name))["vectors"]
-        if own.shape != first.shape:
-            raise ValueError(f"{name}: {own.shape}")
-        vectors[:, i] = own
+        if (one := own(name)).shape != first.shape:
+            raise ValueError(f"{name}: {one.shape}")
+        vectors[:, i] = one
     return vectors
 
 
@@ -146,6 +167,18 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
         "high": float(high),
         "chance": float(chance.mean()),
     }
+
+
+def _apart_words(space: FolderSpace | None) -> list[str]:
+    """A sentence on how far apart the classes are in the layer where they are furthest apart."""
+    if space is None or space.separation is None or np.isnan(space.separation.neighbour).all():
+        return []
+    one = space.separation
+    best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
+    own, chance = percent(float(one.neighbour[best])), percent(float(one.shuffled[best, 0]))
+    words = f"classes lie furthest apart {layer_words(int(space.layers[best]))}: the nearest other picture is of the"
+    words += f" same class for {own} of the pictures, with labels shuffled for {chance}"
+    return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
 
 
 def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
