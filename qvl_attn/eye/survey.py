@@ -62,9 +62,8 @@ def survey(
         check_points(len(items), "pictures")
     others = count_others(folder, out)
     if others:
-        encoder.say(
-            f"{folder}: {others:,} other {'file is' if others == 1 else 'files are'} left out (clips, texts and the like)"
-        )
+        files = "other file is" if others == 1 else "other files are"
+        encoder.say(f"{folder}: {others:,} {files} left out (clips, texts and the like)")
     run, stages = _run_json(encoder, folder, items, settings, others), Stages()
     with open_run(out, run, grows=True) as ledger:
         if ledger.done:

@@ -175,9 +175,9 @@ def _apart_words(space: FolderSpace | None) -> list[str]:
         return []
     one = space.separation
     best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
-    own, chance = percent(float(one.neighbour[best])), percent(float(one.shuffled[best, 0]))
+    own, (chance, low, high) = percent(float(one.neighbour[best])), map(percent, one.shuffled[best].tolist())
     words = f"classes lie furthest apart {layer_words(int(space.layers[best]))}: the nearest other picture is of the"
-    words += f" same class for {own} of the pictures, with labels shuffled for {chance}"
+    words += f" same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
     return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
 
 
