@@ -19,11 +19,16 @@ from filelock import FileLock, Timeout
 
 from qvl_attn.errors import InputError, StoreError
 from qvl_attn.plain import shortened
-from qvl_attn.store import check_new, read_json, sync_folder, write_json
+from qvl_attn.store import check_new, read_json, sync_folder, write_json, write_text
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1
 KINDS = {"check": "a check", "survey": "a folder of pictures that an encoder looked at"}
+# Of each kind: what its samples are called, and what is said of those that came or went, and of those that changed.
+CHANGED_WORDS = {
+    "check": ("samples", " (another --limit?)", " (question, answers, boxes or pictures)"),
+    "survey": ("pictures", "", " (the files changed)"),
+}
 # What a kill before the first row leaves: `run.json` may have been on its way.
 _UNBEGUN = {LOCK_FILE, f".{RUN_FILE}.draft"}
 # How many of the samples that have changed are named.
@@ -70,16 +75,17 @@ class Ledger:
                 return file
 
             def append(row: Mapping[str, Any]) -> None:
-                _write(
-                    begun(),
-                    json.dumps(row, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n",
-                )
+                _write(begun(), _line(row))
                 if sync:
                     os.fsync(begun().fileno())
                 self.done.add(row["id"])
 
             yield append
             os.fsync(begun().fileno())
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _write(file: BinaryIO, line: bytes) -> None:
@@ -107,7 +113,7 @@ def is_finished(folder: Path) -> bool:
 
 
 @contextmanager
-def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
+def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> Iterator[Ledger]:
     """Begin a run, or go on with one that was stopped; nobody else can while this lasts.
 
     A last line that was torn by a kill is cut off; its sample has no row.
@@ -115,6 +121,7 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
     Args:
         folder: where it is, or is to be.
         run: what decides its rows: what `run.json` says of a begun run must be the same.
+        grows: whether it may go on with other samples, as long as none is changed or gone that has a good row.
 
     Raises:
         InputError: it was begun with something else, or another process is at it.
@@ -126,8 +133,11 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> Iterator[Ledger]:
         with FileLock(folder / LOCK_FILE, timeout=0):
             try:
                 if (folder / RUN_FILE).exists():
-                    check_same(read_run(folder, run["kind"]), run, folder)
+                    begun = read_run(folder, run["kind"])
+                    check_same(begun, run, folder)
                     _cut_torn_line(folder / ROWS_FILE)
+                    if grows and begun["samples"] != run["samples"]:
+                        _grow(folder, begun["samples"], run)
                 yield Ledger(folder, {row["id"] for row in read_rows(folder)}, is_finished(folder))
             finally:
                 _leave(folder)
@@ -184,8 +194,34 @@ def check_same(begun: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
         raise InputError(
             f"--out {folder} was begun with something else, and rows of two kinds are not mixed",
             "go on with what it was begun with, or name another folder",
-            (*lines, *(_changed_samples(begun["samples"], run["samples"]) if same_part else ())),
+            (*lines, *(_changed_samples(begun["samples"], run["samples"], run.get("kind")) if same_part else ())),
         )
+
+
+def _grow(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]) -> None:
+    """Take up other samples; of those that are changed or gone the rows, all of them errors, are dropped.
+
+    `run.json` is written last: after a kill the same is found to be done.
+
+    Raises:
+        InputError: one of these has a good row.
+    """
+    new, rows = run["samples"], list(read_rows(folder))
+    changed = {name for name in old if new.get(name) != old[name]}
+    good = [row["id"] for row in rows if row["id"] in changed and row.get("status") != "error"]
+    if good:
+        raise InputError(
+            f"--out {folder} was begun with other pictures, and has rows of them",
+            "put them back as they were, or name another --out",
+            tuple(
+                _changed_samples({name: old[name] for name in good}, {n: new[n] for n in good if n in new}, "survey")
+            ),
+        )
+    (folder / SUMMARY_FILE).unlink(missing_ok=True)
+    kept = [_line(row) for row in rows if row["id"] not in changed]
+    if len(kept) < len(rows):
+        write_text(folder / ROWS_FILE, b"".join(kept).decode())
+    write_json(folder / RUN_FILE, run)
 
 
 def differences(
@@ -200,20 +236,19 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else shortened(str(value))
 
 
-def _changed_samples(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+def _changed_samples(old: Mapping[str, str], new: Mapping[str, str], kind: str | None) -> Iterator[str]:
+    noun, limit, what = CHANGED_WORDS.get(kind or "", CHANGED_WORDS["check"])
     kinds = {
-        "no longer there (another --limit?)": [name for name in old if name not in new],
-        "newly there (another --limit?)": [name for name in new if name not in old],
-        "not what they were (question, answers, boxes or pictures)": [
-            name for name in old if name in new and old[name] != new[name]
-        ],
+        f"no longer there{limit}": [name for name in old if name not in new],
+        f"newly there{limit}": [name for name in new if name not in old],
+        f"not what they were{what}": [name for name in old if name in new and old[name] != new[name]],
     }
     for words, names in kinds.items():
         if names:
             some = ", ".join(shortened(name) for name in names[:SHOWN])
-            yield f"samples {words}: {len(names)} ({some}{', ...' if len(names) > SHOWN else ''})"
+            yield f"{noun} {words}: {len(names)} ({some}{', ...' if len(names) > SHOWN else ''})"
     if old == new and list(old) != list(new):
-        yield "the samples stand in another order"
+        yield f"the {noun} stand in another order"
 
 
 def _cut_torn_line(path: Path) -> None:

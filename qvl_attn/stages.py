@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,13 @@ class Stages:
             held = [cuda.max_memory_allocated(gpu) for gpu, cuda in _gpus()]
             if held:
                 self.peak_bytes[name]["device"] = sum(held)
+
+
+def memory_words(stage: str, peak: Mapping[str, int]) -> str:
+    """The peak memory of a stage, to be read."""
+    above = (peak["host"] - peak["before"]) / 2**20
+    device = f", {peak['device'] / 2**20:,.0f} MiB on the GPU" if "device" in peak else ""
+    return f"peak memory, {stage}: {peak['host'] / 2**20:,.0f} MiB, {above:,.0f} of them since it began{device}"
 
 
 def joined(one: Stages, other: Stages) -> Stages:

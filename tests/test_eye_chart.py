@@ -100,10 +100,11 @@ def test_a_survey_shows_the_mean_over_pictures_and_their_spread(charts):
     panels = charts[0][0].figure.axes
     for axes, name in zip(panels, FIGURES, strict=True):
         own = values[name].mean(axis=2)
+        apart = np.sqrt(((own - own.mean(axis=0)) ** 2).sum(axis=0) / 29)
         (mean,) = lines_of(axes, "mean over pictures")
         np.testing.assert_allclose(mean.get_ydata(), own.mean(axis=0))
         ends = {
-            "standard deviation": (own.mean(axis=0) - own.std(axis=0), own.mean(axis=0) + own.std(axis=0)),
+            "standard deviation": (own.mean(axis=0) - apart, own.mean(axis=0) + apart),
             "5 to 95 % of the pictures": np.percentile(own, (5, 95), axis=0),
         }
         alphas = []
@@ -135,6 +136,7 @@ def test_a_survey_of_one_picture_without_windows(charts):
     del values["window_share"], chance["window_share"]
     draw_survey(values, chance, np.ones(5, bool), "")
     assert charts[1][0][1][-1] == "one picture: no spread"
+    assert not [one for axes in charts[0][0].figure.axes for one in axes.collections]
 
 
 def test_the_words_around_a_chart(charts):

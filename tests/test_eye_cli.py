@@ -255,6 +255,15 @@ FAULTS = [
     (("--input-dir", "{.}", "--saliency"), "--saliency"),
     (("--input-dir", "{.}", "--layer", "0"), "--layer"),
     (("--input-dir", "{.}", "--over", "min"), "--over"),
+    *(
+        (("--input-dir", "{.}", *words.split()), f"{words.split()[0]} is for single pictures and clips")
+        for words in (
+            *("--colormap jet", "--alpha 0.2", "--interp cells", "--blur 1", "--top-percent 50", "--draw-size full"),
+            *("--scale frame", "--smooth", "--side-by-side", "--fps 1", "--max-frames 5", "--start 1", "--end 3"),
+            "--source-fps 10",
+        )
+    ),
+    *((("{a}", *words.split()), "is for clips") for words in ("--smooth", "--side-by-side", "--start 1", "--end 3")),
 ]
 
 
@@ -400,7 +409,7 @@ def test_a_survey_is_told(tmp_path):
     assert "the run is finished" in again.stderr
     for i, row in enumerate(found["layers"]):
         line = next(line for line in again.stdout.splitlines() if line.strip().startswith(f"{i} "))
-        assert f"{row['entropy_bits']['mean']:.4g} ± {row['entropy_bits']['deviation']:.2g}" in line
+        assert f"{row['entropy_bits']['mean']:.3f} ± {row['entropy_bits']['deviation']:.3f}" in line
     quiet = run("--input-dir", shown(), "--out", tmp_path / "out", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (f"{tmp_path / 'out'}\n", "")
 

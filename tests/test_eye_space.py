@@ -33,6 +33,8 @@ from qvl_attn.eye.space_charts import folder_images, patch_colors
 from qvl_attn.eye.space_pictures import Cell, component_colors, sheet, space_images
 from qvl_attn.types import Scale
 
+BOTH = ("pca", "tsne")
+
 
 def points_of(n, dimensions, seed=0):
     """Points that vary differently in every direction, far from the origin."""
@@ -156,7 +158,7 @@ def test_separation_is_that_of_scikit_learn():
         assert found.neighbour[i] == pytest.approx(wanted, abs=1e-9)
     assert found.neighbour[0] < found.neighbour[1] == 1
     assert found.largest_class == pytest.approx(20 / 52)
-    assert found.pictures == 52
+    assert len(found.pictures) == found.named == 52
     sizes = np.array([20, 20, 12])
     by_chance = (sizes * (sizes - 1)).sum() / (52 * 51)
     np.testing.assert_allclose(found.shuffled[:, 0], by_chance, atol=0.02)
@@ -184,7 +186,8 @@ def test_separation_leaves_out_pictures_without_a_class():
     whole = separation_of(labels.tolist(), points[None])
     more = np.concatenate([points[:7] + 0.01, points])
     found = separation_of(["", *[""] * 6, *labels], more[None])
-    assert (found.silhouette, found.neighbour, found.pictures) == (whole.silhouette, whole.neighbour, 60)
+    assert (found.silhouette, found.neighbour) == (whole.silhouette, whole.neighbour)
+    assert found.pictures.tolist() == [*range(7, 67)]
 
 
 def test_separation_where_there_is_none():
@@ -211,10 +214,39 @@ def test_a_folder_has_its_own_space():
     assert found.separation.neighbour[0] < found.separation.neighbour[1]
 
 
+def test_of_very_many_pictures_an_even_subset_is_compared(monkeypatch, dots):
+    monkeypatch.setattr(space, "MOST_POINTS", 20)
+    points, labels = mixed_classes()
+    points = np.concatenate([points[:7], points])
+    classes = [*[""] * 7, *labels.tolist()]
+    found = folder_space([f"{i}.png" for i in range(67)], classes, points[None], seed=1)
+    placed, compared = found.tsne_pictures, found.separation.pictures
+    assert placed.tolist() == [i * 67 // 20 for i in range(20)]
+    assert compared.tolist() == [7 + 3 * i for i in range(20)]
+    assert found.separation.named == 60
+    np.testing.assert_array_equal(found.tsne, neighbour_map(points[placed], 1))
+    alone = separation_of([classes[i] for i in compared], points[compared][None])
+    assert (alone.silhouette, alone.neighbour) == (found.separation.silhouette, found.separation.neighbour)
+    assert found.components.shape == (1, 67, 2)
+    titles = []
+    monkeypatch.setattr(space_charts, "_drawn", lambda figure, title, space=None: titles.append(title))
+    for _, draw in folder_images(found, "many", BOTH):
+        draw()
+    assert "67 pictures on" in titles[0]
+    assert "t-SNE of 20 of 67 pictures, evenly chosen" in titles[1]
+    assert "3 classes, 20 of 60 pictures, evenly chosen, cosine" in titles[2]
+    keys = space_charts._class_keys(found)
+    (places, colors) = dots[-1]
+    wanted = [[*at, *keys[classes[i]].color] for at, i in zip(found.tsne.tolist(), placed.tolist(), strict=True)]
+    np.testing.assert_allclose(sorted(np.hstack([places, colors]).tolist()), sorted(wanted), atol=1e-6)
+
+
 def test_one_picture_is_a_folder_too():
     found = folder_space(["a"], [""], points_of(1, 4)[None])
     assert (found.tsne, found.separation) == (None, None)
-    assert [name for name, draw in folder_images(found, "one") if draw().ndim == 3] == ["embeddings/scatter.png"]
+    assert [name for name, draw in folder_images(found, "one", ("pca",)) if draw().ndim == 3] == [
+        "embeddings/scatter.png"
+    ]
 
 
 # The pictures.
@@ -326,6 +358,10 @@ def test_which_pictures_a_look_has():
         assert drawn.dtype == np.uint8, name
         assert drawn.shape[2:] == (3,)
         assert (drawn[:8] == 255).all(), "a margin"
+    neighbours = replace(
+        look, similarity=None, similarity_layers=None, settings=replace(look.settings, embeddings=("tsne",))
+    )
+    assert [*dict(space_images(neighbours, Drawing()))] == ["embeddings/tsne.png"]
     assert not [*space_images(replace(look, similarity=None, similarity_layers=None, space=None), Drawing())]
     assert "embeddings/tsne.png" not in dict(
         space_images(replace(look, space=replace(look.space, tsne=None, tsne_patches=None)), Drawing())
@@ -360,7 +396,7 @@ def folder_of(classes):
 
 def test_a_folder_is_drawn_with_a_legend_of_its_classes():
     made = folder_of([*["cats"] * 6, *["狗 $x_1$ <b>"] * 5, *[""] * 3])
-    images = {name: draw() for name, draw in folder_images(made, "a folder")}
+    images = {name: draw() for name, draw in folder_images(made, "a folder", BOTH)}
     assert [*images] == [f"embeddings/{name}.png" for name in ("scatter", "tsne", "separation")]
     first, second = (np.rint(255 * np.array(colormaps["tab10"](i)[:3])) for i in range(2))
     for name in ("embeddings/scatter.png", "embeddings/tsne.png"):
@@ -378,7 +414,7 @@ def test_very_many_classes_share_a_grey():
     assert len(keys) == 21
     assert keys[space_charts.OTHERS].words == "5 smaller classes"
     assert len({key.color for key in keys.values()}) == 21
-    for _, draw in folder_images(folder_of(classes), "many"):
+    for _, draw in folder_images(folder_of(classes), "many", BOTH):
         draw()
 
 
@@ -386,7 +422,7 @@ def test_a_folder_without_classes_has_no_legend():
     bare, named = folder_of([""] * 8), folder_of(["a"] * 8)
     draw = space_charts.draw_folder_tsne
     assert len(draw(bare, "x")) < len(draw(named, "x"))
-    assert "embeddings/separation.png" not in dict(folder_images(bare, "x"))
+    assert "embeddings/separation.png" not in dict(folder_images(bare, "x", BOTH))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -139,7 +140,7 @@ def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
 def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
     first = survey(eye(), photos, tmp_path / "out", LookSettings())
     before = files(tmp_path / "out")
-    monkeypatch.setattr(Encoder, "look", lambda *args: pytest.fail("it looked again"))
+    monkeypatch.setattr(Encoder, "glance", lambda *args, **how: pytest.fail("it looked again"))
     fresh = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     assert survey(fresh, photos, tmp_path / "out", LookSettings()) == first
     assert files(tmp_path / "out") == before
@@ -148,15 +149,15 @@ def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypa
 
 def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     whole = survey(eye(), photos, tmp_path / "whole", EMBED)
-    looks, look = [], Encoder.look
+    looks, glance = [], Encoder.glance
 
-    def stopped(self, media, settings=None):
+    def stopped(self, media, settings=None, **how):
         looks.append(media.source)
         if len(looks) == 3:
             raise KeyboardInterrupt
-        return look(self, media, settings)
+        return glance(self, media, settings, **how)
 
-    monkeypatch.setattr(Encoder, "look", stopped)
+    monkeypatch.setattr(Encoder, "glance", stopped)
     with pytest.raises(KeyboardInterrupt):
         survey(eye(), photos, tmp_path / "out", EMBED)
     assert len(rows(tmp_path / "out")) == 2
@@ -176,7 +177,6 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     ("change", "word"),
     [
         (lambda folder: write(folder, "cats/a b.png", seed=99), "not what they were"),
-        (lambda folder: write(folder, "new.png"), "newly there"),
         (lambda folder: (folder / "loose.png").unlink(), "no longer there"),
         (lambda folder: (folder / "loose.png").rename(folder / "dogs" / "loose.png"), "no longer there"),
     ],
@@ -189,6 +189,100 @@ def test_changed_pictures_are_refused(photos, tmp_path, change, word):
         survey(eye(), photos, tmp_path / "out", LookSettings())
     assert any(word in line for line in caught.value.details)
     assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("settings", [EMBED, LookSettings()], ids=str)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypatch, settings, killed):
+    for name in ("cats/broken.png", "gone.png"):
+        (photos / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    first = survey(eye(), photos, tmp_path / "out", settings)
+    assert (first["looked_at"], first["errors"]) == (5, 2)
+    if killed:
+        (tmp_path / "out" / "summary.json").unlink()
+    write(photos, "cats/broken.png", seed=7)
+    write(photos, "dogs/a new.png", seed=8)
+    (photos / "gone.png").unlink()
+    (photos / "still.png").write_bytes(b"x")
+    looked, glance = [], Encoder.glance
+
+    def counted(self, media, settings=None, **how):
+        looked.append(Path(media.source).name)
+        return glance(self, media, settings, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "glance", counted)
+        grown = survey(eye(), photos, tmp_path / "out", settings)
+        assert sorted(looked) == ["a new.png", "broken.png"]
+        assert survey(eye(), photos, tmp_path / "out", settings) == grown
+    assert (grown["looked_at"], grown["errors"], grown["pictures"]) == (7, 1, 8)
+    assert survey(eye(), photos, tmp_path / "whole", settings) == grown
+    ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
+    assert {*ours} == {*theirs}
+    assert [name for name in ours if name != "scores.jsonl" and ours[name] != theirs[name]] == []
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+def test_one_pass_gives_what_two_give():
+    for name in ("registers", "qwen"):
+        media = eyes.picture(90, 130)
+        sight, vectors = eye(name).glance(media, LookSettings(max_pixels=9000), pooled=True)
+        alone = eye(name).look(media, LookSettings(max_pixels=9000)).sight
+        for field in ("received", "distance_px", "entropy_bits"):
+            np.testing.assert_allclose(getattr(sight, field), getattr(alone, field), atol=1e-5)
+        np.testing.assert_allclose(vectors, eye(name).pooled(media, LookSettings(max_pixels=9000)), atol=1e-5)
+
+
+def test_the_folder_in_which_one_stands_has_a_name(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert survey(eye(), Path(), tmp_path / "out", LookSettings())["input"] == "photos"
+    assert survey(eye(), photos / "cats" / "..", tmp_path / "other", LookSettings())["input"] == "photos"
+
+
+def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
+    (photos / "cats" / "clip.mp4").write_bytes(b"x")
+    (photos / "notes.txt").write_text("x")
+    (photos / ".hidden").write_text("x")
+    for i in range(4):
+        (photos / f"broken {i}.png").write_bytes(b"x")
+    done = run("--input-dir", photos, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stderr.split())
+    assert "2 other files" in told
+    assert ["broken" in told, *(f"looked at: broken {i}.png:" in told for i in range(4))] == [True] * 4 + [False]
+    assert f"all 4 in {tmp_path / 'out' / 'scores.jsonl'}" in told
+    assert told.count("peak memory") == 1
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (found["other_files"], found["errors"]) == (2, 4)
+    table = done.stdout.splitlines()
+    start = next(i for i, line in enumerate(table) if line.startswith("layer "))
+    lines = table[start : start + 1 + eyes.LAYERS]
+    assert len({len(line) for line in lines}) == 1, "columns stand one beneath another"
+    names = lines[0].split()[1:]
+    for line, row in zip(lines[1:], found["layers"], strict=True):
+        cells = re.findall(r"(\S+) ± (\S+) \((\S+)\)", line)
+        for name, cell in zip(names, cells, strict=True):
+            assert len({len(number.partition(".")[2]) for number in cell}) == 1, "one notation"
+            wanted = [row[name][key] for key in ("mean", "deviation", "chance")]
+            np.testing.assert_allclose([float(number) for number in cell], wanted, rtol=2e-3, atol=0.06)
+            assert any(one.startswith(f"{name}: ") for one in table[:start])
+
+
+def test_how_far_classes_lie_apart_is_told(tmp_path, loaded):
+    for i in range(6):
+        path = tmp_path / "in" / f"{'ab'[i % 2]}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((80, 80, 3), [20, 200][i % 2] + i, np.uint8)).save(path)
+    done = run("--input-dir", tmp_path / "in", "--out", tmp_path / "out", "--embeddings", "tsne,pca")
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("classes lie furthest apart")]
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    best = max(one["nearest_neighbour"] or 0 for one in found["separation"])
+    assert f"{100 * best:.0f}" in line
+    assert "with labels shuffled" in line
+    assert found["tsne"] == {"pictures": 6, "of": 6}
+    again = run("--input-dir", tmp_path / "in", "--out", tmp_path / "out", "--embeddings", "pca,tsne,pca")
+    assert "the run is finished" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,13 @@ class OverHeads(StrEnum):
     min = "min"
 
 
+# What a folder of pictures has no use for, and what pictures have none for.
+OF_ONE = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
+OF_CLIPS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start", "end", "source_fps")
+
+
 def encoder(
+    ctx: typer.Context,
     media: Annotated[
         list[str] | None,
         typer.Argument(metavar="MEDIA...", help="Pictures, clips, or folders of numbered frames (a clip each)."),
@@ -183,11 +189,14 @@ def encoder(
         if embeddings:
             check_available()
         if input_dir is not None:
+            _refuse(ctx, (*OF_ONE, *OF_CLIPS), "is for single pictures and clips, not for --input-dir")
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is gone on with, not replaced", "name another --out")
             list_pictures(input_dir, out)
         for one in media or []:
             _check_opens(one, how)
+        if media and not any(_moves(one) for one in media):
+            _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and there is none")
         check_writable(out)
         eye = find_encoder(
             model,
@@ -210,6 +219,18 @@ def encoder(
                 eye.read(_picture(one), settings)
         for one in media or []:
             tell_look(*_look(eye, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
+
+
+def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(f"--{name.replace('_', '-')} {why}", "leave it out")
 
 
 def _point(typed: str) -> tuple[float, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,15 @@ import typer
 
 from qvl_attn.cli.console import say
 from qvl_attn.errors import StoreError
-from qvl_attn.plain import plain
+from qvl_attn.plain import plain, shortened
+from qvl_attn.stages import memory_words
 
 if TYPE_CHECKING:
     from qvl_attn.eye.result import Look
 
 # Of a survey's layers, which figures are printed: the others are in summary.json.
 PRINTED = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
+SHOWN_ERRORS = 3
 
 
 def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
@@ -54,7 +58,7 @@ def _tell_look(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool, 
         for note in kept["notes"]:
             say(f"note: {note}")
         for stage, peak in kept["peak_memory_bytes"].items():
-            say(_memory(stage, peak))
+            say(memory_words(stage, peak))
     if as_json:
         typer.echo(json.dumps(_summary(look, folder, kept, reused), allow_nan=False))
         return
@@ -79,12 +83,6 @@ def _is_named(file: str) -> bool:
     """Whether a file is printed: not those of single layers, steps and frames, nor what is not to be looked at."""
     single = ("layers/", "input/", "frames/", "seen/", "pca/")
     return file.endswith((".png", ".mp4")) and not any(part in file for part in single)
-
-
-def _memory(stage: str, peak: Mapping[str, int]) -> str:
-    above = (peak["host"] - peak["before"]) / 2**20
-    device = f", {peak['device'] / 2**20:,.0f} MiB on the GPU" if "device" in peak else ""
-    return f"peak memory, {stage}: {peak['host'] / 2**20:,.0f} MiB, {above:,.0f} of them since it began{device}"
 
 
 def _summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
@@ -122,6 +120,9 @@ def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: 
 
 
 def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
+    if summary["errors"] and not quiet:
+        for line in _errors(summary["errors"], out):
+            say(line)
     if as_json:
         typer.echo(json.dumps({**summary, "folder": str(out)}, allow_nan=False))
         return
@@ -129,13 +130,10 @@ def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet:
         typer.echo(str(out))
         return
     errors = f", {summary['errors']:,} could not be looked at" if summary["errors"] else ""
-    typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean ± deviation over pictures (by chance)")
-    names = [name for name in PRINTED if name in summary["layers"][0]]
-    typer.echo("layer" + "".join(f"{name:>27}" for name in names))
-    for row in summary["layers"]:
-        figures = (row[name] for name in names)
-        cells = (f"{one['mean']:.4g}{_spread(one['deviation'])} ({one['chance']:.4g})" for one in figures)
-        typer.echo(f"{row['layer']:>5}" + "".join(f"{cell:>27}" for cell in cells))
+    spread = " ± deviation over pictures" if summary["looked_at"] > 1 else ""
+    typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean{spread} (by chance)")
+    for line in _table(summary["layers"]):
+        typer.echo(line)
     for line in summary["said"]:
         typer.echo(line)
     for name in summary["files"]:
@@ -144,5 +142,34 @@ def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet:
     typer.echo(f"summary: {out / 'summary.json'}")
 
 
-def _spread(deviation: float | None) -> str:
-    return "" if deviation is None else f" ± {deviation:.2g}"
+def _errors(count: int, out: Path) -> Iterator[str]:
+    """The first pictures that could not be looked at, with the reasons, and where all are."""
+    from qvl_attn.ledger import ROWS_FILE, read_rows
+
+    bad = (row for row in read_rows(out) if row["status"] == "error")
+    for row in islice(bad, SHOWN_ERRORS):
+        yield f"could not be looked at: {shortened(row['id'])}: {row['error']}"
+    yield f"all {count:,} in {out / ROWS_FILE}" if count > SHOWN_ERRORS else f"all in {out / ROWS_FILE}"
+
+
+def _table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the columns mean, a line each; then a line a layer."""
+    from qvl_attn.eye.figures import TITLES
+
+    names = [name for name in PRINTED if name in layers[0]]
+    for name in names:
+        yield f"{name}: {TITLES[name]}"
+    columns = [["layer", *(str(row["layer"]) for row in layers)]]
+    columns += [[name, *_cells([row[name] for row in layers])] for name in names]
+    widths = [max(len(cell) for cell in column) for column in columns]
+    for cells in zip(*columns, strict=True):
+        yield "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+
+
+def _cells(figures: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """A column's cells, all with as many decimals: of its largest number four digits are shown."""
+    largest = max(max(abs(one["mean"]), abs(one["chance"])) for one in figures)
+    decimals = 0 if largest == 0 else min(6, max(0, 3 - math.floor(math.log10(largest))))
+    for one in figures:
+        apart = "" if one["deviation"] is None else f" ± {one['deviation']:.{decimals}f}"
+        yield f"{one['mean']:.{decimals}f}{apart} ({one['chance']:.{decimals}f})"

@@ -56,21 +56,23 @@ def draw_survey(
         title: whose figures, on what.
     """
     found = {name: Figure(values.mean(axis=0), chance[name].mean(axis=0)) for name, values in figures.items()}
+    count = len(next(iter(figures.values())))
 
     def draw(axes: Axes, name: str) -> None:
         own = figures[name].mean(axis=2)
-        mean, apart, layers = own.mean(axis=0), own.std(axis=0), np.arange(own.shape[1])
-        low, high = np.percentile(own, (5, 95), axis=0)
-        band: dict[str, Any] = {"color": LINE, "linewidth": 0}
-        axes.fill_between(layers, low, high, alpha=0.14, label="5 to 95 % of the pictures", **band)
-        axes.fill_between(layers, mean - apart, mean + apart, alpha=0.26, label="standard deviation", **band)
+        mean, layers = own.mean(axis=0), np.arange(own.shape[1])
+        if count > 1:
+            apart = own.std(axis=0, ddof=1)
+            low, high = np.percentile(own, (5, 95), axis=0)
+            band: dict[str, Any] = {"color": LINE, "linewidth": 0}
+            axes.fill_between(layers, low, high, alpha=0.14, label="5 to 95 % of the pictures", **band)
+            axes.fill_between(layers, mean - apart, mean + apart, alpha=0.26, label="standard deviation", **band)
         axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over pictures")
 
-    count = len(next(iter(figures.values())))
     lines = [
         *said(found),
         CHANCE,
-        f"{count} pictures · of each the mean over heads" if count > 1 else "one picture: no spread",
+        f"{count:,} pictures · of each the mean over heads" if count > 1 else "one picture: no spread",
     ]
     return captioned(_panels(found, full, draw), title, lines)
 

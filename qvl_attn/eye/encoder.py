@@ -22,8 +22,9 @@ from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_
 from qvl_attn.eye.look import in_parts, look
 from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
 from qvl_attn.eye.saliency import saliency
+from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import check_available, check_points
-from qvl_attn.eye.states import read_pooled, read_space
+from qvl_attn.eye.states import look_and_pool, read_pooled, read_space
 from qvl_attn.media import Picture, is_clip, load_picture
 from qvl_attn.memory import check_free, on_device
 from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
@@ -238,6 +239,26 @@ class Encoder:
         from qvl_attn.eye.survey import survey
 
         return survey(self, Path(folder), Path(out), LookSettings(**options), progress)
+
+    def glance(
+        self, media: Media, settings: LookSettings | None = None, *, pooled: bool = False
+    ) -> tuple[Sight, FloatArray | None]:
+        """The attention alone, for many pictures: nothing is kept that only a page or a picture would show.
+
+        Args:
+            media: as `load_picture` gives it.
+            settings: how large it is looked at.
+            pooled: whether its vectors are wanted, as `pooled` gives them, of the same pass.
+
+        Raises:
+            InputError: a fault in what was given.
+            CaptureError: the attention is not what attention must be, or the embeddings are not finite.
+            MemoryLimitError: it does not fit the memory.
+        """
+        inputs, _ = self.read(media, settings or LookSettings())
+        model = self.model
+        with on_device(self.placement, 0):
+            return look_and_pool(model, self.eye, inputs) if pooled else (look(model, self.eye, inputs), None)
 
     def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
         """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.

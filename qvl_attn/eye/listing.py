@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +42,7 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
     if not folder.is_dir():
         raise InputError(f"--input-dir {name}: is no folder", "name a folder of pictures")
     try:
-        results = _within(folder, out)
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if results not in path.parents
-            and path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        )
+        files = sorted(path for path in _files(folder, out) if path.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
     if not 0 < len(files) <= MAX_PICTURES:
@@ -59,6 +52,19 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
         within = path.relative_to(folder)
         items.append(Item(within.as_posix(), within.parts[0] if len(within.parts) > 1 else "", path))
     return items
+
+
+def count_others(folder: Path, out: Path | None = None) -> int:
+    """How many files there are beside the pictures, in the same folders."""
+    return sum(path.suffix.lower() not in SUFFIXES for path in _files(folder, out))
+
+
+def _files(folder: Path, out: Path | None) -> Iterator[Path]:
+    results = _within(folder, out)
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if results not in path.parents and not hidden and path.is_file():
+            yield path
 
 
 def _within(folder: Path, out: Path | None) -> Path | None:

@@ -32,7 +32,7 @@ class LookSettings:
         max_pixels: to which it is resized at most.
         layer: whose heads are shown one by one; None for the last.
         over: how heads are joined in the maps of layers.
-        embeddings: `pca`, `tsne`, or both.
+        embeddings: `pca`, `tsne`, or both; kept in this order, each once.
         saliency: whether maps of what decided a class or a likeness are wanted.
         texts: that the picture is compared with.
         label: a class, by name or number; None for the likeliest.
@@ -63,6 +63,7 @@ class LookSettings:
         for one in self.embeddings:
             if one not in EMBEDDINGS:
                 raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
+        set_field("embeddings", tuple(one for one in EMBEDDINGS if one in self.embeddings))
         if not self.saliency and (self.texts or self.label is not None):
             flag = "--text" if self.texts else "--label"
             raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")

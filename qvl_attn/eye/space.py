@@ -165,14 +165,16 @@ class Separation:
         neighbour: (E,) float64, the share of pictures whose nearest other picture is of their own class; NaN likewise.
         shuffled: (E, 3) float64, the same with the labels shuffled: mean, and the middle 95 % of the shuffles.
         largest_class: the share of the largest class: what always naming it gives.
-        pictures: how many have a class.
+        pictures: (S,) int64, which pictures are compared: all that have a class, or of very many an even subset.
+        named: how many have a class.
     """
 
     silhouette: Floats
     neighbour: Floats
     shuffled: Floats
     largest_class: float
-    pictures: int
+    pictures: IntArray
+    named: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -185,7 +187,8 @@ class FolderSpace:
         layers: (E,) int64, after which layer; -1 is before the first.
         components: (E, N, 2) float32, the first two principal components of each layer's vectors.
         explained: (E, 2) float32, the share of the variance that each explains.
-        tsne: (N, 2) float32, t-SNE of the last layer's vectors; None where it was not asked for.
+        tsne: (S, 2) float32, t-SNE of the last layer's vectors; None where it was not asked for.
+        tsne_pictures: (S,) int64, which pictures those are: all, or of very many an even subset; None without `tsne`.
         separation: how far apart the classes lie; None where there are not two classes, one with several pictures.
     """
 
@@ -195,6 +198,7 @@ class FolderSpace:
     components: FloatArray
     explained: FloatArray
     tsne: FloatArray | None
+    tsne_pictures: IntArray | None
     separation: Separation | None
 
     def __post_init__(self) -> None:
@@ -203,8 +207,10 @@ class FolderSpace:
         _require_array("layers", self.layers, np.int64, (E,))
         _require_array("components", self.components, np.float32, (E, N, 2))
         _require_array("explained", self.explained, np.float32, (E, 2))
-        if self.tsne is not None:
-            _require_array("tsne", self.tsne, np.float32, (N, 2))
+        _require((self.tsne is None) == (self.tsne_pictures is None), "tsne without its pictures, or they without it")
+        if self.tsne is not None and self.tsne_pictures is not None:
+            _require_array("tsne_pictures", self.tsne_pictures, np.int64, (len(self.tsne_pictures),))
+            _require_array("tsne", self.tsne, np.float32, (len(self.tsne_pictures), 2))
 
 
 def folder_space(
@@ -221,8 +227,11 @@ def folder_space(
     Raises:
         InputError: too few pictures for t-SNE.
     """
+    tsne = shown = None
     if seed is not None:
         check_points(len(names), "pictures")
+        shown = even_subset(len(names), MOST_POINTS)
+        tsne = neighbour_map(pooled[-1][shown], seed)
     projections = [principal(points, 2) for points in pooled]
     return FolderSpace(
         names=tuple(names),
@@ -230,7 +239,8 @@ def folder_space(
         layers=np.arange(-1, len(pooled) - 1, dtype=np.int64),
         components=np.stack([one.components for one in projections]),
         explained=np.stack([one.explained for one in projections]),
-        tsne=None if seed is None else neighbour_map(pooled[-1], seed),
+        tsne=tsne,
+        tsne_pictures=shown,
         separation=separation_of(classes, pooled),
     )
 
@@ -238,19 +248,26 @@ def folder_space(
 def separation_of(classes: Sequence[str], pooled: FloatArray) -> Separation | None:
     """How far apart classes lie in each layer. Pictures without a class do not count.
 
+    Every picture is compared with every other, so of very many an even subset is taken.
+
     Args:
         classes: of the N pictures, `""` where one has none.
         pooled: (E, N, D) float32.
     """
     named = np.flatnonzero(np.array(classes) != "")
-    labels = np.unique(np.array(classes)[named], return_inverse=True)[1]
+    if not len(named):
+        return None
+    chosen = named[even_subset(len(named), MOST_POINTS)]
+    labels = np.unique(np.array(classes)[chosen], return_inverse=True)[1]
     sizes = np.bincount(labels)
     if not 2 <= len(sizes) < len(labels):
         return None
     shuffles = np.stack([np.random.default_rng(seed).permutation(labels) for seed in range(SHUFFLES)])
-    rows = [_apart(points[named], labels, shuffles) for points in pooled]
+    rows = [_apart(points[chosen], labels, shuffles) for points in pooled]
     silhouette, neighbour, *shuffled = np.array(rows, dtype=np.float64).T
-    return Separation(silhouette, neighbour, np.stack(shuffled, axis=1), float(sizes.max() / len(labels)), len(labels))
+    return Separation(
+        silhouette, neighbour, np.stack(shuffled, axis=1), float(sizes.max() / len(labels)), chosen, len(named)
+    )
 
 
 def _apart(points: FloatArray, labels: IntArray, shuffles: IntArray) -> tuple[float, ...]:

@@ -78,14 +78,16 @@ def draw_patch_tsne(look: Look) -> Picture:
     return _drawn(figure, f"{title}{some}")
 
 
-def folder_images(space: FolderSpace, title: str) -> Named:
+def folder_images(space: FolderSpace, title: str, embeddings: Sequence[str]) -> Named:
     """Names of what is drawn of a folder's embeddings, and what draws them.
 
     Args:
         space: of its pictures.
         title: what was looked at, by what.
+        embeddings: `pca`, `tsne` or both.
     """
-    yield "embeddings/scatter.png", partial(draw_folder, space, title)
+    if "pca" in embeddings:
+        yield "embeddings/scatter.png", partial(draw_folder, space, title)
     if space.tsne is not None:
         yield "embeddings/tsne.png", partial(draw_folder_tsne, space, title)
     if space.separation is not None:
@@ -97,17 +99,24 @@ def draw_folder(space: FolderSpace, title: str) -> Picture:
     figure, panels = _panels(shown := _spread(len(space.layers), SHOWN_LAYERS))
     for axes, i in zip(panels, shown, strict=True):
         _components(axes, int(space.layers[i]), space.explained[i])
-        _by_class(axes, space.components[i], space)
-    return _drawn(figure, f"{title} · {len(space.names)} pictures on the first two principal components", space)
+        _by_class(axes, space.components[i], space.classes, space)
+    return _drawn(figure, f"{title} · {len(space.names):,} pictures on the first two principal components", space)
 
 
 def draw_folder_tsne(space: FolderSpace, title: str) -> Picture:
     """t-SNE of the pictures' vectors after the last layer, each in the colour of its class."""
     assert space.tsne is not None
+    assert space.tsne_pictures is not None
     figure, (axes,) = _panels([0], 7.5)
     _bare(axes)
-    _by_class(axes, space.tsne, space)
-    return _drawn(figure, f"{title} · t-SNE of {len(space.names)} pictures {layer_words(int(space.layers[-1]))}", space)
+    _by_class(axes, space.tsne, [space.classes[i] for i in space.tsne_pictures.tolist()], space)
+    shown = of_words(len(space.tsne), len(space.names))
+    return _drawn(figure, f"{title} · t-SNE of {shown} {layer_words(int(space.layers[-1]))}", space)
+
+
+def of_words(count: int, every: int) -> str:
+    """How many pictures of how many were taken."""
+    return f"{count:,} pictures" if count == every else f"{count:,} of {every:,} pictures, evenly chosen,"
 
 
 def draw_separation(space: FolderSpace, title: str) -> Picture:
@@ -131,8 +140,9 @@ def draw_separation(space: FolderSpace, title: str) -> Picture:
     right.set_ylim(0, 1.03)
     for axes in (left, right):
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2, frameon=False, fontsize=9)
-    classes = len({*space.classes} - {""})
-    return _drawn(figure, f"{title} · {classes} classes, {apart.pictures} pictures, cosine distance of their vectors")
+    classes = len({space.classes[i] for i in apart.pictures.tolist()})
+    compared = of_words(len(apart.pictures), apart.named).removesuffix(",")
+    return _drawn(figure, f"{title} · {classes} classes, {compared}, cosine distance of their vectors")
 
 
 def _source(look: Look) -> str:
@@ -184,9 +194,9 @@ def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
 
 
-def _by_class(axes: Axes, places: FloatArray, space: FolderSpace) -> None:
+def _by_class(axes: Axes, places: FloatArray, classes: Sequence[str], space: FolderSpace) -> None:
     keys = _class_keys(space)
-    named = [name if name in keys else OTHERS for name in space.classes]
+    named = [name if name in keys else OTHERS for name in classes]
     colors = np.array([keys[name].color for name in named])
     order = np.random.default_rng(0).permutation(len(named))  # so that no class lies above all others
     _dots(axes, places[order], colors[order])

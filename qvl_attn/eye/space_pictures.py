@@ -54,11 +54,12 @@ def space_images(look: Look, drawing: Drawing) -> Named:
         return
     from qvl_attn.eye.space_charts import draw_patch_tsne, draw_patches  # loads matplotlib
 
-    yield "embeddings/pca_layers.png", partial(draw_components, look, drawing)
-    for i, layer in enumerate(look.space.layers.tolist()):
-        name = "before" if layer < 0 else f"layer_{layer:02d}"
-        yield f"embeddings/pca/{name}.png", partial(draw_layer, look, i, drawing)
-    yield "embeddings/scatter.png", partial(draw_patches, look)
+    if "pca" in look.settings.embeddings:
+        yield "embeddings/pca_layers.png", partial(draw_components, look, drawing)
+        for i, layer in enumerate(look.space.layers.tolist()):
+            name = "before" if layer < 0 else f"layer_{layer:02d}"
+            yield f"embeddings/pca/{name}.png", partial(draw_layer, look, i, drawing)
+        yield "embeddings/scatter.png", partial(draw_patches, look)
     if look.space.tsne is not None:
         yield "embeddings/tsne.png", partial(draw_patch_tsne, look)
 

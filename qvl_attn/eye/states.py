@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from qvl_attn.capture import keep_encoder_states
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import encoder_of, in_parts, run_encoder, sequence_order
+from qvl_attn.eye.look import Tally, encoder_of, in_parts, run_encoder, sequence_order
 from qvl_attn.eye.result import PatchSpace
+from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import Projection, patch_space, principal
 from qvl_attn.types import FloatArray
 
@@ -175,3 +177,15 @@ def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
     for part in in_parts(eye, inputs):
         read_states(model, eye, part, see)
     return np.stack([np.concatenate(steps).mean(axis=0) for steps in pooled])
+
+
+def look_and_pool(model: Any, eye: Eye, inputs: Inputs) -> tuple[Sight, FloatArray]:
+    """How a picture is looked at, and its vectors as `read_pooled` has them, in one pass of the model.
+
+    Raises:
+        CaptureError: as `look` and `read_states`.
+    """
+    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), (), model.device)
+    with keep_encoder_states(model, tally):
+        pooled = read_pooled(model, eye, inputs)
+    return tally.sight(), pooled

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from qvl_attn.errors import InputError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.figures import FIGURES, figures_of
 from qvl_attn.eye.inputs import check_limits
-from qvl_attn.eye.listing import Item, list_pictures
+from qvl_attn.eye.listing import Item, count_others, list_pictures
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.survey_end import conclude, vectors_file
@@ -28,6 +27,7 @@ from qvl_attn.media import load_picture
 from qvl_attn.portion import told
 from qvl_attn.progress import Progress, untold
 from qvl_attn.shown import fingerprint
+from qvl_attn.stages import Stages, memory_words
 from qvl_attn.store import read_json, write_npz
 
 
@@ -35,6 +35,8 @@ def survey(
     encoder: Encoder, folder: Path, out: Path, settings: LookSettings, progress: Progress = untold
 ) -> dict[str, Any]:
     """Look at every picture of a folder, and sum up the figures of the layers.
+
+    A run goes on with new pictures, and with repaired ones that could not be looked at before.
 
     Args:
         encoder: that looks.
@@ -47,7 +49,8 @@ def survey(
         The contents of `summary.json`.
 
     Raises:
-        InputError: a fault in what was given, found before the weights are loaded.
+        InputError: a fault in what was given, found before the weights are loaded; or pictures that have been looked at
+            are gone, or not what they were.
         StoreError: it cannot be written, or no picture could be looked at.
     """
     _check_alone(settings)
@@ -57,14 +60,24 @@ def survey(
         check_available()
     if "tsne" in settings.embeddings:
         check_points(len(items), "pictures")
-    run = _run_json(encoder, folder, items, settings)
-    with open_run(out, run) as ledger:
+    others = count_others(folder, out)
+    if others:
+        files = "other file is" if others == 1 else "other files are"
+        encoder.say(f"{folder}: {others:,} {files} left out (clips, texts and the like)")
+    run, stages = _run_json(encoder, folder, items, settings, others), Stages()
+    with open_run(out, run, grows=True) as ledger:
         if ledger.done:
             finished = "; the run is finished, and nothing is run" if ledger.finished else ""
             encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures have their row already{finished}")
         if not ledger.finished:
-            _look_at_all(encoder, items, settings, ledger, run, progress)
-            conclude(out, run["facts"], list(read_rows(out)), settings, progress)
+            with stages.stage("looking"):
+                _look_at_all(encoder, items, settings, ledger, run, progress)
+            with stages.stage("summing up"):
+                order = {item.id: number for number, item in enumerate(items)}
+                rows = sorted(read_rows(out), key=lambda row: order.get(row["id"], len(order)))
+                conclude(out, run["facts"], rows, settings, progress)
+            largest = max(stages.peak_bytes, key=lambda stage: stages.peak_bytes[stage]["host"])
+            encoder.say(memory_words(largest, stages.peak_bytes[largest]))
         return read_json(out / SUMMARY_FILE)
 
 
@@ -86,7 +99,9 @@ def _check_alone(settings: LookSettings) -> None:
             raise InputError(f"{name} is for single pictures, not for --input-dir", "leave it out")
 
 
-def _run_json(encoder: Encoder, folder: Path, items: Sequence[Item], settings: LookSettings) -> dict[str, Any]:
+def _run_json(
+    encoder: Encoder, folder: Path, items: Sequence[Item], settings: LookSettings, others: int
+) -> dict[str, Any]:
     prints = {one.id: _print_of(one) for one in items}
     made = asdict(encoder.maker)
     return {
@@ -98,15 +113,15 @@ def _run_json(encoder: Encoder, folder: Path, items: Sequence[Item], settings: L
             "--max-pixels": settings.max_pixels,
             "--embeddings": ",".join(settings.embeddings) or None,
             "--seed": settings.seed,
-            "the pictures": sha256(repr(sorted(prints.items())).encode()).hexdigest()[:12],
         },
         "facts": {
-            "input": folder.name,
+            "input": folder.resolve().name or str(folder.resolve()),
             "model": made,
             "full": list(encoder.eye.full),
             "heads": encoder.eye.heads,
             "settings": asdict(settings),
             "pictures": len(items),
+            "other_files": others,
         },
         "samples": prints,
     }
@@ -157,17 +172,17 @@ def _look_at(
     """A picture's row but for its id, and its vectors where they are wanted."""
     with libraries_in_c_hushed():
         media = load_picture(item.path)
-    look = encoder.look(media, settings)
-    figures = figures_of(look.sight)
+    sight, vectors = encoder.glance(media, settings, pooled=embed)
+    figures = figures_of(sight)
     row = {
         "status": "ok",
         "size_px": list(media.size_px),
-        "grid": list(look.sight.grid),
-        "tokens": look.sight.received.shape[-1],
+        "grid": list(sight.grid),
+        "tokens": sight.received.shape[-1],
         "figures": {name: _rounded(figures[name].values) for name in FIGURES if name in figures},
         "chance": {name: _rounded(figures[name].chance) for name in FIGURES if name in figures},
     }
-    return row, encoder.pooled(media, settings) if embed else None
+    return row, vectors
 
 
 def _rounded(values: NDArray[np.float64]) -> Any:

@@ -19,9 +19,12 @@ from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.said import said
 from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
+from qvl_attn.eye.space_pictures import layer_words
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
+from qvl_attn.numbers import percent
 from qvl_attn.progress import Progress
 from qvl_attn.store import read_npz, write_json, write_npz, write_png
+from qvl_attn.types import FloatArray
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
@@ -66,12 +69,17 @@ def conclude(
     if settings.embeddings:
         with _damaged(folder / vectors_file("").split("/")[0]):
             names_of, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
-            vectors = np.stack([read_npz(folder / vectors_file(name))["vectors"] for name in names_of], axis=1)
+            vectors = _vectors(folder, names_of)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
         space = folder_space(names_of, classes, vectors, seed)
-        kept = {"vectors": vectors, "layers": space.layers, "names": np.array(names_of), "classes": np.array(classes)}
+        kept: dict[str, NDArray[Any]] = {
+            "vectors": vectors,
+            "layers": space.layers,
+            "names": np.array(names_of),
+            "classes": np.array(classes),
+        }
         write_npz(folder / VECTORS_FILE, kept)
-        images = dict(folder_images(space, title))
+        images = dict(folder_images(space, title, settings.embeddings))
         for done, (name, image) in enumerate(images.items()):
             progress("drawing", done, len(images))
             write_png(folder / name, image())
@@ -93,8 +101,13 @@ def conclude(
                 }
                 for layer in range(len(full))
             ],
-            "said": [*said(means), *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ())],
+            "said": [
+                *said(means),
+                *_apart_words(space),
+                *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
+            ],
             "separation": _separation_json(space),
+            "tsne": None if space is None or space.tsne is None else {"pictures": len(space.tsne), "of": len(good)},
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
@@ -107,6 +120,29 @@ def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple
     if values.shape != (len(rows), *shape) or not np.isfinite(values).all():
         raise ValueError(f"{name}: {values.shape}")
     return values
+
+
+def _vectors(folder: Path, names: Sequence[str]) -> FloatArray:
+    """What was kept of each picture, in one array (E, N, D): read one by one, for they are large.
+
+    Of a run that has grown since it was finished, most are in the file that it ended with.
+    """
+    before = read_npz(folder / VECTORS_FILE) if (folder / VECTORS_FILE).exists() else {"names": np.array([], dtype=str)}
+    places = {name: i for i, name in enumerate(before["names"].tolist())}
+
+    def own(name: str) -> FloatArray:
+        kept = folder / vectors_file(name)
+        found = read_npz(kept)["vectors"] if kept.exists() or name not in places else before["vectors"][:, places[name]]
+        return np.asarray(found, dtype=np.float32)
+
+    first = own(names[0])
+    layers, dimensions = first.shape
+    vectors = np.empty((layers, len(names), dimensions), dtype=np.float32)
+    for i, name in enumerate(names):
+        if (one := own(name)).shape != first.shape:
+            raise ValueError(f"{name}: {one.shape}")
+        vectors[:, i] = one
+    return vectors
 
 
 @contextmanager
@@ -133,6 +169,18 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
     }
 
 
+def _apart_words(space: FolderSpace | None) -> list[str]:
+    """A sentence on how far apart the classes are in the layer where they are furthest apart."""
+    if space is None or space.separation is None or np.isnan(space.separation.neighbour).all():
+        return []
+    one = space.separation
+    best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
+    own, (chance, low, high) = percent(float(one.neighbour[best])), map(percent, one.shuffled[best].tolist())
+    words = f"classes lie furthest apart {layer_words(int(space.layers[best]))}: the nearest other picture is of the"
+    words += f" same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
+    return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
+
+
 def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
     """How far apart the classes are, by layer; None where there are none."""
     if space is None or space.separation is None:
@@ -145,6 +193,8 @@ def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
             "nearest_neighbour": _known(neighbour),
             "nearest_neighbour_shuffled": _known(shuffled),
             "largest_class": one.largest_class,
+            "pictures": len(one.pictures),
+            "of": one.named,
         }
         for layer, silhouette, neighbour, shuffled in zip(
             space.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
