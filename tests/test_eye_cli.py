@@ -291,7 +291,7 @@ def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, w
     [
         ("clip", ["--saliency"], "there is none"),
         ("clip", ["--saliency", "--label", "cat"], "no classes"),
-        ("clip", ["--saliency", "--text", ""], "the text is empty"),
+        ("clip", ["--saliency", "--text", ""], "the text after --text is empty"),
         ("clip", ["--saliency", "--text", "cat", "--text", "cat"], "twice"),
         ("clip", ["--saliency", "--text", "cat " * 50], "--text"),
         ("clip", ["--saliency", "--text", "a</s>b"], "</s>"),
