@@ -15,7 +15,7 @@ from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
 from qvl_attn.cli.looks import tell_look, tell_survey
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
-from qvl_attn.cli.video import CLIP, Scale
+from qvl_attn.cli.video import Scale
 from qvl_attn.errors import InputError
 from qvl_attn.hushed import libraries_in_c_hushed
 
@@ -91,7 +91,7 @@ def encoder(
     embeddings: Annotated[
         str | None,
         typer.Option(
-            help="pca, tsne or pca,tsne of the patches (pip install 'qvl-attn[embeddings]').", rich_help_panel=MAPS
+            help="pca, tsne or pca,tsne of the patches (pip install 'qvl-attn\\[embeddings]').", rich_help_panel=MAPS
         ),
     ] = None,
     saliency: Annotated[
@@ -109,15 +109,11 @@ def encoder(
         typer.Option(help="With --saliency: a class, by name or number. Default: the likeliest.", rich_help_panel=MAPS),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of t-SNE.", min=0, max=2**31 - 1, rich_help_panel=MAPS)] = 0,
-    fps: Annotated[float, typer.Option(help="Frames sampled a second.", rich_help_panel=CLIP)] = 2.0,
-    max_frames: Annotated[
-        int, typer.Option(help="Frames sampled at most; beyond it further apart.", rich_help_panel=CLIP)
-    ] = 64,
-    start: Annotated[float, typer.Option(help="Where to begin, in seconds.", rich_help_panel=CLIP)] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.", rich_help_panel=CLIP)] = None,
-    source_fps: Annotated[
-        float, typer.Option(help="Of a folder of frames: numbers in their names a second.", rich_help_panel=CLIP)
-    ] = 24.0,
+    fps: options.Fps = 2.0,
+    max_frames: options.MaxFrames = 64,
+    start: options.Start = 0.0,
+    end: options.End = None,
+    source_fps: options.SourceFps = 24.0,
     scale: Annotated[
         Scale, typer.Option(help="Of a clip: one scale, or one for each frame.", rich_help_panel=DRAWING)
     ] = Scale.clip,

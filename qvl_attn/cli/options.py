@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qvl_attn.drawing import Drawing
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
-MODEL, MAPS, OUTPUT, DRAWING = "Model", "Attention", "Output", "Drawing"
+MODEL, MAPS, OUTPUT, DRAWING, CLIP = "Model", "Attention", "Output", "Drawing", "Clip"
 
 
 class EngineName(StrEnum):
@@ -88,6 +88,11 @@ Profile = _option(
     "Layers or heads of the headline: a name, a file, none. Default: the one for the model.",
     MAPS,
 )
+Fps = _option(float, "Frames sampled a second.", CLIP)
+MaxFrames = _option(int, "Frames sampled at most; beyond it further apart.", CLIP)
+Start = _option(float, "Where to begin, in seconds.", CLIP)
+End = _option(float | None, "Where to end, in seconds.", CLIP)
+SourceFps = _option(float, "Of a folder of frames: numbers in their names a second.", CLIP)
 Layers = _option(
     str | None, "all, 18, 14-20 or 4,8,12: captured and averaged. Default: all, headline 50-85 % of the depth.", MAPS
 )

@@ -12,9 +12,8 @@ from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 
-CLIP = "Clip"
 FILES = (
     "report.html",
     "heatmap.mp4",
@@ -56,15 +55,11 @@ def video(
         list[str] | None, typer.Argument(metavar="QUESTION...", help="One or several questions about it.")
     ] = None,
     prompts: options.Prompts = None,
-    fps: Annotated[float, typer.Option(help="Frames sampled a second.", rich_help_panel=CLIP)] = 2.0,
-    max_frames: Annotated[
-        int, typer.Option(help="Frames sampled at most; beyond it further apart.", rich_help_panel=CLIP)
-    ] = 64,
-    start: Annotated[float, typer.Option(help="Where to begin, in seconds.", rich_help_panel=CLIP)] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.", rich_help_panel=CLIP)] = None,
-    source_fps: Annotated[
-        float, typer.Option(help="Of a folder of frames: numbers in their names a second.", rich_help_panel=CLIP)
-    ] = 24.0,
+    fps: options.Fps = 2.0,
+    max_frames: options.MaxFrames = 64,
+    start: options.Start = 0.0,
+    end: options.End = None,
+    source_fps: options.SourceFps = 24.0,
     mode: Annotated[
         Mode,
         typer.Option(help="All frames in one prompt, each frame asked about alone, or both.", rich_help_panel=CLIP),
