@@ -70,6 +70,11 @@ def is_clip(path: str | os.PathLike[str]) -> bool:
     return bool(_CLIP.search(os.fspath(path)))
 
 
+def moves(path: str | os.PathLike[str]) -> bool:
+    """Whether a path stands for a clip where pictures and clips are taken: a clip's name, or a folder of frames."""
+    return is_clip(path) or os.path.isdir(path)  # pathlib raises on names that are too long  # noqa: PTH112
+
+
 def load_pictures(pictures: Picture | Sequence[Picture], loaded: dict[str, Media]) -> tuple[Media, ...]:
     """The pictures of one prompt, one or several; files that are in `loaded` already are not read again.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -155,6 +154,7 @@ def encoder(
         from qvl_attn.eye.listing import list_pictures
         from qvl_attn.eye.result import LookSettings
         from qvl_attn.eye.space import check_available
+        from qvl_attn.media import moves
         from qvl_attn.sampling import ClipSettings
         from qvl_attn.store import check_writable
 
@@ -191,7 +191,7 @@ def encoder(
             list_pictures(input_dir, out)
         for one in media or []:
             _check_opens(one, how)
-        if media and not any(_moves(one) for one in media):
+        if media and not any(moves(one) for one in media):
             _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and there is none")
         check_writable(out)
         eye = find_encoder(
@@ -211,7 +211,7 @@ def encoder(
             return
         # Every fault of a picture that can be known before the weights are loaded. Pictures are large: none is kept.
         for one in media or []:
-            if not _moves(one):
+            if not moves(one):
                 eye.read(_picture(one), settings)
         for one in media or []:
             tell_look(*_look(eye, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
@@ -242,12 +242,6 @@ def _point(typed: str) -> tuple[float, float]:
     return x, y
 
 
-def _moves(name: str) -> bool:
-    from qvl_attn.media import is_clip
-
-    return is_clip(name) or os.path.isdir(name)  # pathlib raises on names that are too long  # noqa: PTH112
-
-
 def _picture(name: str) -> Media:
     from qvl_attn.media import load_picture
 
@@ -262,9 +256,10 @@ def _check_opens(name: str, how: ClipSettings) -> None:
         InputError: not so.
     """
     from qvl_attn.clip import open_clip
+    from qvl_attn.media import moves
     from qvl_attn.sampling import plan_frames
 
-    if not _moves(name):
+    if not moves(name):
         _picture(name)
         return
     with libraries_in_c_hushed():
@@ -287,8 +282,9 @@ def _look(
     from qvl_attn.eye.folder import folder_of_look
     from qvl_attn.eye.result import Look
     from qvl_attn.folder import is_complete
+    from qvl_attn.media import moves
 
-    if _moves(name):
+    if moves(name):
         settings = replace(settings, clip=how)
         media = load_clip(eye, name, how, settings, progress)
     else:

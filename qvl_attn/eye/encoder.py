@@ -25,7 +25,7 @@ from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import look_and_pool, read_pooled, read_space
-from qvl_attn.media import Picture, is_clip, load_picture
+from qvl_attn.media import Picture, load_picture, moves
 from qvl_attn.memory import check_free, on_device
 from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
@@ -183,7 +183,7 @@ class Encoder:
         settings, stages = replace(settings or LookSettings(), **options), Stages()
         if isinstance(picture, Media):
             media = picture
-        elif is_clip(picture) or os.path.isdir(picture):  # pathlib raises on names that are too long  # noqa: PTH112
+        elif moves(picture):
             settings = replace(settings, clip=settings.clip or ClipSettings())
             media = load_clip(self, picture, settings.clip, settings, progress)
         else:

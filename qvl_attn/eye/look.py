@@ -38,6 +38,19 @@ def encoder_of(model: Any, eye: Eye) -> Any:
     return getattr(model, model.base_model_prefix, model) if eye.model_class.endswith("Classification") else model
 
 
+def layers_of(model: Any, eye: Eye) -> torch.nn.ModuleList:
+    """The one list of as many modules as the encoder has layers.
+
+    Raises:
+        CaptureError: there is none, or more than one.
+    """
+    modules = encoder_of(model, eye).modules()
+    found = [one for one in modules if isinstance(one, torch.nn.ModuleList) and len(one) == eye.layers]
+    if len(found) != 1:
+        raise CaptureError(f"the encoder has {len(found)} lists of {eye.layers} layers, where one was expected")
+    return found[0]
+
+
 def run_encoder(model: Any, eye: Eye, inputs: Inputs) -> Any:
     """Run it: transformers' output, hidden states in the encoder's own order."""
     tower = encoder_of(model, eye)

@@ -42,7 +42,7 @@ from qvl_attn.evidence import Floats
 from qvl_attn.eye.aim import Aim
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import encoder_of, in_parts, told
+from qvl_attn.eye.look import encoder_of, in_parts, layers_of, told
 from qvl_attn.eye.result import SaliencyMap
 from qvl_attn.flow import Flow
 from qvl_attn.methods.gradient import relevance
@@ -175,7 +175,7 @@ def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
         del module
         seen["probe"], seen["asked"], seen["pooled"] = *args[:2], output[0]
 
-    hooks: list[tuple[Any, Callable[..., Any]]] = [(tower.embeddings, leaf), (_last_norm(tower, eye), norm)]
+    hooks: list[tuple[Any, Callable[..., Any]]] = [(tower.embeddings, leaf), (_last_norm(model, eye), norm)]
     if "probe" in READS[eye.model_class]:
         hooks.append((tower.head.attention, probe))
     with ExitStack() as stack:
@@ -184,10 +184,9 @@ def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
         yield seen
 
 
-def _last_norm(tower: Any, eye: Eye) -> Any:
-    """The first norm of the last layer, which is the last of the one list of as many modules as there are layers."""
-    lists = [one for one in tower.modules() if isinstance(one, torch.nn.ModuleList) and len(one) == eye.layers]
-    return next(one for one in lists[0][-1].modules() if isinstance(one, torch.nn.LayerNorm))
+def _last_norm(model: Any, eye: Eye) -> Any:
+    """The first norm of the last layer."""
+    return next(one for one in layers_of(model, eye)[-1].modules() if isinstance(one, torch.nn.LayerNorm))
 
 
 def _plain_row(eye: Eye, tokens: int) -> Floats:

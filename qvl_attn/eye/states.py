@@ -13,7 +13,7 @@ from qvl_attn.capture import keep_encoder_states
 from qvl_attn.errors import CaptureError
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import Tally, encoder_of, in_parts, run_encoder, sequence_order
+from qvl_attn.eye.look import Tally, in_parts, layers_of, run_encoder, sequence_order
 from qvl_attn.eye.result import PatchSpace
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import Projection, patch_space, principal
@@ -56,19 +56,10 @@ def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
         reached.append(layer)
         see(layer, states)
 
-    with _shown(_layers(model, eye), show), torch.inference_mode():
+    with _shown(layers_of(model, eye), show), torch.inference_mode():
         run_encoder(model, eye, inputs)
     if reached != list(range(-1, eye.layers)):
         raise CaptureError("the encoder did not run each of its layers once")
-
-
-def _layers(model: Any, eye: Eye) -> torch.nn.ModuleList:
-    """The one list of as many modules as the encoder has layers."""
-    modules = encoder_of(model, eye).modules()
-    found = [one for one in modules if isinstance(one, torch.nn.ModuleList) and len(one) == eye.layers]
-    if len(found) != 1:
-        raise CaptureError(f"the encoder has {len(found)} lists of {eye.layers} layers, where one was expected")
-    return found[0]
 
 
 @contextmanager
