@@ -1,0 +1,1 @@
+"""Values, errors, text, files, progress: what every wing needs. Knows no model, picture or page."""
