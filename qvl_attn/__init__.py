@@ -15,15 +15,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.compare import compare_runs
+    from qvl_attn.core.errors import QvlAttnError
+    from qvl_attn.core.types import HeatMap
     from qvl_attn.data import load_samples
     from qvl_attn.drawing import Drawing
-    from qvl_attn.errors import QvlAttnError
     from qvl_attn.eye.encoder import Encoder
     from qvl_attn.eye.result import Look, LookSettings
     from qvl_attn.parts import merge_runs
     from qvl_attn.report.build import make_report
     from qvl_attn.result import Result
-    from qvl_attn.types import HeatMap
 
 __all__ = [
     "Analyzer",
@@ -46,10 +46,10 @@ _ROOMS = {
     "Analyzer": "analyzer",
     "Drawing": "drawing",
     "Encoder": "eye.encoder",
-    "HeatMap": "types",
+    "HeatMap": "core.types",
     "Look": "eye.result",
     "LookSettings": "eye.result",
-    "QvlAttnError": "errors",
+    "QvlAttnError": "core.errors",
     "Result": "result",
     "compare_runs": "compare",
     "load_samples": "data",

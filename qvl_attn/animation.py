@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.footage import Footage, Pixels, Size
 from qvl_attn.media import MAX_BYTES, check_size, decoding_faults, load_picture
 from qvl_attn.render import at_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from qvl_attn.types import Token
+from qvl_attn.core.types import Token
 
 
 def answer_tokens(tokenizer: Any, ids: Sequence[int], first_position: int) -> tuple[tuple[Token, ...], str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn import metrics
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
 

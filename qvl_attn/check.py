@@ -15,9 +15,9 @@ from threading import Event
 
 import numpy as np
 
-from qvl_attn.ahead import ahead
+from qvl_attn.core.ahead import ahead
+from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.engine import DOT, Engine
-from qvl_attn.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.exhibit import exhibit_of
 from qvl_attn.portion import Prepared, load_media, read_portion, told
 from qvl_attn.prompt import check_text, control_words

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.hub_rows import hub_rows, is_hub_set
 from qvl_attn.media import check_local
 from qvl_attn.prompts import load_prompts

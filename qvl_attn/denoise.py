@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
-from qvl_attn.types import FloatArray
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import FloatArray
 
 
 def denoise(values: FloatArray, name: str) -> FloatArray:

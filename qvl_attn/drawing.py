@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 
 @dataclass(frozen=True)

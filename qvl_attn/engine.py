@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from qvl_attn.capture import prove_capture
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.runtime import Stages, joined
+from qvl_attn.core.types import Media
 from qvl_attn.cost import peak_bytes
-from qvl_attn.errors import InputError
 from qvl_attn.estimate import (
     ATTENTION_MODES,
     check_context,
@@ -38,8 +40,6 @@ from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result
 from qvl_attn.runs import Group, Run, groups, run_group
 from qvl_attn.settings import Settings, settings_of
-from qvl_attn.stages import Stages, joined
-from qvl_attn.types import Media
 
 if TYPE_CHECKING:
     from qvl_attn.workers import Workers

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
+from qvl_attn.core.files import MAX_NPZ_BYTES
+from qvl_attn.core.types import TokenGrid
 from qvl_attn.cost import WAYS, Job, peak_bytes
-from qvl_attn.errors import InputError, MemoryLimitError, QvlAttnError
-from qvl_attn.store import MAX_NPZ_BYTES
-from qvl_attn.types import TokenGrid
 
 if TYPE_CHECKING:
     from qvl_attn.model import Placement

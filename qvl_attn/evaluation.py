@@ -14,20 +14,20 @@ import numpy as np
 from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.check import Plan, other_samples
 from qvl_attn.conclusion import conclude
-from qvl_attn.errors import ModelError, QvlAttnError, StoreError
+from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
+from qvl_attn.core.files import read_json, write_json, write_png
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import exhibit_file, exhibited, write_exhibit
 from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
 from qvl_attn.outputs import CSV_FILE, write_csv
-from qvl_attn.plain import shortened
 from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
-from qvl_attn.progress import Progress, untold
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
 from qvl_attn.settings import Settings, headline_of
-from qvl_attn.store import read_json, write_json, write_png
 from qvl_attn.workers import workers_of
 
 if TYPE_CHECKING:

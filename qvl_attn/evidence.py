@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.types import Capture, FloatArray, IntArray
+from qvl_attn.core.types import Capture, FloatArray, IntArray
 
 Floats = NDArray[np.float64]
 # (S,) row vector in, its product with a layer's (S, S) matrix out.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from qvl_attn.core.types import Capture
 from qvl_attn.evidence import GENERIC, Evidence
 from qvl_attn.faithfulness import HEADLINE, Curves, seed_of
 from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
@@ -16,7 +17,6 @@ from qvl_attn.reduce import mean_over
 from qvl_attn.removal import removal_curves
 from qvl_attn.select import default_layers, query_rows
 from qvl_attn.settings import headline_of
-from qvl_attn.types import Capture
 
 
 def method_maps(

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn import lettering, render
+from qvl_attn.core.numbers import compact, percent, times_uniform
+from qvl_attn.core.text import plain
+from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.drawing import Drawing
 from qvl_attn.lettering import Color, line_height_px
-from qvl_attn.numbers import compact, percent, times_uniform
-from qvl_attn.plain import plain
 from qvl_attn.render import Picture
-from qvl_attn.types import FloatArray, HeatMap, Scale
 
 PAGE = (255, 255, 255)
 INK = (24, 26, 31)

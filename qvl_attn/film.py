@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn import lettering, render
+from qvl_attn.core.numbers import compact, times_uniform
+from qvl_attn.core.text import plain
+from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.drawing import Drawing
 from qvl_attn.figures import ACCENT, GREY, INK, PAGE
 from qvl_attn.lettering import line_height_px
-from qvl_attn.numbers import compact, times_uniform
-from qvl_attn.plain import plain
 from qvl_attn.render import Picture
-from qvl_attn.types import FloatArray, HeatMap, Scale
 
 GAP_PX = 8
 # Narrower frames stand in the middle of a page on which the words have room.

@@ -15,11 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.errors import QvlAttnError, StoreError
+from qvl_attn.core.files import (
+    read_json,
+    read_npz,
+    slug,
+    whole_folder,
+    write_json,
+    write_npz,
+    write_png,
+    write_text,
+)
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Stages
+from qvl_attn.core.types import Media
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import QvlAttnError, StoreError
 from qvl_attn.kept import as_kept, media_from, picture_file, write_frames
 from qvl_attn.pictures import DrawnResult, draw_result
-from qvl_attn.progress import Progress, untold
 from qvl_attn.render import drawn_size_px
 from qvl_attn.report.of_result import result_html
 from qvl_attn.report.page import REPORT_FILE
@@ -32,18 +44,6 @@ from qvl_attn.schema import (
     result_json,
 )
 from qvl_attn.settings import Settings
-from qvl_attn.stages import Stages
-from qvl_attn.store import (
-    read_json,
-    read_npz,
-    slug,
-    whole_folder,
-    write_json,
-    write_npz,
-    write_png,
-    write_text,
-)
-from qvl_attn.types import Media
 
 REMEDY = "ask again with --overwrite"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.

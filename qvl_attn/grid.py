@@ -12,8 +12,8 @@ from itertools import groupby
 
 import numpy as np
 
-from qvl_attn.errors import CaptureError
-from qvl_attn.types import FloatArray, Media, TokenGrid
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import FloatArray, Media, TokenGrid
 
 VISION_TYPES = (1, 2)  # of `mm_token_type_ids`: image, video
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.rows import BOX_FORMATS, BOX_UNITS
 from qvl_attn.shown import Reader
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from qvl_attn.errors import InputError, StoreError
-from qvl_attn.plain import shortened
-from qvl_attn.store import check_new, read_json, sync_folder, write_json, write_text
+from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
+from qvl_attn.core.text import shortened
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1

@@ -19,8 +19,8 @@ from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
-from qvl_attn.errors import InputError
-from qvl_attn.plain import plain
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import plain
 
 Color = tuple[int, int, int]
 Runs = tuple[tuple[str, str], ...]

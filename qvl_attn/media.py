@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import Media
 from qvl_attn.rgb import to_rgb
-from qvl_attn.types import Media
 
 Picture = str | os.PathLike[str] | Media
 

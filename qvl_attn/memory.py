@@ -10,7 +10,7 @@ from dataclasses import replace
 import psutil
 import torch
 
-from qvl_attn.errors import MemoryLimitError
+from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.model import Placement
 
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.conclusion import conclude
-from qvl_attn.errors import InputError, StoreError
+from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.files import check_new, new_folder
 from qvl_attn.exhibit import exhibit_file
 from qvl_attn.gallery import chosen, file_name, scored_exhibits
 from qvl_attn.ledger import Ledger, differences, is_finished, read_rows, read_run
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import Score
-from qvl_attn.store import check_new, new_folder
 
 
 @dataclass(frozen=True, eq=False)

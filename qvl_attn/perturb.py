@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.types import IntArray
+from qvl_attn.core.types import IntArray
 
 STEPS = 16
 BLURRED_SIDE_PX = 512  # the longer side at which larger frames are blurred

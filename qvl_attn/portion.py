@@ -8,14 +8,14 @@ from pathlib import Path
 from threading import Event
 
 from qvl_attn.clip import open_clip
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import Media
 from qvl_attn.engine import Engine
-from qvl_attn.errors import InputError
 from qvl_attn.media import load_picture, picture_from
 from qvl_attn.question import Question
 from qvl_attn.samples import Sample
 from qvl_attn.settings import Settings
 from qvl_attn.shown import Shown, fingerprint
-from qvl_attn.types import Media
 from qvl_attn.video import load_clip
 
 # Questions in a row that are prepared together, and batches of which they should make several; with more bytes of

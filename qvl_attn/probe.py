@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from qvl_attn.capture import keep_states
-from qvl_attn.errors import CaptureError, MemoryLimitError
+from qvl_attn.core.errors import CaptureError, MemoryLimitError
+from qvl_attn.core.types import FloatArray, Token
 from qvl_attn.evidence import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER, Classes, Evidence, Floats, States, Tower
 from qvl_attn.flow import Flow
 from qvl_attn.passes import on_model, with_answer
 from qvl_attn.prompt import Prompt
-from qvl_attn.types import FloatArray, Token
 
 Seen = Callable[[torch.Tensor], torch.Tensor | None]
 

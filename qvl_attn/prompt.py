@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.types import Media, Token, TokenGrid
 from qvl_attn.grid import VISION_TYPES, locate_grids
-from qvl_attn.types import Media, Token, TokenGrid
 
 Message = dict[str, Any]
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 MAX_BYTES = 16 * 2**20
 _PACKAGE = Path(__file__).parent

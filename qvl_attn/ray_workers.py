@@ -27,11 +27,11 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions, spoiled
+from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
+from qvl_attn.core.hushed import libraries_in_c_hushed
 from qvl_attn.engine import Engine
-from qvl_attn.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.exhibit import exhibit_bytes, exhibit_from
 from qvl_attn.gallery import Drawn, draw_both
-from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.model import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.portion import Prepared, portions
 from qvl_attn.render import Picture

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qvl_attn.errors import CaptureError
-from qvl_attn.types import Apart, FloatArray, IntArray
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import Apart, FloatArray, IntArray
 
 # What a row's sum may miss one by: rounding of the softmax, which 16 bits round after the division.
 SUM_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qvl_attn.errors import InputError, StoreError
+from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.faithfulness import CONTROLS, Curves
 from qvl_attn.folder import REMEDY, is_complete
 from qvl_attn.ledger import RUN_FILE
@@ -21,7 +22,6 @@ from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import parse_heads, parse_query
 from qvl_attn.settings import Headline, Settings
-from qvl_attn.types import HeatMap, Media
 
 PLAIN = "mean"  # the method that is plain attention, and so always there
 

@@ -11,23 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qvl_attn.ahead import ahead
 from qvl_attn.clip import open_clip
+from qvl_attn.core.ahead import ahead
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.files import write_png
+from qvl_attn.core.progress import Progress
+from qvl_attn.core.text import shortened
+from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import InputError
 from qvl_attn.figures import Size
 from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.footage import Footage, Pixels
 from qvl_attn.grid import frames_per_step
 from qvl_attn.mp4 import TICKS_PER_S, write_mp4
-from qvl_attn.plain import shortened
-from qvl_attn.progress import Progress
 from qvl_attn.render import Picture, at_size
 from qvl_attn.result import Result
 from qvl_attn.sampling import shown_between
-from qvl_attn.store import write_png
 from qvl_attn.timeline import draw_timeline
-from qvl_attn.types import HeatMap, Media
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.types import TokenGrid
+from qvl_attn.core.types import TokenGrid
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.types import FloatArray, Scale
 from qvl_attn.drawing import Drawing
-from qvl_attn.types import FloatArray, Scale
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -11,7 +11,7 @@ from qwen_vl_utils.vision_process import smart_resize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.prompt import LEAST_PIXELS
 
 # The model card's example (`"max_pixels": 360 * 420`).

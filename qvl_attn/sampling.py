@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.footage import Footage
 
 # Two frames make one step of tokens: 768 is what qwen-vl-utils takes at most.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.grid import grid_of
 from qvl_attn.kept import media_json
@@ -26,7 +27,6 @@ from qvl_attn.result import Provenance, Result
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
 from qvl_attn.settings import Settings, headline_from
-from qvl_attn.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 
 SCHEMA_VERSION = 1
 

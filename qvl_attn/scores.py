@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.errors import StoreError
+from qvl_attn.core.errors import StoreError
 from qvl_attn.ledger import ROWS_FILE, read_rows
 from qvl_attn.scoring import Numbers, Score
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qvl_attn import metrics
 from qvl_attn.accuracy import accuracy
+from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.metrics import GROUNDING, PATTERNS, Cells
 from qvl_attn.reduce import mean_over
 from qvl_attn.region import Floats, Region, picture_region, step_boxes, step_region
@@ -19,7 +20,6 @@ from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.select import query_rows
 from qvl_attn.settings import Headline
-from qvl_attn.types import Capture, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from qvl_attn.exhibit import Exhibit

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from qvl_attn.errors import MemoryLimitError
+from qvl_attn.core.errors import MemoryLimitError
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qvl_attn.errors import InputError
-from qvl_attn.types import Capture, IntArray, Token
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import Capture, IntArray, Token
 
 QUERY_KINDS = ("question", "last", "answer")
 

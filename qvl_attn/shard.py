@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
     from qvl_attn.samples import Sample

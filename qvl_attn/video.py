@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qvl_attn.clip import open_clip, sample_clip
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.types import Media
 from qvl_attn.footage import Footage
 from qvl_attn.merge import merge_captures
-from qvl_attn.progress import Progress, untold
 from qvl_attn.question import Question
 from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.result import Result
 from qvl_attn.sampling import ClipSettings, plan_frames
 from qvl_attn.sanity import with_sanity
 from qvl_attn.settings import Settings
-from qvl_attn.types import Media
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine

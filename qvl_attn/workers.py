@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
-from qvl_attn.ahead import ahead
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
+from qvl_attn.core.ahead import ahead
+from qvl_attn.core.errors import QvlAttnError
 from qvl_attn.engine import Engine
-from qvl_attn.errors import QvlAttnError
 from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.model import Placement, choose_placement
 from qvl_attn.portion import portions

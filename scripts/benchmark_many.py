@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qvl_attn import Analyzer
-from qvl_attn.types import Media
+from qvl_attn.core.types import Media
 
 QUESTIONS = [f"what color is the {shape}?" for shape in ("cat", "dog", "fish", "star", "circle", "square", "triangle")]
 

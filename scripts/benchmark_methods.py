@@ -28,9 +28,9 @@ from typing import Any
 from benchmark_memory import make_checkpoint, noise
 
 from qvl_attn import Analyzer
+from qvl_attn.core.runtime import Stages
 from qvl_attn.cost import peak_bytes
 from qvl_attn.methods import METHODS
-from qvl_attn.stages import Stages
 
 PLAIN = "plain"
 WAYS = (PLAIN, *(name for name in METHODS if name != "heads"))

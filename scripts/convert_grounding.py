@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 Record = dict[str, Any]
 NO_PICKLE = "is not JSON; a pickle is never read, for it can run anything: export it to JSON first"

@@ -20,8 +20,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.eye.encoder import Encoder
-from qvl_attn.types import ClipFacts, Media
 
 DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
 WORDS = ("a", "photo", "of", "the", "cat", "dog", "red", "blue", "square", "circle", "on", "grass")

@@ -8,7 +8,7 @@ import torch
 from recipe import recipe
 
 from qvl_attn.capture import NAMES, prove_capture, record_attention
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.recorder import AttentionRecorder, Target
 
 QUESTION = "how many cats?"

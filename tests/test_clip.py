@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_attn.clip import open_clip, sample_clip
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.footage import Footage
 from qvl_attn.sampling import ClipSettings, plan_frames
 

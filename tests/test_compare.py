@@ -18,8 +18,8 @@ import qvl_attn
 from qvl_attn import compare_runs, load_samples
 from qvl_attn.cli import app
 from qvl_attn.compare import COMPARED
+from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.errors import InputError, StoreError
 from qvl_attn.scores import score_row
 from qvl_attn.scoring import FIGURES, Score
 

@@ -12,7 +12,7 @@ from conftest import CLIP_FPS, numbered_frames
 
 from qvl_attn import container
 from qvl_attn.clip import open_clip, sample_clip
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.sampling import ClipSettings, plan_frames
 
 COUNT = 40

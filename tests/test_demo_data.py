@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
+from qvl_attn.core.errors import InputError
 from qvl_attn.demo import heldout
 from qvl_attn.demo.scenes import SIDES_PX
-from qvl_attn.errors import InputError
 from qvl_attn.mp4 import write_mp4
 from qvl_attn.prompts import load_prompts
 

@@ -9,10 +9,10 @@ import pytest
 from made_up_looks import made_up_look
 from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
+from qvl_attn.core.numbers import percent
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.sight import over_heads
-from qvl_attn.numbers import percent
 from qvl_attn.render import color_table, percentile_scale
 from qvl_attn.report.of_encoder import encoder_html
 

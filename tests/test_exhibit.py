@@ -23,8 +23,8 @@ from running import assert_same_run, command, rows_of, summary_of, write_rows
 
 import qvl_attn.engine as engine_room
 from qvl_attn import load_samples, merge_runs
+from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.errors import CaptureError, StoreError
 from qvl_attn.exhibit import (
     Exhibit,
     exhibit_bytes,

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import eyes
 import pytest
 
-from qvl_attn.errors import InputError, ModelError
+from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.result import LookSettings
 

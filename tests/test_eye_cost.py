@@ -8,7 +8,7 @@ import eyes
 import pytest
 import torch
 
-from qvl_attn.errors import MemoryLimitError
+from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.cost import held_bytes, pass_bytes, states_bytes
 from qvl_attn.eye.encoder import Encoder

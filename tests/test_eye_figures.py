@@ -14,7 +14,7 @@ from looks import made_sight
 from test_eye_look import plain_attention
 from tower import dense_attention, windows
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.eye.figures import FIGURES, TITLES, figures_of
 from qvl_attn.eye.look import Tally, windows_of
 from qvl_attn.eye.result import LookSettings

@@ -16,8 +16,10 @@ from conftest import DEMO_PICTURES, numbered_frames
 from PIL import Image
 
 from qvl_attn.clip import open_clip
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.progress import untold
+from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import InputError
 from qvl_attn.eye import inputs as inputs_room
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.clip import load_clip
@@ -27,11 +29,9 @@ from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.timeline import draw_steps, lines
 from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.media import load_picture
-from qvl_attn.progress import untold
 from qvl_attn.render import percentile_scale
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.settings import Settings
-from qvl_attn.types import HeatMap, Scale
 from qvl_attn.video import load_clip as load_asked_clip
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second

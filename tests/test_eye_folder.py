@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from qvl_attn.core.errors import ResultExistsError, StoreError
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import ResultExistsError, StoreError
 from qvl_attn.eye import folder as folder_room
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.folder import folder_of_look, load_look

@@ -12,7 +12,7 @@ from PIL import Image
 from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.eye.inputs import MOST_PIXELS, merged_order, read_inputs, turned_back
 from qvl_attn.eye.part import part_px
 from qvl_attn.eye.result import LookSettings

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.families import FAMILIES, SERVED
 from qvl_attn.eye.result import LookSettings

@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from qvl_attn.capture import keep_encoder_states
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.families import QWEN, eye_of

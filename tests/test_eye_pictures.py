@@ -8,8 +8,8 @@ from looks import attention, made_clip, made_look, made_picture, made_sight
 
 import qvl_attn.eye.grid_picture as grid_room
 import qvl_attn.eye.pictures as pictures_room
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import CaptureError
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_picture import (

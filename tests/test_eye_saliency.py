@@ -13,7 +13,7 @@ import transformers
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn import capture, flow
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye import saliency
 from qvl_attn.eye.aim import Aim

@@ -14,8 +14,9 @@ from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from qvl_attn import render
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import Scale
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import InputError
 from qvl_attn.eye import space, space_charts, space_pictures
 from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import LookSettings
@@ -31,7 +32,6 @@ from qvl_attn.eye.space import (
 )
 from qvl_attn.eye.space_charts import folder_images, patch_colors
 from qvl_attn.eye.space_pictures import Cell, component_colors, sheet, space_images
-from qvl_attn.types import Scale
 
 BOTH = ("pca", "tsne")
 

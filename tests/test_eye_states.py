@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye import states as states_room
 from qvl_attn.eye.encoder import Encoder

@@ -21,7 +21,7 @@ from running import ENV, line_count, wait_until
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError, ModelError, StoreError
+from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.eye import survey as survey_room
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.figures import figures_of

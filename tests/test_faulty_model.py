@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from running import BAD, COUNT, assert_spoiled, invoke, make_data, rows_of, summary_of, undrawn, write_rows
 
+from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.engine import Engine
-from qvl_attn.errors import MemoryLimitError
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from qvl_attn import lettering, numbers, render
+from qvl_attn import lettering, render
+from qvl_attn.core import numbers
+from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.drawing import Drawing
 from qvl_attn.figures import ACCENT, Panel, headline, scale_line, sheet
-from qvl_attn.types import HeatMap, Scale
 
 rng = np.random.default_rng(3)
 GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.grid import cell_boxes_px, locate_grids, picture_grid
-from qvl_attn.types import ClipFacts, Media
 
 SIDES = st.integers(1, 40)
 PIXELS = st.integers(1, 5000)

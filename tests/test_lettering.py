@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageFont
 
 from qvl_attn import lettering
-from qvl_attn.errors import InputError
-from qvl_attn.plain import plain
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import plain
 
 CHINESE = "图中有几只猫？"
 INK = (0, 0, 0)

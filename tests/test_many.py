@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import DEMO_PICTURES
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.media import load_picture
 from qvl_attn.runs import groups
 from qvl_attn.settings import Settings
@@ -73,7 +73,7 @@ def test_questions_about_one_picture_read_it_once(looking):
 
 
 def test_pictures_that_only_seem_the_same_are_not_shared(looking):
-    from qvl_attn.types import Media
+    from qvl_attn.core.types import Media
 
     cats = load_picture(CATS)
     frames = (cats.frames, cats.frames[:, ::-1].copy())

@@ -16,11 +16,11 @@ import pytest
 from conftest import DEMO_MODEL, DEMO_PICTURES
 
 from qvl_attn.clip import open_clip
+from qvl_attn.core.types import Media
 from qvl_attn.demo import heldout
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.sampling import ClipSettings
 from qvl_attn.settings import Settings
-from qvl_attn.types import Media
 from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
 SCENES = 16

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from qvl_attn import Result
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.methods import METHODS, parse_methods
 from qvl_attn.profile import Profile, profile_json, shape_of
 

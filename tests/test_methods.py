@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from exhibits import cut_by_picture
 
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.types import Scale
 from qvl_attn.methods import METHODS, MethodMap, parse_methods
 from qvl_attn.methods.drawn import method_heat_maps
-from qvl_attn.types import Scale
 
 
 def values(*numbers):

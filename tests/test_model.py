@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qvl_attn import Analyzer
-from qvl_attn.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.memory import free_bytes, on_device
 from qvl_attn.model import _DEMO, DEFAULT_MODEL, Placement, choose_placement, find_checkpoint, load_config
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pages import opened, settled, slide, what
 
-from qvl_attn.numbers import percent
+from qvl_attn.core.numbers import percent
 from qvl_attn.report.of_result import result_html
 
 pytestmark = pytest.mark.browser

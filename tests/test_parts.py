@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qvl_attn import merge_runs
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 OF = 3
 

@@ -11,7 +11,7 @@ import torch
 from exhibits import Exhibit, alike
 
 from qvl_attn import capture
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.evidence import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER
 from qvl_attn.methods import METHODS
 from qvl_attn.probe import Probe, window_order

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qvl_attn import Result
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.merge import merge_captures
 from qvl_attn.profile import (
     Profile,

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.prompts import PromptItem, load_prompts, shipped_sets
 
 SETS = {name: load_prompts(str(path)) for name, path in shipped_sets().items()}

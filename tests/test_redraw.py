@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from qvl_attn import Drawing, Result
 from qvl_attn.captions import headline_caption
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.profile import Profile, Shape
 from qvl_attn.redraw import read_result, redrawn
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvl_attn import render
+from qvl_attn.core.types import Scale
 from qvl_attn.drawing import Drawing
-from qvl_attn.types import Scale
 
 rng = np.random.default_rng(7)
 CELLS = Drawing(interp="cells")

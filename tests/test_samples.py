@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.media import load_picture
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import Faults

@@ -12,8 +12,8 @@ from conftest import DEMO_PICTURES
 
 from qvl_attn import sanity
 from qvl_attn.clip import open_clip
+from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.demo.heldout import scene
-from qvl_attn.errors import CaptureError, InputError
 from qvl_attn.faithfulness import HEADLINE, seed_of
 from qvl_attn.likeness import Likeness, Sanity, sanity_from, sanity_json
 from qvl_attn.methods import GENERIC_PROMPT

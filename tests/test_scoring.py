@@ -12,7 +12,7 @@ from test_summary import score
 
 from qvl_attn.charts import draw_heads, draw_layers
 from qvl_attn.check import other_samples
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.gallery import EACH, chosen
 from qvl_attn.portion import AT_ONCE, portions
 from qvl_attn.profile import Profile, Shape

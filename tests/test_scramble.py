@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qvl_attn import scramble
-from qvl_attn.errors import MemoryLimitError
+from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.scramble import scrambled
 
 

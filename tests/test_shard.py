@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from qvl_attn import load_samples
 from qvl_attn.check import other_samples
 from qvl_attn.cli import app
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.gallery import chosen
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_attn.errors import InputError, ResultExistsError, StoreError
-from qvl_attn.store import (
+from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.core.files import (
     check_writable,
     read_json,
     read_npz,
@@ -183,7 +183,7 @@ def test_arrays_of_objects_are_neither_written_nor_read(tmp_path):
 def test_an_archive_that_would_unpack_to_much(tmp_path, monkeypatch):
     write_npz(tmp_path / "a.npz", {"a": np.zeros(10**6)})
     assert (tmp_path / "a.npz").stat().st_size < 10_000
-    monkeypatch.setattr("qvl_attn.store.MAX_NPZ_BYTES", 10**6)
+    monkeypatch.setattr("qvl_attn.core.files.MAX_NPZ_BYTES", 10**6)
     with pytest.raises(StoreError, match="unpack"):
         read_npz(tmp_path / "a.npz")
 

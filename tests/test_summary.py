@@ -9,7 +9,7 @@ import pytest
 
 from qvl_attn import calibrate, metrics
 from qvl_attn.calibrate import best_heads, halves, ranking
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.region import Region
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score

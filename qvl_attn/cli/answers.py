@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qvl_attn.cli.console import say
-from qvl_attn.errors import InputError, ResultExistsError
-from qvl_attn.plain import plain, shortened
+from qvl_attn.core.errors import InputError, ResultExistsError
+from qvl_attn.core.text import plain, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.core.types import Media
     from qvl_attn.drawing import Drawing
     from qvl_attn.question import Question
     from qvl_attn.result import Result
-    from qvl_attn.types import Media
 
 
 def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
@@ -140,7 +140,7 @@ def tell(
         quiet: print nothing but the answer or the JSON.
         done: what was not done to a result that was there.
     """
-    from qvl_attn.store import read_json
+    from qvl_attn.core.files import read_json
 
     if not quiet:
         if reused:

@@ -12,7 +12,7 @@ from qvl_attn.cli import options
 from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
-from qvl_attn.hushed import libraries_in_c_hushed
+from qvl_attn.core.hushed import libraries_in_c_hushed
 
 FILES = (
     "report.html",
@@ -87,8 +87,8 @@ def ask(
             go_offline()
         asked = read_questions(questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "--image {}")
         # Imported here: --help and a mistyped path must not wait for torch.
+        from qvl_attn.core.files import check_writable
         from qvl_attn.media import load_picture
-        from qvl_attn.store import check_writable
 
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]

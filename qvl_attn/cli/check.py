@@ -16,7 +16,7 @@ from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, importing, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
 from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
     from qvl_attn.ray_workers import RayWorkers
@@ -138,11 +138,11 @@ def check(
             go_offline()
         bars = read_bars(fail_under)
         # Imported here: --help and a mistyped word must not wait for torch.
+        from qvl_attn.core.files import check_new
         from qvl_attn.data import load_samples
         from qvl_attn.ledger import check_begun, is_finished
         from qvl_attn.sampling import ClipSettings
         from qvl_attn.shard import Shard
-        from qvl_attn.store import check_new
 
         ClipSettings(fps, max_frames)
         if shard:

@@ -13,8 +13,8 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults
 from qvl_attn.cli.tables import BY_LAYER, NAMES
-from qvl_attn.errors import StoreError
-from qvl_attn.plain import plain, shortened
+from qvl_attn.core.errors import StoreError
+from qvl_attn.core.text import plain, shortened
 
 WIDTHS = (10, 10, 12, 20, 9)
 
@@ -48,7 +48,7 @@ def compare(
     with faults(debug=debug, interrupted="interrupted"):
         # Imported here: --help must not wait for numpy.
         from qvl_attn import compare as comparing
-        from qvl_attn.store import check_new
+        from qvl_attn.core.files import check_new
 
         if as_csv:
             check_new(as_csv, "--csv", empty_folder=False)

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from qvl_attn.errors import QvlAttnError
-from qvl_attn.plain import plain
+from qvl_attn.core.errors import QvlAttnError
+from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer

@@ -15,16 +15,16 @@ from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
 from qvl_attn.cli.looks import tell_look, tell_survey
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
 from qvl_attn.cli.video import Scale
-from qvl_attn.errors import InputError
-from qvl_attn.hushed import libraries_in_c_hushed
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.hushed import libraries_in_c_hushed
 
 if TYPE_CHECKING:
+    from qvl_attn.core.progress import Progress
+    from qvl_attn.core.types import Media
     from qvl_attn.drawing import Drawing
     from qvl_attn.eye.encoder import Encoder
     from qvl_attn.eye.result import Look, LookSettings
-    from qvl_attn.progress import Progress
     from qvl_attn.sampling import ClipSettings
-    from qvl_attn.types import Media
 
 
 class OverHeads(StrEnum):
@@ -151,12 +151,12 @@ def encoder(
             )
         points = tuple(_point(one) for one in at or [])
         # Imported here: --help and a mistyped word must not wait for torch.
+        from qvl_attn.core.files import check_writable
         from qvl_attn.eye.listing import list_pictures
         from qvl_attn.eye.result import LookSettings
         from qvl_attn.eye.space import check_available
         from qvl_attn.media import moves
         from qvl_attn.sampling import ClipSettings
-        from qvl_attn.store import check_writable
 
         settings = LookSettings(
             at=points,
@@ -277,7 +277,7 @@ def _look(
     overwrite: bool,
 ) -> tuple[Look, Path, bool]:
     """A look, its folder, and whether it was there already."""
-    from qvl_attn.errors import ResultExistsError
+    from qvl_attn.core.errors import ResultExistsError
     from qvl_attn.eye.clip import load_clip
     from qvl_attn.eye.folder import folder_of_look
     from qvl_attn.eye.result import Look

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qvl_attn.cli.console import say
-from qvl_attn.errors import StoreError
-from qvl_attn.plain import plain, shortened
-from qvl_attn.stages import memory_words
+from qvl_attn.core.errors import StoreError
+from qvl_attn.core.runtime import memory_words
+from qvl_attn.core.text import plain, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.eye.result import Look
@@ -37,7 +37,7 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
     Raises:
         StoreError: it was changed since it was written.
     """
-    from qvl_attn.store import read_json
+    from qvl_attn.core.files import read_json
 
     kept = read_json(folder / "result.json")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
     from qvl_attn.drawing import Drawing

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qvl_attn.cli.console import faults
-from qvl_attn.plain import plain
+from qvl_attn.core.text import plain
 from qvl_attn.prompts import load_prompts, shipped_sets
 
 

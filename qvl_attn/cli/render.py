@@ -16,8 +16,8 @@ from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, say
 from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, drawing_of
 from qvl_attn.cli.video import FILES as CLIP_FILES
-from qvl_attn.errors import InputError
-from qvl_attn.hushed import libraries_in_c_hushed
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.hushed import libraries_in_c_hushed
 
 if TYPE_CHECKING:
     from qvl_attn.result import Result
@@ -84,9 +84,9 @@ def render(
     """
     with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         # Imported here: --help must not wait for numpy.
+        from qvl_attn.core.files import check_writable
         from qvl_attn.folder import folder_of
         from qvl_attn.redraw import check_whole, left_behind, read_result, redrawn
-        from qvl_attn.store import check_writable
 
         saved = read_result(folder)
         if out is None:

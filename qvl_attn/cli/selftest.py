@@ -13,12 +13,12 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, find_model, go_offline, say
 from qvl_attn.cli.options import DEFAULT_MODEL
-from qvl_attn.plain import plain
+from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.core.runtime import Stages
     from qvl_attn.selftest import Check
-    from qvl_attn.stages import Stages
 
 VERDICTS = {True: "ok", False: "FAILED", None: "told"}
 PEAKS = ("host", "device")
@@ -51,9 +51,9 @@ def selftest(
             device_map=device_map,
             attn="rows",
         )
+        from qvl_attn.core.runtime import Stages
         from qvl_attn.memory import on_device
         from qvl_attn.selftest import selftest as run_checks
-        from qvl_attn.stages import Stages
 
         stages = Stages()
         with stages.stage("load"):

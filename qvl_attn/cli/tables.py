@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.cli.method_table import method_lines
-from qvl_attn.plain import plain
+from qvl_attn.core.text import plain
 
 NAMES = {
     "pointing": "pointing game",

@@ -11,7 +11,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import say
 from qvl_attn.cli.tables import check_table
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 
 CHECK = "Figures"
 # Beyond it a run has failed, whatever the figures of the others.

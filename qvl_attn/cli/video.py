@@ -121,8 +121,8 @@ def video(
         asked = read_questions(questions or [], prompts, example, instead)
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.clip import open_clip
+        from qvl_attn.core.files import check_writable
         from qvl_attn.sampling import ClipSettings, plan_frames
-        from qvl_attn.store import check_writable
 
         how = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         footage = open_clip(media, source_fps)

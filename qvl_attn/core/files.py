@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from qvl_attn.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20

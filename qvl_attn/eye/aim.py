@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from textwrap import shorten
 from typing import Any
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.prompt import check_text

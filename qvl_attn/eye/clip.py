@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.clip import open_clip, sample_clip
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.types import Media
 from qvl_attn.eye.families import QWEN
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.footage import Footage
-from qvl_attn.progress import Progress, untold
 from qvl_attn.render import fit_px, resize_picture
 from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.sampling import ClipSettings, plan_frames
-from qvl_attn.types import Media
 
 if TYPE_CHECKING:
     from qvl_attn.eye.encoder import Encoder

@@ -11,7 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Stages
+from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.eye.aim import Aim, check_saliency
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.cost import held_bytes, pass_bytes, states_bytes
@@ -29,10 +32,7 @@ from qvl_attn.media import Picture, load_picture, moves
 from qvl_attn.memory import check_free, on_device
 from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
-from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.stages import Stages
-from qvl_attn.types import FloatArray, Media
 
 
 def _silent(message: str) -> None:

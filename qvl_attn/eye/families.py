@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qvl_attn.errors import ModelError
+from qvl_attn.core.errors import ModelError
 
 QWEN = "qwen2_5_vl"
 Head = Literal["classes", "text"]

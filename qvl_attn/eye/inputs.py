@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 
-from qvl_attn.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.part import part_px
 from qvl_attn.grid import cell_boxes_px
 from qvl_attn.prompt import chat_messages, pixel_limits, shown_clips
-from qvl_attn.types import FloatArray, IntArray, Media
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24

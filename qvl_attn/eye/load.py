@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.utils import logging
 
-from qvl_attn.errors import MemoryLimitError, ModelError
+from qvl_attn.core.errors import MemoryLimitError, ModelError
 from qvl_attn.eye.families import QWEN, Eye, class_of, eye_of, family_of
 from qvl_attn.model import DTYPES, Checkpoint, Placement, load_processor, one_line, refuse_absent, refuse_quantised
 

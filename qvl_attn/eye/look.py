@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from qvl_attn.capture import attention_rows, keep_encoder_states
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.types import IntArray
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.sight import Sight
 from qvl_attn.probe import window_order
-from qvl_attn.progress import Progress, untold
 from qvl_attn.recorder import SUM_TOLERANCE
-from qvl_attn.types import IntArray
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qvl_attn.errors import CaptureError
-from qvl_attn.types import FloatArray
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import FloatArray
 
 Part = tuple[float, float, float, float]
 _TOLERANCE_PX = 0.75

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.files import slug
+from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import CaptureError
 from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back, mark_patch
 from qvl_attn.eye.result import Look, SaliencyMap
 from qvl_attn.eye.saliency_map import METHOD_WORDS, saliency_heat_map
@@ -37,8 +39,6 @@ from qvl_attn.lettering import undrawable
 from qvl_attn.panels import filtered, on_one_scale
 from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 from qvl_attn.render import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
-from qvl_attn.store import slug
-from qvl_attn.types import FloatArray, HeatMap
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"

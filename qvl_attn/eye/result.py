@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import InputError
 from qvl_attn.eye.sight import Over, Sight
-from qvl_attn.progress import Progress, untold
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.types import FloatArray, IntArray, Media, _require, _require_array
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import HeatMap
 from qvl_attn.drawing import Drawing
-from qvl_attn.errors import CaptureError
 from qvl_attn.eye.result import SaliencyMap
 from qvl_attn.panels import filtered
 from qvl_attn.render import percentile_scale
-from qvl_attn.types import HeatMap
 
 METHOD_WORDS = {
     "gradcam": "Grad-CAM on the patch grid",

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.types import Media
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import Look, LookSettings, Maker, PatchSpace, SaliencyMap
 from qvl_attn.eye.said import said
 from qvl_attn.eye.sight import Sight, over_heads
 from qvl_attn.kept import media_json
 from qvl_attn.sampling import ClipSettings
-from qvl_attn.types import Media
 
 SCHEMA_VERSION = 1
 KIND = "encoder"

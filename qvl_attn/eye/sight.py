@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
-from qvl_attn.types import FloatArray, IntArray, _require, _require_array
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
 
 Over = Literal["mean", "max", "min"]
 PREFIX_ROLES = ("cls", "register")

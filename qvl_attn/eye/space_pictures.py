@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn import lettering, render
+from qvl_attn.core.numbers import compact, percent
+from qvl_attn.core.text import plain
+from qvl_attn.core.types import FloatArray, Scale
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen, seen_size_px
 from qvl_attn.figures import GREY, INK, PAGE
 from qvl_attn.lettering import Color, line_height_px
-from qvl_attn.numbers import compact, percent
-from qvl_attn.plain import plain
 from qvl_attn.render import Picture
-from qvl_attn.types import FloatArray, Scale
 
 Named = Iterator[tuple[str, Callable[[], Picture]]]
 

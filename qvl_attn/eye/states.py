@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from qvl_attn.capture import keep_encoder_states
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import FloatArray
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.look import Tally, in_parts, layers_of, run_encoder, sequence_order
 from qvl_attn.eye.result import PatchSpace
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import Projection, patch_space, principal
-from qvl_attn.types import FloatArray
 
 See = Callable[[int, torch.Tensor], None]
 

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.files import read_json, write_npz
+from qvl_attn.core.hushed import libraries_in_c_hushed
+from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Stages, memory_words
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.figures import FIGURES, figures_of
 from qvl_attn.eye.inputs import check_limits
@@ -21,14 +25,10 @@ from qvl_attn.eye.listing import Item, count_others, list_pictures
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.survey_end import conclude, vectors_file
-from qvl_attn.hushed import libraries_in_c_hushed
 from qvl_attn.ledger import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 from qvl_attn.media import load_picture
 from qvl_attn.portion import told
-from qvl_attn.progress import Progress, untold
 from qvl_attn.shown import fingerprint
-from qvl_attn.stages import Stages, memory_words
-from qvl_attn.store import read_json, write_npz
 
 
 def survey(

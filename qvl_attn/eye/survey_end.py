@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.errors import StoreError
+from qvl_attn.core.errors import StoreError
+from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
+from qvl_attn.core.numbers import percent
+from qvl_attn.core.progress import Progress
+from qvl_attn.core.types import FloatArray
 from qvl_attn.eye.chart import draw_survey
 from qvl_attn.eye.figures import FIGURES, Figure
 from qvl_attn.eye.result import LookSettings
@@ -21,10 +25,6 @@ from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.eye.space_pictures import layer_words
 from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
-from qvl_attn.numbers import percent
-from qvl_attn.progress import Progress
-from qvl_attn.store import read_npz, write_json, write_npz, write_png
-from qvl_attn.types import FloatArray
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"

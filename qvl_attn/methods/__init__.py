@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.methods.gradcam import GRADCAM
 from qvl_attn.methods.gradient import GRADIENT
 from qvl_attn.methods.heads import HEADS

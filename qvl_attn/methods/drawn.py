@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.errors import CaptureError
+from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
 from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.reduce import split_by_picture
 from qvl_attn.render import percentile_scale
-from qvl_attn.types import Capture, FloatArray, HeatMap, IntArray, Scale
 
 
 def method_heat_maps(

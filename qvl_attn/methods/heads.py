@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
 from qvl_attn.reduce import mean_over
 

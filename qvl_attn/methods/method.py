@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qvl_attn.errors import InputError
+from qvl_attn.core.errors import InputError
+from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evidence import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Evidence, Floats
-from qvl_attn.types import Capture, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

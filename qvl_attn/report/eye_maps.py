@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.text import plain
+from qvl_attn.core.types import FloatArray
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Over, Sight
-from qvl_attn.plain import plain
 from qvl_attn.render import percentile_scale
 from qvl_attn.report.maps import MAX_VALUES, LeftOut
 from qvl_attn.report.pack import Parcel
-from qvl_attn.types import FloatArray
 
 OTHERS: tuple[Over, ...] = ("max", "min")
 

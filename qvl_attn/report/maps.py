@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.types import IntArray, TokenGrid
 from qvl_attn.methods import METHODS, MethodMap
 from qvl_attn.reduce import mean_over
 from qvl_attn.render import percentile_scale
 from qvl_attn.report.pack import Parcel, coarse
 from qvl_attn.result import Result
-from qvl_attn.types import IntArray, TokenGrid
 
 # The most values of maps that a page carries of one result, some 2 bytes each; what is beyond is left out, and said.
 MAX_VALUES = 4_000_000

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import Exhibit
-from qvl_attn.plain import shortened
 from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
 from qvl_attn.scores import as_json

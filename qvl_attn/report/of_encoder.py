@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.types import HeatMap
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.pictures import draw_look
@@ -19,14 +21,12 @@ from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
 from qvl_attn.figures import Panel, scale_line
 from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
-from qvl_attn.plain import plain, shortened
 from qvl_attn.render import Picture, blend, percentile_scale, resize_picture, upsample
 from qvl_attn.report.eye_maps import eye_maps, kept_steps
 from qvl_attn.report.maps import LeftOut
 from qvl_attn.report.of_result import drawn_px_of
 from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
-from qvl_attn.types import HeatMap
 
 # Of the picture that is there without scripts.
 STILL_PX = 640

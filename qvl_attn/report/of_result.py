@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.types import Capture, Media, TokenGrid
 from qvl_attn.grid import frames_per_step
 from qvl_attn.kept import base_name
-from qvl_attn.plain import plain, shortened
 from qvl_attn.render import fit_px, resize_picture
 from qvl_attn.report.maps import LeftOut, Row, fitting, result_maps
 from qvl_attn.report.pack import Parcel
@@ -18,7 +19,6 @@ from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
 from qvl_attn.schema import faithfulness_json
 from qvl_attn.select import QUERY_KINDS, query_rows, words
-from qvl_attn.types import Capture, Media, TokenGrid
 
 MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
 

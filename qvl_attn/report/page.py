@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qvl_attn.plain import plain
+from qvl_attn.core.text import plain
 from qvl_attn.render import COLORMAPS, color_table
 from qvl_attn.report.pack import COARSE, TOP, Parcel
 
