@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.hub_rows import hub_rows, is_hub_set
-from qvl_attn.media import check_local
+from qvl_attn.media.image import check_local
 from qvl_attn.prompts import load_prompts
 from qvl_attn.rows import Faults
 from qvl_attn.samples import Sample, picture_rows, read_jsonl, read_samples

@@ -22,7 +22,7 @@ from qvl_attn.estimate import (
     choose_attention,
 )
 from qvl_attn.explain import method_maps, removal
-from qvl_attn.media import Picture, load_pictures
+from qvl_attn.media.image import Picture, load_pictures
 from qvl_attn.memory import free_bytes, on_device
 from qvl_attn.model import (
     DEFAULT_MODEL,

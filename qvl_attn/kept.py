@@ -12,7 +12,7 @@ import numpy as np
 from qvl_attn.core.files import read_png, write_png
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.drawing import Drawing
-from qvl_attn.media import check_size
+from qvl_attn.media.image import check_size
 from qvl_attn.render import drawn_size_px, fit_px, resize_picture
 
 

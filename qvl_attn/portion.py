@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from qvl_attn.clip import open_clip
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
 from qvl_attn.engine import Engine
-from qvl_attn.media import load_picture, picture_from
+from qvl_attn.media.image import load_picture, picture_from
+from qvl_attn.media.video import open_clip
 from qvl_attn.question import Question
 from qvl_attn.samples import Sample
 from qvl_attn.settings import Settings

@@ -16,10 +16,10 @@ from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.faithfulness import CONTROLS, Curves
 from qvl_attn.folder import REMEDY, is_complete
 from qvl_attn.ledger import RUN_FILE
-from qvl_attn.media import check_local, load_picture
+from qvl_attn.media.image import check_local, load_picture
+from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.methods import METHODS
 from qvl_attn.result import Result
-from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import parse_heads, parse_query
 from qvl_attn.settings import Headline, Settings
 
@@ -184,7 +184,7 @@ def _original(media: Media, path: str | os.PathLike[str], how: ClipSettings | No
         picture = load_picture(path)
         sha256, found = picture.sha256, replace(media, frames=picture.frames)
     else:
-        from qvl_attn.clip import open_clip  # loads PyAV
+        from qvl_attn.media.video import open_clip  # loads PyAV
 
         sha256 = open_clip(path, (how or ClipSettings()).source_fps).sha256
         found = replace(media, path=os.fspath(path))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qvl_attn.clip import open_clip
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
@@ -21,12 +20,13 @@ from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.drawing import Drawing
 from qvl_attn.figures import Size
 from qvl_attn.film import FilmDrawer, Story
-from qvl_attn.footage import Footage, Pixels
 from qvl_attn.grid import frames_per_step
-from qvl_attn.mp4 import TICKS_PER_S, write_mp4
+from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
+from qvl_attn.media.sampling import shown_between
+from qvl_attn.media.video import open_clip
+from qvl_attn.media.video_source import Footage, Pixels
 from qvl_attn.render import Picture, at_size
 from qvl_attn.result import Result
-from qvl_attn.sampling import shown_between
 from qvl_attn.timeline import draw_timeline
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import is_picture, printable
+from qvl_attn.media.image import is_picture, printable
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import BOX_UNITS, Faults, Row, parse_row
 from qvl_attn.shown import Reader, Root, Shown

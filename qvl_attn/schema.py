@@ -17,6 +17,7 @@ from qvl_attn.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curve
 from qvl_attn.grid import grid_of
 from qvl_attn.kept import media_json
 from qvl_attn.likeness import Sanity, sanity_from, sanity_json
+from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.merge import RULE
 from qvl_attn.methods import parse_methods
 from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
@@ -24,7 +25,6 @@ from qvl_attn.profile import profile_from
 from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result
-from qvl_attn.sampling import ClipSettings
 from qvl_attn.select import query_rows
 from qvl_attn.settings import Settings, headline_from
 

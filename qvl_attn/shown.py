@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from qvl_attn.clip import open_clip
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import check_local, file_faults, is_clip, printable, upright_size_px
+from qvl_attn.media.image import check_local, file_faults, is_clip, printable, upright_size_px
+from qvl_attn.media.video import open_clip
 
 # Of a larger file only its size and so much of its beginning, middle and end are looked at: a data set of clips would
 # take hours to read through.

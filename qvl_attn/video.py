@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import Media
-from qvl_attn.footage import Footage
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip, sample_clip
+from qvl_attn.media.video_source import Footage
 from qvl_attn.merge import merge_captures
 from qvl_attn.question import Question
 from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.result import Result
-from qvl_attn.sampling import ClipSettings, plan_frames
 from qvl_attn.sanity import with_sanity
 from qvl_attn.settings import Settings
 

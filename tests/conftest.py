@@ -130,7 +130,7 @@ def exhibits(request, tmp_path_factory):
     from exhibits import Exhibit, clip_media
     from PIL import Image
 
-    from qvl_attn.mp4 import write_mp4
+    from qvl_attn.media.mp4 import write_mp4
 
     folder = tmp_path_factory.mktemp("exhibits")
     rng = np.random.default_rng(4)
@@ -159,7 +159,7 @@ def results(demo, cats, wide, tmp_path_factory):
     """By name: results of every kind that a page shows, each made once."""
     from pages import results_of
 
-    from qvl_attn.mp4 import write_mp4
+    from qvl_attn.media.mp4 import write_mp4
 
     clip = tmp_path_factory.mktemp("moving") / "moves.mp4"
     frames = zip(numbered_frames(7, (140, 84)), (i / CLIP_FPS for i in range(7)), strict=True)
@@ -221,7 +221,7 @@ def clip_file(tmp_path):
     """Write a clip of (count) frames at 10 a second, or at the times that are given."""
 
     def write(count=20, name="clip.mp4", times_s=None, size_px=(64, 48), end_s=None) -> Path:
-        from qvl_attn.mp4 import write_mp4
+        from qvl_attn.media.mp4 import write_mp4
 
         times = [i / CLIP_FPS for i in range(count)] if times_s is None else times_s
         end = times[-1] + 1 / CLIP_FPS if end_s is None else end_s

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from recipe import recipe
 
-from qvl_attn.clip import open_clip
+from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.media.video import open_clip
 from qvl_attn.result import Settings
-from qvl_attn.sampling import ClipSettings
 from qvl_attn.video import load_clip
 
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.core.errors import InputError
-from qvl_attn.footage import Footage
-from qvl_attn.sampling import ClipSettings, plan_frames
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip, sample_clip
+from qvl_attn.media.video_source import Footage
 
 
 def same(frame):

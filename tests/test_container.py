@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import CLIP_FPS, numbered_frames
 
-from qvl_attn import container
-from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.core.errors import InputError
-from qvl_attn.sampling import ClipSettings, plan_frames
+from qvl_attn.media import container
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip, sample_clip
 
 COUNT = 40
 

@@ -17,7 +17,7 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
 from qvl_attn.cost import WAYS, Job, peak_bytes
 from qvl_attn.estimate import check_context, check_memory, choose_attention, estimate_of
-from qvl_attn.media import load_picture
+from qvl_attn.media.image import load_picture
 from qvl_attn.model import Placement
 from qvl_attn.question import read_question
 from qvl_attn.settings import Settings

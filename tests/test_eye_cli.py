@@ -20,14 +20,14 @@ from PIL import Image
 from running import ENV
 from typer.testing import CliRunner
 
-from qvl_attn import media as media_room
 from qvl_attn.cli import app
 from qvl_attn.eye import clip as clip_room
 from qvl_attn.eye import encoder as encoder_room
 from qvl_attn.eye import folder as folder_room
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.result import Look
-from qvl_attn.mp4 import write_mp4
+from qvl_attn.media import image as media_room
+from qvl_attn.media.mp4 import write_mp4
 
 
 @cache
@@ -448,6 +448,6 @@ def test_the_encoder_of_the_library_is_the_same(tmp_path):
     done = run(shown() / "b.png", "--out", tmp_path, "--json", "--dtype", "float32")
     look = Look.load(json.loads(done.stdout)["folder"])
     plain = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    from qvl_attn.media import load_picture
+    from qvl_attn.media.image import load_picture
 
     assert np.array_equal(plain.look(load_picture(shown() / "b.png")).sight.received, look.sight.received)

@@ -15,7 +15,6 @@ import pytest
 from conftest import DEMO_PICTURES, numbered_frames
 from PIL import Image
 
-from qvl_attn.clip import open_clip
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import untold
 from qvl_attn.core.types import HeatMap, Scale
@@ -28,9 +27,10 @@ from qvl_attn.eye.film import asked, seen_part, story_of, write_film
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.timeline import draw_steps, lines
 from qvl_attn.film import FilmDrawer, Story
-from qvl_attn.media import load_picture
+from qvl_attn.media.image import load_picture
+from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.media.video import open_clip
 from qvl_attn.render import percentile_scale
-from qvl_attn.sampling import ClipSettings
 from qvl_attn.settings import Settings
 from qvl_attn.video import load_clip as load_asked_clip
 

@@ -20,7 +20,7 @@ from qvl_attn.eye import folder as folder_room
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.folder import folder_of_look, load_look
 from qvl_attn.eye.result import Look, LookSettings, SaliencyMap
-from qvl_attn.sampling import ClipSettings
+from qvl_attn.media.sampling import ClipSettings
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
@@ -335,7 +335,7 @@ def test_a_fault_in_between_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
 def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
     from conftest import numbered_frames
 
-    from qvl_attn.mp4 import write_mp4
+    from qvl_attn.media.mp4 import write_mp4
 
     times = [i / 10 for i in range(7)]
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.hub_rows import FIELDS, hub_rows, is_hub_set
-from qvl_attn.media import load_picture, picture_from
+from qvl_attn.media.image import load_picture, picture_from
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_samples

@@ -7,7 +7,7 @@ import pytest
 from conftest import DEMO_PICTURES
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import load_picture
+from qvl_attn.media.image import load_picture
 from qvl_attn.runs import groups
 from qvl_attn.settings import Settings
 

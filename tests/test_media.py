@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, features
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.media import MAX_BYTES, is_clip, load_picture
+from qvl_attn.media.image import MAX_BYTES, is_clip, load_picture
 
 REPOSITORY = Path(__file__).parent.parent
 ORIENTATION = 0x0112
@@ -57,7 +57,7 @@ ANSWER = """
 import json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import load_picture
+from qvl_attn.media.image import load_picture
 for path in sys.argv[1:]:
     started = time.monotonic()
     try:

@@ -51,7 +51,7 @@ def several(demo, cats, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip_path(tmp_path_factory):
-    from qvl_attn.mp4 import write_mp4
+    from qvl_attn.media.mp4 import write_mp4
 
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     times = [i / CLIP_FPS for i in range(8)]

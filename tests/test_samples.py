@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import load_picture
+from qvl_attn.media.image import load_picture
 from qvl_attn.prompts import PromptItem
 from qvl_attn.rows import Faults
 from qvl_attn.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples

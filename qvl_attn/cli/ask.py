@@ -88,7 +88,7 @@ def ask(
         asked = read_questions(questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "--image {}")
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.core.files import check_writable
-        from qvl_attn.media import load_picture
+        from qvl_attn.media.image import load_picture
 
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]

@@ -141,7 +141,7 @@ def check(
         from qvl_attn.core.files import check_new
         from qvl_attn.data import load_samples
         from qvl_attn.ledger import check_begun, is_finished
-        from qvl_attn.sampling import ClipSettings
+        from qvl_attn.media.sampling import ClipSettings
         from qvl_attn.shard import Shard
 
         ClipSettings(fps, max_frames)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qvl_attn.drawing import Drawing
     from qvl_attn.eye.encoder import Encoder
     from qvl_attn.eye.result import Look, LookSettings
-    from qvl_attn.sampling import ClipSettings
+    from qvl_attn.media.sampling import ClipSettings
 
 
 class OverHeads(StrEnum):
@@ -155,8 +155,8 @@ def encoder(
         from qvl_attn.eye.listing import list_pictures
         from qvl_attn.eye.result import LookSettings
         from qvl_attn.eye.space import check_available
-        from qvl_attn.media import moves
-        from qvl_attn.sampling import ClipSettings
+        from qvl_attn.media.image import moves
+        from qvl_attn.media.sampling import ClipSettings
 
         settings = LookSettings(
             at=points,
@@ -243,7 +243,7 @@ def _point(typed: str) -> tuple[float, float]:
 
 
 def _picture(name: str) -> Media:
-    from qvl_attn.media import load_picture
+    from qvl_attn.media.image import load_picture
 
     with libraries_in_c_hushed():
         return load_picture(name)
@@ -255,9 +255,9 @@ def _check_opens(name: str, how: ClipSettings) -> None:
     Raises:
         InputError: not so.
     """
-    from qvl_attn.clip import open_clip
-    from qvl_attn.media import moves
-    from qvl_attn.sampling import plan_frames
+    from qvl_attn.media.image import moves
+    from qvl_attn.media.sampling import plan_frames
+    from qvl_attn.media.video import open_clip
 
     if not moves(name):
         _picture(name)
@@ -282,7 +282,7 @@ def _look(
     from qvl_attn.eye.folder import folder_of_look
     from qvl_attn.eye.result import Look
     from qvl_attn.folder import is_complete
-    from qvl_attn.media import moves
+    from qvl_attn.media.image import moves
 
     if moves(name):
         settings = replace(settings, clip=how)

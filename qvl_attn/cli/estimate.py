@@ -52,7 +52,7 @@ def estimate(
         if offline:
             go_offline()
         # Imported here: --help and a mistyped path must not wait for torch.
-        from qvl_attn.media import load_picture
+        from qvl_attn.media.image import load_picture
 
         with libraries_in_c_hushed():
             pictures = [load_picture(path) for path in (media, *(image or []))]

@@ -120,9 +120,9 @@ def video(
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: ask {} apart"
         asked = read_questions(questions or [], prompts, example, instead)
         # Imported here: --help and a mistyped path must not wait for torch.
-        from qvl_attn.clip import open_clip
         from qvl_attn.core.files import check_writable
-        from qvl_attn.sampling import ClipSettings, plan_frames
+        from qvl_attn.media.sampling import ClipSettings, plan_frames
+        from qvl_attn.media.video import open_clip
 
         how = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         footage = open_clip(media, source_fps)

@@ -12,7 +12,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable, new_folder, write_png
 from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
-from qvl_attn.mp4 import write_mp4
+from qvl_attn.media.mp4 import write_mp4
 
 QUESTIONS_FILE = "questions.jsonl"
 # Nearly without loss: the clips are small, and their colours are what is asked about.

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.clip import open_clip, sample_clip
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import Media
 from qvl_attn.eye.families import QWEN
 from qvl_attn.eye.result import LookSettings
-from qvl_attn.footage import Footage
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip, sample_clip
+from qvl_attn.media.video_source import Footage
 from qvl_attn.render import fit_px, resize_picture
 from qvl_attn.resize import clip_pixel_limits, resize_frame
-from qvl_attn.sampling import ClipSettings, plan_frames
 
 if TYPE_CHECKING:
     from qvl_attn.eye.encoder import Encoder

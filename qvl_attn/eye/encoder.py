@@ -28,11 +28,11 @@ from qvl_attn.eye.saliency import saliency
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import look_and_pool, read_pooled, read_space
-from qvl_attn.media import Picture, load_picture, moves
+from qvl_attn.media.image import Picture, load_picture, moves
+from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.memory import check_free, on_device
 from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
 from qvl_attn.origin import made_by
-from qvl_attn.sampling import ClipSettings
 
 
 def _silent(message: str) -> None:

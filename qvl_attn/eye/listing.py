@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media import check_local
+from qvl_attn.media.image import check_local
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 MAX_PICTURES = 1_000_000

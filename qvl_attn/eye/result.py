@@ -16,7 +16,7 @@ from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.drawing import Drawing
 from qvl_attn.eye.sight import Over, Sight
-from qvl_attn.sampling import ClipSettings
+from qvl_attn.media.sampling import ClipSettings
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")

@@ -18,7 +18,7 @@ from qvl_attn.eye.result import Look, LookSettings, Maker, PatchSpace, SaliencyM
 from qvl_attn.eye.said import said
 from qvl_attn.eye.sight import Sight, over_heads
 from qvl_attn.kept import media_json
-from qvl_attn.sampling import ClipSettings
+from qvl_attn.media.sampling import ClipSettings
 
 SCHEMA_VERSION = 1
 KIND = "encoder"

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.footage import Footage, Pixels, Size
+from qvl_attn.media.video_source import Footage, Pixels, Size
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
 CONTAINERS = "MP4, MOV, MKV, WebM, AVI, FLV, TS, MPEG, WMV or OGG"

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.rgb import to_rgb
+from qvl_attn.media.rgb import to_rgb
 
 Picture = str | os.PathLike[str] | Media
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.footage import Footage
+from qvl_attn.media.video_source import Footage
 
 # Two frames make one step of tokens: 768 is what qwen-vl-utils takes at most.
 MOST_FRAMES = 768

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.animation import animation_footage, folder_footage, is_animation
-from qvl_attn.container import container_footage
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.footage import Footage, Pixels
-from qvl_attn.media import check_file, check_local, check_size, file_faults, is_picture, printable
-from qvl_attn.sampling import ClipSettings, Plan
+from qvl_attn.media.animation import animation_footage, folder_footage, is_animation
+from qvl_attn.media.container import container_footage
+from qvl_attn.media.image import check_file, check_local, check_size, file_faults, is_picture, printable
+from qvl_attn.media.sampling import ClipSettings, Plan
+from qvl_attn.media.video_source import Footage, Pixels
 
 MAX_SKIPPED = 0.1
 # Packets without a frame of their own that may stand at the end.
