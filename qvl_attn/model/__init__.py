@@ -1,0 +1,1 @@
+"""Checkpoints, prompts, where tokens are, and how attention is captured."""
