@@ -19,10 +19,10 @@ from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.engine import DOT, Engine
 from qvl_attn.exhibit import exhibit_of
+from qvl_attn.model.preprocess import clip_pixel_limits
+from qvl_attn.model.prompt import check_text, control_words
 from qvl_attn.portion import Prepared, load_media, read_portion, told
-from qvl_attn.prompt import check_text, control_words
 from qvl_attn.question import Question, read_question
-from qvl_attn.resize import clip_pixel_limits
 from qvl_attn.result import Result
 from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from qvl_attn.capture import prove_capture
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Stages, joined
 from qvl_attn.core.types import Media
-from qvl_attn.cost import peak_bytes
 from qvl_attn.estimate import (
     ATTENTION_MODES,
     check_context,
@@ -23,8 +21,8 @@ from qvl_attn.estimate import (
 )
 from qvl_attn.explain import method_maps, removal
 from qvl_attn.media.image import Picture, load_pictures
-from qvl_attn.memory import free_bytes, on_device
-from qvl_attn.model import (
+from qvl_attn.model.capture import prove_capture
+from qvl_attn.model.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
     Placement,
@@ -34,8 +32,10 @@ from qvl_attn.model import (
     load_processor,
     load_weights,
 )
-from qvl_attn.origin import made_by, of_generation, of_model
-from qvl_attn.passes import on_model
+from qvl_attn.model.free_memory import free_bytes, on_device
+from qvl_attn.model.generate import on_model
+from qvl_attn.model.memory import peak_bytes
+from qvl_attn.model.origin import made_by, of_generation, of_model
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result
 from qvl_attn.runs import Group, Run, groups, run_group

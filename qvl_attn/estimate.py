@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.core.files import MAX_NPZ_BYTES
 from qvl_attn.core.types import TokenGrid
-from qvl_attn.cost import WAYS, Job, peak_bytes
+from qvl_attn.model.memory import WAYS, Job, peak_bytes
 
 if TYPE_CHECKING:
-    from qvl_attn.model import Placement
+    from qvl_attn.model.checkpoint import Placement
     from qvl_attn.question import Question
 
 ATTENTION_MODES = ("auto", "eager", "rows")

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from qvl_attn.core.types import Capture
-from qvl_attn.evidence import GENERIC, Evidence
 from qvl_attn.faithfulness import HEADLINE, Curves, seed_of
 from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
-from qvl_attn.passes import Pass
-from qvl_attn.probe import Probe
+from qvl_attn.model.generate import Pass
+from qvl_attn.model.probe import Probe
+from qvl_attn.model.signals import GENERIC, Evidence
 from qvl_attn.question import Question, with_pixels
 from qvl_attn.reduce import mean_over
 from qvl_attn.removal import removal_curves

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.ledger import SCHEMA_VERSION
-from qvl_attn.origin import made_by, of_model
+from qvl_attn.model.origin import made_by, of_model
 from qvl_attn.samples import Sample
 from qvl_attn.select import layer_words
 from qvl_attn.settings import Headline, Settings, headline_of

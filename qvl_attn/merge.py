@@ -15,7 +15,7 @@ import numpy as np
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Capture, Media, Token, TokenGrid
-from qvl_attn.grid import clip_grid
+from qvl_attn.model.token_grid import clip_grid
 
 RULE = (
     "each pass's weights count by the share of the clip's vision tokens that it saw, a step that several passes saw "

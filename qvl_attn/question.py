@@ -11,11 +11,11 @@ import numpy as np
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.cost import Job
-from qvl_attn.evidence import ATTENTION, GENERIC, RELEVANCE, TOWER
 from qvl_attn.methods import GENERIC_PROMPT, needs_of
-from qvl_attn.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
-from qvl_attn.resize import clip_pixel_limits
+from qvl_attn.model.memory import Job
+from qvl_attn.model.preprocess import clip_pixel_limits
+from qvl_attn.model.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
+from qvl_attn.model.signals import ATTENTION, GENERIC, RELEVANCE, TOWER
 from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.settings import Settings
 

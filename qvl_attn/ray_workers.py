@@ -32,7 +32,7 @@ from qvl_attn.core.hushed import libraries_in_c_hushed
 from qvl_attn.engine import Engine
 from qvl_attn.exhibit import exhibit_bytes, exhibit_from
 from qvl_attn.gallery import Drawn, draw_both
-from qvl_attn.model import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
+from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.portion import Prepared, portions
 from qvl_attn.render import Picture
 from qvl_attn.samples import Sample

@@ -21,7 +21,7 @@ from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.faithfulness import HEADLINE, seed_of
 from qvl_attn.likeness import Likeness, Sanity
-from qvl_attn.memory import on_device
+from qvl_attn.model.free_memory import on_device
 from qvl_attn.question import Question
 from qvl_attn.reduce import split_by_picture
 from qvl_attn.result import Result

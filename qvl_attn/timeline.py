@@ -14,8 +14,8 @@ from qvl_attn import lettering
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import Media
 from qvl_attn.figures import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
-from qvl_attn.grid import frames_per_step
 from qvl_attn.lettering import line_height_px
+from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.reduce import mean_over, over_chance
 from qvl_attn.render import Picture
 from qvl_attn.result import Result

@@ -18,8 +18,8 @@ from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
 from qvl_attn.merge import merge_captures
+from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
 from qvl_attn.question import Question
-from qvl_attn.resize import clip_pixel_limits, resize_frame
 from qvl_attn.result import Result
 from qvl_attn.sanity import with_sanity
 from qvl_attn.settings import Settings

@@ -11,7 +11,7 @@ from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import QvlAttnError
 from qvl_attn.engine import Engine
 from qvl_attn.gallery import Drawn, draw_both
-from qvl_attn.model import Placement, choose_placement
+from qvl_attn.model.checkpoint import Placement, choose_placement
 from qvl_attn.portion import portions
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample

@@ -41,11 +41,11 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Qwen2_5_
 
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.cost import peak_bytes
-from qvl_attn.memory import free_bytes
-from qvl_attn.model import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
-from qvl_attn.passes import Recording, greedy, on_model, own_answers
-from qvl_attn.prompt import CELL_PX
+from qvl_attn.model.checkpoint import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
+from qvl_attn.model.free_memory import free_bytes
+from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
+from qvl_attn.model.memory import peak_bytes
+from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.question import Question, read_question
 from qvl_attn.settings import Settings
 

@@ -35,8 +35,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from qvl_attn.eye.families import QWEN, eye_of
 from qvl_attn.eye.inputs import Inputs, merged_order
 from qvl_attn.eye.look import look, run_encoder
-from qvl_attn.grid import cell_boxes_px
-from qvl_attn.model import find_checkpoint, load_config
+from qvl_attn.model.checkpoint import find_checkpoint, load_config
+from qvl_attn.model.token_grid import cell_boxes_px
 
 WAYS, ENCODERS = ("plain", "look", "usual"), ("clip", "qwen")
 PATCH_PX = 14

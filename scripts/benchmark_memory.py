@@ -28,9 +28,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 import qvl_attn
 from qvl_attn import Analyzer
 from qvl_attn.core.runtime import Stages
-from qvl_attn.cost import WAYS
 from qvl_attn.estimate import estimate_of
-from qvl_attn.prompt import CELL_PX
+from qvl_attn.model.memory import WAYS
+from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.question import Question
 from qvl_attn.settings import Settings
 

@@ -29,8 +29,8 @@ from benchmark_memory import make_checkpoint, noise
 
 from qvl_attn import Analyzer
 from qvl_attn.core.runtime import Stages
-from qvl_attn.cost import peak_bytes
 from qvl_attn.methods import METHODS
+from qvl_attn.model.memory import peak_bytes
 
 PLAIN = "plain"
 WAYS = (PLAIN, *(name for name in METHODS if name != "heads"))

@@ -23,7 +23,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from qvl_attn.core.types import Capture, Media, Token
-from qvl_attn.grid import picture_grid
+from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Provenance, Result
 from qvl_attn.settings import Settings

@@ -20,7 +20,7 @@ import numpy as np
 
 import qvl_attn
 from qvl_attn.core.types import Capture, Media, Token
-from qvl_attn.grid import picture_grid
+from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.result import Provenance, Result
 from qvl_attn.settings import Settings
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from recipe import recipe
 
-from qvl_attn.capture import NAMES, prove_capture, record_attention
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.recorder import AttentionRecorder, Target
+from qvl_attn.model.capture import NAMES, prove_capture, record_attention
+from qvl_attn.model.recorder import AttentionRecorder, Target
 
 QUESTION = "how many cats?"
 # Eager in blocks is eager's own arithmetic; rows are another order of the same sums.
@@ -184,7 +184,7 @@ def test_looking_does_not_change_the_answer(attention, demo, cats):
 def test_blocks_of_rows_change_nothing(attention, genuine, make_picture, monkeypatch):
     path = make_picture(420, 280)
     whole = genuine.ask(path, "what is this?", heads="0,1", max_new_tokens=3)
-    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", 37)
+    monkeypatch.setattr("qvl_attn.model.capture.BLOCK_ROWS", 37)
     pieces = genuine.ask(path, "what is this?", heads="0,1", max_new_tokens=3)
     assert np.abs(whole.capture.weights_by_head - pieces.capture.weights_by_head).max() <= 1e-6
     assert (whole.capture.queries == pieces.capture.queries).all()
@@ -193,7 +193,7 @@ def test_blocks_of_rows_change_nothing(attention, genuine, make_picture, monkeyp
 def test_a_block_of_one_row_is_not_taken_for_a_generated_token(attention, genuine, make_picture, monkeypatch):
     path = make_picture(420, 280)
     length = len(genuine.ask(path, "what is this?", max_new_tokens=1).capture.tokens) - 1
-    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", length - 1)
+    monkeypatch.setattr("qvl_attn.model.capture.BLOCK_ROWS", length - 1)
     result = genuine.ask(path, "what is this?", max_new_tokens=3)
     assert np.unique(result.capture.queries).size == result.capture.queries.size
     assert (result.capture.query_role == "last").sum() == 1
@@ -323,7 +323,7 @@ def test_self_check_sees_what_is_no_attention(demo, cats, monkeypatch, spoil, wo
     ],
 )
 def test_self_check_sees_what_are_no_rows(demo, cats, monkeypatch, spoil, word):
-    import qvl_attn.capture as capture
+    import qvl_attn.model.capture as capture
 
     honest = capture.attention_rows
     monkeypatch.setattr(capture, "attention_rows", lambda *args: spoil(honest(*args)))

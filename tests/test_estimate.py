@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from qvl_attn import Analyzer
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
-from qvl_attn.cost import WAYS, Job, peak_bytes
 from qvl_attn.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.media.image import load_picture
-from qvl_attn.model import Placement
+from qvl_attn.model.checkpoint import Placement
+from qvl_attn.model.memory import WAYS, Job, peak_bytes
 from qvl_attn.question import read_question
 from qvl_attn.settings import Settings
 
@@ -251,7 +251,7 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
-    for room in ("model", "engine"):
+    for room in ("model.checkpoint", "engine"):
         monkeypatch.setattr(f"qvl_attn.{room}.load_weights", lambda *args: pytest.fail("weights were loaded"))
     done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
     assert done.exit_code == 0, done.output

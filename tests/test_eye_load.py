@@ -267,7 +267,7 @@ def hub(tmp_path, monkeypatch):
                     shutil.copy(file, cached)
         return str(cached)
 
-    monkeypatch.setattr("qvl_attn.model.snapshot_download", snapshot)
+    monkeypatch.setattr("qvl_attn.model.checkpoint.snapshot_download", snapshot)
     return cached, fetched
 
 

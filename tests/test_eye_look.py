@@ -21,7 +21,6 @@ from tower import dense_attention, windows
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from qvl_attn.capture import keep_encoder_states
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.encoder import Encoder
@@ -30,6 +29,7 @@ from qvl_attn.eye.inputs import read_inputs
 from qvl_attn.eye.look import look, run_encoder
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.sight import Sight
+from qvl_attn.model.capture import keep_encoder_states
 
 # By name: what is shown, and the settings.
 SHOWN = {

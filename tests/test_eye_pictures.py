@@ -29,8 +29,8 @@ from qvl_attn.eye.saliency_map import saliency_heat_map
 from qvl_attn.eye.seen import cut_out, seen, seen_words
 from qvl_attn.eye.words import asks, layer_words, share_of_all, share_words
 from qvl_attn.figures import Panel, scale_line
-from qvl_attn.grid import cell_boxes_px
 from qvl_attn.media.image import load_picture
+from qvl_attn.model.token_grid import cell_boxes_px
 from qvl_attn.render import color_table
 
 CYAN = (90, 220, 255)

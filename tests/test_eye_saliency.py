@@ -12,7 +12,6 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
-from qvl_attn import capture, flow
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye import saliency
@@ -22,6 +21,7 @@ from qvl_attn.eye.families import eye_of
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.look import encoder_of
 from qvl_attn.eye.result import LookSettings
+from qvl_attn.model import capture, flow
 
 HEADS = (*eyes.WITH_CLASSES, *eyes.WITH_TEXT)
 TEXTS = ("a photo of a cat", "the red square on grass")

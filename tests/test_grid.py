@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.grid import cell_boxes_px, locate_grids, picture_grid
+from qvl_attn.model.token_grid import cell_boxes_px, locate_grids, picture_grid
 
 SIDES = st.integers(1, 40)
 PIXELS = st.integers(1, 5000)

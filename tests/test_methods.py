@@ -105,8 +105,8 @@ def test_methods_stand_in_the_order_in_which_they_were_named(exhibits):
 
 
 def test_layers_of_the_headline_that_were_not_captured_are_named(exhibits):
-    from qvl_attn.evidence import Evidence
     from qvl_attn.methods import View
+    from qvl_attn.model.signals import Evidence
 
     result = exhibits("demo", "one").result(layers="1")
     nothing = Evidence(np.zeros(1), "")

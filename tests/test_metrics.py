@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
 from qvl_attn import metrics
-from qvl_attn.grid import picture_grid
 from qvl_attn.metrics import GROUNDING, PATTERNS, Cells
+from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.region import Region, picture_region
 
 rng = np.random.default_rng(11)

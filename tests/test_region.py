@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.grid import clip_grid, picture_grid
+from qvl_attn.model.token_grid import clip_grid, picture_grid
 from qvl_attn.region import Region, covered_share, picture_region, step_boxes, step_region
 
 FINE = 8  # parts of a cell's side on which a raster is exact

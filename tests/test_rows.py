@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn import Analyzer
-from qvl_attn.answer import answer_tokens
-from qvl_attn.capture import attention_rows, record_attention
-from qvl_attn.passes import Recording, greedy, own_answers, padded_batch
-from qvl_attn.recorder import AttentionRecorder, Target
+from qvl_attn.model.answer import answer_tokens
+from qvl_attn.model.capture import attention_rows, record_attention
+from qvl_attn.model.generate import Recording, greedy, own_answers, padded_batch
+from qvl_attn.model.recorder import AttentionRecorder, Target
 from qvl_attn.settings import Settings
 
 WAYS = ["eager", "rows"]
@@ -306,7 +306,7 @@ class Squares(TorchDispatchMode):
 @pytest.mark.parametrize("way", ["rows", "eager", "bare eager"])
 def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, way):
     """The prompt is longer than a block of rows and than any width of the model."""
-    monkeypatch.setattr("qvl_attn.capture.BLOCK_ROWS", 64)
+    monkeypatch.setattr("qvl_attn.model.capture.BLOCK_ROWS", 64)
     (question,) = genuine.prepare([([make_picture(560, 560)], "how many cats?")], Settings(max_new_tokens=2))
     prompt = question.prompt
     assert prompt.length > 400 > 4 * 64

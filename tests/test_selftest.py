@@ -9,9 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from qvl_attn import Analyzer, capture, grid, passes
+from qvl_attn import Analyzer
 from qvl_attn.cli import app
-from qvl_attn.prompt import Prompt
+from qvl_attn.model import capture, generate, token_grid
+from qvl_attn.model.prompt import Prompt
 from qvl_attn.selftest import selftest
 
 NAMES = ["arithmetic", "run", "sums", "future", "cells", "answer"]
@@ -19,7 +20,7 @@ HONEST = {
     "rows": capture.attention_rows,
     "sdpa": capture.sdpa_attention_forward,
     "mask": capture.sdpa_mask,
-    "picture": grid.picture_grid,
+    "picture": token_grid.picture_grid,
     "positions": Prompt.positions,
 }
 
@@ -151,7 +152,7 @@ def mirrored(thw, merge_size, start, size_px):
 
 @pytest.mark.parametrize("wrong", [transposed, mirrored])
 def test_a_wrong_grid(demo, monkeypatch, wrong):
-    monkeypatch.setattr(grid, "picture_grid", wrong)
+    monkeypatch.setattr(token_grid, "picture_grid", wrong)
     assert failed(demo) == {"cells"}
 
 
@@ -160,7 +161,7 @@ def test_shifted_columns(demo, monkeypatch, shift):
     def shifted(prompt, role):
         return tuple(at + shift * (role == "vision") for at in HONEST["positions"](prompt, role))
 
-    monkeypatch.setattr(passes.Prompt, "positions", shifted)
+    monkeypatch.setattr(generate.Prompt, "positions", shifted)
     checks = {check.name: check for check in selftest(demo)}
     assert {name for name, check in checks.items() if check.passed is False} == {"cells"}
     assert checks["cells"].figures["found"] <= 2

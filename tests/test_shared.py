@@ -11,8 +11,8 @@ import torch
 from conftest import DEMO_PICTURES
 
 from qvl_attn import Analyzer
-from qvl_attn.cost import peak_bytes
-from qvl_attn.recorder import Target
+from qvl_attn.model.memory import peak_bytes
+from qvl_attn.model.recorder import Target
 from qvl_attn.runs import groups
 from qvl_attn.settings import Settings
 

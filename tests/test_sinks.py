@@ -10,9 +10,9 @@ import pytest
 import torch
 from exhibits import Exhibit, alike
 
-from qvl_attn.evidence import States
 from qvl_attn.methods import DIMENSIONS, sinks
 from qvl_attn.methods.sinks import redistributed, removed, sink_cells
+from qvl_attn.model.signals import States
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from exhibits import Exhibit, alike, cut_by_picture
 
-from qvl_attn.evidence import Classes
 from qvl_attn.methods.tam import activation_map
+from qvl_attn.model.signals import Classes
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 

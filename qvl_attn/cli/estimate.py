@@ -58,7 +58,7 @@ def estimate(
             pictures = [load_picture(path) for path in (media, *(image or []))]
         with importing():
             from qvl_attn.analyzer import Analyzer
-            from qvl_attn.model import choose_placement, find_checkpoint, load_config
+            from qvl_attn.model.checkpoint import choose_placement, find_checkpoint, load_config
 
         hush_libraries(bars=not as_json)
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)

@@ -52,7 +52,7 @@ def selftest(
             attn="rows",
         )
         from qvl_attn.core.runtime import Stages
-        from qvl_attn.memory import on_device
+        from qvl_attn.model.free_memory import on_device
         from qvl_attn.selftest import selftest as run_checks
 
         stages = Stages()

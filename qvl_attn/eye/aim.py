@@ -14,7 +14,7 @@ from typing import Any
 from qvl_attn.core.errors import InputError
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.result import LookSettings
-from qvl_attn.prompt import check_text
+from qvl_attn.model.prompt import check_text
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,17 @@ from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.states import look_and_pool, read_pooled, read_space
 from qvl_attn.media.image import Picture, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.memory import check_free, on_device
-from qvl_attn.model import DEFAULT_MODEL, DTYPES, Checkpoint, Placement, find_checkpoint, is_folder, placement_of
-from qvl_attn.origin import made_by
+from qvl_attn.model.checkpoint import (
+    DEFAULT_MODEL,
+    DTYPES,
+    Checkpoint,
+    Placement,
+    find_checkpoint,
+    is_folder,
+    placement_of,
+)
+from qvl_attn.model.free_memory import check_free, on_device
+from qvl_attn.model.origin import made_by
 
 
 def _silent(message: str) -> None:

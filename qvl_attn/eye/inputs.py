@@ -16,8 +16,8 @@ from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.part import part_px
-from qvl_attn.grid import cell_boxes_px
-from qvl_attn.prompt import chat_messages, pixel_limits, shown_clips
+from qvl_attn.model.prompt import chat_messages, pixel_limits, shown_clips
+from qvl_attn.model.token_grid import cell_boxes_px
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24

@@ -15,7 +15,15 @@ from transformers.utils import logging
 
 from qvl_attn.core.errors import MemoryLimitError, ModelError
 from qvl_attn.eye.families import QWEN, Eye, class_of, eye_of, family_of
-from qvl_attn.model import DTYPES, Checkpoint, Placement, load_processor, one_line, refuse_absent, refuse_quantised
+from qvl_attn.model.checkpoint import (
+    DTYPES,
+    Checkpoint,
+    Placement,
+    load_processor,
+    one_line,
+    refuse_absent,
+    refuse_quantised,
+)
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvl_attn.capture import attention_rows, keep_encoder_states
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import IntArray
@@ -22,8 +21,9 @@ from qvl_attn.eye.families import QWEN, Eye
 from qvl_attn.eye.grid_rows import GridRows
 from qvl_attn.eye.inputs import Inputs
 from qvl_attn.eye.sight import Sight
-from qvl_attn.probe import window_order
-from qvl_attn.recorder import SUM_TOLERANCE
+from qvl_attn.model.capture import attention_rows, keep_encoder_states
+from qvl_attn.model.probe import window_order
+from qvl_attn.model.recorder import SUM_TOLERANCE
 
 # Of the attention that is held at a time.
 BLOCK_BYTES = 32 * 2**20

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from qvl_attn.capture import keep_encoder_states
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray
 from qvl_attn.eye.families import QWEN, Eye
@@ -18,6 +17,7 @@ from qvl_attn.eye.look import Tally, in_parts, layers_of, run_encoder, sequence_
 from qvl_attn.eye.result import PatchSpace
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.space import Projection, patch_space, principal
+from qvl_attn.model.capture import keep_encoder_states
 
 See = Callable[[int, torch.Tensor], None]
 

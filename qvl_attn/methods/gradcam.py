@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.evidence import TOWER, Floats, Tower
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.model.signals import TOWER, Floats, Tower
 
 
 def grad_cam(tower: Tower) -> Floats:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qvl_attn.evidence import RELEVANCE, Floats, Product
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.model.signals import RELEVANCE, Floats, Product
 
 
 def relevance(seeds: Floats, products: Sequence[Product]) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Capture, FloatArray, IntArray
-from qvl_attn.evidence import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Evidence, Floats
+from qvl_attn.model.signals import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Evidence, Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qvl_attn.evidence import ATTENTION, Floats, Product
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.model.signals import ATTENTION, Floats, Product
 
 
 def rollout(seeds: Floats, products: Sequence[Product]) -> list[Floats]:

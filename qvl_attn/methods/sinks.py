@@ -20,8 +20,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.evidence import STATES, Floats, States
 from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.model.signals import STATES, Floats, States
 from qvl_attn.select import layer_words
 
 SCORE, NORM = 20.0, 5.0

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.denoise import denoise
-from qvl_attn.evidence import CLASSES, Classes, Floats
 from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.model.signals import CLASSES, Classes, Floats
 from qvl_attn.reduce import split_by_picture
 
 

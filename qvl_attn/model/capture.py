@@ -28,8 +28,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.cost import BLOCK_ROWS
-from qvl_attn.recorder import AttentionRecorder, Target
+from qvl_attn.model.memory import BLOCK_ROWS
+from qvl_attn.model.recorder import AttentionRecorder, Target
 
 # "sdpa", "flash" and "flex" must not be part of them: transformers looks for these words in the name.
 NAMES = {"eager": "qvl_attn_eager", "rows": "qvl_attn_rows", "states": "qvl_attn_states"}

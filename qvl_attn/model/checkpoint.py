@@ -33,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # A checkpoint's files without its pickles and its code.
 _SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
-_DEMO = Path(__file__).parent / "demo" / "model"
+_DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from qvl_attn.capture import attention_rows, visible
-from qvl_attn.cost import BLOCK_ROWS
-from qvl_attn.evidence import Floats, Product
+from qvl_attn.model.capture import attention_rows, visible
+from qvl_attn.model.memory import BLOCK_ROWS
+from qvl_attn.model.signals import Floats, Product
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.model import Placement
+from qvl_attn.model.checkpoint import Placement
 
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 

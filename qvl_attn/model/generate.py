@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
-from qvl_attn.answer import answer_tokens
-from qvl_attn.capture import record_attention
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Apart, Capture, Token
-from qvl_attn.prompt import Prompt
-from qvl_attn.recorder import AttentionRecorder, Rows, Target
+from qvl_attn.model.answer import answer_tokens
+from qvl_attn.model.capture import record_attention
+from qvl_attn.model.prompt import Prompt
+from qvl_attn.model.recorder import AttentionRecorder, Rows, Target
 
 # What the processor makes of pictures and clips, several prompts' one after the other.
 VISION_INPUTS = {"pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}

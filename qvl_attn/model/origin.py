@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import qvl_attn
-from qvl_attn.model import Checkpoint, Placement
+from qvl_attn.model.checkpoint import Checkpoint, Placement
 
 
 def made_by(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.prompt import LEAST_PIXELS
+from qvl_attn.model.prompt import LEAST_PIXELS
 
 # The model card's example (`"max_pixels": 360 * 420`).
 CLIP_FRAME_PIXELS = 360 * 420

@@ -13,13 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from qvl_attn.capture import keep_states
 from qvl_attn.core.errors import CaptureError, MemoryLimitError
 from qvl_attn.core.types import FloatArray, Token
-from qvl_attn.evidence import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER, Classes, Evidence, Floats, States, Tower
-from qvl_attn.flow import Flow
-from qvl_attn.passes import on_model, with_answer
-from qvl_attn.prompt import Prompt
+from qvl_attn.model.capture import keep_states
+from qvl_attn.model.flow import Flow
+from qvl_attn.model.generate import on_model, with_answer
+from qvl_attn.model.prompt import Prompt
+from qvl_attn.model.signals import (
+    ATTENTION,
+    CLASSES,
+    RELEVANCE,
+    STATES,
+    TOWER,
+    Classes,
+    Evidence,
+    Floats,
+    States,
+    Tower,
+)
 
 Seen = Callable[[torch.Tensor], torch.Tensor | None]
 

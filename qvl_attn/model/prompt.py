@@ -15,7 +15,7 @@ from qwen_vl_utils import process_vision_info
 
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Media, Token, TokenGrid
-from qvl_attn.grid import VISION_TYPES, locate_grids
+from qvl_attn.model.token_grid import VISION_TYPES, locate_grids
 
 Message = dict[str, Any]
 

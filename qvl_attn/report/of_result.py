@@ -10,8 +10,8 @@ import numpy as np
 
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import Capture, Media, TokenGrid
-from qvl_attn.grid import frames_per_step
 from qvl_attn.kept import base_name
+from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render import fit_px, resize_picture
 from qvl_attn.report.maps import LeftOut, Row, fitting, result_maps
 from qvl_attn.report.pack import Parcel

@@ -17,7 +17,7 @@ from qvl_attn.demo.clips import CLIP_SIDES_PX, EVENTS, FRAME_COUNTS, FRAME_RATES
 from qvl_attn.demo.questions import Fact, Question, clip_facts, pair_facts, put_into_words, scene_facts
 from qvl_attn.demo.scenes import COLORS, PAIR_SIDES_PX, SHAPES, SIDES_PX, Box, Scene, draw_scene
 from qvl_attn.demo.wording import LANGUAGES
-from qvl_attn.prompt import CELL_PX
+from qvl_attn.model.prompt import CELL_PX
 
 SHOWN_TOGETHER = {"picture": 16, "pair": 8, "clip": 8}
 QUESTIONS_EACH = 8

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from qvl_attn.capture import record_attention
 from qvl_attn.demo.clips import Clip
 from qvl_attn.demo.heldout import HeldOut
 from qvl_attn.demo.questions import Question
 from qvl_attn.demo.scenes import Box, Scene
-from qvl_attn.prompt import CELL_PX
-from qvl_attn.recorder import AttentionRecorder, Target
+from qvl_attn.model.capture import record_attention
+from qvl_attn.model.prompt import CELL_PX
+from qvl_attn.model.recorder import AttentionRecorder, Target
 
 MAX_NEW_TOKENS = 24
 BATCH = 16
