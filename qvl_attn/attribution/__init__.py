@@ -1,0 +1,1 @@
+"""From captured rows to maps: arrays in, arrays out."""
