@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qvl_attn.attribution.profiles import NO_PROFILE
+from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.progress import Progress, untold
@@ -14,11 +16,9 @@ from qvl_attn.engine import Engine
 from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media.image import Picture, load_pictures
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.profile import NO_PROFILE
 from qvl_attn.question import read_question
 from qvl_attn.result import Result
 from qvl_attn.sanity import with_sanity
-from qvl_attn.settings import headline_of
 from qvl_attn.video import ask_video
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Analyzer(Engine):
                 else `question`.
             profile: which layers or heads the headline averages: the name of a profile that ships, a file, or `none`;
                 by default the one for models of this shape.
-            method: how the headline map is made: one of `qvl_attn.methods.METHODS`; by default the mean of the layers
-                or heads of the headline.
+            method: how the headline map is made: one of `qvl_attn.attribution.methods.METHODS`; by default the mean
+                of the layers or heads of the headline.
             faithfulness: also how the answer's probability changes as cells go in the map's order, and how alike the
                 map is under scrambled weights, another question, another picture: `Result.curves` and `.sanity`.
             layers: layers to capture and average instead; without them and a profile all are captured, and the headline
@@ -204,7 +204,7 @@ class Analyzer(Engine):
             out: a folder to make, for rows, summary, charts and a gallery; that of a run that was stopped goes on.
             name: of the data set, to be read.
             by_head: score every head as well.
-            methods: score the maps of these methods as well, `mean,relative` or apart: `qvl_attn.methods.METHODS`.
+            methods: score the maps of these as well, `mean,relative` or apart: `qvl_attn.attribution.methods.METHODS`.
             faithfulness: deletion, insertion and sanity checks of each method's map, or of the headline's.
             calibrate: a file to be: rank layers and heads on one half of the pictures, judge the best heads on the
                 other, and write them there as a profile.

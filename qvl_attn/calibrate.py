@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn import metrics
+from qvl_attn.attribution import grounding
 from qvl_attn.core.errors import InputError
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
@@ -100,7 +100,7 @@ def best_heads(first: Sequence[Score], layers: Sequence[int]) -> tuple[tuple[int
         gained = np.zeros(len(places))
         for (maps, region, weight), before in zip(parts, sums, strict=True):
             means = before + maps
-            points = metrics.pointing(means, region.inside) + MASS_COUNTS * metrics.mass(means, region.covered)
+            points = grounding.pointing(means, region.inside) + MASS_COUNTS * grounding.mass(means, region.covered)
             gained += weight * points
         gained[taken] = 0
         found = int(gained.argmax())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.selection import layer_words
 from qvl_attn.core.types import HeatMap
-from qvl_attn.methods import METHODS
 from qvl_attn.result import Result
-from qvl_attn.select import layer_words
 
 MAX_NAMED_CELLS = 12
 

@@ -15,6 +15,8 @@ from threading import Event
 
 import numpy as np
 
+from qvl_attn.attribution.selection import parse_query
+from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.engine import DOT, Engine
@@ -28,8 +30,6 @@ from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
 from qvl_attn.sanity import with_sanity
 from qvl_attn.scoring import Score, score_sample
-from qvl_attn.select import parse_query
-from qvl_attn.settings import Headline, Settings
 
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)

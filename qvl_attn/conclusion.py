@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.files import write_json, write_text
 from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import FOLDER, read_exhibits
@@ -16,7 +17,6 @@ from qvl_attn.report.of_check import check_html
 from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import Score
-from qvl_attn.settings import Headline
 from qvl_attn.summary import FEW_GROUPS, summarise
 
 SCHEMA_VERSION = 1

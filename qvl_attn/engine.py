@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
+from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Stages, joined
 from qvl_attn.core.types import Media
@@ -39,7 +40,6 @@ from qvl_attn.model.origin import made_by, of_generation, of_model
 from qvl_attn.question import Question, read_question, without_pixels
 from qvl_attn.result import Provenance, Result
 from qvl_attn.runs import Group, Run, groups, run_group
-from qvl_attn.settings import Settings, settings_of
 
 if TYPE_CHECKING:
     from qvl_attn.workers import Workers

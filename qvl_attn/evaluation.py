@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, shape_of
+from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.check import Plan, other_samples
 from qvl_attn.conclusion import conclude
@@ -23,11 +25,9 @@ from qvl_attn.gallery import chosen, file_name
 from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
 from qvl_attn.outputs import CSV_FILE, write_csv
-from qvl_attn.profile import Profile, profile_from, profile_json, shape_of
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score
-from qvl_attn.settings import Settings, headline_of
 from qvl_attn.workers import workers_of
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from qvl_attn.attribution.faithfulness import HEADLINE, Curves, seed_of
+from qvl_attn.attribution.heatmap import mean_over
+from qvl_attn.attribution.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
+from qvl_attn.attribution.selection import default_layers, query_rows
+from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.types import Capture
-from qvl_attn.faithfulness import HEADLINE, Curves, seed_of
-from qvl_attn.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
 from qvl_attn.model.generate import Pass
 from qvl_attn.model.probe import Probe
 from qvl_attn.model.signals import GENERIC, Evidence
 from qvl_attn.question import Question, with_pixels
-from qvl_attn.reduce import mean_over
 from qvl_attn.removal import removal_curves
-from qvl_attn.select import default_layers, query_rows
-from qvl_attn.settings import headline_of
 
 
 def method_maps(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import QvlAttnError, StoreError
 from qvl_attn.core.files import (
     read_json,
@@ -43,7 +44,6 @@ from qvl_attn.schema import (
     result_from,
     result_json,
 )
-from qvl_attn.settings import Settings
 
 REMEDY = "ask again with --overwrite"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.

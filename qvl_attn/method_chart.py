@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from qvl_attn.attribution.faithfulness import CONTROLS, FILLS, KINDS, Curves
+from qvl_attn.attribution.likeness import Sanity
 from qvl_attn.charts import ACCENT, DPI, GREY, INK, LINE, OTHER, pixels_of, titled
-from qvl_attn.faithfulness import CONTROLS, FILLS, KINDS, Curves
-from qvl_attn.likeness import Sanity
 from qvl_attn.render import Picture
 
 FIGURES = {

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.attribution.filters import denoise
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import HeatMap
-from qvl_attn.denoise import denoise
 from qvl_attn.drawing import Drawing
 from qvl_attn.figures import Panel
 from qvl_attn.render import Picture, blur, crossed_out, outlined, percentile_scale

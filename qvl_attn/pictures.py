@@ -12,6 +12,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
+from qvl_attn.attribution.methods import METHODS, MethodMap
+from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.selection import layer_words, produced_words, question_words
 from qvl_attn.captions import head_words, headline_caption, query_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
@@ -19,13 +23,9 @@ from qvl_attn.core.types import FloatArray, HeatMap, IntArray
 from qvl_attn.drawing import Drawing
 from qvl_attn.figures import Panel, headline, sheet
 from qvl_attn.lettering import undrawable
-from qvl_attn.methods import METHODS, MethodMap
-from qvl_attn.methods.drawn import method_heat_maps
 from qvl_attn.panels import filtered, marked, on_one_scale
-from qvl_attn.reduce import heat_maps, split_by_picture
 from qvl_attn.render import Picture, drawn_size_px, fit_px, resize_picture
 from qvl_attn.result import Result
-from qvl_attn.select import layer_words, produced_words, question_words
 
 MAX_WORDS = 48
 # Of a clip, steps that stand side by side, and how much larger that row is drawn than one picture.

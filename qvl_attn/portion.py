@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
 from qvl_attn.engine import Engine
@@ -14,7 +15,6 @@ from qvl_attn.media.image import load_picture, picture_from
 from qvl_attn.media.video import open_clip
 from qvl_attn.question import Question
 from qvl_attn.samples import Sample
-from qvl_attn.settings import Settings
 from qvl_attn.shown import Shown, fingerprint
 from qvl_attn.video import load_clip
 

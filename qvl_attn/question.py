@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.methods import GENERIC_PROMPT, needs_of
+from qvl_attn.attribution.selection import parse_heads, parse_layers, parse_query, text_positions
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.methods import GENERIC_PROMPT, needs_of
 from qvl_attn.model.memory import Job
 from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.model.signals import ATTENTION, GENERIC, RELEVANCE, TOWER
-from qvl_attn.select import parse_heads, parse_layers, parse_query, text_positions
-from qvl_attn.settings import Settings
 
 MAX_NEW_TOKENS = 4096
 HEAD_DTYPES = ("float32", "float16")

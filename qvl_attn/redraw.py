@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qvl_attn.attribution.faithfulness import CONTROLS, Curves
+from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.selection import parse_heads, parse_query
+from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.types import HeatMap, Media
-from qvl_attn.faithfulness import CONTROLS, Curves
 from qvl_attn.folder import REMEDY, is_complete
 from qvl_attn.ledger import RUN_FILE
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.methods import METHODS
 from qvl_attn.result import Result
-from qvl_attn.select import parse_heads, parse_query
-from qvl_attn.settings import Headline, Settings
 
 PLAIN = "mean"  # the method that is plain attention, and so always there
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvl_attn.attribution.faithfulness import FILLS, Curves, curves_of, gone_shares, removal_orders
+from qvl_attn.attribution.perturb import blurred, flat
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray, Token
-from qvl_attn.faithfulness import FILLS, Curves, curves_of, gone_shares, removal_orders
 from qvl_attn.model.generate import on_model, with_answer
 from qvl_attn.model.prompt import PIXELS, Prompt
-from qvl_attn.perturb import blurred, flat
 from qvl_attn.question import Question, read_question, with_pixels
 
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qvl_attn.attribution.faithfulness import Curves
+from qvl_attn.attribution.heatmap import heat_maps
+from qvl_attn.attribution.likeness import Sanity
+from qvl_attn.attribution.methods import METHODS, MethodMap
+from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
 from qvl_attn.drawing import Drawing
-from qvl_attn.faithfulness import Curves
-from qvl_attn.likeness import Sanity
-from qvl_attn.methods import METHODS, MethodMap
-from qvl_attn.methods.drawn import method_heat_maps
-from qvl_attn.reduce import heat_maps
-from qvl_attn.select import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.settings import Settings
 
 MAX_LAYERS = 4096
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
+from qvl_attn.attribution.heatmap import split_by_picture
+from qvl_attn.attribution.likeness import Likeness, Sanity
+from qvl_attn.attribution.settings import Settings
+from qvl_attn.attribution.similarity import rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
-from qvl_attn.faithfulness import HEADLINE, seed_of
-from qvl_attn.likeness import Likeness, Sanity
 from qvl_attn.model.free_memory import on_device
 from qvl_attn.question import Question
-from qvl_attn.reduce import split_by_picture
 from qvl_attn.result import Result
 from qvl_attn.scramble import scrambled
-from qvl_attn.settings import Settings
-from qvl_attn.similarity import rank_correlation, ssim
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
+from qvl_attn.attribution.heatmap import heat_maps, layer_figures, over_chance
+from qvl_attn.attribution.likeness import Sanity, sanity_from, sanity_json
+from qvl_attn.attribution.methods import parse_methods
+from qvl_attn.attribution.methods.saved import method_arrays, methods_from, methods_json
+from qvl_attn.attribution.profiles import profile_from
+from qvl_attn.attribution.selection import query_rows
+from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
-from qvl_attn.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.kept import media_json
-from qvl_attn.likeness import Sanity, sanity_from, sanity_json
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.merge import RULE
-from qvl_attn.methods import parse_methods
-from qvl_attn.methods.saved import method_arrays, methods_from, methods_json
 from qvl_attn.model.token_grid import grid_of
-from qvl_attn.profile import profile_from
-from qvl_attn.reduce import heat_maps, layer_figures, over_chance
 from qvl_attn.render import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result
-from qvl_attn.select import query_rows
-from qvl_attn.settings import Settings, headline_from
 
 SCHEMA_VERSION = 1
 

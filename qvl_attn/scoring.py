@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn import metrics
 from qvl_attn.accuracy import accuracy
+from qvl_attn.attribution import grounding
+from qvl_attn.attribution.grounding import GROUNDING, PATTERNS, Cells
+from qvl_attn.attribution.heatmap import mean_over
+from qvl_attn.attribution.regions import Floats, Region, picture_region, step_boxes, step_region
+from qvl_attn.attribution.selection import query_rows
+from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.types import Capture, FloatArray, IntArray
-from qvl_attn.metrics import GROUNDING, PATTERNS, Cells
-from qvl_attn.reduce import mean_over
-from qvl_attn.region import Floats, Region, picture_region, step_boxes, step_region
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
-from qvl_attn.select import query_rows
-from qvl_attn.settings import Headline
 
 if TYPE_CHECKING:
     from qvl_attn.exhibit import Exhibit
@@ -143,13 +143,13 @@ def score_sample(
     regions = _regions(sample, capture)
     others = _other_regions(regions, sample, other, capture) if other and regions else []
     figures = _grounding(maps, regions)
-    figures |= {"vision_mass": maps.sum(axis=1), **metrics.patterns(maps, _cells(sample, capture))}
-    figures["distance"] = _mean([metrics.distance(maps[:, one.cells], one) for one in regions], len(maps))
-    chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
+    figures |= {"vision_mass": maps.sum(axis=1), **grounding.patterns(maps, _cells(sample, capture))}
+    figures["distance"] = _mean([grounding.distance(maps[:, one.cells], one) for one in regions], len(maps))
+    chance = _mean_of([grounding.chance(maps[:, one.cells], one) for one in regions], len(maps))
     chance["vision_mass"] = np.full(len(maps), _expected_vision_mass(capture, rows))
     moved = _grounding(maps, others) | {"vision_mass": np.full(len(maps), np.nan)}  # it does not depend on boxes
     methods, method_chance = _methods(result, regions)
-    fixed = [metrics.baselines(one) for one in regions]
+    fixed = [grounding.baselines(one) for one in regions]
     controls = {"chance": _at(chance, 0), "other": _at(moved, 0)}
     for name in ("uniform", "centre"):
         controls[name] = {
@@ -194,7 +194,7 @@ def _methods(
         return faithful, {}
     maps = np.stack([one.values for one in result.methods]).astype(np.float64)
     figures = _grounding(maps, regions)
-    chance = _mean_of([metrics.chance(maps[:, one.cells], one) for one in regions], len(maps))
+    chance = _mean_of([grounding.chance(maps[:, one.cells], one) for one in regions], len(maps))
     names = [one.method for one in result.methods]
     empty = {name: {"empty": float(not maps[i].any())} for i, name in enumerate(names)}
     scored = {name: _at(figures, i) | empty[name] | faithful.pop(name, {}) for i, name in enumerate(names)}
@@ -262,7 +262,7 @@ def _expected_vision_mass(capture: Capture, rows: IntArray) -> float:
 
 
 def _grounding(maps: Floats, regions: Sequence[Region]) -> dict[str, Numbers]:
-    return _mean_of([metrics.grounding(maps[:, one.cells], one) for one in regions], len(maps))
+    return _mean_of([grounding.grounding(maps[:, one.cells], one) for one in regions], len(maps))
 
 
 def _mean_of(parts: Sequence[dict[str, Numbers]], count: int) -> dict[str, Numbers]:

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, GenerationC
 from transformers.masking_utils import sdpa_mask
 
 from qvl_attn.analyzer import Analyzer
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Media
 from qvl_attn.model.capture import NAMES, record_attention, recorder_of_everything
@@ -25,7 +26,6 @@ from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
 from qvl_attn.model.prompt import CELL_PX, Prompt
 from qvl_attn.model.recorder import Rows
 from qvl_attn.question import read_question
-from qvl_attn.settings import Settings
 
 QUESTION = "What is in this picture?"
 NEW_TOKENS = 16

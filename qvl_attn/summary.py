@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.metrics import GROUNDING
+from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
 
 DRAWS = 1000

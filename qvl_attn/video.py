@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import Media
@@ -22,7 +23,6 @@ from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
 from qvl_attn.question import Question
 from qvl_attn.result import Result
 from qvl_attn.sanity import with_sanity
-from qvl_attn.settings import Settings
 
 if TYPE_CHECKING:
     from qvl_attn.engine import Engine

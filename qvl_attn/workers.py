@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import QvlAttnError
@@ -16,7 +17,6 @@ from qvl_attn.portion import portions
 from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
-from qvl_attn.settings import Settings
 
 
 class Workers(Protocol):

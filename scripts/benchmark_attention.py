@@ -39,6 +39,7 @@ import psutil
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, Qwen2_5_VLConfig
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
 from qvl_attn.model.checkpoint import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
@@ -47,7 +48,6 @@ from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
 from qvl_attn.model.memory import peak_bytes
 from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.question import Question, read_question
-from qvl_attn.settings import Settings
 
 WAYS = ("usual", "eager", "rows", "plain")
 QUESTION = "how many people are standing in front of the red house?"

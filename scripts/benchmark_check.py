@@ -23,12 +23,12 @@ from benchmark_memory import make_checkpoint
 from PIL import Image
 
 from qvl_attn import Analyzer, load_samples
+from qvl_attn.attribution.settings import headline_of
 from qvl_attn.check import Plan, other_samples
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.model.generate import greedy, on_model
 from qvl_attn.samples import Sample
 from qvl_attn.scores import score_row
-from qvl_attn.settings import headline_of
 from qvl_attn.workers import Here
 
 # hidden, MLP, layers, heads, key heads of the language model; hidden, MLP, depth, heads of the vision tower

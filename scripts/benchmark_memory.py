@@ -27,12 +27,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import qvl_attn
 from qvl_attn import Analyzer
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
 from qvl_attn.estimate import estimate_of
 from qvl_attn.model.memory import WAYS
 from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.question import Question
-from qvl_attn.settings import Settings
 
 DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 FLOOR_MIB, TOLERANCE = 150, 0.2

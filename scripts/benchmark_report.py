@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Provenance, Result
-from qvl_attn.settings import Settings
 
 MOST_BYTES = 5_000_000
 # What a user does, and how long until it is on the screen.

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 
 import qvl_attn
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.result import Provenance, Result
-from qvl_attn.settings import Settings
 
 DEMO = Path(qvl_attn.__file__).parent / "demo"
 ALONE = f"""

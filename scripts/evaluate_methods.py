@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from qvl_attn import Analyzer, load_samples
+from qvl_attn.attribution.methods import METHODS
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.methods import METHODS
 from qvl_attn.samples import Sample
 
 COLUMNS = ("pointing", "lift", "auc", "iou", "deletion_blur", "insertion_blur")

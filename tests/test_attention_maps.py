@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from exhibits import Exhibit, alike, clip_media, matrices
 
+from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
-from qvl_attn.methods.relative import ratio
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."

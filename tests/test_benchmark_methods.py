@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_attn.methods import METHODS
+from qvl_attn.attribution.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 

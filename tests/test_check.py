@@ -14,14 +14,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.accuracy import accuracy
+from qvl_attn.attribution.profiles import load_profile
+from qvl_attn.attribution.selection import query_rows
 from qvl_attn.check import other_samples
 from qvl_attn.cli import app
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.profile import load_profile
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_jsonl, read_samples
-from qvl_attn.select import query_rows
 
 SCENES = 12
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from qvl_attn.attribution.filters import FILTERS, denoise
 from qvl_attn.core.errors import InputError
-from qvl_attn.denoise import FILTERS, denoise
 
 rng = np.random.default_rng(8)
 SHAPES = [(1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 7), (1, 6, 1), (1, 2, 2), (3, 5, 4), (2, 9, 13)]

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn import Analyzer
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
 from qvl_attn.estimate import check_context, check_memory, choose_attention, estimate_of
@@ -20,7 +21,6 @@ from qvl_attn.media.image import load_picture
 from qvl_attn.model.checkpoint import Placement
 from qvl_attn.model.memory import WAYS, Job, peak_bytes
 from qvl_attn.question import read_question
-from qvl_attn.settings import Settings
 
 QUESTION = "how many cats?"
 JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)

@@ -15,6 +15,7 @@ import pytest
 from conftest import DEMO_PICTURES, numbered_frames
 from PIL import Image
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import untold
 from qvl_attn.core.types import HeatMap, Scale
@@ -31,7 +32,6 @@ from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.render import percentile_scale
-from qvl_attn.settings import Settings
 from qvl_attn.video import load_clip as load_asked_clip
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second

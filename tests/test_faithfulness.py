@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from qvl_attn.faithfulness import (
+from qvl_attn.attribution.faithfulness import (
     CONTROLS,
     FILLS,
     KINDS,
@@ -19,7 +19,7 @@ from qvl_attn.faithfulness import (
     gone_shares,
     removal_orders,
 )
-from qvl_attn.perturb import STEPS
+from qvl_attn.attribution.perturb import STEPS
 
 rng = np.random.default_rng(5)
 NAMES = ("mean", "relative", *CONTROLS)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import DEMO_PICTURES
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.runs import groups
-from qvl_attn.settings import Settings
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]

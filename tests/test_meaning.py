@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from conftest import DEMO_MODEL, DEMO_PICTURES
 
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Media
 from qvl_attn.demo import heldout
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.settings import Settings
 from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
 SCENES = 16

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn import Result
+from qvl_attn.attribution.methods import METHODS, parse_methods
+from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.methods import METHODS, parse_methods
-from qvl_attn.profile import Profile, profile_json, shape_of
 
 QUESTION = "how many cats?"
 SMALL = ("--max-pixels", 16 * 28**2)

@@ -9,11 +9,11 @@ import pytest
 from PIL import ImageColor
 
 from qvl_attn import Drawing
+from qvl_attn.attribution.faithfulness import Curves
+from qvl_attn.attribution.likeness import Likeness, Sanity
+from qvl_attn.attribution.perturb import STEPS
 from qvl_attn.captions import headline_caption
-from qvl_attn.faithfulness import Curves
-from qvl_attn.likeness import Likeness, Sanity
 from qvl_attn.method_chart import draw_faithfulness, draw_methods, faithfulness_lines
-from qvl_attn.perturb import STEPS
 from qvl_attn.pictures import draw_result
 from qvl_attn.render import crossed_out
 from qvl_attn.schema import result_json
@@ -26,7 +26,7 @@ WHITE = (255, 255, 255)
 def sinks(demo, cats, wide):
     """Of two pictures, on thresholds that some cells of the embedded model exceed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.methods.sinks.NORM", 1.4)
+        patch.setattr("qvl_attn.attribution.methods.sinks.NORM", 1.4)
         result = demo.ask(cats, QUESTION, [wide], method="sinks")
     assert 3 <= len(result.methods[0].removed) < 60
     return result

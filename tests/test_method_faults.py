@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import DEMO_PICTURES
 
+from qvl_attn.attribution.faithfulness import seed_of
+from qvl_attn.attribution.perturb import BLURRED_SIDE_PX, blurred
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.faithfulness import seed_of
-from qvl_attn.perturb import BLURRED_SIDE_PX, blurred
 from qvl_attn.summary import method_table
 from qvl_attn.timeline import lines
 

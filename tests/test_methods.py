@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from exhibits import cut_by_picture
 
+from qvl_attn.attribution.methods import METHODS, MethodMap, parse_methods
+from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
-from qvl_attn.methods import METHODS, MethodMap, parse_methods
-from qvl_attn.methods.drawn import method_heat_maps
 
 
 def values(*numbers):
@@ -105,7 +105,7 @@ def test_methods_stand_in_the_order_in_which_they_were_named(exhibits):
 
 
 def test_layers_of_the_headline_that_were_not_captured_are_named(exhibits):
-    from qvl_attn.methods import View
+    from qvl_attn.attribution.methods import View
     from qvl_attn.model.signals import Evidence
 
     result = exhibits("demo", "one").result(layers="1")

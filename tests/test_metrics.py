@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-from qvl_attn import metrics
-from qvl_attn.metrics import GROUNDING, PATTERNS, Cells
+from qvl_attn.attribution import grounding
+from qvl_attn.attribution.grounding import GROUNDING, PATTERNS, Cells
+from qvl_attn.attribution.regions import Region, picture_region
 from qvl_attn.model.token_grid import picture_grid
-from qvl_attn.region import Region, picture_region
 
 rng = np.random.default_rng(11)
 LEVELS = hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 24)), elements=st.integers(0, 5))
@@ -46,25 +46,25 @@ SOME = picture(7, 9, (0.13, 0.2, 0.5, 0.61), (0.4, 0.3, 0.77, 0.7))
 
 def test_the_strongest_cell_points():
     maps = rows_of([0, 2, 1, 0], [2, 0, 1, 0], [0, 0, 0, 1e-30], [3, 3.5, 4, 0])
-    assert metrics.pointing(maps, np.array([False, True, False, True])).tolist() == [1, 0, 1, 0]
+    assert grounding.pointing(maps, np.array([False, True, False, True])).tolist() == [1, 0, 1, 0]
 
 
 def test_cells_that_share_the_maximum_point_nowhere():
     inside = np.array([True, True, False])
-    assert metrics.pointing(rows_of([2, 2, 1], [2, 1, 2], [1, 2, 2], [1, 1, 1]), inside).tolist() == [0, 0, 0, 0]
-    assert metrics.pointing(rows_of([2, 1, 1]), inside).tolist() == [1]
+    assert grounding.pointing(rows_of([2, 2, 1], [2, 1, 2], [1, 2, 2], [1, 1, 1]), inside).tolist() == [0, 0, 0, 0]
+    assert grounding.pointing(rows_of([2, 1, 1]), inside).tolist() == [1]
 
 
 def test_a_map_without_attention_points_nowhere():
-    assert metrics.pointing(np.zeros((2, 3)), np.ones(3, bool)).tolist() == [0, 0]
-    assert metrics.pointing(np.zeros((1, 1)), np.ones(1, bool)).tolist() == [0]
+    assert grounding.pointing(np.zeros((2, 3)), np.ones(3, bool)).tolist() == [0, 0]
+    assert grounding.pointing(np.zeros((1, 1)), np.ones(1, bool)).tolist() == [0]
 
 
 def test_mass_spreads_each_cell_over_its_area():
     maps = rows_of([1, 2, 3, 4], [0, 0, 5, 0], [7, 0, 0, 0], [0, 0, 0, 0])
     covered = np.array([1, 0.5, 0, 0.25])
-    assert metrics.mass(maps, covered) == pytest.approx([0.3, 0, 1, 0], abs=1e-15)
-    assert metrics.lift(maps, covered) == pytest.approx(np.array([0.3, 0, 1, 0]) * 4 / 1.75, abs=1e-15)
+    assert grounding.mass(maps, covered) == pytest.approx([0.3, 0, 1, 0], abs=1e-15)
+    assert grounding.lift(maps, covered) == pytest.approx(np.array([0.3, 0, 1, 0]) * 4 / 1.75, abs=1e-15)
 
 
 @given(
@@ -78,13 +78,13 @@ def test_a_uniform_map_has_lift_one_whatever_the_boxes(rows, columns, corners, l
     region = picture(rows, columns, *boxes)
     assume(region.covered.mean() > 1e-9)
     uniform = np.full((1, rows * columns), level)
-    assert metrics.lift(uniform, region.covered) == pytest.approx([1], rel=1e-12)
-    assert metrics.mass(uniform, region.covered) == pytest.approx([region.covered.sum() / (rows * columns)])
+    assert grounding.lift(uniform, region.covered) == pytest.approx([1], rel=1e-12)
+    assert grounding.mass(uniform, region.covered) == pytest.approx([region.covered.sum() / (rows * columns)])
 
 
 def test_without_boxes_there_is_no_lift():
-    assert metrics.mass(rows_of([1, 2], [0, 0]), np.zeros(2)).tolist() == [0, 0]
-    assert np.isnan(metrics.lift(rows_of([1, 2], [0, 0]), np.zeros(2))).all()
+    assert grounding.mass(rows_of([1, 2], [0, 0]), np.zeros(2)).tolist() == [0, 0]
+    assert np.isnan(grounding.lift(rows_of([1, 2], [0, 0]), np.zeros(2))).all()
 
 
 # Area under the ROC curve.
@@ -95,13 +95,13 @@ def test_auc_is_that_of_scikit_learn(levels):
     maps = rng.random((20, 63))
     maps = maps if levels is None else np.floor(maps * levels)
     want = [roc_auc_score(SOME.inside, values) for values in maps]
-    assert metrics.auc(maps, SOME.inside) == pytest.approx(want, abs=1e-12)
+    assert grounding.auc(maps, SOME.inside) == pytest.approx(want, abs=1e-12)
 
 
 @given(LEVELS, st.data())
 def test_auc_is_the_share_of_pairs_in_order(maps, data):
     inside = data.draw(hnp.arrays(bool, maps.shape[1]))
-    found = metrics.auc(maps, inside)
+    found = grounding.auc(maps, inside)
     pairs = [(a, b) for a in np.flatnonzero(inside) for b in np.flatnonzero(~inside)]
     if not pairs:
         assert np.isnan(found).all()
@@ -112,7 +112,7 @@ def test_auc_is_the_share_of_pairs_in_order(maps, data):
 
 def test_auc_is_not_defined_where_no_centre_or_every_one_is_inside():
     for inside in (np.zeros(4, bool), np.ones(4, bool)):
-        found = metrics.auc(rng.random((3, 4)), inside)
+        found = grounding.auc(rng.random((3, 4)), inside)
         assert found.shape == (3,)
         assert np.isnan(found).all()
 
@@ -134,7 +134,7 @@ def splits(values):
 
 @given(LEVELS | hnp.arrays(np.float64, (3, 20), elements=st.floats(0, 1, width=16)))
 def test_otsu_is_the_best_of_all_thresholds(maps):
-    for values, count in zip(maps, metrics.otsu(maps).tolist(), strict=True):
+    for values, count in zip(maps, grounding.otsu(maps).tolist(), strict=True):
         found = splits(values.tolist())
         if not found:
             assert count == 0
@@ -151,7 +151,7 @@ def test_otsu_parts_cells_as_opencv_does():
         if best[1] - best[0] < best[1] * Fraction(1, 10**6):
             continue
         _, parted = cv2.threshold(values[None], 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        assert metrics.otsu(values[None].astype(np.float64)).tolist() == [int(parted.sum())]
+        assert grounding.otsu(values[None].astype(np.float64)).tolist() == [int(parted.sum())]
         compared += 1
     assert compared > 40
 
@@ -159,38 +159,38 @@ def test_otsu_parts_cells_as_opencv_does():
 @pytest.mark.parametrize("level", [0, 0.1, 1 / 3, 1e-9, 7])
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 63, 1000])
 def test_equal_cells_are_not_split(level, count):
-    assert metrics.otsu(np.full((2, count), level)).tolist() == [0, 0]
+    assert grounding.otsu(np.full((2, count), level)).tolist() == [0, 0]
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=40), st.floats(0, 0.9), st.floats(1e-5, 1))
 def test_two_values_are_split_between_them(high, low, apart):
     assume(any(high) and not all(high))
-    assert metrics.otsu(np.where(high, low + apart, low)[None]).tolist() == [sum(high)]
+    assert grounding.otsu(np.where(high, low + apart, low)[None]).tolist() == [sum(high)]
 
 
 def test_maps_are_split_each_by_itself():
     maps = rows_of([9, 8, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1], [5, 0, 5, 5])
-    assert metrics.otsu(maps).tolist() == [2, 1, 0, 3]
+    assert grounding.otsu(maps).tolist() == [2, 1, 0, 3]
 
 
 def test_a_map_that_is_one_on_the_covered_cells_has_iou_one():
     region = picture(4, 4, (0.25, 0.25, 0.75, 0.5), (0, 0.75, 0.5, 1))
     assert region.covered.sum() == 4
-    assert metrics.iou(region.covered[None], region.covered).tolist() == [1]
-    assert metrics.iou(1 - region.covered[None], region.covered).tolist() == [0]
+    assert grounding.iou(region.covered[None], region.covered).tolist() == [1]
+    assert grounding.iou(1 - region.covered[None], region.covered).tolist() == [0]
 
 
 def test_iou_by_hand():
     maps = rows_of([5, 4, 1, 0], [0, 0, 5, 0], [0, 0, 0, 7], [3, 3, 3, 3], [0, 0, 0, 0])
     # Two cells with 1.5 of the 1.75 covered, one with 0.25, one with nothing; equal cells are not split.
-    assert metrics.iou(maps, np.array([1, 0.5, 0.25, 0])) == pytest.approx([1.5 / 2.25, 0.25 / 2.5, 0, 0, 0])
-    assert metrics.iou(maps, np.zeros(4)).tolist() == [0] * 5
+    assert grounding.iou(maps, np.array([1, 0.5, 0.25, 0])) == pytest.approx([1.5 / 2.25, 0.25 / 2.5, 0, 0, 0])
+    assert grounding.iou(maps, np.zeros(4)).tolist() == [0] * 5
 
 
 @given(LEVELS, st.data())
 def test_iou_is_that_of_areas_above_the_best_threshold(maps, data):
     covered = data.draw(hnp.arrays(np.float64, maps.shape[1], elements=st.sampled_from([0, 0.25, 0.5, 1])))
-    for values, found in zip(maps, metrics.iou(maps, covered), strict=True):
+    for values, found in zip(maps, grounding.iou(maps, covered), strict=True):
         variance = splits(values.tolist())
         best = [count for count in variance if variance[count] == max(variance.values())]
         if len(best) > 1:
@@ -206,38 +206,38 @@ def test_iou_is_that_of_areas_above_the_best_threshold(maps, data):
 
 def test_grounding_names_its_figures():
     maps = rng.random((6, 63))
-    found = metrics.grounding(maps, SOME)
+    found = grounding.grounding(maps, SOME)
     assert tuple(found) == GROUNDING
-    assert np.array_equal(found["pointing"], metrics.pointing(maps, SOME.inside))
-    assert np.array_equal(found["mass"], metrics.mass(maps, SOME.covered))
-    assert np.array_equal(found["lift"], metrics.lift(maps, SOME.covered))
-    assert np.array_equal(found["auc"], metrics.auc(maps, SOME.inside))
-    assert np.array_equal(found["iou"], metrics.iou(maps, SOME.covered))
+    assert np.array_equal(found["pointing"], grounding.pointing(maps, SOME.inside))
+    assert np.array_equal(found["mass"], grounding.mass(maps, SOME.covered))
+    assert np.array_equal(found["lift"], grounding.lift(maps, SOME.covered))
+    assert np.array_equal(found["auc"], grounding.auc(maps, SOME.inside))
+    assert np.array_equal(found["iou"], grounding.iou(maps, SOME.covered))
 
 
 @pytest.mark.parametrize("scale", [1e-9, 0.1, 1 / 3, 7, 1e6])
 def test_the_scale_of_a_map_does_not_matter(scale):
     maps = np.concatenate([rng.random((5, 63)), rng.random((5, 63)) ** 8, np.eye(63)[:3], np.zeros((1, 63))])
-    scaled = metrics.grounding(maps * scale, SOME)
-    for name, values in metrics.grounding(maps, SOME).items():
+    scaled = grounding.grounding(maps * scale, SOME)
+    for name, values in grounding.grounding(maps, SOME).items():
         assert scaled[name] == pytest.approx(values, rel=1e-9), name
-    for name, values in metrics.chance(maps, SOME).items():
-        assert metrics.chance(maps * scale, SOME)[name] == pytest.approx(values), name
+    for name, values in grounding.chance(maps, SOME).items():
+        assert grounding.chance(maps * scale, SOME)[name] == pytest.approx(values), name
 
 
 @given(LEVELS, st.integers(-40, 40), st.data())
 def test_the_scale_of_a_map_with_ties_does_not_matter(maps, power, data):
     covered = data.draw(hnp.arrays(np.float64, maps.shape[1], elements=st.integers(0, 64).map(lambda n: n / 64)))
-    scaled = metrics.grounding(maps * 2.0**power, by_hand(covered))
-    for name, values in metrics.grounding(maps, by_hand(covered)).items():
+    scaled = grounding.grounding(maps * 2.0**power, by_hand(covered))
+    for name, values in grounding.grounding(maps, by_hand(covered)).items():
         assert np.array_equal(scaled[name], values, equal_nan=True), name
 
 
 def test_a_map_alone_scores_as_it_does_among_others():
     maps = np.concatenate([np.floor(rng.random((5, 63)) * 4), np.zeros((1, 63)), rng.random((2, 63))])
-    together = metrics.grounding(maps, SOME)
+    together = grounding.grounding(maps, SOME)
     for i in range(len(maps)):
-        for name, values in metrics.grounding(maps[i : i + 1], SOME).items():
+        for name, values in grounding.grounding(maps[i : i + 1], SOME).items():
             assert values == pytest.approx(together[name][i : i + 1], rel=1e-12), name
 
 
@@ -250,8 +250,8 @@ def test_a_map_alone_scores_as_it_does_among_others():
 @pytest.mark.parametrize("covered", [[1, 0.6, 0.3, 0, 0], [0, 0, 0, 0, 0.2], [1, 1, 1, 1, 0.9], [0, 0, 0, 0, 0]])
 def test_chance_is_the_mean_over_every_order_of_the_cells(values, covered):
     region = by_hand(covered)
-    orders = metrics.grounding(np.array(list(permutations(values)), np.float64), region)
-    found = metrics.chance(rows_of(values), region)
+    orders = grounding.grounding(np.array(list(permutations(values)), np.float64), region)
+    found = grounding.chance(rows_of(values), region)
     assert tuple(found) == GROUNDING
     for name in ("pointing", "mass", "lift", "auc"):
         assert found[name] == pytest.approx([orders[name].mean()], abs=1e-12, nan_ok=True), name
@@ -268,29 +268,29 @@ def test_chance_of_the_iou_is_that_of_many_shuffles(count):
         above = own.permutation(values) > 0
         shuffled.append(region.covered[above].sum() / np.maximum(above, region.covered).sum())
     tolerance = 2.5 * np.std(shuffled) * math.sqrt(1 / 64 + 1 / 3000)
-    assert metrics.chance(values[None], region)["iou"] == pytest.approx([np.mean(shuffled)], abs=tolerance)
+    assert grounding.chance(values[None], region)["iou"] == pytest.approx([np.mean(shuffled)], abs=tolerance)
 
 
 def test_chance_is_the_same_every_time():
     maps = rng.random((4, 63))
-    first, again = metrics.chance(maps, SOME), metrics.chance(maps, SOME)
+    first, again = grounding.chance(maps, SOME), grounding.chance(maps, SOME)
     assert all(np.array_equal(first[name], again[name]) for name in GROUNDING)
 
 
 def test_chance_is_one_figure_a_map():
     maps = rows_of([1, 2, 3, 4, 9], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0])
-    found = metrics.chance(maps, by_hand([1, 0.75, 0.25, 0, 0]))
+    found = grounding.chance(maps, by_hand([1, 0.75, 0.25, 0, 0]))
     assert found["pointing"].tolist() == [0.4, 0, 0]
     assert found["mass"] == pytest.approx([0.4, 0.4, 0])
     assert found["lift"].tolist() == [1, 1, 0]
     assert found["auc"].tolist() == [0.5] * 3
     assert found["iou"][0] > 0
     assert found["iou"][1:].tolist() == [0, 0]
-    assert metrics.chance(rows_of([0], [2]), by_hand([1]))["pointing"].tolist() == [0, 1]
+    assert grounding.chance(rows_of([0], [2]), by_hand([1]))["pointing"].tolist() == [0, 1]
 
 
 def test_a_uniform_map_scores_as_chance():
-    uniform = metrics.baselines(SOME)["uniform"]
+    uniform = grounding.baselines(SOME)["uniform"]
     assert set(uniform) == set(GROUNDING)
     assert uniform["pointing"] == 0
     assert uniform["mass"] == pytest.approx(SOME.covered.mean())
@@ -301,23 +301,23 @@ def test_a_uniform_map_scores_as_chance():
 
 def test_the_centre_prior_scores_as_its_map_and_points_at_the_centre():
     region = picture(4, 6, (0.45, 0.45, 0.95, 0.55), size_px=(60, 40))
-    centre = metrics.baselines(region)["centre"]
+    centre = grounding.baselines(region)["centre"]
     assert centre["pointing"] == 1  # where four cells share the maximum
     assert centre["mass"] == pytest.approx(region.central @ region.covered / region.central.sum())
     assert centre["lift"] == pytest.approx(centre["mass"] / (0.5 * 0.1))
     aside = picture(3, 3, (0, 0, 0.4, 0.4))
-    centre = metrics.baselines(aside)["centre"]
+    centre = grounding.baselines(aside)["centre"]
     assert centre["pointing"] == 0
     assert centre["lift"] < 1
     assert centre["auc"] == pytest.approx(roc_auc_score(aside.inside, aside.central))
 
 
 def test_the_centre_is_hit_in_a_share_of_the_pictures():
-    assert metrics.baselines(by_hand([1, 0, 0, 1], centre_hit=0.5))["centre"]["pointing"] == 0.5
+    assert grounding.baselines(by_hand([1, 0, 0, 1], centre_hit=0.5))["centre"]["pointing"] == 0.5
 
 
 def test_without_boxes_the_fixed_maps_have_no_lift():
-    for name, found in metrics.baselines(picture(3, 3)).items():
+    for name, found in grounding.baselines(picture(3, 3)).items():
         assert {figure for figure in GROUNDING if math.isnan(found[figure])} == {"lift", "auc"}, name
         assert (found["pointing"], found["mass"], found["iou"]) == (0, 0, 0)
 
@@ -339,15 +339,15 @@ def cells_of(*pictures):
 
 def test_entropy_is_one_of_a_uniform_map_and_zero_of_a_single_cell():
     maps = np.concatenate([np.full((1, 12), 0.3), np.eye(12)[[4]] * 7, np.kron(rows_of([1, 0, 0, 0]), np.ones(3))])
-    found = metrics.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
+    found = grounding.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
     assert found == pytest.approx([1, 0, math.log(3) / math.log(12)], abs=1e-12)
-    alone = metrics.patterns(maps[2:3], cells_of((3, 4, 40, 30)))["entropy"]
+    alone = grounding.patterns(maps[2:3], cells_of((3, 4, 40, 30)))["entropy"]
     assert alone == pytest.approx([math.log(3) / math.log(12)], abs=1e-12)
 
 
 def test_entropy_is_shannons():
     maps = rng.random((5, 30)) ** 6 * (rng.random((5, 30)) > 0.3)
-    for values, found in zip(maps, metrics.patterns(maps, cells_of((5, 6, 6, 5)))["entropy"], strict=True):
+    for values, found in zip(maps, grounding.patterns(maps, cells_of((5, 6, 6, 5)))["entropy"], strict=True):
         shares = [value / sum(values) for value in values if value]
         assert found == pytest.approx(-sum(p * math.log(p) for p in shares) / math.log(30))
 
@@ -356,21 +356,21 @@ def test_the_share_of_the_ten_strongest_cells():
     maps = np.concatenate([rng.random((4, 30)), np.ones((1, 30)), np.eye(30)[[3]], np.arange(30)[None] * 2.0])
     want = [sum(sorted(values)[20:]) / sum(values) for values in maps.tolist()]
     assert want[4:] == pytest.approx([1 / 3, 1, 245 / 435])
-    assert metrics.patterns(maps, cells_of((5, 6, 6, 5)))["top10_share"] == pytest.approx(want)
-    assert metrics.patterns(rng.random((2, 6)), cells_of((2, 3, 6, 5)))["top10_share"] == pytest.approx([1, 1])
+    assert grounding.patterns(maps, cells_of((5, 6, 6, 5)))["top10_share"] == pytest.approx(want)
+    assert grounding.patterns(rng.random((2, 6)), cells_of((2, 3, 6, 5)))["top10_share"] == pytest.approx([1, 1])
 
 
 def test_the_spread_of_two_cells_is_half_their_distance():
     # Centres at 15 and 45 px across, 20 and 60 px down, in a picture with a diagonal of 100.
     maps = rows_of([1, 0, 0, 1], [2, 2, 0, 0], [5, 0, 5, 0], [0, 3, 0, 0], [3, 1, 0, 0])
-    found = metrics.patterns(maps, cells_of((2, 2, 60, 80)))["spread"]
+    found = grounding.patterns(maps, cells_of((2, 2, 60, 80)))["spread"]
     assert found == pytest.approx([0.25, 0.15, 0.2, 0, 0.3 * math.sqrt(3 / 16)], abs=1e-7)
 
 
 @given(hnp.arrays(np.float64, (3, 12 + 4 + 6), elements=st.integers(0, 9)))
 def test_spread_is_around_the_centre_of_each_picture(maps):
     cells = cells_of((3, 4, 400, 150), (4, 1, 30, 31), (2, 3, 5, 90))
-    for values, found in zip(maps, metrics.patterns(maps, cells)["spread"], strict=True):
+    for values, found in zip(maps, grounding.patterns(maps, cells)["spread"], strict=True):
         variance, total = 0.0, values.sum()
         for number in range(3):
             own = [i for i in range(len(values)) if cells.picture[i] == number]
@@ -388,21 +388,21 @@ def test_spread_is_around_the_centre_of_each_picture(maps):
 def test_one_cell_in_each_of_two_pictures_is_no_spread():
     maps = np.zeros((1, 8))
     maps[0, [0, 7]] = 1, 3
-    assert metrics.patterns(maps, cells_of((2, 2, 10, 10), (2, 2, 10, 10)))["spread"] == pytest.approx([0], abs=1e-7)
-    assert metrics.patterns(maps, cells_of((2, 4, 10, 10)))["spread"][0] > 0.2
+    assert grounding.patterns(maps, cells_of((2, 2, 10, 10), (2, 2, 10, 10)))["spread"] == pytest.approx([0], abs=1e-7)
+    assert grounding.patterns(maps, cells_of((2, 4, 10, 10)))["spread"][0] > 0.2
 
 
 def test_the_scale_of_a_map_does_not_matter_to_its_pattern():
     maps, cells = rng.random((4, 30)), cells_of((5, 6, 50, 80))
-    scaled = metrics.patterns(maps * 1e-7, cells)
-    for name, values in metrics.patterns(maps, cells).items():
+    scaled = grounding.patterns(maps * 1e-7, cells)
+    for name, values in grounding.patterns(maps, cells).items():
         assert scaled[name] == pytest.approx(values), name
 
 
 def test_a_map_without_attention_has_no_pattern():
     maps = rows_of([0] * 12, [1] * 12)
-    found = metrics.patterns(maps, cells_of((2, 3, 9, 8), (3, 2, 4, 5)))
-    found["distance"] = metrics.distance(maps, by_hand([0] * 12, distance=[0.2] * 12))
+    found = grounding.patterns(maps, cells_of((2, 3, 9, 8), (3, 2, 4, 5)))
+    found["distance"] = grounding.distance(maps, by_hand([0] * 12, distance=[0.2] * 12))
     assert set(found) == set(PATTERNS)
     for name, values in found.items():
         assert np.isnan(values).tolist() == [True, False], name
@@ -413,8 +413,8 @@ def test_a_map_without_attention_has_no_pattern():
 
 def test_attention_in_a_box_is_at_no_distance():
     region = picture(6, 8, (0.1, 0.2, 0.6, 0.8))
-    assert metrics.distance(region.inside[None] * rng.random((3, 48)), region).tolist() == [0, 0, 0]
-    assert metrics.distance(np.ones((1, 48)), region)[0] > 0
+    assert grounding.distance(region.inside[None] * rng.random((3, 48)), region).tolist() == [0, 0, 0]
+    assert grounding.distance(np.ones((1, 48)), region)[0] > 0
 
 
 def test_distance_is_the_mean_over_the_attention():
@@ -423,12 +423,12 @@ def test_distance_is_the_mean_over_the_attention():
     want = [
         sum(value * far for value, far in zip(values, region.distance, strict=True)) / sum(values) for values in maps
     ]
-    assert metrics.distance(maps, region) == pytest.approx(want)
-    assert metrics.distance(maps * 1e-6, region) == pytest.approx(want)
+    assert grounding.distance(maps, region) == pytest.approx(want)
+    assert grounding.distance(maps * 1e-6, region) == pytest.approx(want)
 
 
 def test_attention_on_pictures_without_a_box_is_left_out():
     region = by_hand([0] * 5, distance=[0.1, np.nan, 0.4, np.nan, 0])
     maps = rows_of([1, 9, 2, 9, 1], [0, 3, 0, 1, 0], [0, 0, 0, 0, 0], [0, 5, 1, 0, 0])
-    assert metrics.distance(maps, region) == pytest.approx([0.225, np.nan, np.nan, 0.4], nan_ok=True)
-    assert np.isnan(metrics.distance(maps, by_hand([0] * 5, distance=[np.nan] * 5))).all()
+    assert grounding.distance(maps, region) == pytest.approx([0.225, np.nan, np.nan, 0.4], nan_ok=True)
+    assert np.isnan(grounding.distance(maps, by_hand([0] * 5, distance=[np.nan] * 5))).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
 
-from qvl_attn.reduce import over_chance
+from qvl_attn.attribution.heatmap import over_chance
 from qvl_attn.render import percentile_scale
 
 pytestmark = pytest.mark.browser

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import auc
 
-from qvl_attn import perturb
-from qvl_attn.perturb import STEPS
+from qvl_attn.attribution import perturb
+from qvl_attn.attribution.perturb import STEPS
 
 rng = np.random.default_rng(4)
 

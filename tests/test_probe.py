@@ -10,8 +10,8 @@ import pytest
 import torch
 from exhibits import Exhibit, alike
 
+from qvl_attn.attribution.methods import METHODS
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.methods import METHODS
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order
 from qvl_attn.model.signals import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER

@@ -11,10 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn import Result
-from qvl_attn.cli import app
-from qvl_attn.core.errors import InputError
-from qvl_attn.merge import merge_captures
-from qvl_attn.profile import (
+from qvl_attn.attribution.profiles import (
     Profile,
     Shape,
     choose_profile,
@@ -24,7 +21,10 @@ from qvl_attn.profile import (
     shape_of,
     shipped_profiles,
 )
-from qvl_attn.select import query_rows
+from qvl_attn.attribution.selection import query_rows
+from qvl_attn.cli import app
+from qvl_attn.core.errors import InputError
+from qvl_attn.merge import merge_captures
 
 # As published: shared by the authors' code and the notes on the model that this package was built from.
 PUBLISHED = {
@@ -228,7 +228,7 @@ def test_the_command_says_which_profile_it_took(demo, cats, own, tmp_path, monke
 def test_the_default_of_a_3b_is_its_published_heads(demo, cats, monkeypatch):
     """On weights of another shape the same way is taken: the shipped profile is made to fit the embedded model."""
     fitting = replace(load_profile("qwen2.5-vl-3b"), model=Shape(4, 4, 128), heads=((1, 0), (2, 2)))
-    monkeypatch.setattr("qvl_attn.profile.load_profile", lambda name: fitting)
+    monkeypatch.setattr("qvl_attn.attribution.profiles.load_profile", lambda name: fitting)
     assert demo.ask(cats, QUESTION).heatmap().heads == "1.0,2.2"
     assert demo.ask(cats, QUESTION, layers="1").heatmap().heads == "all"
     assert demo.ask(cats, QUESTION, profile="none").heatmap().layers == (2,)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from recipe import recipe
 
+from qvl_attn.attribution.selection import words
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.prompt import build_prompt, chat_messages
-from qvl_attn.select import words
-from qvl_attn.settings import Settings
 
 QUESTIONS = [
     "how many cats?",

@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import Drawing, Result
+from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.captions import headline_caption
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.profile import Profile, Shape
 from qvl_attn.redraw import read_result, redrawn
 
 QUESTION = "how many cats?"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_attn.attribution.regions import Region, covered_share, picture_region, step_boxes, step_region
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.model.token_grid import clip_grid, picture_grid
-from qvl_attn.region import Region, covered_share, picture_region, step_boxes, step_region
 
 FINE = 8  # parts of a cell's side on which a raster is exact
 SIDES = st.integers(1, 6)

@@ -10,8 +10,8 @@ import pytest
 
 import qvl_attn
 from qvl_attn import Analyzer, Drawing, QvlAttnError, Result
+from qvl_attn.attribution.selection import words
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
-from qvl_attn.select import words
 
 QUESTION = "how many cats?"
 

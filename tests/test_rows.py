@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn import Analyzer
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.capture import attention_rows, record_attention
 from qvl_attn.model.generate import Recording, greedy, own_answers, padded_batch
 from qvl_attn.model.recorder import AttentionRecorder, Target
-from qvl_attn.settings import Settings
 
 WAYS = ["eager", "rows"]
 QUESTIONS = [

@@ -11,16 +11,16 @@ import pytest
 from conftest import DEMO_PICTURES
 
 from qvl_attn import sanity
+from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
+from qvl_attn.attribution.likeness import Likeness, Sanity, sanity_from, sanity_json
+from qvl_attn.attribution.methods import GENERIC_PROMPT
+from qvl_attn.attribution.similarity import rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.demo.heldout import scene
-from qvl_attn.faithfulness import HEADLINE, seed_of
-from qvl_attn.likeness import Likeness, Sanity, sanity_from, sanity_json
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.methods import GENERIC_PROMPT
 from qvl_attn.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks
 from qvl_attn.scramble import scrambled
-from qvl_attn.similarity import rank_correlation, ssim
 from qvl_attn.video import answer_clip, ask_video, load_clip, prepare_clip
 
 QUESTION = "what color is the dog?"

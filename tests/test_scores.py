@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import StoreError
-from qvl_attn.metrics import GROUNDING
 from qvl_attn.scores import read_scores, score_of, score_row
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
 

@@ -4,9 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_attn.attribution.selection import (
+    default_layers,
+    describe,
+    parse_heads,
+    parse_layers,
+    parse_query,
+    text_positions,
+    words,
+)
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Token
-from qvl_attn.select import default_layers, describe, parse_heads, parse_layers, parse_query, text_positions, words
 
 
 @pytest.mark.parametrize(

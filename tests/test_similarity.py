@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qvl_attn.similarity import rank_correlation, ssim
+from qvl_attn.attribution.similarity import rank_correlation, ssim
 
 rng = np.random.default_rng(5)
 SHAPES = [(1, 1, 2), (1, 2, 1), (1, 2, 2), (1, 1, 30), (2, 3, 5), (3, 11, 1), (1, 13, 17), (4, 6, 4)]

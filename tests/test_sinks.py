@@ -10,8 +10,8 @@ import pytest
 import torch
 from exhibits import Exhibit, alike
 
-from qvl_attn.methods import DIMENSIONS, sinks
-from qvl_attn.methods.sinks import redistributed, removed, sink_cells
+from qvl_attn.attribution.methods import DIMENSIONS, sinks
+from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]

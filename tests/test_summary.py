@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn import calibrate, metrics
+from qvl_attn import calibrate
+from qvl_attn.attribution import grounding
+from qvl_attn.attribution.regions import Region
 from qvl_attn.calibrate import best_heads, halves, ranking
 from qvl_attn.core.errors import InputError
-from qvl_attn.region import Region
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
 from qvl_attn.shown import Shown
@@ -27,7 +28,7 @@ from qvl_attn.summary import (
 
 def score(i=0, pointing=1.0, *, accuracy=1.0, picture=None, layers=2, heads=(), **changes):
     figures = dict.fromkeys(FIGURES, 0.5) | {"pointing": pointing, "lift": 1 + i}
-    controls = {name: dict.fromkeys((*metrics.GROUNDING, "vision_mass"), 0.1) for name in CONTROLS}
+    controls = {name: dict.fromkeys((*grounding.GROUNDING, "vision_mass"), 0.1) for name in CONTROLS}
     values = {
         "id": str(i),
         "media": (picture or f"{i}.png",),
@@ -53,8 +54,8 @@ def score(i=0, pointing=1.0, *, accuracy=1.0, picture=None, layers=2, heads=(), 
 
 def without_boxes(i):
     one = score(i, np.nan, area=np.nan, boxes=0)
-    unknown = {name: np.full(2, np.nan) for name in metrics.GROUNDING}
-    return replace(one, headline=one.headline | dict.fromkeys(metrics.GROUNDING, np.nan), layers=one.layers | unknown)
+    unknown = {name: np.full(2, np.nan) for name in grounding.GROUNDING}
+    return replace(one, headline=one.headline | dict.fromkeys(grounding.GROUNDING, np.nan), layers=one.layers | unknown)
 
 
 def failed(name):
@@ -251,7 +252,7 @@ def headed(i, maps, inside):
         np.arange(len(inside)), inside.astype(float), inside, np.zeros(len(inside)), np.ones(len(inside)), 0.0
     )
     maps = np.asarray(maps, dtype=np.float32)
-    figures = metrics.grounding(maps.astype(float), region) | {"vision_mass": maps.sum(axis=1)}
+    figures = grounding.grounding(maps.astype(float), region) | {"vision_mass": maps.sum(axis=1)}
     return score(i, heads={name: figures[name][None] for name in HEAD_FIGURES}, head_maps=((maps, region),), layers=1)
 
 

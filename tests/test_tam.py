@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exhibits import Exhibit, alike, cut_by_picture
 
-from qvl_attn.methods.tam import activation_map
+from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]

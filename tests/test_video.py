@@ -12,12 +12,12 @@ from conftest import CLIP_FPS
 from qwen_vl_utils import process_vision_info, vision_process
 
 from qvl_attn import Result
+from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.merge import merge_captures
 from qvl_attn.model.prompt import build_prompt, chat_messages
-from qvl_attn.settings import Settings
 from qvl_attn.video import answer_clip, load_clip, prepare_clip
 
 QUESTION = "what moves?"

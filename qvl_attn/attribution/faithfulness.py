@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.attribution.perturb import STEPS, area, descending, removed, shares
 from qvl_attn.core.types import FloatArray, IntArray, Media
-from qvl_attn.perturb import STEPS, area, descending, removed, shares
 
 KINDS = ("deletion", "insertion")
 FILLS = ("blur", "mean")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.region import Bools, Floats, Region
+from qvl_attn.attribution.regions import Bools, Floats, Region
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 PATTERNS = ("entropy", "top10_share", "spread", "distance")

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qvl_attn.attribution.selection import layer_words, parse_query
 from qvl_attn.core.errors import InputError
-from qvl_attn.select import layer_words, parse_query
 
 VERSION = 1
 MAX_BYTES = 2**20

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qvl_attn.attribution.methods import METHODS, parse_methods
+from qvl_attn.attribution.profiles import Profile, choose_profile
+from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Apart
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.methods import METHODS, parse_methods
-from qvl_attn.profile import Profile, choose_profile
-from qvl_attn.select import default_layers, parse_heads, parse_layers
 
 
 @dataclass(frozen=True)

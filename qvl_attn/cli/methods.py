@@ -17,7 +17,7 @@ def methods(
 ) -> None:
     """List the methods: what they need and cost, when to use them, what is known to be wrong with them."""
     with faults(debug=debug):
-        from qvl_attn.methods import METHODS
+        from qvl_attn.attribution.methods import METHODS
 
         for method in METHODS.values():
             told = {

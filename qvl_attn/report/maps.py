@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.attribution.heatmap import mean_over
+from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.types import IntArray, TokenGrid
-from qvl_attn.methods import METHODS, MethodMap
-from qvl_attn.reduce import mean_over
 from qvl_attn.render import percentile_scale
 from qvl_attn.report.pack import Parcel, coarse
 from qvl_attn.result import Result

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.selection import QUERY_KINDS, query_rows, words
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import Capture, Media, TokenGrid
 from qvl_attn.kept import base_name
@@ -18,7 +19,6 @@ from qvl_attn.report.pack import Parcel
 from qvl_attn.report.page import page_html
 from qvl_attn.result import Result
 from qvl_attn.schema import faithfulness_json
-from qvl_attn.select import QUERY_KINDS, query_rows, words
 
 MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qvl_attn.attribution.methods.base import Method, MethodMap, View
+from qvl_attn.attribution.methods.gradcam import GRADCAM
+from qvl_attn.attribution.methods.gradient import GRADIENT
+from qvl_attn.attribution.methods.heads import HEADS
+from qvl_attn.attribution.methods.maximum import MAXIMUM
+from qvl_attn.attribution.methods.mean import MEAN
+from qvl_attn.attribution.methods.relative import GENERIC_PROMPT, RELATIVE
+from qvl_attn.attribution.methods.rollout import ROLLOUT
+from qvl_attn.attribution.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
+from qvl_attn.attribution.methods.tam import TAM
 from qvl_attn.core.errors import InputError
-from qvl_attn.methods.gradcam import GRADCAM
-from qvl_attn.methods.gradient import GRADIENT
-from qvl_attn.methods.heads import HEADS
-from qvl_attn.methods.maximum import MAXIMUM
-from qvl_attn.methods.mean import MEAN
-from qvl_attn.methods.method import Method, MethodMap, View
-from qvl_attn.methods.relative import GENERIC_PROMPT, RELATIVE
-from qvl_attn.methods.rollout import ROLLOUT
-from qvl_attn.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
-from qvl_attn.methods.tam import TAM
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 

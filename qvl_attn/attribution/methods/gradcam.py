@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
 from qvl_attn.model.signals import TOWER, Floats, Tower
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import mean_over
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
 from qvl_attn.core.errors import InputError
-from qvl_attn.methods.method import Method, MethodMap, View, as_map
-from qvl_attn.reduce import mean_over
 
 
 def _heads(view: View) -> MethodMap:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import split_by_picture
+from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
-from qvl_attn.methods import METHODS, MethodMap
-from qvl_attn.reduce import split_by_picture
 from qvl_attn.render import percentile_scale
 
 

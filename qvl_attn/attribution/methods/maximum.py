@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.methods.method import Method, MethodMap, View, as_map
-from qvl_attn.select import layer_words
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
+from qvl_attn.attribution.selection import layer_words
 
 
 def _maximum(view: View) -> MethodMap:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.attribution.selection import layer_words, query_rows
 from qvl_attn.model.signals import GENERIC, Floats
-from qvl_attn.select import layer_words, query_rows
 
 GENERIC_PROMPT = "Write a general description of the image."
 EPSILON = 0.01

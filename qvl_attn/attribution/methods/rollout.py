@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
 from qvl_attn.model.signals import ATTENTION, Floats, Product
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.types import Capture
-from qvl_attn.methods import METHODS, MethodMap
 
 
 def method_arrays(methods: Sequence[MethodMap]) -> dict[str, np.ndarray]:

@@ -20,9 +20,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.methods.method import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
+from qvl_attn.attribution.selection import layer_words
 from qvl_attn.model.signals import STATES, Floats, States
-from qvl_attn.select import layer_words
 
 SCORE, NORM = 20.0, 5.0
 # By layers and hidden size of the language model: 3B, 7B and 32B, as public code has them.

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.denoise import denoise
-from qvl_attn.methods.method import Method, MethodMap, View, as_map
+from qvl_attn.attribution.filters import denoise
+from qvl_attn.attribution.heatmap import split_by_picture
+from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
 from qvl_attn.model.signals import CLASSES, Classes, Floats
-from qvl_attn.reduce import split_by_picture
 
 
 def activation_map(classes: Classes, target: int) -> Floats:
