@@ -1,0 +1,1 @@
+"""From values to pixels and pages. Knows shapes and colours, not models."""
