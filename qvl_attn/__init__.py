@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
     from qvl_attn.data import load_samples
-    from qvl_attn.drawing import Drawing
     from qvl_attn.eye.encoder import Encoder
     from qvl_attn.eye.result import Look, LookSettings
     from qvl_attn.parts import merge_runs
+    from qvl_attn.render.style import Drawing
     from qvl_attn.report.build import make_report
     from qvl_attn.result import Result
 
@@ -44,7 +44,7 @@ __all__ = [
 # Imported at first use: the command line's --help must not wait for torch.
 _ROOMS = {
     "Analyzer": "analyzer",
-    "Drawing": "drawing",
+    "Drawing": "render.style",
     "Encoder": "eye.encoder",
     "HeatMap": "core.types",
     "Look": "eye.result",

@@ -30,12 +30,12 @@ from qvl_attn.core.files import (
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.drawing import Drawing
 from qvl_attn.kept import as_kept, media_from, picture_file, write_frames
 from qvl_attn.pictures import DrawnResult, draw_result
-from qvl_attn.render import drawn_size_px
+from qvl_attn.render.html.page import REPORT_FILE
+from qvl_attn.render.overlay import drawn_size_px
+from qvl_attn.render.style import Drawing
 from qvl_attn.report.of_result import result_html
-from qvl_attn.report.page import REPORT_FILE
 from qvl_attn.result import Result
 from qvl_attn.schema import (
     SCHEMA_VERSION,

@@ -20,11 +20,11 @@ from qvl_attn.captions import head_words, headline_caption, query_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap, IntArray
-from qvl_attn.drawing import Drawing
-from qvl_attn.figures import Panel, headline, sheet
-from qvl_attn.lettering import undrawable
-from qvl_attn.panels import filtered, marked, on_one_scale
-from qvl_attn.render import Picture, drawn_size_px, fit_px, resize_picture
+from qvl_attn.render.layout import Panel, headline, sheet
+from qvl_attn.render.lettering import undrawable
+from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, resize_picture
+from qvl_attn.render.panels import filtered, marked, on_one_scale
+from qvl_attn.render.style import Drawing
 from qvl_attn.result import Result
 
 MAX_WORDS = 48
@@ -57,7 +57,7 @@ class DrawnResult:
                 yield f"picture_{i + 1}.png", partial(np.asarray, picture)
         yield "overlay.png", self.overlay
         if result.settings.faithfulness:
-            from qvl_attn.method_chart import draw_faithfulness  # loads matplotlib
+            from qvl_attn.render.method_chart import draw_faithfulness  # loads matplotlib
 
             title = f"{' · '.join(self._title())} · {headline_caption(result, self.headline[0])[0]}"
             yield "faithfulness.png", partial(draw_faithfulness, result.curves, result.sanity or {}, title)

@@ -35,7 +35,7 @@ from qvl_attn.exhibit import exhibit_bytes, exhibit_from
 from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.portion import Prepared, portions
-from qvl_attn.render import Picture
+from qvl_attn.render.overlay import Picture
 from qvl_attn.samples import Sample
 from qvl_attn.scores import score_of, score_row
 from qvl_attn.scoring import Score

@@ -17,15 +17,15 @@ from qvl_attn.core.files import write_png
 from qvl_attn.core.progress import Progress
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import HeatMap, Media
-from qvl_attn.drawing import Drawing
-from qvl_attn.figures import Size
-from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.sampling import shown_between
 from qvl_attn.media.video import open_clip
 from qvl_attn.media.video_source import Footage, Pixels
 from qvl_attn.model.token_grid import frames_per_step
-from qvl_attn.render import Picture, at_size
+from qvl_attn.render.layout import Size
+from qvl_attn.render.overlay import Picture, at_size
+from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.result import Result
 from qvl_attn.timeline import draw_timeline
 

@@ -17,7 +17,7 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
-from qvl_attn.drawing import Drawing
+from qvl_attn.render.style import Drawing
 
 MAX_LAYERS = 4096
 
@@ -97,7 +97,7 @@ class Result:
 
     def _repr_html_(self) -> str | None:
         """In a notebook: the page of the result; None where there is no attention to draw."""
-        from qvl_attn.report.notebook import notebook_html
+        from qvl_attn.render.html.notebook import notebook_html
 
         try:
             return notebook_html(self)

@@ -25,7 +25,7 @@ from qvl_attn.kept import media_json
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.merge import RULE
 from qvl_attn.model.token_grid import grid_of
-from qvl_attn.render import CLIP_PERCENTILE
+from qvl_attn.render.overlay import CLIP_PERCENTILE
 from qvl_attn.result import Provenance, Result
 
 SCHEMA_VERSION = 1

@@ -19,7 +19,7 @@ from PIL import Image
 
 from qvl_attn import Drawing
 from qvl_attn.core.types import Scale
-from qvl_attn.render import color_table, colorize, upsample
+from qvl_attn.render.overlay import color_table, colorize, upsample
 
 QUESTION = "how many cats? 有几只猫"
 ANSWER = "two 猫 cats!"

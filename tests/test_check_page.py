@@ -25,7 +25,7 @@ from qvl_attn.report.of_check import check_html
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import CONTROLS, FIGURES
 
-PAGE = ROOT / "qvl_attn" / "report" / "page"
+PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """
 import sys
 from typer.testing import CliRunner

@@ -9,7 +9,7 @@ import pytest
 from check_pages import Opened, fixed, number
 
 from qvl_attn.cli.method_table import FAITHFUL, SANITY
-from qvl_attn.render import color_table
+from qvl_attn.render.overlay import color_table
 from qvl_attn.report.of_check import check_html
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES

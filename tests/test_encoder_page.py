@@ -13,7 +13,7 @@ from qvl_attn.core.numbers import percent
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.sight import over_heads
-from qvl_attn.render import color_table, percentile_scale
+from qvl_attn.render.overlay import color_table, percentile_scale
 from qvl_attn.report.of_encoder import encoder_html
 
 pytestmark = pytest.mark.browser

@@ -18,10 +18,10 @@ from test_page_looks import CONTRASTS, PAGE, used_keys
 from qvl_attn import Drawing
 from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import SaliencyMap
-from qvl_attn.render import blend, colorize, percentile_scale, resize_picture, upsample
-from qvl_attn.report.notebook import look_notebook_html
+from qvl_attn.render.html.notebook import look_notebook_html
+from qvl_attn.render.html.page import SCRIPTS
+from qvl_attn.render.overlay import blend, colorize, percentile_scale, resize_picture, upsample
 from qvl_attn.report.of_encoder import encoder_html, still_picture, still_words
-from qvl_attn.report.page import SCRIPTS
 
 pytestmark = pytest.mark.browser
 EVERY = """() => {

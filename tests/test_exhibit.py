@@ -34,8 +34,8 @@ from qvl_attn.exhibit import (
     read_exhibits,
     write_exhibit,
 )
-from qvl_attn.jpeg import jpeg
 from qvl_attn.ledger import read_run
+from qvl_attn.render.html.jpeg import jpeg
 
 LIMIT = 26
 

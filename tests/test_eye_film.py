@@ -19,7 +19,6 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import untold
 from qvl_attn.core.types import HeatMap, Scale
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye import inputs as inputs_room
 from qvl_attn.eye import look as look_room
 from qvl_attn.eye.clip import load_clip
@@ -27,11 +26,12 @@ from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.film import asked, seen_part, story_of, write_film
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.timeline import draw_steps, lines
-from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
+from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.video import load_clip as load_asked_clip
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second

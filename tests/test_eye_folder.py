@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import ResultExistsError, StoreError
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye import folder as folder_room
 from qvl_attn.eye.clip import load_clip
 from qvl_attn.eye.folder import folder_of_look, load_look
 from qvl_attn.eye.result import Look, LookSettings, SaliencyMap
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.render.style import Drawing
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)

@@ -9,7 +9,6 @@ from looks import attention, made_clip, made_look, made_picture, made_sight
 import qvl_attn.eye.grid_picture as grid_room
 import qvl_attn.eye.pictures as pictures_room
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.encoder import Encoder
 from qvl_attn.eye.families import Eye
 from qvl_attn.eye.grid_picture import (
@@ -28,10 +27,11 @@ from qvl_attn.eye.result import LookSettings, SaliencyMap
 from qvl_attn.eye.saliency_map import saliency_heat_map
 from qvl_attn.eye.seen import cut_out, seen, seen_words
 from qvl_attn.eye.words import asks, layer_words, share_of_all, share_words
-from qvl_attn.figures import Panel, scale_line
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.token_grid import cell_boxes_px
-from qvl_attn.render import color_table
+from qvl_attn.render.layout import Panel, scale_line
+from qvl_attn.render.overlay import color_table
+from qvl_attn.render.style import Drawing
 
 CYAN = (90, 220, 255)
 BOXES = Drawing(alpha=1, interp="cells")

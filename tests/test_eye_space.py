@@ -13,10 +13,8 @@ from sklearn.metrics import silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from qvl_attn import render
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Scale
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye import space, space_charts, space_pictures
 from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import LookSettings
@@ -32,6 +30,8 @@ from qvl_attn.eye.space import (
 )
 from qvl_attn.eye.space_charts import folder_images, patch_colors
 from qvl_attn.eye.space_pictures import Cell, component_colors, sheet, space_images
+from qvl_attn.render import overlay
+from qvl_attn.render.style import Drawing
 
 BOTH = ("pca", "tsne")
 
@@ -333,7 +333,7 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     scale = Scale(float(values.min()), 1.0)
     places = []
     for maps in values:
-        colors = render.colorize(render.cell_boxes(maps[0], size_px), scale, "inferno")
+        colors = overlay.colorize(overlay.cell_boxes(maps[0], size_px), scale, "inferno")
         places.append(find_panel(drawn, mark_patch(colors, int(look.sight.asked[asked]), (h, w))))
     assert None not in places
     assert len({*places}) == len(values)

@@ -3,11 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from qvl_attn import lettering, render
 from qvl_attn.core import numbers
 from qvl_attn.core.types import HeatMap, Scale
-from qvl_attn.drawing import Drawing
-from qvl_attn.figures import ACCENT, Panel, headline, scale_line, sheet
+from qvl_attn.render import lettering, overlay
+from qvl_attn.render.layout import ACCENT, Panel, headline, scale_line, sheet
+from qvl_attn.render.style import Drawing
 
 rng = np.random.default_rng(3)
 GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)
@@ -15,7 +15,7 @@ GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)
 
 def heat_map(values, media_index=0, scale=None, uniform=0.001, vision_mass=0.23):
     values = np.asarray(values, np.float32)[None]
-    scale = scale or render.percentile_scale(values)
+    scale = scale or overlay.percentile_scale(values)
     return HeatMap(values, media_index, (18,), "all", "question", (5,), uniform, vision_mass, scale)
 
 
@@ -39,8 +39,8 @@ def find(page, patch):
 def test_the_map_stands_on_the_page_as_render_makes_it():
     picture = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
     one, drawing = panel(), Drawing()
-    values = render.upsample(one.cells[0], (640, 480), drawing)
-    assert len(find(draw([picture], one), render.blend(picture, values, one.scale, drawing))) == 1
+    values = overlay.upsample(one.cells[0], (640, 480), drawing)
+    assert len(find(draw([picture], one), overlay.blend(picture, values, one.scale, drawing))) == 1
 
 
 def test_a_painted_cell_is_brightest_at_its_box():
@@ -50,8 +50,8 @@ def test_a_painted_cell_is_brightest_at_its_box():
     picture = np.full((480, 640, 3), 128, np.uint8)
     picture[0, 0] = (0, 255, 0)  # a corner to find it by
     page = draw([picture], one, interp="cells").astype(int)
-    low = render.blend(
-        picture, render.upsample(one.cells[0], (640, 480), Drawing(interp="cells")), one.scale, Drawing()
+    low = overlay.blend(
+        picture, overlay.upsample(one.cells[0], (640, 480), Drawing(interp="cells")), one.scale, Drawing()
     )
     ((top, left),) = find(page, low)
     region = page[top : top + 480, left : left + 640].sum(axis=-1)
@@ -196,7 +196,7 @@ def test_panels_are_drawn_each_on_its_own_scale():
     panels = [Panel("", (heat_map(values, scale=Scale(0, high)),)) for high in (0.005, 1)]
     black = np.zeros((300, 400, 3), np.uint8)
     page = sheet([black], panels, title_lines=[], drawing=Drawing(alpha=1), columns=2)
-    bright, dark = (render.colorize(np.float32([[value]]), Scale(0, 1), "inferno")[0, 0] for value in (1, 0.005))
+    bright, dark = (overlay.colorize(np.float32([[value]]), Scale(0, 1), "inferno")[0, 0] for value in (1, 0.005))
     assert (page == bright).all(axis=-1).sum() >= 560 * 420
     assert (page == dark).all(axis=-1).sum() >= 560 * 420
 

@@ -26,9 +26,9 @@ from PIL import Image
 from qvl_attn import Drawing, Result
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.types import HeatMap, Scale
-from qvl_attn.film import FilmDrawer, Story
 from qvl_attn.media.mp4 import write_mp4
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
+from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 
 QUESTION = "what moves?"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from qvl_attn import lettering
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import plain
+from qvl_attn.render import lettering
 
 CHINESE = "图中有几只猫？"
 INK = (0, 0, 0)

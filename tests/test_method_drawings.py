@@ -13,9 +13,9 @@ from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.likeness import Likeness, Sanity
 from qvl_attn.attribution.perturb import STEPS
 from qvl_attn.captions import headline_caption
-from qvl_attn.method_chart import draw_faithfulness, draw_methods, faithfulness_lines
 from qvl_attn.pictures import draw_result
-from qvl_attn.render import crossed_out
+from qvl_attn.render.method_chart import draw_faithfulness, draw_methods, faithfulness_lines
+from qvl_attn.render.overlay import crossed_out
 from qvl_attn.schema import result_json
 
 QUESTION = "how many cats?"

@@ -9,7 +9,7 @@ import pytest
 from pages import METHODS, asked, flat, heat, opened, painted, png, pressed, settled, shown, shows, slide, what
 
 from qvl_attn import Drawing
-from qvl_attn.render import blend, color_table, percentile_scale, upsample
+from qvl_attn.render.overlay import blend, color_table, percentile_scale, upsample
 from qvl_attn.report.of_result import result_html
 
 pytestmark = pytest.mark.browser

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pages import QUESTION, asked, flat, heat, opened, painted, pressed, settled, shown, shows, slide, what
 
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.report.of_result import result_html
 
 pytestmark = pytest.mark.browser

@@ -11,7 +11,7 @@ import pytest
 from pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
 
 from qvl_attn.attribution.heatmap import over_chance
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
 
 pytestmark = pytest.mark.browser
 STEP_OF = (0, 0, 1, 1, 2, 2, 3)
@@ -184,7 +184,7 @@ def cells_of_view(view, left, wide, aspect, rows, columns, high_levels):
 
 
 def test_the_view_is_saved_as_a_png(open_page, results):
-    from qvl_attn.render import color_table
+    from qvl_attn.render.overlay import color_table
 
     result, page = results("one"), open_page("one")
     slide(page, "alpha", 1)
@@ -210,7 +210,7 @@ def test_the_view_is_saved_as_a_png(open_page, results):
 
 
 def test_two_panels_are_saved_side_by_side(open_page, results):
-    from qvl_attn.render import color_table
+    from qvl_attn.render.overlay import color_table
 
     result, page = results("one"), open_page("one")
     slide(page, "alpha", 1)

@@ -9,11 +9,11 @@ from importlib.resources import files
 import pytest
 from pages import EVIL, evil_free, opened, settled, slide
 
+from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.report.of_result import result_html
-from qvl_attn.report.page import SCRIPTS
 
 pytestmark = pytest.mark.browser
-PAGE = files("qvl_attn.report") / "page"
+PAGE = files("qvl_attn.render.html") / "assets"
 # Effective colours of all text that is seen: what lies behind it is laid on one pixel, outermost first.
 CONTRASTS = """() => {
   const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });

@@ -15,10 +15,10 @@ from pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
 from test_profile import demo_profile
 
 from qvl_attn import __version__
-from qvl_attn.render import percentile_scale, resize_picture
+from qvl_attn.render.html.payload import coarse, pack_rows
+from qvl_attn.render.overlay import percentile_scale, resize_picture
 from qvl_attn.report import maps
 from qvl_attn.report.of_result import result_html
-from qvl_attn.report.pack import coarse, pack_rows
 
 LAYERS = range(4)
 

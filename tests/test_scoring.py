@@ -12,12 +12,12 @@ from test_summary import score
 
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.charts import draw_heads, draw_layers
 from qvl_attn.check import other_samples
 from qvl_attn.core.errors import InputError
 from qvl_attn.gallery import EACH, chosen
 from qvl_attn.portion import AT_ONCE, portions
 from qvl_attn.question import read_question
+from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_samples
 from qvl_attn.scores import as_json, score_row
@@ -212,7 +212,7 @@ def test_a_chart_shows_each_layer_where_its_figure_is():
 
 
 def test_outlines_are_where_the_boxes_are():
-    from qvl_attn.render import outlined
+    from qvl_attn.render.overlay import outlined
 
     picture = np.zeros((100, 200, 3), np.uint8)
     drawn = outlined(picture, np.array([[0.25, 0.2, 0.75, 0.8]]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.selection import describe
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale, TokenGrid
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
 
 
 def mean_over(

@@ -18,8 +18,8 @@ from qvl_attn.core.text import plain, shortened
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.core.types import Media
-    from qvl_attn.drawing import Drawing
     from qvl_attn.question import Question
+    from qvl_attn.render.style import Drawing
     from qvl_attn.result import Result
 
 
@@ -165,7 +165,7 @@ def tell(
         typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
         typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
     if result.settings.faithfulness:
-        from qvl_attn.method_chart import faithfulness_lines
+        from qvl_attn.render.method_chart import faithfulness_lines
 
         for line in faithfulness_lines(result.curves, result.sanity or {}):
             typer.echo(line)
@@ -175,7 +175,7 @@ def tell(
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
-    from qvl_attn.report.page import REPORT_FILE
+    from qvl_attn.render.html.page import REPORT_FILE
 
     return {
         "question": result.question,

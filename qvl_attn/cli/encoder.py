@@ -21,10 +21,10 @@ from qvl_attn.core.hushed import libraries_in_c_hushed
 if TYPE_CHECKING:
     from qvl_attn.core.progress import Progress
     from qvl_attn.core.types import Media
-    from qvl_attn.drawing import Drawing
     from qvl_attn.eye.encoder import Encoder
     from qvl_attn.eye.result import Look, LookSettings
     from qvl_attn.media.sampling import ClipSettings
+    from qvl_attn.render.style import Drawing
 
 
 class OverHeads(StrEnum):

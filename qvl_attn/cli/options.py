@@ -11,7 +11,7 @@ import typer
 from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
-    from qvl_attn.drawing import Drawing
+    from qvl_attn.render.style import Drawing
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 MODEL, MAPS, OUTPUT, DRAWING, CLIP = "Model", "Attention", "Output", "Drawing", "Clip"
@@ -129,7 +129,7 @@ def drawing_of(
     Raises:
         InputError: a value out of range.
     """
-    from qvl_attn.drawing import Drawing
+    from qvl_attn.render.style import Drawing
 
     if draw_size != "full" and not (draw_size.isdecimal() and int(draw_size) > 0):
         raise InputError(f"--draw-size {draw_size}: want a number of pixels, or full")

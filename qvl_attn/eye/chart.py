@@ -13,13 +13,13 @@ from matplotlib.figure import Figure as Chart
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from qvl_attn.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
-from qvl_attn.eye.captioned import captioned
 from qvl_attn.eye.figures import FIGURES, TITLES, Figure, figures_of
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.said import said
 from qvl_attn.eye.words import input_words, maker_words
-from qvl_attn.render import Picture
+from qvl_attn.render.captioned import captioned
+from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
+from qvl_attn.render.overlay import Picture
 
 CHANCE = "chance: every patch spreads its attention evenly over the tokens that it sees"
 COLUMNS, PANEL_INCHES = 3, (5.2, 3.7)

@@ -19,7 +19,7 @@ from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
 from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
-from qvl_attn.render import fit_px, resize_picture
+from qvl_attn.render.overlay import fit_px, resize_picture
 
 if TYPE_CHECKING:
     from qvl_attn.eye.encoder import Encoder

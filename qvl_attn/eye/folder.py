@@ -29,14 +29,14 @@ from qvl_attn.core.files import (
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.pictures import DrawnLook, draw_look
 from qvl_attn.eye.result import Look, LookSettings, Maker
 from qvl_attn.eye.schema import GRID_DTYPE, KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
 from qvl_attn.eye.space_pictures import space_images
 from qvl_attn.kept import as_kept, media_from, write_frames
+from qvl_attn.render.html.page import REPORT_FILE
+from qvl_attn.render.style import Drawing
 from qvl_attn.report.of_encoder import encoder_html
-from qvl_attn.report.page import REPORT_FILE
 
 REMEDY = "look again with --overwrite, or name another folder"
 

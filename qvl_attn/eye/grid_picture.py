@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn import lettering
-from qvl_attn.drawing import Drawing
-from qvl_attn.eye.captioned import captioned
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen, seen_size_px, seen_words
 from qvl_attn.eye.words import asks, maker_words, window_words
-from qvl_attn.figures import PAGE
-from qvl_attn.render import Picture, outlined
+from qvl_attn.render import lettering
+from qvl_attn.render.captioned import captioned
+from qvl_attn.render.layout import PAGE
+from qvl_attn.render.overlay import Picture, outlined
+from qvl_attn.render.style import Drawing
 
 # Sides of a drawn patch: so large that lines do not cover it, unless there are too many for that.
 LEAST_PATCH_PX, LONGEST_PX = 24, 2400

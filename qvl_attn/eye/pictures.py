@@ -15,7 +15,6 @@ import numpy as np
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back, mark_patch
 from qvl_attn.eye.result import Look, SaliencyMap
 from qvl_attn.eye.saliency_map import METHOD_WORDS, saliency_heat_map
@@ -34,11 +33,12 @@ from qvl_attn.eye.words import (
     share_of_all,
     share_words,
 )
-from qvl_attn.figures import Panel, headline, sheet
-from qvl_attn.lettering import undrawable
-from qvl_attn.panels import filtered, on_one_scale
 from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
-from qvl_attn.render import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
+from qvl_attn.render.layout import Panel, headline, sheet
+from qvl_attn.render.lettering import undrawable
+from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
+from qvl_attn.render.panels import filtered, on_one_scale
+from qvl_attn.render.style import Drawing
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"

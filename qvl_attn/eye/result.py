@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.sight import Over, Sight
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.render.style import Drawing
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
@@ -215,7 +215,7 @@ class Look:
 
     def _repr_html_(self) -> str:
         """In a notebook: the page of the look."""
-        from qvl_attn.report.notebook import look_notebook_html
+        from qvl_attn.render.html.notebook import look_notebook_html
 
         return look_notebook_html(self)
 

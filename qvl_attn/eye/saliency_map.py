@@ -8,10 +8,10 @@ import numpy as np
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import HeatMap
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.result import SaliencyMap
-from qvl_attn.panels import filtered
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.overlay import percentile_scale
+from qvl_attn.render.panels import filtered
+from qvl_attn.render.style import Drawing
 
 METHOD_WORDS = {
     "gradcam": "Grad-CAM on the patch grid",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Sight
-from qvl_attn.render import Picture
+from qvl_attn.render.overlay import Picture
 
 Box = tuple[float, float, float, float]
 

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn import lettering, render
 from qvl_attn.core.numbers import compact, percent
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.grid_picture import mark_patch
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen, seen_size_px
-from qvl_attn.figures import GREY, INK, PAGE
-from qvl_attn.lettering import Color, line_height_px
-from qvl_attn.render import Picture
+from qvl_attn.render import lettering, overlay
+from qvl_attn.render.layout import GREY, INK, PAGE
+from qvl_attn.render.lettering import Color, line_height_px
+from qvl_attn.render.overlay import Picture
+from qvl_attn.render.style import Drawing
 
 Named = Iterator[tuple[str, Callable[[], Picture]]]
 
@@ -140,7 +140,7 @@ def draw_similarity(look: Look, asked: int, drawing: Drawing) -> Picture:
     for layer, maps in zip(look.similarity_layers.tolist(), values, strict=True):
         blended = [
             mark_patch(
-                render.blend(picture, render.upsample(maps[step], size_px, drawing), scale, drawing),
+                overlay.blend(picture, overlay.upsample(maps[step], size_px, drawing), scale, drawing),
                 place,
                 look.sight.grid[1:],
             )
@@ -178,8 +178,8 @@ def _steps_line(look: Look) -> list[str]:
 def _size_px(look: Look, drawing: Drawing, longest_px: int) -> tuple[int, int]:
     """How large a picture of a step is drawn in a sheet."""
     longest = min(longest_px, drawing.draw_size_px or longest_px)
-    size_px = render.fit_px(seen_size_px(look.sight), longest)
-    return render.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
+    size_px = overlay.fit_px(seen_size_px(look.sight), longest)
+    return overlay.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
 
 
 def _colored(look: Look, index: int, size_px: tuple[int, int]) -> list[Picture]:
@@ -187,7 +187,7 @@ def _colored(look: Look, index: int, size_px: tuple[int, int]) -> list[Picture]:
     assert look.space is not None
     colors = component_colors(look.space.components[index]).reshape(*look.sight.grid, 3)
     return [
-        np.stack([render.cell_boxes(colors[step, ..., channel], size_px) for channel in range(3)], axis=-1)
+        np.stack([overlay.cell_boxes(colors[step, ..., channel], size_px) for channel in range(3)], axis=-1)
         for step in _steps(look)
     ]
 
@@ -206,7 +206,7 @@ def _key(scale: Scale, drawing: Drawing) -> Picture:
     width, height = 180, line_height_px(NUMBER_PX)
     text = f"{compact(scale.low)} to {compact(scale.high)}"
     key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
-    key.paste(Image.fromarray(np.rot90(render.colorbar(width, 12, drawing.colormap), -1)), (0, 4))
+    key.paste(Image.fromarray(np.rot90(overlay.colorbar(width, 12, drawing.colormap), -1)), (0, 4))
     lettering.draw_lines(key, (width + 12, 0), [text], NUMBER_PX, GREY)
     return np.asarray(key)
 

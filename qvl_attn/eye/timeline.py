@@ -9,11 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qvl_attn.charts import DPI, GREY, INK, LINE, pixels_of, titled
 from qvl_attn.core.types import HeatMap
 from qvl_attn.eye.figures import TITLES, figures_of
 from qvl_attn.eye.result import Look
-from qvl_attn.render import Picture
+from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
+from qvl_attn.render.overlay import Picture
 from qvl_attn.timeline import step_edges_s
 
 SIZE_IN = (11.0, 6.6)

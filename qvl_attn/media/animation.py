@@ -17,7 +17,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import MAX_BYTES, check_size, decoding_faults, load_picture
 from qvl_attn.media.rgb import to_rgb
 from qvl_attn.media.video_source import Footage, Pixels, Size
-from qvl_attn.render import at_size
+from qvl_attn.render.overlay import at_size
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from qvl_attn import lettering, render
 from qvl_attn.core.numbers import compact, percent, times_uniform
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
-from qvl_attn.drawing import Drawing
-from qvl_attn.lettering import Color, line_height_px
-from qvl_attn.render import Picture
+from qvl_attn.render import lettering, overlay
+from qvl_attn.render.lettering import Color, line_height_px
+from qvl_attn.render.overlay import Picture
+from qvl_attn.render.style import Drawing
 
 PAGE = (255, 255, 255)
 INK = (24, 26, 31)
@@ -118,7 +118,7 @@ def headline(
         (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
     """
     tallest = max(pictures[each.media_index].shape[0] for each in panel.maps)
-    row = render.drawn_size_px((round(tallest * sum(_aspects(pictures, panel))), tallest), drawing)
+    row = overlay.drawn_size_px((round(tallest * sum(_aspects(pictures, panel))), tallest), drawing)
     unit = min(max(row[0] / 1280, 0.7), 6.0)
     large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
     margin, gap = round(64 * unit), round(26 * unit)
@@ -234,21 +234,21 @@ def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Pi
     aspects = _aspects(pictures, panel)
     widths = [max(1, round(row_px[0] * aspect / sum(aspects))) for aspect in aspects]
     return [
-        render.resize_picture(pictures[each.media_index], (width, row_px[1]))
+        overlay.resize_picture(pictures[each.media_index], (width, row_px[1]))
         for each, width in zip(panel.maps, widths, strict=True)
     ]
 
 
 def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list[Picture]:
-    masks: Sequence[render.Mask | None] = [None] * len(resized)
+    masks: Sequence[overlay.Mask | None] = [None] * len(resized)
     if drawing.top_percent < 100:
-        masks = render.top_mask(panel.cells, drawing.top_percent)
+        masks = overlay.top_mask(panel.cells, drawing.top_percent)
     blended = []
     for picture, cells, mask in zip(resized, panel.cells, masks, strict=True):
         size_px = (picture.shape[1], picture.shape[0])
-        values = render.upsample(cells, size_px, drawing)
-        shown = None if mask is None else render.cell_boxes(mask, size_px)
-        blended.append(render.blend(picture, values, panel.scale, drawing, shown))
+        values = overlay.upsample(cells, size_px, drawing)
+        shown = None if mask is None else overlay.cell_boxes(mask, size_px)
+        blended.append(overlay.blend(picture, values, panel.scale, drawing, shown))
     return [mark(picture) for mark, picture in zip(panel.marks, blended, strict=True)] if panel.marks else blended
 
 
@@ -270,7 +270,7 @@ def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Ima
     ticks = [(compact(value), _multiple(panel, value)) for value in (high, (low + high) / 2, low)]
     text_width = math.ceil(max(lettering.measure(text, size_px) for tick in ticks for text in tick))
     legend = Image.new("RGB", (bar_width + gap + text_width, height), PAGE)
-    legend.paste(Image.fromarray(render.colorbar(height, bar_width, drawing.colormap)), (0, 0))
+    legend.paste(Image.fromarray(overlay.colorbar(height, bar_width, drawing.colormap)), (0, 0))
     for (value, multiple), y in zip(ticks, (0, height // 2 - step, height - 2 * step), strict=True):
         text = [_Paragraph([value], size_px, INK), _Paragraph([multiple], size_px, GREY)]
         _write(legend, (bar_width + gap, y), text)
@@ -287,7 +287,7 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
             text += f" = {_multiple(panels[0], scale.high)}"
     width, height = 180, line_height_px(NUMBER_PX)
     key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
-    bar = np.rot90(render.colorbar(width, 12, drawing.colormap), -1)
+    bar = np.rot90(overlay.colorbar(width, 12, drawing.colormap), -1)
     key.paste(Image.fromarray(bar), (0, 4))
     _write(key, (width + 12, 0), [_Paragraph([text], NUMBER_PX, GREY)])
     return key

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.drawing import Drawing
+from qvl_attn.render.style import Drawing
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.filters import denoise
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import HeatMap
-from qvl_attn.drawing import Drawing
-from qvl_attn.figures import Panel
-from qvl_attn.render import Picture, blur, crossed_out, outlined, percentile_scale
+from qvl_attn.render.layout import Panel
+from qvl_attn.render.overlay import Picture, blur, crossed_out, outlined, percentile_scale
+from qvl_attn.render.style import Drawing
 
 
 def marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:

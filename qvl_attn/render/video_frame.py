@@ -13,14 +13,14 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from qvl_attn import lettering, render
 from qvl_attn.core.numbers import compact, times_uniform
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
-from qvl_attn.drawing import Drawing
-from qvl_attn.figures import ACCENT, GREY, INK, PAGE
-from qvl_attn.lettering import line_height_px
-from qvl_attn.render import Picture
+from qvl_attn.render import lettering, overlay
+from qvl_attn.render.layout import ACCENT, GREY, INK, PAGE
+from qvl_attn.render.lettering import line_height_px
+from qvl_attn.render.overlay import Picture
+from qvl_attn.render.style import Drawing
 
 GAP_PX = 8
 # Narrower frames stand in the middle of a page on which the words have room.
@@ -77,7 +77,7 @@ class FilmDrawer:
 
     def __init__(self, story: Story, size_px: tuple[int, int], drawing: Drawing) -> None:
         self.story, self.drawing = story, drawing
-        self.picture_px = render.drawn_size_px(size_px, drawing)
+        self.picture_px = overlay.drawn_size_px(size_px, drawing)
         width, height = self.picture_px
         self._box = _box_px(story.part, self.picture_px)
         self._row = 2 * width + GAP_PX if drawing.side_by_side else width
@@ -123,16 +123,18 @@ class FilmDrawer:
         self._write_time(page[height:bottom, : self._width], time_s)
         return page
 
-    def _laid(self, picture: Picture, colors: Picture, mask: render.Mask | None) -> Picture:
+    def _laid(self, picture: Picture, colors: Picture, mask: overlay.Mask | None) -> Picture:
         """The colours over the part of a frame that they are of."""
         if self.story.part is None:
-            return render.overlay(picture, colors, self.drawing, mask)
+            return overlay.overlay(picture, colors, self.drawing, mask)
         (x0, y0, x1, y1), (width, height) = self._box, self.picture_px
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         seen = slice(top, bottom), slice(left, right)
         of_box = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
-        page = render.faded(picture)
-        page[seen] = render.overlay(picture[seen], colors[of_box], self.drawing, None if mask is None else mask[of_box])
+        page = overlay.faded(picture)
+        page[seen] = overlay.overlay(
+            picture[seen], colors[of_box], self.drawing, None if mask is None else mask[of_box]
+        )
         return page
 
     def _moment(self, time_s: float, sampled: bool) -> _Moment:
@@ -156,24 +158,24 @@ class FilmDrawer:
         mixed = (1 - moment.share) * values[moment.step] + moment.share * values[moment.next_step]
         return np.asarray(mixed, dtype=np.float32)
 
-    def _color_step(self, step: int) -> tuple[FloatArray, Scale, Picture, render.Mask | None]:
+    def _color_step(self, step: int) -> tuple[FloatArray, Scale, Picture, overlay.Mask | None]:
         return self._color(self.story.heat.values[step])
 
-    def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, render.Mask | None]:
+    def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, overlay.Mask | None]:
         drawing = self.drawing
-        scale = self.story.heat.scale if drawing.clip_scale == "clip" else render.percentile_scale([values])
+        scale = self.story.heat.scale if drawing.clip_scale == "clip" else overlay.percentile_scale([values])
         x0, y0, x1, y1 = self._box
         size_px = x1 - x0, y1 - y0
-        colors = render.colorize(render.upsample(values, size_px, drawing), scale, drawing.colormap)
+        colors = overlay.colorize(overlay.upsample(values, size_px, drawing), scale, drawing.colormap)
         mask = None
         if drawing.top_percent < 100:
-            mask = render.cell_boxes(values >= self._threshold(values), size_px)
+            mask = overlay.cell_boxes(values >= self._threshold(values), size_px)
         return values, scale, colors, mask
 
     def _threshold(self, values: FloatArray) -> float:
         """The weakest value that is still coloured: of the clip's cells, or of the frame's own."""
         whole = self.story.heat.values if self.drawing.clip_scale == "clip" else values
-        return render.top_threshold([whole], self.drawing.top_percent)
+        return overlay.top_threshold([whole], self.drawing.top_percent)
 
     def _draw_band(self, sample: int, said: str, lowest: float, highest: float, scale: Scale) -> Picture:
         story, size = self.story, self._text_px
@@ -206,7 +208,7 @@ class FilmDrawer:
         return np.asarray(band)
 
     def _bar(self) -> Picture:
-        bar = render.colorbar(6 * self._text_px, round(0.8 * self._text_px), self.drawing.colormap)
+        bar = overlay.colorbar(6 * self._text_px, round(0.8 * self._text_px), self.drawing.colormap)
         return np.ascontiguousarray(np.rot90(bar, -1))
 
     def _write_time(self, band: Picture, time_s: float) -> None:

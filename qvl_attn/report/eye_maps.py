@@ -15,9 +15,9 @@ from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Over, Sight
-from qvl_attn.render import percentile_scale
+from qvl_attn.render.html.payload import Parcel
+from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.report.maps import MAX_VALUES, LeftOut
-from qvl_attn.report.pack import Parcel
 
 OTHERS: tuple[Over, ...] = ("max", "min")
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import Exhibit
-from qvl_attn.report.pack import Parcel
-from qvl_attn.report.page import page_html
+from qvl_attn.render.html.page import page_html
+from qvl_attn.render.html.payload import Parcel
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import CONTROLS, FIGURES, Score
 

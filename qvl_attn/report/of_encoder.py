@@ -11,22 +11,22 @@ import numpy as np
 
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import HeatMap
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen_box_px
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
-from qvl_attn.figures import Panel, scale_line
-from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
-from qvl_attn.render import Picture, blend, percentile_scale, resize_picture, upsample
+from qvl_attn.render.html.jpeg import jpeg
+from qvl_attn.render.html.page import page_html
+from qvl_attn.render.html.payload import Parcel
+from qvl_attn.render.layout import Panel, scale_line
+from qvl_attn.render.overlay import Picture, blend, percentile_scale, resize_picture, upsample
+from qvl_attn.render.style import Drawing
 from qvl_attn.report.eye_maps import eye_maps, kept_steps
 from qvl_attn.report.maps import LeftOut
 from qvl_attn.report.of_result import drawn_px_of
-from qvl_attn.report.pack import Parcel
-from qvl_attn.report.page import page_html
 
 # Of the picture that is there without scripts.
 STILL_PX = 640

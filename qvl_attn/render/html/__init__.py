@@ -1,1 +1,1 @@
-"""One HTML file beside every result, to be played with: what it holds is packed here, how it behaves is in `page/`."""
+"""One HTML file beside every result, to be played with: what it holds is packed here, its behaviour is in `assets/`."""

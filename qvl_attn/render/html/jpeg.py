@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from qvl_attn.render import Picture
+from qvl_attn.render.overlay import Picture
 
 QUALITY = 90
 

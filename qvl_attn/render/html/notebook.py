@@ -7,13 +7,13 @@ from base64 import b64encode
 from markupsafe import Markup
 
 from qvl_attn.core.text import plain
-from qvl_attn.drawing import Drawing
 from qvl_attn.eye.pictures import draw_look
 from qvl_attn.eye.result import Look
-from qvl_attn.jpeg import jpeg
 from qvl_attn.kept import base_name
 from qvl_attn.pictures import draw_result
-from qvl_attn.render import Picture
+from qvl_attn.render.html.jpeg import jpeg
+from qvl_attn.render.overlay import Picture
+from qvl_attn.render.style import Drawing
 from qvl_attn.report.of_encoder import encoder_html
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Result

@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qvl_attn.core.text import plain
-from qvl_attn.render import COLORMAPS, color_table
-from qvl_attn.report.pack import COARSE, TOP, Parcel
+from qvl_attn.render.html.payload import COARSE, TOP, Parcel
+from qvl_attn.render.overlay import COLORMAPS, color_table
 
 REPORT_FILE = "report.html"
 SCRIPTS = {
@@ -90,12 +90,12 @@ def _digest(text: str) -> str:
 
 @cache
 def _read(name: str) -> str:
-    return (files("qvl_attn.report") / "page" / name).read_text(encoding="utf-8")
+    return (files("qvl_attn.render.html") / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache
 def _template(kind: str) -> Any:
-    loader = PackageLoader("qvl_attn.report", "page")
+    loader = PackageLoader("qvl_attn.render.html", "assets")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and in the order in which they were told
     return environment.get_template(f"{kind}.html")
