@@ -230,8 +230,8 @@ class Analyzer(Engine):
         from qvl_attn.calibrate import halves
         from qvl_attn.check import check_questions
         from qvl_attn.evaluation import run_check
-        from qvl_attn.ledger import check_begun, is_finished
         from qvl_attn.manifest import Wanted
+        from qvl_attn.results.run_folder import check_begun, is_finished
         from qvl_attn.shard import Shard
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)

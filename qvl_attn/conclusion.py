@@ -11,10 +11,10 @@ from qvl_attn.core.files import write_json, write_text
 from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import FOLDER, read_exhibits
 from qvl_attn.gallery import scored_exhibits
-from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.report.of_check import check_html
+from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.scores import as_json
 from qvl_attn.scoring import Score
 from qvl_attn.summary import FEW_GROUPS, summarise

@@ -22,9 +22,9 @@ from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.text import shortened
 from qvl_attn.exhibit import exhibit_file, exhibited, write_exhibit
 from qvl_attn.gallery import chosen, file_name
-from qvl_attn.ledger import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
 from qvl_attn.outputs import CSV_FILE, write_csv
+from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.samples import Sample
 from qvl_attn.scores import read_scores, score_row
 from qvl_attn.scoring import Score

@@ -30,13 +30,13 @@ from qvl_attn.core.files import (
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.kept import as_kept, media_from, picture_file, write_frames
 from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
 from qvl_attn.report.of_result import result_html
 from qvl_attn.result import Result
+from qvl_attn.results.codec import as_kept, media_from, picture_file, write_frames
 from qvl_attn.schema import (
     SCHEMA_VERSION,
     pass_folder,
@@ -123,7 +123,7 @@ def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progr
     """Of a clip, what moves, the frames themselves and the passes: files and notes."""
     if result.media[0].clip is None:
         return [], []
-    from qvl_attn.reel import write_reel  # loads matplotlib
+    from qvl_attn.results.clip_export import write_reel  # loads matplotlib
 
     files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
     files += write_frames(folder, result.media[0])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_attn.attribution.selection import layer_words
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
-from qvl_attn.ledger import SCHEMA_VERSION
 from qvl_attn.model.origin import made_by, of_model
+from qvl_attn.results.run_folder import SCHEMA_VERSION
 from qvl_attn.samples import Sample
 from qvl_attn.shard import Shard
 

@@ -14,7 +14,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
 from qvl_attn.exhibit import exhibit_file
 from qvl_attn.gallery import chosen, file_name, scored_exhibits
-from qvl_attn.ledger import Ledger, differences, is_finished, read_rows, read_run
+from qvl_attn.results.run_folder import Ledger, differences, is_finished, read_rows, read_run
 from qvl_attn.scores import read_scores
 from qvl_attn.scoring import Score
 

@@ -18,10 +18,10 @@ from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.folder import REMEDY, is_complete
-from qvl_attn.ledger import RUN_FILE
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.result import Result
+from qvl_attn.results.run_folder import RUN_FILE
 
 PLAIN = "mean"  # the method that is plain attention, and so always there
 

@@ -34,8 +34,8 @@ from qvl_attn.exhibit import (
     read_exhibits,
     write_exhibit,
 )
-from qvl_attn.ledger import read_run
 from qvl_attn.render.html.jpeg import jpeg
+from qvl_attn.results.run_folder import read_run
 
 LIMIT = 26
 
@@ -383,7 +383,7 @@ def killed(cwd, data, at, where):
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "import qvl_attn.ledger as ledger\n"
+        "import qvl_attn.results.run_folder as ledger\n"
         "import qvl_attn.exhibit as exhibit, qvl_attn.gallery as gallery\n"
         "exhibit.SHOWN, gallery.EACH = 10, 2\n"
         "count = [0]\n"

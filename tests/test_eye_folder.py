@@ -499,7 +499,7 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
     monkeypatch.setattr(folder_room, "read_npz", lambda path: arrays)  # the same, a thousand times
     pictures = {}
     real = folder_room.read_png
-    for room in ("qvl_attn.eye.folder", "qvl_attn.kept"):
+    for room in ("qvl_attn.eye.folder", "qvl_attn.results.codec"):
         monkeypatch.setattr(f"{room}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()
     wanted = ("media", "settings") if name == "qwen frames" else {*value} - {"layers", "headline", "said", "tokens"}

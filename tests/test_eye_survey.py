@@ -28,8 +28,8 @@ from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.listing import list_pictures
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.survey import survey
-from qvl_attn.ledger import read_rows
 from qvl_attn.media.image import load_picture
+from qvl_attn.results.run_folder import read_rows
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.ledger import LOCK_FILE, ROWS_FILE, RUN_FILE, SUMMARY_FILE, open_run, read_rows
+from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, SUMMARY_FILE, open_run, read_rows
 
 RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
 ROWS = [{"id": "a", "answer": "é"}, {"id": "b", "answer": "猫"}]

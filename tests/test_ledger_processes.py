@@ -12,7 +12,7 @@ import pytest
 from running import ENV
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.ledger import LOCK_FILE, ROWS_FILE, RUN_FILE, open_run, read_rows
+from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, open_run, read_rows
 
 RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
 
@@ -20,7 +20,7 @@ WORK = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from qvl_attn.core.errors import StoreError
-from qvl_attn.ledger import open_run
+from qvl_attn.results.run_folder import open_run
 folder, run, how = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 if how == "killed while run.json is written":
     Path.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)

@@ -330,7 +330,7 @@ def test_a_path_inside_a_result_is_not_followed(demo, clip_file, tmp_path, monke
     value["media"][0]["name"] = str(clip_file(4))
     (folder / "result.json").write_text(json.dumps(value))
     back = Result.load(folder)
-    monkeypatch.setattr("qvl_attn.reel.open_clip", None)
+    monkeypatch.setattr("qvl_attn.results.clip_export.open_clip", None)
     assert back.media[0].source == "clip.mp4"
     assert (back.save(tmp_path / "again") / "heatmap.mp4").is_file()
 
@@ -347,7 +347,7 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     folder = result.save(tmp_path / "out")
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
-    from qvl_attn.reel import story_of
+    from qvl_attn.results.clip_export import story_of
     from qvl_attn.timeline import step_edges_s
 
     story = story_of(result, result.heatmap(), ())

@@ -140,8 +140,8 @@ def check(
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_new
         from qvl_attn.data import load_samples
-        from qvl_attn.ledger import check_begun, is_finished
         from qvl_attn.media.sampling import ClipSettings
+        from qvl_attn.results.run_folder import check_begun, is_finished
         from qvl_attn.shard import Shard
 
         ClipSettings(fps, max_frames)

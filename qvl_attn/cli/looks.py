@@ -144,7 +144,7 @@ def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet:
 
 def _errors(count: int, out: Path) -> Iterator[str]:
     """The first pictures that could not be looked at, with the reasons, and where all are."""
-    from qvl_attn.ledger import ROWS_FILE, read_rows
+    from qvl_attn.results.run_folder import ROWS_FILE, read_rows
 
     bad = (row for row in read_rows(out) if row["status"] == "error")
     for row in islice(bad, SHOWN_ERRORS):

@@ -13,9 +13,9 @@ from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen_box_px, seen_words
 from qvl_attn.eye.timeline import draw_steps
 from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words, share_words
-from qvl_attn.reel import write_frames
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import Story
+from qvl_attn.results.clip_export import write_frames
 
 Part = tuple[float, float, float, float]
 

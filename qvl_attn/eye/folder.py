@@ -33,10 +33,10 @@ from qvl_attn.eye.pictures import DrawnLook, draw_look
 from qvl_attn.eye.result import Look, LookSettings, Maker
 from qvl_attn.eye.schema import GRID_DTYPE, KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
 from qvl_attn.eye.space_pictures import space_images
-from qvl_attn.kept import as_kept, media_from, write_frames
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.style import Drawing
 from qvl_attn.report.of_encoder import encoder_html
+from qvl_attn.results.codec import as_kept, media_from, write_frames
 
 REMEDY = "look again with --overwrite, or name another folder"
 

@@ -17,8 +17,8 @@ from qvl_attn.eye.figures import figures_of
 from qvl_attn.eye.result import Look, LookSettings, Maker, PatchSpace, SaliencyMap
 from qvl_attn.eye.said import said
 from qvl_attn.eye.sight import Sight, over_heads
-from qvl_attn.kept import media_json
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.results.codec import media_json
 
 SCHEMA_VERSION = 1
 KIND = "encoder"

@@ -25,9 +25,9 @@ from qvl_attn.eye.listing import Item, count_others, list_pictures
 from qvl_attn.eye.result import LookSettings
 from qvl_attn.eye.space import check_available, check_points
 from qvl_attn.eye.survey_end import conclude, vectors_file
-from qvl_attn.ledger import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 from qvl_attn.media.image import load_picture
 from qvl_attn.portion import told
+from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 from qvl_attn.shown import fingerprint
 
 

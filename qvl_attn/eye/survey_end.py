@@ -24,7 +24,7 @@ from qvl_attn.eye.said import said
 from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.eye.space_charts import folder_images
 from qvl_attn.eye.space_pictures import layer_words
-from qvl_attn.ledger import ROWS_FILE, RUN_FILE, SUMMARY_FILE
+from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"

@@ -17,7 +17,6 @@ from qvl_attn.eye.result import Look
 from qvl_attn.eye.seen import seen_box_px
 from qvl_attn.eye.sight import Sight
 from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
-from qvl_attn.kept import base_name
 from qvl_attn.render.html.jpeg import jpeg
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
@@ -27,6 +26,7 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.report.eye_maps import eye_maps, kept_steps
 from qvl_attn.report.maps import LeftOut
 from qvl_attn.report.of_result import drawn_px_of
+from qvl_attn.results.codec import base_name
 
 # Of the picture that is there without scripts.
 STILL_PX = 640
