@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qvl_attn.parts import merge_runs
     from qvl_attn.render.style import Drawing
     from qvl_attn.report.build import make_report
-    from qvl_attn.result import Result
+    from qvl_attn.vqa.record import Result
 
 __all__ = [
     "Analyzer",
@@ -50,7 +50,7 @@ _ROOMS = {
     "Look": "eye.result",
     "LookSettings": "eye.result",
     "QvlAttnError": "core.errors",
-    "Result": "result",
+    "Result": "vqa.record",
     "compare_runs": "compare",
     "load_samples": "data",
     "make_report": "report.build",

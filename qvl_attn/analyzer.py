@@ -12,14 +12,14 @@ from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.progress import Progress, untold
-from qvl_attn.engine import Engine
-from qvl_attn.estimate import Estimate, estimate_of
 from qvl_attn.media.image import Picture, load_pictures
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.question import read_question
-from qvl_attn.result import Result
-from qvl_attn.sanity import with_sanity
-from qvl_attn.video import ask_video
+from qvl_attn.vqa.clip import ask_video
+from qvl_attn.vqa.engine import Engine
+from qvl_attn.vqa.estimate import Estimate, estimate_of
+from qvl_attn.vqa.question import read_question
+from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
     from qvl_attn.samples import Sample

@@ -19,17 +19,17 @@ from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
-from qvl_attn.engine import DOT, Engine
 from qvl_attn.exhibit import exhibit_of
 from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import check_text, control_words
 from qvl_attn.portion import Prepared, load_media, read_portion, told
-from qvl_attn.question import Question, read_question
-from qvl_attn.result import Result
-from qvl_attn.runs import Group
 from qvl_attn.samples import Sample, all_faults
-from qvl_attn.sanity import with_sanity
 from qvl_attn.scoring import Score, score_sample
+from qvl_attn.vqa.batching import Group
+from qvl_attn.vqa.engine import DOT, Engine
+from qvl_attn.vqa.question import Question, read_question
+from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.sanity import with_sanity
 
 # What spoils one sample and not the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)

@@ -31,7 +31,7 @@ from qvl_attn.scoring import Score
 from qvl_attn.workers import workers_of
 
 if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
+    from qvl_attn.vqa.engine import Engine
 
 
 def run_check(

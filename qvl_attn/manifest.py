@@ -18,7 +18,7 @@ from qvl_attn.samples import Sample
 from qvl_attn.shard import Shard
 
 if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
+    from qvl_attn.vqa.engine import Engine
 
 # What decodes and resizes pictures beside them.
 _DECODERS = ("torchvision", "pillow", "av", "opencv-python-headless", "qwen-vl-utils")

@@ -10,13 +10,13 @@ from threading import Event
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.engine import Engine
 from qvl_attn.media.image import load_picture, picture_from
 from qvl_attn.media.video import open_clip
-from qvl_attn.question import Question
 from qvl_attn.samples import Sample
 from qvl_attn.shown import Shown, fingerprint
-from qvl_attn.video import load_clip
+from qvl_attn.vqa.clip import load_clip
+from qvl_attn.vqa.engine import Engine
+from qvl_attn.vqa.question import Question
 
 # Questions in a row that are prepared together, and batches of which they should make several; with more bytes of
 # pictures the portion is cut before.

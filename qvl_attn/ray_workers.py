@@ -30,7 +30,6 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions, spoiled
 from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.core.hushed import libraries_in_c_hushed
-from qvl_attn.engine import Engine
 from qvl_attn.exhibit import exhibit_bytes, exhibit_from
 from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
@@ -39,6 +38,7 @@ from qvl_attn.render.overlay import Picture
 from qvl_attn.samples import Sample
 from qvl_attn.scores import score_of, score_row
 from qvl_attn.scoring import Score
+from qvl_attn.vqa.engine import Engine
 
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.

@@ -18,8 +18,8 @@ from qvl_attn.attribution.regions import Floats, Region, picture_region, step_bo
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.types import Capture, FloatArray, IntArray
-from qvl_attn.result import Result
 from qvl_attn.samples import Sample
+from qvl_attn.vqa.record import Result
 
 if TYPE_CHECKING:
     from qvl_attn.exhibit import Exhibit

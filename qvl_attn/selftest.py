@@ -25,7 +25,7 @@ from qvl_attn.model.capture import NAMES, record_attention, recorder_of_everythi
 from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
 from qvl_attn.model.prompt import CELL_PX, Prompt
 from qvl_attn.model.recorder import Rows
-from qvl_attn.question import read_question
+from qvl_attn.vqa.question import read_question
 
 QUESTION = "What is in this picture?"
 NEW_TOKENS = 16

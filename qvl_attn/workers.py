@@ -10,13 +10,13 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.engine import Engine
 from qvl_attn.gallery import Drawn, draw_both
 from qvl_attn.model.checkpoint import Placement, choose_placement
 from qvl_attn.portion import portions
-from qvl_attn.result import Result
 from qvl_attn.samples import Sample
 from qvl_attn.scoring import Score
+from qvl_attn.vqa.engine import Engine
+from qvl_attn.vqa.record import Result
 
 
 class Workers(Protocol):

@@ -47,7 +47,7 @@ from qvl_attn.model.free_memory import free_bytes
 from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
 from qvl_attn.model.memory import peak_bytes
 from qvl_attn.model.prompt import CELL_PX
-from qvl_attn.question import Question, read_question
+from qvl_attn.vqa.question import Question, read_question
 
 WAYS = ("usual", "eager", "rows", "plain")
 QUESTION = "how many people are standing in front of the red house?"

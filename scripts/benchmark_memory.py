@@ -29,10 +29,10 @@ import qvl_attn
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
-from qvl_attn.estimate import estimate_of
 from qvl_attn.model.memory import WAYS
 from qvl_attn.model.prompt import CELL_PX
-from qvl_attn.question import Question
+from qvl_attn.vqa.estimate import estimate_of
+from qvl_attn.vqa.question import Question
 
 DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 FLOOR_MIB, TOLERANCE = 150, 0.2

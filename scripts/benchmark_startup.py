@@ -22,7 +22,7 @@ import qvl_attn
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
-from qvl_attn.result import Provenance, Result
+from qvl_attn.vqa.record import Provenance, Result
 
 DEMO = Path(qvl_attn.__file__).parent / "demo"
 ALONE = f"""

@@ -172,7 +172,7 @@ def page_file(results, tmp_path_factory):
     """The file of a page of one or several of `results`."""
     from functools import cache
 
-    from qvl_attn.report.of_result import result_html
+    from qvl_attn.vqa.page import result_html
 
     folder = tmp_path_factory.mktemp("pages")
 

@@ -19,8 +19,8 @@ from recipe import recipe
 
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.result import Settings
-from qvl_attn.video import load_clip
+from qvl_attn.vqa.clip import load_clip
+from qvl_attn.vqa.record import Settings
 
 
 @contextmanager

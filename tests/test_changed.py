@@ -46,7 +46,7 @@ def begun(tmp_path_factory, demo):
     write_rows(folder / "set", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         undrawn(patch)
         assert invoke("set/rows.jsonl", "--max-new-tokens", 2, out="finished").exit_code == 0
     shutil.copytree(folder / "finished", folder / "run")
@@ -59,8 +59,8 @@ def begun(tmp_path_factory, demo):
 @pytest.fixture
 def weights(monkeypatch, demo):
     """Which were loaded, and none are unless this is asked for."""
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
-    return lambda: monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
+    return lambda: monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_the_data_may_lie_elsewhere(go_on, weights):
 
 def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     write_dataset(Path("clips"), 2, video=True)
     words = ("clips/questions.jsonl", "--fps", 1, "--max-new-tokens", 1)
     assert invoke(*words).exit_code == 0

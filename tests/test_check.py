@@ -37,7 +37,7 @@ def scenes(tmp_path_factory) -> Path:
 def check(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
     def invoke(data, *args, out="run"):
         words = [str(arg) for arg in (data, "--out", out, *args)]
@@ -365,7 +365,7 @@ def test_prompts_are_asked_of_pictures(summary, tmp_path, cats, wide):
     ],
 )
 def test_words_are_checked_before_the_weights(check, tmp_path, row, monkeypatch, args, says):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = check(write_rows(tmp_path, [row]), *args)
     assert done.exit_code == 2, done.output
     assert says in " ".join(done.stderr.split())
@@ -374,7 +374,7 @@ def test_words_are_checked_before_the_weights(check, tmp_path, row, monkeypatch,
 
 
 def test_all_faults_of_the_data_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     bad = [
         row,
         row | {"id": "two", "boxes": [[84, 28, 28, 84]]},
@@ -391,7 +391,7 @@ def test_all_faults_of_the_data_are_told_before_the_weights(check, tmp_path, row
 
 
 def test_questions_with_control_tokens_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = check(write_rows(tmp_path, [row, row | {"id": "b", "question": "<|image_pad|>?"}]))
     assert done.exit_code == 2
     assert "line 2" in " ".join(done.stderr.split())
@@ -446,7 +446,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(check, tmp_path, row, monk
     def fails(*args):
         raise ModelError("no such weights")
 
-    monkeypatch.setattr("qvl_attn.engine.load_weights", fails)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", fails)
     data = write_rows(tmp_path, [row])
     assert check(data).exit_code == 1
     assert not list(Path("run").glob("*"))

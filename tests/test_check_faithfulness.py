@@ -28,7 +28,7 @@ def scenes(tmp_path_factory) -> Path:
 def check(demo):
     """The command, without loading the weights each time, and without charts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         undrawn(patch)
         yield lambda data, out, *args: invoke(data, *args, out=out)
 

@@ -35,7 +35,7 @@ def scenes(tmp_path_factory) -> Path:
 def check(demo):
     """The command, without loading the weights each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
         def invoke(data, out, *args, command="check"):
             own = [str(data), "--model", "demo"] if command == "check" else [*map(str, data)]
@@ -254,7 +254,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, mon
     ],
 )
 def test_faults_of_methods_are_one_line_before_anything_is_computed(check, scenes, tmp_path, monkeypatch, args, words):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
     done = check(scenes, tmp_path / "run", *args)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""

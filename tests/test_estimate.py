@@ -16,11 +16,11 @@ from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
-from qvl_attn.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.checkpoint import Placement
 from qvl_attn.model.memory import WAYS, Job, peak_bytes
-from qvl_attn.question import read_question
+from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
+from qvl_attn.vqa.question import read_question
 
 QUESTION = "how many cats?"
 JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)
@@ -213,7 +213,7 @@ def test_rows_are_named_where_eager_does_not_fit(demo):
 
 
 def test_more_rows_than_a_result_may_hold(demo, cats, monkeypatch):
-    monkeypatch.setattr("qvl_attn.estimate.MAX_NPZ_BYTES", 10**5)
+    monkeypatch.setattr("qvl_attn.vqa.estimate.MAX_NPZ_BYTES", 10**5)
     with pytest.raises(MemoryLimitError, match="rows of attention"):
         demo.prepare([([cats], QUESTION)], Settings(heads="0"))
 
@@ -251,7 +251,7 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
-    for room in ("model.checkpoint", "engine"):
+    for room in ("model.checkpoint", "vqa.engine"):
         monkeypatch.setattr(f"qvl_attn.{room}.load_weights", lambda *args: pytest.fail("weights were loaded"))
     done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
     assert done.exit_code == 0, done.output

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from running import assert_same_run, command, rows_of, summary_of, write_rows
 
-import qvl_attn.engine as engine_room
+import qvl_attn.vqa.engine as engine_room
 from qvl_attn import load_samples, merge_runs
 from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.demo.dataset import write_dataset

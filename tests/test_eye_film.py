@@ -32,7 +32,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
-from qvl_attn.video import load_clip as load_asked_clip
+from qvl_attn.vqa.clip import load_clip as load_asked_clip
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second
 LEFT = (320 - 168) // 2  # of its frames in a film, whose words need room

@@ -11,14 +11,14 @@ from PIL import Image
 from running import BAD, COUNT, assert_spoiled, invoke, make_data, rows_of, summary_of, undrawn, write_rows
 
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.engine import Engine
+from qvl_attn.vqa.engine import Engine
 
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     undrawn(monkeypatch)
     return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
 

@@ -34,7 +34,7 @@ from qvl_attn.demo.dataset import write_dataset
 def check(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     undrawn(monkeypatch)
     return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
 

@@ -29,7 +29,7 @@ from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.video_frame import FilmDrawer, Story
-from qvl_attn.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
+from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 
 QUESTION = "what moves?"
 # Two steps, each of which lights up one cell.

@@ -33,7 +33,7 @@ def once(scenes, demo) -> Path:
     folder = scenes.parent.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         done = invoke(scenes)
     assert done.exit_code == 0, done.output
     (folder / "stdout").write_text(done.stdout, encoding="utf-8")

@@ -9,7 +9,7 @@ from conftest import DEMO_PICTURES
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import load_picture
-from qvl_attn.runs import groups
+from qvl_attn.vqa.batching import groups
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]
@@ -133,7 +133,7 @@ def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
 
 
 def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
-    monkeypatch.setattr("qvl_attn.engine.run_group", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.run_group", None)
     with pytest.raises(InputError, match="question 2 of 2: the question is empty"):
         demo.ask_many([(CATS, "how many cats?"), (CATS, " ")])
     with pytest.raises(InputError, match="no picture"):

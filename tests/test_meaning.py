@@ -21,7 +21,7 @@ from qvl_attn.demo import heldout
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.video import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 
 SCENES = 16
 CLIPS = 18

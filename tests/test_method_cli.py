@@ -24,7 +24,7 @@ NAMES = ["mean", "max", "heads", "relative", "sinks", "sinks-redistributed", "gr
 def run(tmp_path, monkeypatch, demo):
     """A command on the embedded model in an empty folder, without loading its weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return invoke
 
 
@@ -170,7 +170,7 @@ def test_faults_are_one_line_before_anything_is_computed(run, cats, clip_file, m
     def never(*args):
         raise AssertionError("the weights are not wanted")
 
-    monkeypatch.setattr("qvl_attn.engine.load_weights", never)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", never)
     args, words = FAULTS[fault]
     done = run(command, cats if command == "ask" else clip_file(4), QUESTION, *args, "--out", "out")
     assert done.exit_code == 2, done.output
@@ -258,7 +258,7 @@ def test_a_clip_with_a_method_has_a_map_for_each_step(ask, clip_file):
 
 @pytest.mark.parametrize("how", [("--window", 4), ("--mode", "frames"), ("--mode", "both")])
 def test_a_method_of_a_clip_in_several_prompts_is_refused_before_the_weights(run, clip_file, monkeypatch, how):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
     done = run("video", clip_file(8), "what moves?", "--fps", 8, "--method", "mean,tam", *how)
     assert done.exit_code == 2, done.output
     assert "error: --method mean,tam: a method looks at one prompt, and this clip is looked at in" in done.stderr

@@ -12,11 +12,11 @@ from qvl_attn import Drawing
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.likeness import Likeness, Sanity
 from qvl_attn.attribution.perturb import STEPS
-from qvl_attn.captions import headline_caption
-from qvl_attn.pictures import draw_result
 from qvl_attn.render.method_chart import draw_faithfulness, draw_methods, faithfulness_lines
 from qvl_attn.render.overlay import crossed_out
-from qvl_attn.schema import result_json
+from qvl_attn.vqa.captions import headline_caption
+from qvl_attn.vqa.codec import result_json
+from qvl_attn.vqa.figures import draw_result
 
 QUESTION = "how many cats?"
 WHITE = (255, 255, 255)

@@ -156,7 +156,7 @@ def test_out_of_memory_while_loading(checkpoint, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("qvl_attn.engine.prove_capture", full)
+    monkeypatch.setattr("qvl_attn.vqa.engine.prove_capture", full)
     with pytest.raises(MemoryLimitError, match="out of memory"):
         _ = Analyzer.load(str(checkpoint)).model
 

@@ -10,7 +10,7 @@ from pages import METHODS, asked, flat, heat, opened, painted, png, pressed, set
 
 from qvl_attn import Drawing
 from qvl_attn.render.overlay import blend, color_table, percentile_scale, upsample
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa.page import result_html
 
 pytestmark = pytest.mark.browser
 LAYERS = range(4)

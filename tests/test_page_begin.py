@@ -11,7 +11,7 @@ import pytest
 from benchmark_report import large_result
 from pages import Reader, flat, opened, painted, settled, shown, shows, slide, what
 
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa.page import result_html
 
 pytestmark = pytest.mark.browser
 
@@ -176,7 +176,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
 
 
 def test_what_is_left_out_is_told_and_its_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.report.maps.MAX_VALUES", 2000)
+    monkeypatch.setattr("qvl_attn.vqa.maps.MAX_VALUES", 2000)
     result = results("one")
     (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
     with opened(chromium, tmp_path / "less.html") as page:

@@ -10,7 +10,7 @@ import pytest
 from pages import QUESTION, asked, flat, heat, opened, painted, pressed, settled, shown, shows, slide, what
 
 from qvl_attn.render.overlay import percentile_scale
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa.page import result_html
 
 pytestmark = pytest.mark.browser
 CELL_HINT = "Point at a cell"

@@ -10,7 +10,7 @@ import pytest
 from pages import EVIL, evil_free, opened, settled, slide
 
 from qvl_attn.render.html.page import SCRIPTS
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa.page import result_html
 
 pytestmark = pytest.mark.browser
 PAGE = files("qvl_attn.render.html") / "assets"

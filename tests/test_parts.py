@@ -31,7 +31,7 @@ def command(demo):
         return CliRunner().invoke(app, [str(arg) for arg in args])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         yield invoke
 
 
@@ -109,7 +109,7 @@ def test_each_part_is_a_run_of_its_own(made):
 def test_a_check_of_everything_finds_the_merged_run_finished(command, made, tmp_path, monkeypatch):
     merge_runs(parts_in(made), tmp_path / "all", csv=True)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "all").rglob("*.*")}
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     words = ("--out", tmp_path / "all", "--model", "demo", "--max-new-tokens", 4, "--csv")
     done = command("check", made / "rows.jsonl", *words)
     assert done.exit_code == 0, done.output
@@ -295,7 +295,7 @@ def test_a_kill_in_the_middle_leaves_nothing_under_its_name(made, tmp_path, numb
 
 @pytest.mark.parametrize("api", [False, True])
 def test_parts_are_not_calibrated(command, demo, made, tmp_path, monkeypatch, api):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     if api:
         from qvl_attn import load_samples
 

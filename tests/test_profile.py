@@ -24,7 +24,7 @@ from qvl_attn.attribution.profiles import (
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.merge import merge_captures
+from qvl_attn.vqa.merge_passes import merge_captures
 
 # As published: shared by the authors' code and the notes on the model that this package was built from.
 PUBLISHED = {
@@ -216,7 +216,7 @@ def test_windows_of_a_clip_keep_its_heads(demo, clip_file, file):
 
 def test_the_command_says_which_profile_it_took(demo, cats, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     done = CliRunner().invoke(app, ["ask", str(cats), QUESTION, "--model", "demo", "--profile", own])
     assert done.exit_code == 0, done.output
     assert "heads 1.0,2.2 (profile own: calibrated" in " ".join(done.stderr.split())

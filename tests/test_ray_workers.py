@@ -29,7 +29,7 @@ PATIENCE_S = 240
 @pytest.fixture
 def local(demo, monkeypatch):
     """The command in this process, without loading the weights."""
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return lambda data, out, *words: CliRunner().invoke(app, words_of(data, out, *words))
 
 

@@ -11,7 +11,6 @@ import torch
 from conftest import DEMO_PICTURES
 from PIL import Image
 
-from qvl_attn import removal
 from qvl_attn.attribution import faithfulness
 from qvl_attn.attribution.faithfulness import FILLS, KINDS, removal_orders
 from qvl_attn.attribution.perturb import STEPS, blurred, flat
@@ -20,10 +19,11 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.question import read_question, without_pixels
-from qvl_attn.removal import removal_curves
-from qvl_attn.runs import run_group
-from qvl_attn.video import load_clip
+from qvl_attn.vqa import removal
+from qvl_attn.vqa.batching import run_group
+from qvl_attn.vqa.clip import load_clip
+from qvl_attn.vqa.question import read_question, without_pixels
+from qvl_attn.vqa.removal import removal_curves
 
 CELL_PX = 28
 SEED = 3

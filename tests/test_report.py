@@ -17,8 +17,8 @@ from test_profile import demo_profile
 from qvl_attn import __version__
 from qvl_attn.render.html.payload import coarse, pack_rows
 from qvl_attn.render.overlay import percentile_scale, resize_picture
-from qvl_attn.report import maps
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa import maps
+from qvl_attn.vqa.page import result_html
 
 LAYERS = range(4)
 

@@ -22,7 +22,7 @@ from qvl_attn import Drawing, Result
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report.build import make_report
-from qvl_attn.report.of_result import result_html
+from qvl_attn.vqa.page import result_html
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "how many cats?"
@@ -53,7 +53,7 @@ def scored(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
     write_dataset(folder / "set", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         undrawn(patch)
         done = invoke(folder / "set" / "questions.jsonl", out=folder / "run")
     assert done.exit_code == 0, done.output
@@ -88,7 +88,7 @@ def test_it_is_written_beside_every_result_and_listed(kept):
 
 
 def test_ask_and_video_write_it(demo, cats, clip_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     for command, medium in (("ask", cats), ("video", clip_file(4))):
         words = [command, str(medium), QUESTION, "--model", "demo", "--json", "--out", str(tmp_path / command)]
         done = CliRunner().invoke(app, words)

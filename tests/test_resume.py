@@ -24,7 +24,7 @@ from running import (
     write_rows,
 )
 
-import qvl_attn.engine as engine_room
+import qvl_attn.vqa.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.exhibit import exhibit_file
 
@@ -44,7 +44,7 @@ def once(scenes, demo) -> Path:
     folder = scenes.parent.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         done = invoke(scenes)
     assert done.exit_code == 0, done.output
     (folder / "stdout").write_text(done.stdout, encoding="utf-8")
@@ -55,7 +55,7 @@ def once(scenes, demo) -> Path:
 def here(tmp_path, monkeypatch, demo):
     """The command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return invoke
 
 
@@ -146,7 +146,7 @@ def test_only_what_is_left_is_asked_and_progress_counts_from_there(tmp_path, sce
 def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeypatch):
     shutil.copytree(once, "run")
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = here(scenes)
     assert done.exit_code == 0, done.output
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")

@@ -16,13 +16,13 @@ from qvl_attn.check import other_samples
 from qvl_attn.core.errors import InputError
 from qvl_attn.gallery import EACH, chosen
 from qvl_attn.portion import AT_ONCE, portions
-from qvl_attn.question import read_question
 from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.rows import Faults
 from qvl_attn.samples import read_samples
 from qvl_attn.scores import as_json, score_row
 from qvl_attn.scoring import score_sample
 from qvl_attn.summary import layer_table
+from qvl_attn.vqa.question import read_question
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}
 EVERYTHING = Headline((0, 1, 2, 3), None)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_attn import scramble
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.scramble import scrambled
+from qvl_attn.vqa import scramble
+from qvl_attn.vqa.scramble import scrambled
 
 
 def bits(tensor: torch.Tensor) -> list[int]:

@@ -193,7 +193,7 @@ def test_capture_that_changes_the_answer(demo, monkeypatch):
 @pytest.fixture
 def loaded(demo, monkeypatch):
     """The command on the embedded model, without loading its weights each time."""
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return lambda *args: CliRunner().invoke(app, ["selftest", "--model", "demo", "--dtype", "float32", *args])
 
 

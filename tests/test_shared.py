@@ -14,7 +14,7 @@ from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.model.memory import peak_bytes
 from qvl_attn.model.recorder import Target
-from qvl_attn.runs import groups
+from qvl_attn.vqa.batching import groups
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 LONG = "what color is the star, the large one that stands beside the dog and above the circle? " * 4

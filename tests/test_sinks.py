@@ -85,7 +85,7 @@ def test_planted_sinks_are_found_by_either_criterion_alone(
     # The models here are too narrow for the published score: it is at most the root of the hidden size.
     monkeypatch.setattr(sinks, "SCORE", score)
     text = exhibit.analyzer.config.text_config
-    monkeypatch.setattr("qvl_attn.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
+    monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
     everything = dimensions or range(text.hidden_size)
     with planted(exhibit, spoil):
         own = Exhibit(exhibit.analyzer, exhibit.shown, exhibit.question)
@@ -110,7 +110,7 @@ def test_planted_sinks_are_found_by_either_criterion_alone(
 def test_another_dimension_is_no_sink(exhibits, monkeypatch):
     exhibit = exhibits("demo", "one")
     monkeypatch.setattr(sinks, "SCORE", 9.0)
-    monkeypatch.setattr("qvl_attn.explain.DIMENSIONS", {(4, 128): (DIMENSION + 1,)})
+    monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(4, 128): (DIMENSION + 1,)})
     with planted(exhibit, one_sided):
         found = exhibit.map("sinks", layers="1")
     assert found.removed == ()

@@ -16,9 +16,9 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.merge import merge_captures
 from qvl_attn.model.prompt import build_prompt, chat_messages
-from qvl_attn.video import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.merge_passes import merge_captures
 
 QUESTION = "what moves?"
 
@@ -155,7 +155,7 @@ def test_frames_alone_are_the_answers_and_maps_of_pictures(demo, clip_file):
     assert len(result.passes) == 8
     assert result.heatmap().values.shape[0] == 8
     for i, one in enumerate(result.passes):
-        from qvl_attn.video import _frame
+        from qvl_attn.vqa.clip import _frame
 
         alone = demo.ask(_frame(media, i), QUESTION)
         assert one.answer == alone.answer
@@ -232,7 +232,7 @@ def test_merged_tokens_are_laid_out_as_one_prompt(demo, clip_file):
 
 
 def test_both_ways_on_one_timeline(demo, clip_file):
-    from qvl_attn.timeline import lines
+    from qvl_attn.vqa.timeline import lines
 
     result = demo.ask_video(clip_file(8, size_px=(140, 112)), QUESTION, fps=CLIP_FPS, mode="both")
     alone = demo.ask_video(clip_file(8, size_px=(140, 112)), QUESTION, fps=CLIP_FPS)
@@ -348,7 +348,7 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
     from qvl_attn.results.clip_export import story_of
-    from qvl_attn.timeline import step_edges_s
+    from qvl_attn.vqa.timeline import step_edges_s
 
     story = story_of(result, result.heatmap(), ())
     assert list(zip(story.times_s, story.steps, strict=True)) == list(zip(moments, np.repeat(range(6), 2), strict=True))

@@ -23,7 +23,7 @@ QUESTION = "what moves?"
 def run(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
     def invoke(*args):
         words = [str(arg) for arg in args]
@@ -162,7 +162,7 @@ def test_notes_are_told(run, clip_file):
     ],
 )
 def test_faults_are_one_line_and_exit_2(run, clip_file, monkeypatch, words, says):
-    monkeypatch.setattr("qvl_attn.engine.load_weights", None)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = run(clip_file(6), *words)
     assert done.exit_code == 2, done.output
     assert says in " ".join(done.stderr.split())

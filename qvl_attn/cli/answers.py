@@ -18,9 +18,9 @@ from qvl_attn.core.text import plain, shortened
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.core.types import Media
-    from qvl_attn.question import Question
     from qvl_attn.render.style import Drawing
-    from qvl_attn.result import Result
+    from qvl_attn.vqa.question import Question
+    from qvl_attn.vqa.record import Result
 
 
 def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
@@ -69,7 +69,7 @@ def folder_of(
         out: the folder that holds results.
         overwrite: whether it is to be made again.
     """
-    from qvl_attn.folder import folder_name, is_complete
+    from qvl_attn.vqa.folder import folder_name, is_complete
 
     ways = [prompt.attention]
     if analyzer.attn == "auto" and analyzer.placement.dtype == "float32" and not overwrite:
@@ -95,8 +95,8 @@ def results(
         save: writes a result.
         overwrite: whether those that are there are made again.
     """
-    from qvl_attn.folder import is_complete
-    from qvl_attn.result import Result
+    from qvl_attn.vqa.folder import is_complete
+    from qvl_attn.vqa.record import Result
 
     there = [is_complete(folder) and not overwrite for folder in folders]
     missing = [i for i, done in enumerate(there) if not done]

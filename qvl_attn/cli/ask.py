@@ -115,7 +115,7 @@ def ask(
             device_map=device_map,
             attn=attn.value,
         )
-        from qvl_attn.sanity import with_sanity
+        from qvl_attn.vqa.sanity import with_sanity
 
         settings = analyzer.settings(
             query=query,

@@ -281,8 +281,8 @@ def _look(
     from qvl_attn.eye.clip import load_clip
     from qvl_attn.eye.folder import folder_of_look
     from qvl_attn.eye.result import Look
-    from qvl_attn.folder import is_complete
     from qvl_attn.media.image import moves
+    from qvl_attn.vqa.folder import is_complete
 
     if moves(name):
         settings = replace(settings, clip=how)

@@ -15,7 +15,7 @@ from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
-    from qvl_attn.estimate import Estimate
+    from qvl_attn.vqa.estimate import Estimate
 
 NAMES = {"eager": "eager", "rows": "rows", "usual": "the usual way"}
 FITS = {True: "fits", False: "does not fit", None: "not known"}

@@ -20,7 +20,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.hushed import libraries_in_c_hushed
 
 if TYPE_CHECKING:
-    from qvl_attn.result import Result
+    from qvl_attn.vqa.record import Result
 
 
 class Scale(StrEnum):
@@ -85,8 +85,8 @@ def render(
     with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         # Imported here: --help must not wait for numpy.
         from qvl_attn.core.files import check_writable
-        from qvl_attn.folder import folder_of
-        from qvl_attn.redraw import check_whole, left_behind, read_result, redrawn
+        from qvl_attn.vqa.folder import folder_of
+        from qvl_attn.vqa.redraw import check_whole, left_behind, read_result, redrawn
 
         saved = read_result(folder)
         if out is None:

@@ -152,7 +152,7 @@ def video(
             device_map=device_map,
             attn=attn.value,
         )
-        from qvl_attn.video import answer_clip, load_clip, prepare_clip
+        from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 
         settings = analyzer.settings(
             query=query,

@@ -33,12 +33,12 @@ from qvl_attn.eye.words import (
     share_of_all,
     share_words,
 )
-from qvl_attn.pictures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 from qvl_attn.render.layout import Panel, headline, sheet
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
 from qvl_attn.render.panels import filtered, on_one_scale
 from qvl_attn.render.style import Drawing
+from qvl_attn.vqa.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"

@@ -14,7 +14,7 @@ from qvl_attn.eye.figures import TITLES, figures_of
 from qvl_attn.eye.result import Look
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
 from qvl_attn.render.overlay import Picture
-from qvl_attn.timeline import step_edges_s
+from qvl_attn.vqa.timeline import step_edges_s
 
 SIZE_IN = (11.0, 6.6)
 NAMES = ("strongest", "distance_px", "entropy_bits")

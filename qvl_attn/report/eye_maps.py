@@ -17,7 +17,7 @@ from qvl_attn.eye.result import Look
 from qvl_attn.eye.sight import Over, Sight
 from qvl_attn.render.html.payload import Parcel
 from qvl_attn.render.overlay import percentile_scale
-from qvl_attn.report.maps import MAX_VALUES, LeftOut
+from qvl_attn.vqa.maps import MAX_VALUES, LeftOut
 
 OTHERS: tuple[Over, ...] = ("max", "min")
 

@@ -24,9 +24,9 @@ from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import Picture, blend, percentile_scale, resize_picture, upsample
 from qvl_attn.render.style import Drawing
 from qvl_attn.report.eye_maps import eye_maps, kept_steps
-from qvl_attn.report.maps import LeftOut
-from qvl_attn.report.of_result import drawn_px_of
 from qvl_attn.results.codec import base_name
+from qvl_attn.vqa.maps import LeftOut
+from qvl_attn.vqa.page import drawn_px_of
 
 # Of the picture that is there without scripts.
 STILL_PX = 640

@@ -26,8 +26,8 @@ from qvl_attn.render.layout import Size
 from qvl_attn.render.overlay import Picture, at_size
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
-from qvl_attn.result import Result
-from qvl_attn.timeline import draw_timeline
+from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.timeline import draw_timeline
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Capture
 from qvl_attn.model.generate import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
-from qvl_attn.question import Question, same_pictures, with_pixels, with_pixels_of
+from qvl_attn.vqa.question import Question, same_pictures, with_pixels, with_pixels_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qvl_attn.attribution.methods import METHODS
 from qvl_attn.attribution.selection import layer_words
 from qvl_attn.core.types import HeatMap
-from qvl_attn.result import Result
+from qvl_attn.vqa.record import Result
 
 MAX_NAMED_CELLS = 12
 

@@ -18,14 +18,14 @@ from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
-from qvl_attn.merge import merge_captures
 from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
-from qvl_attn.question import Question
-from qvl_attn.result import Result
-from qvl_attn.sanity import with_sanity
+from qvl_attn.vqa.merge_passes import merge_captures
+from qvl_attn.vqa.question import Question
+from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
+    from qvl_attn.vqa.engine import Engine
 
 FRAMES_AT_ONCE = 8  # prompts with one frame each, while they are estimated to fit the memory
 

@@ -22,11 +22,11 @@ from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.merge import RULE
 from qvl_attn.model.token_grid import grid_of
 from qvl_attn.render.overlay import CLIP_PERCENTILE
-from qvl_attn.result import Provenance, Result
 from qvl_attn.results.codec import media_json
+from qvl_attn.vqa.merge_passes import RULE
+from qvl_attn.vqa.record import Provenance, Result
 
 SCHEMA_VERSION = 1
 

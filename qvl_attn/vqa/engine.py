@@ -14,13 +14,6 @@ from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Stages, joined
 from qvl_attn.core.types import Media
-from qvl_attn.estimate import (
-    ATTENTION_MODES,
-    check_context,
-    check_memory,
-    choose_attention,
-)
-from qvl_attn.explain import method_maps, removal
 from qvl_attn.media.image import Picture, load_pictures
 from qvl_attn.model.capture import prove_capture
 from qvl_attn.model.checkpoint import (
@@ -37,9 +30,16 @@ from qvl_attn.model.free_memory import free_bytes, on_device
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import peak_bytes
 from qvl_attn.model.origin import made_by, of_generation, of_model
-from qvl_attn.question import Question, read_question, without_pixels
-from qvl_attn.result import Provenance, Result
-from qvl_attn.runs import Group, Run, groups, run_group
+from qvl_attn.vqa.batching import Group, Run, groups, run_group
+from qvl_attn.vqa.estimate import (
+    ATTENTION_MODES,
+    check_context,
+    check_memory,
+    choose_attention,
+)
+from qvl_attn.vqa.explain import method_maps, removal
+from qvl_attn.vqa.question import Question, read_question, without_pixels
+from qvl_attn.vqa.record import Provenance, Result
 
 if TYPE_CHECKING:
     from qvl_attn.workers import Workers

@@ -13,7 +13,7 @@ from qvl_attn.model.memory import WAYS, Job, peak_bytes
 
 if TYPE_CHECKING:
     from qvl_attn.model.checkpoint import Placement
-    from qvl_attn.question import Question
+    from qvl_attn.vqa.question import Question
 
 ATTENTION_MODES = ("auto", "eager", "rows")
 LEAST_CELLS = 4  # two by two, the processor's own minimum

@@ -15,8 +15,8 @@ from qvl_attn.core.types import Capture
 from qvl_attn.model.generate import Pass
 from qvl_attn.model.probe import Probe
 from qvl_attn.model.signals import GENERIC, Evidence
-from qvl_attn.question import Question, with_pixels
-from qvl_attn.removal import removal_curves
+from qvl_attn.vqa.question import Question, with_pixels
+from qvl_attn.vqa.removal import removal_curves
 
 
 def method_maps(

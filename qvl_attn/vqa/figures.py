@@ -16,7 +16,6 @@ from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
 from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.selection import layer_words, produced_words, question_words
-from qvl_attn.captions import head_words, headline_caption, query_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap, IntArray
@@ -25,7 +24,8 @@ from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, resize_picture
 from qvl_attn.render.panels import filtered, marked, on_one_scale
 from qvl_attn.render.style import Drawing
-from qvl_attn.result import Result
+from qvl_attn.vqa.captions import head_words, headline_caption, query_words
+from qvl_attn.vqa.record import Result
 
 MAX_WORDS = 48
 # Of a clip, steps that stand side by side, and how much larger that row is drawn than one picture.

@@ -30,20 +30,20 @@ from qvl_attn.core.files import (
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.pictures import DrawnResult, draw_result
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
-from qvl_attn.report.of_result import result_html
-from qvl_attn.result import Result
 from qvl_attn.results.codec import as_kept, media_from, picture_file, write_frames
-from qvl_attn.schema import (
+from qvl_attn.vqa.codec import (
     SCHEMA_VERSION,
     pass_folder,
     result_arrays,
     result_from,
     result_json,
 )
+from qvl_attn.vqa.figures import DrawnResult, draw_result
+from qvl_attn.vqa.page import result_html
+from qvl_attn.vqa.record import Result
 
 REMEDY = "ask again with --overwrite"
 # Of the pictures that are drawn at the same time: some 40 bytes of memory each.

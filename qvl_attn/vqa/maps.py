@@ -17,7 +17,7 @@ from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.types import IntArray, TokenGrid
 from qvl_attn.render.html.payload import Parcel, coarse
 from qvl_attn.render.overlay import percentile_scale
-from qvl_attn.result import Result
+from qvl_attn.vqa.record import Result
 
 # The most values of maps that a page carries of one result, some 2 bytes each; what is beyond is left out, and said.
 MAX_VALUES = 4_000_000

@@ -15,10 +15,10 @@ from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
 from qvl_attn.render.overlay import fit_px, resize_picture
-from qvl_attn.report.maps import LeftOut, Row, fitting, result_maps
-from qvl_attn.result import Result
 from qvl_attn.results.codec import base_name
-from qvl_attn.schema import faithfulness_json
+from qvl_attn.vqa.codec import faithfulness_json
+from qvl_attn.vqa.maps import LeftOut, Row, fitting, result_maps
+from qvl_attn.vqa.record import Result
 
 MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
 
@@ -139,7 +139,7 @@ def drawn_px_of(media: Media, longest_px: int = MAX_PICTURE_PX) -> tuple[int, in
 
 def _clip(result: Result, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
     """The frames that were sampled, when each is shown, which step it fed, and what each pass answered."""
-    from qvl_attn.timeline import step_edges_s  # loads matplotlib
+    from qvl_attn.vqa.timeline import step_edges_s  # loads matplotlib
 
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)

@@ -240,7 +240,7 @@ class Result:
         Raises:
             StoreError: it cannot be written, or is there already.
         """
-        from qvl_attn.folder import save_result
+        from qvl_attn.vqa.folder import save_result
 
         return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
 
@@ -251,6 +251,6 @@ class Result:
         Raises:
             StoreError: it is not a complete result of a known schema.
         """
-        from qvl_attn.folder import load_result
+        from qvl_attn.vqa.folder import load_result
 
         return load_result(Path(folder))

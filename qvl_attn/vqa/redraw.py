@@ -17,11 +17,11 @@ from qvl_attn.attribution.selection import parse_heads, parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.types import HeatMap, Media
-from qvl_attn.folder import REMEDY, is_complete
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.result import Result
 from qvl_attn.results.run_folder import RUN_FILE
+from qvl_attn.vqa.folder import REMEDY, is_complete
+from qvl_attn.vqa.record import Result
 
 PLAIN = "mean"  # the method that is plain attention, and so always there
 

@@ -21,7 +21,7 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray, Token
 from qvl_attn.model.generate import on_model, with_answer
 from qvl_attn.model.prompt import PIXELS, Prompt
-from qvl_attn.question import Question, read_question, with_pixels
+from qvl_attn.vqa.question import Question, read_question, with_pixels
 
 
 def removal_curves(

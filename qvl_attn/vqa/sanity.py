@@ -25,12 +25,12 @@ from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.model.free_memory import on_device
-from qvl_attn.question import Question
-from qvl_attn.result import Result
-from qvl_attn.scramble import scrambled
+from qvl_attn.vqa.question import Question
+from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.scramble import scrambled
 
 if TYPE_CHECKING:
-    from qvl_attn.engine import Engine
+    from qvl_attn.vqa.engine import Engine
 
 DEPTHS = 8
 FIRST_SCENE = 1_000_000  # beyond those that `demo-data` writes

@@ -19,7 +19,7 @@ from qvl_attn.render import lettering
 from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
 from qvl_attn.render.overlay import Picture
-from qvl_attn.result import Result
+from qvl_attn.vqa.record import Result
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
 GROUPS = 4
