@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
     from qvl_attn.data import load_samples
-    from qvl_attn.eye.encoder import Encoder
-    from qvl_attn.eye.result import Look, LookSettings
+    from qvl_attn.encoders.engine import Encoder
+    from qvl_attn.encoders.record import Look, LookSettings
     from qvl_attn.parts import merge_runs
     from qvl_attn.render.style import Drawing
     from qvl_attn.report.build import make_report
@@ -45,10 +45,10 @@ __all__ = [
 _ROOMS = {
     "Analyzer": "analyzer",
     "Drawing": "render.style",
-    "Encoder": "eye.encoder",
+    "Encoder": "encoders.engine",
     "HeatMap": "core.types",
-    "Look": "eye.result",
-    "LookSettings": "eye.result",
+    "Look": "encoders.record",
+    "LookSettings": "encoders.record",
     "QvlAttnError": "core.errors",
     "Result": "vqa.record",
     "compare_runs": "compare",

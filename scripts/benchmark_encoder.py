@@ -32,9 +32,9 @@ from benchmark_attention import _resident
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from qvl_attn.eye.families import QWEN, eye_of
-from qvl_attn.eye.inputs import Inputs, merged_order
-from qvl_attn.eye.look import look, run_encoder
+from qvl_attn.encoders.capture import look, run_encoder
+from qvl_attn.encoders.inputs import Inputs, merged_order
+from qvl_attn.encoders.spec import QWEN, eye_of
 from qvl_attn.model.checkpoint import find_checkpoint, load_config
 from qvl_attn.model.token_grid import cell_boxes_px
 

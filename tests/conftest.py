@@ -273,7 +273,7 @@ def look_file(looks, tmp_path_factory):
     """The file of the page of one of `looks`."""
     from functools import cache
 
-    from qvl_attn.report.of_encoder import encoder_html
+    from qvl_attn.encoders.page import encoder_html
 
     folder = tmp_path_factory.mktemp("looks")
 

@@ -16,12 +16,12 @@ from test_encoder_page import point
 from test_page_looks import CONTRASTS, PAGE, used_keys
 
 from qvl_attn import Drawing
-from qvl_attn.eye.pictures import draw_look
-from qvl_attn.eye.result import SaliencyMap
+from qvl_attn.encoders.figures import draw_look
+from qvl_attn.encoders.page import encoder_html, still_picture, still_words
+from qvl_attn.encoders.record import SaliencyMap
 from qvl_attn.render.html.notebook import look_notebook_html
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, percentile_scale, resize_picture, upsample
-from qvl_attn.report.of_encoder import encoder_html, still_picture, still_words
 
 pytestmark = pytest.mark.browser
 EVERY = """() => {

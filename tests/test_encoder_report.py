@@ -9,7 +9,7 @@ import pytest
 from pages import Reader, close
 
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.eye.result import Look, LookSettings
+from qvl_attn.encoders.record import Look, LookSettings
 from qvl_attn.report.build import make_report
 
 

@@ -10,8 +10,8 @@ import eyes
 import pytest
 
 from qvl_attn.core.errors import InputError, ModelError
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.record import LookSettings
 
 PICTURE = eyes.picture(110, 70, seed=3)
 

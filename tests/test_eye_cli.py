@@ -21,11 +21,11 @@ from running import ENV
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
-from qvl_attn.eye import clip as clip_room
-from qvl_attn.eye import encoder as encoder_room
-from qvl_attn.eye import folder as folder_room
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.result import Look
+from qvl_attn.encoders import clip as clip_room
+from qvl_attn.encoders import engine as encoder_room
+from qvl_attn.encoders import folder as folder_room
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.record import Look
 from qvl_attn.media import image as media_room
 from qvl_attn.media.mp4 import write_mp4
 
@@ -53,7 +53,7 @@ def undraw(patch) -> None:
     drawn = folder_room.DrawnLook
     patch.setattr(folder_room, "space_images", lambda *args: ())
     patch.setattr(drawn, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)])
-    patch.setattr("qvl_attn.eye.film.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.film.write_film", lambda *args: ([], []))
     patch.setattr(folder_room, "encoder_html", lambda *args: "<!doctype html>")
 
 
@@ -314,7 +314,7 @@ def test_over_unknown_is_told(tmp_path):
 
 
 def test_without_scikit_learn(tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.eye.space.find_spec", lambda name: None)
+    monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     for words in ([shown() / "a.png"], ["--input-dir", shown()]):
         assert "qvl-attn[embeddings]" in refused(*words, "--embeddings", "pca", "--out", tmp_path / "x")
 

@@ -15,10 +15,10 @@ from test_eye_look import plain_attention
 from tower import dense_attention, windows
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.eye.figures import FIGURES, TITLES, figures_of
-from qvl_attn.eye.look import Tally, windows_of
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.sight import Sight
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.capture import Tally, windows_of
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.statistics import FIGURES, TITLES, figures_of
 
 
 def row_figures(row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, float]:

@@ -19,13 +19,13 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import untold
 from qvl_attn.core.types import HeatMap, Scale
-from qvl_attn.eye import inputs as inputs_room
-from qvl_attn.eye import look as look_room
-from qvl_attn.eye.clip import load_clip
-from qvl_attn.eye.figures import figures_of
-from qvl_attn.eye.film import asked, seen_part, story_of, write_film
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.timeline import draw_steps, lines
+from qvl_attn.encoders import capture as look_room
+from qvl_attn.encoders import inputs as inputs_room
+from qvl_attn.encoders.clip import load_clip
+from qvl_attn.encoders.film import asked, seen_part, story_of, write_film
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.statistics import figures_of
+from qvl_attn.encoders.timeline import draw_steps, lines
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import ResultExistsError, StoreError
-from qvl_attn.eye import folder as folder_room
-from qvl_attn.eye.clip import load_clip
-from qvl_attn.eye.folder import folder_of_look, load_look
-from qvl_attn.eye.result import Look, LookSettings, SaliencyMap
+from qvl_attn.encoders import folder as folder_room
+from qvl_attn.encoders.clip import load_clip
+from qvl_attn.encoders.folder import folder_of_look, load_look
+from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
 
@@ -61,7 +61,7 @@ def undraw(patch) -> None:
     patch.setattr(
         folder_room.DrawnLook, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)]
     )
-    patch.setattr("qvl_attn.eye.film.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.film.write_film", lambda *args: ([], []))
 
 
 @pytest.fixture
@@ -499,7 +499,7 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
     monkeypatch.setattr(folder_room, "read_npz", lambda path: arrays)  # the same, a thousand times
     pictures = {}
     real = folder_room.read_png
-    for room in ("qvl_attn.eye.folder", "qvl_attn.results.codec"):
+    for room in ("qvl_attn.encoders.folder", "qvl_attn.results.codec"):
         monkeypatch.setattr(f"{room}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()
     wanted = ("media", "settings") if name == "qwen frames" else {*value} - {"layers", "headline", "said", "tokens"}

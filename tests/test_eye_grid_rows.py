@@ -8,9 +8,9 @@ import pytest
 from test_eye_look import SHOWN, plain_attention
 from tower import dense_attention
 
-from qvl_attn.eye import grid_rows, look
-from qvl_attn.eye.grid_rows import even_places
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders import capture, grid_rows
+from qvl_attn.encoders.grid_rows import even_places
+from qvl_attn.encoders.record import LookSettings
 
 QWEN_AT = ((75.0, 30.0),)
 
@@ -36,7 +36,7 @@ def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, mo
     t, h, w = inputs.grid
     if sparse:
         monkeypatch.setattr(grid_rows, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
-    monkeypatch.setattr(look, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
+    monkeypatch.setattr(capture, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
     found = encoder.look(media, LookSettings(**limits))
     assert (len(found.grid_places) < h * w) == sparse
     held_against(found, plain_attention(name, inputs), 1e-6)

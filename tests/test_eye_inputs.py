@@ -13,9 +13,9 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.eye.inputs import MOST_PIXELS, merged_order, read_inputs, turned_back
-from qvl_attn.eye.part import part_px
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, read_inputs, turned_back
+from qvl_attn.encoders.part import part_px
+from qvl_attn.encoders.record import LookSettings
 
 SIZES = [(70, 70), (190, 100), (64, 203), (1000, 40), (33, 500), (20, 31), (1, 1), (3, 2)]
 LIMITS = [(None, None), (None, 9000), (4000, 8000), (30000, None)]

@@ -15,9 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.families import FAMILIES, SERVED
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.spec import FAMILIES, SERVED
 
 CLASSES = "ViTForImageClassification"
 

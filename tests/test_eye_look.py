@@ -22,13 +22,13 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.eye import look as look_room
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.families import QWEN, eye_of
-from qvl_attn.eye.inputs import read_inputs
-from qvl_attn.eye.look import look, run_encoder
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.sight import Sight
+from qvl_attn.encoders import capture as look_room
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.capture import look, run_encoder
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.inputs import read_inputs
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.spec import QWEN, eye_of
 from qvl_attn.model.capture import keep_encoder_states
 
 # By name: what is shown, and the settings.
@@ -308,7 +308,7 @@ def test_other_windows_than_qwens_are_refused():
 PEAK = """
 import resource, sys
 import eyes, psutil
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders.record import LookSettings
 name, side = sys.argv[1], int(sys.argv[2])
 encoder = eyes.encoder(name)
 encoder.look(eyes.picture(140, 140))

@@ -6,12 +6,13 @@ import transformers
 from conftest import DEMO_PICTURES
 from looks import attention, made_clip, made_look, made_picture, made_sight
 
-import qvl_attn.eye.grid_picture as grid_room
-import qvl_attn.eye.pictures as pictures_room
+import qvl_attn.encoders.figures as pictures_room
+import qvl_attn.encoders.input_figures as grid_room
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.families import Eye
-from qvl_attn.eye.grid_picture import (
+from qvl_attn.encoders.captions import asks, layer_words, share_of_all, share_words
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.figures import draw_look
+from qvl_attn.encoders.input_figures import (
     WINDOW_COLOR,
     draw_grid,
     draw_turned_back,
@@ -21,12 +22,11 @@ from qvl_attn.eye.grid_picture import (
     with_patch_lines,
     with_window_lines,
 )
-from qvl_attn.eye.inputs import read_inputs, turned_back
-from qvl_attn.eye.pictures import draw_look
-from qvl_attn.eye.result import LookSettings, SaliencyMap
-from qvl_attn.eye.saliency_map import saliency_heat_map
-from qvl_attn.eye.seen import cut_out, seen, seen_words
-from qvl_attn.eye.words import asks, layer_words, share_of_all, share_words
+from qvl_attn.encoders.inputs import read_inputs, turned_back
+from qvl_attn.encoders.record import LookSettings, SaliencyMap
+from qvl_attn.encoders.saliency_map import saliency_heat_map
+from qvl_attn.encoders.seen import cut_out, seen, seen_words
+from qvl_attn.encoders.spec import Eye
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.token_grid import cell_boxes_px
 from qvl_attn.render.layout import Panel, scale_line

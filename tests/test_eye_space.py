@@ -15,10 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Scale
-from qvl_attn.eye import space, space_charts, space_pictures
-from qvl_attn.eye.grid_picture import mark_patch
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.space import (
+from qvl_attn.encoders import embedding as space
+from qvl_attn.encoders import embedding_charts, embedding_figures
+from qvl_attn.encoders.embedding import (
     LEAST_POINTS,
     check_available,
     even_subset,
@@ -28,8 +27,10 @@ from qvl_attn.eye.space import (
     principal,
     separation_of,
 )
-from qvl_attn.eye.space_charts import folder_images, patch_colors
-from qvl_attn.eye.space_pictures import Cell, component_colors, sheet, space_images
+from qvl_attn.encoders.embedding_charts import folder_images, patch_colors
+from qvl_attn.encoders.embedding_figures import Cell, component_colors, sheet, space_images
+from qvl_attn.encoders.input_figures import mark_patch
+from qvl_attn.encoders.record import LookSettings
 from qvl_attn.render import overlay
 from qvl_attn.render.style import Drawing
 
@@ -229,13 +230,13 @@ def test_of_very_many_pictures_an_even_subset_is_compared(monkeypatch, dots):
     assert (alone.silhouette, alone.neighbour) == (found.separation.silhouette, found.separation.neighbour)
     assert found.components.shape == (1, 67, 2)
     titles = []
-    monkeypatch.setattr(space_charts, "_drawn", lambda figure, title, space=None: titles.append(title))
+    monkeypatch.setattr(embedding_charts, "_drawn", lambda figure, title, space=None: titles.append(title))
     for _, draw in folder_images(found, "many", BOTH):
         draw()
     assert "67 pictures on" in titles[0]
     assert "t-SNE of 20 of 67 pictures, evenly chosen" in titles[1]
     assert "3 classes, 20 of 60 pictures, evenly chosen, cosine" in titles[2]
-    keys = space_charts._class_keys(found)
+    keys = embedding_charts._class_keys(found)
     (places, colors) = dots[-1]
     wanted = [[*at, *keys[classes[i]].color] for at, i in zip(found.tsne.tolist(), placed.tolist(), strict=True)]
     np.testing.assert_allclose(sorted(np.hstack([places, colors]).tolist()), sorted(wanted), atol=1e-6)
@@ -280,7 +281,7 @@ def test_regions_that_differ_have_colours_that_differ_where_they_are():
     found = principal(embeddings.reshape(-1, 6))
     components = np.repeat(found.components[None], 4, axis=0)
     made = replace(look, space=replace(look.space, components=components))
-    (shown,) = space_pictures._colored(made, 0, (w * 10, h * 10))
+    (shown,) = embedding_figures._colored(made, 0, (w * 10, h * 10))
     corner, other, rest = shown[5, 5], shown[-5, -5], shown[5, -5]
     assert len({tuple(one.tolist()) for one in (corner, other, rest)}) == 3
     assert (shown[:20, : w // 2 * 10] == corner).all()
@@ -327,9 +328,9 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     look = looked(at=((60.0, 40.0), (20.0, 10.0)))
     _, h, w = look.sight.grid
     drawing = Drawing(alpha=1.0, interp="cells")
-    drawn = space_pictures.draw_similarity(look, asked, drawing)
+    drawn = embedding_figures.draw_similarity(look, asked, drawing)
     values = look.similarity[:, asked]
-    size_px = space_pictures._size_px(look, drawing, space_pictures.CELL_PX)
+    size_px = embedding_figures._size_px(look, drawing, embedding_figures.CELL_PX)
     scale = Scale(float(values.min()), 1.0)
     places = []
     for maps in values:
@@ -342,7 +343,7 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
 def test_alike_everywhere_can_be_drawn():
     look = looked()
     same = replace(look, similarity=np.ones_like(look.similarity))
-    assert space_pictures.draw_similarity(same, 0, Drawing()).dtype == np.uint8
+    assert embedding_figures.draw_similarity(same, 0, Drawing()).dtype == np.uint8
 
 
 def test_which_pictures_a_look_has():
@@ -372,7 +373,7 @@ def test_which_pictures_a_look_has():
 def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
     settings = LookSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
     look = eyes.encoder(eyes.QWEN).look(media, settings)
-    assert space_pictures._steps(look) == ([0, 2, 3] if len(media.frames) == 8 else [0])
+    assert embedding_figures._steps(look) == ([0, 2, 3] if len(media.frames) == 8 else [0])
     for name, draw in space_images(look, Drawing()):
         assert draw().ndim == 3, name
 
@@ -403,16 +404,16 @@ def test_a_folder_is_drawn_with_a_legend_of_its_classes():
         legend = images[name][-50:]
         for color in (first, second):
             assert (legend == color).all(axis=-1).sum() > 50, name
-    keys = space_charts._class_keys(made)
+    keys = embedding_charts._class_keys(made)
     assert [*keys] == ["cats", "狗 $x_1$ <b>", ""]
     assert [key.words.rpartition(" ")[2] for key in keys.values()] == ["(6)", "(5)", "(3)"]
 
 
 def test_very_many_classes_share_a_grey():
     classes = [f"class {i:02d} with a long name" for i in range(25) for _ in range(1 + (i < 18))]
-    keys = space_charts._class_keys(folder_of(classes))
+    keys = embedding_charts._class_keys(folder_of(classes))
     assert len(keys) == 21
-    assert keys[space_charts.OTHERS].words == "5 smaller classes"
+    assert keys[embedding_charts.OTHERS].words == "5 smaller classes"
     assert len({key.color for key in keys.values()}) == 21
     for _, draw in folder_images(folder_of(classes), "many", BOTH):
         draw()
@@ -420,7 +421,7 @@ def test_very_many_classes_share_a_grey():
 
 def test_a_folder_without_classes_has_no_legend():
     bare, named = folder_of([""] * 8), folder_of(["a"] * 8)
-    draw = space_charts.draw_folder_tsne
+    draw = embedding_charts.draw_folder_tsne
     assert len(draw(bare, "x")) < len(draw(named, "x"))
     assert "embeddings/separation.png" not in dict(folder_images(bare, "x", BOTH))
 
@@ -429,7 +430,7 @@ def test_a_folder_without_classes_has_no_legend():
 def dots(monkeypatch):
     """What is dotted: (places, colours), a pair a chart."""
     given = []
-    monkeypatch.setattr(space_charts, "_dots", lambda axes, places, colors: given.append((places, colors)))
+    monkeypatch.setattr(embedding_charts, "_dots", lambda axes, places, colors: given.append((places, colors)))
     return given
 
 
@@ -437,7 +438,7 @@ def test_patches_of_a_subset_keep_their_colours(dots):
     look = looked()
     some = np.array([1, 4, 7])
     made = replace(look, space=replace(look.space, tsne=look.space.tsne[some], tsne_patches=some))
-    space_charts.draw_patch_tsne(made)
+    embedding_charts.draw_patch_tsne(made)
     ((places, colors),) = dots
     np.testing.assert_array_equal(places, look.space.tsne[some])
     np.testing.assert_array_equal(colors, patch_colors(look)[some])
@@ -445,9 +446,9 @@ def test_patches_of_a_subset_keep_their_colours(dots):
 
 def test_pictures_of_a_class_have_its_colour(dots):
     made = folder_of([*"abcab", "", *"cca"])
-    space_charts.draw_folder_tsne(made, "x")
-    space_charts.draw_folder(made, "x")
-    keys = space_charts._class_keys(made)
+    embedding_charts.draw_folder_tsne(made, "x")
+    embedding_charts.draw_folder(made, "x")
+    keys = embedding_charts._class_keys(made)
     assert len(dots) == 1 + len(made.layers)
     for (places, colors), of in zip(dots, (made.tsne, *made.components), strict=True):
         wanted = sorted([*place, *keys[name].color] for place, name in zip(of.tolist(), made.classes, strict=True))

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.eye import look as look_room
-from qvl_attn.eye import states as states_room
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.space import neighbour_map, principal
-from qvl_attn.eye.states import read_states
+from qvl_attn.encoders import capture as look_room
+from qvl_attn.encoders import hidden_states as states_room
+from qvl_attn.encoders.embedding import neighbour_map, principal
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.hidden_states import read_states
+from qvl_attn.encoders.record import LookSettings
 
 OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
 ALL = sorted(eyes.NAMES)
@@ -300,7 +300,7 @@ def test_what_is_not_asked_for_is_not_there():
 
 def test_faults_are_found_before_the_weights_are_loaded(monkeypatch):
     encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    monkeypatch.setattr("qvl_attn.eye.space.find_spec", lambda name: None)
+    monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
         encoder.look(eyes.picture(98, 60), LookSettings(embeddings=("pca",)))
     assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"

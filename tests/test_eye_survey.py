@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
-from qvl_attn.eye import survey as survey_room
-from qvl_attn.eye.encoder import Encoder
-from qvl_attn.eye.figures import figures_of
-from qvl_attn.eye.listing import list_pictures
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.survey import survey
+from qvl_attn.encoders import folder_run as survey_room
+from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.folder_run import survey
+from qvl_attn.encoders.listing import list_pictures
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
 
@@ -40,8 +40,8 @@ EMBED = LookSettings(embeddings=("pca",))
 def undrawn(request, monkeypatch):
     """Charts take most of a small run's time."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("qvl_attn.eye.survey_end.draw_survey", lambda *args: np.zeros((4, 4, 3), np.uint8))
-        monkeypatch.setattr("qvl_attn.eye.survey_end.folder_images", lambda *args: ())
+        monkeypatch.setattr("qvl_attn.encoders.folder_summary.draw_survey", lambda *args: np.zeros((4, 4, 3), np.uint8))
+        monkeypatch.setattr("qvl_attn.encoders.folder_summary.folder_images", lambda *args: ())
 
 
 @pytest.fixture
@@ -488,7 +488,7 @@ def test_a_damaged_summary_is_told(photos, tmp_path, loaded, text):
 def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "in", f"{i}.png", seed=i)
-    monkeypatch.setattr("qvl_attn.eye.survey_end.LEAST_POINTS", 9)
+    monkeypatch.setattr("qvl_attn.encoders.folder_summary.LEAST_POINTS", 9)
     found = survey(eye(), tmp_path / "in", tmp_path / "out", LookSettings(embeddings=("pca", "tsne")))
     assert any("no t-SNE" in line for line in found["said"])
 

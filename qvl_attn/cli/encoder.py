@@ -21,8 +21,8 @@ from qvl_attn.core.hushed import libraries_in_c_hushed
 if TYPE_CHECKING:
     from qvl_attn.core.progress import Progress
     from qvl_attn.core.types import Media
-    from qvl_attn.eye.encoder import Encoder
-    from qvl_attn.eye.result import Look, LookSettings
+    from qvl_attn.encoders.engine import Encoder
+    from qvl_attn.encoders.record import Look, LookSettings
     from qvl_attn.media.sampling import ClipSettings
     from qvl_attn.render.style import Drawing
 
@@ -152,9 +152,9 @@ def encoder(
         points = tuple(_point(one) for one in at or [])
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_writable
-        from qvl_attn.eye.listing import list_pictures
-        from qvl_attn.eye.result import LookSettings
-        from qvl_attn.eye.space import check_available
+        from qvl_attn.encoders.embedding import check_available
+        from qvl_attn.encoders.listing import list_pictures
+        from qvl_attn.encoders.record import LookSettings
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
 
@@ -204,7 +204,7 @@ def encoder(
             dtype=dtype,
         )
         if input_dir is not None:
-            from qvl_attn.eye.survey import survey
+            from qvl_attn.encoders.folder_run import survey
 
             summary = survey(eye, input_dir, out, settings, progress)
             tell_survey(summary, out, as_json=as_json, quiet=quiet)
@@ -278,9 +278,9 @@ def _look(
 ) -> tuple[Look, Path, bool]:
     """A look, its folder, and whether it was there already."""
     from qvl_attn.core.errors import ResultExistsError
-    from qvl_attn.eye.clip import load_clip
-    from qvl_attn.eye.folder import folder_of_look
-    from qvl_attn.eye.result import Look
+    from qvl_attn.encoders.clip import load_clip
+    from qvl_attn.encoders.folder import folder_of_look
+    from qvl_attn.encoders.record import Look
     from qvl_attn.media.image import moves
     from qvl_attn.vqa.folder import is_complete
 

@@ -17,7 +17,7 @@ from qvl_attn.core.runtime import memory_words
 from qvl_attn.core.text import plain, shortened
 
 if TYPE_CHECKING:
-    from qvl_attn.eye.result import Look
+    from qvl_attn.encoders.record import Look
 
 # Of a survey's layers, which figures are printed: the others are in summary.json.
 PRINTED = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
@@ -49,8 +49,8 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
 
 
 def _tell_look(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool) -> None:
-    from qvl_attn.eye.figures import figures_of
-    from qvl_attn.eye.said import said
+    from qvl_attn.encoders.said import said
+    from qvl_attn.encoders.statistics import figures_of
 
     if not quiet:
         if reused:
@@ -154,7 +154,7 @@ def _errors(count: int, out: Path) -> Iterator[str]:
 
 def _table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, a line each; then a line a layer."""
-    from qvl_attn.eye.figures import TITLES
+    from qvl_attn.encoders.statistics import TITLES
 
     names = [name for name in PRINTED if name in layers[0]]
     for name in names:

@@ -12,8 +12,8 @@ from textwrap import shorten
 from typing import Any
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.eye.families import QWEN, Eye
-from qvl_attn.eye.result import LookSettings
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.model.prompt import check_text
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.core.numbers import percent
-from qvl_attn.eye.figures import window_cells
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.seen import seen_words
-from qvl_attn.eye.sight import Over, Sight
+from qvl_attn.encoders.attention import Over, Sight
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.seen import seen_words
+from qvl_attn.encoders.statistics import window_cells
 
 OVER_WORDS = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import IntArray
-from qvl_attn.eye.families import QWEN, Eye
-from qvl_attn.eye.grid_rows import GridRows
-from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.sight import Sight
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.grid_rows import GridRows
+from qvl_attn.encoders.inputs import Inputs
+from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.model.capture import attention_rows, keep_encoder_states
 from qvl_attn.model.probe import window_order
 from qvl_attn.model.recorder import SUM_TOLERANCE

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure as Chart
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from qvl_attn.eye.figures import FIGURES, TITLES, Figure, figures_of
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.said import said
-from qvl_attn.eye.words import input_words, maker_words
+from qvl_attn.encoders.captions import input_words, maker_words
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.said import said
+from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of
 from qvl_attn.render.captioned import captioned
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
 from qvl_attn.render.overlay import Picture

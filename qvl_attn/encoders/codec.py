@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import Media
-from qvl_attn.eye.figures import figures_of
-from qvl_attn.eye.result import Look, LookSettings, Maker, PatchSpace, SaliencyMap
-from qvl_attn.eye.said import said
-from qvl_attn.eye.sight import Sight, over_heads
+from qvl_attn.encoders.attention import Sight, over_heads
+from qvl_attn.encoders.record import Look, LookSettings, Maker, PatchSpace, SaliencyMap
+from qvl_attn.encoders.said import said
+from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.codec import media_json
 

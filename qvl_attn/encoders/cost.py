@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from qvl_attn.eye.families import Eye
+from qvl_attn.encoders.spec import Eye
 
 
 class Taken(NamedTuple):

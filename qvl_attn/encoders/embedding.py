@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
-from qvl_attn.eye.result import PatchSpace
+from qvl_attn.encoders.record import PatchSpace
 
 # Of the smaller side of a matrix for each component that ARPACK looks for.
 ROOM = 20

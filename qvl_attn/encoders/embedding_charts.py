@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw
 from qvl_attn.core.numbers import percent
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.space import FolderSpace
-from qvl_attn.eye.space_pictures import Named, layer_words
+from qvl_attn.encoders.embedding import FolderSpace
+from qvl_attn.encoders.embedding_figures import Named, layer_words
+from qvl_attn.encoders.record import Look
 from qvl_attn.render import lettering
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
 from qvl_attn.render.lettering import line_height_px

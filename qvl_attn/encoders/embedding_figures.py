@@ -14,9 +14,9 @@ from PIL import Image
 from qvl_attn.core.numbers import compact, percent
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.eye.grid_picture import mark_patch
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.seen import seen, seen_size_px
+from qvl_attn.encoders.input_figures import mark_patch
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.seen import seen, seen_size_px
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.layout import GREY, INK, PAGE
 from qvl_attn.render.lettering import Color, line_height_px
@@ -52,7 +52,7 @@ def space_images(look: Look, drawing: Drawing) -> Named:
         yield f"at_{i + 1}/similarity.png", partial(draw_similarity, look, i, drawing)
     if look.space is None:
         return
-    from qvl_attn.eye.space_charts import draw_patch_tsne, draw_patches  # loads matplotlib
+    from qvl_attn.encoders.embedding_charts import draw_patch_tsne, draw_patches  # loads matplotlib
 
     if "pca" in look.settings.embeddings:
         yield "embeddings/pca_layers.png", partial(draw_components, look, drawing)

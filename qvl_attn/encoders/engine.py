@@ -15,19 +15,19 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import FloatArray, Media
-from qvl_attn.eye.aim import Aim, check_saliency
-from qvl_attn.eye.clip import load_clip
-from qvl_attn.eye.cost import held_bytes, pass_bytes, states_bytes
-from qvl_attn.eye.families import Eye
-from qvl_attn.eye.grid_rows import GridRows
-from qvl_attn.eye.inputs import Inputs, read_inputs, turned_back
-from qvl_attn.eye.load import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.eye.look import in_parts, look
-from qvl_attn.eye.result import Look, LookSettings, Maker, SaliencyMap, places_of
-from qvl_attn.eye.saliency import saliency
-from qvl_attn.eye.sight import Sight
-from qvl_attn.eye.space import check_available, check_points
-from qvl_attn.eye.states import look_and_pool, read_pooled, read_space
+from qvl_attn.encoders.aim import Aim, check_saliency
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.capture import in_parts, look
+from qvl_attn.encoders.clip import load_clip
+from qvl_attn.encoders.cost import held_bytes, pass_bytes, states_bytes
+from qvl_attn.encoders.embedding import check_available, check_points
+from qvl_attn.encoders.grid_rows import GridRows
+from qvl_attn.encoders.hidden_states import look_and_pool, read_pooled, read_space
+from qvl_attn.encoders.inputs import Inputs, read_inputs, turned_back
+from qvl_attn.encoders.loading import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
+from qvl_attn.encoders.record import Look, LookSettings, Maker, SaliencyMap, places_of
+from qvl_attn.encoders.saliency import saliency
+from qvl_attn.encoders.spec import Eye
 from qvl_attn.media.image import Picture, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.checkpoint import (
@@ -244,7 +244,7 @@ class Encoder:
             InputError: a fault in what was given, found before the weights are loaded.
             StoreError: it cannot be written, or no picture could be looked at.
         """
-        from qvl_attn.eye.survey import survey
+        from qvl_attn.encoders.folder_run import survey
 
         return survey(self, Path(folder), Path(out), LookSettings(**options), progress)
 

@@ -15,12 +15,8 @@ import numpy as np
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap
-from qvl_attn.eye.grid_picture import draw_grid, draw_turned_back, mark_patch
-from qvl_attn.eye.result import Look, SaliencyMap
-from qvl_attn.eye.saliency_map import METHOD_WORDS, saliency_heat_map
-from qvl_attn.eye.seen import seen, seen_size_px, seen_words
-from qvl_attn.eye.sight import over_heads
-from qvl_attn.eye.words import (
+from qvl_attn.encoders.attention import over_heads
+from qvl_attn.encoders.captions import (
     asks,
     foot_lines,
     heads_words,
@@ -33,6 +29,10 @@ from qvl_attn.eye.words import (
     share_of_all,
     share_words,
 )
+from qvl_attn.encoders.input_figures import draw_grid, draw_turned_back, mark_patch
+from qvl_attn.encoders.record import Look, SaliencyMap
+from qvl_attn.encoders.saliency_map import METHOD_WORDS, saliency_heat_map
+from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
 from qvl_attn.render.layout import Panel, headline, sheet
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
@@ -118,7 +118,7 @@ class DrawnLook:
         return resize_picture(media.frames[0], drawn_size_px(media.size_px, self.drawing))
 
     def _figures(self) -> Picture:
-        from qvl_attn.eye.chart import draw_figures  # loads matplotlib
+        from qvl_attn.encoders.charts import draw_figures  # loads matplotlib
 
         return draw_figures(self.look)
 

@@ -9,10 +9,10 @@ import numpy as np
 from qvl_attn.core.files import write_png
 from qvl_attn.core.progress import Progress
 from qvl_attn.core.types import HeatMap
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.seen import seen_box_px, seen_words
-from qvl_attn.eye.timeline import draw_steps
-from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words, share_words
+from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words, share_words
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.seen import seen_box_px, seen_words
+from qvl_attn.encoders.timeline import draw_steps
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import Story
 from qvl_attn.results.clip_export import write_frames

@@ -17,13 +17,13 @@ from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.numbers import percent
 from qvl_attn.core.progress import Progress
 from qvl_attn.core.types import FloatArray
-from qvl_attn.eye.chart import draw_survey
-from qvl_attn.eye.figures import FIGURES, Figure
-from qvl_attn.eye.result import LookSettings
-from qvl_attn.eye.said import said
-from qvl_attn.eye.space import LEAST_POINTS, FolderSpace, folder_space
-from qvl_attn.eye.space_charts import folder_images
-from qvl_attn.eye.space_pictures import layer_words
+from qvl_attn.encoders.charts import draw_survey
+from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space
+from qvl_attn.encoders.embedding_charts import folder_images
+from qvl_attn.encoders.embedding_figures import layer_words
+from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.said import said
+from qvl_attn.encoders.statistics import FIGURES, Figure
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 
 SCHEMA_VERSION = 1

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from qvl_attn.core.types import FloatArray, IntArray
-from qvl_attn.eye.families import Eye
-from qvl_attn.eye.inputs import Inputs
+from qvl_attn.encoders.inputs import Inputs
+from qvl_attn.encoders.spec import Eye
 
 # How many values are kept: some 3 MB of a page.
 GRID_VALUES = 1_400_000

@@ -11,12 +11,12 @@ import torch
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray
-from qvl_attn.eye.families import QWEN, Eye
-from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import Tally, in_parts, layers_of, run_encoder, sequence_order
-from qvl_attn.eye.result import PatchSpace
-from qvl_attn.eye.sight import Sight
-from qvl_attn.eye.space import Projection, patch_space, principal
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.capture import Tally, in_parts, layers_of, run_encoder, sequence_order
+from qvl_attn.encoders.embedding import Projection, patch_space, principal
+from qvl_attn.encoders.inputs import Inputs
+from qvl_attn.encoders.record import PatchSpace
+from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.model.capture import keep_encoder_states
 
 See = Callable[[int, torch.Tensor], None]

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.seen import seen, seen_size_px, seen_words
-from qvl_attn.eye.words import asks, maker_words, window_words
+from qvl_attn.encoders.captions import asks, maker_words, window_words
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
 from qvl_attn.render import lettering
 from qvl_attn.render.captioned import captioned
 from qvl_attn.render.layout import PAGE

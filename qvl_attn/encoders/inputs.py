@@ -14,8 +14,8 @@ from qwen_vl_utils.vision_process import smart_resize
 
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import FloatArray, IntArray, Media
-from qvl_attn.eye.families import QWEN, Eye
-from qvl_attn.eye.part import part_px
+from qvl_attn.encoders.part import part_px
+from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.model.prompt import chat_messages, pixel_limits, shown_clips
 from qvl_attn.model.token_grid import cell_boxes_px
 

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.utils import logging
 
 from qvl_attn.core.errors import MemoryLimitError, ModelError
-from qvl_attn.eye.families import QWEN, Eye, class_of, eye_of, family_of
+from qvl_attn.encoders.spec import QWEN, Eye, class_of, eye_of, family_of
 from qvl_attn.model.checkpoint import (
     DTYPES,
     Checkpoint,

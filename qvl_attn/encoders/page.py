@@ -11,19 +11,19 @@ import numpy as np
 
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import HeatMap
-from qvl_attn.eye.figures import figures_of
-from qvl_attn.eye.pictures import draw_look
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.seen import seen_box_px
-from qvl_attn.eye.sight import Sight
-from qvl_attn.eye.words import asks, heads_words, layer_words, maker_words
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words
+from qvl_attn.encoders.eye_maps import eye_maps, kept_steps
+from qvl_attn.encoders.figures import draw_look
+from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.seen import seen_box_px
+from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.render.html.jpeg import jpeg
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import Picture, blend, percentile_scale, resize_picture, upsample
 from qvl_attn.render.style import Drawing
-from qvl_attn.report.eye_maps import eye_maps, kept_steps
 from qvl_attn.results.codec import base_name
 from qvl_attn.vqa.maps import LeftOut
 from qvl_attn.vqa.page import drawn_px_of

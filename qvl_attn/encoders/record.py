@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
-from qvl_attn.eye.sight import Over, Sight
+from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
 
@@ -237,7 +237,7 @@ class Look:
         Raises:
             StoreError: it cannot be written, or is there already.
         """
-        from qvl_attn.eye.folder import save_look
+        from qvl_attn.encoders.folder import save_look
 
         return save_look(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
 
@@ -248,7 +248,7 @@ class Look:
         Raises:
             StoreError: it is not a complete result of a known schema.
         """
-        from qvl_attn.eye.folder import load_look
+        from qvl_attn.encoders.folder import load_look
 
         return load_look(Path(folder))
 

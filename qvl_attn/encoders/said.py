@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qvl_attn.attribution.selection import layer_words
-from qvl_attn.eye.figures import Figure
+from qvl_attn.encoders.statistics import Figure
 
 LOCAL_SHARE = 0.5
 # Of the tokens that carry half of it by chance: with nearly as many it is not gathered.

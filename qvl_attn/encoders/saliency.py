@@ -38,11 +38,11 @@ import numpy as np
 import torch
 
 from qvl_attn.attribution.methods.gradient import relevance
-from qvl_attn.eye.aim import Aim
-from qvl_attn.eye.families import Eye
-from qvl_attn.eye.inputs import Inputs
-from qvl_attn.eye.look import encoder_of, in_parts, layers_of, told
-from qvl_attn.eye.result import SaliencyMap
+from qvl_attn.encoders.aim import Aim
+from qvl_attn.encoders.capture import encoder_of, in_parts, layers_of, told
+from qvl_attn.encoders.inputs import Inputs
+from qvl_attn.encoders.record import SaliencyMap
+from qvl_attn.encoders.spec import Eye
 from qvl_attn.model.capture import attention_rows, keep_encoder_states
 from qvl_attn.model.flow import Flow
 from qvl_attn.model.probe import check_finite

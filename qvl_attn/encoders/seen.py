@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.eye.result import Look
-from qvl_attn.eye.sight import Sight
+from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.record import Look
 from qvl_attn.render.overlay import Picture
 
 Box = tuple[float, float, float, float]

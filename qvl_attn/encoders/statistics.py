@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.eye.sight import Sight
+from qvl_attn.encoders.attention import Sight
 
 FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90", "window_share")
 TITLES = {

@@ -76,8 +76,8 @@ def _is_look(folder: Path) -> bool:
 
 
 def _look_html(folder: Path) -> str:
-    from qvl_attn.eye.folder import load_look
-    from qvl_attn.report.of_encoder import encoder_html
+    from qvl_attn.encoders.folder import load_look
+    from qvl_attn.encoders.page import encoder_html
 
     look = load_look(folder)
     with _damaged(str(folder / RESULT_FILE)):
