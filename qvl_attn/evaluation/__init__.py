@@ -1,0 +1,1 @@
+"""Many samples: data, metrics, runs, summaries."""

@@ -1,0 +1,1 @@
+"""Rows and samples of data sets, and sets of questions."""
