@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
-    from qvl_attn.compare import compare_runs
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
-    from qvl_attn.data import load_samples
     from qvl_attn.encoders.engine import Encoder
     from qvl_attn.encoders.record import Look, LookSettings
-    from qvl_attn.parts import merge_runs
+    from qvl_attn.evaluation.compare import compare_runs
+    from qvl_attn.evaluation.data.load import load_samples
+    from qvl_attn.evaluation.sharding import merge_runs
     from qvl_attn.render.style import Drawing
     from qvl_attn.report.build import make_report
     from qvl_attn.vqa.record import Result
@@ -51,10 +51,10 @@ _ROOMS = {
     "LookSettings": "encoders.record",
     "QvlAttnError": "core.errors",
     "Result": "vqa.record",
-    "compare_runs": "compare",
-    "load_samples": "data",
+    "compare_runs": "evaluation.compare",
+    "load_samples": "evaluation.data.load",
     "make_report": "report.build",
-    "merge_runs": "parts",
+    "merge_runs": "evaluation.sharding",
 }
 
 

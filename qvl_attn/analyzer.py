@@ -22,7 +22,7 @@ from qvl_attn.vqa.record import Result
 from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
-    from qvl_attn.samples import Sample
+    from qvl_attn.evaluation.data.samples import Sample
 
 
 class Analyzer(Engine):
@@ -227,12 +227,12 @@ class Analyzer(Engine):
             ModelError: the weights cannot be loaded.
             StoreError: it cannot be written.
         """
-        from qvl_attn.calibrate import halves
-        from qvl_attn.check import check_questions
-        from qvl_attn.evaluation import run_check
-        from qvl_attn.manifest import Wanted
+        from qvl_attn.evaluation.calibration import halves
+        from qvl_attn.evaluation.loop import check_questions
+        from qvl_attn.evaluation.run import run_check
+        from qvl_attn.evaluation.run_config import Wanted
+        from qvl_attn.evaluation.shard import Shard
         from qvl_attn.results.run_folder import check_begun, is_finished
-        from qvl_attn.shard import Shard
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
         part = None if shard is None else Shard.parse(shard)

@@ -24,12 +24,12 @@ from PIL import Image
 
 from qvl_attn import Analyzer, load_samples
 from qvl_attn.attribution.settings import headline_of
-from qvl_attn.check import Plan, other_samples
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.loop import Plan, other_samples
+from qvl_attn.evaluation.scores import score_row
+from qvl_attn.evaluation.workers import Here
 from qvl_attn.model.generate import greedy, on_model
-from qvl_attn.samples import Sample
-from qvl_attn.scores import score_row
-from qvl_attn.workers import Here
 
 # hidden, MLP, layers, heads, key heads of the language model; hidden, MLP, depth, heads of the vision tower
 WIDE = ((1024, 4096, 8, 8, 2), (640, 1710, 4, 8))

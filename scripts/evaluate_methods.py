@@ -24,7 +24,7 @@ import torch
 from qvl_attn import Analyzer, load_samples
 from qvl_attn.attribution.methods import METHODS
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.samples import Sample
+from qvl_attn.evaluation.data.samples import Sample
 
 COLUMNS = ("pointing", "lift", "auc", "iou", "deletion_blur", "insertion_blur")
 SANITY = ("weights_rank", "question_rank", "picture_rank")

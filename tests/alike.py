@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvl_attn.exhibit import read_exhibits
+from qvl_attn.evaluation.examples import read_exhibits
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "qvl_attn"]

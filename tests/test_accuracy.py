@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_attn.accuracy import accuracy, normalise
+from qvl_attn.evaluation.answer_accuracy import accuracy, normalise
 
 # Of what the rules speak of, so that they meet; the combining marks and the others are where Unicode is not idempotent.
 TRICKY = st.text("aAnoneth ThE.,-'’!。“ 019Ⅸ½´ſİΣ\t\u00a0\u0301\u0323\u0338<", max_size=12)

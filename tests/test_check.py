@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.accuracy import accuracy
 from qvl_attn.attribution.profiles import load_profile
 from qvl_attn.attribution.selection import query_rows
-from qvl_attn.check import other_samples
 from qvl_attn.cli import app
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.rows import Faults
-from qvl_attn.samples import read_jsonl, read_samples
+from qvl_attn.evaluation.answer_accuracy import accuracy
+from qvl_attn.evaluation.data.rows import Faults
+from qvl_attn.evaluation.data.samples import read_jsonl, read_samples
+from qvl_attn.evaluation.loop import other_samples
 
 SCENES = 12
 
@@ -428,14 +428,14 @@ def test_a_word_that_is_missing_in_one_question_spoils_that_one(check, tmp_path,
 
 
 def test_a_profile_that_came_to_be_there_meanwhile_is_left_alone(check, scenes, monkeypatch):
-    from qvl_attn import evaluation
+    from qvl_attn.evaluation import run
 
     def slow(*args, **more):
         Path("found.json").write_text("mine")
-        return evaluation.profile_from_first_half(*args, **more)
+        return run.profile_from_first_half(*args, **more)
 
-    monkeypatch.setattr(evaluation, "profile_from_first_half", evaluation._calibrated, raising=False)
-    monkeypatch.setattr(evaluation, "_calibrated", slow)
+    monkeypatch.setattr(run, "profile_from_first_half", run._calibrated, raising=False)
+    monkeypatch.setattr(run, "_calibrated", slow)
     done = check(scenes, "--calibrate", "found.json")
     assert done.exit_code == 1
     assert "left as it is" in " ".join(done.stderr.split())
@@ -470,7 +470,7 @@ def test_a_run_is_never_written_over(check, scenes):
 
 def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
     code = (
-        "import qvl_attn.check as c, sys\n"
+        "import qvl_attn.evaluation.loop as c, sys\n"
         "score = c.score_sample\n"
         "count = [0]\n"
         "def stop(*args, **more):\n"

@@ -9,8 +9,8 @@ import pytest
 from alike import rows_of, summary_of
 from running import invoke, undrawn
 
-from qvl_attn.data import load_samples
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.evaluation.data.load import load_samples
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")

@@ -19,11 +19,11 @@ from running import ENV, ROOT
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
-from qvl_attn.exhibit import read_exhibits
-from qvl_attn.report import of_check
-from qvl_attn.report.of_check import check_html
-from qvl_attn.scores import read_scores
-from qvl_attn.scoring import CONTROLS, FIGURES
+from qvl_attn.evaluation import page as of_check
+from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.page import check_html
+from qvl_attn.evaluation.score import CONTROLS, FIGURES
+from qvl_attn.evaluation.scores import read_scores
 
 PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """

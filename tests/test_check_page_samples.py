@@ -10,10 +10,10 @@ import pytest
 from check_pages import INKED, number
 from test_check_page_gallery import SET, exhibit_of, exhibited_rows
 
-from qvl_attn.exhibit import read_exhibits
-from qvl_attn.report.of_check import check_html
-from qvl_attn.scores import read_scores
-from qvl_attn.scoring import CONTROLS, FIGURES
+from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.page import check_html
+from qvl_attn.evaluation.score import CONTROLS, FIGURES
+from qvl_attn.evaluation.scores import read_scores
 
 pytestmark = pytest.mark.browser
 
@@ -112,7 +112,7 @@ def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
 
 
 def test_what_was_left_out_is_said(opened, checked, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.report.of_check.MAX_ROWS", 20)
+    monkeypatch.setattr("qvl_attn.evaluation.page.MAX_ROWS", 20)
     run = checked("boxed")
     html = check_html(run.summary, read_scores(run.folder), read_exhibits(run.folder))
     (tmp_path / "page.html").write_text(html, encoding="utf-8")

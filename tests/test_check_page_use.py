@@ -11,10 +11,10 @@ import pytest
 from check_pages import EVIL, INKED
 from test_check_page import evil_page
 
-from qvl_attn.exhibit import read_exhibits
-from qvl_attn.report.of_check import check_html
-from qvl_attn.scores import read_scores
-from qvl_attn.scoring import FIGURES
+from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.page import check_html
+from qvl_attn.evaluation.score import FIGURES
+from qvl_attn.evaluation.scores import read_scores
 
 pytestmark = pytest.mark.browser
 # What may be read on the page or by who cannot see it, also where it is hidden.

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import convert_grounding
 import pytest
+
+from qvl_attn.evaluation.data.converters import grounding
 
 FIELDS = ["id", "image", "question", "boxes", "box_format", "box_units"]
 
@@ -61,7 +62,7 @@ class Folder:
     def run(self, kind: str, *more: str, images: str = "images/val") -> tuple[int, str, str]:
         inputs = [str(self.path / f"{name}.json") for name in (["refs"] if kind == "refcoco" else []) + ["coco"]]
         arguments = [kind, *inputs, "--images", str(self.path / images), "--out", str(self.out), *more]
-        return (convert_grounding.main(arguments), *self.capsys.readouterr())
+        return (grounding.main(arguments), *self.capsys.readouterr())
 
     def rows(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.out.read_text("utf-8").splitlines()]
@@ -148,7 +149,7 @@ def test_a_file_that_its_pictures_are_not_below_is_refused(folder):
 
 
 def test_it_runs_as_a_script(folder):
-    command = [sys.executable, convert_grounding.__file__, "coco", "coco.json", "--images", ".", "--out", "out.jsonl"]
+    command = [sys.executable, grounding.__file__, "coco", "coco.json", "--images", ".", "--out", "out.jsonl"]
     done = subprocess.run(command, cwd=folder.path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert folder.rows()[0]["image"] == "one.jpg"
@@ -179,13 +180,13 @@ def test_what_is_there_is_left_alone(folder, dangling):
 
 
 def test_what_came_to_be_there_meanwhile_is_left_alone(folder, monkeypatch):
-    real = convert_grounding.box_of
+    real = grounding.box_of
 
     def somebody_else(record):
         folder.out.write_text("mine")
         return real(record)
 
-    monkeypatch.setattr(convert_grounding, "box_of", somebody_else)
+    monkeypatch.setattr(grounding, "box_of", somebody_else)
     code, _, errors = folder.run("coco")
     assert (code, errors) == (2, f"--out {folder.out}: is there already\n")
     assert folder.out.read_text() == "mine"
@@ -274,14 +275,14 @@ def test_instances_at_fault_are_named(folder, change, said):
 
 
 def test_a_fault_half_way_leaves_nothing(folder, monkeypatch):
-    real = convert_grounding.json.dumps
+    real = grounding.json.dumps
 
     def fails(row, **more):
         if row["id"] == "coco-2-18":
             raise KeyboardInterrupt
         return real(row, **more)
 
-    monkeypatch.setattr(convert_grounding.json, "dumps", fails)
+    monkeypatch.setattr(grounding.json, "dumps", fails)
     with pytest.raises(KeyboardInterrupt):
         folder.run("coco")
     assert sorted(path.name for path in folder.path.iterdir()) == ["coco.json", "refs.json"]

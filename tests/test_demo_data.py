@@ -15,8 +15,8 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.demo import heldout
 from qvl_attn.demo.scenes import SIDES_PX
+from qvl_attn.evaluation.data.question_sets import load_prompts
 from qvl_attn.media.mp4 import write_mp4
-from qvl_attn.prompts import load_prompts
 
 FIELDS = ["id", "image", "question", "answer", "boxes", "box_format", "box_units"]
 

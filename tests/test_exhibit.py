@@ -25,7 +25,7 @@ import qvl_attn.vqa.engine as engine_room
 from qvl_attn import load_samples, merge_runs
 from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.exhibit import (
+from qvl_attn.evaluation.examples import (
     Exhibit,
     exhibit_bytes,
     exhibit_file,
@@ -59,9 +59,9 @@ def choose(monkeypatch):
     """Of a run, this many by chance, and of the best and worst so many each; and no charts."""
 
     def choose(shown, each):
-        monkeypatch.setattr("qvl_attn.conclusion.write_charts", lambda *args: [])
-        monkeypatch.setattr("qvl_attn.exhibit.SHOWN", shown)
-        monkeypatch.setattr("qvl_attn.gallery.EACH", each)
+        monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
+        monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", shown)
+        monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", each)
 
     return choose
 
@@ -297,7 +297,7 @@ def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(
         written.append(exhibit.id)
         write_exhibit(folder, exhibit)
 
-    monkeypatch.setattr("qvl_attn.evaluation.write_exhibit", noted)
+    monkeypatch.setattr("qvl_attn.evaluation.run.write_exhibit", noted)
     for shown, each in ((0, 6), (8, 0)):
         choose(shown, each)
         demo.check(samples, tmp_path / f"{shown}", max_new_tokens=1, calibrate=tmp_path / f"{shown}.json")
@@ -359,7 +359,7 @@ def test_a_map_of_nothing_costs_the_exhibit_and_not_the_row(demo, scenes, tmp_pa
     def fails(*args):
         raise CaptureError("no attention at all")
 
-    monkeypatch.setattr("qvl_attn.check.exhibit_of", fails)
+    monkeypatch.setattr("qvl_attn.evaluation.loop.exhibit_of", fails)
     summary = demo.check(load_samples(scenes, limit=3), tmp_path / "run", max_new_tokens=1)
     assert (summary["samples"], summary["errors"]) == (3, 0)
     assert npz_names(tmp_path / "run") == set()
@@ -384,7 +384,7 @@ def killed(cwd, data, at, where):
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "import qvl_attn.results.run_folder as ledger\n"
-        "import qvl_attn.exhibit as exhibit, qvl_attn.gallery as gallery\n"
+        "import qvl_attn.evaluation.examples as exhibit, qvl_attn.evaluation.gallery as gallery\n"
         "exhibit.SHOWN, gallery.EACH = 10, 2\n"
         "count = [0]\n"
         "def first(what, room, name, ending):\n"
@@ -409,8 +409,8 @@ def once(demo, scenes, tmp_path_factory):
     """A run that nothing happens to."""
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.exhibit.SHOWN", 10)
-        patch.setattr("qvl_attn.gallery.EACH", 2)
+        patch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
+        patch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
         run_of(demo, scenes, folder)
     return folder / "run"
 
@@ -421,8 +421,8 @@ def run_of(demo, scenes, folder):
 
 @pytest.mark.parametrize(("where", "at"), [*zip(KILLED, (4, 1), strict=True)])
 def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tmp_path, monkeypatch, where, at):
-    monkeypatch.setattr("qvl_attn.exhibit.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
     done = killed(tmp_path, scenes, at, KILLED[where])
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = tmp_path / "run"
@@ -444,7 +444,7 @@ def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qvl_attn.evaluation.write_exhibit", stopped)
+        patch.setattr("qvl_attn.evaluation.run.write_exhibit", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_of(demo, scenes, tmp_path)
     assert len(read_exhibits(tmp_path / "run")) == 1
@@ -455,8 +455,8 @@ def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_pa
 
 def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scenes, once, tmp_path, monkeypatch):
     """Killed while the gallery was drawn; there are pages and exhibits of an end with other best ones."""
-    monkeypatch.setattr("qvl_attn.exhibit.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
     shutil.copytree(once, tmp_path / "run")
     kept = tmp_path / "run"
     (kept / "summary.json").unlink()
@@ -470,8 +470,8 @@ def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scene
 
 
 def test_one_that_was_deleted_is_missed_by_nobody(demo, scenes, once, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.exhibit.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
     shutil.copytree(once, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "gallery")
@@ -643,6 +643,6 @@ def test_only_so_many_are_read_and_only_from_the_gallery(tmp_path, monkeypatch):
     (tmp_path / "gallery" / "deeper" / "x.npz").write_text("mine")
     (tmp_path / "attention.npz").write_text("mine")
     assert [*read_exhibits(tmp_path)] == sorted("abc")
-    monkeypatch.setattr("qvl_attn.exhibit.MAX_EXHIBITS", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.MAX_EXHIBITS", 2)
     with pytest.raises(StoreError, match="3 exhibits"):
         read_exhibits(tmp_path)

@@ -24,9 +24,9 @@ from running import (
     write_rows,
 )
 
-import qvl_attn.data as data_room
-import qvl_attn.evaluation as evaluation
-import qvl_attn.portion as portion_room
+import qvl_attn.evaluation.data.load as data_room
+import qvl_attn.evaluation.portion as portion_room
+import qvl_attn.evaluation.run as evaluation
 from qvl_attn.demo.dataset import write_dataset
 
 
@@ -264,7 +264,7 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
             shutil.move("3.png", "gone.png")
         return conclude(*args, **more)
 
-    monkeypatch.setattr("qvl_attn.gallery.EACH", 6)
+    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 6)
     monkeypatch.setattr(evaluation, "conclude", hooked)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output

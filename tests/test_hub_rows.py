@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.hub_rows import FIELDS, hub_rows, is_hub_set
+from qvl_attn.evaluation.data.hub import FIELDS, hub_rows, is_hub_set
+from qvl_attn.evaluation.data.question_sets import PromptItem
+from qvl_attn.evaluation.data.rows import Faults
+from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.media.image import load_picture, picture_from
-from qvl_attn.prompts import PromptItem
-from qvl_attn.rows import Faults
-from qvl_attn.samples import read_samples
 
 REPOSITORY = Path(__file__).parent.parent
 PICTURE, TEXT, BOX = datasets.Image(), Value("string"), List(Value("float64"))
@@ -453,7 +453,7 @@ def test_a_folder_that_only_looks_like_one(tmp_path, file):
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     code = (
-        "import sys; from qvl_attn.core.errors import InputError; from qvl_attn.hub_rows import hub_rows\n"
+        "import sys; from qvl_attn.core.errors import InputError; from qvl_attn.evaluation.data.hub import hub_rows\n"
         "for name in sys.argv[1:]:\n"
         "    try: hub_rows(name, 'test', None, None, None)\n"
         "    except InputError as error: print(error)\n"

@@ -13,7 +13,7 @@ from conftest import DEMO_PICTURES
 from qvl_attn.attribution.faithfulness import seed_of
 from qvl_attn.attribution.perturb import BLURRED_SIDE_PX, blurred
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.summary import method_table
+from qvl_attn.evaluation.summary import method_table
 from qvl_attn.vqa.timeline import lines
 
 QUESTION = "how many cats?"

@@ -275,7 +275,7 @@ def test_a_kill_in_the_middle_leaves_nothing_under_its_name(made, tmp_path, numb
     words = ["merge", *map(str, parts_in(made)), "--out", str(tmp_path / "all"), "--csv", "--quiet"]
     code = (
         "import os, sys\n"
-        "import qvl_attn.parts as parts\n"
+        "import qvl_attn.evaluation.sharding as parts\n"
         f"sys.argv = ['qvl-attn', *{words!r}]\n"
         f"parts._copy_gallery = lambda *args: os.kill(os.getpid(), {int(number)})\n"
         "from qvl_attn.__main__ import main\n"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.prompts import PromptItem, load_prompts, shipped_sets
+from qvl_attn.evaluation.data.question_sets import PromptItem, load_prompts, shipped_sets
 
 SETS = {name: load_prompts(str(path)) for name, path in shipped_sets().items()}
 ENGLISH = ["colour", "counting", "existence", "generic", "place", "reading", "video"]

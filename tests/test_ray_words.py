@@ -9,7 +9,7 @@ import pytest
 from test_ray_workers import WITH_RAY, local, needs_ray, write_data
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.ray_workers import RayWorkers
+from qvl_attn.evaluation.ray_workers import RayWorkers
 
 __all__ = ["local"]  # a fixture
 

@@ -213,7 +213,7 @@ def test_what_kills_every_actor_costs_its_own_row(local, tmp_path):
     data, out = write_data(tmp_path, 1, 10), tmp_path / "ray"
     code = (
         "import os\n"
-        "import qvl_attn.ray_workers as room\n"
+        "import qvl_attn.evaluation.ray_workers as room\n"
         "room.RESTARTS = 0\n"
         "class Deadly(room._Scorer):\n"
         "    def answer(self, hand):\n"
@@ -252,7 +252,7 @@ def test_with_every_row_there_no_actor_scores(local, tmp_path):
 @pytest.mark.slow
 def test_a_bug_in_an_actor_is_told_with_its_traceback(tmp_path):
     code = (
-        "import qvl_attn.ray_workers as room\n"
+        "import qvl_attn.evaluation.ray_workers as room\n"
         "class Wrong(room._Scorer):\n"
         "    def answer(self, hand):\n"
         "        yield {'row': 1 / 0}\n"

@@ -26,7 +26,7 @@ from running import (
 
 import qvl_attn.vqa.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.exhibit import exhibit_file
+from qvl_attn.evaluation.examples import exhibit_file
 
 KEPT = "interrupted; finished rows are kept in run: the same command goes on"
 

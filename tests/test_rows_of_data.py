@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qvl_attn.rows import BOX_FORMATS, BOX_UNITS, Faults, parse_row
+from qvl_attn.evaluation.data.rows import BOX_FORMATS, BOX_UNITS, Faults, parse_row
 
 BOXED = {"id": "a", "image": "a.png", "question": "Where?", "box_format": "xyxy", "box_units": "px"}
 CLIP = {**BOXED, "image": None, "video": "a.mp4"}

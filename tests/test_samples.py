@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.evaluation.data.question_sets import PromptItem
+from qvl_attn.evaluation.data.rows import Faults
+from qvl_attn.evaluation.data.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples
+from qvl_attn.evaluation.data.shown import Shown
 from qvl_attn.media.image import load_picture
-from qvl_attn.prompts import PromptItem
-from qvl_attn.rows import Faults
-from qvl_attn.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples
-from qvl_attn.shown import Shown
 
 PROMPTS = (PromptItem("colour", "Which colour?"), PromptItem("where", "Where is it?"))
 PIXELS = {"box_format": "xyxy", "box_units": "px"}

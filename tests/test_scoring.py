@@ -12,16 +12,16 @@ from test_summary import score
 
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.check import other_samples
 from qvl_attn.core.errors import InputError
-from qvl_attn.gallery import EACH, chosen
-from qvl_attn.portion import AT_ONCE, portions
+from qvl_attn.evaluation.data.rows import Faults
+from qvl_attn.evaluation.data.samples import read_samples
+from qvl_attn.evaluation.gallery import EACH, chosen
+from qvl_attn.evaluation.loop import other_samples
+from qvl_attn.evaluation.portion import AT_ONCE, portions
+from qvl_attn.evaluation.score import score_sample
+from qvl_attn.evaluation.scores import as_json, score_row
+from qvl_attn.evaluation.summary import layer_table
 from qvl_attn.render.charts import draw_heads, draw_layers
-from qvl_attn.rows import Faults
-from qvl_attn.samples import read_samples
-from qvl_attn.scores import as_json, score_row
-from qvl_attn.scoring import score_sample
-from qvl_attn.summary import layer_table
 from qvl_attn.vqa.question import read_question
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}

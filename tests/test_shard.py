@@ -16,14 +16,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import load_samples
-from qvl_attn.check import other_samples
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.gallery import chosen
-from qvl_attn.samples import Sample
-from qvl_attn.scoring import Score
-from qvl_attn.shard import MOST_SHARDS, Shard
-from qvl_attn.shown import Shown
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.data.shown import Shown
+from qvl_attn.evaluation.gallery import chosen
+from qvl_attn.evaluation.loop import other_samples
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.shard import MOST_SHARDS, Shard
 
 
 def sample(names, i) -> Sample:

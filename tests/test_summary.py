@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn import calibrate
 from qvl_attn.attribution import grounding
 from qvl_attn.attribution.regions import Region
-from qvl_attn.calibrate import best_heads, halves, ranking
 from qvl_attn.core.errors import InputError
-from qvl_attn.samples import Sample
-from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
-from qvl_attn.shown import Shown
-from qvl_attn.summary import (
+from qvl_attn.evaluation import calibration
+from qvl_attn.evaluation.calibration import best_heads, halves, ranking
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.data.shown import Shown
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
+from qvl_attn.evaluation.summary import (
     DRAWS,
     bootstrap,
     head_table,
@@ -291,7 +291,7 @@ def test_no_head_is_taken_that_makes_it_worse():
 
 
 def test_a_profile_has_no_more_heads_than_it_may(monkeypatch):
-    monkeypatch.setattr(calibrate, "MOST_HEADS", 1)
+    monkeypatch.setattr(calibration, "MOST_HEADS", 1)
     inside = [True, False, False, False]
     scores = [headed(0, [[0.6, 0.4, 0, 0], [0.3, 0.3, 0.2, 0.2]], inside)]
     scores += [headed(1, [[0.4, 0.6, 0, 0], [0.9, 0.1, 0, 0]], inside)]

@@ -40,7 +40,7 @@ def read_questions(questions: Sequence[str], prompts: str | None, example: str, 
             raise InputError(f"{question!r} is a file, and stands where a question belongs", instead.format(question))
     asked = list(questions)
     if prompts is not None:
-        from qvl_attn.prompts import load_prompts
+        from qvl_attn.evaluation.data.question_sets import load_prompts
 
         asked += [item.question for item in load_prompts(prompts)]
     if not asked:

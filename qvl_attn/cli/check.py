@@ -19,7 +19,7 @@ from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, 
 from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
-    from qvl_attn.ray_workers import RayWorkers
+    from qvl_attn.evaluation.ray_workers import RayWorkers
 
 DATA, RUN = "Data", "Run"
 
@@ -139,10 +139,10 @@ def check(
         bars = read_bars(fail_under)
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_new
-        from qvl_attn.data import load_samples
+        from qvl_attn.evaluation.data.load import load_samples
+        from qvl_attn.evaluation.shard import Shard
         from qvl_attn.media.sampling import ClipSettings
         from qvl_attn.results.run_folder import check_begun, is_finished
-        from qvl_attn.shard import Shard
 
         ClipSettings(fps, max_frames)
         if shard:
@@ -215,6 +215,6 @@ def check(
 
 def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, tell: Callable[[str], None]) -> RayWorkers:
     with importing():
-        from qvl_attn.ray_workers import RayWorkers
+        from qvl_attn.evaluation.ray_workers import RayWorkers
 
     return RayWorkers(concurrency or 1, gpus_per_worker, tell)

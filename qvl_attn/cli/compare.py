@@ -47,8 +47,8 @@ def compare(
     """
     with faults(debug=debug, interrupted="interrupted"):
         # Imported here: --help must not wait for numpy.
-        from qvl_attn import compare as comparing
         from qvl_attn.core.files import check_new
+        from qvl_attn.evaluation import compare as comparing
 
         if as_csv:
             check_new(as_csv, "--csv", empty_folder=False)

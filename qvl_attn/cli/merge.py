@@ -27,7 +27,7 @@ def merge(
     """
     with faults(debug=debug, interrupted="interrupted; nothing was written"):
         bars = read_bars(fail_under)
-        from qvl_attn.parts import merge_runs
+        from qvl_attn.evaluation.sharding import merge_runs
 
         summary = merge_runs(runs, out, csv=as_csv)
         tell_summary(summary, out, None, as_json=as_json, quiet=quiet)

@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli.console import faults
 from qvl_attn.core.text import plain
-from qvl_attn.prompts import load_prompts, shipped_sets
+from qvl_attn.evaluation.data.question_sets import load_prompts, shipped_sets
 
 
 def prompts(

@@ -25,10 +25,10 @@ from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.listing import Item, count_others, list_pictures
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import FIGURES, figures_of
+from qvl_attn.evaluation.data.shown import fingerprint
+from qvl_attn.evaluation.portion import told
 from qvl_attn.media.image import load_picture
-from qvl_attn.portion import told
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
-from qvl_attn.shown import fingerprint
 
 
 def survey(

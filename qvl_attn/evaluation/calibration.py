@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution import grounding
 from qvl_attn.core.errors import InputError
-from qvl_attn.samples import Sample
-from qvl_attn.scoring import Score
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.score import Score
 
 # A profile has no more; and it is chosen among so many, those that do best by themselves.
 MOST_HEADS, CANDIDATES = 12, 48

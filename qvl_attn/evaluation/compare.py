@@ -20,10 +20,10 @@ from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.text import inert
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.scores import as_json, read_scores
+from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
 from qvl_attn.results.run_folder import SUMMARY_FILE, differences, is_finished, read_run
-from qvl_attn.scores import as_json, read_scores
-from qvl_attn.scoring import Score
-from qvl_attn.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
 
 COMPARED = ("accuracy", *GROUNDING, "vision_mass", "entropy", "distance")
 _CELLS = {(True, True): "both", (True, False): "first_only", (False, True): "other_only", (False, False): "neither"}

@@ -19,12 +19,12 @@ from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
-from qvl_attn.exhibit import exhibit_of
+from qvl_attn.evaluation.data.samples import Sample, all_faults
+from qvl_attn.evaluation.examples import exhibit_of
+from qvl_attn.evaluation.portion import Prepared, load_media, read_portion, told
+from qvl_attn.evaluation.score import Score, score_sample
 from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import check_text, control_words
-from qvl_attn.portion import Prepared, load_media, read_portion, told
-from qvl_attn.samples import Sample, all_faults
-from qvl_attn.scoring import Score, score_sample
 from qvl_attn.vqa.batching import Group
 from qvl_attn.vqa.engine import DOT, Engine
 from qvl_attn.vqa.question import Question, read_question

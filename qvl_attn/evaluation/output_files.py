@@ -13,9 +13,9 @@ from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.files import write_png
 from qvl_attn.core.text import inert
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score
 from qvl_attn.render.charts import BY_HEAD, draw_heads, draw_layers
 from qvl_attn.render.method_chart import draw_methods
-from qvl_attn.scoring import CONTROLS, FIGURES, Score
 
 CSV_FILE = "scores.csv"
 CHARTS = ("layers.png", "patterns.png", "heads.png", "methods.png")

@@ -9,15 +9,15 @@ from typing import Any
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.files import write_json, write_text
 from qvl_attn.core.text import shortened
-from qvl_attn.exhibit import FOLDER, read_exhibits
-from qvl_attn.gallery import scored_exhibits
-from qvl_attn.outputs import CSV_FILE, clear, write_charts, write_csv
+from qvl_attn.evaluation.examples import FOLDER, read_exhibits
+from qvl_attn.evaluation.gallery import scored_exhibits
+from qvl_attn.evaluation.output_files import CSV_FILE, clear, write_charts, write_csv
+from qvl_attn.evaluation.page import check_html
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.scores import as_json
+from qvl_attn.evaluation.summary import FEW_GROUPS, summarise
 from qvl_attn.render.html.page import REPORT_FILE
-from qvl_attn.report.of_check import check_html
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
-from qvl_attn.scores import as_json
-from qvl_attn.scoring import Score
-from qvl_attn.summary import FEW_GROUPS, summarise
 
 SCHEMA_VERSION = 1
 # Draws the best and the worst; gives the names of its files, and adds to the notes.

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.core.text import shortened
-from qvl_attn.exhibit import Exhibit
+from qvl_attn.evaluation.examples import Exhibit
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score
+from qvl_attn.evaluation.scores import as_json
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
-from qvl_attn.scores import as_json
-from qvl_attn.scoring import CONTROLS, FIGURES, Score
 
 # Of the table; what is beyond is in `scores.jsonl`, and said.
 MAX_ROWS = 5000

@@ -27,17 +27,17 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.check import FAULTS, Plan, ask_again, score_portions, spoiled
 from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.core.hushed import libraries_in_c_hushed
-from qvl_attn.exhibit import exhibit_bytes, exhibit_from
-from qvl_attn.gallery import Drawn, draw_both
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.examples import exhibit_bytes, exhibit_from
+from qvl_attn.evaluation.gallery import Drawn, draw_both
+from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, score_portions, spoiled
+from qvl_attn.evaluation.portion import Prepared, portions
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.scores import score_of, score_row
 from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
-from qvl_attn.portion import Prepared, portions
 from qvl_attn.render.overlay import Picture
-from qvl_attn.samples import Sample
-from qvl_attn.scores import score_of, score_row
-from qvl_attn.scoring import Score
 from qvl_attn.vqa.engine import Engine
 
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where

@@ -13,22 +13,22 @@ import numpy as np
 
 from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, shape_of
 from qvl_attn.attribution.settings import Settings, headline_of
-from qvl_attn.calibrate import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
-from qvl_attn.check import Plan, other_samples
-from qvl_attn.conclusion import conclude
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import read_json, write_json, write_png
 from qvl_attn.core.progress import Progress, untold
 from qvl_attn.core.text import shortened
-from qvl_attn.exhibit import exhibit_file, exhibited, write_exhibit
-from qvl_attn.gallery import chosen, file_name
-from qvl_attn.manifest import Wanted, facts_of, headline_words, run_json
-from qvl_attn.outputs import CSV_FILE, write_csv
+from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.examples import exhibit_file, exhibited, write_exhibit
+from qvl_attn.evaluation.gallery import chosen, file_name
+from qvl_attn.evaluation.loop import Plan, other_samples
+from qvl_attn.evaluation.output_files import CSV_FILE, write_csv
+from qvl_attn.evaluation.outputs import conclude
+from qvl_attn.evaluation.run_config import Wanted, facts_of, headline_words, run_json
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.scores import read_scores, score_row
+from qvl_attn.evaluation.workers import workers_of
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
-from qvl_attn.samples import Sample
-from qvl_attn.scores import read_scores, score_row
-from qvl_attn.scoring import Score
-from qvl_attn.workers import workers_of
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine

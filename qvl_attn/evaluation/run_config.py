@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_attn.attribution.selection import layer_words
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.shard import Shard
 from qvl_attn.model.origin import made_by, of_model
 from qvl_attn.results.run_folder import SCHEMA_VERSION
-from qvl_attn.samples import Sample
-from qvl_attn.shard import Shard
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.accuracy import accuracy
 from qvl_attn.attribution import grounding
 from qvl_attn.attribution.grounding import GROUNDING, PATTERNS, Cells
 from qvl_attn.attribution.heatmap import mean_over
@@ -18,11 +17,12 @@ from qvl_attn.attribution.regions import Floats, Region, picture_region, step_bo
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.types import Capture, FloatArray, IntArray
-from qvl_attn.samples import Sample
+from qvl_attn.evaluation.answer_accuracy import accuracy
+from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.vqa.record import Result
 
 if TYPE_CHECKING:
-    from qvl_attn.exhibit import Exhibit
+    from qvl_attn.evaluation.examples import Exhibit
 
 FIGURES = (*GROUNDING, "vision_mass", *PATTERNS)
 CONTROLS = ("chance", "uniform", "centre", "other")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.core.errors import StoreError
+from qvl_attn.evaluation.score import Numbers, Score
 from qvl_attn.results.run_folder import ROWS_FILE, read_rows
-from qvl_attn.scoring import Numbers, Score
 
 _ALWAYS = ("id", "status", "index", "media", "question", "references", "group", "evidence", "boxes", "accuracy")
 _FIGURES = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")

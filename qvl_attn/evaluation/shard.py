@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
-    from qvl_attn.samples import Sample
+    from qvl_attn.evaluation.data.samples import Sample
 
 MOST_SHARDS = 100_000
 

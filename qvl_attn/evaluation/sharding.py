@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.conclusion import conclude
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
-from qvl_attn.exhibit import exhibit_file
-from qvl_attn.gallery import chosen, file_name, scored_exhibits
+from qvl_attn.evaluation.examples import exhibit_file
+from qvl_attn.evaluation.gallery import chosen, file_name, scored_exhibits
+from qvl_attn.evaluation.outputs import conclude
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.scores import read_scores
 from qvl_attn.results.run_folder import Ledger, differences, is_finished, read_rows, read_run
-from qvl_attn.scores import read_scores
-from qvl_attn.scoring import Score
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.grounding import GROUNDING
-from qvl_attn.scoring import CONTROLS, FIGURES, HEAD_FIGURES, Score
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
 
 DRAWS = 1000
 LEVEL = 0.95

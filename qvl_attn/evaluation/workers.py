@@ -7,14 +7,14 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.check import FAULTS, Plan, ask_again, score_portions
 from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.gallery import Drawn, draw_both
+from qvl_attn.evaluation.data.samples import Sample
+from qvl_attn.evaluation.gallery import Drawn, draw_both
+from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, score_portions
+from qvl_attn.evaluation.portion import portions
+from qvl_attn.evaluation.score import Score
 from qvl_attn.model.checkpoint import Placement, choose_placement
-from qvl_attn.portion import portions
-from qvl_attn.samples import Sample
-from qvl_attn.scoring import Score
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.record import Result
 

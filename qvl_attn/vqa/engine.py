@@ -42,7 +42,7 @@ from qvl_attn.vqa.question import Question, read_question, without_pixels
 from qvl_attn.vqa.record import Provenance, Result
 
 if TYPE_CHECKING:
-    from qvl_attn.workers import Workers
+    from qvl_attn.evaluation.workers import Workers
 
 # How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
 ESTIMATE_MARGIN = 1.25

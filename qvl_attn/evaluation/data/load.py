@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.hub_rows import hub_rows, is_hub_set
+from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
+from qvl_attn.evaluation.data.question_sets import load_prompts
+from qvl_attn.evaluation.data.rows import Faults
+from qvl_attn.evaluation.data.samples import Sample, picture_rows, read_jsonl, read_samples
+from qvl_attn.evaluation.data.shown import Reader
 from qvl_attn.media.image import check_local
-from qvl_attn.prompts import load_prompts
-from qvl_attn.rows import Faults
-from qvl_attn.samples import Sample, picture_rows, read_jsonl, read_samples
-from qvl_attn.shown import Reader
 
 ROW_FILES = (".jsonl", ".ndjson", ".json")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from qvl_attn.core.errors import InputError
 
 MAX_BYTES = 16 * 2**20
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.evaluation.data.question_sets import PromptItem
+from qvl_attn.evaluation.data.rows import BOX_UNITS, Faults, Row, parse_row
+from qvl_attn.evaluation.data.shown import Reader, Root, Shown
 from qvl_attn.media.image import is_picture, printable
-from qvl_attn.prompts import PromptItem
-from qvl_attn.rows import BOX_UNITS, Faults, Row, parse_row
-from qvl_attn.shown import Reader, Root, Shown
 
 MAX_LINE_BYTES = 2**20
 MAX_ROWS = 1_000_000

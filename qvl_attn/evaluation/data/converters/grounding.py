@@ -1,7 +1,7 @@
 """Converts COCO instances and RefCOCO-like records to the JSONL of questions and boxes that `qvl-attn check` reads.
 
-    python scripts/convert_grounding.py coco instances_val2017.json --images images/val2017 --out questions.jsonl
-    python scripts/convert_grounding.py refcoco refs.json instances.json --images images/train2014 --out questions.jsonl
+    python -m qvl_attn.evaluation.data.converters.grounding coco instances.json --images val2017 --out questions.jsonl
+    ... refcoco refs.json instances.json --images train2014 --out questions.jsonl
 
 The pictures are not opened. RefCOCO's own file of refs is a pickle, which could run anything: export it to JSON first.
 """
@@ -26,6 +26,7 @@ NO_AREA = "a box without area"
 
 
 def load(path: Path, otherwise: str) -> Any:
+    """A file of JSON."""
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -33,6 +34,7 @@ def load(path: Path, otherwise: str) -> Any:
 
 
 def field(record: Any, name: str, kind: type, where: str) -> Any:
+    """A field that must be there."""
     value = record.get(name) if isinstance(record, dict) else None
     if type(value) is not kind:
         raise InputError(f"{where}: {name} is missing, or no {kind.__name__}")
@@ -78,10 +80,11 @@ class Instances:
 
 
 def box_of(annotation: Record) -> list[float]:
+    """The four numbers of an annotation's box."""
     box = field(annotation, "bbox", list, f"annotation {annotation['id']}")
     if len(box) != 4 or not all(type(number) in (int, float) and math.isfinite(number) for number in box):
         raise InputError(f"annotation {annotation['id']}: bbox {box} is not four numbers")
-    return box
+    return list(box)
 
 
 def coco_rows(instances: Instances, options: argparse.Namespace, left_out: Counter[str]) -> Iterator[Record]:
@@ -157,11 +160,13 @@ def convert(options: argparse.Namespace) -> str:
 
 
 def refuse_existing(out: Path) -> None:
+    """Refuse to write over what is there."""
     if os.path.lexists(out):
         raise InputError(f"--out {out}: is there already")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the converter; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     coco = kinds.add_parser("coco", help="a question for each picture and category")
