@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qvl_attn.evaluation.data.load import load_samples
     from qvl_attn.evaluation.sharding import merge_runs
     from qvl_attn.render.style import Drawing
-    from qvl_attn.report.build import make_report
+    from qvl_attn.report import make_report
     from qvl_attn.vqa.record import Result
 
 __all__ = [
@@ -53,7 +53,7 @@ _ROOMS = {
     "Result": "vqa.record",
     "compare_runs": "evaluation.compare",
     "load_samples": "evaluation.data.load",
-    "make_report": "report.build",
+    "make_report": "report",
     "merge_runs": "evaluation.sharding",
 }
 

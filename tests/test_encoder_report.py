@@ -10,7 +10,7 @@ from pages import Reader, close
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.encoders.record import Look, LookSettings
-from qvl_attn.report.build import make_report
+from qvl_attn.report import make_report
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from qvl_attn import Drawing, Result
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.report.build import make_report
+from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
 
 ROOT = Path(__file__).parent.parent

@@ -36,6 +36,6 @@ def report(
     qvl-attn report qvl-attn-out/cats-how-many-cats-1a2b3c4d
     """
     with faults(debug=debug, interrupted="interrupted"):
-        from qvl_attn.report.build import make_report
+        from qvl_attn.report import make_report
 
         typer.echo(f"report: {make_report(folders, out)}")
