@@ -10,8 +10,8 @@ import sys
 import pytest
 from running import ENV, said
 
-from qvl_attn.cli import bars
-from qvl_attn.cli.bars import LOG_EVERY_S, Pace, progress_bars
+from qvl_attn.cli import progress
+from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def clock(monkeypatch):
             return self.now_s
 
     one = Clock()
-    monkeypatch.setattr(bars, "time", one)
+    monkeypatch.setattr(progress, "time", one)
     return one
 
 
@@ -118,7 +118,7 @@ def test_on_a_terminal_there_are_bars_and_they_go_away():
     """A real one: the other side of a pseudo-terminal."""
     code = (
         "import time\n"
-        "from qvl_attn.cli.bars import progress_bars\n"
+        "from qvl_attn.cli.progress import progress_bars\n"
         "with progress_bars(shown=True) as tell:\n"
         "    for done in range(5):\n"
         "        tell('asking', 20 + done, 40)\n"

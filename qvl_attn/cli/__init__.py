@@ -11,6 +11,7 @@ import typer
 
 from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
+from qvl_attn.cli.catalogue import prompts
 from qvl_attn.cli.check import check
 from qvl_attn.cli.compare import compare
 from qvl_attn.cli.demo_data import demo_data
@@ -18,7 +19,6 @@ from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
 from qvl_attn.cli.methods import methods
-from qvl_attn.cli.prompts import prompts
 from qvl_attn.cli.render import render
 from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, importing, say, unsaid
+from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
-from qvl_attn.cli.verdict import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
 from qvl_attn.cli.looks import tell_look, tell_survey
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
+from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import Scale
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.hushed import libraries_in_c_hushed

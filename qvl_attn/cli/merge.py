@@ -9,7 +9,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults
-from qvl_attn.cli.verdict import AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+from qvl_attn.cli.gate import AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
 
 
 def merge(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.answers import results, tell
 from qvl_attn.cli.ask import FILES as PICTURE_FILES
-from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, say
 from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, drawing_of
+from qvl_attn.cli.output import results, tell
+from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.hushed import libraries_in_c_hushed

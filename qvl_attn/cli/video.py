@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.answers import folder_of, read_questions, results, tell, tell_of_all
-from qvl_attn.cli.bars import progress_bars
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
+from qvl_attn.cli.progress import progress_bars
 
 FILES = (
     "report.html",
