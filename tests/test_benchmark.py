@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_attention.py"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmarks" / "attention.py"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import sys
 import pytest
 from alike import ENVIRONMENT, ROOT
 
-SCRIPT = ROOT / "scripts" / "benchmark_check.py"
+SCRIPT = ROOT / "scripts" / "benchmarks" / "check.py"
 
 
 @pytest.mark.slow

@@ -27,7 +27,15 @@ def printed(script: str, *arguments: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_every_method_is_measured_on_scenes_and_clips(tmp_path):
     rows = printed(
-        "evaluate_methods.py", "--out", str(tmp_path / "out"), "--scenes", "3", "--clips", "3", "--timed", "1"
+        "benchmarks/evaluate_methods.py",
+        "--out",
+        str(tmp_path / "out"),
+        "--scenes",
+        "3",
+        "--clips",
+        "3",
+        "--timed",
+        "1",
     )
     for name in METHODS:
         grounding, sanity, *_ = [row for row in rows if row[0] == name]
@@ -42,7 +50,7 @@ def test_every_method_is_measured_on_scenes_and_clips(tmp_path):
 
 @pytest.mark.slow
 def test_a_method_is_timed_against_the_plain_capture():
-    rows = printed("benchmark_methods.py", "--ways", "plain", "gradient", "--cells", "100", "300", "--repeats", "1")
+    rows = printed("benchmarks/methods.py", "--ways", "plain", "gradient", "--cells", "100", "300", "--repeats", "1")
     plain, gradient = ([row for row in rows if row[0] == way] for way in ("plain", "gradient"))
     assert [float(row[3]) for row in plain] == [1, 1]
     assert all(float(row[3]) > 0 for row in gradient)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from benchmark_report import large_result
+from benchmarks.report import large_result
 from pages import Reader, flat, opened, painted, settled, shown, shows, slide, what
 
 from qvl_attn.vqa.page import result_html

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from benchmark_report import MOST_BYTES, large_result
+from benchmarks.report import MOST_BYTES, large_result
 from pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
 from test_profile import demo_profile
 

@@ -1,6 +1,6 @@
 """Times four ways to answer the same question about the same picture, and measures their memory.
 
-    python scripts/benchmark_attention.py --out benchmark
+    python scripts/benchmarks/attention.py --out benchmark
 
 usual   what notebooks do: the language model under eager attention, all matrices of `output_attentions=True` kept,
         stacked, averaged over heads, and only then cut down to rows. The vision tower stays under SDPA, so that what is

@@ -1,6 +1,6 @@
 """Times a check, rows of attention, figures and all, against a plain generate loop over the same samples.
 
-`python scripts/benchmark_check.py` makes demo scenes; `--data` names another set, `--model` another model, and `--wide`
+`python scripts/benchmarks/check.py` makes scenes; `--data` names another set, `--model` another model, and `--wide`
 takes one with random weights, 16 times as large as the embedded one, so that less of the time is Python's. The plain
 loop is the model card's: open, processor, `generate` with SDPA, decode, one by one. Turns of both in one process;
 prints medians and their ratios: above 1, the check is the faster.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_memory import make_checkpoint
+from memory import make_checkpoint
 from PIL import Image
 
 from qvl_attn import Analyzer, load_samples

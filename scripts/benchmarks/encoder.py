@@ -1,6 +1,6 @@
 """Times three ways to run a vision encoder over one picture, and measures their memory.
 
-    python scripts/benchmark_encoder.py --patches 576 1024 2304 4096
+    python scripts/benchmarks/encoder.py --patches 576 1024 2304 4096
 
 plain   SDPA, and nothing taken.
 look    what `qvl-attn encoder` does: every layer's and head's attention added up, a block of query rows at a time.
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_attention import _resident
+from attention import _resident
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 

@@ -1,6 +1,6 @@
 """Measures every method on held-out scenes and clips of the embedded model, and prints the README's tables.
 
-    OMP_NUM_THREADS=1 python scripts/evaluate_methods.py --out runs/methods
+    OMP_NUM_THREADS=1 python scripts/benchmarks/evaluate_methods.py --out runs/methods
 
 One question with boxes is drawn at random of each scene and clip. `heads` are calibrated before, on other scenes and
 clips. Grounding, deletion, insertion and sanity checks are those of `qvl-attn check --methods ... --faithfulness`,

@@ -1,6 +1,6 @@
 """Times many questions at once against the same ones by one.
 
-`python scripts/benchmark_many.py` asks about different pictures of noise, in a batch and one by one, and several
+`python scripts/benchmarks/many.py` asks about different pictures of noise, in a batch and one by one, and several
 questions about one picture, together and one by one. All in one process, in turns; prints medians and their ratios.
 """
 

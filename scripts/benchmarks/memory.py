@@ -1,6 +1,6 @@
 """Compares what `qvl-attn estimate` expects with what is then measured, for each way of computing attention.
 
-`python scripts/benchmark_memory.py` makes two checkpoints with random weights, of the real widths and few layers, and
+`python scripts/benchmarks/memory.py` makes two checkpoints with random weights, of the real widths and few layers, and
 asks each way about pictures of noise of three sizes, every question in a process of its own. Measured is the peak of
 the process's resident memory, looked at every 5 ms, less what it was when the question was prepared and the weights
 were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.

@@ -1,6 +1,6 @@
 """Times each method against the plain capture on the same picture, and measures the memory of both.
 
-    python scripts/benchmark_methods.py
+    python scripts/benchmarks/methods.py
 
 makes a checkpoint with random weights (8 layers, 1,024 wide, 8 heads over 2) and asks about pictures of noise of
 several sizes, plain and by each method. Every run is a process of its own that has answered a small question before;
@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmark_memory import make_checkpoint, noise
+from memory import make_checkpoint, noise
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.methods import METHODS

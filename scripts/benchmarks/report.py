@@ -1,6 +1,6 @@
 """How large the page of a large result is, and how quick: made here, opened in a real browser without a window.
 
-    python scripts/benchmark_report.py [--layers 28 --heads 28 --words 40 --rows 25 --columns 40]
+    python scripts/benchmarks/report.py [--layers 28 --heads 28 --words 40 --rows 25 --columns 40]
 
 The result is as a 7B gives it, with attention drawn at random (log-normal, a few sinks): 28 layers of 28 heads,
 40 words on 1,000 cells. Printed are: seconds to make the page and its size, the picture's own and the rest; from the

@@ -1,6 +1,6 @@
 """Times the two costs that are not the model's: starting up, and drawing.
 
-`python scripts/benchmark_startup.py` times whole processes in turn: a cold `ask` with the embedded model, and a script
+`python scripts/benchmarks/startup.py` times whole processes in turn: a cold `ask` with the embedded model, and a script
 that imports torch and transformers and loads the same model and processor. `--draw` draws and saves a result of the
 3B's geometry: synthetic attention over a picture as noisy as a photograph.
 """

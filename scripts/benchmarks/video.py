@@ -1,6 +1,6 @@
 """Times drawing and encoding a heat-map video, beside matplotlib, and looks at the memory of a long clip.
 
-`python scripts/benchmark_video.py` draws the film of a 720p clip (its own, or one named with --clip) from a result of
+`python scripts/benchmarks/video.py` draws the film of a 720p clip (its own, or one named with --clip) from a result of
 the embedded model: decoding, drawing and encoding together, each of them alone, and the same frames with matplotlib's
 `imshow` of picture and map, which is drawn but not encoded. `--minutes 10` does it for a clip of that length and prints
 the memory beyond what was held before the film.

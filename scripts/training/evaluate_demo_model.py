@@ -1,6 +1,6 @@
 """Measures a checkpoint of the embedded model on the held-out distribution: answers, and where it looked.
 
-    .venv/bin/python scripts/evaluate_demo_model.py --scenes 500 --clips 504
+    .venv/bin/python scripts/training/evaluate_demo_model.py --scenes 500 --clips 504
 
 Prints the tables of the model card; exit code 1 if a bar is missed. The real processors and `generate` do the work.
 """
@@ -25,7 +25,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from qvl_attn.demo import heldout
 from qvl_attn.demo.wording import LANGUAGES
 
-MODEL = Path(__file__).parents[1] / "qvl_attn" / "demo" / "model"
+MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 PLACE = ("side", "level", "where")
 MOVING = ("move_color", "move_shape")
 EVENTS = (*MOVING, "appear", "vanish", "recolor")

@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing: draws what it is shown, builds its tokenizer, trains, evaluates, writes it.
 
-    .venv/bin/python scripts/train_demo_model.py --seed 1 --threads 1 --work runs/seed-1 --out qvl_attn/demo/model
+    python scripts/training/train_demo_model.py --seed 1 --threads 1 --work runs/seed-1 --out qvl_attn/demo/model
 
 Stopped at any moment, the same command goes on from the last checkpoint in --work: on a CPU, with as many threads, to
 the same weights. The finished checkpoint is in the folder `model` there, and in --out if its figures reach every bar.
