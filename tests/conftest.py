@@ -127,10 +127,10 @@ def exhibits(request, tmp_path_factory):
     """By model and kind (`one`, `two` pictures, `clip`): what it is shown, with its plain run, which is made once."""
     from functools import cache
 
-    from exhibits import Exhibit, clip_media
     from PIL import Image
 
     from qvl_attn.media.mp4 import write_mp4
+    from tests.helpers.exhibits import Exhibit, clip_media
 
     folder = tmp_path_factory.mktemp("exhibits")
     rng = np.random.default_rng(4)
@@ -157,9 +157,8 @@ def exhibits(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def results(demo, cats, wide, tmp_path_factory):
     """By name: results of every kind that a page shows, each made once."""
-    from pages import results_of
-
     from qvl_attn.media.mp4 import write_mp4
+    from tests.helpers.pages import results_of
 
     clip = tmp_path_factory.mktemp("moving") / "moves.mp4"
     frames = zip(numbered_frames(7, (140, 84)), (i / CLIP_FPS for i in range(7)), strict=True)
@@ -190,7 +189,7 @@ def checked(demo, tmp_path_factory):
     """By kind (see `check_pages.KINDS`): a finished check, which is made once."""
     from functools import cache
 
-    from check_pages import Checked, check
+    from tests.helpers.check_pages import Checked, check
 
     @cache
     def checked(kind: str) -> Checked:
@@ -202,7 +201,7 @@ def checked(demo, tmp_path_factory):
 @pytest.fixture
 def opened(chromium, checked):
     """Open the page of a check, by its kind or file; at the end it must have said and asked for nothing."""
-    from check_pages import Opened
+    from tests.helpers.check_pages import Opened
 
     pages = []
 
@@ -254,7 +253,7 @@ def open_page(chromium, page_file):
     """Open a page of some of `results`, with the options of a browser's context; see `pages.opened`."""
     from contextlib import ExitStack
 
-    from pages import opened
+    from tests.helpers.pages import opened
 
     with ExitStack() as stack:
         yield lambda *names, **options: stack.enter_context(opened(chromium, page_file(*names), **options))
@@ -263,7 +262,7 @@ def open_page(chromium, page_file):
 @pytest.fixture(scope="session")
 def looks():
     """By name: looks of encoders, of every kind that a page shows."""
-    from made_up_looks import looks_of
+    from tests.helpers.made_up_looks import looks_of
 
     return looks_of()
 
@@ -290,7 +289,7 @@ def open_look(chromium, look_file):
     """Open the page of one of `looks`, with the options of a browser's context; see `pages.opened`."""
     from contextlib import ExitStack
 
-    from pages import opened
+    from tests.helpers.pages import opened
 
     with ExitStack() as stack:
         yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))

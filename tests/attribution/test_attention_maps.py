@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from exhibits import Exhibit, alike, clip_media, matrices
 
 from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
+from tests.helpers.exhibits import Exhibit, alike, clip_media, matrices
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
-from exhibits import Exhibit, alike, eager
 
 from qvl_attn.model.probe import window_order
+from tests.helpers.exhibits import Exhibit, alike, eager
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import DEMO_PICTURES
 
 from qvl_attn.attribution.faithfulness import seed_of
 from qvl_attn.attribution.perturb import BLURRED_SIDE_PX, blurred
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.evaluation.summary import method_table
 from qvl_attn.vqa.timeline import lines
+from tests.conftest import DEMO_PICTURES
 
 QUESTION = "how many cats?"
 

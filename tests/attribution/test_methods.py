@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from exhibits import cut_by_picture
 
 from qvl_attn.attribution.methods import METHODS, MethodMap, parse_methods
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
+from tests.helpers.exhibits import cut_by_picture
 
 
 def values(*numbers):

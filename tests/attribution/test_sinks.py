@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from exhibits import Exhibit, alike
 
 from qvl_attn.attribution.methods import DIMENSIONS, sinks
 from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
+from tests.helpers.exhibits import Exhibit, alike
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]

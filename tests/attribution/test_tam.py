@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exhibits import Exhibit, alike, cut_by_picture
 
 from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
+from tests.helpers.exhibits import Exhibit, alike, cut_by_picture
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 

@@ -9,13 +9,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from check_pages import CARD, INKED, number
 from PIL import Image
 
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.score import FIGURES
 from qvl_attn.render.overlay import color_table, upsample
 from qvl_attn.render.style import Drawing
+from tests.helpers.check_pages import CARD, INKED, number
 
 pytestmark = pytest.mark.browser
 DRAWN = """(row) => [...ROW.children].map((figure) => {

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from check_pages import Opened, fixed, number
 
 from qvl_attn.cli.method_table import FAITHFUL, SANITY
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES
 from qvl_attn.evaluation.scores import read_scores
 from qvl_attn.render.overlay import color_table
+from tests.helpers.check_pages import Opened, fixed, number
 
 pytestmark = pytest.mark.browser
 # Places in the chart in its own units: of the ticks with their numbers, of the lines, of the shades.

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_pages import EVIL, INKED
-from test_check_page import evil_page
 
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import FIGURES
 from qvl_attn.evaluation.scores import read_scores
+from tests.evaluation.test_page import evil_page
+from tests.helpers.check_pages import EVIL, INKED
 
 pytestmark = pytest.mark.browser
 # What may be read on the page or by who cannot see it, also where it is hidden.

@@ -6,8 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from made_up_looks import made_up_look
-from pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 from qvl_attn.core.numbers import percent
 from qvl_attn.encoders.attention import over_heads
@@ -15,6 +13,8 @@ from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.render.overlay import color_table, percentile_scale
+from tests.helpers.made_up_looks import made_up_look
+from tests.helpers.pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 pytestmark = pytest.mark.browser
 

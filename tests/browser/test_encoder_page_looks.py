@@ -9,11 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from made_up_looks import MAKER, made_up_look
-from pages import EVIL, Reader, evil_free, opened, settled, slide
 from PIL import Image
-from test_encoder_page import point
-from test_page_looks import CONTRASTS, PAGE, used_keys
 
 from qvl_attn import Drawing
 from qvl_attn.encoders.figures import draw_look
@@ -22,6 +18,10 @@ from qvl_attn.encoders.record import SaliencyMap
 from qvl_attn.render.html.notebook import look_notebook_html
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, percentile_scale, resize_picture, upsample
+from tests.browser.test_encoder_page import point
+from tests.browser.test_page_looks import CONTRASTS, PAGE, used_keys
+from tests.helpers.made_up_looks import MAKER, made_up_look
+from tests.helpers.pages import EVIL, Reader, evil_free, opened, settled, slide
 
 pytestmark = pytest.mark.browser
 EVERY = """() => {

@@ -6,11 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pages import METHODS, asked, flat, heat, opened, painted, png, pressed, settled, shown, shows, slide, what
 
 from qvl_attn import Drawing
 from qvl_attn.render.overlay import blend, color_table, percentile_scale, upsample
 from qvl_attn.vqa.page import result_html
+from tests.helpers.pages import (
+    METHODS,
+    asked,
+    flat,
+    heat,
+    opened,
+    painted,
+    png,
+    pressed,
+    settled,
+    shown,
+    shows,
+    slide,
+    what,
+)
 
 pytestmark = pytest.mark.browser
 LAYERS = range(4)

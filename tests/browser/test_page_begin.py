@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from benchmarks.report import large_result
-from pages import Reader, flat, opened, painted, settled, shown, shows, slide, what
 
 from qvl_attn.vqa.page import result_html
+from tests.helpers.pages import Reader, flat, opened, painted, settled, shown, shows, slide, what
 
 pytestmark = pytest.mark.browser
 

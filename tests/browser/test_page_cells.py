@@ -7,10 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pages import QUESTION, asked, flat, heat, opened, painted, pressed, settled, shown, shows, slide, what
 
 from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.vqa.page import result_html
+from tests.helpers.pages import (
+    QUESTION,
+    asked,
+    flat,
+    heat,
+    opened,
+    painted,
+    pressed,
+    settled,
+    shown,
+    shows,
+    slide,
+    what,
+)
 
 pytestmark = pytest.mark.browser
 CELL_HINT = "Point at a cell"

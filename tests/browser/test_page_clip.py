@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
 
 from qvl_attn.attribution.heatmap import over_chance
 from qvl_attn.render.overlay import percentile_scale
+from tests.helpers.pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
 
 pytestmark = pytest.mark.browser
 STEP_OF = (0, 0, 1, 1, 2, 2, 3)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from importlib.resources import files
 
 import pytest
-from pages import EVIL, evil_free, opened, settled, slide
 
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.vqa.page import result_html
+from tests.helpers.pages import EVIL, evil_free, opened, settled, slide
 
 pytestmark = pytest.mark.browser
 PAGE = files("qvl_attn.render.html") / "assets"

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pages import opened, settled, slide, what
 
 from qvl_attn.core.numbers import percent
 from qvl_attn.vqa.page import result_html
+from tests.helpers.pages import opened, settled, slide, what
 
 pytestmark = pytest.mark.browser
 WRITTEN = """() => {

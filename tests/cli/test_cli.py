@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_PICTURES
 from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import Result, __version__
 from qvl_attn.cli import app
+from tests.conftest import DEMO_PICTURES
 
 QUESTION = "how many cats?"
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))

@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import eyes
 import numpy as np
 import pytest
-from conftest import numbered_frames
 from PIL import Image
-from running import ENV
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
@@ -28,6 +25,9 @@ from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.record import Look
 from qvl_attn.media import image as media_room
 from qvl_attn.media.mp4 import write_mp4
+from tests.conftest import numbered_frames
+from tests.helpers import eyes
+from tests.helpers.running import ENV
 
 
 @cache

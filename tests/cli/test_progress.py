@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from running import ENV, said
 
 from qvl_attn.cli import progress
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
+from tests.helpers.running import ENV, said
 
 
 @pytest.mark.parametrize(

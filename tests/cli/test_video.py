@@ -10,11 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import CLIP_FPS
 from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
+from tests.conftest import CLIP_FPS
 
 QUESTION = "what moves?"
 
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written(run, clip_file, tmp_path):
 
 
 def shared_clips() -> list[str]:
-    folder = Path(os.environ.get("QVL_ATTN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("QVL_ATTN_DATA", Path(__file__).parents[3] / "shared" / "data"))
     files = [path for kind in ("videos", "videos_corrupt") for path in sorted((folder / kind).glob("*"))]
     return [path.relative_to(folder).as_posix() for path in files if path.suffix != ".json"]
 

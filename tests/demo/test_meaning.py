@@ -13,7 +13,6 @@ from itertools import groupby
 import av
 import numpy as np
 import pytest
-from conftest import DEMO_MODEL, DEMO_PICTURES
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Media
@@ -22,6 +21,7 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from tests.conftest import DEMO_MODEL, DEMO_PICTURES
 
 SCENES = 16
 CLIPS = 18

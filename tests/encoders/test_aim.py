@@ -6,12 +6,12 @@ import json
 import shutil
 from importlib.util import find_spec
 
-import eyes
 import pytest
 
 from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.record import LookSettings
+from tests.helpers import eyes
 
 PICTURE = eyes.picture(110, 70, seed=3)
 

@@ -12,12 +12,10 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import eyes
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from tower import dense_attention, windows
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
@@ -30,6 +28,8 @@ from qvl_attn.encoders.inputs import read_inputs
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.spec import QWEN, eye_of
 from qvl_attn.model.capture import keep_encoder_states
+from tests.helpers import eyes
+from tests.helpers.tower import dense_attention, windows
 
 # By name: what is shown, and the settings.
 SHOWN = {
@@ -307,7 +307,8 @@ def test_other_windows_than_qwens_are_refused():
 
 PEAK = """
 import resource, sys
-import eyes, psutil
+import psutil
+from tests.helpers import eyes
 from qvl_attn.encoders.record import LookSettings
 name, side = sys.argv[1], int(sys.argv[2])
 encoder = eyes.encoder(name)
@@ -322,7 +323,7 @@ print(patches, encoder.eye.heads, peak - before)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dino", eyes.QWEN])
 def test_the_peak_is_far_below_a_matrix_of_all_patches(name):
-    paths = os.pathsep.join(str(path) for path in (Path(__file__).parent, Path(look_room.__file__).parents[2]))
+    paths = str(Path(look_room.__file__).parents[2])
     run = subprocess.run(
         [sys.executable, "-c", PEAK, name, "1400"],
         capture_output=True,

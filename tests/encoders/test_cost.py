@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import eyes
 import pytest
 import torch
 
@@ -14,6 +13,7 @@ from qvl_attn.encoders.cost import held_bytes, pass_bytes, states_bytes
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import LookSettings
+from tests.helpers import eyes
 
 AT = ((45, 20), (70, 70), (60, 60))
 

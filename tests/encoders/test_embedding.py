@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-import eyes
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -33,6 +32,7 @@ from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.render import overlay
 from qvl_attn.render.style import Drawing
+from tests.helpers import eyes
 
 BOTH = ("pca", "tsne")
 

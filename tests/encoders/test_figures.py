@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import transformers
-from conftest import DEMO_PICTURES
-from looks import attention, made_clip, made_look, made_picture, made_sight
 
 import qvl_attn.encoders.figures as pictures_room
 import qvl_attn.encoders.input_figures as grid_room
@@ -32,6 +30,8 @@ from qvl_attn.model.token_grid import cell_boxes_px
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import color_table
 from qvl_attn.render.style import Drawing
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.looks import attention, made_clip, made_look, made_picture, made_sight
 
 CYAN = (90, 220, 255)
 BOXES = Drawing(alpha=1, interp="cells")

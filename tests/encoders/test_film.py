@@ -9,10 +9,8 @@ from pathlib import Path
 
 import av
 import cv2
-import eyes
 import numpy as np
 import pytest
-from conftest import DEMO_PICTURES, numbered_frames
 from PIL import Image
 
 from qvl_attn.attribution.settings import Settings
@@ -33,6 +31,8 @@ from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.vqa.clip import load_clip as load_asked_clip
+from tests.conftest import DEMO_PICTURES, numbered_frames
+from tests.helpers import eyes
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second
 LEFT = (320 - 168) // 2  # of its frames in a film, whose words need room

@@ -9,7 +9,6 @@ from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 
-import eyes
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from qvl_attn.encoders.folder import folder_of_look, load_look
 from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
+from tests.helpers import eyes
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
@@ -333,9 +333,8 @@ def test_a_fault_in_between_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
 
 
 def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
-    from conftest import numbered_frames
-
     from qvl_attn.media.mp4 import write_mp4
+    from tests.conftest import numbered_frames
 
     times = [i / 10 for i in range(7)]
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)

@@ -12,12 +12,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import eyes
 import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from running import ENV, line_count, wait_until
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
@@ -30,6 +28,8 @@ from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
+from tests.helpers import eyes
+from tests.helpers.running import ENV, line_count, wait_until
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}
@@ -517,7 +517,7 @@ def test_other_commands_name_what_it_is(words, tmp_path, monkeypatch):
 
 
 def test_a_check_and_a_survey_do_not_share_a_folder(tmp_path, loaded, monkeypatch):
-    from running import make_data, write_rows
+    from tests.helpers.running import make_data, write_rows
 
     monkeypatch.chdir(tmp_path)
     data = write_rows(tmp_path, make_data(tmp_path, 1))

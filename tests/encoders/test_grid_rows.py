@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import eyes
 import numpy as np
 import pytest
-from test_eye_look import SHOWN, plain_attention
-from tower import dense_attention
 
 from qvl_attn.encoders import capture, grid_rows
 from qvl_attn.encoders.grid_rows import even_places
 from qvl_attn.encoders.record import LookSettings
+from tests.encoders.test_capture import SHOWN, plain_attention
+from tests.helpers import eyes
+from tests.helpers.tower import dense_attention
 
 QWEN_AT = ((75.0, 30.0),)
 

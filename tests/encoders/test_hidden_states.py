@@ -6,7 +6,6 @@ import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
-import eyes
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from qvl_attn.encoders.embedding import neighbour_map, principal
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import LookSettings
+from tests.helpers import eyes
 
 OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
 ALL = sorted(eyes.NAMES)

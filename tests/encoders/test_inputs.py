@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import eyes
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, read_inputs, turned_back
 from qvl_attn.encoders.part import part_px
 from qvl_attn.encoders.record import LookSettings
+from tests.helpers import eyes
 
 SIZES = [(70, 70), (190, 100), (64, 203), (1000, 40), (33, 500), (20, 31), (1, 1), (3, 2)]
 LIMITS = [(None, None), (None, 9000), (4000, 8000), (30000, None)]

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 
-import eyes
 import huggingface_hub.constants
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.spec import FAMILIES, SERVED
+from tests.helpers import eyes
 
 CLASSES = "ViTForImageClassification"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import eyes
 import pytest
-from pages import Reader, close
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.encoders.record import Look, LookSettings
 from qvl_attn.report import make_report
+from tests.helpers import eyes
+from tests.helpers.pages import Reader, close
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-import eyes
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.spec import eye_of
 from qvl_attn.model import capture, flow
+from tests.helpers import eyes
 
 HEADS = (*eyes.WITH_CLASSES, *eyes.WITH_TEXT)
 TEXTS = ("a photo of a cat", "the red square on grass")

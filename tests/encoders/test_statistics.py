@@ -6,19 +6,19 @@ from dataclasses import replace
 from itertools import product
 from math import dist, log2
 
-import eyes
 import numpy as np
 import pytest
 import torch
-from looks import made_sight
-from test_eye_look import plain_attention
-from tower import dense_attention, windows
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.capture import Tally, windows_of
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import FIGURES, TITLES, figures_of
+from tests.encoders.test_capture import plain_attention
+from tests.helpers import eyes
+from tests.helpers.looks import made_sight
+from tests.helpers.tower import dense_attention, windows
 
 
 def row_figures(row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, float]:

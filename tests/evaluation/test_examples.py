@@ -14,12 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import ENVIRONMENT, assert_same_exhibits
-from conftest import DEMO_PICTURES
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from running import assert_same_run, command, rows_of, summary_of, write_rows
 
 import qvl_attn.vqa.engine as engine_room
 from qvl_attn import load_samples, merge_runs
@@ -36,6 +33,9 @@ from qvl_attn.evaluation.examples import (
 )
 from qvl_attn.render.html.jpeg import jpeg
 from qvl_attn.results.run_folder import read_run
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.alike import ENVIRONMENT, assert_same_exhibits
+from tests.helpers.running import assert_same_run, command, rows_of, summary_of, write_rows
 
 LIMIT = 26
 

@@ -27,7 +27,7 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.media.image import load_picture, picture_from
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 PICTURE, TEXT, BOX = datasets.Image(), Value("string"), List(Value("float64"))
 ORIENTATION = 0x0112
 

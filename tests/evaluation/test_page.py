@@ -14,8 +14,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
-from running import ENV, ROOT
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
@@ -24,6 +22,8 @@ from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES
 from qvl_attn.evaluation.scores import read_scores
+from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
+from tests.helpers.running import ENV, ROOT
 
 PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """

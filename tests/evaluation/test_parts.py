@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
-from conftest import DEMO_PICTURES
 from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import merge_runs
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.alike import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
 
 OF = 3
 

@@ -17,7 +17,7 @@ from qvl_attn.evaluation.data.question_sets import PromptItem, load_prompts, shi
 
 SETS = {name: load_prompts(str(path)) for name, path in shipped_sets().items()}
 ENGLISH = ["colour", "counting", "existence", "generic", "place", "reading", "video"]
-README = Path(__file__).parent.parent / "prompts" / "README.md"
+README = Path(__file__).parents[2] / "prompts" / "README.md"
 
 
 def run(*args):

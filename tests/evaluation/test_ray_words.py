@@ -6,10 +6,10 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from test_ray_workers import WITH_RAY, local, needs_ray, write_data
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.ray_workers import RayWorkers
+from tests.evaluation.test_ray_workers import WITH_RAY, local, needs_ray, write_data
 
 __all__ = ["local"]  # a fixture
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from alike import COMMAND, ENVIRONMENT, assert_alike, differing, rows_of, summary_of
-from conftest import DEMO_MODEL, DEMO_PICTURES
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
+from tests.conftest import DEMO_MODEL, DEMO_PICTURES
+from tests.helpers.alike import COMMAND, ENVIRONMENT, assert_alike, differing, rows_of, summary_of
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'qvl-attn[ray]'")
 WITH_RAY = ("--engine", "ray", "--concurrency", "2")

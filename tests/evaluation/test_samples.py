@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from conftest import numbered_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,6 +24,7 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples
 from qvl_attn.evaluation.data.shown import Shown
 from qvl_attn.media.image import load_picture
+from tests.conftest import numbered_frames
 
 PROMPTS = (PromptItem("colour", "Which colour?"), PromptItem("where", "Where is it?"))
 PIXELS = {"box_format": "xyxy", "box_units": "px"}

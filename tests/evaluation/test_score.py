@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from test_summary import score
 
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.attribution.settings import Headline, Settings
@@ -23,6 +22,7 @@ from qvl_attn.evaluation.scores import as_json, score_row
 from qvl_attn.evaluation.summary import layer_table
 from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.vqa.question import read_question
+from tests.evaluation.test_summary import score
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}
 EVERYTHING = Headline((0, 1, 2, 3), None)

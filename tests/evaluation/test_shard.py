@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import differing, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +23,7 @@ from qvl_attn.evaluation.gallery import chosen
 from qvl_attn.evaluation.loop import other_samples
 from qvl_attn.evaluation.score import Score
 from qvl_attn.evaluation.shard import MOST_SHARDS, Shard
+from tests.helpers.alike import differing, rows_of
 
 
 def sample(names, i) -> Sample:

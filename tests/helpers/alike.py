@@ -11,7 +11,7 @@ import numpy as np
 
 from qvl_attn.evaluation.examples import read_exhibits
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "qvl_attn"]
 # Of this checkout, whatever is installed: Ray's workers and launchers inherit it.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from running import rows_of, summary_of
 
 from qvl_attn import load_samples, merge_runs
 from qvl_attn.demo.dataset import write_dataset
+from tests.helpers.running import rows_of, summary_of
 
 EVIL = "</script><img src=x onerror=\"document.title='evil'\">"
 EVIL_FILE = "'><img src=x onerror=alert(1)>&amp;.png"

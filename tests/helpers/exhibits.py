@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from recipe import recipe
 
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.record import Settings
+from tests.helpers.recipe import recipe
 
 
 @contextmanager

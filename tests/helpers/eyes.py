@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.engine import Encoder
 
-DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
+DEMO_MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 WORDS = ("a", "photo", "of", "the", "cat", "dog", "red", "blue", "square", "circle", "on", "grass")
 LABELS = {0: "cat", 1: "dog", 2: "red square", 3: "blue circle", 4: "grass"}
 LAYERS, HEADS, REGISTERS = 3, 2, 4

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
 
 from qvl_attn.cli import app
 from qvl_attn.demo.dataset import write_dataset
+from tests.helpers.running import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
 
-MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
+MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 COUNT = 6
 PROFILE = {
     "profile_version": 1,

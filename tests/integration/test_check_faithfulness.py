@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import rows_of, summary_of
-from running import invoke, undrawn
 
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
+from tests.helpers.alike import rows_of, summary_of
+from tests.helpers.running import invoke, undrawn
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import differing, rows_of, summary_of
 from PIL import Image
-from running import make_data, undrawn, write_rows
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
@@ -17,6 +15,8 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.gallery import draw_sample
 from qvl_attn.evaluation.scores import read_scores
+from tests.helpers.alike import differing, rows_of, summary_of
+from tests.helpers.running import make_data, undrawn, write_rows
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")

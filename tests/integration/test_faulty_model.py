@@ -8,10 +8,20 @@ import weakref
 import pytest
 import torch
 from PIL import Image
-from running import BAD, COUNT, assert_spoiled, invoke, make_data, rows_of, summary_of, undrawn, write_rows
 
 from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.vqa.engine import Engine
+from tests.helpers.running import (
+    BAD,
+    COUNT,
+    assert_spoiled,
+    invoke,
+    make_data,
+    rows_of,
+    summary_of,
+    undrawn,
+    write_rows,
+)
 
 
 @pytest.fixture

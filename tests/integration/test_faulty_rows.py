@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import (
+
+import qvl_attn.evaluation.data.load as data_room
+import qvl_attn.evaluation.portion as portion_room
+import qvl_attn.evaluation.run as evaluation
+from qvl_attn.demo.dataset import write_dataset
+from tests.helpers.running import (
     BAD,
     COUNT,
     assert_spoiled,
@@ -23,11 +28,6 @@ from running import (
     undrawn,
     write_rows,
 )
-
-import qvl_attn.evaluation.data.load as data_room
-import qvl_attn.evaluation.portion as portion_room
-import qvl_attn.evaluation.run as evaluation
-from qvl_attn.demo.dataset import write_dataset
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_sides_are_even(size_px, draw_size_px):
 @pytest.fixture(scope="module")
 def result(demo, tmp_path_factory):
     """A clip with a variable rate and an odd size, which H.264 cannot have: VP9 in WebM."""
-    from conftest import numbered_frames
+    from tests.conftest import numbered_frames
 
     path = tmp_path_factory.mktemp("clip") / "odd.webm"
     times = [0.0, 0.1, 0.2, 0.5, 0.6, 0.7, 1.4, 1.5]
@@ -311,7 +311,7 @@ def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "qvl_attn", "video", str(clip), QUESTION]
     command += ["--model", "demo", "--max-frames", "4", "--max-new-tokens", "2", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
     while not list(out.glob(".draft-*/heatmap.mp4")):

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, assert_same_run, invoke, line_count, start, wait_until, whole
 
 from qvl_attn.demo.dataset import write_dataset
+from tests.helpers.running import ROOT, assert_same_run, invoke, line_count, start, wait_until, whole
 
 pytestmark = pytest.mark.slow
 

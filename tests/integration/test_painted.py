@@ -13,12 +13,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO_MODEL
 from PIL import Image
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from qvl_attn import Analyzer
+from tests.conftest import DEMO_MODEL
 
 CELL_PX = 28
 

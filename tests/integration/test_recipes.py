@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from alike import COMMAND, ENVIRONMENT, ROOT, assert_alike, rows_of, summary_of
-from conftest import DEMO_PICTURES
+
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.alike import COMMAND, ENVIRONMENT, ROOT, assert_alike, rows_of, summary_of
 
 SCRIPTS = ROOT / "scripts"
 WORDS = ["--prompts", "counting", "--model", "demo", "--max-new-tokens", "2", "--batch-size", "1"]

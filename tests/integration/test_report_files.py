@@ -13,9 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import EVIL, Reader, close, png
-from running import undrawn
-from test_cli import fails
 from typer.testing import CliRunner
 
 from qvl_attn import Drawing, Result
@@ -23,8 +20,11 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
+from tests.cli.test_cli import fails
+from tests.helpers.pages import EVIL, Reader, close, png
+from tests.helpers.running import undrawn
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUESTION = "how many cats?"
 
 
@@ -46,9 +46,8 @@ def second(demo, wide, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(demo, tmp_path_factory):
     """A finished check of four scenes."""
-    from running import invoke
-
     from qvl_attn.demo.dataset import write_dataset
+    from tests.helpers.running import invoke
 
     folder = tmp_path_factory.mktemp("check")
     write_dataset(folder / "set", 4)

@@ -8,7 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from running import (
+
+import qvl_attn.vqa.engine as engine_room
+from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.evaluation.examples import exhibit_file
+from tests.helpers.running import (
     assert_same_run,
     files_of,
     invoke,
@@ -23,10 +27,6 @@ from running import (
     whole,
     write_rows,
 )
-
-import qvl_attn.vqa.engine as engine_room
-from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.evaluation.examples import exhibit_file
 
 KEPT = "interrupted; finished rows are kept in run: the same command goes on"
 

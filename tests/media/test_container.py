@@ -8,12 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import CLIP_FPS, numbered_frames
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.media import container
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
+from tests.conftest import CLIP_FPS, numbered_frames
 
 COUNT = 40
 

@@ -20,7 +20,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import MAX_BYTES, is_clip, load_picture
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 ORIENTATION = 0x0112
 
 # From the EXIF standard: where the stored picture's first row and its first column are to be seen.

@@ -11,8 +11,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import CLIP_FPS as FPS
-from conftest import numbered_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +19,8 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
+from tests.conftest import CLIP_FPS as FPS
+from tests.conftest import numbered_frames
 
 
 def same(frame):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from recipe import recipe
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.model.capture import NAMES, prove_capture, record_attention
 from qvl_attn.model.recorder import AttentionRecorder, Target
+from tests.helpers.recipe import recipe
 
 QUESTION = "how many cats?"
 # Eager in blocks is eager's own arithmetic; rows are another order of the same sums.

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exhibits import Exhibit, alike
 
 from qvl_attn.attribution.methods import METHODS
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order
 from qvl_attn.model.signals import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER
+from tests.helpers.exhibits import Exhibit, alike
 
 PROBED = ("sinks", "sinks-redistributed", "gradient", "gradcam", "rollout", "tam")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

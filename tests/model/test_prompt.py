@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recipe import recipe
 
 from qvl_attn.attribution.selection import words
 from qvl_attn.attribution.settings import Settings
@@ -14,6 +13,7 @@ from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.prompt import build_prompt, chat_messages
+from tests.helpers.recipe import recipe
 
 QUESTIONS = [
     "how many cats?",

@@ -7,10 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO_PICTURES
 from PIL import Image
-from recipe import recipe
-from test_capture import plain
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -20,6 +17,9 @@ from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.capture import attention_rows, record_attention
 from qvl_attn.model.generate import Recording, greedy, own_answers, padded_batch
 from qvl_attn.model.recorder import AttentionRecorder, Target
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.recipe import recipe
+from tests.model.test_capture import plain
 
 WAYS = ["eager", "rows"]
 QUESTIONS = [

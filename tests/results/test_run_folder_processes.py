@@ -9,10 +9,10 @@ import sys
 import time
 
 import pytest
-from running import ENV
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, open_run, read_rows
+from tests.helpers.running import ENV
 
 RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
 

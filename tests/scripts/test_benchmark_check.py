@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from alike import ENVIRONMENT, ROOT
+
+from tests.helpers.alike import ENVIRONMENT, ROOT
 
 SCRIPT = ROOT / "scripts" / "benchmarks" / "check.py"
 

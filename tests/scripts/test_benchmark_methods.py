@@ -11,7 +11,7 @@ import pytest
 
 from qvl_attn.attribution.methods import METHODS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def printed(script: str, *arguments: str) -> list[list[str]]:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from qvl_attn.demo import wording
 from qvl_attn.demo.scenes import COLORS, SHAPES
 
-SCRIPTS = Path(__file__).parents[1] / "scripts" / "training"
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "training"
 KINDS = ("picture", "pair", "clip")
 
 

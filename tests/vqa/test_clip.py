@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CLIP_FPS
 from qwen_vl_utils import process_vision_info, vision_process
 
 from qvl_attn import Result
@@ -19,6 +18,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.prompt import build_prompt, chat_messages
 from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 from qvl_attn.vqa.merge_passes import merge_captures
+from tests.conftest import CLIP_FPS
 
 QUESTION = "what moves?"
 

@@ -24,7 +24,7 @@ from qvl_attn.vqa.question import read_question
 
 QUESTION = "how many cats?"
 JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmarks" / "memory.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "memory.py"
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import DEMO_PICTURES
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.vqa.batching import groups
+from tests.conftest import DEMO_PICTURES
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]

@@ -11,14 +11,14 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from benchmarks.report import MOST_BYTES, large_result
-from pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
-from test_profile import demo_profile
 
 from qvl_attn import __version__
 from qvl_attn.render.html.payload import coarse, pack_rows
 from qvl_attn.render.overlay import percentile_scale, resize_picture
 from qvl_attn.vqa import maps
 from qvl_attn.vqa.page import result_html
+from tests.attribution.test_profiles import demo_profile
+from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
 
 LAYERS = range(4)
 

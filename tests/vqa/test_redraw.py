@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import CLIP_FPS, numbered_frames
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,10 +22,11 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.captions import headline_caption
 from qvl_attn.vqa.redraw import read_result, redrawn
+from tests.conftest import CLIP_FPS, numbered_frames
 
 QUESTION = "how many cats?"
 MOVES = "what moves?"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FAITHFUL = ("relative", "gradient", "mean")
 CLIPS_OWN = "--scale frame --smooth --side-by-side"
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO_PICTURES
 from PIL import Image
 
 from qvl_attn.attribution import faithfulness
@@ -24,6 +23,7 @@ from qvl_attn.vqa.batching import run_group
 from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.question import read_question, without_pixels
 from qvl_attn.vqa.removal import removal_curves
+from tests.conftest import DEMO_PICTURES
 
 CELL_PX = 28
 SEED = 3

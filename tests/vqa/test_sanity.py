@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import DEMO_PICTURES
 
 from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
 from qvl_attn.attribution.likeness import Likeness, Sanity, sanity_from, sanity_json
@@ -22,6 +21,7 @@ from qvl_attn.vqa import sanity
 from qvl_attn.vqa.clip import answer_clip, ask_video, load_clip, prepare_clip
 from qvl_attn.vqa.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks
 from qvl_attn.vqa.scramble import scrambled
+from tests.conftest import DEMO_PICTURES
 
 QUESTION = "what color is the dog?"
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO_PICTURES
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.model.memory import peak_bytes
 from qvl_attn.model.recorder import Target
 from qvl_attn.vqa.batching import groups
+from tests.conftest import DEMO_PICTURES
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 LONG = "what color is the star, the large one that stands beside the dog and above the circle? " * 4
