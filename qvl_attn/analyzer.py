@@ -11,7 +11,7 @@ from qvl_attn.attribution.profiles import NO_PROFILE
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.media.image import Picture, load_pictures
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.vqa.clip import ask_video

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.selection import describe
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale, TokenGrid
-from qvl_attn.render.overlay import percentile_scale
 
 
 def mean_over(
@@ -140,3 +139,20 @@ def layer_figures(maps: Sequence[HeatMap], grids: Sequence[TokenGrid]) -> dict[s
         "top10_share": float(np.sort(share)[::-1][:10].sum()),
         "spread_px": float(np.sqrt(variance)),
     }
+
+
+CLIP_PERCENTILE = 99.5
+
+
+def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE) -> Scale:
+    """A scale from 0 to a percentile of all cells, so that one sink cell does not black out the others.
+
+    Where the percentile is 0 the maximum takes its place, and where all is 0 the largest possible, 1.
+
+    Args:
+        values: an array of attention, or several.
+        percentile: 0 to 100.
+    """
+    cells = np.concatenate([np.ravel(array) for array in values])
+    high = float(np.percentile(cells, percentile)) or float(cells.max()) or 1.0
+    return Scale(0.0, max(high, float(np.finfo(np.float32).tiny)))

@@ -12,7 +12,7 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
-from qvl_attn.core.hushed import libraries_in_c_hushed
+from qvl_attn.core.runtime import libraries_in_c_hushed
 
 FILES = (
     "report.html",

@@ -16,10 +16,10 @@ from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Ce
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import Scale
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.hushed import libraries_in_c_hushed
+from qvl_attn.core.runtime import libraries_in_c_hushed
 
 if TYPE_CHECKING:
-    from qvl_attn.core.progress import Progress
+    from qvl_attn.core.runtime import Progress
     from qvl_attn.core.types import Media
     from qvl_attn.encoders.engine import Encoder
     from qvl_attn.encoders.record import Look, LookSettings

@@ -10,7 +10,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing
 from qvl_attn.cli.options import DEFAULT_MODEL
-from qvl_attn.core.hushed import libraries_in_c_hushed
+from qvl_attn.core.runtime import libraries_in_c_hushed
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qvl_attn.cli.console import say, stderr
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -17,7 +17,7 @@ from qvl_attn.cli.output import results, tell
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.hushed import libraries_in_c_hushed
+from qvl_attn.core.runtime import libraries_in_c_hushed
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.record import Result

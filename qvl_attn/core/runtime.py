@@ -1,17 +1,32 @@
-"""Seconds and peak memory of the stages of the work. Imports no torch, and asks it only where it is there already."""
+"""How long work runs: stages with their seconds and peak memory, progress, prefetching, quiet libraries.
+
+Imports no torch, and asks it only where it is loaded already.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
 
 import psutil
 
-_LOOK_EVERY_S = 0.005
+# What is being done, how much of it is done, and of how much: 0 where that is not known.
+Progress = Callable[[str, int, int], None]
+
+
+def untold(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+    del what, done, total
+
+
+_MEMORY_EVERY_S = 0.005
 
 
 class Stages:
@@ -35,7 +50,7 @@ class Stages:
 
         def look() -> None:
             nonlocal peak
-            while not done.wait(_LOOK_EVERY_S):
+            while not done.wait(_MEMORY_EVERY_S):
                 peak = max(peak, process.memory_info().rss)
 
         for gpu, cuda in _gpus():
@@ -73,3 +88,65 @@ def _gpus() -> list[tuple[int, Any]]:
     """The GPUs that torch has begun to use, each with `torch.cuda`."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     return [(gpu, cuda) for gpu in range(cuda.device_count())] if cuda and cuda.is_initialized() else []
+
+
+T = TypeVar("T")
+_STOP_EVERY_S = 0.05
+
+
+def ahead(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None, None]:
+    """The same items, made in a thread of their own, at most `depth` of them waiting.
+
+    A fault in making them is raised where they are used. Whoever stops using them stops their making as well.
+    """
+    waiting: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
+    stop = threading.Event()
+
+    def put(item: T | None, fault: BaseException | None) -> None:
+        while not stop.is_set():
+            with suppress(Full):
+                waiting.put((item, fault), timeout=_STOP_EVERY_S)
+                break
+
+    def make() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    put(item, None)
+                    if stop.is_set():
+                        return
+            put(None, None)
+        except BaseException as fault:
+            put(None, fault)
+
+    maker = threading.Thread(target=make, daemon=True)
+    maker.start()
+    try:
+        while True:
+            item, fault = waiting.get()
+            if fault is not None:
+                raise fault
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
+        while maker.is_alive():
+            try:
+                waiting.get_nowait()
+            except Empty:
+                maker.join(_STOP_EVERY_S)
+
+
+@contextmanager
+def libraries_in_c_hushed() -> Iterator[None]:
+    """Keep off the terminal what C libraries write to it (libtiff on a broken file, Ray about its own log)."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.core.numbers import percent
+from qvl_attn.core.text import percent
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.encoders.record import Look
 from qvl_attn.encoders.seen import seen_words

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import IntArray
 from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.grid_rows import GridRows

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.spec import QWEN
+from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
 from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
-from qvl_attn.render.overlay import fit_px, resize_picture
 
 if TYPE_CHECKING:
     from qvl_attn.encoders.engine import Encoder

@@ -17,16 +17,15 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from qvl_attn.core.numbers import percent
-from qvl_attn.core.text import plain
+from qvl_attn.core.text import percent, plain
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.embedding import FolderSpace
 from qvl_attn.encoders.embedding_figures import Named, layer_words
 from qvl_attn.encoders.record import Look
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.overlay import Picture
 
 SHOWN_LAYERS = 6
 MOST_CLASSES = 20

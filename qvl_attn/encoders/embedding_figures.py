@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.core.numbers import compact, percent
-from qvl_attn.core.text import plain
+from qvl_attn.core.text import compact, percent, plain
 from qvl_attn.core.types import FloatArray, Scale
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import Look
 from qvl_attn.encoders.seen import seen, seen_size_px
+from qvl_attn.media import resize
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.layout import GREY, INK, PAGE
 from qvl_attn.render.lettering import Color, line_height_px
-from qvl_attn.render.overlay import Picture
 from qvl_attn.render.style import Drawing
 
 Named = Iterator[tuple[str, Callable[[], Picture]]]
@@ -178,8 +178,8 @@ def _steps_line(look: Look) -> list[str]:
 def _size_px(look: Look, drawing: Drawing, longest_px: int) -> tuple[int, int]:
     """How large a picture of a step is drawn in a sheet."""
     longest = min(longest_px, drawing.draw_size_px or longest_px)
-    size_px = overlay.fit_px(seen_size_px(look.sight), longest)
-    return overlay.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
+    size_px = resize.fit_px(seen_size_px(look.sight), longest)
+    return resize.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
 
 
 def _colored(look: Look, index: int, size_px: tuple[int, int]) -> list[Picture]:

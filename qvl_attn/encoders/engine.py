@@ -12,8 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.progress import Progress, untold
-from qvl_attn.core.runtime import Stages
+from qvl_attn.core.runtime import Progress, Stages, untold
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.aim import Aim, check_saliency
 from qvl_attn.encoders.attention import Sight

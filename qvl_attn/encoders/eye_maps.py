@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import plain
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.encoders.record import Look
 from qvl_attn.render.html.payload import Parcel
-from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.vqa.maps import MAX_VALUES, LeftOut
 
 OTHERS: tuple[Over, ...] = ("max", "min")

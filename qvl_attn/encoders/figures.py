@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap
@@ -33,9 +34,10 @@ from qvl_attn.encoders.input_figures import draw_grid, draw_turned_back, mark_pa
 from qvl_attn.encoders.record import Look, SaliencyMap
 from qvl_attn.encoders.saliency_map import METHOD_WORDS, saliency_heat_map
 from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
+from qvl_attn.media.resize import Picture, fit_px, resize_picture
 from qvl_attn.render.layout import Panel, headline, sheet
 from qvl_attn.render.lettering import undrawable
-from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, percentile_scale, resize_picture
+from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.panels import filtered, on_one_scale
 from qvl_attn.render.style import Drawing
 from qvl_attn.vqa.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qvl_attn.core.files import write_png
-from qvl_attn.core.progress import Progress
+from qvl_attn.core.runtime import Progress
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words, share_words
 from qvl_attn.encoders.record import Look

@@ -26,8 +26,7 @@ from qvl_attn.core.files import (
     write_png,
     write_text,
 )
-from qvl_attn.core.progress import Progress, untold
-from qvl_attn.core.runtime import Stages
+from qvl_attn.core.runtime import Progress, Stages, untold
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, look_arrays, look_from, look_json
 from qvl_attn.encoders.embedding_figures import space_images

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import read_json, write_npz
-from qvl_attn.core.hushed import libraries_in_c_hushed
-from qvl_attn.core.progress import Progress, untold
-from qvl_attn.core.runtime import Stages, memory_words
+from qvl_attn.core.runtime import Progress, Stages, libraries_in_c_hushed, memory_words, untold
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.folder_summary import conclude, vectors_file
@@ -25,9 +23,8 @@ from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.listing import Item, count_others, list_pictures
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import FIGURES, figures_of
-from qvl_attn.evaluation.data.shown import fingerprint
 from qvl_attn.evaluation.portion import told
-from qvl_attn.media.image import load_picture
+from qvl_attn.media.image import fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 

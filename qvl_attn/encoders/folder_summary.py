@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
-from qvl_attn.core.numbers import percent
-from qvl_attn.core.progress import Progress
+from qvl_attn.core.runtime import Progress
+from qvl_attn.core.text import percent
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.charts import draw_survey
 from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space

@@ -12,10 +12,11 @@ from PIL import Image
 from qvl_attn.encoders.captions import asks, maker_words, window_words
 from qvl_attn.encoders.record import Look
 from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.captioned import captioned
 from qvl_attn.render.layout import PAGE
-from qvl_attn.render.overlay import Picture, outlined
+from qvl_attn.render.overlay import outlined
 from qvl_attn.render.style import Drawing
 
 # Sides of a drawn patch: so large that lines do not cover it, unless there are too many for that.

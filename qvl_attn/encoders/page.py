@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.attention import Sight
@@ -18,11 +19,12 @@ from qvl_attn.encoders.figures import draw_look
 from qvl_attn.encoders.record import Look
 from qvl_attn.encoders.seen import seen_box_px
 from qvl_attn.encoders.statistics import figures_of
+from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.render.html.jpeg import jpeg
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
 from qvl_attn.render.layout import Panel, scale_line
-from qvl_attn.render.overlay import Picture, blend, percentile_scale, resize_picture, upsample
+from qvl_attn.render.overlay import blend, upsample
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import base_name
 from qvl_attn.vqa.maps import LeftOut

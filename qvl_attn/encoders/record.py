@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.media.sampling import ClipSettings

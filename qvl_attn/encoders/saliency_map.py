@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.record import SaliencyMap
-from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.panels import filtered
 from qvl_attn.render.style import Drawing
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.record import Look
-from qvl_attn.render.overlay import Picture
+from qvl_attn.media.resize import Picture
 
 Box = tuple[float, float, float, float]
 

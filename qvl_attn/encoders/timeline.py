@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.record import Look
 from qvl_attn.encoders.statistics import TITLES, figures_of
+from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
-from qvl_attn.render.overlay import Picture
 from qvl_attn.vqa.timeline import step_edges_s
 
 SIZE_IN = (11.0, 6.6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qvl_attn.core.files import slug
-from qvl_attn.core.numbers import percent
+from qvl_attn.core.text import percent
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import Exhibit, exhibit_file, exhibit_of, exhibited, shown_boxes
 from qvl_attn.evaluation.score import Score
-from qvl_attn.render.overlay import Picture
+from qvl_attn.media.resize import Picture
 from qvl_attn.render.style import Drawing
 from qvl_attn.vqa.figures import draw_result
 from qvl_attn.vqa.record import Result

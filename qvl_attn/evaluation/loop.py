@@ -17,8 +17,8 @@ import numpy as np
 
 from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError
+from qvl_attn.core.runtime import ahead
 from qvl_attn.evaluation.data.samples import Sample, all_faults
 from qvl_attn.evaluation.examples import exhibit_of
 from qvl_attn.evaluation.portion import Prepared, load_media, read_portion, told

@@ -11,8 +11,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.data.shown import Shown, fingerprint
-from qvl_attn.media.image import load_picture, picture_from
+from qvl_attn.evaluation.data.shown import Shown
+from qvl_attn.media.image import fingerprint, load_picture, picture_from
 from qvl_attn.media.video import open_clip
 from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.engine import Engine

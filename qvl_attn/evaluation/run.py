@@ -15,7 +15,7 @@ from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, s
 from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import read_json, write_json, write_png
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample

@@ -7,8 +7,8 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import QvlAttnError
+from qvl_attn.core.runtime import ahead
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.gallery import Drawn, draw_both
 from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, score_portions

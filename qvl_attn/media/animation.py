@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media.image import MAX_BYTES, check_size, decoding_faults, load_picture
-from qvl_attn.media.rgb import to_rgb
+from qvl_attn.media.image import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
+from qvl_attn.media.resize import at_size
 from qvl_attn.media.video_source import Footage, Pixels, Size
-from qvl_attn.render.overlay import at_size
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000

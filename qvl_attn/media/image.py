@@ -11,18 +11,18 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.media.rgb import to_rgb
 
 Picture = str | os.PathLike[str] | Media
 
@@ -306,3 +306,77 @@ def _further_frames(image: Image.Image) -> list[str]:
             several = {"TIFF": "several pages: only the first page", "MPO": "several pictures: only the first picture"}
             return [several.get(image.format or "", "animated: only the first frame") + " is used"]
     return []
+
+
+def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels (H, W, 3) uint8 of a loaded picture of any of Pillow's modes, and what was done to it."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _scaled_grey(np.asarray(image))
+    notes = []
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=alpha)
+        notes = ["transparency: drawn on white"] if alpha.getextrema() != (255, 255) else []
+        image = white
+    elif image.mode == "LAB":
+        image = ImageCms.profileToProfile(  # type: ignore[assignment]  # None only with inPlace
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        notes = ["LAB: converted to sRGB"]
+    elif image.mode == "CMYK":
+        notes = ["CMYK: converted to RGB without its colour profile"]
+    return np.array(image.convert("RGB")), notes
+
+
+def _scaled_grey(values: np.ndarray) -> tuple[NDArray[np.uint8], list[str]]:
+    """Scale grey values of more than 8 bits (H, W) linearly, rounded, into (H, W, 3) uint8.
+
+    Integers within 0 to 65535 keep that range (value / 257) and floats within 0 to 1 keep that one; other values are
+    stretched from the lowest to the highest. NaN becomes black, infinities the ends of the range.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    natural = 1.0 if values.dtype.kind == "f" else 65535.0
+    if low >= 0 and high <= natural:
+        low, high = 0.0, natural
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for line, target in zip(values, grey, strict=True):  # by lines: float64 of a whole picture may be a gigabyte
+            target[:] = np.rint(np.nan_to_num(np.interp(line, (low, high), (0, 255))))
+    note = f"{8 * values.itemsize}-bit grey: {low:g} to {high:g} scaled to 8 bits"
+    return np.repeat(grey[:, :, None], 3, axis=2), [note]
+
+
+# Of a larger file only its size and so much of its beginning, middle and end are looked at: a data set of clips would
+# take hours to read through.
+WHOLE_BYTES, PART_BYTES = 2**20, 2**18
+
+
+def fingerprint(path: Path) -> str:
+    """The same for files, or folders of them, of the same content: a hash of it, of large files of parts of it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with file_faults(printable(str(path))):
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            return _of_bytes((f"{file.name}\0{fingerprint(file)}\0".encode() for file in files), len(files))
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size <= WHOLE_BYTES:
+                return _of_bytes([file.read()], size)
+            parts = []
+            for start in (0, (size - PART_BYTES) // 2, size - PART_BYTES):
+                file.seek(start)
+                parts.append(file.read(PART_BYTES))
+            return _of_bytes(parts, size)
+
+
+def _of_bytes(parts: Iterable[bytes], size: int) -> str:
+    found = sha256(f"{size}\0".encode())
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()

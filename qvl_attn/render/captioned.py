@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.layout import GREY, INK, PAGE
-from qvl_attn.render.overlay import Picture
 
 MARGIN_PX, GAP_PX, LEAST_WIDTH_PX = 32, 14, 720
 

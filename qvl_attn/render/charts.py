@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.overlay import Picture
 
 DPI = 100
 MARGIN_PX, TITLE_PX = 20, 20

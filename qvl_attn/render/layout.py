@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from qvl_attn.core.numbers import compact, percent, times_uniform
-from qvl_attn.core.text import plain
+from qvl_attn.core.text import compact, percent, plain, times_uniform
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
+from qvl_attn.media import resize
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.lettering import Color, line_height_px
-from qvl_attn.render.overlay import Picture
 from qvl_attn.render.style import Drawing
 
 PAGE = (255, 255, 255)
@@ -234,7 +234,7 @@ def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Pi
     aspects = _aspects(pictures, panel)
     widths = [max(1, round(row_px[0] * aspect / sum(aspects))) for aspect in aspects]
     return [
-        overlay.resize_picture(pictures[each.media_index], (width, row_px[1]))
+        resize.resize_picture(pictures[each.media_index], (width, row_px[1]))
         for each, width in zip(panel.maps, widths, strict=True)
     ]
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from qvl_attn.attribution.faithfulness import CONTROLS, FILLS, KINDS, Curves
 from qvl_attn.attribution.likeness import Sanity
+from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, OTHER, pixels_of, titled
-from qvl_attn.render.overlay import Picture
 
 FIGURES = {
     "pointing": "pointing game",

@@ -7,7 +7,7 @@ Axes: h, w are rows and columns of cells; H, W are rows and columns of pixels. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,21 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import FloatArray, Scale
+from qvl_attn.media.resize import Picture, fit_px
 from qvl_attn.render.style import Drawing
 
-Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 LEGIBLE_PX = 640
 
-CLIP_PERCENTILE = 99.5
 COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS, "jet": cv2.COLORMAP_JET}
-
-
-def fit_px(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
-    """The size with the same aspect whose longest side is `longest_px`; no side is less than one pixel."""
-    ratio = longest_px / max(size_px)
-    return max(1, round(size_px[0] * ratio)), max(1, round(size_px[1] * ratio))
 
 
 def drawn_size_px(size_px: tuple[int, int], drawing: Drawing) -> tuple[int, int]:
@@ -46,21 +39,6 @@ def drawn_size_px(size_px: tuple[int, int], drawing: Drawing) -> tuple[int, int]
     if drawing.draw_size_px == 0:
         return size_px
     return fit_px(size_px, min(max(max(size_px), LEGIBLE_PX), drawing.draw_size_px))
-
-
-def resize_picture(picture: Picture, size_px: tuple[int, int]) -> Picture:
-    """Resize (H, W, 3) uint8 to `size_px` (width, height): area average to shrink it, cubic to enlarge it."""
-    height, width = picture.shape[:2]
-    if (width, height) == size_px:
-        return picture
-    shrinks = size_px[0] * size_px[1] < width * height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, size_px, interpolation=method), dtype=np.uint8)
-
-
-def at_size(picture: Picture, size_px: tuple[int, int] | None) -> Picture:
-    """As `resize_picture`; None leaves the size as it is."""
-    return picture if size_px is None else resize_picture(picture, size_px)
 
 
 def outlined(picture: Picture, boxes: NDArray[np.float64]) -> Picture:
@@ -157,20 +135,6 @@ def top_threshold(values: Sequence[FloatArray], top_percent: float) -> float:
     cells = np.sort(np.concatenate([array.ravel() for array in values]))
     count = max(1, int(len(cells) * top_percent / 100 + 0.5))
     return float(cells[-count])
-
-
-def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE) -> Scale:
-    """A scale from 0 to a percentile of all cells, so that one sink cell does not black out the others.
-
-    Where the percentile is 0 the maximum takes its place, and where all is 0 the largest possible, 1.
-
-    Args:
-        values: an array of attention, or several.
-        percentile: 0 to 100.
-    """
-    cells = np.concatenate([np.ravel(array) for array in values])
-    high = float(np.percentile(cells, percentile)) or float(cells.max()) or 1.0
-    return Scale(0.0, max(high, float(np.finfo(np.float32).tiny)))
 
 
 @cache

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.filters import denoise
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import HeatMap
+from qvl_attn.media.resize import Picture
 from qvl_attn.render.layout import Panel
-from qvl_attn.render.overlay import Picture, blur, crossed_out, outlined, percentile_scale
+from qvl_attn.render.overlay import blur, crossed_out, outlined
 from qvl_attn.render.style import Drawing
 
 

@@ -13,13 +13,13 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from qvl_attn.core.numbers import compact, times_uniform
-from qvl_attn.core.text import plain
+from qvl_attn.attribution import heatmap
+from qvl_attn.core.text import compact, plain, times_uniform
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
+from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.layout import ACCENT, GREY, INK, PAGE
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.overlay import Picture
 from qvl_attn.render.style import Drawing
 
 GAP_PX = 8
@@ -163,7 +163,7 @@ class FilmDrawer:
 
     def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, overlay.Mask | None]:
         drawing = self.drawing
-        scale = self.story.heat.scale if drawing.clip_scale == "clip" else overlay.percentile_scale([values])
+        scale = self.story.heat.scale if drawing.clip_scale == "clip" else heatmap.percentile_scale([values])
         x0, y0, x1, y1 = self._box
         size_px = x1 - x0, y1 - y0
         colors = overlay.colorize(overlay.upsample(values, size_px, drawing), scale, drawing.colormap)

@@ -11,19 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qvl_attn.core.ahead import ahead
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
-from qvl_attn.core.progress import Progress
+from qvl_attn.core.runtime import Progress, ahead
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
+from qvl_attn.media.resize import Picture, at_size
 from qvl_attn.media.sampling import shown_between
 from qvl_attn.media.video import open_clip
 from qvl_attn.media.video_source import Footage, Pixels
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.layout import Size
-from qvl_attn.render.overlay import Picture, at_size
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.vqa.record import Result

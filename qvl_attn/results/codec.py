@@ -12,7 +12,8 @@ import numpy as np
 from qvl_attn.core.files import read_png, write_png
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.image import check_size
-from qvl_attn.render.overlay import drawn_size_px, fit_px, resize_picture
+from qvl_attn.media.resize import fit_px, resize_picture
+from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
 
 

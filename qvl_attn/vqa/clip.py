@@ -13,7 +13,7 @@ import numpy as np
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip

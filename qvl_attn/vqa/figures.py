@@ -19,9 +19,10 @@ from qvl_attn.attribution.selection import layer_words, produced_words, question
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap, IntArray
+from qvl_attn.media.resize import Picture, fit_px, resize_picture
 from qvl_attn.render.layout import Panel, headline, sheet
 from qvl_attn.render.lettering import undrawable
-from qvl_attn.render.overlay import Picture, drawn_size_px, fit_px, resize_picture
+from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.panels import filtered, marked, on_one_scale
 from qvl_attn.render.style import Drawing
 from qvl_attn.vqa.captions import head_words, headline_caption, query_words

@@ -27,8 +27,7 @@ from qvl_attn.core.files import (
     write_png,
     write_text,
 )
-from qvl_attn.core.progress import Progress, untold
-from qvl_attn.core.runtime import Stages
+from qvl_attn.core.runtime import Progress, Stages, untold
 from qvl_attn.core.types import Media
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.overlay import drawn_size_px

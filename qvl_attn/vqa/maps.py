@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.attribution.heatmap import mean_over
+from qvl_attn.attribution.heatmap import mean_over, percentile_scale
 from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.types import IntArray, TokenGrid
 from qvl_attn.render.html.payload import Parcel, coarse
-from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.vqa.record import Result
 
 # The most values of maps that a page carries of one result, some 2 bytes each; what is beyond is left out, and said.

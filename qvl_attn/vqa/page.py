@@ -11,10 +11,10 @@ import numpy as np
 from qvl_attn.attribution.selection import QUERY_KINDS, query_rows, words
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import Capture, Media, TokenGrid
+from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
-from qvl_attn.render.overlay import fit_px, resize_picture
 from qvl_attn.results.codec import base_name
 from qvl_attn.vqa.codec import faithfulness_json
 from qvl_attn.vqa.maps import LeftOut, Row, fitting, result_maps

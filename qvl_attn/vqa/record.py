@@ -15,7 +15,7 @@ from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
 from qvl_attn.render.style import Drawing
 

@@ -21,7 +21,7 @@ from qvl_attn.attribution.likeness import Likeness, Sanity
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.core.progress import Progress, untold
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.model.free_memory import on_device

@@ -14,11 +14,11 @@ from qvl_attn.attribution.heatmap import mean_over, over_chance
 from qvl_attn.attribution.selection import layer_words, query_rows
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import Media
+from qvl_attn.media.resize import Picture
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render import lettering
 from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.overlay import Picture
 from qvl_attn.vqa.record import Result
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100

@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from qvl_attn.core.numbers import percent
+from qvl_attn.attribution.heatmap import percentile_scale
+from qvl_attn.core.text import percent
 from qvl_attn.encoders.attention import over_heads
 from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import figures_of
-from qvl_attn.render.overlay import color_table, percentile_scale
+from qvl_attn.render.overlay import color_table
 from tests.helpers.made_up_looks import made_up_look
 from tests.helpers.pages import Reader, close, heat, levels, opened, painted, settled, slide
 

@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from qvl_attn import Drawing
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.encoders.figures import draw_look
 from qvl_attn.encoders.page import encoder_html, still_picture, still_words
 from qvl_attn.encoders.record import SaliencyMap
+from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.notebook import look_notebook_html
 from qvl_attn.render.html.page import SCRIPTS
-from qvl_attn.render.overlay import blend, colorize, percentile_scale, resize_picture, upsample
+from qvl_attn.render.overlay import blend, colorize, upsample
 from tests.browser.test_encoder_page import point
 from tests.browser.test_page_looks import CONTRASTS, PAGE, used_keys
 from tests.helpers.made_up_looks import MAKER, made_up_look

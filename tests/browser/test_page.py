@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from qvl_attn import Drawing
-from qvl_attn.render.overlay import blend, color_table, percentile_scale, upsample
+from qvl_attn.attribution.heatmap import percentile_scale
+from qvl_attn.render.overlay import blend, color_table, upsample
 from qvl_attn.vqa.page import result_html
 from tests.helpers.pages import (
     METHODS,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.render.overlay import percentile_scale
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.vqa.page import result_html
 from tests.helpers.pages import (
     QUESTION,

@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.attribution.heatmap import over_chance
-from qvl_attn.render.overlay import percentile_scale
+from qvl_attn.attribution.heatmap import over_chance, percentile_scale
 from tests.helpers.pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
 
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.core.numbers import percent
+from qvl_attn.core.text import percent
 from qvl_attn.vqa.page import result_html
 from tests.helpers.pages import opened, settled, slide, what
 

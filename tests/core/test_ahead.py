@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qvl_attn.core.ahead import ahead
+from qvl_attn.core.runtime import ahead
 
 
 def test_the_same_items_in_their_order():

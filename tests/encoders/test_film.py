@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.progress import untold
+from qvl_attn.core.runtime import untold
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import inputs as inputs_room
@@ -27,7 +28,6 @@ from qvl_attn.encoders.timeline import draw_steps, lines
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.vqa.clip import load_clip as load_asked_clip

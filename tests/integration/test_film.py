@@ -24,10 +24,10 @@ import pytest
 from PIL import Image
 
 from qvl_attn import Drawing, Result
+from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
-from qvl_attn.render.overlay import percentile_scale
 from qvl_attn.render.video_frame import FilmDrawer, Story
 from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 

@@ -3,7 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from qvl_attn.core import numbers
+from qvl_attn.attribution import heatmap
+from qvl_attn.core import text as numbers
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.layout import ACCENT, Panel, headline, scale_line, sheet
@@ -15,7 +16,7 @@ GREY_PICTURE = np.full((300, 400, 3), 128, np.uint8)
 
 def heat_map(values, media_index=0, scale=None, uniform=0.001, vision_mass=0.23):
     values = np.asarray(values, np.float32)[None]
-    scale = scale or overlay.percentile_scale(values)
+    scale = scale or heatmap.percentile_scale(values)
     return HeatMap(values, media_index, (18,), "all", "question", (5,), uniform, vision_mass, scale)
 
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_attn.attribution import heatmap
 from qvl_attn.core.types import Scale
+from qvl_attn.media import resize
 from qvl_attn.render import overlay
 from qvl_attn.render.style import Drawing
 
@@ -37,13 +39,13 @@ def test_the_longest_side_is_bounded_and_small_pictures_grow(size, longest, draw
 def test_shrinking_a_picture_averages_areas():
     picture = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
     means = picture.reshape(10, 4, 15, 4, 3).mean(axis=(1, 3))
-    assert np.abs(overlay.resize_picture(picture, (15, 10)) - means).max() <= 0.5
+    assert np.abs(resize.resize_picture(picture, (15, 10)) - means).max() <= 0.5
 
 
 def test_enlarging_a_hard_edge_does_not_wrap_around():
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[:, 4:] = 255
-    large = overlay.resize_picture(picture, (64, 64)).astype(int)
+    large = resize.resize_picture(picture, (64, 64)).astype(int)
     assert large.shape == (64, 64, 3)
     assert large[:, :28].max() < 40
     assert large[:, 36:].min() > 215
@@ -127,9 +129,9 @@ def test_equal_cells_are_chosen_together():
 def test_the_scale_ends_at_the_percentile_of_all_cells():
     cells = np.arange(201, dtype=np.float32)
     expected = Scale(0.0, 199.0)  # 99.5 % of 200 steps
-    assert overlay.percentile_scale([cells]) == expected
-    assert overlay.percentile_scale([cells[:50].reshape(1, 5, 10), cells[50:]]) == expected
-    assert overlay.percentile_scale(cells.reshape(1, 67, 3), percentile=50) == Scale(0.0, 100.0)
+    assert heatmap.percentile_scale([cells]) == expected
+    assert heatmap.percentile_scale([cells[:50].reshape(1, 5, 10), cells[50:]]) == expected
+    assert heatmap.percentile_scale(cells.reshape(1, 67, 3), percentile=50) == Scale(0.0, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +139,12 @@ def test_the_scale_ends_at_the_percentile_of_all_cells():
     [(np.zeros((4, 4)), 1.0), (np.full((4, 4), 0.25), 0.25), (np.eye(1000)[0] / 4, 0.25), (np.array([[0.5]]), 0.5)],
 )
 def test_zero_constant_and_sparse_maps_have_a_scale(values, high):
-    assert overlay.percentile_scale([values.astype(np.float32)]) == Scale(0.0, high)
+    assert heatmap.percentile_scale([values.astype(np.float32)]) == Scale(0.0, high)
 
 
 def test_the_smallest_number_can_be_drawn():
     values = np.full((2, 2), 1e-45, np.float32)
-    scale = overlay.percentile_scale([values])
+    scale = heatmap.percentile_scale([values])
     assert overlay.colorize(values, scale, "inferno").shape == (2, 2, 3)
 
 

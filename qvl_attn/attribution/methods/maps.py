@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from qvl_attn.attribution.heatmap import split_by_picture
+from qvl_attn.attribution.heatmap import percentile_scale, split_by_picture
 from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
-from qvl_attn.render.overlay import percentile_scale
 
 
 def method_heat_maps(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media.image import check_local, file_faults, is_clip, printable, upright_size_px
+from qvl_attn.media.image import _of_bytes, check_local, fingerprint, is_clip, printable, upright_size_px
 from qvl_attn.media.video import open_clip
 
-# Of a larger file only its size and so much of its beginning, middle and end are looked at: a data set of clips would
-# take hours to read through.
-WHOLE_BYTES, PART_BYTES = 2**20, 2**18
 # Gives the bytes of a picture that is no file of its own.
 Reader = Callable[[], bytes]
 
@@ -87,31 +83,3 @@ class Root:
 
     def _leads_out(self, folder: Path) -> bool:
         return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
-
-
-def fingerprint(path: Path) -> str:
-    """The same for files, or folders of them, of the same content: a hash of it, of large files of parts of it.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    with file_faults(printable(str(path))):
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file())
-            return _of_bytes((f"{file.name}\0{fingerprint(file)}\0".encode() for file in files), len(files))
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if size <= WHOLE_BYTES:
-                return _of_bytes([file.read()], size)
-            parts = []
-            for start in (0, (size - PART_BYTES) // 2, size - PART_BYTES):
-                file.seek(start)
-                parts.append(file.read(PART_BYTES))
-            return _of_bytes(parts, size)
-
-
-def _of_bytes(parts: Iterable[bytes], size: int) -> str:
-    found = sha256(f"{size}\0".encode())
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()

@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from qvl_attn.render.overlay import Picture
+from qvl_attn.media.resize import Picture
 
 QUALITY = 90
 

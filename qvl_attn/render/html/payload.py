@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.jpeg import jpeg
-from qvl_attn.render.overlay import Picture
 
 # The largest value of a row becomes this half float: full precision (11 bits) then reaches down to 2e-9 of it.
 TOP = 32768.0
