@@ -231,7 +231,7 @@ class Analyzer(Engine):
         from qvl_attn.evaluation.loop import check_questions
         from qvl_attn.evaluation.run import run_check
         from qvl_attn.evaluation.run_config import Wanted
-        from qvl_attn.evaluation.shard import Shard
+        from qvl_attn.evaluation.sharding import Shard
         from qvl_attn.results.run_folder import check_begun, is_finished
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)

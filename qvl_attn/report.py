@@ -11,7 +11,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_text
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.score import read_scores
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, is_finished, read_run
 from qvl_attn.vqa.page import result_html

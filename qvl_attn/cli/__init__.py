@@ -9,20 +9,19 @@ from typing import Annotated
 
 import typer
 
-from qvl_attn import __version__
 from qvl_attn.cli.ask import ask
-from qvl_attn.cli.catalogue import prompts
+from qvl_attn.cli.catalogue import methods, prompts
 from qvl_attn.cli.check import check
 from qvl_attn.cli.compare import compare
 from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
-from qvl_attn.cli.methods import methods
 from qvl_attn.cli.render import render
 from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest
 from qvl_attn.cli.video import video
+from qvl_attn.core.version import __version__
 
 app = typer.Typer(
     name="qvl-attn",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qvl_attn.cli import options
 from qvl_attn.cli.console import faults
 from qvl_attn.core.text import plain
 from qvl_attn.evaluation.data.question_sets import load_prompts, shipped_sets
@@ -48,3 +49,26 @@ def _table(sets: list[dict[str, Any]]) -> str:
     for one in sets:
         lines.append(f"{one['name']:<14}{one['questions']:<11}{one['language'] or '':<10}{one['first']}")
     return "\n".join(plain(line) for line in lines)
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a method on stdout.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the methods: what they need and cost, when to use them, what is known to be wrong with them."""
+    with faults(debug=debug):
+        from qvl_attn.attribution.methods import METHODS
+
+        for method in METHODS.values():
+            told = {
+                "shows": method.shows,
+                "needs": method.told_needs,
+                "cost": method.cost,
+                "when": method.when,
+                "wrong": method.wrong,
+                "source": method.source,
+            }
+            if as_json:
+                typer.echo(json.dumps({"name": method.name, **told}, ensure_ascii=False))
+            else:
+                typer.echo("\n".join([method.name, *(f"  {name + ':':7} {text}" for name, text in told.items()), ""]))

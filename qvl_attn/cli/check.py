@@ -140,7 +140,7 @@ def check(
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
-        from qvl_attn.evaluation.shard import Shard
+        from qvl_attn.evaluation.sharding import Shard
         from qvl_attn.media.sampling import ClipSettings
         from qvl_attn.results.run_folder import check_begun, is_finished
 

@@ -11,8 +11,8 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
-from qvl_attn.cli.looks import tell_look, tell_survey
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
+from qvl_attn.cli.output import tell_look, tell_survey
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import Scale
 from qvl_attn.core.errors import InputError
@@ -153,7 +153,7 @@ def encoder(
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_writable
         from qvl_attn.encoders.embedding import check_available
-        from qvl_attn.encoders.listing import list_pictures
+        from qvl_attn.encoders.folder_run import list_pictures
         from qvl_attn.encoders.record import LookSettings
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
@@ -278,8 +278,8 @@ def _look(
 ) -> tuple[Look, Path, bool]:
     """A look, its folder, and whether it was there already."""
     from qvl_attn.core.errors import ResultExistsError
-    from qvl_attn.encoders.clip import load_clip
     from qvl_attn.encoders.folder import folder_of_look
+    from qvl_attn.encoders.inputs import load_clip
     from qvl_attn.encoders.record import Look
     from qvl_attn.media.image import moves
     from qvl_attn.vqa.folder import is_complete

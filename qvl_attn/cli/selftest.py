@@ -52,7 +52,7 @@ def selftest(
             attn="rows",
         )
         from qvl_attn.core.runtime import Stages
-        from qvl_attn.model.free_memory import on_device
+        from qvl_attn.model.memory import on_device
         from qvl_attn.selftest import selftest as run_checks
 
         stages = Stages()
@@ -71,7 +71,7 @@ def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str
     import torch
     import transformers
 
-    import qvl_attn
+    from qvl_attn.core.version import __version__
 
     placement, on_gpu = analyzer.placement, analyzer.placement.device.startswith("cuda")
     return {
@@ -87,7 +87,7 @@ def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str
         "device": placement.device_map or placement.device,
         "device_name": torch.cuda.get_device_name(placement.device) if on_gpu else platform.machine(),
         "versions": {
-            "qvl-attn": qvl_attn.__version__,
+            "qvl-attn": __version__,
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from qvl_attn.encoders.captions import input_words, maker_words
 from qvl_attn.encoders.record import Look
-from qvl_attn.encoders.said import said
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of
+from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, said
 from qvl_attn.media.resize import Picture
-from qvl_attn.render.captioned import captioned
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
+from qvl_attn.render.layout import captioned
 
 CHANCE = "chance: every patch spreads its attention evenly over the tokens that it sees"
 COLUMNS, PANEL_INCHES = 3, (5.2, 3.7)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.attention import Sight, over_heads
-from qvl_attn.encoders.record import Look, LookSettings, Maker, PatchSpace, SaliencyMap
-from qvl_attn.encoders.said import said
-from qvl_attn.encoders.statistics import figures_of
+from qvl_attn.encoders.record import Look, LookSettings, PatchSpace, SaliencyMap
+from qvl_attn.encoders.statistics import figures_of, said
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.codec import media_json
+from qvl_attn.results.record import Maker
 
 SCHEMA_VERSION = 1
 KIND = "encoder"

@@ -13,9 +13,9 @@ from PIL import Image
 
 from qvl_attn.core.text import compact, percent, plain
 from qvl_attn.core.types import FloatArray, Scale
+from qvl_attn.encoders.captions import seen, seen_size_px
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import Look
-from qvl_attn.encoders.seen import seen, seen_size_px
 from qvl_attn.media import resize
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay

@@ -14,19 +14,15 @@ import numpy as np
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, Stages, untold
 from qvl_attn.core.types import FloatArray, Media
-from qvl_attn.encoders.aim import Aim, check_saliency
 from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.capture import in_parts, look
-from qvl_attn.encoders.clip import load_clip
-from qvl_attn.encoders.cost import held_bytes, pass_bytes, states_bytes
+from qvl_attn.encoders.capture import GridRows, in_parts, look
 from qvl_attn.encoders.embedding import check_available, check_points
-from qvl_attn.encoders.grid_rows import GridRows
 from qvl_attn.encoders.hidden_states import look_and_pool, read_pooled, read_space
-from qvl_attn.encoders.inputs import Inputs, read_inputs, turned_back
+from qvl_attn.encoders.inputs import Inputs, load_clip, read_inputs, turned_back
 from qvl_attn.encoders.loading import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.encoders.record import Look, LookSettings, Maker, SaliencyMap, places_of
-from qvl_attn.encoders.saliency import saliency
-from qvl_attn.encoders.spec import Eye
+from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap, places_of
+from qvl_attn.encoders.saliency import Aim, check_saliency, saliency
+from qvl_attn.encoders.spec import Eye, held_bytes, pass_bytes, states_bytes
 from qvl_attn.media.image import Picture, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.checkpoint import (
@@ -36,10 +32,11 @@ from qvl_attn.model.checkpoint import (
     Placement,
     find_checkpoint,
     is_folder,
+    made_by,
     placement_of,
 )
-from qvl_attn.model.free_memory import check_free, on_device
-from qvl_attn.model.origin import made_by
+from qvl_attn.model.memory import check_free, on_device
+from qvl_attn.results.record import Maker
 
 
 def _silent(message: str) -> None:

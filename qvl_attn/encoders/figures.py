@@ -27,20 +27,20 @@ from qvl_attn.encoders.captions import (
     layer_words,
     maker_words,
     prefix_words,
+    seen,
+    seen_size_px,
+    seen_words,
     share_of_all,
     share_words,
 )
 from qvl_attn.encoders.input_figures import draw_grid, draw_turned_back, mark_patch
 from qvl_attn.encoders.record import Look, SaliencyMap
-from qvl_attn.encoders.saliency_map import METHOD_WORDS, saliency_heat_map
-from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
-from qvl_attn.render.layout import Panel, headline, sheet
+from qvl_attn.render.layout import Panel, filtered, headline, on_one_scale, sheet
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
-from qvl_attn.render.panels import filtered, on_one_scale
 from qvl_attn.render.style import Drawing
-from qvl_attn.vqa.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
+from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 
 Draws = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
@@ -312,3 +312,32 @@ def draw_look(look: Look, drawing: Drawing) -> DrawnLook:
             "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
     return DrawnLook(look, drawing, tuple(notes))
+
+
+METHOD_WORDS = {
+    "gradcam": "Grad-CAM on the patch grid",
+    "attention_gradient": "attention x gradient",
+}
+
+
+def saliency_heat_map(one: SaliencyMap, drawing: Drawing) -> HeatMap | None:
+    """A map of saliency as it is drawn, its `uniform` its own mean; None where nothing is left of it to draw."""
+    if not one.values.any():
+        return None
+    whole = HeatMap(
+        values=one.values,
+        media_index=0,
+        layers=(),
+        heads="all",
+        query=one.target,
+        queries=(),
+        uniform=float(one.values.mean(dtype=np.float64)),
+        vision_mass=0.0,
+        scale=percentile_scale([one.values]),
+        method=one.method,
+    )
+    try:
+        (found,) = filtered((whole,), drawing)
+    except CaptureError:
+        return None
+    return replace(found, uniform=float(found.values.mean(dtype=np.float64)))

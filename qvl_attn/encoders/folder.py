@@ -32,10 +32,11 @@ from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, look_array
 from qvl_attn.encoders.embedding_figures import space_images
 from qvl_attn.encoders.figures import DrawnLook, draw_look
 from qvl_attn.encoders.page import encoder_html
-from qvl_attn.encoders.record import Look, LookSettings, Maker
+from qvl_attn.encoders.record import Look, LookSettings
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import as_kept, media_from, write_frames
+from qvl_attn.results.record import Maker
 
 REMEDY = "look again with --overwrite, or name another folder"
 
@@ -104,7 +105,7 @@ def _draw_clip(folder: Path, drawn: DrawnLook, progress: Progress) -> tuple[list
     media = drawn.look.media
     if media.clip is None:
         return [], []
-    from qvl_attn.encoders.film import write_film  # loads matplotlib
+    from qvl_attn.encoders.timeline import write_film  # loads matplotlib
 
     files, notes = write_film(folder, drawn.look, drawn.headline, drawn.drawing, tuple(drawn.foot), progress)
     return [*files, *write_frames(folder, media)], notes

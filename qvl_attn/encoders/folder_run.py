@@ -5,26 +5,24 @@ A run may be killed at any moment: a picture's row is safe once written, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.core.errors import InputError
+from qvl_attn.core.errors import InputError, told
 from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, libraries_in_c_hushed, memory_words, untold
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.folder_summary import conclude, vectors_file
 from qvl_attn.encoders.inputs import check_limits
-from qvl_attn.encoders.listing import Item, count_others, list_pictures
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import FIGURES, figures_of
-from qvl_attn.evaluation.portion import told
-from qvl_attn.media.image import fingerprint, load_picture
+from qvl_attn.media.image import check_local, fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
@@ -185,3 +183,69 @@ def _look_at(
 def _rounded(values: NDArray[np.float64]) -> Any:
     """To six digits, as lists: rows are many."""
     return np.vectorize(lambda value: float(f"{value:.6g}"))(values).tolist()
+
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+MAX_PICTURES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture of a folder.
+
+    Attributes:
+        id: its path within the folder, with `/`.
+        label: the sub-folder that it lies in, at any depth; empty for those in the folder itself.
+        path: where it is.
+    """
+
+    id: str
+    label: str
+    path: Path
+
+
+def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
+    """The pictures of a folder and its sub-folders, in the order of their names; hidden ones are left out.
+
+    Args:
+        folder: that is looked through.
+        out: where results go: what lies there is left out, if it is within the folder.
+
+    Raises:
+        InputError: no such folder, none in it, or too many.
+    """
+    name = check_local(str(folder))
+    if not folder.is_dir():
+        raise InputError(f"--input-dir {name}: is no folder", "name a folder of pictures")
+    try:
+        files = sorted(path for path in _files(folder, out) if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
+    if not 0 < len(files) <= MAX_PICTURES:
+        raise InputError(f"--input-dir {name}: {len(files):,} pictures in it", f"want 1 to {MAX_PICTURES:,}")
+    items = []
+    for path in files:
+        within = path.relative_to(folder)
+        items.append(Item(within.as_posix(), within.parts[0] if len(within.parts) > 1 else "", path))
+    return items
+
+
+def count_others(folder: Path, out: Path | None = None) -> int:
+    """How many files there are beside the pictures, in the same folders."""
+    return sum(path.suffix.lower() not in SUFFIXES for path in _files(folder, out))
+
+
+def _files(folder: Path, out: Path | None) -> Iterator[Path]:
+    results = _within(folder, out)
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if results not in path.parents and not hidden and path.is_file():
+            yield path
+
+
+def _within(folder: Path, out: Path | None) -> Path | None:
+    """A folder within another, as `rglob` gives it; None where it is elsewhere."""
+    if out is None:
+        return None
+    inner, outer = out.resolve(), folder.resolve()
+    return folder / inner.relative_to(outer) if outer in inner.parents else None

@@ -22,8 +22,7 @@ from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.encoders.embedding_charts import folder_images
 from qvl_attn.encoders.embedding_figures import layer_words
 from qvl_attn.encoders.record import LookSettings
-from qvl_attn.encoders.said import said
-from qvl_attn.encoders.statistics import FIGURES, Figure
+from qvl_attn.encoders.statistics import FIGURES, Figure, said
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 
 SCHEMA_VERSION = 1

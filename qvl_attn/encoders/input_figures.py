@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.encoders.captions import asks, maker_words, window_words
+from qvl_attn.encoders.captions import asks, maker_words, seen, seen_size_px, seen_words, window_words
 from qvl_attn.encoders.record import Look
-from qvl_attn.encoders.seen import seen, seen_size_px, seen_words
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
-from qvl_attn.render.captioned import captioned
-from qvl_attn.render.layout import PAGE
+from qvl_attn.render.layout import PAGE, captioned
 from qvl_attn.render.overlay import outlined
 from qvl_attn.render.style import Drawing
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +15,20 @@ from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 
 from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media
-from qvl_attn.encoders.part import part_px
+from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.spec import QWEN, Eye
+from qvl_attn.media.resize import fit_px, resize_picture
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip, sample_clip
+from qvl_attn.media.video_source import Footage
+from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
 from qvl_attn.model.prompt import chat_messages, pixel_limits, shown_clips
 from qvl_attn.model.token_grid import cell_boxes_px
+
+if TYPE_CHECKING:
+    from qvl_attn.encoders.engine import Encoder
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24
@@ -80,7 +91,9 @@ def read_inputs(
                 raise
             raise _narrow(media) from None
     how = _limits(eye, media, min_pixels, max_pixels)
-    values = torch.cat([_values(processor, part, how) for part in np.split(media.frames, _ends(len(media.frames)))])
+    values = torch.cat(
+        [_values(processor, part, how) for part in np.split(media.frames, _batch_ends(len(media.frames)))]
+    )
     t, _, height, width = values.shape
     h, w = height // eye.patch_px, width // eye.patch_px
     frame_px = (media.frames.shape[2], media.frames.shape[1])
@@ -99,7 +112,7 @@ def read_inputs(
     )
 
 
-def _ends(frames: int) -> range:
+def _batch_ends(frames: int) -> range:
     """Where a clip's frames are parted, so that the processor holds few of them at full size."""
     return range(FRAMES_AT_ONCE, frames, FRAMES_AT_ONCE)
 
@@ -220,3 +233,129 @@ def turned_back(eye: Eye, processor: Any, inputs: Inputs) -> NDArray[np.uint8]:
     if not np.isfinite(picture).all():
         raise CaptureError("what the processor gave is not finite")
     return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)
+
+
+Part = tuple[float, float, float, float]
+_TOLERANCE_PX = 0.75
+# What is painted has at least so many pixels a side: near its ends a ramp that is resized is no ramp.
+_LEAST_PX = 32
+
+
+def part_px(processor: Any, size_px: tuple[int, int], **how: Any) -> Part:
+    """The part of a picture that becomes the model's input, xyxy in the picture's pixels.
+
+    The processor is given pictures whose values are their own coordinates. Resizing keeps a ramp a ramp but near its
+    ends, so the line through the middle of what comes out tells where each input pixel comes from; that it is a line is
+    checked. Input outside the picture (a crop larger than the picture) lies outside of it.
+
+    Args:
+        processor: an image processor.
+        size_px: (width, height) of the upright picture.
+        how: what the processor is called with, beside the picture.
+
+    Raises:
+        CaptureError: the processor does more than to scale and to crop.
+    """
+    width, height = size_px
+    resizes = how.get("do_resize", processor.do_resize)
+    times = -(-_LEAST_PX // min(size_px)) if resizes else 1  # larger in the same proportions, so resized to the same
+
+    def ends(count: int, along: int) -> tuple[float, float]:
+        # From 1 on: what the processor adds around a picture is 0.
+        ramp = 1 + (np.arange(count * times, dtype=np.float32) + 0.5) / times
+        shape = (height * times, width * times, 1)
+        painted = np.broadcast_to(ramp[None, :, None] if along else ramp[:, None, None], shape)
+        return _ends(_shown(processor, np.ascontiguousarray(painted), how), along, count)
+
+    (x0, x1), (y0, y1) = ends(width, 1), ends(height, 0)
+    return x0, y0, x1, y1
+
+
+def _shown(processor: Any, painted: FloatArray, how: dict[str, Any]) -> torch.Tensor:
+    """(H, W): what becomes of a picture of one channel."""
+    plain = {"do_rescale": False, "do_normalize": False, "do_convert_rgb": False, "input_data_format": "channels_last"}
+    found: torch.Tensor = processor(images=[painted], return_tensors="pt", **{**how, **plain})["pixel_values"]
+    return found[0, 0].double()
+
+
+def _ends(shown: torch.Tensor, along: int, count: int) -> tuple[float, float]:
+    """Where the first input pixel begins and the last one ends, by the line through the ramp's middle."""
+    inside = shown != 0
+    places = inside.any(dim=1 - along).nonzero()[:, 0]
+    across = inside.any(dim=along).nonzero()[:, 0]
+    middle = int(across[len(across) // 2])
+    values = (shown[middle] if along else shown[:, middle])[places].numpy() - 1
+    at = places.double().numpy() + 0.5
+    cut = len(at) // 8 if len(at) >= 8 else 0
+    kept = slice(cut, len(at) - cut)
+    if len(at[kept]) < 2:
+        raise CaptureError("the picture is too small for its place in the processor's crop to be found")
+    slope, start = np.polyfit(at[kept], values[kept], 1)
+    if np.abs(slope * at[kept] + start - values[kept]).max() > max(_TOLERANCE_PX, 0.02 * slope):
+        raise CaptureError("the processor does more than to scale and crop a picture, so patches cannot be placed")
+    stop = start + slope * shown.shape[along]
+    # A picture's end that is met within a quarter of an input pixel is met.
+    near = slope / 4
+    return (0.0 if abs(start) < near else float(start)), (float(count) if abs(stop - count) < near else float(stop))
+
+
+# Of a frame that is kept for an encoder with a size of its own, which is smaller as a rule.
+LONGEST_PX = 1024
+
+
+def load_clip(
+    encoder: Encoder,
+    path: str | os.PathLike[str],
+    how: ClipSettings | None = None,
+    settings: LookSettings | None = None,
+    progress: Progress = untold,
+) -> Media:
+    """Sample a clip's frames, as an encoder wants them.
+
+    For Qwen2.5-VL they are resized as the model card's recipe does it: two make one step. For any other encoder each
+    frame is a step, and its processor resizes it as it does a picture; a frame with a side above `LONGEST_PX` is
+    averaged down to that first.
+
+    Args:
+        encoder: which is to look.
+        path: a clip, an animated picture, or a folder of numbered frames.
+        how: which frames.
+        settings: their limits of pixels say how large Qwen2.5-VL's are.
+        progress: told what is being done, how much of it is done, and of how much.
+
+    Raises:
+        InputError: no such clip, nothing to see at the times that were asked for, too much of it broken, or several
+            passes, of which an encoder has no use.
+    """
+    how, settings = how or ClipSettings(), settings or LookSettings()
+    if how.mode != "clip" or how.window:
+        asked = f"--window {how.window}" if how.window else f"--mode {how.mode}"
+        raise InputError(f"{asked}: an encoder sees each step of a clip alone", "leave it out")
+    footage = open_clip(path, how.source_fps)
+    plan = plan_frames(footage, how)
+
+    def tell(done: int) -> None:
+        progress("decoding", done, plan.stop - plan.first)
+
+    if encoder.eye.model_type == QWEN:
+        of_clips: Any = encoder.processor.video_processor
+        limits = clip_pixel_limits(encoder.processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
+        cell_px = of_clips.patch_size * of_clips.merge_size
+        return sample_clip(footage, plan, partial(resize_frame, cell_px=cell_px, limits=limits), tell)
+    media = sample_clip(footage, plan, _bounded, tell)
+    return replace(media, notes=(*media.notes, *_said(footage)))
+
+
+def _bounded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return resize_picture(frame, _kept_px((frame.shape[1], frame.shape[0])))
+
+
+def _kept_px(size_px: tuple[int, int]) -> tuple[int, int]:
+    return fit_px(size_px, LONGEST_PX) if max(size_px) > LONGEST_PX else size_px
+
+
+def _said(footage: Footage) -> list[str]:
+    (width, height), kept = footage.size_px, _kept_px(footage.size_px)
+    if kept == footage.size_px:
+        return []
+    return [f"frames of {width} x {height} px are kept at {kept[0]} x {kept[1]} px before the processor resizes them"]

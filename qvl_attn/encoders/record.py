@@ -17,6 +17,7 @@ from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
+from qvl_attn.results.record import Maker
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
@@ -74,20 +75,6 @@ def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
         return tuple((float(x), float(y)) for x, y in at)
     except (TypeError, ValueError):
         raise InputError(f"at: {at!r}"[:80] + ": want (x, y) pairs", "such as [(100, 100)]") from None
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What made a result: enough to make it again."""
-
-    qvl_attn: str
-    transformers: str
-    torch: str
-    model: str
-    revision: str
-    dtype: str
-    device: str
-    family: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,8 +20,7 @@ from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.text import inert
-from qvl_attn.evaluation.score import Score
-from qvl_attn.evaluation.scores import as_json, read_scores
+from qvl_attn.evaluation.score import Score, as_json, read_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
 from qvl_attn.results.run_folder import SUMMARY_FILE, differences, is_finished, read_run
 

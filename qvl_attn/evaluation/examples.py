@@ -25,8 +25,9 @@ from qvl_attn.core.files import npz_bytes, read_npz, slug, write_npz
 from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.media.resize import fit_px, resize_picture
-from qvl_attn.render.html.jpeg import jpeg
-from qvl_attn.vqa.figures import MAX_STEPS, first_frames, shown_steps
+from qvl_attn.render.html.payload import jpeg
+from qvl_attn.results.figures import MAX_STEPS, shown_steps
+from qvl_attn.vqa.figures import first_frames
 from qvl_attn.vqa.record import Result
 
 SCHEMA_VERSION = 1

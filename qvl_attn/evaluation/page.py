@@ -9,8 +9,7 @@ import numpy as np
 
 from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.examples import Exhibit
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score
-from qvl_attn.evaluation.scores import as_json
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Parcel
 

@@ -31,11 +31,9 @@ from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.core.runtime import libraries_in_c_hushed
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import exhibit_bytes, exhibit_from
-from qvl_attn.evaluation.gallery import Drawn, draw_both
-from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, score_portions, spoiled
-from qvl_attn.evaluation.portion import Prepared, portions
-from qvl_attn.evaluation.score import Score
-from qvl_attn.evaluation.scores import score_of, score_row
+from qvl_attn.evaluation.loop import FAULTS, Plan, Prepared, ask_again, portions, score_portions, spoiled
+from qvl_attn.evaluation.outputs import Drawn, draw_both
+from qvl_attn.evaluation.score import Score, score_of, score_row
 from qvl_attn.media.resize import Picture
 from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.vqa.engine import Engine

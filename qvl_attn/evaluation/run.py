@@ -20,13 +20,10 @@ from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import exhibit_file, exhibited, write_exhibit
-from qvl_attn.evaluation.gallery import chosen, file_name
 from qvl_attn.evaluation.loop import Plan, other_samples
-from qvl_attn.evaluation.output_files import CSV_FILE, write_csv
-from qvl_attn.evaluation.outputs import conclude
+from qvl_attn.evaluation.outputs import CSV_FILE, chosen, conclude, file_name, write_csv
 from qvl_attn.evaluation.run_config import Wanted, facts_of, headline_words, run_json
-from qvl_attn.evaluation.score import Score
-from qvl_attn.evaluation.scores import read_scores, score_row
+from qvl_attn.evaluation.score import Score, read_scores, score_row
 from qvl_attn.evaluation.workers import workers_of
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
 

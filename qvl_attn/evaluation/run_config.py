@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.attribution.selection import layer_words
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.shard import Shard
-from qvl_attn.model.origin import made_by, of_model
+from qvl_attn.evaluation.sharding import Shard
+from qvl_attn.model.checkpoint import made_by, of_model
 from qvl_attn.results.run_folder import SCHEMA_VERSION
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import QvlAttnError
 from qvl_attn.core.runtime import ahead
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.gallery import Drawn, draw_both
-from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, score_portions
-from qvl_attn.evaluation.portion import portions
+from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, portions, score_portions
+from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score
 from qvl_attn.model.checkpoint import Placement, choose_placement
 from qvl_attn.vqa.engine import Engine

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -321,3 +323,36 @@ def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if absent:
         raise ModelError(f"{name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
+
+
+def made_by(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
+    """Versions, model and place, and how attention was computed."""
+    return {
+        "qvl_attn": version.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "dtype": placement.dtype,
+        "device": placement.device_map or placement.device,
+        "attention": attention,
+    }
+
+
+def of_model(config: Any, processor: Any) -> dict[str, Any]:
+    """How many layers and heads there are, and to what sizes the processor brings pictures."""
+    text, size = config.text_config, processor.image_processor.size
+    return {
+        "layer_count": text.num_hidden_layers,
+        "head_count": text.num_attention_heads,
+        "processor_size": {edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge")},
+    }
+
+
+def of_generation(generation: Any) -> dict[str, float | int | bool]:
+    """What of the generation settings is in force."""
+    return {
+        "do_sample": False,
+        "repetition_penalty": float(generation.repetition_penalty),
+        "max_new_tokens": int(generation.max_new_tokens),
+    }

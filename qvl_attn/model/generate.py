@@ -12,9 +12,8 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Apart, Capture, Token
-from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.capture import record_attention
-from qvl_attn.model.prompt import Prompt
+from qvl_attn.model.prompt import Prompt, answer_tokens
 from qvl_attn.model.recorder import AttentionRecorder, Rows, Target
 
 # What the processor makes of pictures and clips, several prompts' one after the other.

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from qvl_attn.attribution.filters import denoise
+from qvl_attn.attribution.heatmap import percentile_scale
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.text import compact, percent, plain, times_uniform
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.media import resize
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.lettering import Color, line_height_px
+from qvl_attn.render.overlay import blur, crossed_out, outlined
 from qvl_attn.render.style import Drawing
 
 PAGE = (255, 255, 255)
@@ -328,3 +333,52 @@ def _write(page: Image.Image, xy: Size, paragraphs: Sequence[_Paragraph], apart_
     x, y = xy
     for lines, size_px, color in paragraphs:
         y += lettering.draw_lines(page, (x, y), lines, size_px, color) + apart_px
+
+
+def marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:
+    """A picture with (h, w) cells crossed out and (G, 4) xyxy boxes, in units of it, outlined."""
+    return outlined(crossed_out(picture, cells), boxes)
+
+
+def filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
+    """Filtered maps have a scale of their own, and all numbers beneath them are those of the filtered cells."""
+    if drawing.blur_cells == 0 and drawing.denoise is None:
+        return maps
+    found = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
+    values = [np.stack([blur(step, drawing.blur_cells) for step in one]) for one in found]
+    if not any(one.any() for one in values):
+        raise CaptureError(f"--denoise {drawing.denoise} leaves nothing of the map")
+    scale = percentile_scale(values)
+    return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
+
+
+def on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
+    """The same panels, drawn on the 99.5th percentile of all of their cells."""
+    scale = percentile_scale([m.values for panel in panels for m in panel.maps])
+    return [replace(panel, maps=tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]
+
+
+MARGIN_PX, GAP_PX, LEAST_WIDTH_PX = 32, 14, 720
+
+
+def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
+    """A page with a picture, a title above it and lines in grey beneath it, wrapped to its width.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB; it stands on the page as it is.
+        title: in letters that have all scripts.
+        lines: each a paragraph.
+    """
+    height, width = picture.shape[:2]
+    inner = max(width, LEAST_WIDTH_PX)
+    title_px, line_px = (round(size * min(max(inner / 1280, 0.85), 1.5)) for size in (28, 17))
+    above = lettering.wrap(title, inner, title_px, max_lines=4)
+    beneath = [piece for line in lines for piece in lettering.wrap(line, inner, line_px, max_lines=4)]
+    top = MARGIN_PX + len(above) * lettering.line_height_px(title_px) + GAP_PX
+    foot = top + height + GAP_PX
+    bottom = foot + len(beneath) * lettering.line_height_px(line_px) + MARGIN_PX
+    page = Image.new("RGB", (inner + 2 * MARGIN_PX, bottom), PAGE)
+    lettering.draw_lines(page, (MARGIN_PX, MARGIN_PX), above, title_px, INK)
+    page.paste(Image.fromarray(picture), (MARGIN_PX, top))
+    lettering.draw_lines(page, (MARGIN_PX, foot), beneath, line_px, GREY)
+    return np.asarray(page)

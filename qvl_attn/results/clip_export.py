@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress, ahead
-from qvl_attn.core.text import shortened
-from qvl_attn.core.types import HeatMap, Media
+from qvl_attn.core.types import Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.resize import Picture, at_size
 from qvl_attn.media.sampling import shown_between
@@ -25,8 +25,6 @@ from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.layout import Size
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
-from qvl_attn.vqa.record import Result
-from qvl_attn.vqa.timeline import draw_timeline
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20
@@ -39,28 +37,6 @@ MAX_WAITING = 4
 def frame_file(number: int) -> str:
     """Where a sampled frame is drawn, by its number in the clip."""
     return f"frames/{number:06d}.png"
-
-
-def write_reel(
-    folder: Path, result: Result, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
-) -> tuple[list[str], list[str]]:
-    """Draw a clip's result.
-
-    Args:
-        folder: where to.
-        result: of one clip.
-        heat: the headline's map of each step.
-        drawing: how.
-        captions: what the map is, for the foot of each frame.
-        progress: told what is being done, how much of it is done, and of how much.
-
-    Returns:
-        The files that were written, and what the reader should know.
-    """
-    how, story = result.settings.clip, story_of(result, heat, captions)
-    files, notes = write_frames(folder, result.media[0], how.source_fps if how else None, story, drawing, progress)
-    write_png(folder / "timeline.png", draw_timeline(result))
-    return [*files, "timeline.png"], notes
 
 
 def write_frames(
@@ -172,28 +148,8 @@ def _from_samples(media: Media) -> Footage:
     return Footage(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
 
 
-def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
-    """What the film of a result tells."""
-    media, grid = result.media[0], result.capture.grids[0]
-    count = len(media.frames)
-    per_step = frames_per_step(count, grid.shape[0])
-    answers = [result.mapped_answer] * count
-    if result.way in ("frames", "both"):
-        whole, end = "(this frame alone) ", ""
-        if result.way == "both":
-            whole, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
-        answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
-    elif result.way == "windows":
-        answers = _of_windows(result)
-    steps = [i // per_step for i in range(count)]
-    return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
-
-
-def _of_windows(result: Result) -> list[str]:
-    """The answers of all windows that saw a frame."""
-    facts = result.media[0].facts
-    said = []
-    for number in facts.frame_indices:
-        those = [one.mapped_answer.strip() for one in result.passes if number in one.media[0].facts.frame_indices]
-        said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
-    return said
+def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:
+    """(t + 1,) from when on each step's first sampled frame stands for its moment, and when the last step ends."""
+    starts = clip.sampled_s[:: frames_per_step(len(clip.frames), steps)]
+    end_s = clip.clip.end_s if clip.clip else 0.0
+    return np.append(starts, max(end_s, float(clip.sampled_s[-1]) + 1e-3))

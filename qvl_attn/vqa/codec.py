@@ -14,18 +14,19 @@ import numpy as np
 
 from qvl_attn.attribution.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.attribution.heatmap import CLIP_PERCENTILE, heat_maps, layer_figures, over_chance
-from qvl_attn.attribution.likeness import Sanity, sanity_from, sanity_json
 from qvl_attn.attribution.methods import parse_methods
-from qvl_attn.attribution.methods.saved import method_arrays, methods_from, methods_json
+from qvl_attn.attribution.methods.maps import method_arrays, methods_from, methods_json
 from qvl_attn.attribution.profiles import profile_from
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from
+from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
 from qvl_attn.results.codec import media_json
+from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.merge_passes import RULE
-from qvl_attn.vqa.record import Provenance, Result
+from qvl_attn.vqa.record import Result
 
 SCHEMA_VERSION = 1
 

@@ -25,11 +25,13 @@ from qvl_attn.model.checkpoint import (
     load_config,
     load_processor,
     load_weights,
+    made_by,
+    of_generation,
+    of_model,
 )
-from qvl_attn.model.free_memory import free_bytes, on_device
 from qvl_attn.model.generate import on_model
-from qvl_attn.model.memory import peak_bytes
-from qvl_attn.model.origin import made_by, of_generation, of_model
+from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
+from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
 from qvl_attn.vqa.estimate import (
     ATTENTION_MODES,
@@ -39,7 +41,7 @@ from qvl_attn.vqa.estimate import (
 )
 from qvl_attn.vqa.explain import method_maps, removal
 from qvl_attn.vqa.question import Question, read_question, without_pixels
-from qvl_attn.vqa.record import Provenance, Result
+from qvl_attn.vqa.record import Result
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.workers import Workers

@@ -18,19 +18,16 @@ from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.selection import layer_words, produced_words, question_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
-from qvl_attn.core.types import FloatArray, HeatMap, IntArray
+from qvl_attn.core.types import HeatMap, IntArray
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
-from qvl_attn.render.layout import Panel, headline, sheet
+from qvl_attn.render.layout import Panel, filtered, headline, marked, on_one_scale, sheet
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
-from qvl_attn.render.panels import filtered, marked, on_one_scale
 from qvl_attn.render.style import Drawing
-from qvl_attn.vqa.captions import head_words, headline_caption, query_words
+from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 from qvl_attn.vqa.record import Result
 
 MAX_WORDS = 48
-# Of a clip, steps that stand side by side, and how much larger that row is drawn than one picture.
-MAX_STEPS, ROW_SCALE, LEAST_STEP_PX, MAX_ROW_PX = 6, 2, 240, 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ class DrawnResult:
                 yield f"picture_{i + 1}.png", partial(np.asarray, picture)
         yield "overlay.png", self.overlay
         if result.settings.faithfulness:
-            from qvl_attn.render.method_chart import draw_faithfulness  # loads matplotlib
+            from qvl_attn.render.charts import draw_faithfulness  # loads matplotlib
 
             title = f"{' · '.join(self._title())} · {headline_caption(result, self.headline[0])[0]}"
             yield "faithfulness.png", partial(draw_faithfulness, result.curves, result.sanity or {}, title)
@@ -264,14 +261,6 @@ class DrawnResult:
         return self._shown(filtered(maps, self.drawing))
 
 
-def shown_steps(values: FloatArray) -> tuple[int, ...]:
-    """Which steps of a clip's (t, h, w) map are shown: evenly chosen, and that of the strongest cell among them."""
-    chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
-    strongest = int(values.max(axis=(1, 2)).argmax())
-    chosen[np.abs(chosen - strongest).argmin()] = strongest
-    return tuple(np.unique(chosen).tolist())
-
-
 def first_frames(result: Result, steps: Sequence[int]) -> list[Picture]:
     """The first sampled frame of each of some steps of a clip."""
     clip, indices = result.media[0], list(result.media[0].facts.frame_indices)
@@ -321,3 +310,70 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
     if drawing.denoise and result.settings.faithfulness:
         notes.append("faithfulness is measured of the map before the filter")
     return DrawnResult(result, drawing, filtered(result.heatmaps(), drawing), tuple(notes))
+
+
+MAX_NAMED_CELLS = 12
+
+
+def headline_caption(result: Result, one: HeatMap) -> list[str]:
+    """What the headline map is, a line each."""
+    made, profile = result.provenance, result.settings.profile
+    model = f"{made.model} · {made.attention} attention in {made.dtype}"
+    if result.methods:
+        return [*_method_caption(result, one), model]
+    named = profile or result.settings.layers or "." in (result.settings.heads or "")
+    heads = head_words(result, one)
+    depth = "" if named else " (50 to 85 % of the depth)"
+    layers = f"{layer_words(one.layers)} of 0-{made.layer_count - 1}{depth} · {heads}"
+    if "." in one.heads:  # which says the layers as well
+        layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
+    return [f"{query_words(result, one)} · {layers}", *([profile.standing] if profile else []), model]
+
+
+def _method_caption(result: Result, one: HeatMap) -> list[str]:
+    method, profile = result.methods[0], result.settings.profile
+    known = METHODS[method.method]
+    asked = f"{query_words(result, one)} · " if known.follows_query else ""
+    lines = [f"method {method.method} · {asked}{method.caption}"]
+    lines += [profile.standing] if profile and (known.heads or set(method.layers) == set(profile.layers)) else []
+    return lines + ([f"crossed out: {removed_words(result)}"] if method.removed else [])
+
+
+def removed_words(result: Result) -> str:
+    """Which cells a method took out, by row and column from 1."""
+    method, named = result.methods[0], []
+    pictures, steps = len(result.capture.grids), max(grid.shape[0] for grid in result.capture.grids)
+    for number in method.removed[:MAX_NAMED_CELLS]:
+        media, (step, row, column) = place_of(result, number)
+        where = f"picture {media + 1}, " if pictures > 1 else f"step {step + 1}, " if steps > 1 else ""
+        named.append(f"{where}row {row + 1}, column {column + 1}")
+    more = len(method.removed) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more else "")
+
+
+def place_of(result: Result, cell: int) -> tuple[int, tuple[int, int, int]]:
+    """Which picture a cell of the V axis is of, and its step, row and column there."""
+    for i, grid in enumerate(result.capture.grids):
+        if cell < grid.cells:
+            _, rows, columns = grid.shape
+            return i, (cell // (rows * columns), cell // columns % rows, cell % columns)
+        cell -= grid.cells
+    raise IndexError("no such cell")
+
+
+def head_words(result: Result, one: HeatMap) -> str:
+    """The heads of a map."""
+    return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
+
+
+def query_words(result: Result, one: HeatMap) -> str:
+    """Whose attention a map is."""
+    count = len(one.queries)
+    tokens = f"{count} token{'s' if count != 1 else ''}"
+    if one.query == "last":
+        return "attention of the last prompt token, which produces the answer's first"
+    if one.query == "answer":
+        return f"attention of the {tokens} that produced the answer"
+    if one.query == "question":
+        return f"attention of the question, {tokens}"
+    return f"attention of “{one.query.removeprefix('text:')}”, {tokens}"

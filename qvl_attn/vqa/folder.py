@@ -122,7 +122,7 @@ def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progr
     """Of a clip, what moves, the frames themselves and the passes: files and notes."""
     if result.media[0].clip is None:
         return [], []
-    from qvl_attn.results.clip_export import write_reel  # loads matplotlib
+    from qvl_attn.vqa.timeline import write_reel  # loads matplotlib
 
     files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
     files += write_frames(folder, result.media[0])

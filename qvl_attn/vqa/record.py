@@ -9,42 +9,16 @@ from pathlib import Path
 
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.heatmap import heat_maps
-from qvl_attn.attribution.likeness import Sanity
 from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
 from qvl_attn.attribution.settings import Settings
+from qvl_attn.attribution.similarity import Sanity
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
 from qvl_attn.render.style import Drawing
-
-MAX_LAYERS = 4096
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made a result: enough to make it again."""
-
-    qvl_attn: str
-    transformers: str
-    torch: str
-    model: str
-    revision: str
-    dtype: str
-    device: str
-    attention: str
-    layer_count: int
-    head_count: int
-    generation: dict[str, float | int | bool]
-    processor_size: dict[str, int]
-    attention_reason: str = ""
-    batch: int = 1
-    shared_pictures: bool = False
-
-    def __post_init__(self) -> None:
-        if not (0 < self.layer_count <= MAX_LAYERS and 0 < self.head_count <= MAX_LAYERS):
-            raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
+from qvl_attn.results.record import Provenance
 
 
 @dataclass(frozen=True, eq=False, repr=False)

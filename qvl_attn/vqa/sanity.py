@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
 
 from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
 from qvl_attn.attribution.heatmap import split_by_picture
-from qvl_attn.attribution.likeness import Likeness, Sanity
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.attribution.similarity import rank_correlation, ssim
-from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, ssim
+from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError
 from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
-from qvl_attn.model.free_memory import on_device
+from qvl_attn.model.memory import on_device
 from qvl_attn.vqa.question import Question
 from qvl_attn.vqa.record import Result
-from qvl_attn.vqa.scramble import scrambled
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
@@ -153,3 +153,45 @@ def _likeness(label: str, own: Sequence[FloatArray], other: Sequence[FloatArray]
     pairs = list(zip(own, other, strict=True))
     figures = (float(np.mean([measure(*pair) for pair in pairs])) for measure in (rank_correlation, ssim))
     return Likeness(label, *(None if np.isnan(value) else value for value in figures))
+
+
+@contextmanager
+def scrambled(layers: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
+    """Shuffle the elements of each parameter of some layers while this lasts; afterwards every bit is as it was.
+
+    The n-th parameter is shuffled in the same way whatever comes behind it. One whose elements are all equal, as of a
+    norm that was never trained, stays what it is. Needs the memory of one tensor, and of its places in int64.
+
+    Args:
+        layers: whose parameters to shuffle, each once, however often it is there.
+        seed: of the permutations.
+
+    Raises:
+        MemoryLimitError: a parameter is not in memory.
+    """
+    parameters = list(dict.fromkeys(one for layer in layers for one in layer.parameters()))
+    if any(one.is_meta for one in parameters):
+        raise MemoryLimitError("some weights are on the disk, where they cannot be shuffled", "take a smaller model")
+    with ExitStack() as stack:
+        for number, parameter in enumerate(parameters):
+            _shuffle(parameter, seed + number)
+            stack.callback(_put_back, parameter, seed + number)
+        yield
+
+
+def _places(parameter: torch.Tensor, seed: int) -> torch.Tensor:
+    """(elements,) from which place each element comes."""
+    generator = torch.Generator(parameter.device).manual_seed(seed)
+    return torch.randperm(parameter.numel(), generator=generator, device=parameter.device)
+
+
+@torch.no_grad()
+def _shuffle(parameter: torch.Tensor, seed: int) -> None:
+    parameter.copy_(parameter.reshape(-1)[_places(parameter, seed)].reshape(parameter.shape))
+
+
+@torch.no_grad()
+def _put_back(parameter: torch.Tensor, seed: int) -> None:
+    elements = torch.empty_like(parameter.reshape(-1))
+    elements[_places(parameter, seed)] = parameter.reshape(-1)
+    parameter.copy_(elements.reshape(parameter.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,13 +13,18 @@ from PIL import Image
 
 from qvl_attn.attribution.heatmap import mean_over, over_chance
 from qvl_attn.attribution.selection import layer_words, query_rows
+from qvl_attn.core.files import write_png
+from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import shortened
-from qvl_attn.core.types import Media
+from qvl_attn.core.types import HeatMap
 from qvl_attn.media.resize import Picture
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render import lettering
 from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
+from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import Story
+from qvl_attn.results.clip_export import step_edges_s, write_frames
 from qvl_attn.vqa.record import Result
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
@@ -45,13 +51,6 @@ class Line:
     times_s: NDArray[np.float64]
     over_chance: NDArray[np.float64]
     color: str
-
-
-def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:
-    """(t + 1,) from when on each step's first sampled frame stands for its moment, and when the last step ends."""
-    starts = clip.sampled_s[:: frames_per_step(len(clip.frames), steps)]
-    end_s = clip.clip.end_s if clip.clip else 0.0
-    return np.append(starts, max(end_s, float(clip.sampled_s[-1]) + 1e-3))
 
 
 def lines(result: Result) -> list[Line]:
@@ -130,3 +129,52 @@ def _chart(result: Result) -> Picture:
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+
+
+def write_reel(
+    folder: Path, result: Result, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Draw a clip's result.
+
+    Args:
+        folder: where to.
+        result: of one clip.
+        heat: the headline's map of each step.
+        drawing: how.
+        captions: what the map is, for the foot of each frame.
+        progress: told what is being done, how much of it is done, and of how much.
+
+    Returns:
+        The files that were written, and what the reader should know.
+    """
+    how, story = result.settings.clip, story_of(result, heat, captions)
+    files, notes = write_frames(folder, result.media[0], how.source_fps if how else None, story, drawing, progress)
+    write_png(folder / "timeline.png", draw_timeline(result))
+    return [*files, "timeline.png"], notes
+
+
+def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+    """What the film of a result tells."""
+    media, grid = result.media[0], result.capture.grids[0]
+    count = len(media.frames)
+    per_step = frames_per_step(count, grid.shape[0])
+    answers = [result.mapped_answer] * count
+    if result.way in ("frames", "both"):
+        whole, end = "(this frame alone) ", ""
+        if result.way == "both":
+            whole, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
+        answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
+    elif result.way == "windows":
+        answers = _of_windows(result)
+    steps = [i // per_step for i in range(count)]
+    return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
+
+
+def _of_windows(result: Result) -> list[str]:
+    """The answers of all windows that saw a frame."""
+    facts = result.media[0].facts
+    said = []
+    for number in facts.frame_indices:
+        those = [one.mapped_answer.strip() for one in result.passes if number in one.media[0].facts.frame_indices]
+        said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
+    return said

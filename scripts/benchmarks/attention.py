@@ -43,9 +43,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
 from qvl_attn.model.checkpoint import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
-from qvl_attn.model.free_memory import free_bytes
 from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
-from qvl_attn.model.memory import peak_bytes
+from qvl_attn.model.memory import free_bytes, peak_bytes
 from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.vqa.question import Question, read_question
 

@@ -25,8 +25,9 @@ from playwright.sync_api import Page, sync_playwright
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
+from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.page import result_html
-from qvl_attn.vqa.record import Provenance, Result
+from qvl_attn.vqa.record import Result
 
 MOST_BYTES = 5_000_000
 # What a user does, and how long until it is on the screen.

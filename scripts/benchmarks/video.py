@@ -26,8 +26,9 @@ from qvl_attn.core.runtime import Stages
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.video_frame import FilmDrawer
-from qvl_attn.results.clip_export import PRESET, QUALITY, story_of, write_reel
+from qvl_attn.results.clip_export import PRESET, QUALITY
 from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.timeline import story_of, write_reel
 
 SIZE_PX, FPS = (1280, 720), 25
 

@@ -215,7 +215,7 @@ def rolled(exhibit: Exhibit) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("query", "block"), [("question", 3), ("last", 7), ("answer", 1024)])
 def test_rollout_is_a_product_of_matrices(exhibit, query, block, monkeypatch):
-    monkeypatch.setattr("qvl_attn.model.flow.BLOCK_ROWS", block)
+    monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
     found = exhibit.map("rollout", query)
     want = [product[exhibit.rows(query)].mean(axis=0)[exhibit.vision] for product in rolled(exhibit)]
     alike(found.values, want[0])

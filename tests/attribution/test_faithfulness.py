@@ -12,6 +12,7 @@ from qvl_attn.attribution.faithfulness import (
     FILLS,
     KINDS,
     RANDOM_ORDERS,
+    STEPS,
     Curves,
     curves_from,
     curves_json,
@@ -19,7 +20,6 @@ from qvl_attn.attribution.faithfulness import (
     gone_shares,
     removal_orders,
 )
-from qvl_attn.attribution.perturb import STEPS
 
 rng = np.random.default_rng(5)
 NAMES = ("mean", "relative", *CONTROLS)

@@ -57,7 +57,7 @@ def relevance_by_hand(exhibit: Exhibit, ids, which) -> tuple[np.ndarray, list[np
 
 @pytest.mark.parametrize(("query", "block"), [("last", 7), ("answer", 3)])
 def test_relevance_is_a_product_of_matrices(exhibit, query, block, monkeypatch):
-    monkeypatch.setattr("qvl_attn.model.flow.BLOCK_ROWS", block)
+    monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
     which = exhibit.explained(query)
     whole, layers = relevance_by_hand(exhibit, exhibit.ids, which)
     found = exhibit.map("gradient", query)
@@ -76,7 +76,7 @@ def test_the_random_model_says_several_words(exhibits):
 def test_blocks_change_nothing(exhibits, which, monkeypatch):
     exhibit = exhibits(which, "one")
     one = exhibit.map("gradient")
-    monkeypatch.setattr("qvl_attn.model.flow.BLOCK_ROWS", 13)
+    monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", 13)
     alike(exhibit.map("gradient").values, one.values)
 
 

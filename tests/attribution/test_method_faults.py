@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from qvl_attn.attribution.faithfulness import seed_of
-from qvl_attn.attribution.perturb import BLURRED_SIDE_PX, blurred
+from qvl_attn.attribution.faithfulness import BLURRED_SIDE_PX, blurred, seed_of
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.evaluation.summary import method_table
 from qvl_attn.vqa.timeline import lines

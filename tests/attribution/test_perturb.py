@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import auc
 
-from qvl_attn.attribution import perturb
-from qvl_attn.attribution.perturb import STEPS
+from qvl_attn.attribution import faithfulness
+from qvl_attn.attribution.faithfulness import STEPS
 
 rng = np.random.default_rng(4)
 
@@ -25,21 +25,21 @@ def noise(*shape):
 
 
 def test_the_shares_go_from_none_to_all_in_sixteenths():
-    assert perturb.shares().tolist() == [k / 16 for k in range(17)]
-    assert perturb.shares().dtype == np.float64
+    assert faithfulness.shares().tolist() == [k / 16 for k in range(17)]
+    assert faithfulness.shares().dtype == np.float64
 
 
 @given(st.integers(1, 200_000))
 def test_as_many_cells_are_gone_as_the_share_says(cells):
-    found = perturb.counts(cells)
+    found = faithfulness.counts(cells)
     assert found.dtype == np.int64
     assert found.tolist() == [math.floor(Fraction(k * cells, 16) + Fraction(1, 2)) for k in range(17)]
     assert (found[0], found[-1]) == (0, cells)
 
 
 def test_a_half_cell_is_a_whole_one():
-    assert perturb.counts(8).tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
-    assert perturb.counts(1).tolist() == [0] * 8 + [1] * 9
+    assert faithfulness.counts(8).tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
+    assert faithfulness.counts(1).tolist() == [0] * 8 + [1] * 9
 
 
 @given(
@@ -49,33 +49,33 @@ def test_a_half_cell_is_a_whole_one():
 )
 def test_the_strongest_go_first_and_ties_as_the_permutation_has_them(drawn):
     values, ties = drawn
-    found = perturb.descending(values, np.array(ties))
+    found = faithfulness.descending(values, np.array(ties))
     assert found.dtype == np.int64
     assert found.tolist() == sorted(range(len(values)), key=lambda cell: (-values[cell], ties.index(cell)))
 
 
 def test_faint_differences_count_and_large_ones_do_not_overflow():
     values = np.array([0, 1e-12, 3e38, 1e-45, 1.0000001, 1], np.float32)
-    assert perturb.descending(values, np.arange(6)[::-1]).tolist() == [2, 4, 5, 1, 3, 0]
+    assert faithfulness.descending(values, np.arange(6)[::-1]).tolist() == [2, 4, 5, 1, 3, 0]
 
 
 def test_a_constant_map_goes_in_the_order_of_the_permutation():
     ties = rng.permutation(100)
     for level in (0.0, 0.3):
-        assert perturb.descending(np.full(100, level), ties).tolist() == ties.tolist()
+        assert faithfulness.descending(np.full(100, level), ties).tolist() == ties.tolist()
 
 
 @given(st.integers(1, 60).flatmap(lambda n: st.permutations(range(n))))
 def test_what_is_removed_are_the_first_of_the_order(order):
-    found = perturb.removed(np.array(order))
+    found = faithfulness.removed(np.array(order))
     assert found.shape == (STEPS + 1, len(order))
     assert found.dtype == bool
-    for gone, count in zip(found, perturb.counts(len(order)), strict=True):
+    for gone, count in zip(found, faithfulness.counts(len(order)), strict=True):
         assert set(np.flatnonzero(gone).tolist()) == set(order[:count])
 
 
 def test_what_is_gone_stays_gone():
-    found = perturb.removed(rng.permutation(77))
+    found = faithfulness.removed(rng.permutation(77))
     assert not found[0].any()
     assert found[-1].all()
     assert (found[1:] >= found[:-1]).all()
@@ -87,13 +87,13 @@ def test_what_is_gone_stays_gone():
 def test_the_area_is_that_of_scikit_learn():
     curves = rng.standard_normal((5, 3, STEPS + 1))
     want = [[auc([k / 16 for k in range(17)], curve) for curve in some] for some in curves]
-    assert perturb.area(curves) == pytest.approx(np.array(want), abs=1e-12)
+    assert faithfulness.area(curves) == pytest.approx(np.array(want), abs=1e-12)
 
 
 @given(hnp.arrays(np.float64, STEPS + 1, elements=st.floats(-100, 0)))
 def test_the_area_is_the_sum_of_trapezoids(curve):
     want = math.fsum((a + b) / 2 / 16 for a, b in pairwise(curve))
-    found = perturb.area(curve)
+    found = faithfulness.area(curve)
     assert found.shape == ()
     assert found.dtype == np.float64
     assert found == pytest.approx(want, abs=1e-9)
@@ -103,17 +103,17 @@ def test_the_area_is_the_sum_of_trapezoids(curve):
 def test_the_area_is_summed_in_double_precision(dtype):
     curves = (rng.random((2, STEPS + 1)) - 3).astype(dtype)
     curves[1, 3] = -6e4
-    found = perturb.area(curves)
+    found = faithfulness.area(curves)
     assert found.dtype == np.float64
     for area, curve in zip(found, curves.tolist(), strict=True):
         assert area == pytest.approx(math.fsum((a + b) / 32 for a, b in pairwise(curve)), rel=1e-14)
 
 
 def test_the_area_of_a_level_curve_is_its_level_and_of_a_ramp_its_half():
-    assert perturb.area(np.full(STEPS + 1, -3.0)) == pytest.approx(-3)
-    assert perturb.area(-4 * perturb.shares()) == pytest.approx(-2)
+    assert faithfulness.area(np.full(STEPS + 1, -3.0)) == pytest.approx(-3)
+    assert faithfulness.area(-4 * faithfulness.shares()) == pytest.approx(-2)
     first, last = np.eye(STEPS + 1)[[0, -1]]
-    assert perturb.area(np.stack([first, last])).tolist() == [1 / 32, 1 / 32]
+    assert faithfulness.area(np.stack([first, last])).tolist() == [1 / 32, 1 / 32]
 
 
 # What stands in for the cells that are gone.
@@ -127,7 +127,7 @@ def test_a_blurred_frame_is_that_of_scipys_gaussian(size):
     frame[:, size[1] // 3 :, 1] //= 3
     sigma = max(size) / 10
     want = [ndimage.gaussian_filter(frame[..., c].astype(float), sigma, mode="reflect", truncate=8) for c in range(3)]
-    found = perturb.blurred(frame)
+    found = faithfulness.blurred(frame)
     assert found.dtype == np.uint8
     assert found.shape == frame.shape
     assert np.abs(found - np.stack(want, axis=-1)).max() < (0.55 if max(size) > 10 else 1.5)
@@ -136,26 +136,26 @@ def test_a_blurred_frame_is_that_of_scipys_gaussian(size):
 def test_a_blurred_frame_has_no_detail_left_and_the_same_mean():
     stripes = np.zeros((80, 100, 3), np.uint8)
     stripes[:, ::2] = 200
-    found = perturb.blurred(stripes)
+    found = faithfulness.blurred(stripes)
     assert np.abs(found[:, 35:65].astype(int) - 100).max() <= 1
     assert np.abs(found.astype(int) - 100).max() <= 5  # at the borders, where reflecting makes a stripe twice as wide
     frame = noise(50, 90, 3)
-    assert perturb.blurred(frame).mean(axis=(0, 1)) == pytest.approx(frame.mean(axis=(0, 1)), abs=0.3)
-    assert perturb.blurred(frame).std() < frame.std() / 10
+    assert faithfulness.blurred(frame).mean(axis=(0, 1)) == pytest.approx(frame.mean(axis=(0, 1)), abs=0.3)
+    assert faithfulness.blurred(frame).std() < frame.std() / 10
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
 def test_a_frame_of_one_colour_stays_as_it_is(level):
     frame = np.full((30, 70, 3), (level, 255 - level, level), np.uint8)
-    assert np.array_equal(perturb.blurred(frame), frame)
-    assert np.array_equal(perturb.flat(frame[None]), frame[None])
+    assert np.array_equal(faithfulness.blurred(frame), frame)
+    assert np.array_equal(faithfulness.flat(frame[None]), frame[None])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 8), (4, 6, 3)])
 def test_flat_frames_have_the_mean_colour_of_all_of_them(shape):
     frames = noise(*shape, 3)
     frames[0, :, :, 2] //= 9
-    found = perturb.flat(frames)
+    found = faithfulness.flat(frames)
     assert found.dtype == np.uint8
     assert found.shape == frames.shape
     for channel in range(3):
@@ -165,19 +165,19 @@ def test_flat_frames_have_the_mean_colour_of_all_of_them(shape):
 
 def test_the_mean_colour_is_over_frames_and_not_of_each():
     frames = np.stack([np.full((2, 3, 3), 10, np.uint8), np.full((2, 3, 3), 250, np.uint8)])
-    assert np.unique(perturb.flat(frames)).tolist() == [130]
+    assert np.unique(faithfulness.flat(frames)).tolist() == [130]
 
 
 def test_the_mean_colour_of_many_bright_pixels_is_exact():
     frames = np.full((2, 700, 900, 3), 255, np.uint8)
     frames[0, 0, 0] = 0
-    assert np.unique(perturb.flat(frames)).tolist() == [255]
+    assert np.unique(faithfulness.flat(frames)).tolist() == [255]
 
 
 def test_the_stand_ins_leave_the_frames_alone_and_can_be_written_to():
     frames = noise(2, 4, 5, 3)
     before = frames.copy()
-    for found in (perturb.blurred(frames[0]), perturb.flat(frames)[0]):
+    for found in (faithfulness.blurred(frames[0]), faithfulness.flat(frames)[0]):
         found[0, 0] = 7
         assert (found[1:] != 7).any()
     assert np.array_equal(frames, before)

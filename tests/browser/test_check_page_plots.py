@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from qvl_attn.cli.method_table import FAITHFUL, SANITY
+from qvl_attn.cli.tables import FAITHFUL, SANITY
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, read_scores
 from qvl_attn.render.overlay import color_table
 from tests.helpers.check_pages import Opened, fixed, number
 

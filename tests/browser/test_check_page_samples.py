@@ -10,8 +10,7 @@ import pytest
 
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
 from tests.browser.test_check_page_gallery import SET, exhibit_of, exhibited_rows
 from tests.helpers.check_pages import INKED, number
 

@@ -11,8 +11,7 @@ import pytest
 
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import FIGURES
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.score import FIGURES, read_scores
 from tests.evaluation.test_page import evil_page
 from tests.helpers.check_pages import EVIL, INKED
 

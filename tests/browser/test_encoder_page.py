@@ -365,7 +365,7 @@ def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, 
         page.locator("#language").click()
         settled(page)
         assert said(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
-    monkeypatch.setattr("qvl_attn.encoders.eye_maps.MAX_VALUES", 3 * 3 * 48 + 10)
+    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 3 * 3 * 48 + 10)
     (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
         assert (
@@ -510,12 +510,12 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
         10: [["query", "patch"], ["query", "at_1"], ["clicked"], ["over", "max", "cls"], ["over", "min", "cls"]],
     }
     for most, lines in wanted.items():
-        monkeypatch.setattr("qvl_attn.encoders.eye_maps.MAX_VALUES", most)
+        monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
         data = Reader(encoder_html(look)).data
         assert data["left_out"][: len(lines)] == lines
         assert lines or not data["left_out"]
         assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
-    monkeypatch.setattr("qvl_attn.encoders.eye_maps.MAX_VALUES", means + 10)
+    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
         shows(page, look.sight.map("cls", 2))
@@ -526,7 +526,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
 
 def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatch, tmp_path):
     look = made_up_look(asked=(), more=False, prefix=(), places=())
-    monkeypatch.setattr("qvl_attn.encoders.eye_maps.MAX_VALUES", 9 * 48 + 5 * 48)
+    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 9 * 48 + 5 * 48)
     (tmp_path / "one.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "one.html") as page:
         slide(page, "over", 1)
@@ -540,7 +540,7 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
     look = made_up_look((5, 6, 8), asked=(), more=False, places=())
     most = 2 * 3 * 48 * 3 + 200  # room for one more map of a step, none for one of three
-    monkeypatch.setattr("qvl_attn.encoders.eye_maps.MAX_VALUES", most)
+    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
     data = Reader(encoder_html(look)).data
     assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
     (tmp_path / "long.html").write_text(encoder_html(look), encoding="utf-8")

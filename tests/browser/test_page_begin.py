@@ -176,7 +176,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
 
 
 def test_what_is_left_out_is_told_and_its_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.vqa.maps.MAX_VALUES", 2000)
+    monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2000)
     result = results("one")
     (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
     with opened(chromium, tmp_path / "less.html") as page:

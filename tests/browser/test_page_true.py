@@ -29,7 +29,7 @@ def page_of(folder, *results):
 
 
 def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.vqa.maps.MAX_VALUES", 2000)
+    monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2000)
     result = results("one")
     with opened(chromium, page_of(tmp_path, result)) as page:
         page.locator("#question .word", has_text="cats").click()

@@ -18,9 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
-from qvl_attn.encoders import clip as clip_room
 from qvl_attn.encoders import engine as encoder_room
 from qvl_attn.encoders import folder as folder_room
+from qvl_attn.encoders import inputs as clip_room
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.record import Look
 from qvl_attn.media import image as media_room
@@ -53,7 +53,7 @@ def undraw(patch) -> None:
     drawn = folder_room.DrawnLook
     patch.setattr(folder_room, "space_images", lambda *args: ())
     patch.setattr(drawn, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)])
-    patch.setattr("qvl_attn.encoders.film.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.timeline.write_film", lambda *args: ([], []))
     patch.setattr(folder_room, "encoder_html", lambda *args: "<!doctype html>")
 
 

@@ -6,8 +6,7 @@ from matplotlib.colors import to_rgba
 
 import qvl_attn.encoders.charts as chart_room
 from qvl_attn.encoders.charts import draw_figures, draw_survey
-from qvl_attn.encoders.said import gathers_most, local_until, said
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of
+from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, gathers_most, local_until, said
 from tests.helpers.looks import made_look, made_picture, made_sight
 
 WINDOW = np.repeat([0, 1], 12)

@@ -9,10 +9,10 @@ import torch
 
 from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.encoders import capture as look_room
-from qvl_attn.encoders.cost import held_bytes, pass_bytes, states_bytes
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.spec import held_bytes, pass_bytes, states_bytes
 from tests.helpers import eyes
 
 AT = ((45, 20), (70, 70), (60, 60))

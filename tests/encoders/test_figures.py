@@ -7,9 +7,9 @@ import transformers
 import qvl_attn.encoders.figures as pictures_room
 import qvl_attn.encoders.input_figures as grid_room
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.encoders.captions import asks, layer_words, share_of_all, share_words
+from qvl_attn.encoders.captions import asks, cut_out, layer_words, seen, seen_words, share_of_all, share_words
 from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.figures import draw_look
+from qvl_attn.encoders.figures import draw_look, saliency_heat_map
 from qvl_attn.encoders.input_figures import (
     WINDOW_COLOR,
     draw_grid,
@@ -22,8 +22,6 @@ from qvl_attn.encoders.input_figures import (
 )
 from qvl_attn.encoders.inputs import read_inputs, turned_back
 from qvl_attn.encoders.record import LookSettings, SaliencyMap
-from qvl_attn.encoders.saliency_map import saliency_heat_map
-from qvl_attn.encoders.seen import cut_out, seen, seen_words
 from qvl_attn.encoders.spec import Eye
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.token_grid import cell_boxes_px

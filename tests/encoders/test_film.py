@@ -20,11 +20,10 @@ from qvl_attn.core.runtime import untold
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import inputs as inputs_room
-from qvl_attn.encoders.clip import load_clip
-from qvl_attn.encoders.film import asked, seen_part, story_of, write_film
+from qvl_attn.encoders.inputs import load_clip
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import figures_of
-from qvl_attn.encoders.timeline import draw_steps, lines
+from qvl_attn.encoders.timeline import asked, draw_steps, lines, seen_part, story_of, write_film
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip

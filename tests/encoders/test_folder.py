@@ -15,8 +15,8 @@ import torch
 
 from qvl_attn.core.errors import ResultExistsError, StoreError
 from qvl_attn.encoders import folder as folder_room
-from qvl_attn.encoders.clip import load_clip
 from qvl_attn.encoders.folder import folder_of_look, load_look
+from qvl_attn.encoders.inputs import load_clip
 from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
@@ -61,7 +61,7 @@ def undraw(patch) -> None:
     patch.setattr(
         folder_room.DrawnLook, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)]
     )
-    patch.setattr("qvl_attn.encoders.film.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.timeline.write_film", lambda *args: ([], []))
 
 
 @pytest.fixture

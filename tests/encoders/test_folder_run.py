@@ -22,8 +22,7 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoders import folder_run as survey_room
 from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.folder_run import survey
-from qvl_attn.encoders.listing import list_pictures
+from qvl_attn.encoders.folder_run import list_pictures, survey
 from qvl_attn.encoders.record import LookSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.image import load_picture

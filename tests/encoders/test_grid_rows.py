@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qvl_attn.encoders import capture, grid_rows
-from qvl_attn.encoders.grid_rows import even_places
+from qvl_attn.encoders import capture
+from qvl_attn.encoders.capture import even_places
 from qvl_attn.encoders.record import LookSettings
 from tests.encoders.test_capture import SHOWN, plain_attention
 from tests.helpers import eyes
@@ -35,7 +35,7 @@ def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, mo
     inputs, _ = encoder.read(media, LookSettings(**limits))
     t, h, w = inputs.grid
     if sparse:
-        monkeypatch.setattr(grid_rows, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
+        monkeypatch.setattr(capture, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
     monkeypatch.setattr(capture, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
     found = encoder.look(media, LookSettings(**limits))
     assert (len(found.grid_places) < h * w) == sparse
@@ -45,7 +45,7 @@ def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, mo
 @pytest.mark.parametrize("room", [10**6, 8 * 60 * 3 * 4])
 @pytest.mark.parametrize("frames", [1, 5])
 def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room, monkeypatch):
-    monkeypatch.setattr(grid_rows, "GRID_VALUES", room)
+    monkeypatch.setattr(capture, "GRID_VALUES", room)
     encoder = eyes.encoder(eyes.QWEN)
     media = eyes.picture(140, 84) if frames == 1 else eyes.clip(140, 84, frames)
     weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
@@ -87,7 +87,7 @@ def test_places_lie_evenly_and_fit(grid, most):
 
 def test_where_not_even_four_fit_there_are_none(monkeypatch):
     assert len(even_places((1, 24, 24), 3)) == 0
-    monkeypatch.setattr(grid_rows, "GRID_VALUES", 100)
+    monkeypatch.setattr(capture, "GRID_VALUES", 100)
     found = eyes.encoder("clip").look(eyes.picture(120, 118))
     assert found.grid_rows is None
     assert found.grid_places is None

@@ -12,8 +12,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, read_inputs, turned_back
-from qvl_attn.encoders.part import part_px
+from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, turned_back
 from qvl_attn.encoders.record import LookSettings
 from tests.helpers import eyes
 

@@ -14,13 +14,14 @@ from torch.nn.functional import cosine_similarity, cross_entropy, linear
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import saliency
-from qvl_attn.encoders.aim import Aim
 from qvl_attn.encoders.capture import encoder_of
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.saliency import Aim
 from qvl_attn.encoders.spec import eye_of
-from qvl_attn.model import capture, flow
+from qvl_attn.model import capture
+from qvl_attn.model import probe as flow
 from tests.helpers import eyes
 
 HEADS = (*eyes.WITH_CLASSES, *eyes.WITH_TEXT)

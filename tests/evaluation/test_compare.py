@@ -20,8 +20,7 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.compare import COMPARED
-from qvl_attn.evaluation.score import FIGURES, Score
-from qvl_attn.evaluation.scores import score_row
+from qvl_attn.evaluation.score import FIGURES, Score, score_row
 
 SAME = {"--model": "demo", "--query": "last", "--profile": None}
 

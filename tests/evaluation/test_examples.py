@@ -31,7 +31,7 @@ from qvl_attn.evaluation.examples import (
     read_exhibits,
     write_exhibit,
 )
-from qvl_attn.render.html.jpeg import jpeg
+from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.alike import ENVIRONMENT, assert_same_exhibits
@@ -61,7 +61,7 @@ def choose(monkeypatch):
     def choose(shown, each):
         monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
         monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", shown)
-        monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", each)
+        monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", each)
 
     return choose
 
@@ -384,7 +384,7 @@ def killed(cwd, data, at, where):
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "import qvl_attn.results.run_folder as ledger\n"
-        "import qvl_attn.evaluation.examples as exhibit, qvl_attn.evaluation.gallery as gallery\n"
+        "import qvl_attn.evaluation.examples as exhibit, qvl_attn.evaluation.outputs as gallery\n"
         "exhibit.SHOWN, gallery.EACH = 10, 2\n"
         "count = [0]\n"
         "def first(what, room, name, ending):\n"
@@ -410,7 +410,7 @@ def once(demo, scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-        patch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
+        patch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
         run_of(demo, scenes, folder)
     return folder / "run"
 
@@ -422,7 +422,7 @@ def run_of(demo, scenes, folder):
 @pytest.mark.parametrize(("where", "at"), [*zip(KILLED, (4, 1), strict=True)])
 def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tmp_path, monkeypatch, where, at):
     monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
     done = killed(tmp_path, scenes, at, KILLED[where])
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = tmp_path / "run"
@@ -456,7 +456,7 @@ def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_pa
 def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scenes, once, tmp_path, monkeypatch):
     """Killed while the gallery was drawn; there are pages and exhibits of an end with other best ones."""
     monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
     shutil.copytree(once, tmp_path / "run")
     kept = tmp_path / "run"
     (kept / "summary.json").unlink()
@@ -471,7 +471,7 @@ def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scene
 
 def test_one_that_was_deleted_is_missed_by_nobody(demo, scenes, once, tmp_path, monkeypatch):
     monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
     shutil.copytree(once, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "gallery")

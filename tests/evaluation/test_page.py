@@ -20,8 +20,7 @@ from qvl_attn.cli import app
 from qvl_attn.evaluation import page as of_check
 from qvl_attn.evaluation.examples import read_exhibits
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
 from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
 from tests.helpers.running import ENV, ROOT
 

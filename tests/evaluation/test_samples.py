@@ -21,8 +21,15 @@ from PIL import Image
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import Faults
-from qvl_attn.evaluation.data.samples import MAX_LINE_BYTES, MAX_ROWS, Sample, picture_rows, read_jsonl, read_samples
-from qvl_attn.evaluation.data.shown import Shown
+from qvl_attn.evaluation.data.samples import (
+    MAX_LINE_BYTES,
+    MAX_ROWS,
+    Sample,
+    Shown,
+    picture_rows,
+    read_jsonl,
+    read_samples,
+)
 from qvl_attn.media.image import load_picture
 from tests.conftest import numbered_frames
 

@@ -14,11 +14,9 @@ from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
-from qvl_attn.evaluation.gallery import EACH, chosen
-from qvl_attn.evaluation.loop import other_samples
-from qvl_attn.evaluation.portion import AT_ONCE, portions
-from qvl_attn.evaluation.score import score_sample
-from qvl_attn.evaluation.scores import as_json, score_row
+from qvl_attn.evaluation.loop import AT_ONCE, other_samples, portions
+from qvl_attn.evaluation.outputs import EACH, chosen
+from qvl_attn.evaluation.score import as_json, score_row, score_sample
 from qvl_attn.evaluation.summary import layer_table
 from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.vqa.question import read_question

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import StoreError
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
-from qvl_attn.evaluation.scores import read_scores, score_of, score_row
+from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score, read_scores, score_of, score_row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.floats(width=64, allow_infinity=False) | st.floats(0, 1)

@@ -17,12 +17,11 @@ from typer.testing import CliRunner
 from qvl_attn import load_samples
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.data.shown import Shown
-from qvl_attn.evaluation.gallery import chosen
+from qvl_attn.evaluation.data.samples import Sample, Shown
 from qvl_attn.evaluation.loop import other_samples
+from qvl_attn.evaluation.outputs import chosen
 from qvl_attn.evaluation.score import Score
-from qvl_attn.evaluation.shard import MOST_SHARDS, Shard
+from qvl_attn.evaluation.sharding import MOST_SHARDS, Shard
 from tests.helpers.alike import differing, rows_of
 
 

@@ -12,8 +12,7 @@ from qvl_attn.attribution.regions import Region
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation import calibration
 from qvl_attn.evaluation.calibration import best_heads, halves, ranking
-from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.data.shown import Shown
+from qvl_attn.evaluation.data.samples import Sample, Shown
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
 from qvl_attn.evaluation.summary import (
     DRAWS,

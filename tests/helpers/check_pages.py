@@ -105,7 +105,7 @@ def check(demo: Any, kind: str, folder: Path) -> Checked:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
         patch.setattr("qvl_attn.evaluation.examples.SHOWN", SHOWN)
-        patch.setattr("qvl_attn.evaluation.gallery.EACH", EACH)
+        patch.setattr("qvl_attn.evaluation.outputs.EACH", EACH)
         if kind == "merged":
             for part in (1, 2):
                 demo.check(samples, folder / f"part-{part}", shard=f"{part}/2", **how)

@@ -4,8 +4,9 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.record import Look, LookSettings, Maker
+from qvl_attn.encoders.record import Look, LookSettings
 from qvl_attn.model.token_grid import cell_boxes_px
+from qvl_attn.results.record import Maker
 
 MAKER = Maker("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.record import Look, LookSettings, Maker, SaliencyMap
+from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
+from qvl_attn.results.record import Maker
 
 MAKER = Maker("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
 

@@ -54,7 +54,7 @@ def invoke(data, *args, out="run"):
 def undrawn(monkeypatch) -> None:
     """Without charts, gallery and exhibits, for tests of what is in the rows: they take most of a small run's time."""
     monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 0)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 0)
     monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 0)
 
 

@@ -239,7 +239,7 @@ def test_a_model_of_another_name_is_named(go_on):
 
 
 def test_another_version_is_named(go_on, monkeypatch):
-    monkeypatch.setattr("qvl_attn.__version__", "99.0")
+    monkeypatch.setattr("qvl_attn.core.version.__version__", "99.0")
     monkeypatch.setattr("transformers.__version__", "98.0")
     assert_refused(go_on(), "qvl_attn: ", "transformers: ")
 

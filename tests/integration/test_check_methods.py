@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from qvl_attn.cli import app
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
-from qvl_attn.evaluation.gallery import draw_sample
-from qvl_attn.evaluation.scores import read_scores
+from qvl_attn.evaluation.outputs import draw_sample
+from qvl_attn.evaluation.score import read_scores
 from tests.helpers.alike import differing, rows_of, summary_of
 from tests.helpers.running import make_data, undrawn, write_rows
 
@@ -201,7 +201,7 @@ def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_pat
 
 
 def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 0)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 0)
     parts = [tmp_path / "a", tmp_path / "b"]
     for i, part in enumerate(parts):
         assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import qvl_attn.evaluation.data.load as data_room
-import qvl_attn.evaluation.portion as portion_room
+import qvl_attn.evaluation.loop as portion_room
 import qvl_attn.evaluation.run as evaluation
 from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.running import (
@@ -264,7 +264,7 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
             shutil.move("3.png", "gone.png")
         return conclude(*args, **more)
 
-    monkeypatch.setattr("qvl_attn.evaluation.gallery.EACH", 6)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 6)
     monkeypatch.setattr(evaluation, "conclude", hooked)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output

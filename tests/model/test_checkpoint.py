@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from qvl_attn import Analyzer
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.model.checkpoint import _DEMO, DEFAULT_MODEL, Placement, choose_placement, find_checkpoint, load_config
-from qvl_attn.model.free_memory import free_bytes, on_device
+from qvl_attn.model.memory import free_bytes, on_device
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from qvl_attn.attribution.selection import words
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.image import load_picture
-from qvl_attn.model.answer import answer_tokens
-from qvl_attn.model.prompt import build_prompt, chat_messages
+from qvl_attn.model.prompt import answer_tokens, build_prompt, chat_messages
 from tests.helpers.recipe import recipe
 
 QUESTIONS = [

@@ -13,9 +13,9 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.model.answer import answer_tokens
 from qvl_attn.model.capture import attention_rows, record_attention
 from qvl_attn.model.generate import Recording, greedy, own_answers, padded_batch
+from qvl_attn.model.prompt import answer_tokens
 from qvl_attn.model.recorder import AttentionRecorder, Target
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.recipe import recipe

@@ -347,8 +347,8 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     folder = result.save(tmp_path / "out")
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
-    from qvl_attn.results.clip_export import story_of
-    from qvl_attn.vqa.timeline import step_edges_s
+    from qvl_attn.results.clip_export import step_edges_s
+    from qvl_attn.vqa.timeline import story_of
 
     story = story_of(result, result.heatmap(), ())
     assert list(zip(story.times_s, story.steps, strict=True)) == list(zip(moments, np.repeat(range(6), 2), strict=True))

@@ -9,14 +9,12 @@ import pytest
 from PIL import ImageColor
 
 from qvl_attn import Drawing
-from qvl_attn.attribution.faithfulness import Curves
-from qvl_attn.attribution.likeness import Likeness, Sanity
-from qvl_attn.attribution.perturb import STEPS
-from qvl_attn.render.method_chart import draw_faithfulness, draw_methods, faithfulness_lines
+from qvl_attn.attribution.faithfulness import STEPS, Curves
+from qvl_attn.attribution.similarity import Likeness, Sanity
+from qvl_attn.render.charts import draw_faithfulness, draw_methods, faithfulness_lines
 from qvl_attn.render.overlay import crossed_out
-from qvl_attn.vqa.captions import headline_caption
 from qvl_attn.vqa.codec import result_json
-from qvl_attn.vqa.figures import draw_result
+from qvl_attn.vqa.figures import draw_result, headline_caption
 
 QUESTION = "how many cats?"
 WHITE = (255, 255, 255)

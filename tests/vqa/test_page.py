@@ -16,7 +16,7 @@ from qvl_attn import __version__
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.payload import coarse, pack_rows
-from qvl_attn.vqa import maps
+from qvl_attn.vqa import page as maps
 from qvl_attn.vqa.page import result_html
 from tests.attribution.test_profiles import demo_profile
 from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, close, unpacked

@@ -20,7 +20,7 @@ from qvl_attn import Drawing, Result
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.vqa.captions import headline_caption
+from qvl_attn.vqa.figures import headline_caption
 from qvl_attn.vqa.redraw import read_result, redrawn
 from tests.conftest import CLIP_FPS, numbered_frames
 

@@ -11,18 +11,17 @@ import torch
 from PIL import Image
 
 from qvl_attn.attribution import faithfulness
-from qvl_attn.attribution.faithfulness import FILLS, KINDS, removal_orders
-from qvl_attn.attribution.perturb import STEPS, blurred, flat
+from qvl_attn.attribution.faithfulness import FILLS, KINDS, STEPS, blurred, flat, removal_orders
 from qvl_attn.attribution.regions import picture_region
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.vqa import removal
+from qvl_attn.vqa import explain
 from qvl_attn.vqa.batching import run_group
 from qvl_attn.vqa.clip import load_clip
+from qvl_attn.vqa.explain import removal_curves
 from qvl_attn.vqa.question import read_question, without_pixels
-from qvl_attn.vqa.removal import removal_curves
 from tests.conftest import DEMO_PICTURES
 
 CELL_PX = 28
@@ -301,7 +300,7 @@ def test_a_processor_that_makes_something_else_of_filled_pictures_is_a_fault(cat
         inputs[name] = inputs[name][:-4] if name == "pixel_values" else inputs[name] + 1
         return replace(question, prompt=replace(question.prompt, inputs=inputs))
 
-    monkeypatch.setattr(removal, "read_question", otherwise)
+    monkeypatch.setattr(explain, "read_question", otherwise)
     with pytest.raises(CaptureError, match="another prompt"):
         cat.curves({})
 

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
-from qvl_attn.attribution.likeness import Likeness, Sanity, sanity_from, sanity_json
 from qvl_attn.attribution.methods import GENERIC_PROMPT
-from qvl_attn.attribution.similarity import rank_correlation, ssim
+from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, sanity_from, sanity_json, ssim
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.demo.heldout import scene
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.vqa import sanity
 from qvl_attn.vqa.clip import answer_clip, ask_video, load_clip, prepare_clip
-from qvl_attn.vqa.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks
-from qvl_attn.vqa.scramble import scrambled
+from qvl_attn.vqa.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks, scrambled
 from tests.conftest import DEMO_PICTURES
 
 QUESTION = "what color is the dog?"

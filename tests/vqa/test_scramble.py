@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.vqa import scramble
-from qvl_attn.vqa.scramble import scrambled
+from qvl_attn.vqa import sanity
+from qvl_attn.vqa.sanity import scrambled
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
@@ -52,7 +52,7 @@ def test_every_bit_comes_back_after_a_fault():
 
 
 def test_every_bit_comes_back_after_a_fault_on_the_way(monkeypatch):
-    layers, shuffle, seen = some_layers(), scramble._shuffle, []
+    layers, shuffle, seen = some_layers(), sanity._shuffle, []
 
     def once_too_often(parameter, seed):
         seen.append(seed)
@@ -61,7 +61,7 @@ def test_every_bit_comes_back_after_a_fault_on_the_way(monkeypatch):
         shuffle(parameter, seed)
 
     before = weights(layers)
-    monkeypatch.setattr(scramble, "_shuffle", once_too_often)
+    monkeypatch.setattr(sanity, "_shuffle", once_too_often)
     with pytest.raises(torch.OutOfMemoryError), scrambled(layers, 1):
         pytest.fail("entered")
     assert weights(layers) == before

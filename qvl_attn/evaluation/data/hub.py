@@ -11,7 +11,7 @@ from typing import Any
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.rows import BOX_FORMATS, BOX_UNITS
-from qvl_attn.evaluation.data.shown import Reader
+from qvl_attn.evaluation.data.samples import Reader
 
 PREFIX = "hf:"
 FIELDS = ("id", "image", "images", "question", "answer", "boxes", "box_format", "box_units", "frame")

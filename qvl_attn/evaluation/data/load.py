@@ -11,8 +11,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.question_sets import load_prompts
 from qvl_attn.evaluation.data.rows import Faults
-from qvl_attn.evaluation.data.samples import Sample, picture_rows, read_jsonl, read_samples
-from qvl_attn.evaluation.data.shown import Reader
+from qvl_attn.evaluation.data.samples import Reader, Sample, picture_rows, read_jsonl, read_samples
 from qvl_attn.media.image import check_local
 
 ROW_FILES = (".jsonl", ".ndjson", ".json")

@@ -11,7 +11,7 @@ from qvl_attn.encoders.figures import draw_look
 from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import Look
 from qvl_attn.media.resize import Picture
-from qvl_attn.render.html.jpeg import jpeg
+from qvl_attn.render.html.payload import jpeg
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import base_name
 from qvl_attn.vqa.figures import draw_result

@@ -5,13 +5,14 @@ from __future__ import annotations
 import zlib
 from base64 import b64encode
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from qvl_attn.media.resize import Picture
-from qvl_attn.render.html.jpeg import jpeg
 
 # The largest value of a row becomes this half float: full precision (11 bits) then reaches down to 2e-9 of it.
 TOP = 32768.0
@@ -78,3 +79,14 @@ def coarse(maps: NDArray[Any]) -> NDArray[np.float64]:
         *(np.diff(np.append(starts, size)) for starts, size in ((rows, maps.shape[2]), (columns, maps.shape[3])))
     )
     return np.asarray((sums / counts).reshape(len(maps), -1))
+
+
+QUALITY = 90
+
+
+def jpeg(picture: Picture) -> bytes:
+    """A picture as a JPEG file, its colours as fine as its brightness."""
+    file = BytesIO()
+    # Not optimize: Pillow gives it a byte a pixel to write into, which is too little for noise.
+    Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0)
+    return file.getvalue()
