@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
     from qvl_attn.encoders.engine import Encoder
-    from qvl_attn.encoders.record import Look, LookSettings
+    from qvl_attn.encoders.record import EncoderSettings
+    from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.evaluation.compare import compare_runs
     from qvl_attn.evaluation.data.load import load_samples
     from qvl_attn.evaluation.sharding import merge_runs
     from qvl_attn.render.style import Drawing
     from qvl_attn.report import make_report
-    from qvl_attn.vqa.record import Result
+    from qvl_attn.vqa.result import Result
 
 __all__ = [
     "Analyzer",
     "Drawing",
     "Encoder",
+    "EncoderResult",
+    "EncoderSettings",
     "HeatMap",
-    "Look",
-    "LookSettings",
     "QvlAttnError",
     "Result",
     "__version__",
@@ -47,10 +48,10 @@ _ROOMS = {
     "Drawing": "render.style",
     "Encoder": "encoders.engine",
     "HeatMap": "core.types",
-    "Look": "encoders.record",
-    "LookSettings": "encoders.record",
+    "EncoderResult": "encoders.result",
+    "EncoderSettings": "encoders.record",
     "QvlAttnError": "core.errors",
-    "Result": "vqa.record",
+    "Result": "vqa.result",
     "compare_runs": "evaluation.compare",
     "load_samples": "evaluation.data.load",
     "make_report": "report",

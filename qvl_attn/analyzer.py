@@ -18,11 +18,12 @@ from qvl_attn.vqa.clip import ask_video
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate, estimate_of
 from qvl_attn.vqa.question import read_question
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
+    from qvl_attn.evaluation.workers import Workers
 
 
 class Analyzer(Engine):
@@ -194,6 +195,7 @@ class Analyzer(Engine):
         batch_size: int = 8,
         fps: float = ClipSettings.fps,
         max_frames: int = ClipSettings.max_frames,
+        workers: Workers | None = None,
         progress: Progress = untold,
         **options: Any,
     ) -> dict[str, Any]:
@@ -215,6 +217,7 @@ class Analyzer(Engine):
             batch_size: how many prompts run at once, while they are estimated to fit the memory.
             fps: of clips, frames sampled a second.
             max_frames: of clips, frames at most.
+            workers: who holds the model, with whose `place` this one was loaded; by default this process.
             progress: told what is being done, how much of it is done, and of how much.
             options: the keywords of `ask` but `images`, `answer` and `method`; layers, heads and profile are the
                 headline's.
@@ -240,7 +243,7 @@ class Analyzer(Engine):
             raise InputError(f"batch size {batch_size}: want at least 1")
         check_begun(folder)
         if profile_file is not None:
-            if part or self.workers:
+            if part or workers:
                 raise InputError("--calibrate keeps the maps of all heads in one process", "leave --shard and workers")
             if not is_finished(folder):
                 check_new(profile_file, "--calibrate", empty_folder=False)
@@ -268,7 +271,7 @@ class Analyzer(Engine):
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
         wanted = Wanted(folder, name, by_head, profile_file, csv, seed, part, batch_size)
-        return run_check(self, samples, settings, wanted, progress)
+        return run_check(self, samples, settings, wanted, progress, workers)
 
     def estimate(
         self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
@@ -14,10 +13,9 @@ from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_scores
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, is_finished, read_run
+from qvl_attn.results.store import RESULT_FILE, damage
 from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.redraw import check_whole, read_result
-
-RESULT_FILE = "result.json"
 
 
 def make_report(
@@ -65,7 +63,7 @@ def _html(folders: Sequence[Path]) -> str:
     if looks:
         return _look_html(looks[0])
     results = [read_result(folder) for folder in folders]
-    with _damaged(", ".join(str(one / RESULT_FILE) for one in folders)):
+    with damage(", ".join(str(one / RESULT_FILE) for one in folders)):
         return result_html(results, [_notes(one) for one in folders])
 
 
@@ -76,11 +74,11 @@ def _is_look(folder: Path) -> bool:
 
 
 def _look_html(folder: Path) -> str:
-    from qvl_attn.encoders.folder import load_look
     from qvl_attn.encoders.page import encoder_html
+    from qvl_attn.encoders.result import EncoderResult
 
-    look = load_look(folder)
-    with _damaged(str(folder / RESULT_FILE)):
+    look = EncoderResult.load(folder)
+    with damage(str(folder / RESULT_FILE)):
         return encoder_html(look, _notes(folder))
 
 
@@ -95,17 +93,8 @@ def _check_html(folder: Path) -> str:
             f"{folder / ROWS_FILE} has {len(scores)} rows of the {summary.get('samples')} that {SUMMARY_FILE} is about",
             "the same check command asks again what is missing, once summary.json is removed",
         )
-    with _damaged(str(folder / SUMMARY_FILE)):
+    with damage(str(folder / SUMMARY_FILE)):
         return check_html(summary, scores, read_exhibits(folder))
-
-
-@contextmanager
-def _damaged(file: str) -> Iterator[None]:
-    """What was read is not what was written."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
-        raise StoreError(f"{file} is damaged: {type(fault).__name__}: {fault}") from None
 
 
 def _notes(folder: Path) -> list[str]:

@@ -171,6 +171,7 @@ def check(
         tell = unsaid if quiet else say
         pictures = {shown.identity for one in samples for shown in one.shown}
         tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all found")
+        workers = _ray_workers(concurrency, gpus_per_worker, tell) if engine == "ray" else None
         analyzer = find_model(
             model,
             offline=offline,
@@ -181,7 +182,7 @@ def check(
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
-            **({"workers": _ray_workers(concurrency, gpus_per_worker, tell)} if engine == "ray" else {}),
+            **({"place": workers.place} if workers else {}),
         )
         # Ray tells on stdout of actors that died.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
@@ -208,6 +209,7 @@ def check(
                 min_pixels=min_pixels,
                 max_pixels=max_pixels,
                 max_new_tokens=max_new_tokens,
+                workers=workers,
             )
         tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         judge(summary, bars)

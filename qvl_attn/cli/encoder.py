@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
     from qvl_attn.core.types import Media
     from qvl_attn.encoders.engine import Encoder
-    from qvl_attn.encoders.record import Look, LookSettings
+    from qvl_attn.encoders.record import EncoderSettings
+    from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.media.sampling import ClipSettings
     from qvl_attn.render.style import Drawing
 
@@ -154,11 +155,11 @@ def encoder(
         from qvl_attn.core.files import check_writable
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_run import list_pictures
-        from qvl_attn.encoders.record import LookSettings
+        from qvl_attn.encoders.record import EncoderSettings
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
 
-        settings = LookSettings(
+        settings = EncoderSettings(
             at=points,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
@@ -269,27 +270,26 @@ def _check_opens(name: str, how: ClipSettings) -> None:
 def _look(
     eye: Encoder,
     name: str,
-    settings: LookSettings,
+    settings: EncoderSettings,
     how: ClipSettings,
     drawing: Drawing,
     out: Path,
     progress: Progress,
     overwrite: bool,
-) -> tuple[Look, Path, bool]:
+) -> tuple[EncoderResult, Path, bool]:
     """A look, its folder, and whether it was there already."""
     from qvl_attn.core.errors import ResultExistsError
-    from qvl_attn.encoders.folder import folder_of_look
-    from qvl_attn.encoders.inputs import load_clip
-    from qvl_attn.encoders.record import Look
+    from qvl_attn.encoders.inputs import load_encoder_clip
+    from qvl_attn.encoders.result import EncoderResult, request_folder
     from qvl_attn.media.image import moves
-    from qvl_attn.vqa.folder import is_complete
+    from qvl_attn.results.store import is_complete
 
     if moves(name):
         settings = replace(settings, clip=how)
-        media = load_clip(eye, name, how, settings, progress)
+        media = load_encoder_clip(eye.eye, eye.processor, name, how, settings, progress)
     else:
         media = _picture(name)
-    folder = folder_of_look(media, settings, drawing, eye.maker, out)
+    folder = request_folder(out, media, settings, drawing, eye.maker)
     if overwrite or not is_complete(folder):
         look = eye.look(media, settings, progress)
         try:
@@ -297,5 +297,5 @@ def _look(
             return look, folder, False
         except ResultExistsError:  # another run finished the same one meanwhile
             pass
-    kept = Look.load(folder)
+    kept = EncoderResult.load(folder)
     return replace(kept, media=replace(kept.media, source=media.source)), folder, True

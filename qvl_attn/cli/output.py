@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from qvl_attn.core.types import Media
     from qvl_attn.render.style import Drawing
     from qvl_attn.vqa.question import Question
-    from qvl_attn.vqa.record import Result
+    from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
-    from qvl_attn.encoders.record import Look
+    from qvl_attn.encoders.result import EncoderResult
 
 
 def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
@@ -75,7 +75,8 @@ def folder_of(
         out: the folder that holds results.
         overwrite: whether it is to be made again.
     """
-    from qvl_attn.vqa.folder import folder_name, is_complete
+    from qvl_attn.results.store import is_complete
+    from qvl_attn.vqa.result import request_folder
 
     ways = [prompt.attention]
     if analyzer.attn == "auto" and analyzer.placement.dtype == "float32" and not overwrite:
@@ -83,7 +84,7 @@ def folder_of(
     folders = []
     for way in ways:
         made_by = analyzer.made_by(prompt) | {"attention": way}
-        folders.append(out / folder_name(media, prompt.prompt.question, prompt.settings, drawing, made_by))
+        folders.append(request_folder(out, media, prompt.prompt.question, prompt.settings, drawing, made_by))
     return next((folder for folder in folders if is_complete(folder)), folders[0])
 
 
@@ -101,8 +102,8 @@ def results(
         save: writes a result.
         overwrite: whether those that are there are made again.
     """
-    from qvl_attn.vqa.folder import is_complete
-    from qvl_attn.vqa.record import Result
+    from qvl_attn.results.store import is_complete
+    from qvl_attn.vqa.result import Result
 
     there = [is_complete(folder) and not overwrite for folder in folders]
     missing = [i for i, done in enumerate(there) if not done]
@@ -215,7 +216,7 @@ PRINTED = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90
 SHOWN_ERRORS = 3
 
 
-def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
+def tell_look(look: EncoderResult, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
     """Print a look: notes and memory on stderr, what was found and its files, or JSON, on stdout.
 
     Args:
@@ -239,7 +240,9 @@ def tell_look(look: Look, folder: Path, reused: bool, *, as_json: bool, quiet: b
         ) from None
 
 
-def _tell_look(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool) -> None:
+def _tell_look(
+    look: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
+) -> None:
     from qvl_attn.encoders.statistics import figures_of, said
 
     if not quiet:
@@ -275,7 +278,7 @@ def _is_named(file: str) -> bool:
     return file.endswith((".png", ".mp4")) and not any(part in file for part in single)
 
 
-def _look_summary(look: Look, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
+def _look_summary(look: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
     names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
     named = {name: kept[name] for name in names}
     return {

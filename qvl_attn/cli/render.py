@@ -20,7 +20,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import libraries_in_c_hushed
 
 if TYPE_CHECKING:
-    from qvl_attn.vqa.record import Result
+    from qvl_attn.vqa.result import Result
 
 
 class Scale(StrEnum):
@@ -85,7 +85,6 @@ def render(
     with faults(debug=debug), progress_bars(shown=not quiet) as progress:
         # Imported here: --help must not wait for numpy.
         from qvl_attn.core.files import check_writable
-        from qvl_attn.vqa.folder import folder_of
         from qvl_attn.vqa.redraw import check_whole, left_behind, read_result, redrawn
 
         saved = read_result(folder)
@@ -113,7 +112,7 @@ def render(
             return ((at, result) for at in range(len(missing)))
 
         for one, target, reused in results(
-            [folder_of(result, drawing, out)],
+            [result.folder(out, drawing)],
             drawn,
             lambda one: one.save(out, drawing, overwrite=overwrite, progress=progress),
             overwrite,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +11,14 @@ from PIL import Image
 
 from qvl_attn.core.text import percent
 from qvl_attn.encoders.attention import Over, Sight
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import window_cells
 from qvl_attn.media.resize import Picture
 
 OVER_WORDS = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}
 
 
-def asks(look: Look, query: str) -> str:
+def asks(look: EncoderRecord, query: str) -> str:
     """Who asks."""
     if query == "cls":
         return "[CLS]"
@@ -95,12 +96,12 @@ def input_words(sight: Sight) -> str:
     return f"input {steps}{width} x {height} px · {w} x {h} patches of {sight.patch_px} px"
 
 
-def maker_words(look: Look) -> str:
+def maker_words(look: EncoderRecord) -> str:
     """Whose eye it is."""
     return f"{look.maker.family} · {look.maker.model} · {look.maker.dtype}"
 
 
-def foot_lines(look: Look, query: str, layer: int | None = None) -> list[str]:
+def foot_lines(look: EncoderRecord, query: str, layer: int | None = None) -> list[str]:
     """What stands beneath every picture: the encoder, its input, the part of the original that it sees.
 
     Args:
@@ -147,7 +148,7 @@ def seen_size_px(sight: Sight) -> tuple[int, int]:
     return max(1, round(x1 - x0)), max(1, round(y1 - y0))
 
 
-def seen(look: Look, step: int, size_px: tuple[int, int]) -> Picture:
+def seen(look: EncoderRecord, step: int, size_px: tuple[int, int]) -> Picture:
     """The part of a step's first frame that its patches cover, cut out to a fraction of a pixel and resized.
 
     Args:
@@ -179,7 +180,7 @@ def cut_out(frame: Picture, box_px: NDArray[np.float64], size_px: tuple[int, int
     return np.asarray(shown)
 
 
-def seen_words(look: Look) -> str | None:
+def seen_words(look: EncoderRecord) -> str | None:
     """Which part of the original the encoder sees; None where it is all of it, but for less than a pixel."""
     (x0, y0, x1, y1), (width, height) = seen_box_px(look.sight), look.media.size_px
     # As exact as its place can be known: half a pixel of what the encoder sees, at least one of the original.
@@ -194,3 +195,11 @@ def seen_words(look: Look) -> str | None:
     if abs(x0 + x1 - width) <= 2 * near_x and abs(y0 + y1 - height) <= 2 * near_y:
         return f"the encoder sees the middle {part} of {whole}"
     return f"the encoder sees {part} of {whole}, from {x0:.0f},{y0:.0f} to {x1:.0f},{y1:.0f}"
+
+
+Named = Iterator[tuple[str, Callable[[], Picture]]]
+
+
+def after_layer_words(layer: int) -> str:
+    """After which layer, to be read."""
+    return "before layer 0" if layer < 0 else f"after layer {layer}"

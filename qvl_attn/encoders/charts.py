@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qvl_attn.encoders.captions import input_words, maker_words
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, said
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Draw = Callable[[Axes, str], None]
 
 
-def draw_figures(look: Look) -> Picture:
+def draw_figures(look: EncoderRecord) -> Picture:
     """All figures of one look by layer: each head a faint dot, their mean a line, chance dotted, full layers shaded.
 
     Beneath it stands what they say.

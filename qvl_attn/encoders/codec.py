@@ -7,27 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.attention import Sight, over_heads
-from qvl_attn.encoders.record import Look, LookSettings, PatchSpace, SaliencyMap
+from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchSpace, SaliencyMap
 from qvl_attn.encoders.statistics import figures_of, said
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.codec import media_json
-from qvl_attn.results.record import Maker
 
 SCHEMA_VERSION = 1
+R = TypeVar("R", bound=EncoderRecord)
 KIND = "encoder"
 # Of rows that are there to be clicked, and are means: half the digits do.
 GRID_DTYPE = np.float16
 Arrays = dict[str, NDArray[Any]]
 
 
-def look_arrays(look: Look) -> Arrays:
+def record_arrays(look: EncoderRecord) -> Arrays:
     """The contents of `attention.npz`: the names of a question's result where they mean the same.
 
     `weights` (L, Q, V) and `weights_by_head` (L, H, Q, V): a row for each query of `Sight.queries`, a column for each
@@ -84,7 +84,7 @@ def look_arrays(look: Look) -> Arrays:
 SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
 
 
-def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+def record_json(look: EncoderRecord, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
     """The contents of `result.json`.
 
     Args:
@@ -146,7 +146,7 @@ def look_json(look: Look, files: Sequence[str], notes: Sequence[str]) -> dict[st
     }
 
 
-def _query_json(look: Look, query: str) -> dict[str, Any]:
+def _query_json(look: EncoderRecord, query: str) -> dict[str, Any]:
     """Who asks: a role, and of a place where it is."""
     if not query.startswith("at_"):
         return {"name": query, "role": query, "at_px": None, "place": None}
@@ -155,7 +155,7 @@ def _query_json(look: Look, query: str) -> dict[str, Any]:
     return {"name": query, "role": "patch", "at_px": list(look.settings.at[i]), "place": place}
 
 
-def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> Look:
+def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> R:
     """A look from its JSON, arrays and pictures; what was turned back stands in for itself until it is read.
 
     Raises:
@@ -174,12 +174,12 @@ def look_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], medi
     )
     _, h, w = sight.grid
     grid_rows = arrays.get("grid_rows")
-    return Look(
+    return kind(
         media=media,
         sight=sight,
         turned_back=np.zeros((sight.grid[0], h * sight.patch_px, w * sight.patch_px, 3), dtype=np.uint8),
         settings=settings,
-        maker=Maker(**{name: str(told) for name, told in value["provenance"].items()}),
+        maker=EncoderProvenance(**{name: str(told) for name, told in value["provenance"].items()}),
         frames=arrays["step_frames"],
         similarity=arrays.get("similarity"),
         similarity_layers=arrays.get("similarity_layers"),
@@ -227,10 +227,10 @@ def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     )
 
 
-def _settings_from(value: Mapping[str, Any]) -> LookSettings:
+def _settings_from(value: Mapping[str, Any]) -> EncoderSettings:
     clip, label = value.get("clip"), value["label"]
     numbers = {name: value[name] for name in ("min_pixels", "max_pixels", "layer")}
-    return LookSettings(
+    return EncoderSettings(
         **{
             **value,
             **{name: None if number is None else int(number) for name, number in numbers.items()},

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw
 
 from qvl_attn.core.text import percent, plain
 from qvl_attn.core.types import FloatArray
+from qvl_attn.encoders.captions import Named, after_layer_words
 from qvl_attn.encoders.embedding import FolderSpace
-from qvl_attn.encoders.embedding_figures import Named, layer_words
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
@@ -41,7 +41,7 @@ class ClassKey(NamedTuple):
     words: str
 
 
-def patch_colors(look: Look) -> Dots:
+def patch_colors(look: EncoderRecord) -> Dots:
     """The mean colour of what the encoder sees in each patch: (P, 3) from 0 to 1, in the picture's order."""
     t, h, w = look.sight.grid
     side = look.sight.patch_px
@@ -49,7 +49,7 @@ def patch_colors(look: Look) -> Dots:
     return np.asarray(squares.mean(axis=(2, 4)).reshape(-1, 3) / 255)
 
 
-def draw_patches(look: Look) -> Picture:
+def draw_patches(look: EncoderRecord) -> Picture:
     """The patches after a few layers on their first two components, each in the mean colour of its piece of picture."""
     assert look.space is not None
     space, colors = look.space, patch_colors(look)
@@ -61,7 +61,7 @@ def draw_patches(look: Look) -> Picture:
     return _drawn(figure, title)
 
 
-def draw_patch_tsne(look: Look) -> Picture:
+def draw_patch_tsne(look: EncoderRecord) -> Picture:
     """t-SNE of the last layer's patches, each in the mean colour of its piece of picture."""
     assert look.space is not None
     assert look.space.tsne is not None
@@ -71,9 +71,7 @@ def draw_patch_tsne(look: Look) -> Picture:
     _dots(axes, look.space.tsne, patch_colors(look)[look.space.tsne_patches])
     shown, every = len(look.space.tsne), look.space.components.shape[1]
     some = f" · {shown} of {every} patches, evenly chosen" if shown < every else ""
-    title = (
-        f"{_source(look)} · t-SNE of the patches {layer_words(int(look.space.layers[-1]))}, seed {look.settings.seed}"
-    )
+    title = f"{_source(look)} · t-SNE of the patches {after_layer_words(int(look.space.layers[-1]))}, seed {look.settings.seed}"
     return _drawn(figure, f"{title}{some}")
 
 
@@ -110,7 +108,7 @@ def draw_folder_tsne(space: FolderSpace, title: str) -> Picture:
     _bare(axes)
     _by_class(axes, space.tsne, [space.classes[i] for i in space.tsne_pictures.tolist()], space)
     shown = of_words(len(space.tsne), len(space.names))
-    return _drawn(figure, f"{title} · t-SNE of {shown} {layer_words(int(space.layers[-1]))}", space)
+    return _drawn(figure, f"{title} · t-SNE of {shown} {after_layer_words(int(space.layers[-1]))}", space)
 
 
 def of_words(count: int, every: int) -> str:
@@ -144,7 +142,7 @@ def draw_separation(space: FolderSpace, title: str) -> Picture:
     return _drawn(figure, f"{title} · {classes} classes, {compared}, cosine distance of their vectors")
 
 
-def _source(look: Look) -> str:
+def _source(look: EncoderRecord) -> str:
     return f"{plain(look.media.source.rpartition('/')[2])} · {look.maker.family}"
 
 
@@ -173,7 +171,7 @@ def _bare(axes: Axes) -> None:
 
 def _components(axes: Axes, layer: int, explained: FloatArray) -> None:
     _bare(axes)
-    axes.set_title(layer_words(layer), loc="left", fontsize=11, color=INK)
+    axes.set_title(after_layer_words(layer), loc="left", fontsize=11, color=INK)
     axes.set_xlabel(f"component 1: {percent(float(explained[0]))} of the variance", color=GREY)
     axes.set_ylabel(f"component 2: {percent(float(explained[1]))}", color=GREY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,17 +13,15 @@ from PIL import Image
 
 from qvl_attn.core.text import compact, percent, plain
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.encoders.captions import seen, seen_size_px
+from qvl_attn.encoders.captions import Named, after_layer_words, seen, seen_size_px
 from qvl_attn.encoders.input_figures import mark_patch
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media import resize
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.layout import GREY, INK, PAGE
 from qvl_attn.render.lettering import Color, line_height_px
 from qvl_attn.render.style import Drawing
-
-Named = Iterator[tuple[str, Callable[[], Picture]]]
 
 # Of a clip, steps that stand side by side.
 MOST_STEPS = 3
@@ -43,7 +41,7 @@ class Cell(NamedTuple):
     number: str = ""
 
 
-def space_images(look: Look, drawing: Drawing) -> Named:
+def space_images(look: EncoderRecord, drawing: Drawing) -> Named:
     """Names of what is drawn of a look's embeddings, relative to its folder, and what draws them.
 
     Nothing where no embeddings were asked for and no place was.
@@ -64,11 +62,6 @@ def space_images(look: Look, drawing: Drawing) -> Named:
         yield "embeddings/tsne.png", partial(draw_patch_tsne, look)
 
 
-def layer_words(layer: int) -> str:
-    """After which layer, to be read."""
-    return "before layer 0" if layer < 0 else f"after layer {layer}"
-
-
 def component_colors(components: FloatArray) -> Picture:
     """Three components as red, green and blue, each from its 1st to its 99th percentile: (P, 3) uint8.
 
@@ -83,7 +76,7 @@ def component_colors(components: FloatArray) -> Picture:
     return np.asarray(np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)), dtype=np.uint8)
 
 
-def draw_components(look: Look, drawing: Drawing) -> Picture:
+def draw_components(look: EncoderRecord, drawing: Drawing) -> Picture:
     """A sheet: each layer's first three components as colours, a patch a cell, beside the picture."""
     assert look.space is not None
     size_px = _size_px(look, drawing, CELL_PX)
@@ -91,7 +84,7 @@ def draw_components(look: Look, drawing: Drawing) -> Picture:
     for i, layer in enumerate(look.space.layers.tolist()):
         explained = look.space.explained[i]
         cells.append(
-            Cell(_beside(_colored(look, i, size_px)), layer_words(layer), f"{_explained(explained)} of variance")
+            Cell(_beside(_colored(look, i, size_px)), after_layer_words(layer), f"{_explained(explained)} of variance")
         )
     lines = [
         "the first three principal components of each layer's patches, as red, green and blue",
@@ -101,7 +94,7 @@ def draw_components(look: Look, drawing: Drawing) -> Picture:
     return sheet(_title(look, "embeddings by layer"), [*lines, *_steps_line(look)], cells)
 
 
-def draw_layer(look: Look, index: int, drawing: Drawing) -> Picture:
+def draw_layer(look: EncoderRecord, index: int, drawing: Drawing) -> Picture:
     """One layer's first three components as colours, large, beside the picture.
 
     Args:
@@ -117,11 +110,11 @@ def draw_layer(look: Look, index: int, drawing: Drawing) -> Picture:
     cells.append(
         Cell(_beside(_colored(look, index, size_px)), f"{_explained(look.space.explained[index])} of variance")
     )
-    lines = [f"the first three principal components of the patches {layer_words(layer)}, as red, green and blue"]
-    return sheet(_title(look, f"embeddings {layer_words(layer)}"), [*lines, *_steps_line(look)], cells)
+    lines = [f"the first three principal components of the patches {after_layer_words(layer)}, as red, green and blue"]
+    return sheet(_title(look, f"embeddings {after_layer_words(layer)}"), [*lines, *_steps_line(look)], cells)
 
 
-def draw_similarity(look: Look, asked: int, drawing: Drawing) -> Picture:
+def draw_similarity(look: EncoderRecord, asked: int, drawing: Drawing) -> Picture:
     """A sheet: after each layer, how like the patch at a place all patches of its step are, on one scale.
 
     Args:
@@ -147,14 +140,14 @@ def draw_similarity(look: Look, asked: int, drawing: Drawing) -> Picture:
             for picture, step in zip(pictures, _steps(look), strict=True)
         ]
         number = f"{compact(float(maps.min()))} to {compact(float(maps.max()))} · mean {compact(float(maps.mean()))}"
-        cells.append(Cell(_beside(blended), layer_words(layer), number))
+        cells.append(Cell(_beside(blended), after_layer_words(layer), number))
     x, y = look.settings.at[asked]
     lines = [f"cosine similarity of the patch at {x:g},{y:g} (outlined) to all patches, by layer, all on one scale"]
     key = _key(scale, drawing)
     return sheet(_title(look, "likeness to a patch"), [*lines, *_steps_line(look)], cells, key)
 
 
-def _title(look: Look, what: str) -> str:
+def _title(look: EncoderRecord, what: str) -> str:
     return f"{plain(look.media.source.rpartition('/')[2])} · {what} · {look.maker.family}"
 
 
@@ -162,27 +155,27 @@ def _explained(shares: NDArray[np.float32]) -> str:
     return " + ".join(percent(share) for share in shares.tolist())
 
 
-def _steps(look: Look) -> list[int]:
+def _steps(look: EncoderRecord) -> list[int]:
     """The steps that are shown, evenly apart."""
     steps = look.sight.grid[0]
     return sorted({round(at) for at in np.linspace(0, steps - 1, min(steps, MOST_STEPS)).tolist()})
 
 
-def _steps_line(look: Look) -> list[str]:
+def _steps_line(look: EncoderRecord) -> list[str]:
     if look.media.clip is None:
         return []
     shown = ", ".join(f"{i + 1} ({look.media.times_s[look.frames[i, 0]]:.2f} s)" for i in _steps(look))
     return [f"from left to right: step {shown} of {look.sight.grid[0]}"]
 
 
-def _size_px(look: Look, drawing: Drawing, longest_px: int) -> tuple[int, int]:
+def _size_px(look: EncoderRecord, drawing: Drawing, longest_px: int) -> tuple[int, int]:
     """How large a picture of a step is drawn in a sheet."""
     longest = min(longest_px, drawing.draw_size_px or longest_px)
     size_px = resize.fit_px(seen_size_px(look.sight), longest)
     return resize.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
 
 
-def _colored(look: Look, index: int, size_px: tuple[int, int]) -> list[Picture]:
+def _colored(look: EncoderRecord, index: int, size_px: tuple[int, int]) -> list[Picture]:
     """A layer's components as colours, for each step that is shown; the scale is of all steps."""
     assert look.space is not None
     colors = component_colors(look.space.components[index]).reshape(*look.sight.grid, 3)

@@ -18,9 +18,10 @@ from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.capture import GridRows, in_parts, look
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.hidden_states import look_and_pool, read_pooled, read_space
-from qvl_attn.encoders.inputs import Inputs, load_clip, read_inputs, turned_back
+from qvl_attn.encoders.inputs import Inputs, load_encoder_clip, read_inputs, turned_back
 from qvl_attn.encoders.loading import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap, places_of
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap, places_of
+from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.encoders.saliency import Aim, check_saliency, saliency
 from qvl_attn.encoders.spec import Eye, held_bytes, pass_bytes, states_bytes
 from qvl_attn.media.image import Picture, load_picture, moves
@@ -36,7 +37,6 @@ from qvl_attn.model.checkpoint import (
     placement_of,
 )
 from qvl_attn.model.memory import check_free, on_device
-from qvl_attn.results.record import Maker
 
 
 def _silent(message: str) -> None:
@@ -105,11 +105,11 @@ class Encoder:
         return cls(checkpoint, eye, config, placement, say, offline=offline)
 
     @property
-    def maker(self) -> Maker:
+    def maker(self) -> EncoderProvenance:
         """What makes its results: enough to make them again."""
         found = made_by(self.checkpoint, self.placement, "")
         del found["attention"]
-        return Maker(**found, family=self.eye.family.name)
+        return EncoderProvenance(**found, family=self.eye.family.name)
 
     @cached_property
     def model(self) -> Any:
@@ -126,7 +126,7 @@ class Encoder:
         """Of the text side; a model without one has none."""
         return load_tokenizer(self.checkpoint)
 
-    def aim(self, settings: LookSettings) -> Aim | None:
+    def aim(self, settings: EncoderSettings) -> Aim | None:
         """What the maps of saliency explain; None where none are wanted.
 
         Raises:
@@ -134,7 +134,7 @@ class Encoder:
         """
         return check_saliency(self.eye, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
 
-    def read(self, media: Media, settings: LookSettings) -> tuple[Inputs, tuple[int, ...]]:
+    def read(self, media: Media, settings: EncoderSettings) -> tuple[Inputs, tuple[int, ...]]:
         """Find every fault that can be known before the weights are loaded.
 
         Returns:
@@ -169,27 +169,27 @@ class Encoder:
         check_free(self.placement, device, host, f"looking at {media.source}", remedy)
 
     def look(
-        self, picture: Picture, settings: LookSettings | None = None, progress: Progress = untold, **options: Any
-    ) -> Look:
+        self, picture: Picture, settings: EncoderSettings | None = None, progress: Progress = untold, **options: Any
+    ) -> EncoderResult:
         """Look at one picture or clip.
 
         Args:
             picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
             settings: what is asked for.
             progress: told what is being done, how much of it is done, and of how much: frames, then layers.
-            options: fields of `LookSettings`, in place of those.
+            options: fields of `EncoderSettings`, in place of those.
 
         Raises:
             InputError: a fault in what was given.
             CaptureError: the attention is not what attention must be.
             MemoryLimitError: it does not fit the memory.
         """
-        settings, stages = replace(settings or LookSettings(), **options), Stages()
+        settings, stages = replace(settings or EncoderSettings(), **options), Stages()
         if isinstance(picture, Media):
             media = picture
         elif moves(picture):
             settings = replace(settings, clip=settings.clip or ClipSettings())
-            media = load_clip(self, picture, settings.clip, settings, progress)
+            media = load_encoder_clip(self.eye, self.processor, picture, settings.clip, settings, progress)
         else:
             media = load_picture(picture)
         with stages.stage("prepare"):
@@ -205,7 +205,7 @@ class Encoder:
         if aim is not None:
             with stages.stage("saliency"), on_device(self.placement, 0):
                 decided = saliency(model, self.eye, inputs, aim)
-        return Look(
+        return EncoderResult(
             media=media,
             sight=sight,
             turned_back=turned_back(self.eye, self.processor, inputs),
@@ -231,7 +231,7 @@ class Encoder:
             folder: of pictures.
             out: a folder to make.
             progress: told what is being done, how much of it is done, and of how much.
-            options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `LookSettings`.
+            options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `EncoderSettings`.
 
         Returns:
             The contents of `summary.json`: by layer each figure's mean, spread and chance.
@@ -242,10 +242,10 @@ class Encoder:
         """
         from qvl_attn.encoders.folder_run import survey
 
-        return survey(self, Path(folder), Path(out), LookSettings(**options), progress)
+        return survey(self, Path(folder), Path(out), EncoderSettings(**options), progress)
 
     def glance(
-        self, media: Media, settings: LookSettings | None = None, *, pooled: bool = False
+        self, media: Media, settings: EncoderSettings | None = None, *, pooled: bool = False
     ) -> tuple[Sight, FloatArray | None]:
         """The attention alone, for many pictures: nothing is kept that only a page or a picture would show.
 
@@ -259,18 +259,18 @@ class Encoder:
             CaptureError: the attention is not what attention must be, or the embeddings are not finite.
             MemoryLimitError: it does not fit the memory.
         """
-        inputs, _ = self.read(media, settings or LookSettings())
+        inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with on_device(self.placement, 0):
             return look_and_pool(model, self.eye, inputs) if pooled else (look(model, self.eye, inputs), None)
 
-    def pooled(self, media: Media, settings: LookSettings | None = None) -> FloatArray:
+    def pooled(self, media: Media, settings: EncoderSettings | None = None) -> FloatArray:
         """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
 
         The state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
 
         Args:
-            media: as `load_picture` or `eye.clip.load_clip` gives it.
+            media: as `load_picture` or `load_encoder_clip` gives it.
             settings: how large it is looked at.
 
         Raises:
@@ -278,7 +278,7 @@ class Encoder:
             CaptureError: the embeddings are not finite.
             MemoryLimitError: it does not fit the memory.
         """
-        inputs, _ = self.read(media, settings or LookSettings())
+        inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with on_device(self.placement, 0):
             return read_pooled(model, self.eye, inputs)

@@ -34,7 +34,7 @@ from qvl_attn.encoders.captions import (
     share_words,
 )
 from qvl_attn.encoders.input_figures import draw_grid, draw_turned_back, mark_patch
-from qvl_attn.encoders.record import Look, SaliencyMap
+from qvl_attn.encoders.record import EncoderRecord, SaliencyMap
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
 from qvl_attn.render.layout import Panel, filtered, headline, on_one_scale, sheet
 from qvl_attn.render.lettering import undrawable
@@ -56,7 +56,7 @@ class DrawnLook:
         notes: what the reader of the pictures should know, a line each.
     """
 
-    look: Look
+    look: EncoderRecord
     drawing: Drawing
     notes: tuple[str, ...]
 
@@ -291,7 +291,7 @@ def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
     return tuple(replace(one, values=one.values[step : step + 1], media_index=i) for i, step in enumerate(steps))
 
 
-def draw_look(look: Look, drawing: Drawing) -> DrawnLook:
+def draw_look(look: EncoderRecord, drawing: Drawing) -> DrawnLook:
     """Prepare the pictures of a look."""
     media, part = look.media, seen_words(look)
     notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]

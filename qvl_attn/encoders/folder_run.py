@@ -20,14 +20,14 @@ from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.folder_summary import conclude, vectors_file
 from qvl_attn.encoders.inputs import check_limits
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import FIGURES, figures_of
 from qvl_attn.media.image import check_local, fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
 def survey(
-    encoder: Encoder, folder: Path, out: Path, settings: LookSettings, progress: Progress = untold
+    encoder: Encoder, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = untold
 ) -> dict[str, Any]:
     """Look at every picture of a folder, and sum up the figures of the layers.
 
@@ -76,7 +76,7 @@ def survey(
         return read_json(out / SUMMARY_FILE)
 
 
-def _check_alone(settings: LookSettings) -> None:
+def _check_alone(settings: EncoderSettings) -> None:
     """Refuse what is asked of single pictures.
 
     Raises:
@@ -95,7 +95,7 @@ def _check_alone(settings: LookSettings) -> None:
 
 
 def _run_json(
-    encoder: Encoder, folder: Path, items: Sequence[Item], settings: LookSettings, others: int
+    encoder: Encoder, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
 ) -> dict[str, Any]:
     prints = {one.id: _print_of(one) for one in items}
     made = asdict(encoder.maker)
@@ -133,7 +133,7 @@ def _print_of(item: Item) -> str:
 def _look_at_all(
     encoder: Encoder,
     items: Sequence[Item],
-    settings: LookSettings,
+    settings: EncoderSettings,
     ledger: Ledger,
     run: dict[str, Any],
     progress: Progress,
@@ -162,7 +162,7 @@ def _look_at_all(
 
 
 def _look_at(
-    encoder: Encoder, item: Item, settings: LookSettings, embed: bool
+    encoder: Encoder, item: Item, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """A picture's row but for its id, and its vectors where they are wanted."""
     with libraries_in_c_hushed():

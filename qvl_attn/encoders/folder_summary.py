@@ -17,11 +17,11 @@ from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import percent
 from qvl_attn.core.types import FloatArray
+from qvl_attn.encoders.captions import after_layer_words
 from qvl_attn.encoders.charts import draw_survey
 from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.encoders.embedding_charts import folder_images
-from qvl_attn.encoders.embedding_figures import layer_words
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import FIGURES, Figure, said
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 
@@ -40,7 +40,7 @@ def conclude(
     folder: Path,
     facts: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    settings: LookSettings,
+    settings: EncoderSettings,
     progress: Progress,
 ) -> None:
     """Write what the rows add up to; `summary.json` last.
@@ -175,7 +175,9 @@ def _apart_words(space: FolderSpace | None) -> list[str]:
     one = space.separation
     best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
     own, (chance, low, high) = percent(float(one.neighbour[best])), map(percent, one.shuffled[best].tolist())
-    words = f"classes lie furthest apart {layer_words(int(space.layers[best]))}: the nearest other picture is of the"
+    words = (
+        f"classes lie furthest apart {after_layer_words(int(space.layers[best]))}: the nearest other picture is of the"
+    )
     words += f" same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
     return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.encoders.captions import asks, maker_words, seen, seen_size_px, seen_words, window_words
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.layout import PAGE, captioned
@@ -23,7 +23,7 @@ WINDOW_COLOR, WINDOW_EDGE = (255, 206, 84), (16, 18, 24)
 BESIDE_PX, BETWEEN_PX = 900, 24
 
 
-def draw_grid(look: Look, drawing: Drawing) -> Picture:
+def draw_grid(look: EncoderRecord, drawing: Drawing) -> Picture:
     """What the encoder sees of its first step, enlarged, under the lines of its patches and windows.
 
     Args:
@@ -116,12 +116,12 @@ def _numbered(picture: Picture, number: int, place: int, grid: tuple[int, int]) 
     return np.asarray(page)
 
 
-def _grid_title(look: Look) -> str:
+def _grid_title(look: EncoderRecord) -> str:
     _, h, w = look.sight.grid
     return f"{w} x {h} patches of {look.sight.patch_px} px, as the processor cut them"
 
 
-def _grid_lines(look: Look) -> list[str]:
+def _grid_lines(look: EncoderRecord) -> list[str]:
     sight, (width, height) = look.sight, look.sight.input_px
     t, h, w = sight.grid
     size_px, part = look.media.size_px, seen_words(look)
@@ -136,7 +136,7 @@ def _grid_lines(look: Look) -> list[str]:
     return lines
 
 
-def draw_turned_back(look: Look) -> Picture:
+def draw_turned_back(look: EncoderRecord) -> Picture:
     """The original, resized by us to the encoder's input, beside the input turned back into a picture.
 
     Returns:

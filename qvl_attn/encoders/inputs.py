@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +16,15 @@ from qwen_vl_utils.vision_process import smart_resize
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
-from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
+from qvl_attn.model.preprocess import frame_resizer
 from qvl_attn.model.prompt import chat_messages, pixel_limits, shown_clips
 from qvl_attn.model.token_grid import cell_boxes_px
-
-if TYPE_CHECKING:
-    from qvl_attn.encoders.engine import Encoder
 
 # Of an encoder with fixed squares that is given another size.
 MOST_PIXELS = 2**24
@@ -303,11 +299,12 @@ def _ends(shown: torch.Tensor, along: int, count: int) -> tuple[float, float]:
 LONGEST_PX = 1024
 
 
-def load_clip(
-    encoder: Encoder,
+def load_encoder_clip(
+    spec: Eye,
+    processor: Any,
     path: str | os.PathLike[str],
     how: ClipSettings | None = None,
-    settings: LookSettings | None = None,
+    settings: EncoderSettings | None = None,
     progress: Progress = untold,
 ) -> Media:
     """Sample a clip's frames, as an encoder wants them.
@@ -317,7 +314,8 @@ def load_clip(
     averaged down to that first.
 
     Args:
-        encoder: which is to look.
+        spec: the encoder's.
+        processor: the encoder's.
         path: a clip, an animated picture, or a folder of numbered frames.
         how: which frames.
         settings: their limits of pixels say how large Qwen2.5-VL's are.
@@ -327,7 +325,7 @@ def load_clip(
         InputError: no such clip, nothing to see at the times that were asked for, too much of it broken, or several
             passes, of which an encoder has no use.
     """
-    how, settings = how or ClipSettings(), settings or LookSettings()
+    how, settings = how or ClipSettings(), settings or EncoderSettings()
     if how.mode != "clip" or how.window:
         asked = f"--window {how.window}" if how.window else f"--mode {how.mode}"
         raise InputError(f"{asked}: an encoder sees each step of a clip alone", "leave it out")
@@ -337,11 +335,9 @@ def load_clip(
     def tell(done: int) -> None:
         progress("decoding", done, plan.stop - plan.first)
 
-    if encoder.eye.model_type == QWEN:
-        of_clips: Any = encoder.processor.video_processor
-        limits = clip_pixel_limits(encoder.processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
-        cell_px = of_clips.patch_size * of_clips.merge_size
-        return sample_clip(footage, plan, partial(resize_frame, cell_px=cell_px, limits=limits), tell)
+    if spec.model_type == QWEN:
+        resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
+        return sample_clip(footage, plan, resize, tell)
     media = sample_clip(footage, plan, _bounded, tell)
     return replace(media, notes=(*media.notes, *_said(footage)))
 

@@ -15,7 +15,7 @@ from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words, seen_box_px
 from qvl_attn.encoders.figures import draw_look
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.render.html.page import page_html
@@ -38,7 +38,7 @@ def kept_steps(sight: Sight, left_out: LeftOut) -> list[int]:
     return [int(step) for step in np.linspace(0, t - 1, min(t, most)).round()]
 
 
-def eye_maps(look: Look, steps: Sequence[int], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def eye_maps(look: EncoderRecord, steps: Sequence[int], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
     """All maps of a look.
 
     Args:
@@ -117,7 +117,7 @@ class _Pack:
         return self.parcel.add_rows(maps[:, self.steps].reshape(len(maps), -1))
 
 
-def _query(look: Look, name: str, steps: Sequence[int]) -> dict[str, Any]:
+def _query(look: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, Any]:
     """Who asks, how many tokens it sees by layer, and what went to [CLS] and to registers, by layer, head and step."""
     sight = look.sight
     asked = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
@@ -158,7 +158,7 @@ def _of_layers(sight: Sight, name: str, over: Over, pack: _Pack) -> dict[str, An
     }
 
 
-def _heads(look: Look, name: str, pack: _Pack, left_out: LeftOut) -> dict[str, Any] | None:
+def _heads(look: EncoderRecord, name: str, pack: _Pack, left_out: LeftOut) -> dict[str, Any] | None:
     """Each head, of all layers, or of the one whose heads were asked for."""
     sight, maps = look.sight, look.sight.maps(name)
     layers = list(range(sight.layer_count))
@@ -179,7 +179,7 @@ def _heads(look: Look, name: str, pack: _Pack, left_out: LeftOut) -> dict[str, A
 STILL_PX = 640
 
 
-def encoder_html(look: Look, notes: Sequence[str] = ()) -> str:
+def encoder_html(look: EncoderRecord, notes: Sequence[str] = ()) -> str:
     """The page of a look.
 
     Args:
@@ -194,7 +194,7 @@ def encoder_html(look: Look, notes: Sequence[str] = ()) -> str:
     return page_html("encoder", title, told, parcel, {first}, b64encode(jpeg(still_picture(look))).decode())
 
 
-def look_data(look: Look, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:
+def look_data(look: EncoderRecord, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:
     """What the page is told of a look; its maps and pictures go into the parcel."""
     left_out: LeftOut = []
     sight, media = look.sight, look.media
@@ -249,7 +249,7 @@ def _four_digits(values: Any) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def still_words(look: Look) -> str:
+def still_words(look: EncoderRecord) -> str:
     """What the picture shows that is there without scripts."""
     sight, query = look.sight, look.sight.queries[0]
     shown = layer_words(sight, sight.layer_count - 1), asks(look, query), heads_words(sight, look.settings.over)
@@ -258,7 +258,7 @@ def still_words(look: Look) -> str:
     return plain(" · ".join([base_name(look.media.source), *shown, *step, scale, maker_words(look)]))
 
 
-def still_picture(look: Look) -> Picture:
+def still_picture(look: EncoderRecord) -> Picture:
     """The last layer's map of who is shown first, over the first step's picture; where it does not see, the picture."""
     sight, drawing = look.sight, Drawing()
     width, height = drawn_px_of(look.media, STILL_PX)
@@ -275,7 +275,7 @@ def still_picture(look: Look) -> Picture:
     return drawn
 
 
-def _still_map(look: Look) -> HeatMap:
+def _still_map(look: EncoderRecord) -> HeatMap:
     """The headline's map, of the first step alone and on its scale."""
     whole = draw_look(look, Drawing()).headline
     return replace(whole, values=whole.values[:1], scale=percentile_scale([whole.values[:1]]))

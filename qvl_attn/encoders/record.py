@@ -1,30 +1,34 @@
-"""What looking with an encoder gives, and how to keep it and read it back. Pure but for that."""
+"""What an encoder gives for one picture or clip: attention, embeddings, saliency, and what was asked for. Pure."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, untold
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.encoders.attention import Over, Sight
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.render.style import Drawing
-from qvl_attn.results.record import Maker
+from qvl_attn.results.record import Provenance, Record
+
+
+@dataclass(frozen=True)
+class EncoderProvenance(Provenance):
+    """What made an encoder's result."""
+
+    family: str
+
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
 
 
 @dataclass(frozen=True)
-class LookSettings:
+class EncoderSettings:
     """What was asked for, as it was typed.
 
     Attributes:
@@ -134,7 +138,7 @@ class PatchSpace:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Look:
+class EncoderRecord(Record):
     """One picture or clip as an encoder sees it.
 
     Attributes:
@@ -152,15 +156,13 @@ class Look:
         grid_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the heads;
             None where there is no room for them.
         grid_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
-        seconds: by stage.
-        peak_memory_bytes: by stage, as `Result` has it.
     """
 
     media: Media
     sight: Sight
     turned_back: NDArray[np.uint8]
-    settings: LookSettings
-    maker: Maker
+    settings: EncoderSettings
+    maker: EncoderProvenance
     frames: IntArray
     similarity: FloatArray | None = None
     similarity_layers: IntArray | None = None
@@ -168,8 +170,6 @@ class Look:
     saliency: tuple[SaliencyMap, ...] = ()
     grid_rows: FloatArray | None = None
     grid_places: IntArray | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         L, A, grid = self.sight.layer_count, len(self.sight.asked), self.sight.grid
@@ -198,46 +198,12 @@ class Look:
 
     def __repr__(self) -> str:
         t, h, w = self.sight.grid
-        return f"Look({self.media.source!r}, {self.maker.model!r}, {t} x {h} x {w} patches)"
-
-    def _repr_html_(self) -> str:
-        """In a notebook: the page of the look."""
-        from qvl_attn.render.html.notebook import look_notebook_html
-
-        return look_notebook_html(self)
+        return f"{type(self).__name__}({self.media.source!r}, {self.maker.model!r}, {t} x {h} x {w} patches)"
 
     @property
     def head_layer(self) -> int:
         """The layer whose heads are shown one by one, 0-based."""
         return self.sight.layer_count - 1 if self.settings.layer is None else self.settings.layer
-
-    def save(
-        self,
-        out: str | os.PathLike[str],
-        drawing: Drawing | None = None,
-        *,
-        overwrite: bool = False,
-        progress: Progress = untold,
-    ) -> Path:
-        """Draw the pictures and write everything to a folder of its own inside `out`.
-
-        Raises:
-            StoreError: it cannot be written, or is there already.
-        """
-        from qvl_attn.encoders.folder import save_look
-
-        return save_look(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
-
-    @staticmethod
-    def load(folder: str | os.PathLike[str]) -> Look:
-        """Read one back from its folder. No model is needed.
-
-        Raises:
-            StoreError: it is not a complete result of a known schema.
-        """
-        from qvl_attn.encoders.folder import load_look
-
-        return load_look(Path(folder))
 
 
 def places_of(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: tuple[int, int]) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ from qvl_attn.attribution.methods.gradient import relevance
 from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.capture import encoder_of, in_parts, layers_of, told
 from qvl_attn.encoders.inputs import Inputs
-from qvl_attn.encoders.record import LookSettings, SaliencyMap
+from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
 from qvl_attn.encoders.spec import QWEN, Eye
 from qvl_attn.model.capture import attention_rows, keep_encoder_states
 from qvl_attn.model.probe import Flow, check_finite
@@ -67,7 +67,7 @@ class Aim:
     tokens: tuple[Mapping[str, Sequence[int]], ...] = ()
 
 
-def check_saliency(eye: Eye, config: Any, settings: LookSettings, tokenizer: Callable[[], Any]) -> Aim:
+def check_saliency(eye: Eye, config: Any, settings: EncoderSettings, tokenizer: Callable[[], Any]) -> Aim:
     """Read what is to be explained.
 
     Args:

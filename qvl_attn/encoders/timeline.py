@@ -14,7 +14,7 @@ from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words, seen_box_px, seen_words, share_words
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import TITLES, figures_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
@@ -42,7 +42,7 @@ class Line:
     chance: float
 
 
-def lines(look: Look, heat: HeatMap) -> tuple[Line, ...]:
+def lines(look: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
     """The figures of each step, of the layers of a map.
 
     Each step's attention adds up to the same, so how much each gets says nothing here: how it is spread does. The
@@ -57,7 +57,7 @@ def lines(look: Look, heat: HeatMap) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def draw_steps(look: Look, heat: HeatMap, title: str) -> Picture:
+def draw_steps(look: EncoderRecord, heat: HeatMap, title: str) -> Picture:
     """The picture of it, one figure beneath the other over the same seconds: (H, W, 3) uint8 RGB."""
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor="white")
     canvas, drawn = FigureCanvasAgg(figure), lines(look, heat)
@@ -81,7 +81,7 @@ Part = tuple[float, float, float, float]
 
 
 def write_film(
-    folder: Path, look: Look, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+    folder: Path, look: EncoderRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Draw a clip that an encoder looked at.
 
@@ -105,7 +105,7 @@ def write_film(
     return [*files, "timeline.png"], notes
 
 
-def story_of(look: Look, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+def story_of(look: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> Story:
     """What the film of a look tells."""
     media, part = look.media, seen_part(look)
     steps = np.searchsorted(look.frames[:, 1], np.arange(len(media.frames)))
@@ -120,13 +120,13 @@ def story_of(look: Look, heat: HeatMap, captions: tuple[str, ...]) -> Story:
     )
 
 
-def asked(look: Look, heat: HeatMap) -> str:
+def asked(look: EncoderRecord, heat: HeatMap) -> str:
     """Who asks in a map, in which layer, and how heads are joined."""
     sight = look.sight
     return f"{asks(look, heat.query)} · {layer_words(sight, heat.layers[0])} · {heads_words(sight, look.settings.over)}"
 
 
-def seen_part(look: Look) -> Part | None:
+def seen_part(look: EncoderRecord) -> Part | None:
     """The part of a frame that the encoder saw, xyxy in shares of its sides; None where that is all of it."""
     if seen_words(look) is None:
         return None

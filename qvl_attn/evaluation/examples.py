@@ -28,7 +28,7 @@ from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.figures import MAX_STEPS, shown_steps
 from qvl_attn.vqa.figures import first_frames
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 
 SCHEMA_VERSION = 1
 # How many are chosen at random, and how large a picture is at most, alone or beside others.

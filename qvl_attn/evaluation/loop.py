@@ -32,7 +32,7 @@ from qvl_attn.vqa.batching import Group
 from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.engine import DOT, Engine
 from qvl_attn.vqa.question import Question, read_question
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
 
 # What spoils one sample and not the run.

@@ -32,7 +32,7 @@ from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 from qvl_attn.vqa.figures import draw_result
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 
 SCHEMA_VERSION = 1
 # Draws the best and the worst; gives the names of its files, and adds to the notes.

@@ -24,7 +24,7 @@ from qvl_attn.evaluation.loop import Plan, other_samples
 from qvl_attn.evaluation.outputs import CSV_FILE, chosen, conclude, file_name, write_csv
 from qvl_attn.evaluation.run_config import Wanted, facts_of, headline_words, run_json
 from qvl_attn.evaluation.score import Score, read_scores, score_row
-from qvl_attn.evaluation.workers import workers_of
+from qvl_attn.evaluation.workers import InProcess, Workers
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def run_check(
     settings: Settings,
     wanted: Wanted,
     progress: Progress = untold,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Score samples, or those that a stopped run has left, and write everything to its folder.
 
@@ -46,6 +47,7 @@ def run_check(
         settings: as for one question: layers, heads or profile are the headline's.
         wanted: what else.
         progress: told what is being done.
+        workers: who holds the model; by default this process.
 
     Returns:
         The contents of `summary.json`.
@@ -54,6 +56,7 @@ def run_check(
         InputError: too few samples to calibrate; the folder's run was begun with something else, or is being run.
         StoreError: it cannot be written.
     """
+    workers = workers or InProcess()
     parts = {"": wanted.shard.own(samples) if wanted.shard else list(samples)}
     if wanted.profile_file:
         parts = dict(zip(("first", "second"), halves(samples, wanted.seed), strict=True))
@@ -66,7 +69,7 @@ def run_check(
                 + ("; the run is finished, and nothing is run" if was_finished else "")
             )
         if not was_finished:
-            score = partial(_score, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress)
+            score = partial(_score, workers, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress)
             if wanted.profile_file:
                 first = score(parts["first"], settings, "first")
                 settings = _calibrated(engine, settings, first, wanted)
@@ -78,7 +81,7 @@ def run_check(
                 wanted.out,
                 facts_of(engine, settings, wanted),
                 scores,
-                partial(_draw_gallery, wanted.out, engine, samples, settings, progress),
+                partial(_draw_gallery, workers, wanted.out, engine, samples, settings, progress),
                 csv=wanted.csv,
                 calibration=calibration,
             )
@@ -91,6 +94,7 @@ def run_check(
 
 
 def _score(
+    workers: Workers,
     engine: Engine,
     ledger: Ledger,
     run: dict[str, Any],
@@ -117,7 +121,7 @@ def _score(
 
     with ledger.appending(run) as append:
         progress("asking", len(ledger.done), total)
-        for score in workers_of(engine).score(engine, part, plan, done):
+        for score in workers.score(engine, part, plan, done):
             held += sum(weights.nbytes for weights, _ in score.head_maps)
             if held <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
@@ -137,6 +141,7 @@ def _score(
 
 
 def _draw_gallery(
+    workers: Workers,
     folder: Path,
     engine: Engine,
     samples: Sequence[Sample],
@@ -149,9 +154,7 @@ def _draw_gallery(
     settings = replace(settings, methods=(), faithfulness=False)
     by_id, files, shown = {one.id: one for one in samples}, [], list(chosen(scores))
     pairs = [(by_id[score.id], score) for _, score in shown]
-    for done, ((name, score), drawn) in enumerate(
-        zip(shown, workers_of(engine).draw(engine, pairs, settings), strict=True), 1
-    ):
+    for done, ((name, score), drawn) in enumerate(zip(shown, workers.draw(engine, pairs, settings), strict=True), 1):
         if isinstance(drawn, QvlAttnError):
             notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
         else:

@@ -22,7 +22,7 @@ from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.results.run_folder import ROWS_FILE, read_rows
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.examples import Exhibit

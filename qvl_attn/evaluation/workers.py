@@ -15,7 +15,7 @@ from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score
 from qvl_attn.model.checkpoint import Placement, choose_placement
 from qvl_attn.vqa.engine import Engine
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 
 
 class Workers(Protocol):
@@ -35,7 +35,7 @@ class Workers(Protocol):
         """Pages of samples for the gallery with their exhibits, in their order, or why there is none."""
 
 
-class Here:
+class InProcess:
     """This process."""
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
@@ -63,8 +63,3 @@ class Here:
         with closing(ahead(asked(), depth=1)) as results:
             for (sample, score), result in zip(pairs, results, strict=True):
                 yield result if isinstance(result, QvlAttnError) else draw_both(sample, score, result)
-
-
-def workers_of(engine: Engine) -> Workers:
-    """Those that a model was loaded with."""
-    return engine.workers or Here()

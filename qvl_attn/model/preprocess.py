@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,15 @@ def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | 
     if low > high:
         raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
     return low, high
+
+
+def frame_resizer(
+    processor: Any, min_pixels: int | None, max_pixels: int | None, frames: int
+) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """What resizes each of a clip's sampled frames; arguments and errors as in `clip_pixel_limits`."""
+    limits = clip_pixel_limits(processor, min_pixels, max_pixels, frames)
+    cell_px = processor.video_processor.patch_size * processor.video_processor.merge_size
+    return partial(resize_frame, cell_px=cell_px, limits=limits)
 
 
 def resize_frame(frame: NDArray[np.uint8], cell_px: int, limits: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-MAX_LAYERS = 4096
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a result: enough to make it again."""
+    """What made a result: enough to make it again. Each kind of result adds its own fields.
+
+    Attributes:
+        qvl_attn: version of this package.
+        transformers: its version.
+        torch: its version.
+        model: hub id, folder or `demo`.
+        revision: commit of a hub model, fingerprint of a folder.
+        dtype: `float32`, `bfloat16` or `float16`.
+        device: `cpu`, `cuda:0`, or the device map.
+    """
 
     qvl_attn: str
     transformers: str
@@ -18,29 +27,17 @@ class Provenance:
     revision: str
     dtype: str
     device: str
-    attention: str
-    layer_count: int
-    head_count: int
-    generation: dict[str, float | int | bool]
-    processor_size: dict[str, int]
-    attention_reason: str = ""
-    batch: int = 1
-    shared_pictures: bool = False
-
-    def __post_init__(self) -> None:
-        if not (0 < self.layer_count <= MAX_LAYERS and 0 < self.head_count <= MAX_LAYERS):
-            raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
 
 
-@dataclass(frozen=True)
-class Maker:
-    """What made a result: enough to make it again."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Record:
+    """What every kind of result has.
 
-    qvl_attn: str
-    transformers: str
-    torch: str
-    model: str
-    revision: str
-    dtype: str
-    device: str
-    family: str
+    Attributes:
+        seconds: by stage.
+        peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
+            GPU; `before` is the host's when the stage began.
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

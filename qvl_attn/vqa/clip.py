@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import Footage
-from qvl_attn.model.preprocess import clip_pixel_limits, resize_frame
+from qvl_attn.model.preprocess import frame_resizer
 from qvl_attn.vqa.merge_passes import merge_captures
 from qvl_attn.vqa.question import Question
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
@@ -69,9 +68,7 @@ def load_clip(processor: Any, footage: Footage, settings: Settings, progress: Pr
         InputError: nothing to see at the times that were asked for, or too much of it broken.
     """
     plan = plan_frames(footage, settings.clip or ClipSettings())
-    limits = clip_pixel_limits(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
-    cell_px = processor.video_processor.patch_size * processor.video_processor.merge_size
-    resize = partial(resize_frame, cell_px=cell_px, limits=limits)
+    resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
     return sample_clip(footage, plan, resize, lambda done: progress("decoding", done, plan.stop - plan.first))
 
 

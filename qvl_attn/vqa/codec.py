@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,11 +24,11 @@ from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
 from qvl_attn.results.codec import media_json
-from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.merge_passes import RULE
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaProvenance, VqaRecord
 
 SCHEMA_VERSION = 1
+R = TypeVar("R", bound=VqaRecord)
 
 
 def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
@@ -60,7 +60,7 @@ def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
     return arrays
 
 
-def result_arrays(result: Result) -> dict[str, np.ndarray]:
+def record_arrays(result: VqaRecord) -> dict[str, np.ndarray]:
     """The contents of `attention.npz`: the capture's, and what each method made of it."""
     return capture_arrays(result.capture) | method_arrays(result.methods)
 
@@ -105,7 +105,9 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
     return capture
 
 
-def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+def record_json(
+    result: VqaRecord, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
     """The contents of `result.json`.
 
     Args:
@@ -162,7 +164,7 @@ def result_json(result: Result, drawn: Sequence[HeatMap], files: Sequence[str], 
     }
 
 
-def faithfulness_json(result: Result) -> dict[str, Any] | None:
+def faithfulness_json(result: VqaRecord) -> dict[str, Any] | None:
     """What removal and sanity checks found, where they were asked for."""
     if not result.settings.faithfulness:
         return None
@@ -173,7 +175,7 @@ def faithfulness_json(result: Result) -> dict[str, Any] | None:
     }
 
 
-def _steps(result: Result) -> list[dict[str, Any]] | None:
+def _steps(result: VqaRecord) -> list[dict[str, Any]] | None:
     """Of a clip, each step's times, its share of the headline's attention, and that over a uniform map's."""
     if result.media[0].clip is None:
         return None
@@ -190,7 +192,7 @@ def pass_folder(number: int) -> str:
     return f"passes/{number:03d}"
 
 
-def _passes(result: Result) -> dict[str, Any] | None:
+def _passes(result: VqaRecord) -> dict[str, Any] | None:
     if not result.passes:
         return None
     return {
@@ -210,7 +212,7 @@ def _passes(result: Result) -> dict[str, Any] | None:
     }
 
 
-def _frame_indices(result: Result, one: Result) -> list[int]:
+def _frame_indices(result: VqaRecord, one: VqaRecord) -> list[int]:
     """The source frames that a pass was about."""
     facts = one.media[0].clip
     if facts is not None:
@@ -268,8 +270,14 @@ def _faithfulness_from(
     return curves, sanity
 
 
-def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> Result:
-    """A result from its JSON, arrays and pictures.
+def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> R:
+    """A record from its JSON, arrays and pictures.
+
+    Args:
+        kind: its class.
+        value: the contents of `result.json`.
+        arrays: those of `attention.npz`.
+        media: what was asked about.
 
     Raises:
         KeyError: a field is missing.
@@ -279,7 +287,7 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
     supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
-    return Result(
+    return kind(
         question=str(value["question"]),
         answer=str(value["answer"]),
         answer_logprob=float(value["answer_logprob"]),
@@ -291,7 +299,7 @@ def result_from(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], medi
         curves=curves,
         sanity=sanity,
         settings=settings,
-        provenance=Provenance(**value["provenance"]),
+        provenance=VqaProvenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
             str(stage): {str(place): int(size) for place, size in peak.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from qvl_attn.model.checkpoint import (
 )
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
-from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
 from qvl_attn.vqa.estimate import (
     ATTENTION_MODES,
@@ -41,10 +40,8 @@ from qvl_attn.vqa.estimate import (
 )
 from qvl_attn.vqa.explain import method_maps, removal
 from qvl_attn.vqa.question import Question, read_question, without_pixels
-from qvl_attn.vqa.record import Result
-
-if TYPE_CHECKING:
-    from qvl_attn.evaluation.workers import Workers
+from qvl_attn.vqa.record import VqaProvenance
+from qvl_attn.vqa.result import Result
 
 # How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
 ESTIMATE_MARGIN = 1.25
@@ -79,13 +76,11 @@ class Engine:
         placement: Placement,
         attn: str = "auto",
         say: Callable[[str], None] = _silent,
-        workers: Workers | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
         self.attn = attn
-        self.workers = workers
         self.processor = load_processor(checkpoint, config)
         self.say = say
         self._said = ""
@@ -102,7 +97,7 @@ class Engine:
         attn: str = "auto",
         offline: bool = False,
         say: Callable[[str], None] = _silent,
-        workers: Workers | None = None,
+        place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
     ) -> Self:
         """Find a model and get ready to load it.
 
@@ -117,7 +112,7 @@ class Engine:
                 estimated to fit the free memory, and rows otherwise.
             offline: never reach for the hub.
             say: is told what was chosen, a line at a time.
-            workers: who holds the model of a check; by default this process.
+            place: finds where and in what precision the model runs; by default on this machine.
 
         Raises:
             InputError: a word that is not one of these, or a GPU that is not there.
@@ -128,12 +123,12 @@ class Engine:
             raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
         checkpoint = find_checkpoint(model, revision, offline=offline)
         config = load_config(checkpoint)
-        placement = (workers.place if workers else choose_placement)(config, device, dtype, device_map)
+        placement = place(config, device, dtype, device_map)
         where = f"--device-map {device_map}" if device_map else placement.device
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
         if placement.dtype != "float32" and attn == "eager":
             say("eager attention in 16 bits can change the answer; --attn rows leaves it alone")
-        return cls(checkpoint, config, placement, attn, say, workers)
+        return cls(checkpoint, config, placement, attn, say)
 
     @cached_property
     def model(self) -> Any:
@@ -307,7 +302,7 @@ class Engine:
             media=question.media,
             capture=(run.supplied or run.own).capture,
             settings=question.settings,
-            provenance=Provenance(
+            provenance=VqaProvenance(
                 **self.made_by(question),
                 attention_reason=question.attention_reason,
                 batch=batch,

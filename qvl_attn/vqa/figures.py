@@ -25,7 +25,7 @@ from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaRecord
 
 MAX_WORDS = 48
 
@@ -41,7 +41,7 @@ class DrawnResult:
         notes: what the reader of the pictures should know, a line each.
     """
 
-    result: Result
+    result: VqaRecord
     drawing: Drawing
     headline: tuple[HeatMap, ...]
     notes: tuple[str, ...]
@@ -261,14 +261,14 @@ class DrawnResult:
         return self._shown(filtered(maps, self.drawing))
 
 
-def first_frames(result: Result, steps: Sequence[int]) -> list[Picture]:
+def first_frames(result: VqaRecord, steps: Sequence[int]) -> list[Picture]:
     """The first sampled frame of each of some steps of a clip."""
     clip, indices = result.media[0], list(result.media[0].facts.frame_indices)
     firsts = result.capture.grids[0].frame_span[list(steps), 0].tolist()
     return [clip.frames[indices.index(first)] for first in firsts]
 
 
-def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
+def draw_result(result: VqaRecord, drawing: Drawing) -> DrawnResult:
     """Prepare the pictures of a result.
 
     Raises:
@@ -315,7 +315,7 @@ def draw_result(result: Result, drawing: Drawing) -> DrawnResult:
 MAX_NAMED_CELLS = 12
 
 
-def headline_caption(result: Result, one: HeatMap) -> list[str]:
+def headline_caption(result: VqaRecord, one: HeatMap) -> list[str]:
     """What the headline map is, a line each."""
     made, profile = result.provenance, result.settings.profile
     model = f"{made.model} · {made.attention} attention in {made.dtype}"
@@ -330,7 +330,7 @@ def headline_caption(result: Result, one: HeatMap) -> list[str]:
     return [f"{query_words(result, one)} · {layers}", *([profile.standing] if profile else []), model]
 
 
-def _method_caption(result: Result, one: HeatMap) -> list[str]:
+def _method_caption(result: VqaRecord, one: HeatMap) -> list[str]:
     method, profile = result.methods[0], result.settings.profile
     known = METHODS[method.method]
     asked = f"{query_words(result, one)} · " if known.follows_query else ""
@@ -339,7 +339,7 @@ def _method_caption(result: Result, one: HeatMap) -> list[str]:
     return lines + ([f"crossed out: {removed_words(result)}"] if method.removed else [])
 
 
-def removed_words(result: Result) -> str:
+def removed_words(result: VqaRecord) -> str:
     """Which cells a method took out, by row and column from 1."""
     method, named = result.methods[0], []
     pictures, steps = len(result.capture.grids), max(grid.shape[0] for grid in result.capture.grids)
@@ -351,7 +351,7 @@ def removed_words(result: Result) -> str:
     return "; ".join(named) + (f"; and {more} more" if more else "")
 
 
-def place_of(result: Result, cell: int) -> tuple[int, tuple[int, int, int]]:
+def place_of(result: VqaRecord, cell: int) -> tuple[int, tuple[int, int, int]]:
     """Which picture a cell of the V axis is of, and its step, row and column there."""
     for i, grid in enumerate(result.capture.grids):
         if cell < grid.cells:
@@ -361,12 +361,12 @@ def place_of(result: Result, cell: int) -> tuple[int, tuple[int, int, int]]:
     raise IndexError("no such cell")
 
 
-def head_words(result: Result, one: HeatMap) -> str:
+def head_words(result: VqaRecord, one: HeatMap) -> str:
     """The heads of a map."""
     return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
 
 
-def query_words(result: Result, one: HeatMap) -> str:
+def query_words(result: VqaRecord, one: HeatMap) -> str:
     """Whose attention a map is."""
     count = len(one.queries)
     tokens = f"{count} token{'s' if count != 1 else ''}"

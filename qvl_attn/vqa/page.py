@@ -22,7 +22,7 @@ from qvl_attn.render.html.payload import Parcel, coarse
 from qvl_attn.results.codec import base_name
 from qvl_attn.results.page_data import MAX_FRAMES, MAX_PICTURE_PX, MAX_VALUES, LeftOut, drawn_px_of
 from qvl_attn.vqa.codec import faithfulness_json
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaRecord
 
 # Whose values are attention themselves, and sum to its share on vision.
 OF_ATTENTION = ("mean", "heads")
@@ -61,7 +61,7 @@ def fitting(rows: Sequence[Row], cells: int, left_out: LeftOut) -> list[Row]:
     return [*queries, *words[:room]]
 
 
-def result_maps(result: Result, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> list[dict[str, Any]]:
+def result_maps(result: VqaRecord, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> list[dict[str, Any]]:
     """Plain attention, then each method.
 
     Args:
@@ -76,7 +76,7 @@ def result_maps(result: Result, rows: Sequence[Row], parcel: Parcel, left_out: L
     return [*found, *(_method(one, result, most, parcel, left_out) for one in result.methods)]
 
 
-def _attention(result: Result, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _attention(result: VqaRecord, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
     """For every row the headline and, of the queries at least, the mean of all layers and each layer."""
     queries, layers = sum(not row.is_word for row in rows), len(result.capture.layers)
     cells = len(result.capture.vision_tokens)
@@ -90,7 +90,7 @@ def _attention(result: Result, rows: Sequence[Row], parcel: Parcel, left_out: Le
     return {"name": "attention", "caption": "", "is_attention": True, **sources, "shared": shared, "removed": []}
 
 
-def _sources(result: Result, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], Maps]]:
+def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], Maps]]:
     """(R, V) maps of all rows: the headline's, the mean of all layers, each layer with the heads that were named."""
     capture, named = result.capture, result.headline_heads() or ()
     share = np.stack([np.isin(np.arange(len(capture.queries)), row.rows) / len(row.rows) for row in rows])
@@ -111,7 +111,7 @@ def _sources(result: Result, rows: Sequence[Row]) -> Iterator[tuple[dict[str, An
         yield {"id": "layer", "layers": [layer], "heads": _head_words(result, own)}, maps
 
 
-def _head_words(result: Result, pairs: Sequence[tuple[int, int]]) -> str:
+def _head_words(result: VqaRecord, pairs: Sequence[tuple[int, int]]) -> str:
     """Named heads, as text: `all` where they are all of their layers."""
     whole = len(pairs) == len({layer for layer, _ in pairs}) * result.provenance.head_count
     return "all" if whole else ",".join(f"{layer}.{head}" for layer, head in pairs)
@@ -147,7 +147,7 @@ def _packed(
     return {"sources": told, "coarse": parcel.add_rows(np.concatenate(small))}, of_layers
 
 
-def _heads(result: Result, rows: IntArray, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any] | None:
+def _heads(result: VqaRecord, rows: IntArray, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any] | None:
     """Each head that was kept apart, for the headline's query alone."""
     capture, by_head = result.capture, result.capture.weights_by_head
     if by_head is None:
@@ -170,7 +170,7 @@ def _heads(result: Result, rows: IntArray, most: int, parcel: Parcel, left_out: 
     }
 
 
-def _method(method: MethodMap, result: Result, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _method(method: MethodMap, result: VqaRecord, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
     """A method's map, and those of its layers."""
     known = METHODS[method.method]
     by_layer = () if method.layer_values is None else method.layer_values
@@ -198,7 +198,7 @@ def _method(method: MethodMap, result: Result, most: int, parcel: Parcel, left_o
     }
 
 
-def result_html(results: Sequence[Result], notes: Sequence[Sequence[str]] = ()) -> str:
+def result_html(results: Sequence[VqaRecord], notes: Sequence[Sequence[str]] = ()) -> str:
     """One page of one or several results.
 
     Args:
@@ -212,7 +212,7 @@ def result_html(results: Sequence[Result], notes: Sequence[Sequence[str]] = ()) 
     return page_html("result", f"{title} · qvl-attn", {"results": told}, parcel, first)
 
 
-def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:
+def result_data(result: VqaRecord, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:
     """What the page is told of one result; its maps and pictures go into the parcel.
 
     Args:
@@ -252,7 +252,7 @@ def result_data(result: Result, notes: Sequence[str], parcel: Parcel) -> dict[st
     }
 
 
-def _rows(result: Result) -> Iterator[Row]:
+def _rows(result: VqaRecord) -> Iterator[Row]:
     """The headline's query first, then the other queries, then each word of the question and of the answer."""
     capture, asked, of_words = result.capture, result.settings.query, list(_word_rows(result))
     answered = any(row.kind == "answer word" for row in of_words)
@@ -263,7 +263,7 @@ def _rows(result: Result) -> Iterator[Row]:
     yield from of_words
 
 
-def _word_rows(result: Result) -> Iterator[Row]:
+def _word_rows(result: VqaRecord) -> Iterator[Row]:
     capture = result.capture
     row_of = {position: row for row, position in enumerate(capture.queries.tolist())}
     maker_of = {position: row for row, position in enumerate(capture.produces.tolist()) if position >= 0}
@@ -307,7 +307,7 @@ def _drawn_px(media: Media, pictures: int = 1) -> tuple[int, int]:
     return drawn_px_of(media, round(MAX_PICTURE_PX / sqrt(pictures)))
 
 
-def _clip(result: Result, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _clip(result: VqaRecord, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
     """The frames that were sampled, when each is shown, which step it fed, and what each pass answered."""
     from qvl_attn.results.clip_export import step_edges_s  # loads matplotlib
 

@@ -1,11 +1,9 @@
-"""What a question gives: the answer, the attention, where it came from; how to look at it, keep it and read it back."""
+"""What a question gives: the answer, the attention, where it came from, and heat maps of it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.heatmap import heat_maps
@@ -14,15 +12,33 @@ from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import Sanity
-from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
-from qvl_attn.render.style import Drawing
-from qvl_attn.results.record import Provenance
+from qvl_attn.results.record import Provenance, Record
+
+MAX_LAYERS = 4096
+
+
+@dataclass(frozen=True)
+class VqaProvenance(Provenance):
+    """What made an answer and its maps."""
+
+    attention: str
+    layer_count: int
+    head_count: int
+    generation: dict[str, float | int | bool]
+    processor_size: dict[str, int]
+    attention_reason: str = ""
+    batch: int = 1
+    shared_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.layer_count <= MAX_LAYERS and 0 < self.head_count <= MAX_LAYERS):
+            raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class VqaRecord(Record):
     """One question about one prompt's pictures, or about one clip.
 
     A clip that was looked at in several passes has them in `passes`, each a result of its own. Windows, and frames with
@@ -42,8 +58,6 @@ class Result:
         provenance: what made it.
         seconds: by stage. A batch's time is shared evenly; of several questions about the same pictures the first batch
             bears the pictures.
-        peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
-            GPU; `before` is the host's when the stage began.
         passes: of a clip that was looked at in several.
         methods: what the methods that were asked for made of it; the first is the headline's.
         curves: what becomes of the answer's probability as cells go, where faithfulness was asked for.
@@ -58,25 +72,16 @@ class Result:
     media: tuple[Media, ...]
     capture: Capture
     settings: Settings
-    provenance: Provenance
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
-    passes: tuple[Result, ...] = ()
+    provenance: VqaProvenance
+    passes: tuple[VqaRecord, ...] = ()
     methods: tuple[MethodMap, ...] = ()
     curves: Curves | None = None
     sanity: Mapping[str, Sanity] | None = None
 
     def __repr__(self) -> str:
-        return f"Result({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
-
-    def _repr_html_(self) -> str | None:
-        """In a notebook: the page of the result; None where there is no attention to draw."""
-        from qvl_attn.render.html.notebook import notebook_html
-
-        try:
-            return notebook_html(self)
-        except CaptureError:
-            return None
+        return (
+            f"{type(self).__name__}({self.question!r}, answer={self.answer!r}, {self.media[0].kind}s={len(self.media)})"
+        )
 
     @property
     def way(self) -> str:
@@ -191,40 +196,3 @@ class Result:
         if not 0 <= media < len(self.media):
             raise InputError(f"media {media}: not there", f"the prompt has pictures 0 to {len(self.media) - 1}")
         return self.heatmaps(layers, heads, query)[media]
-
-    def save(
-        self,
-        out: str | os.PathLike[str],
-        drawing: Drawing | None = None,
-        *,
-        overwrite: bool = False,
-        progress: Progress = untold,
-    ) -> Path:
-        """Draw the pictures and write everything to a folder of its own inside `out`.
-
-        Args:
-            out: the folder that holds results; made if need be.
-            drawing: how to draw.
-            overwrite: replace the same result.
-            progress: of a clip, told what is being done, how much of it is done, and of how much.
-
-        Returns:
-            The folder that was written.
-
-        Raises:
-            StoreError: it cannot be written, or is there already.
-        """
-        from qvl_attn.vqa.folder import save_result
-
-        return save_result(self, Path(out), drawing or Drawing(), overwrite=overwrite, progress=progress)
-
-    @staticmethod
-    def load(folder: str | os.PathLike[str]) -> Result:
-        """Read a result back from its folder. No model is needed.
-
-        Raises:
-            StoreError: it is not a complete result of a known schema.
-        """
-        from qvl_attn.vqa.folder import load_result
-
-        return load_result(Path(folder))

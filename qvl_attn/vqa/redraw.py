@@ -15,13 +15,13 @@ from qvl_attn.attribution.faithfulness import CONTROLS, Curves
 from qvl_attn.attribution.methods import METHODS
 from qvl_attn.attribution.selection import parse_heads, parse_query
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.run_folder import RUN_FILE
-from qvl_attn.vqa.folder import REMEDY, is_complete
-from qvl_attn.vqa.record import Result
+from qvl_attn.results.store import damage, is_complete
+from qvl_attn.vqa.result import REMEDY, Result
 
 PLAIN = "mean"  # the method that is plain attention, and so always there
 
@@ -48,10 +48,8 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
         )
         raise InputError(f"{name} is no complete result: it has no result.json", hint)
     result = Result.load(path)
-    try:
+    with damage(name, REMEDY):
         result.heatmaps()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise StoreError(f"{name} is damaged: {type(error).__name__}: {error}", REMEDY) from None
     return result
 
 

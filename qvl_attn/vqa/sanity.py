@@ -27,7 +27,7 @@ from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.model.memory import on_device
 from qvl_attn.vqa.question import Question
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine

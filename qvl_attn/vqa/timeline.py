@@ -25,7 +25,7 @@ from qvl_attn.render.lettering import line_height_px
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import Story
 from qvl_attn.results.clip_export import step_edges_s, write_frames
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaRecord
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
 GROUPS = 4
@@ -53,7 +53,7 @@ class Line:
     color: str
 
 
-def lines(result: Result) -> list[Line]:
+def lines(result: VqaRecord) -> list[Line]:
     """The headline, groups of layers from first to last, and with mode `both` the frames that were asked alone."""
     capture, grid = result.capture, result.capture.grids[0]
     starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
@@ -79,7 +79,7 @@ def lines(result: Result) -> list[Line]:
     return found
 
 
-def draw_timeline(result: Result) -> Picture:
+def draw_timeline(result: VqaRecord) -> Picture:
     """The picture of it: (H, W, 3) uint8 RGB."""
     width = WIDTH_PX - 2 * MARGIN_PX
     caption = CAPTIONS[result.way]
@@ -100,7 +100,7 @@ def draw_timeline(result: Result) -> Picture:
     return np.asarray(page)
 
 
-def _answers(result: Result) -> str:
+def _answers(result: VqaRecord) -> str:
     """What each pass answered, beside the times that it saw."""
     said, each = [], "each window" if result.way == "windows" else "each frame alone"
     for one in result.passes:
@@ -108,7 +108,7 @@ def _answers(result: Result) -> str:
     return f"{each}: " + " · ".join(said)
 
 
-def _chart(result: Result) -> Picture:
+def _chart(result: VqaRecord) -> Picture:
     edges = step_edges_s(result.media[0], result.capture.grids[0].shape[0])
     figure = Figure(figsize=(WIDTH_PX / DPI, CHART_HEIGHT_PX / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
@@ -132,7 +132,7 @@ def _chart(result: Result) -> Picture:
 
 
 def write_reel(
-    folder: Path, result: Result, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+    folder: Path, result: VqaRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Draw a clip's result.
 
@@ -153,7 +153,7 @@ def write_reel(
     return [*files, "timeline.png"], notes
 
 
-def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+def story_of(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> Story:
     """What the film of a result tells."""
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
@@ -170,7 +170,7 @@ def story_of(result: Result, heat: HeatMap, captions: tuple[str, ...]) -> Story:
     return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
 
 
-def _of_windows(result: Result) -> list[str]:
+def _of_windows(result: VqaRecord) -> list[str]:
     """The answers of all windows that saw a frame."""
     facts = result.media[0].facts
     said = []

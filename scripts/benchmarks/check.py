@@ -28,7 +28,7 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.loop import Plan, other_samples
 from qvl_attn.evaluation.score import score_row
-from qvl_attn.evaluation.workers import Here
+from qvl_attn.evaluation.workers import InProcess
 from qvl_attn.model.generate import greedy, on_model
 
 # hidden, MLP, layers, heads, key heads of the language model; hidden, MLP, depth, heads of the vision tower
@@ -55,7 +55,7 @@ def check(analyzer: Analyzer, samples: Sequence[Sample], settings: Any, batch_si
         settings, headline_of(settings, analyzer.config), False, False, other_samples(samples, 0), batch_size=batch_size
     )
     with tempfile.NamedTemporaryFile("w") as rows:
-        for score in Here().score(analyzer, samples, plan, tuple):
+        for score in InProcess().score(analyzer, samples, plan, tuple):
             assert score.status == "ok", score.error
             rows.write(json.dumps(score_row(score)) + "\n")
             rows.flush()

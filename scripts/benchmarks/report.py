@@ -25,9 +25,9 @@ from playwright.sync_api import Page, sync_playwright
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
-from qvl_attn.results.record import Provenance
 from qvl_attn.vqa.page import result_html
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaProvenance
+from qvl_attn.vqa.result import Result
 
 MOST_BYTES = 5_000_000
 # What a user does, and how long until it is on the screen.
@@ -104,7 +104,7 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
         tokens=tuple(tokens),
         weights_by_head=attention if heads else None,
     )
-    made = Provenance("0", "0", "0", "random", "0", "float32", "cpu", "eager", layers, max(heads, 1), {}, {})
+    made = VqaProvenance("0", "0", "0", "random", "0", "float32", "cpu", "eager", layers, max(heads, 1), {}, {})
     media = Media("picture", picture[None], np.zeros(1), size_px, "noise.png", "0")
     return Result(question, "two cats", 0.0, None, None, (media,), capture, Settings(), made)
 

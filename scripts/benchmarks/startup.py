@@ -23,8 +23,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.core.version import __version__
 from qvl_attn.model.token_grid import picture_grid
-from qvl_attn.results.record import Provenance
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.record import VqaProvenance
+from qvl_attn.vqa.result import Result
 
 DEMO = Path(qvl_attn.__file__).parent / "demo"
 ALONE = f"""
@@ -97,7 +97,7 @@ def synthetic_result() -> Result:
     )
     made = {"qvl_attn": __version__, "transformers": "", "torch": "", "model": "synthetic", "revision": ""}
     made |= {"dtype": "float32", "device": "cpu", "attention": "eager"}
-    provenance = Provenance(**made, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
+    provenance = VqaProvenance(**made, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
     media = Media("picture", photograph(rng)[None], np.zeros(1), SIZE_PX, "photograph.png", "")
     return Result(QUESTION, ANSWER, -1.0, None, None, (media,), capture, Settings(), provenance)
 

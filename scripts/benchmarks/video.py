@@ -27,7 +27,7 @@ from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.video_frame import FilmDrawer
 from qvl_attn.results.clip_export import PRESET, QUALITY
-from qvl_attn.vqa.record import Result
+from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.timeline import story_of, write_reel
 
 SIZE_PX, FPS = (1280, 720), 25

@@ -11,7 +11,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import percent
 from qvl_attn.encoders.attention import over_heads
 from qvl_attn.encoders.page import encoder_html
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.render.overlay import color_table
 from tests.helpers.made_up_looks import made_up_look
@@ -357,7 +357,7 @@ def test_cosines_have_three_decimals(open_look, looks):
 
 
 def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
-    look = made_up_look(settings=LookSettings(texts=("a cat",), saliency=True))
+    look = made_up_look(settings=EncoderSettings(texts=("a cat",), saliency=True))
     (tmp_path / "text.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "text.html") as page:
         slide(page, "kind", 0)

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.encoders import engine as encoder_room
-from qvl_attn.encoders import folder as folder_room
 from qvl_attn.encoders import inputs as clip_room
+from qvl_attn.encoders import result as folder_room
 from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.record import Look
+from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media import image as media_room
 from qvl_attn.media.mp4 import write_mp4
 from tests.conftest import numbered_frames
@@ -98,7 +98,7 @@ def test_a_picture(tmp_path):
     for word in ("loading the weights", "peak memory, look: ", "peak memory, prepare: "):
         assert word in done.stderr
         assert word not in done.stdout
-    assert Look.load(folder).settings.at == ()
+    assert EncoderResult.load(folder).settings.at == ()
 
 
 def test_found_again_and_nothing_is_computed(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_one_object_a_picture(tmp_path):
     assert [row["media"] for row in rows] == [str(shown() / name) for name in names]
     assert [row["grid"] for row in rows] == [[1, 5, 5], [1, 5, 5], [2, 5, 5], [1, 5, 5]]
     for row in rows:
-        look = Look.load(row["folder"])
+        look = EncoderResult.load(row["folder"])
         assert list(look.sight.grid) == row["grid"]
         assert ("heatmap" in row) == (look.media.clip is not None)
         assert row["headline"]["query"] == "cls"
@@ -143,9 +143,9 @@ def test_no_more_than_one_picture_is_held(tmp_path, monkeypatch):
         held.append(weakref.ref(found.frames))
         return found
 
-    real_clip, real_look = clip_room.load_clip, Encoder.look
+    real_clip, real_look = clip_room.load_encoder_clip, Encoder.look
     monkeypatch.setattr(media_room, "load_picture", load_once)
-    monkeypatch.setattr(clip_room, "load_clip", lambda *args: order.append("clip") or real_clip(*args))
+    monkeypatch.setattr(clip_room, "load_encoder_clip", lambda *args: order.append("clip") or real_clip(*args))
     monkeypatch.setattr(Encoder, "look", lambda *args: order.append("look") or real_look(*args))
     names = ["a.png", "b.png", "clip.mp4"]
     done = run(*(shown() / name for name in names), "--out", tmp_path, "--json")
@@ -189,7 +189,7 @@ def test_every_option_arrives(tmp_path, monkeypatch):
     words += " --top-percent 60 --draw-size 99 --dtype float32"
     done = run(shown() / "clip.mp4", *words.split(), "--out", tmp_path, "--json", model="clip")
     assert done.exit_code == 0, done.output
-    found = Look.load(json.loads(done.stdout)["folder"]).settings
+    found = EncoderResult.load(json.loads(done.stdout)["folder"]).settings
     assert found.at == ((40, 30), (20.5, 10))
     assert (found.layer, found.over, {*found.embeddings}, found.seed) == (1, "max", {"pca", "tsne"}, 5)
     assert (found.saliency, found.texts, found.min_pixels, found.max_pixels) == (True, ("cat", "dog"), 2000, 6000)
@@ -440,13 +440,13 @@ def test_a_process_of_its_own(tmp_path):
         folder = tmp_path / row["folder"]
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert there == {*json.loads((folder / "result.json").read_text())["files"]}
-        assert np.isfinite(Look.load(folder).sight.received).all()
+        assert np.isfinite(EncoderResult.load(folder).sight.received).all()
     assert (tmp_path / rows[1]["heatmap"]).is_file()
 
 
 def test_the_encoder_of_the_library_is_the_same(tmp_path):
     done = run(shown() / "b.png", "--out", tmp_path, "--json", "--dtype", "float32")
-    look = Look.load(json.loads(done.stdout)["folder"])
+    look = EncoderResult.load(json.loads(done.stdout)["folder"])
     plain = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     from qvl_attn.media.image import load_picture
 

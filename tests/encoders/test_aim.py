@@ -10,15 +10,15 @@ import pytest
 
 from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes
 
 PICTURE = eyes.picture(110, 70, seed=3)
 
 
-def settings_of(name: str, **more) -> LookSettings:
+def settings_of(name: str, **more) -> EncoderSettings:
     texts = ("a cat",) if name in eyes.WITH_TEXT else ()
-    return LookSettings(saliency=True, **{"texts": texts, **more})
+    return EncoderSettings(saliency=True, **{"texts": texts, **more})
 
 
 def changed(name: str, folder) -> Encoder:
@@ -81,7 +81,7 @@ def test_two_classes_of_one_name(tmp_path):
 @pytest.mark.parametrize("more", [{"texts": ("a cat",)}, {"label": "cat"}, {"label": ""}])
 def test_words_without_saliency_are_a_fault(more):
     with pytest.raises(InputError, match="add --saliency"):
-        LookSettings(**more)
+        EncoderSettings(**more)
 
 
 @pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is there")

@@ -25,7 +25,7 @@ from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.capture import look, run_encoder
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.inputs import read_inputs
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, eye_of
 from qvl_attn.model.capture import keep_encoder_states
 from tests.helpers import eyes
@@ -77,7 +77,7 @@ def held_against(sight, dense: np.ndarray, tolerance: float = 1e-6) -> None:
 def test_it_is_the_attention_of_plain_eager(name, shown):
     media, limits = SHOWN[shown]
     encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(media, LookSettings(**limits))
+    inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     assert t == len(media.frames)
     assert (h < w, h > w) == {"landscape": (True, False), "oblong clip": (True, False), "portrait": (False, True)}.get(
@@ -106,7 +106,7 @@ def as_seen(model, eye, inputs) -> torch.Tensor:
 @pytest.mark.parametrize("name", eyes.NAMES)
 def test_watching_changes_nothing(name):
     encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(eyes.picture(131, 90), LookSettings())
+    inputs, _ = encoder.read(eyes.picture(131, 90), EncoderSettings())
     before = [config._attn_implementation for config in _configs(encoder.model)]
     alone = as_seen(encoder.model, encoder.eye, inputs)
     with keep_encoder_states(encoder.model, SimpleNamespace(see=lambda *_: None)):
@@ -131,9 +131,9 @@ def held_against_the_hand_written(media, at) -> Sight:
     weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
-    inputs, asked = encoder.read(media, LookSettings(at=at))
+    inputs, asked = encoder.read(media, EncoderSettings(at=at))
     held_against(look(exact_tower(), encoder.eye, inputs, asked), dense)
-    sight = encoder.look(media, LookSettings(at=at)).sight
+    sight = encoder.look(media, EncoderSettings(at=at)).sight
     held_against(sight, dense, 5e-6)
     return sight
 
@@ -176,7 +176,7 @@ def test_a_painted_patch_is_found_where_it_was_painted(row, column):
     mates = np.flatnonzero(own == own[row * w + column])
     asking = next(place for place in mates if place != row * w + column)
     at = ((14.0 * (asking % w) + 7, 14.0 * (asking // w) + 7),)
-    before, after = (encoder.look(eyes.picture_of(one), LookSettings(at=at)) for one in (image, painted))
+    before, after = (encoder.look(eyes.picture_of(one), EncoderSettings(at=at)) for one in (image, painted))
     seen = [one.sight.rows[0, :, 0, 0] for one in (before, after)]
     assert all((np.flatnonzero(one.min(axis=0)) == mates).all() for one in seen)
     moved = np.log(seen[1][:, mates]) - np.log(seen[0][:, mates])
@@ -219,7 +219,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["dino", "siglip", eyes.QWEN])
 def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
     encoder, media = eyes.encoder(name), eyes.picture(600, 392)
-    inputs, _ = encoder.read(media, LookSettings(max_pixels=600 * 392))
+    inputs, _ = encoder.read(media, EncoderSettings(max_pixels=600 * 392))
     P = inputs.grid[1] * inputs.grid[2]
     assert P > 800
     row, largest = encoder.eye.heads * (P + 8), {}
@@ -240,7 +240,7 @@ def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
 def test_how_many_rows_are_held_changes_no_number(name, monkeypatch):
     encoder = eyes.encoder(name)
     media = eyes.clip(140, 84, 3)
-    inputs, _ = encoder.read(media, LookSettings())
+    inputs, _ = encoder.read(media, EncoderSettings())
     T = len(encoder.eye.prefix) + inputs.grid[1] * inputs.grid[2]
     sights = []
     for size in (look_room.BLOCK_BYTES, 1, 4 * encoder.eye.heads * T * 7):
@@ -260,8 +260,8 @@ def test_sixteen_bits(name):
     encoder = eyes.encoder(name, "bfloat16")
     assert encoder.model.dtype == torch.bfloat16
     media, at = eyes.picture(112, 112), ((50.0, 40.0),)
-    sight = encoder.look(media, LookSettings(at=at)).sight
-    exact = eyes.encoder(name).look(media, LookSettings(at=at)).sight
+    sight = encoder.look(media, EncoderSettings(at=at)).sight
+    exact = eyes.encoder(name).look(media, EncoderSettings(at=at)).sight
     assert sight.rows.dtype == sight.received.dtype == np.float32
     # The softmax is float32's: rows sum to one far closer than 16 bits would.
     assert np.abs(sight.rows.sum(axis=-1) - 1).max() < 1e-5
@@ -282,7 +282,7 @@ def test_weights_that_are_no_numbers(name, value):
 
 def test_what_does_not_attend_as_its_family_does_is_refused():
     encoder = eyes.encoder("clip")
-    inputs, _ = encoder.read(eyes.picture(112, 112), LookSettings())
+    inputs, _ = encoder.read(eyes.picture(112, 112), EncoderSettings())
     for wrong, words in (
         (replace(encoder.eye, layers=2, full=(True,) * 2), "does not attend as its family does"),
         (replace(encoder.eye, layers=4, full=(True,) * 4), "did not show the attention of all of its layers"),
@@ -294,7 +294,7 @@ def test_what_does_not_attend_as_its_family_does_is_refused():
 
 def test_other_windows_than_qwens_are_refused():
     encoder = eyes.encoder(eyes.QWEN)
-    inputs, _ = encoder.read(eyes.picture(196, 112), LookSettings())
+    inputs, _ = encoder.read(eyes.picture(196, 112), EncoderSettings())
     for wrong in (
         replace(encoder.eye, window_px=84),
         replace(encoder.eye, window_px=112),
@@ -362,7 +362,7 @@ def test_layers_are_told_as_they_are_done(name, at_once, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", at_once)
     encoder, told = eyes.encoder(name), []
     L = encoder.eye.layers
-    encoder.look(eyes.clip(84, 84, 6), LookSettings(), lambda *one: told.append(one))
+    encoder.look(eyes.clip(84, 84, 6), EncoderSettings(), lambda *one: told.append(one))
     assert {(what, total) for what, _, total in told} == {("looking", L)}
     done = [one for _, one, _ in told]
     assert done == sorted(done)

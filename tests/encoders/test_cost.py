@@ -11,7 +11,7 @@ from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import held_bytes, pass_bytes, states_bytes
 from tests.helpers import eyes
 
@@ -22,7 +22,7 @@ AT = ((45, 20), (70, 70), (60, 60))
 @pytest.mark.parametrize("name", ["clip", "siglip", "registers", eyes.QWEN])
 def test_what_is_held_is_what_is_allocated(name, shown):
     encoder = eyes.encoder(name)
-    inputs, asked = encoder.read(shown, LookSettings(at=AT))
+    inputs, asked = encoder.read(shown, EncoderSettings(at=AT))
     order = look_room.sequence_order(encoder.model, encoder.eye, inputs)
     tally = look_room.Tally(encoder.eye, inputs, order, asked, torch.device("cpu"))
     device, host = held_bytes(encoder.eye, inputs.grid, len(asked))
@@ -33,7 +33,7 @@ def test_what_is_held_is_what_is_allocated(name, shown):
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", eyes.QWEN])
 def test_the_states_of_all_layers_are_as_large_as_is_said(name):
     encoder, sizes = eyes.encoder(name), []
-    inputs, _ = encoder.read(eyes.clip(84, 84, 4), LookSettings())
+    inputs, _ = encoder.read(eyes.clip(84, 84, 4), EncoderSettings())
     prefix = len(encoder.eye.prefix)
     read_states(encoder.model, encoder.eye, inputs, lambda layer, states: sizes.append(states[:, prefix:].numel() * 4))
     assert sum(sizes) == states_bytes(encoder.eye, encoder.config, inputs.grid)
@@ -43,7 +43,7 @@ def test_the_states_of_all_layers_are_as_large_as_is_said(name):
 def test_a_layer_hands_no_less_than_is_said_from_module_to_module(name):
     """A floor: what a layer's linear maps and norms give is at least what is said to be there at once."""
     encoder, given = eyes.encoder(name), []
-    inputs, _ = encoder.read(eyes.picture(150, 90), LookSettings())
+    inputs, _ = encoder.read(eyes.picture(150, 90), EncoderSettings())
     layers = next(
         one
         for one in look_room.encoder_of(encoder.model, encoder.eye).modules()
@@ -63,7 +63,7 @@ def test_a_layer_hands_no_less_than_is_said_from_module_to_module(name):
 
 def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
     encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    picture, limits = eyes.picture(90, 80), LookSettings(at=AT)
+    picture, limits = eyes.picture(90, 80), EncoderSettings(at=AT)
     inputs, asked = encoder.read(picture, limits)
     wanted = sum(held_bytes(encoder.eye, inputs.grid, len(asked))) + encoder.placement.weight_bytes
     wanted += pass_bytes(encoder.eye, encoder.config, 4, inputs.grid)
@@ -88,13 +88,13 @@ def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
 def test_of_a_long_clip_the_states_that_are_held_count_and_the_parts_do_not(monkeypatch):
     encoder = eyes.encoder("clip")
     clip = eyes.clip(84, 84, 8)
-    inputs, _ = encoder.read(clip, LookSettings())
+    inputs, _ = encoder.read(clip, EncoderSettings())
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
     wanted = sum(held_bytes(encoder.eye, (8, 5, 5), 0)) + pass_bytes(encoder.eye, encoder.config, 4, (2, 5, 5))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=wanted))
-    encoder.read(clip, LookSettings())
+    encoder.read(clip, EncoderSettings())
     with pytest.raises(MemoryLimitError) as e:
-        encoder.read(clip, LookSettings(embeddings=("pca",)))
+        encoder.read(clip, EncoderSettings(embeddings=("pca",)))
     assert e.value.hint == "lower --max-pixels or --max-frames"
     wanted += states_bytes(encoder.eye, encoder.config, inputs.grid)
-    encoder.read(clip, LookSettings(embeddings=("pca",)))
+    encoder.read(clip, EncoderSettings(embeddings=("pca",)))

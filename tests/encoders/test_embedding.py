@@ -29,7 +29,7 @@ from qvl_attn.encoders.embedding import (
 from qvl_attn.encoders.embedding_charts import folder_images, patch_colors
 from qvl_attn.encoders.embedding_figures import Cell, component_colors, sheet, space_images
 from qvl_attn.encoders.input_figures import mark_patch
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.render import overlay
 from qvl_attn.render.style import Drawing
 from tests.helpers import eyes
@@ -255,7 +255,7 @@ def test_one_picture_is_a_folder_too():
 
 @cache
 def looked(name="registers", at=((60.0, 40.0),)):
-    settings = LookSettings(at=at, embeddings=("pca", "tsne"), max_pixels=70 * 70)
+    settings = EncoderSettings(at=at, embeddings=("pca", "tsne"), max_pixels=70 * 70)
     return eyes.encoder(name).look(eyes.picture(98, 60), settings)
 
 
@@ -294,7 +294,7 @@ def test_patches_are_dotted_in_the_colour_that_they_show():
     pixels = np.zeros((56, 84, 3), dtype=np.uint8)
     pixels[:28, 28:56] = (250, 10, 10)
     pixels[28:, 56:] = (0, 100, 200)
-    settings = LookSettings(embeddings=("pca",))
+    settings = EncoderSettings(embeddings=("pca",))
     look = eyes.encoder(eyes.QWEN).look(eyes.picture_of(pixels), settings)
     assert look.sight.grid == (1, 4, 6)
     colors = patch_colors(look).reshape(4, 6, 3) * 255
@@ -371,7 +371,7 @@ def test_which_pictures_a_look_has():
 
 @pytest.mark.parametrize("media", [eyes.clip(84, 56, 8), eyes.clip(84, 56, 1)])
 def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
-    settings = LookSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
+    settings = EncoderSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
     look = eyes.encoder(eyes.QWEN).look(media, settings)
     assert embedding_figures._steps(look) == ([0, 2, 3] if len(media.frames) == 8 else [0])
     for name, draw in space_images(look, Drawing()):
@@ -380,7 +380,7 @@ def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
 
 @pytest.mark.parametrize("size", [(28, 28), (56, 28), (28, 560), (560, 28)])
 def test_small_and_long_pictures_are_drawn(size):
-    look = eyes.encoder(eyes.QWEN).look(eyes.picture(*size), LookSettings(at=((3, 3),), embeddings=("pca",)))
+    look = eyes.encoder(eyes.QWEN).look(eyes.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",)))
     for _, draw in space_images(look, Drawing(draw_size_px=64)):
         draw()
     for name, draw in space_images(look, Drawing()):

@@ -21,7 +21,7 @@ from qvl_attn.encoders.input_figures import (
     with_window_lines,
 )
 from qvl_attn.encoders.inputs import read_inputs, turned_back
-from qvl_attn.encoders.record import LookSettings, SaliencyMap
+from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
 from qvl_attn.encoders.spec import Eye
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.token_grid import cell_boxes_px
@@ -88,7 +88,7 @@ def names_of(look):
 
 
 def test_names():
-    look = made_look(made_sight(asked=np.array([3, 7])), settings=LookSettings(at=((35.0, 5.0), (15.0, 15.0))))
+    look = made_look(made_sight(asked=np.array([3, 7])), settings=EncoderSettings(at=((35.0, 5.0), (15.0, 15.0))))
     queries = [
         name
         for query in ("cls", "patch", "at_1", "at_2")
@@ -104,7 +104,7 @@ def test_names():
 
 
 def test_every_picture_is_rgb_and_none_is_blank():
-    look = made_look(made_sight(asked=np.array([3])), settings=LookSettings(at=((35.0, 5.0),)))
+    look = made_look(made_sight(asked=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
     for name, draws in draw_look(look, Drawing()).images():
         picture = draws()
         assert (picture.dtype, picture.ndim, picture.shape[-1]) == (np.uint8, 3, 3), name
@@ -159,7 +159,7 @@ def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded
 
 def test_panels_of_heads(recorded):
     sight = made_sight(layers=4, heads=3)
-    _, panels, how = recorded(made_look(sight, settings=LookSettings(layer=1)))["cls/heads.png"]
+    _, panels, how = recorded(made_look(sight, settings=EncoderSettings(layer=1)))["cls/heads.png"]
     heads = sight.cls[1, :, 0, 2:].reshape(3, 4, 6)
     shown = np.stack([panel.cells[0] for panel in panels])
     np.testing.assert_allclose(shown, [*heads, heads.mean(axis=0), heads.max(axis=0), heads.min(axis=0)], rtol=1e-5)
@@ -176,7 +176,7 @@ def test_panels_of_heads(recorded):
 @pytest.mark.parametrize("over", ["mean", "max", "min"])
 def test_the_overlay_is_the_last_layer_joined_as_asked(recorded, over):
     sight = made_sight(heads=3)
-    _, panel, how = recorded(made_look(sight, settings=LookSettings(over=over)))["overlay.png"]
+    _, panel, how = recorded(made_look(sight, settings=EncoderSettings(over=over)))["overlay.png"]
     expected = getattr(sight.cls[-1, :, 0, 2:], over)(axis=0).reshape(4, 6)
     np.testing.assert_allclose(panel.cells[0], expected, rtol=1e-5)
     word = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}[over]
@@ -222,7 +222,7 @@ def test_windows_are_told():
 
 def test_a_patch_is_named_by_what_was_typed():
     sight = made_sight(asked=np.array([3, 7]))
-    look = made_look(sight, settings=LookSettings(at=((35.0, 5.5), (15.0, 15.0))))
+    look = made_look(sight, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
     assert [asks(look, "at_1"), asks(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
 
 
@@ -316,7 +316,7 @@ def test_the_outline_goes_around_the_patch(row, column):
 
 @pytest.mark.parametrize("name", ["at_1/layers/layer_00.png", "at_1/layers.png", "at_1/heads.png"])
 def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
-    look = made_look(made_sight(asked=np.array([9])), settings=LookSettings(at=((35.0, 15.0),)))
+    look = made_look(made_sight(asked=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
     found = dict(draw_look(look, Drawing(alpha=0)).images())
     count = {"at_1/layers/layer_00.png": 1, "at_1/layers.png": 3, "at_1/heads.png": 5}[name]
     marked = (found[name]() == CYAN).all(axis=-1)
@@ -329,7 +329,7 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
 
 def test_each_place_has_its_own_mark():
     sight = made_sight(asked=np.array([0, 3 * 6 + 4]))
-    look = made_look(sight, settings=LookSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    look = made_look(sight, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
     page = dict(draw_look(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
     y0, y1, x0, x1 = drawn_part(page)
     box = where(page[y0:y1, x0:x1], CYAN)
@@ -382,7 +382,7 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     back = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
     window = np.repeat([0, 1], 12)
     sight = made_sight(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
-    draw_grid(made_look(sight, settings=LookSettings(at=((35.0, 15.0),)), turned_back=back), Drawing())
+    draw_grid(made_look(sight, settings=EncoderSettings(at=((35.0, 15.0),)), turned_back=back), Drawing())
     ((picture, title, lines),) = found
     side = picture.shape[1] // 6
     assert picture.shape == (4 * side, 6 * side, 3)
@@ -438,13 +438,13 @@ def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
 
 def test_of_a_clip_the_patch_is_marked_in_every_step(recorded):
     sight = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(sight, made_clip((60, 40), 6), settings=LookSettings(at=((35.0, 15.0),)))
+    look = made_look(sight, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     assert len(recorded(look)["at_1/heads.png"][1][0].marks) == 3
 
 
 def test_of_a_clip_each_step_shows_its_mark():
     sight = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(sight, made_clip((60, 40), 6), settings=LookSettings(at=((35.0, 15.0),)))
+    look = made_look(sight, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     page = dict(draw_look(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
     marked = (page == CYAN).all(axis=-1).any(axis=0)
     assert (np.diff(marked.astype(int)) == 1).sum() == 3
@@ -456,7 +456,7 @@ def saliency(values, target="a cat", method="gradcam", score=0.273):
 
 def test_saliency_is_in_multiples_of_its_own_mean(recorded):
     values = np.random.default_rng(0).random((4, 6)) ** 4
-    settings = LookSettings(texts=("a cat",), saliency=True)
+    settings = EncoderSettings(texts=("a cat",), saliency=True)
     maps = (saliency(values), saliency(values, "狗 dog!", "attention_gradient", 0.9))
     found = recorded(made_look(settings=settings, saliency=maps))
     _, panel, how = found["saliency/01_gradcam_a-cat.png"]
@@ -519,7 +519,7 @@ def demo_look():
     media = load_picture(DEMO_PICTURES / "tall.png")
     width, height = media.size_px
     return Encoder.load("demo", device="cpu", dtype="float32").look(
-        media, LookSettings(at=((width / 3, height / 2),), max_pixels=40000)
+        media, EncoderSettings(at=((width / 3, height / 2),), max_pixels=40000)
     )
 
 

@@ -20,8 +20,8 @@ from qvl_attn.core.runtime import untold
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import inputs as inputs_room
-from qvl_attn.encoders.inputs import load_clip
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.inputs import load_encoder_clip
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.encoders.timeline import asked, draw_steps, lines, seen_part, story_of, write_film
 from qvl_attn.media.image import load_picture
@@ -29,7 +29,7 @@ from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FilmDrawer, Story
-from qvl_attn.vqa.clip import load_clip as load_asked_clip
+from qvl_attn.vqa.clip import load_clip
 from tests.conftest import DEMO_PICTURES, numbered_frames
 from tests.helpers import eyes
 
@@ -41,9 +41,9 @@ COLORS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP
 
 
 def looked(name, path=CLIP, how=ALL, **settings):
-    asked = LookSettings(clip=how, **settings)
+    asked = EncoderSettings(clip=how, **settings)
     encoder = eyes.encoder(name)
-    return encoder.look(load_clip(encoder, path, how, asked), asked)
+    return encoder.look(load_encoder_clip(encoder.eye, encoder.processor, path, how, asked), asked)
 
 
 def heat_of(look, values=None, query=None, layer=1, scale=None):
@@ -90,7 +90,8 @@ def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, mo
     assert together.sight.grid[0] == 7
     assert together.frames.tolist() == [[i, i] for i in range(7)]
     alone = [
-        eyes.encoder(name).look(load_picture(path), LookSettings(at=at, **limits)) for path in sorted(folder.iterdir())
+        eyes.encoder(name).look(load_picture(path), EncoderSettings(at=at, **limits))
+        for path in sorted(folder.iterdir())
     ]
     for i, one in enumerate(alone):
         for field in (
@@ -123,7 +124,7 @@ def test_a_long_clip_is_held_in_parts(monkeypatch):
     )
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 8 * 26)
     clip = eyes.clip(90, 80, 37)
-    found = encoder.look(clip, LookSettings())
+    found = encoder.look(clip, EncoderSettings())
     assert found.sight.grid == (37, 5, 5)
     assert max(given) <= inputs_room.FRAMES_AT_ONCE
     assert sum(given) - 2 == 37, "and two that are painted"
@@ -145,7 +146,7 @@ class _Spy:
 @pytest.mark.parametrize(("fps", "end_s", "steps"), [(4, None, 4), (4, 1.25, 3), (4, 0.25, 1)])
 def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps):
     how = ClipSettings(fps=fps, end_s=end_s)
-    asked = load_asked_clip(demo.processor, open_clip(CLIP), Settings(clip=how, max_pixels=9000))
+    asked = load_clip(demo.processor, open_clip(CLIP), Settings(clip=how, max_pixels=9000))
     found = looked(eyes.QWEN, how=how, max_pixels=9000)
     assert np.array_equal(found.media.frames, asked.frames)
     assert np.array_equal(found.media.times_s, asked.times_s)
@@ -165,13 +166,13 @@ def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tm
     assert np.abs(found.media.frames - means).max() <= 1
     assert found.media.size_px == (2048, 1100)
     assert [note for note in found.media.notes if "2048 x 1100 px are kept at 1024 x 550 px" in note]
-    whole = eyes.encoder("clip").look(load_picture(folder / "00000.png"), LookSettings())
+    whole = eyes.encoder("clip").look(load_picture(folder / "00000.png"), EncoderSettings())
     assert np.abs(found.sight.boxes_px[:25] - whole.sight.boxes_px).max() < 2, "half an input pixel is seven of these"
     assert np.abs(found.turned_back[0].astype(int) - whole.turned_back[0]).mean() < 3
 
 
 def test_small_frames_stay_as_they_are():
-    found = load_clip(eyes.encoder("clip"), CLIP, ClipSettings(fps=4))
+    found = load_encoder_clip(*parts("clip"), CLIP, ClipSettings(fps=4))
     decoded = frames_of(CLIP)
     assert found.frames.shape == (8, 140, 168, 3)
     assert np.abs(found.frames.astype(int) - np.array([pixels for _, pixels in decoded])).mean() < 2
@@ -182,12 +183,12 @@ def test_small_frames_stay_as_they_are():
 def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
     frames = numbered_frames(6, (90, 60))
     folder = numbered_folder(tmp_path / "frames", frames)
-    found = load_clip(eyes.encoder("dino"), folder, ClipSettings(fps=10, source_fps=10))
+    found = load_encoder_clip(*parts("dino"), folder, ClipSettings(fps=10, source_fps=10))
     assert np.array_equal(found.frames, frames)
     assert found.times_s == pytest.approx(np.arange(6) / 10)
     first, *others = [Image.fromarray(frame) for frame in frames]
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=100, loop=0)
-    animated = load_clip(eyes.encoder("dino"), tmp_path / "a.gif", ClipSettings(fps=10))
+    animated = load_encoder_clip(*parts("dino"), tmp_path / "a.gif", ClipSettings(fps=10))
     assert np.array_equal(animated.frames, frames)
     assert animated.times_s == pytest.approx(np.arange(6) / 10)
 
@@ -195,7 +196,7 @@ def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
 def test_what_was_asked_for_is_sampled_and_told():
     told = []
     how = ClipSettings(fps=2, start_s=0.5, end_s=1.5)
-    found = load_clip(eyes.encoder("clip"), CLIP, how, None, lambda *words: told.append(words))
+    found = load_encoder_clip(*parts("clip"), CLIP, how, None, lambda *words: told.append(words))
     assert found.facts.frame_indices == (2, 4)
     assert told[-1] == ("decoding", 4, 4)
 
@@ -211,7 +212,7 @@ def test_what_was_asked_for_is_sampled_and_told():
 )
 def test_what_an_encoder_has_no_use_for_is_refused(how, says):
     with pytest.raises(InputError, match=says):
-        load_clip(eyes.encoder("clip"), CLIP, ClipSettings(**how))
+        load_encoder_clip(*parts("clip"), CLIP, ClipSettings(**how))
 
 
 @pytest.mark.parametrize("name", ["clip", eyes.QWEN])
@@ -229,11 +230,14 @@ def test_broken_clips_give_the_known_errors(name, tmp_path, clip_file):
         ("nothing", "no picture|empty|frames"),
     ):
         with pytest.raises(InputError, match=says):
-            load_clip(encoder, tmp_path / path)
+            load_encoder_clip(encoder.eye, encoder.processor, tmp_path / path)
     with pytest.raises(InputError, match="is a picture that does not move"):
-        load_clip(encoder, DEMO_PICTURES / "cats.png")
+        load_encoder_clip(encoder.eye, encoder.processor, DEMO_PICTURES / "cats.png")
     with pytest.raises(InputError, match="max-pixels"):
-        encoder.look(load_clip(encoder, CLIP, None, LookSettings(max_pixels=2)), LookSettings(max_pixels=2))
+        encoder.look(
+            load_encoder_clip(encoder.eye, encoder.processor, CLIP, None, EncoderSettings(max_pixels=2)),
+            EncoderSettings(max_pixels=2),
+        )
 
 
 # The film
@@ -441,7 +445,7 @@ def test_who_asks_is_said(clip_look):
     assert story.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
     rows = np.repeat(clip_look.sight.received[:, :, None], 2, axis=2)
     sight = replace(clip_look.sight, asked=np.array([0, 1]), rows=rows)
-    at = replace(clip_look, sight=sight, settings=LookSettings(at=((3, 4), (80.5, 70)), over="max"))
+    at = replace(clip_look, sight=sight, settings=EncoderSettings(at=((3, 4), (80.5, 70)), over="max"))
     assert (
         asked(at, replace(heat_of(clip_look), query="at_2"))
         == "patch at 80.5,70 · layer 1 of 0-2 · maximum over 2 heads"

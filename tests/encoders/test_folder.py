@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import ResultExistsError, StoreError
-from qvl_attn.encoders import folder as folder_room
-from qvl_attn.encoders.folder import folder_of_look, load_look
-from qvl_attn.encoders.inputs import load_clip
-from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
+from qvl_attn.encoders import result as folder_room
+from qvl_attn.encoders.inputs import load_encoder_clip
+from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
+from qvl_attn.encoders.result import EncoderResult, request_folder
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
 from tests.helpers import eyes
@@ -39,9 +39,9 @@ ASKED = {
 
 
 @cache
-def looked(name: str) -> Look:
+def looked(name: str) -> EncoderResult:
     encoder, media, asked = ASKED[name]
-    return eyes.encoder(encoder).look(media, LookSettings(**asked))
+    return eyes.encoder(encoder).look(media, EncoderSettings(**asked))
 
 
 # Which are drawn, too: that takes most of the time.
@@ -95,7 +95,7 @@ def json_of(folder: Path) -> dict:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_saved_comes_back(name):
-    look, back = looked(name), Look.load(saved(name))
+    look, back = looked(name), EncoderResult.load(saved(name))
     for one in fields(look.sight):
         assert same(getattr(look.sight, one.name), getattr(back.sight, one.name)), one.name
     for one in ("frames", "similarity", "similarity_layers", "turned_back", "grid_places", "settings", "maker"):
@@ -238,7 +238,7 @@ def test_the_name_is_the_same_for_the_same_request_alone():
     settings, drawing, maker = look.settings, SMALL, look.maker
 
     def name(media=look.media, settings=settings, drawing=drawing, maker=maker):
-        return folder_of_look(media, settings, drawing, maker, Path("out")).name
+        return request_folder(Path("out"), media, settings, drawing, maker).name
 
     first = name()
     assert first == saved("clip").name
@@ -256,7 +256,7 @@ def test_the_name_is_the_same_for_the_same_request_alone():
         "seed": 1,
         "clip": ClipSettings(),
     }
-    assert {*other} == {one.name for one in fields(LookSettings)}
+    assert {*other} == {one.name for one in fields(EncoderSettings)}
     drawn = {
         "colormap": "jet",
         "alpha": 0.6,
@@ -284,7 +284,7 @@ def test_the_name_is_the_same_for_the_same_request_alone():
 def test_names_are_safe(tmp_path):
     look = looked("dino")
     for source in ("../../etc/passwd", "a\x1b[31m\nb.png", "猫 \udcff.png", "x" * 300 + ".png", "con.png", ""):
-        target = folder_of_look(replace(look.media, source=source), look.settings, SMALL, look.maker, tmp_path)
+        target = request_folder(tmp_path, replace(look.media, source=source), look.settings, SMALL, look.maker)
         assert target.parent == tmp_path
         assert len(target.name) < 100
         assert target.name.isprintable()
@@ -293,7 +293,7 @@ def test_names_are_safe(tmp_path):
 def test_a_source_that_is_no_unicode_is_saved(tmp_path, undrawn):
     look = looked("dino")
     folder = replace(look, media=replace(look.media, source="/x/a\udcff<script>\x1b.png")).save(tmp_path, SMALL)
-    assert Look.load(folder).media.source == "a?<script>\x1b.png"
+    assert EncoderResult.load(folder).media.source == "a?<script>\x1b.png"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script>\x1b" not in page
 
@@ -339,9 +339,9 @@ def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
     times = [i / 10 for i in range(7)]
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)
     eye, how = eyes.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
-    settings = LookSettings(clip=how)
-    look = eye.look(load_clip(eye, tmp_path / "m.mp4", how, settings), settings)
-    back = Look.load(look.save(tmp_path / "out", SMALL))
+    settings = EncoderSettings(clip=how)
+    look = eye.look(load_encoder_clip(eye.eye, eye.processor, tmp_path / "m.mp4", how, settings), settings)
+    back = EncoderResult.load(look.save(tmp_path / "out", SMALL))
     assert same(back.media.frames, look.media.frames)
     assert back.media.clip == look.media.clip
     assert back.settings == settings
@@ -352,7 +352,7 @@ def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
 
 def told(folder: Path) -> StoreError:
     with pytest.raises(StoreError) as caught:
-        load_look(folder)
+        EncoderResult.load(folder)
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 500
     return caught.value
@@ -498,7 +498,7 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
     monkeypatch.setattr(folder_room, "read_npz", lambda path: arrays)  # the same, a thousand times
     pictures = {}
     real = folder_room.read_png
-    for room in ("qvl_attn.encoders.folder", "qvl_attn.results.codec"):
+    for room in ("qvl_attn.encoders.result", "qvl_attn.results.codec"):
         monkeypatch.setattr(f"{room}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()
     wanted = ("media", "settings") if name == "qwen frames" else {*value} - {"layers", "headline", "said", "tokens"}
@@ -515,7 +515,7 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
             (folder / "result.json").write_text(json.dumps(spoilt))
             count += 1
             try:
-                look = load_look(folder)
+                look = EncoderResult.load(folder)
             except StoreError as error:
                 refused += 1
                 lines.add(error.message)

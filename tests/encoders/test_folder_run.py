@@ -23,7 +23,7 @@ from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoders import folder_run as survey_room
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.folder_run import list_pictures, survey
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
@@ -32,7 +32,7 @@ from tests.helpers.running import ENV, line_count, wait_until
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}
-EMBED = LookSettings(embeddings=("pca",))
+EMBED = EncoderSettings(embeddings=("pca",))
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +95,8 @@ def loaded(monkeypatch):
 def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     limits = {"max_pixels": 9000} if name == "qwen" else {}
-    found = survey(eye(name), photos, tmp_path / "out", LookSettings(**limits))
-    looks = [eye(name).look(load_picture(photos / one), LookSettings(**limits)) for one in SIZES]
+    found = survey(eye(name), photos, tmp_path / "out", EncoderSettings(**limits))
+    looks = [eye(name).look(load_picture(photos / one), EncoderSettings(**limits)) for one in SIZES]
     assert (found["pictures"], found["looked_at"], found["errors"]) == (6, 5, 1)
     figures = [figures_of(look.sight) for look in looks]
     assert ("window_share" in figures[0]) == (name == "qwen")
@@ -137,11 +137,11 @@ def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
 
 
 def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
-    first = survey(eye(), photos, tmp_path / "out", LookSettings())
+    first = survey(eye(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     monkeypatch.setattr(Encoder, "glance", lambda *args, **how: pytest.fail("it looked again"))
     fresh = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    assert survey(fresh, photos, tmp_path / "out", LookSettings()) == first
+    assert survey(fresh, photos, tmp_path / "out", EncoderSettings()) == first
     assert files(tmp_path / "out") == before
     assert "model" not in vars(fresh)
 
@@ -181,16 +181,16 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     ],
 )
 def test_changed_pictures_are_refused(photos, tmp_path, change, word):
-    survey(eye(), photos, tmp_path / "out", LookSettings())
+    survey(eye(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     change(photos)
     with pytest.raises(InputError) as caught:
-        survey(eye(), photos, tmp_path / "out", LookSettings())
+        survey(eye(), photos, tmp_path / "out", EncoderSettings())
     assert any(word in line for line in caught.value.details)
     assert files(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("settings", [EMBED, LookSettings()], ids=str)
+@pytest.mark.parametrize("settings", [EMBED, EncoderSettings()], ids=str)
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypatch, settings, killed):
     for name in ("cats/broken.png", "gone.png"):
@@ -225,17 +225,17 @@ def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypa
 def test_one_pass_gives_what_two_give():
     for name in ("registers", "qwen"):
         media = eyes.picture(90, 130)
-        sight, vectors = eye(name).glance(media, LookSettings(max_pixels=9000), pooled=True)
-        alone = eye(name).look(media, LookSettings(max_pixels=9000)).sight
+        sight, vectors = eye(name).glance(media, EncoderSettings(max_pixels=9000), pooled=True)
+        alone = eye(name).look(media, EncoderSettings(max_pixels=9000)).sight
         for field in ("received", "distance_px", "entropy_bits"):
             np.testing.assert_allclose(getattr(sight, field), getattr(alone, field), atol=1e-5)
-        np.testing.assert_allclose(vectors, eye(name).pooled(media, LookSettings(max_pixels=9000)), atol=1e-5)
+        np.testing.assert_allclose(vectors, eye(name).pooled(media, EncoderSettings(max_pixels=9000)), atol=1e-5)
 
 
 def test_the_folder_in_which_one_stands_has_a_name(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
-    assert survey(eye(), Path(), tmp_path / "out", LookSettings())["input"] == "photos"
-    assert survey(eye(), photos / "cats" / "..", tmp_path / "other", LookSettings())["input"] == "photos"
+    assert survey(eye(), Path(), tmp_path / "out", EncoderSettings())["input"] == "photos"
+    assert survey(eye(), photos / "cats" / "..", tmp_path / "other", EncoderSettings())["input"] == "photos"
 
 
 def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
@@ -287,33 +287,33 @@ def test_how_far_classes_lie_apart_is_told(tmp_path, loaded):
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        ({"settings": LookSettings(max_pixels=7000)}, "--max-pixels"),
-        ({"settings": LookSettings(min_pixels=7000)}, "--min-pixels"),
-        ({"settings": LookSettings(seed=1)}, "--seed"),
+        ({"settings": EncoderSettings(max_pixels=7000)}, "--max-pixels"),
+        ({"settings": EncoderSettings(min_pixels=7000)}, "--min-pixels"),
+        ({"settings": EncoderSettings(seed=1)}, "--seed"),
         ({"settings": EMBED}, "--embeddings"),
         ({"encoder": "dinov2"}, "model"),
     ],
     ids=str,
 )
 def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
-    survey(eye(), photos, tmp_path / "out", LookSettings())
+    survey(eye(), photos, tmp_path / "out", EncoderSettings())
     with pytest.raises(InputError) as caught:
-        survey(eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", LookSettings()))
+        survey(eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", EncoderSettings()))
     assert any(line.startswith(f"{word}:") for line in caught.value.details)
 
 
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        (LookSettings(at=((1, 1),)), "--at"),
-        (LookSettings(layer=99), "--layer"),
-        (LookSettings(layer=0), "--layer"),
-        (LookSettings(over="max"), "--over"),
-        (LookSettings(saliency=True), "--saliency"),
-        (LookSettings(max_pixels=3), "--max-pixels 3"),
-        (LookSettings(min_pixels=2**40), "--min-pixels"),
-        (LookSettings(min_pixels=9000, max_pixels=8000), "above --max-pixels"),
-        (LookSettings(embeddings=("tsne",)), "--embeddings tsne: 2 pictures"),
+        (EncoderSettings(at=((1, 1),)), "--at"),
+        (EncoderSettings(layer=99), "--layer"),
+        (EncoderSettings(layer=0), "--layer"),
+        (EncoderSettings(over="max"), "--over"),
+        (EncoderSettings(saliency=True), "--saliency"),
+        (EncoderSettings(max_pixels=3), "--max-pixels 3"),
+        (EncoderSettings(min_pixels=2**40), "--min-pixels"),
+        (EncoderSettings(min_pixels=9000, max_pixels=8000), "above --max-pixels"),
+        (EncoderSettings(embeddings=("tsne",)), "--embeddings tsne: 2 pictures"),
     ],
     ids=str,
 )
@@ -333,7 +333,7 @@ def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
     (model / "model.safetensors").write_bytes(b"no weights")
     broken = Encoder.load(str(model), device="cpu", dtype="float32")
     with pytest.raises(ModelError, match="weights"):
-        survey(broken, photos, tmp_path / "out", LookSettings())
+        survey(broken, photos, tmp_path / "out", EncoderSettings())
     assert not (tmp_path / "out").exists()
 
 
@@ -406,11 +406,11 @@ def test_names_of_any_kind(tmp_path, drawn):
 def test_results_within_the_folder_are_no_pictures(photos, monkeypatch):
     monkeypatch.chdir(photos)
     for out in (Path("results"), photos / "dogs" / "run"):
-        first = survey(eye(), Path(), out, LookSettings())
+        first = survey(eye(), Path(), out, EncoderSettings())
         assert first["pictures"] == 5 if out == Path("results") else 6
-        assert survey(eye(), Path(), out, LookSettings()) == first
+        assert survey(eye(), Path(), out, EncoderSettings()) == first
     with pytest.raises(InputError, match="is there already"):
-        survey(eye(), photos, photos, LookSettings())
+        survey(eye(), photos, photos, EncoderSettings())
 
 
 def test_two_at_once(photos, tmp_path, loaded):
@@ -476,7 +476,7 @@ def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
 
 @pytest.mark.parametrize("text", ["{}", '{"looked_at": 1, "errors": 0, "layers": []}', "[]", '{"layers": 3}'])
 def test_a_damaged_summary_is_told(photos, tmp_path, loaded, text):
-    survey(eye(), photos, tmp_path / "out", LookSettings())
+    survey(eye(), photos, tmp_path / "out", EncoderSettings())
     (tmp_path / "out" / "summary.json").write_text(text)
     done = run("--input-dir", photos, "--out", tmp_path / "out")
     assert done.exit_code == 1
@@ -488,7 +488,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "in", f"{i}.png", seed=i)
     monkeypatch.setattr("qvl_attn.encoders.folder_summary.LEAST_POINTS", 9)
-    found = survey(eye(), tmp_path / "in", tmp_path / "out", LookSettings(embeddings=("pca", "tsne")))
+    found = survey(eye(), tmp_path / "in", tmp_path / "out", EncoderSettings(embeddings=("pca", "tsne")))
     assert any("no t-SNE" in line for line in found["said"])
 
 
@@ -499,7 +499,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
 def finished() -> Path:
     folder = eyes.root() / "survey"
     write(folder / "in", "a.png")
-    survey(eye(), folder / "in", folder / "out", LookSettings())
+    survey(eye(), folder / "in", folder / "out", EncoderSettings())
     return folder / "out"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from qvl_attn.encoders import capture
 from qvl_attn.encoders.capture import even_places
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from tests.encoders.test_capture import SHOWN, plain_attention
 from tests.helpers import eyes
 from tests.helpers.tower import dense_attention
@@ -32,12 +32,12 @@ def held_against(found, dense: np.ndarray, tolerance: float) -> None:
 def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, monkeypatch):
     media, limits = SHOWN[shown]
     encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(media, LookSettings(**limits))
+    inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     if sparse:
         monkeypatch.setattr(capture, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
     monkeypatch.setattr(capture, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
-    found = encoder.look(media, LookSettings(**limits))
+    found = encoder.look(media, EncoderSettings(**limits))
     assert (len(found.grid_places) < h * w) == sparse
     held_against(found, plain_attention(name, inputs), 1e-6)
 
@@ -58,7 +58,7 @@ def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room,
 
 
 def test_asked_places_have_the_same_rows():
-    found = eyes.encoder("clip").look(eyes.picture(120, 118), LookSettings(at=((60.0, 60.0),)))
+    found = eyes.encoder("clip").look(eyes.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
     place = found.grid_places.tolist().index(found.sight.asked[0])
     want = found.sight.maps("at_1").mean(axis=1)
     np.testing.assert_allclose(found.grid_rows[:, place], want, atol=1e-7)

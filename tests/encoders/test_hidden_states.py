@@ -16,10 +16,10 @@ from qvl_attn.encoders import hidden_states as states_room
 from qvl_attn.encoders.embedding import neighbour_map, principal
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes
 
-OBLONG = LookSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
+OBLONG = EncoderSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
 ALL = sorted(eyes.NAMES)
 
 
@@ -87,7 +87,7 @@ def embedded_in_picture_order(tower, media, processor, size_px):
 
 @pytest.mark.parametrize(("media", "kind"), [(eyes.picture(140, 84), "image"), (eyes.clip(140, 84, 4), "video")])
 def test_states_of_qwen_lie_in_picture_order(media, kind):
-    inputs, kept = states_of(eyes.QWEN, media, LookSettings())
+    inputs, kept = states_of(eyes.QWEN, media, EncoderSettings())
     t, h, w = inputs.grid
     assert (h, w) == (6, 10)
     assert t == (1 if kind == "image" else 2)
@@ -113,16 +113,16 @@ def test_states_of_qwen_lie_in_picture_order(media, kind):
 
 def test_steps_of_a_clip_are_kept_apart():
     media = eyes.clip(80, 80, 3)
-    _, kept = states_of("dinov2", media, LookSettings())
+    _, kept = states_of("dinov2", media, EncoderSettings())
     for step in range(3):
         alone = eyes.picture_of(media.frames[step])
-        _, one = states_of("dinov2", alone, LookSettings())
+        _, one = states_of("dinov2", alone, EncoderSettings())
         torch.testing.assert_close(kept[2][step], one[2][0], atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_kept():
     encoder = eyes.encoder(eyes.QWEN)
-    inputs, _ = encoder.read(eyes.picture(140, 84), LookSettings())
+    inputs, _ = encoder.read(eyes.picture(140, 84), EncoderSettings())
     seen = []
 
     def see(layer, states):
@@ -198,10 +198,10 @@ def test_similarity_is_cosine_similarity(name):
 
 
 def test_similarity_of_a_clip_is_to_the_patches_of_each_step():
-    found = eyes.encoder("siglip").look(eyes.clip(64, 64, 3), LookSettings(at=((40, 20),)))
+    found = eyes.encoder("siglip").look(eyes.clip(64, 64, 3), EncoderSettings(at=((40, 20),)))
     assert found.similarity.shape == (eyes.LAYERS + 1, 1, 3, 4, 4)
     np.testing.assert_allclose(found.similarity[:, 0, :, 1, 2], 1, atol=1e-6)
-    _, kept = states_of("siglip", eyes.clip(64, 64, 3), LookSettings())
+    _, kept = states_of("siglip", eyes.clip(64, 64, 3), EncoderSettings())
     patches = kept[1][2]
     wanted = torch.nn.functional.cosine_similarity(patches, patches[6], dim=-1)
     np.testing.assert_allclose(found.similarity[2, 0, 2].ravel(), wanted.numpy(), atol=1e-5)
@@ -229,7 +229,7 @@ def test_pooled_of_a_clip_is_the_mean_over_its_steps():
 @pytest.mark.parametrize("name", ["clip", "siglip", "registers", eyes.QWEN])
 def test_a_clip_in_parts_is_the_clip(name, monkeypatch):
     encoder, media = eyes.encoder(name), eyes.clip(84, 84, 7)
-    wanted = LookSettings(at=((40, 20), (10, 70)), embeddings=("pca", "tsne"))
+    wanted = EncoderSettings(at=((40, 20), (10, 70)), embeddings=("pca", "tsne"))
     runs, run = [], states_room.run_encoder
     monkeypatch.setattr(
         states_room, "run_encoder", lambda model, eye, one: (runs.append(one.grid[0]), run(model, eye, one))
@@ -266,7 +266,7 @@ def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
     monkeypatch.setattr(states_room, "principal", project)
     monkeypatch.setattr(states_room, "np", SimpleNamespace(concatenate=join))
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
-    inputs, _ = encoder.read(eyes.clip(84, 84, 5), LookSettings())
+    inputs, _ = encoder.read(eyes.clip(84, 84, 5), EncoderSettings())
     states_room.read_space(encoder.model, encoder.eye, inputs, (), ("pca",), 0)
     assert len(kept) == (eyes.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
 
@@ -291,7 +291,7 @@ def test_what_is_not_asked_for_is_not_there():
     plain = encoder.look(eyes.picture(98, 60))
     assert (plain.similarity, plain.similarity_layers, plain.space) == (None, None, None)
     assert "embeddings" not in plain.seconds
-    only = encoder.look(eyes.picture(98, 60), LookSettings(embeddings=("pca",)))
+    only = encoder.look(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert only.similarity is None
     assert (only.space.tsne, only.space.tsne_patches) == (None, None)
     assert "embeddings" in only.seconds
@@ -302,9 +302,9 @@ def test_faults_are_found_before_the_weights_are_loaded(monkeypatch):
     encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
-        encoder.look(eyes.picture(98, 60), LookSettings(embeddings=("pca",)))
+        encoder.look(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"
     monkeypatch.undo()
     with pytest.raises(InputError, match="tsne: 4 patches; t-SNE wants 5 or more"):
-        encoder.look(eyes.picture(28, 28), LookSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
+        encoder.look(eyes.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
     assert "model" not in vars(encoder)

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcess
 
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, turned_back
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes
 
 SIZES = [(70, 70), (190, 100), (64, 203), (1000, 40), (33, 500), (20, 31), (1, 1), (3, 2)]
@@ -177,7 +177,7 @@ def test_a_point_is_asked_of_the_patch_that_shows_it(name):
     encoder, media = eyes.encoder(name), eyes.picture(190, 100)
     limits = {} if name == eyes.QWEN else {"max_pixels": 9000}
     for x, y in ((0.0, 0.0), (95.0, 50.0), (189.9, 99.9), (0.0, 99.0), (140.5, 20.25)):
-        inputs, (place,) = encoder.read(media, LookSettings(at=((x, y),), **limits))
+        inputs, (place,) = encoder.read(media, EncoderSettings(at=((x, y),), **limits))
         _, h, w = inputs.grid
         assert place == int(y / 100 * h) * w + int(x / 190 * w)
 
@@ -193,7 +193,7 @@ def test_a_point_is_asked_of_the_patch_that_shows_it(name):
 )
 def test_a_point_that_no_patch_shows(name, at, words):
     with pytest.raises(InputError, match=words):
-        eyes.encoder(name).read(eyes.picture(190, 100), LookSettings(at=(at,)))
+        eyes.encoder(name).read(eyes.picture(190, 100), EncoderSettings(at=(at,)))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_point_that_no_patch_shows(name, at, words):
 )
 def test_points_that_are_no_pairs(at):
     with pytest.raises(InputError, match=r"at: .*want .x, y. pairs") as caught:
-        LookSettings(at=at)
+        EncoderSettings(at=at)
     assert caught.value.hint == "such as [(100, 100)]"
     with pytest.raises(TypeError, match="layers"):
         eyes.encoder("dino").look(eyes.picture(90, 90), layers=1)
@@ -217,19 +217,19 @@ def test_a_name_that_is_too_long_for_a_path():
 def test_pictures_that_are_too_long_and_narrow(name, size_px):
     for limits in ({}, {"max_pixels": 9000}):
         with pytest.raises(InputError, match=f"{size_px[0]}x{size_px[1]}: too long and narrow"):
-            eyes.encoder(name).read(eyes.picture(*size_px), LookSettings(**limits))
+            eyes.encoder(name).read(eyes.picture(*size_px), EncoderSettings(**limits))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", eyes.QWEN])
 @pytest.mark.parametrize("size_px", [(10, 1990), (1990, 10)], ids=str)
 def test_pictures_that_are_narrower_than_a_patch_within_the_limits(name, size_px):
     with pytest.raises(InputError, match="too long and narrow"):
-        eyes.encoder(name).read(eyes.picture(*size_px), LookSettings(max_pixels=9000))
+        eyes.encoder(name).read(eyes.picture(*size_px), EncoderSettings(max_pixels=9000))
 
 
 def test_a_picture_that_only_its_rounding_makes_too_narrow():
     with pytest.raises(InputError, match="too long and narrow"):
-        eyes.encoder(eyes.QWEN).read(eyes.picture(60, 12000), LookSettings())
+        eyes.encoder(eyes.QWEN).read(eyes.picture(60, 12000), EncoderSettings())
 
 
 @pytest.mark.parametrize(
@@ -245,19 +245,19 @@ def test_a_picture_that_only_its_rounding_makes_too_narrow():
 )
 def test_limits_out_of_range(name, limits, words):
     with pytest.raises(InputError, match=words):
-        eyes.encoder(name).read(eyes.picture(90, 90), LookSettings(**limits))
+        eyes.encoder(name).read(eyes.picture(90, 90), EncoderSettings(**limits))
 
 
 @pytest.mark.parametrize("layer", [-1, 3, 100])
 def test_a_layer_that_is_not_there(layer):
     with pytest.raises(InputError, match=f"--layer {layer}: the encoder has layers 0 to 2"):
-        eyes.encoder("clip").read(eyes.picture(90, 90), LookSettings(layer=layer))
+        eyes.encoder("clip").read(eyes.picture(90, 90), EncoderSettings(layer=layer))
 
 
 @pytest.mark.parametrize("settings", [{"over": "median"}, {"embeddings": ("umap",)}])
 def test_settings_that_are_not_known(settings):
     with pytest.raises(InputError, match="unknown"):
-        LookSettings(**settings)
+        EncoderSettings(**settings)
 
 
 class Waves(BitImageProcessor):

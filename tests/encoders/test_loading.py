@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import FAMILIES, SERVED
 from tests.helpers import eyes
 
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
     encoder = load(tmp_path)
     assert encoder.eye.model_class == "ViTModel"
     media = eyes.picture(80, 90)
-    inputs, _ = encoder.read(media, LookSettings())
+    inputs, _ = encoder.read(media, EncoderSettings())
     whole.set_attn_implementation("eager")
     with torch.no_grad():
         found = whole.vit(inputs.tensors["pixel_values"], output_attentions=True).attentions
@@ -222,15 +222,15 @@ def test_no_tokenizer(copy_of):
     (folder / "tokenizer.json").unlink()
     encoder = load(folder)
     with pytest.raises(ModelError, match="no tokenizer in it"):
-        encoder.read(eyes.picture(80, 80), LookSettings(saliency=True, texts=("a cat",)))
-    encoder.read(eyes.picture(80, 80), LookSettings())
+        encoder.read(eyes.picture(80, 80), EncoderSettings(saliency=True, texts=("a cat",)))
+    encoder.read(eyes.picture(80, 80), EncoderSettings())
 
 
 def test_texts_that_are_the_same_to_the_tokenizer():
     encoder = eyes.encoder("clip")
     word = next(iter(eyes.WORDS))
     with pytest.raises(InputError, match="are the same to the model's tokenizer"):
-        encoder.read(eyes.picture(80, 80), LookSettings(saliency=True, texts=(word, f" {word}")))
+        encoder.read(eyes.picture(80, 80), EncoderSettings(saliency=True, texts=(word, f" {word}")))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_weights_are_fetched_when_they_are_needed(hub):
     cached, fetched = hub
     encoder = load("someone/eyes", revision="main")
     assert fetched == [("main", False)]
-    for settings in (LookSettings(layer=99), LookSettings(at=((900, 1),)), LookSettings(saliency=True)):
+    for settings in (EncoderSettings(layer=99), EncoderSettings(at=((900, 1),)), EncoderSettings(saliency=True)):
         with pytest.raises(InputError):
             encoder.look(eyes.picture(90, 80), settings)
     assert fetched == [("main", False)]
@@ -330,7 +330,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 def test_the_demo_has_an_encoder():
     encoder = Encoder.load("demo", device="cpu", dtype="float32")
-    look = encoder.look(eyes.picture(112, 84), LookSettings())
+    look = encoder.look(eyes.picture(112, 84), EncoderSettings())
     assert look.sight.family == look.maker.family == "Qwen2.5-VL"
     assert look.sight.received.shape == (4, 4, 1, 48)
     assert look.seconds.keys() == {"prepare", "look"}

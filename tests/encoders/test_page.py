@@ -7,7 +7,8 @@ import json
 import pytest
 
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.encoders.record import Look, LookSettings
+from qvl_attn.encoders.record import EncoderSettings
+from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
 from tests.helpers import eyes
 from tests.helpers.pages import Reader, close
@@ -15,7 +16,7 @@ from tests.helpers.pages import Reader, close
 
 @pytest.fixture(scope="module")
 def look():
-    return eyes.encoder("registers").look(eyes.picture(120, 118), LookSettings(at=((60.0, 50.0),)))
+    return eyes.encoder("registers").look(eyes.picture(120, 118), EncoderSettings(at=((60.0, 50.0),)))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_it_is_there_and_is_made_again(look, kept, tmp_path):
     assert again.scripts["code"] == first.scripts["code"]
     notes = json.loads((kept / "result.json").read_text(encoding="utf-8"))["notes"]
     assert again.data["notes"] == first.data["notes"] == notes
-    read = Look.load(kept)
+    read = EncoderResult.load(kept)
     for page, shown in ((first, look), (again, read)):
         for number, name in enumerate(shown.sight.queries):
             block = page.data["queries"][number]["maps"]["mean"]["block"]
@@ -66,7 +67,7 @@ def test_a_damaged_folder_is_told(kept, tmp_path):
 @pytest.mark.parametrize("name", ["picture", "clip"])
 def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
     media = eyes.picture(96, 80) if name == "picture" else eyes.clip(84, 56, 5)
-    folder = eyes.encoder("dinov2").look(media, LookSettings(at=((40.0, 28.0),))).save(tmp_path)
+    folder = eyes.encoder("dinov2").look(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
     first = (folder / "report.html").read_text(encoding="utf-8")
     assert make_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") == first

@@ -17,7 +17,7 @@ from qvl_attn.encoders import saliency
 from qvl_attn.encoders.capture import encoder_of
 from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.inputs import Inputs
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.saliency import Aim
 from qvl_attn.encoders.spec import eye_of
 from qvl_attn.model import capture
@@ -33,12 +33,12 @@ PREFIX = {"clip": 1, "clip-classes": 1, "vit-classes": 1, "dinov2-classes": 1, "
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def settings_of(name: str, **more) -> LookSettings:
+def settings_of(name: str, **more) -> EncoderSettings:
     texts = TEXTS if name in eyes.WITH_TEXT else ()
-    return LookSettings(saliency=True, **{"texts": texts, **more})
+    return EncoderSettings(saliency=True, **{"texts": texts, **more})
 
 
-def pixels_of(name: str, settings: LookSettings, media=PICTURE) -> torch.Tensor:
+def pixels_of(name: str, settings: EncoderSettings, media=PICTURE) -> torch.Tensor:
     inputs, _ = eyes.encoder(name).read(media, settings)
     return inputs.tensors["pixel_values"]
 
@@ -261,7 +261,7 @@ def test_one_patch_that_matters(tmp_path, place):
     row, column = divmod(place, 6)
     image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (250, 120, 200)
     encoder = one_patch(tmp_path)
-    maps = [encoder.look(eyes.picture_of(image), LookSettings(saliency=True, label=one)).saliency for one in "01"]
+    maps = [encoder.look(eyes.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency for one in "01"]
     for method in (0, 1):
         spoken = [one[method].values.ravel() for one in maps]
         assert max(values.max() for values in spoken) > 1e-4

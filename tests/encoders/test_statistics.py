@@ -13,7 +13,7 @@ import torch
 from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.capture import Tally, windows_of
-from qvl_attn.encoders.record import LookSettings
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import FIGURES, TITLES, figures_of
 from tests.encoders.test_capture import plain_attention
 from tests.helpers import eyes
@@ -85,9 +85,9 @@ def held_against(sight: Sight, dense: np.ndarray, own: np.ndarray) -> None:
 )
 def test_every_figure_is_its_formula(name, media, limits):
     encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(media, LookSettings(**limits))
+    inputs, _ = encoder.read(media, EncoderSettings(**limits))
     dense = plain_attention(name, inputs)
-    held_against(encoder.look(media, LookSettings(**limits)).sight, dense, np.zeros(inputs.grid[1] * inputs.grid[2]))
+    held_against(encoder.look(media, EncoderSettings(**limits)).sight, dense, np.zeros(inputs.grid[1] * inputs.grid[2]))
 
 
 @pytest.mark.parametrize("media", [eyes.picture(140, 84), eyes.clip(84, 112, 3)], ids=["picture", "clip"])
@@ -102,7 +102,7 @@ def test_every_figure_of_qwens_tower_is_its_formula(media):
 def even(name: str, media, limits) -> Sight:
     """What is added up where nothing is nearer to anything than anything else."""
     encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(media, LookSettings(**limits))
+    inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     order = np.arange(t * h * w)
     size, numbers = 4, windows_of(encoder.eye, inputs.grid)
@@ -222,7 +222,7 @@ def test_what_is_no_attention_is_no_sight(wrong):
 
 
 def test_maps_are_joined_over_heads():
-    sight = eyes.encoder("registers").look(eyes.picture(90, 90), LookSettings(at=((30.0, 50.0),))).sight
+    sight = eyes.encoder("registers").look(eyes.picture(90, 90), EncoderSettings(at=((30.0, 50.0),))).sight
     assert sight.queries == ("cls", "patch", "at_1")
     tokens = {"cls": sight.cls, "patch": sight.received, "at_1": sight.rows[:, :, 0]}
     for query, values in tokens.items():

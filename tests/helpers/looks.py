@@ -4,11 +4,11 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.record import Look, LookSettings
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
+from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.model.token_grid import cell_boxes_px
-from qvl_attn.results.record import Maker
 
-MAKER = Maker("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
+MAKER = EncoderProvenance("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 
 
 def attention(rng, *shape):
@@ -64,8 +64,8 @@ def made_look(sight=None, media=None, **changes):
         "media": made_picture((10 * w, 10 * h)) if media is None else media,
         "sight": sight,
         "turned_back": np.full((t, *sight.input_px[::-1], 3), 128, np.uint8),
-        "settings": LookSettings(),
+        "settings": EncoderSettings(),
         "maker": MAKER,
         "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
     }
-    return Look(**parts | changes)
+    return EncoderResult(**parts | changes)

@@ -10,10 +10,10 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.record import Look, LookSettings, SaliencyMap
-from qvl_attn.results.record import Maker
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap
+from qvl_attn.encoders.result import EncoderResult
 
-MAKER = Maker("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
+MAKER = EncoderProvenance("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
 
 
 def attention(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -36,8 +36,8 @@ def made_up_look(
     more: bool = True,
     seed: int = 0,
     source: str = "folder/a picture.png",
-    settings: LookSettings | None = None,
-) -> Look:
+    settings: EncoderSettings | None = None,
+) -> EncoderResult:
     """A look; `places` are those of single patches, all where none are named."""
     rng = np.random.default_rng(seed)
     t, h, w = grid
@@ -66,11 +66,11 @@ def made_up_look(
     )
     rows = attention(rng, L, len(places), t, T)[..., len(prefix) :].reshape(L, len(places), t, h, w)
     values = rng.gamma(0.5, 1.0, (t, h, w)).astype(np.float32)
-    return Look(
+    return EncoderResult(
         media=_media(frames, size_px, t, source),
         sight=sight,
         turned_back=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
-        settings=replace(settings or LookSettings(), at=tuple(_middle(boxes[place]) for place in asked)),
+        settings=replace(settings or EncoderSettings(), at=tuple(_middle(boxes[place]) for place in asked)),
         maker=MAKER,
         frames=np.array([[2 * i, 2 * i + 1] for i in range(t)]) if t > 1 else np.zeros((1, 2), np.int64),
         similarity=rng.uniform(-1, 1, (L + 1, len(asked), t, h, w)).astype(np.float32) if more and asked else None,
@@ -93,13 +93,13 @@ def _media(frames: np.ndarray, size_px: tuple[int, int], t: int, source: str) ->
     return Media("clip", frames, np.arange(count) / 4, size_px, source, "0" * 64, clip=facts)
 
 
-def looks_of() -> Callable[[str], Look]:
+def looks_of() -> Callable[[str], EncoderResult]:
     """By name: looks of every kind, each made once."""
     kinds = {
         "cls": lambda: made_up_look(),
         "crop": lambda: made_up_look(crop_px=(40, 0, 280, 240), grid=(1, 6, 6), asked=(14,)),
         "inner": lambda: made_up_look(crop_px=(40, 30, 280, 210)),
-        "registers": lambda: made_up_look(prefix=("cls", "register", "register"), settings=LookSettings(over="max")),
+        "registers": lambda: made_up_look(prefix=("cls", "register", "register"), settings=EncoderSettings(over="max")),
         "windows": lambda: made_up_look(prefix=(), windows=True, asked=()),
         "sparse": lambda: made_up_look(places=tuple(range(0, 48, 5)), more=False, asked=()),
         "none": lambda: made_up_look(places=(), more=False, asked=(), prefix=()),

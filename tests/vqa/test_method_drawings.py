@@ -13,7 +13,7 @@ from qvl_attn.attribution.faithfulness import STEPS, Curves
 from qvl_attn.attribution.similarity import Likeness, Sanity
 from qvl_attn.render.charts import draw_faithfulness, draw_methods, faithfulness_lines
 from qvl_attn.render.overlay import crossed_out
-from qvl_attn.vqa.codec import result_json
+from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result, headline_caption
 
 QUESTION = "how many cats?"
@@ -76,7 +76,7 @@ def test_the_caption_and_the_json_name_what_was_taken_out(sinks):
     assert lines[0].startswith(f"method sinks · attention of the question, 4 tokens · {sinks.methods[0].caption}")
     assert f"{len(sinks.methods[0].removed)} sink cells removed" in lines[0]
     (crossed,) = [line for line in lines if line.startswith("crossed out: ")]
-    said = result_json(sinks, drawn.headline, [], [])["methods"][0]["removed"]
+    said = record_json(sinks, drawn.headline, [], [])["methods"][0]["removed"]
     assert [one["cell"] for one in said] == list(sinks.methods[0].removed)
     cells = [grid.cells for grid in sinks.capture.grids]
     boxes = np.concatenate([grid.boxes_px for grid in sinks.capture.grids])

@@ -232,7 +232,7 @@ def test_nothing_is_overwritten_unless_told(plain, tmp_path, monkeypatch):
     folder = render(plain, "--layers", 1, "-o", tmp_path)
     (folder / "overlay.png").write_bytes(b"mine")
     with monkeypatch.context() as patch:
-        patch.setattr("qvl_attn.vqa.folder.draw_result", None)
+        patch.setattr("qvl_attn.vqa.result.draw_result", None)
         done = invoke(plain, "--layers", 1, "-o", tmp_path)
     assert done.exit_code == 0
     assert "nothing was drawn (--overwrite does it again)" in " ".join(done.stderr.split())
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten_unless_told(plain, tmp_path, monkeypatch):
 def test_another_run_that_was_faster_is_left_alone(plain, tmp_path, monkeypatch):
     folder = render(plain, "--layers", 1, "-o", tmp_path)
     (folder / "overlay.png").write_bytes(b"its")
-    monkeypatch.setattr("qvl_attn.vqa.folder.is_complete", lambda folder: False)
+    monkeypatch.setattr("qvl_attn.results.store.is_complete", lambda folder: False)
     done = invoke(plain, "--layers", 1, "-o", tmp_path, "--json")
     assert (done.exit_code, json.loads(done.stdout)["reused"]) == (0, True)
     assert (folder / "overlay.png").read_bytes() == b"its"
@@ -540,7 +540,7 @@ def test_a_fault_while_it_is_written_leaves_nothing(plain, tmp_path, monkeypatch
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qvl_attn.vqa.folder.write_json", full)
+    monkeypatch.setattr("qvl_attn.results.store.write_json", full)
     done = invoke(plain, "--layers", 1, "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr

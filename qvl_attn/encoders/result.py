@@ -1,0 +1,154 @@
+"""An encoder's result and its folder: what is written into it, and how it is read back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvl_attn.core.errors import StoreError
+from qvl_attn.core.files import read_json, read_npz, read_png
+from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.types import Media
+from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
+from qvl_attn.encoders.embedding_figures import space_images
+from qvl_attn.encoders.figures import DrawnLook, draw_look
+from qvl_attn.encoders.page import encoder_html
+from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings
+from qvl_attn.media.resize import Picture
+from qvl_attn.render.html.notebook import framed
+from qvl_attn.render.style import Drawing
+from qvl_attn.results.codec import as_kept, base_name, media_from, write_frames
+from qvl_attn.results.store import (
+    ARRAYS_FILE,
+    RESULT_FILE,
+    Contents,
+    draw_threads,
+    folder_name,
+    reading,
+    save_record,
+)
+
+REMEDY = "look again with --overwrite, or name another folder"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EncoderResult(EncoderRecord):
+    """One picture or clip as an encoder sees it: its record, and how to keep it."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the page of the result."""
+        title = f"{base_name(self.media.source)} — {self.maker.model}"
+        return framed(encoder_html(self), draw_look(self, Drawing()).overlay(), title)
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress = untold,
+    ) -> Path:
+        """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
+
+        Args:
+            out: the folder that holds results; made if need be.
+            drawing: how to draw.
+            overwrite: replace the same result.
+            progress: called with what is being done, how much of it is done, and of how much.
+
+        Returns:
+            The folder that was written.
+
+        Raises:
+            StoreError: it cannot be written, or is there already.
+        """
+        how = drawing or Drawing()
+        threads = draw_threads([self.media], how)
+        drawn = partial(_contents, self, how, progress)
+        target = request_folder(Path(out), self.media, self.settings, how, self.maker)
+        return save_record(self, target, drawn, threads, overwrite=overwrite, progress=progress)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> EncoderResult:
+        """Read one back from its folder. No model is needed.
+
+        Raises:
+            StoreError: it is not a complete result of a known schema.
+        """
+        path = Path(folder)
+        value = read_json(path / RESULT_FILE)
+        if value.get("schema_version") != SCHEMA_VERSION or value.get("kind") != KIND:
+            raise StoreError(f"{path} is no look of an encoder of schema {SCHEMA_VERSION}", REMEDY)
+        with reading(path, REMEDY):
+            return _from_folder(path, value)
+
+
+def request_folder(
+    out: Path, media: Media, settings: EncoderSettings, drawing: Drawing, maker: EncoderProvenance
+) -> Path:
+    """The folder of a result, `<media>-<model>-<8 hex>`, which is the same for the same request."""
+    key = {
+        "media": media.sha256,
+        "settings": asdict(settings),
+        "drawing": asdict(drawing),
+        "made_by": asdict(maker),
+    }
+    return out / folder_name(media, Path(maker.model).name or maker.model, key)
+
+
+def turned_file(step: int) -> str:
+    """The file of what went in at a step, turned back into a picture."""
+    return f"input/{step:06d}.png"
+
+
+def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Contents[EncoderResult]:
+    drawn = draw_look(result, drawing)
+    turned: dict[str, Callable[[], Picture]] = {
+        turned_file(step): partial(np.asarray, picture) for step, picture in enumerate(result.turned_back)
+    }
+
+    def page(measured: EncoderResult, notes: list[str]) -> str:
+        # As the folder keeps it, so that a page that is made again is the same.
+        rows = None if result.grid_rows is None else result.grid_rows.astype(GRID_DTYPE).astype(np.float32)
+        return encoder_html(replace(measured, media=as_kept(result.media, drawing), grid_rows=rows), notes)
+
+    return Contents(
+        arrays=record_arrays(result),
+        images={**dict(drawn.images()), **dict(space_images(result, drawing)), **turned},
+        notes=drawn.notes,
+        clip=lambda draft: _draw_clip(draft, drawn, progress),
+        page=page,
+        json=record_json,
+    )
+
+
+def _draw_clip(folder: Path, drawn: DrawnLook, progress: Progress) -> tuple[list[str], list[str]]:
+    """Of a clip, what moves, and the frames themselves: files and notes."""
+    media = drawn.look.media
+    if media.clip is None:
+        return [], []
+    from qvl_attn.encoders.timeline import write_film  # loads matplotlib
+
+    files, notes = write_film(folder, drawn.look, drawn.headline, drawn.drawing, tuple(drawn.foot), progress)
+    return [*files, *write_frames(folder, media)], notes
+
+
+def _from_folder(folder: Path, value: dict[str, Any]) -> EncoderResult:
+    (described,) = value["media"]
+    for name in ("notes", "said", "files"):
+        if not (isinstance(value[name], list) and all(isinstance(one, str) for one in value[name])):
+            raise ValueError(f"{name}: no lines")
+    for name in ("headline", "input_px", "layers", "patch_px"):  # shown as they are
+        _ = value[name]
+    arrays = read_npz(folder / ARRAYS_FILE)
+    result = record_from(EncoderResult, value, arrays, media_from(folder, 0, described))
+    turned = np.stack([read_png(folder / turned_file(step)) for step in range(result.sight.grid[0])])
+    if turned.shape != result.turned_back.shape:
+        raise ValueError(f"{turned_file(0)} is not of the input's size")
+    return replace(result, turned_back=turned)

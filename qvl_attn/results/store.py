@@ -1,0 +1,155 @@
+"""The folder of a result: its name, written whole or not at all, and what a damaged one raises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from qvl_attn.core.errors import QvlAttnError, StoreError
+from qvl_attn.core.files import slug, whole_folder, write_json, write_npz, write_png, write_text
+from qvl_attn.core.runtime import Progress, Stages
+from qvl_attn.core.types import Media
+from qvl_attn.media.resize import Picture
+from qvl_attn.render.html.page import REPORT_FILE
+from qvl_attn.render.overlay import drawn_size_px
+from qvl_attn.render.style import Drawing
+from qvl_attn.results.record import Record
+
+RESULT_FILE, ARRAYS_FILE = "result.json", "attention.npz"
+# Of the pictures that are drawn at the same time: some 40 bytes of memory each.
+MAX_PIXELS_AT_ONCE = 10 * 2**20
+# What reading a damaged file raises, beside our own errors.
+DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents(Generic[R]):
+    """What a result's folder holds.
+
+    Attributes:
+        arrays: of `attention.npz`.
+        images: by file name, how each PNG is drawn.
+        notes: what the reader should know, a line each.
+        clip: writes what only a clip's folder has: the files, and further notes.
+        page: the HTML page from the measured record and all notes.
+        json: `result.json` from the measured record, the files and all notes.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    images: Mapping[str, Callable[[], Picture]]
+    notes: Sequence[str]
+    clip: Callable[[Path], tuple[list[str], list[str]]]
+    page: Callable[[R, list[str]], str]
+    json: Callable[[R, list[str], list[str]], dict[str, Any]]
+
+
+def folder_name(media: Media, label: str, key: Mapping[str, Any]) -> str:
+    """`<media>-<label slug>-<8 hex>`: readable, safe on every file system, and the same for the same request.
+
+    Args:
+        media: the first picture, or the clip.
+        label: what tells results about the same picture apart: the question, the model.
+        key: what makes it another result, as JSON can hold it.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug(Path(media.source).stem, 32)}-{slug(label)}-{digest}"
+
+
+def save_record(
+    record: R,
+    target: Path,
+    drawn: Callable[[], Contents[R]],
+    threads: int,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> Path:
+    """Draw and write a result into its folder; `result.json` is written last.
+
+    Args:
+        record: of what is drawn.
+        target: the folder.
+        drawn: prepares the drawing; its time counts as drawing.
+        threads: how many pictures are drawn at once.
+        overwrite: replace the same result.
+        progress: called with the pictures that are drawn.
+
+    Raises:
+        StoreError: it cannot be written, or is there already.
+    """
+    with whole_folder(target, overwrite=overwrite) as draft:
+        stages = Stages()
+        with stages.stage("draw"):
+            contents = drawn()
+            tasks = [partial(write_npz, draft / ARRAYS_FILE, contents.arrays)]
+            tasks += [partial(_draw, draft / name, image) for name, image in contents.images.items()]
+            with ThreadPoolExecutor(threads) as pool:  # the first fault calls off what has not begun
+                for done, _ in enumerate(pool.map(lambda task: task(), tasks), 1):
+                    progress("drawing", done, len(tasks))
+            clip_files, clip_notes = contents.clip(draft)
+        measured = replace(
+            record,
+            seconds={**record.seconds, **stages.seconds},
+            peak_memory_bytes={**record.peak_memory_bytes, **stages.peak_bytes},
+        )
+        files = [ARRAYS_FILE, *contents.images, *clip_files, REPORT_FILE, RESULT_FILE]
+        notes = [*contents.notes, *clip_notes]
+        write_text(draft / REPORT_FILE, contents.page(measured, notes))
+        write_json(draft / RESULT_FILE, contents.json(measured, files, notes))
+    return target
+
+
+def _draw(path: Path, image: Callable[[], Picture]) -> None:
+    write_png(path, image())
+
+
+def draw_threads(media: Sequence[Media], drawing: Drawing) -> int:
+    """How many pictures to draw at once: as many as there are cores, fewer where each takes much memory."""
+    pixels = sum(math.prod(drawn_size_px(one.size_px, drawing)) for one in media)
+    return max(1, min(os.cpu_count() or 1, MAX_PIXELS_AT_ONCE // pixels))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a result was written there to its end."""
+    return (folder / RESULT_FILE).is_file()
+
+
+@contextmanager
+def damage(name: object, remedy: str = "") -> Iterator[None]:
+    """Report what damaged values raise as one line.
+
+    Args:
+        name: the folder or file, for the message.
+        remedy: what to do about it.
+
+    Raises:
+        StoreError: something in the block raised one of `DAMAGE`.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        raise StoreError(f"{name} is damaged: {type(error).__name__}: {error}", remedy) from None
+
+
+@contextmanager
+def reading(folder: Path, remedy: str) -> Iterator[None]:
+    """As `damage`; our own errors, of the files in the folder, are told as the folder's."""
+    with damage(folder, remedy):
+        try:
+            yield
+        except QvlAttnError as error:
+            raise StoreError(f"{folder} is damaged: {error.message}", remedy) from None

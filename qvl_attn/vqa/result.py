@@ -1,0 +1,181 @@
+"""A question's result and its folder: what is written into it, and how it is read back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qvl_attn.attribution.settings import Settings
+from qvl_attn.core.errors import CaptureError, StoreError
+from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
+from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.types import Media
+from qvl_attn.render.html.notebook import framed
+from qvl_attn.render.style import Drawing
+from qvl_attn.results.codec import as_kept, media_from, picture_file, write_frames
+from qvl_attn.results.store import (
+    ARRAYS_FILE,
+    RESULT_FILE,
+    Contents,
+    draw_threads,
+    folder_name,
+    reading,
+    save_record,
+)
+from qvl_attn.vqa.codec import SCHEMA_VERSION, pass_folder, record_arrays, record_from, record_json
+from qvl_attn.vqa.figures import DrawnResult, draw_result
+from qvl_attn.vqa.page import result_html
+from qvl_attn.vqa.record import VqaRecord
+
+REMEDY = "ask again with --overwrite"
+# What makes the same question about the same picture another result.
+IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(VqaRecord):
+    """One question about one prompt's pictures, or about one clip: its record, and how to keep it."""
+
+    passes: tuple[Result, ...] = ()
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the page of the result; None where there is no attention to draw."""
+        try:
+            drawn = draw_result(self, Drawing())
+        except CaptureError:
+            return None
+        page = result_html([self], [drawn.notes])
+        return framed(page, drawn.overlay(), f"{self.question} — {self.mapped_answer}")
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress = untold,
+    ) -> Path:
+        """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
+
+        Args:
+            out: the folder that holds results; made if need be.
+            drawing: how to draw.
+            overwrite: replace the same result.
+            progress: called with what is being done, how much of it is done, and of how much.
+
+        Returns:
+            The folder that was written.
+
+        Raises:
+            StoreError: it cannot be written, or is there already.
+        """
+        how = drawing or Drawing()
+        threads = draw_threads(self.media, how)
+        drawn = partial(_contents, self, how, progress)
+        target = self.folder(out, how)
+        return save_record(self, target, drawn, threads, overwrite=overwrite, progress=progress)
+
+    def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
+        """Where `save` writes it."""
+        made_by = asdict(self.provenance)
+        return request_folder(Path(out), self.media, self.question, self.settings, drawing or Drawing(), made_by)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Result:
+        """Read a result back from its folder. No model is needed.
+
+        Raises:
+            StoreError: it is not a complete result of a known schema.
+        """
+        return _load(Path(folder))
+
+
+def request_folder(
+    out: Path,
+    media: Sequence[Media],
+    question: str,
+    settings: Settings,
+    drawing: Drawing,
+    made_by: dict[str, Any],
+) -> Path:
+    """The folder of a result, which is the same for the same request.
+
+    Args:
+        out: the folder that holds results.
+        media: the pictures, in prompt order.
+        question: as it was typed.
+        settings: what was asked for.
+        drawing: how it is drawn.
+        made_by: model, versions and precision: at least the keys of `IDENTITY`.
+    """
+    key = {
+        "media": [one.sha256 for one in media],
+        "question": question,
+        "settings": asdict(settings),
+        "drawing": asdict(drawing),
+        "made_by": {name: made_by[name] for name in IDENTITY},
+    }
+    return out / folder_name(media[0], question, key)
+
+
+def _contents(result: Result, drawing: Drawing, progress: Progress) -> Contents[Result]:
+    drawn = draw_result(result, drawing)
+
+    def page(measured: Result, notes: list[str]) -> str:
+        shown = replace(measured, media=tuple(as_kept(one, drawing) for one in result.media))
+        return result_html([shown], [notes])
+
+    return Contents(
+        arrays=record_arrays(result),
+        images=dict(drawn.images()),
+        notes=drawn.notes,
+        clip=lambda draft: _draw_clip(draft, result, drawn, progress),
+        page=page,
+        json=lambda measured, files, notes: record_json(measured, drawn.headline, files, notes),
+    )
+
+
+def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progress) -> tuple[list[str], list[str]]:
+    """Of a clip, what moves, the frames themselves and the passes: files and notes."""
+    if result.media[0].clip is None:
+        return [], []
+    from qvl_attn.vqa.timeline import write_reel  # loads matplotlib
+
+    files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
+    files += write_frames(folder, result.media[0])
+    for i, one in enumerate(result.passes):
+        files += _write_pass(folder, pass_folder(i), one)
+    return files, notes
+
+
+def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
+    """A pass over part of a clip: a result of its own, without drawings."""
+    (folder / name).mkdir(parents=True)
+    media = one.media[0]
+    if media.clip is None:
+        write_png(folder / name / picture_file(0), media.frames[0])
+        frames = [picture_file(0)]
+    else:
+        frames = write_frames(folder / name, media)
+    write_npz(folder / name / ARRAYS_FILE, record_arrays(one))
+    files = [ARRAYS_FILE, *frames, RESULT_FILE]
+    write_json(folder / name / RESULT_FILE, record_json(one, one.heatmaps(), files, []))
+    return [f"{name}/{file}" for file in files]
+
+
+def _load(folder: Path) -> Result:
+    value = read_json(folder / RESULT_FILE)
+    if value.get("kind") == "encoder":
+        raise StoreError(f"{folder} is a look of an encoder, and no result of ask or video", "its page is report.html")
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
+    with reading(folder, REMEDY):
+        arrays = read_npz(folder / ARRAYS_FILE)
+        media = tuple(media_from(folder, i, item) for i, item in enumerate(value["media"]))
+        passes = value["passes"]["results"] if value.get("passes") else ()
+        result = record_from(Result, value, arrays, media)
+        return replace(result, passes=tuple(_load(folder / pass_folder(i)) for i in range(len(passes))))
