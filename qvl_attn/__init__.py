@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
-    from qvl_attn.encoders.engine import Encoder
+    from qvl_attn.encoder import Encoder
     from qvl_attn.encoders.record import EncoderSettings
     from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.evaluation.compare import compare_runs
@@ -46,7 +46,7 @@ __all__ = [
 _ROOMS = {
     "Analyzer": "analyzer",
     "Drawing": "render.style",
-    "Encoder": "encoders.engine",
+    "Encoder": "encoder",
     "HeatMap": "core.types",
     "EncoderResult": "encoders.result",
     "EncoderSettings": "encoders.record",

@@ -22,7 +22,7 @@ from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
-    from qvl_attn.encoders.engine import Encoder
+    from qvl_attn.encoder import Encoder
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MOST_DETAILS = 50
@@ -72,7 +72,7 @@ def find_model(model: str, *, offline: bool, bars: bool, tell: Callable[[str], N
 def find_encoder(model: str, *, offline: bool, bars: bool, tell: Callable[[str], None], **where: Any) -> Encoder:
     """As `find_model`, a vision encoder."""
     with importing():
-        from qvl_attn.encoders.engine import Encoder
+        from qvl_attn.encoder import Encoder
 
     hush_libraries(bars=bars)
     return Encoder.load(model, offline=offline, say=tell, **where)

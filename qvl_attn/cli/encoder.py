@@ -12,7 +12,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
-from qvl_attn.cli.output import tell_look, tell_survey
+from qvl_attn.cli.output import print_folder_run, tell_look
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import Scale
 from qvl_attn.core.errors import InputError
@@ -21,7 +21,7 @@ from qvl_attn.core.runtime import libraries_in_c_hushed
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
     from qvl_attn.core.types import Media
-    from qvl_attn.encoders.engine import Encoder
+    from qvl_attn.encoder import Encoder
     from qvl_attn.encoders.record import EncoderSettings
     from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.media.sampling import ClipSettings
@@ -205,10 +205,10 @@ def encoder(
             dtype=dtype,
         )
         if input_dir is not None:
-            from qvl_attn.encoders.folder_run import survey
+            from qvl_attn.encoders.folder_run import encode_folder
 
-            summary = survey(eye, input_dir, out, settings, progress)
-            tell_survey(summary, out, as_json=as_json, quiet=quiet)
+            summary = encode_folder(eye, input_dir, out, settings, progress)
+            print_folder_run(summary, out, as_json=as_json, quiet=quiet)
             return
         # Every fault of a picture that can be known before the weights are loaded. Pictures are large: none is kept.
         for one in media or []:

@@ -298,21 +298,21 @@ def _look_summary(look: EncoderResult, folder: Path, kept: Mapping[str, Any], re
     }
 
 
-def tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
+def print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
     """Print what a folder of pictures came to.
 
     Raises:
         StoreError: it was changed since it was written.
     """
     try:
-        _tell_survey(summary, out, as_json=as_json, quiet=quiet)
+        _print_folder_run(summary, out, as_json=as_json, quiet=quiet)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
         raise StoreError(
             f"{out / 'summary.json'} is damaged: {type(fault).__name__}: {fault}", "name another --out"
         ) from None
 
 
-def _tell_survey(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
+def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
     if summary["errors"] and not quiet:
         for line in _errors(summary["errors"], out):
             say(line)

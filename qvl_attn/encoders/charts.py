@@ -43,7 +43,7 @@ def draw_figures(look: EncoderRecord) -> Picture:
     return captioned(_panels(found, look.sight.full, draw), f"figures by layer · {Path(look.media.source).name}", lines)
 
 
-def draw_survey(
+def draw_folder_statistics(
     figures: Mapping[str, Floats], chance: Mapping[str, Floats], full: NDArray[np.bool_], title: str
 ) -> Picture:
     """All figures over many pictures by layer: the mean over pictures of the mean over heads, and how far they spread.

@@ -71,7 +71,8 @@ def draw_patch_tsne(look: EncoderRecord) -> Picture:
     _dots(axes, look.space.tsne, patch_colors(look)[look.space.tsne_patches])
     shown, every = len(look.space.tsne), look.space.components.shape[1]
     some = f" · {shown} of {every} patches, evenly chosen" if shown < every else ""
-    title = f"{_source(look)} · t-SNE of the patches {after_layer_words(int(look.space.layers[-1]))}, seed {look.settings.seed}"
+    layer = after_layer_words(int(look.space.layers[-1]))
+    title = f"{_source(look)} · t-SNE of the patches {layer}, seed {look.settings.seed}"
     return _drawn(figure, f"{title}{some}")
 
 

@@ -1,12 +1,10 @@
-"""A vision encoder that shows where it looks: the public way in."""
+"""A vision encoder and how pictures go through it: loading, checks before the weights are there, results."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -43,7 +41,7 @@ def _silent(message: str) -> None:
     del message
 
 
-class Encoder:
+class EncoderEngine:
     """A vision encoder with its processor. Make one with `load`.
 
     The weights are fetched and loaded when the first picture needs them, so that every fault that can be known without
@@ -221,28 +219,6 @@ class Encoder:
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
-
-    def survey(
-        self, folder: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = untold, **options: Any
-    ) -> dict[str, Any]:
-        """Look at every picture of a folder, whose sub-folders are classes; a run that was stopped goes on.
-
-        Args:
-            folder: of pictures.
-            out: a folder to make.
-            progress: told what is being done, how much of it is done, and of how much.
-            options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `EncoderSettings`.
-
-        Returns:
-            The contents of `summary.json`: by layer each figure's mean, spread and chance.
-
-        Raises:
-            InputError: a fault in what was given, found before the weights are loaded.
-            StoreError: it cannot be written, or no picture could be looked at.
-        """
-        from qvl_attn.encoders.folder_run import survey
-
-        return survey(self, Path(folder), Path(out), EncoderSettings(**options), progress)
 
     def glance(
         self, media: Media, settings: EncoderSettings | None = None, *, pooled: bool = False

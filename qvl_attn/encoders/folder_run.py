@@ -17,7 +17,7 @@ from qvl_attn.core.errors import InputError, told
 from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, libraries_in_c_hushed, memory_words, untold
 from qvl_attn.encoders.embedding import check_available, check_points
-from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.folder_summary import conclude, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
@@ -26,8 +26,8 @@ from qvl_attn.media.image import check_local, fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
-def survey(
-    encoder: Encoder, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = untold
+def encode_folder(
+    encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = untold
 ) -> dict[str, Any]:
     """Look at every picture of a folder, and sum up the figures of the layers.
 
@@ -95,7 +95,7 @@ def _check_alone(settings: EncoderSettings) -> None:
 
 
 def _run_json(
-    encoder: Encoder, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
+    encoder: EncoderEngine, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
 ) -> dict[str, Any]:
     prints = {one.id: _print_of(one) for one in items}
     made = asdict(encoder.maker)
@@ -131,7 +131,7 @@ def _print_of(item: Item) -> str:
 
 
 def _look_at_all(
-    encoder: Encoder,
+    encoder: EncoderEngine,
     items: Sequence[Item],
     settings: EncoderSettings,
     ledger: Ledger,
@@ -162,7 +162,7 @@ def _look_at_all(
 
 
 def _look_at(
-    encoder: Encoder, item: Item, settings: EncoderSettings, embed: bool
+    encoder: EncoderEngine, item: Item, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """A picture's row but for its id, and its vectors where they are wanted."""
     with libraries_in_c_hushed():

@@ -18,7 +18,7 @@ from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import percent
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import after_layer_words
-from qvl_attn.encoders.charts import draw_survey
+from qvl_attn.encoders.charts import draw_folder_statistics
 from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space
 from qvl_attn.encoders.embedding_charts import folder_images
 from qvl_attn.encoders.record import EncoderSettings
@@ -61,7 +61,7 @@ def conclude(
     errors = len(rows) - len(good)
     title = f"{facts['model']['model']} · {len(good):,} pictures of {facts['input']}"
     title += f" · {errors:,} could not be looked at" if errors else ""
-    write_png(folder / "figures.png", draw_survey(values, chance, full, title))
+    write_png(folder / "figures.png", draw_folder_statistics(values, chance, full, title))
     files: list[str] = ["figures.png"]
     space: FolderSpace | None = None
     enough = len(good) >= LEAST_POINTS

@@ -167,7 +167,7 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
 
     Args:
         folder: of the run.
-        kind: what it must be: `check`, or `survey` for pictures that an encoder looked at.
+        kind: what it must be: `check`, or `encode_folder` for pictures that an encoder looked at.
 
     Raises:
         InputError: it is a run of another kind.

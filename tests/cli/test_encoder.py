@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.cli import app
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import engine as encoder_room
 from qvl_attn.encoders import inputs as clip_room
 from qvl_attn.encoders import result as folder_room
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media import image as media_room
 from qvl_attn.media.mp4 import write_mp4

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from qvl_attn.core.errors import InputError, ModelError
-from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes
 

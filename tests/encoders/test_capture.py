@@ -20,10 +20,10 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders.attention import Sight
 from qvl_attn.encoders.capture import look, run_encoder
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.inputs import read_inputs
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, eye_of

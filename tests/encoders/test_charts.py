@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 import qvl_attn.encoders.charts as chart_room
-from qvl_attn.encoders.charts import draw_figures, draw_survey
+from qvl_attn.encoders.charts import draw_figures, draw_folder_statistics
 from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, gathers_most, local_until, said
 from tests.helpers.looks import made_look, made_picture, made_sight
 
@@ -86,7 +86,7 @@ def test_nothing_is_cut_and_chance_is_on_the_page(charts):
     assert 0.2 < dark.mean() < 0.8  # dotted
 
 
-def survey(N=30, layers=5, heads=3):
+def folder_statistics(N=30, layers=5, heads=3):
     rng = np.random.default_rng(2)
     values = {name: rng.random((N, layers, heads)) * (i + 1) for i, name in enumerate(FIGURES)}
     chance = {name: 1 + rng.random((N, layers)) for name in FIGURES}
@@ -94,8 +94,8 @@ def survey(N=30, layers=5, heads=3):
 
 
 def test_a_survey_shows_the_mean_over_pictures_and_their_spread(charts):
-    values, chance = survey()
-    draw_survey(values, chance, FULL, "an eye · a folder")
+    values, chance = folder_statistics()
+    draw_folder_statistics(values, chance, FULL, "an eye · a folder")
     panels = charts[0][0].figure.axes
     for axes, name in zip(panels, FIGURES, strict=True):
         own = values[name].mean(axis=2)
@@ -124,16 +124,16 @@ def test_a_survey_shows_the_mean_over_pictures_and_their_spread(charts):
 
 
 def test_a_survey_says_what_the_mean_says(charts):
-    values, chance = survey()
-    draw_survey(values, chance, FULL, "")
+    values, chance = folder_statistics()
+    draw_folder_statistics(values, chance, FULL, "")
     found = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in FIGURES}
     assert charts[1][0][1][:2] == said(found)
 
 
 def test_a_survey_of_one_picture_without_windows(charts):
-    values, chance = survey(1)
+    values, chance = folder_statistics(1)
     del values["window_share"], chance["window_share"]
-    draw_survey(values, chance, np.ones(5, bool), "")
+    draw_folder_statistics(values, chance, np.ones(5, bool), "")
     assert charts[1][0][1][-1] == "one picture: no spread"
     assert not [one for axes in charts[0][0].figure.axes for one in axes.collections]
 

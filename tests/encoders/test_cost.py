@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import held_bytes, pass_bytes, states_bytes

@@ -7,8 +7,8 @@ import transformers
 import qvl_attn.encoders.figures as pictures_room
 import qvl_attn.encoders.input_figures as grid_room
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.captions import asks, cut_out, layer_words, seen, seen_words, share_of_all, share_words
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.figures import draw_look, saliency_heat_map
 from qvl_attn.encoders.input_figures import (
     WINDOW_COLOR,

@@ -81,6 +81,10 @@ def clip_look():
 
 @pytest.mark.parametrize("limits", [{}, {"max_pixels": 7000}], ids=["square", "oblong"])
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
+def spec_and_processor(name):
+    return eyes.encoder(name).eye, eyes.encoder(name).processor
+
+
 def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)  # a few steps at a time: 26 to 30 tokens, or more
     monkeypatch.setattr(inputs_room, "FRAMES_AT_ONCE", 3)
@@ -172,7 +176,7 @@ def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tm
 
 
 def test_small_frames_stay_as_they_are():
-    found = load_encoder_clip(*parts("clip"), CLIP, ClipSettings(fps=4))
+    found = load_encoder_clip(*spec_and_processor("clip"), CLIP, ClipSettings(fps=4))
     decoded = frames_of(CLIP)
     assert found.frames.shape == (8, 140, 168, 3)
     assert np.abs(found.frames.astype(int) - np.array([pixels for _, pixels in decoded])).mean() < 2
@@ -183,12 +187,12 @@ def test_small_frames_stay_as_they_are():
 def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
     frames = numbered_frames(6, (90, 60))
     folder = numbered_folder(tmp_path / "frames", frames)
-    found = load_encoder_clip(*parts("dino"), folder, ClipSettings(fps=10, source_fps=10))
+    found = load_encoder_clip(*spec_and_processor("dino"), folder, ClipSettings(fps=10, source_fps=10))
     assert np.array_equal(found.frames, frames)
     assert found.times_s == pytest.approx(np.arange(6) / 10)
     first, *others = [Image.fromarray(frame) for frame in frames]
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=100, loop=0)
-    animated = load_encoder_clip(*parts("dino"), tmp_path / "a.gif", ClipSettings(fps=10))
+    animated = load_encoder_clip(*spec_and_processor("dino"), tmp_path / "a.gif", ClipSettings(fps=10))
     assert np.array_equal(animated.frames, frames)
     assert animated.times_s == pytest.approx(np.arange(6) / 10)
 
@@ -196,7 +200,7 @@ def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
 def test_what_was_asked_for_is_sampled_and_told():
     told = []
     how = ClipSettings(fps=2, start_s=0.5, end_s=1.5)
-    found = load_encoder_clip(*parts("clip"), CLIP, how, None, lambda *words: told.append(words))
+    found = load_encoder_clip(*spec_and_processor("clip"), CLIP, how, None, lambda *words: told.append(words))
     assert found.facts.frame_indices == (2, 4)
     assert told[-1] == ("decoding", 4, 4)
 
@@ -212,7 +216,7 @@ def test_what_was_asked_for_is_sampled_and_told():
 )
 def test_what_an_encoder_has_no_use_for_is_refused(how, says):
     with pytest.raises(InputError, match=says):
-        load_encoder_clip(*parts("clip"), CLIP, ClipSettings(**how))
+        load_encoder_clip(*spec_and_processor("clip"), CLIP, ClipSettings(**how))
 
 
 @pytest.mark.parametrize("name", ["clip", eyes.QWEN])

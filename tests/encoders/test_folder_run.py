@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import folder_run as survey_room
-from qvl_attn.encoders.engine import Encoder
-from qvl_attn.encoders.folder_run import list_pictures, survey
+from qvl_attn.encoders.folder_run import encode_folder, list_pictures
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import figures_of
 from qvl_attn.media.image import load_picture
@@ -39,7 +39,9 @@ EMBED = EncoderSettings(embeddings=("pca",))
 def undrawn(request, monkeypatch):
     """Charts take most of a small run's time."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("qvl_attn.encoders.folder_summary.draw_survey", lambda *args: np.zeros((4, 4, 3), np.uint8))
+        monkeypatch.setattr(
+            "qvl_attn.encoders.folder_summary.draw_folder_statistics", lambda *args: np.zeros((4, 4, 3), np.uint8)
+        )
         monkeypatch.setattr("qvl_attn.encoders.folder_summary.folder_images", lambda *args: ())
 
 
@@ -95,7 +97,7 @@ def loaded(monkeypatch):
 def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     limits = {"max_pixels": 9000} if name == "qwen" else {}
-    found = survey(eye(name), photos, tmp_path / "out", EncoderSettings(**limits))
+    found = encode_folder(eye(name), photos, tmp_path / "out", EncoderSettings(**limits))
     looks = [eye(name).look(load_picture(photos / one), EncoderSettings(**limits)) for one in SIZES]
     assert (found["pictures"], found["looked_at"], found["errors"]) == (6, 5, 1)
     figures = [figures_of(look.sight) for look in looks]
@@ -125,7 +127,7 @@ def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
 
 
 def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
-    found = survey(eye("registers"), photos, tmp_path / "out", EMBED)
+    found = encode_folder(eye("registers"), photos, tmp_path / "out", EMBED)
     with np.load(tmp_path / "out" / "embeddings.npz", allow_pickle=False) as file:
         kept = dict(file)
     assert sorted(kept["names"].tolist()) == sorted(SIZES)
@@ -137,17 +139,17 @@ def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
 
 
 def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
-    first = survey(eye(), photos, tmp_path / "out", EncoderSettings())
+    first = encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     monkeypatch.setattr(Encoder, "glance", lambda *args, **how: pytest.fail("it looked again"))
     fresh = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    assert survey(fresh, photos, tmp_path / "out", EncoderSettings()) == first
+    assert encode_folder(fresh, photos, tmp_path / "out", EncoderSettings()) == first
     assert files(tmp_path / "out") == before
     assert "model" not in vars(fresh)
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
-    whole = survey(eye(), photos, tmp_path / "whole", EMBED)
+    whole = encode_folder(eye(), photos, tmp_path / "whole", EMBED)
     looks, glance = [], Encoder.glance
 
     def stopped(self, media, settings=None, **how):
@@ -158,13 +160,13 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Encoder, "glance", stopped)
     with pytest.raises(KeyboardInterrupt):
-        survey(eye(), photos, tmp_path / "out", EMBED)
+        encode_folder(eye(), photos, tmp_path / "out", EMBED)
     assert len(rows(tmp_path / "out")) == 2
     with (tmp_path / "out" / "scores.jsonl").open("ab") as file:
         file.write(b'{"id": "dogs/c.png", "sta')  # torn by a kill
     looks.clear()
     looks.extend(["x"] * 3)
-    assert survey(eye(), photos, tmp_path / "out", EMBED) == whole
+    assert encode_folder(eye(), photos, tmp_path / "out", EMBED) == whole
     assert len(looks) == 3 + 3
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
     ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
@@ -181,11 +183,11 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     ],
 )
 def test_changed_pictures_are_refused(photos, tmp_path, change, word):
-    survey(eye(), photos, tmp_path / "out", EncoderSettings())
+    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     change(photos)
     with pytest.raises(InputError) as caught:
-        survey(eye(), photos, tmp_path / "out", EncoderSettings())
+        encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     assert any(word in line for line in caught.value.details)
     assert files(tmp_path / "out") == before
 
@@ -195,7 +197,7 @@ def test_changed_pictures_are_refused(photos, tmp_path, change, word):
 def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypatch, settings, killed):
     for name in ("cats/broken.png", "gone.png"):
         (photos / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    first = survey(eye(), photos, tmp_path / "out", settings)
+    first = encode_folder(eye(), photos, tmp_path / "out", settings)
     assert (first["looked_at"], first["errors"]) == (5, 2)
     if killed:
         (tmp_path / "out" / "summary.json").unlink()
@@ -211,11 +213,11 @@ def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "glance", counted)
-        grown = survey(eye(), photos, tmp_path / "out", settings)
+        grown = encode_folder(eye(), photos, tmp_path / "out", settings)
         assert sorted(looked) == ["a new.png", "broken.png"]
-        assert survey(eye(), photos, tmp_path / "out", settings) == grown
+        assert encode_folder(eye(), photos, tmp_path / "out", settings) == grown
     assert (grown["looked_at"], grown["errors"], grown["pictures"]) == (7, 1, 8)
-    assert survey(eye(), photos, tmp_path / "whole", settings) == grown
+    assert encode_folder(eye(), photos, tmp_path / "whole", settings) == grown
     ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
     assert {*ours} == {*theirs}
     assert [name for name in ours if name != "scores.jsonl" and ours[name] != theirs[name]] == []
@@ -234,8 +236,8 @@ def test_one_pass_gives_what_two_give():
 
 def test_the_folder_in_which_one_stands_has_a_name(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
-    assert survey(eye(), Path(), tmp_path / "out", EncoderSettings())["input"] == "photos"
-    assert survey(eye(), photos / "cats" / "..", tmp_path / "other", EncoderSettings())["input"] == "photos"
+    assert encode_folder(eye(), Path(), tmp_path / "out", EncoderSettings())["input"] == "photos"
+    assert encode_folder(eye(), photos / "cats" / "..", tmp_path / "other", EncoderSettings())["input"] == "photos"
 
 
 def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
@@ -296,9 +298,11 @@ def test_how_far_classes_lie_apart_is_told(tmp_path, loaded):
     ids=str,
 )
 def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
-    survey(eye(), photos, tmp_path / "out", EncoderSettings())
+    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     with pytest.raises(InputError) as caught:
-        survey(eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", EncoderSettings()))
+        encode_folder(
+            eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", EncoderSettings())
+        )
     assert any(line.startswith(f"{word}:") for line in caught.value.details)
 
 
@@ -323,7 +327,7 @@ def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, set
         write(tmp_path / "in", f"{i}.png")
     fresh = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
     with pytest.raises(InputError, match=word):
-        survey(fresh, tmp_path / "in", tmp_path / "out", settings)
+        encode_folder(fresh, tmp_path / "in", tmp_path / "out", settings)
     assert "model" not in vars(fresh)
     assert not (tmp_path / "out").exists()
 
@@ -333,7 +337,7 @@ def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
     (model / "model.safetensors").write_bytes(b"no weights")
     broken = Encoder.load(str(model), device="cpu", dtype="float32")
     with pytest.raises(ModelError, match="weights"):
-        survey(broken, photos, tmp_path / "out", EncoderSettings())
+        encode_folder(broken, photos, tmp_path / "out", EncoderSettings())
     assert not (tmp_path / "out").exists()
 
 
@@ -344,9 +348,9 @@ def test_a_full_disk_is_no_pictures_fault(photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(survey_room, "write_npz", full)
         with pytest.raises(StoreError, match="No space left"):
-            survey(eye(), photos, tmp_path / "out", EMBED)
+            encode_folder(eye(), photos, tmp_path / "out", EMBED)
     assert rows(tmp_path / "out") == {}
-    assert survey(eye(), photos, tmp_path / "out", EMBED)["looked_at"] == 5
+    assert encode_folder(eye(), photos, tmp_path / "out", EMBED)["looked_at"] == 5
 
 
 def test_one_picture_has_no_spread(tmp_path, loaded):
@@ -396,9 +400,9 @@ def test_names_of_any_kind(tmp_path, drawn):
     (folder / os.fsdecode(b"\xff\xfe")).mkdir()
     write(folder, os.fsdecode(b"\xff\xfe/\xe9.png"), seed=1)
     write(folder, "x\x1b[31m\r\n.PNG", seed=2)
-    first = survey(eye(), folder, tmp_path / "out", EMBED)
+    first = encode_folder(eye(), folder, tmp_path / "out", EMBED)
     assert first["looked_at"] == 4
-    assert survey(eye(), folder, tmp_path / "out", EMBED) == first
+    assert encode_folder(eye(), folder, tmp_path / "out", EMBED) == first
     (tmp_path / "out" / "summary.json").unlink()
     assert {*rows(tmp_path / "out")} == {"a.png", "link.png", os.fsdecode(b"\xff\xfe/\xe9.png"), "x\x1b[31m\r\n.PNG"}
 
@@ -406,11 +410,11 @@ def test_names_of_any_kind(tmp_path, drawn):
 def test_results_within_the_folder_are_no_pictures(photos, monkeypatch):
     monkeypatch.chdir(photos)
     for out in (Path("results"), photos / "dogs" / "run"):
-        first = survey(eye(), Path(), out, EncoderSettings())
+        first = encode_folder(eye(), Path(), out, EncoderSettings())
         assert first["pictures"] == 5 if out == Path("results") else 6
-        assert survey(eye(), Path(), out, EncoderSettings()) == first
+        assert encode_folder(eye(), Path(), out, EncoderSettings()) == first
     with pytest.raises(InputError, match="is there already"):
-        survey(eye(), photos, photos, EncoderSettings())
+        encode_folder(eye(), photos, photos, EncoderSettings())
 
 
 def test_two_at_once(photos, tmp_path, loaded):
@@ -444,7 +448,7 @@ def spoilt_line(text: str, old: str, new: str) -> str:
 )
 def test_damaged_runs_are_told(photos, tmp_path, file, spoil):
     out = tmp_path / "out"
-    survey(eye(), photos, out, EMBED)
+    encode_folder(eye(), photos, out, EMBED)
     for name in SIZES:  # as a run that was killed before its end has it
         vectors = out / survey_room.vectors_file(name)
         vectors.parent.mkdir(exist_ok=True)
@@ -452,7 +456,7 @@ def test_damaged_runs_are_told(photos, tmp_path, file, spoil):
     (out / "summary.json").unlink()
     (out / file).write_text(spoil((out / file).read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(StoreError) as caught:
-        survey(eye(), photos, out, EMBED)
+        encode_folder(eye(), photos, out, EMBED)
     assert "\n" not in caught.value.message
 
 
@@ -461,7 +465,7 @@ def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
     out = tmp_path / "out"
     monkeypatch.setattr(survey_room, "conclude", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        survey(eye(), photos, out, EMBED)
+        encode_folder(eye(), photos, out, EMBED)
     monkeypatch.undo()
     path = out / survey_room.vectors_file("loose.png")
     if how == "gone":
@@ -471,12 +475,12 @@ def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
     else:
         np.savez(path, **{"vectors" if "shape" in how else "other": np.zeros((1, 2), np.float32)})
     with pytest.raises(StoreError):
-        survey(eye(), photos, out, EMBED)
+        encode_folder(eye(), photos, out, EMBED)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"looked_at": 1, "errors": 0, "layers": []}', "[]", '{"layers": 3}'])
 def test_a_damaged_summary_is_told(photos, tmp_path, loaded, text):
-    survey(eye(), photos, tmp_path / "out", EncoderSettings())
+    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     (tmp_path / "out" / "summary.json").write_text(text)
     done = run("--input-dir", photos, "--out", tmp_path / "out")
     assert done.exit_code == 1
@@ -488,7 +492,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "in", f"{i}.png", seed=i)
     monkeypatch.setattr("qvl_attn.encoders.folder_summary.LEAST_POINTS", 9)
-    found = survey(eye(), tmp_path / "in", tmp_path / "out", EncoderSettings(embeddings=("pca", "tsne")))
+    found = encode_folder(eye(), tmp_path / "in", tmp_path / "out", EncoderSettings(embeddings=("pca", "tsne")))
     assert any("no t-SNE" in line for line in found["said"])
 
 
@@ -499,7 +503,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
 def finished() -> Path:
     folder = eyes.root() / "survey"
     write(folder / "in", "a.png")
-    survey(eye(), folder / "in", folder / "out", EncoderSettings())
+    encode_folder(eye(), folder / "in", folder / "out", EncoderSettings())
     return folder / "out"
 
 
@@ -554,8 +558,8 @@ def test_killed_and_gone_on_with(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert 3 <= line_count(out) <= 12
-    gone_on = survey(eye(), tmp_path / "in", out, EMBED)
-    whole = survey(eye(), tmp_path / "in", tmp_path / "whole", EMBED)
+    gone_on = encode_folder(eye(), tmp_path / "in", out, EMBED)
+    whole = encode_folder(eye(), tmp_path / "in", tmp_path / "whole", EMBED)
     ours, theirs = files(out), files(tmp_path / "whole")
     assert {*ours} == {*theirs}
     assert [name for name in ours if name != "run.json" and ours[name] != theirs[name]] == []

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import hidden_states as states_room
 from qvl_attn.encoders.embedding import neighbour_map, principal
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes

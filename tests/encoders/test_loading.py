@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import FAMILIES, SERVED
 from tests.helpers import eyes

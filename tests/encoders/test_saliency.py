@@ -12,10 +12,10 @@ import transformers
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import saliency
 from qvl_attn.encoders.capture import encoder_of
-from qvl_attn.encoders.engine import Encoder
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.saliency import Aim

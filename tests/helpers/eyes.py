@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.encoders.engine import Encoder
+from qvl_attn.encoder import Encoder
 
 DEMO_MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 WORDS = ("a", "photo", "of", "the", "cat", "dog", "red", "blue", "square", "circle", "on", "grass")
