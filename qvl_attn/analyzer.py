@@ -11,8 +11,8 @@ from qvl_attn.attribution.profiles import NO_PROFILE
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
-from qvl_attn.core.runtime import Progress, untold
-from qvl_attn.media.image import Picture, load_pictures
+from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.vqa.clip import ask_video
 from qvl_attn.vqa.engine import Engine
@@ -35,9 +35,9 @@ class Analyzer(Engine):
 
     def ask(
         self,
-        picture: Picture,
+        picture: PictureLike,
         question: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[PictureLike] = (),
         *,
         query: str | None = None,
         profile: str | None = None,
@@ -107,7 +107,7 @@ class Analyzer(Engine):
 
     def ask_many(
         self,
-        pairs: Sequence[tuple[Picture | Sequence[Picture], str]],
+        pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
         *,
         batch_size: int = 8,
         **options: Any,
@@ -148,7 +148,7 @@ class Analyzer(Engine):
         mode: str = "clip",
         window: int = 0,
         stride: int = 0,
-        progress: Progress = untold,
+        progress: Progress = no_op,
         **options: Any,
     ) -> Result:
         """Ask one question about a clip.
@@ -196,7 +196,7 @@ class Analyzer(Engine):
         fps: float = ClipSettings.fps,
         max_frames: int = ClipSettings.max_frames,
         workers: Workers | None = None,
-        progress: Progress = untold,
+        progress: Progress = no_op,
         **options: Any,
     ) -> dict[str, Any]:
         """Answer every sample of a data set, and measure whether the model looked where the evidence is.
@@ -233,7 +233,7 @@ class Analyzer(Engine):
         from qvl_attn.evaluation.calibration import halves
         from qvl_attn.evaluation.loop import check_questions
         from qvl_attn.evaluation.run import run_check
-        from qvl_attn.evaluation.run_config import Wanted
+        from qvl_attn.evaluation.run_config import RunConfig
         from qvl_attn.evaluation.sharding import Shard
         from qvl_attn.results.run_folder import check_begun, is_finished
 
@@ -270,11 +270,11 @@ class Analyzer(Engine):
         check_questions(self, samples, settings)
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
-        wanted = Wanted(folder, name, by_head, profile_file, csv, seed, part, batch_size)
-        return run_check(self, samples, settings, wanted, progress, workers)
+        run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, part, batch_size)
+        return run_check(self, samples, settings, run_config, progress, workers)
 
     def estimate(
-        self, pictures: Picture | Sequence[Picture], question: str = "Describe this image.", **options: Any
+        self, pictures: PictureLike | Sequence[PictureLike], question: str = "Describe this image.", **options: Any
     ) -> Estimate:
         """What a question will cost, whether or not it fits: tokens, grids, and memory by way of computing attention.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_text
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_scores
 from qvl_attn.render.html.page import REPORT_FILE
@@ -57,29 +57,29 @@ def _html(folders: Sequence[Path]) -> str:
         raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
     if checks:
         return _check_html(checks[0])
-    looks = [one for one in folders if _is_look(one)]
+    looks = [one for one in folders if _is_encoder_result(one)]
     if looks and len(folders) > 1:
         raise InputError(f"{looks[0]} is an encoder's", "it has a page of its own: name it alone")
     if looks:
-        return _look_html(looks[0])
+        return _encoder_html(looks[0])
     results = [read_result(folder) for folder in folders]
     with damage(", ".join(str(one / RESULT_FILE) for one in folders)):
         return result_html(results, [_notes(one) for one in folders])
 
 
-def _is_look(folder: Path) -> bool:
+def _is_encoder_result(folder: Path) -> bool:
     file = folder / RESULT_FILE
     there = os.path.isfile(file)  # of names that are too long as well  # noqa: PTH113
     return there and read_json(file).get("kind") == "encoder"
 
 
-def _look_html(folder: Path) -> str:
+def _encoder_html(folder: Path) -> str:
     from qvl_attn.encoders.page import encoder_html
     from qvl_attn.encoders.result import EncoderResult
 
-    look = EncoderResult.load(folder)
+    result = EncoderResult.load(folder)
     with damage(str(folder / RESULT_FILE)):
-        return encoder_html(look, _notes(folder))
+        return encoder_html(result, _notes(folder))
 
 
 def _check_html(folder: Path) -> str:
@@ -94,7 +94,7 @@ def _check_html(folder: Path) -> str:
             "the same check command asks again what is missing, once summary.json is removed",
         )
     with damage(str(folder / SUMMARY_FILE)):
-        return check_html(summary, scores, read_exhibits(folder))
+        return check_html(summary, scores, read_examples(folder))
 
 
 def _notes(folder: Path) -> list[str]:

@@ -123,14 +123,14 @@ def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def exhibits(request, tmp_path_factory):
+def examples(request, tmp_path_factory):
     """By model and kind (`one`, `two` pictures, `clip`): what it is shown, with its plain run, which is made once."""
     from functools import cache
 
     from PIL import Image
 
     from qvl_attn.media.mp4 import write_mp4
-    from tests.helpers.exhibits import Exhibit, clip_media
+    from tests.helpers.examples import Example, clip_media
 
     folder = tmp_path_factory.mktemp("exhibits")
     rng = np.random.default_rng(4)
@@ -140,18 +140,18 @@ def exhibits(request, tmp_path_factory):
     write_mp4(folder / "clip.mp4", zip(numbered_frames(7, (140, 84)), times, strict=True), 0.7, rate_fps=CLIP_FPS)
 
     @cache
-    def exhibit(which: str, kind: str) -> Exhibit:
+    def example(which: str, kind: str) -> Example:
         analyzer = request.getfixturevalue(which)
         if kind == "clip":
-            return Exhibit(analyzer, clip_media(analyzer, folder / "clip.mp4", CLIP_FPS), "what moves?")
+            return Example(analyzer, clip_media(analyzer, folder / "clip.mp4", CLIP_FPS), "what moves?")
         paths = {
             "demo": [DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"],
             "genuine": [folder / "a.png", folder / "b.png"],
         }[which]
         question = {"demo": "how many cats?", "genuine": "how many cats? 有几只猫?"}[which]
-        return Exhibit(analyzer, paths[: 1 if kind == "one" else 2], question)
+        return Example(analyzer, paths[: 1 if kind == "one" else 2], question)
 
-    return exhibit
+    return example
 
 
 @pytest.fixture(scope="session")

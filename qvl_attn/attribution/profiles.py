@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.attribution.selection import layer_words, parse_query
+from qvl_attn.attribution.selection import describe_layers, parse_query
 from qvl_attn.core.errors import InputError
 
 VERSION = 1
@@ -77,7 +77,7 @@ class Profile:
         """What it takes, to be read."""
         if self.heads:
             return "heads " + ",".join(f"{layer}.{head}" for layer, head in self.heads)
-        return layer_words(self.layers)
+        return describe_layers(self.layers)
 
     @property
     def standing(self) -> str:

@@ -106,7 +106,7 @@ def describe(numbers: Sequence[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def layer_words(layers: Sequence[int]) -> str:
+def describe_layers(layers: Sequence[int]) -> str:
     """Layers by name: `layer 18`, `layers 14-20`."""
     return f"layer{'s' if len(layers) > 1 else ''} {describe(layers)}"
 

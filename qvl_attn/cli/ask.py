@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
+from qvl_attn.cli.console import faults, find_model, go_offline, no_op, say
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
-from qvl_attn.core.runtime import libraries_in_c_hushed
+from qvl_attn.core.runtime import suppress_stderr
 
 FILES = (
     "report.html",
@@ -90,7 +90,7 @@ def ask(
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.image import load_picture
 
-        with libraries_in_c_hushed():
+        with suppress_stderr():
             pictures = [load_picture(path) for path in (media, *(image or []))]
         drawing = drawing_of(
             colormap,
@@ -108,7 +108,7 @@ def ask(
             model,
             offline=offline,
             bars=not quiet,
-            tell=unsaid if quiet else say,
+            tell=no_op if quiet else say,
             revision=revision,
             device=device,
             dtype=dtype,

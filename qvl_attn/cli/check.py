@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, importing, say, unsaid
-from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+from qvl_attn.cli.console import faults, find_model, go_offline, importing, no_op, say
+from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, tell_summary
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
@@ -136,7 +136,7 @@ def check(
     ):
         if offline:
             go_offline()
-        bars = read_bars(fail_under)
+        thresholds = parse_thresholds(fail_under)
         # Imported here: --help and a mistyped word must not wait for torch.
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
@@ -168,7 +168,7 @@ def check(
             progress=lambda done: progress("checking the data", done, 0),
         )
         progress("checking the data", len(samples), len(samples))
-        tell = unsaid if quiet else say
+        tell = no_op if quiet else say
         pictures = {shown.identity for one in samples for shown in one.shown}
         tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all found")
         workers = _ray_workers(concurrency, gpus_per_worker, tell) if engine == "ray" else None
@@ -212,7 +212,7 @@ def check(
                 workers=workers,
             )
         tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
-        judge(summary, bars)
+        apply_gate(summary, thresholds)
 
 
 def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, tell: Callable[[str], None]) -> RayWorkers:

@@ -34,7 +34,7 @@ def say(message: str) -> None:
     stderr.print(Text(plain(message), style="dim"))
 
 
-def unsaid(message: str) -> None:
+def no_op(message: str) -> None:
     """What `--quiet` makes of a line of progress."""
     del message
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_encoder, go_offline, say, unsaid
+from qvl_attn.cli.console import faults, find_encoder, go_offline, no_op, say
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
-from qvl_attn.cli.output import print_folder_run, tell_look
+from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.cli.video import Scale
+from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import libraries_in_c_hushed
+from qvl_attn.core.runtime import suppress_stderr
 
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
@@ -115,8 +115,8 @@ def encoder(
     end: options.End = None,
     source_fps: options.SourceFps = 24.0,
     scale: Annotated[
-        Scale, typer.Option(help="Of a clip: one scale, or one for each frame.", rich_help_panel=DRAWING)
-    ] = Scale.clip,
+        ScaleChoice, typer.Option(help="Of a clip: one scale, or one for each frame.", rich_help_panel=DRAWING)
+    ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
@@ -195,11 +195,11 @@ def encoder(
         if media and not any(moves(one) for one in media):
             _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and there is none")
         check_writable(out)
-        eye = find_encoder(
+        encoder = find_encoder(
             model,
             offline=offline,
             bars=not quiet,
-            tell=unsaid if quiet else say,
+            tell=no_op if quiet else say,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -207,15 +207,17 @@ def encoder(
         if input_dir is not None:
             from qvl_attn.encoders.folder_run import encode_folder
 
-            summary = encode_folder(eye, input_dir, out, settings, progress)
+            summary = encode_folder(encoder, input_dir, out, settings, progress)
             print_folder_run(summary, out, as_json=as_json, quiet=quiet)
             return
         # Every fault of a picture that can be known before the weights are loaded. Pictures are large: none is kept.
         for one in media or []:
             if not moves(one):
-                eye.read(_picture(one), settings)
+                encoder.read(_picture(one), settings)
         for one in media or []:
-            tell_look(*_look(eye, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet)
+            print_encoder_result(
+                *_look(encoder, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet
+            )
 
 
 def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
@@ -246,7 +248,7 @@ def _point(typed: str) -> tuple[float, float]:
 def _picture(name: str) -> Media:
     from qvl_attn.media.image import load_picture
 
-    with libraries_in_c_hushed():
+    with suppress_stderr():
         return load_picture(name)
 
 
@@ -263,12 +265,12 @@ def _check_opens(name: str, how: ClipSettings) -> None:
     if not moves(name):
         _picture(name)
         return
-    with libraries_in_c_hushed():
+    with suppress_stderr():
         plan_frames(open_clip(name, how.source_fps), how)
 
 
 def _look(
-    eye: Encoder,
+    encoder: Encoder,
     name: str,
     settings: EncoderSettings,
     how: ClipSettings,
@@ -286,15 +288,15 @@ def _look(
 
     if moves(name):
         settings = replace(settings, clip=how)
-        media = load_encoder_clip(eye.eye, eye.processor, name, how, settings, progress)
+        media = load_encoder_clip(encoder.spec, encoder.processor, name, how, settings, progress)
     else:
         media = _picture(name)
-    folder = request_folder(out, media, settings, drawing, eye.maker)
+    folder = request_folder(out, media, settings, drawing, encoder.provenance)
     if overwrite or not is_complete(folder):
-        look = eye.look(media, settings, progress)
+        result = encoder.encode(media, settings, progress)
         try:
-            look.save(out, drawing, overwrite=overwrite, progress=progress)
-            return look, folder, False
+            result.save(out, drawing, overwrite=overwrite, progress=progress)
+            return result, folder, False
         except ResultExistsError:  # another run finished the same one meanwhile
             pass
     kept = EncoderResult.load(folder)

@@ -10,7 +10,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing
 from qvl_attn.cli.options import DEFAULT_MODEL
-from qvl_attn.core.runtime import libraries_in_c_hushed
+from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def estimate(
         # Imported here: --help and a mistyped path must not wait for torch.
         from qvl_attn.media.image import load_picture
 
-        with libraries_in_c_hushed():
+        with suppress_stderr():
             pictures = [load_picture(path) for path in (media, *(image or []))]
         with importing():
             from qvl_attn.analyzer import Analyzer

@@ -17,11 +17,11 @@ CHECK = "Figures"
 # Beyond it a run has failed, whatever the figures of the others.
 MOST_ERRORS = 0.1
 # Of `--fail-under`: the answers, or a figure of the headline.
-BARS = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
+GATED_FIGURES = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
 
 FailUnder = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(BARS)}.", rich_help_panel=CHECK),
+    typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(GATED_FIGURES)}.", rich_help_panel=CHECK),
 ]
 AsCsv = Annotated[bool, typer.Option("--csv", help="scores.csv as well.", rich_help_panel=options.OUTPUT)]
 AsJson = Annotated[bool, typer.Option("--json", help="summary.json on stdout.", rich_help_panel=options.OUTPUT)]
@@ -40,31 +40,31 @@ def tell_summary(summary: dict[str, Any], out: Path, profile: Path | None, *, as
         typer.echo(check_table(summary, out, profile))
 
 
-def read_bars(typed: list[str] | None) -> dict[str, float]:
+def parse_thresholds(typed: list[str] | None) -> dict[str, float]:
     """What `--fail-under` was given.
 
     Raises:
         InputError: no figure, or no number.
     """
-    bars = {}
+    thresholds = {}
     for one in typed or []:
         name, _, value = one.partition("=")
         try:
-            bars[name] = float(value)
+            thresholds[name] = float(value)
         except ValueError:
-            bars[name] = float("nan")
-        if name not in BARS or not -1e9 < bars[name] < 1e9:
-            raise InputError(f"--fail-under {one}: want FIGURE=NUMBER", f"figures: {', '.join(BARS)}")
-    return bars
+            thresholds[name] = float("nan")
+        if name not in GATED_FIGURES or not -1e9 < thresholds[name] < 1e9:
+            raise InputError(f"--fail-under {one}: want FIGURE=NUMBER", f"figures: {', '.join(GATED_FIGURES)}")
+    return thresholds
 
 
-def judge(summary: dict[str, Any], bars: dict[str, float]) -> None:
+def apply_gate(summary: dict[str, Any], thresholds: dict[str, float]) -> None:
     """Leave with exit code 1 where too many samples have no score, or a bar is missed; each is said."""
     missed = summary["errors"] > MOST_ERRORS * summary["samples"]
     if missed:
         say(f"{summary['errors']} of {summary['samples']} samples have no score: see status and error in scores.jsonl")
     found = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
-    for name, least in bars.items():
+    for name, least in thresholds.items():
         value = found.get(name, {}).get("mean")
         if name == "pointing" and value is not None:  # what could not be scored was not hit
             value *= found[name]["n"] / (found[name]["n"] + summary["errors_with_boxes"])

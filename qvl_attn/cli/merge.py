@@ -9,7 +9,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import faults
-from qvl_attn.cli.gate import AsCsv, AsJson, FailUnder, Quiet, judge, read_bars, tell_summary
+from qvl_attn.cli.gate import AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, tell_summary
 
 
 def merge(
@@ -26,9 +26,9 @@ def merge(
     qvl-attn merge runs/part-* --out runs/all
     """
     with faults(debug=debug, interrupted="interrupted; nothing was written"):
-        bars = read_bars(fail_under)
+        thresholds = parse_thresholds(fail_under)
         from qvl_attn.evaluation.sharding import merge_runs
 
         summary = merge_runs(runs, out, csv=as_csv)
         tell_summary(summary, out, None, as_json=as_json, quiet=quiet)
-        judge(summary, bars)
+        apply_gate(summary, thresholds)

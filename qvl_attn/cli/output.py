@@ -15,7 +15,7 @@ import typer
 
 from qvl_attn.cli.console import say
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
-from qvl_attn.core.runtime import memory_words
+from qvl_attn.core.runtime import describe_memory
 from qvl_attn.core.text import plain, shortened
 
 if TYPE_CHECKING:
@@ -216,11 +216,11 @@ PRINTED = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90
 SHOWN_ERRORS = 3
 
 
-def tell_look(look: EncoderResult, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
+def print_encoder_result(result: EncoderResult, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
     """Print a look: notes and memory on stderr, what was found and its files, or JSON, on stdout.
 
     Args:
-        look: to print.
+        result: to print.
         folder: where it is.
         reused: whether it was there already.
         as_json: print one JSON object.
@@ -233,17 +233,17 @@ def tell_look(look: EncoderResult, folder: Path, reused: bool, *, as_json: bool,
 
     kept = read_json(folder / "result.json")
     try:
-        _tell_look(look, folder, kept, reused, as_json=as_json, quiet=quiet)
+        _print_encoder_result(result, folder, kept, reused, as_json=as_json, quiet=quiet)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StoreError(
             f"{folder / 'result.json'} is damaged: {type(fault).__name__}: {fault}", "look again with --overwrite"
         ) from None
 
 
-def _tell_look(
-    look: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
+def _print_encoder_result(
+    result: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
 ) -> None:
-    from qvl_attn.encoders.statistics import figures_of, said
+    from qvl_attn.encoders.statistics import said, statistics_of
 
     if not quiet:
         if reused:
@@ -251,21 +251,24 @@ def _tell_look(
         for note in kept["notes"]:
             say(f"note: {note}")
         for stage, peak in kept["peak_memory_bytes"].items():
-            say(memory_words(stage, peak))
+            say(describe_memory(stage, peak))
     if as_json:
-        typer.echo(json.dumps(_look_summary(look, folder, kept, reused), allow_nan=False))
+        typer.echo(json.dumps(_encoder_summary(result, folder, kept, reused), allow_nan=False))
         return
     if quiet:
         typer.echo(str(folder))
         return
-    sight, maker = look.sight, look.maker
-    t, h, w = sight.grid
+    attention, maker = result.attention, result.provenance
+    t, h, w = attention.grid
     steps = f"{t} steps of " if t > 1 else ""
-    typer.echo(f"{plain(look.media.source)}: {plain(maker.family)} ({plain(maker.model)})")
-    typer.echo(f"{steps}{w} x {h} patches of {sight.patch_px} px, {sight.layer_count} layers, {sight.head_count} heads")
-    for line in said(figures_of(sight)):
+    typer.echo(f"{plain(result.media.source)}: {plain(maker.family)} ({plain(maker.model)})")
+    typer.echo(
+        f"{steps}{w} x {h} patches of {attention.patch_px} px, "
+        f"{attention.layer_count} layers, {attention.head_count} heads"
+    )
+    for line in said(statistics_of(attention)):
         typer.echo(line)
-    for one in look.saliency:
+    for one in result.saliency:
         typer.echo(f"{one.method}: {one.score:.3f} {plain(one.target)}")
     for name in ("report.html", *(one for one in kept["files"] if _is_named(one))):
         short = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
@@ -278,14 +281,14 @@ def _is_named(file: str) -> bool:
     return file.endswith((".png", ".mp4")) and not any(part in file for part in single)
 
 
-def _look_summary(look: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
+def _encoder_summary(result: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
     names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
     named = {name: kept[name] for name in names}
     return {
-        "media": look.media.source,
-        "model": look.maker.model,
+        "media": result.media.source,
+        "model": result.provenance.model,
         **named,
-        "grid": list(look.sight.grid),
+        "grid": list(result.attention.grid),
         "seconds": kept["seconds"],
         "peak_memory_bytes": kept["peak_memory_bytes"],
         "folder": str(folder),
@@ -293,7 +296,7 @@ def _look_summary(look: EncoderResult, folder: Path, kept: Mapping[str, Any], re
         "attention": str(folder / "attention.npz"),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / "report.html"),
-        **({} if look.media.clip is None else {"heatmap": str(folder / "heatmap.mp4")}),
+        **({} if result.media.clip is None else {"heatmap": str(folder / "heatmap.mp4")}),
         "reused": reused,
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qvl_attn.cli.console import say, stderr
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -51,7 +51,7 @@ def _span(seconds: float) -> str:
 def progress_bars(*, shown: bool) -> Iterator[Progress]:
     """What is told what is being done, how much is done, and of how much."""
     if not shown:
-        yield untold
+        yield no_op
     elif stderr.is_terminal:
         with _bars() as tell:
             yield tell

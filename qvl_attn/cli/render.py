@@ -17,13 +17,13 @@ from qvl_attn.cli.output import results, tell
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import libraries_in_c_hushed
+from qvl_attn.core.runtime import suppress_stderr
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.result import Result
 
 
-class Scale(StrEnum):
+class ScaleChoice(StrEnum):
     """What shares a scale: of pictures, and of a clip."""
 
     layer = "layer"
@@ -32,7 +32,7 @@ class Scale(StrEnum):
     frame = "frame"
 
 
-OF_CLIPS = (Scale.clip, Scale.frame)
+OF_CLIPS = (ScaleChoice.clip, ScaleChoice.frame)
 
 
 def render(
@@ -57,7 +57,7 @@ def render(
         ),
     ] = None,
     scale: Annotated[
-        Scale | None,
+        ScaleChoice | None,
         typer.Option(help="Pictures: layer or shared. Clips: clip or frame.", rich_help_panel=DRAWING),
     ] = None,
     smooth: options.Smooth = False,
@@ -100,7 +100,7 @@ def render(
             top_percent=top_percent,
             **_of_its_kind(saved, scale, smooth, side_by_side),
         )
-        with libraries_in_c_hushed():
+        with suppress_stderr():
             result = redrawn(saved, layers=layers, heads=heads, query=query, method=method, media=media or [])
         out = out or (folder if folder.name not in ("", "..") else folder.resolve()).parent
         check_writable(out)
@@ -121,7 +121,7 @@ def render(
             tell(one, target, reused, files, as_json=as_json, quiet=quiet, done="drawn")
 
 
-def _of_its_kind(saved: Result, scale: Scale | None, smooth: bool, side_by_side: bool) -> dict[str, Any]:
+def _of_its_kind(saved: Result, scale: ScaleChoice | None, smooth: bool, side_by_side: bool) -> dict[str, Any]:
     """What of the drawing is for pictures or clips alone.
 
     Raises:
@@ -133,7 +133,7 @@ def _of_its_kind(saved: Result, scale: Scale | None, smooth: bool, side_by_side:
             raise InputError(f"{option} is for clips, and this result is of a picture", f"leave {option}")
     if scale is not None and (scale in OF_CLIPS) != of_clip:
         kinds = ("pictures", "a clip") if of_clip else ("clips", "a picture")
-        fitting = [one.value for one in Scale if (one in OF_CLIPS) == of_clip]
+        fitting = [one.value for one in ScaleChoice if (one in OF_CLIPS) == of_clip]
         raise InputError(
             f"--scale {scale.value} is for {kinds[0]}, and this result is of {kinds[1]}",
             f"write {' or '.join(fitting)}",

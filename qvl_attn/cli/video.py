@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, say, unsaid
+from qvl_attn.cli.console import faults, find_model, go_offline, no_op, say
 from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
 from qvl_attn.cli.progress import progress_bars
@@ -37,7 +37,7 @@ class Mode(StrEnum):
     both = "both"
 
 
-class Scale(StrEnum):
+class ScaleChoice(StrEnum):
     """What shares a scale."""
 
     clip = "clip"
@@ -93,8 +93,8 @@ def video(
     store_heads: options.StoreHeads = HeadDtype.float32,
     answer: options.Answer = None,
     scale: Annotated[
-        Scale, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
-    ] = Scale.clip,
+        ScaleChoice, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
+    ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
@@ -125,8 +125,8 @@ def video(
         from qvl_attn.media.video import open_clip
 
         how = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
-        footage = open_clip(media, source_fps)
-        plan_frames(footage, how)
+        video = open_clip(media, source_fps)
+        plan_frames(video, how)
         drawing = drawing_of(
             colormap,
             interp,
@@ -145,7 +145,7 @@ def video(
             model,
             offline=offline,
             bars=not quiet,
-            tell=unsaid if quiet else say,
+            tell=no_op if quiet else say,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -169,7 +169,7 @@ def video(
             store_heads=store_heads.value,
             clip=how,
         )
-        clip = load_clip(analyzer.processor, footage, settings, progress)
+        clip = load_clip(analyzer.processor, video, settings, progress)
         prepared = prepare_clip(analyzer, clip, asked, settings)
         folders = [folder_of(analyzer, one.prompts[0], (clip,), drawing, out, overwrite) for one in prepared]
         for result, folder, reused in results(

@@ -51,6 +51,6 @@ class ResultExistsError(StoreError):
     """The same result is there already, and nobody asked to replace it."""
 
 
-def told(fault: Exception) -> str:
+def describe_error(fault: Exception) -> str:
     """A fault as rows tell it."""
     return f"{type(fault).__name__}: {fault}"

@@ -21,9 +21,9 @@ import psutil
 Progress = Callable[[str, int, int], None]
 
 
-def untold(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-    del what, done, total
+def no_op(*values: object) -> None:
+    """A callback that does nothing."""
+    del values
 
 
 _MEMORY_EVERY_S = 0.005
@@ -70,7 +70,7 @@ class Stages:
                 self.peak_bytes[name]["device"] = sum(held)
 
 
-def memory_words(stage: str, peak: Mapping[str, int]) -> str:
+def describe_memory(stage: str, peak: Mapping[str, int]) -> str:
     """The peak memory of a stage, to be read."""
     above = (peak["host"] - peak["before"]) / 2**20
     device = f", {peak['device'] / 2**20:,.0f} MiB on the GPU" if "device" in peak else ""
@@ -94,7 +94,7 @@ T = TypeVar("T")
 _STOP_EVERY_S = 0.05
 
 
-def ahead(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None, None]:
+def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most `depth` of them waiting.
 
     A fault in making them is raised where they are used. Whoever stops using them stops their making as well.
@@ -119,8 +119,8 @@ def ahead(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None,
         except BaseException as fault:
             put(None, fault)
 
-    maker = threading.Thread(target=make, daemon=True)
-    maker.start()
+    producer = threading.Thread(target=make, daemon=True)
+    producer.start()
     try:
         while True:
             item, fault = waiting.get()
@@ -131,15 +131,15 @@ def ahead(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None,
             yield item
     finally:
         stop.set()
-        while maker.is_alive():
+        while producer.is_alive():
             try:
                 waiting.get_nowait()
             except Empty:
-                maker.join(_STOP_EVERY_S)
+                producer.join(_STOP_EVERY_S)
 
 
 @contextmanager
-def libraries_in_c_hushed() -> Iterator[None]:
+def suppress_stderr() -> Iterator[None]:
     """Keep off the terminal what C libraries write to it (libtiff on a broken file, Ray about its own log)."""
     sys.stderr.flush()
     kept = os.dup(2)

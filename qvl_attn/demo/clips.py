@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.demo.scenes import COLORS, GAP_PX, GROUNDS, SHAPES, Box, Plan, draw_ground, jitter, paint
+from qvl_attn.demo.scenes import COLORS, GAP_PX, GROUNDS, SHAPES, Box, ScenePlan, draw_ground, jitter, paint
 
 EventKind = Literal["move", "appear", "vanish", "recolor"]
 EVENTS: tuple[EventKind, ...] = get_args(EventKind)
@@ -135,14 +135,14 @@ def draw_clip(
     shapes = rng.choice(SHAPES, things, replace=False)
     colors = [str(color) for color in rng.choice(list(COLORS), things + 1, replace=False)]
     plans = [
-        Plan(str(shape), color, way[0][:2], way[0][2], jitter(rng, COLORS[color]), bool(rng.random() < 0.5))
+        ScenePlan(str(shape), color, way[0][:2], way[0][2], jitter(rng, COLORS[color]), bool(rng.random() < 0.5))
         for shape, color, way in zip(shapes, colors, ways, strict=False)
     ]
     start = 0 if event == "move" else _event_frame(rng, frames)
     changed = replace(plans[0], color=colors[-1], rgb=jitter(rng, COLORS[colors[-1]]))
     ground = draw_ground(rng, (width, height), GROUNDS[rng.integers(len(GROUNDS))])
 
-    def actor(frame: int) -> Plan | None:
+    def actor(frame: int) -> ScenePlan | None:
         if event == "move":
             return replace(plans[0], center_px=ways[0][frame][:2])
         if event == "recolor":
@@ -153,7 +153,12 @@ def draw_clip(
 
 
 def _film(
-    ground: NDArray[np.uint8], actors: list[Plan | None], plans: list[Plan], fps: float, event: EventKind, start: int
+    ground: NDArray[np.uint8],
+    actors: list[ScenePlan | None],
+    plans: list[ScenePlan],
+    fps: float,
+    event: EventKind,
+    start: int,
 ) -> Clip:
     painted = {actor: paint(ground, [*([actor] if actor else []), *plans[1:]]) for actor in dict.fromkeys(actors)}
     scenes = [painted[actor] for actor in actors]

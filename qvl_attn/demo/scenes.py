@@ -54,7 +54,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """Where and how to draw one thing: the square it must fit into, by centre and side, and its very own colour."""
 
     shape: str
@@ -127,7 +127,7 @@ def _inks(rgb: Rgb) -> dict[str, Rgb]:
     }
 
 
-def _polygons(plan: Plan) -> list[tuple[Rgb, Points]]:
+def _polygons(plan: ScenePlan) -> list[tuple[Rgb, Points]]:
     inks, (cx, cy) = _inks(plan.rgb), plan.center_px
     half = plan.size_px / 2
     flip = -half if plan.mirrored else half
@@ -137,7 +137,7 @@ def _polygons(plan: Plan) -> list[tuple[Rgb, Points]]:
     ]
 
 
-def paint(ground: NDArray[np.uint8], plans: Sequence[Plan]) -> Scene:
+def paint(ground: NDArray[np.uint8], plans: Sequence[ScenePlan]) -> Scene:
     """Draws planned things on a ground.
 
     Args:
@@ -234,5 +234,5 @@ def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None,
         color = str(rng.choice(list(COLORS)))
         mirrored = bool(rng.random() < 0.5)
         rgb = jitter(rng, COLORS[color])
-        plans.append(Plan(str(rng.choice(shapes)), color, (x, y), size, rgb, mirrored))
+        plans.append(ScenePlan(str(rng.choice(shapes)), color, (x, y), size, rgb, mirrored))
     return paint(ground, plans)

@@ -22,7 +22,7 @@ PREFIX_ROLES = ("cls", "register")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sight:
+class EncoderAttention:
     """The attention of an encoder on one picture or clip.
 
     Attributes:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure as Chart
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from qvl_attn.encoders.captions import input_words, maker_words
+from qvl_attn.encoders.captions import describe_input, describe_provenance
 from qvl_attn.encoders.record import EncoderRecord
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, said
+from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, said, statistics_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
 from qvl_attn.render.layout import captioned
@@ -26,12 +26,12 @@ Floats = NDArray[np.float64]
 Draw = Callable[[Axes, str], None]
 
 
-def draw_figures(look: EncoderRecord) -> Picture:
+def draw_figures(record: EncoderRecord) -> Picture:
     """All figures of one look by layer: each head a faint dot, their mean a line, chance dotted, full layers shaded.
 
     Beneath it stands what they say.
     """
-    found = figures_of(look.sight)
+    found = statistics_of(record.attention)
 
     def draw(axes: Axes, name: str) -> None:
         values = found[name].values
@@ -39,8 +39,10 @@ def draw_figures(look: EncoderRecord) -> Picture:
         axes.plot(layers, values.ravel(), ".", color=LINE, alpha=0.4, markersize=8, markeredgewidth=0, label="a head")
         axes.plot(values.mean(axis=1), color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over heads")
 
-    lines = [*said(found), CHANCE, f"{maker_words(look)} · {input_words(look.sight)}"]
-    return captioned(_panels(found, look.sight.full, draw), f"figures by layer · {Path(look.media.source).name}", lines)
+    lines = [*said(found), CHANCE, f"{describe_provenance(record)} · {describe_input(record.attention)}"]
+    return captioned(
+        _panels(found, record.attention.full, draw), f"figures by layer · {Path(record.media.source).name}", lines
+    )
 
 
 def draw_folder_statistics(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import Media
-from qvl_attn.encoders.attention import Sight, over_heads
-from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchSpace, SaliencyMap
-from qvl_attn.encoders.statistics import figures_of, said
+from qvl_attn.encoders.attention import EncoderAttention, over_heads
+from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchEmbedding, SaliencyMap
+from qvl_attn.encoders.statistics import said, statistics_of
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.codec import media_json
 
@@ -27,102 +27,102 @@ GRID_DTYPE = np.float16
 Arrays = dict[str, NDArray[Any]]
 
 
-def record_arrays(look: EncoderRecord) -> Arrays:
+def record_arrays(record: EncoderRecord) -> Arrays:
     """The contents of `attention.npz`: the names of a question's result where they mean the same.
 
-    `weights` (L, Q, V) and `weights_by_head` (L, H, Q, V): a row for each query of `Sight.queries`, a column for each
-    patch; a patch of a clip's step has what the query of its own step gives it. `queries` (Q,): their places in a
-    step's sequence, -1 for the mean over all patches. `query_role` (Q,): `cls` or `patch`. `prefix_weights`
+    `weights` (L, Q, V) and `weights_by_head` (L, H, Q, V): a row for each query of `EncoderAttention.queries`, a column
+    for each patch; a patch of a clip's step has what the query of its own step gives it. `queries` (Q,): their places
+    in a step's sequence, -1 for the mean over all patches. `query_role` (Q,): `cls` or `patch`. `prefix_weights`
     (L, H, Q, t, R): what goes to the tokens before the patches.
     """
-    sight = look.sight
-    t, h, w = sight.grid
-    cells, R, queries = h * w, len(sight.prefix), sight.queries
-    tokens = np.stack([sight.tokens(query) for query in queries], axis=2)  # (L, H, Q, t, T)
+    attention = record.attention
+    t, h, w = attention.grid
+    cells, R, queries = h * w, len(attention.prefix), attention.queries
+    tokens = np.stack([attention.tokens(query) for query in queries], axis=2)  # (L, H, Q, t, T)
     by_head = tokens[..., R:].reshape(*tokens.shape[:3], t * cells)
     step = np.repeat(np.arange(t), cells)
-    asked = dict(zip((query for query in queries if query.startswith("at_")), sight.asked.tolist(), strict=True))
-    indices = np.array(look.media.clip.frame_indices if look.media.clip else [0], dtype=np.int64)
+    asked = dict(zip((query for query in queries if query.startswith("at_")), attention.asked.tolist(), strict=True))
+    indices = np.array(record.media.clip.frame_indices if record.media.clip else [0], dtype=np.int64)
     arrays: Arrays = {
         "weights": by_head.mean(axis=1, dtype=np.float32),
         "weights_by_head": np.ascontiguousarray(by_head),
         "prefix_weights": np.ascontiguousarray(tokens[..., :R]),
-        "prefix_role": np.array(sight.prefix, dtype=np.str_),
-        "layers": np.arange(sight.layer_count, dtype=np.int64),
+        "prefix_role": np.array(attention.prefix, dtype=np.str_),
+        "layers": np.arange(attention.layer_count, dtype=np.int64),
         "queries": np.array(
             [0 if query == "cls" else R + asked[query] if query in asked else -1 for query in queries], dtype=np.int64
         ),
         "query_role": np.array(["cls" if query == "cls" else "patch" for query in queries]),
         "vision_tokens": step * (R + cells) + R + np.tile(np.arange(cells), t),
-        "vision_mass": np.stack([sight.patch_share(query).mean(axis=1) for query in queries], axis=1),
-        "grid_thw": np.array([sight.grid], dtype=np.int64),
+        "vision_mass": np.stack([attention.patch_share(query).mean(axis=1) for query in queries], axis=1),
+        "grid_thw": np.array([attention.grid], dtype=np.int64),
         "merge_size": np.array(1, dtype=np.int64),
         "media_index": np.zeros(t * cells, dtype=np.int64),
-        "boxes_px": sight.boxes_px,
-        "frame_span": indices[look.frames][step],
-        "times_s": look.media.times_s[look.frames][step],
-        "step_frames": look.frames,
-        "patch_px": np.array(sight.patch_px, dtype=np.int64),
-        "full": sight.full,
-        "distance_px": sight.distance_px,
-        "entropy_bits": sight.entropy_bits,
+        "boxes_px": attention.boxes_px,
+        "frame_span": indices[record.frames][step],
+        "times_s": record.media.times_s[record.frames][step],
+        "step_frames": record.frames,
+        "patch_px": np.array(attention.patch_px, dtype=np.int64),
+        "full": attention.full,
+        "distance_px": attention.distance_px,
+        "entropy_bits": attention.entropy_bits,
     }
     optional = {
-        "window": sight.window,
-        "window_share": sight.window_share,
-        "similarity": look.similarity,
-        "similarity_layers": look.similarity_layers,
-        "grid_rows": None if look.grid_rows is None else look.grid_rows.astype(GRID_DTYPE),
-        "grid_places": look.grid_places,
+        "window": attention.window,
+        "window_share": attention.window_share,
+        "similarity": record.similarity,
+        "similarity_layers": record.similarity_layers,
+        "grid_rows": None if record.patch_rows is None else record.patch_rows.astype(GRID_DTYPE),
+        "grid_places": record.patch_row_places,
     }
-    if look.space is not None:
-        optional |= {f"space_{name}": getattr(look.space, name) for name in SPACE}
-    optional |= {f"saliency_{i}": one.values for i, one in enumerate(look.saliency)}
+    if record.embedding is not None:
+        optional |= {f"space_{name}": getattr(record.embedding, name) for name in SPACE}
+    optional |= {f"saliency_{i}": one.values for i, one in enumerate(record.saliency)}
     return arrays | {name: values for name, values in optional.items() if values is not None}
 
 
 SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
 
 
-def record_json(look: EncoderRecord, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
     """The contents of `result.json`.
 
     Args:
-        look: what to describe.
+        record: what to describe.
         files: names relative to the folder.
         notes: what the reader should know, a line each.
     """
-    sight = look.sight
-    _, h, w = sight.grid
-    figures = figures_of(sight)
-    headline = sight.queries[0]
-    values = over_heads(sight.maps(headline)[-1], look.settings.over)
+    attention = record.attention
+    _, h, w = attention.grid
+    figures = statistics_of(attention)
+    headline = attention.queries[0]
+    values = over_heads(attention.maps(headline)[-1], record.settings.over)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "family": sight.family,
-        "media": [media_json(look.media, sight.grid)],
+        "family": attention.family,
+        "media": [media_json(record.media, attention.grid)],
         # Of one step; those of a clip's steps are alike.
         "tokens": [
-            {"role": role, "first": sight.prefix.index(role), "count": sight.prefix.count(role)}
-            for role in dict.fromkeys(sight.prefix)
+            {"role": role, "first": attention.prefix.index(role), "count": attention.prefix.count(role)}
+            for role in dict.fromkeys(attention.prefix)
         ]
-        + [{"role": "patch", "first": len(sight.prefix), "count": h * w}],
-        "input_px": list(sight.input_px),
-        "patch_px": sight.patch_px,
-        "queries": [_query_json(look, query) for query in sight.queries],
+        + [{"role": "patch", "first": len(attention.prefix), "count": h * w}],
+        "input_px": list(attention.input_px),
+        "patch_px": attention.patch_px,
+        "queries": [_query_json(record, query) for query in attention.queries],
         "headline": {
             "query": headline,
-            "layer": sight.layer_count - 1,
-            "over": look.settings.over,
-            "uniform": sight.even(headline, sight.layer_count - 1),
+            "layer": attention.layer_count - 1,
+            "over": record.settings.over,
+            "uniform": attention.even(headline, attention.layer_count - 1),
             "minimum": float(values.min()),
             "maximum": float(values.max()),
         },
         "layers": [
             {
                 "layer": layer,
-                "full": bool(sight.full[layer]),
+                "full": bool(attention.full[layer]),
                 **{
                     name: {
                         "mean": float(one.values[layer].mean()),
@@ -133,26 +133,26 @@ def record_json(look: EncoderRecord, files: Sequence[str], notes: Sequence[str])
                     for name, one in figures.items()
                 },
             }
-            for layer in range(sight.layer_count)
+            for layer in range(attention.layer_count)
         ],
         "said": said(figures),
-        "saliency": [{"method": one.method, "target": one.target, "score": one.score} for one in look.saliency],
-        "settings": asdict(look.settings),
-        "provenance": asdict(look.maker),
-        "seconds": dict(look.seconds),
-        "peak_memory_bytes": {stage: dict(peak) for stage, peak in look.peak_memory_bytes.items()},
+        "saliency": [{"method": one.method, "target": one.target, "score": one.score} for one in record.saliency],
+        "settings": asdict(record.settings),
+        "provenance": asdict(record.provenance),
+        "seconds": dict(record.seconds),
+        "peak_memory_bytes": {stage: dict(peak) for stage, peak in record.peak_memory_bytes.items()},
         "notes": list(notes),
         "files": sorted(files),
     }
 
 
-def _query_json(look: EncoderRecord, query: str) -> dict[str, Any]:
+def _query_json(record: EncoderRecord, query: str) -> dict[str, Any]:
     """Who asks: a role, and of a place where it is."""
     if not query.startswith("at_"):
         return {"name": query, "role": query, "at_px": None, "place": None}
     i = int(query.removeprefix("at_")) - 1
-    place = int(look.sight.asked[i])
-    return {"name": query, "role": "patch", "at_px": list(look.settings.at[i]), "place": place}
+    place = int(record.attention.asked[i])
+    return {"name": query, "role": "patch", "at_px": list(record.settings.at[i]), "place": place}
 
 
 def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> R:
@@ -163,30 +163,30 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, ND
         TypeError: a field too many, or of another type.
         ValueError: a field out of range.
     """
-    sight = _sight_from(value, arrays)
+    attention = _attention_from(value, arrays)
     settings = _settings_from(value["settings"])
-    space = None
+    embedding = None
     if "space_layers" in arrays:
-        space = PatchSpace(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
+        embedding = PatchEmbedding(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
     saliency = tuple(
         SaliencyMap(str(one["method"]), str(one["target"]), float(one["score"]), arrays[f"saliency_{i}"])
         for i, one in enumerate(value["saliency"])
     )
-    _, h, w = sight.grid
-    grid_rows = arrays.get("grid_rows")
+    _, h, w = attention.grid
+    patch_rows = arrays.get("grid_rows")
     return kind(
         media=media,
-        sight=sight,
-        turned_back=np.zeros((sight.grid[0], h * sight.patch_px, w * sight.patch_px, 3), dtype=np.uint8),
+        attention=attention,
+        reconstruction=np.zeros((attention.grid[0], h * attention.patch_px, w * attention.patch_px, 3), dtype=np.uint8),
         settings=settings,
-        maker=EncoderProvenance(**{name: str(told) for name, told in value["provenance"].items()}),
+        provenance=EncoderProvenance(**{name: str(description) for name, description in value["provenance"].items()}),
         frames=arrays["step_frames"],
         similarity=arrays.get("similarity"),
         similarity_layers=arrays.get("similarity_layers"),
-        space=space,
+        embedding=embedding,
         saliency=saliency,
-        grid_rows=None if grid_rows is None else grid_rows.astype(np.float32),
-        grid_places=arrays.get("grid_places"),
+        patch_rows=None if patch_rows is None else patch_rows.astype(np.float32),
+        patch_row_places=arrays.get("grid_places"),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
             str(stage): {"host": int(peak["host"]), "before": int(peak["before"])}
@@ -196,7 +196,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, ND
     )
 
 
-def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sight:
+def _attention_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> EncoderAttention:
     t, h, w = (int(n) for n in arrays["grid_thw"][0])
     by_head, prefix = arrays["weights_by_head"], arrays["prefix_weights"]
     L, H, Q = by_head.shape[:3]
@@ -209,7 +209,7 @@ def _sight_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     has_cls, first = roles[0] == "cls", 1 + (roles[0] == "cls")
     if roles != ["cls"] * has_cls + ["patch"] * (Q - has_cls):
         raise ValueError(f"query_role: {roles}")
-    return Sight(
+    return EncoderAttention(
         family=str(value["family"]),
         grid=(t, h, w),
         prefix=tuple(arrays["prefix_role"].tolist()),

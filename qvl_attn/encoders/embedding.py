@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
-from qvl_attn.encoders.record import PatchSpace
+from qvl_attn.encoders.record import PatchEmbedding
 
 # Of the smaller side of a matrix for each component that ARPACK looks for.
 ROOM = 20
@@ -130,7 +130,7 @@ def even_subset(count: int, most: int = MOST_POINTS) -> IntArray:
     return np.arange(min(count, most), dtype=np.int64) * count // min(count, most)
 
 
-def patch_space(projections: Sequence[Projection], last: FloatArray, seed: int | None) -> PatchSpace:
+def patch_space(projections: Sequence[Projection], last: FloatArray, seed: int | None) -> PatchEmbedding:
     """What is shown of a picture's embeddings.
 
     Args:
@@ -146,7 +146,7 @@ def patch_space(projections: Sequence[Projection], last: FloatArray, seed: int |
         check_points(len(last), "patches")
         shown = even_subset(len(last))
         tsne = neighbour_map(last[shown], seed)
-    return PatchSpace(
+    return PatchEmbedding(
         layers=np.arange(-1, len(projections) - 1, dtype=np.int64),
         components=np.stack([one.components for one in projections]),
         explained=np.stack([one.explained for one in projections]),
@@ -178,7 +178,7 @@ class Separation:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FolderSpace:
+class FolderEmbedding:
     """Many pictures' vectors by layer, projected.
 
     Attributes:
@@ -215,7 +215,7 @@ class FolderSpace:
 
 def folder_space(
     names: Sequence[str], classes: Sequence[str], pooled: FloatArray, seed: int | None = None
-) -> FolderSpace:
+) -> FolderEmbedding:
     """What is shown of many pictures' embeddings.
 
     Args:
@@ -233,7 +233,7 @@ def folder_space(
         shown = even_subset(len(names), MOST_POINTS)
         tsne = neighbour_map(pooled[-1][shown], seed)
     projections = [principal(points, 2) for points in pooled]
-    return FolderSpace(
+    return FolderEmbedding(
         names=tuple(names),
         classes=tuple(classes),
         layers=np.arange(-1, len(pooled) - 1, dtype=np.int64),

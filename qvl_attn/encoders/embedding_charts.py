@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from qvl_attn.core.text import percent, plain
 from qvl_attn.core.types import FloatArray
-from qvl_attn.encoders.captions import Named, after_layer_words
-from qvl_attn.encoders.embedding import FolderSpace
+from qvl_attn.encoders.captions import Named, describe_layer_output
+from qvl_attn.encoders.embedding import FolderEmbedding
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
@@ -41,75 +41,77 @@ class ClassKey(NamedTuple):
     words: str
 
 
-def patch_colors(look: EncoderRecord) -> Dots:
+def patch_colors(record: EncoderRecord) -> Dots:
     """The mean colour of what the encoder sees in each patch: (P, 3) from 0 to 1, in the picture's order."""
-    t, h, w = look.sight.grid
-    side = look.sight.patch_px
-    squares = look.turned_back.reshape(t, h, side, w, side, 3)
+    t, h, w = record.attention.grid
+    side = record.attention.patch_px
+    squares = record.reconstruction.reshape(t, h, side, w, side, 3)
     return np.asarray(squares.mean(axis=(2, 4)).reshape(-1, 3) / 255)
 
 
-def draw_patches(look: EncoderRecord) -> Picture:
+def draw_patches(record: EncoderRecord) -> Picture:
     """The patches after a few layers on their first two components, each in the mean colour of its piece of picture."""
-    assert look.space is not None
-    space, colors = look.space, patch_colors(look)
-    figure, panels = _panels(shown := _spread(len(space.layers), 3))
+    assert record.embedding is not None
+    embedding, colors = record.embedding, patch_colors(record)
+    figure, panels = _panels(shown := _spread(len(embedding.layers), 3))
     for axes, i in zip(panels, shown, strict=True):
-        _components(axes, int(space.layers[i]), space.explained[i])
-        _dots(axes, space.components[i, :, :2], colors)
-    title = f"{_source(look)} · patches on their first two principal components, in the mean colour of what they show"
+        _components(axes, int(embedding.layers[i]), embedding.explained[i])
+        _dots(axes, embedding.components[i, :, :2], colors)
+    title = f"{_source(record)} · patches on their first two principal components, in the mean colour of what they show"
     return _drawn(figure, title)
 
 
-def draw_patch_tsne(look: EncoderRecord) -> Picture:
+def draw_patch_tsne(record: EncoderRecord) -> Picture:
     """t-SNE of the last layer's patches, each in the mean colour of its piece of picture."""
-    assert look.space is not None
-    assert look.space.tsne is not None
-    assert look.space.tsne_patches is not None
+    assert record.embedding is not None
+    assert record.embedding.tsne is not None
+    assert record.embedding.tsne_patches is not None
     figure, (axes,) = _panels([0], 7.5)
     _bare(axes)
-    _dots(axes, look.space.tsne, patch_colors(look)[look.space.tsne_patches])
-    shown, every = len(look.space.tsne), look.space.components.shape[1]
+    _dots(axes, record.embedding.tsne, patch_colors(record)[record.embedding.tsne_patches])
+    shown, every = len(record.embedding.tsne), record.embedding.components.shape[1]
     some = f" · {shown} of {every} patches, evenly chosen" if shown < every else ""
-    layer = after_layer_words(int(look.space.layers[-1]))
-    title = f"{_source(look)} · t-SNE of the patches {layer}, seed {look.settings.seed}"
+    layer = describe_layer_output(int(record.embedding.layers[-1]))
+    title = f"{_source(record)} · t-SNE of the patches {layer}, seed {record.settings.seed}"
     return _drawn(figure, f"{title}{some}")
 
 
-def folder_images(space: FolderSpace, title: str, embeddings: Sequence[str]) -> Named:
+def folder_images(embedding: FolderEmbedding, title: str, embeddings: Sequence[str]) -> Named:
     """Names of what is drawn of a folder's embeddings, and what draws them.
 
     Args:
-        space: of its pictures.
+        embedding: of its pictures.
         title: what was looked at, by what.
         embeddings: `pca`, `tsne` or both.
     """
     if "pca" in embeddings:
-        yield "embeddings/scatter.png", partial(draw_folder, space, title)
-    if space.tsne is not None:
-        yield "embeddings/tsne.png", partial(draw_folder_tsne, space, title)
-    if space.separation is not None:
-        yield "embeddings/separation.png", partial(draw_separation, space, title)
+        yield "embeddings/scatter.png", partial(draw_folder, embedding, title)
+    if embedding.tsne is not None:
+        yield "embeddings/tsne.png", partial(draw_folder_tsne, embedding, title)
+    if embedding.separation is not None:
+        yield "embeddings/separation.png", partial(draw_separation, embedding, title)
 
 
-def draw_folder(space: FolderSpace, title: str) -> Picture:
+def draw_folder(embedding: FolderEmbedding, title: str) -> Picture:
     """The pictures after a few layers on their first two components, each in the colour of its class."""
-    figure, panels = _panels(shown := _spread(len(space.layers), SHOWN_LAYERS))
+    figure, panels = _panels(shown := _spread(len(embedding.layers), SHOWN_LAYERS))
     for axes, i in zip(panels, shown, strict=True):
-        _components(axes, int(space.layers[i]), space.explained[i])
-        _by_class(axes, space.components[i], space.classes, space)
-    return _drawn(figure, f"{title} · {len(space.names):,} pictures on the first two principal components", space)
+        _components(axes, int(embedding.layers[i]), embedding.explained[i])
+        _by_class(axes, embedding.components[i], embedding.classes, embedding)
+    return _drawn(
+        figure, f"{title} · {len(embedding.names):,} pictures on the first two principal components", embedding
+    )
 
 
-def draw_folder_tsne(space: FolderSpace, title: str) -> Picture:
+def draw_folder_tsne(embedding: FolderEmbedding, title: str) -> Picture:
     """t-SNE of the pictures' vectors after the last layer, each in the colour of its class."""
-    assert space.tsne is not None
-    assert space.tsne_pictures is not None
+    assert embedding.tsne is not None
+    assert embedding.tsne_pictures is not None
     figure, (axes,) = _panels([0], 7.5)
     _bare(axes)
-    _by_class(axes, space.tsne, [space.classes[i] for i in space.tsne_pictures.tolist()], space)
-    shown = of_words(len(space.tsne), len(space.names))
-    return _drawn(figure, f"{title} · t-SNE of {shown} {after_layer_words(int(space.layers[-1]))}", space)
+    _by_class(axes, embedding.tsne, [embedding.classes[i] for i in embedding.tsne_pictures.tolist()], embedding)
+    shown = of_words(len(embedding.tsne), len(embedding.names))
+    return _drawn(figure, f"{title} · t-SNE of {shown} {describe_layer_output(int(embedding.layers[-1]))}", embedding)
 
 
 def of_words(count: int, every: int) -> str:
@@ -117,10 +119,10 @@ def of_words(count: int, every: int) -> str:
     return f"{count:,} pictures" if count == every else f"{count:,} of {every:,} pictures, evenly chosen,"
 
 
-def draw_separation(space: FolderSpace, title: str) -> Picture:
+def draw_separation(embedding: FolderEmbedding, title: str) -> Picture:
     """How far apart the classes lie, by layer: silhouette, and nearest neighbours of the own class, with chance."""
-    assert space.separation is not None
-    apart, layers = space.separation, space.layers
+    assert embedding.separation is not None
+    apart, layers = embedding.separation, embedding.layers
     figure, (left, right) = _panels([0, 1], 6.2, 4.6)
     _by_layer(left, layers.tolist(), "silhouette")
     left.plot(layers, apart.silhouette, color=LINE, linewidth=2, marker="o", markersize=4)
@@ -138,13 +140,13 @@ def draw_separation(space: FolderSpace, title: str) -> Picture:
     right.set_ylim(0, 1.03)
     for axes in (left, right):
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2, frameon=False, fontsize=9)
-    classes = len({space.classes[i] for i in apart.pictures.tolist()})
+    classes = len({embedding.classes[i] for i in apart.pictures.tolist()})
     compared = of_words(len(apart.pictures), apart.named).removesuffix(",")
     return _drawn(figure, f"{title} · {classes} classes, {compared}, cosine distance of their vectors")
 
 
-def _source(look: EncoderRecord) -> str:
-    return f"{plain(look.media.source.rpartition('/')[2])} · {look.maker.family}"
+def _source(record: EncoderRecord) -> str:
+    return f"{plain(record.media.source.rpartition('/')[2])} · {record.provenance.family}"
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -172,7 +174,7 @@ def _bare(axes: Axes) -> None:
 
 def _components(axes: Axes, layer: int, explained: FloatArray) -> None:
     _bare(axes)
-    axes.set_title(after_layer_words(layer), loc="left", fontsize=11, color=INK)
+    axes.set_title(describe_layer_output(layer), loc="left", fontsize=11, color=INK)
     axes.set_xlabel(f"component 1: {percent(float(explained[0]))} of the variance", color=GREY)
     axes.set_ylabel(f"component 2: {percent(float(explained[1]))}", color=GREY)
 
@@ -192,33 +194,33 @@ def _by_layer(axes: Axes, layers: list[int], title: str) -> None:
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
 
 
-def _by_class(axes: Axes, places: FloatArray, classes: Sequence[str], space: FolderSpace) -> None:
-    keys = _class_keys(space)
+def _by_class(axes: Axes, places: FloatArray, classes: Sequence[str], embedding: FolderEmbedding) -> None:
+    keys = _class_keys(embedding)
     named = [name if name in keys else OTHERS for name in classes]
     colors = np.array([keys[name].color for name in named])
     order = np.random.default_rng(0).permutation(len(named))  # so that no class lies above all others
     _dots(axes, places[order], colors[order])
 
 
-def _class_keys(space: FolderSpace) -> dict[str, ClassKey]:
+def _class_keys(embedding: FolderEmbedding) -> dict[str, ClassKey]:
     """Of each class its colour and its words: the largest have one each, pictures without one and others are grey."""
-    sizes = Counter(name for name in space.classes if name)
+    sizes = Counter(name for name in embedding.classes if name)
     largest = sorted(name for name, _ in sizes.most_common(MOST_CLASSES))
     table = colormaps["tab10" if len(largest) <= 10 else "tab20"]
     keys = {name: ClassKey(to_rgb(table(i)), f"{plain(name)} ({sizes[name]})") for i, name in enumerate(largest)}
-    if "" in space.classes:
-        keys[""] = ClassKey(to_rgb("#c9ccd2"), f"no class ({space.classes.count('')})")
+    if "" in embedding.classes:
+        keys[""] = ClassKey(to_rgb("#c9ccd2"), f"no class ({embedding.classes.count('')})")
     if len(sizes) > len(largest):
         keys[OTHERS] = ClassKey(to_rgb(GREY), f"{len(sizes) - len(largest)} smaller classes")
     return keys
 
 
-def _drawn(figure: Figure, title: str, space: FolderSpace | None = None) -> Picture:
+def _drawn(figure: Figure, title: str, embedding: FolderEmbedding | None = None) -> Picture:
     """The chart with its title, and a legend of classes where there are any; words in letters that have all scripts."""
     canvas = FigureCanvasAgg(figure)
     figure.tight_layout(pad=1.6)
     chart = titled(pixels_of(canvas), title)
-    return chart if space is None or not any(space.classes) else _with_legend(chart, _class_keys(space))
+    return chart if embedding is None or not any(embedding.classes) else _with_legend(chart, _class_keys(embedding))
 
 
 def _dot(key: ClassKey) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from qvl_attn.core.text import compact, percent, plain
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.encoders.captions import Named, after_layer_words, seen, seen_size_px
+from qvl_attn.encoders.captions import Named, describe_layer_output, seen, visible_size_px
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media import resize
@@ -41,25 +41,25 @@ class Cell(NamedTuple):
     number: str = ""
 
 
-def space_images(look: EncoderRecord, drawing: Drawing) -> Named:
+def embedding_images(record: EncoderRecord, drawing: Drawing) -> Named:
     """Names of what is drawn of a look's embeddings, relative to its folder, and what draws them.
 
     Nothing where no embeddings were asked for and no place was.
     """
-    for i in range(0 if look.similarity is None else look.similarity.shape[1]):
-        yield f"at_{i + 1}/similarity.png", partial(draw_similarity, look, i, drawing)
-    if look.space is None:
+    for i in range(0 if record.similarity is None else record.similarity.shape[1]):
+        yield f"at_{i + 1}/similarity.png", partial(draw_similarity, record, i, drawing)
+    if record.embedding is None:
         return
     from qvl_attn.encoders.embedding_charts import draw_patch_tsne, draw_patches  # loads matplotlib
 
-    if "pca" in look.settings.embeddings:
-        yield "embeddings/pca_layers.png", partial(draw_components, look, drawing)
-        for i, layer in enumerate(look.space.layers.tolist()):
+    if "pca" in record.settings.embeddings:
+        yield "embeddings/pca_layers.png", partial(draw_components, record, drawing)
+        for i, layer in enumerate(record.embedding.layers.tolist()):
             name = "before" if layer < 0 else f"layer_{layer:02d}"
-            yield f"embeddings/pca/{name}.png", partial(draw_layer, look, i, drawing)
-        yield "embeddings/scatter.png", partial(draw_patches, look)
-    if look.space.tsne is not None:
-        yield "embeddings/tsne.png", partial(draw_patch_tsne, look)
+            yield f"embeddings/pca/{name}.png", partial(draw_layer, record, i, drawing)
+        yield "embeddings/scatter.png", partial(draw_patches, record)
+    if record.embedding.tsne is not None:
+        yield "embeddings/tsne.png", partial(draw_patch_tsne, record)
 
 
 def component_colors(components: FloatArray) -> Picture:
@@ -76,112 +76,118 @@ def component_colors(components: FloatArray) -> Picture:
     return np.asarray(np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)), dtype=np.uint8)
 
 
-def draw_components(look: EncoderRecord, drawing: Drawing) -> Picture:
+def draw_components(record: EncoderRecord, drawing: Drawing) -> Picture:
     """A sheet: each layer's first three components as colours, a patch a cell, beside the picture."""
-    assert look.space is not None
-    size_px = _size_px(look, drawing, CELL_PX)
-    cells = [Cell(_beside([seen(look, step, size_px) for step in _steps(look)]), "what the encoder sees")]
-    for i, layer in enumerate(look.space.layers.tolist()):
-        explained = look.space.explained[i]
+    assert record.embedding is not None
+    size_px = _size_px(record, drawing, CELL_PX)
+    cells = [Cell(_beside([seen(record, step, size_px) for step in _steps(record)]), "what the encoder sees")]
+    for i, layer in enumerate(record.embedding.layers.tolist()):
+        explained = record.embedding.explained[i]
         cells.append(
-            Cell(_beside(_colored(look, i, size_px)), after_layer_words(layer), f"{_explained(explained)} of variance")
+            Cell(
+                _beside(_colored(record, i, size_px)),
+                describe_layer_output(layer),
+                f"{_explained(explained)} of variance",
+            )
         )
     lines = [
         "the first three principal components of each layer's patches, as red, green and blue",
         f"each from its {BEYOND_PERCENT}st to its {100 - BEYOND_PERCENT}th percentile in its layer; "
         "from one layer to another colours do not mean the same",
     ]
-    return sheet(_title(look, "embeddings by layer"), [*lines, *_steps_line(look)], cells)
+    return sheet(_title(record, "embeddings by layer"), [*lines, *_steps_line(record)], cells)
 
 
-def draw_layer(look: EncoderRecord, index: int, drawing: Drawing) -> Picture:
+def draw_layer(record: EncoderRecord, index: int, drawing: Drawing) -> Picture:
     """One layer's first three components as colours, large, beside the picture.
 
     Args:
-        look: with a space.
-        index: of the layer in `look.space.layers`.
+        record: with a space.
+        index: of the layer in `record.embedding.layers`.
         drawing: how large.
     """
-    assert look.space is not None
-    layer = int(look.space.layers[index])
-    size_px = _size_px(look, drawing, min(drawing.draw_size_px or 16384, 640))
-    pictures = [seen(look, step, size_px) for step in _steps(look)]
+    assert record.embedding is not None
+    layer = int(record.embedding.layers[index])
+    size_px = _size_px(record, drawing, min(drawing.draw_size_px or 16384, 640))
+    pictures = [seen(record, step, size_px) for step in _steps(record)]
     cells = [Cell(_beside(pictures), "what the encoder sees")]
     cells.append(
-        Cell(_beside(_colored(look, index, size_px)), f"{_explained(look.space.explained[index])} of variance")
+        Cell(_beside(_colored(record, index, size_px)), f"{_explained(record.embedding.explained[index])} of variance")
     )
-    lines = [f"the first three principal components of the patches {after_layer_words(layer)}, as red, green and blue"]
-    return sheet(_title(look, f"embeddings {after_layer_words(layer)}"), [*lines, *_steps_line(look)], cells)
+    lines = [
+        f"the first three principal components of the patches {describe_layer_output(layer)}, as red, green and blue"
+    ]
+    return sheet(_title(record, f"embeddings {describe_layer_output(layer)}"), [*lines, *_steps_line(record)], cells)
 
 
-def draw_similarity(look: EncoderRecord, asked: int, drawing: Drawing) -> Picture:
+def draw_similarity(record: EncoderRecord, asked: int, drawing: Drawing) -> Picture:
     """A sheet: after each layer, how like the patch at a place all patches of its step are, on one scale.
 
     Args:
-        look: with a similarity.
+        record: with a similarity.
         asked: which of its places, from 0.
         drawing: how.
     """
-    assert look.similarity is not None
-    assert look.similarity_layers is not None
-    values = look.similarity[:, asked]
+    assert record.similarity is not None
+    assert record.similarity_layers is not None
+    values = record.similarity[:, asked]
     scale = Scale(min(float(values.min()), 1 - 1e-3), 1.0)
-    size_px = _size_px(look, drawing, CELL_PX)
-    pictures = [seen(look, step, size_px) for step in _steps(look)]
-    place = int(look.sight.asked[asked])
+    size_px = _size_px(record, drawing, CELL_PX)
+    pictures = [seen(record, step, size_px) for step in _steps(record)]
+    place = int(record.attention.asked[asked])
     cells = []
-    for layer, maps in zip(look.similarity_layers.tolist(), values, strict=True):
+    for layer, maps in zip(record.similarity_layers.tolist(), values, strict=True):
         blended = [
             mark_patch(
                 overlay.blend(picture, overlay.upsample(maps[step], size_px, drawing), scale, drawing),
                 place,
-                look.sight.grid[1:],
+                record.attention.grid[1:],
             )
-            for picture, step in zip(pictures, _steps(look), strict=True)
+            for picture, step in zip(pictures, _steps(record), strict=True)
         ]
         number = f"{compact(float(maps.min()))} to {compact(float(maps.max()))} · mean {compact(float(maps.mean()))}"
-        cells.append(Cell(_beside(blended), after_layer_words(layer), number))
-    x, y = look.settings.at[asked]
+        cells.append(Cell(_beside(blended), describe_layer_output(layer), number))
+    x, y = record.settings.at[asked]
     lines = [f"cosine similarity of the patch at {x:g},{y:g} (outlined) to all patches, by layer, all on one scale"]
     key = _key(scale, drawing)
-    return sheet(_title(look, "likeness to a patch"), [*lines, *_steps_line(look)], cells, key)
+    return sheet(_title(record, "likeness to a patch"), [*lines, *_steps_line(record)], cells, key)
 
 
-def _title(look: EncoderRecord, what: str) -> str:
-    return f"{plain(look.media.source.rpartition('/')[2])} · {what} · {look.maker.family}"
+def _title(record: EncoderRecord, what: str) -> str:
+    return f"{plain(record.media.source.rpartition('/')[2])} · {what} · {record.provenance.family}"
 
 
 def _explained(shares: NDArray[np.float32]) -> str:
     return " + ".join(percent(share) for share in shares.tolist())
 
 
-def _steps(look: EncoderRecord) -> list[int]:
+def _steps(record: EncoderRecord) -> list[int]:
     """The steps that are shown, evenly apart."""
-    steps = look.sight.grid[0]
+    steps = record.attention.grid[0]
     return sorted({round(at) for at in np.linspace(0, steps - 1, min(steps, MOST_STEPS)).tolist()})
 
 
-def _steps_line(look: EncoderRecord) -> list[str]:
-    if look.media.clip is None:
+def _steps_line(record: EncoderRecord) -> list[str]:
+    if record.media.clip is None:
         return []
-    shown = ", ".join(f"{i + 1} ({look.media.times_s[look.frames[i, 0]]:.2f} s)" for i in _steps(look))
-    return [f"from left to right: step {shown} of {look.sight.grid[0]}"]
+    shown = ", ".join(f"{i + 1} ({record.media.times_s[record.frames[i, 0]]:.2f} s)" for i in _steps(record))
+    return [f"from left to right: step {shown} of {record.attention.grid[0]}"]
 
 
-def _size_px(look: EncoderRecord, drawing: Drawing, longest_px: int) -> tuple[int, int]:
+def _size_px(record: EncoderRecord, drawing: Drawing, longest_px: int) -> tuple[int, int]:
     """How large a picture of a step is drawn in a sheet."""
     longest = min(longest_px, drawing.draw_size_px or longest_px)
-    size_px = resize.fit_px(seen_size_px(look.sight), longest)
+    size_px = resize.fit_px(visible_size_px(record.attention), longest)
     return resize.fit_px(size_px, TALLEST_PX) if longest_px == CELL_PX and size_px[1] > TALLEST_PX else size_px
 
 
-def _colored(look: EncoderRecord, index: int, size_px: tuple[int, int]) -> list[Picture]:
+def _colored(record: EncoderRecord, index: int, size_px: tuple[int, int]) -> list[Picture]:
     """A layer's components as colours, for each step that is shown; the scale is of all steps."""
-    assert look.space is not None
-    colors = component_colors(look.space.components[index]).reshape(*look.sight.grid, 3)
+    assert record.embedding is not None
+    colors = component_colors(record.embedding.components[index]).reshape(*record.attention.grid, 3)
     return [
         np.stack([overlay.cell_boxes(colors[step, ..., channel], size_px) for channel in range(3)], axis=-1)
-        for step in _steps(look)
+        for step in _steps(record)
     ]
 
 

@@ -10,19 +10,25 @@ from typing import Any, Self
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, Stages, untold
+from qvl_attn.core.runtime import Progress, Stages, no_op
 from qvl_attn.core.types import FloatArray, Media
-from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.capture import GridRows, in_parts, look
+from qvl_attn.encoders.attention import EncoderAttention
+from qvl_attn.encoders.capture import PatchRows, capture_attention, in_parts
 from qvl_attn.encoders.embedding import check_available, check_points
-from qvl_attn.encoders.hidden_states import look_and_pool, read_pooled, read_space
-from qvl_attn.encoders.inputs import Inputs, load_encoder_clip, read_inputs, turned_back
-from qvl_attn.encoders.loading import build_eye, load_eye, load_eye_processor, load_eye_weights, load_tokenizer
-from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap, places_of
+from qvl_attn.encoders.hidden_states import capture_and_pool, read_embedding, read_pooled
+from qvl_attn.encoders.inputs import Inputs, load_encoder_clip, read_inputs, reconstruct
+from qvl_attn.encoders.loading import (
+    build_encoder,
+    load_encoder_processor,
+    load_encoder_weights,
+    load_spec,
+    load_tokenizer,
+)
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap, patches_at
 from qvl_attn.encoders.result import EncoderResult
-from qvl_attn.encoders.saliency import Aim, check_saliency, saliency
-from qvl_attn.encoders.spec import Eye, held_bytes, pass_bytes, states_bytes
-from qvl_attn.media.image import Picture, load_picture, moves
+from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
+from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
+from qvl_attn.media.image import PictureLike, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.checkpoint import (
     DEFAULT_MODEL,
@@ -31,14 +37,10 @@ from qvl_attn.model.checkpoint import (
     Placement,
     find_checkpoint,
     is_folder,
-    made_by,
     placement_of,
+    provenance_fields,
 )
 from qvl_attn.model.memory import check_free, on_device
-
-
-def _silent(message: str) -> None:
-    del message
 
 
 class EncoderEngine:
@@ -51,18 +53,18 @@ class EncoderEngine:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        eye: Eye,
+        spec: EncoderSpec,
         config: Any,
         placement: Placement,
-        say: Callable[[str], None] = _silent,
+        say: Callable[[str], None] = no_op,
         *,
         offline: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
-        self.eye = eye
+        self.spec = spec
         self.config = config
         self.placement = placement
-        self.processor = load_eye_processor(checkpoint, eye, config)
+        self.processor = load_encoder_processor(checkpoint, spec, config)
         self.say = say
         self.offline = offline
 
@@ -75,7 +77,7 @@ class EncoderEngine:
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
-        say: Callable[[str], None] = _silent,
+        say: Callable[[str], None] = no_op,
     ) -> Self:
         """Find an encoder and get ready to load it.
 
@@ -95,19 +97,19 @@ class EncoderEngine:
         """
         # The settings first: a family that is not served is named before its weights are looked for.
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
-        eye, config = load_eye(checkpoint)
+        spec, config = load_spec(checkpoint)
         if is_folder(model):
             checkpoint = find_checkpoint(model)
-        placement = placement_of(lambda: build_eye(model, eye, config), device, dtype)
+        placement = placement_of(lambda: build_encoder(model, spec, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
-        return cls(checkpoint, eye, config, placement, say, offline=offline)
+        return cls(checkpoint, spec, config, placement, say, offline=offline)
 
     @property
-    def maker(self) -> EncoderProvenance:
+    def provenance(self) -> EncoderProvenance:
         """What makes its results: enough to make them again."""
-        found = made_by(self.checkpoint, self.placement, "")
+        found = provenance_fields(self.checkpoint, self.placement, "")
         del found["attention"]
-        return EncoderProvenance(**found, family=self.eye.family.name)
+        return EncoderProvenance(**found, family=self.spec.family.name)
 
     @cached_property
     def model(self) -> Any:
@@ -117,20 +119,20 @@ class EncoderEngine:
             checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
         self.say("loading the weights")
         with on_device(self.placement, 0):
-            return load_eye_weights(checkpoint, self.eye, self.config, self.placement)
+            return load_encoder_weights(checkpoint, self.spec, self.config, self.placement)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Of the text side; a model without one has none."""
         return load_tokenizer(self.checkpoint)
 
-    def aim(self, settings: EncoderSettings) -> Aim | None:
+    def saliency_target(self, settings: EncoderSettings) -> SaliencyTarget | None:
         """What the maps of saliency explain; None where none are wanted.
 
         Raises:
             InputError: a fault in the class or the texts, or an encoder without a head.
         """
-        return check_saliency(self.eye, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
+        return check_saliency(self.spec, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
 
     def read(self, media: Media, settings: EncoderSettings) -> tuple[Inputs, tuple[int, ...]]:
         """Find every fault that can be known before the weights are loaded.
@@ -142,32 +144,32 @@ class EncoderEngine:
             InputError: a fault in what was given.
             MemoryLimitError: it cannot fit the memory.
         """
-        if settings.layer is not None and not 0 <= settings.layer < self.eye.layers:
-            raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.eye.layers - 1}")
+        if settings.layer is not None and not 0 <= settings.layer < self.spec.layers:
+            raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.spec.layers - 1}")
         if settings.embeddings:
             check_available()
-        self.aim(settings)
-        inputs = read_inputs(self.eye, self.processor, media, settings.min_pixels, settings.max_pixels)
+        self.saliency_target(settings)
+        inputs = read_inputs(self.spec, self.processor, media, settings.min_pixels, settings.max_pixels)
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
             check_points(t * h * w, "patches")
-        asked = places_of(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        asked = patches_at(settings.at, inputs.boxes_px[: h * w], media.size_px)
         self._check_fits(media, inputs, len(asked), bool(settings.embeddings))
         return inputs, asked
 
     def _check_fits(self, media: Media, inputs: Inputs, asked: int, embedded: bool) -> None:
-        device, host = held_bytes(self.eye, inputs.grid, asked)
-        together = next(in_parts(self.eye, inputs)).grid
-        device += pass_bytes(self.eye, self.config, DTYPES[self.placement.dtype].itemsize, together)
+        device, host = held_bytes(self.spec, inputs.grid, asked)
+        together = next(in_parts(self.spec, inputs)).grid
+        device += pass_bytes(self.spec, self.config, DTYPES[self.placement.dtype].itemsize, together)
         if embedded and together != inputs.grid:
-            host += states_bytes(self.eye, self.config, inputs.grid)
+            host += states_bytes(self.spec, self.config, inputs.grid)
         if "model" not in vars(self):
             device += self.placement.weight_bytes
         remedy = "lower --max-pixels" + (" or --max-frames" if media.clip is not None else "")
         check_free(self.placement, device, host, f"looking at {media.source}", remedy)
 
-    def look(
-        self, picture: Picture, settings: EncoderSettings | None = None, progress: Progress = untold, **options: Any
+    def encode(
+        self, picture: PictureLike, settings: EncoderSettings | None = None, progress: Progress = no_op, **options: Any
     ) -> EncoderResult:
         """Look at one picture or clip.
 
@@ -187,42 +189,44 @@ class EncoderEngine:
             media = picture
         elif moves(picture):
             settings = replace(settings, clip=settings.clip or ClipSettings())
-            media = load_encoder_clip(self.eye, self.processor, picture, settings.clip, settings, progress)
+            media = load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress)
         else:
             media = load_picture(picture)
         with stages.stage("prepare"):
-            (inputs, asked), aim = self.read(media, settings), self.aim(settings)
-        model, grid_rows = self.model, GridRows(self.eye, inputs)
+            (inputs, asked), saliency_target = self.read(media, settings), self.saliency_target(settings)
+        model, patch_rows = self.model, PatchRows(self.spec, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-            sight = look(model, self.eye, inputs, asked, grid_rows, progress)
-        similarity = space = None
+            attention = capture_attention(model, self.spec, inputs, asked, patch_rows, progress)
+        similarity = embedding = None
         if asked or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):
-                similarity, space = read_space(model, self.eye, inputs, asked, settings.embeddings, settings.seed)
+                similarity, embedding = read_embedding(
+                    model, self.spec, inputs, asked, settings.embeddings, settings.seed
+                )
         decided: tuple[SaliencyMap, ...] = ()
-        if aim is not None:
+        if saliency_target is not None:
             with stages.stage("saliency"), on_device(self.placement, 0):
-                decided = saliency(model, self.eye, inputs, aim)
+                decided = saliency(model, self.spec, inputs, saliency_target)
         return EncoderResult(
             media=media,
-            sight=sight,
-            turned_back=turned_back(self.eye, self.processor, inputs),
+            attention=attention,
+            reconstruction=reconstruct(self.spec, self.processor, inputs),
             settings=settings,
-            maker=self.maker,
+            provenance=self.provenance,
             frames=inputs.frames,
             similarity=similarity,
-            similarity_layers=None if similarity is None else np.arange(-1, self.eye.layers, dtype=np.int64),
-            space=space,
+            similarity_layers=None if similarity is None else np.arange(-1, self.spec.layers, dtype=np.int64),
+            embedding=embedding,
             saliency=decided,
-            grid_rows=grid_rows.values() if len(grid_rows.places) else None,
-            grid_places=grid_rows.places if len(grid_rows.places) else None,
+            patch_rows=patch_rows.values() if len(patch_rows.places) else None,
+            patch_row_places=patch_rows.places if len(patch_rows.places) else None,
             seconds=stages.seconds,
             peak_memory_bytes=stages.peak_bytes,
         )
 
-    def glance(
+    def capture(
         self, media: Media, settings: EncoderSettings | None = None, *, pooled: bool = False
-    ) -> tuple[Sight, FloatArray | None]:
+    ) -> tuple[EncoderAttention, FloatArray | None]:
         """The attention alone, for many pictures: nothing is kept that only a page or a picture would show.
 
         Args:
@@ -238,7 +242,11 @@ class EncoderEngine:
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with on_device(self.placement, 0):
-            return look_and_pool(model, self.eye, inputs) if pooled else (look(model, self.eye, inputs), None)
+            return (
+                capture_and_pool(model, self.spec, inputs)
+                if pooled
+                else (capture_attention(model, self.spec, inputs), None)
+            )
 
     def pooled(self, media: Media, settings: EncoderSettings | None = None) -> FloatArray:
         """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
@@ -257,4 +265,4 @@ class EncoderEngine:
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with on_device(self.placement, 0):
-            return read_pooled(model, self.eye, inputs)
+            return read_pooled(model, self.spec, inputs)

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.core.errors import InputError, told
+from qvl_attn.core.errors import InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
-from qvl_attn.core.runtime import Progress, Stages, libraries_in_c_hushed, memory_words, untold
+from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op, suppress_stderr
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
-from qvl_attn.encoders.folder_summary import conclude, vectors_file
+from qvl_attn.encoders.folder_summary import summarize_folder, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import FIGURES, figures_of
+from qvl_attn.encoders.statistics import FIGURES, statistics_of
 from qvl_attn.media.image import check_local, fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
 def encode_folder(
-    encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = untold
+    encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = no_op
 ) -> dict[str, Any]:
     """Look at every picture of a folder, and sum up the figures of the layers.
 
@@ -50,7 +50,7 @@ def encode_folder(
     """
     _check_alone(settings)
     items = list_pictures(folder, out)
-    check_limits(encoder.eye, encoder.processor, settings.min_pixels, settings.max_pixels)
+    check_limits(encoder.spec, encoder.processor, settings.min_pixels, settings.max_pixels)
     if settings.embeddings:
         check_available()
     if "tsne" in settings.embeddings:
@@ -66,13 +66,13 @@ def encode_folder(
             encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures have their row already{finished}")
         if not ledger.finished:
             with stages.stage("looking"):
-                _look_at_all(encoder, items, settings, ledger, run, progress)
+                _encode_all(encoder, items, settings, ledger, run, progress)
             with stages.stage("summing up"):
                 order = {item.id: number for number, item in enumerate(items)}
                 rows = sorted(read_rows(out), key=lambda row: order.get(row["id"], len(order)))
-                conclude(out, run["facts"], rows, settings, progress)
+                summarize_folder(out, run["facts"], rows, settings, progress)
             largest = max(stages.peak_bytes, key=lambda stage: stages.peak_bytes[stage]["host"])
-            encoder.say(memory_words(largest, stages.peak_bytes[largest]))
+            encoder.say(describe_memory(largest, stages.peak_bytes[largest]))
         return read_json(out / SUMMARY_FILE)
 
 
@@ -98,7 +98,7 @@ def _run_json(
     encoder: EncoderEngine, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
 ) -> dict[str, Any]:
     prints = {one.id: _print_of(one) for one in items}
-    made = asdict(encoder.maker)
+    made = asdict(encoder.provenance)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "survey",
@@ -112,8 +112,8 @@ def _run_json(
         "facts": {
             "input": folder.resolve().name or str(folder.resolve()),
             "model": made,
-            "full": list(encoder.eye.full),
-            "heads": encoder.eye.heads,
+            "full": list(encoder.spec.full),
+            "heads": encoder.spec.heads,
             "settings": asdict(settings),
             "pictures": len(items),
             "other_files": others,
@@ -130,7 +130,7 @@ def _print_of(item: Item) -> str:
         return "unread"
 
 
-def _look_at_all(
+def _encode_all(
     encoder: EncoderEngine,
     items: Sequence[Item],
     settings: EncoderSettings,
@@ -148,11 +148,11 @@ def _look_at_all(
                 continue
             row: dict[str, Any] = {"id": item.id, "label": item.label}
             try:
-                found, vectors = _look_at(encoder, item, alone, bool(settings.embeddings))
+                found, vectors = _encode_one(encoder, item, alone, bool(settings.embeddings))
             except Exception as fault:  # files hold anything, and one picture must not end the run
                 if "CUDA error" in str(fault):
                     raise
-                found, vectors = {"status": "error", "error": told(fault)}, None
+                found, vectors = {"status": "error", "error": describe_error(fault)}, None
             if vectors is not None:  # before the row, with which nothing of the picture is left to do
                 ledger.begin(run)
                 write_npz(ledger.folder / vectors_file(item.id), {"vectors": vectors})
@@ -161,19 +161,19 @@ def _look_at_all(
             progress("looking", len(ledger.done), len(items))
 
 
-def _look_at(
+def _encode_one(
     encoder: EncoderEngine, item: Item, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """A picture's row but for its id, and its vectors where they are wanted."""
-    with libraries_in_c_hushed():
+    with suppress_stderr():
         media = load_picture(item.path)
-    sight, vectors = encoder.glance(media, settings, pooled=embed)
-    figures = figures_of(sight)
+    attention, vectors = encoder.capture(media, settings, pooled=embed)
+    figures = statistics_of(attention)
     row = {
         "status": "ok",
         "size_px": list(media.size_px),
-        "grid": list(sight.grid),
-        "tokens": sight.received.shape[-1],
+        "grid": list(attention.grid),
+        "tokens": attention.received.shape[-1],
         "figures": {name: _rounded(figures[name].values) for name in FIGURES if name in figures},
         "chance": {name: _rounded(figures[name].chance) for name in FIGURES if name in figures},
     }

@@ -17,9 +17,9 @@ from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import percent
 from qvl_attn.core.types import FloatArray
-from qvl_attn.encoders.captions import after_layer_words
+from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.charts import draw_folder_statistics
-from qvl_attn.encoders.embedding import LEAST_POINTS, FolderSpace, folder_space
+from qvl_attn.encoders.embedding import LEAST_POINTS, FolderEmbedding, folder_space
 from qvl_attn.encoders.embedding_charts import folder_images
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import FIGURES, Figure, said
@@ -36,7 +36,7 @@ def vectors_file(name: str) -> str:
     return f"vectors/{sha256(name.encode(errors='backslashreplace')).hexdigest()[:16]}.npz"
 
 
-def conclude(
+def summarize_folder(
     folder: Path,
     facts: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
@@ -63,22 +63,22 @@ def conclude(
     title += f" · {errors:,} could not be looked at" if errors else ""
     write_png(folder / "figures.png", draw_folder_statistics(values, chance, full, title))
     files: list[str] = ["figures.png"]
-    space: FolderSpace | None = None
+    embedding: FolderEmbedding | None = None
     enough = len(good) >= LEAST_POINTS
     if settings.embeddings:
         with _damaged(folder / vectors_file("").split("/")[0]):
             names_of, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
             vectors = _vectors(folder, names_of)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
-        space = folder_space(names_of, classes, vectors, seed)
+        embedding = folder_space(names_of, classes, vectors, seed)
         kept: dict[str, NDArray[Any]] = {
             "vectors": vectors,
-            "layers": space.layers,
+            "layers": embedding.layers,
             "names": np.array(names_of),
             "classes": np.array(classes),
         }
         write_npz(folder / VECTORS_FILE, kept)
-        images = dict(folder_images(space, title, settings.embeddings))
+        images = dict(folder_images(embedding, title, settings.embeddings))
         for done, (name, image) in enumerate(images.items()):
             progress("drawing", done, len(images))
             write_png(folder / name, image())
@@ -102,11 +102,13 @@ def conclude(
             ],
             "said": [
                 *said(means),
-                *_apart_words(space),
+                *_apart_words(embedding),
                 *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
             ],
-            "separation": _separation_json(space),
-            "tsne": None if space is None or space.tsne is None else {"pictures": len(space.tsne), "of": len(good)},
+            "separation": _separation_json(embedding),
+            "tsne": None
+            if embedding is None or embedding.tsne is None
+            else {"pictures": len(embedding.tsne), "of": len(good)},
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
@@ -168,25 +170,25 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
     }
 
 
-def _apart_words(space: FolderSpace | None) -> list[str]:
+def _apart_words(embedding: FolderEmbedding | None) -> list[str]:
     """A sentence on how far apart the classes are in the layer where they are furthest apart."""
-    if space is None or space.separation is None or np.isnan(space.separation.neighbour).all():
+    if embedding is None or embedding.separation is None or np.isnan(embedding.separation.neighbour).all():
         return []
-    one = space.separation
+    one = embedding.separation
     best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
     own, (chance, low, high) = percent(float(one.neighbour[best])), map(percent, one.shuffled[best].tolist())
-    words = (
-        f"classes lie furthest apart {after_layer_words(int(space.layers[best]))}: the nearest other picture is of the"
+    words = f"classes lie furthest apart {describe_layer_output(int(embedding.layers[best]))}: the nearest other "
+    words += (
+        f"picture is of the same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
     )
-    words += f" same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
     return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
 
 
-def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
+def _separation_json(embedding: FolderEmbedding | None) -> list[dict[str, Any]] | None:
     """How far apart the classes are, by layer; None where there are none."""
-    if space is None or space.separation is None:
+    if embedding is None or embedding.separation is None:
         return None
-    one = space.separation
+    one = embedding.separation
     return [
         {
             "layer": layer,
@@ -198,7 +200,7 @@ def _separation_json(space: FolderSpace | None) -> list[dict[str, Any]] | None:
             "of": one.named,
         }
         for layer, silhouette, neighbour, shuffled in zip(
-            space.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
+            embedding.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
         )
     ]
 

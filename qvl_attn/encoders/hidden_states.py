@@ -11,25 +11,25 @@ import torch
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray
-from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.capture import Tally, in_parts, layers_of, run_encoder, sequence_order
+from qvl_attn.encoders.attention import EncoderAttention
+from qvl_attn.encoders.capture import Accumulator, in_parts, layers_of, run_encoder, sequence_order
 from qvl_attn.encoders.embedding import Projection, patch_space, principal
 from qvl_attn.encoders.inputs import Inputs
-from qvl_attn.encoders.record import PatchSpace
-from qvl_attn.encoders.spec import QWEN, Eye
+from qvl_attn.encoders.record import PatchEmbedding
+from qvl_attn.encoders.spec import QWEN, EncoderSpec
 from qvl_attn.model.capture import keep_encoder_states
 
 See = Callable[[int, torch.Tensor], None]
 
 
-def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
+def read_states(model: Any, spec: EncoderSpec, inputs: Inputs, see: See) -> None:
     """Run an encoder and show the states after each of its layers; nothing is kept.
 
     They are what a layer hands on to the next: no norm that follows the last one is applied.
 
     Args:
-        model: as `load_eye_weights` gives it.
-        eye: what is known of it.
+        model: as `load_encoder_weights` gives it.
+        spec: what is known of it.
         inputs: all of whose steps run together: a part, as `in_parts` gives it.
         see: is told a layer, -1 for before the first, and (t, T, D) float32 on the model's device: of each step the
             tokens before the patches, then the patches in the picture's order.
@@ -38,8 +38,8 @@ def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
         CaptureError: the encoder is not built as its family is, or states are not finite.
     """
     t, h, w = inputs.grid
-    tokens = len(eye.prefix) + h * w
-    order = torch.from_numpy(sequence_order(model, eye, inputs)).to(model.device) if eye.model_type == QWEN else None
+    tokens = len(spec.prefix) + h * w
+    order = torch.from_numpy(sequence_order(model, spec, inputs)).to(model.device) if spec.model_type == QWEN else None
     reached: list[int] = []
 
     def show(layer: int, states: torch.Tensor) -> None:
@@ -56,9 +56,9 @@ def read_states(model: Any, eye: Eye, inputs: Inputs, see: See) -> None:
         reached.append(layer)
         see(layer, states)
 
-    with _shown(layers_of(model, eye), show), torch.inference_mode():
-        run_encoder(model, eye, inputs)
-    if reached != list(range(-1, eye.layers)):
+    with _shown(layers_of(model, spec), show), torch.inference_mode():
+        run_encoder(model, spec, inputs)
+    if reached != list(range(-1, spec.layers)):
         raise CaptureError("the encoder did not run each of its layers once")
 
 
@@ -99,9 +99,9 @@ def similarity_of(patches: torch.Tensor, asked: Sequence[int], grid: tuple[int, 
     return np.ascontiguousarray(alike.clamp(-1, 1).cpu().numpy().reshape(len(asked), *grid))
 
 
-def read_space(
-    model: Any, eye: Eye, inputs: Inputs, asked: Sequence[int], embeddings: Sequence[str], seed: int
-) -> tuple[FloatArray | None, PatchSpace | None]:
+def read_embedding(
+    model: Any, spec: EncoderSpec, inputs: Inputs, asked: Sequence[int], embeddings: Sequence[str], seed: int
+) -> tuple[FloatArray | None, PatchEmbedding | None]:
     """In one pass of the model: how like others the patches asked about are, and the patches' space.
 
     A long clip is run in parts. Its components are of the patches of all steps, so where embeddings are wanted every
@@ -109,8 +109,8 @@ def read_space(
     is complete. Of a picture no more than one layer's are held. Else nothing is held but what is given back.
 
     Args:
-        model: as `load_eye_weights` gives it.
-        eye: what is known of it.
+        model: as `load_encoder_weights` gives it.
+        spec: what is known of it.
         inputs: as `read_inputs` gives them.
         asked: (A,) places in a step, row * w + column.
         embeddings: `pca`, `tsne`, both or neither.
@@ -125,13 +125,13 @@ def read_space(
         InputError: as `patch_space`.
     """
     t, h, w = inputs.grid
-    alike: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
-    held: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
+    alike: list[list[FloatArray]] = [[] for _ in range(spec.layers + 1)]
+    held: list[list[FloatArray]] = [[] for _ in range(spec.layers + 1)]
     projections: list[Projection] = []
     last: list[FloatArray] = []
 
     def see(layer: int, states: torch.Tensor) -> None:
-        patches = states[:, len(eye.prefix) :]
+        patches = states[:, len(spec.prefix) :]
         if asked:
             alike[layer + 1].append(similarity_of(patches, asked, (len(patches), h, w)))
         if not embeddings:
@@ -142,16 +142,16 @@ def read_space(
             points = np.concatenate(parts)
             parts.clear()
             projections.append(principal(points))
-            last[:] = [points] if layer == eye.layers - 1 else []
+            last[:] = [points] if layer == spec.layers - 1 else []
 
-    for part in in_parts(eye, inputs):
-        read_states(model, eye, part, see)
+    for part in in_parts(spec, inputs):
+        read_states(model, spec, part, see)
     similarity = np.stack([np.concatenate(one, axis=1) for one in alike]) if asked else None
-    space = patch_space(projections, last[0], seed if "tsne" in embeddings else None) if embeddings else None
-    return similarity, space
+    embedding = patch_space(projections, last[0], seed if "tsne" in embeddings else None) if embeddings else None
+    return similarity, embedding
 
 
-def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
+def read_pooled(model: Any, spec: EncoderSpec, inputs: Inputs) -> FloatArray:
     """One vector for the whole picture after each layer, -1, 0 and so on: (E, D) float32.
 
     That is the state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
@@ -159,24 +159,24 @@ def read_pooled(model: Any, eye: Eye, inputs: Inputs) -> FloatArray:
     Raises:
         CaptureError: as `read_states`.
     """
-    pooled: list[list[FloatArray]] = [[] for _ in range(eye.layers + 1)]
+    pooled: list[list[FloatArray]] = [[] for _ in range(spec.layers + 1)]
 
     def see(layer: int, states: torch.Tensor) -> None:
-        whole = states[:, 0] if "cls" in eye.prefix else states.mean(dim=1)
+        whole = states[:, 0] if "cls" in spec.prefix else states.mean(dim=1)
         pooled[layer + 1].append(whole.cpu().numpy())
 
-    for part in in_parts(eye, inputs):
-        read_states(model, eye, part, see)
+    for part in in_parts(spec, inputs):
+        read_states(model, spec, part, see)
     return np.stack([np.concatenate(steps).mean(axis=0) for steps in pooled])
 
 
-def look_and_pool(model: Any, eye: Eye, inputs: Inputs) -> tuple[Sight, FloatArray]:
+def capture_and_pool(model: Any, spec: EncoderSpec, inputs: Inputs) -> tuple[EncoderAttention, FloatArray]:
     """How a picture is looked at, and its vectors as `read_pooled` has them, in one pass of the model.
 
     Raises:
-        CaptureError: as `look` and `read_states`.
+        CaptureError: as `capture_attention` and `read_states`.
     """
-    tally = Tally(eye, inputs, sequence_order(model, eye, inputs), (), model.device)
-    with keep_encoder_states(model, tally):
-        pooled = read_pooled(model, eye, inputs)
-    return tally.sight(), pooled
+    accumulator = Accumulator(spec, inputs, sequence_order(model, spec, inputs), (), model.device)
+    with keep_encoder_states(model, accumulator):
+        pooled = read_pooled(model, spec, inputs)
+    return accumulator.attention(), pooled

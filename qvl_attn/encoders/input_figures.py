@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.encoders.captions import asks, maker_words, seen, seen_size_px, seen_words, window_words
+from qvl_attn.encoders.captions import (
+    describe_provenance,
+    describe_query,
+    describe_visible_region,
+    describe_window,
+    seen,
+    visible_size_px,
+)
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
@@ -23,26 +30,26 @@ WINDOW_COLOR, WINDOW_EDGE = (255, 206, 84), (16, 18, 24)
 BESIDE_PX, BETWEEN_PX = 900, 24
 
 
-def draw_grid(look: EncoderRecord, drawing: Drawing) -> Picture:
+def draw_grid(record: EncoderRecord, drawing: Drawing) -> Picture:
     """What the encoder sees of its first step, enlarged, under the lines of its patches and windows.
 
     Args:
-        look: of a picture or a clip.
+        record: of a picture or a clip.
         drawing: its `draw_size_px` is about the longest side, but patches are drawn large enough to be seen.
 
     Returns:
         (H, W, 3) uint8 RGB with title and caption; every patch is a square of as many pixels.
     """
-    sight = look.sight
-    _, h, w = sight.grid
+    attention = record.attention
+    _, h, w = attention.grid
     side = grid_patch_px((h, w), drawing)
-    picture = _nearest_or_smaller(look.turned_back[0], (w * side, h * side))
+    picture = _nearest_or_smaller(record.reconstruction[0], (w * side, h * side))
     drawn = with_patch_lines(picture, side)
-    if sight.window is not None:
-        drawn = with_window_lines(drawn, sight.window.reshape(h, w), side)
-    for i, place in enumerate(sight.asked.tolist()):
+    if attention.window is not None:
+        drawn = with_window_lines(drawn, attention.window.reshape(h, w), side)
+    for i, place in enumerate(attention.asked.tolist()):
         drawn = _numbered(mark_patch(drawn, place, (h, w)), i + 1, place, (h, w))
-    return captioned(drawn, _grid_title(look), _grid_lines(look))
+    return captioned(drawn, _grid_title(record), _grid_lines(record))
 
 
 def grid_patch_px(grid: tuple[int, int], drawing: Drawing) -> int:
@@ -116,48 +123,50 @@ def _numbered(picture: Picture, number: int, place: int, grid: tuple[int, int]) 
     return np.asarray(page)
 
 
-def _grid_title(look: EncoderRecord) -> str:
-    _, h, w = look.sight.grid
-    return f"{w} x {h} patches of {look.sight.patch_px} px, as the processor cut them"
+def _grid_title(record: EncoderRecord) -> str:
+    _, h, w = record.attention.grid
+    return f"{w} x {h} patches of {record.attention.patch_px} px, as the processor cut them"
 
 
-def _grid_lines(look: EncoderRecord) -> list[str]:
-    sight, (width, height) = look.sight, look.sight.input_px
-    t, h, w = sight.grid
-    size_px, part = look.media.size_px, seen_words(look)
+def _grid_lines(record: EncoderRecord) -> list[str]:
+    attention, (width, height) = record.attention, record.attention.input_px
+    t, h, w = attention.grid
+    size_px, part = record.media.size_px, describe_visible_region(record)
     line = f"original {size_px[0]} x {size_px[1]} px · input {width} x {height} px · {h * w} patches"
-    lines = [maker_words(look), line + (f" a step, {t} steps; here the first" if t > 1 else "")]
+    lines = [describe_provenance(record), line + (f" a step, {t} steps; here the first" if t > 1 else "")]
     lines += [part] if part else []
-    if sight.window is not None:
-        lines.append(f"thick lines: {len(np.unique(sight.window))} windows, the largest of {window_words(sight)}")
-    if len(sight.asked):
-        asked = ", ".join(f"{i + 1}: {asks(look, f'at_{i + 1}')}" for i in range(len(sight.asked)))
+    if attention.window is not None:
+        lines.append(
+            f"thick lines: {len(np.unique(attention.window))} windows, the largest of {describe_window(attention)}"
+        )
+    if len(attention.asked):
+        asked = ", ".join(f"{i + 1}: {describe_query(record, f'at_{i + 1}')}" for i in range(len(attention.asked)))
         lines.append(f"outlined: {asked}")
     return lines
 
 
-def draw_turned_back(look: EncoderRecord) -> Picture:
+def draw_reconstruction(record: EncoderRecord) -> Picture:
     """The original, resized by us to the encoder's input, beside the input turned back into a picture.
 
     Returns:
         (H, W, 3) uint8 RGB with title and caption, which tells how far the two are apart.
     """
-    input_px = look.sight.input_px
-    original, back = seen(look, 0, input_px), look.turned_back[0]
+    input_px = record.attention.input_px
+    original, back = seen(record, 0, input_px), record.reconstruction[0]
     largest, mean = levels_apart(original, back)
     ratio = max(1, BESIDE_PX // max(input_px)) if max(input_px) <= BESIDE_PX else BESIDE_PX / max(input_px)
     size_px = (max(1, round(input_px[0] * ratio)), max(1, round(input_px[1] * ratio)))
     left, right = (_nearest_or_smaller(one, size_px) for one in (original, back))
     gap = np.full((size_px[1], BETWEEN_PX, 3), PAGE, np.uint8)
-    part_px, part = seen_size_px(look.sight), seen_words(look)
+    part_px, part = visible_size_px(record.attention), describe_visible_region(record)
     lines = [
         f"left: {part_px[0]} x {part_px[1]} px of the original at {input_px[0]} x {input_px[1]} px · "
         "right: what the encoder was given, put together again from its normalised patches",
         f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was resized here, not "
         "by the processor, so edges differ a little, but a shape in another place would be a fault",
         *([part] if part else []),
-        *(["the first of the steps"] if look.sight.grid[0] > 1 else []),
-        maker_words(look),
+        *(["the first of the steps"] if record.attention.grid[0] > 1 else []),
+        describe_provenance(record),
     ]
     return captioned(np.concatenate([left, gap, right], axis=1), "the original, and what the encoder sees", lines)
 

@@ -14,14 +14,14 @@ from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.spec import QWEN, Eye
+from qvl_attn.encoders.spec import QWEN, EncoderSpec
 from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
-from qvl_attn.media.video_source import Footage
+from qvl_attn.media.video_source import VideoSource
 from qvl_attn.model.preprocess import frame_resizer
 from qvl_attn.model.prompt import chat_messages, pixel_limits, shown_clips
 from qvl_attn.model.token_grid import cell_boxes_px
@@ -58,7 +58,7 @@ class Inputs:
 
 
 def read_inputs(
-    eye: Eye, processor: Any, media: Media, min_pixels: int | None = None, max_pixels: int | None = None
+    spec: EncoderSpec, processor: Any, media: Media, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> Inputs:
     """Run the processor on a picture or clip.
 
@@ -67,8 +67,8 @@ def read_inputs(
     patch, and its positions are interpolated.
 
     Args:
-        eye: of the encoder.
-        processor: as `load_eye_processor` gives it.
+        spec: of the encoder.
+        processor: as `load_encoder_processor` gives it.
         media: upright.
         min_pixels: to which a picture is resized at least.
         max_pixels: to which a picture is resized at most.
@@ -79,31 +79,31 @@ def read_inputs(
     """
     if max(media.size_px) > MOST_RATIO * min(media.size_px):
         raise _narrow(media)
-    if eye.model_type == QWEN:
+    if spec.model_type == QWEN:
         try:
-            return _qwen_inputs(eye, processor, media, min_pixels, max_pixels)
+            return _qwen_inputs(spec, processor, media, min_pixels, max_pixels)
         except ValueError as error:
             if "aspect ratio" not in str(error) and "height and width" not in str(error):
                 raise
             raise _narrow(media) from None
-    how = _limits(eye, media, min_pixels, max_pixels)
+    how = _limits(spec, media, min_pixels, max_pixels)
     values = torch.cat(
         [_values(processor, part, how) for part in np.split(media.frames, _batch_ends(len(media.frames)))]
     )
     t, _, height, width = values.shape
-    h, w = height // eye.patch_px, width // eye.patch_px
+    h, w = height // spec.patch_px, width // spec.patch_px
     frame_px = (media.frames.shape[2], media.frames.shape[1])
     x0, y0, x1, y1 = part_px(processor, frame_px, **how)
     scale = np.array([media.size_px[0] / frame_px[0], media.size_px[1] / frame_px[1]] * 2)
     # What is left of the input at the right and at the bottom is no whole patch, and the encoder does not see it.
-    seen = (x1 - x0) * w * eye.patch_px / width, (y1 - y0) * h * eye.patch_px / height
+    seen = (x1 - x0) * w * spec.patch_px / width, (y1 - y0) * h * spec.patch_px / height
     boxes = (cell_boxes_px(h, w, (1, 1)) * np.array([*seen, *seen]) + np.array([x0, y0, x0, y0])) * scale
     return Inputs(
         tensors={"pixel_values": values},
         grid=(t, h, w),
         boxes_px=np.tile(boxes.round(2).astype(np.float32), (t, 1)),  # painting is as exact as that
         place=np.arange(t * h * w, dtype=np.int64),
-        interpolate=(height, width) != (eye.trained_px, eye.trained_px),
+        interpolate=(height, width) != (spec.trained_px, spec.trained_px),
         frames=np.repeat(np.arange(t, dtype=np.int64)[:, None], 2, axis=1),
     )
 
@@ -120,16 +120,16 @@ def _values(processor: Any, frames: NDArray[np.uint8], how: Mapping[str, Any]) -
     return values
 
 
-def check_limits(eye: Eye, processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+def check_limits(spec: EncoderSpec, processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
     """Find limits of pixels that no picture can have.
 
     Raises:
         InputError: out of range, or the smaller above the larger.
     """
-    if eye.model_type == QWEN:
+    if spec.model_type == QWEN:
         pixel_limits(processor, min_pixels, max_pixels)
     else:
-        _squares(eye, min_pixels, max_pixels)
+        _squares(spec, min_pixels, max_pixels)
 
 
 def _narrow(media: Media) -> InputError:
@@ -141,20 +141,20 @@ def _narrow(media: Media) -> InputError:
     )
 
 
-def _limits(eye: Eye, media: Media, min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
+def _limits(spec: EncoderSpec, media: Media, min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
     """What the processor is told beside the picture."""
     if min_pixels is None and max_pixels is None:
         return {}
-    low, high = _squares(eye, min_pixels, max_pixels)
-    height, width = smart_resize(media.size_px[1], media.size_px[0], eye.patch_px, low, high)
+    low, high = _squares(spec, min_pixels, max_pixels)
+    height, width = smart_resize(media.size_px[1], media.size_px[0], spec.patch_px, low, high)
     if not height or not width:
         raise _narrow(media)
     return {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
 
 
-def _squares(eye: Eye, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
+def _squares(spec: EncoderSpec, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
     """Both limits of an encoder of squares: one that was not given follows the other."""
-    least, trained = 4 * eye.patch_px**2, (eye.trained_px or 224) ** 2
+    least, trained = 4 * spec.patch_px**2, (spec.trained_px or 224) ** 2
     for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
         if value is not None and not least <= value <= MOST_PIXELS:
             raise InputError(f"{flag} {value}: want {least} to {MOST_PIXELS}")
@@ -165,7 +165,9 @@ def _squares(eye: Eye, min_pixels: int | None, max_pixels: int | None) -> tuple[
     return low, high
 
 
-def _qwen_inputs(eye: Eye, processor: Any, media: Media, min_pixels: int | None, max_pixels: int | None) -> Inputs:
+def _qwen_inputs(
+    spec: EncoderSpec, processor: Any, media: Media, min_pixels: int | None, max_pixels: int | None
+) -> Inputs:
     if media.clip is None:
         low, high = pixel_limits(processor, min_pixels, max_pixels)
         size = {"shortest_edge": low, "longest_edge": high} if low and high else {}
@@ -190,7 +192,7 @@ def _qwen_inputs(eye: Eye, processor: Any, media: Media, min_pixels: int | None,
         tensors={"pixel_values": values, "grid_thw": grid_thw},
         grid=(t, h, w),
         boxes_px=np.tile(boxes, (t, 1)),
-        place=merged_order((t, h, w), eye.merge),
+        place=merged_order((t, h, w), spec.merge),
         interpolate=False,
         frames=np.stack([first, np.minimum(first + per_step, len(media.frames)) - 1], axis=1).astype(np.int64),
     )
@@ -203,7 +205,7 @@ def merged_order(grid: tuple[int, int, int], merge: int) -> IntArray:
     return np.ascontiguousarray(numbers.transpose(0, 1, 3, 2, 4)).reshape(-1)
 
 
-def turned_back(eye: Eye, processor: Any, inputs: Inputs) -> NDArray[np.uint8]:
+def reconstruct(spec: EncoderSpec, processor: Any, inputs: Inputs) -> NDArray[np.uint8]:
     """What the encoder sees, from its normalised input, put together by the places that attention is drawn by.
 
     So a wrong order or lost detail shows.
@@ -212,10 +214,10 @@ def turned_back(eye: Eye, processor: Any, inputs: Inputs) -> NDArray[np.uint8]:
         (t, H, W, 3) uint8 RGB; of a step of several frames its first.
     """
     t, h, w = inputs.grid
-    size = eye.patch_px
-    one = processor.image_processor if eye.model_type == QWEN else processor
+    size = spec.patch_px
+    one = processor.image_processor if spec.model_type == QWEN else processor
     values = inputs.tensors["pixel_values"].float().cpu().numpy()
-    if eye.model_type == QWEN:
+    if spec.model_type == QWEN:
         placed = np.empty_like(values)
         placed[inputs.place] = values
         patches = placed.reshape(t, h, w, 3, -1, size, size)[:, :, :, :, 0]
@@ -300,12 +302,12 @@ LONGEST_PX = 1024
 
 
 def load_encoder_clip(
-    spec: Eye,
+    spec: EncoderSpec,
     processor: Any,
     path: str | os.PathLike[str],
     how: ClipSettings | None = None,
     settings: EncoderSettings | None = None,
-    progress: Progress = untold,
+    progress: Progress = no_op,
 ) -> Media:
     """Sample a clip's frames, as an encoder wants them.
 
@@ -329,17 +331,17 @@ def load_encoder_clip(
     if how.mode != "clip" or how.window:
         asked = f"--window {how.window}" if how.window else f"--mode {how.mode}"
         raise InputError(f"{asked}: an encoder sees each step of a clip alone", "leave it out")
-    footage = open_clip(path, how.source_fps)
-    plan = plan_frames(footage, how)
+    video = open_clip(path, how.source_fps)
+    plan = plan_frames(video, how)
 
     def tell(done: int) -> None:
         progress("decoding", done, plan.stop - plan.first)
 
     if spec.model_type == QWEN:
         resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
-        return sample_clip(footage, plan, resize, tell)
-    media = sample_clip(footage, plan, _bounded, tell)
-    return replace(media, notes=(*media.notes, *_said(footage)))
+        return sample_clip(video, plan, resize, tell)
+    media = sample_clip(video, plan, _bounded, tell)
+    return replace(media, notes=(*media.notes, *_said(video)))
 
 
 def _bounded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -350,8 +352,8 @@ def _kept_px(size_px: tuple[int, int]) -> tuple[int, int]:
     return fit_px(size_px, LONGEST_PX) if max(size_px) > LONGEST_PX else size_px
 
 
-def _said(footage: Footage) -> list[str]:
-    (width, height), kept = footage.size_px, _kept_px(footage.size_px)
-    if kept == footage.size_px:
+def _said(video: VideoSource) -> list[str]:
+    (width, height), kept = video.size_px, _kept_px(video.size_px)
+    if kept == video.size_px:
         return []
     return [f"frames of {width} x {height} px are kept at {kept[0]} x {kept[1]} px before the processor resizes them"]

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.utils import logging
 
 from qvl_attn.core.errors import MemoryLimitError, ModelError
-from qvl_attn.encoders.spec import QWEN, Eye, class_of, eye_of, family_of
+from qvl_attn.encoders.spec import QWEN, EncoderSpec, class_of, family_of, spec_of
 from qvl_attn.model.checkpoint import (
     DTYPES,
     Checkpoint,
@@ -31,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 _TOWER = {r"^(model\.)?visual\.": ""}
 
 
-def load_eye(checkpoint: Checkpoint) -> tuple[Eye, Any]:
+def load_spec(checkpoint: Checkpoint) -> tuple[EncoderSpec, Any]:
     """What is known of an encoder from its `config.json`, and the configuration.
 
     Raises:
@@ -48,20 +48,20 @@ def load_eye(checkpoint: Checkpoint) -> tuple[Eye, Any]:
     refuse_quantised(name, raw)
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-        return eye_of(config, kind, class_of(kind, raw)), config
+        return spec_of(config, kind, class_of(kind, raw)), config
     except ModelError:
         raise
     except Exception as error:  # a broken file makes the libraries raise anything
         raise ModelError(f"{name}: its config.json cannot be read: {one_line(error)}") from error
 
 
-def load_eye_processor(checkpoint: Checkpoint, eye: Eye, config: Any) -> Any:
+def load_encoder_processor(checkpoint: Checkpoint, spec: EncoderSpec, config: Any) -> Any:
     """What makes pictures into the encoder's input: for Qwen2.5-VL the whole processor, else the pictures' alone.
 
     Raises:
         ModelError: files are missing or broken.
     """
-    if eye.model_type == QWEN:
+    if spec.model_type == QWEN:
         return load_processor(checkpoint, config)
     _want_one(checkpoint, PROCESSOR_FILES, "image processor", "it says how pictures are resized and normalised")
     try:
@@ -93,31 +93,31 @@ def _want_one(checkpoint: Checkpoint, files: Sequence[str], what: str, why: str)
         raise ModelError(f"{checkpoint.name}: no {what} in it ({why})", f"want one of {', '.join(files)}")
 
 
-def build_eye(name: str, eye: Eye, config: Any) -> Any:
+def build_encoder(name: str, spec: EncoderSpec, config: Any) -> Any:
     """The model, its weights not loaded.
 
     Raises:
         ModelError: the configuration makes no model.
     """
     try:
-        return _class_of(eye)(config.vision_config if eye.model_type == QWEN else config)
+        return _class_of(spec)(config.vision_config if spec.model_type == QWEN else config)
     except Exception as error:  # a configuration that makes no sense makes the libraries raise anything
         raise ModelError(f"{name}: its config.json makes no model: {one_line(error)}") from error
 
 
-def load_eye_weights(checkpoint: Checkpoint, eye: Eye, config: Any, placement: Placement) -> Any:
+def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any, placement: Placement) -> Any:
     """Load an encoder, with SDPA, ready to look. Of Qwen2.5-VL its vision tower alone: the rest is not read.
 
     Raises:
         ModelError: weights are broken or do not fit the configuration.
         MemoryLimitError: the device is full.
     """
-    tower = {"config": config.vision_config, "key_mapping": _TOWER} if eye.model_type == QWEN else {"config": config}
+    tower = {"config": config.vision_config, "key_mapping": _TOWER} if spec.model_type == QWEN else {"config": config}
     # A pooler is not used here, and some checkpoints (DINO's) have none.
-    plain = {"add_pooling_layer": False} if eye.model_class == "ViTModel" else {}
+    plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
     try:
         with _quiet():
-            model, info = _class_of(eye).from_pretrained(
+            model, info = _class_of(spec).from_pretrained(
                 checkpoint.folder,
                 **tower,
                 **plain,
@@ -137,10 +137,10 @@ def load_eye_weights(checkpoint: Checkpoint, eye: Eye, config: Any, placement: P
     return model.eval().requires_grad_(False)
 
 
-def _class_of(eye: Eye) -> Any:
-    if eye.model_type == QWEN:
+def _class_of(spec: EncoderSpec) -> Any:
+    if spec.model_type == QWEN:
         return Qwen2_5_VisionTransformerPretrainedModel
-    return getattr(transformers, eye.model_class)
+    return getattr(transformers, spec.model_class)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
-from qvl_attn.encoders.attention import Over, Sight
+from qvl_attn.encoders.attention import EncoderAttention, Over
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.record import Provenance, Record
 
@@ -105,7 +105,7 @@ class SaliencyMap:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PatchSpace:
+class PatchEmbedding:
     """The patches' embeddings by layer, projected.
 
     Attributes:
@@ -143,36 +143,36 @@ class EncoderRecord(Record):
 
     Attributes:
         media: the picture or clip, upright.
-        sight: the attention.
-        turned_back: (t, H, W, 3) uint8, what went in, put together again from the normalised patches.
+        attention: the attention.
+        reconstruction: (t, H, W, 3) uint8, what went in, put together again from the normalised patches.
         settings: what was asked for.
-        maker: what made it.
+        provenance: what made it.
         frames: (t, 2) int64, the first and last sampled frame of each step.
         similarity: (E, A, t, h, w) float32, by layer, the cosine similarity of the patches that were asked about to all
             of their step; None without `at`. Layers as in `similarity_layers`.
         similarity_layers: (E,) int64, after which layer; -1 is before the first.
-        space: the embeddings, projected, where they were asked for.
+        embedding: the embeddings, projected, where they were asked for.
         saliency: where it was asked for.
-        grid_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the heads;
-            None where there is no room for them.
-        grid_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
+        patch_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the
+            heads; None where there is no room for them.
+        patch_row_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
     """
 
     media: Media
-    sight: Sight
-    turned_back: NDArray[np.uint8]
+    attention: EncoderAttention
+    reconstruction: NDArray[np.uint8]
     settings: EncoderSettings
-    maker: EncoderProvenance
+    provenance: EncoderProvenance
     frames: IntArray
     similarity: FloatArray | None = None
     similarity_layers: IntArray | None = None
-    space: PatchSpace | None = None
+    embedding: PatchEmbedding | None = None
     saliency: tuple[SaliencyMap, ...] = ()
-    grid_rows: FloatArray | None = None
-    grid_places: IntArray | None = None
+    patch_rows: FloatArray | None = None
+    patch_row_places: IntArray | None = None
 
     def __post_init__(self) -> None:
-        L, A, grid = self.sight.layer_count, len(self.sight.asked), self.sight.grid
+        L, A, grid = self.attention.layer_count, len(self.attention.asked), self.attention.grid
         t, h, w = grid
         _require_array("frames", self.frames, np.int64, (t, 2))
         _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: not of the clip")
@@ -183,30 +183,30 @@ class EncoderRecord(Record):
             _require_array("similarity_layers", self.similarity_layers, np.int64, (None,))
             _require_array("similarity", self.similarity, np.float32, (len(self.similarity_layers), A, *grid))
             _require(bool(np.isfinite(self.similarity).all()), "similarity: not finite")
-        if self.space is not None:
-            _require_array("components", self.space.components, np.float32, (None, t * h * w, 3))
+        if self.embedding is not None:
+            _require_array("components", self.embedding.components, np.float32, (None, t * h * w, 3))
         _require(all(one.values.shape == grid for one in self.saliency), "saliency: not of the grid")
-        _require((self.grid_rows is None) == (self.grid_places is None), "grid_rows without their places")
-        if self.grid_rows is not None and self.grid_places is not None:
-            _require_array("grid_places", self.grid_places, np.int64, (None,))
-            _require_array("grid_rows", self.grid_rows, np.float32, (L, len(self.grid_places), *grid))
+        _require((self.patch_rows is None) == (self.patch_row_places is None), "grid_rows without their places")
+        if self.patch_rows is not None and self.patch_row_places is not None:
+            _require_array("grid_places", self.patch_row_places, np.int64, (None,))
+            _require_array("grid_rows", self.patch_rows, np.float32, (L, len(self.patch_row_places), *grid))
             _require(
-                bool(np.isfinite(self.grid_rows).all() and (self.grid_rows >= 0).all()), "grid_rows: not attention"
+                bool(np.isfinite(self.patch_rows).all() and (self.patch_rows >= 0).all()), "grid_rows: not attention"
             )
-            inside = (self.grid_places >= 0) & (self.grid_places < h * w)
+            inside = (self.patch_row_places >= 0) & (self.patch_row_places < h * w)
             _require(bool(inside.all()), "grid_places: not among the patches")
 
     def __repr__(self) -> str:
-        t, h, w = self.sight.grid
-        return f"{type(self).__name__}({self.media.source!r}, {self.maker.model!r}, {t} x {h} x {w} patches)"
+        t, h, w = self.attention.grid
+        return f"{type(self).__name__}({self.media.source!r}, {self.provenance.model!r}, {t} x {h} x {w} patches)"
 
     @property
     def head_layer(self) -> int:
         """The layer whose heads are shown one by one, 0-based."""
-        return self.sight.layer_count - 1 if self.settings.layer is None else self.settings.layer
+        return self.attention.layer_count - 1 if self.settings.layer is None else self.settings.layer
 
 
-def places_of(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: tuple[int, int]) -> tuple[int, ...]:
+def patches_at(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: tuple[int, int]) -> tuple[int, ...]:
     """The places in a step of the patches that show some points.
 
     Args:

@@ -13,17 +13,17 @@ import numpy as np
 
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
-from qvl_attn.encoders.embedding_figures import space_images
-from qvl_attn.encoders.figures import DrawnLook, draw_look
+from qvl_attn.encoders.embedding_figures import embedding_images
+from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result
 from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.codec import as_kept, base_name, media_from, write_frames
+from qvl_attn.results.codec import as_kept, base_name, media_from, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
     RESULT_FILE,
@@ -43,8 +43,8 @@ class EncoderResult(EncoderRecord):
 
     def _repr_html_(self) -> str:
         """In a notebook: the page of the result."""
-        title = f"{base_name(self.media.source)} — {self.maker.model}"
-        return framed(encoder_html(self), draw_look(self, Drawing()).overlay(), title)
+        title = f"{base_name(self.media.source)} — {self.provenance.model}"
+        return framed(encoder_html(self), draw_encoder_result(self, Drawing()).overlay(), title)
 
     def save(
         self,
@@ -52,7 +52,7 @@ class EncoderResult(EncoderRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = untold,
+        progress: Progress = no_op,
     ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
 
@@ -71,7 +71,7 @@ class EncoderResult(EncoderRecord):
         how = drawing or Drawing()
         threads = draw_threads([self.media], how)
         drawn = partial(_contents, self, how, progress)
-        target = request_folder(Path(out), self.media, self.settings, how, self.maker)
+        target = request_folder(Path(out), self.media, self.settings, how, self.provenance)
         return save_record(self, target, drawn, threads, overwrite=overwrite, progress=progress)
 
     @staticmethod
@@ -90,37 +90,37 @@ class EncoderResult(EncoderRecord):
 
 
 def request_folder(
-    out: Path, media: Media, settings: EncoderSettings, drawing: Drawing, maker: EncoderProvenance
+    out: Path, media: Media, settings: EncoderSettings, drawing: Drawing, provenance: EncoderProvenance
 ) -> Path:
     """The folder of a result, `<media>-<model>-<8 hex>`, which is the same for the same request."""
     key = {
         "media": media.sha256,
         "settings": asdict(settings),
         "drawing": asdict(drawing),
-        "made_by": asdict(maker),
+        "made_by": asdict(provenance),
     }
-    return out / folder_name(media, Path(maker.model).name or maker.model, key)
+    return out / folder_name(media, Path(provenance.model).name or provenance.model, key)
 
 
-def turned_file(step: int) -> str:
+def reconstruction_file(step: int) -> str:
     """The file of what went in at a step, turned back into a picture."""
     return f"input/{step:06d}.png"
 
 
 def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Contents[EncoderResult]:
-    drawn = draw_look(result, drawing)
+    drawn = draw_encoder_result(result, drawing)
     turned: dict[str, Callable[[], Picture]] = {
-        turned_file(step): partial(np.asarray, picture) for step, picture in enumerate(result.turned_back)
+        reconstruction_file(step): partial(np.asarray, picture) for step, picture in enumerate(result.reconstruction)
     }
 
     def page(measured: EncoderResult, notes: list[str]) -> str:
         # As the folder keeps it, so that a page that is made again is the same.
-        rows = None if result.grid_rows is None else result.grid_rows.astype(GRID_DTYPE).astype(np.float32)
-        return encoder_html(replace(measured, media=as_kept(result.media, drawing), grid_rows=rows), notes)
+        rows = None if result.patch_rows is None else result.patch_rows.astype(GRID_DTYPE).astype(np.float32)
+        return encoder_html(replace(measured, media=as_kept(result.media, drawing), patch_rows=rows), notes)
 
     return Contents(
         arrays=record_arrays(result),
-        images={**dict(drawn.images()), **dict(space_images(result, drawing)), **turned},
+        images={**dict(drawn.images()), **dict(embedding_images(result, drawing)), **turned},
         notes=drawn.notes,
         clip=lambda draft: _draw_clip(draft, drawn, progress),
         page=page,
@@ -128,15 +128,15 @@ def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Co
     )
 
 
-def _draw_clip(folder: Path, drawn: DrawnLook, progress: Progress) -> tuple[list[str], list[str]]:
+def _draw_clip(folder: Path, drawn: DrawnEncoderResult, progress: Progress) -> tuple[list[str], list[str]]:
     """Of a clip, what moves, and the frames themselves: files and notes."""
-    media = drawn.look.media
+    media = drawn.record.media
     if media.clip is None:
         return [], []
-    from qvl_attn.encoders.timeline import write_film  # loads matplotlib
+    from qvl_attn.encoders.timeline import export_clip  # loads matplotlib
 
-    files, notes = write_film(folder, drawn.look, drawn.headline, drawn.drawing, tuple(drawn.foot), progress)
-    return [*files, *write_frames(folder, media)], notes
+    files, notes = export_clip(folder, drawn.record, drawn.headline, drawn.drawing, tuple(drawn.foot), progress)
+    return [*files, *write_sampled_frames(folder, media)], notes
 
 
 def _from_folder(folder: Path, value: dict[str, Any]) -> EncoderResult:
@@ -148,7 +148,7 @@ def _from_folder(folder: Path, value: dict[str, Any]) -> EncoderResult:
         _ = value[name]
     arrays = read_npz(folder / ARRAYS_FILE)
     result = record_from(EncoderResult, value, arrays, media_from(folder, 0, described))
-    turned = np.stack([read_png(folder / turned_file(step)) for step in range(result.sight.grid[0])])
-    if turned.shape != result.turned_back.shape:
-        raise ValueError(f"{turned_file(0)} is not of the input's size")
-    return replace(result, turned_back=turned)
+    turned = np.stack([read_png(folder / reconstruction_file(step)) for step in range(result.attention.grid[0])])
+    if turned.shape != result.reconstruction.shape:
+        raise ValueError(f"{reconstruction_file(0)} is not of the input's size")
+    return replace(result, reconstruction=turned)

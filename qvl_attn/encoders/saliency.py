@@ -42,10 +42,10 @@ import torch
 
 from qvl_attn.attribution.methods.gradient import relevance
 from qvl_attn.core.errors import InputError
-from qvl_attn.encoders.capture import encoder_of, in_parts, layers_of, told
+from qvl_attn.encoders.capture import description, encoder_of, in_parts, layers_of
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
-from qvl_attn.encoders.spec import QWEN, Eye
+from qvl_attn.encoders.spec import QWEN, EncoderSpec
 from qvl_attn.model.capture import attention_rows, keep_encoder_states
 from qvl_attn.model.probe import Flow, check_finite
 from qvl_attn.model.prompt import check_text
@@ -53,7 +53,7 @@ from qvl_attn.model.signals import Floats
 
 
 @dataclass(frozen=True)
-class Aim:
+class SaliencyTarget:
     """What is explained.
 
     Attributes:
@@ -67,11 +67,13 @@ class Aim:
     tokens: tuple[Mapping[str, Sequence[int]], ...] = ()
 
 
-def check_saliency(eye: Eye, config: Any, settings: EncoderSettings, tokenizer: Callable[[], Any]) -> Aim:
+def check_saliency(
+    spec: EncoderSpec, config: Any, settings: EncoderSettings, tokenizer: Callable[[], Any]
+) -> SaliencyTarget:
     """Read what is to be explained.
 
     Args:
-        eye: of the encoder.
+        spec: of the encoder.
         config: the model's whole configuration.
         settings: with `saliency`.
         tokenizer: gives the text side's, where there is one.
@@ -80,32 +82,32 @@ def check_saliency(eye: Eye, config: Any, settings: EncoderSettings, tokenizer: 
         InputError: the encoder has no head; a class that it does not know; no text, one that is empty, too long or has
             control tokens in it; a class for a model that compares with texts, or the other way round.
     """
-    if eye.head is None or (eye.head == "classes" and not config.num_labels):
-        also = "; of Qwen2.5-VL's answers: qvl-attn ask ... --method gradient" if eye.model_type == QWEN else ""
+    if spec.head is None or (spec.head == "classes" and not config.num_labels):
+        also = "; of Qwen2.5-VL's answers: qvl-attn ask ... --method gradient" if spec.model_type == QWEN else ""
         raise InputError(
-            f"--saliency: this {eye.family.name} encoder has neither classes nor a text side, so nothing is decided",
+            f"--saliency: this {spec.family.name} encoder has neither classes nor a text side, so nothing is decided",
             f"take one that has, as google/vit-base-patch16-224 or openai/clip-vit-base-patch32{also}",
         )
-    if eye.head == "classes":
+    if spec.head == "classes":
         if settings.texts:
             raise InputError(
-                f"--text: this {eye.family.name} encoder has classes and no text side", "name a class with --label"
+                f"--text: this {spec.family.name} encoder has classes and no text side", "name a class with --label"
             )
-        return Aim(label=None if settings.label is None else _number_of(settings.label, config.id2label))
+        return SaliencyTarget(label=None if settings.label is None else _number_of(settings.label, config.id2label))
     if settings.label is not None:
         raise InputError(
-            f"--label {settings.label}: {eye.family.name} compares with texts and has no classes",
+            f"--label {settings.label}: {spec.family.name} compares with texts and has no classes",
             'write --text "a photo of a cat"',
         )
     if not settings.texts:
         raise InputError(
-            f"--saliency: {eye.family.name} compares a picture with texts, and there is none",
+            f"--saliency: {spec.family.name} compares a picture with texts, and there is none",
             'write --text "a photo of a cat"',
         )
     if len({*settings.texts}) < len(settings.texts):
         raise InputError("--text: the same text is there twice")
     words = tokenizer()
-    tokens = tuple(_tokens(eye, config, words, text) for text in settings.texts)
+    tokens = tuple(_tokens(spec, config, words, text) for text in settings.texts)
     for i, one in enumerate(tokens):
         if one in tokens[:i]:
             alike = [shorten(settings.texts[at], 60) for at in (tokens.index(one), i)]
@@ -113,7 +115,7 @@ def check_saliency(eye: Eye, config: Any, settings: EncoderSettings, tokenizer: 
                 f"--text: {alike[0]!r} and {alike[1]!r} are the same to the model's tokenizer",
                 "word them so that they differ in more than case or signs",
             )
-    return Aim(texts=settings.texts, tokens=tokens)
+    return SaliencyTarget(texts=settings.texts, tokens=tokens)
 
 
 def _number_of(label: str, names: Mapping[int, str]) -> int:
@@ -139,14 +141,14 @@ def _number_of(label: str, names: Mapping[int, str]) -> int:
     raise InputError(f"--label {label}: the encoder knows {len(names)} classes, and none of this name or number", hint)
 
 
-def _tokens(eye: Eye, config: Any, tokenizer: Any, text: str) -> dict[str, list[int]]:
+def _tokens(spec: EncoderSpec, config: Any, tokenizer: Any, text: str) -> dict[str, list[int]]:
     """A text as the family was trained with it: SigLIP's is filled up to its full length, and the filling is read."""
     check_text("text after --text", text, _control_words(tokenizer))
     most = config.text_config.max_position_embeddings
-    filled = eye.model_type == "siglip"
+    filled = spec.model_type == "siglip"
     # A length of its own would be one more warning; what is too long is refused below.
-    told = {"padding": "max_length", "max_length": most} if filled else {}
-    found = tokenizer(text, **told, verbose=False)
+    description = {"padding": "max_length", "max_length": most} if filled else {}
+    found = tokenizer(text, **description, verbose=False)
     count = len(found["input_ids"])
     if count > most:
         raise InputError(f"--text: {shorten(text, 60)!r} has {count} tokens, and the encoder reads at most {most}")
@@ -175,14 +177,14 @@ READS: Mapping[str, tuple[str, ...]] = {
 Outcome = Callable[[torch.Tensor], torch.Tensor]
 
 
-def saliency(model: Any, eye: Eye, inputs: Inputs, aim: Aim) -> tuple[SaliencyMap, ...]:
+def saliency(model: Any, spec: EncoderSpec, inputs: Inputs, saliency_target: SaliencyTarget) -> tuple[SaliencyMap, ...]:
     """Maps of what decided.
 
     Args:
-        model: as `load_eye_weights` gives it.
-        eye: what is known of it.
+        model: as `load_encoder_weights` gives it.
+        spec: what is known of it.
         inputs: as `read_inputs` gives them.
-        aim: as `check_saliency` gives it.
+        saliency_target: as `check_saliency` gives it.
 
     Returns:
         Of each text, or of the class, a map by each of `METHODS`.
@@ -190,20 +192,20 @@ def saliency(model: Any, eye: Eye, inputs: Inputs, aim: Aim) -> tuple[SaliencyMa
     Raises:
         CaptureError: the outcome, or a gradient, is not finite.
     """
-    outcome = partial(_logits, model, told(eye, inputs))
-    if aim.texts:
-        outcome = partial(_likeness, model, told(eye, inputs), _embedded(model, aim))
+    outcome = partial(_logits, model, description(spec, inputs))
+    if saliency_target.texts:
+        outcome = partial(_likeness, model, description(spec, inputs), _embedded(model, saliency_target))
     with torch.no_grad():
-        scores = torch.cat([outcome(_placed(model, part.tensors["pixel_values"])) for part in in_parts(eye, inputs)])
+        scores = torch.cat([outcome(_placed(model, part.tensors["pixel_values"])) for part in in_parts(spec, inputs)])
     check_finite("the model's outcome", scores)
-    if aim.texts:
-        names, columns = aim.texts, range(len(aim.texts))
+    if saliency_target.texts:
+        names, columns = saliency_target.texts, range(len(saliency_target.texts))
     else:
         scores = _probabilities(model, scores)
-        label = int(scores.mean(dim=0).argmax()) if aim.label is None else aim.label
+        label = int(scores.mean(dim=0).argmax()) if saliency_target.label is None else saliency_target.label
         names, columns = (model.config.id2label[label],), range(label, label + 1)
     steps = [
-        _explain(model, eye, outcome, _placed(model, one[None]), columns) for one in inputs.tensors["pixel_values"]
+        _explain(model, spec, outcome, _placed(model, one[None]), columns) for one in inputs.tensors["pixel_values"]
     ]
     values = np.stack(steps, axis=2).astype(np.float32)
     return tuple(
@@ -228,12 +230,12 @@ def _likeness(model: Any, how: dict[str, bool], texts: torch.Tensor, pixels: tor
     return found
 
 
-def _embedded(model: Any, aim: Aim) -> torch.Tensor:
+def _embedded(model: Any, saliency_target: SaliencyTarget) -> torch.Tensor:
     """(N, C) the texts' embeddings, each of length one."""
     with torch.no_grad():
         found = [
             model.get_text_features(**{name: torch.tensor([ids], device=model.device) for name, ids in one.items()})
-            for one in aim.tokens
+            for one in saliency_target.tokens
         ]
     return torch.nn.functional.normalize(torch.cat([one.pooler_output for one in found]).float(), dim=-1)
 
@@ -243,10 +245,10 @@ def _probabilities(model: Any, logits: torch.Tensor) -> torch.Tensor:
     return logits.sigmoid() if several else torch.softmax(logits, dim=-1)
 
 
-def _explain(model: Any, eye: Eye, outcome: Outcome, pixels: torch.Tensor, columns: Sequence[int]) -> Floats:
+def _explain(model: Any, spec: EncoderSpec, outcome: Outcome, pixels: torch.Tensor, columns: Sequence[int]) -> Floats:
     """(N, 2, P) of each column of one step's outcome the maps."""
-    flow, R = Flow(differentiate=True, causal=False), len(eye.prefix)
-    with _watched(model, eye) as seen, keep_encoder_states(model, flow), torch.enable_grad():
+    flow, R = Flow(differentiate=True, causal=False), len(spec.prefix)
+    with _watched(model, spec) as seen, keep_encoder_states(model, flow), torch.enable_grad():
         found = outcome(pixels)[0]
     maps = []
     for column in columns:
@@ -255,16 +257,16 @@ def _explain(model: Any, eye: Eye, outcome: Outcome, pixels: torch.Tensor, colum
         for gradient in (*gradients, *flow.gradients()):
             check_finite("a gradient", gradient)
         if "probe" in seen:
-            row = _probe_row(encoder_of(model, eye).head.attention, seen["probe"], seen["asked"], gradients[1])
+            row = _probe_row(encoder_of(model, spec).head.attention, seen["probe"], seen["asked"], gradients[1])
         else:
-            row = _plain_row(eye, seen["states"].shape[1])
+            row = _plain_row(spec, seen["states"].shape[1])
         relevant = relevance(row, flow.relevance()) - row
         maps.append(np.stack([_grad_cam(seen["states"][0, R:], gradients[0][0, R:]), relevant[R:]]))
     return np.stack(maps)
 
 
 @contextmanager
-def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
+def _watched(model: Any, spec: EncoderSpec) -> Iterator[dict[str, torch.Tensor]]:
     """While it lasts, what gradients are taken of is kept.
 
     Gives:
@@ -272,7 +274,7 @@ def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
         `asked` and `pooled`, what its attention gives.
     """
     seen: dict[str, torch.Tensor] = {}
-    tower = encoder_of(model, eye)
+    tower = encoder_of(model, spec)
 
     def leaf(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         del module, args
@@ -281,14 +283,14 @@ def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
 
     def norm(module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
         del module
-        seen["states"] = output if READS[eye.model_class] == ("cls",) else args[0]
+        seen["states"] = output if READS[spec.model_class] == ("cls",) else args[0]
 
     def probe(module: Any, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         del module
         seen["probe"], seen["asked"], seen["pooled"] = *args[:2], output[0]
 
-    hooks: list[tuple[Any, Callable[..., Any]]] = [(tower.embeddings, leaf), (_last_norm(model, eye), norm)]
-    if "probe" in READS[eye.model_class]:
+    hooks: list[tuple[Any, Callable[..., Any]]] = [(tower.embeddings, leaf), (_last_norm(model, spec), norm)]
+    if "probe" in READS[spec.model_class]:
         hooks.append((tower.head.attention, probe))
     with ExitStack() as stack:
         for module, hook in hooks:
@@ -296,14 +298,14 @@ def _watched(model: Any, eye: Eye) -> Iterator[dict[str, torch.Tensor]]:
         yield seen
 
 
-def _last_norm(model: Any, eye: Eye) -> Any:
+def _last_norm(model: Any, spec: EncoderSpec) -> Any:
     """The first norm of the last layer."""
-    return next(one for one in layers_of(model, eye)[-1].modules() if isinstance(one, torch.nn.LayerNorm))
+    return next(one for one in layers_of(model, spec)[-1].modules() if isinstance(one, torch.nn.LayerNorm))
 
 
-def _plain_row(eye: Eye, tokens: int) -> Floats:
+def _plain_row(spec: EncoderSpec, tokens: int) -> Floats:
     """(T,) by which a head reads [CLS], the mean of the patches, or both."""
-    R, row, reads = len(eye.prefix), np.zeros(tokens), READS[eye.model_class]
+    R, row, reads = len(spec.prefix), np.zeros(tokens), READS[spec.model_class]
     if "cls" in reads:
         row[0] = 1
     if "patches" in reads:

@@ -47,7 +47,7 @@ SERVED = "Qwen2.5-VL, CLIP, SigLIP, ViT, DINO, DINOv2, DINOv2 with registers"
 
 
 @dataclass(frozen=True)
-class Eye:
+class EncoderSpec:
     """What is known of an encoder before its weights are there.
 
     Attributes:
@@ -117,7 +117,7 @@ def class_of(kind: str, raw: Mapping[str, Any]) -> str:
     return next((one for one in named if one in classes), classes[0]) if isinstance(named, list) else classes[0]
 
 
-def eye_of(config: Any, kind: str, model_class: str) -> Eye:
+def spec_of(config: Any, kind: str, model_class: str) -> EncoderSpec:
     """What is known of an encoder from its configuration.
 
     Raises:
@@ -127,7 +127,7 @@ def eye_of(config: Any, kind: str, model_class: str) -> Eye:
     family = FAMILIES[kind]
     vision = config.vision_config if family.nested else config
     if kind == QWEN:
-        return Eye(
+        return EncoderSpec(
             model_type=kind,
             model_class=model_class,
             layers=vision.depth,
@@ -141,7 +141,7 @@ def eye_of(config: Any, kind: str, model_class: str) -> Eye:
         )
     registers = getattr(vision, "num_register_tokens", 0)
     layers, patch_px, side = vision.num_hidden_layers, vision.patch_size, vision.image_size
-    return Eye(
+    return EncoderSpec(
         model_type=kind,
         model_class=model_class,
         layers=layers,
@@ -170,44 +170,44 @@ class Taken(NamedTuple):
     host: int
 
 
-def held_bytes(eye: Eye, grid: tuple[int, int, int], asked: int) -> Taken:
-    """Of what is added up over the layers, as `look.Tally` holds it.
+def held_bytes(spec: EncoderSpec, grid: tuple[int, int, int], asked: int) -> Taken:
+    """Of what is added up over the layers, as `record.Accumulator` holds it.
 
     Received attention and three sums in float64 where the model runs, 8 (L H t T + 3 L H t); and on the host, in
     float32, the row of [CLS] where there is one and those of the patches asked about, 4 L H t T for each.
 
     Args:
-        eye: of the encoder.
+        spec: of the encoder.
         grid: (t, h, w) steps, rows and columns of patches.
         asked: of how many places in a step the rows are kept.
     """
     t, h, w = grid
-    per_token = eye.layers * eye.heads * t
-    values = per_token * (len(eye.prefix) + h * w)
-    return Taken(8 * (values + 3 * per_token), 4 * values * (("cls" in eye.prefix) + asked))
+    per_token = spec.layers * spec.heads * t
+    values = per_token * (len(spec.prefix) + h * w)
+    return Taken(8 * (values + 3 * per_token), 4 * values * (("cls" in spec.prefix) + asked))
 
 
-def pass_bytes(eye: Eye, config: Any, item_bytes: int, grid: tuple[int, int, int]) -> int:
+def pass_bytes(spec: EncoderSpec, config: Any, item_bytes: int, grid: tuple[int, int, int]) -> int:
     """Of the activations of a layer, at least, for the tokens that run together.
 
     In its attention what goes in, the normed, queries, keys and values are there at once, 5 D a token; in its MLP what
     goes in, and the inner width I before and after the activation, D + 2 I.
 
     Args:
-        eye: of the encoder.
+        spec: of the encoder.
         config: of the encoder, or of the model that it is a part of.
         item_bytes: of a number.
         grid: of the steps that run together.
     """
     t, h, w = grid
-    vision = config.vision_config if eye.family.nested else config
+    vision = config.vision_config if spec.family.nested else config
     width = vision.hidden_size
     inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-    return int(t * (len(eye.prefix) + h * w) * max(5 * width, width + 2 * inner) * item_bytes)
+    return int(t * (len(spec.prefix) + h * w) * max(5 * width, width + 2 * inner) * item_bytes)
 
 
-def states_bytes(eye: Eye, config: Any, grid: tuple[int, int, int]) -> int:
+def states_bytes(spec: EncoderSpec, config: Any, grid: tuple[int, int, int]) -> int:
     """Of all layers' patches in float32, (E, P, D), as the components of a clip in several parts want them."""
-    vision = config.vision_config if eye.family.nested else config
+    vision = config.vision_config if spec.family.nested else config
     t, h, w = grid
-    return int(4 * (eye.layers + 1) * t * h * w * vision.hidden_size)
+    return int(4 * (spec.layers + 1) * t * h * w * vision.hidden_size)

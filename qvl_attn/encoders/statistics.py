@@ -1,6 +1,6 @@
 """Figures of an encoder's layers, and what attention that is spread evenly would give. Pure.
 
-Some are of single rows, and taken while the model runs (`sight.py`): the mean attention distance, the entropy, the
+Some are of single rows, and taken while the model runs (`attention.py`): the mean attention distance, the entropy, the
 share within a window. The others are of what the patches' attention adds up to: does it gather on a few tokens?
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.attribution.selection import layer_words
-from qvl_attn.encoders.attention import Sight
+from qvl_attn.attribution.selection import describe_layers
+from qvl_attn.encoders.attention import EncoderAttention
 
 FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90", "window_share")
 TITLES = {
@@ -41,10 +41,10 @@ class Figure:
     chance: Floats
 
 
-def figures_of(sight: Sight) -> dict[str, Figure]:
+def statistics_of(attention: EncoderAttention) -> dict[str, Figure]:
     """All figures of a sight, by name, in the order of `FIGURES`; without `window_share` where there are no windows.
 
-    - `distance_px`, `entropy_bits`, `window_share`: as `Sight` has them, means over single patches' rows.
+    - `distance_px`, `entropy_bits`, `window_share`: as `EncoderAttention` has them, means over single patches' rows.
     - `top10_share`: of the mean over the patches' rows, what the ten strongest tokens of a step get.
     - `tokens_50`, `tokens_90`: of the same, the fewest tokens that together get 50 % or 90 % of it; of the last one the
       part that is needed counts, so that they are continuous: half of an even map of N tokens are N / 2.
@@ -52,19 +52,19 @@ def figures_of(sight: Sight) -> dict[str, Figure]:
     Tokens of the prefix count as tokens: attention that gathers on [CLS] or on registers gathers.
     """
     found = {
-        "distance_px": Figure(_over_steps(sight.distance_px), _chance_distance_px(sight)),
-        "entropy_bits": Figure(_over_steps(sight.entropy_bits), _chance_entropy_bits(sight)),
+        "distance_px": Figure(_over_steps(attention.distance_px), _chance_distance_px(attention)),
+        "entropy_bits": Figure(_over_steps(attention.entropy_bits), _chance_entropy_bits(attention)),
     }
-    ordered = -np.sort(-sight.received.astype(np.float64), axis=-1)
-    tokens, L = ordered.shape[-1], sight.layer_count
+    ordered = -np.sort(-attention.received.astype(np.float64), axis=-1)
+    tokens, L = ordered.shape[-1], attention.layer_count
     found["top10_share"] = Figure(
         ordered[..., :STRONGEST].sum(axis=-1).mean(axis=-1), np.full(L, min(1.0, STRONGEST / tokens))
     )
     for percent in (50, 90):
         values = _tokens_that_carry(ordered, percent / 100).mean(axis=-1)
         found[f"tokens_{percent}"] = Figure(values, np.full(L, tokens * percent / 100))
-    if sight.window_share is not None:
-        found["window_share"] = Figure(_over_steps(sight.window_share), _chance_window_share(sight))
+    if attention.window_share is not None:
+        found["window_share"] = Figure(_over_steps(attention.window_share), _chance_window_share(attention))
     return found
 
 
@@ -82,23 +82,23 @@ def _tokens_that_carry(ordered: Floats, share: float) -> Floats:
     return np.asarray((whole + part)[..., 0])
 
 
-def window_cells(sight: Sight) -> list[NDArray[np.int64]]:
+def window_cells(attention: EncoderAttention) -> list[NDArray[np.int64]]:
     """The places of each window's patches; one of all patches where there are no windows."""
-    _, h, w = sight.grid
-    numbers = np.zeros(h * w, dtype=np.int64) if sight.window is None else sight.window
+    _, h, w = attention.grid
+    numbers = np.zeros(h * w, dtype=np.int64) if attention.window is None else attention.window
     return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
 
-def _by_kind(sight: Sight, full: float, windowed: float) -> Floats:
-    return np.where(sight.full, full, windowed)
+def _by_kind(attention: EncoderAttention, full: float, windowed: float) -> Floats:
+    return np.where(attention.full, full, windowed)
 
 
-def _chance_distance_px(sight: Sight) -> Floats:
-    _, h, w = sight.grid
-    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in window_cells(sight)]
+def _chance_distance_px(attention: EncoderAttention) -> Floats:
+    _, h, w = attention.grid
+    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in window_cells(attention)]
     weights = np.array([rows * columns for rows, columns in shapes])
     windowed = np.array([_mean_distance(rows, columns) for rows, columns in shapes]) @ weights / weights.sum()
-    return _by_kind(sight, sight.patch_px * _mean_distance(h, w), sight.patch_px * windowed)
+    return _by_kind(attention, attention.patch_px * _mean_distance(h, w), attention.patch_px * windowed)
 
 
 def _mean_distance(rows: int, columns: int) -> float:
@@ -108,15 +108,15 @@ def _mean_distance(rows: int, columns: int) -> float:
     return float((pairs * np.hypot(y, x)).sum() / (rows * columns) ** 2)
 
 
-def _chance_entropy_bits(sight: Sight) -> Floats:
-    sizes = np.array([len(place) for place in window_cells(sight)])
+def _chance_entropy_bits(attention: EncoderAttention) -> Floats:
+    sizes = np.array([len(place) for place in window_cells(attention)])
     windowed = float(np.log2(sizes) @ sizes / sizes.sum())
-    return _by_kind(sight, float(np.log2(sight.received.shape[-1])), windowed)
+    return _by_kind(attention, float(np.log2(attention.received.shape[-1])), windowed)
 
 
-def _chance_window_share(sight: Sight) -> Floats:
-    sizes = np.array([len(place) for place in window_cells(sight)], dtype=np.float64)
-    return _by_kind(sight, float(sizes @ sizes / sizes.sum() ** 2), 1.0)
+def _chance_window_share(attention: EncoderAttention) -> Floats:
+    sizes = np.array([len(place) for place in window_cells(attention)], dtype=np.float64)
+    return _by_kind(attention, float(sizes @ sizes / sizes.sum() ** 2), 1.0)
 
 
 LOCAL_SHARE = 0.5
@@ -162,14 +162,14 @@ def _local(distance_px: Figure) -> str:
     at = 0 if last is None else last
     reach = f"attention reaches {means[at]:.0f} px on average, {even:.0f} px if spread over the whole picture"
     if len(near) == len(means):
-        told = f"local in all layers (in layer {at} {reach})"
+        description = f"local in all layers (in layer {at} {reach})"
     elif last is None:
-        told = f"not local in layer 0, where {reach}"
+        description = f"not local in layer 0, where {reach}"
     else:
-        told = f"local until layer {last}, where {reach}"
+        description = f"local until layer {last}, where {reach}"
     again = [layer for layer in near if layer > (-1 if last is None else last)]
-    told += f"; local again: {layer_words(again)}" if again else ""
-    return told + (f"; by their windows: {layer_words(windows)}" if windows else "")
+    description += f"; local again: {describe_layers(again)}" if again else ""
+    return description + (f"; by their windows: {describe_layers(windows)}" if windows else "")
 
 
 def _gathers(tokens_50: Figure) -> str:

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.types import HeatMap
-from qvl_attn.encoders.captions import asks, heads_words, layer_words, maker_words, seen_box_px, seen_words, share_words
+from qvl_attn.encoders.captions import (
+    describe_provenance,
+    describe_share,
+    describe_visible_region,
+    map_title,
+    visible_box_px,
+)
 from qvl_attn.encoders.record import EncoderRecord
-from qvl_attn.encoders.statistics import TITLES, figures_of
+from qvl_attn.encoders.statistics import TITLES, statistics_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
 from qvl_attn.render.style import Drawing
-from qvl_attn.render.video_frame import Story
-from qvl_attn.results.clip_export import step_edges_s, write_frames
+from qvl_attn.render.video_frame import FrameOverlay
+from qvl_attn.results.clip_export import export_frames, step_edges_s
 
 SIZE_IN = (11.0, 6.6)
 NAMES = ("strongest", "distance_px", "entropy_bits")
@@ -42,26 +48,26 @@ class Line:
     chance: float
 
 
-def lines(look: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
+def lines(record: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
     """The figures of each step, of the layers of a map.
 
     Each step's attention adds up to the same, so how much each gets says nothing here: how it is spread does. The
     distance and the entropy are means over the patches and over all heads, whatever the map is of.
     """
     layers = list(heat.layers)
-    figures = figures_of(look.sight)
+    figures = statistics_of(record.attention)
     found = [Line(STRONGEST, heat.values.max(axis=(1, 2)).astype(np.float64) / heat.uniform, 1.0)]
     for name in NAMES[1:]:
-        values = getattr(look.sight, name)[layers].mean(axis=(0, 1), dtype=np.float64)
+        values = getattr(record.attention, name)[layers].mean(axis=(0, 1), dtype=np.float64)
         found.append(Line(f"{TITLES[name]}; mean of all heads", values, float(figures[name].chance[layers].mean())))
     return tuple(found)
 
 
-def draw_steps(look: EncoderRecord, heat: HeatMap, title: str) -> Picture:
+def draw_steps(record: EncoderRecord, heat: HeatMap, title: str) -> Picture:
     """The picture of it, one figure beneath the other over the same seconds: (H, W, 3) uint8 RGB."""
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor="white")
-    canvas, drawn = FigureCanvasAgg(figure), lines(look, heat)
-    edges = step_edges_s(look.media, look.sight.grid[0])
+    canvas, drawn = FigureCanvasAgg(figure), lines(record, heat)
+    edges = step_edges_s(record.media, record.attention.grid[0])
     panels = figure.subplots(len(drawn), 1, sharex=True)
     for axes, line in zip(panels, drawn, strict=True):
         axes.set_title(line.title, loc="left", fontsize=11, color=INK)
@@ -80,8 +86,8 @@ def draw_steps(look: EncoderRecord, heat: HeatMap, title: str) -> Picture:
 Part = tuple[float, float, float, float]
 
 
-def write_film(
-    folder: Path, look: EncoderRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
+def export_clip(
+    folder: Path, record: EncoderRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Draw a clip that an encoder looked at.
 
@@ -89,7 +95,7 @@ def write_film(
 
     Args:
         folder: where to.
-        look: at one clip.
+        record: at one clip.
         heat: the map of each step, of one layer, with the clip's scale.
         drawing: how.
         captions: what the map is, for the foot of each frame.
@@ -98,39 +104,44 @@ def write_film(
     Returns:
         The files that were written, and what the reader should know.
     """
-    how = look.settings.clip
-    told = story_of(look, heat, captions)
-    files, notes = write_frames(folder, look.media, how.source_fps if how else None, told, drawing, progress)
-    write_png(folder / "timeline.png", draw_steps(look, heat, f"{maker_words(look)} · {asked(look, heat)}"))
+    how = record.settings.clip
+    description = frame_overlay(record, heat, captions)
+    files, notes = export_frames(folder, record.media, how.source_fps if how else None, description, drawing, progress)
+    write_png(
+        folder / "timeline.png", draw_steps(record, heat, f"{describe_provenance(record)} · {asked(record, heat)}")
+    )
     return [*files, "timeline.png"], notes
 
 
-def story_of(look: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
     """What the film of a look tells."""
-    media, part = look.media, seen_part(look)
-    steps = np.searchsorted(look.frames[:, 1], np.arange(len(media.frames)))
-    return Story(
+    media, part = record.media, visible_part(record)
+    steps = np.searchsorted(record.frames[:, 1], np.arange(len(media.frames)))
+    return FrameOverlay(
         heat=heat,
         times_s=media.sampled_s.tolist(),
         steps=steps.tolist(),
-        question=asked(look, heat),
+        question=asked(record, heat),
         answers=(),
-        captions=(share_words(look.sight, heat.query, heat.layers[0], look.settings.over), *captions, *_of_part(part)),
+        captions=(
+            describe_share(record.attention, heat.query, heat.layers[0], record.settings.over),
+            *captions,
+            *_of_part(part),
+        ),
         part=part,
     )
 
 
-def asked(look: EncoderRecord, heat: HeatMap) -> str:
+def asked(record: EncoderRecord, heat: HeatMap) -> str:
     """Who asks in a map, in which layer, and how heads are joined."""
-    sight = look.sight
-    return f"{asks(look, heat.query)} · {layer_words(sight, heat.layers[0])} · {heads_words(sight, look.settings.over)}"
+    return map_title(record, heat.query, heat.layers[0])
 
 
-def seen_part(look: EncoderRecord) -> Part | None:
+def visible_part(record: EncoderRecord) -> Part | None:
     """The part of a frame that the encoder saw, xyxy in shares of its sides; None where that is all of it."""
-    if seen_words(look) is None:
+    if describe_visible_region(record) is None:
         return None
-    (x0, y0, x1, y1), (width, height) = seen_box_px(look.sight), look.media.size_px
+    (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media.size_px
     return x0 / width, y0 / height, x1 / width, y1 / height
 
 

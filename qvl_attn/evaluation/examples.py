@@ -35,12 +35,12 @@ SCHEMA_VERSION = 1
 SHOWN, LONGEST_PX, SEVERAL_PX = 48, 480, 280
 FOLDER = "gallery"
 # Of what is read back, which anybody may have written.
-MAX_EXHIBITS, MAX_BYTES, MAX_JPEG_BYTES, MAX_BOXES = 64, 4 * 2**20, 2**20, 4096
+MAX_EXAMPLES, MAX_BYTES, MAX_JPEG_BYTES, MAX_BOXES = 64, 4 * 2**20, 2**20, 4096
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Exhibit:
+class Example:
     """A sample as it is shown: n pictures of its prompt, or n steps of its clip, with the headline's plain map.
 
     Attributes:
@@ -100,12 +100,12 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def exhibited(ids: Iterable[str]) -> frozenset[str]:
+def chosen_examples(ids: Iterable[str]) -> frozenset[str]:
     """Which of a run's samples are chosen at random: those whose ids have the smallest hashes."""
     return frozenset(nsmallest(SHOWN, ids, key=lambda name: sha256(name.encode()).digest()))
 
 
-def exhibit_file(name: str) -> str:
+def example_file(name: str) -> str:
     """Where the exhibit of the sample with an id lies, from the folder of its run."""
     return f"{FOLDER}/{slug(name, 48)}-{sha256(name.encode()).hexdigest()[:8]}.npz"
 
@@ -118,7 +118,7 @@ def shown_boxes(sample: Sample, result: Result, places: Sequence[int]) -> list[N
     return [there.get(step, np.zeros((0, 4))) for step in places]
 
 
-def exhibit_of(sample: Sample, result: Result) -> Exhibit:
+def example_of(sample: Sample, result: Result) -> Example:
     """What is kept of an answered sample: the plain map of its headline, whatever methods were asked for.
 
     Raises:
@@ -139,7 +139,7 @@ def exhibit_of(sample: Sample, result: Result) -> Exhibit:
     for place, picture in zip(places, pictures, strict=True):
         size_px = result.media[0 if clip else place].size_px
         jpegs.append(jpeg(resize_picture(picture, fit_px(size_px, min(longest_px, max(picture.shape[:2]))))))
-    return Exhibit(
+    return Example(
         id=sample.id,
         jpegs=tuple(jpegs),
         values=tuple(values),
@@ -159,24 +159,24 @@ def _shown_pictures(sample: Sample, maps: Sequence[HeatMap]) -> tuple[int, ...]:
     return tuple(sorted(order[:MAX_STEPS]))
 
 
-def write_exhibit(folder: Path, exhibit: Exhibit) -> None:
+def write_example(folder: Path, example: Example) -> None:
     """Write an exhibit to the folder of its run, in place of what is there.
 
     Raises:
         OSError: it cannot be written.
     """
-    path = folder / exhibit_file(exhibit.id)
+    path = folder / example_file(example.id)
     path.parent.mkdir(exist_ok=True)
-    write_npz(path, _arrays(exhibit))
+    write_npz(path, _arrays(example))
 
 
-def exhibit_bytes(exhibit: Exhibit) -> bytes:
+def example_bytes(example: Example) -> bytes:
     """An exhibit as it goes from one process to another."""
-    return npz_bytes(_arrays(exhibit))
+    return npz_bytes(_arrays(example))
 
 
-def exhibit_from(data: bytes) -> Exhibit:
-    """What `exhibit_bytes` made.
+def example_from(data: bytes) -> Example:
+    """What `example_bytes` made.
 
     Raises:
         StoreError: it is not such bytes.
@@ -184,7 +184,7 @@ def exhibit_from(data: bytes) -> Exhibit:
     return _read(BytesIO(data))
 
 
-def read_exhibits(folder: Path) -> dict[str, Exhibit]:
+def read_examples(folder: Path) -> dict[str, Example]:
     """All exhibits of a run, by the ids of their samples; none where the run kept none.
 
     Args:
@@ -194,47 +194,47 @@ def read_exhibits(folder: Path) -> dict[str, Exhibit]:
         StoreError: one is damaged, or there are more than a run keeps.
     """
     paths = sorted((folder / FOLDER).glob("*.npz"))
-    if len(paths) > MAX_EXHIBITS:
-        raise StoreError(f"{folder / FOLDER} has {len(paths)} exhibits; a run keeps fewer than {MAX_EXHIBITS}")
+    if len(paths) > MAX_EXAMPLES:
+        raise StoreError(f"{folder / FOLDER} has {len(paths)} exhibits; a run keeps fewer than {MAX_EXAMPLES}")
     found = {}
     for path in paths:
-        exhibit = _read(path)
-        if exhibit_file(exhibit.id) != f"{FOLDER}/{path.name}":
-            raise StoreError(f"{path} is the exhibit of another sample, {exhibit.id[:80]!r}")
-        found[exhibit.id] = exhibit
+        example = _read(path)
+        if example_file(example.id) != f"{FOLDER}/{path.name}":
+            raise StoreError(f"{path} is the exhibit of another sample, {example.id[:80]!r}")
+        found[example.id] = example
     return found
 
 
-def _arrays(exhibit: Exhibit) -> dict[str, np.ndarray]:
+def _arrays(example: Example) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {
         "schema_version": np.array(SCHEMA_VERSION, np.int64),
-        "id": np.frombuffer(exhibit.id.encode(), np.uint8),
-        "places": np.array(exhibit.places, np.int64),
-        "of": np.array(exhibit.of, np.int64),
-        "times_s": np.array(exhibit.times_s, np.float64),
-        "uniform": np.array(exhibit.uniform, np.float64),
-        "high": np.array(exhibit.high, np.float64),
+        "id": np.frombuffer(example.id.encode(), np.uint8),
+        "places": np.array(example.places, np.int64),
+        "of": np.array(example.of, np.int64),
+        "times_s": np.array(example.times_s, np.float64),
+        "uniform": np.array(example.uniform, np.float64),
+        "high": np.array(example.high, np.float64),
     }
-    for i, picture in enumerate(exhibit.jpegs):
+    for i, picture in enumerate(example.jpegs):
         arrays[f"jpeg_{i}"] = np.frombuffer(picture, np.uint8)
-        arrays[f"values_{i}"] = exhibit.values[i]
-        arrays[f"boxes_{i}"] = exhibit.boxes[i]
+        arrays[f"values_{i}"] = example.values[i]
+        arrays[f"boxes_{i}"] = example.boxes[i]
     return arrays
 
 
-def _read(source: Path | BytesIO) -> Exhibit:
+def _read(source: Path | BytesIO) -> Example:
     arrays = read_npz(source, MAX_BYTES)
     try:
-        exhibit = _from_arrays(arrays)
-        for picture in exhibit.jpegs:
+        example = _from_arrays(arrays)
+        for picture in example.jpegs:
             _check_size(picture)
     except (KeyError, ValueError) as fault:
         name = source if isinstance(source, Path) else "what was sent"
         raise StoreError(f"{name} is no exhibit of a known schema ({fault})", "remove it") from None
-    return exhibit
+    return example
 
 
-def _from_arrays(arrays: Mapping[str, Any]) -> Exhibit:
+def _from_arrays(arrays: Mapping[str, Any]) -> Example:
     def get(name: str, dtype: type, dimensions: int) -> np.ndarray:
         array = arrays[name]
         fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == dimensions
@@ -244,7 +244,7 @@ def _from_arrays(arrays: Mapping[str, Any]) -> Exhibit:
     _require(get("schema_version", np.int64, 0) == SCHEMA_VERSION, "schema_version: another one")
     places = tuple(get("places", np.int64, 1).tolist())
     _require(len(places) <= MAX_STEPS, f"{len(places)} places")
-    return Exhibit(
+    return Example(
         id=get("id", np.uint8, 1).tobytes().decode(),
         jpegs=tuple(get(f"jpeg_{i}", np.uint8, 1).tobytes() for i in range(len(places))),
         values=tuple(get(f"values_{i}", np.float32, 2) for i in range(len(places))),

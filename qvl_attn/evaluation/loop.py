@@ -18,11 +18,11 @@ import numpy as np
 
 from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, told
-from qvl_attn.core.runtime import ahead
+from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
+from qvl_attn.core.runtime import prefetch
 from qvl_attn.core.types import Media
-from qvl_attn.evaluation.data.samples import Sample, Shown, all_faults
-from qvl_attn.evaluation.examples import exhibit_of
+from qvl_attn.evaluation.data.samples import MediaRef, Sample, all_faults
+from qvl_attn.evaluation.examples import example_of
 from qvl_attn.evaluation.score import Score, score_sample
 from qvl_attn.media.image import fingerprint, load_picture, picture_from
 from qvl_attn.media.video import open_clip
@@ -40,7 +40,7 @@ FAULTS = (InputError, CaptureError, MemoryLimitError)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """What is asked of every sample, and what is scored.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
         keep_maps: whether the maps of every head are kept.
         others: for each sample's id, the one whose boxes are its control.
         batch_size: how many prompts run at once, at most.
-        exhibited: the ids of the samples of which an exhibit is kept.
+        chosen_examples: the ids of the samples of which an exhibit is kept.
     """
 
     settings: Settings
@@ -59,7 +59,7 @@ class Plan:
     keep_maps: bool
     others: dict[str, Sample]
     batch_size: int = 1
-    exhibited: frozenset[str] = frozenset()
+    chosen_examples: frozenset[str] = frozenset()
 
 
 def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
@@ -103,10 +103,10 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
         raise all_faults(faults)
 
 
-def score_portions(
+def score_chunks(
     engine: Engine,
     asked: Iterable[Sequence[Sample]],
-    plan: Plan,
+    plan: ScoringPlan,
     done: Callable[[], Collection[str]] = tuple,
 ) -> Iterator[Score]:
     """Answer and score samples, each as soon as it is there; what spoils one becomes its error.
@@ -115,7 +115,7 @@ def score_portions(
 
     Args:
         engine: the model.
-        asked: as `portions` gives them.
+        asked: as `chunks` gives them.
         plan: what is asked and scored.
         done: gives the ids of samples that are not wanted any more; asked before each portion.
     """
@@ -123,31 +123,33 @@ def score_portions(
     stop = Event()
 
     def read() -> Generator[list[Prepared], None, None]:
-        for portion in asked:
+        for chunk in asked:
             finished = done()
-            if any(one.id not in finished for one in portion):
-                yield read_portion(engine, portion, plan.settings, stop)
+            if any(one.id not in finished for one in chunk):
+                yield read_chunk(engine, chunk, plan.settings, stop)
 
-    with closing(ahead(read(), depth=1)) as prepared:
+    with closing(prefetch(read(), depth=1)) as prepared:
         try:
-            for portion in prepared:
-                yield from _score_portion(engine, portion, plan, done())
+            for chunk in prepared:
+                yield from _score_chunk(engine, chunk, plan, done())
         finally:
             stop.set()
 
 
-def _score_portion(engine: Engine, portion: Sequence[Prepared], plan: Plan, done: Collection[str]) -> Iterator[Score]:
+def _score_chunk(
+    engine: Engine, chunk: Sequence[Prepared], plan: ScoringPlan, done: Collection[str]
+) -> Iterator[Score]:
     asked: list[Prepared] = []
     questions: list[Question] = []
     refused: list[Prepared] = []
-    for one in portion:
+    for one in chunk:
         if one.question is not None and (question := _fitting(engine, one)):
             asked.append(one)
             questions.append(question)
         elif one.question is not None:
             refused.append(one)
         elif one.sample.id not in done:
-            yield spoiled(one)
+            yield error_score(one)
     for group in engine.groups(questions, plan.batch_size):
         if any(asked[i].sample.id not in done for i in group.indices):
             for score in _of_group(engine, asked, questions, group, plan):
@@ -157,7 +159,7 @@ def _score_portion(engine: Engine, portion: Sequence[Prepared], plan: Plan, done
         if one.sample.id not in done:
             one.first_fault = one.fault
             question = _fitting(engine, one)
-            yield _alone(engine, one, question, plan) if question else spoiled(one)
+            yield _alone(engine, one, question, plan) if question else error_score(one)
 
 
 def _fitting(engine: Engine, one: Prepared) -> Question | None:
@@ -165,12 +167,12 @@ def _fitting(engine: Engine, one: Prepared) -> Question | None:
     try:
         return engine.fit([one.question])[0]
     except MemoryLimitError as fault:
-        one.fault = told(fault)
+        one.fault = describe_error(fault)
         return None
 
 
 def _of_group(
-    engine: Engine, asked: Sequence[Prepared], questions: Sequence[Question], group: Group, plan: Plan
+    engine: Engine, asked: Sequence[Prepared], questions: Sequence[Question], group: Group, plan: ScoringPlan
 ) -> Iterator[Score]:
     """Together; after a fault each that is left by itself, so that the fault spoils its own sample only.
 
@@ -184,25 +186,25 @@ def _of_group(
         return
     except Exception as fault:
         _check_device(fault)
-        words, memory = told(fault), isinstance(fault, MemoryLimitError)
+        words, memory = describe_error(fault), isinstance(fault, MemoryLimitError)
     # Beyond the `except`: what the fault held of the failed attempt is free now.
     for i in left:
         asked[i].fault = words
         if memory:
             asked[i].first_fault = words
         again = memory or len(group.indices) > 1
-        yield _alone(engine, asked[i], questions[i], plan) if again else spoiled(asked[i])
+        yield _alone(engine, asked[i], questions[i], plan) if again else error_score(asked[i])
 
 
-def _alone(engine: Engine, one: Prepared, question: Question, plan: Plan) -> Score:
+def _alone(engine: Engine, one: Prepared, question: Question, plan: ScoringPlan) -> Score:
     try:
         alone = engine.answer_group([question], Group(((0,),), shared=False))
         ((_, result),) = with_sanity(engine, alone)
         return _score(one, result, plan)
     except Exception as fault:  # one of fifty thousand does not end the night's run
         _check_device(fault)
-        one.fault = told(fault)
-        return spoiled(one)
+        one.fault = describe_error(fault)
+        return error_score(one)
 
 
 def _check_device(fault: Exception) -> None:
@@ -211,17 +213,17 @@ def _check_device(fault: Exception) -> None:
         raise fault
 
 
-def _score(one: Prepared, result: Result, plan: Plan) -> Score:
+def _score(one: Prepared, result: Result, plan: ScoringPlan) -> Score:
     sample, other = one.sample, plan.others.get(one.sample.id)
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
-    exhibit = None
-    if sample.id in plan.exhibited:
+    example = None
+    if sample.id in plan.chosen_examples:
         with suppress(CaptureError):  # without any attention on the pictures there is no map, but there are figures
-            exhibit = exhibit_of(sample, result)
-    return replace(score, retried=one.first_fault, exhibit=exhibit)
+            example = example_of(sample, result)
+    return replace(score, retried=one.first_fault, example=example)
 
 
-def spoiled(one: Prepared) -> Score:
+def error_score(one: Prepared) -> Score:
     """The score of a sample with a fault."""
     sample = one.sample
     return Score(
@@ -253,17 +255,17 @@ def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
     except QvlAttnError:
         raise
     except Exception as fault:  # as when it was scored
-        raise InputError(told(fault)) from None
+        raise InputError(describe_error(fault)) from None
     ((_, result),) = engine.answer(engine.prepare([(media, sample.question)], settings))
     return result
 
 
 # Questions in a row that are prepared together, and batches of which they should make several; with more bytes of
 # pictures the portion is cut before.
-AT_ONCE, BATCHES_AT_ONCE, PORTION_BYTES = 16, 4, 2**29
+AT_ONCE, BATCHES_AT_ONCE, CHUNK_BYTES = 16, 4, 2**29
 
 
-def portions(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
+def chunks(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
     """Samples about the same pictures together, else in their order; cut where the pictures change if that is soon."""
     most = max(AT_ONCE, BATCHES_AT_ONCE * batch_size)
     about: dict[tuple[bool, tuple[str, ...]], list[Sample]] = {}
@@ -272,7 +274,7 @@ def portions(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample
     together: list[Sample] = []
     held = 0
     for alike in about.values():
-        if together and (len(together) >= most or held >= PORTION_BYTES or alike[0].is_clip):
+        if together and (len(together) >= most or held >= CHUNK_BYTES or alike[0].is_clip):
             yield together
             together, held = [], 0
         held += _bytes(alike[0])
@@ -301,11 +303,11 @@ class Prepared:
     first_fault: str = ""
 
 
-def read_portion(engine: Engine, portion: Sequence[Sample], settings: Settings, stop: Event) -> list[Prepared]:
+def read_chunk(engine: Engine, chunk: Sequence[Sample], settings: Settings, stop: Event) -> list[Prepared]:
     """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
     loaded: dict[tuple[str, str], Media] = {}
     known: dict[tuple[int, ...], Question] = {}
-    found = [Prepared(sample) for sample in portion]
+    found = [Prepared(sample) for sample in chunk]
     for one in found:
         if not stop.is_set():
             _read_one(engine, one, settings, loaded, known)
@@ -329,10 +331,10 @@ def _read_one(
         one.unread = False
         one.question = engine.read(media, one.sample.question, settings, {}, known)
     except Exception as fault:  # files hold anything
-        one.fault = told(fault)
+        one.fault = describe_error(fault)
 
 
-def load_media(engine: Engine, shown: Shown, settings: Settings, loaded: dict[tuple[str, str], Media]) -> Media:
+def load_media(engine: Engine, shown: MediaRef, settings: Settings, loaded: dict[tuple[str, str], Media]) -> Media:
     """A picture, or a clip's sampled frames.
 
     Args:

@@ -16,11 +16,11 @@ from qvl_attn.core.text import inert, percent, shortened
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import (
     FOLDER,
-    Exhibit,
-    exhibit_file,
-    exhibit_of,
-    exhibited,
-    read_exhibits,
+    Example,
+    chosen_examples,
+    example_file,
+    example_of,
+    read_examples,
     shown_boxes,
 )
 from qvl_attn.evaluation.page import check_html
@@ -39,7 +39,7 @@ SCHEMA_VERSION = 1
 Gallery = Callable[[Sequence[Score], list[str]], list[str]]
 
 
-def conclude(
+def write_outputs(
     folder: Path,
     facts: Mapping[str, Any],
     scores: Sequence[Score],
@@ -87,7 +87,7 @@ def conclude(
     files += [f"{FOLDER}/{path.name}" for path in (folder / FOLDER).glob("*.npz")]
     summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, REPORT_FILE, *files])
     written: dict[str, Any] = as_json(summary)
-    write_text(folder / REPORT_FILE, check_html(written, scores, read_exhibits(folder)))
+    write_text(folder / REPORT_FILE, check_html(written, scores, read_examples(folder)))
     write_json(folder / SUMMARY_FILE, written)
     return written
 
@@ -201,7 +201,7 @@ def _cell(value: float) -> str:
 
 
 # A page, and what is kept to show the sample in another way.
-Drawn = tuple[Picture, Exhibit]
+Drawn = tuple[Picture, Example]
 EACH = 6
 DRAWING = Drawing(draw_size_px=960)
 
@@ -240,13 +240,13 @@ def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
 
 def draw_both(sample: Sample, score: Score, result: Result) -> Drawn:
     """A sample's page as `draw_sample` draws it, and its exhibit."""
-    return draw_sample(sample, score, result), exhibit_of(sample, result)
+    return draw_sample(sample, score, result), example_of(sample, result)
 
 
 def scored_exhibits(scores: Sequence[Score]) -> set[str]:
     """Where the exhibits lie that were made when the samples were scored; those of errors were not."""
-    ids = exhibited(one.id for one in scores)
-    return {exhibit_file(one.id) for one in scores if one.status == "ok" and one.id in ids}
+    ids = chosen_examples(one.id for one in scores)
+    return {example_file(one.id) for one in scores if one.status == "ok" and one.id in ids}
 
 
 def _lines(score: Score, *, clip: bool) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.core.text import shortened
-from qvl_attn.evaluation.examples import Exhibit
+from qvl_attn.evaluation.examples import Example
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
 from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import Parcel
+from qvl_attn.render.html.payload import Payload
 
 # Of the table; what is beyond is in `scores.jsonl`, and said.
 MAX_ROWS = 5000
@@ -19,13 +19,13 @@ _TOLD = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "me
 _COUNTS = ("samples", "pictures", "with_boxes", "errors", "groups")
 
 
-def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Mapping[str, Exhibit]) -> str:
+def check_html(summary: Mapping[str, Any], scores: Sequence[Score], examples: Mapping[str, Example]) -> str:
     """The page of a finished check.
 
     Args:
         summary: the contents of `summary.json`.
         scores: those that the summary is about.
-        exhibits: by the ids of their samples.
+        examples: by the ids of their samples.
 
     Raises:
         KeyError: the summary lacks something.
@@ -33,9 +33,9 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Ma
     """
     for name in ("headline", "accuracy", "layers", "heads", "methods", "answers_and_grounding"):
         _check_numbers(name, summary[name])
-    parcel = Parcel()
-    known = [one for one in scores if one.id in exhibits]
-    others = [one for one in scores if one.id not in exhibits]
+    payload = Payload()
+    known = [one for one in scores if one.id in examples]
+    others = [one for one in scores if one.id not in examples]
     shown = sorted([*known, *others[: max(MAX_ROWS - len(known), 0)]], key=lambda one: one.index)
     model, data = summary["model"], summary["data"]
     told = {
@@ -49,9 +49,9 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], exhibits: Ma
         "controls": list(CONTROLS),
         "rows": [as_json(_row(one)) for one in shown],
         "left_out": len(scores) - len(shown),
-        "cards": [_card(number, exhibits[one.id], parcel) for number, one in enumerate(shown) if one.id in exhibits],
+        "cards": [_card(number, examples[one.id], payload) for number, one in enumerate(shown) if one.id in examples],
     }
-    return page_html("check", f"{shortened(model['name'])} · {shortened(data)} · qvl-attn", told, parcel)
+    return page_html("check", f"{shortened(model['name'])} · {shortened(data)} · qvl-attn", told, payload)
 
 
 def _check_numbers(name: str, value: Any) -> None:
@@ -79,16 +79,16 @@ def _row(one: Score) -> dict[str, Any]:
     }
 
 
-def _card(row: int, exhibit: Exhibit, parcel: Parcel) -> dict[str, Any]:
+def _card(row: int, example: Example, payload: Payload) -> dict[str, Any]:
     return {
         "row": row,
-        "pictures": [parcel.add_jpeg(picture) for picture in exhibit.jpegs],
-        "block": parcel.add_rows(np.concatenate([values.ravel() for values in exhibit.values])[None]),
-        "grids": [list(values.shape) for values in exhibit.values],
-        "boxes": [boxes.tolist() for boxes in exhibit.boxes],
-        "places": list(exhibit.places),
-        "of": exhibit.of,
-        "times_s": list(exhibit.times_s),
-        "uniform": exhibit.uniform,
-        "high": exhibit.high,
+        "pictures": [payload.add_jpeg(picture) for picture in example.jpegs],
+        "block": payload.add_rows(np.concatenate([values.ravel() for values in example.values])[None]),
+        "grids": [list(values.shape) for values in example.values],
+        "boxes": [boxes.tolist() for boxes in example.boxes],
+        "places": list(example.places),
+        "of": example.of,
+        "times_s": list(example.times_s),
+        "uniform": example.uniform,
+        "high": example.high,
     }

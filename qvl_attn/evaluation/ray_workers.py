@@ -28,10 +28,10 @@ from PIL import Image
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
-from qvl_attn.core.runtime import libraries_in_c_hushed
+from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.examples import exhibit_bytes, exhibit_from
-from qvl_attn.evaluation.loop import FAULTS, Plan, Prepared, ask_again, portions, score_portions, spoiled
+from qvl_attn.evaluation.examples import example_bytes, example_from
+from qvl_attn.evaluation.loop import FAULTS, Prepared, ScoringPlan, ask_again, chunks, error_score, score_chunks
 from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score, score_of, score_row
 from qvl_attn.media.resize import Picture
@@ -40,7 +40,7 @@ from qvl_attn.vqa.engine import Engine
 
 # Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
 # each actor would not be given work so many times, so that none is idle for long at the end.
-PORTIONS_AT_ONCE, LEAST_TIMES = 4, 4
+CHUNKS_AT_ONCE, LEAST_TIMES = 4, 4
 # How often what an actor died over is tried again. An actor is started again for each of these tries, as Ray Data waits
 # for ever once none is left, and some times more; but not without end, for weights that no machine has the memory for.
 TRIES, RESTARTS = 3, 20
@@ -92,13 +92,13 @@ class RayWorkers:
         return placed
 
     def score(
-        self, engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]]
+        self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
         """Several portions in each hand; their rows come back when all of it is done."""
         finished = set(done())
-        asked = list(portions(samples, plan.batch_size))
-        left = [i for i, portion in enumerate(asked) if any(one.id not in finished for one in portion)]
-        many = max(1, min(PORTIONS_AT_ONCE, len(left) // (LEAST_TIMES * self.concurrency)))
+        asked = list(chunks(samples, plan.batch_size))
+        left = [i for i, chunk in enumerate(asked) if any(one.id not in finished for one in chunk)]
+        many = max(1, min(CHUNKS_AT_ONCE, len(left) // (LEAST_TIMES * self.concurrency)))
         hands = [left[i : i + many] for i in range(0, len(left), many)]
         yield from self._scored(engine, asked, plan, finished, hands)
         # What an actor died over lost all that it had in hand: one by one, only what kills it is lost.
@@ -106,20 +106,20 @@ class RayWorkers:
         yield from self._scored(engine, lost, plan, finished, [[i] for i in range(len(lost))])
         for (one,) in lost:
             if one.id not in finished:
-                yield spoiled(Prepared(one, fault=f"the actor that asked it died, {TRIES + 1} times"))
+                yield error_score(Prepared(one, fault=f"the actor that asked it died, {TRIES + 1} times"))
 
     def _scored(
         self,
         engine: Engine,
         asked: Sequence[Sequence[Sample]],
-        plan: Plan,
+        plan: ScoringPlan,
         finished: set[str],
         hands: Sequence[Sequence[int]],
     ) -> Iterator[Score]:
         for row in self._map(_Scorer, "to ask", engine, (asked, plan, frozenset(finished)), hands):
             score = score_of(json.loads(row["row"]))
             if row["exhibit"]:
-                score = replace(score, exhibit=exhibit_from(row["exhibit"]))
+                score = replace(score, example=example_from(row["exhibit"]))
             finished.add(score.id)
             yield score
 
@@ -129,7 +129,7 @@ class RayWorkers:
         """One after another by an actor."""
         found: dict[int, Drawn | QvlAttnError] = {}
         for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):
-            there = row["png"] and (_picture(row["png"]), exhibit_from(row["exhibit"]))
+            there = row["png"] and (_picture(row["png"]), example_from(row["exhibit"]))
             found[row["place"]] = there or InputError(row["fault"])
         for place in range(len(pairs)):
             yield found.get(place, ModelError("its actor died"))
@@ -187,7 +187,7 @@ class RayWorkers:
 
         if not ray.is_initialized():
             self.say(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
-            with _ray_faults(ray), _signals_kept(), libraries_in_c_hushed():
+            with _ray_faults(ray), _signals_kept(), suppress_stderr():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         # Ray Data logs a traceback for each hand that is given up: who asked is told of what is missing.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -284,9 +284,9 @@ class _Scorer(_Actor):
 
     def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
         asked, plan, finished = self.work
-        for score in score_portions(self.engine, [asked[i] for i in hand], plan, lambda: finished):
-            exhibit = exhibit_bytes(score.exhibit) if score.exhibit else b""
-            yield {"row": json.dumps(score_row(score)), "exhibit": exhibit}
+        for score in score_chunks(self.engine, [asked[i] for i in hand], plan, lambda: finished):
+            example = example_bytes(score.example) if score.example else b""
+            yield {"row": json.dumps(score_row(score)), "exhibit": example}
 
 
 class _Drawer(_Actor):
@@ -304,11 +304,11 @@ class _Drawer(_Actor):
         for place in hand:
             sample, score = pairs[place]
             try:
-                page, exhibit = draw_both(sample, score, ask_again(self.engine, sample, settings))
+                page, example = draw_both(sample, score, ask_again(self.engine, sample, settings))
             except FAULTS as fault:
                 yield {"place": place, "fault": str(fault)}
                 continue
-            yield {"place": place, "png": _png(page), "exhibit": exhibit_bytes(exhibit)}
+            yield {"place": place, "png": _png(page), "exhibit": example_bytes(example)}
 
 
 def _png(pixels: Picture) -> bytes:

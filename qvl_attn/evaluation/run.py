@@ -15,14 +15,14 @@ from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, s
 from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import read_json, write_json, write_png
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.examples import exhibit_file, exhibited, write_exhibit
-from qvl_attn.evaluation.loop import Plan, other_samples
-from qvl_attn.evaluation.outputs import CSV_FILE, chosen, conclude, file_name, write_csv
-from qvl_attn.evaluation.run_config import Wanted, facts_of, headline_words, run_json
+from qvl_attn.evaluation.examples import chosen_examples, example_file, write_example
+from qvl_attn.evaluation.loop import ScoringPlan, other_samples
+from qvl_attn.evaluation.outputs import CSV_FILE, chosen, file_name, write_csv, write_outputs
+from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_of, run_json
 from qvl_attn.evaluation.score import Score, read_scores, score_row
 from qvl_attn.evaluation.workers import InProcess, Workers
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
@@ -35,8 +35,8 @@ def run_check(
     engine: Engine,
     samples: Sequence[Sample],
     settings: Settings,
-    wanted: Wanted,
-    progress: Progress = untold,
+    run_config: RunConfig,
+    progress: Progress = no_op,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Score samples, or those that a stopped run has left, and write everything to its folder.
@@ -45,7 +45,7 @@ def run_check(
         engine: the model.
         samples: checked.
         settings: as for one question: layers, heads or profile are the headline's.
-        wanted: what else.
+        run_config: what else.
         progress: told what is being done.
         workers: who holds the model; by default this process.
 
@@ -57,39 +57,45 @@ def run_check(
         StoreError: it cannot be written.
     """
     workers = workers or InProcess()
-    parts = {"": wanted.shard.own(samples) if wanted.shard else list(samples)}
-    if wanted.profile_file:
-        parts = dict(zip(("first", "second"), halves(samples, wanted.seed), strict=True))
-    run = run_json(engine, samples, [one for part in parts.values() for one in part], settings, wanted)
-    with open_run(wanted.out, run) as ledger:
+    parts = {"": run_config.shard.own(samples) if run_config.shard else list(samples)}
+    if run_config.profile_file:
+        parts = dict(zip(("first", "second"), halves(samples, run_config.seed), strict=True))
+    run = run_json(engine, samples, [one for part in parts.values() for one in part], settings, run_config)
+    with open_run(run_config.out, run) as ledger:
         was_finished = ledger.finished
         if ledger.done:
             engine.say(
-                f"{wanted.out}: {len(ledger.done):,} of {len(run['samples']):,} samples have their row already"
+                f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples have their row already"
                 + ("; the run is finished, and nothing is run" if was_finished else "")
             )
         if not was_finished:
-            score = partial(_score, workers, engine, ledger, run, other_samples(samples, wanted.seed), wanted, progress)
-            if wanted.profile_file:
+            score = partial(
+                _score, workers, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
+            )
+            if run_config.profile_file:
                 first = score(parts["first"], settings, "first")
-                settings = _calibrated(engine, settings, first, wanted)
+                settings = _calibrated(engine, settings, first, run_config)
                 second = score(parts["second"], settings, "second")
                 calibration, scores = _calibration(first, second, settings), second
             else:
                 calibration, scores = None, score(parts[""], settings, "")
-            conclude(
-                wanted.out,
-                facts_of(engine, settings, wanted),
+            write_outputs(
+                run_config.out,
+                facts_of(engine, settings, run_config),
                 scores,
-                partial(_draw_gallery, workers, wanted.out, engine, samples, settings, progress),
-                csv=wanted.csv,
+                partial(_draw_gallery, workers, run_config.out, engine, samples, settings, progress),
+                csv=run_config.csv,
                 calibration=calibration,
             )
-        elif wanted.csv and not (wanted.out / CSV_FILE).exists():
-            write_csv(wanted.out / CSV_FILE, [one for one in read_scores(wanted.out) if one.half != "first"])
-        summary = read_json(wanted.out / SUMMARY_FILE)
-        if wanted.profile_file and summary["with_boxes"] and not (was_finished and wanted.profile_file.exists()):
-            _write_profile(summary, wanted.profile_file)
+        elif run_config.csv and not (run_config.out / CSV_FILE).exists():
+            write_csv(run_config.out / CSV_FILE, [one for one in read_scores(run_config.out) if one.half != "first"])
+        summary = read_json(run_config.out / SUMMARY_FILE)
+        if (
+            run_config.profile_file
+            and summary["with_boxes"]
+            and not (was_finished and run_config.profile_file.exists())
+        ):
+            _write_profile(summary, run_config.profile_file)
     return summary
 
 
@@ -99,20 +105,20 @@ def _score(
     ledger: Ledger,
     run: dict[str, Any],
     others: dict[str, Sample],
-    wanted: Wanted,
+    run_config: RunConfig,
     progress: Progress,
     part: Sequence[Sample],
     settings: Settings,
     half: str,
 ) -> list[Score]:
     """Score what has no row yet, and give back what the rows say; of the first half with maps to choose heads by."""
-    all_heads, keep_maps = wanted.profile_file is not None or wanted.by_head, half == "first"
+    all_heads, keep_maps = run_config.profile_file is not None or run_config.by_head, half == "first"
     headline = headline_of(settings, engine.config)
-    words = headline_words(headline, settings) if half else ""
+    words = describe_headline(headline, settings) if half else ""
     asked = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
-    shown = frozenset[str]() if half == "first" else exhibited(one.id for one in part)
+    shown = frozenset[str]() if half == "first" else chosen_examples(one.id for one in part)
     asked = replace(asked, headline=headline)
-    plan = Plan(asked, headline, all_heads, keep_maps, others, wanted.batch_size, shown)
+    plan = ScoringPlan(asked, headline, all_heads, keep_maps, others, run_config.batch_size, shown)
     maps: dict[str, Any] = {}
     held, total = 0, len(run["samples"])
 
@@ -126,9 +132,9 @@ def _score(
             if held <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
             if score.id not in ledger.done:
-                if score.exhibit:  # before the row, with which nothing of the sample is left to do
+                if score.example:  # before the row, with which nothing of the sample is left to do
                     ledger.begin(run)
-                    write_exhibit(wanted.out, score.exhibit)
+                    write_example(run_config.out, score.example)
                 append(score_row(replace(score, half=half, headline_map=words)))
                 progress("asking", len(ledger.done), total)
     missing = [one.id for one in part if one.id not in ledger.done]
@@ -137,7 +143,7 @@ def _score(
             f"{len(missing)} samples have no row, since what asked them died: {shortened(', '.join(missing))}",
             "the same command asks them again",
         )
-    return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(wanted.out) if one.half == half]
+    return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(run_config.out) if one.half == half]
 
 
 def _draw_gallery(
@@ -158,10 +164,10 @@ def _draw_gallery(
         if isinstance(drawn, QvlAttnError):
             notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
         else:
-            page, exhibit = drawn
+            page, example = drawn
             write_png(folder / file_name(name, score), page)
-            if not (folder / exhibit_file(score.id)).exists():  # or it was made with the row
-                write_exhibit(folder, exhibit)
+            if not (folder / example_file(score.id)).exists():  # or it was made with the row
+                write_example(folder, example)
             files.append(file_name(name, score))
         progress("drawing", done, len(shown))
     return files
@@ -172,18 +178,18 @@ def _capture_all(settings: Settings, config: Any) -> Settings:
     return replace(settings, layers=None, heads=f"0-{config.text_config.num_attention_heads - 1}", profile=None)
 
 
-def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], wanted: Wanted) -> Settings:
+def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], run_config: RunConfig) -> Settings:
     """The same settings with the profile that the first half gave."""
-    assert wanted.profile_file is not None
+    assert run_config.profile_file is not None
     sound = [one for one in first if one.boxed]
     if not sound:
         raise StoreError("no sample of the first half could be scored: there is nothing to calibrate on")
     checkpoint, together = engine.checkpoint, sum(bool(one.head_maps) for one in sound)
     profile = Profile(
-        name=wanted.profile_file.stem,
+        name=run_config.profile_file.stem,
         evidence="measured",
-        source=f"heads ranked on {len(sound)} samples of {wanted.data}, chosen together on {together} of them, with "
-        f"{checkpoint.name} ({checkpoint.revision[:12]})",
+        source=f"heads ranked on {len(sound)} samples of {run_config.data}, chosen together on {together} of them, "
+        f"with {checkpoint.name} ({checkpoint.revision[:12]})",
         model=shape_of(engine.config),
         heads=best_heads(sound, range(engine.config.text_config.num_hidden_layers)),
         query=None if settings.query.startswith("text:") else settings.query,

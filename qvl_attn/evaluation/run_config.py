@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvl_attn.attribution.selection import layer_words
+from qvl_attn.attribution.selection import describe_layers
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.sharding import Shard
-from qvl_attn.model.checkpoint import made_by, of_model
+from qvl_attn.model.checkpoint import model_provenance, provenance_fields
 from qvl_attn.results.run_folder import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunConfig:
     """What is asked of a check beside its figures.
 
     Attributes:
@@ -50,18 +50,18 @@ class Wanted:
     batch_size: int = 1
 
 
-def headline_words(headline: Headline, settings: Settings) -> str:
+def describe_headline(headline: Headline, settings: Settings) -> str:
     """What the headline averages, to be read."""
     if headline.heads is not None:
         words = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
     else:
-        words = f"{layer_words(headline.layers)}, mean of all heads"
+        words = f"{describe_layers(headline.layers)}, mean of all heads"
     standing = f" ({settings.profile.standing})" if settings.profile else ""
     return f"{words}{standing}, attention of {settings.query}"
 
 
 def run_json(
-    engine: Engine, samples: Sequence[Sample], own: Sequence[Sample], settings: Settings, wanted: Wanted
+    engine: Engine, samples: Sequence[Sample], own: Sequence[Sample], settings: Settings, run_config: RunConfig
 ) -> dict[str, Any]:
     """The contents of `run.json`.
 
@@ -70,9 +70,9 @@ def run_json(
         samples: the whole data set, whose other pictures are controls.
         own: those of this run.
         settings: as for one question.
-        wanted: what else.
+        run_config: what else.
     """
-    made = made_by(engine.checkpoint, engine.placement, engine.attn)
+    made = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
     digests = {one.id: _digest(one) for one in samples}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -90,31 +90,31 @@ def run_json(
             "--fps": settings.clip.fps if settings.clip else None,
             "--max-frames": settings.clip.max_frames if settings.clip else None,
             "--profile": settings.profile and json.dumps(asdict(settings.profile)),
-            "--by-head": wanted.by_head,
+            "--by-head": run_config.by_head,
             "--methods": ",".join(settings.methods) or None,
             "--faithfulness": settings.faithfulness,
-            "--calibrate": wanted.profile_file and wanted.profile_file.stem,
-            "--seed": wanted.seed,
-            "--shard": wanted.shard and str(wanted.shard),
+            "--calibrate": run_config.profile_file and run_config.profile_file.stem,
+            "--seed": run_config.seed,
+            "--shard": run_config.shard and str(run_config.shard),
             "the data": sha256(json.dumps(digests).encode()).hexdigest()[:12],
         },
-        "facts": facts_of(engine, settings, wanted),
+        "facts": facts_of(engine, settings, run_config),
         "samples": {one.id: digests[one.id] for one in own},
     }
 
 
-def facts_of(engine: Engine, settings: Settings, wanted: Wanted) -> dict[str, Any]:
+def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[str, Any]:
     """What a summary says of a run beside its figures."""
     headline = headline_of(settings, engine.config)
-    made = made_by(engine.checkpoint, engine.placement, engine.attn)
+    made = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
     found: dict[str, Any] = {
-        "data": wanted.data,
-        "model": {"name": made.pop("model"), **made, **of_model(engine.config, engine.processor)},
-        "headline_map": headline_words(headline, settings),
+        "data": run_config.data,
+        "model": {"name": made.pop("model"), **made, **model_provenance(engine.config, engine.processor)},
+        "headline_map": describe_headline(headline, settings),
         "headline_of": asdict(headline),
         "settings": asdict(settings),
-        "seed": wanted.seed,
-        "shard": wanted.shard and asdict(wanted.shard),
+        "seed": run_config.seed,
+        "shard": run_config.shard and asdict(run_config.shard),
     }
     return found
 

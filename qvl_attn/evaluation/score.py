@@ -25,7 +25,7 @@ from qvl_attn.results.run_folder import ROWS_FILE, read_rows
 from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
-    from qvl_attn.evaluation.examples import Exhibit
+    from qvl_attn.evaluation.examples import Example
 
 FIGURES = (*GROUNDING, "vision_mass", *PATTERNS)
 CONTROLS = ("chance", "uniform", "centre", "other")
@@ -59,7 +59,7 @@ class Score:
         methods: figures of each method's map, by its name; those of `FAITHFUL` of the controls as well.
         method_chance: what chance gives each method's map, `GROUNDING`.
         head_maps: maps of all heads, (L * H, n), on each region's cells, to calibrate with; not written.
-        exhibit: what is kept to show the sample, of those that are chosen for it; written beside the rows.
+        example: what is kept to show the sample, of those that are chosen for it; written beside the rows.
         area: the boxes' share of the cells' area.
         inside: the share of the cells whose centre lies in a box.
         attention: how it was computed.
@@ -91,7 +91,7 @@ class Score:
     methods: dict[str, dict[str, float]] = field(default_factory=dict)
     method_chance: dict[str, dict[str, float]] = field(default_factory=dict)
     head_maps: tuple[tuple[FloatArray, Region], ...] = ()
-    exhibit: Exhibit | None = None
+    example: Example | None = None
     area: float = np.nan
     inside: float = np.nan
     attention: str = ""

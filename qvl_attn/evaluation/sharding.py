@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
-from qvl_attn.evaluation.examples import exhibit_file
-from qvl_attn.evaluation.outputs import chosen, conclude, file_name, scored_exhibits
+from qvl_attn.evaluation.examples import example_file
+from qvl_attn.evaluation.outputs import chosen, file_name, scored_exhibits, write_outputs
 from qvl_attn.evaluation.score import Score, read_scores
 from qvl_attn.results.run_folder import Ledger, differences, is_finished, read_rows, read_run
 
@@ -117,7 +117,7 @@ def merge_runs(
         def copied(scores: Sequence[Score], notes: list[str]) -> list[str]:
             return _copy_gallery(parts, draft, scores, notes)
 
-        return conclude(draft, facts, scores, copied, csv=csv)
+        return write_outputs(draft, facts, scores, copied, csv=csv)
 
 
 def _read(folders: Sequence[Path]) -> list[_Part]:
@@ -188,7 +188,7 @@ def _copy_gallery(parts: Sequence[_Part], target: Path, scores: Sequence[Score],
         (target / file_name(name, score)).parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target / file_name(name, score))
         files.append(file_name(name, score))
-    for name in scored_exhibits(scores) | {exhibit_file(score.id) for _, score in chosen(scores)}:
+    for name in scored_exhibits(scores) | {example_file(score.id) for _, score in chosen(scores)}:
         for source in (part.folder / name for part in parts):
             if source.is_file():
                 (target / name).parent.mkdir(exist_ok=True)

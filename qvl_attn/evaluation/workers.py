@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.core.runtime import ahead
+from qvl_attn.core.runtime import prefetch
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.loop import FAULTS, Plan, ask_again, portions, score_portions
+from qvl_attn.evaluation.loop import FAULTS, ScoringPlan, ask_again, chunks, score_chunks
 from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score
 from qvl_attn.model.checkpoint import Placement, choose_placement
@@ -25,7 +25,7 @@ class Workers(Protocol):
         """Where and in what precision the model runs there; as `choose_placement`."""
 
     def score(
-        self, engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]]
+        self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
         """Answer and score samples but those whose ids `done` gives, in any order."""
 
@@ -43,10 +43,10 @@ class InProcess:
         return choose_placement(config, device, dtype, device_map)
 
     def score(
-        self, engine: Engine, samples: Sequence[Sample], plan: Plan, done: Callable[[], Collection[str]]
+        self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
         """One portion after another."""
-        return score_portions(engine, portions(samples, plan.batch_size), plan, done)
+        return score_chunks(engine, chunks(samples, plan.batch_size), plan, done)
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
@@ -60,6 +60,6 @@ class InProcess:
                 except FAULTS as fault:
                     yield fault
 
-        with closing(ahead(asked(), depth=1)) as results:
+        with closing(prefetch(asked(), depth=1)) as results:
             for (sample, score), result in zip(pairs, results, strict=True):
                 yield result if isinstance(result, QvlAttnError) else draw_both(sample, score, result)

@@ -16,7 +16,7 @@ from PIL import Image
 from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
 from qvl_attn.media.resize import at_size
-from qvl_attn.media.video_source import Footage, Pixels, Size
+from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000
@@ -31,7 +31,7 @@ def is_animation(head: bytes) -> bool:
     return head.startswith(SIGNATURES) and (not head.startswith(b"RIFF") or head[8:12] == b"WEBP")
 
 
-def animation_footage(path: Path, name: str) -> Footage:
+def animation_source(path: Path, name: str) -> VideoSource:
     """Read an animated picture.
 
     Args:
@@ -58,7 +58,7 @@ def animation_footage(path: Path, name: str) -> Footage:
     if not lengths:
         raise InputError(f"{name}: 0 of {declared} declared frames decoded", "copy or download it again")
     ends = np.cumsum(lengths + [SHOWN_INSTEAD_S] * (declared - len(lengths)))
-    return Footage(
+    return VideoSource(
         source=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
         size_px=image.size,
@@ -110,7 +110,7 @@ def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels | None]]:
             yield number, partial(at_size, pixels)
 
 
-def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
+def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource:
     """Read a folder of frames: the numbers in their names say when each is shown.
 
     Args:
@@ -146,7 +146,7 @@ def folder_footage(folder: Path, name: str, rate_fps: float) -> Footage:
         raise InputError(f"{name}: 0 of {len(paths)} frames decoded", "copy or download them again")
     height, width, _ = first(None).shape
     times_s = (np.array(numbers, dtype=np.float64) - numbers[0]) / rate_fps
-    return Footage(
+    return VideoSource(
         source=str(folder),
         sha256=digest.hexdigest(),
         size_px=(width, height),

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media.video_source import Footage, Pixels, Size
+from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
 CONTAINERS = "MP4, MOV, MKV, WebM, AVI, FLV, TS, MPEG, WMV or OGG"
@@ -72,7 +72,7 @@ class _Index:
     pixel_aspect: str
 
 
-def container_footage(path: Path, name: str) -> Footage:
+def container_source(path: Path, name: str) -> VideoSource:
     """Read what a container says, and decode as much as it takes to get the first frame.
 
     Args:
@@ -88,7 +88,7 @@ def container_footage(path: Path, name: str) -> Footage:
         raise InputError(f"{name}: 0 of {index.declared or len(index.stamps)} declared frames decoded", COPY_AGAIN)
     turn = _turn_of(first)
     size_px = (first.height, first.width) if turn.transposed else (first.width, first.height)
-    return Footage(
+    return VideoSource(
         source=str(path),
         sha256=_sha256(path),
         size_px=size_px,

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
 
-Picture = str | os.PathLike[str] | Media
+PictureLike = str | os.PathLike[str] | Media
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -75,7 +75,7 @@ def moves(path: str | os.PathLike[str]) -> bool:
     return is_clip(path) or os.path.isdir(path)  # pathlib raises on names that are too long  # noqa: PTH112
 
 
-def load_pictures(pictures: Picture | Sequence[Picture], loaded: dict[str, Media]) -> tuple[Media, ...]:
+def load_pictures(pictures: PictureLike | Sequence[PictureLike], loaded: dict[str, Media]) -> tuple[Media, ...]:
     """The pictures of one prompt, one or several; files that are in `loaded` already are not read again.
 
     Raises:

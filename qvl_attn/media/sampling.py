@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media.video_source import Footage
+from qvl_attn.media.video_source import VideoSource
 
 # Two frames make one step of tokens: 768 is what qwen-vl-utils takes at most.
 MOST_FRAMES = 768
@@ -87,7 +87,7 @@ def _want(fits: bool, typed: str, wanted: str) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FramePlan:
     """The frames that are to be sampled.
 
     Attributes:
@@ -109,23 +109,23 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
+def plan_frames(video: VideoSource, settings: ClipSettings) -> FramePlan:
     """Choose the frames: at each moment the one that is shown then.
 
     Raises:
         InputError: the part that is asked for lies behind the clip's end.
     """
-    name, notes = footage.source, []
-    start, end = settings.start_s, min(settings.end_s or math.inf, footage.end_s)
-    if start >= footage.end_s - TOLERANCE_S:
-        raise InputError(f"--start {start:g}: {name} lasts {footage.end_s:.2f} s", "begin earlier")
+    name, notes = video.source, []
+    start, end = settings.start_s, min(settings.end_s or math.inf, video.end_s)
+    if start >= video.end_s - TOLERANCE_S:
+        raise InputError(f"--start {start:g}: {name} lasts {video.end_s:.2f} s", "begin earlier")
     if end - start > MAX_SPAN_S:
         end = start + MAX_SPAN_S
         notes.append(
-            f"only {MAX_SPAN_S / 60:.0f} of its {footage.end_s / 60:.0f} minutes are looked at, from {start:g} s on "
+            f"only {MAX_SPAN_S / 60:.0f} of its {video.end_s / 60:.0f} minutes are looked at, from {start:g} s on "
             "(--start and --end choose others)"
         )
-    times = footage.times_s
+    times = video.times_s
     first, stop = shown_between(times, start, end)
     fps, own = settings.fps, _fastest_fps(times[first:stop], end - start)
     if own < 0.99 * fps:
@@ -143,7 +143,7 @@ def plan_frames(footage: Footage, settings: ClipSettings) -> Plan:
         count, fps = settings.max_frames, settings.max_frames / (end - start)
     moments = start + np.arange(count) / fps
     wanted = np.searchsorted(times, moments + TOLERANCE_S, side="right") - 1
-    return Plan(start, end, first, stop, tuple(np.clip(wanted, first, stop - 1).tolist()), fps, tuple(notes))
+    return FramePlan(start, end, first, stop, tuple(np.clip(wanted, first, stop - 1).tolist()), fps, tuple(notes))
 
 
 def shown_between(times_s: NDArray[np.float64], start_s: float, end_s: float) -> tuple[int, int]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.media.animation import animation_footage, folder_footage, is_animation
-from qvl_attn.media.container import container_footage
+from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
+from qvl_attn.media.container import container_source
 from qvl_attn.media.image import check_file, check_local, check_size, file_faults, is_picture, printable
-from qvl_attn.media.sampling import ClipSettings, Plan
-from qvl_attn.media.video_source import Footage, Pixels
+from qvl_attn.media.sampling import ClipSettings, FramePlan
+from qvl_attn.media.video_source import Pixels, VideoSource
 
 MAX_SKIPPED = 0.1
 # Packets without a frame of their own that may stand at the end.
@@ -26,7 +26,7 @@ MOST_SILENT = 2
 Frame = NDArray[np.uint8]
 
 
-def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.source_fps) -> Footage:
+def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.source_fps) -> VideoSource:
     """Find out what kind of clip a path is, and what is known of it before its frames are decoded.
 
     Args:
@@ -41,26 +41,26 @@ def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.sou
     with file_faults(name):
         there = Path(source)
         if there.is_dir():
-            footage = folder_footage(there, name, source_fps)
+            video = frame_folder_source(there, name, source_fps)
         else:
             check_file(there, name, "a clip")
             with there.open("rb") as file:
                 head = file.read(16)
             if is_animation(head):
-                footage = animation_footage(there, name)
+                video = animation_source(there, name)
             elif is_picture(head):
                 raise InputError(
                     f"{name} is a picture, not a clip", "pictures are for `qvl-attn ask`; rename it for `encoder`"
                 )
             else:
-                footage = container_footage(there, name)
-    check_size(*footage.size_px, name)
-    return replace(footage, source=source)
+                video = container_source(there, name)
+    check_size(*video.size_px, name)
+    return replace(video, source=source)
 
 
 def sample_clip(
-    footage: Footage,
-    plan: Plan,
+    video: VideoSource,
+    plan: FramePlan,
     resize: Callable[[Frame], Frame],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Media:
@@ -70,7 +70,7 @@ def sample_clip(
     beginning by the one after it.
 
     Args:
-        footage: the clip.
+        video: the clip.
         plan: which frames.
         resize: makes a frame, (H, W, 3) uint8 RGB, as large as the processor wants it.
         progress: told how many frames are decoded.
@@ -90,7 +90,7 @@ def sample_clip(
         if number not in kept:
             kept[number] = resize(pixels(None))
 
-    for number, pixels in footage.frames(plan.first):
+    for number, pixels in video.frames(plan.first):
         if number >= plan.stop:
             break
         if pixels is None:
@@ -105,38 +105,38 @@ def sample_clip(
     if before:
         for wanted in pending:
             take(wanted, *before)
-    skipped = _skipped(footage, plan, decoded, faults)
+    skipped = _skipped(video, plan, decoded, faults)
     indices = tuple(taken[wanted] for wanted in plan.wanted)
     return Media(
         kind="clip",
         frames=np.stack([kept[number] for number in indices]),
-        times_s=footage.times_s[list(indices)],
-        size_px=footage.size_px,
-        source=footage.source,
-        path=footage.source,
-        sha256=footage.sha256,
-        notes=(*footage.notes, *plan.notes, *_said(skipped)),
+        times_s=video.times_s[list(indices)],
+        size_px=video.size_px,
+        source=video.source,
+        path=video.source,
+        sha256=video.sha256,
+        notes=(*video.notes, *plan.notes, *_said(skipped)),
         clip=ClipFacts(
             start_s=plan.start_s,
             end_s=plan.end_s,
             rate_fps=(plan.stop - plan.first) / (plan.end_s - plan.start_s),
             sampled_fps=plan.sampled_fps,
             frame_indices=indices,
-            declared_frames=footage.declared_frames,
+            declared_frames=video.declared_frames,
             decoded_frames=len(decoded),
             skipped_s=skipped,
         ),
     )
 
 
-def _skipped(footage: Footage, plan: Plan, decoded: set[int], faults: bool) -> tuple[float, ...]:
+def _skipped(video: VideoSource, plan: FramePlan, decoded: set[int], faults: bool) -> tuple[float, ...]:
     """When those frames would be shown that could not be decoded.
 
     A packet that gives no frame is no fault by itself: there are some that only prepare others, or are half a frame.
     """
     expected = plan.stop - plan.first
-    skipped = [round(float(footage.times_s[i]), 3) for i in range(plan.first, plan.stop) if i not in decoded]
-    name = printable(footage.source)
+    skipped = [round(float(video.times_s[i]), 3) for i in range(plan.first, plan.stop) if i not in decoded]
+    name = printable(video.source)
     if not decoded:
         raise InputError(f"{name}: 0 of {expected} declared frames decoded", "it is cut short or broken: copy it again")
     if not faults and plan.stop - 1 - max(decoded) <= MOST_SILENT:

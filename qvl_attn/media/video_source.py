@@ -14,7 +14,7 @@ Pixels = Callable[[Size | None], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
-class Footage:
+class VideoSource:
     """A clip whose frames come one by one, each with its number and its true time.
 
     Attributes:

@@ -325,7 +325,7 @@ def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
         raise ModelError(f"{name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
 
 
-def made_by(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
+def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
     """Versions, model and place, and how attention was computed."""
     return {
         "qvl_attn": version.__version__,
@@ -339,7 +339,7 @@ def made_by(checkpoint: Checkpoint, placement: Placement, attention: str) -> dic
     }
 
 
-def of_model(config: Any, processor: Any) -> dict[str, Any]:
+def model_provenance(config: Any, processor: Any) -> dict[str, Any]:
     """How many layers and heads there are, and to what sizes the processor brings pictures."""
     text, size = config.text_config, processor.image_processor.size
     return {
@@ -349,7 +349,7 @@ def of_model(config: Any, processor: Any) -> dict[str, Any]:
     }
 
 
-def of_generation(generation: Any) -> dict[str, float | int | bool]:
+def generation_provenance(generation: Any) -> dict[str, float | int | bool]:
     """What of the generation settings is in force."""
     return {
         "do_sample": False,

@@ -28,16 +28,16 @@ from qvl_attn.model.signals import (
     STATES,
     TOWER,
     Classes,
-    Evidence,
     Floats,
     Product,
+    Signals,
     States,
     Tower,
 )
 
 
 @dataclass(eq=False)
-class _Kept:
+class _LayerTensors:
     """Of one layer: query (1, H, S, D), key and value (1, K, S, D), the mask, and the gradient of what it gave."""
 
     query: torch.Tensor
@@ -59,7 +59,7 @@ class Flow:
     def __init__(self, *, differentiate: bool, causal: bool = True) -> None:
         self._differentiate = differentiate
         self._causal = causal
-        self._layers: dict[int, _Kept] = {}
+        self._layers: dict[int, _LayerTensors] = {}
 
     def see(
         self,
@@ -73,7 +73,7 @@ class Flow:
     ) -> None:
         """As `Observer` says."""
         kept = value.detach() if self._differentiate else None
-        self._layers[layer] = _Kept(query.detach(), key.detach(), kept, mask, scaling)
+        self._layers[layer] = _LayerTensors(query.detach(), key.detach(), kept, mask, scaling)
         if self._differentiate:
             output.register_hook(partial(self._keep_gradient, layer))  # type: ignore[no-untyped-call]
 
@@ -97,7 +97,7 @@ class Flow:
         return tuple(partial(_product, one, relevant=relevant, causal=self._causal) for one in kept)
 
 
-def _product(kept: _Kept, vector: Floats, *, relevant: bool, causal: bool) -> Floats:
+def _product(kept: _LayerTensors, vector: Floats, *, relevant: bool, causal: bool) -> Floats:
     row = torch.from_numpy(np.ascontiguousarray(vector)).to(kept.query.device, torch.float32)
     product = torch.zeros(kept.key.shape[2], device=kept.query.device)
     for block in _blocks(row):
@@ -118,7 +118,7 @@ def _blocks(row: torch.Tensor) -> Iterator[torch.Tensor]:
         yield some[start : start + BLOCK_ROWS]
 
 
-def _gradient_rows(kept: _Kept, block: torch.Tensor) -> torch.Tensor:
+def _gradient_rows(kept: _LayerTensors, block: torch.Tensor) -> torch.Tensor:
     """(H, R, keys) gradient with respect to rows of the attention: what the heads give is A V, so dy/dA = dy/dO V^T."""
     assert kept.gradient is not None
     assert kept.value is not None
@@ -128,7 +128,7 @@ def _gradient_rows(kept: _Kept, block: torch.Tensor) -> torch.Tensor:
     return (grouped @ value.transpose(1, 2)).view(heads, rows, -1)
 
 
-Seen = Callable[[torch.Tensor], torch.Tensor | None]
+OutputHook = Callable[[torch.Tensor], torch.Tensor | None]
 
 
 class Probe:
@@ -155,12 +155,12 @@ class Probe:
         seeds[[self.prompt.length - 1 + i for i in self.explained]] = 1 / len(self.explained)
         return seeds
 
-    def run(self, model: Any, needs: Collection[str], sink_dimensions: Sequence[int]) -> Evidence:
+    def run(self, model: Any, needs: Collection[str], sink_dimensions: Sequence[int]) -> Signals:
         """Feed it, and collect.
 
         Args:
             model: a `Qwen2_5_VLForConditionalGeneration`.
-            needs: names of what to collect, as `Evidence` has them.
+            needs: names of what to collect, as `Signals` has them.
             sink_dimensions: of the hidden state; empty for all.
 
         Raises:
@@ -171,7 +171,7 @@ class Probe:
         inputs = on_model(with_answer(self.prompt, self.ids), model)
         language, tower = model.model.language_model, model.model.visual
 
-        def keep(name: str) -> Seen:
+        def keep(name: str) -> OutputHook:
             def seen(output: torch.Tensor) -> None:
                 found[name] = output.detach()
 
@@ -201,7 +201,7 @@ class Probe:
                 for gradient in (found["tower"].grad, *flow.gradients()):
                     assert gradient is not None
                     check_finite("a gradient", gradient)
-        return Evidence(
+        return Signals(
             seeds=self.seeds,
             explained=self.words,
             states=states.result() if STATES in needs else None,
@@ -279,7 +279,7 @@ def _before(module: Any, see: Callable[[torch.Tensor], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _after(module: Any, seen: Seen) -> Iterator[None]:
+def _after(module: Any, seen: OutputHook) -> Iterator[None]:
     """Show what comes out of a module, and put what `seen` gives in its place."""
     handle = module.register_forward_hook(lambda module, args, output: seen(output))
     try:
@@ -301,7 +301,7 @@ def _tower(model: Any, prompt: Prompt, inputs: dict[str, torch.Tensor], leaf: to
     return Tower(by_cell(leaf.detach()), by_cell(leaf.grad))
 
 
-class _SeenEnough(Exception):  # noqa: N818  nothing is wrong
+class _Stop(Exception):  # noqa: N818  nothing is wrong
     """Ends a pass from within."""
 
 
@@ -321,11 +321,11 @@ def window_order(tower: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor
 
     def read(numbers: torch.Tensor) -> None:
         seen.append(numbers[:, 0].long())
-        raise _SeenEnough
+        raise _Stop
 
     with _after(tower.patch_embed, paint), _before(tower.blocks[0], read), torch.no_grad():
         try:
             tower(pixels.type(tower.dtype), grid_thw=grid)
-        except _SeenEnough:
+        except _Stop:
             return seen[0]
     raise CaptureError("the vision tower does not run as Qwen2.5-VL's does")

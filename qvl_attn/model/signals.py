@@ -75,7 +75,7 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Signals:
     """What was captured for some methods; None where none of them needs it.
 
     Attributes:

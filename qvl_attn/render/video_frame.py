@@ -28,7 +28,7 @@ LEAST_WIDTH_PX = 320
 
 
 @dataclass(frozen=True, eq=False)
-class Story:
+class FrameOverlay:
     """What a film tells, the same on all frames but where a sampled frame has its own.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Moment:
     said: str
 
 
-class FilmDrawer:
+class FrameRenderer:
     """Draws the frames of one clip.
 
     Args:
@@ -75,19 +75,19 @@ class FilmDrawer:
         drawing: how.
     """
 
-    def __init__(self, story: Story, size_px: tuple[int, int], drawing: Drawing) -> None:
-        self.story, self.drawing = story, drawing
+    def __init__(self, overlay_text: FrameOverlay, size_px: tuple[int, int], drawing: Drawing) -> None:
+        self.overlay_text, self.drawing = overlay_text, drawing
         self.picture_px = overlay.drawn_size_px(size_px, drawing)
         width, height = self.picture_px
-        self._box = _box_px(story.part, self.picture_px)
+        self._box = _box_px(overlay_text.part, self.picture_px)
         self._row = 2 * width + GAP_PX if drawing.side_by_side else width
         self._width = max(self._row, LEAST_WIDTH_PX)
         self._text_px = max(15, round(self._width / 70))
         self._margin = round(0.7 * self._text_px)
         room = self._width - 2 * self._margin
-        captions = [len(lettering.wrap(line, room, self._text_px, max_lines=4)) for line in story.captions]
+        captions = [len(lettering.wrap(line, room, self._text_px, max_lines=4)) for line in overlay_text.captions]
         more = room < 56 * self._text_px
-        self._lines = (1 + more, *(1 + more for _ in story.answers[:1]), 1 + more, *captions, 1 + 2 * more)
+        self._lines = (1 + more, *(1 + more for _ in overlay_text.answers[:1]), 1 + more, *captions, 1 + 2 * more)
         band = sum(self._lines) * line_height_px(self._text_px) + 2 * self._margin
         self.size_px = (self._width + self._width % 2, (height + band) + (height + band) % 2)
         self._colors = lru_cache(4)(self._color_step)
@@ -109,7 +109,7 @@ class FilmDrawer:
             self._colors(moment.step) if moment.share == 0 else self._color(self._mixed(moment))
         )
         if moment.share:  # of both, so that the words stay the same while the maps are mixed
-            values = self.story.heat.values[[moment.step, moment.next_step]]
+            values = self.overlay_text.heat.values[[moment.step, moment.next_step]]
         band = self._band(moment.sample, moment.said, float(values.min()), float(values.max()), scale)
         width, height = self.picture_px
         left, bottom = (self._width - self._row) // 2, height + band.shape[0]
@@ -125,7 +125,7 @@ class FilmDrawer:
 
     def _laid(self, picture: Picture, colors: Picture, mask: overlay.Mask | None) -> Picture:
         """The colours over the part of a frame that they are of."""
-        if self.story.part is None:
+        if self.overlay_text.part is None:
             return overlay.overlay(picture, colors, self.drawing, mask)
         (x0, y0, x1, y1), (width, height) = self._box, self.picture_px
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -138,7 +138,7 @@ class FilmDrawer:
         return page
 
     def _moment(self, time_s: float, sampled: bool) -> _Moment:
-        times, steps = self.story.times_s, self.story.steps
+        times, steps = self.overlay_text.times_s, self.overlay_text.steps
         i = max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)
         step, last = steps[i], len(times) - 1
         which, what = f"sampled frame {i + 1} of {len(times)}", f"the map of step {step + 1} of {steps[-1] + 1}"
@@ -154,16 +154,16 @@ class FilmDrawer:
         return _Moment(i, step, following, share, said)
 
     def _mixed(self, moment: _Moment) -> FloatArray:
-        values = self.story.heat.values
+        values = self.overlay_text.heat.values
         mixed = (1 - moment.share) * values[moment.step] + moment.share * values[moment.next_step]
         return np.asarray(mixed, dtype=np.float32)
 
     def _color_step(self, step: int) -> tuple[FloatArray, Scale, Picture, overlay.Mask | None]:
-        return self._color(self.story.heat.values[step])
+        return self._color(self.overlay_text.heat.values[step])
 
     def _color(self, values: FloatArray) -> tuple[FloatArray, Scale, Picture, overlay.Mask | None]:
         drawing = self.drawing
-        scale = self.story.heat.scale if drawing.clip_scale == "clip" else heatmap.percentile_scale([values])
+        scale = self.overlay_text.heat.scale if drawing.clip_scale == "clip" else heatmap.percentile_scale([values])
         x0, y0, x1, y1 = self._box
         size_px = x1 - x0, y1 - y0
         colors = overlay.colorize(overlay.upsample(values, size_px, drawing), scale, drawing.colormap)
@@ -174,23 +174,23 @@ class FilmDrawer:
 
     def _threshold(self, values: FloatArray) -> float:
         """The weakest value that is still coloured: of the clip's cells, or of the frame's own."""
-        whole = self.story.heat.values if self.drawing.clip_scale == "clip" else values
+        whole = self.overlay_text.heat.values if self.drawing.clip_scale == "clip" else values
         return overlay.top_threshold([whole], self.drawing.top_percent)
 
     def _draw_band(self, sample: int, said: str, lowest: float, highest: float, scale: Scale) -> Picture:
-        story, size = self.story, self._text_px
-        uniform = story.heat.uniform
-        answers = [plain(story.answers[sample]).strip()] if story.answers else []
+        overlay_text, size = self.overlay_text, self._text_px
+        uniform = overlay_text.heat.uniform
+        answers = [plain(overlay_text.answers[sample]).strip()] if overlay_text.answers else []
         share = "one scale for the clip" if self.drawing.clip_scale == "clip" else "this frame's own scale"
         numbers = (
             f"here {compact(lowest)} to {compact(highest)} = {times_uniform(highest / uniform)} · {share}: "
             f"0 to {compact(scale.high)} = {times_uniform(scale.high / uniform)}"
         )
         texts = (
-            (story.question, INK),
+            (overlay_text.question, INK),
             *((answer or "(no answer)", ACCENT if answer else GREY) for answer in answers),
             (said, GREY),
-            *((line, GREY) for line in story.captions),
+            *((line, GREY) for line in overlay_text.captions),
             (numbers, GREY),
         )
         height = sum(self._lines) * line_height_px(size) + 2 * self._margin

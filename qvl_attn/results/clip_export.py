@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
-from qvl_attn.core.runtime import Progress, ahead
+from qvl_attn.core.runtime import Progress, prefetch
 from qvl_attn.core.types import Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.resize import Picture, at_size
 from qvl_attn.media.sampling import shown_between
 from qvl_attn.media.video import open_clip
-from qvl_attn.media.video_source import Footage, Pixels
+from qvl_attn.media.video_source import Pixels, VideoSource
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.layout import Size
 from qvl_attn.render.style import Drawing
-from qvl_attn.render.video_frame import FilmDrawer, Story
+from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 
 # Fast rather than small: encoding is what takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20
@@ -39,8 +39,13 @@ def frame_file(number: int) -> str:
     return f"frames/{number:06d}.png"
 
 
-def write_frames(
-    folder: Path, media: Media, source_fps: float | None, story: Story, drawing: Drawing, progress: Progress
+def export_frames(
+    folder: Path,
+    media: Media,
+    source_fps: float | None,
+    overlay_text: FrameOverlay,
+    drawing: Drawing,
+    progress: Progress,
 ) -> tuple[list[str], list[str]]:
     """Draw the frames of the part of a clip that was looked at.
 
@@ -48,7 +53,7 @@ def write_frames(
         folder: where to: `heatmap.mp4`, and the sampled frames in `frames/`.
         media: the clip.
         source_fps: how it is opened once more; None where it cannot be, and the sampled frames stand for it.
-        story: what is told.
+        overlay_text: what is told.
         drawing: how.
         progress: told what is being done, how much of it is done, and of how much.
 
@@ -56,8 +61,8 @@ def write_frames(
         The files that were written, and what the reader should know.
     """
     facts = media.facts
-    footage, notes = _footage_of(media, source_fps)
-    drawer = FilmDrawer(story, media.size_px, drawing)
+    video, notes = _video_source_of(media, source_fps)
+    drawer = FrameRenderer(overlay_text, media.size_px, drawing)
     sampled = sorted(set(facts.frame_indices))
     (folder / "frames").mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -65,7 +70,7 @@ def write_frames(
 
         def drawn() -> Generator[tuple[Picture, float]]:
             before_s = -SHORTEST_S
-            with closing(ahead(_shown(footage, media, drawer.picture_px))) as frames:
+            with closing(prefetch(_shown(video, media, drawer.picture_px))) as frames:
                 for shown in frames:
                     page = drawer.draw(shown.picture, shown.time_s, sampled=shown.sampled)
                     if shown.sampled and not shown.again:
@@ -76,7 +81,7 @@ def write_frames(
                     yield page, before_s
                     progress("drawing", shown.place + 1, shown.total)
 
-        with closing(ahead(drawn())) as pages:
+        with closing(prefetch(drawn())) as pages:
             write_mp4(
                 folder / "heatmap.mp4",
                 pages,
@@ -105,37 +110,37 @@ class _Shown(NamedTuple):
     total: int
 
 
-def _shown(footage: Footage, media: Media, size_px: Size) -> Generator[_Shown]:
+def _shown(video: VideoSource, media: Media, size_px: Size) -> Generator[_Shown]:
     """The frames of the part that was looked at; the first may have been shown before its beginning."""
     facts = media.facts
-    first, stop = shown_between(footage.times_s, facts.start_s, facts.end_s)
+    first, stop = shown_between(video.times_s, facts.start_s, facts.end_s)
     indices, moments_s = np.array(facts.frame_indices), media.sampled_s
-    for number, pixels in footage.frames(first):
+    for number, pixels in video.frames(first):
         if number >= stop:
             return
         if pixels is None:
             continue
         picture, own = pixels(size_px), np.flatnonzero(indices == number)
         where = number - first, stop - first
-        time_s = max(float(footage.times_s[number]), facts.start_s)
+        time_s = max(float(video.times_s[number]), facts.start_s)
         yield _Shown(number, time_s, picture, len(own) > 0, False, *where)
         for sample in own[1:]:
             yield _Shown(number, float(moments_s[sample]), picture, True, True, *where)
 
 
-def _footage_of(media: Media, source_fps: float | None) -> tuple[Footage, list[str]]:
+def _video_source_of(media: Media, source_fps: float | None) -> tuple[VideoSource, list[str]]:
     """The clip itself, or if it is not there any more what was sampled of it."""
     try:
-        footage = open_clip(media.path, source_fps) if media.path and source_fps else None
+        video = open_clip(media.path, source_fps) if media.path and source_fps else None
     except InputError:
-        footage = None
-    if footage is not None and footage.sha256 == media.sha256:
-        return footage, []
+        video = None
+    if video is not None and video.sha256 == media.sha256:
+        return video, []
     why = f"{media.source} is not there as it was" if media.path else "read back, and --media names no clip"
     return _from_samples(media), [f"{why}: drawn from the sampled frames alone"]
 
 
-def _from_samples(media: Media) -> Footage:
+def _from_samples(media: Media) -> VideoSource:
     facts = media.facts
     numbers, places = np.unique(facts.frame_indices, return_index=True)
     times_s = np.interp(np.arange(numbers[-1] + 1), numbers, media.times_s[places])
@@ -145,7 +150,7 @@ def _from_samples(media: Media) -> Footage:
             if number >= first:
                 yield number, partial(at_size, media.frames[place])
 
-    return Footage(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
+    return VideoSource(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
 
 
 def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:

@@ -62,16 +62,16 @@ def as_kept(media: Media, drawing: Drawing) -> Media:
     return replace(media, frames=resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing))[None])
 
 
-def seen_file(index: int) -> str:
+def sampled_frame_file(index: int) -> str:
     """Where a clip's sampled frame is kept as the model saw it."""
     return f"seen/{index:06d}.png"
 
 
-def write_frames(folder: Path, clip: Media) -> list[str]:
+def write_sampled_frames(folder: Path, clip: Media) -> list[str]:
     """Keep what the model saw, so that a result can be drawn again."""
     for i, frame in enumerate(clip.frames):
-        write_png(folder / seen_file(i), frame)
-    return [seen_file(i) for i in range(len(clip.frames))]
+        write_png(folder / sampled_frame_file(i), frame)
+    return [sampled_frame_file(i) for i in range(len(clip.frames))]
 
 
 def media_from(folder: Path, index: int, item: Mapping[str, Any]) -> Media:
@@ -90,7 +90,7 @@ def media_from(folder: Path, index: int, item: Mapping[str, Any]) -> Media:
         if folder.parent.name != "passes" and frames.shape[2:0:-1] != fit_px((width, height), max(frames.shape[1:3])):
             raise ValueError(f"{picture_file(index)} is not of the picture's shape")
     else:
-        frames = np.stack([read_png(folder / seen_file(i)) for i in range(len(times_s))])
+        frames = np.stack([read_png(folder / sampled_frame_file(i)) for i in range(len(times_s))])
     return Media(
         kind="picture" if clip is None else "clip",
         frames=frames,

@@ -12,11 +12,11 @@ import numpy as np
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
-from qvl_attn.media.video_source import Footage
+from qvl_attn.media.video_source import VideoSource
 from qvl_attn.model.preprocess import frame_resizer
 from qvl_attn.vqa.merge_passes import merge_captures
 from qvl_attn.vqa.question import Question
@@ -55,21 +55,21 @@ class ClipQuestion:
         return (*([self.whole] if self.whole else []), *self.passes)
 
 
-def load_clip(processor: Any, footage: Footage, settings: Settings, progress: Progress = untold) -> Media:
+def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: Progress = no_op) -> Media:
     """Sample a clip's frames, at the size that the processor wants.
 
     Args:
         processor: of the model.
-        footage: the clip.
+        video: the clip.
         settings: their `clip` says which frames, their limits of pixels how large.
         progress: told what is being done, how much of it is done, and of how much.
 
     Raises:
         InputError: nothing to see at the times that were asked for, or too much of it broken.
     """
-    plan = plan_frames(footage, settings.clip or ClipSettings())
+    plan = plan_frames(video, settings.clip or ClipSettings())
     resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
-    return sample_clip(footage, plan, resize, lambda done: progress("decoding", done, plan.stop - plan.first))
+    return sample_clip(video, plan, resize, lambda done: progress("decoding", done, plan.stop - plan.first))
 
 
 def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], settings: Settings) -> list[ClipQuestion]:
@@ -143,7 +143,7 @@ def _frame(media: Media, i: int) -> Media:
 
 
 def answer_clip(
-    engine: Engine, asked: Sequence[ClipQuestion], progress: Progress = untold
+    engine: Engine, asked: Sequence[ClipQuestion], progress: Progress = no_op
 ) -> Iterator[tuple[int, Result]]:
     """Answer what was prepared, each with its place among the questions, as soon as all of its passes are there."""
     prompts = [(i, k, one) for i, question in enumerate(asked) for k, one in enumerate(question.prompts)]
@@ -180,7 +180,7 @@ def _joined(asked: ClipQuestion, results: Sequence[Result]) -> Result:
 
 
 def ask_video(
-    engine: Engine, path: str | os.PathLike[str], question: str, settings: Settings, progress: Progress = untold
+    engine: Engine, path: str | os.PathLike[str], question: str, settings: Settings, progress: Progress = no_op
 ) -> Result:
     """Ask one question about a clip: see `Analyzer.ask_video`."""
     how = settings.clip or ClipSettings()

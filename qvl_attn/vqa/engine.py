@@ -12,9 +12,9 @@ import torch
 
 from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Stages, joined
+from qvl_attn.core.runtime import Stages, joined, no_op
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import Picture, load_pictures
+from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.model.capture import prove_capture
 from qvl_attn.model.checkpoint import (
     DEFAULT_MODEL,
@@ -22,12 +22,12 @@ from qvl_attn.model.checkpoint import (
     Placement,
     choose_placement,
     find_checkpoint,
+    generation_provenance,
     load_config,
     load_processor,
     load_weights,
-    made_by,
-    of_generation,
-    of_model,
+    model_provenance,
+    provenance_fields,
 )
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
@@ -58,10 +58,6 @@ DOT = Media(
 )
 
 
-def _silent(message: str) -> None:
-    del message
-
-
 class Engine:
     """A model with its processor, and the way from questions to results. Make one with `load`.
 
@@ -75,7 +71,7 @@ class Engine:
         config: Any,
         placement: Placement,
         attn: str = "auto",
-        say: Callable[[str], None] = _silent,
+        say: Callable[[str], None] = no_op,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
@@ -96,7 +92,7 @@ class Engine:
         device_map: str | None = None,
         attn: str = "auto",
         offline: bool = False,
-        say: Callable[[str], None] = _silent,
+        say: Callable[[str], None] = no_op,
         place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
     ) -> Self:
         """Find a model and get ready to load it.
@@ -154,7 +150,10 @@ class Engine:
         return settings_of(self.config, self.say, **typed)
 
     def prepare(
-        self, pairs: Sequence[tuple[Picture | Sequence[Picture], str]], settings: Settings, noun: str = "question"
+        self,
+        pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
+        settings: Settings,
+        noun: str = "question",
     ) -> list[Question]:
         """Find every fault that can be known before weights are loaded, and choose how attention is computed.
 
@@ -183,7 +182,7 @@ class Engine:
 
     def read(
         self,
-        pictures: Picture | Sequence[Picture],
+        pictures: PictureLike | Sequence[PictureLike],
         text: str,
         settings: Settings,
         loaded: dict[str, Media],
@@ -307,8 +306,8 @@ class Engine:
                 attention_reason=question.attention_reason,
                 batch=batch,
                 shared_pictures=shared,
-                **of_model(self.config, self.processor),
-                generation=of_generation(run.generation),
+                **model_provenance(self.config, self.processor),
+                generation=generation_provenance(run.generation),
             ),
             seconds={**question.seconds, **stages.seconds, **run.seconds},
             peak_memory_bytes={**question.peak_memory_bytes, **stages.peak_bytes, **run.peak_memory_bytes},
@@ -316,4 +315,4 @@ class Engine:
 
     def made_by(self, question: Question) -> dict[str, Any]:
         """What of the model, its place and the libraries goes into the name of a result."""
-        return made_by(self.checkpoint, self.placement, question.attention)
+        return provenance_fields(self.checkpoint, self.placement, question.attention)

@@ -30,7 +30,7 @@ from qvl_attn.core.types import Capture, FloatArray, Token
 from qvl_attn.model.generate import Pass, on_model, with_answer
 from qvl_attn.model.probe import Probe
 from qvl_attn.model.prompt import PIXELS, Prompt
-from qvl_attn.model.signals import GENERIC, Evidence
+from qvl_attn.model.signals import GENERIC, Signals
 from qvl_attn.vqa.question import Question, read_question, with_pixels
 
 
@@ -62,7 +62,7 @@ def method_maps(
         # A profile of heads says nothing of whole layers.
         layers=headline.layers or default_layers(config.text_config.num_hidden_layers),
         heads=headline.heads,
-        evidence=replace(_evidence(model, processor, config, question, run), generic=generic),
+        signals=replace(_signals(model, processor, config, question, run), generic=generic),
     )
     return tuple(METHODS[name].compute(view) for name in settings.methods)
 
@@ -106,14 +106,14 @@ def removal(
     return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=seed)
 
 
-def _evidence(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Evidence:
+def _signals(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Signals:
     """All but the generic prompt's rows, in one pass if any is needed."""
     needs = needs_of(question.settings.methods) - {GENERIC}
     prompt = with_pixels(question, processor, config).prompt if needs else question.prompt
     answer = run.capture.tokens[prompt.length :]
     probe = Probe(prompt, run.ids, answer, whole=question.settings.query == "answer")
     if not needs:
-        return Evidence(probe.seeds, probe.words)
+        return Signals(probe.seeds, probe.words)
     shape = config.text_config.num_hidden_layers, config.text_config.hidden_size
     return probe.run(model, needs, DIMENSIONS.get(shape, ()))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
 from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.attribution.methods.maps import method_heat_maps
-from qvl_attn.attribution.selection import layer_words, produced_words, question_words
+from qvl_attn.attribution.selection import describe_layers, produced_words, question_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import HeatMap, IntArray
@@ -62,7 +62,7 @@ class DrawnResult:
 
         own = self._layer_panels()
         shared = on_one_scale(own)
-        asked = self._sheets_words()
+        asked = self._describe_sheets()
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
@@ -74,7 +74,7 @@ class DrawnResult:
         if drawing.scale == "shared":
             words = on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers, heads = layer_words(self._plain.layers), head_words(result, self._plain)
+        layers, heads = describe_layers(self._plain.layers), describe_heads(result, self._plain)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
         method = "plain attention, whatever the method: " if result.methods else ""
         title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
@@ -118,11 +118,11 @@ class DrawnResult:
         result = self.result
         return result.heatmaps(query=result.settings.query)[0] if result.methods else self.headline[0]
 
-    def _sheets_words(self) -> str:
+    def _describe_sheets(self) -> str:
         """What the sheets of layers show."""
         result = self.result
         heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
-        asked = query_words(result, self._plain)
+        asked = describe_query(result, self._plain)
         if result.methods and result.methods[0].layer_numbers:
             follows = METHODS[result.methods[0].method].follows_query
             return f"method {result.methods[0].method}" + (f" · {asked}" if follows else "")
@@ -244,7 +244,7 @@ class DrawnResult:
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
             maps = self._maps(self._plain.layers, result.headline_heads(), np.array([row]), label)
             if maps:
-                caption = [layer_words(self._plain.layers), *self._shown_steps()]
+                caption = [describe_layers(self._plain.layers), *self._shown_steps()]
                 yield (
                     f"answer/{i + 1:02d}_{slug(text, 24)}.png",
                     partial(self._large, pictures, Panel(label, maps), caption),
@@ -322,24 +322,24 @@ def headline_caption(result: VqaRecord, one: HeatMap) -> list[str]:
     if result.methods:
         return [*_method_caption(result, one), model]
     named = profile or result.settings.layers or "." in (result.settings.heads or "")
-    heads = head_words(result, one)
+    heads = describe_heads(result, one)
     depth = "" if named else " (50 to 85 % of the depth)"
-    layers = f"{layer_words(one.layers)} of 0-{made.layer_count - 1}{depth} · {heads}"
+    layers = f"{describe_layers(one.layers)} of 0-{made.layer_count - 1}{depth} · {heads}"
     if "." in one.heads:  # which says the layers as well
         layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
-    return [f"{query_words(result, one)} · {layers}", *([profile.standing] if profile else []), model]
+    return [f"{describe_query(result, one)} · {layers}", *([profile.standing] if profile else []), model]
 
 
 def _method_caption(result: VqaRecord, one: HeatMap) -> list[str]:
     method, profile = result.methods[0], result.settings.profile
     known = METHODS[method.method]
-    asked = f"{query_words(result, one)} · " if known.follows_query else ""
+    asked = f"{describe_query(result, one)} · " if known.follows_query else ""
     lines = [f"method {method.method} · {asked}{method.caption}"]
     lines += [profile.standing] if profile and (known.heads or set(method.layers) == set(profile.layers)) else []
-    return lines + ([f"crossed out: {removed_words(result)}"] if method.removed else [])
+    return lines + ([f"crossed out: {describe_removed(result)}"] if method.removed else [])
 
 
-def removed_words(result: VqaRecord) -> str:
+def describe_removed(result: VqaRecord) -> str:
     """Which cells a method took out, by row and column from 1."""
     method, named = result.methods[0], []
     pictures, steps = len(result.capture.grids), max(grid.shape[0] for grid in result.capture.grids)
@@ -361,12 +361,12 @@ def place_of(result: VqaRecord, cell: int) -> tuple[int, tuple[int, int, int]]:
     raise IndexError("no such cell")
 
 
-def head_words(result: VqaRecord, one: HeatMap) -> str:
+def describe_heads(result: VqaRecord, one: HeatMap) -> str:
     """The heads of a map."""
     return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
 
 
-def query_words(result: VqaRecord, one: HeatMap) -> str:
+def describe_query(result: VqaRecord, one: HeatMap) -> str:
     """Whose attention a map is."""
     count = len(one.queries)
     tokens = f"{count} token{'s' if count != 1 else ''}"

@@ -18,7 +18,7 @@ from qvl_attn.core.types import Capture, IntArray, Media, TokenGrid
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import Parcel, coarse
+from qvl_attn.render.html.payload import Payload, coarse
 from qvl_attn.results.codec import base_name
 from qvl_attn.results.page_data import MAX_FRAMES, MAX_PICTURE_PX, MAX_VALUES, LeftOut, drawn_px_of
 from qvl_attn.vqa.codec import faithfulness_json
@@ -61,22 +61,22 @@ def fitting(rows: Sequence[Row], cells: int, left_out: LeftOut) -> list[Row]:
     return [*queries, *words[:room]]
 
 
-def result_maps(result: VqaRecord, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> list[dict[str, Any]]:
+def result_maps(result: VqaRecord, rows: Sequence[Row], payload: Payload, left_out: LeftOut) -> list[dict[str, Any]]:
     """Plain attention, then each method.
 
     Args:
         result: captured, or read back.
         rows: the headline's query first, words last.
-        parcel: is added to.
+        payload: is added to.
         left_out: is added to.
     """
-    most = parcel.values + MAX_VALUES
-    found = [_attention(result, rows, parcel, left_out)]
-    found[0]["heads"] = _heads(result, rows[0].rows, most, parcel, left_out)
-    return [*found, *(_method(one, result, most, parcel, left_out) for one in result.methods)]
+    most = payload.values + MAX_VALUES
+    found = [_attention(result, rows, payload, left_out)]
+    found[0]["heads"] = _heads(result, rows[0].rows, most, payload, left_out)
+    return [*found, *(_method(one, result, most, payload, left_out) for one in result.methods)]
 
 
-def _attention(result: VqaRecord, rows: Sequence[Row], parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _attention(result: VqaRecord, rows: Sequence[Row], payload: Payload, left_out: LeftOut) -> dict[str, Any]:
     """For every row the headline and, of the queries at least, the mean of all layers and each layer."""
     queries, layers = sum(not row.is_word for row in rows), len(result.capture.layers)
     cells = len(result.capture.vision_tokens)
@@ -84,7 +84,7 @@ def _attention(result: VqaRecord, rows: Sequence[Row], parcel: Parcel, left_out:
     if (layers + 2) * kept * cells > MAX_VALUES and kept > queries:
         left_out.append(["words_by_layer"])
         kept = queries
-    sources, of_layers = _packed(_sources(result, rows), kept, result.capture.grids, parcel)
+    sources, of_layers = _packed(_sources(result, rows), kept, result.capture.grids, payload)
     own = sources["sources"][0]["high"]
     shared = [percentile_scale([maps[i] for maps in of_layers]).high if i < kept else own[i] for i in range(len(rows))]
     return {"name": "attention", "caption": "", "is_attention": True, **sources, "shared": shared, "removed": []}
@@ -97,7 +97,7 @@ def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str,
     plain = result.heatmaps(query=result.settings.query)[0]
     heads = [pair for pair in named if pair[0] in plain.layers] or None
     layers = capture.layers.tolist()
-    about = {"id": "headline", "layers": list(plain.layers), "heads": _head_words(result, heads or ())}
+    about = {"id": "headline", "layers": list(plain.layers), "heads": _describe_heads(result, heads or ())}
     yield about, np.stack([mean_over(capture, plain.layers, heads, row.rows) for row in rows])
     if len(layers) > 1 and not (plain.heads == "all" and list(plain.layers) == layers):
         maps = share @ capture.weights.mean(axis=0, dtype=np.float64)
@@ -108,17 +108,17 @@ def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str,
             maps = np.stack([mean_over(capture, [layer], own, row.rows) for row in rows])
         else:
             maps = (share @ weights.astype(np.float64)).astype(np.float32)
-        yield {"id": "layer", "layers": [layer], "heads": _head_words(result, own)}, maps
+        yield {"id": "layer", "layers": [layer], "heads": _describe_heads(result, own)}, maps
 
 
-def _head_words(result: VqaRecord, pairs: Sequence[tuple[int, int]]) -> str:
+def _describe_heads(result: VqaRecord, pairs: Sequence[tuple[int, int]]) -> str:
     """Named heads, as text: `all` where they are all of their layers."""
     whole = len(pairs) == len({layer for layer, _ in pairs}) * result.provenance.head_count
     return "all" if whole else ",".join(f"{layer}.{head}" for layer, head in pairs)
 
 
 def _packed(
-    sources: Iterable[tuple[dict[str, Any], Maps]], kept: int, grids: Sequence[TokenGrid], parcel: Parcel
+    sources: Iterable[tuple[dict[str, Any], Maps]], kept: int, grids: Sequence[TokenGrid], payload: Payload
 ) -> tuple[dict[str, Any], list[Maps]]:
     """A block a source, all rows of the headline and `kept` of the others; their coarse maps in one block.
 
@@ -136,7 +136,7 @@ def _packed(
         told.append(
             {
                 **about,
-                "block": parcel.add_rows(there),
+                "block": payload.add_rows(there),
                 "rows": len(there),
                 "coarse_at": start,
                 "mass": maps.sum(axis=1, dtype=np.float64).tolist(),
@@ -144,15 +144,15 @@ def _packed(
             }
         )
         start += len(there)
-    return {"sources": told, "coarse": parcel.add_rows(np.concatenate(small))}, of_layers
+    return {"sources": told, "coarse": payload.add_rows(np.concatenate(small))}, of_layers
 
 
-def _heads(result: VqaRecord, rows: IntArray, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any] | None:
+def _heads(result: VqaRecord, rows: IntArray, most: int, payload: Payload, left_out: LeftOut) -> dict[str, Any] | None:
     """Each head that was kept apart, for the headline's query alone."""
     capture, by_head = result.capture, result.capture.weights_by_head
     if by_head is None:
         return None
-    if parcel.values + by_head.shape[0] * by_head.shape[1] * by_head.shape[3] > most:
+    if payload.values + by_head.shape[0] * by_head.shape[1] * by_head.shape[3] > most:
         left_out.append(["heads"])
         return None
     maps = np.stack([layer[:, rows].mean(axis=1, dtype=np.float64).astype(np.float32) for layer in by_head])
@@ -162,7 +162,7 @@ def _heads(result: VqaRecord, rows: IntArray, most: int, parcel: Parcel, left_ou
     return {
         "layers": list(capture.apart.layers if capture.apart else capture.layers.tolist()),
         "numbers": list(capture.apart.heads if capture.apart else range(maps.shape[1])),
-        "blocks": [parcel.add_rows(layer) for layer in maps],
+        "blocks": [payload.add_rows(layer) for layer in maps],
         "mass": mass.tolist(),
         "top10": (ordered[..., :10].sum(axis=-1) / np.where(mass > 0, mass, 1)).tolist(),
         "high": [[percentile_scale([row]).high for row in layer] for layer in maps],
@@ -170,19 +170,19 @@ def _heads(result: VqaRecord, rows: IntArray, most: int, parcel: Parcel, left_ou
     }
 
 
-def _method(method: MethodMap, result: VqaRecord, most: int, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _method(method: MethodMap, result: VqaRecord, most: int, payload: Payload, left_out: LeftOut) -> dict[str, Any]:
     """A method's map, and those of its layers."""
     known = METHODS[method.method]
     by_layer = () if method.layer_values is None else method.layer_values
     layers = list(zip(method.layer_numbers, by_layer, strict=True))
-    if parcel.values + (1 + len(layers)) * len(method.values) > most:
+    if payload.values + (1 + len(layers)) * len(method.values) > most:
         left_out.append(["method_layers", method.method])
         layers = []
     sources: list[tuple[dict[str, Any], Maps]] = [
         ({"id": "headline", "layers": list(method.layers)}, method.values[None])
     ]
     sources += [({"id": "layer", "layers": [layer]}, values[None]) for layer, values in layers]
-    packed, of_layers = _packed(sources, 1, result.capture.grids, parcel)
+    packed, of_layers = _packed(sources, 1, result.capture.grids, payload)
     follows = known.follows_query and method.values.any()
     return {
         "name": method.method,
@@ -205,20 +205,20 @@ def result_html(results: Sequence[VqaRecord], notes: Sequence[Sequence[str]] = (
         results: captured, or read back; several stand side by side.
         notes: for each result what its reader should know, a line each.
     """
-    parcel = Parcel()
-    told = [result_data(one, notes[i] if notes else (), parcel) for i, one in enumerate(results)]
+    payload = Payload()
+    told = [result_data(one, notes[i] if notes else (), payload) for i, one in enumerate(results)]
     title = " · ".join(dict.fromkeys(shortened(one["question"]) for one in told))
     first = {map_["coarse"] for one in told for map_ in one["maps"]}
-    return page_html("result", f"{title} · qvl-attn", {"results": told}, parcel, first)
+    return page_html("result", f"{title} · qvl-attn", {"results": told}, payload, first)
 
 
-def result_data(result: VqaRecord, notes: Sequence[str], parcel: Parcel) -> dict[str, Any]:
+def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> dict[str, Any]:
     """What the page is told of one result; its maps and pictures go into the parcel.
 
     Args:
         result: captured, or read back.
         notes: what the reader should know, a line each.
-        parcel: is added to.
+        payload: is added to.
     """
     left_out: LeftOut = []
     rows = fitting(list(_rows(result)), len(result.capture.vision_tokens), left_out)
@@ -232,15 +232,15 @@ def result_data(result: VqaRecord, notes: Sequence[str], parcel: Parcel) -> dict
             "answer": _pieces(result.capture, result.mapped_answer, "answer", rows),
         },
         "rows": [{"kind": row.kind, "text": row.text, "tokens": len(row.rows)} for row in rows],
-        "maps": result_maps(result, rows, parcel, left_out),
+        "maps": result_maps(result, rows, payload, left_out),
         "headline": len(result.methods[:1]),
         "layer_count": made.layer_count,
         "head_count": made.head_count,
         "media": [
-            _medium(one, grid, _drawn_px(one, len(result.media)), parcel)
+            _medium(one, grid, _drawn_px(one, len(result.media)), payload)
             for one, grid in zip(result.media, result.capture.grids, strict=True)
         ],
-        "clip": None if result.media[0].clip is None else _clip(result, parcel, left_out),
+        "clip": None if result.media[0].clip is None else _clip(result, payload, left_out),
         "faith": faithfulness_json(result),
         "made": {
             **{name: getattr(made, name) for name in ("qvl_attn", "transformers", "torch", "model", "revision")},
@@ -287,7 +287,7 @@ def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row]) -> list
     return [piece for piece in [*found, [text[end:], None]] if piece[0]]
 
 
-def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], parcel: Parcel) -> dict[str, Any]:
+def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], payload: Payload) -> dict[str, Any]:
     """A picture or clip: its size, its cells' edges in its pixels, and the picture itself."""
     steps, rows, columns = grid.shape
     boxes = grid.boxes_px[: rows * columns].reshape(rows, columns, 4)
@@ -298,7 +298,7 @@ def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], parcel: Pa
         "xs": [*boxes[0, :, 0].tolist(), float(boxes[0, -1, 2])],
         "ys": [*boxes[:, 0, 1].tolist(), float(boxes[-1, 0, 3])],
         "drawn_px": list(drawn_px),
-        "picture": None if media.clip else parcel.add_picture(resize_picture(media.frames[0], drawn_px)),
+        "picture": None if media.clip else payload.add_picture(resize_picture(media.frames[0], drawn_px)),
     }
 
 
@@ -307,7 +307,7 @@ def _drawn_px(media: Media, pictures: int = 1) -> tuple[int, int]:
     return drawn_px_of(media, round(MAX_PICTURE_PX / sqrt(pictures)))
 
 
-def _clip(result: VqaRecord, parcel: Parcel, left_out: LeftOut) -> dict[str, Any]:
+def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, Any]:
     """The frames that were sampled, when each is shown, which step it fed, and what each pass answered."""
     from qvl_attn.results.clip_export import step_edges_s  # loads matplotlib
 
@@ -319,7 +319,7 @@ def _clip(result: VqaRecord, parcel: Parcel, left_out: LeftOut) -> dict[str, Any
     if len(shown) < count:
         left_out.append(["frames", len(shown), count])
     return {
-        "frames": [parcel.add_picture(resize_picture(media.frames[i], _drawn_px(media))) for i in shown],
+        "frames": [payload.add_picture(resize_picture(media.frames[i], _drawn_px(media))) for i in shown],
         "times_s": [float(media.sampled_s[i]) for i in shown],
         "step_of": [i // per_step for i in shown],
         "edges_s": step_edges_s(media, grid.shape[0]).tolist(),

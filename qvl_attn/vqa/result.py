@@ -12,11 +12,11 @@ from typing import Any
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.codec import as_kept, media_from, picture_file, write_frames
+from qvl_attn.results.codec import as_kept, media_from, picture_file, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
     RESULT_FILE,
@@ -57,7 +57,7 @@ class Result(VqaRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = untold,
+        progress: Progress = no_op,
     ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
 
@@ -143,10 +143,10 @@ def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progr
     """Of a clip, what moves, the frames themselves and the passes: files and notes."""
     if result.media[0].clip is None:
         return [], []
-    from qvl_attn.vqa.timeline import write_reel  # loads matplotlib
+    from qvl_attn.vqa.timeline import export_clip  # loads matplotlib
 
-    files, notes = write_reel(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
-    files += write_frames(folder, result.media[0])
+    files, notes = export_clip(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
+    files += write_sampled_frames(folder, result.media[0])
     for i, one in enumerate(result.passes):
         files += _write_pass(folder, pass_folder(i), one)
     return files, notes
@@ -160,7 +160,7 @@ def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
         write_png(folder / name / picture_file(0), media.frames[0])
         frames = [picture_file(0)]
     else:
-        frames = write_frames(folder / name, media)
+        frames = write_sampled_frames(folder / name, media)
     write_npz(folder / name / ARRAYS_FILE, record_arrays(one))
     files = [ARRAYS_FILE, *frames, RESULT_FILE]
     write_json(folder / name / RESULT_FILE, record_json(one, one.heatmaps(), files, []))

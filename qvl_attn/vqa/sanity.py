@@ -22,7 +22,7 @@ from qvl_attn.attribution.heatmap import split_by_picture
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError
-from qvl_attn.core.runtime import Progress, untold
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.model.memory import on_device
@@ -39,7 +39,7 @@ Circumstance = tuple[str, Question, list[Any]]
 OTHER_QUESTIONS = ("What is in the corner?", "What is at the top?")
 
 
-def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -> dict[str, Sanity]:
+def sanity_checks(engine: Engine, result: Result, progress: Progress = no_op) -> dict[str, Sanity]:
     """Compare the maps of a result with those under changed circumstances.
 
     Args:
@@ -86,7 +86,7 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = untold) -
 
 
 def with_sanity(
-    engine: Engine, answers: Iterable[tuple[int, Result]], progress: Progress = untold
+    engine: Engine, answers: Iterable[tuple[int, Result]], progress: Progress = no_op
 ) -> Iterator[tuple[int, Result]]:
     """Results with their sanity checks, where faithfulness was asked for."""
     for i, result in answers:

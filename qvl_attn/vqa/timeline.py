@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.attribution.heatmap import mean_over, over_chance
-from qvl_attn.attribution.selection import layer_words, query_rows
+from qvl_attn.attribution.selection import describe_layers, query_rows
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import shortened
@@ -23,8 +23,8 @@ from qvl_attn.render import lettering
 from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
 from qvl_attn.render.style import Drawing
-from qvl_attn.render.video_frame import Story
-from qvl_attn.results.clip_export import step_edges_s, write_frames
+from qvl_attn.render.video_frame import FrameOverlay
+from qvl_attn.results.clip_export import export_frames, step_edges_s
 from qvl_attn.vqa.record import VqaRecord
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
@@ -65,10 +65,10 @@ def lines(result: VqaRecord) -> list[Line]:
             continue
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
-            label = layer_words(layers.tolist())
+            label = describe_layers(layers.tolist())
             found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
     of = [f"method {headline.method}"] * bool(result.methods)
-    of += [layer_words(headline.layers)] * bool(headline.layers)
+    of += [describe_layers(headline.layers)] * bool(headline.layers)
     chosen = f"headline: {', '.join(of)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
@@ -131,7 +131,7 @@ def _chart(result: VqaRecord) -> Picture:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
-def write_reel(
+def export_clip(
     folder: Path, result: VqaRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Draw a clip's result.
@@ -147,13 +147,15 @@ def write_reel(
     Returns:
         The files that were written, and what the reader should know.
     """
-    how, story = result.settings.clip, story_of(result, heat, captions)
-    files, notes = write_frames(folder, result.media[0], how.source_fps if how else None, story, drawing, progress)
+    how, overlay_text = result.settings.clip, frame_overlay(result, heat, captions)
+    files, notes = export_frames(
+        folder, result.media[0], how.source_fps if how else None, overlay_text, drawing, progress
+    )
     write_png(folder / "timeline.png", draw_timeline(result))
     return [*files, "timeline.png"], notes
 
 
-def story_of(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> Story:
+def frame_overlay(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
     """What the film of a result tells."""
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
@@ -167,7 +169,7 @@ def story_of(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> Sto
     elif result.way == "windows":
         answers = _of_windows(result)
     steps = [i // per_step for i in range(count)]
-    return Story(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
+    return FrameOverlay(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
 
 
 def _of_windows(result: VqaRecord) -> list[str]:

@@ -26,7 +26,7 @@ from qvl_attn import Analyzer, load_samples
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.evaluation.loop import Plan, other_samples
+from qvl_attn.evaluation.loop import ScoringPlan, other_samples
 from qvl_attn.evaluation.score import score_row
 from qvl_attn.evaluation.workers import InProcess
 from qvl_attn.model.generate import greedy, on_model
@@ -51,7 +51,7 @@ def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Names
 
 
 def check(analyzer: Analyzer, samples: Sequence[Sample], settings: Any, batch_size: int) -> None:
-    plan = Plan(
+    plan = ScoringPlan(
         settings, headline_of(settings, analyzer.config), False, False, other_samples(samples, 0), batch_size=batch_size
     )
     with tempfile.NamedTemporaryFile("w") as rows:

@@ -34,7 +34,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from qvl_attn.encoders.capture import look, run_encoder
 from qvl_attn.encoders.inputs import Inputs, merged_order
-from qvl_attn.encoders.spec import QWEN, eye_of
+from qvl_attn.encoders.spec import QWEN, spec_of
 from qvl_attn.model.checkpoint import find_checkpoint, load_config
 from qvl_attn.model.token_grid import cell_boxes_px
 
@@ -53,7 +53,7 @@ def random_encoder(name: str, layers: int) -> tuple[Any, Any]:
             image_size=336,
             patch_size=PATCH_PX,
         )
-        return CLIPVisionModel._from_config(config, attn_implementation="sdpa").eval(), eye_of(
+        return CLIPVisionModel._from_config(config, attn_implementation="sdpa").eval(), spec_of(
             config, "clip_vision_model", "CLIPVisionModel"
         )
     raw = load_config(find_checkpoint("demo")).to_dict()
@@ -61,7 +61,7 @@ def random_encoder(name: str, layers: int) -> tuple[Any, Any]:
     raw["vision_config"] |= {"fullatt_block_indexes": [layers - 1]}
     whole = Qwen2_5_VLConfig(**raw)
     tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(whole.vision_config, attn_implementation="sdpa")
-    return tower.eval(), eye_of(whole, QWEN, "")
+    return tower.eval(), spec_of(whole, QWEN, "")
 
 
 def noise(name: str, patches: int) -> Inputs:

@@ -25,10 +25,10 @@ from qvl_attn import Analyzer, Drawing
 from qvl_attn.core.runtime import Stages
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.media.video import open_clip
-from qvl_attn.render.video_frame import FilmDrawer
+from qvl_attn.render.video_frame import FrameRenderer
 from qvl_attn.results.clip_export import PRESET, QUALITY
 from qvl_attn.vqa.result import Result
-from qvl_attn.vqa.timeline import story_of, write_reel
+from qvl_attn.vqa.timeline import export_clip, frame_overlay
 
 SIZE_PX, FPS = (1280, 720), 25
 
@@ -70,7 +70,7 @@ def with_matplotlib(frames: list[np.ndarray], values: np.ndarray) -> None:
 
 
 def film_alone(result: Result, drawing: Drawing, frames: list[np.ndarray], times_s: np.ndarray) -> list[np.ndarray]:
-    drawer = FilmDrawer(story_of(result, result.heatmap(), ("caption",)), result.media[0].size_px, drawing)
+    drawer = FrameRenderer(frame_overlay(result, result.heatmap(), ("caption",)), result.media[0].size_px, drawing)
     sampled = set(result.media[0].clip.frame_indices)
     return [
         drawer.draw(frame, float(time_s), sampled=i in sampled)
@@ -89,7 +89,7 @@ def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, 
 
         def film() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                write_reel(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *told: None)
+                export_clip(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *told: None)
 
         def encode() -> None:
             write_mp4(

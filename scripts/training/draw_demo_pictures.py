@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.demo.clips import draw_clip
-from qvl_attn.demo.scenes import COLORS, Plan, Scene, draw_ground, paint
+from qvl_attn.demo.scenes import COLORS, Scene, ScenePlan, draw_ground, paint
 from qvl_attn.media.mp4 import write_mp4
 
 FOLDER = Path(__file__).parents[2] / "qvl_attn" / "demo" / "pictures"
@@ -29,12 +29,12 @@ class Layout:
     size_px: tuple[int, int]
     ground: Literal["plain", "noisy", "striped"]
     seed: int
-    plans: tuple[Plan, ...]
+    plans: tuple[ScenePlan, ...]
     questions: tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
-def _plan(shape: str, color: str, x_px: int, y_px: int, size_px: int, mirrored: bool = False) -> Plan:
-    return Plan(shape, color, (x_px, y_px), size_px, COLORS[color], mirrored)
+def _plan(shape: str, color: str, x_px: int, y_px: int, size_px: int, mirrored: bool = False) -> ScenePlan:
+    return ScenePlan(shape, color, (x_px, y_px), size_px, COLORS[color], mirrored)
 
 
 LAYOUTS = (

@@ -10,27 +10,27 @@ import pytest
 
 from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
-from tests.helpers.exhibits import Exhibit, alike, clip_media, matrices
+from tests.helpers.examples import Example, alike, clip_media, matrices
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."
 
 
 @pytest.fixture(params=SHOWN, ids="-".join)
-def exhibit(request, exhibits) -> Exhibit:
-    return exhibits(*request.param)
+def example(request, examples) -> Example:
+    return examples(*request.param)
 
 
-def rows_on_vision(exhibit: Exhibit, query: str) -> np.ndarray:
+def rows_on_vision(example: Example, query: str) -> np.ndarray:
     """(L, H, Q, V)."""
-    return exhibit.attention[:, :, exhibit.rows(query)][..., exhibit.vision]
+    return example.attention[:, :, example.rows(query)][..., example.vision]
 
 
 @pytest.mark.parametrize(("query", "way"), [("question", "rows"), ("last", "eager"), ("answer", "rows")])
-def test_mean_and_max(exhibit, query, way, monkeypatch):
-    monkeypatch.setattr(exhibit.analyzer, "attn", way)
-    mean, most = exhibit.result("mean", "max", query=query, layers="1-2").methods
-    want = rows_on_vision(exhibit, query)[1:3]
+def test_mean_and_max(example, query, way, monkeypatch):
+    monkeypatch.setattr(example.analyzer, "attn", way)
+    mean, most = example.result("mean", "max", query=query, layers="1-2").methods
+    want = rows_on_vision(example, query)[1:3]
     alike(mean.values, want.mean(axis=(0, 1, 2)))
     alike(mean.layer_values, want.mean(axis=(1, 2)))
     alike(most.values, want.max(axis=(0, 1)).mean(axis=0))
@@ -38,10 +38,10 @@ def test_mean_and_max(exhibit, query, way, monkeypatch):
     assert mean.layers == most.layers == mean.layer_numbers == most.layer_numbers == (1, 2)
 
 
-def test_the_usual_layers_are_those_of_the_headline(exhibit):
-    mean, most = exhibit.result("mean", "max").methods
-    usual = {4: (2,), 3: (1, 2)}[exhibit.analyzer.config.text_config.num_hidden_layers]
-    want = rows_on_vision(exhibit, "last")
+def test_the_usual_layers_are_those_of_the_headline(example):
+    mean, most = example.result("mean", "max").methods
+    usual = {4: (2,), 3: (1, 2)}[example.analyzer.config.text_config.num_hidden_layers]
+    want = rows_on_vision(example, "last")
     alike(mean.values, want[list(usual)].mean(axis=(0, 1, 2)))
     alike(most.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
     alike(most.layer_values, want.max(axis=1).mean(axis=1))
@@ -50,39 +50,39 @@ def test_the_usual_layers_are_those_of_the_headline(exhibit):
 
 
 @pytest.mark.parametrize("query", ["question", "last"])
-def test_heads_are_those_that_were_named(exhibit, query):
-    found = exhibit.map("heads", query, heads="0.1,2.0,2.1")
-    want = rows_on_vision(exhibit, query)
+def test_heads_are_those_that_were_named(example, query):
+    found = example.map("heads", query, heads="0.1,2.0,2.1")
+    want = rows_on_vision(example, query)
     alike(found.values, np.mean([want[0, 1], want[2, 0], want[2, 1]], axis=(0, 1)))
     alike(found.layer_values, [want[0, 1].mean(axis=0), want[2, :2].mean(axis=(0, 1))])
     assert found.layers == found.layer_numbers == (0, 2)
     assert "0.1,2.0,2.1" in found.caption
 
 
-def test_heads_of_a_profile(exhibits, tmp_path):
-    exhibit = exhibits("demo", "one")
+def test_heads_of_a_profile(examples, tmp_path):
+    example = examples("demo", "one")
     shape = {"layers": 4, "heads": 4, "hidden_size": 128}
     fields = {"profile_version": 1, "name": "mine", "evidence": "measured", "source": "here", "model": shape}
     (tmp_path / "mine.json").write_text(json.dumps(fields | {"heads": [[1, 2], [3, 0]]}))
-    found = exhibit.map("heads", profile=str(tmp_path / "mine.json"))
-    want = rows_on_vision(exhibit, "last")[:, :, 0]
+    found = example.map("heads", profile=str(tmp_path / "mine.json"))
+    want = rows_on_vision(example, "last")[:, :, 0]
     alike(found.values, (want[1, 2] + want[3, 0]) / 2)
 
 
-def test_heads_without_a_profile_are_refused(exhibits):
+def test_heads_without_a_profile_are_refused(examples):
     with pytest.raises(InputError, match="no profile with heads"):
-        exhibits("demo", "one").result("heads")
+        examples("demo", "one").result("heads")
 
 
-def test_a_batch_keeps_each_prompts_own_maximum(exhibits):
+def test_a_batch_keeps_each_prompts_own_maximum(examples):
     """Answers of different lengths, and prompts of different lengths."""
-    exhibit = exhibits("demo", "two")
-    settings = replace(exhibit.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
-    pairs = [([path], question) for path in exhibit.shown for question in ("list the objects", "how many cats?")]
-    together = list(exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size=4))
+    example = examples("demo", "two")
+    settings = replace(example.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
+    pairs = [([path], question) for path in example.shown for question in ("list the objects", "how many cats?")]
+    together = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=4))
     assert len({len(result.capture.tokens) for _, result in together}) > 1
     for i, result in together:
-        ((_, alone),) = exhibit.analyzer.answer(exhibit.analyzer.prepare([pairs[i]], settings))
+        ((_, alone),) = example.analyzer.answer(example.analyzer.prepare([pairs[i]], settings))
         assert result.answer == alone.answer
         np.testing.assert_allclose(result.methods[0].values, alone.methods[0].values, atol=1e-5)
         assert result.capture.weights_max.shape == result.capture.weights.shape
@@ -91,21 +91,21 @@ def test_a_batch_keeps_each_prompts_own_maximum(exhibits):
 # Relative: beside the question's own attention that of a generic prompt about the same picture.
 
 
-def generic_attention(exhibit: Exhibit) -> tuple[np.ndarray, np.ndarray, int]:
+def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
     """(L, H, S, V) of the generic prompt in a run of its own, where it asks, and its last position."""
-    inputs = exhibit.inputs_of(GENERIC)
-    attention = matrices(exhibit.run(inputs))[..., exhibit.vision]
+    inputs = example.inputs_of(GENERIC)
+    attention = matrices(example.run(inputs))[..., example.vision]
     length = inputs["input_ids"].shape[1]
-    asking = np.arange(exhibit.vision[-1] + 2, length - 5)
-    assert exhibit.analyzer.processor.tokenizer.decode(inputs["input_ids"][0, asking]) == GENERIC
+    asking = np.arange(example.vision[-1] + 2, length - 5)
+    assert example.analyzer.processor.tokenizer.decode(inputs["input_ids"][0, asking]) == GENERIC
     return attention, asking, length - 1
 
 
 @pytest.mark.parametrize("query", ["question", "answer"])
-def test_relative_is_the_ratio_of_two_runs(exhibit, query):
-    found = exhibit.map("relative", query, layers="1-2")
-    own = rows_on_vision(exhibit, query).mean(axis=(1, 2))[1:3]
-    attention, asking, last = generic_attention(exhibit)
+def test_relative_is_the_ratio_of_two_runs(example, query):
+    found = example.map("relative", query, layers="1-2")
+    own = rows_on_vision(example, query).mean(axis=(1, 2))[1:3]
+    attention, asking, last = generic_attention(example)
     generic = attention[:, :, asking if query == "question" else [last]].mean(axis=(1, 2))[1:3]
 
     def by_hand(a, g):
@@ -116,20 +116,20 @@ def test_relative_is_the_ratio_of_two_runs(exhibit, query):
     assert found.layer_numbers == found.layers == (1, 2)
 
 
-def test_the_last_token_is_held_against_the_last_token(exhibits):
-    exhibit = exhibits("genuine", "two")
-    attention, _, last = generic_attention(exhibit)
+def test_the_last_token_is_held_against_the_last_token(examples):
+    example = examples("genuine", "two")
+    attention, _, last = generic_attention(example)
     usual = attention[2, :, last].mean(axis=0)
-    own = exhibit.attention[2, :, exhibit.length - 1][:, exhibit.vision].mean(axis=0)
-    alike(exhibit.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
+    own = example.attention[2, :, example.length - 1][:, example.vision].mean(axis=0)
+    alike(example.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
 
 
-def test_a_part_of_the_question_is_held_against_the_whole_generic_prompt(exhibits):
-    exhibit = exhibits("demo", "one")
-    found = exhibit.map("relative", "text:cats")
-    tokens = [exhibit.analyzer.processor.tokenizer.decode(i) for i in exhibit.inputs["input_ids"][0]]
-    own = exhibit.attention[2, :, tokens.index(" cats")][:, exhibit.vision].mean(axis=0)
-    attention, asking, _ = generic_attention(exhibit)
+def test_a_part_of_the_question_is_held_against_the_whole_generic_prompt(examples):
+    example = examples("demo", "one")
+    found = example.map("relative", "text:cats")
+    tokens = [example.analyzer.processor.tokenizer.decode(i) for i in example.inputs["input_ids"][0]]
+    own = example.attention[2, :, tokens.index(" cats")][:, example.vision].mean(axis=0)
+    attention, asking, _ = generic_attention(example)
     usual = attention[2, :, asking].mean(axis=(0, 1))
     alike(found.values, own / (usual + 0.01 * usual.mean()))
 
@@ -143,70 +143,70 @@ def test_over_nothing_there_is_no_ratio():
 
 @pytest.mark.parametrize("kind", ["one", "two"])
 @pytest.mark.parametrize("answer", [None, "two cats"])
-def test_the_tower_sees_the_pictures_once(exhibits, kind, answer):
-    exhibit, seen = exhibits("demo", kind), []
-    handle = exhibit.analyzer.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
+def test_the_tower_sees_the_pictures_once(examples, kind, answer):
+    example, seen = examples("demo", kind), []
+    handle = example.analyzer.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
     try:
-        exhibit.result("relative", answer=answer)
+        example.result("relative", answer=answer)
     finally:
         handle.remove()
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_questions_about_one_picture_share_the_generic_prompt(exhibits, batch_size):
-    exhibit, towers, prompts = exhibits("demo", "one"), [], []
-    settings = replace(exhibit.analyzer.settings(query="last"), methods=("relative",))
-    questions = [exhibit.question, "what color is the star?", "what color is the dog?"]
-    pairs = [(exhibit.shown, question) for question in questions]
+def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_size):
+    example, towers, prompts = examples("demo", "one"), [], []
+    settings = replace(example.analyzer.settings(query="last"), methods=("relative",))
+    questions = [example.question, "what color is the star?", "what color is the dog?"]
+    pairs = [(example.shown, question) for question in questions]
 
     def fed(module, args, kwargs):
         if kwargs["inputs_embeds"].shape[1] > 1:
             prompts.append(len(kwargs["inputs_embeds"]))
 
-    model = exhibit.analyzer.model.model
+    model = example.analyzer.model.model
     handles = [
         model.visual.register_forward_hook(lambda *args: towers.append(1)),
         model.language_model.register_forward_pre_hook(fed, with_kwargs=True),
     ]
     try:
-        results = list(exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size))
+        results = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size))
     finally:
         for handle in handles:
             handle.remove()
     assert len(towers) == 1
     assert len(prompts) == 2 + -(-3 // batch_size), "the picture, the generic prompt, and each batch of questions"
     for i, result in results:
-        alone = replace(exhibit, question=questions[i]).map("relative")
+        alone = replace(example, question=questions[i]).map("relative")
         np.testing.assert_allclose(result.methods[0].values, alone.values, rtol=1e-3)
     assert not np.allclose(results[0][1].methods[0].values, results[1][1].methods[0].values, rtol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["two", "clip"])
-def test_different_pictures_have_generic_prompts_of_their_own(exhibits, clip_file, kind):
+def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_file, kind):
     """Clips run in one batch, pictures apart."""
-    exhibit = exhibits("demo", kind)
-    shown = [[path] for path in exhibit.shown] if kind == "two" else [exhibit.shown, other_clip(exhibit, clip_file)]
-    settings = replace(exhibit.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
-    pairs = [(one, exhibit.question) for one in shown]
-    results = dict(exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size=2))
+    example = examples("demo", kind)
+    shown = [[path] for path in example.shown] if kind == "two" else [example.shown, other_clip(example, clip_file)]
+    settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
+    pairs = [(one, example.question) for one in shown]
+    results = dict(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=2))
     assert {one.provenance.batch for one in results.values()} == {2 if kind == "clip" else 1}
     for i, result in results.items():
-        alone = replace(exhibit, shown=shown[i]).map("relative")
+        alone = replace(example, shown=shown[i]).map("relative")
         np.testing.assert_allclose(result.methods[0].values, alone.values, rtol=1e-3)
 
 
-def other_clip(exhibit: Exhibit, clip_file):
-    return clip_media(exhibit.analyzer, clip_file(6, size_px=(84, 140)), 10)
+def other_clip(example: Example, clip_file):
+    return clip_media(example.analyzer, clip_file(6, size_px=(84, 140)), 10)
 
 
 # Rollout: the product of all layers' matrices, made whole.
 
 
-def rolled(exhibit: Exhibit) -> list[np.ndarray]:
+def rolled(example: Example) -> list[np.ndarray]:
     """(S, S) the product of the matrices from each layer up."""
-    half = [matrix.mean(axis=0) / 2 + np.eye(len(matrix[0])) / 2 for matrix in exhibit.attention]
-    product, found = np.eye(len(half[0])), []
+    half = [matrix.mean(axis=0) / 2 + np.spec(len(matrix[0])) / 2 for matrix in example.attention]
+    product, found = np.spec(len(half[0])), []
     for matrix in reversed(half):
         product = product @ matrix
         found.insert(0, product)
@@ -214,10 +214,10 @@ def rolled(exhibit: Exhibit) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("query", "block"), [("question", 3), ("last", 7), ("answer", 1024)])
-def test_rollout_is_a_product_of_matrices(exhibit, query, block, monkeypatch):
+def test_rollout_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
-    found = exhibit.map("rollout", query)
-    want = [product[exhibit.rows(query)].mean(axis=0)[exhibit.vision] for product in rolled(exhibit)]
+    found = example.map("rollout", query)
+    want = [product[example.rows(query)].mean(axis=0)[example.vision] for product in rolled(example)]
     alike(found.values, want[0])
     alike(found.layer_values, want)
     assert found.layers == found.layer_numbers == tuple(range(len(want)))

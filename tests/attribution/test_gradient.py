@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from qvl_attn.model.probe import window_order
-from tests.helpers.exhibits import Exhibit, alike, eager
+from tests.helpers.examples import Example, alike, eager
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
 
 @pytest.fixture(params=SHOWN, ids="-".join)
-def exhibit(request, exhibits) -> Exhibit:
-    return exhibits(*request.param)
+def example(request, examples) -> Example:
+    return examples(*request.param)
 
 
-def differentiated(exhibit: Exhibit, ids, which):
+def differentiated(example: Example, ids, which):
     """Attention (L, H, S, S), what the tower's last layer gives (P, C), and their gradients.
 
     Differentiated is the sum of the logits of those of the answer's tokens that are named, each where it is produced.
     """
-    model, kept = exhibit.analyzer.model, []
+    model, kept = example.analyzer.model, []
 
     def leaf(module, args, output):
         kept.append(output.detach().requires_grad_())
@@ -36,74 +36,74 @@ def differentiated(exhibit: Exhibit, ids, which):
         # So that all of the attention is in the graph, whatever of it comes before the first picture.
         words = model.get_input_embeddings()
         stack.callback(words.register_forward_hook(lambda m, a, output: output.detach().requires_grad_()).remove)
-        out = model(**exhibit.whole(ids), output_attentions=True)
-    y = sum(out.logits[0, exhibit.length - 1 + i, ids[i]] for i in which)
+        out = model(**example.whole(ids), output_attentions=True)
+    y = sum(out.logits[0, example.length - 1 + i, ids[i]] for i in which)
     gradients = torch.autograd.grad(y, [*out.attentions, kept[0]])
     attention, gradient = (torch.cat([one.detach() for one in layers]) for layers in (out.attentions, gradients[:-1]))
     return attention.double().numpy(), gradient.double().numpy(), kept[0].detach().numpy(), gradients[-1].numpy()
 
 
-def relevance_by_hand(exhibit: Exhibit, ids, which) -> tuple[np.ndarray, list[np.ndarray]]:
+def relevance_by_hand(example: Example, ids, which) -> tuple[np.ndarray, list[np.ndarray]]:
     """The whole matrix, and each layer's own."""
-    attention, gradient, *_ = differentiated(exhibit, ids, which)
+    attention, gradient, *_ = differentiated(example, ids, which)
     layers = []
     for a, g in zip(attention, gradient, strict=True):
         layers.append(np.mean([np.where(one * slope > 0, one * slope, 0) for one, slope in zip(a, g, strict=True)], 0))
-    whole = np.eye(len(layers[0]))
+    whole = np.spec(len(layers[0]))
     for layer in layers:
         whole = whole + layer @ whole
     return whole, layers
 
 
 @pytest.mark.parametrize(("query", "block"), [("last", 7), ("answer", 3)])
-def test_relevance_is_a_product_of_matrices(exhibit, query, block, monkeypatch):
+def test_relevance_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
-    which = exhibit.explained(query)
-    whole, layers = relevance_by_hand(exhibit, exhibit.ids, which)
-    found = exhibit.map("gradient", query)
-    rows = [exhibit.length - 1 + i for i in which]
-    alike(found.values, whole[rows].mean(axis=0)[exhibit.vision])
-    alike(found.layer_values, [layer[rows].mean(axis=0)[exhibit.vision] for layer in layers])
+    which = example.explained(query)
+    whole, layers = relevance_by_hand(example, example.ids, which)
+    found = example.map("gradient", query)
+    rows = [example.length - 1 + i for i in which]
+    alike(found.values, whole[rows].mean(axis=0)[example.vision])
+    alike(found.layer_values, [layer[rows].mean(axis=0)[example.vision] for layer in layers])
     assert found.layers == found.layer_numbers == tuple(range(len(layers)))
 
 
-def test_the_random_model_says_several_words(exhibits):
+def test_the_random_model_says_several_words(examples):
     """So that the sum over an answer, and the mean over where it is produced, are of several."""
-    assert len(exhibits("genuine", "one").explained("answer")) > 2
+    assert len(examples("genuine", "one").explained("answer")) > 2
 
 
 @pytest.mark.parametrize("which", ["demo", "genuine"])
-def test_blocks_change_nothing(exhibits, which, monkeypatch):
-    exhibit = exhibits(which, "one")
-    one = exhibit.map("gradient")
+def test_blocks_change_nothing(examples, which, monkeypatch):
+    example = examples(which, "one")
+    one = example.map("gradient")
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", 13)
-    alike(exhibit.map("gradient").values, one.values)
+    alike(example.map("gradient").values, one.values)
 
 
 @pytest.mark.parametrize(("which", "answer"), [("demo", "red star"), ("genuine", "two red cats, 两只")])
 @pytest.mark.parametrize("query", ["question", "last", "answer"])
-def test_a_supplied_answer_is_what_is_explained(exhibits, which, answer, query):
-    exhibit = exhibits(which, "one")
-    ids = exhibit.supplied(answer)
-    explained = exhibit.explained(query, ids)
-    whole, _ = relevance_by_hand(exhibit, ids, explained)
-    found = exhibit.map("gradient", query, answer=answer)
-    rows = [exhibit.length - 1 + i for i in explained]
-    alike(found.values, whole[rows].mean(axis=0)[exhibit.vision])
-    words = exhibit.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
+def test_a_supplied_answer_is_what_is_explained(examples, which, answer, query):
+    example = examples(which, "one")
+    ids = example.supplied(answer)
+    explained = example.explained(query, ids)
+    whole, _ = relevance_by_hand(example, ids, explained)
+    found = example.map("gradient", query, answer=answer)
+    rows = [example.length - 1 + i for i in explained]
+    alike(found.values, whole[rows].mean(axis=0)[example.vision])
+    words = example.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
     assert f"“{words}”" in found.caption
 
 
-def test_where_nothing_speaks_for_the_answer_the_map_is_empty(exhibits):
+def test_where_nothing_speaks_for_the_answer_the_map_is_empty(examples):
     """Whatever is seen is taken away before it is attended to."""
-    exhibit = exhibits("demo", "one")
+    example = examples("demo", "one")
     handles = [
         layer.self_attn.v_proj.register_forward_hook(lambda module, args, output: output * 0)
-        for layer in exhibit.analyzer.model.model.language_model.layers
+        for layer in example.analyzer.model.model.language_model.layers
     ]
     try:
         for method in ("gradient", "gradcam"):
-            assert not exhibit.map(method).values.any()
+            assert not example.map(method).values.any()
     finally:
         for handle in handles:
             handle.remove()
@@ -122,38 +122,38 @@ def windows_of(model, grid_thw) -> torch.Tensor:
     return get_vision_window_index(grid_thw, tower.spatial_merge_size, tower.window_size, tower.patch_size)[0]
 
 
-def cam_by_hand(exhibit: Exhibit, ids, which) -> np.ndarray:
+def cam_by_hand(example: Example, ids, which) -> np.ndarray:
     """(V,)"""
-    *_, features, gradients = differentiated(exhibit, ids, which)
+    *_, features, gradients = differentiated(example, ids, which)
     alpha = sum(gradients.astype(np.float64)) / len(gradients)
     patches = np.array([max(float(patch.astype(np.float64) @ alpha), 0) for patch in features])
-    grid = exhibit.inputs["image_grid_thw" if "image_grid_thw" in exhibit.inputs else "video_grid_thw"]
-    cells = np.full(len(exhibit.vision), np.nan)
-    for i, cell in enumerate(windows_of(exhibit.analyzer.model, grid).tolist()):
+    grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
+    cells = np.full(len(example.vision), np.nan)
+    for i, cell in enumerate(windows_of(example.analyzer.model, grid).tolist()):
         cells[cell] = patches[4 * i : 4 * i + 4].mean()
     return cells
 
 
 @pytest.mark.parametrize("query", ["last", "answer"])
-def test_grad_cam_of_the_towers_last_layer(exhibit, query):
-    found = exhibit.map("gradcam", query)
-    alike(found.values, cam_by_hand(exhibit, exhibit.ids, exhibit.explained(query)))
+def test_grad_cam_of_the_towers_last_layer(example, query):
+    found = example.map("gradcam", query)
+    alike(found.values, cam_by_hand(example, example.ids, example.explained(query)))
     assert (found.layers, found.layer_values, found.layer_numbers) == ((), None, ())
 
 
-def test_grad_cam_of_a_supplied_answer(exhibits):
-    exhibit = exhibits("demo", "two")
-    ids = exhibit.supplied("red star")
-    found = exhibit.map("gradcam", "answer", answer="red star")
-    alike(found.values, cam_by_hand(exhibit, ids, exhibit.explained("answer", ids)))
+def test_grad_cam_of_a_supplied_answer(examples):
+    example = examples("demo", "two")
+    ids = example.supplied("red star")
+    found = example.map("gradcam", "answer", answer="red star")
+    alike(found.values, cam_by_hand(example, ids, example.explained("answer", ids)))
 
 
-def test_some_windows_are_not_in_the_order_of_the_cells(exhibits):
+def test_some_windows_are_not_in_the_order_of_the_cells(examples):
     """Or else undoing the order would not have been tested."""
     for which, kind in SHOWN:
-        exhibit = exhibits(which, kind)
-        grid = exhibit.inputs["image_grid_thw" if "image_grid_thw" in exhibit.inputs else "video_grid_thw"]
-        order = windows_of(exhibit.analyzer.model, grid)
+        example = examples(which, kind)
+        grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
+        order = windows_of(example.analyzer.model, grid)
         assert not torch.equal(order, torch.arange(len(order))), (which, kind)
         assert not torch.equal(order[order], torch.arange(len(order))), "its own inverse"
 

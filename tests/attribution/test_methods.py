@@ -11,7 +11,7 @@ from qvl_attn.attribution.methods import METHODS, MethodMap, parse_methods
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
-from tests.helpers.exhibits import cut_by_picture
+from tests.helpers.examples import cut_by_picture
 
 
 def values(*numbers):
@@ -65,12 +65,12 @@ def test_what_is_no_map_is_refused(fields):
     assert MethodMap("mean", values(1, 2), "", removed=(0, 1))
 
 
-def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
-    exhibit = exhibits("genuine", "two")
-    result = exhibit.result("gradient", "sinks", "gradcam", query="question", layers="1-2")
+def test_maps_are_drawn_by_picture_on_one_scale(examples):
+    example = examples("genuine", "two")
+    result = example.result("gradient", "sinks", "gradcam", query="question", layers="1-2")
     gradient, sinks, cam = result.methods
     drawn = result.heatmaps()
-    for map_, part in zip(drawn, cut_by_picture(gradient.values, exhibit.grids), strict=True):
+    for map_, part in zip(drawn, cut_by_picture(gradient.values, example.grids), strict=True):
         assert np.array_equal(map_.values, part)
         assert (map_.method, map_.query, map_.heads) == ("gradient", "question", "all")
         assert map_.uniform == pytest.approx(gradient.values.mean())
@@ -81,9 +81,9 @@ def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
     assert result.heatmaps(query="question")[0].method == "mean"
     rows = result.query_rows()
     (first, _) = method_heat_maps(sinks, result.capture, rows, "question")
-    assert first.queries == tuple(exhibit.asking)
+    assert first.queries == tuple(example.asking)
     alone = method_heat_maps(sinks, result.capture, rows, "question", Scale(0, 1), layer=2)
-    for map_, part in zip(alone, cut_by_picture(sinks.layer_values[1], exhibit.grids), strict=True):
+    for map_, part in zip(alone, cut_by_picture(sinks.layer_values[1], example.grids), strict=True):
         assert np.array_equal(map_.values, part)
         assert (map_.layers, map_.scale) == ((2,), Scale(0, 1))
         assert map_.vision_mass == pytest.approx(result.capture.vision_mass[1, rows].mean())
@@ -91,25 +91,25 @@ def test_maps_are_drawn_by_picture_on_one_scale(exhibits):
     assert first.vision_mass == pytest.approx(result.capture.vision_mass[:, rows].mean())
 
 
-def test_a_map_of_nothing_is_not_drawn(exhibits):
-    result = exhibits("demo", "one").result("mean")
+def test_a_map_of_nothing_is_not_drawn(examples):
+    result = examples("demo", "one").result("mean")
     nothing = replace(result.methods[0], values=np.zeros_like(result.methods[0].values))
     with pytest.raises(CaptureError, match="zero everywhere"):
         method_heat_maps(nothing, result.capture, result.query_rows(), "last")
 
 
-def test_methods_stand_in_the_order_in_which_they_were_named(exhibits):
+def test_methods_stand_in_the_order_in_which_they_were_named(examples):
     names = ("tam", "mean", "rollout")
-    assert [one.method for one in exhibits("demo", "one").result(*names).methods] == [*names]
-    assert exhibits("demo", "one").result().methods == ()
+    assert [one.method for one in examples("demo", "one").result(*names).methods] == [*names]
+    assert examples("demo", "one").result().methods == ()
 
 
-def test_layers_of_the_headline_that_were_not_captured_are_named(exhibits):
+def test_layers_of_the_headline_that_were_not_captured_are_named(examples):
     from qvl_attn.attribution.methods import View
-    from qvl_attn.model.signals import Evidence
+    from qvl_attn.model.signals import Signals
 
-    result = exhibits("demo", "one").result(layers="1")
-    nothing = Evidence(np.zeros(1), "")
+    result = examples("demo", "one").result(layers="1")
+    nothing = Signals(np.zeros(1), "")
     view = View(result.capture, "last", result.query_rows(), (1, 2), None, nothing)
     with pytest.raises(InputError, match="layer 2 was not captured"):
         METHODS["mean"].compute(view)

@@ -67,7 +67,7 @@ def test_the_published_heads_ship_and_say_that_they_are_not_measured_here():
     for name, heads in PUBLISHED.items():
         profile = load_profile(name)
         assert profile.heads == heads
-        assert profile.evidence == "published"
+        assert profile.signals == "published"
         assert "not measured here" in profile.standing
         assert "SD-RPN" in profile.source
 

@@ -12,16 +12,16 @@ import torch
 from qvl_attn.attribution.methods import DIMENSIONS, sinks
 from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
-from tests.helpers.exhibits import Exhibit, alike
+from tests.helpers.examples import Example, alike
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]
 
 
 @contextmanager
-def planted(exhibit: Exhibit, spoil):
+def planted(example: Example, spoil):
     """What comes into the layer `LAYER` is changed at some of the cells."""
-    positions, residual = exhibit.vision[PLANTED].tolist(), []
+    positions, residual = example.vision[PLANTED].tolist(), []
 
     def before(module, args):
         residual[:] = args
@@ -34,7 +34,7 @@ def planted(exhibit: Exhibit, spoil):
         output[:, positions] = spoil(passed + output[:, positions]) - passed
         return output
 
-    layer = exhibit.analyzer.model.model.language_model.layers[LAYER - 1]
+    layer = example.analyzer.model.model.language_model.layers[LAYER - 1]
     handles = [
         layer.post_attention_layernorm.register_forward_pre_hook(before),
         layer.mlp.register_forward_hook(change),
@@ -58,11 +58,11 @@ def one_sided(hidden):
     return sided
 
 
-def by_hand(out, exhibit: Exhibit, dimensions) -> np.ndarray:
+def by_hand(out, example: Example, dimensions) -> np.ndarray:
     """(L, V) from what comes into each layer."""
     layers = []
     for hidden in out.hidden_states[:-1]:
-        cells = hidden[0, exhibit.vision].double().numpy()
+        cells = hidden[0, example.vision].double().numpy()
         norms = [float(np.sqrt((cell**2).sum())) for cell in cells]
         usual = sorted(norms)
         count = len(norms)
@@ -79,16 +79,16 @@ def by_hand(out, exhibit: Exhibit, dimensions) -> np.ndarray:
     + [("demo", "one", one_sided, 9.0, ()), ("demo", "clip", loud, 1e6, (3,))],
 )
 def test_planted_sinks_are_found_by_either_criterion_alone(
-    exhibits, monkeypatch, which, kind, spoil, score, dimensions
+    examples, monkeypatch, which, kind, spoil, score, dimensions
 ):
-    exhibit = exhibits(which, kind)
+    example = examples(which, kind)
     # The models here are too narrow for the published score: it is at most the root of the hidden size.
     monkeypatch.setattr(sinks, "SCORE", score)
-    text = exhibit.analyzer.config.text_config
+    text = example.analyzer.config.text_config
     monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
     everything = dimensions or range(text.hidden_size)
-    with planted(exhibit, spoil):
-        own = Exhibit(exhibit.analyzer, exhibit.shown, exhibit.question)
+    with planted(example, spoil):
+        own = Example(example.analyzer, example.shown, example.question)
         first, second = own.result("sinks", "sinks-redistributed", layers="0-2", query="question").methods
         found = by_hand(own.plain, own, everything)
         attention = own.attention[:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
@@ -107,20 +107,20 @@ def test_planted_sinks_are_found_by_either_criterion_alone(
     assert ("any dimension" in first.caption) is not bool(dimensions)
 
 
-def test_another_dimension_is_no_sink(exhibits, monkeypatch):
-    exhibit = exhibits("demo", "one")
+def test_another_dimension_is_no_sink(examples, monkeypatch):
+    example = examples("demo", "one")
     monkeypatch.setattr(sinks, "SCORE", 9.0)
     monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(4, 128): (DIMENSION + 1,)})
-    with planted(exhibit, one_sided):
-        found = exhibit.map("sinks", layers="1")
+    with planted(example, one_sided):
+        found = example.map("sinks", layers="1")
     assert found.removed == ()
     assert "no sinks found (dimensions 8 " in found.caption
 
 
 @pytest.mark.parametrize(("which", "kind"), [("demo", "one"), ("genuine", "two")])
-def test_without_sinks_it_is_the_mean(exhibits, which, kind):
-    exhibit = exhibits(which, kind)
-    mean, *others = exhibit.result("mean", "sinks", "sinks-redistributed").methods
+def test_without_sinks_it_is_the_mean(examples, which, kind):
+    example = examples(which, kind)
+    mean, *others = example.result("mean", "sinks", "sinks-redistributed").methods
     for one in others:
         np.testing.assert_allclose(one.values, mean.values, rtol=1e-6)
         assert one.removed == ()

@@ -7,14 +7,14 @@ import pytest
 
 from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
-from tests.helpers.exhibits import Exhibit, alike, cut_by_picture
+from tests.helpers.examples import Example, alike, cut_by_picture
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
 
 @pytest.fixture(params=SHOWN, ids="-".join)
-def exhibit(request, exhibits) -> Exhibit:
-    return exhibits(*request.param)
+def example(request, examples) -> Example:
+    return examples(*request.param)
 
 
 def rank_gaussian(picture: np.ndarray) -> np.ndarray:
@@ -33,19 +33,19 @@ def rank_gaussian(picture: np.ndarray) -> np.ndarray:
     return found
 
 
-def by_hand(exhibit: Exhibit, logits: np.ndarray, ids, target: int) -> np.ndarray:
+def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarray:
     """(V,) the map of the token of the answer that is `target`-th in it."""
-    question = exhibit.inputs["input_ids"][0, exhibit.asking].tolist()
+    question = example.inputs["input_ids"][0, example.asking].tolist()
     words = [*question, *ids[:target]]
     # Where each of them is looked for: a token of the question at its own place, one of the answer where it is made.
-    places = [*exhibit.asking, *(exhibit.length - 1 + i for i in range(target))]
+    places = [*example.asking, *(example.length - 1 + i for i in range(target))]
     own = ids[target]
     strength = [max(float(logits[place, own]), 0) for place in places]
-    scores = np.array([max(float(logits[cell, own]), 0) for cell in exhibit.vision])
+    scores = np.array([max(float(logits[cell, own]), 0) for cell in example.vision])
     interference, total = np.zeros(len(scores)), 0.0
     for word, much in zip(words, strength, strict=True):
         if word != own:
-            interference += much * np.maximum(logits[exhibit.vision, word], 0)
+            interference += much * np.maximum(logits[example.vision, word], 0)
             total += much
     interference /= total + 1e-8
     if interference.any():
@@ -53,30 +53,30 @@ def by_hand(exhibit: Exhibit, logits: np.ndarray, ids, target: int) -> np.ndarra
         scores = np.maximum(scores - slope * interference, 0)
     together = [*scores, *strength]
     scaled = (scores - min(together)) / (max(together) - min(together))
-    pictures = cut_by_picture(scaled, exhibit.grids)
+    pictures = cut_by_picture(scaled, example.grids)
     return np.concatenate([rank_gaussian(step).ravel() for picture in pictures for step in picture])
 
 
 @pytest.mark.parametrize("query", ["last", "answer"])
-def test_the_published_definition_in_loops(exhibit, query):
-    found = exhibit.map("tam", query)
-    logits = exhibit.plain.logits[0].double().numpy()
-    want = [by_hand(exhibit, logits, exhibit.ids, target) for target in exhibit.explained(query)]
+def test_the_published_definition_in_loops(example, query):
+    found = example.map("tam", query)
+    logits = example.plain.logits[0].double().numpy()
+    want = [by_hand(example, logits, example.ids, target) for target in example.explained(query)]
     alike(found.values, np.mean(want, axis=0), 3e-4)
     assert (found.layers, found.layer_values) == ((), None)
 
 
-def test_a_supplied_answer_with_words_of_the_question(exhibits):
+def test_a_supplied_answer_with_words_of_the_question(examples):
     """A word that stood before is none of its own context."""
-    exhibit = exhibits("demo", "one")
-    ids = exhibit.supplied("many cats cats")
-    asked = exhibit.inputs["input_ids"][0, exhibit.asking].tolist()
+    example = examples("demo", "one")
+    ids = example.supplied("many cats cats")
+    asked = example.inputs["input_ids"][0, example.asking].tolist()
     assert set(ids) & set(asked)
     assert ids[-1] in ids[:-1]
-    logits = exhibit.run(exhibit.whole(ids)).logits[0].double().numpy()
-    want = [by_hand(exhibit, logits, ids, target) for target in range(len(ids))]
-    alike(exhibit.map("tam", "answer", answer="many cats cats").values, np.mean(want, axis=0), 3e-4)
-    alike(exhibit.map("tam", "last", answer="many cats cats").values, want[0], 3e-4)
+    logits = example.run(example.whole(ids)).logits[0].double().numpy()
+    want = [by_hand(example, logits, ids, target) for target in range(len(ids))]
+    alike(example.map("tam", "answer", answer="many cats cats").values, np.mean(want, axis=0), 3e-4)
+    alike(example.map("tam", "last", answer="many cats cats").values, want[0], 3e-4)
 
 
 def classes(vision, text, ids):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.score import FIGURES
 from qvl_attn.render.overlay import color_table, upsample
 from qvl_attn.render.style import Drawing
@@ -46,12 +46,12 @@ def decoded(url):
         return np.asarray(image, int)
 
 
-def exhibit_of(run, row):
-    return read_exhibits(run.folder)[run.rows[row]["id"]]
+def example_of(run, row):
+    return read_examples(run.folder)[run.rows[row]["id"]]
 
 
 def exhibited_rows(run):
-    kept = read_exhibits(run.folder)
+    kept = read_examples(run.folder)
     return [i for i, row in enumerate(run.rows) if row["id"] in kept]
 
 
@@ -165,8 +165,8 @@ def test_a_card_says_what_was_asked_answered_and_judged(opened, checked):
             tags += [] if row["grounded"] is None else ["points into a box" if row["grounded"] else "points elsewhere"]
             words = {"lift": "lift over the area", "mass": "share in the box", "entropy": "entropy"}
             known = [name for name in names if row["headline"][name] is not None]
-            told = [part for part in re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ") if part]
-            for part, name in zip(told, known, strict=True):
+            reported = [part for part in re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ") if part]
+            for part, name in zip(reported, known, strict=True):
                 assert part.startswith(words[name])
                 shown = number(part.removeprefix(words[name]).strip())
                 assert shown == pytest.approx(row["headline"][name], rel=6e-3)
@@ -183,10 +183,10 @@ def test_maps_are_coloured_as_python_does(opened, checked, kind, interp, colorma
     page.page.select_option("#colormap", colormap)
     table = color_table(colormap)[:, 0].astype(int)
     for row in exhibited_rows(run)[::4]:
-        exhibit, brightest = exhibit_of(run, row), []
-        for found, values in zip(drawn(page, row), exhibit.values, strict=True):
+        example, brightest = example_of(run, row), []
+        for found, values in zip(drawn(page, row), example.values, strict=True):
             width, height = found["size"]
-            shares = upsample(values, (width, height), Drawing(interp=interp)) / exhibit.high
+            shares = upsample(values, (width, height), Drawing(interp=interp)) / example.high
             pixels = decoded(found["map"])
             assert pixels.shape[:2] == shares.shape
             levels = np.rint(np.clip(shares, 0, 1) * 255).astype(int)
@@ -201,7 +201,7 @@ def test_maps_are_coloured_as_python_does(opened, checked, kind, interp, colorma
 def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(opened, checked, kind):
     page, run = opened(kind), checked(kind)
     for row in exhibited_rows(run)[::3]:
-        for found, jpeg in zip(drawn(page, row), exhibit_of(run, row).jpegs, strict=True):
+        for found, jpeg in zip(drawn(page, row), example_of(run, row).jpegs, strict=True):
             assert b64decode(found["source"].removeprefix("data:image/jpeg;base64,")) == jpeg
             assert list(decoded(found["map"]).shape[1::-1]) == found["size"]
             picture, canvas, svg = found["places"]
@@ -248,20 +248,20 @@ def test_clips_show_their_steps(opened, checked):
     page, run = opened("clips"), checked("clips")
     boxed = 0
     for row in exhibited_rows(run):
-        exhibit = exhibit_of(run, row)
+        example = example_of(run, row)
         found = drawn(page, row)
-        assert len(found) == len(exhibit.places) > 1
+        assert len(found) == len(example.places) > 1
         lefts = [one["places"][0][0] for one in found]
         assert lefts == sorted({*lefts}), "side by side, in the order of time"
-        for one, boxes in zip(found, exhibit.boxes, strict=True):
+        for one, boxes in zip(found, example.boxes, strict=True):
             left, top, right, bottom = one["places"][0]
             size = np.array([right - left, bottom - top] * 2)
             want = boxes * size + np.array([left, top] * 2)
             np.testing.assert_allclose(np.reshape(one["boxes"], (-1, 4)), want, atol=0.6)
             boxed += len(boxes)
         page.page.evaluate("(row) => openSample(row)", row)
-        times = ", ".join(f"{time:.2f} s" for time in exhibit.times_s)
-        assert f"{len(exhibit.places)} of {exhibit.of} steps: {times}" in page.text("#sample-card")
+        times = ", ".join(f"{time:.2f} s" for time in example.times_s)
+        assert f"{len(example.places)} of {example.of} steps: {times}" in page.text("#sample-card")
         page.page.keyboard.press("Escape")
     assert boxed
 

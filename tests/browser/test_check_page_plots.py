@@ -255,21 +255,21 @@ def test_heads_are_walked_by_keys_and_told_by_click_and_enter(opened, checked):
     page, values = opened("heads"), checked("heads").summary["heads"]["pointing"]
     assert "outlined" in page.text("#heads-told")
 
-    def told(row, head):
+    def reported(row, head):
         ends = f"Darkest: {fixed(np.min(values))}, brightest: {fixed(np.max(values))}."
         assert page.text("#heads-told") == f"{ends} layer {row}, head {head}: {fixed(values[row][head])}"
         assert [one["at"] for one in cells_of(page) if one["chosen"]] == [[row, head]]
 
     page.page.click('#heads td[data-at="1,2"]')
-    told(1, 2)
+    reported(1, 2)
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown"):
         page.page.keyboard.press(key)
-    told(1, 2)
+    reported(1, 2)
     page.page.keyboard.press("Enter")
-    told(2, 2)
+    reported(2, 2)
     page.page.keyboard.press("ArrowLeft")
     page.page.keyboard.press(" ")
-    told(2, 1)
+    reported(2, 1)
     assert page.page.locator("#heads [tabindex='0']").count() == 1
     page.page.select_option("#head-figure", "lift")
     lift = checked("heads").summary["heads"]["lift"]

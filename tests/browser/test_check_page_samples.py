@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
-from tests.browser.test_check_page_gallery import SET, exhibit_of, exhibited_rows
+from tests.browser.test_check_page_gallery import SET, example_of, exhibited_rows
 from tests.helpers.check_pages import INKED, number
 
 pytestmark = pytest.mark.browser
@@ -36,12 +36,12 @@ def test_a_sample_opens_and_tells_everything(opened, checked, kind):
             want = [np.nan if value is None else value for value in values]
             assert [number(cell) for cell in line[1:]] == pytest.approx(want, rel=6e-3, nan_ok=True), name
         card = page.page.locator("#sample-card .pictures")
-        if row["id"] in read_exhibits(run.folder):
+        if row["id"] in read_examples(run.folder):
             page.wait(f"() => ({INKED})(document.querySelector('#sample-card .pictures'))")
-            exhibit = exhibit_of(run, i)
+            example = example_of(run, i)
             found = re.search(r"colours end at (\S+) = (\S+)× uniform", text)
-            assert float(found[1]) == pytest.approx(exhibit.high, rel=6e-3)
-            assert float(found[2]) == pytest.approx(exhibit.high / exhibit.uniform, abs=0.06)
+            assert float(found[1]) == pytest.approx(example.high, rel=6e-3)
+            assert float(found[2]) == pytest.approx(example.high / example.uniform, abs=0.06)
             assert card.bounding_box()["width"] > 200
         else:
             assert card.count() == 0
@@ -113,7 +113,7 @@ def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
 def test_what_was_left_out_is_said(opened, checked, monkeypatch, tmp_path):
     monkeypatch.setattr("qvl_attn.evaluation.page.MAX_ROWS", 20)
     run = checked("boxed")
-    html = check_html(run.summary, read_scores(run.folder), read_exhibits(run.folder))
+    html = check_html(run.summary, read_scores(run.folder), read_examples(run.folder))
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     page = opened(tmp_path / "page.html")
     assert page.text("#count").endswith("4 further samples are in scores.jsonl alone.")

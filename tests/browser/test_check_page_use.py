@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import FIGURES, read_scores
 from tests.evaluation.test_page import evil_page
@@ -195,9 +195,9 @@ def test_long_words_do_not_widen_a_narrow_window(opened, checked, tmp_path):
         replace(one, id=f"{long}{one.index}", media=(long,), question=long, answer=long, references=(long,))
         for one in read_scores(run.folder)
     ]
-    exhibits = {f"{long}{i}": one for i, one in enumerate(read_exhibits(run.folder).values())}
+    examples = {f"{long}{i}": one for i, one in enumerate(read_examples(run.folder).values())}
     summary = run.summary | {"data": long, "headline_map": long, "notes": [long]}
-    (tmp_path / "page.html").write_text(check_html(summary, scores, exhibits), encoding="utf-8")
+    (tmp_path / "page.html").write_text(check_html(summary, scores, examples), encoding="utf-8")
     page = opened(tmp_path / "page.html", viewport={"width": 360, "height": 640})
     for wide, _, inner in visit(page, WIDE):
         assert wide <= 360
@@ -219,20 +219,20 @@ def test_everything_can_be_done_by_keys(opened, checked):
     reached = []
     for _ in range(200):
         page.page.keyboard.press("Tab")
-        told = page.page.evaluate("""() => {
+        reported = page.page.evaluate("""() => {
           const one = document.activeElement, box = one.getBoundingClientRect();
           const style = getComputedStyle(one), seen = box.width > 0 && box.top < innerHeight && box.bottom > 0;
           const outlined = style.outlineStyle !== "none" && style.outlineWidth !== "0px";
           return [one.id || one.className || one.tagName, seen, outlined];
         }""")
-        if told[0] == "BODY" or (told[0] == "language" and reached):
+        if reported[0] == "BODY" or (reported[0] == "language" and reached):
             break
-        reached.append(told[0])
-        assert told[1], f"{told[0]} has the focus out of sight"
-        assert told[2], f"{told[0]} does not show that it has the focus"
+        reached.append(reported[0])
+        assert reported[1], f"{reported[0]} has the focus out of sight"
+        assert reported[2], f"{reported[0]} does not show that it has the focus"
     wanted = "language theme layer-figure sort order right grounded search alpha colormap interp outlines SUMMARY"
     assert {*wanted.split(), "head-figure"} <= {*reached}
-    assert reached.count("open") == len(read_exhibits(checked("boxed").folder))
+    assert reached.count("open") == len(read_examples(checked("boxed").folder))
     page.page.focus("#order")
     page.page.keyboard.press("Space")
     assert page.page.get_attribute("#order", "aria-pressed") == "true"
@@ -295,13 +295,13 @@ def test_a_page_of_many_rows_opens_sorts_and_filters(opened, checked, tmp_path):
         replace(one, headline={name: v * noise.uniform(0.9, 1.1) for name, v in one.headline.items()}) for one in many
     ]
     begun = time.perf_counter()
-    html = check_html(run.summary, many, read_exhibits(run.folder))
+    html = check_html(run.summary, many, read_examples(run.folder))
     made = time.perf_counter() - begun
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     begun = time.perf_counter()
     page = opened(tmp_path / "page.html")
     opening = time.perf_counter() - begun
-    assert page.text("#count").startswith(f"{count} of {count} samples pass; {len(read_exhibits(run.folder))} of them")
+    assert page.text("#count").startswith(f"{count} of {count} samples pass; {len(read_examples(run.folder))} of them")
     times = page.page.evaluate(
         """async () => {
       const times = {}, timed = async (name, change) => {
@@ -318,8 +318,8 @@ def test_a_page_of_many_rows_opens_sorts_and_filters(opened, checked, tmp_path):
       return times;
     }"""
     )
-    told = ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items())
-    print(f"\n{count} rows: {len(html) / 1e6:.2f} MB, made in {made:.2f} s, open after {opening:.2f} s; {told}")
+    reported = ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items())
+    print(f"\n{count} rows: {len(html) / 1e6:.2f} MB, made in {made:.2f} s, open after {opening:.2f} s; {reported}")
     page.page.evaluate("() => { sieve.grounded = sieve.search = ''; drawAll(); }")
     want = sorted(
         (i for i in range(count) if np.isfinite(many[i].headline["lift"])),

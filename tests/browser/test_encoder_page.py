@@ -12,7 +12,7 @@ from qvl_attn.core.text import percent
 from qvl_attn.encoders.attention import over_heads
 from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import figures_of
+from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.render.overlay import color_table
 from tests.helpers.made_up_looks import made_up_look
 from tests.helpers.pages import Reader, close, heat, levels, opened, painted, settled, slide
@@ -28,7 +28,7 @@ def choose(page, name):
 def point(page, look, place, click=False):
     """Move to the middle of a patch, or click it; back to where the page begins first."""
     box = page.locator("#picture").bounding_box()
-    x0, y0, x1, y1 = look.sight.boxes_px[place].tolist()
+    x0, y0, x1, y1 = look.attention.boxes_px[place].tolist()
     x, y = (x0 + x1) / 2 / look.media.size_px[0], (y0 + y1) / 2 / look.media.size_px[1]
     at = box["x"] + x * box["width"], box["y"] + y * box["height"]
     page.mouse.move(*at)
@@ -51,8 +51,8 @@ def said(page, name):
 
 
 def test_it_begins_with_the_last_layer_of_cls(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
-    shows(page, sight.map("cls", 2))
+    page, attention = open_look("cls"), looks("cls").attention
+    shows(page, attention.map("cls", 2))
     assert said(page, "what") == "layer 2 of 0-2 · where [CLS] looks · mean of all 4 heads"
     assert page.locator("#queries button").all_inner_texts() == [
         "[CLS]",
@@ -67,7 +67,7 @@ def test_it_begins_with_the_last_layer_of_cls(open_look, looks):
 
 
 def test_every_query_layer_and_way_to_join_heads(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
+    page, attention = open_look("cls"), looks("cls").attention
     for chip, query in (("[CLS]", "cls"), ("mean of all", "patch"), ("patch at", "at_1")):
         choose(page, chip)
         for over in ("mean", "max", "min"):
@@ -75,12 +75,12 @@ def test_every_query_layer_and_way_to_join_heads(open_look, looks):
             assert ("no share" in said(page, "share")) == (over != "mean")
             for layer in (0, 2):
                 slide(page, "layer", layer)
-                shows(page, over_heads(sight.maps(query)[layer], over))
+                shows(page, over_heads(attention.maps(query)[layer], over))
                 assert said(page, "what").startswith(f"layer {layer} of 0-2")
 
 
 def test_every_head(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
+    page, attention = open_look("cls"), looks("cls").attention
     for chip, query in (("[CLS]", "cls"), ("patch at", "at_1")):
         choose(page, chip)
         for layer, head in ((0, 3), (2, 0), (1, 2)):
@@ -90,7 +90,7 @@ def test_every_head(open_look, looks):
             else:
                 page.locator("#head-thumbs button").nth(head).click()
                 settled(page)
-            shows(page, sight.maps(query)[layer, head])
+            shows(page, attention.maps(query)[layer, head])
             assert said(page, "what").endswith(f"head {head}")
             assert page.locator("#head-thumbs button[aria-pressed=true]").all_inner_texts() == [str(head)]
             assert said(page, "heads-title") == f"Heads of layer {layer}"
@@ -100,29 +100,29 @@ def test_every_head(open_look, looks):
 
 
 def test_the_settings_that_were_asked_for_come_first(open_look, looks):
-    page, sight = open_look("registers"), looks("registers").sight
-    shows(page, sight.map("cls", 2, "max"))
+    page, attention = open_look("registers"), looks("registers").attention
+    shows(page, attention.map("cls", 2, "max"))
     assert said(page, "what").endswith("maximum of all 4 heads")
 
 
 def test_one_scale_for_all_layers(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
+    page, attention = open_look("cls"), looks("cls").attention
     slide(page, "scale", "shared")
     for layer in (0, 2):
         slide(page, "layer", layer)
-        shared = percentile_scale([sight.map("cls", layer) for layer in range(3)]).high
-        shows(page, sight.map("cls", layer), high=shared, least=10)
+        shared = percentile_scale([attention.map("cls", layer) for layer in range(3)]).high
+        shows(page, attention.map("cls", layer), high=shared, least=10)
     slide(page, "over", 1)
-    shows(page, sight.maps("cls")[2, 1], high=percentile_scale([sight.maps("cls")]).high, least=10)
+    shows(page, attention.maps("cls")[2, 1], high=percentile_scale([attention.maps("cls")]).high, least=10)
 
 
 def test_colours_boxes_and_opacity(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
+    page, attention = open_look("cls"), looks("cls").attention
     slide(page, "alpha", 0.8)
     for colormap, interp in (("viridis", "linear"), ("jet", "cells")):
         slide(page, "colormap", colormap)
         slide(page, "interp", interp)
-        shows(page, sight.map("cls", 2), colormap=colormap, interp=interp)
+        shows(page, attention.map("cls", 2), colormap=colormap, interp=interp)
     assert page.locator("#map").evaluate("(one) => one.style.opacity") == "0.8"
     assert said(page, "alpha-told") == "80 %"
 
@@ -144,17 +144,17 @@ def test_the_keys_go_from_layer_to_layer(open_look):
 
 
 def test_the_scale_and_the_shares_are_told(open_look, looks):
-    page, sight = open_look("registers"), looks("registers").sight
+    page, attention = open_look("registers"), looks("registers").attention
     assert "1/51" in said(page, "told")
     for over in ("mean", 3):
         slide(page, "over", over)
-        tokens = sight.cls[2, :, 0] if over == "mean" else sight.cls[2, 3:4, 0]
+        tokens = attention.cls[2, :, 0] if over == "mean" else attention.cls[2, 3:4, 0]
         shares = tokens.mean(axis=0, dtype=np.float64)
-        told = [shares[3:].sum(), shares[0], shares[1:3].sum()]
+        reported = [shares[3:].sum(), shares[0], shares[1:3].sum()]
         numbers = [float(one) for one in re.findall(r"([\d.]+) %", said(page, "share"))]
-        np.testing.assert_allclose(numbers, [100 * one for one in told], atol=0.51)
+        np.testing.assert_allclose(numbers, [100 * one for one in reported], atol=0.51)
         assert said(page, "share").endswith("to registers")
-    maps = sight.maps("cls")[2, 3]
+    maps = attention.maps("cls")[2, 3]
     high = percentile_scale([maps]).high
     assert said(page, "high").endswith(f"= {high * 51:.1f}× uniform")
     assert f"max {maps.max():.3g} = {maps.max() * 51:.1f}× uniform" in said(page, "told")
@@ -168,10 +168,10 @@ def test_without_other_tokens_all_attention_is_on_patches(open_look):
 
 def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, looks):
     page, look = open_look("cls"), looks("cls")
-    values = look.sight.map("cls", 2).ravel()
+    values = look.attention.map("cls", 2).ravel()
     for place in (0, 19, 47, int(values.argmax())):
         point(page, look, place)
-        x0, y0, x1, y1 = look.sight.boxes_px[place]
+        x0, y0, x1, y1 = look.attention.boxes_px[place]
         rank = int((values > values[place]).sum()) + 1
         assert said(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
         assert said(page, "cell").endswith(f"rank {rank} of 48 · pixels x {x0:g}-{x1:g}, y {y0:g}-{y1:g}")
@@ -192,10 +192,10 @@ def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_look, look
     assert said(page, "cell").startswith("row 2, column 2")
     page.keyboard.press("Enter")
     settled(page)
-    shows(page, look.grid_rows[2, 9])
+    shows(page, look.patch_rows[2, 9])
     page.keyboard.press("Escape")
     settled(page)
-    shows(page, look.sight.map("cls", 2))
+    shows(page, look.attention.map("cls", 2))
 
 
 # Patches to click
@@ -207,14 +207,14 @@ def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
         point(page, look, place, click=True)
         for layer in (0, 2):
             slide(page, "layer", layer)
-            shows(page, look.grid_rows[layer, place])
+            shows(page, look.patch_rows[layer, place])
         assert f"row {place // 8 + 1}, column {place % 8 + 1} looks" in said(page, "what")
         marks = page.locator("#marks .kept:not(.under)")
-        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == look.sight.boxes_px[place, :2].tolist()
+        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == look.attention.boxes_px[place, :2].tolist()
         assert page.locator("#nearest").is_hidden()
     slide(page, "scale", "shared")
-    shows(page, look.grid_rows[2, 47], high=percentile_scale([look.grid_rows[:, 47]]).high, least=10)
-    share = percent(float(look.grid_rows[2, 47].sum()))
+    shows(page, look.patch_rows[2, 47], high=percentile_scale([look.patch_rows[:, 47]]).high, least=10)
+    share = percent(float(look.patch_rows[2, 47].sum()))
     assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
     assert said(page, "heads-hint") == "Of a clicked patch only the mean over the heads is kept."
     point(page, look, 47, click=True)
@@ -230,7 +230,7 @@ def test_a_click_on_what_is_veiled_picks_nothing(open_look, looks, name):
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
         settled(page)
         assert page.evaluate("[state.place, state.cell]") == [None, None]
-        shows(page, look.sight.map("cls", 2))
+        shows(page, look.attention.map("cls", 2))
     point(page, look, 9, click=True)
     page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.5 * box["height"])
     settled(page)
@@ -256,15 +256,15 @@ def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
             assert float(first[2]) == pytest.approx(most * tokens, abs=0.06)
 
         # Windows are of 4 x 4 patches; the lower ones are cut to 2 rows of 4.
-        mean = [[look.sight.map(name, layer) for layer in range(3)] for name in look.sight.queries]
+        mean = [[look.attention.map(name, layer) for layer in range(3)] for name in look.attention.queries]
         for number, (values, window) in enumerate(zip(mean, (48, 16, 8), strict=True)):
             page.locator("#queries button").nth(number).click()
             tells(values, 0, window, window < 48)
             tells(values, 1, 48, False)
         for place, window in ((9, 16), (47, 8)):
             point(page, look, place, click=True)
-            tells(look.grid_rows[:, place], 2, window, True)
-            tells(look.grid_rows[:, place], 1, 48, False)
+            tells(look.patch_rows[:, place], 2, window, True)
+            tells(look.patch_rows[:, place], 1, 48, False)
         page.locator("#language").click()
         slide(page, "layer", 0)
         assert said(page, "told").endswith("均匀为 1/8（其窗口）")
@@ -276,13 +276,13 @@ def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_lo
     point(page, look, 0, click=True)
     assert page.locator("#nearest").is_hidden()
     place = 17
-    kept = look.grid_places
+    kept = look.patch_row_places
     far = (kept // 8 - place // 8) ** 2 + (kept % 8 - place % 8) ** 2
     number = int(far.argmin())
     assert far[number] > 0
     assert (far == far[number]).sum() == 1
     point(page, look, place, click=True)
-    shows(page, look.grid_rows[2, number])
+    shows(page, look.patch_rows[2, number])
     assert "row 3, column 2, is not among" in said(page, "nearest")
     near = int(kept[number])
     assert f"row {near // 8 + 1}, column {near % 8 + 1} looks" in said(page, "what")
@@ -294,7 +294,7 @@ def test_where_no_single_patches_are_it_says_so(open_look, looks):
     assert said(page, "click-hint") == "Single patches are not here."
     assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
     point(page, look, 3, click=True)
-    shows(page, look.sight.map("patch", 2))
+    shows(page, look.attention.map("patch", 2))
 
 
 # Other maps, and what went in
@@ -319,7 +319,7 @@ def test_cosine_similarity_by_layer(open_look, looks):
     slide(page, "layer", 0)
     assert said(page, "what").endswith("before layer 0")
     slide(page, "kind", "attention")
-    shows(page, look.sight.map("at_1", 0))
+    shows(page, look.attention.map("at_1", 0))
 
 
 def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_look, looks):
@@ -332,13 +332,16 @@ def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_l
     point(page, look, 5, click=True)
     assert option.is_disabled()
     point(page, look, 5, click=True)
-    for kind, told in (("similarity", "Shown is that to the patch at 140, 100 px."), ("0", "map of attention first.")):
+    for kind, reported in (
+        ("similarity", "Shown is that to the patch at 140, 100 px."),
+        ("0", "map of attention first."),
+    ):
         slide(page, "kind", kind)
         before = said(page, "what")
         for _ in range(2):
             point(page, look, 5, click=True)
             assert said(page, "what") == before
-            assert said(page, "nearest").endswith(told)
+            assert said(page, "nearest").endswith(reported)
             assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
 
 
@@ -389,7 +392,7 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
     settled(page)
     assert page.locator("#back").get_attribute("aria-pressed") == "true"
     whole = page.locator("#picture").bounding_box()
-    boxes, (width, height) = look.sight.boxes_px, look.media.size_px
+    boxes, (width, height) = look.attention.boxes_px, look.media.size_px
     want = [boxes[0, 0] / width, boxes[0, 1] / height, boxes[-1, 2] / width, boxes[-1, 3] / height]
     for part in ("map", "turned-back"):
         box = page.locator(f"#{part}").bounding_box()
@@ -397,7 +400,7 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
         got = [x, y, x + box["width"] / whole["width"], y + box["height"] / whole["height"]]
         np.testing.assert_allclose(got, want, atol=2e-3)
     natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
-    assert natural == [look.turned_back.shape[2]]
+    assert natural == [look.reconstruction.shape[2]]
     assert page.locator("#veil path").count() == (name == "inner")
     assert ("veiled" in said(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
@@ -409,21 +412,21 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
 
 
 def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_look, looks):
-    page, sight = open_look("cls"), looks("cls").sight
+    page, attention = open_look("cls"), looks("cls").attention
     first = page.locator(".picture canvas").count()
     assert page.locator("#layer-thumbs button").all_inner_texts() == ["0", "1", "2"]
     page.evaluate(
         "document.querySelectorAll('.thumb canvas').forEach((one) => one.parentNode.classList.add('picture'))"
     )
     for layer in range(3):
-        values = sight.map("cls", layer)
+        values = attention.map("cls", layer)
         painted(page, values[0], percentile_scale([values]).high, which=first + layer)
     for head in range(4):
-        values = sight.maps("cls")[2, head]
+        values = attention.maps("cls")[2, head]
         painted(page, values[0], percentile_scale([values]).high, which=first + 3 + head)
     page.locator("#layer-thumbs button").nth(1).click()
     settled(page)
-    shows(page, sight.map("cls", 1))
+    shows(page, attention.map("cls", 1))
     assert page.locator("#layer-thumbs button[aria-pressed=true]").all_inner_texts() == ["1"]
     assert said(page, "layer-told") == "1"
     assert page.locator("#layer").input_value() == "1"
@@ -438,11 +441,11 @@ def test_layers_that_see_the_whole_step_are_framed(open_look):
 
 
 def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
-    page, figures = open_look("windows"), figures_of(looks("windows").sight)
+    page, figures = open_look("windows"), statistics_of(looks("windows").attention)
     slide(page, "layer", 1)
-    told = page.locator("#figures figcaption").all_inner_texts()
-    assert len(told) == len(figures) == 6
-    for line, figure in zip(told, figures.values(), strict=True):
+    reported = page.locator("#figures figcaption").all_inner_texts()
+    assert len(reported) == len(figures) == 6
+    for line, figure in zip(reported, figures.values(), strict=True):
         value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
         assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
         assert float(chance) == pytest.approx(figure.chance[1], rel=0.006)
@@ -468,7 +471,7 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
     seen = []
     for step in range(3):
         slide(page, "step", step)
-        shows(page, look.sight.map("cls", 2), step=step, least=10)
+        shows(page, look.attention.map("cls", 2), step=step, least=10)
         page.locator("#back").click()
         settled(page)
         seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
@@ -479,8 +482,8 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
     settled(page)
     assert page.evaluate("state.step") == 1
     point(page, look, 26, click=True)
-    shows(page, look.grid_rows[2, 26], step=1, least=10)
-    share = float(look.sight.cls[2, :, 1, 0].mean())
+    shows(page, look.patch_rows[2, 26], step=1, least=10)
+    share = float(look.attention.cls[2, :, 1, 0].mean())
     page.keyboard.press("Escape")
     settled(page)
     assert said(page, "share").endswith(f"{percent(share)} to [CLS]")
@@ -518,7 +521,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
-        shows(page, look.sight.map("cls", 2))
+        shows(page, look.attention.map("cls", 2))
         lines = page.locator("#notes li").all_inner_texts()
         assert "Left out: maximum over the heads, of [CLS]." in lines
         assert "Left out: single patches to click." in lines
@@ -530,10 +533,10 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
     (tmp_path / "one.html").write_text(encoder_html(look), encoding="utf-8")
     with opened(chromium, tmp_path / "one.html") as page:
         slide(page, "over", 1)
-        shows(page, look.sight.maps("patch")[2, 1])
+        shows(page, look.attention.maps("patch")[2, 1])
         assert "mean of the heads is shown" in said(page, "layers-hint")
         slide(page, "layer", 0)
-        shows(page, look.sight.map("patch", 0))
+        shows(page, look.attention.map("patch", 0))
         assert said(page, "heads-hint").startswith("Single heads of this layer are left out")
 
 
@@ -548,7 +551,7 @@ def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path)
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
         slide(page, "step", 1)
         assert said(page, "step-told") == "1.00 s · step 3 of 5"
-        painted(page, look.sight.map("cls", 2)[2], percentile_scale([look.sight.map("cls", 2)]).high, least=10)
+        painted(page, look.attention.map("cls", 2)[2], percentile_scale([look.attention.map("cls", 2)]).high, least=10)
         assert "Left out: steps; 3 of 5 are here, evenly chosen." in page.locator("#notes li").all_inner_texts()
 
 

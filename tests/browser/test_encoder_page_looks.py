@@ -13,15 +13,15 @@ from PIL import Image
 
 from qvl_attn import Drawing
 from qvl_attn.attribution.heatmap import percentile_scale
-from qvl_attn.encoders.figures import draw_look
-from qvl_attn.encoders.page import encoder_html, still_picture, still_words
+from qvl_attn.encoders.figures import draw_encoder_result
+from qvl_attn.encoders.page import describe_still, encoder_html, still_picture
 from qvl_attn.encoders.record import SaliencyMap
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, upsample
 from tests.browser.test_encoder_page import point
 from tests.browser.test_page_looks import CONTRASTS, PAGE, used_keys
-from tests.helpers.made_up_looks import MAKER, made_up_look
+from tests.helpers.made_up_looks import PROVENANCE, made_up_look
 from tests.helpers.pages import EVIL, Reader, evil_free, opened, settled, slide
 
 pytestmark = pytest.mark.browser
@@ -152,7 +152,7 @@ def test_the_focus_stays_where_something_was_chosen(open_look):
 
 def test_what_others_wrote_is_only_text(chromium, tmp_path):
     look = made_up_look(source=f"x{EVIL}.png")
-    look = replace(look, maker=replace(MAKER, model=EVIL, device=EVIL, revision=EVIL))
+    look = replace(look, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
     look = replace(look, saliency=(SaliencyMap("gradcam", EVIL, 1.0, look.saliency[0].values),))
     (tmp_path / "evil.html").write_text(encoder_html(look, [EVIL]), encoding="utf-8")
     with opened(chromium, tmp_path / "evil.html") as page:
@@ -187,8 +187,8 @@ def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
     assert waiting.value.suggested_filename == "qvl-attn-a-picture-png.png"
     with Image.open(waiting.value.path()) as file:
         saved = np.asarray(file.convert("RGB"), dtype=int)
-    sight = looks("crop").sight
-    values = sight.map("cls", 2)
+    attention = looks("crop").attention
+    values = attention.map("cls", 2)
     scale = percentile_scale([values])
     middle = np.array([32 + (40 + 120) * 4, 32 + 120 * 4])
     want = colorize(upsample(np.ascontiguousarray(values[0]), (960, 960), Drawing()), scale, "inferno")[480, 480]
@@ -204,13 +204,13 @@ def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
 def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
     page = open_look("cls", java_script_enabled=False, state="")
     assert page.locator(".still img").bounding_box()["width"] == 320
-    told = page.locator(".still figcaption").inner_text()
-    values = looks("cls").sight.map("cls", 2)
+    reported = page.locator(".still figcaption").inner_text()
+    values = looks("cls").attention.map("cls", 2)
     high = np.percentile(values, 99.5)
     scale = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform"
     scale += f" · {int((values > high).sum())} of 48 cells above the scale"
     shown = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
-    assert told == f"{shown} · made up · tiny/eye · float32"
+    assert reported == f"{shown} · made up · tiny/eye · float32"
     assert page.locator("main").is_hidden(), "nothing there would work"
     html = encoder_html(looks("cls"))
     file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
@@ -222,7 +222,7 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
 def test_the_still_picture_has_the_map_where_the_encoder_sees(looks, name):
     look = looks(name)
     picture = resize_picture(look.media.frames[0], (320, 240))
-    values = look.sight.map("cls", 2)
+    values = look.attention.map("cls", 2)
     left, right = (40, 280) if name == "crop" else (0, 320)
     spread = upsample(np.ascontiguousarray(values[0]), (right - left, 240), Drawing())
     want = picture.copy()
@@ -242,22 +242,24 @@ def test_in_a_notebook_the_page_lies_over_the_picture(looks):
     assert frame["srcdoc"] == encoder_html(looks("cls"))
     assert frame["sandbox"] == "allow-scripts allow-downloads"
     file = base64.b64decode(re.search(r'<img src="data:image/jpeg;base64,([^"]+)"', html)[1])
-    drawn = draw_look(looks("cls"), Drawing()).overlay()
+    drawn = draw_encoder_result(looks("cls"), Drawing()).overlay()
     with Image.open(BytesIO(file)) as picture:
         assert np.abs(np.asarray(picture, int) - drawn.astype(int)).mean() < 6
 
 
 def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(looks):
-    values = looks("steps").sight.map("cls", 2)[0]
-    told = still_words(looks("steps"))
-    assert f"step 1 of 3 · min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform" in told
+    values = looks("steps").attention.map("cls", 2)[0]
+    reported = describe_still(looks("steps"))
+    assert (
+        f"step 1 of 3 · min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform" in reported
+    )
     above = int((values > np.percentile(values, 99.5)).sum())
-    assert above != int((values > percentile_scale([looks("steps").sight.map("cls", 2)]).high).sum())
-    assert f"· {above} of 48 cells above the scale" in told
+    assert above != int((values > percentile_scale([looks("steps").attention.map("cls", 2)]).high).sum())
+    assert f"· {above} of 48 cells above the scale" in reported
 
 
 def test_of_windows_without_scripts_uniform_is_the_whole_steps(looks):
-    assert f"= {looks('windows').sight.map('patch', 2).max() * 48:.1f}× uniform" in still_words(looks("windows"))
+    assert f"= {looks('windows').attention.map('patch', 2).max() * 48:.1f}× uniform" in describe_still(looks("windows"))
 
 
 @pytest.mark.parametrize("size_px", [(20, 2000), (2000, 20)])

@@ -80,12 +80,14 @@ def test_each_result_is_a_frame_over_a_picture(executed):
 def test_its_frames_work_in_a_browser_and_reach_nothing(executed, chromium, tmp_path):
     body = "".join(f"<section>{html}</section>" for html in shown(executed))
     (tmp_path / "saved.html").write_text(f'<!doctype html><meta charset="utf-8">{body}', encoding="utf-8")
-    page, told = chromium.new_page(), []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
+    page, reported = chromium.new_page(), []
+    page.on("console", lambda message: reported.append(message.text))
+    page.on("pageerror", lambda error: reported.append(str(error)))
     page.on(
         "request",
-        lambda request: told.append(request.url) if not request.url.startswith(("file:", "data:", "about:")) else None,
+        lambda request: (
+            reported.append(request.url) if not request.url.startswith(("file:", "data:", "about:")) else None
+        ),
     )
     page.goto((tmp_path / "saved.html").as_uri())
     for number, section in enumerate(page.locator("section").all()):
@@ -94,5 +96,5 @@ def test_its_frames_work_in_a_browser_and_reach_nothing(executed, chromium, tmp_
         frame.locator("html[data-state=fine]").wait_for(state="attached")
         assert frame.locator("#answer").inner_text().strip()
         assert frame.locator("#film").is_visible() == (number == 1), "the second is of a clip"
-    assert told == []
+    assert reported == []
     page.close()

@@ -53,10 +53,10 @@ def test_it_begins_with_the_headline(open_page, results):
     high = result.heatmaps()[0].scale.high
     assert page.locator(".high").inner_text() == f"{high:.3g}"
     mass, above = result.heatmaps()[0].vision_mass, result.heatmaps()[0].clipped
-    told = page.locator(".told").inner_text()
+    reported = page.locator(".told").inner_text()
     values = result.heatmaps()[0].values
     ends = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() / mass * 72:.1f}× uniform"
-    assert told == f"{ends} · {above} of 72 cells above the scale"
+    assert reported == f"{ends} · {above} of 72 cells above the scale"
     assert page.locator(".share").inner_text() == f"{100 * mass:.0f} % of this attention goes to the picture"
     assert page.locator("#about").inner_text() == "cats.png 252×224"
     assert page.evaluate("document.documentElement.lang") == "en"
@@ -145,9 +145,9 @@ def test_play_goes_through_the_layers_and_stops(open_page):
     seen = []
     while len(seen) < 6:
         page.wait_for_timeout(40)
-        told = page.evaluate(layer)
-        if not seen or seen[-1] != told:
-            seen.append(told)
+        reported = page.evaluate(layer)
+        if not seen or seen[-1] != reported:
+            seen.append(reported)
     assert seen == ["–", "3", "0", "1", "2", "3"], "the headline is layer 2"
     page.keyboard.press("p")
     assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Play", "false")

@@ -181,8 +181,8 @@ def test_what_is_left_out_is_told_and_its_words_show_the_headline(chromium, resu
     (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
     with opened(chromium, tmp_path / "less.html") as page:
         assert page.locator("#heads-card").is_hidden()
-        told = page.locator("#notes li").all_inner_texts()
-        assert told == [
+        reported = page.locator("#notes li").all_inner_texts()
+        assert reported == [
             "Left out: words by layer; they have the map of the headline alone.",
             "Left out: heads; attention.npz has them.",
         ]

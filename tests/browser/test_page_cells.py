@@ -295,9 +295,9 @@ def test_two_layers_side_by_side(open_page, results):
     settled(page)
     assert page.evaluate("state.active") == 1, "a click on a picture picks its panel"
     want = words_that_look(result, 72 + 2 * 9 + 5, [0])
-    told = page.locator("#lookers span").first.inner_text()
+    reported = page.locator("#lookers span").first.inner_text()
     assert page.locator("#lookers b").first.inner_text() == want[0][0]
-    assert float(told.split("×")[0]) == pytest.approx(want[0][1], abs=0.06), "with the layers of its panel"
+    assert float(reported.split("×")[0]) == pytest.approx(want[0][1], abs=0.06), "with the layers of its panel"
     compare.click()
     settled(page)
     assert page.locator(".panel").count() == 1

@@ -41,9 +41,11 @@ def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results
         assert np.argmin(distance) == frame
         assert distance[frame] < 2
         painted(page, one.values[STEP_OF[frame]], one.scale.high)
-        told = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
+        reported = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
         assert (
-            page.locator("#frame-told").inner_text() == page.locator("#frame").get_attribute("aria-valuetext") == told
+            page.locator("#frame-told").inner_text()
+            == page.locator("#frame").get_attribute("aria-valuetext")
+            == reported
         )
         now = float(page.locator("#timeline .now").get_attribute("x1"))
         width = float(page.locator("#timeline svg").get_attribute("viewBox").split()[2])
@@ -61,11 +63,11 @@ def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
         box = page.locator(".picture").bounding_box()
         page.mouse.move(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
         index = STEP_OF[frame] * 15 + 5 + 3
-        told = page.locator("#cell").inner_text()
-        assert told.startswith(f"step {STEP_OF[frame] + 1}, row 2, column 4: ")
-        assert float(told.split(": ")[1].split()[0]) == pytest.approx(values[index], rel=6e-3)
-        assert f"rank {(values > values[index]).sum() + 1} of 60" in told
-        assert told.endswith("pixels x 84-112, y 28-56")
+        reported = page.locator("#cell").inner_text()
+        assert reported.startswith(f"step {STEP_OF[frame] + 1}, row 2, column 4: ")
+        assert float(reported.split(": ")[1].split()[0]) == pytest.approx(values[index], rel=6e-3)
+        assert f"rank {(values > values[index]).sum() + 1} of 60" in reported
+        assert reported.endswith("pixels x 84-112, y 28-56")
     page.mouse.click(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
     settled(page)
     assert page.locator(".picture rect.kept").count() == 2

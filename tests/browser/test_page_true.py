@@ -34,9 +34,9 @@ def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, re
     with opened(chromium, page_of(tmp_path, result)) as page:
         page.locator("#question .word", has_text="cats").click()
         settled(page)
-        told = page.evaluate("[...document.querySelectorAll('#shares .area title')].map((one) => one.textContent)")
+        reported = page.evaluate("[...document.querySelectorAll('#shares .area title')].map((one) => one.textContent)")
         want = [result.heatmap(layers=layer, heads="all", query="text:cats").vision_mass for layer in range(4)]
-        assert told == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
+        assert reported == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
         box = page.locator(".picture").bounding_box()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         settled(page)
@@ -62,8 +62,8 @@ def test_of_some_heads_the_share_of_a_method_is_that_of_its_picture(demo, cats, 
 def test_the_share_of_a_method_that_is_no_attention_is_that_of_its_picture(open_page, results):
     page, result = open_page("methods"), results("methods")
     assert not page.evaluate("mapOf(active()).is_attention"), "relative"
-    told = page.locator(".share").inner_text()
-    assert told.startswith(f"{percent(result.heatmaps()[0].vision_mass)} of this attention goes to the picture")
+    reported = page.locator(".share").inner_text()
+    assert reported.startswith(f"{percent(result.heatmaps()[0].vision_mass)} of this attention goes to the picture")
     slide(page, "layer", 0)
     assert "no attention weights" in page.locator(".share").inner_text()
 

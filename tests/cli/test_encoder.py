@@ -50,20 +50,20 @@ def shown() -> Path:
 
 def undraw(patch) -> None:
     """Pictures take most of a small look's time; the page is another test's."""
-    drawn = folder_room.DrawnLook
-    patch.setattr(folder_room, "space_images", lambda *args: ())
+    drawn = folder_room.DrawnEncoderResult
+    patch.setattr(folder_room, "embedding_images", lambda *args: ())
     patch.setattr(drawn, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)])
-    patch.setattr("qvl_attn.encoders.timeline.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
     patch.setattr(folder_room, "encoder_html", lambda *args: "<!doctype html>")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     undraw(monkeypatch)
-    monkeypatch.setattr(encoder_room, "load_eye_weights", loaded)
+    monkeypatch.setattr(encoder_room, "load_encoder_weights", loaded)
 
 
-WEIGHTS, READ = {}, encoder_room.load_eye_weights
+WEIGHTS, READ = {}, encoder_room.load_encoder_weights
 
 
 def loaded(checkpoint, *args):
@@ -103,7 +103,7 @@ def test_a_picture(tmp_path):
 
 def test_found_again_and_nothing_is_computed(tmp_path, monkeypatch):
     first = run(shown() / "a.png", "--out", tmp_path, "--json")
-    monkeypatch.setattr(encoder_room, "load_eye_weights", lambda *args: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(encoder_room, "load_encoder_weights", lambda *args: pytest.fail("weights were loaded"))
     again = run(shown() / "a.png", "--out", tmp_path, "--json")
     assert again.exit_code == 0, again.output
     assert "nothing was computed" in again.stderr
@@ -127,7 +127,7 @@ def test_one_object_a_picture(tmp_path):
     assert [row["grid"] for row in rows] == [[1, 5, 5], [1, 5, 5], [2, 5, 5], [1, 5, 5]]
     for row in rows:
         look = EncoderResult.load(row["folder"])
-        assert list(look.sight.grid) == row["grid"]
+        assert list(look.attention.grid) == row["grid"]
         assert ("heatmap" in row) == (look.media.clip is not None)
         assert row["headline"]["query"] == "cls"
         assert len(row["layers"]) == eyes.LAYERS
@@ -143,7 +143,7 @@ def test_no_more_than_one_picture_is_held(tmp_path, monkeypatch):
         held.append(weakref.ref(found.frames))
         return found
 
-    real_clip, real_look = clip_room.load_encoder_clip, Encoder.look
+    real_clip, real_look = clip_room.load_encoder_clip, Encoder.encode
     monkeypatch.setattr(media_room, "load_picture", load_once)
     monkeypatch.setattr(clip_room, "load_encoder_clip", lambda *args: order.append("clip") or real_clip(*args))
     monkeypatch.setattr(Encoder, "look", lambda *args: order.append("look") or real_look(*args))
@@ -155,18 +155,18 @@ def test_no_more_than_one_picture_is_held(tmp_path, monkeypatch):
 
 
 def test_how_far_a_look_has_come_is_told(tmp_path, monkeypatch):
-    told = []
+    reported = []
 
     @contextmanager
     def bars(*, shown):
-        yield lambda *one: told.append(one)
+        yield lambda *one: reported.append(one)
 
     monkeypatch.setattr(sys.modules["qvl_attn.cli.encoder"], "progress_bars", bars)
     assert run(shown() / "a.png", "--out", tmp_path / "a").exit_code == 0
-    assert ("looking", eyes.LAYERS, eyes.LAYERS) in told
-    told.clear()
+    assert ("looking", eyes.LAYERS, eyes.LAYERS) in reported
+    reported.clear()
     assert run("--input-dir", shown(), "--out", tmp_path / "b").exit_code == 0
-    assert {total for what, _, total in told if what == "looking"} == {11}
+    assert {total for what, _, total in reported if what == "looking"} == {11}
 
 
 def test_quiet(tmp_path):
@@ -181,8 +181,10 @@ def test_quiet(tmp_path):
 
 def test_every_option_arrives(tmp_path, monkeypatch):
     drawings = []
-    real = folder_room.draw_look
-    monkeypatch.setattr(folder_room, "draw_look", lambda look, drawing: drawings.append(drawing) or real(look, drawing))
+    real = folder_room.draw_encoder_result
+    monkeypatch.setattr(
+        folder_room, "draw_encoder_result", lambda look, drawing: drawings.append(drawing) or real(look, drawing)
+    )
     words = "--at 40,30 --at 20.5,10 --layer 1 --over max --embeddings tsne,pca --saliency --text cat --text dog"
     words += " --seed 5 --min-pixels 2000 --max-pixels 6000 --fps 5 --max-frames 4 --start 0.1 --end 0.5"
     words += " --scale frame --smooth --side-by-side --colormap jet --alpha 0.25 --interp cells --blur 0.5"
@@ -276,12 +278,12 @@ def weightless(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("words", "told"), FAULTS, ids=str)
-def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, words, told):
+def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, words, reported):
     monkeypatch.undo()
     there = {"a": str(shown() / "a.png"), ".": str(shown())}
     typed = [word.replace("{a}", there["a"]).replace("{.}", there["."]) for word in words]
     stderr = refused(*typed, "--out", tmp_path / "out", model=weightless)
-    assert told in " ".join(stderr.split())
+    assert reported in " ".join(stderr.split())
     assert "\x1b" not in stderr
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
@@ -302,8 +304,8 @@ def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, w
         ("qwen", ["--max-pixels", "10"], "--max-pixels"),
     ],
 )
-def test_faults_of_a_family(tmp_path, model, words, told):
-    assert told in refused(shown() / "a.png", *words, "--out", tmp_path, model=model)
+def test_faults_of_a_family(tmp_path, model, words, reported):
+    assert reported in refused(shown() / "a.png", *words, "--out", tmp_path, model=model)
 
 
 def test_over_unknown_is_told(tmp_path):
@@ -339,9 +341,9 @@ def model_with(folder: Path, **config) -> Path:
         ({"num_hidden_layers": "many"}, ""),
     ],
 )
-def test_models_that_are_not_served(tmp_path, config, told):
+def test_models_that_are_not_served(tmp_path, config, reported):
     stderr = refused(shown() / "a.png", "--out", tmp_path / "x", model=model_with(tmp_path / "m", **config), code=1)
-    assert told in " ".join(stderr.split())
+    assert reported in " ".join(stderr.split())
     assert "\x1b" not in stderr
 
 
@@ -440,7 +442,7 @@ def test_a_process_of_its_own(tmp_path):
         folder = tmp_path / row["folder"]
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert there == {*json.loads((folder / "result.json").read_text())["files"]}
-        assert np.isfinite(EncoderResult.load(folder).sight.received).all()
+        assert np.isfinite(EncoderResult.load(folder).attention.received).all()
     assert (tmp_path / rows[1]["heatmap"]).is_file()
 
 
@@ -450,4 +452,4 @@ def test_the_encoder_of_the_library_is_the_same(tmp_path):
     plain = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     from qvl_attn.media.image import load_picture
 
-    assert np.array_equal(plain.look(load_picture(shown() / "b.png")).sight.received, look.sight.received)
+    assert np.array_equal(plain.encode(load_picture(shown() / "b.png")).attention.received, look.attention.received)

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from qvl_attn.core.runtime import ahead
+from qvl_attn.core.runtime import prefetch
 
 
 def test_the_same_items_in_their_order():
-    assert list(ahead(i * i for i in range(200))) == [i * i for i in range(200)]
-    assert list(ahead(i for i in ())) == []
+    assert list(prefetch(i * i for i in range(200))) == [i * i for i in range(200)]
+    assert list(prefetch(i for i in ())) == []
 
 
 def test_no_more_wait_than_allowed():
@@ -23,7 +23,7 @@ def test_no_more_wait_than_allowed():
             made.append(i)
             yield i
 
-    for used in ahead(items(), depth=3):
+    for used in prefetch(items(), depth=3):
         time.sleep(0.002)
         assert len(made) <= used + 1 + 3 + 2
 
@@ -36,7 +36,7 @@ def test_a_fault_is_raised_where_the_items_are_used(fault):
 
     used = []
     with pytest.raises(fault, match="broken"):
-        used.extend(ahead(items()))
+        used.extend(prefetch(items()))
     assert used == [1]
 
 
@@ -51,7 +51,7 @@ def test_whoever_stops_using_stops_the_making():
             closed.set()
 
     before = threading.active_count()
-    for _ in (used := ahead(items())):
+    for _ in (used := prefetch(items())):
         used.close()
     assert closed.wait(5)
     assert threading.active_count() == before

@@ -198,4 +198,4 @@ def test_units_and_plurals() -> None:
         "有几条鱼？",
         "有几颗星星？",
     ]
-    assert wording.description("zh", [("red", "cat"), ("blue", "star")]) == "红色的猫，蓝色的星星"
+    assert wording.reported("zh", [("red", "cat"), ("blue", "star")]) == "红色的猫，蓝色的星星"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from qvl_attn.demo import scenes
-from qvl_attn.demo.scenes import COLORS, SHAPES, Plan, Scene, draw_scene, paint
+from qvl_attn.demo.scenes import COLORS, SHAPES, Scene, ScenePlan, draw_scene, paint
 from qvl_attn.demo.wording import CHINESE
 
 PICTURES = Path(scenes.__file__).parent / "pictures"
@@ -90,13 +90,13 @@ def test_things_do_not_overlap() -> None:
 def test_boxes_are_tight_around_the_drawn_pixels(shape: str, mirrored: bool) -> None:
     ground = np.full((140, 196, 3), 225, np.uint8)
     for center_px, size_px in (((60, 50), 34), ((120.3, 70.8), 83), ((70.5, 64.25), 51)):
-        scene = paint(ground, [Plan(shape, "red", center_px, size_px, COLORS["red"], mirrored)])
+        scene = paint(ground, [ScenePlan(shape, "red", center_px, size_px, COLORS["red"], mirrored)])
         assert scene.things[0].box_xyxy_px == differing_box(scene.picture, ground)
 
 
 def test_each_box_is_that_of_its_own_thing() -> None:
     ground = np.full((140, 252, 3), 225, np.uint8)
-    plans = [Plan(s, c, (x, 70), 60, COLORS[c]) for s, c, x in (("cat", "red", 50), ("fish", "blue", 180))]
+    plans = [ScenePlan(s, c, (x, 70), 60, COLORS[c]) for s, c, x in (("cat", "red", 50), ("fish", "blue", 180))]
     both = paint(ground, plans)
     for index, thing in enumerate(both.things):
         without = paint(ground, plans[:index] + plans[index + 1 :])
@@ -106,7 +106,7 @@ def test_each_box_is_that_of_its_own_thing() -> None:
 
 def test_a_plan_outside_the_ground_is_refused() -> None:
     with pytest.raises(ValueError, match="outside a ground of 140 x 140 px"):
-        paint(np.zeros((140, 140, 3), np.uint8), [Plan("cat", "red", (400, 70), 40, COLORS["red"])])
+        paint(np.zeros((140, 140, 3), np.uint8), [ScenePlan("cat", "red", (400, 70), 40, COLORS["red"])])
 
 
 def test_the_shipped_pictures_are_what_the_script_draws(script: ModuleType) -> None:

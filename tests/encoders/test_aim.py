@@ -29,7 +29,7 @@ def changed(name: str, folder) -> Encoder:
 
 @pytest.mark.parametrize("label", ["red square", "RED Square ", "2"])
 def test_a_class_by_name_or_number(label):
-    found = eyes.encoder("vit-classes").look(PICTURE, settings_of("vit-classes", label=label)).saliency
+    found = eyes.encoder("vit-classes").encode(PICTURE, settings_of("vit-classes", label=label)).saliency
     assert {one.target for one in found} == {"red square"}
 
 
@@ -61,21 +61,21 @@ def test_faults_are_found_before_the_weights(name, more, said):
     encoder = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
     settings = settings_of(name, **more)
     with pytest.raises(InputError, match=said):
-        encoder.look(PICTURE, settings)
+        encoder.encode(PICTURE, settings)
     assert "model" not in vars(encoder)
 
 
 def test_a_text_as_long_as_it_may_be():
-    assert len(eyes.encoder("clip").look(PICTURE, settings_of("clip", texts=("a " * 14,))).saliency) == 2
+    assert len(eyes.encoder("clip").encode(PICTURE, settings_of("clip", texts=("a " * 14,))).saliency) == 2
 
 
 def test_two_classes_of_one_name(tmp_path):
     encoder = changed("vit-classes", tmp_path)
     encoder.config.id2label = {0: "crane", 1: "dog", 2: "Crane", 3: "7", 4: "grass"}
     with pytest.raises(InputError, match="one of the numbers 0, 2"):
-        encoder.look(PICTURE, settings_of("vit-classes", label="crane"))
-    assert encoder.aim(settings_of("vit-classes", label="2")).label == 2
-    assert encoder.aim(settings_of("vit-classes", label="7")).label == 3
+        encoder.encode(PICTURE, settings_of("vit-classes", label="crane"))
+    assert encoder.saliency_target(settings_of("vit-classes", label="2")).label == 2
+    assert encoder.saliency_target(settings_of("vit-classes", label="7")).label == 3
 
 
 @pytest.mark.parametrize("more", [{"texts": ("a cat",)}, {"label": "cat"}, {"label": ""}])
@@ -90,4 +90,4 @@ def test_a_tokenizer_whose_library_is_missing(tmp_path):
     settings = encoder.checkpoint.folder / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
     with pytest.raises(ModelError, match=r"\(pip install sentencepiece\)"):
-        encoder.look(PICTURE, settings_of("siglip"))
+        encoder.encode(PICTURE, settings_of("siglip"))

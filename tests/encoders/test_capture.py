@@ -22,11 +22,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
-from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import look, run_encoder
 from qvl_attn.encoders.inputs import read_inputs
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.spec import QWEN, eye_of
+from qvl_attn.encoders.spec import QWEN, spec_of
 from qvl_attn.model.capture import keep_encoder_states
 from tests.helpers import eyes
 from tests.helpers.tower import dense_attention, windows
@@ -44,11 +44,11 @@ SHOWN = {
 def plain_attention(name: str, inputs) -> np.ndarray:
     """(L, H, t, T, T): the whole model, as transformers runs it."""
     model, pixels = eyes.plain(name), inputs.tensors["pixel_values"]
-    told = {} if "dinov2" in model.config.model_type else {"interpolate_pos_encoding": inputs.interpolate}
+    kwargs = {} if "dinov2" in model.config.model_type else {"interpolate_pos_encoding": inputs.interpolate}
     if name in eyes.WITH_TEXT:
-        told["input_ids"] = torch.tensor([[0, 3, 4, 1]])
+        reported["input_ids"] = torch.tensor([[0, 3, 4, 1]])
     with torch.no_grad():
-        found = model(pixel_values=pixels, output_attentions=True, **told)
+        found = model(pixel_values=pixels, output_attentions=True, **kwargs)
     if name in eyes.WITH_TEXT:
         found = found.vision_model_output
     return torch.stack(found.attentions).transpose(1, 2).numpy()
@@ -58,15 +58,15 @@ def far_from_even(attention: np.ndarray) -> bool:
     return bool((attention.max(axis=-1) > 3 / attention.shape[-1]).mean() > 0.5)
 
 
-def held_against(sight, dense: np.ndarray, tolerance: float = 1e-6) -> None:
+def held_against(attention, dense: np.ndarray, tolerance: float = 1e-6) -> None:
     """Everything that is taken of attention, against the whole of it: (L, H, t, T, T)."""
     assert far_from_even(dense)
-    R = len(sight.prefix)
-    got = {"received": (sight.received, dense[..., R:, :].mean(axis=-2))}
-    if sight.prefix[:1] == ("cls",):
-        got["cls"] = (sight.cls, dense[..., 0, :])
-    for i, place in enumerate(sight.asked):
-        got[f"rows {i}"] = (sight.rows[:, :, i], dense[..., R + place, :])
+    R = len(attention.prefix)
+    got = {"received": (attention.received, dense[..., R:, :].mean(axis=-2))}
+    if attention.prefix[:1] == ("cls",):
+        got["cls"] = (attention.cls, dense[..., 0, :])
+    for i, place in enumerate(attention.asked):
+        got[f"rows {i}"] = (attention.rows[:, :, i], dense[..., R + place, :])
     for name, (ours, theirs) in got.items():
         assert ours.shape == theirs.shape, name
         assert np.abs(ours - theirs).max() < tolerance, name
@@ -83,19 +83,19 @@ def test_it_is_the_attention_of_plain_eager(name, shown):
     assert (h < w, h > w) == {"landscape": (True, False), "oblong clip": (True, False), "portrait": (False, True)}.get(
         shown, (False, False)
     )
-    sight = look(encoder.model, encoder.eye, inputs, (1, w + 2, h * w - 1))
-    assert sight.grid == (t, h, w)
-    assert sight.asked.tolist() == [1, w + 2, h * w - 1]
-    held_against(sight, plain_attention(name, inputs))
+    attention = look(encoder.model, encoder.spec, inputs, (1, w + 2, h * w - 1))
+    assert attention.grid == (t, h, w)
+    assert attention.asked.tolist() == [1, w + 2, h * w - 1]
+    held_against(attention, plain_attention(name, inputs))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
 def test_the_prefix_has_its_roles(name):
-    sight = eyes.encoder(name).look(eyes.picture(90, 90)).sight
+    attention = eyes.encoder(name).encode(eyes.picture(90, 90)).attention
     cls, registers = name != "siglip", eyes.REGISTERS if name == "registers" else 0
-    assert sight.prefix == ("cls",) * cls + ("register",) * registers
-    assert (sight.cls is not None) == cls
-    assert sight.queries == (("cls", "patch") if cls else ("patch",))
+    assert attention.prefix == ("cls",) * cls + ("register",) * registers
+    assert (attention.cls is not None) == cls
+    assert attention.queries == (("cls", "patch") if cls else ("patch",))
 
 
 def as_seen(model, eye, inputs) -> torch.Tensor:
@@ -108,13 +108,13 @@ def test_watching_changes_nothing(name):
     encoder = eyes.encoder(name)
     inputs, _ = encoder.read(eyes.picture(131, 90), EncoderSettings())
     before = [config._attn_implementation for config in _configs(encoder.model)]
-    alone = as_seen(encoder.model, encoder.eye, inputs)
+    alone = as_seen(encoder.model, encoder.spec, inputs)
     with keep_encoder_states(encoder.model, SimpleNamespace(see=lambda *_: None)):
-        watched = as_seen(encoder.model, encoder.eye, inputs)
+        watched = as_seen(encoder.model, encoder.spec, inputs)
     assert torch.equal(alone, watched)
-    look(encoder.model, encoder.eye, inputs)
+    look(encoder.model, encoder.spec, inputs)
     assert [config._attn_implementation for config in _configs(encoder.model)] == before
-    assert torch.equal(alone, as_seen(encoder.model, encoder.eye, inputs))
+    assert torch.equal(alone, as_seen(encoder.model, encoder.spec, inputs))
 
 
 def _configs(model):
@@ -125,17 +125,17 @@ def _configs(model):
 SIZES = [(112, 112), (140, 112), (112, 168), (196, 84), (84, 252)]
 
 
-def held_against_the_hand_written(media, at) -> Sight:
+def held_against_the_hand_written(media, at) -> EncoderAttention:
     """A look in float32, and one of a tower in float64, which leaves the rounding of our own rows alone."""
     encoder = eyes.encoder(eyes.QWEN)
     weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
     inputs, asked = encoder.read(media, EncoderSettings(at=at))
-    held_against(look(exact_tower(), encoder.eye, inputs, asked), dense)
-    sight = encoder.look(media, EncoderSettings(at=at)).sight
-    held_against(sight, dense, 5e-6)
-    return sight
+    held_against(look(exact_tower(), encoder.spec, inputs, asked), dense)
+    attention = encoder.encode(media, EncoderSettings(at=at)).attention
+    held_against(attention, dense, 5e-6)
+    return attention
 
 
 @cache
@@ -148,16 +148,16 @@ def test_qwens_tower_is_the_one_written_out_by_hand(size_px):
     w, h = size_px[0] // 14, size_px[1] // 14
     places = (0, w + 1, (h - 1) * w, h * w - 1, (h // 2) * w + w // 2)
     at = [(14 * (place % w) + 3.0, 14 * (place // w) + 12.0) for place in places]
-    sight = held_against_the_hand_written(eyes.picture(*size_px, seed=sum(size_px)), tuple(at))
-    assert sight.grid == (1, h, w)
-    assert sight.asked.tolist() == [*places]
+    attention = held_against_the_hand_written(eyes.picture(*size_px, seed=sum(size_px)), tuple(at))
+    assert attention.grid == (1, h, w)
+    assert attention.asked.tolist() == [*places]
 
 
 @pytest.mark.parametrize("frames", [2, 5])
 def test_qwens_tower_on_a_clip(frames):
-    sight = held_against_the_hand_written(eyes.clip(140, 84, frames), ((75.0, 30.0),))
-    assert sight.grid == (-(-frames // 2), 6, 10)
-    assert sight.asked.tolist() == [2 * 10 + 5]
+    attention = held_against_the_hand_written(eyes.clip(140, 84, frames), ((75.0, 30.0),))
+    assert attention.grid == (-(-frames // 2), 6, 10)
+    assert attention.asked.tolist() == [2 * 10 + 5]
 
 
 def test_pictures_one_after_another_do_not_mix():
@@ -176,31 +176,31 @@ def test_a_painted_patch_is_found_where_it_was_painted(row, column):
     mates = np.flatnonzero(own == own[row * w + column])
     asking = next(place for place in mates if place != row * w + column)
     at = ((14.0 * (asking % w) + 7, 14.0 * (asking // w) + 7),)
-    before, after = (encoder.look(eyes.picture_of(one), EncoderSettings(at=at)) for one in (image, painted))
-    seen = [one.sight.rows[0, :, 0, 0] for one in (before, after)]
+    before, after = (encoder.encode(eyes.picture_of(one), EncoderSettings(at=at)) for one in (image, painted))
+    seen = [one.attention.rows[0, :, 0, 0] for one in (before, after)]
     assert all((np.flatnonzero(one.min(axis=0)) == mates).all() for one in seen)
     moved = np.log(seen[1][:, mates]) - np.log(seen[0][:, mates])
     others = np.delete(moved, np.flatnonzero(mates == row * w + column), axis=1)
     assert np.ptp(others, axis=1).max() < 1e-4
     assert (np.abs(moved[:, mates == row * w + column][:, 0] - others.mean(axis=1)) > 1e-2).any()
     # What patches of other windows get does not change at all.
-    changed = np.flatnonzero((before.sight.received[0] != after.sight.received[0]).any(axis=(0, 1)))
+    changed = np.flatnonzero((before.attention.received[0] != after.attention.received[0]).any(axis=(0, 1)))
     assert set(changed) <= set(mates)
     assert row * w + column in changed
-    differs = (before.turned_back != after.turned_back).any(axis=-1)[0]
+    differs = (before.reconstruction != after.reconstruction).any(axis=-1)[0]
     assert differs[row * 14 : row * 14 + 14, column * 14 : column * 14 + 14].mean() > 0.5
     assert not np.delete(differs, slice(row * 14, row * 14 + 14), axis=0).any()
     assert not np.delete(differs, slice(column * 14, column * 14 + 14), axis=1).any()
 
 
 def test_only_full_layers_see_beyond_the_window():
-    sight = eyes.encoder(eyes.QWEN).look(eyes.picture(196, 84)).sight
-    assert sight.full.tolist() == [False, False, True, False]
+    attention = eyes.encoder(eyes.QWEN).encode(eyes.picture(196, 84)).attention
+    assert attention.full.tolist() == [False, False, True, False]
     own = windows(6, 14, 4)
-    assert (np.unique(own, return_inverse=True)[1] == np.unique(sight.window, return_inverse=True)[1]).all()
-    shares = sight.window_share[:, :, 0]
-    assert np.abs(shares[~sight.full] - 1).max() < 1e-6
-    assert shares[sight.full].max() < 0.9
+    assert (np.unique(own, return_inverse=True)[1] == np.unique(attention.window, return_inverse=True)[1]).all()
+    shares = attention.window_share[:, :, 0]
+    assert np.abs(shares[~attention.full] - 1).max() < 1e-6
+    assert shares[attention.full].max() < 0.9
 
 
 class Largest(TorchDispatchMode):
@@ -222,17 +222,17 @@ def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
     inputs, _ = encoder.read(media, EncoderSettings(max_pixels=600 * 392))
     P = inputs.grid[1] * inputs.grid[2]
     assert P > 800
-    row, largest = encoder.eye.heads * (P + 8), {}
+    row, largest = encoder.spec.heads * (P + 8), {}
     with Largest() as watch, torch.inference_mode():
-        run_encoder(encoder.model, encoder.eye, inputs)
+        run_encoder(encoder.model, encoder.spec, inputs)
     alone = watch.values
     for rows in (16, P):
         monkeypatch.setattr(look_room, "BLOCK_BYTES", 4 * row * rows)
         with Largest() as watch:
-            look(encoder.model, encoder.eye, inputs, (7,))
+            look(encoder.model, encoder.spec, inputs, (7,))
         largest[rows] = watch.values
-    assert largest[P] >= encoder.eye.heads * P**2, "the watch sees nothing"
-    assert 16 * row < alone < encoder.eye.heads * P**2 / 2
+    assert largest[P] >= encoder.spec.heads * P**2, "the watch sees nothing"
+    assert 16 * row < alone < encoder.spec.heads * P**2 / 2
     assert largest[16] == alone, "the pass itself has the largest tensor"
 
 
@@ -241,13 +241,13 @@ def test_how_many_rows_are_held_changes_no_number(name, monkeypatch):
     encoder = eyes.encoder(name)
     media = eyes.clip(140, 84, 3)
     inputs, _ = encoder.read(media, EncoderSettings())
-    T = len(encoder.eye.prefix) + inputs.grid[1] * inputs.grid[2]
+    T = len(encoder.spec.prefix) + inputs.grid[1] * inputs.grid[2]
     sights = []
-    for size in (look_room.BLOCK_BYTES, 1, 4 * encoder.eye.heads * T * 7):
+    for size in (look_room.BLOCK_BYTES, 1, 4 * encoder.spec.heads * T * 7):
         monkeypatch.setattr(look_room, "BLOCK_BYTES", size)
-        sights.append(look(encoder.model, encoder.eye, inputs, (3, 11)))
+        sights.append(look(encoder.model, encoder.spec, inputs, (3, 11)))
     for field in ("received", "cls", "rows", "distance_px", "entropy_bits", "window_share"):
-        first, *others = (getattr(sight, field) for sight in sights)
+        first, *others = (getattr(attention, field) for attention in sights)
         for one in others:
             if first is None:
                 assert one is None
@@ -260,13 +260,13 @@ def test_sixteen_bits(name):
     encoder = eyes.encoder(name, "bfloat16")
     assert encoder.model.dtype == torch.bfloat16
     media, at = eyes.picture(112, 112), ((50.0, 40.0),)
-    sight = encoder.look(media, EncoderSettings(at=at)).sight
-    exact = eyes.encoder(name).look(media, EncoderSettings(at=at)).sight
-    assert sight.rows.dtype == sight.received.dtype == np.float32
+    attention = encoder.encode(media, EncoderSettings(at=at)).attention
+    exact = eyes.encoder(name).encode(media, EncoderSettings(at=at)).attention
+    assert attention.rows.dtype == attention.received.dtype == np.float32
     # The softmax is float32's: rows sum to one far closer than 16 bits would.
-    assert np.abs(sight.rows.sum(axis=-1) - 1).max() < 1e-5
-    assert np.abs(sight.received[0] - exact.received[0]).mean() < 0.05 * exact.received[0].mean()
-    assert (sight.received != exact.received).any()
+    assert np.abs(attention.rows.sum(axis=-1) - 1).max() < 1e-5
+    assert np.abs(attention.received[0] - exact.received[0]).mean() < 0.05 * exact.received[0].mean()
+    assert (attention.received != exact.received).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -277,16 +277,16 @@ def test_weights_that_are_no_numbers(name, value):
     with torch.no_grad():
         weights.view(-1)[0] = value
     with pytest.raises(CaptureError, match="not finite"):
-        encoder.look(eyes.picture(112, 112))
+        encoder.encode(eyes.picture(112, 112))
 
 
 def test_what_does_not_attend_as_its_family_does_is_refused():
     encoder = eyes.encoder("clip")
     inputs, _ = encoder.read(eyes.picture(112, 112), EncoderSettings())
     for wrong, words in (
-        (replace(encoder.eye, layers=2, full=(True,) * 2), "does not attend as its family does"),
-        (replace(encoder.eye, layers=4, full=(True,) * 4), "did not show the attention of all of its layers"),
-        (replace(encoder.eye, prefix=()), "has 26 tokens, where 25 were expected"),
+        (replace(encoder.spec, layers=2, full=(True,) * 2), "does not attend as its family does"),
+        (replace(encoder.spec, layers=4, full=(True,) * 4), "did not show the attention of all of its layers"),
+        (replace(encoder.spec, prefix=()), "has 26 tokens, where 25 were expected"),
     ):
         with pytest.raises(CaptureError, match=words):
             look(encoder.model, wrong, inputs)
@@ -296,10 +296,10 @@ def test_other_windows_than_qwens_are_refused():
     encoder = eyes.encoder(eyes.QWEN)
     inputs, _ = encoder.read(eyes.picture(196, 112), EncoderSettings())
     for wrong in (
-        replace(encoder.eye, window_px=84),
-        replace(encoder.eye, window_px=112),
-        replace(encoder.eye, full=(False, False, False, False)),
-        replace(encoder.eye, full=(True, False, True, False)),
+        replace(encoder.spec, window_px=84),
+        replace(encoder.spec, window_px=112),
+        replace(encoder.spec, full=(False, False, False, False)),
+        replace(encoder.spec, full=(True, False, True, False)),
     ):
         with pytest.raises(CaptureError, match="other windows"):
             look(encoder.model, wrong, inputs)
@@ -312,11 +312,11 @@ from tests.helpers import eyes
 from qvl_attn.encoders.record import LookSettings
 name, side = sys.argv[1], int(sys.argv[2])
 encoder = eyes.encoder(name)
-encoder.look(eyes.picture(140, 140))
+encoder.encode(eyes.picture(140, 140))
 media, before = eyes.picture(side, side), psutil.Process().memory_info().rss
-patches = encoder.look(media, LookSettings(max_pixels=side * side)).sight.received.shape[-1]
+patches = encoder.encode(media, LookSettings(max_pixels=side * side)).attention.received.shape[-1]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(patches, encoder.eye.heads, peak - before)
+print(patches, encoder.spec.heads, peak - before)
 """
 
 
@@ -346,25 +346,25 @@ def test_the_geometry_of_the_3b(shared_data):
     tower = eyes.lively(Qwen2_5_VisionTransformerPretrainedModel(config.vision_config).float())
     tower.set_attn_implementation("sdpa")
     encoder = eyes.encoder(eyes.QWEN)
-    eye = eye_of(config, QWEN, encoder.eye.model_class)
+    eye = spec_of(config, QWEN, encoder.spec.model_class)
     assert (eye.window_px, eye.heads, eye.layers) == (112, 16, 8)
     media = eyes.picture(336, 252)
     inputs = read_inputs(eye, encoder.processor, media)
-    sight = look(tower, eye, inputs, (0, 100, 431))
+    attention = look(tower, eye, inputs, (0, 100, 431))
     one = encoder.processor.image_processor
     dense = dense_attention(tower.state_dict(), config.vision_config, media.frames, one.image_mean, one.image_std)
-    held_against(sight, dense, 1e-5)
+    held_against(attention, dense, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["registers", eyes.QWEN])
 @pytest.mark.parametrize("at_once", [60, look_room.TOKENS_AT_ONCE])
 def test_layers_are_told_as_they_are_done(name, at_once, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", at_once)
-    encoder, told = eyes.encoder(name), []
-    L = encoder.eye.layers
-    encoder.look(eyes.clip(84, 84, 6), EncoderSettings(), lambda *one: told.append(one))
-    assert {(what, total) for what, _, total in told} == {("looking", L)}
-    done = [one for _, one, _ in told]
+    encoder, reported = eyes.encoder(name), []
+    L = encoder.spec.layers
+    encoder.encode(eyes.clip(84, 84, 6), EncoderSettings(), lambda *one: reported.append(one))
+    assert {(what, total) for what, _, total in reported} == {("looking", L)}
+    done = [one for _, one, _ in reported]
     assert done == sorted(done)
     assert {*done} == {*range(L + 1)}
     assert (done.count(0), done.count(L)) == (1, 1)

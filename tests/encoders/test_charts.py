@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgba
 
 import qvl_attn.encoders.charts as chart_room
 from qvl_attn.encoders.charts import draw_figures, draw_folder_statistics
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, figures_of, gathers_most, local_until, said
+from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, gathers_most, local_until, said, statistics_of
 from tests.helpers.looks import made_look, made_picture, made_sight
 
 WINDOW = np.repeat([0, 1], 12)
@@ -19,7 +19,7 @@ def charts(monkeypatch):
     found, words = [], []
     captioned = chart_room.captioned
     monkeypatch.setattr(chart_room, "pixels_of", lambda canvas: found.append(canvas) or np.zeros((9, 9, 3), np.uint8))
-    monkeypatch.setattr(chart_room, "captioned", lambda *told: words.append(told[1:]) or captioned(*told))
+    monkeypatch.setattr(chart_room, "captioned", lambda *reported: words.append(reported[1:]) or captioned(*reported))
     return found, words
 
 
@@ -32,9 +32,9 @@ def lines_of(axes, label):
 
 
 def test_every_figure_with_heads_mean_and_chance(charts):
-    sight = windowed()
-    draw_figures(made_look(sight))
-    figures, (axes_of, _) = figures_of(sight), charts
+    attention = windowed()
+    draw_figures(made_look(attention))
+    figures, (axes_of, _) = statistics_of(attention), charts
     panels = [axes for axes in axes_of[0].figure.axes if axes.axison]
     assert [axes.get_title(loc="left") for axes in panels] == [TITLES[name] for name in FIGURES]
     for axes, name in zip(panels, FIGURES, strict=True):
@@ -78,7 +78,7 @@ def test_nothing_is_cut_and_chance_is_on_the_page(charts):
         assert box.y1 <= height
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     axes = canvas.figure.axes[3]
-    chance = figures_of(made_sight((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
+    chance = statistics_of(made_sight((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
     _, y = axes.transData.transform((0, chance))
     row = np.asarray(canvas.buffer_rgba())[round(height - y) - 1 : round(height - y) + 2, :, :3]
     x0, x1 = (round(axes.transData.transform((x, 0))[0]) for x in (-0.4, 23.4))
@@ -143,7 +143,7 @@ def test_the_words_around_a_chart(charts):
     draw_figures(look)
     title, lines = charts[1][0]
     assert title == "figures by layer · a.png"
-    assert lines[:2] == said(figures_of(look.sight))
+    assert lines[:2] == said(statistics_of(look.attention))
     assert "someone/an-eye" in lines[-1]
     assert "input 84 x 56 px · 6 x 4 patches of 14 px" in lines[-1]
 

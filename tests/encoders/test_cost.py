@@ -23,20 +23,20 @@ AT = ((45, 20), (70, 70), (60, 60))
 def test_what_is_held_is_what_is_allocated(name, shown):
     encoder = eyes.encoder(name)
     inputs, asked = encoder.read(shown, EncoderSettings(at=AT))
-    order = look_room.sequence_order(encoder.model, encoder.eye, inputs)
-    tally = look_room.Tally(encoder.eye, inputs, order, asked, torch.device("cpu"))
-    device, host = held_bytes(encoder.eye, inputs.grid, len(asked))
-    assert device == tally._received.nbytes + sum(one.nbytes for one in tally._sums.values())
-    assert host == tally._rows.nbytes + (0 if tally._cls is None else tally._cls.nbytes)
+    order = look_room.sequence_order(encoder.model, encoder.spec, inputs)
+    accumulator = look_room.Accumulator(encoder.spec, inputs, order, asked, torch.device("cpu"))
+    device, host = held_bytes(encoder.spec, inputs.grid, len(asked))
+    assert device == accumulator._received.nbytes + sum(one.nbytes for one in accumulator._sums.values())
+    assert host == accumulator._rows.nbytes + (0 if accumulator._cls is None else accumulator._cls.nbytes)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", eyes.QWEN])
 def test_the_states_of_all_layers_are_as_large_as_is_said(name):
     encoder, sizes = eyes.encoder(name), []
     inputs, _ = encoder.read(eyes.clip(84, 84, 4), EncoderSettings())
-    prefix = len(encoder.eye.prefix)
-    read_states(encoder.model, encoder.eye, inputs, lambda layer, states: sizes.append(states[:, prefix:].numel() * 4))
-    assert sum(sizes) == states_bytes(encoder.eye, encoder.config, inputs.grid)
+    prefix = len(encoder.spec.prefix)
+    read_states(encoder.model, encoder.spec, inputs, lambda layer, states: sizes.append(states[:, prefix:].numel() * 4))
+    assert sum(sizes) == states_bytes(encoder.spec, encoder.config, inputs.grid)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", eyes.QWEN])
@@ -46,18 +46,18 @@ def test_a_layer_hands_no_less_than_is_said_from_module_to_module(name):
     inputs, _ = encoder.read(eyes.picture(150, 90), EncoderSettings())
     layers = next(
         one
-        for one in look_room.encoder_of(encoder.model, encoder.eye).modules()
-        if isinstance(one, torch.nn.ModuleList) and len(one) == encoder.eye.layers
+        for one in look_room.encoder_of(encoder.model, encoder.spec).modules()
+        if isinstance(one, torch.nn.ModuleList) and len(one) == encoder.spec.layers
     )
     hooks = [
         one.register_forward_hook(lambda module, args, output: given.append(output.nbytes))
         for one in layers[0].modules()
         if not list(one.children()) and isinstance(getattr(one, "weight", None), torch.Tensor)
     ]
-    look_room.run_encoder(encoder.model, encoder.eye, inputs)
+    look_room.run_encoder(encoder.model, encoder.spec, inputs)
     for hook in hooks:
         hook.remove()
-    said = pass_bytes(encoder.eye, encoder.config, 4, inputs.grid)
+    said = pass_bytes(encoder.spec, encoder.config, 4, inputs.grid)
     assert 0.5 * said < sum(given) < 3 * said
 
 
@@ -65,24 +65,24 @@ def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
     encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     picture, limits = eyes.picture(90, 80), EncoderSettings(at=AT)
     inputs, asked = encoder.read(picture, limits)
-    wanted = sum(held_bytes(encoder.eye, inputs.grid, len(asked))) + encoder.placement.weight_bytes
-    wanted += pass_bytes(encoder.eye, encoder.config, 4, inputs.grid)
+    wanted = sum(held_bytes(encoder.spec, inputs.grid, len(asked))) + encoder.placement.weight_bytes
+    wanted += pass_bytes(encoder.spec, encoder.config, 4, inputs.grid)
 
     def leave(count):
         monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=count))
 
     leave(wanted - 1)
     with pytest.raises(MemoryLimitError, match=r"looking at .* takes .* GiB or more on cpu, where .* are free") as e:
-        encoder.look(picture, limits)
+        encoder.encode(picture, limits)
     assert e.value.hint == "lower --max-pixels"
     assert "model" not in vars(encoder)
     leave(wanted)
-    encoder.look(picture, limits)
+    encoder.encode(picture, limits)
     leave(wanted - encoder.placement.weight_bytes)  # they are there now
-    encoder.look(picture, limits)
+    encoder.encode(picture, limits)
     leave(wanted - encoder.placement.weight_bytes - 1)
     with pytest.raises(MemoryLimitError):
-        encoder.look(picture, limits)
+        encoder.encode(picture, limits)
 
 
 def test_of_a_long_clip_the_states_that_are_held_count_and_the_parts_do_not(monkeypatch):
@@ -90,11 +90,11 @@ def test_of_a_long_clip_the_states_that_are_held_count_and_the_parts_do_not(monk
     clip = eyes.clip(84, 84, 8)
     inputs, _ = encoder.read(clip, EncoderSettings())
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
-    wanted = sum(held_bytes(encoder.eye, (8, 5, 5), 0)) + pass_bytes(encoder.eye, encoder.config, 4, (2, 5, 5))
+    wanted = sum(held_bytes(encoder.spec, (8, 5, 5), 0)) + pass_bytes(encoder.spec, encoder.config, 4, (2, 5, 5))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=wanted))
     encoder.read(clip, EncoderSettings())
     with pytest.raises(MemoryLimitError) as e:
         encoder.read(clip, EncoderSettings(embeddings=("pca",)))
     assert e.value.hint == "lower --max-pixels or --max-frames"
-    wanted += states_bytes(encoder.eye, encoder.config, inputs.grid)
+    wanted += states_bytes(encoder.spec, encoder.config, inputs.grid)
     encoder.read(clip, EncoderSettings(embeddings=("pca",)))

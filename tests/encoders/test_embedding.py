@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Scale
-from qvl_attn.encoders import embedding as space
+from qvl_attn.encoders import embedding as embedding
 from qvl_attn.encoders import embedding_charts, embedding_figures
 from qvl_attn.encoders.embedding import (
     LEAST_POINTS,
@@ -27,7 +27,7 @@ from qvl_attn.encoders.embedding import (
     separation_of,
 )
 from qvl_attn.encoders.embedding_charts import folder_images, patch_colors
-from qvl_attn.encoders.embedding_figures import Cell, component_colors, sheet, space_images
+from qvl_attn.encoders.embedding_figures import Cell, component_colors, embedding_images, sheet
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.render import overlay
@@ -124,7 +124,7 @@ def test_tsne_of_few_points():
 def test_tsne_of_very_many_patches_is_of_an_even_subset(monkeypatch):
     points = points_of(5003, 4)
     given = []
-    monkeypatch.setattr(space, "neighbour_map", lambda some, seed: given.append(some) or some[:, :2])
+    monkeypatch.setattr(embedding, "neighbour_map", lambda some, seed: given.append(some) or some[:, :2])
     found = patch_space([principal(points)], points, 0)
     assert len(found.tsne_patches) == 5000
     np.testing.assert_array_equal(given[0], points[found.tsne_patches])
@@ -216,7 +216,7 @@ def test_a_folder_has_its_own_space():
 
 
 def test_of_very_many_pictures_an_even_subset_is_compared(monkeypatch, dots):
-    monkeypatch.setattr(space, "MOST_POINTS", 20)
+    monkeypatch.setattr(embedding, "MOST_POINTS", 20)
     points, labels = mixed_classes()
     points = np.concatenate([points[:7], points])
     classes = [*[""] * 7, *labels.tolist()]
@@ -230,7 +230,7 @@ def test_of_very_many_pictures_an_even_subset_is_compared(monkeypatch, dots):
     assert (alone.silhouette, alone.neighbour) == (found.separation.silhouette, found.separation.neighbour)
     assert found.components.shape == (1, 67, 2)
     titles = []
-    monkeypatch.setattr(embedding_charts, "_drawn", lambda figure, title, space=None: titles.append(title))
+    monkeypatch.setattr(embedding_charts, "_drawn", lambda figure, title, embedding=None: titles.append(title))
     for _, draw in folder_images(found, "many", BOTH):
         draw()
     assert "67 pictures on" in titles[0]
@@ -256,7 +256,7 @@ def test_one_picture_is_a_folder_too():
 @cache
 def looked(name="registers", at=((60.0, 40.0),)):
     settings = EncoderSettings(at=at, embeddings=("pca", "tsne"), max_pixels=70 * 70)
-    return eyes.encoder(name).look(eyes.picture(98, 60), settings)
+    return eyes.encoder(name).encode(eyes.picture(98, 60), settings)
 
 
 def test_components_become_colours():
@@ -274,13 +274,13 @@ def test_components_become_colours():
 
 def test_regions_that_differ_have_colours_that_differ_where_they_are():
     look = looked()
-    _, h, w = look.sight.grid
+    _, h, w = look.attention.grid
     embeddings = np.zeros((h, w, 6), dtype=np.float32)
     embeddings[:2, : w // 2] = (9, 0, 0, 1, 0, 0)
     embeddings[2:, w // 2 :] = (0, 5, 0, 0, 2, 1)
     found = principal(embeddings.reshape(-1, 6))
     components = np.repeat(found.components[None], 4, axis=0)
-    made = replace(look, space=replace(look.space, components=components))
+    made = replace(look, embedding=replace(look.embedding, components=components))
     (shown,) = embedding_figures._colored(made, 0, (w * 10, h * 10))
     corner, other, rest = shown[5, 5], shown[-5, -5], shown[5, -5]
     assert len({tuple(one.tolist()) for one in (corner, other, rest)}) == 3
@@ -295,8 +295,8 @@ def test_patches_are_dotted_in_the_colour_that_they_show():
     pixels[:28, 28:56] = (250, 10, 10)
     pixels[28:, 56:] = (0, 100, 200)
     settings = EncoderSettings(embeddings=("pca",))
-    look = eyes.encoder(eyes.QWEN).look(eyes.picture_of(pixels), settings)
-    assert look.sight.grid == (1, 4, 6)
+    look = eyes.encoder(eyes.QWEN).encode(eyes.picture_of(pixels), settings)
+    assert look.attention.grid == (1, 4, 6)
     colors = patch_colors(look).reshape(4, 6, 3) * 255
     np.testing.assert_allclose(colors[:2, 2:4], np.broadcast_to((250, 10, 10), (2, 2, 3)), atol=2)
     np.testing.assert_allclose(colors[2:, 4:], np.broadcast_to((0, 100, 200), (2, 2, 3)), atol=2)
@@ -326,7 +326,7 @@ def test_a_sheet_shows_its_cells_in_order():
 @pytest.mark.parametrize("asked", [0, 1])
 def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     look = looked(at=((60.0, 40.0), (20.0, 10.0)))
-    _, h, w = look.sight.grid
+    _, h, w = look.attention.grid
     drawing = Drawing(alpha=1.0, interp="cells")
     drawn = embedding_figures.draw_similarity(look, asked, drawing)
     values = look.similarity[:, asked]
@@ -335,7 +335,7 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     places = []
     for maps in values:
         colors = overlay.colorize(overlay.cell_boxes(maps[0], size_px), scale, "inferno")
-        places.append(find_panel(drawn, mark_patch(colors, int(look.sight.asked[asked]), (h, w))))
+        places.append(find_panel(drawn, mark_patch(colors, int(look.attention.asked[asked]), (h, w))))
     assert None not in places
     assert len({*places}) == len(values)
 
@@ -348,7 +348,7 @@ def test_alike_everywhere_can_be_drawn():
 
 def test_which_pictures_a_look_has():
     look = looked(at=((60.0, 40.0), (20.0, 10.0)))
-    images = dict(space_images(look, Drawing()))
+    images = dict(embedding_images(look, Drawing()))
     layers = [f"embeddings/pca/{name}.png" for name in ("before", "layer_00", "layer_01", "layer_02")]
     assert [*images] == [
         *("at_1/similarity.png", "at_2/similarity.png", "embeddings/pca_layers.png"),
@@ -362,28 +362,28 @@ def test_which_pictures_a_look_has():
     neighbours = replace(
         look, similarity=None, similarity_layers=None, settings=replace(look.settings, embeddings=("tsne",))
     )
-    assert [*dict(space_images(neighbours, Drawing()))] == ["embeddings/tsne.png"]
-    assert not [*space_images(replace(look, similarity=None, similarity_layers=None, space=None), Drawing())]
+    assert [*dict(embedding_images(neighbours, Drawing()))] == ["embeddings/tsne.png"]
+    assert not [*embedding_images(replace(look, similarity=None, similarity_layers=None, embedding=None), Drawing())]
     assert "embeddings/tsne.png" not in dict(
-        space_images(replace(look, space=replace(look.space, tsne=None, tsne_patches=None)), Drawing())
+        embedding_images(replace(look, embedding=replace(look.embedding, tsne=None, tsne_patches=None)), Drawing())
     )
 
 
 @pytest.mark.parametrize("media", [eyes.clip(84, 56, 8), eyes.clip(84, 56, 1)])
 def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
     settings = EncoderSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
-    look = eyes.encoder(eyes.QWEN).look(media, settings)
+    look = eyes.encoder(eyes.QWEN).encode(media, settings)
     assert embedding_figures._steps(look) == ([0, 2, 3] if len(media.frames) == 8 else [0])
-    for name, draw in space_images(look, Drawing()):
+    for name, draw in embedding_images(look, Drawing()):
         assert draw().ndim == 3, name
 
 
 @pytest.mark.parametrize("size", [(28, 28), (56, 28), (28, 560), (560, 28)])
 def test_small_and_long_pictures_are_drawn(size):
-    look = eyes.encoder(eyes.QWEN).look(eyes.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",)))
-    for _, draw in space_images(look, Drawing(draw_size_px=64)):
+    look = eyes.encoder(eyes.QWEN).encode(eyes.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",)))
+    for _, draw in embedding_images(look, Drawing(draw_size_px=64)):
         draw()
-    for name, draw in space_images(look, Drawing()):
+    for name, draw in embedding_images(look, Drawing()):
         height, width = draw().shape[:2]
         assert max(height, width) < 3000, name
 
@@ -437,10 +437,10 @@ def dots(monkeypatch):
 def test_patches_of_a_subset_keep_their_colours(dots):
     look = looked()
     some = np.array([1, 4, 7])
-    made = replace(look, space=replace(look.space, tsne=look.space.tsne[some], tsne_patches=some))
+    made = replace(look, embedding=replace(look.embedding, tsne=look.embedding.tsne[some], tsne_patches=some))
     embedding_charts.draw_patch_tsne(made)
     ((places, colors),) = dots
-    np.testing.assert_array_equal(places, look.space.tsne[some])
+    np.testing.assert_array_equal(places, look.embedding.tsne[some])
     np.testing.assert_array_equal(colors, patch_colors(look)[some])
 
 

@@ -8,28 +8,36 @@ import qvl_attn.encoders.figures as pictures_room
 import qvl_attn.encoders.input_figures as grid_room
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoder import Encoder
-from qvl_attn.encoders.captions import asks, cut_out, layer_words, seen, seen_words, share_of_all, share_words
-from qvl_attn.encoders.figures import draw_look, saliency_heat_map
+from qvl_attn.encoders.captions import (
+    cut_out,
+    describe_layer,
+    describe_query,
+    describe_share,
+    describe_visible_region,
+    seen,
+    share_of_all,
+)
+from qvl_attn.encoders.figures import draw_encoder_result, saliency_heat_map
 from qvl_attn.encoders.input_figures import (
     WINDOW_COLOR,
     draw_grid,
-    draw_turned_back,
+    draw_reconstruction,
     grid_patch_px,
     levels_apart,
     mark_patch,
     with_patch_lines,
     with_window_lines,
 )
-from qvl_attn.encoders.inputs import read_inputs, turned_back
+from qvl_attn.encoders.inputs import read_inputs, reconstruction
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
-from qvl_attn.encoders.spec import Eye
+from qvl_attn.encoders.spec import EncoderSpec
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.token_grid import cell_boxes_px
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import color_table
 from qvl_attn.render.style import Drawing
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.looks import attention, made_clip, made_look, made_picture, made_sight
+from tests.helpers.looks import made_clip, made_look, made_picture, made_sight, random_attention
 
 CYAN = (90, 220, 255)
 BOXES = Drawing(alpha=1, interp="cells")
@@ -52,11 +60,11 @@ def where(picture, color):
     return x0, y0, x1, y1
 
 
-def one_hot(sight, place, share=0.9):
+def one_hot(attention, place, share=0.9):
     """(L, H, t, T) that is even but for one patch."""
-    shape = sight.received.shape
+    shape = attention.received.shape
     values = np.full(shape, (1 - share) / (shape[-1] - 1), np.float32)
-    values[..., len(sight.prefix) + place] = share
+    values[..., len(attention.prefix) + place] = share
     return values
 
 
@@ -73,7 +81,7 @@ def recorded(monkeypatch):
 
         monkeypatch.setattr(pictures_room, "sheet", keep)
         monkeypatch.setattr(pictures_room, "headline", keep)
-        for name, draws in draw_look(look, drawing or Drawing()).images():
+        for name, draws in draw_encoder_result(look, drawing or Drawing()).images():
             if name not in ("picture_1.png", "grid.png", "turned_back.png", "figures.png"):
                 draws()
                 found[name] = calls.pop()
@@ -84,7 +92,7 @@ def recorded(monkeypatch):
 
 
 def names_of(look):
-    return [name for name, _ in draw_look(look, Drawing()).images()]
+    return [name for name, _ in draw_encoder_result(look, Drawing()).images()]
 
 
 def test_names():
@@ -105,17 +113,17 @@ def test_names():
 
 def test_every_picture_is_rgb_and_none_is_blank():
     look = made_look(made_sight(asked=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
-    for name, draws in draw_look(look, Drawing()).images():
+    for name, draws in draw_encoder_result(look, Drawing()).images():
         picture = draws()
         assert (picture.dtype, picture.ndim, picture.shape[-1]) == (np.uint8, 3, 3), name
         assert picture.std() > 1, name
 
 
 def test_the_strongest_patch_is_brightest_at_its_place():
-    sight = made_sight(prefix=("cls", "register"))
-    values = one_hot(sight, place=2 * 6 + 4)
-    values[:-1] = one_hot(sight, place=0)[:-1]  # the overlay is of the last layer
-    page = draw_look(made_look(made_sight(cls=values)), BOXES).overlay()
+    attention = made_sight(prefix=("cls", "register"))
+    values = one_hot(attention, place=2 * 6 + 4)
+    values[:-1] = one_hot(attention, place=0)[:-1]  # the overlay is of the last layer
+    page = draw_encoder_result(made_look(made_sight(cls=values)), BOXES).overlay()
     y0, y1, x0, x1 = drawn_part(page)
     assert (x1 - x0, y1 - y0) == (640, 427)
     box = where(page[y0:y1, x0:x1], color_table("inferno")[255, 0])
@@ -123,10 +131,10 @@ def test_the_strongest_patch_is_brightest_at_its_place():
 
 
 def test_single_layers_are_drawn_each_with_its_own():
-    sight = made_sight(prefix=())
-    values = np.stack([one_hot(sight, place)[place // 5] for place in (0, 9, 13)])
-    sight = made_sight(prefix=(), received=values)
-    found = dict(draw_look(made_look(sight), BOXES).images())
+    attention = made_sight(prefix=())
+    values = np.stack([one_hot(attention, place)[place // 5] for place in (0, 9, 13)])
+    attention = made_sight(prefix=(), received=values)
+    found = dict(draw_encoder_result(made_look(attention), BOXES).images())
     for layer, (row, column) in enumerate(((0, 0), (1, 3), (2, 1))):
         page = found[f"patch/layers/layer_{layer:02d}.png"]()
         y0, y1, x0, x1 = drawn_part(page)
@@ -135,10 +143,10 @@ def test_single_layers_are_drawn_each_with_its_own():
 
 
 def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded):
-    sight = made_sight(layers=4, heads=3)
-    look = made_look(sight)
+    attention = made_sight(layers=4, heads=3)
+    look = made_look(attention)
     found = recorded(look)
-    for query, values in (("cls", sight.cls), ("patch", sight.received)):
+    for query, values in (("cls", attention.cls), ("patch", attention.received)):
         expected = values.mean(axis=1)[..., 2:].reshape(4, 4, 6)
         for name in ("layers", "layers_shared"):
             _, panels, _how = found[f"{query}/{name}.png"]
@@ -158,9 +166,9 @@ def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded
 
 
 def test_panels_of_heads(recorded):
-    sight = made_sight(layers=4, heads=3)
-    _, panels, how = recorded(made_look(sight, settings=EncoderSettings(layer=1)))["cls/heads.png"]
-    heads = sight.cls[1, :, 0, 2:].reshape(3, 4, 6)
+    attention = made_sight(layers=4, heads=3)
+    _, panels, how = recorded(made_look(attention, settings=EncoderSettings(layer=1)))["cls/heads.png"]
+    heads = attention.cls[1, :, 0, 2:].reshape(3, 4, 6)
     shown = np.stack([panel.cells[0] for panel in panels])
     np.testing.assert_allclose(shown, [*heads, heads.mean(axis=0), heads.max(axis=0), heads.min(axis=0)], rtol=1e-5)
     assert [panel.label.split(" · ")[0] for panel in panels] == [
@@ -170,14 +178,14 @@ def test_panels_of_heads(recorded):
     np.testing.assert_allclose(
         [panel.scale.high for panel in panels], np.percentile(shown.reshape(6, -1), 99.5, axis=1), rtol=1e-5
     )
-    assert len({panel.scale for panel in recorded(made_look(sight))["cls/heads_shared.png"][1]}) == 1
+    assert len({panel.scale for panel in recorded(made_look(attention))["cls/heads_shared.png"][1]}) == 1
 
 
 @pytest.mark.parametrize("over", ["mean", "max", "min"])
 def test_the_overlay_is_the_last_layer_joined_as_asked(recorded, over):
-    sight = made_sight(heads=3)
-    _, panel, how = recorded(made_look(sight, settings=EncoderSettings(over=over)))["overlay.png"]
-    expected = getattr(sight.cls[-1, :, 0, 2:], over)(axis=0).reshape(4, 6)
+    attention = made_sight(heads=3)
+    _, panel, how = recorded(made_look(attention, settings=EncoderSettings(over=over)))["overlay.png"]
+    expected = getattr(attention.cls[-1, :, 0, 2:], over)(axis=0).reshape(4, 6)
     np.testing.assert_allclose(panel.cells[0], expected, rtol=1e-5)
     word = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}[over]
     assert how["question"] == f"[CLS] · layer 2 of 0-2 · {word} 3 heads"
@@ -198,12 +206,15 @@ def test_single_layers_on_a_shared_scale(recorded):
 
 
 def test_shares_are_of_the_layer_over_all_heads_and_steps():
-    values = attention(np.random.default_rng(0), 2, 3, 2, 3 + 24)
+    values = random_attention(np.random.default_rng(0), 2, 3, 2, 3 + 24)
     cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # of each head and step
     values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
     values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
-    sight = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
-    assert share_words(sight, "cls", 1, "mean") == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
+    attention = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
+    assert (
+        describe_share(attention, "cls", 1, "mean")
+        == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
+    )
 
 
 def test_all_but_a_little_is_not_told_as_all():
@@ -214,16 +225,16 @@ def test_all_but_a_little_is_not_told_as_all():
 
 def test_windows_are_told():
     window = np.repeat([0, 1], 12)
-    sight = made_sight(prefix=(), window=window, full=[False, True, False])
-    assert layer_words(sight, 0) == "layer 0 of 0-2 · windows of 84 x 28 px"
-    assert layer_words(sight, 1) == "layer 1 of 0-2 · full"
-    assert layer_words(made_sight(), 1) == "layer 1 of 0-2"
+    attention = made_sight(prefix=(), window=window, full=[False, True, False])
+    assert describe_layer(attention, 0) == "layer 0 of 0-2 · windows of 84 x 28 px"
+    assert describe_layer(attention, 1) == "layer 1 of 0-2 · full"
+    assert describe_layer(made_sight(), 1) == "layer 1 of 0-2"
 
 
 def test_a_patch_is_named_by_what_was_typed():
-    sight = made_sight(asked=np.array([3, 7]))
-    look = made_look(sight, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
-    assert [asks(look, "at_1"), asks(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
+    attention = made_sight(asked=np.array([3, 7]))
+    look = made_look(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
+    assert [describe_query(look, "at_1"), describe_query(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
 
 
 # The part of the original that is drawn.
@@ -258,24 +269,24 @@ def test_beyond_the_picture_is_black():
 
 def test_a_smaller_copy_of_the_original_shows_the_same_part():
     boxes = cell_boxes_px(4, 6, (120, 80)) + np.array([60, 40, 60, 40], np.float32)
-    sight, media = made_sight(boxes_px=boxes), made_picture((240, 160))
+    attention, media = made_sight(boxes_px=boxes), made_picture((240, 160))
     kept = made_picture((240, 160), media.frames[0][::2, ::2])
-    whole, small = (seen(made_look(sight, one), 0, (60, 40)).astype(int) for one in (media, kept))
+    whole, small = (seen(made_look(attention, one), 0, (60, 40)).astype(int) for one in (media, kept))
     assert np.abs(whole - small).max() <= 3
     assert whole[0, 0, 0] == pytest.approx(255 * 61 / 240, abs=2)
 
 
 def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
     boxes = cell_boxes_px(4, 4, (100, 100)) + np.array([50, 0, 50, 0], np.float32)
-    sight = made_sight((1, 4, 4), boxes_px=boxes)
-    look = made_look(sight, made_picture((200, 100)))
+    attention = made_sight((1, 4, 4), boxes_px=boxes)
+    look = made_look(attention, made_picture((200, 100)))
     pictures, _, how = recorded(look)["overlay.png"]
     assert pictures[0].shape == (640, 640, 3)
     assert pictures[0][320, [2, -3], 0].tolist() == pytest.approx([64, 191], abs=2)
     part = "the encoder sees the middle 100 x 100 of 200 x 100 px"
     assert part in how["caption_lines"]
-    assert part in draw_look(look, Drawing()).notes
-    assert dict(draw_look(look, Drawing()).images())["picture_1.png"]().shape == (320, 640, 3)
+    assert part in draw_encoder_result(look, Drawing()).notes
+    assert dict(draw_encoder_result(look, Drawing()).images())["picture_1.png"]().shape == (320, 640, 3)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +302,8 @@ def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
 def test_the_part_is_told(box, words):
     x0, y0, x1, y1 = box
     boxes = cell_boxes_px(48, 64, (1, 1)) * np.array([x1 - x0, y1 - y0] * 2) + np.array([x0, y0] * 2)
-    sight = made_sight((1, 48, 64), layers=1, heads=1, boxes_px=boxes.astype(np.float32))
-    assert seen_words(made_look(sight, made_picture((640, 480)))) == words
+    attention = made_sight((1, 48, 64), layers=1, heads=1, boxes_px=boxes.astype(np.float32))
+    assert describe_visible_region(made_look(attention, made_picture((640, 480)))) == words
 
 
 # Marks, the grid, the picture turned back.
@@ -317,7 +328,7 @@ def test_the_outline_goes_around_the_patch(row, column):
 @pytest.mark.parametrize("name", ["at_1/layers/layer_00.png", "at_1/layers.png", "at_1/heads.png"])
 def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
     look = made_look(made_sight(asked=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
-    found = dict(draw_look(look, Drawing(alpha=0)).images())
+    found = dict(draw_encoder_result(look, Drawing(alpha=0)).images())
     count = {"at_1/layers/layer_00.png": 1, "at_1/layers.png": 3, "at_1/heads.png": 5}[name]
     marked = (found[name]() == CYAN).all(axis=-1)
     assert marked.any()
@@ -328,9 +339,9 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
 
 
 def test_each_place_has_its_own_mark():
-    sight = made_sight(asked=np.array([0, 3 * 6 + 4]))
-    look = made_look(sight, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
-    page = dict(draw_look(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
+    attention = made_sight(asked=np.array([0, 3 * 6 + 4]))
+    look = made_look(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
     y0, y1, x0, x1 = drawn_part(page)
     box = where(page[y0:y1, x0:x1], CYAN)
     assert box == pytest.approx((640 * 4 / 6, 427 * 3 / 4, 640 * 5 / 6, 427), abs=5)
@@ -373,7 +384,7 @@ def test_window_lines_stand_where_windows_meet():
 def captions(monkeypatch):
     """What `captioned` is told, and the picture."""
     found = []
-    monkeypatch.setattr(grid_room, "captioned", lambda *told: found.append(told) or told[0])
+    monkeypatch.setattr(grid_room, "captioned", lambda *reported: found.append(reported) or reported[0])
     return found
 
 
@@ -381,8 +392,8 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     found, rng = captions(monkeypatch), np.random.default_rng(0)
     back = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
     window = np.repeat([0, 1], 12)
-    sight = made_sight(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
-    draw_grid(made_look(sight, settings=EncoderSettings(at=((35.0, 15.0),)), turned_back=back), Drawing())
+    attention = made_sight(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
+    draw_grid(made_look(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=back), Drawing())
     ((picture, title, lines),) = found
     side = picture.shape[1] // 6
     assert picture.shape == (4 * side, 6 * side, 3)
@@ -396,16 +407,16 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "told"), [("none", (0, 0.0)), ("swap", None), ("one", (55, None))])
-def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, told):
-    found, sight = captions(monkeypatch), made_sight()
+def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, reported):
+    found, attention = captions(monkeypatch), made_sight()
     media = made_picture((84, 56))
-    sight = made_sight(boxes_px=cell_boxes_px(4, 6, (84, 56)))
+    attention = made_sight(boxes_px=cell_boxes_px(4, 6, (84, 56)))
     back = media.frames.copy()
     if change == "swap":
         back[0, :, :14], back[0, :, 28:42] = media.frames[0, :, 28:42], media.frames[0, :, :14]
     if change == "one":
         back[0, 5, 5, 2] += 55
-    draw_turned_back(made_look(sight, media, turned_back=back))
+    draw_reconstruction(made_look(attention, media, reconstruction=back))
     ((picture, _, lines),) = found
     apart = np.abs(back.astype(int) - media.frames)
     assert f"by {apart.mean():.1f} of 255 levels on average, by {apart.max()} at most" in lines[1]
@@ -419,12 +430,12 @@ def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, tol
 
 
 def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
-    sight, media = made_sight((9, 4, 6), ("cls",)), made_clip((60, 40), 18)
-    look = made_look(sight, media)
+    attention, media = made_sight((9, 4, 6), ("cls",)), made_clip((60, 40), 18)
+    look = made_look(attention, media)
     found = recorded(look)
     assert "picture_1.png" not in names_of(look)
-    steps = draw_look(look, Drawing()).steps
-    last = sight.map("cls", 2)
+    steps = draw_encoder_result(look, Drawing()).steps
+    last = attention.map("cls", 2)
     assert len(steps) == 6
     assert int(last.max(axis=(1, 2)).argmax()) in steps
     pictures, panels, how = found["cls/layers.png"]
@@ -437,15 +448,15 @@ def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
 
 
 def test_of_a_clip_the_patch_is_marked_in_every_step(recorded):
-    sight = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(sight, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    attention = made_sight((3, 4, 6), asked=np.array([9]))
+    look = made_look(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     assert len(recorded(look)["at_1/heads.png"][1][0].marks) == 3
 
 
 def test_of_a_clip_each_step_shows_its_mark():
-    sight = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(sight, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
-    page = dict(draw_look(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
+    attention = made_sight((3, 4, 6), asked=np.array([9]))
+    look = made_look(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
     marked = (page == CYAN).all(axis=-1).any(axis=0)
     assert (np.diff(marked.astype(int)) == 1).sum() == 3
 
@@ -475,40 +486,44 @@ def test_saliency_of_nothing_is_not_drawn_and_told():
     spot[2, 2] = 1
     look = made_look(saliency=(one, saliency(spot)))
     assert [name for name in names_of(look) if "saliency" in name] == ["saliency/02_gradcam_a-cat.png"]
-    (note,) = draw_look(look, Drawing()).notes
+    (note,) = draw_encoder_result(look, Drawing()).notes
     assert "“a tiger”" in note
     assert "zero everywhere and not drawn" in note
     assert saliency_heat_map(saliency(spot), Drawing(denoise="median")) is None
-    assert "after the filter" in draw_look(look, Drawing(denoise="median")).notes[1]
+    assert "after the filter" in draw_encoder_result(look, Drawing(denoise="median")).notes[1]
     found = saliency_heat_map(saliency(np.random.default_rng(0).random((4, 6))), Drawing(denoise="median"))
     assert found.uniform == pytest.approx(found.values.mean())
 
 
 def test_notes():
     media = made_picture((1000, 500), np.zeros((50, 100, 3), np.uint8), notes=("transparency: drawn on white",))
-    notes = draw_look(made_look(made_sight(boxes_px=cell_boxes_px(4, 6, (1000, 500))), media), Drawing()).notes
+    notes = draw_encoder_result(
+        made_look(made_sight(boxes_px=cell_boxes_px(4, 6, (1000, 500))), media), Drawing()
+    ).notes
     assert notes[0] == "picture 1: transparency: drawn on white"
     assert "kept 100 pixels wide" in notes[1]
     assert len(notes) == 2
-    assert draw_look(made_look(), Drawing()).notes == ()
+    assert draw_encoder_result(made_look(), Drawing()).notes == ()
 
 
 def test_an_overlay_of_which_a_filter_leaves_nothing_is_refused():
-    sight = made_sight(prefix=())
-    received = np.zeros_like(sight.received)
+    attention = made_sight(prefix=())
+    received = np.zeros_like(attention.received)
     received[..., 3] = 1
     look = made_look(made_sight(prefix=(), received=received))
     with pytest.raises(CaptureError, match="leaves nothing of layer 2"):
-        draw_look(look, Drawing(denoise="median")).overlay()
+        draw_encoder_result(look, Drawing(denoise="median")).overlay()
     assert not [
-        name for name in (n for n, _ in draw_look(look, Drawing(denoise="median")).images()) if "layers" in name
+        name
+        for name in (n for n, _ in draw_encoder_result(look, Drawing(denoise="median")).images())
+        if "layers" in name
     ]
 
 
 def test_a_panel_wants_a_mark_for_each_map():
-    sight = made_sight((2, 4, 6))
-    look = made_look(sight, made_clip((60, 40), 2))
-    drawn = draw_look(look, Drawing())
+    attention = made_sight((2, 4, 6))
+    look = made_look(attention, made_clip((60, 40), 2))
+    drawn = draw_encoder_result(look, Drawing())
     panel = Panel("", drawn._layer_panels("cls", [0], (0, 1))[0].maps, marks=(lambda picture: picture,))
     with pytest.raises(ValueError, match=r"zip\(\)"):
         drawn._large(drawn._pictures((0, 1)), panel, "", "", [])
@@ -518,7 +533,7 @@ def test_a_panel_wants_a_mark_for_each_map():
 def demo_look():
     media = load_picture(DEMO_PICTURES / "tall.png")
     width, height = media.size_px
-    return Encoder.load("demo", device="cpu", dtype="float32").look(
+    return Encoder.load("demo", device="cpu", dtype="float32").encode(
         media, EncoderSettings(at=((width / 3, height / 2),), max_pixels=40000)
     )
 
@@ -533,13 +548,13 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
         return lines
 
     monkeypatch.setattr(pictures_room.sheet.__globals__["lettering"], "wrap", watched)
-    found = draw_look(demo_look, Drawing()).images()
+    found = draw_encoder_result(demo_look, Drawing()).images()
     pages = {name: draws() for name, draws in found if name != "figures.png"}
     assert not cut
     assert pages["patch/layers.png"].shape[1] <= 2400
     found = []
-    monkeypatch.setattr(grid_room, "captioned", lambda *told: found.append(told) or told[0])
-    draw_turned_back(demo_look)
+    monkeypatch.setattr(grid_room, "captioned", lambda *reported: found.append(reported) or reported[0])
+    draw_reconstruction(demo_look)
     assert float(found[0][2][1].split(" of 255")[0].split()[-1]) < 2
 
 
@@ -561,15 +576,15 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
 )
 def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
     processor = getattr(transformers, name)(**how, crop_size={"height": 56, "width": 56})
-    eye = Eye("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
+    eye = EncoderSpec("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
     y, x = np.mgrid[:160, :240]
     waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
     media = made_picture((240, 160), waves.astype(np.uint8))
     inputs = read_inputs(eye, processor, media)
-    sight = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
-    back = turned_back(eye, processor, inputs)
-    look = made_look(sight, media, turned_back=back)
-    assert words in (seen_words(look) or "")
+    attention = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
+    back = reconstruction(eye, processor, inputs)
+    look = made_look(attention, media, reconstruction=back)
+    assert words in (describe_visible_region(look) or "")
     inside = np.s_[14:42, 14:42]  # at the edge of the black, resizing and padding do not commute
     largest, mean = levels_apart(seen(look, 0, (56, 56))[inside], back[0][inside])
     assert mean < 1

@@ -16,19 +16,19 @@ from PIL import Image
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import untold
+from qvl_attn.core.runtime import no_op
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders import inputs as inputs_room
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import figures_of
-from qvl_attn.encoders.timeline import asked, draw_steps, lines, seen_part, story_of, write_film
+from qvl_attn.encoders.statistics import statistics_of
+from qvl_attn.encoders.timeline import asked, draw_steps, export_clip, frame_overlay, lines, visible_part
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.style import Drawing
-from qvl_attn.render.video_frame import FilmDrawer, Story
+from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.vqa.clip import load_clip
 from tests.conftest import DEMO_PICTURES, numbered_frames
 from tests.helpers import eyes
@@ -43,20 +43,20 @@ COLORS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP
 def looked(name, path=CLIP, how=ALL, **settings):
     asked = EncoderSettings(clip=how, **settings)
     encoder = eyes.encoder(name)
-    return encoder.look(load_encoder_clip(encoder.eye, encoder.processor, path, how, asked), asked)
+    return encoder.encode(load_encoder_clip(encoder.spec, encoder.processor, path, how, asked), asked)
 
 
 def heat_of(look, values=None, query=None, layer=1, scale=None):
     """The map of a look, or a planted one."""
-    query = query or look.sight.queries[0]
-    values = look.sight.map(query, layer) if values is None else values
-    tokens = len(look.sight.prefix) + look.sight.grid[1] * look.sight.grid[2]
+    query = query or look.attention.queries[0]
+    values = look.attention.map(query, layer) if values is None else values
+    tokens = len(look.attention.prefix) + look.attention.grid[1] * look.attention.grid[2]
     return HeatMap(values, 0, (layer,), "all", query, (), 1 / tokens, 1.0, scale or percentile_scale([values]))
 
 
 def film_of(folder, look, heat, drawing=CELLS, captions=()):
     folder.mkdir()
-    return write_film(folder, look, heat, drawing, captions, untold)
+    return export_clip(folder, look, heat, drawing, captions, no_op)
 
 
 def frames_of(path):
@@ -82,7 +82,7 @@ def clip_look():
 @pytest.mark.parametrize("limits", [{}, {"max_pixels": 7000}], ids=["square", "oblong"])
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
 def spec_and_processor(name):
-    return eyes.encoder(name).eye, eyes.encoder(name).processor
+    return eyes.encoder(name).spec, eyes.encoder(name).processor
 
 
 def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, monkeypatch):
@@ -91,10 +91,10 @@ def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, mo
     folder = numbered_folder(tmp_path / "frames", eyes.pixels(96, 130, 5, 7))
     at = ((40.0, 60.0),)
     together = looked(name, folder, ClipSettings(fps=24), at=at, **limits)
-    assert together.sight.grid[0] == 7
+    assert together.attention.grid[0] == 7
     assert together.frames.tolist() == [[i, i] for i in range(7)]
     alone = [
-        eyes.encoder(name).look(load_picture(path), EncoderSettings(at=at, **limits))
+        eyes.encoder(name).encode(load_picture(path), EncoderSettings(at=at, **limits))
         for path in sorted(folder.iterdir())
     ]
     for i, one in enumerate(alone):
@@ -103,16 +103,16 @@ def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, mo
             "rows",
             "distance_px",
             "entropy_bits",
-            *(["cls"] if one.sight.cls is not None else []),
+            *(["cls"] if one.attention.cls is not None else []),
         ):
-            step = np.moveaxis(getattr(together.sight, field), 3 if field == "rows" else 2, 0)[i]
-            of_one = np.moveaxis(getattr(one.sight, field), 3 if field == "rows" else 2, 0)[0]
+            step = np.moveaxis(getattr(together.attention, field), 3 if field == "rows" else 2, 0)[i]
+            of_one = np.moveaxis(getattr(one.attention, field), 3 if field == "rows" else 2, 0)[0]
             size = 1 if of_one.max() < 1 else float(of_one.max())
             assert np.abs(step - of_one).max() < 1e-6 * size, (field, i)
-        assert np.array_equal(together.turned_back[i], one.turned_back[0])
-    boxes = together.sight.boxes_px.reshape(7, -1, 4)
-    assert np.array_equal(boxes, np.broadcast_to(alone[0].sight.boxes_px, boxes.shape))
-    differ = [np.abs(a.sight.received - b.sight.received).max() for a, b in pairwise(alone)]
+        assert np.array_equal(together.reconstruction[i], one.reconstruction[0])
+    boxes = together.attention.boxes_px.reshape(7, -1, 4)
+    assert np.array_equal(boxes, np.broadcast_to(alone[0].attention.boxes_px, boxes.shape))
+    differ = [np.abs(a.attention.received - b.attention.received).max() for a, b in pairwise(alone)]
     assert min(differ) > 1e-3, "frames differ, so a wrong order shows"
 
 
@@ -128,8 +128,8 @@ def test_a_long_clip_is_held_in_parts(monkeypatch):
     )
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 8 * 26)
     clip = eyes.clip(90, 80, 37)
-    found = encoder.look(clip, EncoderSettings())
-    assert found.sight.grid == (37, 5, 5)
+    found = encoder.encode(clip, EncoderSettings())
+    assert found.attention.grid == (37, 5, 5)
     assert max(given) <= inputs_room.FRAMES_AT_ONCE
     assert sum(given) - 2 == 37, "and two that are painted"
     assert run == [8, 8, 8, 8, 5]
@@ -156,9 +156,9 @@ def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps
     assert np.array_equal(found.media.times_s, asked.times_s)
     count = len(asked.frames)
     assert found.frames.tolist() == [[2 * i, min(2 * i + 1, count - 1)] for i in range(steps)]
-    assert story_of(found, heat_of(found), ()).steps == [i // 2 for i in range(count)]
-    assert found.turned_back.shape[1:3] == found.media.frames.shape[1:3]
-    assert np.abs(found.turned_back.astype(int) - found.media.frames[::2].astype(int)).max() <= 1
+    assert frame_overlay(found, heat_of(found), ()).steps == [i // 2 for i in range(count)]
+    assert found.reconstruction.shape[1:3] == found.media.frames.shape[1:3]
+    assert np.abs(found.reconstruction.astype(int) - found.media.frames[::2].astype(int)).max() <= 1
 
 
 def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tmp_path):
@@ -170,9 +170,11 @@ def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tm
     assert np.abs(found.media.frames - means).max() <= 1
     assert found.media.size_px == (2048, 1100)
     assert [note for note in found.media.notes if "2048 x 1100 px are kept at 1024 x 550 px" in note]
-    whole = eyes.encoder("clip").look(load_picture(folder / "00000.png"), EncoderSettings())
-    assert np.abs(found.sight.boxes_px[:25] - whole.sight.boxes_px).max() < 2, "half an input pixel is seven of these"
-    assert np.abs(found.turned_back[0].astype(int) - whole.turned_back[0]).mean() < 3
+    whole = eyes.encoder("clip").encode(load_picture(folder / "00000.png"), EncoderSettings())
+    assert np.abs(found.attention.boxes_px[:25] - whole.attention.boxes_px).max() < 2, (
+        "half an input pixel is seven of these"
+    )
+    assert np.abs(found.reconstruction[0].astype(int) - whole.reconstruction[0]).mean() < 3
 
 
 def test_small_frames_stay_as_they_are():
@@ -198,11 +200,11 @@ def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
 
 
 def test_what_was_asked_for_is_sampled_and_told():
-    told = []
+    reported = []
     how = ClipSettings(fps=2, start_s=0.5, end_s=1.5)
-    found = load_encoder_clip(*spec_and_processor("clip"), CLIP, how, None, lambda *words: told.append(words))
+    found = load_encoder_clip(*spec_and_processor("clip"), CLIP, how, None, lambda *words: reported.append(words))
     assert found.facts.frame_indices == (2, 4)
-    assert told[-1] == ("decoding", 4, 4)
+    assert reported[-1] == ("decoding", 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +236,12 @@ def test_broken_clips_give_the_known_errors(name, tmp_path, clip_file):
         ("nothing", "no picture|empty|frames"),
     ):
         with pytest.raises(InputError, match=says):
-            load_encoder_clip(encoder.eye, encoder.processor, tmp_path / path)
+            load_encoder_clip(encoder.spec, encoder.processor, tmp_path / path)
     with pytest.raises(InputError, match="is a picture that does not move"):
-        load_encoder_clip(encoder.eye, encoder.processor, DEMO_PICTURES / "cats.png")
+        load_encoder_clip(encoder.spec, encoder.processor, DEMO_PICTURES / "cats.png")
     with pytest.raises(InputError, match="max-pixels"):
-        encoder.look(
-            load_encoder_clip(encoder.eye, encoder.processor, CLIP, None, EncoderSettings(max_pixels=2)),
+        encoder.encode(
+            load_encoder_clip(encoder.spec, encoder.processor, CLIP, None, EncoderSettings(max_pixels=2)),
             EncoderSettings(max_pixels=2),
         )
 
@@ -255,7 +257,7 @@ def levels(page, boxes, left=LEFT):
 
 def planted(look):
     """One cell of each step is lit, another in each, and each step less than the one before."""
-    t, h, w = look.sight.grid
+    t, h, w = look.attention.grid
     values = np.zeros((t, h * w), np.float32)
     lit = [(7 * step + 3) % (h * w) for step in range(t)]
     values[range(t), lit] = np.linspace(1, 0.5, t)
@@ -268,7 +270,7 @@ def test_the_right_place_of_the_right_frames_is_lit(name, tmp_path):
     values, lit = planted(look)
     files, notes = film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
     assert notes == []
-    boxes, per_step = look.sight.boxes_px[: values[0].size], 2 if name == eyes.QWEN else 1
+    boxes, per_step = look.attention.boxes_px[: values[0].size], 2 if name == eyes.QWEN else 1
     film = frames_of(tmp_path / "film" / "heatmap.mp4")
     assert len(film) == 7
     for i, (time_s, page) in enumerate(film):
@@ -289,7 +291,7 @@ def test_what_the_encoder_did_not_see_is_faded(clip_look, tmp_path):
     """CLIP's crop of a landscape is the square in its middle: of 168 x 140 px, shortest side to 80, 70 kept."""
     side, seen = 140 * 70 / 80, np.zeros((140, 168), bool)
     left, top = (168 - side) / 2, (140 - side) / 2
-    assert np.array(seen_part(clip_look)) == pytest.approx(
+    assert np.array(visible_part(clip_look)) == pytest.approx(
         [left / 168, top / 140, (left + side) / 168, (top + side) / 140], abs=0.005
     )
     seen[round(top) : round(top + side), round(left) : round(left + side)] = True
@@ -305,15 +307,15 @@ def test_what_the_encoder_did_not_see_is_faded(clip_look, tmp_path):
         assert np.corrcoef(outside[:, 0], original)[0, 1] > 0.9, "the picture still shows"
         inside = drawn[seen & ~border]
         assert set(np.unique(inside, axis=0)[:, 0]) <= {*COLORS[:, 0]}
-    told = story_of(clip_look, heat_of(clip_look), ("as it is",)).captions
-    assert told[1:] == ("as it is", "what the encoder does not see is faded")
+    reported = frame_overlay(clip_look, heat_of(clip_look), ("as it is",)).captions
+    assert reported[1:] == ("as it is", "what the encoder does not see is faded")
 
 
 def test_a_picture_that_is_seen_whole_is_not_faded():
     for name, settings in (("dino", {}), (eyes.QWEN, {})):
         look = looked(name, **settings)
-        assert seen_part(look) is None
-        assert story_of(look, heat_of(look), ("as it is",)).captions[1:] == ("as it is",)
+        assert visible_part(look) is None
+        assert frame_overlay(look, heat_of(look), ("as it is",)).captions[1:] == ("as it is",)
 
 
 VALUES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.5]]], dtype=np.float32)
@@ -321,8 +323,8 @@ VALUES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.5]]], dtype=np
 
 def parted(part, drawing=CELLS, size_px=(640, 400), values=VALUES, answers=()):
     heat = HeatMap(values, 0, (1,), "all", "cls", (), 0.1, 1.0, Scale(0, 1))
-    story = Story(heat, (0.0, 1.0), (0, 1), "who asks", answers, ("layer 1",), part)
-    return FilmDrawer(story, size_px, drawing)
+    overlay_text = FrameOverlay(heat, (0.0, 1.0), (0, 1), "who asks", answers, ("layer 1",), part)
+    return FrameRenderer(overlay_text, size_px, drawing)
 
 
 def page_of(film, time_s=0.0, *, sampled=True):
@@ -363,20 +365,20 @@ def test_a_part_is_drawn_as_it_would_be_alone():
 def test_a_film_without_a_question_has_no_answer():
     silent, asked = parted(None), parted(None, answers=("", ""))
     assert silent.size_px[1] < asked.size_px[1]
-    told = np.asarray(page_of(asked))[400:]
+    reported = np.asarray(page_of(asked))[400:]
     shown = np.asarray(page_of(silent))[400:]
     height = shown.shape[0]
     lines_px = asked.size_px[1] - silent.size_px[1]
     first = 2 * lines_px - 8
-    assert np.array_equal(shown[:lines_px], told[:lines_px]), "who asks"
-    assert np.array_equal(shown[first - lines_px + 12 : height - 8], told[first + 12 : height - 8 + lines_px])
+    assert np.array_equal(shown[:lines_px], reported[:lines_px]), "who asks"
+    assert np.array_equal(shown[first - lines_px + 12 : height - 8], reported[first + 12 : height - 8 + lines_px])
     with pytest.raises(ValueError, match="an answer for each"):
         parted(None, answers=("one",))
 
 
 def test_one_scale_for_the_clip_or_one_a_frame(clip_look, tmp_path):
     values, lit = planted(clip_look)
-    heat, boxes = heat_of(clip_look, values, scale=Scale(0, 1)), clip_look.sight.boxes_px[:25]
+    heat, boxes = heat_of(clip_look, values, scale=Scale(0, 1)), clip_look.attention.boxes_px[:25]
     for scale, want in (("clip", 128), ("frame", 255)):
         film_of(tmp_path / scale, clip_look, heat, replace(CELLS, clip_scale=scale))
         last = np.asarray(Image.open(tmp_path / scale / "frames" / "000007.png"))
@@ -385,9 +387,9 @@ def test_one_scale_for_the_clip_or_one_a_frame(clip_look, tmp_path):
 
 def test_between_sampled_frames_the_map_stays_or_is_mixed(tmp_path):
     look = looked("dino", how=ClipSettings(fps=1))
-    assert look.sight.grid[0] == 2
+    assert look.attention.grid[0] == 2
     values, lit = planted(look)
-    boxes = look.sight.boxes_px[: values[0].size]
+    boxes = look.attention.boxes_px[: values[0].size]
     for smooth in (False, True):
         film_of(tmp_path / str(smooth), look, heat_of(look, values, scale=Scale(0, 1)), replace(CELLS, smooth=smooth))
         film = frames_of(tmp_path / str(smooth) / "heatmap.mp4")
@@ -428,7 +430,7 @@ def test_a_frame_that_stays_on_the_screen_is_shown_with_the_map_of_each_of_its_s
     film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
     film = frames_of(tmp_path / "film" / "heatmap.mp4")
     assert [time_s for time_s, _ in film] == pytest.approx(np.arange(6) / 5, abs=1e-4)
-    boxes, left = look.sight.boxes_px[: values[0].size], (320 - 98) // 2
+    boxes, left = look.attention.boxes_px[: values[0].size], (320 - 98) // 2
     assert [int(np.argmax(levels(page, boxes, left))) for _, page in film] == lit
 
 
@@ -442,14 +444,14 @@ def test_its_size_is_what_was_asked_for(clip_look, tmp_path):
 
 
 def test_who_asks_is_said(clip_look):
-    story = story_of(clip_look, heat_of(clip_look), ("beneath",))
-    assert story.question == "[CLS] · layer 1 of 0-2 · mean of 2 heads"
-    assert story.answers == ()
-    on_patches = clip_look.sight.cls[1, :, :, 1:].sum(axis=2).mean()
-    assert story.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
-    rows = np.repeat(clip_look.sight.received[:, :, None], 2, axis=2)
-    sight = replace(clip_look.sight, asked=np.array([0, 1]), rows=rows)
-    at = replace(clip_look, sight=sight, settings=EncoderSettings(at=((3, 4), (80.5, 70)), over="max"))
+    overlay_text = frame_overlay(clip_look, heat_of(clip_look), ("beneath",))
+    assert overlay_text.question == "[CLS] · layer 1 of 0-2 · mean of 2 heads"
+    assert overlay_text.answers == ()
+    on_patches = clip_look.attention.cls[1, :, :, 1:].sum(axis=2).mean()
+    assert overlay_text.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
+    rows = np.repeat(clip_look.attention.received[:, :, None], 2, axis=2)
+    attention = replace(clip_look.attention, asked=np.array([0, 1]), rows=rows)
+    at = replace(clip_look, attention=attention, settings=EncoderSettings(at=((3, 4), (80.5, 70)), over="max"))
     assert (
         asked(at, replace(heat_of(clip_look), query="at_2"))
         == "patch at 80.5,70 · layer 1 of 0-2 · maximum over 2 heads"
@@ -461,7 +463,7 @@ def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
     monkeypatch.setattr(eyes.encoder("clip").processor, "do_resize", False)
     folder = numbered_folder(tmp_path / "frames", eyes.pixels(100, 42, 3, 2))
     look = looked("clip", folder, ClipSettings(fps=24))
-    assert np.array(seen_part(look)) == pytest.approx([0.15, -14 / 42, 0.85, 56 / 42], abs=0.01)
+    assert np.array(visible_part(look)) == pytest.approx([0.15, -14 / 42, 0.85, 56 / 42], abs=0.01)
     values = np.zeros((2, 5, 5), np.float32)
     values[0, 2, 4] = values[1, 1, 0] = 1  # rows 1 to 3 of 14 px are the frame's
     heat = heat_of(look, values, scale=Scale(0, 1))
@@ -474,7 +476,7 @@ def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
         want[14 * row : 14 * row + 14, 15 + 14 * column : 29 + 14 * column] = True
         assert np.array_equal(lit, want)
         assert (np.ptp(drawn[:, :15], axis=2) == 0).all()
-    assert story_of(look, heat, ()).captions[-1] == (
+    assert frame_overlay(look, heat, ()).captions[-1] == (
         "what the encoder does not see is faded; what it sees beyond the frame is not drawn"
     )
 
@@ -485,14 +487,14 @@ def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["clip", eyes.QWEN])
 def test_the_figures_of_each_step(name):
     look = looked(name, how=ClipSettings(fps=4, end_s=1.25))
-    sight, heat = look.sight, heat_of(look, layer=2)
+    attention, heat = look.attention, heat_of(look, layer=2)
     strongest, distance, entropy = lines(look, heat)
-    for step in range(sight.grid[0]):
-        assert strongest.values[step] == pytest.approx(heat.values[step].max() * sight.received.shape[-1])
-        assert distance.values[step] == pytest.approx(sight.distance_px[2, :, step].mean())
-        assert entropy.values[step] == pytest.approx(sight.entropy_bits[2, :, step].mean())
-    assert entropy.chance == pytest.approx(np.log2(sight.received.shape[-1]))
-    assert distance.chance == pytest.approx(figures_of(sight)["distance_px"].chance[2])
+    for step in range(attention.grid[0]):
+        assert strongest.values[step] == pytest.approx(heat.values[step].max() * attention.received.shape[-1])
+        assert distance.values[step] == pytest.approx(attention.distance_px[2, :, step].mean())
+        assert entropy.values[step] == pytest.approx(attention.entropy_bits[2, :, step].mean())
+    assert entropy.chance == pytest.approx(np.log2(attention.received.shape[-1]))
+    assert distance.chance == pytest.approx(statistics_of(attention)["distance_px"].chance[2])
     assert strongest.chance == 1
 
 
@@ -517,7 +519,7 @@ def test_real_clips(shared_data, clip, tmp_path):
     values, lit = planted(look)
     film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
     left = max(0, (320 - look.media.size_px[0]) // 2)
-    film, boxes = frames_of(tmp_path / "film" / "heatmap.mp4"), look.sight.boxes_px[:25]
+    film, boxes = frames_of(tmp_path / "film" / "heatmap.mp4"), look.attention.boxes_px[:25]
     assert film[0][0] == 0
     for sample, number in enumerate(look.media.facts.frame_indices):
         drawn = np.asarray(Image.open(tmp_path / "film" / "frames" / f"{number:06d}.png"))

@@ -41,7 +41,7 @@ ASKED = {
 @cache
 def looked(name: str) -> EncoderResult:
     encoder, media, asked = ASKED[name]
-    return eyes.encoder(encoder).look(media, EncoderSettings(**asked))
+    return eyes.encoder(encoder).encode(media, EncoderSettings(**asked))
 
 
 # Which are drawn, too: that takes most of the time.
@@ -57,11 +57,11 @@ def saved(name: str) -> Path:
 
 
 def undraw(patch) -> None:
-    patch.setattr(folder_room, "space_images", lambda *args: ())
+    patch.setattr(folder_room, "embedding_images", lambda *args: ())
     patch.setattr(
-        folder_room.DrawnLook, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)]
+        folder_room.DrawnEncoderResult, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)]
     )
-    patch.setattr("qvl_attn.encoders.timeline.write_film", lambda *args: ([], []))
+    patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
-def spoiled(tmp_path):
+def damaged(tmp_path):
     """A copy that may be damaged."""
 
     def copy(name: str = "clip") -> Path:
@@ -96,14 +96,16 @@ def json_of(folder: Path) -> dict:
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_saved_comes_back(name):
     look, back = looked(name), EncoderResult.load(saved(name))
-    for one in fields(look.sight):
-        assert same(getattr(look.sight, one.name), getattr(back.sight, one.name)), one.name
+    for one in fields(look.attention):
+        assert same(getattr(look.attention, one.name), getattr(back.attention, one.name)), one.name
     for one in ("frames", "similarity", "similarity_layers", "turned_back", "grid_places", "settings", "maker"):
         assert same(getattr(look, one), getattr(back, one)), one
-    assert same(look.grid_rows, back.grid_rows, 5e-4)
-    assert (look.space is None) == (back.space is None) == ("embeddings" not in ASKED[name][2])
-    if look.space is not None:
-        assert all(same(getattr(look.space, one.name), getattr(back.space, one.name)) for one in fields(look.space))
+    assert same(look.patch_rows, back.patch_rows, 5e-4)
+    assert (look.embedding is None) == (back.embedding is None) == ("embeddings" not in ASKED[name][2])
+    if look.embedding is not None:
+        assert all(
+            same(getattr(look.embedding, one.name), getattr(back.embedding, one.name)) for one in fields(look.embedding)
+        )
     assert len(look.saliency) == len(back.saliency) == (2 if "saliency" in ASKED[name][2] else 0)
     for one, other in zip(look.saliency, back.saliency, strict=True):
         assert all(same(getattr(one, part.name), getattr(other, part.name)) for part in fields(SaliencyMap))
@@ -120,10 +122,15 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
     look = looked(name)
     with np.load(saved(name) / "attention.npz", allow_pickle=False) as file:
         arrays = dict(file)
-    t, h, w = look.sight.grid
-    L, H, Q, R = look.sight.layer_count, look.sight.head_count, len(look.sight.queries), len(look.sight.prefix)
+    t, h, w = look.attention.grid
+    L, H, Q, R = (
+        look.attention.layer_count,
+        look.attention.head_count,
+        len(look.attention.queries),
+        len(look.attention.prefix),
+    )
     P = t * h * w
-    told = {
+    reported = {
         "weights": ("f4", (L, Q, P)),
         "weights_by_head": ("f4", (L, H, Q, P)),
         "prefix_weights": ("f4", (L, H, Q, t, R)),
@@ -143,9 +150,9 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
         "distance_px": ("f4", (L, H, t)),
         "entropy_bits": ("f4", (L, H, t)),
     }
-    for key, (kind, shape) in told.items():
+    for key, (kind, shape) in reported.items():
         assert (arrays[key].dtype, arrays[key].shape) == (np.dtype(kind), shape), key
-    asked, has_cls = look.settings.at, look.sight.cls is not None
+    asked, has_cls = look.settings.at, look.attention.cls is not None
     assert arrays["query_role"].tolist() == ["cls"] * has_cls + ["patch"] * (1 + len(asked))
     assert arrays["queries"].tolist()[: 1 + has_cls] == [0] * has_cls + [-1]
     boxes = arrays["boxes_px"]
@@ -176,11 +183,11 @@ def test_the_weights_are_those_of_plain_eager(name):
     encoder, media, _ = ASKED[name]
     look, eye = looked(name), eyes.encoder(encoder)
     inputs, _ = eye.read(media, look.settings)
-    told = {} if "registers" in encoder else {"interpolate_pos_encoding": inputs.interpolate}
+    kwargs = {} if "registers" in encoder else {"interpolate_pos_encoding": inputs.interpolate}
     with torch.no_grad():
-        found = eyes.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **told)
+        found = eyes.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **kwargs)
     plain = torch.stack(found.attentions)[:, 0].mean(dim=1).numpy()  # (L, T, T)
-    R = len(look.sight.prefix)
+    R = len(look.attention.prefix)
     with np.load(saved(name) / "attention.npz", allow_pickle=False) as arrays:
         weights = arrays["weights"]
     assert np.abs(weights[:, 0] - plain[:, 0, R:]).max() < 1e-6
@@ -197,21 +204,21 @@ def test_every_file_is_told_and_nothing_else_is_there(name):
     assert value["kind"] == "encoder"
     assert [*folder.parent.glob(".draft*")] == []
     counts = {one["role"]: (one["first"], one["count"]) for one in value["tokens"]}
-    R, cells = len(looked(name).sight.prefix), np.prod(looked(name).sight.grid[1:])
+    R, cells = len(looked(name).attention.prefix), np.prod(looked(name).attention.grid[1:])
     assert counts["patch"] == (R, cells)
-    assert ("cls" in counts) == (looked(name).sight.cls is not None)
+    assert ("cls" in counts) == (looked(name).attention.cls is not None)
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_headline_and_layers_are_those_of_the_arrays(name):
     look, value = looked(name), json_of(saved(name))
-    values = look.sight.tokens(look.sight.queries[0])[-1, ..., len(look.sight.prefix) :]
+    values = look.attention.tokens(look.attention.queries[0])[-1, ..., len(look.attention.prefix) :]
     joined = {"mean": np.mean, "max": np.max, "min": np.min}[look.settings.over](values, axis=0)
     assert value["headline"]["minimum"] == pytest.approx(joined.min(), abs=1e-7)
     assert value["headline"]["maximum"] == pytest.approx(joined.max(), abs=1e-7)
-    assert value["headline"]["uniform"] == pytest.approx(1 / look.sight.received.shape[-1])
+    assert value["headline"]["uniform"] == pytest.approx(1 / look.attention.received.shape[-1])
     for layer, row in enumerate(value["layers"]):
-        entropy = look.sight.entropy_bits[layer].mean(axis=-1)
+        entropy = look.attention.entropy_bits[layer].mean(axis=-1)
         assert row["entropy_bits"]["mean"] == pytest.approx(entropy.mean(), rel=1e-5)
         assert row["entropy_bits"]["least"] == pytest.approx(entropy.min(), rel=1e-5)
         assert row["entropy_bits"]["most"] == pytest.approx(entropy.max(), rel=1e-5)
@@ -235,10 +242,10 @@ def test_result_json_is_written_last(tmp_path, monkeypatch, undrawn):
 
 def test_the_name_is_the_same_for_the_same_request_alone():
     look = looked("clip")
-    settings, drawing, maker = look.settings, SMALL, look.maker
+    settings, drawing, provenance = look.settings, SMALL, look.provenance
 
-    def name(media=look.media, settings=settings, drawing=drawing, maker=maker):
-        return request_folder(Path("out"), media, settings, drawing, maker).name
+    def name(media=look.media, settings=settings, drawing=drawing, provenance=provenance):
+        return request_folder(Path("out"), media, settings, drawing, provenance).name
 
     first = name()
     assert first == saved("clip").name
@@ -277,14 +284,14 @@ def test_the_name_is_the_same_for_the_same_request_alone():
         for one, value in other.items()
     ]
     names += [name(drawing=replace(drawing, **{one: value})) for one, value in drawn.items()]
-    names += [name(maker=replace(maker, **{one: f"{value}x"})) for one, value in asdict(maker).items()]
+    names += [name(provenance=replace(provenance, **{one: f"{value}x"})) for one, value in asdict(provenance).items()]
     assert len({one[-8:] for one in names}) == len(names)
 
 
 def test_names_are_safe(tmp_path):
     look = looked("dino")
     for source in ("../../etc/passwd", "a\x1b[31m\nb.png", "猫 \udcff.png", "x" * 300 + ".png", "con.png", ""):
-        target = request_folder(tmp_path, replace(look.media, source=source), look.settings, SMALL, look.maker)
+        target = request_folder(tmp_path, replace(look.media, source=source), look.settings, SMALL, look.provenance)
         assert target.parent == tmp_path
         assert len(target.name) < 100
         assert target.name.isprintable()
@@ -340,7 +347,7 @@ def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)
     eye, how = eyes.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
     settings = EncoderSettings(clip=how)
-    look = eye.look(load_encoder_clip(eye.eye, eye.processor, tmp_path / "m.mp4", how, settings), settings)
+    look = eye.encode(load_encoder_clip(eye.spec, eye.processor, tmp_path / "m.mp4", how, settings), settings)
     back = EncoderResult.load(look.save(tmp_path / "out", SMALL))
     assert same(back.media.frames, look.media.frames)
     assert back.media.clip == look.media.clip
@@ -350,7 +357,7 @@ def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
 # Damage
 
 
-def told(folder: Path) -> StoreError:
+def reported(folder: Path) -> StoreError:
     with pytest.raises(StoreError) as caught:
         EncoderResult.load(folder)
     assert "\n" not in caught.value.message
@@ -360,13 +367,13 @@ def told(folder: Path) -> StoreError:
 
 @pytest.mark.parametrize("file", ["result.json", "attention.npz", "picture_1.png", "input/000000.png"])
 @pytest.mark.parametrize("how", ["missing", "empty", "half", "noise"])
-def test_a_damaged_file_is_told(spoiled, file, how):
-    path = spoiled() / file
+def test_a_damaged_file_is_told(damaged, file, how):
+    path = damaged() / file
     data = path.read_bytes()
     path.unlink()
     if how != "missing":
         path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "noise": os.urandom(500)}[how])
-    told(path.parent if "/" not in file else path.parent.parent)
+    reported(path.parent if "/" not in file else path.parent.parent)
 
 
 def changed(folder: Path, name: str, value) -> Path:
@@ -403,13 +410,13 @@ def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
     for name in NEEDED:
         gone = {one: values for one, values in arrays.items() if one != name}
         monkeypatch.setattr(folder_room, "read_npz", lambda path, gone=gone: gone)
-        told(folder)
+        reported(folder)
         for how in ("longer", "text", "deeper", "nan"):
             if (name, how) == ("grid_thw", "longer"):
                 continue  # what stands behind the first is not read
             other = arrays | {name: spoil(arrays[name], how)}
             monkeypatch.setattr(folder_room, "read_npz", lambda path, other=other: other)
-            told(folder)
+            reported(folder)
 
 
 @pytest.mark.parametrize(
@@ -442,31 +449,31 @@ def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
         ("grid_places", lambda values: values + 99),
         ("saliency_0", lambda values: -values - 1),
     ],
-    ids=str,
+    ids=lambda value: "changed" if callable(value) else str(value),
 )
-def test_hostile_arrays_are_told(spoiled, name, value):
-    told(changed(spoiled(), name, value))
+def test_hostile_arrays_are_told(damaged, name, value):
+    reported(changed(damaged(), name, value))
 
 
 @pytest.mark.parametrize("name", ["space_components", "space_explained", "space_tsne", "space_tsne_patches"])
-def test_hostile_embeddings_are_told(spoiled, name):
+def test_hostile_embeddings_are_told(damaged, name):
     for value in (
         lambda v: v[:1],
         lambda v: v[None],
         lambda v: v.astype("U8"),
         lambda v: v.astype(np.float32) * np.nan,
     ):
-        told(changed(spoiled("dino"), name, value))
-    told(changed(spoiled("dino"), name, None)) if name != "space_tsne" else None
+        reported(changed(damaged("dino"), name, value))
+    reported(changed(damaged("dino"), name, None)) if name != "space_tsne" else None
 
 
-def test_arrays_of_objects_are_not_unpickled(spoiled):
-    folder = spoiled()
+def test_arrays_of_objects_are_not_unpickled(damaged):
+    folder = damaged()
     with np.load(folder / "attention.npz", allow_pickle=False) as file:
         arrays = dict(file)
     arrays["weights_by_head"] = np.array([Bomb()], dtype=object)
     np.savez(folder / "attention.npz", **arrays)
-    told(folder)
+    reported(folder)
     assert not Bomb.gone_off
 
 
@@ -491,9 +498,9 @@ def places(value, path=()):
 
 
 @pytest.mark.parametrize("name", ["clip", "qwen frames"])
-def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
+def test_hostile_json_is_told_or_does_no_harm(damaged, monkeypatch, name):
     """Whatever stands at any place: a look whose parts are of their types, or one line."""
-    folder, value = spoiled(name), json_of(saved(name))
+    folder, value = damaged(name), json_of(saved(name))
     arrays = folder_room.read_npz(folder / "attention.npz")
     monkeypatch.setattr(folder_room, "read_npz", lambda path: arrays)  # the same, a thousand times
     pictures = {}
@@ -520,8 +527,8 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
                 refused += 1
                 lines.add(error.message)
             else:
-                assert look.maker.model.encode(), path
-                assert 0 <= look.head_layer < look.sight.layer_count, path
+                assert look.provenance.model.encode(), path
+                assert 0 <= look.head_layer < look.attention.layer_count, path
                 assert {type(one) for one in look.seconds.values()} <= {float}, path
                 assert all({"host", "before"} <= {*peak} for peak in look.peak_memory_bytes.values()), path
                 assert isinstance(look.settings.label, str | None), path
@@ -533,29 +540,29 @@ def test_hostile_json_is_told_or_does_no_harm(spoiled, monkeypatch, name):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", "[" * 10**5, '{"schema_version": NaN}', '{"schema_version": 2, "kind": "encoder"}', "1e999"]
 )
-def test_what_is_no_result_is_told(spoiled, text):
-    folder = spoiled()
+def test_what_is_no_result_is_told(damaged, text):
+    folder = damaged()
     (folder / "result.json").write_text(text)
-    told(folder)
+    reported(folder)
 
 
-def test_numbers_without_end_are_told(spoiled):
-    folder = spoiled()
+def test_numbers_without_end_are_told(damaged):
+    folder = damaged()
     text = (folder / "result.json").read_text(encoding="utf-8")
     value = json_of(folder)["seconds"]["look"]
     (folder / "result.json").write_text(text.replace(str(value), "1e999"), encoding="utf-8")
-    told(folder)
+    reported(folder)
 
 
 def test_a_result_of_ask_is_told(tmp_path):
     (tmp_path / "result.json").write_text('{"schema_version": 1, "question": "?"}')
-    assert "no look of an encoder" in told(tmp_path).message
+    assert "no look of an encoder" in reported(tmp_path).message
 
 
-def test_a_picture_of_another_shape_is_told(spoiled):
+def test_a_picture_of_another_shape_is_told(damaged):
     from PIL import Image
 
     for file in ("picture_1.png", "input/000000.png"):
-        folder = spoiled()
+        folder = damaged()
         Image.new("RGB", (7, 60)).save(folder / file)
-        told(folder)
+        reported(folder)

@@ -24,7 +24,7 @@ from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import folder_run as survey_room
 from qvl_attn.encoders.folder_run import encode_folder, list_pictures
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import figures_of
+from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
 from tests.helpers import eyes
@@ -98,20 +98,20 @@ def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     limits = {"max_pixels": 9000} if name == "qwen" else {}
     found = encode_folder(eye(name), photos, tmp_path / "out", EncoderSettings(**limits))
-    looks = [eye(name).look(load_picture(photos / one), EncoderSettings(**limits)) for one in SIZES]
+    looks = [eye(name).encode(load_picture(photos / one), EncoderSettings(**limits)) for one in SIZES]
     assert (found["pictures"], found["looked_at"], found["errors"]) == (6, 5, 1)
-    figures = [figures_of(look.sight) for look in looks]
+    figures = [statistics_of(look.attention) for look in looks]
     assert ("window_share" in figures[0]) == (name == "qwen")
     for figure in figures[0]:
         values = np.array([one[figure].values.mean(axis=1) for one in figures])  # (N, L)
         chance = np.array([one[figure].chance for one in figures]).mean(axis=0)
         for layer, row in enumerate(found["layers"]):
-            told = row[figure]
-            assert told["mean"] == pytest.approx(values[:, layer].mean(), rel=1e-5)
-            assert told["deviation"] == pytest.approx(values[:, layer].std(ddof=1), rel=1e-3, abs=1e-5)
-            assert told["low"] == pytest.approx(np.percentile(values[:, layer], 5), rel=1e-5)
-            assert told["high"] == pytest.approx(np.percentile(values[:, layer], 95), rel=1e-5)
-            assert told["chance"] == pytest.approx(chance[layer], rel=1e-5)
+            reported = row[figure]
+            assert reported["mean"] == pytest.approx(values[:, layer].mean(), rel=1e-5)
+            assert reported["deviation"] == pytest.approx(values[:, layer].std(ddof=1), rel=1e-3, abs=1e-5)
+            assert reported["low"] == pytest.approx(np.percentile(values[:, layer], 5), rel=1e-5)
+            assert reported["high"] == pytest.approx(np.percentile(values[:, layer], 95), rel=1e-5)
+            assert reported["chance"] == pytest.approx(chance[layer], rel=1e-5)
     by_id = rows(tmp_path / "out")
     assert {one: row["label"] for one, row in by_id.items()} == {
         "broken.png": "",
@@ -150,7 +150,7 @@ def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypa
 
 def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     whole = encode_folder(eye(), photos, tmp_path / "whole", EMBED)
-    looks, glance = [], Encoder.glance
+    looks, glance = [], Encoder.capture
 
     def stopped(self, media, settings=None, **how):
         looks.append(media.source)
@@ -205,7 +205,7 @@ def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypa
     write(photos, "dogs/a new.png", seed=8)
     (photos / "gone.png").unlink()
     (photos / "still.png").write_bytes(b"x")
-    looked, glance = [], Encoder.glance
+    looked, glance = [], Encoder.capture
 
     def counted(self, media, settings=None, **how):
         looked.append(Path(media.source).name)
@@ -227,10 +227,10 @@ def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypa
 def test_one_pass_gives_what_two_give():
     for name in ("registers", "qwen"):
         media = eyes.picture(90, 130)
-        sight, vectors = eye(name).glance(media, EncoderSettings(max_pixels=9000), pooled=True)
-        alone = eye(name).look(media, EncoderSettings(max_pixels=9000)).sight
+        attention, vectors = eye(name).capture(media, EncoderSettings(max_pixels=9000), pooled=True)
+        alone = eye(name).encode(media, EncoderSettings(max_pixels=9000)).attention
         for field in ("received", "distance_px", "entropy_bits"):
-            np.testing.assert_allclose(getattr(sight, field), getattr(alone, field), atol=1e-5)
+            np.testing.assert_allclose(getattr(attention, field), getattr(alone, field), atol=1e-5)
         np.testing.assert_allclose(vectors, eye(name).pooled(media, EncoderSettings(max_pixels=9000)), atol=1e-5)
 
 
@@ -248,11 +248,13 @@ def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
         (photos / f"broken {i}.png").write_bytes(b"x")
     done = run("--input-dir", photos, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    told = " ".join(done.stderr.split())
-    assert "2 other files" in told
-    assert ["broken" in told, *(f"looked at: broken {i}.png:" in told for i in range(4))] == [True] * 4 + [False]
-    assert f"all 4 in {tmp_path / 'out' / 'scores.jsonl'}" in told
-    assert told.count("peak memory") == 1
+    reported = " ".join(done.stderr.split())
+    assert "2 other files" in reported
+    assert ["broken" in reported, *(f"looked at: broken {i}.png:" in reported for i in range(4))] == [True] * 4 + [
+        False
+    ]
+    assert f"all 4 in {tmp_path / 'out' / 'scores.jsonl'}" in reported
+    assert reported.count("peak memory") == 1
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (found["other_files"], found["errors"]) == (2, 4)
     table = done.stdout.splitlines()
@@ -463,7 +465,7 @@ def test_damaged_runs_are_told(photos, tmp_path, file, spoil):
 @pytest.mark.parametrize("how", ["gone", "torn", "another shape", "another name"])
 def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
     out = tmp_path / "out"
-    monkeypatch.setattr(survey_room, "conclude", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(survey_room, "summarize_folder", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         encode_folder(eye(), photos, out, EMBED)
     monkeypatch.undo()

@@ -17,12 +17,12 @@ QWEN_AT = ((75.0, 30.0),)
 
 def held_against(found, dense: np.ndarray, tolerance: float) -> None:
     """The kept rows of a look against (L, H, t, T, T) attention."""
-    t, h, w = found.sight.grid
-    prefix = len(found.sight.prefix)
-    want = dense.mean(axis=1)[:, :, prefix + found.grid_places, prefix:].swapaxes(1, 2)
-    assert found.grid_rows.dtype == np.float32
-    assert found.grid_rows.shape == (len(dense), len(found.grid_places), t, h, w)
-    assert np.abs(found.grid_rows - want.reshape(found.grid_rows.shape)).max() < tolerance
+    t, h, w = found.attention.grid
+    prefix = len(found.attention.prefix)
+    want = dense.mean(axis=1)[:, :, prefix + found.patch_row_places, prefix:].swapaxes(1, 2)
+    assert found.patch_rows.dtype == np.float32
+    assert found.patch_rows.shape == (len(dense), len(found.patch_row_places), t, h, w)
+    assert np.abs(found.patch_rows - want.reshape(found.patch_rows.shape)).max() < tolerance
     assert np.ptp(want, axis=-1).min() > 1e-3, "nothing is held against nothing"
 
 
@@ -35,10 +35,10 @@ def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, mo
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     if sparse:
-        monkeypatch.setattr(capture, "GRID_VALUES", encoder.eye.layers * t * (h * w) ** 2 * 2 // 3)
+        monkeypatch.setattr(capture, "GRID_VALUES", encoder.spec.layers * t * (h * w) ** 2 * 2 // 3)
     monkeypatch.setattr(capture, "BLOCK_BYTES", 4 * 4 * 30 * 7)  # some rows at a time
-    found = encoder.look(media, EncoderSettings(**limits))
-    assert (len(found.grid_places) < h * w) == sparse
+    found = encoder.encode(media, EncoderSettings(**limits))
+    assert (len(found.patch_row_places) < h * w) == sparse
     held_against(found, plain_attention(name, inputs), 1e-6)
 
 
@@ -51,17 +51,17 @@ def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room,
     weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
-    found = encoder.look(media)
-    assert found.grid_places is not None
-    assert (len(found.grid_places) < 60) == (room < 10**6)
+    found = encoder.encode(media)
+    assert found.patch_row_places is not None
+    assert (len(found.patch_row_places) < 60) == (room < 10**6)
     held_against(found, dense, 5e-6)
 
 
 def test_asked_places_have_the_same_rows():
-    found = eyes.encoder("clip").look(eyes.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
-    place = found.grid_places.tolist().index(found.sight.asked[0])
-    want = found.sight.maps("at_1").mean(axis=1)
-    np.testing.assert_allclose(found.grid_rows[:, place], want, atol=1e-7)
+    found = eyes.encoder("clip").encode(eyes.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
+    place = found.patch_row_places.tolist().index(found.attention.asked[0])
+    want = found.attention.maps("at_1").mean(axis=1)
+    np.testing.assert_allclose(found.patch_rows[:, place], want, atol=1e-7)
 
 
 @pytest.mark.parametrize("grid", [(1, 24, 24), (1, 37, 37), (1, 5, 9), (1, 1, 12), (3, 16, 9), (1, 60, 80)], ids=str)
@@ -88,6 +88,6 @@ def test_places_lie_evenly_and_fit(grid, most):
 def test_where_not_even_four_fit_there_are_none(monkeypatch):
     assert len(even_places((1, 24, 24), 3)) == 0
     monkeypatch.setattr(capture, "GRID_VALUES", 100)
-    found = eyes.encoder("clip").look(eyes.picture(120, 118))
-    assert found.grid_rows is None
-    assert found.grid_places is None
+    found = eyes.encoder("clip").encode(eyes.picture(120, 118))
+    assert found.patch_rows is None
+    assert found.patch_row_places is None

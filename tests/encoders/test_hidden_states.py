@@ -27,7 +27,7 @@ def states_of(name, media, settings=OBLONG):
     encoder = eyes.encoder(name)
     inputs, _ = encoder.read(media, settings)
     kept = {}
-    read_states(encoder.model, encoder.eye, inputs, lambda layer, states: kept.update({layer: states.clone()}))
+    read_states(encoder.model, encoder.spec, inputs, lambda layer, states: kept.update({layer: states.clone()}))
     return inputs, kept
 
 
@@ -43,8 +43,8 @@ def plain_output(name, inputs):
         tower = model
         for inner in ("vision_model", "vit", "dinov2", "dinov2_with_registers"):
             tower = getattr(model, inner, tower)
-        told = {} if "dinov2" in type(tower).__name__.lower() else {"interpolate_pos_encoding": True}
-        return tower, tower(pixels, output_hidden_states=True, **told)
+        kwargs = {} if "dinov2" in type(tower).__name__.lower() else {"interpolate_pos_encoding": True}
+        return tower, tower(pixels, output_hidden_states=True, **kwargs)
 
 
 def final_norm(tower):
@@ -129,8 +129,8 @@ def test_nothing_is_kept():
         assert [one() for one in seen[: layer - 1]] == [None] * max(0, min(len(seen), layer - 1))
         seen.append(weakref.ref(states))
 
-    read_states(encoder.model, encoder.eye, inputs, see)
-    assert len(seen) == encoder.eye.layers + 1
+    read_states(encoder.model, encoder.spec, inputs, see)
+    assert len(seen) == encoder.spec.layers + 1
     assert all(one() is None for one in seen)
 
 
@@ -150,9 +150,9 @@ def test_hooks_do_not_outlive_a_fault(name, when):
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        read_states(encoder.model, encoder.eye, inputs, see)
+        read_states(encoder.model, encoder.spec, inputs, see)
     assert hooks_of(encoder.model) == before
-    read_states(encoder.model, encoder.eye, inputs, lambda layer, states: None)
+    read_states(encoder.model, encoder.spec, inputs, lambda layer, states: None)
     assert hooks_of(encoder.model) == before
 
 
@@ -162,29 +162,29 @@ def test_states_that_are_not_finite_are_a_fault():
     pixels = inputs.tensors["pixel_values"].clone()
     pixels[0, 0, 3, 3] = torch.nan
     with pytest.raises(CaptureError, match="layer -1: the embeddings are not finite"):
-        read_states(encoder.model, encoder.eye, replace(inputs, tensors={"pixel_values": pixels}), lambda *_: None)
+        read_states(encoder.model, encoder.spec, replace(inputs, tensors={"pixel_values": pixels}), lambda *_: None)
 
 
 def test_an_encoder_that_is_built_otherwise_is_a_fault():
     encoder = eyes.encoder("dino")
     inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
     with pytest.raises(CaptureError, match="0 lists of 4 layers"):
-        read_states(encoder.model, replace(encoder.eye, layers=4), inputs, lambda *_: None)
+        read_states(encoder.model, replace(encoder.spec, layers=4), inputs, lambda *_: None)
     with pytest.raises(CaptureError, match="were expected"):
-        read_states(encoder.model, replace(encoder.eye, prefix=()), inputs, lambda *_: None)
+        read_states(encoder.model, replace(encoder.spec, prefix=()), inputs, lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_similarity_is_cosine_similarity(name):
     media = eyes.picture(140, 84)
     at = ((60.0, 45.0), (95.0, 30.0))
-    found = eyes.encoder(name).look(media, replace(OBLONG, at=at))
+    found = eyes.encoder(name).encode(media, replace(OBLONG, at=at))
     inputs, kept = states_of(name, media)
-    (t, h, w), prefix = inputs.grid, len(found.sight.prefix)
+    (t, h, w), prefix = inputs.grid, len(found.attention.prefix)
     assert found.similarity.shape == (len(kept), 2, t, h, w)
     assert found.similarity.dtype == np.float32
     assert found.similarity_layers.tolist() == list(kept)
-    boxes = found.sight.boxes_px[: h * w].reshape(h, w, 4)
+    boxes = found.attention.boxes_px[: h * w].reshape(h, w, 4)
     for a, (x, y) in enumerate(at):
         (row,), (column,) = np.nonzero(
             (boxes[..., 0] <= x) & (x < boxes[..., 2]) & (boxes[..., 1] <= y) & (y < boxes[..., 3])
@@ -198,7 +198,7 @@ def test_similarity_is_cosine_similarity(name):
 
 
 def test_similarity_of_a_clip_is_to_the_patches_of_each_step():
-    found = eyes.encoder("siglip").look(eyes.clip(64, 64, 3), EncoderSettings(at=((40, 20),)))
+    found = eyes.encoder("siglip").encode(eyes.clip(64, 64, 3), EncoderSettings(at=((40, 20),)))
     assert found.similarity.shape == (eyes.LAYERS + 1, 1, 3, 4, 4)
     np.testing.assert_allclose(found.similarity[:, 0, :, 1, 2], 1, atol=1e-6)
     _, kept = states_of("siglip", eyes.clip(64, 64, 3), EncoderSettings())
@@ -234,19 +234,19 @@ def test_a_clip_in_parts_is_the_clip(name, monkeypatch):
     monkeypatch.setattr(
         states_room, "run_encoder", lambda model, eye, one: (runs.append(one.grid[0]), run(model, eye, one))
     )
-    whole, pooled = encoder.look(media, wanted), encoder.pooled(media)
+    whole, pooled = encoder.encode(media, wanted), encoder.pooled(media)
     assert len(runs) == 2
     runs.clear()
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 3 * 30)
-    parted, pooled_parted = encoder.look(media, wanted), encoder.pooled(media)
+    parted, pooled_parted = encoder.encode(media, wanted), encoder.pooled(media)
     steps = [4] if name == eyes.QWEN else [5, 2] if name == "siglip" else [3, 3, 1]
     assert runs == 2 * steps
     np.testing.assert_allclose(parted.similarity, whole.similarity, atol=1e-5)
     np.testing.assert_allclose(pooled_parted, pooled, atol=1e-5)
-    np.testing.assert_allclose(parted.space.components, whole.space.components, atol=1e-4)
-    np.testing.assert_allclose(parted.space.explained, whole.space.explained, atol=1e-5)
-    assert parted.space.tsne.shape == whole.space.tsne.shape
-    by_step = whole.similarity[1:, 1].reshape(eyes.LAYERS, whole.sight.grid[0], -1) if name != eyes.QWEN else None
+    np.testing.assert_allclose(parted.embedding.components, whole.embedding.components, atol=1e-4)
+    np.testing.assert_allclose(parted.embedding.explained, whole.embedding.explained, atol=1e-5)
+    assert parted.embedding.tsne.shape == whole.embedding.tsne.shape
+    by_step = whole.similarity[1:, 1].reshape(eyes.LAYERS, whole.attention.grid[0], -1) if name != eyes.QWEN else None
     assert by_step is None or np.abs(np.diff(by_step, axis=1)).max(axis=(0, 2)).min() > 1e-3, "a wrong order shows"
 
 
@@ -267,13 +267,13 @@ def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
     monkeypatch.setattr(states_room, "np", SimpleNamespace(concatenate=join))
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
     inputs, _ = encoder.read(eyes.clip(84, 84, 5), EncoderSettings())
-    states_room.read_space(encoder.model, encoder.eye, inputs, (), ("pca",), 0)
+    states_room.read_embedding(encoder.model, encoder.spec, inputs, (), ("pca",), 0)
     assert len(kept) == (eyes.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
 
 
 def test_the_space_is_of_the_patches_of_each_layer():
     media = eyes.picture(98, 60)
-    found = eyes.encoder("registers").look(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).space
+    found = eyes.encoder("registers").encode(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).embedding
     _, kept = states_of("registers", media)
     patches = kept[1][0, 1 + eyes.REGISTERS :].double()
     centred = patches - patches.mean(dim=0)
@@ -288,12 +288,12 @@ def test_the_space_is_of_the_patches_of_each_layer():
 
 def test_what_is_not_asked_for_is_not_there():
     encoder = eyes.encoder("dino")
-    plain = encoder.look(eyes.picture(98, 60))
-    assert (plain.similarity, plain.similarity_layers, plain.space) == (None, None, None)
+    plain = encoder.encode(eyes.picture(98, 60))
+    assert (plain.similarity, plain.similarity_layers, plain.embedding) == (None, None, None)
     assert "embeddings" not in plain.seconds
-    only = encoder.look(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
+    only = encoder.encode(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert only.similarity is None
-    assert (only.space.tsne, only.space.tsne_patches) == (None, None)
+    assert (only.embedding.tsne, only.embedding.tsne_patches) == (None, None)
     assert "embeddings" in only.seconds
     assert "embeddings" in only.peak_memory_bytes
 
@@ -302,9 +302,9 @@ def test_faults_are_found_before_the_weights_are_loaded(monkeypatch):
     encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
     monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
-        encoder.look(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
+        encoder.encode(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"
     monkeypatch.undo()
     with pytest.raises(InputError, match="tsne: 4 patches; t-SNE wants 5 or more"):
-        encoder.look(eyes.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
+        encoder.encode(eyes.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
     assert "model" not in vars(encoder)

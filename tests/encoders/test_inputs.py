@@ -12,7 +12,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, turned_back
+from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, reconstruction
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import eyes
 
@@ -22,8 +22,8 @@ LIMITS = [(None, None), (None, 9000), (4000, 8000), (30000, None)]
 
 def shown(encoder, image: np.ndarray, low=None, high=None):
     media = eyes.picture_of(image)
-    inputs = read_inputs(encoder.eye, encoder.processor, media, low, high)
-    return inputs, turned_back(encoder.eye, encoder.processor, inputs)
+    inputs = read_inputs(encoder.spec, encoder.processor, media, low, high)
+    return inputs, reconstruction(encoder.spec, encoder.processor, inputs)
 
 
 @pytest.mark.parametrize("size_px", SIZES, ids=str)
@@ -34,7 +34,7 @@ def test_without_limits_it_is_what_the_checkpoints_own_processor_makes(name, siz
     wanted = own(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
     inputs, _ = shown(eyes.encoder(name), image)
     assert torch.equal(inputs.tensors["pixel_values"], wanted)
-    side = eyes.encoder(name).eye.trained_px // eyes.encoder(name).eye.patch_px
+    side = eyes.encoder(name).spec.trained_px // eyes.encoder(name).spec.patch_px
     assert inputs.grid == (1, side, side)
     assert not inputs.interpolate
 
@@ -46,7 +46,7 @@ def test_with_limits_it_is_the_whole_picture_in_its_proportions(name, limits, si
     encoder, (width, height) = eyes.encoder(name), size_px
     inputs, turned = shown(encoder, eyes.pixels(*size_px)[0], *limits)
     _, h, w = inputs.grid
-    patch = encoder.eye.patch_px
+    patch = encoder.spec.patch_px
     # One scale for both sides, but for less than a patch.
     assert max((w - 1) / width, (h - 1) / height) < min((w + 1) / width, (h + 1) / height)
     low, high = limits
@@ -54,7 +54,7 @@ def test_with_limits_it_is_the_whole_picture_in_its_proportions(name, limits, si
         assert abs(h * w - low / patch**2) <= h + w
     else:
         assert (low or 0) <= h * w * patch**2 <= high
-    assert inputs.interpolate == ((h * patch, w * patch) != (encoder.eye.trained_px,) * 2)
+    assert inputs.interpolate == ((h * patch, w * patch) != (encoder.spec.trained_px,) * 2)
     assert turned.shape == (1, h * patch, w * patch, 3)
     x = np.linspace(0, width, w + 1)
     y = np.linspace(0, height, h + 1)
@@ -90,7 +90,7 @@ def test_a_bright_square_lies_in_the_patches_whose_boxes_hold_it(name, limits, s
         image[y0:y1, x0:x1] = 255
         inputs, turned = shown(encoder, image, *limits)
         covered = overlap(inputs.boxes_px, (x0, y0, min(x1, width), min(y1, height)))
-        bright = brightness(turned, encoder.eye.patch_px)
+        bright = brightness(turned, encoder.spec.patch_px)
         # An edge may be blurred over some pixels of a patch.
         assert np.abs(bright - covered).max() < 0.16
         found.append(covered.max())
@@ -103,8 +103,8 @@ def test_a_crop_that_is_larger_than_the_picture(size_px):
     encoder = eyes.encoder("clip")
     small = CLIPImageProcessor(size={"shortest_edge": 42}, crop_size={"height": 70, "width": 70})
     media = eyes.picture_of(np.full((size_px[1], size_px[0], 3), 255, np.uint8))
-    inputs = read_inputs(encoder.eye, small, media)
-    turned = turned_back(encoder.eye, small, inputs)
+    inputs = read_inputs(encoder.spec, small, media)
+    turned = reconstruction(encoder.spec, small, inputs)
     covered = overlap(inputs.boxes_px, (0, 0, *size_px))
     assert covered.min() == 0
     assert np.abs(brightness(turned, 14) - covered).max() < 0.05
@@ -117,7 +117,7 @@ def test_it_is_turned_back_into_the_resized_picture(name, limits, size_px):
     encoder, image = eyes.encoder(name), eyes.pixels(*size_px)[0]
     inputs, turned = shown(encoder, image, *limits)
     own, (_, h, w) = AutoImageProcessor.from_pretrained(eyes.folder(name)), inputs.grid
-    size = encoder.eye.patch_px
+    size = encoder.spec.patch_px
     how = {} if limits == (None, None) else {"size": {"height": h * size, "width": w * size}, "do_center_crop": False}
     plain = own(images=image, do_rescale=False, do_normalize=False, return_tensors="pt", **how)["pixel_values"]
     assert np.array_equal(turned, plain.permute(0, 2, 3, 1).numpy()[:, : h * size, : w * size])
@@ -139,8 +139,8 @@ def test_qwens_is_turned_back_into_the_resized_picture(size_px, limits):
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
     encoder, media = eyes.encoder(eyes.QWEN), eyes.clip(140, 84, frames, size_px=(1000, 700))
-    inputs = read_inputs(encoder.eye, encoder.processor, media)
-    assert np.array_equal(turned_back(encoder.eye, encoder.processor, inputs), media.frames[::2])
+    inputs = read_inputs(encoder.spec, encoder.processor, media)
+    assert np.array_equal(reconstruction(encoder.spec, encoder.processor, inputs), media.frames[::2])
     assert inputs.frames.tolist() == [[i, min(i + 1, frames - 1)] for i in range(0, frames, 2)]
     assert (
         inputs.boxes_px[12].tolist()
@@ -151,18 +151,18 @@ def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
 
 def test_a_clip_of_another_family_is_a_step_a_frame():
     encoder, media = eyes.encoder("dino"), eyes.clip(70, 70, 3, size_px=(700, 350))
-    inputs = read_inputs(encoder.eye, encoder.processor, media)
+    inputs = read_inputs(encoder.spec, encoder.processor, media)
     assert inputs.grid == (3, 5, 5)
     assert inputs.frames.tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert np.array_equal(turned_back(encoder.eye, encoder.processor, inputs), media.frames)
+    assert np.array_equal(reconstruction(encoder.spec, encoder.processor, inputs), media.frames)
     assert inputs.boxes_px[6].tolist() == inputs.boxes_px[56].tolist() == [140, 70, 280, 140]
 
 
 def test_a_wrong_order_shows_in_the_picture_that_is_turned_back():
     encoder, media = eyes.encoder(eyes.QWEN), eyes.picture(140, 84)
-    inputs = read_inputs(encoder.eye, encoder.processor, media)
+    inputs = read_inputs(encoder.spec, encoder.processor, media)
     wrong = replace(inputs, place=np.roll(inputs.place, 1))
-    assert not np.array_equal(turned_back(encoder.eye, encoder.processor, wrong)[0], media.frames[0])
+    assert not np.array_equal(reconstruction(encoder.spec, encoder.processor, wrong)[0], media.frames[0])
 
 
 def test_the_order_of_patches_that_merge():
@@ -204,12 +204,12 @@ def test_points_that_are_no_pairs(at):
         EncoderSettings(at=at)
     assert caught.value.hint == "such as [(100, 100)]"
     with pytest.raises(TypeError, match="layers"):
-        eyes.encoder("dino").look(eyes.picture(90, 90), layers=1)
+        eyes.encoder("dino").encode(eyes.picture(90, 90), layers=1)
 
 
 def test_a_name_that_is_too_long_for_a_path():
     with pytest.raises(InputError, match="xxx"):
-        eyes.encoder("dino").look("x" * 5000)
+        eyes.encoder("dino").encode("x" * 5000)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2", eyes.QWEN])

@@ -112,9 +112,9 @@ def test_patches_that_are_no_squares(copy_of, name, field):
 def test_sides_that_are_written_out_are_squares(copy_of):
     folder = copy_of("dino", patch_size=[14, 14], image_size=[70, 70])
     media = eyes.picture(90, 70)
-    sight = load(folder).look(media).sight
-    assert (sight.patch_px, sight.grid) == (14, (1, 5, 5))
-    assert np.array_equal(sight.received, eyes.encoder("dino").look(media).sight.received)
+    attention = load(folder).encode(media).attention
+    assert (attention.patch_px, attention.grid) == (14, (1, 5, 5))
+    assert np.array_equal(attention.received, eyes.encoder("dino").encode(media).attention.received)
 
 
 @pytest.mark.parametrize(("name", "how"), [("dino", "awq"), (eyes.QWEN, "bitsandbytes")])
@@ -136,7 +136,7 @@ def test_weights_that_are_cut_off(copy_of):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="its weights cannot be loaded"):
-        load(folder).look(eyes.picture(70, 70))
+        load(folder).encode(eyes.picture(70, 70))
 
 
 def rewrite(folder, change) -> None:
@@ -188,19 +188,19 @@ def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
     whole.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size={"height": 70, "width": 70}).save_pretrained(tmp_path)
     encoder = load(tmp_path)
-    assert encoder.eye.model_class == "ViTModel"
+    assert encoder.spec.model_class == "ViTModel"
     media = eyes.picture(80, 90)
     inputs, _ = encoder.read(media, EncoderSettings())
     whole.set_attn_implementation("eager")
     with torch.no_grad():
         found = whole.vit(inputs.tensors["pixel_values"], output_attentions=True).attentions
     wanted = torch.stack(found)[:, 0, :, 1:].mean(dim=2).numpy()
-    assert np.abs(encoder.look(media).sight.received[:, :, 0] - wanted).max() < 1e-6
+    assert np.abs(encoder.encode(media).attention.received[:, :, 0] - wanted).max() < 1e-6
 
 
 @pytest.mark.parametrize("architectures", [None, [], ["VitTypo", CLASSES]])
 def test_the_class_is_the_first_that_is_known(copy_of, architectures):
-    eye = load(copy_of("vit-classes", architectures=architectures)).eye
+    eye = load(copy_of("vit-classes", architectures=architectures)).spec
     assert eye.model_class == (
         "ViTForImageClassification" if isinstance(architectures, list) and architectures else "ViTModel"
     )
@@ -277,16 +277,18 @@ def test_weights_are_fetched_when_they_are_needed(hub):
     assert fetched == [("main", False)]
     for settings in (EncoderSettings(layer=99), EncoderSettings(at=((900, 1),)), EncoderSettings(saliency=True)):
         with pytest.raises(InputError):
-            encoder.look(eyes.picture(90, 80), settings)
+            encoder.encode(eyes.picture(90, 80), settings)
     assert fetched == [("main", False)]
-    before = encoder.maker
+    before = encoder.provenance
     assert before.revision == cached.name
-    found = encoder.look(eyes.picture(90, 80))
+    found = encoder.encode(eyes.picture(90, 80))
     assert fetched == [("main", False), (cached.name, True)]
-    assert np.array_equal(found.sight.received, eyes.encoder("dino").look(eyes.picture(90, 80)).sight.received)
+    assert np.array_equal(
+        found.attention.received, eyes.encoder("dino").encode(eyes.picture(90, 80)).attention.received
+    )
     again = load("someone/eyes", offline=True)
-    assert found.maker == before == again.maker
-    again.look(eyes.picture(90, 80))
+    assert found.provenance == before == again.provenance
+    again.encode(eyes.picture(90, 80))
     assert len(fetched) == 2
 
 
@@ -294,7 +296,7 @@ def test_weights_that_are_not_in_the_cache_are_not_fetched_offline(hub):
     _, fetched = hub
     load("someone/eyes")
     with pytest.raises(ModelError, match="not in the cache, and --offline forbids to fetch it"):
-        load("someone/eyes", offline=True).look(eyes.picture(90, 80))
+        load("someone/eyes", offline=True).encode(eyes.picture(90, 80))
     assert fetched == [(None, False)]
 
 
@@ -312,7 +314,7 @@ def test_a_local_folder_asks_no_network(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    load(eyes.folder(name)).look(eyes.picture(70, 70))
+    load(eyes.folder(name)).encode(eyes.picture(70, 70))
 
 
 def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
@@ -320,7 +322,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Evil"}}))
-    load(folder).look(eyes.picture(70, 70))
+    load(folder).encode(eyes.picture(70, 70))
     assert not (tmp_path / "ran").exists()
     file.write_text(json.dumps({"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "evil.Evil"}}))
     with pytest.raises(ModelError, match="its image processor cannot be loaded"):
@@ -330,7 +332,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 def test_the_demo_has_an_encoder():
     encoder = Encoder.load("demo", device="cpu", dtype="float32")
-    look = encoder.look(eyes.picture(112, 84), EncoderSettings())
-    assert look.sight.family == look.maker.family == "Qwen2.5-VL"
-    assert look.sight.received.shape == (4, 4, 1, 48)
+    look = encoder.encode(eyes.picture(112, 84), EncoderSettings())
+    assert look.attention.family == look.provenance.family == "Qwen2.5-VL"
+    assert look.attention.received.shape == (4, 4, 1, 48)
     assert look.seconds.keys() == {"prepare", "look"}

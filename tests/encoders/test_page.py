@@ -16,7 +16,7 @@ from tests.helpers.pages import Reader, close
 
 @pytest.fixture(scope="module")
 def look():
-    return eyes.encoder("registers").look(eyes.picture(120, 118), EncoderSettings(at=((60.0, 50.0),)))
+    return eyes.encoder("registers").encode(eyes.picture(120, 118), EncoderSettings(at=((60.0, 50.0),)))
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def test_it_is_there_and_is_made_again(look, kept, tmp_path):
     assert again.data["notes"] == first.data["notes"] == notes
     read = EncoderResult.load(kept)
     for page, shown in ((first, look), (again, read)):
-        for number, name in enumerate(shown.sight.queries):
+        for number, name in enumerate(shown.attention.queries):
             block = page.data["queries"][number]["maps"]["mean"]["block"]
-            layers = [shown.sight.map(name, layer) for layer in range(shown.sight.layer_count)]
+            layers = [shown.attention.map(name, layer) for layer in range(shown.attention.layer_count)]
             close(page.block(block), [one.ravel() for one in layers])
         clicked = page.data["clicked"]
-        assert clicked["places"] == look.grid_places.tolist()
+        assert clicked["places"] == look.patch_row_places.tolist()
         for layer, block in enumerate(clicked["blocks"]):
-            close(page.block(block), read.grid_rows[layer].reshape(len(clicked["places"]), -1))
+            close(page.block(block), read.patch_rows[layer].reshape(len(clicked["places"]), -1))
     make_report(kept)
     assert (kept / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(encoding="utf-8")
 
@@ -52,8 +52,8 @@ def test_it_stands_alone(kept, tmp_path):
 
 
 def test_a_damaged_folder_is_told(kept, tmp_path):
-    told = json.loads((kept / "result.json").read_text(encoding="utf-8"))
-    (tmp_path / "result.json").write_text(json.dumps({**told, "notes": 3}), encoding="utf-8")
+    reported = json.loads((kept / "result.json").read_text(encoding="utf-8"))
+    (tmp_path / "result.json").write_text(json.dumps({**kwargs, "notes": 3}), encoding="utf-8")
     for one in kept.iterdir():
         if one.name not in ("result.json", "report.html"):
             (tmp_path / one.name).symlink_to(one)
@@ -67,7 +67,7 @@ def test_a_damaged_folder_is_told(kept, tmp_path):
 @pytest.mark.parametrize("name", ["picture", "clip"])
 def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
     media = eyes.picture(96, 80) if name == "picture" else eyes.clip(84, 56, 5)
-    folder = eyes.encoder("dinov2").look(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
+    folder = eyes.encoder("dinov2").encode(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
     first = (folder / "report.html").read_text(encoding="utf-8")
     assert make_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") == first

@@ -18,8 +18,8 @@ from qvl_attn.encoders import saliency
 from qvl_attn.encoders.capture import encoder_of
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.saliency import Aim
-from qvl_attn.encoders.spec import eye_of
+from qvl_attn.encoders.saliency import SaliencyTarget
+from qvl_attn.encoders.spec import spec_of
 from qvl_attn.model import capture
 from qvl_attn.model import probe as flow
 from tests.helpers import eyes
@@ -47,8 +47,8 @@ def run_plainly(name: str, pixels: torch.Tensor, **more):
     """The tower's own output."""
     plain = eyes.plain(name)
     tower = getattr(plain, "vision_model", None) or getattr(plain, plain.base_model_prefix)
-    told = {} if "dinov2" in type(plain).__name__.lower() else {"interpolate_pos_encoding": True}
-    return tower(pixels, **told, **more), tower
+    kwargs = {} if "dinov2" in type(plain).__name__.lower() else {"interpolate_pos_encoding": True}
+    return tower(pixels, **kwargs, **more), tower
 
 
 def text_features(name: str, text: str) -> torch.Tensor:
@@ -103,7 +103,7 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
         torch.testing.assert_close(pooled, output.pooler_output)
         y = cosine_similarity(pooled, text_features(name, TEXTS[column]))[0]
     else:
-        told = {} if R == 5 or "dino" in name else {"interpolate_pos_encoding": True}
+        kwargs = {} if R == 5 or "dino" in name else {"interpolate_pos_encoding": True}
         y = plain.classifier(
             {
                 "vit-classes": lambda: states[:, 0],
@@ -113,7 +113,7 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
                 "registers-classes": lambda: torch.cat([states[:, 0], states[:, 5:].mean(dim=1)], dim=1),
             }[name]()
         )[0, column]
-        torch.testing.assert_close(y, plain(pixels, **told).logits[0, column])
+        torch.testing.assert_close(y, plain(pixels, **kwargs).logits[0, column])
     where = seen[0][1] if name in ("vit-classes", "clip") else seen[0][0]
     wanted = [where, *output.attentions, *([] if probe is None else [probe])]
     gradients = torch.autograd.grad(y, wanted)
@@ -121,11 +121,11 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
     alpha = G.mean(dim=0)
     gradcam = torch.stack([(alpha * F[p]).sum().clamp(min=0) for p in range(len(F))])
     T = states.shape[1]
-    matrix = torch.eye(T, dtype=torch.float64)
+    matrix = torch.spec(T, dtype=torch.float64)
     for attention, gradient in zip(output.attentions, gradients[1:], strict=False):
         relevant = (attention[0].detach().double() * gradient[0].double()).clamp(min=0).mean(dim=0)
         matrix = matrix + relevant @ matrix
-    matrix = matrix - torch.eye(T)
+    matrix = matrix - torch.spec(T)
     patches = matrix[R:].mean(dim=0)
     row = {
         "vit-classes": lambda: matrix[0],
@@ -144,13 +144,13 @@ def test_maps_are_the_formulas(name, limit):
     texts, spoke = name in eyes.WITH_TEXT, []
     for column in (0, 1) if texts else (1, 3):
         more = {} if texts else {"label": str(column)}
-        look = encoder.look(PICTURE, settings_of(name, max_pixels=limit, **more))
-        assert (look.sight.grid[1] != look.sight.grid[2]) is (limit is not None)
+        look = encoder.encode(PICTURE, settings_of(name, max_pixels=limit, **more))
+        assert (look.attention.grid[1] != look.attention.grid[2]) is (limit is not None)
         assert [one.method for one in look.saliency] == [*saliency.METHODS] * (2 if texts else 1)
         maps = look.saliency[2 * column : 2 * column + 2] if texts else look.saliency
         gradcam, relevance, y = by_hand(name, limit, column)
         for found, expected in zip(maps, (gradcam, relevance), strict=True):
-            assert found.values.shape == look.sight.grid
+            assert found.values.shape == look.attention.grid
             np.testing.assert_allclose(found.values.ravel(), expected, rtol=1e-4, atol=1e-7 + 2e-6 * expected.max())
         spoke.append([gradcam.max(), relevance.max()])
         if texts:
@@ -161,17 +161,17 @@ def test_maps_are_the_formulas(name, limit):
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    whole = eyes.encoder("siglip").look(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
+    whole = eyes.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
     monkeypatch.setattr(flow, "BLOCK_ROWS", 7)
-    parts = eyes.encoder("siglip").look(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
+    parts = eyes.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.values, other.values, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", eyes.WITH_TEXT)
 def test_each_text_has_its_own_maps_and_its_own_likeness(name):
-    found = eyes.encoder(name).look(PICTURE, settings_of(name)).saliency
-    alone = eyes.encoder(name).look(PICTURE, settings_of(name, texts=TEXTS[1:])).saliency
+    found = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    alone = eyes.encoder(name).encode(PICTURE, settings_of(name, texts=TEXTS[1:])).saliency
     for one, other, again in zip(found[:2], found[2:], alone, strict=True):
         assert np.abs(one.values / one.values.max() - other.values / other.values.max()).max() > 0.05
         np.testing.assert_allclose(other.values, again.values, rtol=1e-4, atol=1e-7)
@@ -189,10 +189,10 @@ def test_each_text_has_its_own_maps_and_its_own_likeness(name):
 
 @pytest.mark.parametrize("name", eyes.WITH_CLASSES)
 def test_the_score_is_the_models_own_probability(name):
-    told = {} if "dinov2" in type(eyes.plain(name)).__name__.lower() else {"interpolate_pos_encoding": True}
-    logits = eyes.plain(name)(pixel_values=pixels_of(name, settings_of(name)), **told).logits[0]
+    kwargs = {} if "dinov2" in type(eyes.plain(name)).__name__.lower() else {"interpolate_pos_encoding": True}
+    logits = eyes.plain(name)(pixel_values=pixels_of(name, settings_of(name)), **kwargs).logits[0]
     likeliest = int(logits.argmax())
-    found = eyes.encoder(name).look(PICTURE, settings_of(name)).saliency
+    found = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
     assert {one.target for one in found} == {eyes.LABELS[likeliest]}
     assert found[0].score == pytest.approx(float(logits.softmax(dim=0)[likeliest]), abs=1e-5)
 
@@ -201,7 +201,7 @@ def test_classes_that_do_not_exclude_each_other(tmp_path):
     encoder = changed("vit-classes", tmp_path)
     encoder.model.config.problem_type = "multi_label_classification"
     logits = eyes.plain("vit-classes")(pixel_values=pixels_of("vit-classes", settings_of("vit-classes"))).logits[0]
-    found = encoder.look(PICTURE, settings_of("vit-classes", label="grass")).saliency
+    found = encoder.encode(PICTURE, settings_of("vit-classes", label="grass")).saliency
     assert found[0].score == pytest.approx(float(logits[4].sigmoid()), abs=1e-5)
 
 
@@ -209,8 +209,8 @@ def test_classes_that_do_not_exclude_each_other(tmp_path):
 def test_steps_of_a_clip_are_pictures(name, columns):
     clip = eyes.clip(70, 70, 3, seed=5)
     settings = settings_of(name) if columns == 2 else settings_of(name, label="1")
-    found = eyes.encoder(name).look(clip, settings).saliency
-    singly = [eyes.encoder(name).look(eyes.picture_of(frame), settings).saliency for frame in clip.frames]
+    found = eyes.encoder(name).encode(clip, settings).saliency
+    singly = [eyes.encoder(name).encode(eyes.picture_of(frame), settings).saliency for frame in clip.frames]
     assert len(found) == 2 * columns
     for i, one in enumerate(found):
         np.testing.assert_allclose(
@@ -223,7 +223,7 @@ def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
     clip = eyes.clip(70, 70, 5, seed=1)
     clip = replace(clip, frames=np.ascontiguousarray(clip.frames[[1, 0, 2, 3, 4]]))
     logits = eyes.plain("dinov2-classes")(pixels_of("dinov2-classes", settings_of("dinov2-classes"), clip)).logits
-    found = eyes.encoder("dinov2-classes").look(clip, settings_of("dinov2-classes")).saliency
+    found = eyes.encoder("dinov2-classes").encode(clip, settings_of("dinov2-classes")).saliency
     mean = logits.softmax(dim=-1).mean(dim=0)
     assert logits[0].argmax() != mean.argmax()
     assert found[0].target == eyes.LABELS[int(mean.argmax())]
@@ -261,7 +261,7 @@ def test_one_patch_that_matters(tmp_path, place):
     row, column = divmod(place, 6)
     image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (250, 120, 200)
     encoder = one_patch(tmp_path)
-    maps = [encoder.look(eyes.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency for one in "01"]
+    maps = [encoder.encode(eyes.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency for one in "01"]
     for method in (0, 1):
         spoken = [one[method].values.ravel() for one in maps]
         assert max(values.max() for values in spoken) > 1e-4
@@ -279,8 +279,8 @@ def traces(model):
 @pytest.mark.parametrize("name", ["vit-classes", "clip", "siglip"])
 def test_nothing_stays_behind(name):
     model, settings = eyes.encoder(name).model, settings_of(name)
-    before, plain = traces(model), eyes.encoder(name).look(PICTURE).sight.received
-    eyes.encoder(name).look(PICTURE, settings)
+    before, plain = traces(model), eyes.encoder(name).encode(PICTURE).attention.received
+    eyes.encoder(name).encode(PICTURE, settings)
     assert traces(model) == before
     assert before[1:] == ([], "sdpa", "sdpa")
     assert capture._watching == {}
@@ -296,23 +296,23 @@ def test_nothing_stays_behind(name):
         if output.requires_grad:
             output.register_hook(fail)
 
-    tower = encoder_of(model, eyes.encoder(name).eye)
+    tower = encoder_of(model, eyes.encoder(name).spec)
     norm = tower.layernorm if name == "vit-classes" else tower.post_layernorm
     for fault in (on_the_way_up, on_the_way_down):
         handle = norm.register_forward_hook(fault)
         with pytest.raises(RuntimeError, match="on purpose"):
-            eyes.encoder(name).look(PICTURE, settings)
+            eyes.encoder(name).encode(PICTURE, settings)
         handle.remove()
         assert traces(model) == before
         assert capture._watching == {}
-    np.testing.assert_array_equal(eyes.encoder(name).look(PICTURE).sight.received, plain)
+    np.testing.assert_array_equal(eyes.encoder(name).encode(PICTURE).attention.received, plain)
 
 
 def test_what_is_not_finite_is_no_map(tmp_path):
     encoder = changed("vit-classes", tmp_path)
     torch.nn.init.constant_(encoder.model.classifier.weight, torch.inf)
     with pytest.raises(CaptureError, match="outcome is not finite"):
-        encoder.look(PICTURE, settings_of("vit-classes"))
+        encoder.encode(PICTURE, settings_of("vit-classes"))
     encoder = changed("clip", tmp_path)
 
     def spoil(module, args, output):
@@ -321,18 +321,18 @@ def test_what_is_not_finite_is_no_map(tmp_path):
 
     encoder.model.vision_model.post_layernorm.register_forward_hook(spoil)
     with pytest.raises(CaptureError, match="gradient is not finite"):
-        encoder.look(PICTURE, settings_of("clip"))
+        encoder.encode(PICTURE, settings_of("clip"))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2-classes"])
 def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
     encoder, media, given = eyes.encoder(name), eyes.clip(84, 84, 7), []
-    whole = encoder.look(media, settings_of(name)).saliency
+    whole = encoder.encode(media, settings_of(name)).saliency
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
-    handle = encoder_of(encoder.model, encoder.eye).embeddings.register_forward_hook(
+    handle = encoder_of(encoder.model, encoder.spec).embeddings.register_forward_hook(
         lambda module, args, output: given.append(len(output))
     )
-    parted = encoder.look(media, settings_of(name)).saliency
+    parted = encoder.encode(media, settings_of(name)).saliency
     handle.remove()
     assert max(given) == (3 if name == "siglip" else 2)
     for one, other in zip(parted, whole, strict=True):
@@ -343,8 +343,8 @@ def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["siglip", "dinov2-classes"])
 def test_half_precision_tells_the_same(name):
-    exact = eyes.encoder(name).look(PICTURE, settings_of(name)).saliency
-    rough = eyes.encoder(name, "bfloat16").look(PICTURE, settings_of(name)).saliency
+    exact = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    rough = eyes.encoder(name, "bfloat16").encode(PICTURE, settings_of(name)).saliency
     for one, other in zip(exact, rough, strict=True):
         assert one.target == other.target
         assert np.corrcoef(one.values.ravel(), other.values.ravel())[0, 1] > 0.9
@@ -356,7 +356,7 @@ def test_without_saliency_there_are_no_maps_and_no_gradients():
     handle = model.vision_model.post_layernorm.register_forward_hook(
         lambda module, args, output: grads.append(output.requires_grad)
     )
-    look = eyes.encoder("clip").look(PICTURE)
+    look = eyes.encoder("clip").encode(PICTURE)
     handle.remove()
     assert look.saliency == ()
     assert grads == [False]
@@ -398,14 +398,14 @@ def test_maps_point_at_what_decides(name, floors):
         optimizer.step()
         optimizer.zero_grad()
     model.eval().requires_grad_(False)
-    eye, hits, count = eye_of(model.config, name, type(model).__name__), np.zeros(2), 0
+    eye, hits, count = spec_of(model.config, name, type(model).__name__), np.zeros(2), 0
     pixels, places, classes = squares(120, drawn)
     for label in range(4):
         shown = pixels[classes == label]
         t = len(shown)
         boxes, frames = np.zeros((16 * t, 4), np.float32), np.zeros((t, 2), np.int64)
         inputs = Inputs({"pixel_values": shown}, (t, 4, 4), boxes, np.arange(16 * t), False, frames)
-        maps = saliency.saliency(model, eye, inputs, Aim(label=label))
+        maps = saliency.saliency(model, eye, inputs, SaliencyTarget(label=label))
         assert maps[0].score > 0.9
         where = places[classes == label].numpy()
         hits += [(one.values.reshape(t, 16).argmax(axis=1) == where).sum() for one in maps]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.encoders.attention import Sight
-from qvl_attn.encoders.capture import Tally, windows_of
+from qvl_attn.encoders.attention import EncoderAttention
+from qvl_attn.encoders.capture import Accumulator, windows_of
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import FIGURES, TITLES, figures_of
+from qvl_attn.encoders.statistics import FIGURES, TITLES, statistics_of
 from tests.encoders.test_capture import plain_attention
 from tests.helpers import eyes
 from tests.helpers.looks import made_sight
@@ -61,16 +61,16 @@ def by_hand(dense: np.ndarray, prefix: int, w: int, patch_px: int, own: np.ndarr
     return found
 
 
-def held_against(sight: Sight, dense: np.ndarray, own: np.ndarray) -> None:
-    wanted = by_hand(dense, len(sight.prefix), sight.grid[2], sight.patch_px, own)
-    if sight.window is None:
+def held_against(attention: EncoderAttention, dense: np.ndarray, own: np.ndarray) -> None:
+    wanted = by_hand(dense, len(attention.prefix), attention.grid[2], attention.patch_px, own)
+    if attention.window is None:
         del wanted["window_share"]
-    found = figures_of(sight)
+    found = statistics_of(attention)
     assert list(found) == list(wanted) == [name for name in FIGURES if name in found]
     for name, figure in found.items():
         np.testing.assert_allclose(figure.values, wanted[name], rtol=2e-5, err_msg=name)
-        assert figure.values.shape == (sight.layer_count, sight.head_count)
-        assert figure.chance.shape == (sight.layer_count,)
+        assert figure.values.shape == (attention.layer_count, attention.head_count)
+        assert figure.chance.shape == (attention.layer_count,)
 
 
 @pytest.mark.parametrize(
@@ -87,40 +87,42 @@ def test_every_figure_is_its_formula(name, media, limits):
     encoder = eyes.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     dense = plain_attention(name, inputs)
-    held_against(encoder.look(media, EncoderSettings(**limits)).sight, dense, np.zeros(inputs.grid[1] * inputs.grid[2]))
+    held_against(
+        encoder.encode(media, EncoderSettings(**limits)).attention, dense, np.zeros(inputs.grid[1] * inputs.grid[2])
+    )
 
 
 @pytest.mark.parametrize("media", [eyes.picture(140, 84), eyes.clip(84, 112, 3)], ids=["picture", "clip"])
 def test_every_figure_of_qwens_tower_is_its_formula(media):
     encoder = eyes.encoder(eyes.QWEN)
-    sight = encoder.look(media).sight
+    attention = encoder.encode(media).attention
     weights, one = eyes.plain(eyes.QWEN).model.visual.state_dict(), encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
-    held_against(sight, dense, windows(sight.grid[1], sight.grid[2], 4))
+    held_against(attention, dense, windows(attention.grid[1], attention.grid[2], 4))
 
 
-def even(name: str, media, limits) -> Sight:
+def even(name: str, media, limits) -> EncoderAttention:
     """What is added up where nothing is nearer to anything than anything else."""
     encoder = eyes.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     order = np.arange(t * h * w)
-    size, numbers = 4, windows_of(encoder.eye, inputs.grid)
+    size, numbers = 4, windows_of(encoder.spec, inputs.grid)
     if numbers is not None:
         order = np.lexsort((order, numbers[order % (h * w)], order // (h * w)))
-    tally = Tally(encoder.eye, inputs, order, (), torch.device("cpu"))
-    for layer in range(encoder.eye.layers):
-        T = len(encoder.eye.prefix) + h * w
-        counts = [T] if numbers is None or encoder.eye.full[layer] else np.bincount(numbers)
+    accumulator = Accumulator(encoder.spec, inputs, order, (), torch.device("cpu"))
+    for layer in range(encoder.spec.layers):
+        T = len(encoder.spec.prefix) + h * w
+        counts = [T] if numbers is None or encoder.spec.full[layer] else np.bincount(numbers)
         for _ in range(t):
             for count in counts:
-                nothing = torch.zeros(1, encoder.eye.heads, int(count), size)
+                nothing = torch.zeros(1, encoder.spec.heads, int(count), size)
                 if numbers is None:
                     nothing = nothing.expand(t, -1, -1, -1)
-                tally.see(layer, nothing, nothing, nothing, None, 1.0, nothing)
+                accumulator.see(layer, nothing, nothing, nothing, None, 1.0, nothing)
             if numbers is None:
                 break
-    return tally.sight()
+    return accumulator.attention()
 
 
 @pytest.mark.parametrize(
@@ -138,19 +140,19 @@ def even(name: str, media, limits) -> Sight:
     ids=["clip", "siglip", "registers", "whole windows", "cut windows", "tall", "one window", "steps"],
 )
 def test_chance_is_what_even_attention_gives(name, media, limits):
-    sight = even(name, media, limits)
+    attention = even(name, media, limits)
     # In windows too, of whatever size: each of n patches gives each of n the n-th part.
-    assert np.ptp(sight.received, axis=-1).max() < 1e-6
-    for what, figure in figures_of(sight).items():
-        wanted = np.repeat(figure.chance[:, None], sight.head_count, axis=1)
+    assert np.ptp(attention.received, axis=-1).max() < 1e-6
+    for what, figure in statistics_of(attention).items():
+        wanted = np.repeat(figure.chance[:, None], attention.head_count, axis=1)
         np.testing.assert_allclose(figure.values, wanted, rtol=1e-5, atol=1e-6, err_msg=what)
 
 
-def sight_of(received: np.ndarray) -> Sight:
+def sight_of(received: np.ndarray) -> EncoderAttention:
     """One layer and head of a sight, of whose rows nothing is known."""
     cells = len(received)
     flat = np.zeros((1, 1, 1), np.float32)
-    return Sight(
+    return EncoderAttention(
         family="any",
         grid=(1, 1, cells),
         prefix=(),
@@ -180,15 +182,15 @@ def sight_of(received: np.ndarray) -> Sight:
     ids=str,
 )
 def test_how_it_gathers(received, wanted):
-    found = figures_of(sight_of(np.array(received)))
+    found = statistics_of(sight_of(np.array(received)))
     for name, value in wanted.items():
         assert found[name].values.item() == pytest.approx(value, rel=1e-5)
 
 
 def test_chance_of_a_few_tokens():
-    found = figures_of(sight_of(np.full(4, 0.25)))
+    found = statistics_of(sight_of(np.full(4, 0.25)))
     assert found["top10_share"].chance.tolist() == [1]
-    found = figures_of(sight_of(np.full(40, 1 / 40)))
+    found = statistics_of(sight_of(np.full(40, 1 / 40)))
     assert found["top10_share"].chance.tolist() == [0.25]
     assert found["tokens_50"].chance.tolist() == [20]
 
@@ -222,34 +224,34 @@ def test_what_is_no_attention_is_no_sight(wrong):
 
 
 def test_maps_are_joined_over_heads():
-    sight = eyes.encoder("registers").look(eyes.picture(90, 90), EncoderSettings(at=((30.0, 50.0),))).sight
-    assert sight.queries == ("cls", "patch", "at_1")
-    tokens = {"cls": sight.cls, "patch": sight.received, "at_1": sight.rows[:, :, 0]}
+    attention = eyes.encoder("registers").encode(eyes.picture(90, 90), EncoderSettings(at=((30.0, 50.0),))).attention
+    assert attention.queries == ("cls", "patch", "at_1")
+    tokens = {"cls": attention.cls, "patch": attention.received, "at_1": attention.rows[:, :, 0]}
     for query, values in tokens.items():
         cells = values[..., 5:].reshape(3, 2, 1, 5, 5)
-        assert np.array_equal(sight.maps(query), cells)
+        assert np.array_equal(attention.maps(query), cells)
         for over, joined in (
             ("mean", (cells[1, 0] + cells[1, 1]) / 2),
             ("max", cells[1].max(0)),
             ("min", cells[1].min(0)),
         ):
-            np.testing.assert_allclose(sight.map(query, 1, over), joined, rtol=1e-6)
-        np.testing.assert_allclose(sight.patch_share(query), 1 - values[..., :5].sum(axis=(-1, -2)), rtol=1e-5)
+            np.testing.assert_allclose(attention.map(query, 1, over), joined, rtol=1e-6)
+        np.testing.assert_allclose(attention.patch_share(query), 1 - values[..., :5].sum(axis=(-1, -2)), rtol=1e-5)
     for query, layer in (("cls", 3), ("patch", -1)):
         with pytest.raises(InputError, match="the encoder has layers 0 to 2"):
-            sight.map(query, layer)
+            attention.map(query, layer)
     with pytest.raises(InputError, match="it has cls, patch, at_1"):
-        sight.map("at_2", 0)
+        attention.map("at_2", 0)
 
 
 def test_even_is_of_the_tokens_that_a_patch_sees():
     """Of windows of unequal size, each patch's own; of all patches together the step, also in such layers."""
     window = np.array([0, 0, 1, 0, 0, 1], dtype=np.int64)
-    sight = made_sight((1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5]))
-    assert [sight.even("at_1", 0), sight.even("at_2", 0)] == [1 / 4, 1 / 2]
-    assert {sight.even(query, 1) for query in sight.queries} == {sight.even("patch", 0)} == {1 / 6}
+    attention = made_sight((1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5]))
+    assert [attention.even("at_1", 0), attention.even("at_2", 0)] == [1 / 4, 1 / 2]
+    assert {attention.even(query, 1) for query in attention.queries} == {attention.even("patch", 0)} == {1 / 6}
     received = np.zeros((6, 6))
     for place in range(6):
-        received[place, window == window[place]] = sight.even_at(place, 0)
-    np.testing.assert_allclose(received.mean(axis=0), sight.even("patch", 0))
+        received[place, window == window[place]] = attention.even_at(place, 0)
+    np.testing.assert_allclose(received.mean(axis=0), attention.even("patch", 0))
     assert made_sight((1, 2, 3)).even("cls", 0) == 1 / 8, "[CLS] and a register are seen, too"

@@ -23,13 +23,13 @@ from qvl_attn import load_samples, merge_runs
 from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.examples import (
-    Exhibit,
-    exhibit_bytes,
-    exhibit_file,
-    exhibit_from,
-    exhibited,
-    read_exhibits,
-    write_exhibit,
+    Example,
+    chosen_examples,
+    example_bytes,
+    example_file,
+    example_from,
+    read_examples,
+    write_example,
 )
 from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
@@ -85,10 +85,10 @@ def npz_names(out) -> set[str]:
     return {f"gallery/{path.name}" for path in (Path(out) / "gallery").glob("*.npz")}
 
 
-def made(name="a", **changes) -> Exhibit:
+def made(name="a", **changes) -> Example:
     picture = jpeg(np.full((24, 30, 3), 90, np.uint8))
     values, boxes = np.ones((2, 3), np.float32), np.array([[0.0, 0, 1, 1]])
-    return replace(Exhibit(name, (picture,), (values,), (boxes,), (0,), 1, (), 1 / 6, 1.0), **changes)
+    return replace(Example(name, (picture,), (values,), (boxes,), (0,), 1, (), 1 / 6, 1.0), **changes)
 
 
 # Which
@@ -101,15 +101,15 @@ def test_the_choice_of_all_is_among_those_of_the_parts(ids, of, chance):
     parts = [set() for _ in range(of)]
     for name in ids:
         chance.choice(parts).add(name)
-    whole = exhibited(ids)
+    whole = chosen_examples(ids)
     assert len(whole) == min(48, len(ids))
-    assert whole == exhibited(chance.sample(ids, len(ids))) == set(in_order(ids)[:48])
-    assert whole == exhibited(name for part in parts for name in exhibited(part))
+    assert whole == chosen_examples(chance.sample(ids, len(ids))) == set(in_order(ids)[:48])
+    assert whole == chosen_examples(name for part in parts for name in chosen_examples(part))
 
 
 def test_names_of_files_are_safe_short_and_apart():
     ids = ["a", "A", "a ", "../../etc/passwd", "猫" * 99, "x" * 300, "", "con", "a\0b", "a/b"]
-    files = [exhibit_file(name) for name in ids]
+    files = [example_file(name) for name in ids]
     assert len({*files}) == len(ids)
     for name, file in zip(ids, files, strict=True):
         assert file.startswith("gallery/")
@@ -125,25 +125,25 @@ def test_pictures_maps_and_boxes_are_those_of_the_sample(demo, scenes, tmp_path,
     choose(10, 2)
     samples = load_samples(scenes, limit=LIMIT)
     summary = demo.check(samples, tmp_path / "run", max_new_tokens=4)
-    typed, kept = lines_of(scenes), read_exhibits(tmp_path / "run")
+    typed, kept = lines_of(scenes), read_examples(tmp_path / "run")
     drawn = {path.stem for path in (tmp_path / "run" / "gallery").glob("*.png")}
     extremes = {one.id for one in samples if any(name.endswith(one.id.replace("/", "-")) for name in drawn)}
     assert len(extremes) == 4
     assert kept.keys() == {*in_order(one.id for one in samples)[:10]} | extremes
     assert extremes - {*in_order(one.id for one in samples)[:10]}, "or it would prove less"
     assert {name for name in summary["files"] if name.endswith(".npz")} == npz_names(tmp_path / "run")
-    for name, exhibit in kept.items():
+    for name, example in kept.items():
         path = scenes.parent / typed[name]["image"]
         (one,) = demo.ask(path, typed[name]["question"], max_new_tokens=4).heatmaps()
-        assert (exhibit.id, exhibit.places, exhibit.of, exhibit.times_s) == (name, (0,), 1, ())
-        np.testing.assert_allclose(exhibit.values[0], one.values[0], rtol=1e-4, atol=1e-7)
-        assert exhibit.uniform == pytest.approx(one.uniform, rel=1e-5)
-        assert exhibit.high == pytest.approx(one.scale.high, rel=1e-4)
+        assert (example.id, example.places, example.of, example.times_s) == (name, (0,), 1, ())
+        np.testing.assert_allclose(example.values[0], one.values[0], rtol=1e-4, atol=1e-7)
+        assert example.uniform == pytest.approx(one.uniform, rel=1e-5)
+        assert example.high == pytest.approx(one.scale.high, rel=1e-4)
         with Image.open(path) as image:
             want = np.array(typed[name]["boxes"], float).reshape(-1, 4) / [*image.size, *image.size]
             assert max(image.size) <= 480, "these stay as large as they are"
-            assert np.abs(decoded(exhibit.jpegs[0]) - np.asarray(image.convert("RGB"), float)).mean() < 2
-        assert np.array_equal(exhibit.boxes[0], want)
+            assert np.abs(decoded(example.jpegs[0]) - np.asarray(image.convert("RGB"), float)).mean() < 2
+        assert np.array_equal(example.boxes[0], want)
 
 
 def test_large_pictures_are_made_small_and_keep_their_shape(demo, tmp_path, choose):
@@ -156,7 +156,7 @@ def test_large_pictures_are_made_small_and_keep_their_shape(demo, tmp_path, choo
     row = {"question": "how many cats?", "boxes": [[320, 70, 640, 350]], "box_format": "xyxy", "box_units": "px"}
     rows = [{"id": "large", "image": "large.png", **row}, {"id": "noise", "image": "noise.png", **row, "boxes": []}]
     demo.check(load_samples(write_rows(tmp_path, rows)), tmp_path / "run", max_new_tokens=1, max_pixels=60_000)
-    kept = read_exhibits(tmp_path / "run")
+    kept = read_examples(tmp_path / "run")
     found = decoded(kept["large"].jpegs[0])
     assert found.shape == (262, 480, 3)
     want = np.asarray(large.resize((480, 262), Image.Resampling.BOX), float)
@@ -176,7 +176,7 @@ def test_of_many_pictures_some_are_kept_with_those_that_have_boxes(demo, tmp_pat
     few = row | {"id": "few", "images": names[:3], "frame": 1, "boxes": [[0, 0, 42, 28]]}
     data = write_rows(tmp_path, [row | {"id": "many"}, few])
     demo.check(load_samples(data), tmp_path / "run", max_new_tokens=1)
-    kept = read_exhibits(tmp_path / "run")
+    kept = read_examples(tmp_path / "run")
     maps = demo.ask(tmp_path / names[0], row["question"], [tmp_path / name for name in names[1:]]).heatmaps()
     many = kept["many"]
     assert (many.of, len(many.places)) == (9, 6)
@@ -196,25 +196,25 @@ def test_of_a_clip_the_steps_that_are_drawn_are_kept(demo, clips, tmp_path, choo
     choose(3, 0)
     samples = load_samples(clips)
     demo.check(samples, tmp_path / "run", fps=4, max_new_tokens=1)
-    typed, kept = lines_of(clips), read_exhibits(tmp_path / "run")
+    typed, kept = lines_of(clips), read_examples(tmp_path / "run")
     assert len(kept) == 3
     outlined = 0
-    for name, exhibit in kept.items():
+    for name, example in kept.items():
         row = typed[name]
         result = demo.ask_video(clips.parent / row["video"], row["question"], fps=4, max_new_tokens=1)
         (one,), grid, clip = result.heatmaps(), result.capture.grids[0], result.media[0]
-        assert exhibit.is_clip
-        assert exhibit.of == len(one.values)
-        assert {int(one.values.max(axis=(1, 2)).argmax())} <= {*exhibit.places}
-        assert len(exhibit.places) == min(6, exhibit.of)
+        assert example.is_clip
+        assert example.of == len(one.values)
+        assert {int(one.values.max(axis=(1, 2)).argmax())} <= {*example.places}
+        assert len(example.places) == min(6, example.of)
         frames = np.array(row["frame"], ndmin=1)
         starts = [*grid.frame_span[:, 0].tolist()]
-        for i, step in enumerate(exhibit.places):
-            np.testing.assert_allclose(exhibit.values[i], one.values[step], rtol=1e-4, atol=1e-7)
-            assert exhibit.times_s[i] == pytest.approx(grid.times_s[step, 0])
+        for i, step in enumerate(example.places):
+            np.testing.assert_allclose(example.values[i], one.values[step], rtol=1e-4, atol=1e-7)
+            assert example.times_s[i] == pytest.approx(grid.times_s[step, 0])
             frame = clip.frames[list(clip.facts.frame_indices).index(starts[step])]
             height, width = frame.shape[:2]
-            found = decoded(exhibit.jpegs[i])
+            found = decoded(example.jpegs[i])
             assert max(found.shape[:2]) == min(480, max(height, width))
             there = np.asarray(Image.fromarray(frame).resize(found.shape[1::-1], Image.Resampling.BOX), float)
             assert np.abs(found - there).mean() < 6
@@ -225,7 +225,7 @@ def test_of_a_clip_the_steps_that_are_drawn_are_kept(demo, clips, tmp_path, choo
             outlined += len(want)
             if step < len(starts) - 1:  # the last one is as long as the one before it
                 np.testing.assert_allclose(
-                    exhibit.boxes[i], np.reshape(want, (-1, 4)) / [*clip.size_px, *clip.size_px], atol=1e-12
+                    example.boxes[i], np.reshape(want, (-1, 4)) / [*clip.size_px, *clip.size_px], atol=1e-12
                 )
     assert outlined
 
@@ -236,7 +236,7 @@ def test_of_a_long_clip_some_steps_are_kept_each_with_its_own_frame_and_boxes(de
     row = {"id": "a", "video": path.name, "question": "what moves?", "box_format": "xyxy", "box_units": "px"}
     row |= {"frame": [*range(40)], "boxes": [[0, 0, i + 1, 48] for i in range(40)]}
     demo.check(load_samples(write_rows(tmp_path, [row])), tmp_path / "run", fps=10, max_new_tokens=1)
-    found = read_exhibits(tmp_path / "run")["a"]
+    found = read_examples(tmp_path / "run")["a"]
     clip = demo.ask_video(path, row["question"], fps=10, max_new_tokens=1).media[0]
     assert (found.of, len(found.places)) == (20, 6)
     for i, step in enumerate(found.places):
@@ -265,15 +265,15 @@ def test_what_is_made_with_the_score_is_what_asking_again_makes(demo, scenes, tm
     for shown, each in ((0, 6), (99, 0)):
         choose(shown, each)
         demo.check(samples, tmp_path / f"{shown}", max_new_tokens=4, **asked)
-        kept.append(read_exhibits(tmp_path / f"{shown}"))
+        kept.append(read_examples(tmp_path / f"{shown}"))
     again, scored = kept
     assert len(again) >= 4
     assert len(scored) == 12
     rtol = 1e-3 if asked.get("store_heads") == "float16" else 1e-4
     assert_same_exhibits(again, {name: scored[name] for name in again}, rtol)
     rows = {row["id"]: row for row in rows_of(tmp_path / "99")}
-    for name, exhibit in scored.items():
-        mass = exhibit.values[0].sum(dtype=float)
+    for name, example in scored.items():
+        mass = example.values[0].sum(dtype=float)
         assert mass == pytest.approx(rows[name]["headline"]["vision_mass"], rel=1e-3), "whose figures are told"
 
 
@@ -282,7 +282,7 @@ def test_of_clips_what_is_made_with_the_score_is_what_asking_again_makes(demo, c
     for shown, each in ((0, 6), (99, 0)):
         choose(shown, each)
         demo.check(samples, tmp_path / f"{shown}", max_new_tokens=1, fps=2, methods="relative")
-        kept.append(read_exhibits(tmp_path / f"{shown}"))
+        kept.append(read_examples(tmp_path / f"{shown}"))
     again, scored = kept
     assert again
     assert_same_exhibits(again, {name: scored[name] for name in again})
@@ -293,15 +293,15 @@ def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(
 ):
     samples, kept, written = load_samples(scenes), [], []
 
-    def noted(folder, exhibit):
-        written.append(exhibit.id)
-        write_exhibit(folder, exhibit)
+    def noted(folder, example):
+        written.append(example.id)
+        write_example(folder, example)
 
-    monkeypatch.setattr("qvl_attn.evaluation.run.write_exhibit", noted)
+    monkeypatch.setattr("qvl_attn.evaluation.run.write_example", noted)
     for shown, each in ((0, 6), (8, 0)):
         choose(shown, each)
         demo.check(samples, tmp_path / f"{shown}", max_new_tokens=1, calibrate=tmp_path / f"{shown}.json")
-        kept.append(read_exhibits(tmp_path / f"{shown}"))
+        kept.append(read_examples(tmp_path / f"{shown}"))
     rows = rows_of(tmp_path / "8")
     assert kept[1].keys() == {*in_order(row["id"] for row in rows if row["half"] == "second")[:8]}
     assert {*written} == kept[0].keys() | kept[1].keys(), "none of the first half, even for a while"
@@ -345,12 +345,12 @@ def test_errors_have_none_and_nobody_takes_their_place(demo, scenes, tmp_path, c
     write_rows(scenes.parent, [row | (cut if row["id"] == broken else {}) for row in rows], data.name)
     demo.check(load_samples(data), tmp_path / "run", max_new_tokens=1)
     kept = {*in_order(row["id"] for row in rows)[:4]} - {broken}
-    assert read_exhibits(tmp_path / "run").keys() == kept
+    assert read_examples(tmp_path / "run").keys() == kept
     # As of a sample that was scored, and whose picture went before it was scored again.
-    write_exhibit(tmp_path / "run", made(broken))
+    write_example(tmp_path / "run", made(broken))
     (tmp_path / "run" / "summary.json").unlink()
     demo.check(load_samples(data), tmp_path / "run", max_new_tokens=1)
-    assert read_exhibits(tmp_path / "run").keys() == kept
+    assert read_examples(tmp_path / "run").keys() == kept
 
 
 def test_a_map_of_nothing_costs_the_exhibit_and_not_the_row(demo, scenes, tmp_path, choose, monkeypatch):
@@ -359,14 +359,14 @@ def test_a_map_of_nothing_costs_the_exhibit_and_not_the_row(demo, scenes, tmp_pa
     def fails(*args):
         raise CaptureError("no attention at all")
 
-    monkeypatch.setattr("qvl_attn.evaluation.loop.exhibit_of", fails)
+    monkeypatch.setattr("qvl_attn.evaluation.loop.example_of", fails)
     summary = demo.check(load_samples(scenes, limit=3), tmp_path / "run", max_new_tokens=1)
     assert (summary["samples"], summary["errors"]) == (3, 0)
     assert npz_names(tmp_path / "run") == set()
 
 
 def test_a_run_of_before_has_none(tmp_path):
-    assert read_exhibits(tmp_path) == {}
+    assert read_examples(tmp_path) == {}
 
 
 # Killed, gone on with, ended again
@@ -428,8 +428,8 @@ def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tm
     run = tmp_path / "run"
     written = [row["id"] for row in rows_of(run)] if (run / "scores.jsonl").exists() else []
     assert len(written) == at - 1 if "row" in where else len(written) >= at - 1
-    chosen = exhibited(one.id for one in load_samples(scenes, limit=LIMIT))
-    assert {exhibit_file(name) for name in written if name in chosen} <= npz_names(run)
+    chosen = chosen_examples(one.id for one in load_samples(scenes, limit=LIMIT))
+    assert {example_file(name) for name in written if name in chosen} <= npz_names(run)
     assert read_run(run)["samples"], "which is there before an exhibit"
     run_of(demo, scenes, tmp_path)
     assert_same_run(run, once)
@@ -439,18 +439,18 @@ def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_pa
     """Its exhibit is there: what it is of must be known, or the folder would be refused."""
     choose(99, 0)
 
-    def stopped(folder, exhibit):
-        write_exhibit(folder, exhibit)
+    def stopped(folder, example):
+        write_example(folder, example)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qvl_attn.evaluation.run.write_exhibit", stopped)
+        patch.setattr("qvl_attn.evaluation.run.write_example", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_of(demo, scenes, tmp_path)
-    assert len(read_exhibits(tmp_path / "run")) == 1
+    assert len(read_examples(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "scores.jsonl").exists()
     run_of(demo, scenes, tmp_path)
-    assert len(read_exhibits(tmp_path / "run")) == len(rows_of(tmp_path / "run")) == LIMIT
+    assert len(read_examples(tmp_path / "run")) == len(rows_of(tmp_path / "run")) == LIMIT
 
 
 def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scenes, once, tmp_path, monkeypatch):
@@ -460,9 +460,9 @@ def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scene
     shutil.copytree(once, tmp_path / "run")
     kept = tmp_path / "run"
     (kept / "summary.json").unlink()
-    scored = {exhibit_file(name) for name in exhibited(row["id"] for row in rows_of(once))}
+    scored = {example_file(name) for name in chosen_examples(row["id"] for row in rows_of(once))}
     (kept / sorted(npz_names(once) - scored)[0]).unlink()
-    write_exhibit(kept, made("best of an end before"))
+    write_example(kept, made("best of an end before"))
     before = {name: (kept / name).stat().st_mtime_ns for name in scored}
     run_of(demo, scenes, tmp_path)
     assert_same_run(kept, once)
@@ -476,7 +476,7 @@ def test_one_that_was_deleted_is_missed_by_nobody(demo, scenes, once, tmp_path, 
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "gallery")
     summary = run_of(demo, scenes, tmp_path)
-    assert len(read_exhibits(tmp_path / "run")) == 4, "those that are drawn"
+    assert len(read_examples(tmp_path / "run")) == 4, "those that are drawn"
     assert {name for name in summary["files"] if name.endswith(".npz")} == npz_names(tmp_path / "run")
     assert summary["notes"] == summary_of(once)["notes"]
 
@@ -493,10 +493,10 @@ def test_merged_parts_have_those_of_the_whole(demo, scenes, tmp_path, choose, sh
     for i, part in enumerate(parts, 1):
         demo.check(samples, part, max_new_tokens=2, shard=f"{i}/3")
         own = {row["id"] for row in rows_of(part)}
-        assert read_exhibits(part).keys() <= own
-        assert {*in_order(own)[:shown]} <= read_exhibits(part).keys()
+        assert read_examples(part).keys() <= own
+        assert {*in_order(own)[:shown]} <= read_examples(part).keys()
     found = merge_runs(parts, tmp_path / "all")
-    assert_same_exhibits(read_exhibits(tmp_path / "all"), read_exhibits(tmp_path / "whole"))
+    assert_same_exhibits(read_examples(tmp_path / "all"), read_examples(tmp_path / "whole"))
     assert found["files"] == summary_of(tmp_path / "whole")["files"]
     there = {(part / name).read_bytes() for part in parts for name in npz_names(part)}
     assert {(tmp_path / "all" / name).read_bytes() for name in npz_names(tmp_path / "all")} <= there, "as they were"
@@ -516,16 +516,16 @@ def test_an_exhibit_comes_back_as_it_was(tmp_path):
     pictures = tuple(jpeg(rng.integers(0, 256, (40, 60, 3), np.uint8)) for _ in range(3))
     values = tuple(rng.random((4, 6), np.float32) for _ in range(3))
     boxes = tuple(rng.random((count, 4)) for count in (0, 1, 3))
-    clip = Exhibit("猫\n/\0", pictures, values, boxes, (0, 2, 7), 9, (0.0, 1.5, 4.25), 0.125, 0.75)
-    write_exhibit(tmp_path, clip)
-    for found in (read_exhibits(tmp_path)["猫\n/\0"], exhibit_from(exhibit_bytes(clip))):
+    clip = Example("猫\n/\0", pictures, values, boxes, (0, 2, 7), 9, (0.0, 1.5, 4.25), 0.125, 0.75)
+    write_example(tmp_path, clip)
+    for found in (read_examples(tmp_path)["猫\n/\0"], example_from(example_bytes(clip))):
         for name in ("id", "jpegs", "places", "of", "times_s", "uniform", "high"):
             assert getattr(found, name) == getattr(clip, name)
         for one, other in zip((*found.values, *found.boxes), (*values, *boxes), strict=True):
             assert one.dtype == other.dtype
             assert np.array_equal(one, other)
     (path,) = (tmp_path / "gallery").iterdir()
-    assert exhibit_bytes(clip) == path.read_bytes(), "and is the same file each time"
+    assert example_bytes(clip) == path.read_bytes(), "and is the same file each time"
 
 
 WRONG = {
@@ -570,8 +570,8 @@ def test_places_ascend():
             made(**two, places=places, of=4)
 
 
-def arrays_of(exhibit) -> dict:
-    with np.load(io.BytesIO(exhibit_bytes(exhibit))) as arrays:
+def arrays_of(example) -> dict:
+    with np.load(io.BytesIO(example_bytes(example))) as arrays:
         return dict(arrays)
 
 
@@ -615,34 +615,34 @@ DAMAGED = {
 @pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_one_is_named(tmp_path, how):
     for name in ("a", "b"):
-        write_exhibit(tmp_path, made(name))
-    path = tmp_path / exhibit_file("a")
+        write_example(tmp_path, made(name))
+    path = tmp_path / example_file("a")
     DAMAGED[how](path, arrays_of(made("a")))
     with pytest.raises(StoreError) as fault:
-        read_exhibits(tmp_path)
+        read_examples(tmp_path)
     assert str(path) in str(fault.value)
 
 
 def test_bytes_that_are_damaged_anywhere_are_told_or_harmless():
-    data, rng = exhibit_bytes(made()), np.random.default_rng(0)
+    data, rng = example_bytes(made()), np.random.default_rng(0)
     for _ in range(3000):
         other = bytearray(data)
         for at in rng.integers(len(data), size=2):
             other[at] = rng.integers(256)
         try:
-            assert isinstance(exhibit_from(bytes(other)), Exhibit)
+            assert isinstance(example_from(bytes(other)), Example)
         except StoreError:
             continue
 
 
 def test_only_so_many_are_read_and_only_from_the_gallery(tmp_path, monkeypatch):
     for name in "abc":
-        write_exhibit(tmp_path, made(name))
+        write_example(tmp_path, made(name))
     (tmp_path / "gallery" / "notes.txt").write_text("mine")
     (tmp_path / "gallery" / "deeper").mkdir()
     (tmp_path / "gallery" / "deeper" / "x.npz").write_text("mine")
     (tmp_path / "attention.npz").write_text("mine")
-    assert [*read_exhibits(tmp_path)] == sorted("abc")
-    monkeypatch.setattr("qvl_attn.evaluation.examples.MAX_EXHIBITS", 2)
+    assert [*read_examples(tmp_path)] == sorted("abc")
+    monkeypatch.setattr("qvl_attn.evaluation.examples.MAX_EXAMPLES", 2)
     with pytest.raises(StoreError, match="3 exhibits"):
-        read_exhibits(tmp_path)
+        read_examples(tmp_path)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from qvl_attn.evaluation import page as of_check
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
 from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
@@ -174,17 +174,17 @@ def test_its_cards_are_the_exhibits(checked, kind):
     run, page = checked(kind), told(checked(kind).page)
     text = run.page.read_text(encoding="utf-8")
     pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', text)
-    kept = read_exhibits(run.folder)
+    kept = read_examples(run.folder)
     assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == kept.keys()
     for card in page["cards"]:
-        exhibit = kept[page["rows"][card["row"]]["id"]]
-        assert tuple(b64decode(pictures[i][1]) for i in card["pictures"]) == exhibit.jpegs
-        assert card["boxes"] == [boxes.tolist() for boxes in exhibit.boxes]
-        assert card["grids"] == [list(values.shape) for values in exhibit.values]
+        example = kept[page["rows"][card["row"]]["id"]]
+        assert tuple(b64decode(pictures[i][1]) for i in card["pictures"]) == example.jpegs
+        assert card["boxes"] == [boxes.tolist() for boxes in example.boxes]
+        assert card["grids"] == [list(values.shape) for values in example.values]
         for name in ("places", "times_s"):
-            assert tuple(card[name]) == getattr(exhibit, name)
+            assert tuple(card[name]) == getattr(example, name)
         for name in ("of", "uniform", "high"):
-            assert card[name] == getattr(exhibit, name)
+            assert card[name] == getattr(example, name)
     assert [int(name) for name, _ in pictures] == list(range(len({*(picture for _, picture in pictures)})))
 
 
@@ -192,7 +192,7 @@ def test_its_cards_are_the_exhibits(checked, kind):
 def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(checked, monkeypatch, most):
     monkeypatch.setattr(of_check, "MAX_ROWS", most)
     run = checked("boxed")
-    kept = read_exhibits(run.folder)
+    kept = read_examples(run.folder)
     assert SHOWN <= len(kept) < 20
     page = told(check_html(run.summary, read_scores(run.folder), kept))
     ids = [row["id"] for row in page["rows"]]
@@ -226,10 +226,10 @@ def evil_page(run):
         replace(one, id=one.id + EVIL, media=(EVIL,), question=EVIL, answer=EVIL, references=(EVIL, "\u2028"))
         for one in read_scores(run.folder)
     ]
-    exhibits = {name + EVIL: one for name, one in read_exhibits(run.folder).items()}
+    examples = {name + EVIL: one for name, one in read_examples(run.folder).items()}
     summary = run.summary | {"data": EVIL, "headline_map": EVIL, "notes": [EVIL]}
     summary["model"] = summary["model"] | dict.fromkeys(("name", "revision", "dtype", "device", "attention"), EVIL)
-    return check_html(summary, scores, exhibits)
+    return check_html(summary, scores, examples)
 
 
 def test_evil_texts_stay_texts(checked):
@@ -263,7 +263,7 @@ def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_e
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
 def test_a_card_costs_its_picture_its_map_and_a_few_words(checked, kind):
     run = checked(kind)
-    scores, kept = read_scores(run.folder), read_exhibits(run.folder)
+    scores, kept = read_scores(run.folder), read_examples(run.folder)
     grown = len(check_html(run.summary, scores, kept)) - len(check_html(run.summary, scores, {}))
     pictures = sum(len(b64encode(file)) for file in {file for one in kept.values() for file in one.jpegs})
     cells = sum(values.size for one in kept.values() for values in one.values)

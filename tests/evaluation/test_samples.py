@@ -24,8 +24,8 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import (
     MAX_LINE_BYTES,
     MAX_ROWS,
+    MediaRef,
     Sample,
-    Shown,
     picture_rows,
     read_jsonl,
     read_samples,
@@ -690,7 +690,7 @@ def test_an_animation_is_a_picture_or_a_clip_as_it_is_named(root):
 
 @pytest.mark.parametrize(("boxes", "frames"), [((1, 4), 2), ((0, 4), 1), ((2, 3), 2), ((4,), 1)])
 def test_a_sample_has_a_frame_for_each_box(boxes, frames):
-    shown = (Shown("picture", "a.png", (4, 4), Path("a.png")),)
+    shown = (MediaRef("picture", "a.png", (4, 4), Path("a.png")),)
     with pytest.raises(ValueError, match="boxes"):
         Sample("line 1", "a", shown, "?", (), np.zeros(boxes), np.zeros(frames, np.int64))
     with pytest.raises(ValueError, match="boxes"):

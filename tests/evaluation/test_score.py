@@ -14,7 +14,7 @@ from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
-from qvl_attn.evaluation.loop import AT_ONCE, other_samples, portions
+from qvl_attn.evaluation.loop import AT_ONCE, chunks, other_samples
 from qvl_attn.evaluation.outputs import EACH, chosen
 from qvl_attn.evaluation.score import as_json, score_row, score_sample
 from qvl_attn.evaluation.summary import layer_table
@@ -125,23 +125,23 @@ def test_half_a_character_is_a_fault(folder):
 
 def test_portions_are_cut_where_the_pictures_change(folder):
     (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
-    found = list(portions([a] * (AT_ONCE + 5) + [b] * 200, 1))
+    found = list(chunks([a] * (AT_ONCE + 5) + [b] * 200, 1))
     assert [len(one) for one in found] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
-    few = list(portions([a] * 3 + [b] * 4, 1))
+    few = list(chunks([a] * 3 + [b] * 4, 1))
     assert few == [[a] * 3 + [b] * 4]
 
 
 def test_samples_about_the_same_picture_come_together_wherever_they_stand(folder):
     (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
-    assert list(portions([a, b] * 40, 1)) == [[a] * 40, [b] * 40]
-    assert list(portions([a, b] * 4, 1)) == [[a] * 4 + [b] * 4]
+    assert list(chunks([a, b] * 40, 1)) == [[a] * 40, [b] * 40]
+    assert list(chunks([a, b] * 4, 1)) == [[a] * 4 + [b] * 4]
 
 
 def test_one_clip_at_a_time_is_decoded(tmp_path, clip_file):
     for name in ("a.mp4", "b.mp4"):
         clip_file(4, name)
     found = samples_of(tmp_path, *({"video": name, "frame": 0} for name in ("a.mp4", "a.mp4", "b.mp4")))
-    assert [len(one) for one in portions(found, 1)] == [2, 1]
+    assert [len(one) for one in chunks(found, 1)] == [2, 1]
 
 
 def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):

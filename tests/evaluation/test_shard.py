@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from qvl_attn import load_samples
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.evaluation.data.samples import Sample, Shown
+from qvl_attn.evaluation.data.samples import MediaRef, Sample
 from qvl_attn.evaluation.loop import other_samples
 from qvl_attn.evaluation.outputs import chosen
 from qvl_attn.evaluation.score import Score
@@ -26,7 +26,7 @@ from tests.helpers.alike import differing, rows_of
 
 
 def sample(names, i) -> Sample:
-    shown = tuple(Shown("picture", name, (56, 56), Path(name)) for name in names)
+    shown = tuple(MediaRef("picture", name, (56, 56), Path(name)) for name in names)
     return Sample(f"line {i}", f"id-{i}", shown, f"question {i}?", (), np.zeros((0, 4)), np.zeros(0, int), index=i)
 
 

@@ -12,7 +12,7 @@ from qvl_attn.attribution.regions import Region
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation import calibration
 from qvl_attn.evaluation.calibration import best_heads, halves, ranking
-from qvl_attn.evaluation.data.samples import Sample, Shown
+from qvl_attn.evaluation.data.samples import MediaRef, Sample
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
 from qvl_attn.evaluation.summary import (
     DRAWS,
@@ -212,7 +212,7 @@ def test_methods_are_averaged_over_what_defines_them_and_chance_beside_them():
 
 def sample(i, picture=None, boxes=1):
     name = picture or f"{i}.png"
-    shown = (Shown("picture", name, (10, 10), b"".join),)
+    shown = (MediaRef("picture", name, (10, 10), b"".join),)
     return Sample(
         f"line {i}", str(i), shown, "?", (), np.tile([0.0, 0, 5, 5], (boxes, 1)), np.zeros(boxes, np.int64), name
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvl_attn.evaluation.examples import read_exhibits
+from qvl_attn.evaluation.examples import read_examples
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "qvl_attn"]
@@ -58,20 +58,20 @@ def assert_alike(one, other):
     assert differing(summary_of(one), summary_of(other)) == []
     assert pictures_of(one) == pictures_of(other)
     assert files_of(one) == files_of(other)
-    assert_same_exhibits(read_exhibits(one), read_exhibits(other))
+    assert_same_exhibits(read_examples(one), read_examples(other))
 
 
 def assert_same_exhibits(ours, theirs, rtol=1e-4):
     """Of the same samples, the same pictures under the same boxes, and values that differ by rounding alone."""
     assert ours.keys() == theirs.keys()
-    for name, exhibit in ours.items():
+    for name, example in ours.items():
         other = theirs[name]
         for field in ("id", "jpegs", "places", "of", "times_s"):
-            assert getattr(exhibit, field) == getattr(other, field), (name, field)
+            assert getattr(example, field) == getattr(other, field), (name, field)
         for boxes, values, others, other_values in zip(
-            exhibit.boxes, exhibit.values, other.boxes, other.values, strict=True
+            example.boxes, example.values, other.boxes, other.values, strict=True
         ):
             assert np.array_equal(boxes, others)
             np.testing.assert_allclose(values, other_values, rtol=rtol, atol=1e-7)
         for field in ("uniform", "high"):
-            assert abs(getattr(exhibit, field) / getattr(other, field) - 1) < rtol, (name, field)
+            assert abs(getattr(example, field) / getattr(other, field) - 1) < rtol, (name, field)

@@ -116,7 +116,7 @@ def check(demo: Any, kind: str, folder: Path) -> Checked:
     return Checked(folder / "run", {row["id"]: row for row in rows}, sizes_px)
 
 
-def told(page: Path | str) -> dict[str, Any]:
+def reported(page: Path | str) -> dict[str, Any]:
     """What a page's script is told."""
     text = page.read_text(encoding="utf-8") if isinstance(page, Path) else page
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)

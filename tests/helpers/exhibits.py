@@ -42,7 +42,7 @@ def alike(got, want, tolerance=1e-4) -> None:
 
 
 @dataclass(eq=False)
-class Exhibit:
+class Example:
     """A model and what it is shown."""
 
     analyzer: Any

@@ -3,15 +3,15 @@
 import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.model.token_grid import cell_boxes_px
 
-MAKER = EncoderProvenance("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
+PROVENANCE = EncoderProvenance("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 
 
-def attention(rng, *shape):
+def random_attention(rng, *shape):
     values = rng.random(shape, dtype=np.float32) ** 8 + 1e-4
     return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
 
@@ -29,15 +29,15 @@ def made_sight(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, wi
         "patch_px": 14,
         "full": np.ones(layers, bool) if full is None else np.array(full, bool),
         "window": window,
-        "received": attention(rng, layers, heads, t, T),
-        "cls": attention(rng, layers, heads, t, T) if "cls" in prefix else None,
+        "received": random_attention(rng, layers, heads, t, T),
+        "cls": random_attention(rng, layers, heads, t, T) if "cls" in prefix else None,
         "asked": np.zeros(0, np.int64),
-        "rows": attention(rng, layers, heads, A, t, T),
+        "rows": random_attention(rng, layers, heads, A, t, T),
         "distance_px": next(figures) * 40,
         "entropy_bits": next(figures) * 4,
         "window_share": None if window is None else next(figures),
     }
-    return Sight(**parts | changes)
+    return EncoderAttention(**parts | changes)
 
 
 def made_picture(size_px, pixels=None, **changes):
@@ -55,17 +55,17 @@ def made_clip(size_px, frames):
     return Media("clip", pixels, np.arange(frames, dtype=np.float64), size_px, "a.mp4", "0" * 64, clip=facts)
 
 
-def made_look(sight=None, media=None, **changes):
+def made_look(attention=None, media=None, **changes):
     """A look; what was turned back is grey."""
-    sight = made_sight() if sight is None else sight
-    t, h, w = sight.grid
+    attention = made_sight() if attention is None else attention
+    t, h, w = attention.grid
     per_step = 1 if media is None else len(media.frames) // t
     parts = {
         "media": made_picture((10 * w, 10 * h)) if media is None else media,
-        "sight": sight,
-        "turned_back": np.full((t, *sight.input_px[::-1], 3), 128, np.uint8),
+        "sight": attention,
+        "turned_back": np.full((t, *attention.input_px[::-1], 3), 128, np.uint8),
         "settings": EncoderSettings(),
-        "maker": MAKER,
+        "maker": PROVENANCE,
         "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
     }
     return EncoderResult(**parts | changes)

@@ -9,14 +9,14 @@ from functools import cache
 import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.encoders.attention import Sight
+from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap
 from qvl_attn.encoders.result import EncoderResult
 
-MAKER = EncoderProvenance("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
+PROVENANCE = EncoderProvenance("0.1.0", "5.0", "2.9", "tiny/eye", "0123456789abcdef", "float32", "cpu", "made up")
 
 
-def attention(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def random_attention(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Rows that sum to one, some tokens far above the others."""
     values = rng.gamma(0.35, 1.0, shape) + 1e-4
     return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
@@ -48,7 +48,7 @@ def made_up_look(
     frames = rng.integers(0, 256, (2 * t if t > 1 else 1, size_px[1] // 20, size_px[0] // 20, 3), np.uint8)
     frames = frames.repeat(20, axis=1).repeat(20, axis=2)
     places = tuple(range(h * w)) if places is None else places
-    sight = Sight(
+    attention = EncoderAttention(
         family="made up",
         grid=grid,
         prefix=prefix,
@@ -56,28 +56,28 @@ def made_up_look(
         patch_px=14,
         full=np.array([not windows or layer % 2 == 1 for layer in range(L)]),
         window=(np.arange(h * w) % w // 4 + 2 * (np.arange(h * w) // w // 4)) if windows else None,
-        received=attention(rng, L, H, t, T),
-        cls=attention(rng, L, H, t, T) if "cls" in prefix else None,
+        received=random_attention(rng, L, H, t, T),
+        cls=random_attention(rng, L, H, t, T) if "cls" in prefix else None,
         asked=np.array(asked, dtype=np.int64),
-        rows=attention(rng, L, H, len(asked), t, T),
+        rows=random_attention(rng, L, H, len(asked), t, T),
         distance_px=rng.uniform(10, 90, (L, H, t)).astype(np.float32),
         entropy_bits=rng.uniform(1, 5, (L, H, t)).astype(np.float32),
         window_share=rng.uniform(0, 1, (L, H, t)).astype(np.float32) if windows else None,
     )
-    rows = attention(rng, L, len(places), t, T)[..., len(prefix) :].reshape(L, len(places), t, h, w)
+    rows = random_attention(rng, L, len(places), t, T)[..., len(prefix) :].reshape(L, len(places), t, h, w)
     values = rng.gamma(0.5, 1.0, (t, h, w)).astype(np.float32)
     return EncoderResult(
         media=_media(frames, size_px, t, source),
-        sight=sight,
-        turned_back=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
+        attention=attention,
+        reconstruction=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
         settings=replace(settings or EncoderSettings(), at=tuple(_middle(boxes[place]) for place in asked)),
-        maker=MAKER,
+        provenance=PROVENANCE,
         frames=np.array([[2 * i, 2 * i + 1] for i in range(t)]) if t > 1 else np.zeros((1, 2), np.int64),
         similarity=rng.uniform(-1, 1, (L + 1, len(asked), t, h, w)).astype(np.float32) if more and asked else None,
         similarity_layers=np.arange(-1, L) if more and asked else None,
         saliency=(SaliencyMap("gradcam", "a cat", 0.25, values),) if more else (),
-        grid_rows=rows if places else None,
-        grid_places=np.array(places, dtype=np.int64) if places else None,
+        patch_rows=rows if places else None,
+        patch_row_places=np.array(places, dtype=np.int64) if places else None,
     )
 
 

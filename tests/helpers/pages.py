@@ -117,12 +117,12 @@ def evil_free(page) -> None:
 def opened(browser, file: Path | str, state: str = "fine", faults: Sequence[str] = (), **options) -> Iterator[Any]:
     """A page in a browser; it may not ask for anything, and no fault but the ones that are named may be told."""
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}, "accept_downloads": True} | options)
-    page, told, asked = context.new_page(), [], []
+    page, reported, asked = context.new_page(), [], []
     page.set_default_timeout(10_000)
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("console", lambda line: told.append(line.text) if line.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: reported.append(str(error)))
+    page.on("console", lambda line: reported.append(line.text) if line.type in ("error", "warning") else None)
     told_of_us = "willReadFrequently"  # the tests read the canvases, the page does not
-    page.on("dialog", lambda dialog: (told.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: (reported.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: asked.append(request.url))
     url = file if isinstance(file, str) else file.as_uri()
     try:
@@ -130,9 +130,9 @@ def opened(browser, file: Path | str, state: str = "fine", faults: Sequence[str]
         if state:
             page.wait_for_selector(f"html[data-state={state}]", state="attached")
         yield page
-        told = [line for line in told if told_of_us not in line]
-        assert len(told) == len(faults), told
-        assert all(fault in line for fault, line in zip(faults, told, strict=True)), told
+        reported = [line for line in reported if told_of_us not in line]
+        assert len(reported) == len(faults), reported
+        assert all(fault in line for fault, line in zip(faults, reported, strict=True)), reported
         assert [one for one in asked if one not in (url, page.url) and not one.startswith(("data:", "blob:"))] == []
     finally:
         context.close()

@@ -146,12 +146,12 @@ def assert_spoiled(done, error, name=str(BAD), count=COUNT):
     assert bad["accuracy"] == 0
     assert bad["boxes"] > 0
     assert {one["status"] for one in found.values()} == {"ok"}
-    told = summary_of()
-    assert (told["samples"], told["errors"], told["with_boxes"]) == (count, 1, count - 1)
-    assert told["errors_with_boxes"] == 1
-    assert told["accuracy"]["n"] == count
+    reported = summary_of()
+    assert (reported["samples"], reported["errors"], reported["with_boxes"]) == (count, 1, count - 1)
+    assert reported["errors_with_boxes"] == 1
+    assert reported["accuracy"]["n"] == count
     right = sum(one["accuracy"] for one in found.values())
-    assert told["accuracy"]["mean"] == pytest.approx(right / count, abs=1e-6)
-    assert told["first_error"] == bad["error"]
+    assert reported["accuracy"]["mean"] == pytest.approx(right / count, abs=1e-6)
+    assert reported["first_error"] == bad["error"]
     assert f"1 of {count} samples could not be scored" in said(done.stdout)
     return bad

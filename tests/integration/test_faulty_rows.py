@@ -250,7 +250,7 @@ def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check
 @pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])
 def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows, monkeypatch, fault):
     """It goes after it was scored: the run ends, and the gallery lacks it."""
-    conclude, load = evaluation.conclude, portion_room.load_picture
+    write_outputs, load = evaluation.write_outputs, portion_room.load_picture
 
     def fails(path):
         if path.name == "3.png":
@@ -262,10 +262,10 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
             monkeypatch.setattr(portion_room, "load_picture", fails)
         else:
             shutil.move("3.png", "gone.png")
-        return conclude(*args, **more)
+        return write_outputs(*args, **more)
 
     monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 6)
-    monkeypatch.setattr(evaluation, "conclude", hooked)
+    monkeypatch.setattr(evaluation, "write_outputs", hooked)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
     assert any(note.startswith("gallery: 3 could not be drawn") for note in summary_of()["notes"])

@@ -28,7 +28,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
-from qvl_attn.render.video_frame import FilmDrawer, Story
+from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 
 QUESTION = "what moves?"
@@ -50,9 +50,9 @@ def heat(values=VALUES, scale=None) -> HeatMap:
     )
 
 
-def drawer(drawing, size_px=(640, 400), **changed) -> FilmDrawer:
+def drawer(drawing, size_px=(640, 400), **changed) -> FrameRenderer:
     """Four sampled frames, one a second, two a step."""
-    story = {
+    overlay_text = {
         "heat": heat(),
         "times_s": (0.0, 1.0, 2.0, 3.0),
         "steps": (0, 0, 1, 1),
@@ -60,7 +60,7 @@ def drawer(drawing, size_px=(640, 400), **changed) -> FilmDrawer:
         "answers": ("a star",) * 4,
         "captions": ("layer 1",),
     }
-    return FilmDrawer(Story(**(story | changed)), size_px, drawing)
+    return FrameRenderer(FrameOverlay(**(overlay_text | changed)), size_px, drawing)
 
 
 CELLS = Drawing(interp="cells", alpha=1.0, draw_size_px=0)

@@ -11,7 +11,7 @@ import pytest
 
 import qvl_attn.vqa.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
-from qvl_attn.evaluation.examples import exhibit_file
+from qvl_attn.evaluation.examples import example_file
 from tests.helpers.running import (
     assert_same_run,
     files_of,
@@ -118,7 +118,7 @@ def part_of(run: Path, out: Path, count: int) -> None:
     shutil.copy(run / "run.json", out)
     lines = (run / "scores.jsonl").read_bytes().splitlines(keepends=True)
     (out / "scores.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:50])
-    for name in (exhibit_file(json.loads(line)["id"]) for line in lines[: count + 1]):  # each is there before its row
+    for name in (example_file(json.loads(line)["id"]) for line in lines[: count + 1]):  # each is there before its row
         if (run / name).exists():
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copy(run / name, out / name)

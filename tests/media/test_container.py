@@ -31,8 +31,8 @@ def write(path: Path, codec: str, *, options=None, size_px=(160, 120), pix_fmt="
 
 
 def sampled(path, **how):
-    footage = open_clip(path)
-    return sample_clip(footage, plan_frames(footage, ClipSettings(**how)), lambda frame: frame)
+    video = open_clip(path)
+    return sample_clip(video, plan_frames(video, ClipSettings(**how)), lambda frame: frame)
 
 
 OPEN_GOP = {"bf": "2", "g": "10", "x264-params": "open-gop=1:scenecut=0"}
@@ -55,11 +55,11 @@ HEVC = {"x265-params": "log-level=none:keyint=10:bframes=3:open-gop=1"}
     ],
 )
 def test_beginning_anywhere_gives_the_same_frames(tmp_path, name, codec, options, fps):
-    footage = open_clip(write(tmp_path / name, codec, options=options, fps=fps))
-    whole = {number: pixels(None) for number, pixels in footage.frames(0) if pixels}
+    video = open_clip(write(tmp_path / name, codec, options=options, fps=fps))
+    whole = {number: pixels(None) for number, pixels in video.frames(0) if pixels}
     assert list(whole) == list(range(COUNT))
     for first in range(1, COUNT, 3):
-        number, pixels = next((number, pixels) for number, pixels in footage.frames(first) if pixels)
+        number, pixels = next((number, pixels) for number, pixels in video.frames(first) if pixels)
         assert number == first
         assert np.array_equal(pixels(None), whole[first])
 

@@ -18,7 +18,7 @@ from PIL import Image
 from qvl_attn.core.errors import InputError
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
-from qvl_attn.media.video_source import Footage
+from qvl_attn.media.video_source import VideoSource
 from tests.conftest import CLIP_FPS as FPS
 from tests.conftest import numbered_frames
 
@@ -29,8 +29,8 @@ def same(frame):
 
 def sampled(path, **how):
     settings = ClipSettings(**how)
-    footage = open_clip(path, settings.source_fps)
-    return sample_clip(footage, plan_frames(footage, settings), same)
+    video = open_clip(path, settings.source_fps)
+    return sample_clip(video, plan_frames(video, settings), same)
 
 
 def read_by_cv2(path) -> tuple[list[np.ndarray], list[float]]:
@@ -49,9 +49,9 @@ def read_by_cv2(path) -> tuple[list[np.ndarray], list[float]]:
 def test_times_and_frames_are_those_of_another_reader(shared_data, name):
     path = shared_data / "videos" / name
     frames, times = read_by_cv2(path)
-    footage = open_clip(path)
-    assert footage.times_s == pytest.approx(times, abs=2e-3)
-    for (number, pixels), other in zip(footage.frames(0), frames, strict=True):
+    video = open_clip(path)
+    assert video.times_s == pytest.approx(times, abs=2e-3)
+    for (number, pixels), other in zip(video.frames(0), frames, strict=True):
         if number % 10 == 0:
             assert np.abs(pixels(None).astype(int) - other.astype(int)).mean() < 3
 
@@ -60,9 +60,9 @@ def test_the_best_stream_is_read_with_the_times_that_another_tool_wrote_down(sha
     path = shared_data / "videos" / "torchcodec_nasa_13013.mp4"
     info = json.loads((path.parent / f"{path.name}.stream3.all_frames_info.json").read_text())
     times = sorted(float(frame["pts_time"]) for frame in info)
-    footage = open_clip(path)
-    assert footage.times_s == pytest.approx([time_s - times[0] for time_s in times], abs=1e-3)
-    assert footage.size_px == (480, 270)
+    video = open_clip(path)
+    assert video.times_s == pytest.approx([time_s - times[0] for time_s in times], abs=1e-3)
+    assert video.size_px == (480, 270)
 
 
 @pytest.mark.parametrize("name", ["decord_video_90.mov", "decord_video_270.mov"])
@@ -104,9 +104,9 @@ def test_a_folder_of_numbered_frames(tmp_path):
     media = sampled(tmp_path, fps=5, source_fps=10)
     assert media.clip.frame_indices == (0, 1, 2, 2, 2, 2, 2, 2, 3)
     assert media.times_s[-1] == pytest.approx(1.6)
-    footage = open_clip(tmp_path, 10)
-    assert footage.times_s.tolist() == pytest.approx([0, 0.2, 0.4, 1.6])
-    assert "--source-fps" in footage.notes[0]
+    video = open_clip(tmp_path, 10)
+    assert video.times_s.tolist() == pytest.approx([0, 0.2, 0.4, 1.6])
+    assert "--source-fps" in video.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_frames_of_different_sizes_are_refused(tmp_path):
         sampled(tmp_path)
 
 
-def footage_with(times_s: list[float], end_s: float) -> Footage:
-    return Footage("x", "", (8, 8), np.array(times_s), end_s, None, lambda first: iter(()))
+def footage_with(times_s: list[float], end_s: float) -> VideoSource:
+    return VideoSource("x", "", (8, 8), np.array(times_s), end_s, None, lambda first: iter(()))
 
 
 @given(
@@ -143,9 +143,9 @@ def footage_with(times_s: list[float], end_s: float) -> Footage:
 )
 def test_each_sample_is_the_frame_that_is_shown_at_its_moment(gaps, fps, start, most):
     times = np.concatenate([[0.0], np.cumsum(gaps)])
-    footage = footage_with(times[:-1].tolist(), float(times[-1]))
+    video = footage_with(times[:-1].tolist(), float(times[-1]))
     try:
-        plan = plan_frames(footage, ClipSettings(fps=fps, max_frames=most, start_s=start))
+        plan = plan_frames(video, ClipSettings(fps=fps, max_frames=most, start_s=start))
     except InputError:
         assert start >= times[-1] - 1e-3
         return
@@ -153,8 +153,8 @@ def test_each_sample_is_the_frame_that_is_shown_at_its_moment(gaps, fps, start, 
     assert plan.sampled_fps <= fps * (1 + 1e-9)
     for i, wanted in enumerate(plan.wanted):
         moment = start + i / plan.sampled_fps
-        assert moment < footage.end_s + 1e-3
-        shown = max((k for k, time_s in enumerate(footage.times_s) if time_s <= moment + 1e-4), default=0)
+        assert moment < video.end_s + 1e-3
+        shown = max((k for k, time_s in enumerate(video.times_s) if time_s <= moment + 1e-4), default=0)
         assert wanted == min(max(shown, plan.first), plan.stop - 1)
 
 

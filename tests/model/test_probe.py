@@ -14,7 +14,7 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order
 from qvl_attn.model.signals import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER
-from tests.helpers.exhibits import Exhibit, alike
+from tests.helpers.examples import Example, alike
 
 PROBED = ("sinks", "sinks-redistributed", "gradient", "gradcam", "rollout", "tam")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -28,10 +28,10 @@ def traces(model):
     return hooks, gradients, config._attn_implementation, model.model.visual.config._attn_implementation
 
 
-def plain_logits(exhibit: Exhibit):
+def plain_logits(example: Example):
     with torch.inference_mode():
-        made = exhibit.analyzer.model.generate(
-            **exhibit.inputs, do_sample=False, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
+        made = example.analyzer.model.generate(
+            **example.inputs, do_sample=False, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
         )
     return made.sequences, torch.stack(made.logits)
 
@@ -46,16 +46,16 @@ def hooked(module, hook, **how):
 
 
 @pytest.mark.parametrize("which", ["demo", "genuine"])
-def test_nothing_stays_behind(exhibits, which):
-    exhibit = exhibits(which, "one")
-    model = exhibit.analyzer.model
-    plain = plain_logits(exhibit)
+def test_nothing_stays_behind(examples, which):
+    example = examples(which, "one")
+    model = example.analyzer.model
+    plain = plain_logits(example)
     before = traces(model)
-    exhibit.result(*METHODS, heads="0.0")
+    example.result(*METHODS, heads="0.0")
     assert traces(model) == before
     assert before[1:] == ([], "sdpa", "sdpa")
     assert capture._watching == capture._active == {}
-    assert all(torch.equal(one, other) for one, other in zip(plain_logits(exhibit), plain, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(plain_logits(example), plain, strict=True))
 
 
 def on_the_way_up(module, args, output):
@@ -81,27 +81,27 @@ def on_the_way_down(module, args, output):
         (on_the_way_down, "model.language_model.layers.2.mlp"),
     ],
 )
-def test_nothing_stays_behind_after_a_fault(exhibits, fault, where):
-    exhibit = exhibits("demo", "one")
-    model = exhibit.analyzer.model
-    plain = plain_logits(exhibit)
+def test_nothing_stays_behind_after_a_fault(examples, fault, where):
+    example = examples("demo", "one")
+    model = example.analyzer.model
+    plain = plain_logits(example)
     before = traces(model)
     with (
         hooked(model.get_submodule(where), fault),
         pytest.raises(RuntimeError, match="on purpose"),
     ):
-        exhibit.result(*PROBED)
+        example.result(*PROBED)
     assert traces(model) == before
     assert capture._watching == {}
-    assert all(torch.equal(one, other) for one, other in zip(plain_logits(exhibit), plain, strict=True))
-    assert exhibit.result(*PROBED).methods
+    assert all(torch.equal(one, other) for one, other in zip(plain_logits(example), plain, strict=True))
+    assert example.result(*PROBED).methods
 
 
-def test_the_tower_is_not_differentiated_below_its_last_layer(exhibits):
-    exhibit, seen = exhibits("demo", "one"), []
-    tower = exhibit.analyzer.model.model.visual
+def test_the_tower_is_not_differentiated_below_its_last_layer(examples):
+    example, seen = examples("demo", "one"), []
+    tower = example.analyzer.model.model.visual
     with hooked(tower.blocks[-2], lambda module, args, output: seen.append(output.requires_grad)):
-        exhibit.result("gradcam")
+        example.result("gradcam")
     assert seen
     assert not any(seen)
 
@@ -109,87 +109,87 @@ def test_the_tower_is_not_differentiated_below_its_last_layer(exhibits):
 @pytest.mark.parametrize(
     ("methods", "passes"), [(("mean", "max"), 0), (("relative",), 1), *(((name,), 1) for name in PROBED), (PROBED, 1)]
 )
-def test_a_pass_more_only_where_one_is_needed_and_one_for_all(exhibits, methods, passes):
-    exhibit, seen = exhibits("demo", "clip"), []
+def test_a_pass_more_only_where_one_is_needed_and_one_for_all(examples, methods, passes):
+    example, seen = examples("demo", "clip"), []
 
     def count(module, args, output):
         seen.append(torch.is_grad_enabled())
 
-    with hooked(exhibit.analyzer.model.model.language_model, count):
-        exhibit.result()
+    with hooked(example.analyzer.model.model.language_model, count):
+        example.result()
         alone = len(seen)
         seen.clear()
-        exhibit.result(*methods)
+        example.result(*methods)
     assert len(seen) == alone + passes
     assert any(seen) is bool({"gradient", "gradcam"} & {*methods})
 
 
-def evidence(exhibit: Exhibit, *needs: str):
-    (question,) = exhibit.analyzer.prepare([(exhibit.shown, exhibit.question)], exhibit.analyzer.settings())
-    tokens = exhibit.result().capture.tokens[exhibit.length :]
-    return Probe(question.prompt, exhibit.ids, tokens, whole=False).run(exhibit.analyzer.model, needs, ())
+def signals(example: Example, *needs: str):
+    (question,) = example.analyzer.prepare([(example.shown, example.question)], example.analyzer.settings())
+    tokens = example.result().capture.tokens[example.length :]
+    return Probe(question.prompt, example.ids, tokens, whole=False).run(example.analyzer.model, needs, ())
 
 
 @pytest.mark.parametrize("need", [STATES, ATTENTION, RELEVANCE, TOWER, CLASSES])
-def test_only_what_is_needed_is_kept(exhibits, need):
-    found = evidence(exhibits("demo", "one"), need)
+def test_only_what_is_needed_is_kept(examples, need):
+    found = signals(examples("demo", "one"), need)
     kept = {name for name in (STATES, ATTENTION, RELEVANCE, TOWER, CLASSES) if getattr(found, name)}
     assert kept == {need}
 
 
-def test_products_are_of_any_row(exhibits):
+def test_products_are_of_any_row(examples):
     """Not of the answer's rows alone."""
-    exhibit = exhibits("genuine", "two")
-    products = evidence(exhibit, ATTENTION).attention
-    row = np.random.default_rng(0).normal(size=exhibit.length + len(exhibit.ids))
+    example = examples("genuine", "two")
+    products = signals(example, ATTENTION).attention
+    row = np.random.default_rng(0).normal(size=example.length + len(example.ids))
     row[::3] = 0
-    assert len(products) == len(exhibit.attention)
-    for product, matrices in zip(products, exhibit.attention, strict=True):
+    assert len(products) == len(example.attention)
+    for product, matrices in zip(products, example.attention, strict=True):
         alike(product(row), row @ matrices.mean(axis=0), 1e-3)
 
 
-def test_no_text_is_left_to_explain(exhibits):
+def test_no_text_is_left_to_explain(examples):
     """The model ends its turn at once."""
-    exhibit = replace(exhibits("demo", "one"))
-    ends = exhibit.analyzer.model.generation_config.eos_token_id
+    example = replace(examples("demo", "one"))
+    ends = example.analyzer.model.generation_config.eos_token_id
     end = ends if isinstance(ends, int) else ends[0]
-    loud = torch.zeros(exhibit.analyzer.config.text_config.vocab_size)
+    loud = torch.zeros(example.analyzer.config.text_config.vocab_size)
     loud[end] = 1000
-    with hooked(exhibit.analyzer.model.lm_head, lambda module, args, output: output + loud):
-        result = exhibit.result("mean", "relative", *PROBED)
+    with hooked(example.analyzer.model.lm_head, lambda module, args, output: output + loud):
+        result = example.result("mean", "relative", *PROBED)
     assert result.answer == ""
     assert [one.method for one in result.methods] == ["mean", "relative", *PROBED]
 
 
 @pytest.mark.parametrize("method", ["gradient", "sinks", "tam"])
-def test_what_is_not_finite_is_a_fault(exhibits, method):
-    exhibit = exhibits("demo", "one")
+def test_what_is_not_finite_is_a_fault(examples, method):
+    example = examples("demo", "one")
 
     def spoil(module, args, output):
         return output if torch.is_inference_mode_enabled() else output * float("nan")
 
-    mlp = exhibit.analyzer.model.model.language_model.layers[3].mlp
+    mlp = example.analyzer.model.model.language_model.layers[3].mlp
     with hooked(mlp, spoil), pytest.raises(CaptureError, match="not finite"):
-        exhibit.result(method)
+        example.result(method)
 
 
-def test_a_tower_of_another_kind_is_named(exhibits, monkeypatch):
-    exhibit = exhibits("demo", "one")
-    tower = exhibit.analyzer.model.model.visual
+def test_a_tower_of_another_kind_is_named(examples, monkeypatch):
+    example = examples("demo", "one")
+    tower = example.analyzer.model.model.visual
     monkeypatch.setattr(tower, "forward", lambda pixels, grid_thw: pixels)
     with pytest.raises(CaptureError, match="the vision tower does not run as"):
-        window_order(exhibit.analyzer.model.model.visual, exhibit.inputs)
+        window_order(example.analyzer.model.model.visual, example.inputs)
     assert not tower.patch_embed._forward_hooks
     assert not tower.blocks[0]._forward_pre_hooks
 
 
-def test_many_questions_find_their_pixels_again(exhibits):
+def test_many_questions_find_their_pixels_again(examples):
     """Of several prompts the pixels are given up until they run."""
-    exhibit = exhibits("demo", "two")
-    settings = replace(exhibit.analyzer.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
-    pairs = [([path], question) for path in exhibit.shown for question in ("how many cats?", "what color is the dog?")]
-    for i, result in exhibit.analyzer.answer(exhibit.analyzer.prepare(pairs, settings), batch_size=3):
-        alone = replace(exhibit, shown=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
+    example = examples("demo", "two")
+    settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
+    pairs = [([path], question) for path in example.shown for question in ("how many cats?", "what color is the dog?")]
+    for i, result in example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=3):
+        alone = replace(example, shown=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
         assert result.answer == alone.answer
         for one, other in zip(result.methods, alone.methods, strict=True):
             assert one.caption == other.caption
@@ -205,12 +205,12 @@ def rounded():
 
 
 @pytest.mark.parametrize("kind", ["one", "two"])
-def test_sixteen_bits_are_close(exhibits, rounded, kind):
-    exhibit = exhibits("demo", kind)
+def test_sixteen_bits_are_close(examples, rounded, kind):
+    example = examples("demo", kind)
     methods = ("mean", "max", "relative", *PROBED)
     answer = "2"  # the same for both
-    whole = exhibit.result(*methods, answer=answer).methods
-    half = replace(exhibit, analyzer=rounded).result(*methods, answer=answer).methods
+    whole = example.result(*methods, answer=answer).methods
+    half = replace(example, analyzer=rounded).result(*methods, answer=answer).methods
     for one, other in zip(half, whole, strict=True):
         assert one.values.dtype == np.float32
         assert np.corrcoef(one.values, other.values)[0, 1] > 0.99, one.method

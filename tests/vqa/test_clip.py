@@ -348,8 +348,10 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
     from qvl_attn.results.clip_export import step_edges_s
-    from qvl_attn.vqa.timeline import story_of
+    from qvl_attn.vqa.timeline import frame_overlay
 
-    story = story_of(result, result.heatmap(), ())
-    assert list(zip(story.times_s, story.steps, strict=True)) == list(zip(moments, np.repeat(range(6), 2), strict=True))
+    overlay_text = frame_overlay(result, result.heatmap(), ())
+    assert list(zip(overlay_text.times_s, overlay_text.steps, strict=True)) == list(
+        zip(moments, np.repeat(range(6), 2), strict=True)
+    )
     assert step_edges_s(result.media[0], 6) == pytest.approx([0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

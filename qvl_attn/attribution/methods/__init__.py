@@ -25,7 +25,7 @@ METHODS = {
 
 
 def needs_of(names: Sequence[str]) -> frozenset[str]:
-    """What of `Evidence` any of some methods reads."""
+    """What of `Signals` any of some methods reads."""
     return frozenset[str]().union(*(METHODS[name].needs for name in names))
 
 

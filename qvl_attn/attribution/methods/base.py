@@ -9,7 +9,7 @@ import numpy as np
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Capture, FloatArray, IntArray
-from qvl_attn.model.signals import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Evidence, Floats
+from qvl_attn.model.signals import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Floats, Signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class View:
         rows: the query's, as indices into the capture's Q axis.
         layers: the layers that the plain mean averages.
         heads: those of a profile, as (layer, head); None without one.
-        evidence: what was captured beside the rows.
+        signals: what was captured beside the rows.
     """
 
     capture: Capture
@@ -30,7 +30,7 @@ class View:
     rows: IntArray
     layers: tuple[int, ...]
     heads: tuple[tuple[int, int], ...] | None
-    evidence: Evidence
+    signals: Signals
 
     @property
     def chosen(self) -> list[int]:
@@ -48,7 +48,7 @@ class View:
     @property
     def query_seeds(self) -> Floats:
         """(S,) the query's tokens, summing to one, over prompt and answer."""
-        seeds = np.zeros(len(self.evidence.seeds))
+        seeds = np.zeros(len(self.signals.seeds))
         seeds[self.capture.queries[self.rows]] = 1 / len(self.rows)
         return seeds
 
@@ -98,7 +98,7 @@ class Method:
     Attributes:
         name: as it is typed.
         compute: the map of a view; pure.
-        needs: what of `Evidence` it reads.
+        needs: what of `Signals` it reads.
         shows: what the map is, in a few words.
         source: where it was published.
         cost: beside the answer itself.

@@ -25,12 +25,12 @@ def grad_cam(tower: Tower) -> Floats:
 
 
 def _gradcam(view: View) -> MethodMap:
-    evidence = view.evidence
-    assert evidence.tower is not None
+    signals = view.signals
+    assert signals.tower is not None
     return MethodMap(
         method="gradcam",
-        values=as_map(grad_cam(evidence.tower)),
-        caption=f"Grad-CAM of the logit of “{evidence.explained.strip()}” on the vision tower's last layer",
+        values=as_map(grad_cam(signals.tower)),
+        caption=f"Grad-CAM of the logit of “{signals.explained.strip()}” on the vision tower's last layer",
     )
 
 

@@ -28,15 +28,15 @@ def relevance(seeds: Floats, products: Sequence[Product]) -> Floats:
 
 
 def _gradient(view: View) -> MethodMap:
-    evidence, vision = view.evidence, view.capture.vision_tokens
-    values = relevance(evidence.seeds, evidence.relevance)[vision]
+    signals, vision = view.signals, view.capture.vision_tokens
+    values = relevance(signals.seeds, signals.relevance)[vision]
     return MethodMap(
         method="gradient",
         values=as_map(values),
-        caption=f"attention times gradient of the logit of “{evidence.explained.strip()}”, through all layers",
-        layers=tuple(range(len(evidence.relevance))),
-        layer_values=as_map(np.stack([product(evidence.seeds)[vision] for product in evidence.relevance])),
-        layer_numbers=tuple(range(len(evidence.relevance))),
+        caption=f"attention times gradient of the logit of “{signals.explained.strip()}”, through all layers",
+        layers=tuple(range(len(signals.relevance))),
+        layer_values=as_map(np.stack([product(signals.seeds)[vision] for product in signals.relevance])),
+        layer_numbers=tuple(range(len(signals.relevance))),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
-from qvl_attn.attribution.selection import layer_words
+from qvl_attn.attribution.selection import describe_layers
 
 
 def _maximum(view: View) -> MethodMap:
@@ -22,7 +22,7 @@ def _maximum(view: View) -> MethodMap:
     return MethodMap(
         method="max",
         values=as_map(rows[view.chosen].max(axis=0).mean(axis=0)),
-        caption=f"maximum over all heads of {layer_words(view.layers)}",
+        caption=f"maximum over all heads of {describe_layers(view.layers)}",
         layers=view.layers,
         layer_values=as_map(rows.mean(axis=1)),
         layer_numbers=tuple(capture.layers.tolist()),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.attribution.selection import layer_words
+from qvl_attn.attribution.selection import describe_layers
 
 
 def _mean(view: View) -> MethodMap:
@@ -19,7 +19,7 @@ def _mean(view: View) -> MethodMap:
     return MethodMap(
         method="mean",
         values=as_map(layers[view.chosen].mean(axis=0)),
-        caption=f"mean of all heads of {layer_words(view.layers)}",
+        caption=f"mean of all heads of {describe_layers(view.layers)}",
         layers=view.layers,
         layer_values=as_map(np.asarray(layers)),
         layer_numbers=tuple(view.capture.layers.tolist()),

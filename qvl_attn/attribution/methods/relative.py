@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.attribution.selection import layer_words, query_rows
+from qvl_attn.attribution.selection import describe_layers, query_rows
 from qvl_attn.model.signals import GENERIC, Floats
 
 GENERIC_PROMPT = "Write a general description of the image."
@@ -27,7 +27,7 @@ def ratio(attention: Floats, generic: Floats) -> Floats:
 
 
 def _relative(view: View) -> MethodMap:
-    generic = view.evidence.generic
+    generic = view.signals.generic
     assert generic is not None
     role = "last" if view.query in ("last", "answer") else "question"
     rows, asked = query_rows(generic, GENERIC_PROMPT, role), {"last": "the last token"}.get(role, "the words")
@@ -35,7 +35,7 @@ def _relative(view: View) -> MethodMap:
     return MethodMap(
         method="relative",
         values=as_map(ratio(own[view.chosen].mean(axis=0), other[view.chosen].mean(axis=0))),
-        caption=f"mean of {layer_words(view.layers)} over that of {asked} of “{GENERIC_PROMPT}” "
+        caption=f"mean of {describe_layers(view.layers)} over that of {asked} of “{GENERIC_PROMPT}” "
         f"+ {EPSILON} of its mean",
         layers=view.layers,
         layer_values=as_map(ratio(own, other)),

@@ -27,7 +27,7 @@ def rollout(seeds: Floats, products: Sequence[Product]) -> list[Floats]:
 
 
 def _rollout(view: View) -> MethodMap:
-    vision, products = view.capture.vision_tokens, view.evidence.attention
+    vision, products = view.capture.vision_tokens, view.signals.attention
     rows = np.stack(rollout(view.query_seeds, products))[:, vision]
     return MethodMap(
         method="rollout",

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.attribution.selection import layer_words
+from qvl_attn.attribution.selection import describe_layers
 from qvl_attn.model.signals import STATES, Floats, States
 
 SCORE, NORM = 20.0, 5.0
@@ -54,7 +54,7 @@ def redistributed(layers: Floats, sinks: NDArray[np.bool_]) -> Floats:
 
 
 def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bool_]], Floats]) -> MethodMap:
-    states = view.evidence.states
+    states = view.signals.states
     assert states is not None
     numbers = view.capture.layers.tolist()
     sinks = sink_cells(states)[numbers]
@@ -67,7 +67,7 @@ def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bo
     return MethodMap(
         method=name,
         values=as_map(layers[view.chosen].mean(axis=0)),
-        caption=f"mean of {layer_words(view.layers)}, {count} ({dimensions} from {SCORE:g} RMS, or norm from "
+        caption=f"mean of {describe_layers(view.layers)}, {count} ({dimensions} from {SCORE:g} RMS, or norm from "
         f"{NORM:g} medians)",
         layers=view.layers,
         layer_values=as_map(layers),

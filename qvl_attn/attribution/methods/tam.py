@@ -36,7 +36,7 @@ def activation_map(classes: Classes, target: int) -> Floats:
 
 
 def _tam(view: View) -> MethodMap:
-    classes, grids = view.evidence.classes, view.capture.grids
+    classes, grids = view.signals.classes, view.capture.grids
     assert classes is not None
     maps = []
     for target in classes.targets:
@@ -45,7 +45,7 @@ def _tam(view: View) -> MethodMap:
     return MethodMap(
         method="tam",
         values=as_map(np.mean(maps, axis=0)),
-        caption=f"token activation map of “{view.evidence.explained.strip()}”, without its context's, rank Gaussian",
+        caption=f"token activation map of “{view.signals.explained.strip()}”, without its context's, rank Gaussian",
     )
 
 

@@ -23,7 +23,7 @@ Reader = Callable[[], bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class MediaRef:
     """A picture or clip of a sample.
 
     Attributes:
@@ -52,9 +52,9 @@ class Root:
         self._root = root
         self._real = Path() if root is None else root.resolve()
         self._readers = readers
-        self._found: dict[tuple[str, str], Shown] = {}
+        self._found: dict[tuple[str, str], MediaRef] = {}
 
-    def find(self, name: str, kind: str) -> Shown:
+    def find(self, name: str, kind: str) -> MediaRef:
         """A picture or clip by its name.
 
         Raises:
@@ -64,12 +64,12 @@ class Root:
             self._found[name, kind] = self._open(name, kind)
         return self._found[name, kind]
 
-    def _open(self, name: str, kind: str) -> Shown:
+    def _open(self, name: str, kind: str) -> MediaRef:
         if name in self._readers:
             reader = self._readers[name]
             data = reader()
             size_px = upright_size_px(data, printable(name))
-            return Shown(kind, name, size_px, reader, identity=name, fingerprint=_of_bytes([data], len(data)))
+            return MediaRef(kind, name, size_px, reader, identity=name, fingerprint=_of_bytes([data], len(data)))
         check_local(name)
         if self._root is None:
             raise InputError(f"{printable(name)} is a file beside the data set", "name its folder with --data-root")
@@ -82,12 +82,12 @@ class Root:
         if not within:
             raise InputError(f"{printable(name)} leads out of the data root {self._root}", "set --data-root")
         if kind == "clip":
-            footage = open_clip(path)
-            return Shown(kind, name, footage.size_px, path, len(footage.times_s), str(real), fingerprint(real))
+            video = open_clip(path)
+            return MediaRef(kind, name, video.size_px, path, len(video.times_s), str(real), fingerprint(real))
         if is_clip(name):
             raise InputError(f"{printable(name)} is a clip", "write it as video")
         size_px = upright_size_px(path, printable(name))
-        return Shown(kind, name, size_px, path, identity=str(real), fingerprint=fingerprint(real))
+        return MediaRef(kind, name, size_px, path, identity=str(real), fingerprint=fingerprint(real))
 
     def _leads_out(self, folder: Path) -> bool:
         return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
@@ -117,7 +117,7 @@ class Sample:
 
     place: str
     id: str
-    shown: tuple[Shown, ...]
+    shown: tuple[MediaRef, ...]
     question: str
     answers: tuple[str, ...]
     boxes_px: NDArray[np.float64]
@@ -302,7 +302,7 @@ def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults
     return [replace(one, id=f"{row.id}/{item.id}", question=item.question) for item in prompts]
 
 
-def _within(row: Row, i: int, shown: Sequence[Shown], faults: Faults) -> list[float]:
+def _within(row: Row, i: int, shown: Sequence[MediaRef], faults: Faults) -> list[float]:
     """A box in pixels, cut off at the picture's edges."""
     frame, per_side, field = row.frames[i], BOX_UNITS[row.box_units], f"boxes[{i}]"
     one = shown[0 if row.media == "video" or frame >= len(shown) else frame]

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qvl_attn.core.text import plain
-from qvl_attn.render.html.payload import COARSE, TOP, Parcel
+from qvl_attn.render.html.payload import COARSE, TOP, Payload
 from qvl_attn.render.overlay import COLORMAPS, color_table
 
 REPORT_FILE = "report.html"
@@ -52,7 +52,7 @@ SCRIPTS = {
 
 
 def page_html(
-    kind: str, title: str, data: dict[str, Any], parcel: Parcel, first: Collection[int] = (), still: str = ""
+    kind: str, title: str, data: dict[str, Any], payload: Payload, first: Collection[int] = (), still: str = ""
 ) -> str:
     """The HTML of a page.
 
@@ -60,13 +60,13 @@ def page_html(
         kind: `result`, `check` or `encoder`.
         title: of the window.
         data: what the page's script is told; goes through `tojson`.
-        parcel: maps and pictures.
+        payload: maps and pictures.
         first: numbers of the blocks that are there when the script begins; the others follow it.
         still: a JPEG file in base64, shown where scripts are off; of an encoder's page.
     """
     style, script = _read("style.css"), "\n".join(['"use strict";', *(_read(f"{name}.js") for name in SCRIPTS[kind])])
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
-    blocks = list(enumerate(parcel.blocks))
+    blocks = list(enumerate(payload.blocks))
     html: str = _template(kind).render(
         title=plain(title),
         policy=Markup(
@@ -75,10 +75,10 @@ def page_html(
         ),
         style=Markup(style),
         script=Markup(script),
-        data=data | {"blocks": parcel.shapes, "tables": tables, "cells_a_side": COARSE, "top": TOP},
+        data=data | {"blocks": payload.shapes, "tables": tables, "cells_a_side": COARSE, "top": TOP},
         first=[block for block in blocks if block[0] in first],
         later=[block for block in blocks if block[0] not in first],
-        pictures=list(enumerate(parcel.pictures)),
+        pictures=list(enumerate(payload.pictures)),
         still=still,
     )
     return html

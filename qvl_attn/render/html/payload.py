@@ -21,7 +21,7 @@ COARSE = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Parcel:
+class Payload:
     """What a page carries beside its words: blocks of maps and pictures, each in base64, each once.
 
     Attributes:

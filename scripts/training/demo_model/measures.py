@@ -22,7 +22,7 @@ from qvl_attn.model.recorder import AttentionRecorder, Target
 MAX_NEW_TOKENS = 24
 BATCH = 16
 Map = NDArray[np.float64]
-Shown = Scene | tuple[Scene, Scene] | Clip
+MediaRef = Scene | tuple[Scene, Scene] | Clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def ask_all(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, samples: Iterable[HeldOut]
 ) -> list[Asked]:
     """Puts every question of every sample to the model; what is of one size goes in batches."""
-    together: dict[tuple[object, ...], list[tuple[Question, Shown]]] = {}
+    together: dict[tuple[object, ...], list[tuple[Question, MediaRef]]] = {}
     for sample in samples:
         shape = sample.shown.frames.shape if isinstance(sample.shown, Clip) else _scenes(sample.shown)[0].picture.shape
         for question in sample.questions:
@@ -74,7 +74,7 @@ def _scenes(shown: Scene | tuple[Scene, Scene]) -> tuple[Scene, ...]:
     return (shown,) if isinstance(shown, Scene) else shown
 
 
-def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, Shown]]) -> dict[str, torch.Tensor]:
+def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, MediaRef]]) -> dict[str, torch.Tensor]:
     shown = items[0][1]
     visuals = [{"type": "video"}] if isinstance(shown, Clip) else [{"type": "image"}] * len(_scenes(shown))
     text = [
@@ -101,7 +101,7 @@ def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, Show
 def _ask_batch(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    items: Sequence[tuple[Question, Shown]],
+    items: Sequence[tuple[Question, MediaRef]],
 ) -> list[Asked]:
     inputs = _inputs(processor, items)
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]

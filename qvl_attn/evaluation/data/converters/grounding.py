@@ -20,7 +20,7 @@ from typing import Any
 
 from qvl_attn.core.errors import InputError
 
-Record = dict[str, Any]
+Annotation = dict[str, Any]
 NO_PICKLE = "is not JSON; a pickle is never read, for it can run anything: export it to JSON first"
 NO_AREA = "a box without area"
 
@@ -41,11 +41,11 @@ def field(record: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
-def by_id(records: Any, where: str, name: str = "id") -> dict[int, Record]:
+def by_id(records: Any, where: str, name: str = "id") -> dict[int, Annotation]:
     """The records of a list by their own number, which none may share with another."""
     if not isinstance(records, list):
         raise InputError(f"{where}: is no list")
-    found: dict[int, Record] = {}
+    found: dict[int, Annotation] = {}
     for i, record in enumerate(records):
         number = field(record, name, int, f"{where}, record {i}")
         if number in found:
@@ -63,13 +63,13 @@ class Instances:
         self.tables = {name: by_id(field(loaded, name, list, str(path)), f"{path}, {name}") for name in tables}
         self.images = images
 
-    def record(self, table: str, number: int, where: str) -> Record:
+    def record(self, table: str, number: int, where: str) -> Annotation:
         """The record of this number, or a fault of the record that names it."""
         if number not in self.tables[table]:
             raise InputError(f"{where}: {number} is not among the {table}")
         return self.tables[table][number]
 
-    def row(self, name: str, image: int, question: str, boxes: list[list[float]]) -> Record:
+    def row(self, name: str, image: int, question: str, boxes: list[list[float]]) -> Annotation:
         """What is written of one question."""
         file_name = field(self.record("images", image, f"{name}, image_id"), "file_name", str, f"image {image}")
         parts = PureWindowsPath(file_name)  # knows both slashes, and drives
@@ -79,7 +79,7 @@ class Instances:
         return shown | {"boxes": boxes, "box_format": "xywh", "box_units": "px"}
 
 
-def box_of(annotation: Record) -> list[float]:
+def box_of(annotation: Annotation) -> list[float]:
     """The four numbers of an annotation's box."""
     box = field(annotation, "bbox", list, f"annotation {annotation['id']}")
     if len(box) != 4 or not all(type(number) in (int, float) and math.isfinite(number) for number in box):
@@ -87,9 +87,9 @@ def box_of(annotation: Record) -> list[float]:
     return list(box)
 
 
-def coco_rows(instances: Instances, options: argparse.Namespace, left_out: Counter[str]) -> Iterator[Record]:
+def coco_rows(instances: Instances, options: argparse.Namespace, left_out: Counter[str]) -> Iterator[Annotation]:
     """One row for each picture and category; what is in a crowd has no boxes, so such a pair is left out."""
-    pairs: dict[tuple[int, int], list[Record]] = {}
+    pairs: dict[tuple[int, int], list[Annotation]] = {}
     for number, annotation in instances.tables["annotations"].items():
         image, category = (field(annotation, key, int, f"annotation {number}") for key in ("image_id", "category_id"))
         pairs.setdefault((image, category), []).append(annotation)
@@ -108,8 +108,8 @@ def coco_rows(instances: Instances, options: argparse.Namespace, left_out: Count
 
 
 def refcoco_rows(
-    refs: dict[int, Record], instances: Instances, options: argparse.Namespace, left_out: Counter[str]
-) -> Iterator[Record]:
+    refs: dict[int, Annotation], instances: Instances, options: argparse.Namespace, left_out: Counter[str]
+) -> Iterator[Annotation]:
     """One row for each sentence."""
     for number, ref in refs.items():
         where = f"ref {number}"
