@@ -1,113 +1,117 @@
-"""The shape of the house: who may import whom, and what --help may cost."""
+"""The shape of the house: the order of the wings, no circles, where heavy libraries live, what --help may cost."""
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "qvl_attn"
-TORCH_ROOMS = {"model", "capture", "recorder", "memory", "passes", "runs", "origin", "engine", "resize", "selftest"}
-TORCH_ROOMS |= {"flow", "probe", "removal", "scramble"}
-# Of the room of encoders; a name may stand for a pure room elsewhere.
-EYE_TORCH_ROOMS = {"grid_rows", "load", "part", "inputs", "look", "states", "saliency"}
-PURE = {
-    "types": set(),
-    "drawing": {"errors"},
-    "errors": set(),
-    "select": {"types", "errors"},
-    "grid": {"types", "errors"},
-    "reduce": {"types", "errors", "select", "grid", "render"},
-    "render": {"types", "drawing"},
-    "plain": set(),
-    "lettering": {"errors", "plain"},
-    "numbers": set(),
-    "film": {"types", "drawing", "render", "lettering", "plain", "numbers", "figures"},
-    "figures": {"types", "drawing", "render", "lettering", "plain", "numbers"},
-    "store": {"types", "errors"},
-    "media": {"types", "errors", "rgb"},
-    "rgb": set(),
-    "mp4": set(),
-    "footage": set(),
-    "sampling": {"errors", "footage"},
-    "merge": {"types", "errors", "grid"},
-    "accuracy": set(),
-    "region": {"types"},
-    "metrics": {"region"},
-    "rows": set(),
-    "profile": {"errors", "select"},
-    "calibrate": {"errors", "metrics", "samples", "scoring"},
-    "summary": {"metrics", "scoring"},
-    "charts": {"render", "lettering"},
-    "shard": {"errors", "samples"},
-    "ledger": {"errors", "plain", "store"},
-    "scores": {"errors", "ledger", "scoring"},
-    "compare": {"errors", "ledger", "metrics", "plain", "scores", "scoring", "store", "summary"},
-    "answer": {"types"},
-    "evidence": {"types"},
-    "denoise": {"errors", "types"},
-    **{
-        f"methods/{path.stem}": {"errors", "types", "evidence", "select", "reduce", "render", "denoise", "methods"}
-        for path in (PACKAGE / "methods").glob("*.py")
-    },
-    "hushed": set(),
-    "jpeg": {"render"},
-    "report/pack": {"jpeg", "render"},
-    "report/page": {"plain", "render", "report"},
-    "perturb": {"types"},
-    "similarity": set(),
-    "eye/families": {"errors"},
-    "eye/cost": {"eye"},
-    "eye/sight": {"errors", "types"},
-    "eye/figures": {"eye"},
-    "eye/said": {"eye", "select"},
-    "eye/words": {"eye", "numbers"},
-    "eye/seen": {"eye", "render"},
-    "eye/listing": {"errors", "media"},
-    "eye/captioned": {"figures", "lettering", "render"},
-    "eye/grid_picture": {"drawing", "eye", "figures", "lettering", "render"},
-    "eye/saliency_map": {"drawing", "errors", "eye", "panels", "render", "types"},
-    "eye/schema": {"eye", "kept", "sampling", "types"},
-    "eye/space": {"errors", "eye", "types"},
-    "faithfulness": {"perturb", "types"},
-    "exhibit": {"errors", "jpeg", "pictures", "region", "render", "result", "samples", "store", "types"},
+from tests.helpers.import_graph import (
+    PACKAGE,
+    circles,
+    depth,
+    figures,
+    import_graph,
+    imported_names,
+    module_files,
+    sources,
+)
+
+# Each may import those before it, never those after it. What names several may not import among themselves.
+ORDER = (
+    "core",
+    "media",
+    "demo",
+    "model",
+    "attribution",
+    "render",
+    "results",
+    ("vqa", "encoders"),
+    "audit",
+    "evaluation",
+    ("analyzer", "encoder"),
+    ("selftest", "report"),
+    "app",
+    "cli",
+)
+# May be named by anything: it imports lazily, so that names are at hand without their cost.
+FACES = {"qvl_attn", "qvl_attn.__main__"}
+MAY_IMPORT = {
+    "torch": ("model", "vqa", "encoders", "selftest", "cli.selftest"),
+    "torchvision": ("model",),
+    "transformers": ("model", "encoders", "selftest", "cli", "evaluation.run_config"),
+    "typer": ("cli",),
+    "rich": ("cli",),
 }
+# Saved results are drawn, reported and compared without these.
+LIGHT = ("qvl_attn.vqa.redraw", "qvl_attn.encoders.result", "qvl_attn.report", "qvl_attn.evaluation.compare")
+GRAPH = import_graph()
+PLACE = {wing: i for i, level in enumerate(ORDER) for wing in ([level] if isinstance(level, str) else level)}
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+def wing(module: str) -> str:
+    return module.split(".")[1]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
-def test_torch_is_imported_in_its_rooms_only(path):
-    names = {name.partition(".")[0] for name in imports(path)}
-    rooms = EYE_TORCH_ROOMS if path.parent.name == "eye" else TORCH_ROOMS
-    if path.stem not in rooms and path.parent.name != "cli":
-        assert not names & {"torch", "torchvision"}
-    if path.parent.name != "cli":
-        assert not names & {"typer", "rich"}, "typer and rich live in cli/ and nowhere else"
+def test_every_file_is_in_a_wing():
+    assert {wing(module) for module in GRAPH.keys() - FACES} <= PLACE.keys()
 
 
-@pytest.mark.parametrize("room", sorted(PURE))
-def test_rooms_import_only_those_before_them(room):
-    ours = {name.split(".")[1] for name in imports(PACKAGE / f"{room}.py") if name.startswith("qvl_attn.")}
-    assert ours <= PURE[room]
+def against_the_order(graph) -> list[str]:
+    """Imports of a later wing, or of another wing of the same level."""
+    return [
+        f"{module} imports {other}"
+        for module in sorted(graph.keys() - FACES)
+        for other in sorted(graph[module] - FACES)
+        if PLACE[wing(other)] > PLACE[wing(module)]
+        or (PLACE[wing(other)] == PLACE[wing(module)] and wing(other) != wing(module))
+    ]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
-def test_files_stay_small(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 330
+def test_wings_import_those_before_them():
+    assert against_the_order(GRAPH) == []
+    assert against_the_order({"qvl_attn.vqa.a": {"qvl_attn.encoders.b"}, "qvl_attn.encoders.b": set()})
+    assert against_the_order({"qvl_attn.core.a": {"qvl_attn.cli.b"}, "qvl_attn.cli.b": set()})
+
+
+def test_no_import_runs_in_a_circle():
+    assert circles(GRAPH) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+
+
+def test_lazy_imports_and_those_for_types_count(tmp_path):
+    for name, line in {
+        "a": "def f():\n    from p import b",
+        "b": "if TYPE_CHECKING:\n    from p.c import x",
+        "c": "",
+    }.items():
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{name}.py").write_text(line, encoding="utf-8")
+    graph = import_graph(tmp_path / "p")
+    assert graph == {"p.a": {"p.b"}, "p.b": {"p.c"}, "p.c": set()}
+    assert depth(graph) == 3
+    assert "circles: none" in figures(tmp_path / "p")
+
+
+def test_heavy_libraries_stay_in_their_rooms():
+    for module, path in module_files().items():
+        used = {name.partition(".")[0] for name in imported_names(path)} & MAY_IMPORT.keys()
+        for library in used:
+            homes = tuple(f"qvl_attn.{home}" for home in MAY_IMPORT[library])
+            assert any(module == home or module.startswith(f"{home}.") for home in homes), f"{module}: {library}"
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_saved_results_need_no_torch(module):
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_files_stay_readable():
+    assert not [path.name for path in sources() if len(path.read_text(encoding="utf-8").splitlines()) > 500]
 
 
 @pytest.mark.parametrize("command", ["ask", "encoder", "render"])
@@ -122,7 +126,7 @@ def test_help_imports_neither_torch_nor_numpy(command):
 
 
 def test_no_security_trap_in_the_package():
-    text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources())
     assert not re.search(
         r"trust_remote_code=True|allow_pickle=True|shell=True|import pickle|torch\.load|cv2\.im(read|write)", text
     )

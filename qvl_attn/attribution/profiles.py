@@ -19,7 +19,7 @@ VERSION = 1
 MAX_BYTES = 2**20
 EVIDENCE = ("published", "measured")
 NO_PROFILE = "none"
-_SHIPPED = Path(__file__).parent / "profiles"
+_SHIPPED = Path(__file__).parent / "shipped_profiles"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def plain_attention(name: str, inputs) -> np.ndarray:
     model, pixels = eyes.plain(name), inputs.tensors["pixel_values"]
     kwargs = {} if "dinov2" in model.config.model_type else {"interpolate_pos_encoding": inputs.interpolate}
     if name in eyes.WITH_TEXT:
-        reported["input_ids"] = torch.tensor([[0, 3, 4, 1]])
+        kwargs["input_ids"] = torch.tensor([[0, 3, 4, 1]])
     with torch.no_grad():
         found = model(pixel_values=pixels, output_attentions=True, **kwargs)
     if name in eyes.WITH_TEXT:

@@ -53,7 +53,7 @@ def test_it_stands_alone(kept, tmp_path):
 
 def test_a_damaged_folder_is_told(kept, tmp_path):
     reported = json.loads((kept / "result.json").read_text(encoding="utf-8"))
-    (tmp_path / "result.json").write_text(json.dumps({**kwargs, "notes": 3}), encoding="utf-8")
+    (tmp_path / "result.json").write_text(json.dumps({**reported, "notes": 3}), encoding="utf-8")
     for one in kept.iterdir():
         if one.name not in ("result.json", "report.html"):
             (tmp_path / one.name).symlink_to(one)
