@@ -38,10 +38,13 @@ ORDER = (
 )
 # May be named by anything: it imports lazily, so that names are at hand without their cost.
 FACES = {"qvl_attn", "qvl_attn.__main__"}
+ENCODERS = ("capture", "hidden_states", "inputs", "loading", "saliency")
+VQA = ("batching", "engine", "explain", "sanity")
+TORCH = ("model", *(f"encoders.{name}" for name in ENCODERS), *(f"vqa.{name}" for name in VQA), "selftest")
 MAY_IMPORT = {
-    "torch": ("model", "vqa", "encoders", "selftest", "cli.selftest"),
+    "torch": (*TORCH, "cli.selftest"),
     "torchvision": ("model",),
-    "transformers": ("model", "encoders", "selftest", "cli", "evaluation.run_config"),
+    "transformers": ("model", "vqa.batching", "encoders.loading", "selftest", "cli"),
     "typer": ("cli",),
     "rich": ("cli",),
 }
