@@ -23,7 +23,7 @@ DESCRIBED = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "training" / "draw_demo_pictures.py"
+    path = Path(__file__).parents[2] / "scripts" / "draw_demo_pictures.py"
     spec = importlib.util.spec_from_file_location("draw_demo_pictures", path)
     assert spec is not None
     assert spec.loader is not None
