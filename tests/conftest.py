@@ -130,7 +130,7 @@ def examples(request, tmp_path_factory):
     from PIL import Image
 
     from qvl_attn.media.mp4 import write_mp4
-    from tests.helpers.examples import Example, clip_media
+    from tests.helpers.plain_eager import Example, clip_media
 
     folder = tmp_path_factory.mktemp("exhibits")
     rng = np.random.default_rng(4)
@@ -262,9 +262,9 @@ def open_page(chromium, page_file):
 @pytest.fixture(scope="session")
 def looks():
     """By name: looks of encoders, of every kind that a page shows."""
-    from tests.helpers.made_up_looks import looks_of
+    from tests.helpers.made_up_encoder_results import results_of
 
-    return looks_of()
+    return results_of()
 
 
 @pytest.fixture(scope="session")

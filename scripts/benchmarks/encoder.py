@@ -32,7 +32,7 @@ from attention import _resident
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from qvl_attn.encoders.capture import look, run_encoder
+from qvl_attn.encoders.capture import capture_attention, run_encoder
 from qvl_attn.encoders.inputs import Inputs, merged_order
 from qvl_attn.encoders.spec import QWEN, spec_of
 from qvl_attn.model.checkpoint import find_checkpoint, load_config
@@ -81,7 +81,7 @@ def noise(name: str, patches: int) -> Inputs:
 def run(way: str, model: Any, eye: Any, inputs: Inputs) -> float:
     """Run one way; a figure of what it gave, so that it cannot be left out."""
     if way == "look":
-        return float(look(model, eye, inputs).received.sum())
+        return float(capture_attention(model, eye, inputs).received.sum())
     with torch.inference_mode():
         if way == "plain":
             return float(run_encoder(model, eye, inputs).last_hidden_state.sum())

@@ -52,7 +52,7 @@ def main() -> None:
 def train(wanted: argparse.Namespace) -> None:
     import torch
     from demo_model.build import build_processor, save
-    from demo_model.training import ScenePlan, Trainer
+    from demo_model.training import Trainer, TrainingPlan
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from safetensors import SafetensorError
@@ -60,7 +60,9 @@ def train(wanted: argparse.Namespace) -> None:
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     steps = {name: getattr(wanted, name) for name in ("look_steps", "answer_steps")}
-    plan = replace(ScenePlan(seed=wanted.seed), **{name: count for name, count in steps.items() if count is not None})
+    plan = replace(
+        TrainingPlan(seed=wanted.seed), **{name: count for name, count in steps.items() if count is not None}
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     template = Path(__file__).parent / "demo_model" / "chat_template.jinja"
     processor = build_processor(template.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 
 from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
-from tests.helpers.examples import Example, alike, clip_media, matrices
+from tests.helpers.plain_eager import Example, alike, clip_media, matrices
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."
@@ -205,8 +205,8 @@ def other_clip(example: Example, clip_file):
 
 def rolled(example: Example) -> list[np.ndarray]:
     """(S, S) the product of the matrices from each layer up."""
-    half = [matrix.mean(axis=0) / 2 + np.spec(len(matrix[0])) / 2 for matrix in example.attention]
-    product, found = np.spec(len(half[0])), []
+    half = [matrix.mean(axis=0) / 2 + np.eye(len(matrix[0])) / 2 for matrix in example.attention]
+    product, found = np.eye(len(half[0])), []
     for matrix in reversed(half):
         product = product @ matrix
         found.insert(0, product)

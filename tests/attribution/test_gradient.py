@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qvl_attn.model.probe import window_order
-from tests.helpers.examples import Example, alike, eager
+from tests.helpers.plain_eager import Example, alike, eager
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
@@ -49,7 +49,7 @@ def relevance_by_hand(example: Example, ids, which) -> tuple[np.ndarray, list[np
     layers = []
     for a, g in zip(attention, gradient, strict=True):
         layers.append(np.mean([np.where(one * slope > 0, one * slope, 0) for one, slope in zip(a, g, strict=True)], 0))
-    whole = np.spec(len(layers[0]))
+    whole = np.eye(len(layers[0]))
     for layer in layers:
         whole = whole + layer @ whole
     return whole, layers

@@ -217,7 +217,7 @@ def test_grounding_names_its_figures():
 
 @pytest.mark.parametrize("scale", [1e-9, 0.1, 1 / 3, 7, 1e6])
 def test_the_scale_of_a_map_does_not_matter(scale):
-    maps = np.concatenate([rng.random((5, 63)), rng.random((5, 63)) ** 8, np.spec(63)[:3], np.zeros((1, 63))])
+    maps = np.concatenate([rng.random((5, 63)), rng.random((5, 63)) ** 8, np.eye(63)[:3], np.zeros((1, 63))])
     scaled = grounding.grounding(maps * scale, SOME)
     for name, values in grounding.grounding(maps, SOME).items():
         assert scaled[name] == pytest.approx(values, rel=1e-9), name
@@ -338,7 +338,7 @@ def cells_of(*pictures):
 
 
 def test_entropy_is_one_of_a_uniform_map_and_zero_of_a_single_cell():
-    maps = np.concatenate([np.full((1, 12), 0.3), np.spec(12)[[4]] * 7, np.kron(rows_of([1, 0, 0, 0]), np.ones(3))])
+    maps = np.concatenate([np.full((1, 12), 0.3), np.eye(12)[[4]] * 7, np.kron(rows_of([1, 0, 0, 0]), np.ones(3))])
     found = grounding.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
     assert found == pytest.approx([1, 0, math.log(3) / math.log(12)], abs=1e-12)
     alone = grounding.patterns(maps[2:3], cells_of((3, 4, 40, 30)))["entropy"]
@@ -353,7 +353,7 @@ def test_entropy_is_shannons():
 
 
 def test_the_share_of_the_ten_strongest_cells():
-    maps = np.concatenate([rng.random((4, 30)), np.ones((1, 30)), np.spec(30)[[3]], np.arange(30)[None] * 2.0])
+    maps = np.concatenate([rng.random((4, 30)), np.ones((1, 30)), np.eye(30)[[3]], np.arange(30)[None] * 2.0])
     want = [sum(sorted(values)[20:]) / sum(values) for values in maps.tolist()]
     assert want[4:] == pytest.approx([1 / 3, 1, 245 / 435])
     assert grounding.patterns(maps, cells_of((5, 6, 6, 5)))["top10_share"] == pytest.approx(want)

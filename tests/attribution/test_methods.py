@@ -11,7 +11,7 @@ from qvl_attn.attribution.methods import METHODS, MethodMap, parse_methods
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
-from tests.helpers.examples import cut_by_picture
+from tests.helpers.plain_eager import cut_by_picture
 
 
 def values(*numbers):

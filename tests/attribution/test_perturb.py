@@ -112,7 +112,7 @@ def test_the_area_is_summed_in_double_precision(dtype):
 def test_the_area_of_a_level_curve_is_its_level_and_of_a_ramp_its_half():
     assert faithfulness.area(np.full(STEPS + 1, -3.0)) == pytest.approx(-3)
     assert faithfulness.area(-4 * faithfulness.shares()) == pytest.approx(-2)
-    first, last = np.spec(STEPS + 1)[[0, -1]]
+    first, last = np.eye(STEPS + 1)[[0, -1]]
     assert faithfulness.area(np.stack([first, last])).tolist() == [1 / 32, 1 / 32]
 
 

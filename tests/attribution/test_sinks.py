@@ -12,7 +12,7 @@ import torch
 from qvl_attn.attribution.methods import DIMENSIONS, sinks
 from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
-from tests.helpers.examples import Example, alike
+from tests.helpers.plain_eager import Example, alike
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]

@@ -7,7 +7,7 @@ import pytest
 
 from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
-from tests.helpers.examples import Example, alike, cut_by_picture
+from tests.helpers.plain_eager import Example, alike, cut_by_picture
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 

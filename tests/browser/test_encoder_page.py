@@ -14,7 +14,7 @@ from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.render.overlay import color_table
-from tests.helpers.made_up_looks import made_up_look
+from tests.helpers.made_up_encoder_results import made_up_result
 from tests.helpers.pages import Reader, close, heat, levels, opened, painted, settled, slide
 
 pytestmark = pytest.mark.browser
@@ -25,11 +25,11 @@ def choose(page, name):
     settled(page)
 
 
-def point(page, look, place, click=False):
+def point(page, result, place, click=False):
     """Move to the middle of a patch, or click it; back to where the page begins first."""
     box = page.locator("#picture").bounding_box()
-    x0, y0, x1, y1 = look.attention.boxes_px[place].tolist()
-    x, y = (x0 + x1) / 2 / look.media.size_px[0], (y0 + y1) / 2 / look.media.size_px[1]
+    x0, y0, x1, y1 = result.attention.boxes_px[place].tolist()
+    x, y = (x0 + x1) / 2 / result.media.size_px[0], (y0 + y1) / 2 / result.media.size_px[1]
     at = box["x"] + x * box["width"], box["y"] + y * box["height"]
     page.mouse.move(*at)
     if click:
@@ -167,11 +167,11 @@ def test_without_other_tokens_all_attention_is_on_patches(open_look):
 
 
 def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
-    values = look.attention.map("cls", 2).ravel()
+    page, result = open_look("cls"), looks("cls")
+    values = result.attention.map("cls", 2).ravel()
     for place in (0, 19, 47, int(values.argmax())):
-        point(page, look, place)
-        x0, y0, x1, y1 = look.attention.boxes_px[place]
+        point(page, result, place)
+        x0, y0, x1, y1 = result.attention.boxes_px[place]
         rank = int((values > values[place]).sum()) + 1
         assert said(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
         assert said(page, "cell").endswith(f"rank {rank} of 48 · pixels x {x0:g}-{x1:g}, y {y0:g}-{y1:g}")
@@ -185,67 +185,69 @@ def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, look
 
 
 def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     page.locator("#picture").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight"):
         page.keyboard.press(key)
     assert said(page, "cell").startswith("row 2, column 2")
     page.keyboard.press("Enter")
     settled(page)
-    shows(page, look.patch_rows[2, 9])
+    shows(page, result.patch_rows[2, 9])
     page.keyboard.press("Escape")
     settled(page)
-    shows(page, look.attention.map("cls", 2))
+    shows(page, result.attention.map("cls", 2))
 
 
 # Patches to click
 
 
 def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     for place in (0, 26, 47):
-        point(page, look, place, click=True)
+        point(page, result, place, click=True)
         for layer in (0, 2):
             slide(page, "layer", layer)
-            shows(page, look.patch_rows[layer, place])
+            shows(page, result.patch_rows[layer, place])
         assert f"row {place // 8 + 1}, column {place % 8 + 1} looks" in said(page, "what")
         marks = page.locator("#marks .kept:not(.under)")
-        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == look.attention.boxes_px[place, :2].tolist()
+        assert [float(marks.get_attribute(name)) for name in ("x", "y")] == result.attention.boxes_px[
+            place, :2
+        ].tolist()
         assert page.locator("#nearest").is_hidden()
     slide(page, "scale", "shared")
-    shows(page, look.patch_rows[2, 47], high=percentile_scale([look.patch_rows[:, 47]]).high, least=10)
-    share = percent(float(look.patch_rows[2, 47].sum()))
+    shows(page, result.patch_rows[2, 47], high=percentile_scale([result.patch_rows[:, 47]]).high, least=10)
+    share = percent(float(result.patch_rows[2, 47].sum()))
     assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
     assert said(page, "heads-hint") == "Of a clicked patch only the mean over the heads is kept."
-    point(page, look, 47, click=True)
+    point(page, result, 47, click=True)
     assert page.evaluate("state.place") is None
     assert said(page, "what").endswith("where [CLS] looks · mean of all 4 heads")
 
 
 @pytest.mark.parametrize("name", ["crop", "inner"])
 def test_a_click_on_what_is_veiled_picks_nothing(open_look, looks, name):
-    page, look = open_look(name), looks(name)
+    page, result = open_look(name), looks(name)
     box = page.locator("#picture").bounding_box()
     for x, y in ((0.02, 0.5), (0.98, 0.5), (0.1, 0.98)):
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
         settled(page)
         assert page.evaluate("[state.place, state.cell]") == [None, None]
-        shows(page, look.attention.map("cls", 2))
-    point(page, look, 9, click=True)
+        shows(page, result.attention.map("cls", 2))
+    point(page, result, 9, click=True)
     page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.5 * box["height"])
     settled(page)
     assert page.evaluate("state.place") == 9
 
 
 def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
-    look = made_up_look(prefix=(), windows=True, asked=(19, 40), more=False)
-    (tmp_path / "windows.html").write_text(encoder_html(look), encoding="utf-8")
+    result = made_up_result(prefix=(), windows=True, asked=(19, 40), more=False)
+    (tmp_path / "windows.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "windows.html") as page:
         page.locator("summary", has_text="strongest").click()
 
         def tells(values, layer, tokens, windowed):
             slide(page, "layer", layer)
-            point(page, look, 3)
+            point(page, result, 3)
             most, high = values[layer].max(), percentile_scale([values[layer]]).high
             uniform = f"uniform is 1/{tokens}" + (" (its window)" if windowed else "")
             assert said(page, "told").endswith(uniform)
@@ -256,33 +258,33 @@ def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
             assert float(first[2]) == pytest.approx(most * tokens, abs=0.06)
 
         # Windows are of 4 x 4 patches; the lower ones are cut to 2 rows of 4.
-        mean = [[look.attention.map(name, layer) for layer in range(3)] for name in look.attention.queries]
+        mean = [[result.attention.map(name, layer) for layer in range(3)] for name in result.attention.queries]
         for number, (values, window) in enumerate(zip(mean, (48, 16, 8), strict=True)):
             page.locator("#queries button").nth(number).click()
             tells(values, 0, window, window < 48)
             tells(values, 1, 48, False)
         for place, window in ((9, 16), (47, 8)):
-            point(page, look, place, click=True)
-            tells(look.patch_rows[:, place], 2, window, True)
-            tells(look.patch_rows[:, place], 1, 48, False)
+            point(page, result, place, click=True)
+            tells(result.patch_rows[:, place], 2, window, True)
+            tells(result.patch_rows[:, place], 1, 48, False)
         page.locator("#language").click()
         slide(page, "layer", 0)
         assert said(page, "told").endswith("均匀为 1/8（其窗口）")
 
 
 def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_look, looks):
-    page, look = open_look("sparse"), looks("sparse")
+    page, result = open_look("sparse"), looks("sparse")
     assert "10 of 48 patches are here" in said(page, "click-hint")
-    point(page, look, 0, click=True)
+    point(page, result, 0, click=True)
     assert page.locator("#nearest").is_hidden()
     place = 17
-    kept = look.patch_row_places
+    kept = result.patch_row_places
     far = (kept // 8 - place // 8) ** 2 + (kept % 8 - place % 8) ** 2
     number = int(far.argmin())
     assert far[number] > 0
     assert (far == far[number]).sum() == 1
-    point(page, look, place, click=True)
-    shows(page, look.patch_rows[2, number])
+    point(page, result, place, click=True)
+    shows(page, result.patch_rows[2, number])
     assert "row 3, column 2, is not among" in said(page, "nearest")
     near = int(kept[number])
     assert f"row {near // 8 + 1}, column {near % 8 + 1} looks" in said(page, "what")
@@ -290,23 +292,23 @@ def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_lo
 
 
 def test_where_no_single_patches_are_it_says_so(open_look, looks):
-    page, look = open_look("none"), looks("none")
+    page, result = open_look("none"), looks("none")
     assert said(page, "click-hint") == "Single patches are not here."
     assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
-    point(page, look, 3, click=True)
-    shows(page, look.attention.map("patch", 2))
+    point(page, result, 3, click=True)
+    shows(page, result.attention.map("patch", 2))
 
 
 # Other maps, and what went in
 
 
 def test_cosine_similarity_by_layer(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     choose(page, "patch at")
     slide(page, "kind", "similarity")
     for number in range(4):
         slide(page, "layer", number)
-        want = look.similarity[number, 0]
+        want = result.similarity[number, 0]
         got = np.array(page.evaluate("[...valuesOf(shownBy())]"))
         np.testing.assert_allclose(got, want.ravel(), atol=6e-4)
         painted(page, np.ascontiguousarray(want[0]), 1.0)
@@ -319,19 +321,19 @@ def test_cosine_similarity_by_layer(open_look, looks):
     slide(page, "layer", 0)
     assert said(page, "what").endswith("before layer 0")
     slide(page, "kind", "attention")
-    shows(page, look.attention.map("at_1", 0))
+    shows(page, result.attention.map("at_1", 0))
 
 
 def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     option = page.locator("#kind option[value=similarity]")
     assert option.is_disabled()
     assert option.inner_text() == "cosine similarity: choose a patch asked with --at first"
     choose(page, "patch at")
     assert option.is_enabled()
-    point(page, look, 5, click=True)
+    point(page, result, 5, click=True)
     assert option.is_disabled()
-    point(page, look, 5, click=True)
+    point(page, result, 5, click=True)
     for kind, reported in (
         ("similarity", "Shown is that to the patch at 140, 100 px."),
         ("0", "map of attention first."),
@@ -339,29 +341,29 @@ def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_l
         slide(page, "kind", kind)
         before = said(page, "what")
         for _ in range(2):
-            point(page, look, 5, click=True)
+            point(page, result, 5, click=True)
             assert said(page, "what") == before
             assert said(page, "nearest").endswith(reported)
             assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
 
 
 def test_cosines_have_three_decimals(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     choose(page, "patch at")
     slide(page, "kind", "similarity")
-    values = look.similarity[3, 0].ravel()
+    values = result.similarity[3, 0].ravel()
     least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", said(page, "told")).groups()
     np.testing.assert_allclose([float(least), float(most)], [values.min(), values.max()], atol=1e-3)
     small = int(np.abs(values).argmin())
     assert abs(values[small]) < 0.1
-    point(page, look, small)
+    point(page, result, small)
     cosine = re.search(r": (-?\d\.\d{3}) · rank", said(page, "cell"))[1]
     assert float(cosine) == pytest.approx(values[small], abs=1e-3)
 
 
 def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
-    look = made_up_look(settings=EncoderSettings(texts=("a cat",), saliency=True))
-    (tmp_path / "text.html").write_text(encoder_html(look), encoding="utf-8")
+    result = made_up_result(settings=EncoderSettings(texts=("a cat",), saliency=True))
+    (tmp_path / "text.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "text.html") as page:
         slide(page, "kind", 0)
         assert said(page, "what").endswith("for “a cat” · cosine similarity 0.250")
@@ -369,7 +371,7 @@ def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, 
         settled(page)
         assert said(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 3 * 3 * 48 + 10)
-    (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
+    (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
         assert (
             "Left out: saliency, Grad-CAM on the patch grid for “a cat”." in page.locator("#notes li").all_inner_texts()
@@ -377,9 +379,9 @@ def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, 
 
 
 def test_a_saliency_map(open_look, looks):
-    page, look = open_look("cls"), looks("cls")
+    page, result = open_look("cls"), looks("cls")
     slide(page, "kind", 0)
-    shows(page, look.saliency[0].values)
+    shows(page, result.saliency[0].values)
     assert said(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
     for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
         assert page.locator(f"#{name}").is_hidden()
@@ -387,12 +389,12 @@ def test_a_saliency_map(open_look, looks):
 
 @pytest.mark.parametrize("name", ["cls", "inner"])
 def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, looks, name):
-    page, look = open_look(name), looks(name)
+    page, result = open_look(name), looks(name)
     page.locator("#back").click()
     settled(page)
     assert page.locator("#back").get_attribute("aria-pressed") == "true"
     whole = page.locator("#picture").bounding_box()
-    boxes, (width, height) = look.attention.boxes_px, look.media.size_px
+    boxes, (width, height) = result.attention.boxes_px, result.media.size_px
     want = [boxes[0, 0] / width, boxes[0, 1] / height, boxes[-1, 2] / width, boxes[-1, 3] / height]
     for part in ("map", "turned-back"):
         box = page.locator(f"#{part}").bounding_box()
@@ -400,7 +402,7 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
         got = [x, y, x + box["width"] / whole["width"], y + box["height"] / whole["height"]]
         np.testing.assert_allclose(got, want, atol=2e-3)
     natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
-    assert natural == [look.reconstruction.shape[2]]
+    assert natural == [result.reconstruction.shape[2]]
     assert page.locator("#veil path").count() == (name == "inner")
     assert ("veiled" in said(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
@@ -466,12 +468,12 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
 
 
 def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
-    page, look = open_look("steps"), looks("steps")
+    page, result = open_look("steps"), looks("steps")
     assert said(page, "step-told") == "0.00 s · step 1 of 3"
     seen = []
     for step in range(3):
         slide(page, "step", step)
-        shows(page, look.attention.map("cls", 2), step=step, least=10)
+        shows(page, result.attention.map("cls", 2), step=step, least=10)
         page.locator("#back").click()
         settled(page)
         seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
@@ -481,9 +483,9 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
     page.keyboard.press(",")
     settled(page)
     assert page.evaluate("state.step") == 1
-    point(page, look, 26, click=True)
-    shows(page, look.patch_rows[2, 26], step=1, least=10)
-    share = float(look.attention.cls[2, :, 1, 0].mean())
+    point(page, result, 26, click=True)
+    shows(page, result.patch_rows[2, 26], step=1, least=10)
+    share = float(result.attention.cls[2, :, 1, 0].mean())
     page.keyboard.press("Escape")
     settled(page)
     assert said(page, "share").endswith(f"{percent(share)} to [CLS]")
@@ -498,7 +500,7 @@ def test_a_picture_has_no_steps(open_look):
 
 
 def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, tmp_path):
-    look = made_up_look()
+    result = made_up_result()
     cells = 48
     means = 3 * 3 * cells
     before_heads = 3 * means + 48 * 3 * cells + 4 * cells + cells  # others, clicks, likeness, saliency
@@ -514,44 +516,46 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
     }
     for most, lines in wanted.items():
         monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
-        data = Reader(encoder_html(look)).data
+        data = Reader(encoder_html(result)).data
         assert data["left_out"][: len(lines)] == lines
         assert lines or not data["left_out"]
         assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", means + 10)
-    (tmp_path / "few.html").write_text(encoder_html(look), encoding="utf-8")
+    (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "few.html") as page:
-        shows(page, look.attention.map("cls", 2))
+        shows(page, result.attention.map("cls", 2))
         lines = page.locator("#notes li").all_inner_texts()
         assert "Left out: maximum over the heads, of [CLS]." in lines
         assert "Left out: single patches to click." in lines
 
 
 def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatch, tmp_path):
-    look = made_up_look(asked=(), more=False, prefix=(), places=())
+    result = made_up_result(asked=(), more=False, prefix=(), places=())
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 9 * 48 + 5 * 48)
-    (tmp_path / "one.html").write_text(encoder_html(look), encoding="utf-8")
+    (tmp_path / "one.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "one.html") as page:
         slide(page, "over", 1)
-        shows(page, look.attention.maps("patch")[2, 1])
+        shows(page, result.attention.maps("patch")[2, 1])
         assert "mean of the heads is shown" in said(page, "layers-hint")
         slide(page, "layer", 0)
-        shows(page, look.attention.map("patch", 0))
+        shows(page, result.attention.map("patch", 0))
         assert said(page, "heads-hint").startswith("Single heads of this layer are left out")
 
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
-    look = made_up_look((5, 6, 8), asked=(), more=False, places=())
+    result = made_up_result((5, 6, 8), asked=(), more=False, places=())
     most = 2 * 3 * 48 * 3 + 200  # room for one more map of a step, none for one of three
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
-    data = Reader(encoder_html(look)).data
+    data = Reader(encoder_html(result)).data
     assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
-    (tmp_path / "long.html").write_text(encoder_html(look), encoding="utf-8")
+    (tmp_path / "long.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
         slide(page, "step", 1)
         assert said(page, "step-told") == "1.00 s · step 3 of 5"
-        painted(page, look.attention.map("cls", 2)[2], percentile_scale([look.attention.map("cls", 2)]).high, least=10)
+        painted(
+            page, result.attention.map("cls", 2)[2], percentile_scale([result.attention.map("cls", 2)]).high, least=10
+        )
         assert "Left out: steps; 3 of 5 are here, evenly chosen." in page.locator("#notes li").all_inner_texts()
 
 

@@ -26,17 +26,17 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media import image as media_room
 from qvl_attn.media.mp4 import write_mp4
 from tests.conftest import numbered_frames
-from tests.helpers import eyes
-from tests.helpers.running import ENV
+from tests.helpers import tiny_encoders
+from tests.helpers.check_runs import ENV
 
 
 @cache
 def shown() -> Path:
     """Pictures, clips and what is none."""
-    folder = eyes.root() / "shown"
+    folder = tiny_encoders.root() / "shown"
     (folder / "frames").mkdir(parents=True)
     for i, size in enumerate([(90, 80), (80, 120)]):
-        Image.fromarray(eyes.pixels(*size, i)[0]).save(folder / f"{'ab'[i]}.png")
+        Image.fromarray(tiny_encoders.pixels(*size, i)[0]).save(folder / f"{'ab'[i]}.png")
     frames = numbered_frames(6)
     write_mp4(folder / "clip.mp4", zip(frames, [i / 10 for i in range(6)], strict=True), 0.6, rate_fps=10)
     for i, frame in enumerate(frames):
@@ -74,7 +74,7 @@ def loaded(checkpoint, *args):
 
 
 def run(*words, model: str | Path = "dino"):
-    where = eyes.folder(model) if model in eyes.NAMES else model
+    where = tiny_encoders.folder(model) if model in tiny_encoders.NAMES else model
     return CliRunner().invoke(app, ["encoder", "--device", "cpu", "--model", str(where), *map(str, words)])
 
 
@@ -130,7 +130,7 @@ def test_one_object_a_picture(tmp_path):
         assert list(look.attention.grid) == row["grid"]
         assert ("heatmap" in row) == (look.media.clip is not None)
         assert row["headline"]["query"] == "cls"
-        assert len(row["layers"]) == eyes.LAYERS
+        assert len(row["layers"]) == tiny_encoders.LAYERS
 
 
 def test_no_more_than_one_picture_is_held(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_how_far_a_look_has_come_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys.modules["qvl_attn.cli.encoder"], "progress_bars", bars)
     assert run(shown() / "a.png", "--out", tmp_path / "a").exit_code == 0
-    assert ("looking", eyes.LAYERS, eyes.LAYERS) in reported
+    assert ("looking", tiny_encoders.LAYERS, tiny_encoders.LAYERS) in reported
     reported.clear()
     assert run("--input-dir", shown(), "--out", tmp_path / "b").exit_code == 0
     assert {total for what, _, total in reported if what == "looking"} == {11}
@@ -272,7 +272,7 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def weightless(tmp_path_factory) -> Path:
     """A model whose weights would be no weights."""
-    folder = shutil.copytree(eyes.folder("dino"), tmp_path_factory.mktemp("weightless") / "dino")
+    folder = shutil.copytree(tiny_encoders.folder("dino"), tmp_path_factory.mktemp("weightless") / "dino")
     (folder / "model.safetensors").write_bytes(b"\0" * 100)
     return folder
 
@@ -323,7 +323,7 @@ def test_without_scikit_learn(tmp_path, monkeypatch):
 
 def model_with(folder: Path, **config) -> Path:
     """A copy of a model, its configuration changed."""
-    shutil.copytree(eyes.folder("dino"), folder)
+    shutil.copytree(tiny_encoders.folder("dino"), folder)
     value = json.loads((folder / "config.json").read_text()) | config
     (folder / "config.json").write_text(json.dumps(value))
     return folder
@@ -349,10 +349,10 @@ def test_models_that_are_not_served(tmp_path, config, reported):
 
 def test_folders_that_are_no_model(tmp_path):
     assert refused(shown() / "a.png", "--out", tmp_path / "x", model=shown(), code=1)
-    pickled = shutil.copytree(eyes.folder("dino"), tmp_path / "pickled")
+    pickled = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     assert "safetensors" in refused(shown() / "a.png", "--out", tmp_path / "x", model=pickled, code=1)
-    torn = shutil.copytree(eyes.folder("dino"), tmp_path / "torn")
+    torn = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "torn")
     (torn / "config.json").write_text("{")
     assert "config.json" in refused(shown() / "a.png", "--out", tmp_path / "x", model=torn, code=1)
 
@@ -421,7 +421,13 @@ def test_a_survey_is_told(tmp_path):
 
 def test_a_process_of_its_own(tmp_path):
     """stdout is data; what the libraries say, and colours, do not reach a pipe."""
-    words = [str(shown() / "a.png"), str(shown() / "clip.mp4"), "--model", str(eyes.folder("registers")), "--json"]
+    words = [
+        str(shown() / "a.png"),
+        str(shown() / "clip.mp4"),
+        "--model",
+        str(tiny_encoders.folder("registers")),
+        "--json",
+    ]
     words += ["--device", "cpu", "--max-frames", "2", "--draw-size", "64", "--at", "40,30", "--out", "out"]
     done = subprocess.run(
         [sys.executable, "-m", "qvl_attn", "encoder", *words],
@@ -449,7 +455,7 @@ def test_a_process_of_its_own(tmp_path):
 def test_the_encoder_of_the_library_is_the_same(tmp_path):
     done = run(shown() / "b.png", "--out", tmp_path, "--json", "--dtype", "float32")
     look = EncoderResult.load(json.loads(done.stdout)["folder"])
-    plain = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
+    plain = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     from qvl_attn.media.image import load_picture
 
     assert np.array_equal(plain.encode(load_picture(shown() / "b.png")).attention.received, look.attention.received)

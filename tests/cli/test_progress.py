@@ -11,7 +11,7 @@ import pytest
 
 from qvl_attn.cli import progress
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
-from tests.helpers.running import ENV, said
+from tests.helpers.check_runs import ENV, said
 
 
 @pytest.mark.parametrize(

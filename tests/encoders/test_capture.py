@@ -23,33 +23,33 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders.attention import EncoderAttention
-from qvl_attn.encoders.capture import look, run_encoder
+from qvl_attn.encoders.capture import capture_attention, run_encoder
 from qvl_attn.encoders.inputs import read_inputs
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, spec_of
 from qvl_attn.model.capture import keep_encoder_states
-from tests.helpers import eyes
-from tests.helpers.tower import dense_attention, windows
+from tests.helpers import tiny_encoders
+from tests.helpers.reference_tower import dense_attention, windows
 
 # By name: what is shown, and the settings.
 SHOWN = {
-    "square": (eyes.picture(120, 118), {}),
-    "landscape": (eyes.picture(190, 100), {"max_pixels": 7000}),
-    "portrait": (eyes.picture(64, 201), {"min_pixels": 3000, "max_pixels": 9000}),
-    "clip": (eyes.clip(96, 80, 3), {}),
-    "oblong clip": (eyes.clip(140, 84, 2), {"max_pixels": 12000}),
+    "square": (tiny_encoders.picture(120, 118), {}),
+    "landscape": (tiny_encoders.picture(190, 100), {"max_pixels": 7000}),
+    "portrait": (tiny_encoders.picture(64, 201), {"min_pixels": 3000, "max_pixels": 9000}),
+    "clip": (tiny_encoders.clip(96, 80, 3), {}),
+    "oblong clip": (tiny_encoders.clip(140, 84, 2), {"max_pixels": 12000}),
 }
 
 
 def plain_attention(name: str, inputs) -> np.ndarray:
     """(L, H, t, T, T): the whole model, as transformers runs it."""
-    model, pixels = eyes.plain(name), inputs.tensors["pixel_values"]
+    model, pixels = tiny_encoders.plain(name), inputs.tensors["pixel_values"]
     kwargs = {} if "dinov2" in model.config.model_type else {"interpolate_pos_encoding": inputs.interpolate}
-    if name in eyes.WITH_TEXT:
+    if name in tiny_encoders.WITH_TEXT:
         kwargs["input_ids"] = torch.tensor([[0, 3, 4, 1]])
     with torch.no_grad():
         found = model(pixel_values=pixels, output_attentions=True, **kwargs)
-    if name in eyes.WITH_TEXT:
+    if name in tiny_encoders.WITH_TEXT:
         found = found.vision_model_output
     return torch.stack(found.attentions).transpose(1, 2).numpy()
 
@@ -73,17 +73,17 @@ def held_against(attention, dense: np.ndarray, tolerance: float = 1e-6) -> None:
 
 
 @pytest.mark.parametrize("shown", SHOWN)
-@pytest.mark.parametrize("name", eyes.SPECS)
+@pytest.mark.parametrize("name", tiny_encoders.SPECS)
 def test_it_is_the_attention_of_plain_eager(name, shown):
     media, limits = SHOWN[shown]
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     assert t == len(media.frames)
     assert (h < w, h > w) == {"landscape": (True, False), "oblong clip": (True, False), "portrait": (False, True)}.get(
         shown, (False, False)
     )
-    attention = look(encoder.model, encoder.spec, inputs, (1, w + 2, h * w - 1))
+    attention = capture_attention(encoder.model, encoder.spec, inputs, (1, w + 2, h * w - 1))
     assert attention.grid == (t, h, w)
     assert attention.asked.tolist() == [1, w + 2, h * w - 1]
     held_against(attention, plain_attention(name, inputs))
@@ -91,8 +91,8 @@ def test_it_is_the_attention_of_plain_eager(name, shown):
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
 def test_the_prefix_has_its_roles(name):
-    attention = eyes.encoder(name).encode(eyes.picture(90, 90)).attention
-    cls, registers = name != "siglip", eyes.REGISTERS if name == "registers" else 0
+    attention = tiny_encoders.encoder(name).encode(tiny_encoders.picture(90, 90)).attention
+    cls, registers = name != "siglip", tiny_encoders.REGISTERS if name == "registers" else 0
     assert attention.prefix == ("cls",) * cls + ("register",) * registers
     assert (attention.cls is not None) == cls
     assert attention.queries == (("cls", "patch") if cls else ("patch",))
@@ -103,16 +103,16 @@ def as_seen(model, eye, inputs) -> torch.Tensor:
         return run_encoder(model, eye, inputs).last_hidden_state
 
 
-@pytest.mark.parametrize("name", eyes.NAMES)
+@pytest.mark.parametrize("name", tiny_encoders.NAMES)
 def test_watching_changes_nothing(name):
-    encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(eyes.picture(131, 90), EncoderSettings())
+    encoder = tiny_encoders.encoder(name)
+    inputs, _ = encoder.read(tiny_encoders.picture(131, 90), EncoderSettings())
     before = [config._attn_implementation for config in _configs(encoder.model)]
     alone = as_seen(encoder.model, encoder.spec, inputs)
     with keep_encoder_states(encoder.model, SimpleNamespace(see=lambda *_: None)):
         watched = as_seen(encoder.model, encoder.spec, inputs)
     assert torch.equal(alone, watched)
-    look(encoder.model, encoder.spec, inputs)
+    capture_attention(encoder.model, encoder.spec, inputs)
     assert [config._attn_implementation for config in _configs(encoder.model)] == before
     assert torch.equal(alone, as_seen(encoder.model, encoder.spec, inputs))
 
@@ -127,12 +127,12 @@ SIZES = [(112, 112), (140, 112), (112, 168), (196, 84), (84, 252)]
 
 def held_against_the_hand_written(media, at) -> EncoderAttention:
     """A look in float32, and one of a tower in float64, which leaves the rounding of our own rows alone."""
-    encoder = eyes.encoder(eyes.QWEN)
-    weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
+    weights = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
     inputs, asked = encoder.read(media, EncoderSettings(at=at))
-    held_against(look(exact_tower(), encoder.spec, inputs, asked), dense)
+    held_against(capture_attention(exact_tower(), encoder.spec, inputs, asked), dense)
     attention = encoder.encode(media, EncoderSettings(at=at)).attention
     held_against(attention, dense, 5e-6)
     return attention
@@ -140,7 +140,7 @@ def held_against_the_hand_written(media, at) -> EncoderAttention:
 
 @cache
 def exact_tower():
-    return deepcopy(eyes.encoder(eyes.QWEN).model).double()
+    return deepcopy(tiny_encoders.encoder(tiny_encoders.QWEN).model).double()
 
 
 @pytest.mark.parametrize("size_px", SIZES, ids=str)
@@ -148,35 +148,35 @@ def test_qwens_tower_is_the_one_written_out_by_hand(size_px):
     w, h = size_px[0] // 14, size_px[1] // 14
     places = (0, w + 1, (h - 1) * w, h * w - 1, (h // 2) * w + w // 2)
     at = [(14 * (place % w) + 3.0, 14 * (place // w) + 12.0) for place in places]
-    attention = held_against_the_hand_written(eyes.picture(*size_px, seed=sum(size_px)), tuple(at))
+    attention = held_against_the_hand_written(tiny_encoders.picture(*size_px, seed=sum(size_px)), tuple(at))
     assert attention.grid == (1, h, w)
     assert attention.asked.tolist() == [*places]
 
 
 @pytest.mark.parametrize("frames", [2, 5])
 def test_qwens_tower_on_a_clip(frames):
-    attention = held_against_the_hand_written(eyes.clip(140, 84, frames), ((75.0, 30.0),))
+    attention = held_against_the_hand_written(tiny_encoders.clip(140, 84, frames), ((75.0, 30.0),))
     assert attention.grid == (-(-frames // 2), 6, 10)
     assert attention.asked.tolist() == [2 * 10 + 5]
 
 
 def test_pictures_one_after_another_do_not_mix():
     for size_px in (SIZES[3], SIZES[1], SIZES[3]):
-        held_against_the_hand_written(eyes.picture(*size_px, seed=5), ())
+        held_against_the_hand_written(tiny_encoders.picture(*size_px, seed=5), ())
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 4), (4, 3), (5, 9), (2, 7), (5, 0)])
 def test_a_painted_patch_is_found_where_it_was_painted(row, column):
     """In the first layer a patch's content moves its own key, and of the others only what they have to share."""
-    encoder, w, h = eyes.encoder(eyes.QWEN), 10, 6
-    image = eyes.pixels(w * 14, h * 14)[0]
+    encoder, w, h = tiny_encoders.encoder(tiny_encoders.QWEN), 10, 6
+    image = tiny_encoders.pixels(w * 14, h * 14)[0]
     painted = image.copy()
     painted[row * 14 : row * 14 + 14, column * 14 : column * 14 + 14] = 255 - image[row * 14, column * 14]
     own = windows(h, w, 4)
     mates = np.flatnonzero(own == own[row * w + column])
     asking = next(place for place in mates if place != row * w + column)
     at = ((14.0 * (asking % w) + 7, 14.0 * (asking // w) + 7),)
-    before, after = (encoder.encode(eyes.picture_of(one), EncoderSettings(at=at)) for one in (image, painted))
+    before, after = (encoder.encode(tiny_encoders.picture_of(one), EncoderSettings(at=at)) for one in (image, painted))
     seen = [one.attention.rows[0, :, 0, 0] for one in (before, after)]
     assert all((np.flatnonzero(one.min(axis=0)) == mates).all() for one in seen)
     moved = np.log(seen[1][:, mates]) - np.log(seen[0][:, mates])
@@ -194,7 +194,7 @@ def test_a_painted_patch_is_found_where_it_was_painted(row, column):
 
 
 def test_only_full_layers_see_beyond_the_window():
-    attention = eyes.encoder(eyes.QWEN).encode(eyes.picture(196, 84)).attention
+    attention = tiny_encoders.encoder(tiny_encoders.QWEN).encode(tiny_encoders.picture(196, 84)).attention
     assert attention.full.tolist() == [False, False, True, False]
     own = windows(6, 14, 4)
     assert (np.unique(own, return_inverse=True)[1] == np.unique(attention.window, return_inverse=True)[1]).all()
@@ -216,9 +216,9 @@ class Largest(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("name", ["dino", "siglip", eyes.QWEN])
+@pytest.mark.parametrize("name", ["dino", "siglip", tiny_encoders.QWEN])
 def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
-    encoder, media = eyes.encoder(name), eyes.picture(600, 392)
+    encoder, media = tiny_encoders.encoder(name), tiny_encoders.picture(600, 392)
     inputs, _ = encoder.read(media, EncoderSettings(max_pixels=600 * 392))
     P = inputs.grid[1] * inputs.grid[2]
     assert P > 800
@@ -229,23 +229,23 @@ def test_no_matrix_of_all_patches_is_ever_held(name, monkeypatch):
     for rows in (16, P):
         monkeypatch.setattr(look_room, "BLOCK_BYTES", 4 * row * rows)
         with Largest() as watch:
-            look(encoder.model, encoder.spec, inputs, (7,))
+            capture_attention(encoder.model, encoder.spec, inputs, (7,))
         largest[rows] = watch.values
     assert largest[P] >= encoder.spec.heads * P**2, "the watch sees nothing"
     assert 16 * row < alone < encoder.spec.heads * P**2 / 2
     assert largest[16] == alone, "the pass itself has the largest tensor"
 
 
-@pytest.mark.parametrize("name", ["clip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "registers", tiny_encoders.QWEN])
 def test_how_many_rows_are_held_changes_no_number(name, monkeypatch):
-    encoder = eyes.encoder(name)
-    media = eyes.clip(140, 84, 3)
+    encoder = tiny_encoders.encoder(name)
+    media = tiny_encoders.clip(140, 84, 3)
     inputs, _ = encoder.read(media, EncoderSettings())
     T = len(encoder.spec.prefix) + inputs.grid[1] * inputs.grid[2]
     sights = []
     for size in (look_room.BLOCK_BYTES, 1, 4 * encoder.spec.heads * T * 7):
         monkeypatch.setattr(look_room, "BLOCK_BYTES", size)
-        sights.append(look(encoder.model, encoder.spec, inputs, (3, 11)))
+        sights.append(capture_attention(encoder.model, encoder.spec, inputs, (3, 11)))
     for field in ("received", "cls", "rows", "distance_px", "entropy_bits", "window_share"):
         first, *others = (getattr(attention, field) for attention in sights)
         for one in others:
@@ -255,13 +255,13 @@ def test_how_many_rows_are_held_changes_no_number(name, monkeypatch):
                 np.testing.assert_allclose(one, first, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov2", "siglip", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "dinov2", "siglip", tiny_encoders.QWEN])
 def test_sixteen_bits(name):
-    encoder = eyes.encoder(name, "bfloat16")
+    encoder = tiny_encoders.encoder(name, "bfloat16")
     assert encoder.model.dtype == torch.bfloat16
-    media, at = eyes.picture(112, 112), ((50.0, 40.0),)
+    media, at = tiny_encoders.picture(112, 112), ((50.0, 40.0),)
     attention = encoder.encode(media, EncoderSettings(at=at)).attention
-    exact = eyes.encoder(name).encode(media, EncoderSettings(at=at)).attention
+    exact = tiny_encoders.encoder(name).encode(media, EncoderSettings(at=at)).attention
     assert attention.rows.dtype == attention.received.dtype == np.float32
     # The softmax is float32's: rows sum to one far closer than 16 bits would.
     assert np.abs(attention.rows.sum(axis=-1) - 1).max() < 1e-5
@@ -270,31 +270,31 @@ def test_sixteen_bits(name):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["clip", "dinov2", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "dinov2", tiny_encoders.QWEN])
 def test_weights_that_are_no_numbers(name, value):
-    encoder = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
+    encoder = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     weights = next(weight for key, weight in encoder.model.named_parameters() if "patch_embed" in key)
     with torch.no_grad():
         weights.view(-1)[0] = value
     with pytest.raises(CaptureError, match="not finite"):
-        encoder.encode(eyes.picture(112, 112))
+        encoder.encode(tiny_encoders.picture(112, 112))
 
 
 def test_what_does_not_attend_as_its_family_does_is_refused():
-    encoder = eyes.encoder("clip")
-    inputs, _ = encoder.read(eyes.picture(112, 112), EncoderSettings())
+    encoder = tiny_encoders.encoder("clip")
+    inputs, _ = encoder.read(tiny_encoders.picture(112, 112), EncoderSettings())
     for wrong, words in (
         (replace(encoder.spec, layers=2, full=(True,) * 2), "does not attend as its family does"),
         (replace(encoder.spec, layers=4, full=(True,) * 4), "did not show the attention of all of its layers"),
         (replace(encoder.spec, prefix=()), "has 26 tokens, where 25 were expected"),
     ):
         with pytest.raises(CaptureError, match=words):
-            look(encoder.model, wrong, inputs)
+            capture_attention(encoder.model, wrong, inputs)
 
 
 def test_other_windows_than_qwens_are_refused():
-    encoder = eyes.encoder(eyes.QWEN)
-    inputs, _ = encoder.read(eyes.picture(196, 112), EncoderSettings())
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
+    inputs, _ = encoder.read(tiny_encoders.picture(196, 112), EncoderSettings())
     for wrong in (
         replace(encoder.spec, window_px=84),
         replace(encoder.spec, window_px=112),
@@ -302,7 +302,7 @@ def test_other_windows_than_qwens_are_refused():
         replace(encoder.spec, full=(True, False, True, False)),
     ):
         with pytest.raises(CaptureError, match="other windows"):
-            look(encoder.model, wrong, inputs)
+            capture_attention(encoder.model, wrong, inputs)
 
 
 PEAK = """
@@ -321,7 +321,7 @@ print(patches, encoder.spec.heads, peak - before)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dino", eyes.QWEN])
+@pytest.mark.parametrize("name", ["dino", tiny_encoders.QWEN])
 def test_the_peak_is_far_below_a_matrix_of_all_patches(name):
     paths = str(Path(look_room.__file__).parents[2])
     run = subprocess.run(
@@ -343,26 +343,26 @@ def test_the_geometry_of_the_3b(shared_data):
     config = Qwen2_5_VLConfig(**json.loads((shared_data / "tokenizer" / "3B" / "config.json").read_text()))
     config.vision_config.depth = 8
     assert [layer for layer in config.vision_config.fullatt_block_indexes if layer < 8] == [7]
-    tower = eyes.lively(Qwen2_5_VisionTransformerPretrainedModel(config.vision_config).float())
+    tower = tiny_encoders.lively(Qwen2_5_VisionTransformerPretrainedModel(config.vision_config).float())
     tower.set_attn_implementation("sdpa")
-    encoder = eyes.encoder(eyes.QWEN)
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
     eye = spec_of(config, QWEN, encoder.spec.model_class)
     assert (eye.window_px, eye.heads, eye.layers) == (112, 16, 8)
-    media = eyes.picture(336, 252)
+    media = tiny_encoders.picture(336, 252)
     inputs = read_inputs(eye, encoder.processor, media)
-    attention = look(tower, eye, inputs, (0, 100, 431))
+    attention = capture_attention(tower, eye, inputs, (0, 100, 431))
     one = encoder.processor.image_processor
     dense = dense_attention(tower.state_dict(), config.vision_config, media.frames, one.image_mean, one.image_std)
     held_against(attention, dense, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["registers", tiny_encoders.QWEN])
 @pytest.mark.parametrize("at_once", [60, look_room.TOKENS_AT_ONCE])
 def test_layers_are_told_as_they_are_done(name, at_once, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", at_once)
-    encoder, reported = eyes.encoder(name), []
+    encoder, reported = tiny_encoders.encoder(name), []
     L = encoder.spec.layers
-    encoder.encode(eyes.clip(84, 84, 6), EncoderSettings(), lambda *one: reported.append(one))
+    encoder.encode(tiny_encoders.clip(84, 84, 6), EncoderSettings(), lambda *one: reported.append(one))
     assert {(what, total) for what, _, total in reported} == {("looking", L)}
     done = [one for _, one, _ in reported]
     assert done == sorted(done)

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgba
 import qvl_attn.encoders.charts as chart_room
 from qvl_attn.encoders.charts import draw_figures, draw_folder_statistics
 from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, gathers_most, local_until, said, statistics_of
-from tests.helpers.looks import made_look, made_picture, made_sight
+from tests.helpers.encoder_records import made_attention, made_picture, made_record
 
 WINDOW = np.repeat([0, 1], 12)
 FULL = np.array([False, True, False, True, False])
@@ -24,7 +24,7 @@ def charts(monkeypatch):
 
 
 def windowed():
-    return made_sight((1, 4, 6), (), 5, 3, window=WINDOW, full=FULL)
+    return made_attention((1, 4, 6), (), 5, 3, window=WINDOW, full=FULL)
 
 
 def lines_of(axes, label):
@@ -33,7 +33,7 @@ def lines_of(axes, label):
 
 def test_every_figure_with_heads_mean_and_chance(charts):
     attention = windowed()
-    draw_figures(made_look(attention))
+    draw_figures(made_record(attention))
     figures, (axes_of, _) = statistics_of(attention), charts
     panels = [axes for axes in axes_of[0].figure.axes if axes.axison]
     assert [axes.get_title(loc="left") for axes in panels] == [TITLES[name] for name in FIGURES]
@@ -56,8 +56,8 @@ def test_full_layers_are_marked_where_there_are_windows(charts):
     def marked(axes):
         return [patch.get_x() for patch in axes.patches if patch.get_label() == "full layers"]
 
-    draw_figures(made_look(windowed()))
-    draw_figures(made_look(made_sight()))
+    draw_figures(made_record(windowed()))
+    draw_figures(made_record(made_attention()))
     with_windows, without = (canvas.figure.axes for canvas in charts[0])
     assert all(marked(axes) == pytest.approx([0.5, 2.5]) for axes in with_windows[:6])
     assert not any(marked(axes) for axes in without)
@@ -65,7 +65,7 @@ def test_full_layers_are_marked_where_there_are_windows(charts):
 
 
 def test_nothing_is_cut_and_chance_is_on_the_page(charts):
-    draw_figures(made_look(made_sight((1, 4, 6), layers=24, heads=16)))
+    draw_figures(made_record(made_attention((1, 4, 6), layers=24, heads=16)))
     (canvas,) = charts[0]
     canvas.draw()
     renderer, (width, height) = canvas.get_renderer(), canvas.get_width_height()
@@ -78,7 +78,7 @@ def test_nothing_is_cut_and_chance_is_on_the_page(charts):
         assert box.y1 <= height
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     axes = canvas.figure.axes[3]
-    chance = statistics_of(made_sight((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
+    chance = statistics_of(made_attention((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
     _, y = axes.transData.transform((0, chance))
     row = np.asarray(canvas.buffer_rgba())[round(height - y) - 1 : round(height - y) + 2, :, :3]
     x0, x1 = (round(axes.transData.transform((x, 0))[0]) for x in (-0.4, 23.4))
@@ -139,7 +139,7 @@ def test_a_survey_of_one_picture_without_windows(charts):
 
 
 def test_the_words_around_a_chart(charts):
-    look = made_look(made_sight(), made_picture((60, 40), source="some/where/a.png"))
+    look = made_record(made_attention(), made_picture((60, 40), source="some/where/a.png"))
     draw_figures(look)
     title, lines = charts[1][0]
     assert title == "figures by layer · a.png"

@@ -32,7 +32,7 @@ from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.render import overlay
 from qvl_attn.render.style import Drawing
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 BOTH = ("pca", "tsne")
 
@@ -256,7 +256,7 @@ def test_one_picture_is_a_folder_too():
 @cache
 def looked(name="registers", at=((60.0, 40.0),)):
     settings = EncoderSettings(at=at, embeddings=("pca", "tsne"), max_pixels=70 * 70)
-    return eyes.encoder(name).encode(eyes.picture(98, 60), settings)
+    return tiny_encoders.encoder(name).encode(tiny_encoders.picture(98, 60), settings)
 
 
 def test_components_become_colours():
@@ -295,7 +295,7 @@ def test_patches_are_dotted_in_the_colour_that_they_show():
     pixels[:28, 28:56] = (250, 10, 10)
     pixels[28:, 56:] = (0, 100, 200)
     settings = EncoderSettings(embeddings=("pca",))
-    look = eyes.encoder(eyes.QWEN).encode(eyes.picture_of(pixels), settings)
+    look = tiny_encoders.encoder(tiny_encoders.QWEN).encode(tiny_encoders.picture_of(pixels), settings)
     assert look.attention.grid == (1, 4, 6)
     colors = patch_colors(look).reshape(4, 6, 3) * 255
     np.testing.assert_allclose(colors[:2, 2:4], np.broadcast_to((250, 10, 10), (2, 2, 3)), atol=2)
@@ -369,10 +369,10 @@ def test_which_pictures_a_look_has():
     )
 
 
-@pytest.mark.parametrize("media", [eyes.clip(84, 56, 8), eyes.clip(84, 56, 1)])
+@pytest.mark.parametrize("media", [tiny_encoders.clip(84, 56, 8), tiny_encoders.clip(84, 56, 1)])
 def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
     settings = EncoderSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
-    look = eyes.encoder(eyes.QWEN).encode(media, settings)
+    look = tiny_encoders.encoder(tiny_encoders.QWEN).encode(media, settings)
     assert embedding_figures._steps(look) == ([0, 2, 3] if len(media.frames) == 8 else [0])
     for name, draw in embedding_images(look, Drawing()):
         assert draw().ndim == 3, name
@@ -380,7 +380,9 @@ def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
 
 @pytest.mark.parametrize("size", [(28, 28), (56, 28), (28, 560), (560, 28)])
 def test_small_and_long_pictures_are_drawn(size):
-    look = eyes.encoder(eyes.QWEN).encode(eyes.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",)))
+    look = tiny_encoders.encoder(tiny_encoders.QWEN).encode(
+        tiny_encoders.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",))
+    )
     for _, draw in embedding_images(look, Drawing(draw_size_px=64)):
         draw()
     for name, draw in embedding_images(look, Drawing()):

@@ -28,7 +28,7 @@ from qvl_attn.encoders.input_figures import (
     with_patch_lines,
     with_window_lines,
 )
-from qvl_attn.encoders.inputs import read_inputs, reconstruction
+from qvl_attn.encoders.inputs import read_inputs, reconstruct
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
 from qvl_attn.encoders.spec import EncoderSpec
 from qvl_attn.media.image import load_picture
@@ -37,7 +37,7 @@ from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import color_table
 from qvl_attn.render.style import Drawing
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.looks import made_clip, made_look, made_picture, made_sight, random_attention
+from tests.helpers.encoder_records import made_attention, made_clip, made_picture, made_record, random_attention
 
 CYAN = (90, 220, 255)
 BOXES = Drawing(alpha=1, interp="cells")
@@ -96,7 +96,7 @@ def names_of(look):
 
 
 def test_names():
-    look = made_look(made_sight(asked=np.array([3, 7])), settings=EncoderSettings(at=((35.0, 5.0), (15.0, 15.0))))
+    look = made_record(made_attention(asked=np.array([3, 7])), settings=EncoderSettings(at=((35.0, 5.0), (15.0, 15.0))))
     queries = [
         name
         for query in ("cls", "patch", "at_1", "at_2")
@@ -112,7 +112,7 @@ def test_names():
 
 
 def test_every_picture_is_rgb_and_none_is_blank():
-    look = made_look(made_sight(asked=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
+    look = made_record(made_attention(asked=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
     for name, draws in draw_encoder_result(look, Drawing()).images():
         picture = draws()
         assert (picture.dtype, picture.ndim, picture.shape[-1]) == (np.uint8, 3, 3), name
@@ -120,10 +120,10 @@ def test_every_picture_is_rgb_and_none_is_blank():
 
 
 def test_the_strongest_patch_is_brightest_at_its_place():
-    attention = made_sight(prefix=("cls", "register"))
+    attention = made_attention(prefix=("cls", "register"))
     values = one_hot(attention, place=2 * 6 + 4)
     values[:-1] = one_hot(attention, place=0)[:-1]  # the overlay is of the last layer
-    page = draw_encoder_result(made_look(made_sight(cls=values)), BOXES).overlay()
+    page = draw_encoder_result(made_record(made_attention(cls=values)), BOXES).overlay()
     y0, y1, x0, x1 = drawn_part(page)
     assert (x1 - x0, y1 - y0) == (640, 427)
     box = where(page[y0:y1, x0:x1], color_table("inferno")[255, 0])
@@ -131,10 +131,10 @@ def test_the_strongest_patch_is_brightest_at_its_place():
 
 
 def test_single_layers_are_drawn_each_with_its_own():
-    attention = made_sight(prefix=())
+    attention = made_attention(prefix=())
     values = np.stack([one_hot(attention, place)[place // 5] for place in (0, 9, 13)])
-    attention = made_sight(prefix=(), received=values)
-    found = dict(draw_encoder_result(made_look(attention), BOXES).images())
+    attention = made_attention(prefix=(), received=values)
+    found = dict(draw_encoder_result(made_record(attention), BOXES).images())
     for layer, (row, column) in enumerate(((0, 0), (1, 3), (2, 1))):
         page = found[f"patch/layers/layer_{layer:02d}.png"]()
         y0, y1, x0, x1 = drawn_part(page)
@@ -143,8 +143,8 @@ def test_single_layers_are_drawn_each_with_its_own():
 
 
 def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded):
-    attention = made_sight(layers=4, heads=3)
-    look = made_look(attention)
+    attention = made_attention(layers=4, heads=3)
+    look = made_record(attention)
     found = recorded(look)
     for query, values in (("cls", attention.cls), ("patch", attention.received)):
         expected = values.mean(axis=1)[..., 2:].reshape(4, 4, 6)
@@ -166,8 +166,8 @@ def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded
 
 
 def test_panels_of_heads(recorded):
-    attention = made_sight(layers=4, heads=3)
-    _, panels, how = recorded(made_look(attention, settings=EncoderSettings(layer=1)))["cls/heads.png"]
+    attention = made_attention(layers=4, heads=3)
+    _, panels, how = recorded(made_record(attention, settings=EncoderSettings(layer=1)))["cls/heads.png"]
     heads = attention.cls[1, :, 0, 2:].reshape(3, 4, 6)
     shown = np.stack([panel.cells[0] for panel in panels])
     np.testing.assert_allclose(shown, [*heads, heads.mean(axis=0), heads.max(axis=0), heads.min(axis=0)], rtol=1e-5)
@@ -178,13 +178,13 @@ def test_panels_of_heads(recorded):
     np.testing.assert_allclose(
         [panel.scale.high for panel in panels], np.percentile(shown.reshape(6, -1), 99.5, axis=1), rtol=1e-5
     )
-    assert len({panel.scale for panel in recorded(made_look(attention))["cls/heads_shared.png"][1]}) == 1
+    assert len({panel.scale for panel in recorded(made_record(attention))["cls/heads_shared.png"][1]}) == 1
 
 
 @pytest.mark.parametrize("over", ["mean", "max", "min"])
 def test_the_overlay_is_the_last_layer_joined_as_asked(recorded, over):
-    attention = made_sight(heads=3)
-    _, panel, how = recorded(made_look(attention, settings=EncoderSettings(over=over)))["overlay.png"]
+    attention = made_attention(heads=3)
+    _, panel, how = recorded(made_record(attention, settings=EncoderSettings(over=over)))["overlay.png"]
     expected = getattr(attention.cls[-1, :, 0, 2:], over)(axis=0).reshape(4, 6)
     np.testing.assert_allclose(panel.cells[0], expected, rtol=1e-5)
     word = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}[over]
@@ -192,14 +192,14 @@ def test_the_overlay_is_the_last_layer_joined_as_asked(recorded, over):
 
 
 def test_the_overlay_without_cls_is_of_all_patches(recorded):
-    _, panel, how = recorded(made_look(made_sight(prefix=())))["overlay.png"]
+    _, panel, how = recorded(made_record(made_attention(prefix=())))["overlay.png"]
     assert how["question"].startswith("attention received: mean over all patches that ask")
     assert panel.maps[0].query == "patch"
     assert how["answer"] == "all attention is on patches: there are no other tokens"
 
 
 def test_single_layers_on_a_shared_scale(recorded):
-    found = recorded(made_look(), Drawing(scale="shared"))
+    found = recorded(made_record(), Drawing(scale="shared"))
     panels = [found[f"cls/layers/layer_{i:02d}.png"][1] for i in range(3)]
     assert len({panel.scale for panel in panels}) == 1
     assert "one scale" in found["cls/layers/layer_00.png"][2]["caption_lines"][0]
@@ -210,7 +210,7 @@ def test_shares_are_of_the_layer_over_all_heads_and_steps():
     cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # of each head and step
     values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
     values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
-    attention = made_sight((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
+    attention = made_attention((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
     assert (
         describe_share(attention, "cls", 1, "mean")
         == "attention: 55 % on patches, 5.0 % on [CLS] and 40 % on 2 registers"
@@ -225,15 +225,15 @@ def test_all_but_a_little_is_not_told_as_all():
 
 def test_windows_are_told():
     window = np.repeat([0, 1], 12)
-    attention = made_sight(prefix=(), window=window, full=[False, True, False])
+    attention = made_attention(prefix=(), window=window, full=[False, True, False])
     assert describe_layer(attention, 0) == "layer 0 of 0-2 · windows of 84 x 28 px"
     assert describe_layer(attention, 1) == "layer 1 of 0-2 · full"
-    assert describe_layer(made_sight(), 1) == "layer 1 of 0-2"
+    assert describe_layer(made_attention(), 1) == "layer 1 of 0-2"
 
 
 def test_a_patch_is_named_by_what_was_typed():
-    attention = made_sight(asked=np.array([3, 7]))
-    look = made_look(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
+    attention = made_attention(asked=np.array([3, 7]))
+    look = made_record(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
     assert [describe_query(look, "at_1"), describe_query(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
 
 
@@ -269,17 +269,17 @@ def test_beyond_the_picture_is_black():
 
 def test_a_smaller_copy_of_the_original_shows_the_same_part():
     boxes = cell_boxes_px(4, 6, (120, 80)) + np.array([60, 40, 60, 40], np.float32)
-    attention, media = made_sight(boxes_px=boxes), made_picture((240, 160))
+    attention, media = made_attention(boxes_px=boxes), made_picture((240, 160))
     kept = made_picture((240, 160), media.frames[0][::2, ::2])
-    whole, small = (seen(made_look(attention, one), 0, (60, 40)).astype(int) for one in (media, kept))
+    whole, small = (seen(made_record(attention, one), 0, (60, 40)).astype(int) for one in (media, kept))
     assert np.abs(whole - small).max() <= 3
     assert whole[0, 0, 0] == pytest.approx(255 * 61 / 240, abs=2)
 
 
 def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
     boxes = cell_boxes_px(4, 4, (100, 100)) + np.array([50, 0, 50, 0], np.float32)
-    attention = made_sight((1, 4, 4), boxes_px=boxes)
-    look = made_look(attention, made_picture((200, 100)))
+    attention = made_attention((1, 4, 4), boxes_px=boxes)
+    look = made_record(attention, made_picture((200, 100)))
     pictures, _, how = recorded(look)["overlay.png"]
     assert pictures[0].shape == (640, 640, 3)
     assert pictures[0][320, [2, -3], 0].tolist() == pytest.approx([64, 191], abs=2)
@@ -302,8 +302,8 @@ def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
 def test_the_part_is_told(box, words):
     x0, y0, x1, y1 = box
     boxes = cell_boxes_px(48, 64, (1, 1)) * np.array([x1 - x0, y1 - y0] * 2) + np.array([x0, y0] * 2)
-    attention = made_sight((1, 48, 64), layers=1, heads=1, boxes_px=boxes.astype(np.float32))
-    assert describe_visible_region(made_look(attention, made_picture((640, 480)))) == words
+    attention = made_attention((1, 48, 64), layers=1, heads=1, boxes_px=boxes.astype(np.float32))
+    assert describe_visible_region(made_record(attention, made_picture((640, 480)))) == words
 
 
 # Marks, the grid, the picture turned back.
@@ -327,7 +327,7 @@ def test_the_outline_goes_around_the_patch(row, column):
 
 @pytest.mark.parametrize("name", ["at_1/layers/layer_00.png", "at_1/layers.png", "at_1/heads.png"])
 def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
-    look = made_look(made_sight(asked=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
+    look = made_record(made_attention(asked=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
     found = dict(draw_encoder_result(look, Drawing(alpha=0)).images())
     count = {"at_1/layers/layer_00.png": 1, "at_1/layers.png": 3, "at_1/heads.png": 5}[name]
     marked = (found[name]() == CYAN).all(axis=-1)
@@ -339,8 +339,8 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
 
 
 def test_each_place_has_its_own_mark():
-    attention = made_sight(asked=np.array([0, 3 * 6 + 4]))
-    look = made_look(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    attention = made_attention(asked=np.array([0, 3 * 6 + 4]))
+    look = made_record(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
     page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
     y0, y1, x0, x1 = drawn_part(page)
     box = where(page[y0:y1, x0:x1], CYAN)
@@ -392,8 +392,8 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     found, rng = captions(monkeypatch), np.random.default_rng(0)
     back = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
     window = np.repeat([0, 1], 12)
-    attention = made_sight(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
-    draw_grid(made_look(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=back), Drawing())
+    attention = made_attention(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
+    draw_grid(made_record(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=back), Drawing())
     ((picture, title, lines),) = found
     side = picture.shape[1] // 6
     assert picture.shape == (4 * side, 6 * side, 3)
@@ -408,15 +408,15 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
 
 @pytest.mark.parametrize(("change", "told"), [("none", (0, 0.0)), ("swap", None), ("one", (55, None))])
 def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, reported):
-    found, attention = captions(monkeypatch), made_sight()
+    found, attention = captions(monkeypatch), made_attention()
     media = made_picture((84, 56))
-    attention = made_sight(boxes_px=cell_boxes_px(4, 6, (84, 56)))
+    attention = made_attention(boxes_px=cell_boxes_px(4, 6, (84, 56)))
     back = media.frames.copy()
     if change == "swap":
         back[0, :, :14], back[0, :, 28:42] = media.frames[0, :, 28:42], media.frames[0, :, :14]
     if change == "one":
         back[0, 5, 5, 2] += 55
-    draw_reconstruction(made_look(attention, media, reconstruction=back))
+    draw_reconstruction(made_record(attention, media, reconstruction=back))
     ((picture, _, lines),) = found
     apart = np.abs(back.astype(int) - media.frames)
     assert f"by {apart.mean():.1f} of 255 levels on average, by {apart.max()} at most" in lines[1]
@@ -430,8 +430,8 @@ def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, rep
 
 
 def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
-    attention, media = made_sight((9, 4, 6), ("cls",)), made_clip((60, 40), 18)
-    look = made_look(attention, media)
+    attention, media = made_attention((9, 4, 6), ("cls",)), made_clip((60, 40), 18)
+    look = made_record(attention, media)
     found = recorded(look)
     assert "picture_1.png" not in names_of(look)
     steps = draw_encoder_result(look, Drawing()).steps
@@ -448,14 +448,14 @@ def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
 
 
 def test_of_a_clip_the_patch_is_marked_in_every_step(recorded):
-    attention = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    attention = made_attention((3, 4, 6), asked=np.array([9]))
+    look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     assert len(recorded(look)["at_1/heads.png"][1][0].marks) == 3
 
 
 def test_of_a_clip_each_step_shows_its_mark():
-    attention = made_sight((3, 4, 6), asked=np.array([9]))
-    look = made_look(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    attention = made_attention((3, 4, 6), asked=np.array([9]))
+    look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
     marked = (page == CYAN).all(axis=-1).any(axis=0)
     assert (np.diff(marked.astype(int)) == 1).sum() == 3
@@ -469,7 +469,7 @@ def test_saliency_is_in_multiples_of_its_own_mean(recorded):
     values = np.random.default_rng(0).random((4, 6)) ** 4
     settings = EncoderSettings(texts=("a cat",), saliency=True)
     maps = (saliency(values), saliency(values, "狗 dog!", "attention_gradient", 0.9))
-    found = recorded(made_look(settings=settings, saliency=maps))
+    found = recorded(made_record(settings=settings, saliency=maps))
     _, panel, how = found["saliency/01_gradcam_a-cat.png"]
     assert (how["question"], how["answer"]) == ("a cat", "cosine similarity 0.273")
     assert found["saliency/02_attention_gradient_狗-dog.png"][2]["answer"] == "probability 0.900"
@@ -484,7 +484,7 @@ def test_saliency_of_nothing_is_not_drawn_and_told():
     one = saliency(np.zeros((4, 6)), "a tiger")
     spot = np.zeros((4, 6))
     spot[2, 2] = 1
-    look = made_look(saliency=(one, saliency(spot)))
+    look = made_record(saliency=(one, saliency(spot)))
     assert [name for name in names_of(look) if "saliency" in name] == ["saliency/02_gradcam_a-cat.png"]
     (note,) = draw_encoder_result(look, Drawing()).notes
     assert "“a tiger”" in note
@@ -498,19 +498,19 @@ def test_saliency_of_nothing_is_not_drawn_and_told():
 def test_notes():
     media = made_picture((1000, 500), np.zeros((50, 100, 3), np.uint8), notes=("transparency: drawn on white",))
     notes = draw_encoder_result(
-        made_look(made_sight(boxes_px=cell_boxes_px(4, 6, (1000, 500))), media), Drawing()
+        made_record(made_attention(boxes_px=cell_boxes_px(4, 6, (1000, 500))), media), Drawing()
     ).notes
     assert notes[0] == "picture 1: transparency: drawn on white"
     assert "kept 100 pixels wide" in notes[1]
     assert len(notes) == 2
-    assert draw_encoder_result(made_look(), Drawing()).notes == ()
+    assert draw_encoder_result(made_record(), Drawing()).notes == ()
 
 
 def test_an_overlay_of_which_a_filter_leaves_nothing_is_refused():
-    attention = made_sight(prefix=())
+    attention = made_attention(prefix=())
     received = np.zeros_like(attention.received)
     received[..., 3] = 1
-    look = made_look(made_sight(prefix=(), received=received))
+    look = made_record(made_attention(prefix=(), received=received))
     with pytest.raises(CaptureError, match="leaves nothing of layer 2"):
         draw_encoder_result(look, Drawing(denoise="median")).overlay()
     assert not [
@@ -521,8 +521,8 @@ def test_an_overlay_of_which_a_filter_leaves_nothing_is_refused():
 
 
 def test_a_panel_wants_a_mark_for_each_map():
-    attention = made_sight((2, 4, 6))
-    look = made_look(attention, made_clip((60, 40), 2))
+    attention = made_attention((2, 4, 6))
+    look = made_record(attention, made_clip((60, 40), 2))
     drawn = draw_encoder_result(look, Drawing())
     panel = Panel("", drawn._layer_panels("cls", [0], (0, 1))[0].maps, marks=(lambda picture: picture,))
     with pytest.raises(ValueError, match=r"zip\(\)"):
@@ -581,9 +581,9 @@ def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
     waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
     media = made_picture((240, 160), waves.astype(np.uint8))
     inputs = read_inputs(eye, processor, media)
-    attention = made_sight((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
-    back = reconstruction(eye, processor, inputs)
-    look = made_look(attention, media, reconstruction=back)
+    attention = made_attention((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
+    back = reconstruct(eye, processor, inputs)
+    look = made_record(attention, media, reconstruction=back)
     assert words in (describe_visible_region(look) or "")
     inside = np.s_[14:42, 14:42]  # at the edge of the black, resizing and padding do not commute
     largest, mean = levels_apart(seen(look, 0, (56, 56))[inside], back[0][inside])

@@ -20,28 +20,40 @@ from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
 from qvl_attn.encoders.result import EncoderResult, request_folder
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
-FRAMES = eyes.clip(96, 80, 3)
+FRAMES = tiny_encoders.clip(96, 80, 3)
 FRAMES = replace(FRAMES, clip=replace(FRAMES.clip, frame_indices=(3, 7, 12)))
 # By name: the encoder, what is shown, and what is asked.
 ASKED = {
-    "clip": ("clip", eyes.picture(120, 97), {"at": ((60, 40), (50.5, 60)), "saliency": True, "texts": ("a cat",)}),
-    "dino": ("dino", eyes.picture(90, 130), {"embeddings": ("pca", "tsne"), "over": "max", "layer": 1}),
-    "registers": ("registers-classes", eyes.picture(81, 90), {"max_pixels": 9000, "saliency": True, "label": "dog"}),
-    "siglip": ("siglip-vision", eyes.picture(100, 64), {"at": ((3, 3),), "min_pixels": 3000, "max_pixels": 6000}),
-    "qwen": ("qwen", eyes.picture(170, 112), {"at": ((100, 50),), "embeddings": ("pca",)}),
+    "clip": (
+        "clip",
+        tiny_encoders.picture(120, 97),
+        {"at": ((60, 40), (50.5, 60)), "saliency": True, "texts": ("a cat",)},
+    ),
+    "dino": ("dino", tiny_encoders.picture(90, 130), {"embeddings": ("pca", "tsne"), "over": "max", "layer": 1}),
+    "registers": (
+        "registers-classes",
+        tiny_encoders.picture(81, 90),
+        {"max_pixels": 9000, "saliency": True, "label": "dog"},
+    ),
+    "siglip": (
+        "siglip-vision",
+        tiny_encoders.picture(100, 64),
+        {"at": ((3, 3),), "min_pixels": 3000, "max_pixels": 6000},
+    ),
+    "qwen": ("qwen", tiny_encoders.picture(170, 112), {"at": ((100, 50),), "embeddings": ("pca",)}),
     "frames": ("registers", FRAMES, {"at": ((40, 40),), "clip": CLIP}),
-    "qwen frames": ("qwen", eyes.clip(84, 56, 3), {"at": ((40, 40),), "clip": CLIP}),
+    "qwen frames": ("qwen", tiny_encoders.clip(84, 56, 3), {"at": ((40, 40),), "clip": CLIP}),
 }
 
 
 @cache
 def looked(name: str) -> EncoderResult:
     encoder, media, asked = ASKED[name]
-    return eyes.encoder(encoder).encode(media, EncoderSettings(**asked))
+    return tiny_encoders.encoder(encoder).encode(media, EncoderSettings(**asked))
 
 
 # Which are drawn, too: that takes most of the time.
@@ -53,7 +65,7 @@ def saved(name: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         if name not in DRAWN:
             undraw(patch)
-        return looked(name).save(eyes.root() / "looks", SMALL)
+        return looked(name).save(tiny_encoders.root() / "looks", SMALL)
 
 
 def undraw(patch) -> None:
@@ -181,11 +193,11 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
 @pytest.mark.parametrize("name", ["dino", "registers"])
 def test_the_weights_are_those_of_plain_eager(name):
     encoder, media, _ = ASKED[name]
-    look, eye = looked(name), eyes.encoder(encoder)
+    look, eye = looked(name), tiny_encoders.encoder(encoder)
     inputs, _ = eye.read(media, look.settings)
     kwargs = {} if "registers" in encoder else {"interpolate_pos_encoding": inputs.interpolate}
     with torch.no_grad():
-        found = eyes.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **kwargs)
+        found = tiny_encoders.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **kwargs)
     plain = torch.stack(found.attentions)[:, 0].mean(dim=1).numpy()  # (L, T, T)
     R = len(look.attention.prefix)
     with np.load(saved(name) / "attention.npz", allow_pickle=False) as arrays:
@@ -249,7 +261,7 @@ def test_the_name_is_the_same_for_the_same_request_alone():
 
     first = name()
     assert first == saved("clip").name
-    assert name(media=eyes.picture(33, 44)) == first, "the content alone counts, which has the same hash here"
+    assert name(media=tiny_encoders.picture(33, 44)) == first, "the content alone counts, which has the same hash here"
     other = {
         "at": ((1.0, 2.0),),
         "min_pixels": 5000,
@@ -345,7 +357,7 @@ def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
 
     times = [i / 10 for i in range(7)]
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)
-    eye, how = eyes.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
+    eye, how = tiny_encoders.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
     settings = EncoderSettings(clip=how)
     look = eye.encode(load_encoder_clip(eye.spec, eye.processor, tmp_path / "m.mp4", how, settings), settings)
     back = EncoderResult.load(look.save(tmp_path / "out", SMALL))

@@ -27,8 +27,8 @@ from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
-from tests.helpers import eyes
-from tests.helpers.running import ENV, line_count, wait_until
+from tests.helpers import tiny_encoders
+from tests.helpers.check_runs import ENV, line_count, wait_until
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}
@@ -53,7 +53,7 @@ def drawn():
 def write(folder: Path, name: str, size=(80, 80), seed=0) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(eyes.pixels(*size, seed)[0]).save(path)
+    Image.fromarray(tiny_encoders.pixels(*size, seed)[0]).save(path)
     return path
 
 
@@ -66,7 +66,7 @@ def photos(tmp_path) -> Path:
 
 
 def eye(name: str = "dino") -> Encoder:
-    return eyes.encoder(name)
+    return tiny_encoders.encoder(name)
 
 
 def rows(out: Path) -> dict[str, dict]:
@@ -78,7 +78,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def run(*words, model: str = "dino"):
-    return CliRunner().invoke(app, ["encoder", "--model", str(eyes.folder(model)), *map(str, words)])
+    return CliRunner().invoke(app, ["encoder", "--model", str(tiny_encoders.folder(model)), *map(str, words)])
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def loaded(monkeypatch):
     """The command with an encoder that is loaded already."""
 
     def load(model: str, **how):
-        found = eyes.encoder(Path(model).name)
+        found = tiny_encoders.encoder(Path(model).name)
         monkeypatch.setattr(found, "say", how["say"])
         return found
 
@@ -135,14 +135,14 @@ def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
         assert np.allclose(vectors, eye("registers").pooled(load_picture(photos / name)), atol=1e-5)
         assert label == ("" if "/" not in name else name.partition("/")[0])
     assert not (tmp_path / "out" / "vectors").exists()
-    assert len(found["separation"]) == eyes.LAYERS + 1
+    assert len(found["separation"]) == tiny_encoders.LAYERS + 1
 
 
 def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
     first = encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     monkeypatch.setattr(Encoder, "glance", lambda *args, **how: pytest.fail("it looked again"))
-    fresh = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
+    fresh = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     assert encode_folder(fresh, photos, tmp_path / "out", EncoderSettings()) == first
     assert files(tmp_path / "out") == before
     assert "model" not in vars(fresh)
@@ -226,7 +226,7 @@ def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypa
 
 def test_one_pass_gives_what_two_give():
     for name in ("registers", "qwen"):
-        media = eyes.picture(90, 130)
+        media = tiny_encoders.picture(90, 130)
         attention, vectors = eye(name).capture(media, EncoderSettings(max_pixels=9000), pooled=True)
         alone = eye(name).encode(media, EncoderSettings(max_pixels=9000)).attention
         for field in ("received", "distance_px", "entropy_bits"):
@@ -259,7 +259,7 @@ def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
     assert (found["other_files"], found["errors"]) == (2, 4)
     table = done.stdout.splitlines()
     start = next(i for i, line in enumerate(table) if line.startswith("layer "))
-    lines = table[start : start + 1 + eyes.LAYERS]
+    lines = table[start : start + 1 + tiny_encoders.LAYERS]
     assert len({len(line) for line in lines}) == 1, "columns stand one beneath another"
     names = lines[0].split()[1:]
     for line, row in zip(lines[1:], found["layers"], strict=True):
@@ -327,7 +327,7 @@ def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
 def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, settings, word, name):
     for i in range(2):
         write(tmp_path / "in", f"{i}.png")
-    fresh = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
+    fresh = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     with pytest.raises(InputError, match=word):
         encode_folder(fresh, tmp_path / "in", tmp_path / "out", settings)
     assert "model" not in vars(fresh)
@@ -335,7 +335,7 @@ def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, set
 
 
 def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
-    model = shutil.copytree(eyes.folder("dino"), tmp_path / "model")
+    model = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights")
     broken = Encoder.load(str(model), device="cpu", dtype="float32")
     with pytest.raises(ModelError, match="weights"):
@@ -503,7 +503,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
 
 @cache
 def finished() -> Path:
-    folder = eyes.root() / "survey"
+    folder = tiny_encoders.root() / "survey"
     write(folder / "in", "a.png")
     encode_folder(eye(), folder / "in", folder / "out", EncoderSettings())
     return folder / "out"
@@ -522,7 +522,7 @@ def test_other_commands_name_what_it_is(words, tmp_path, monkeypatch):
 
 
 def test_a_check_and_a_survey_do_not_share_a_folder(tmp_path, loaded, monkeypatch):
-    from tests.helpers.running import make_data, write_rows
+    from tests.helpers.check_runs import make_data, write_rows
 
     monkeypatch.chdir(tmp_path)
     data = write_rows(tmp_path, make_data(tmp_path, 1))
@@ -544,7 +544,7 @@ def test_a_check_and_a_survey_do_not_share_a_folder(tmp_path, loaded, monkeypatc
 
 
 def start(photos: Path, out: Path) -> subprocess.Popen[str]:
-    words = ["encoder", "--input-dir", str(photos), "--model", str(eyes.folder("dino")), "--out", str(out)]
+    words = ["encoder", "--input-dir", str(photos), "--model", str(tiny_encoders.folder("dino")), "--out", str(out)]
     words += ["--device", "cpu", "--dtype", "float32", "--embeddings", "pca"]
     command = [sys.executable, "-m", "qvl_attn", *words]
     return subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

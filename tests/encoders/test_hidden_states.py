@@ -17,14 +17,14 @@ from qvl_attn.encoders import hidden_states as states_room
 from qvl_attn.encoders.embedding import neighbour_map, principal
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 OBLONG = EncoderSettings(max_pixels=70 * 70)  # sides that are no squares: positions are interpolated
-ALL = sorted(eyes.NAMES)
+ALL = sorted(tiny_encoders.NAMES)
 
 
 def states_of(name, media, settings=OBLONG):
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, settings)
     kept = {}
     read_states(encoder.model, encoder.spec, inputs, lambda layer, states: kept.update({layer: states.clone()}))
@@ -33,10 +33,10 @@ def states_of(name, media, settings=OBLONG):
 
 def plain_output(name, inputs):
     """The encoder of the plainly loaded model, with all of its hidden states."""
-    model = eyes.plain(name)
+    model = tiny_encoders.plain(name)
     pixels = inputs.tensors["pixel_values"]
     with torch.no_grad():
-        if name == eyes.QWEN:
+        if name == tiny_encoders.QWEN:
             return model.model.visual, model.model.visual(
                 pixels, grid_thw=inputs.tensors["grid_thw"], output_hidden_states=True
             )
@@ -54,17 +54,17 @@ def final_norm(tower):
     return tower.layernorm if hasattr(tower, "layernorm") else tower.post_layernorm
 
 
-@pytest.mark.parametrize("name", eyes.SPECS)
+@pytest.mark.parametrize("name", tiny_encoders.SPECS)
 def test_states_are_those_of_plain_transformers(name):
-    inputs, kept = states_of(name, eyes.picture(98, 60))
+    inputs, kept = states_of(name, tiny_encoders.picture(98, 60))
     assert inputs.grid[1] != inputs.grid[2]
     tower, out = plain_output(name, inputs)
-    assert list(kept) == list(range(-1, eyes.LAYERS))
+    assert list(kept) == list(range(-1, tiny_encoders.LAYERS))
     # The last of transformers' hidden states is sometimes taken after the norm; before it they are always plain.
-    for layer in range(-1, eyes.LAYERS - 1):
+    for layer in range(-1, tiny_encoders.LAYERS - 1):
         torch.testing.assert_close(kept[layer], out.hidden_states[layer + 1], atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        last = final_norm(tower)(kept[eyes.LAYERS - 1])
+        last = final_norm(tower)(kept[tiny_encoders.LAYERS - 1])
     torch.testing.assert_close(last, out.last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
@@ -85,14 +85,16 @@ def embedded_in_picture_order(tower, media, processor, size_px):
     return found.flatten(2).transpose(1, 2)
 
 
-@pytest.mark.parametrize(("media", "kind"), [(eyes.picture(140, 84), "image"), (eyes.clip(140, 84, 4), "video")])
+@pytest.mark.parametrize(
+    ("media", "kind"), [(tiny_encoders.picture(140, 84), "image"), (tiny_encoders.clip(140, 84, 4), "video")]
+)
 def test_states_of_qwen_lie_in_picture_order(media, kind):
-    inputs, kept = states_of(eyes.QWEN, media, EncoderSettings())
+    inputs, kept = states_of(tiny_encoders.QWEN, media, EncoderSettings())
     t, h, w = inputs.grid
     assert (h, w) == (6, 10)
     assert t == (1 if kind == "image" else 2)
-    tower, out = plain_output(eyes.QWEN, inputs)
-    processor = getattr(eyes.encoder(eyes.QWEN).processor, f"{kind}_processor")
+    tower, out = plain_output(tiny_encoders.QWEN, inputs)
+    processor = getattr(tiny_encoders.encoder(tiny_encoders.QWEN).processor, f"{kind}_processor")
     wanted = embedded_in_picture_order(tower, media, processor, (84, 140))
     torch.testing.assert_close(kept[-1], wanted, atol=1e-4, rtol=1e-4)
 
@@ -112,17 +114,17 @@ def test_states_of_qwen_lie_in_picture_order(media, kind):
 
 
 def test_steps_of_a_clip_are_kept_apart():
-    media = eyes.clip(80, 80, 3)
+    media = tiny_encoders.clip(80, 80, 3)
     _, kept = states_of("dinov2", media, EncoderSettings())
     for step in range(3):
-        alone = eyes.picture_of(media.frames[step])
+        alone = tiny_encoders.picture_of(media.frames[step])
         _, one = states_of("dinov2", alone, EncoderSettings())
         torch.testing.assert_close(kept[2][step], one[2][0], atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_kept():
-    encoder = eyes.encoder(eyes.QWEN)
-    inputs, _ = encoder.read(eyes.picture(140, 84), EncoderSettings())
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
+    inputs, _ = encoder.read(tiny_encoders.picture(140, 84), EncoderSettings())
     seen = []
 
     def see(layer, states):
@@ -138,11 +140,11 @@ def hooks_of(model):
     return [hook for one in model.modules() for hook in (*one._forward_hooks, *one._forward_pre_hooks)]
 
 
-@pytest.mark.parametrize("name", ["clip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "registers", tiny_encoders.QWEN])
 @pytest.mark.parametrize("when", [-1, 1])
 def test_hooks_do_not_outlive_a_fault(name, when):
-    encoder = eyes.encoder(name)
-    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    encoder = tiny_encoders.encoder(name)
+    inputs, _ = encoder.read(tiny_encoders.picture(98, 60), OBLONG)
     before = hooks_of(encoder.model)
 
     def see(layer, states):
@@ -157,8 +159,8 @@ def test_hooks_do_not_outlive_a_fault(name, when):
 
 
 def test_states_that_are_not_finite_are_a_fault():
-    encoder = eyes.encoder("dino")
-    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    encoder = tiny_encoders.encoder("dino")
+    inputs, _ = encoder.read(tiny_encoders.picture(98, 60), OBLONG)
     pixels = inputs.tensors["pixel_values"].clone()
     pixels[0, 0, 3, 3] = torch.nan
     with pytest.raises(CaptureError, match="layer -1: the embeddings are not finite"):
@@ -166,8 +168,8 @@ def test_states_that_are_not_finite_are_a_fault():
 
 
 def test_an_encoder_that_is_built_otherwise_is_a_fault():
-    encoder = eyes.encoder("dino")
-    inputs, _ = encoder.read(eyes.picture(98, 60), OBLONG)
+    encoder = tiny_encoders.encoder("dino")
+    inputs, _ = encoder.read(tiny_encoders.picture(98, 60), OBLONG)
     with pytest.raises(CaptureError, match="0 lists of 4 layers"):
         read_states(encoder.model, replace(encoder.spec, layers=4), inputs, lambda *_: None)
     with pytest.raises(CaptureError, match="were expected"):
@@ -176,9 +178,9 @@ def test_an_encoder_that_is_built_otherwise_is_a_fault():
 
 @pytest.mark.parametrize("name", ALL)
 def test_similarity_is_cosine_similarity(name):
-    media = eyes.picture(140, 84)
+    media = tiny_encoders.picture(140, 84)
     at = ((60.0, 45.0), (95.0, 30.0))
-    found = eyes.encoder(name).encode(media, replace(OBLONG, at=at))
+    found = tiny_encoders.encoder(name).encode(media, replace(OBLONG, at=at))
     inputs, kept = states_of(name, media)
     (t, h, w), prefix = inputs.grid, len(found.attention.prefix)
     assert found.similarity.shape == (len(kept), 2, t, h, w)
@@ -198,10 +200,10 @@ def test_similarity_is_cosine_similarity(name):
 
 
 def test_similarity_of_a_clip_is_to_the_patches_of_each_step():
-    found = eyes.encoder("siglip").encode(eyes.clip(64, 64, 3), EncoderSettings(at=((40, 20),)))
-    assert found.similarity.shape == (eyes.LAYERS + 1, 1, 3, 4, 4)
+    found = tiny_encoders.encoder("siglip").encode(tiny_encoders.clip(64, 64, 3), EncoderSettings(at=((40, 20),)))
+    assert found.similarity.shape == (tiny_encoders.LAYERS + 1, 1, 3, 4, 4)
     np.testing.assert_allclose(found.similarity[:, 0, :, 1, 2], 1, atol=1e-6)
-    _, kept = states_of("siglip", eyes.clip(64, 64, 3), EncoderSettings())
+    _, kept = states_of("siglip", tiny_encoders.clip(64, 64, 3), EncoderSettings())
     patches = kept[1][2]
     wanted = torch.nn.functional.cosine_similarity(patches, patches[6], dim=-1)
     np.testing.assert_allclose(found.similarity[2, 0, 2].ravel(), wanted.numpy(), atol=1e-5)
@@ -209,26 +211,26 @@ def test_similarity_of_a_clip_is_to_the_patches_of_each_step():
 
 @pytest.mark.parametrize("name", ALL)
 def test_pooled_is_the_cls_token_or_the_mean_of_the_patches(name):
-    media = eyes.picture(98, 60)
-    pooled = eyes.encoder(name).pooled(media, OBLONG)
+    media = tiny_encoders.picture(98, 60)
+    pooled = tiny_encoders.encoder(name).pooled(media, OBLONG)
     _, kept = states_of(name, media)
     assert pooled.shape == (len(kept), kept[0].shape[-1])
     assert pooled.dtype == np.float32
-    has_cls = not name.startswith(("siglip", eyes.QWEN))
+    has_cls = not name.startswith(("siglip", tiny_encoders.QWEN))
     for layer, states in kept.items():
         wanted = states[0, 0] if has_cls else states[0].mean(dim=0)
         np.testing.assert_allclose(pooled[layer + 1], wanted.numpy(), atol=1e-5)
 
 
 def test_pooled_of_a_clip_is_the_mean_over_its_steps():
-    media = eyes.clip(80, 80, 3)
-    steps = [eyes.encoder("dinov2").pooled(eyes.picture_of(frame)) for frame in media.frames]
-    np.testing.assert_allclose(eyes.encoder("dinov2").pooled(media), np.mean(steps, axis=0), atol=1e-5)
+    media = tiny_encoders.clip(80, 80, 3)
+    steps = [tiny_encoders.encoder("dinov2").pooled(tiny_encoders.picture_of(frame)) for frame in media.frames]
+    np.testing.assert_allclose(tiny_encoders.encoder("dinov2").pooled(media), np.mean(steps, axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", "registers", tiny_encoders.QWEN])
 def test_a_clip_in_parts_is_the_clip(name, monkeypatch):
-    encoder, media = eyes.encoder(name), eyes.clip(84, 84, 7)
+    encoder, media = tiny_encoders.encoder(name), tiny_encoders.clip(84, 84, 7)
     wanted = EncoderSettings(at=((40, 20), (10, 70)), embeddings=("pca", "tsne"))
     runs, run = [], states_room.run_encoder
     monkeypatch.setattr(
@@ -239,20 +241,24 @@ def test_a_clip_in_parts_is_the_clip(name, monkeypatch):
     runs.clear()
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 3 * 30)
     parted, pooled_parted = encoder.encode(media, wanted), encoder.pooled(media)
-    steps = [4] if name == eyes.QWEN else [5, 2] if name == "siglip" else [3, 3, 1]
+    steps = [4] if name == tiny_encoders.QWEN else [5, 2] if name == "siglip" else [3, 3, 1]
     assert runs == 2 * steps
     np.testing.assert_allclose(parted.similarity, whole.similarity, atol=1e-5)
     np.testing.assert_allclose(pooled_parted, pooled, atol=1e-5)
     np.testing.assert_allclose(parted.embedding.components, whole.embedding.components, atol=1e-4)
     np.testing.assert_allclose(parted.embedding.explained, whole.embedding.explained, atol=1e-5)
     assert parted.embedding.tsne.shape == whole.embedding.tsne.shape
-    by_step = whole.similarity[1:, 1].reshape(eyes.LAYERS, whole.attention.grid[0], -1) if name != eyes.QWEN else None
+    by_step = (
+        whole.similarity[1:, 1].reshape(tiny_encoders.LAYERS, whole.attention.grid[0], -1)
+        if name != tiny_encoders.QWEN
+        else None
+    )
     assert by_step is None or np.abs(np.diff(by_step, axis=1)).max(axis=(0, 2)).min() > 1e-3, "a wrong order shows"
 
 
 def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
     """While the last part runs, a layer's patches of the whole clip are there once only, and then no more."""
-    encoder, kept = eyes.encoder("clip"), []
+    encoder, kept = tiny_encoders.encoder("clip"), []
 
     def project(points):
         assert all(one() is None for one in kept)
@@ -266,32 +272,34 @@ def test_of_a_clip_in_parts_a_layer_that_is_complete_is_let_go(monkeypatch):
     monkeypatch.setattr(states_room, "principal", project)
     monkeypatch.setattr(states_room, "np", SimpleNamespace(concatenate=join))
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
-    inputs, _ = encoder.read(eyes.clip(84, 84, 5), EncoderSettings())
+    inputs, _ = encoder.read(tiny_encoders.clip(84, 84, 5), EncoderSettings())
     states_room.read_embedding(encoder.model, encoder.spec, inputs, (), ("pca",), 0)
-    assert len(kept) == (eyes.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
+    assert len(kept) == (tiny_encoders.LAYERS + 1) * (3 + 1), "three parts of each layer, and all of it"
 
 
 def test_the_space_is_of_the_patches_of_each_layer():
-    media = eyes.picture(98, 60)
-    found = eyes.encoder("registers").encode(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).embedding
+    media = tiny_encoders.picture(98, 60)
+    found = (
+        tiny_encoders.encoder("registers").encode(media, replace(OBLONG, embeddings=("pca", "tsne"), seed=5)).embedding
+    )
     _, kept = states_of("registers", media)
-    patches = kept[1][0, 1 + eyes.REGISTERS :].double()
+    patches = kept[1][0, 1 + tiny_encoders.REGISTERS :].double()
     centred = patches - patches.mean(dim=0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(np.abs(found.components[2]), (centred @ axes[:3].T).abs().numpy(), atol=1e-4)
     np.testing.assert_allclose(found.explained[2], (sizes**2 / (sizes**2).sum())[:3].numpy(), atol=1e-5)
     assert found.layers.tolist() == [-1, 0, 1, 2]
-    last = kept[2][0, 1 + eyes.REGISTERS :].numpy()
+    last = kept[2][0, 1 + tiny_encoders.REGISTERS :].numpy()
     np.testing.assert_array_equal(found.tsne, neighbour_map(last, 5))
     assert found.tsne_patches.tolist() == list(range(len(patches)))
 
 
 def test_what_is_not_asked_for_is_not_there():
-    encoder = eyes.encoder("dino")
-    plain = encoder.encode(eyes.picture(98, 60))
+    encoder = tiny_encoders.encoder("dino")
+    plain = encoder.encode(tiny_encoders.picture(98, 60))
     assert (plain.similarity, plain.similarity_layers, plain.embedding) == (None, None, None)
     assert "embeddings" not in plain.seconds
-    only = encoder.encode(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
+    only = encoder.encode(tiny_encoders.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert only.similarity is None
     assert (only.embedding.tsne, only.embedding.tsne_patches) == (None, None)
     assert "embeddings" in only.seconds
@@ -299,12 +307,14 @@ def test_what_is_not_asked_for_is_not_there():
 
 
 def test_faults_are_found_before_the_weights_are_loaded(monkeypatch):
-    encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
+    encoder = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
-        encoder.encode(eyes.picture(98, 60), EncoderSettings(embeddings=("pca",)))
+        encoder.encode(tiny_encoders.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"
     monkeypatch.undo()
     with pytest.raises(InputError, match="tsne: 4 patches; t-SNE wants 5 or more"):
-        encoder.encode(eyes.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784))
+        encoder.encode(
+            tiny_encoders.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784)
+        )
     assert "model" not in vars(encoder)

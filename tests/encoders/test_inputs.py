@@ -12,29 +12,29 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, reconstruction
+from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, reconstruct
 from qvl_attn.encoders.record import EncoderSettings
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 SIZES = [(70, 70), (190, 100), (64, 203), (1000, 40), (33, 500), (20, 31), (1, 1), (3, 2)]
 LIMITS = [(None, None), (None, 9000), (4000, 8000), (30000, None)]
 
 
 def shown(encoder, image: np.ndarray, low=None, high=None):
-    media = eyes.picture_of(image)
+    media = tiny_encoders.picture_of(image)
     inputs = read_inputs(encoder.spec, encoder.processor, media, low, high)
-    return inputs, reconstruction(encoder.spec, encoder.processor, inputs)
+    return inputs, reconstruct(encoder.spec, encoder.processor, inputs)
 
 
 @pytest.mark.parametrize("size_px", SIZES, ids=str)
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip-vision", "dino", "dinov2", "registers-classes"])
 def test_without_limits_it_is_what_the_checkpoints_own_processor_makes(name, size_px):
-    image = eyes.pixels(*size_px)[0]
-    own = AutoImageProcessor.from_pretrained(eyes.folder(name))
+    image = tiny_encoders.pixels(*size_px)[0]
+    own = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name))
     wanted = own(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
-    inputs, _ = shown(eyes.encoder(name), image)
+    inputs, _ = shown(tiny_encoders.encoder(name), image)
     assert torch.equal(inputs.tensors["pixel_values"], wanted)
-    side = eyes.encoder(name).spec.trained_px // eyes.encoder(name).spec.patch_px
+    side = tiny_encoders.encoder(name).spec.trained_px // tiny_encoders.encoder(name).spec.patch_px
     assert inputs.grid == (1, side, side)
     assert not inputs.interpolate
 
@@ -43,8 +43,8 @@ def test_without_limits_it_is_what_the_checkpoints_own_processor_makes(name, siz
 @pytest.mark.parametrize("limits", LIMITS[1:], ids=str)
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2"])
 def test_with_limits_it_is_the_whole_picture_in_its_proportions(name, limits, size_px):
-    encoder, (width, height) = eyes.encoder(name), size_px
-    inputs, turned = shown(encoder, eyes.pixels(*size_px)[0], *limits)
+    encoder, (width, height) = tiny_encoders.encoder(name), size_px
+    inputs, turned = shown(encoder, tiny_encoders.pixels(*size_px)[0], *limits)
     _, h, w = inputs.grid
     patch = encoder.spec.patch_px
     # One scale for both sides, but for less than a patch.
@@ -79,9 +79,9 @@ def brightness(turned: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size_px", [(90, 84), (230, 120), (97, 260), (700, 56), (37, 51)], ids=str)
 @pytest.mark.parametrize("limits", [(None, None), (None, 12000)], ids=["squares", "whole"])
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip-vision", "dino", "dinov2", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip-vision", "dino", "dinov2", "registers", tiny_encoders.QWEN])
 def test_a_bright_square_lies_in_the_patches_whose_boxes_hold_it(name, limits, size_px):
-    encoder, (width, height) = eyes.encoder(name), size_px
+    encoder, (width, height) = tiny_encoders.encoder(name), size_px
     found = []
     for left, top in ((0.4, 0.35), (0.55, 0.5), (0.0, 0.0), (0.7, 0.8)):
         x0, y0 = round(left * width), round(top * height)
@@ -100,11 +100,11 @@ def test_a_bright_square_lies_in_the_patches_whose_boxes_hold_it(name, limits, s
 @pytest.mark.parametrize("size_px", [(30, 20), (64, 48), (60, 200)], ids=str)
 def test_a_crop_that_is_larger_than_the_picture(size_px):
     """What lies around it is no part of the picture, and its boxes say so."""
-    encoder = eyes.encoder("clip")
+    encoder = tiny_encoders.encoder("clip")
     small = CLIPImageProcessor(size={"shortest_edge": 42}, crop_size={"height": 70, "width": 70})
-    media = eyes.picture_of(np.full((size_px[1], size_px[0], 3), 255, np.uint8))
+    media = tiny_encoders.picture_of(np.full((size_px[1], size_px[0], 3), 255, np.uint8))
     inputs = read_inputs(encoder.spec, small, media)
-    turned = reconstruction(encoder.spec, small, inputs)
+    turned = reconstruct(encoder.spec, small, inputs)
     covered = overlap(inputs.boxes_px, (0, 0, *size_px))
     assert covered.min() == 0
     assert np.abs(brightness(turned, 14) - covered).max() < 0.05
@@ -114,9 +114,9 @@ def test_a_crop_that_is_larger_than_the_picture(size_px):
 @pytest.mark.parametrize("limits", [(None, None), (None, 9000)], ids=["squares", "whole"])
 @pytest.mark.parametrize("size_px", [(190, 100), (64, 203), (20, 31)], ids=str)
 def test_it_is_turned_back_into_the_resized_picture(name, limits, size_px):
-    encoder, image = eyes.encoder(name), eyes.pixels(*size_px)[0]
+    encoder, image = tiny_encoders.encoder(name), tiny_encoders.pixels(*size_px)[0]
     inputs, turned = shown(encoder, image, *limits)
-    own, (_, h, w) = AutoImageProcessor.from_pretrained(eyes.folder(name)), inputs.grid
+    own, (_, h, w) = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name)), inputs.grid
     size = encoder.spec.patch_px
     how = {} if limits == (None, None) else {"size": {"height": h * size, "width": w * size}, "do_center_crop": False}
     plain = own(images=image, do_rescale=False, do_normalize=False, return_tensors="pt", **how)["pixel_values"]
@@ -126,11 +126,11 @@ def test_it_is_turned_back_into_the_resized_picture(name, limits, size_px):
 @pytest.mark.parametrize("size_px", [(112, 84), (190, 100), (64, 203), (5, 60)], ids=str)
 @pytest.mark.parametrize("limits", [(None, None), (4000, 9000)], ids=str)
 def test_qwens_is_turned_back_into_the_resized_picture(size_px, limits):
-    image = eyes.pixels(*size_px)[0]
+    image = tiny_encoders.pixels(*size_px)[0]
     low, high = limits[0] or 4 * 28**2, limits[1] or 2**20
     content = [{"type": "image", "image": Image.fromarray(image), "min_pixels": low, "max_pixels": high}]
     (resized,), _ = process_vision_info([{"role": "user", "content": content}])
-    inputs, turned = shown(eyes.encoder(eyes.QWEN), image, *limits)
+    inputs, turned = shown(tiny_encoders.encoder(tiny_encoders.QWEN), image, *limits)
     assert np.array_equal(turned[0], np.array(resized))
     assert inputs.grid == (1, resized.height // 14, resized.width // 14)
     np.testing.assert_allclose(inputs.boxes_px[-1, 2:], size_px)
@@ -138,9 +138,9 @@ def test_qwens_is_turned_back_into_the_resized_picture(size_px, limits):
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
-    encoder, media = eyes.encoder(eyes.QWEN), eyes.clip(140, 84, frames, size_px=(1000, 700))
+    encoder, media = tiny_encoders.encoder(tiny_encoders.QWEN), tiny_encoders.clip(140, 84, frames, size_px=(1000, 700))
     inputs = read_inputs(encoder.spec, encoder.processor, media)
-    assert np.array_equal(reconstruction(encoder.spec, encoder.processor, inputs), media.frames[::2])
+    assert np.array_equal(reconstruct(encoder.spec, encoder.processor, inputs), media.frames[::2])
     assert inputs.frames.tolist() == [[i, min(i + 1, frames - 1)] for i in range(0, frames, 2)]
     assert (
         inputs.boxes_px[12].tolist()
@@ -150,19 +150,19 @@ def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
 
 
 def test_a_clip_of_another_family_is_a_step_a_frame():
-    encoder, media = eyes.encoder("dino"), eyes.clip(70, 70, 3, size_px=(700, 350))
+    encoder, media = tiny_encoders.encoder("dino"), tiny_encoders.clip(70, 70, 3, size_px=(700, 350))
     inputs = read_inputs(encoder.spec, encoder.processor, media)
     assert inputs.grid == (3, 5, 5)
     assert inputs.frames.tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert np.array_equal(reconstruction(encoder.spec, encoder.processor, inputs), media.frames)
+    assert np.array_equal(reconstruct(encoder.spec, encoder.processor, inputs), media.frames)
     assert inputs.boxes_px[6].tolist() == inputs.boxes_px[56].tolist() == [140, 70, 280, 140]
 
 
 def test_a_wrong_order_shows_in_the_picture_that_is_turned_back():
-    encoder, media = eyes.encoder(eyes.QWEN), eyes.picture(140, 84)
+    encoder, media = tiny_encoders.encoder(tiny_encoders.QWEN), tiny_encoders.picture(140, 84)
     inputs = read_inputs(encoder.spec, encoder.processor, media)
     wrong = replace(inputs, place=np.roll(inputs.place, 1))
-    assert not np.array_equal(reconstruction(encoder.spec, encoder.processor, wrong)[0], media.frames[0])
+    assert not np.array_equal(reconstruct(encoder.spec, encoder.processor, wrong)[0], media.frames[0])
 
 
 def test_the_order_of_patches_that_merge():
@@ -172,10 +172,10 @@ def test_the_order_of_patches_that_merge():
     assert merged_order((1, 4, 4), 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
 
 
-@pytest.mark.parametrize("name", ["clip", "dino", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "dino", tiny_encoders.QWEN])
 def test_a_point_is_asked_of_the_patch_that_shows_it(name):
-    encoder, media = eyes.encoder(name), eyes.picture(190, 100)
-    limits = {} if name == eyes.QWEN else {"max_pixels": 9000}
+    encoder, media = tiny_encoders.encoder(name), tiny_encoders.picture(190, 100)
+    limits = {} if name == tiny_encoders.QWEN else {"max_pixels": 9000}
     for x, y in ((0.0, 0.0), (95.0, 50.0), (189.9, 99.9), (0.0, 99.0), (140.5, 20.25)):
         inputs, (place,) = encoder.read(media, EncoderSettings(at=((x, y),), **limits))
         _, h, w = inputs.grid
@@ -188,12 +188,12 @@ def test_a_point_is_asked_of_the_patch_that_shows_it(name):
         ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see it; what it sees reaches from"),
         ("dino", (190.0, 50.0), "outside the picture, which has"),
         ("dino", (-1.0, 50.0), "outside the picture, which has"),
-        (eyes.QWEN, (10.0, 100.0), "outside the picture, which has"),
+        (tiny_encoders.QWEN, (10.0, 100.0), "outside the picture, which has"),
     ],
 )
 def test_a_point_that_no_patch_shows(name, at, words):
     with pytest.raises(InputError, match=words):
-        eyes.encoder(name).read(eyes.picture(190, 100), EncoderSettings(at=(at,)))
+        tiny_encoders.encoder(name).read(tiny_encoders.picture(190, 100), EncoderSettings(at=(at,)))
 
 
 @pytest.mark.parametrize(
@@ -204,32 +204,32 @@ def test_points_that_are_no_pairs(at):
         EncoderSettings(at=at)
     assert caught.value.hint == "such as [(100, 100)]"
     with pytest.raises(TypeError, match="layers"):
-        eyes.encoder("dino").encode(eyes.picture(90, 90), layers=1)
+        tiny_encoders.encoder("dino").encode(tiny_encoders.picture(90, 90), layers=1)
 
 
 def test_a_name_that_is_too_long_for_a_path():
     with pytest.raises(InputError, match="xxx"):
-        eyes.encoder("dino").encode("x" * 5000)
+        tiny_encoders.encoder("dino").encode("x" * 5000)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2", tiny_encoders.QWEN])
 @pytest.mark.parametrize("size_px", [(1, 1000), (1000, 1), (10, 2001)], ids=str)
 def test_pictures_that_are_too_long_and_narrow(name, size_px):
     for limits in ({}, {"max_pixels": 9000}):
         with pytest.raises(InputError, match=f"{size_px[0]}x{size_px[1]}: too long and narrow"):
-            eyes.encoder(name).read(eyes.picture(*size_px), EncoderSettings(**limits))
+            tiny_encoders.encoder(name).read(tiny_encoders.picture(*size_px), EncoderSettings(**limits))
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", tiny_encoders.QWEN])
 @pytest.mark.parametrize("size_px", [(10, 1990), (1990, 10)], ids=str)
 def test_pictures_that_are_narrower_than_a_patch_within_the_limits(name, size_px):
     with pytest.raises(InputError, match="too long and narrow"):
-        eyes.encoder(name).read(eyes.picture(*size_px), EncoderSettings(max_pixels=9000))
+        tiny_encoders.encoder(name).read(tiny_encoders.picture(*size_px), EncoderSettings(max_pixels=9000))
 
 
 def test_a_picture_that_only_its_rounding_makes_too_narrow():
     with pytest.raises(InputError, match="too long and narrow"):
-        eyes.encoder(eyes.QWEN).read(eyes.picture(60, 12000), EncoderSettings())
+        tiny_encoders.encoder(tiny_encoders.QWEN).read(tiny_encoders.picture(60, 12000), EncoderSettings())
 
 
 @pytest.mark.parametrize(
@@ -239,19 +239,19 @@ def test_a_picture_that_only_its_rounding_makes_too_narrow():
         ("clip", {"min_pixels": MOST_PIXELS + 1}, f"--min-pixels {MOST_PIXELS + 1}: want 784"),
         ("siglip", {"max_pixels": 1023}, "--max-pixels 1023: want 1024"),
         ("dino", {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above --max-pixels 8000"),
-        (eyes.QWEN, {"max_pixels": 3135}, "--max-pixels 3135: want at least 3136"),
-        (eyes.QWEN, {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above"),
+        (tiny_encoders.QWEN, {"max_pixels": 3135}, "--max-pixels 3135: want at least 3136"),
+        (tiny_encoders.QWEN, {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above"),
     ],
 )
 def test_limits_out_of_range(name, limits, words):
     with pytest.raises(InputError, match=words):
-        eyes.encoder(name).read(eyes.picture(90, 90), EncoderSettings(**limits))
+        tiny_encoders.encoder(name).read(tiny_encoders.picture(90, 90), EncoderSettings(**limits))
 
 
 @pytest.mark.parametrize("layer", [-1, 3, 100])
 def test_a_layer_that_is_not_there(layer):
     with pytest.raises(InputError, match=f"--layer {layer}: the encoder has layers 0 to 2"):
-        eyes.encoder("clip").read(eyes.picture(90, 90), EncoderSettings(layer=layer))
+        tiny_encoders.encoder("clip").read(tiny_encoders.picture(90, 90), EncoderSettings(layer=layer))
 
 
 @pytest.mark.parametrize("settings", [{"over": "median"}, {"embeddings": ("umap",)}])

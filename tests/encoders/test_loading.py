@@ -17,7 +17,7 @@ from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import FAMILIES, SERVED
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 CLASSES = "ViTForImageClassification"
 
@@ -33,7 +33,7 @@ def copy_of(tmp_path):
     def copy_of(name, *, weights=True, **changes):
         out = tmp_path / name
         ignored = shutil.ignore_patterns(*(() if weights else ("*.safetensors",)))
-        shutil.copytree(eyes.folder(name), out, ignore=ignored)
+        shutil.copytree(tiny_encoders.folder(name), out, ignore=ignored)
         config = json.loads((out / "config.json").read_text()) | changes
         (out / "config.json").write_text(json.dumps(config))
         return out
@@ -41,20 +41,20 @@ def copy_of(tmp_path):
     return copy_of
 
 
-@pytest.mark.parametrize("name", eyes.NAMES)
+@pytest.mark.parametrize("name", tiny_encoders.NAMES)
 def test_every_weight_is_the_checkpoints(name):
-    ours, theirs = eyes.encoder(name).model, eyes.plain(name)
-    theirs = theirs.model.visual if name == eyes.QWEN else theirs
+    ours, theirs = tiny_encoders.encoder(name).model, tiny_encoders.plain(name)
+    theirs = theirs.model.visual if name == tiny_encoders.QWEN else theirs
     assert type(ours) is type(theirs)
     ours, theirs = ours.state_dict(), theirs.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert not any(weight.requires_grad for weight in eyes.encoder(name).model.parameters())
-    assert not eyes.encoder(name).model.training
+    assert not any(weight.requires_grad for weight in tiny_encoders.encoder(name).model.parameters())
+    assert not tiny_encoders.encoder(name).model.training
 
 
 def test_every_class_that_is_served_is_tried_here():
-    tried = {kind for kind, *_ in eyes.SPECS.values()} | {"Qwen2_5_VisionTransformerPretrainedModel"}
+    tried = {kind for kind, *_ in tiny_encoders.SPECS.values()} | {"Qwen2_5_VisionTransformerPretrainedModel"}
     assert tried == {kind for family in FAMILIES.values() for kind in family.models}
 
 
@@ -94,7 +94,7 @@ def test_no_config(tmp_path):
         ("dino", {"num_attention_heads": 5}),
         ("clip", {"vision_config": {"image_size": -1}}),
         ("clip", {"vision_config": 3}),
-        (eyes.QWEN, {"vision_config": {"depth": "four"}}),
+        (tiny_encoders.QWEN, {"vision_config": {"depth": "four"}}),
     ],
     ids=str,
 )
@@ -111,13 +111,13 @@ def test_patches_that_are_no_squares(copy_of, name, field):
 
 def test_sides_that_are_written_out_are_squares(copy_of):
     folder = copy_of("dino", patch_size=[14, 14], image_size=[70, 70])
-    media = eyes.picture(90, 70)
+    media = tiny_encoders.picture(90, 70)
     attention = load(folder).encode(media).attention
     assert (attention.patch_px, attention.grid) == (14, (1, 5, 5))
-    assert np.array_equal(attention.received, eyes.encoder("dino").encode(media).attention.received)
+    assert np.array_equal(attention.received, tiny_encoders.encoder("dino").encode(media).attention.received)
 
 
-@pytest.mark.parametrize(("name", "how"), [("dino", "awq"), (eyes.QWEN, "bitsandbytes")])
+@pytest.mark.parametrize(("name", "how"), [("dino", "awq"), (tiny_encoders.QWEN, "bitsandbytes")])
 def test_quantised(copy_of, name, how):
     with pytest.raises(ModelError, match=rf"is quantised \({how}\)"):
         load(copy_of(name, quantization_config={"quant_method": how}))
@@ -136,7 +136,7 @@ def test_weights_that_are_cut_off(copy_of):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="its weights cannot be loaded"):
-        load(folder).encode(eyes.picture(70, 70))
+        load(folder).encode(tiny_encoders.picture(70, 70))
 
 
 def rewrite(folder, change) -> None:
@@ -144,13 +144,13 @@ def rewrite(folder, change) -> None:
     save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", ["dino", "clip", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["dino", "clip", "registers", tiny_encoders.QWEN])
 @pytest.mark.parametrize("fault", ["missing", "misshapen"])
 def test_weights_that_are_missing_or_misshapen(copy_of, name, fault):
     folder = copy_of(name)
 
     def change(weights):
-        key = next(key for key in weights if "norm" in key and (name != eyes.QWEN or "visual" in key))
+        key = next(key for key in weights if "norm" in key and (name != tiny_encoders.QWEN or "visual" in key))
         weight = weights.pop(key)
         return weights if fault == "missing" else weights | {key: torch.zeros(len(weight) + 1)}
 
@@ -162,14 +162,14 @@ def test_weights_that_are_missing_or_misshapen(copy_of, name, fault):
 @pytest.mark.parametrize("prefix", ["model.visual.", "visual."])
 def test_the_tower_alone_is_taken_of_a_whole_qwen(copy_of, prefix, capfd):
     """The model's own files have no `model.` before it; those that transformers writes today do."""
-    folder = copy_of(eyes.QWEN)
+    folder = copy_of(tiny_encoders.QWEN)
     assert any(key.startswith("visual.") for key in load_file(folder / "model.safetensors"))
     rewrite(
         folder, lambda weights: {key.replace("visual.", prefix, 1): weight.clone() for key, weight in weights.items()}
     )
     said = []
     encoder = load(folder, say=said.append)
-    theirs = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    theirs = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
     ours = encoder.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -183,13 +183,13 @@ def test_the_tower_alone_is_taken_of_a_whole_qwen(copy_of, prefix, capfd):
 
 
 def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
-    whole = eyes.lively(transformers.ViTForMaskedImageModeling(eyes.SPECS["dino"][1]()))
+    whole = tiny_encoders.lively(transformers.ViTForMaskedImageModeling(tiny_encoders.SPECS["dino"][1]()))
     whole.config.encoder_stride = 14
     whole.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size={"height": 70, "width": 70}).save_pretrained(tmp_path)
     encoder = load(tmp_path)
     assert encoder.spec.model_class == "ViTModel"
-    media = eyes.picture(80, 90)
+    media = tiny_encoders.picture(80, 90)
     inputs, _ = encoder.read(media, EncoderSettings())
     whole.set_attn_implementation("eager")
     with torch.no_grad():
@@ -222,15 +222,15 @@ def test_no_tokenizer(copy_of):
     (folder / "tokenizer.json").unlink()
     encoder = load(folder)
     with pytest.raises(ModelError, match="no tokenizer in it"):
-        encoder.read(eyes.picture(80, 80), EncoderSettings(saliency=True, texts=("a cat",)))
-    encoder.read(eyes.picture(80, 80), EncoderSettings())
+        encoder.read(tiny_encoders.picture(80, 80), EncoderSettings(saliency=True, texts=("a cat",)))
+    encoder.read(tiny_encoders.picture(80, 80), EncoderSettings())
 
 
 def test_texts_that_are_the_same_to_the_tokenizer():
-    encoder = eyes.encoder("clip")
-    word = next(iter(eyes.WORDS))
+    encoder = tiny_encoders.encoder("clip")
+    word = next(iter(tiny_encoders.WORDS))
     with pytest.raises(InputError, match="are the same to the model's tokenizer"):
-        encoder.read(eyes.picture(80, 80), EncoderSettings(saliency=True, texts=(word, f" {word}")))
+        encoder.read(tiny_encoders.picture(80, 80), EncoderSettings(saliency=True, texts=(word, f" {word}")))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_texts_that_are_the_same_to_the_tokenizer():
 )
 def test_words_that_are_not_known(how):
     with pytest.raises(InputError):
-        load(eyes.folder("dino"), **how)
+        load(tiny_encoders.folder("dino"), **how)
 
 
 def test_a_name_that_is_neither_folder_nor_id(tmp_path):
@@ -263,7 +263,7 @@ def hub(tmp_path, monkeypatch):
             fetched.append((revision, "*.safetensors" in allow_patterns))
             cached.mkdir(parents=True, exist_ok=True)
             for pattern in allow_patterns:
-                for file in eyes.folder("dino").glob(pattern):
+                for file in tiny_encoders.folder("dino").glob(pattern):
                     shutil.copy(file, cached)
         return str(cached)
 
@@ -277,18 +277,18 @@ def test_weights_are_fetched_when_they_are_needed(hub):
     assert fetched == [("main", False)]
     for settings in (EncoderSettings(layer=99), EncoderSettings(at=((900, 1),)), EncoderSettings(saliency=True)):
         with pytest.raises(InputError):
-            encoder.encode(eyes.picture(90, 80), settings)
+            encoder.encode(tiny_encoders.picture(90, 80), settings)
     assert fetched == [("main", False)]
     before = encoder.provenance
     assert before.revision == cached.name
-    found = encoder.encode(eyes.picture(90, 80))
+    found = encoder.encode(tiny_encoders.picture(90, 80))
     assert fetched == [("main", False), (cached.name, True)]
     assert np.array_equal(
-        found.attention.received, eyes.encoder("dino").encode(eyes.picture(90, 80)).attention.received
+        found.attention.received, tiny_encoders.encoder("dino").encode(tiny_encoders.picture(90, 80)).attention.received
     )
     again = load("someone/eyes", offline=True)
     assert found.provenance == before == again.provenance
-    again.encode(eyes.picture(90, 80))
+    again.encode(tiny_encoders.picture(90, 80))
     assert len(fetched) == 2
 
 
@@ -296,17 +296,17 @@ def test_weights_that_are_not_in_the_cache_are_not_fetched_offline(hub):
     _, fetched = hub
     load("someone/eyes")
     with pytest.raises(ModelError, match="not in the cache, and --offline forbids to fetch it"):
-        load("someone/eyes", offline=True).encode(eyes.picture(90, 80))
+        load("someone/eyes", offline=True).encode(tiny_encoders.picture(90, 80))
     assert fetched == [(None, False)]
 
 
 def test_weights_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(MemoryLimitError, match="the weights do not fit"):
-        load(eyes.folder("dino"))
+        load(tiny_encoders.folder("dino"))
 
 
-@pytest.mark.parametrize("name", ["clip", "dino", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "dino", "registers", tiny_encoders.QWEN])
 def test_a_local_folder_asks_no_network(name, monkeypatch):
     def refuse(*args):
         raise AssertionError(f"asked the network: {args[1:]}")
@@ -314,7 +314,7 @@ def test_a_local_folder_asks_no_network(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    load(eyes.folder(name)).encode(eyes.picture(70, 70))
+    load(tiny_encoders.folder(name)).encode(tiny_encoders.picture(70, 70))
 
 
 def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
@@ -322,7 +322,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Evil"}}))
-    load(folder).encode(eyes.picture(70, 70))
+    load(folder).encode(tiny_encoders.picture(70, 70))
     assert not (tmp_path / "ran").exists()
     file.write_text(json.dumps({"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "evil.Evil"}}))
     with pytest.raises(ModelError, match="its image processor cannot be loaded"):
@@ -332,7 +332,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 def test_the_demo_has_an_encoder():
     encoder = Encoder.load("demo", device="cpu", dtype="float32")
-    look = encoder.encode(eyes.picture(112, 84), EncoderSettings())
+    look = encoder.encode(tiny_encoders.picture(112, 84), EncoderSettings())
     assert look.attention.family == look.provenance.family == "Qwen2.5-VL"
     assert look.attention.received.shape == (4, 4, 1, 48)
     assert look.seconds.keys() == {"prepare", "look"}

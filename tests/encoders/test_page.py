@@ -10,13 +10,15 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 from tests.helpers.pages import Reader, close
 
 
 @pytest.fixture(scope="module")
 def look():
-    return eyes.encoder("registers").encode(eyes.picture(120, 118), EncoderSettings(at=((60.0, 50.0),)))
+    return tiny_encoders.encoder("registers").encode(
+        tiny_encoders.picture(120, 118), EncoderSettings(at=((60.0, 50.0),))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,8 @@ def test_a_damaged_folder_is_told(kept, tmp_path):
 
 @pytest.mark.parametrize("name", ["picture", "clip"])
 def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
-    media = eyes.picture(96, 80) if name == "picture" else eyes.clip(84, 56, 5)
-    folder = eyes.encoder("dinov2").encode(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
+    media = tiny_encoders.picture(96, 80) if name == "picture" else tiny_encoders.clip(84, 56, 5)
+    folder = tiny_encoders.encoder("dinov2").encode(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
     first = (folder / "report.html").read_text(encoding="utf-8")
     assert make_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") == first

@@ -22,30 +22,30 @@ from qvl_attn.encoders.saliency import SaliencyTarget
 from qvl_attn.encoders.spec import spec_of
 from qvl_attn.model import capture
 from qvl_attn.model import probe as flow
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
-HEADS = (*eyes.WITH_CLASSES, *eyes.WITH_TEXT)
+HEADS = (*tiny_encoders.WITH_CLASSES, *tiny_encoders.WITH_TEXT)
 TEXTS = ("a photo of a cat", "the red square on grass")
 # A square from the middle, and the whole of an oblong picture.
 LIMITS = (None, 9000)
-PICTURE = eyes.picture(110, 70, seed=3)
+PICTURE = tiny_encoders.picture(110, 70, seed=3)
 PREFIX = {"clip": 1, "clip-classes": 1, "vit-classes": 1, "dinov2-classes": 1, "registers-classes": 5}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def settings_of(name: str, **more) -> EncoderSettings:
-    texts = TEXTS if name in eyes.WITH_TEXT else ()
+    texts = TEXTS if name in tiny_encoders.WITH_TEXT else ()
     return EncoderSettings(saliency=True, **{"texts": texts, **more})
 
 
 def pixels_of(name: str, settings: EncoderSettings, media=PICTURE) -> torch.Tensor:
-    inputs, _ = eyes.encoder(name).read(media, settings)
+    inputs, _ = tiny_encoders.encoder(name).read(media, settings)
     return inputs.tensors["pixel_values"]
 
 
 def run_plainly(name: str, pixels: torch.Tensor, **more):
     """The tower's own output."""
-    plain = eyes.plain(name)
+    plain = tiny_encoders.plain(name)
     tower = getattr(plain, "vision_model", None) or getattr(plain, plain.base_model_prefix)
     kwargs = {} if "dinov2" in type(plain).__name__.lower() else {"interpolate_pos_encoding": True}
     return tower(pixels, **kwargs, **more), tower
@@ -53,9 +53,9 @@ def run_plainly(name: str, pixels: torch.Tensor, **more):
 
 def text_features(name: str, text: str) -> torch.Tensor:
     filled = {"padding": "max_length", "max_length": 16} if name == "siglip" else {}
-    words = transformers.AutoTokenizer.from_pretrained(eyes.folder(name))(text, return_tensors="pt", **filled)
+    words = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))(text, return_tensors="pt", **filled)
     ids = {"input_ids": words["input_ids"]} if filled else dict(words)
-    return eyes.plain(name).get_text_features(**ids).pooler_output
+    return tiny_encoders.plain(name).get_text_features(**ids).pooler_output
 
 
 def last_norm(name: str, tower):
@@ -90,7 +90,7 @@ def pool_by_hand(head, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.ndarray, float]:
     """(P,) Grad-CAM and (P,) Chefer's, with every matrix whole; and y."""
     pixels, seen = pixels_of(name, settings_of(name, max_pixels=limit)).requires_grad_(), []
-    plain = eyes.plain(name)
+    plain = tiny_encoders.plain(name)
     tower = run_plainly(name, pixels)[1]
     handle = last_norm(name, tower).register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     output, _ = run_plainly(name, pixels, output_attentions=True)
@@ -121,11 +121,11 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
     alpha = G.mean(dim=0)
     gradcam = torch.stack([(alpha * F[p]).sum().clamp(min=0) for p in range(len(F))])
     T = states.shape[1]
-    matrix = torch.spec(T, dtype=torch.float64)
+    matrix = torch.eye(T, dtype=torch.float64)
     for attention, gradient in zip(output.attentions, gradients[1:], strict=False):
         relevant = (attention[0].detach().double() * gradient[0].double()).clamp(min=0).mean(dim=0)
         matrix = matrix + relevant @ matrix
-    matrix = matrix - torch.spec(T)
+    matrix = matrix - torch.eye(T)
     patches = matrix[R:].mean(dim=0)
     row = {
         "vit-classes": lambda: matrix[0],
@@ -140,8 +140,8 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("name", HEADS)
 def test_maps_are_the_formulas(name, limit):
-    encoder = eyes.encoder(name)
-    texts, spoke = name in eyes.WITH_TEXT, []
+    encoder = tiny_encoders.encoder(name)
+    texts, spoke = name in tiny_encoders.WITH_TEXT, []
     for column in (0, 1) if texts else (1, 3):
         more = {} if texts else {"label": str(column)}
         look = encoder.encode(PICTURE, settings_of(name, max_pixels=limit, **more))
@@ -161,56 +161,60 @@ def test_maps_are_the_formulas(name, limit):
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    whole = eyes.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
+    whole = tiny_encoders.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
     monkeypatch.setattr(flow, "BLOCK_ROWS", 7)
-    parts = eyes.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
+    parts = tiny_encoders.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.values, other.values, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", eyes.WITH_TEXT)
+@pytest.mark.parametrize("name", tiny_encoders.WITH_TEXT)
 def test_each_text_has_its_own_maps_and_its_own_likeness(name):
-    found = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
-    alone = eyes.encoder(name).encode(PICTURE, settings_of(name, texts=TEXTS[1:])).saliency
+    found = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    alone = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name, texts=TEXTS[1:])).saliency
     for one, other, again in zip(found[:2], found[2:], alone, strict=True):
         assert np.abs(one.values / one.values.max() - other.values / other.values.max()).max() > 0.05
         np.testing.assert_allclose(other.values, again.values, rtol=1e-4, atol=1e-7)
         assert again.score == pytest.approx(other.score, abs=1e-6)
-    words = transformers.AutoTokenizer.from_pretrained(eyes.folder(name))
+    words = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))
     filled = {"padding": "max_length", "max_length": 16} if name == "siglip" else {"padding": True}
     ids = words([*TEXTS], return_tensors="pt", **filled)
     ids = {"input_ids": ids["input_ids"]} if name == "siglip" else dict(ids)
-    plain = eyes.plain(name)
+    plain = tiny_encoders.plain(name)
     likeness = plain(pixel_values=pixels_of(name, settings_of(name)), **ids)
     bias = getattr(plain, "logit_bias", torch.zeros(1))
     cosines = (likeness.logits_per_image[0] - bias) / plain.logit_scale.exp()
     assert [one.score for one in found[::2]] == pytest.approx(cosines.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", eyes.WITH_CLASSES)
+@pytest.mark.parametrize("name", tiny_encoders.WITH_CLASSES)
 def test_the_score_is_the_models_own_probability(name):
-    kwargs = {} if "dinov2" in type(eyes.plain(name)).__name__.lower() else {"interpolate_pos_encoding": True}
-    logits = eyes.plain(name)(pixel_values=pixels_of(name, settings_of(name)), **kwargs).logits[0]
+    kwargs = {} if "dinov2" in type(tiny_encoders.plain(name)).__name__.lower() else {"interpolate_pos_encoding": True}
+    logits = tiny_encoders.plain(name)(pixel_values=pixels_of(name, settings_of(name)), **kwargs).logits[0]
     likeliest = int(logits.argmax())
-    found = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
-    assert {one.target for one in found} == {eyes.LABELS[likeliest]}
+    found = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    assert {one.target for one in found} == {tiny_encoders.LABELS[likeliest]}
     assert found[0].score == pytest.approx(float(logits.softmax(dim=0)[likeliest]), abs=1e-5)
 
 
 def test_classes_that_do_not_exclude_each_other(tmp_path):
     encoder = changed("vit-classes", tmp_path)
     encoder.model.config.problem_type = "multi_label_classification"
-    logits = eyes.plain("vit-classes")(pixel_values=pixels_of("vit-classes", settings_of("vit-classes"))).logits[0]
+    logits = tiny_encoders.plain("vit-classes")(
+        pixel_values=pixels_of("vit-classes", settings_of("vit-classes"))
+    ).logits[0]
     found = encoder.encode(PICTURE, settings_of("vit-classes", label="grass")).saliency
     assert found[0].score == pytest.approx(float(logits[4].sigmoid()), abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("registers-classes", 1), ("siglip", 2)])
 def test_steps_of_a_clip_are_pictures(name, columns):
-    clip = eyes.clip(70, 70, 3, seed=5)
+    clip = tiny_encoders.clip(70, 70, 3, seed=5)
     settings = settings_of(name) if columns == 2 else settings_of(name, label="1")
-    found = eyes.encoder(name).encode(clip, settings).saliency
-    singly = [eyes.encoder(name).encode(eyes.picture_of(frame), settings).saliency for frame in clip.frames]
+    found = tiny_encoders.encoder(name).encode(clip, settings).saliency
+    singly = [
+        tiny_encoders.encoder(name).encode(tiny_encoders.picture_of(frame), settings).saliency for frame in clip.frames
+    ]
     assert len(found) == 2 * columns
     for i, one in enumerate(found):
         np.testing.assert_allclose(
@@ -220,19 +224,21 @@ def test_steps_of_a_clip_are_pictures(name, columns):
 
 
 def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
-    clip = eyes.clip(70, 70, 5, seed=1)
+    clip = tiny_encoders.clip(70, 70, 5, seed=1)
     clip = replace(clip, frames=np.ascontiguousarray(clip.frames[[1, 0, 2, 3, 4]]))
-    logits = eyes.plain("dinov2-classes")(pixels_of("dinov2-classes", settings_of("dinov2-classes"), clip)).logits
-    found = eyes.encoder("dinov2-classes").encode(clip, settings_of("dinov2-classes")).saliency
+    logits = tiny_encoders.plain("dinov2-classes")(
+        pixels_of("dinov2-classes", settings_of("dinov2-classes"), clip)
+    ).logits
+    found = tiny_encoders.encoder("dinov2-classes").encode(clip, settings_of("dinov2-classes")).saliency
     mean = logits.softmax(dim=-1).mean(dim=0)
     assert logits[0].argmax() != mean.argmax()
-    assert found[0].target == eyes.LABELS[int(mean.argmax())]
+    assert found[0].target == tiny_encoders.LABELS[int(mean.argmax())]
     assert found[0].score == pytest.approx(float(mean.max()), abs=1e-5)
 
 
 def changed(name: str, folder) -> Encoder:
     """One that may be changed: loaded for itself."""
-    shutil.copytree(eyes.folder(name), folder / name)
+    shutil.copytree(tiny_encoders.folder(name), folder / name)
     return Encoder.load(str(folder / name), device="cpu", dtype="float32")
 
 
@@ -261,7 +267,10 @@ def test_one_patch_that_matters(tmp_path, place):
     row, column = divmod(place, 6)
     image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (250, 120, 200)
     encoder = one_patch(tmp_path)
-    maps = [encoder.encode(eyes.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency for one in "01"]
+    maps = [
+        encoder.encode(tiny_encoders.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency
+        for one in "01"
+    ]
     for method in (0, 1):
         spoken = [one[method].values.ravel() for one in maps]
         assert max(values.max() for values in spoken) > 1e-4
@@ -278,9 +287,9 @@ def traces(model):
 
 @pytest.mark.parametrize("name", ["vit-classes", "clip", "siglip"])
 def test_nothing_stays_behind(name):
-    model, settings = eyes.encoder(name).model, settings_of(name)
-    before, plain = traces(model), eyes.encoder(name).encode(PICTURE).attention.received
-    eyes.encoder(name).encode(PICTURE, settings)
+    model, settings = tiny_encoders.encoder(name).model, settings_of(name)
+    before, plain = traces(model), tiny_encoders.encoder(name).encode(PICTURE).attention.received
+    tiny_encoders.encoder(name).encode(PICTURE, settings)
     assert traces(model) == before
     assert before[1:] == ([], "sdpa", "sdpa")
     assert capture._watching == {}
@@ -296,16 +305,16 @@ def test_nothing_stays_behind(name):
         if output.requires_grad:
             output.register_hook(fail)
 
-    tower = encoder_of(model, eyes.encoder(name).spec)
+    tower = encoder_of(model, tiny_encoders.encoder(name).spec)
     norm = tower.layernorm if name == "vit-classes" else tower.post_layernorm
     for fault in (on_the_way_up, on_the_way_down):
         handle = norm.register_forward_hook(fault)
         with pytest.raises(RuntimeError, match="on purpose"):
-            eyes.encoder(name).encode(PICTURE, settings)
+            tiny_encoders.encoder(name).encode(PICTURE, settings)
         handle.remove()
         assert traces(model) == before
         assert capture._watching == {}
-    np.testing.assert_array_equal(eyes.encoder(name).encode(PICTURE).attention.received, plain)
+    np.testing.assert_array_equal(tiny_encoders.encoder(name).encode(PICTURE).attention.received, plain)
 
 
 def test_what_is_not_finite_is_no_map(tmp_path):
@@ -326,7 +335,7 @@ def test_what_is_not_finite_is_no_map(tmp_path):
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2-classes"])
 def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
-    encoder, media, given = eyes.encoder(name), eyes.clip(84, 84, 7), []
+    encoder, media, given = tiny_encoders.encoder(name), tiny_encoders.clip(84, 84, 7), []
     whole = encoder.encode(media, settings_of(name)).saliency
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
     handle = encoder_of(encoder.model, encoder.spec).embeddings.register_forward_hook(
@@ -343,8 +352,8 @@ def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["siglip", "dinov2-classes"])
 def test_half_precision_tells_the_same(name):
-    exact = eyes.encoder(name).encode(PICTURE, settings_of(name)).saliency
-    rough = eyes.encoder(name, "bfloat16").encode(PICTURE, settings_of(name)).saliency
+    exact = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    rough = tiny_encoders.encoder(name, "bfloat16").encode(PICTURE, settings_of(name)).saliency
     for one, other in zip(exact, rough, strict=True):
         assert one.target == other.target
         assert np.corrcoef(one.values.ravel(), other.values.ravel())[0, 1] > 0.9
@@ -352,11 +361,11 @@ def test_half_precision_tells_the_same(name):
 
 def test_without_saliency_there_are_no_maps_and_no_gradients():
     grads = []
-    model = eyes.encoder("clip").model
+    model = tiny_encoders.encoder("clip").model
     handle = model.vision_model.post_layernorm.register_forward_hook(
         lambda module, args, output: grads.append(output.requires_grad)
     )
-    look = eyes.encoder("clip").encode(PICTURE)
+    look = tiny_encoders.encoder("clip").encode(PICTURE)
     handle.remove()
     assert look.saliency == ()
     assert grads == [False]

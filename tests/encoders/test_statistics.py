@@ -16,9 +16,9 @@ from qvl_attn.encoders.capture import Accumulator, windows_of
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import FIGURES, TITLES, statistics_of
 from tests.encoders.test_capture import plain_attention
-from tests.helpers import eyes
-from tests.helpers.looks import made_sight
-from tests.helpers.tower import dense_attention, windows
+from tests.helpers import tiny_encoders
+from tests.helpers.encoder_records import made_attention
+from tests.helpers.reference_tower import dense_attention, windows
 
 
 def row_figures(row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, float]:
@@ -76,15 +76,15 @@ def held_against(attention: EncoderAttention, dense: np.ndarray, own: np.ndarray
 @pytest.mark.parametrize(
     ("name", "media", "limits"),
     [
-        ("clip", eyes.picture(120, 118), {}),
-        ("siglip", eyes.picture(190, 100), {"max_pixels": 9000}),
-        ("registers", eyes.picture(64, 150), {"max_pixels": 7000}),
-        ("dino", eyes.clip(96, 80, 3), {}),
+        ("clip", tiny_encoders.picture(120, 118), {}),
+        ("siglip", tiny_encoders.picture(190, 100), {"max_pixels": 9000}),
+        ("registers", tiny_encoders.picture(64, 150), {"max_pixels": 7000}),
+        ("dino", tiny_encoders.clip(96, 80, 3), {}),
     ],
     ids=["clip", "siglip", "registers", "dino"],
 )
 def test_every_figure_is_its_formula(name, media, limits):
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     dense = plain_attention(name, inputs)
     held_against(
@@ -92,18 +92,20 @@ def test_every_figure_is_its_formula(name, media, limits):
     )
 
 
-@pytest.mark.parametrize("media", [eyes.picture(140, 84), eyes.clip(84, 112, 3)], ids=["picture", "clip"])
+@pytest.mark.parametrize(
+    "media", [tiny_encoders.picture(140, 84), tiny_encoders.clip(84, 112, 3)], ids=["picture", "clip"]
+)
 def test_every_figure_of_qwens_tower_is_its_formula(media):
-    encoder = eyes.encoder(eyes.QWEN)
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
     attention = encoder.encode(media).attention
-    weights, one = eyes.plain(eyes.QWEN).model.visual.state_dict(), encoder.processor.image_processor
+    weights, one = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict(), encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
     held_against(attention, dense, windows(attention.grid[1], attention.grid[2], 4))
 
 
 def even(name: str, media, limits) -> EncoderAttention:
     """What is added up where nothing is nearer to anything than anything else."""
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     order = np.arange(t * h * w)
@@ -128,14 +130,14 @@ def even(name: str, media, limits) -> EncoderAttention:
 @pytest.mark.parametrize(
     ("name", "media", "limits"),
     [
-        ("clip", eyes.picture(120, 118), {}),
-        ("siglip", eyes.picture(190, 100), {"max_pixels": 9000}),
-        ("registers", eyes.clip(64, 150, 2), {"max_pixels": 7000}),
-        (eyes.QWEN, eyes.picture(112, 112), {}),
-        (eyes.QWEN, eyes.picture(140, 84), {}),
-        (eyes.QWEN, eyes.picture(84, 252), {}),
-        (eyes.QWEN, eyes.picture(28, 28), {}),
-        (eyes.QWEN, eyes.clip(196, 140, 3), {}),
+        ("clip", tiny_encoders.picture(120, 118), {}),
+        ("siglip", tiny_encoders.picture(190, 100), {"max_pixels": 9000}),
+        ("registers", tiny_encoders.clip(64, 150, 2), {"max_pixels": 7000}),
+        (tiny_encoders.QWEN, tiny_encoders.picture(112, 112), {}),
+        (tiny_encoders.QWEN, tiny_encoders.picture(140, 84), {}),
+        (tiny_encoders.QWEN, tiny_encoders.picture(84, 252), {}),
+        (tiny_encoders.QWEN, tiny_encoders.picture(28, 28), {}),
+        (tiny_encoders.QWEN, tiny_encoders.clip(196, 140, 3), {}),
     ],
     ids=["clip", "siglip", "registers", "whole windows", "cut windows", "tall", "one window", "steps"],
 )
@@ -224,7 +226,11 @@ def test_what_is_no_attention_is_no_sight(wrong):
 
 
 def test_maps_are_joined_over_heads():
-    attention = eyes.encoder("registers").encode(eyes.picture(90, 90), EncoderSettings(at=((30.0, 50.0),))).attention
+    attention = (
+        tiny_encoders.encoder("registers")
+        .encode(tiny_encoders.picture(90, 90), EncoderSettings(at=((30.0, 50.0),)))
+        .attention
+    )
     assert attention.queries == ("cls", "patch", "at_1")
     tokens = {"cls": attention.cls, "patch": attention.received, "at_1": attention.rows[:, :, 0]}
     for query, values in tokens.items():
@@ -247,11 +253,13 @@ def test_maps_are_joined_over_heads():
 def test_even_is_of_the_tokens_that_a_patch_sees():
     """Of windows of unequal size, each patch's own; of all patches together the step, also in such layers."""
     window = np.array([0, 0, 1, 0, 0, 1], dtype=np.int64)
-    attention = made_sight((1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5]))
+    attention = made_attention(
+        (1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5])
+    )
     assert [attention.even("at_1", 0), attention.even("at_2", 0)] == [1 / 4, 1 / 2]
     assert {attention.even(query, 1) for query in attention.queries} == {attention.even("patch", 0)} == {1 / 6}
     received = np.zeros((6, 6))
     for place in range(6):
         received[place, window == window[place]] = attention.even_at(place, 0)
     np.testing.assert_allclose(received.mean(axis=0), attention.even("patch", 0))
-    assert made_sight((1, 2, 3)).even("cls", 0) == 1 / 8, "[CLS] and a register are seen, too"
+    assert made_attention((1, 2, 3)).even("cls", 0) == 1 / 8, "[CLS] and a register are seen, too"

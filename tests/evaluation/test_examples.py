@@ -34,8 +34,8 @@ from qvl_attn.evaluation.examples import (
 from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.alike import ENVIRONMENT, assert_same_exhibits
-from tests.helpers.running import assert_same_run, command, rows_of, summary_of, write_rows
+from tests.helpers.check_runs import assert_same_run, command, rows_of, summary_of, write_rows
+from tests.helpers.run_comparison import ENVIRONMENT, assert_same_exhibits
 
 LIMIT = 26
 

@@ -21,8 +21,8 @@ from qvl_attn.evaluation import page as of_check
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
-from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, told
-from tests.helpers.running import ENV, ROOT
+from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, page_data
+from tests.helpers.check_runs import ENV, ROOT
 
 PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """
@@ -97,7 +97,7 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
     shutil.rmtree(folder / "gallery")
     altered(folder / "summary.json", headline_of=...)
     assert report(folder).exit_code == 0
-    page = told(folder / "report.html")
+    page = page_data(folder / "report.html")
     assert page["cards"] == page["blocks"] == []
     assert page["headline_of"] is None
     assert len(page["rows"]) == 24
@@ -145,7 +145,7 @@ def test_a_check_stands_alone(checked, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_numbers_are_those_of_the_summary_and_the_rows(checked, kind):
-    run, page = checked(kind), told(checked(kind).page)
+    run, page = checked(kind), page_data(checked(kind).page)
     for name in ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map"):
         assert page[name] == run.summary[name], name
     for name in ("headline_of", "samples", "pictures", "with_boxes", "errors", "groups", "notes", "data"):
@@ -171,7 +171,7 @@ def test_its_numbers_are_those_of_the_summary_and_the_rows(checked, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_cards_are_the_exhibits(checked, kind):
-    run, page = checked(kind), told(checked(kind).page)
+    run, page = checked(kind), page_data(checked(kind).page)
     text = run.page.read_text(encoding="utf-8")
     pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', text)
     kept = read_examples(run.folder)
@@ -194,7 +194,7 @@ def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(checked
     run = checked("boxed")
     kept = read_examples(run.folder)
     assert SHOWN <= len(kept) < 20
-    page = told(check_html(run.summary, read_scores(run.folder), kept))
+    page = page_data(check_html(run.summary, read_scores(run.folder), kept))
     ids = [row["id"] for row in page["rows"]]
     count = max(most, len(kept))
     assert len(ids) == count
@@ -233,7 +233,7 @@ def evil_page(run):
 
 
 def test_evil_texts_stay_texts(checked):
-    kept = told(checked("evil").page)
+    kept = page_data(checked("evil").page)
     assert kept["rows"][1]["question"] == f"what? {EVIL}"
     assert kept["rows"][1]["references"] == [EVIL]
     assert kept["rows"][1]["media"] == [EVIL_FILE]
@@ -243,7 +243,7 @@ def test_evil_texts_stay_texts(checked):
     page = evil_page(checked("heads"))
     assert _Elements(page).found == sound
     assert page.count("</script>") == sum(tag == "script" for tag, _ in sound)
-    assert told(page)["rows"][0]["answer"] == EVIL
+    assert page_data(page)["rows"][0]["answer"] == EVIL
 
 
 def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_else(checked):
@@ -328,5 +328,5 @@ def test_what_is_not_defined_is_null_and_never_nan(checked):
         text = checked(kind).page.read_text(encoding="utf-8")
         found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
         json.loads(found, parse_constant=lambda name: pytest.fail(name))
-    assert all(value is None for row in told(checked("bare").page)["rows"] for value in row["figures"][:5])
-    assert np.isfinite(told(checked("bare").page)["rows"][0]["figures"][5])
+    assert all(value is None for row in page_data(checked("bare").page)["rows"] for value in row["figures"][:5])
+    assert np.isfinite(page_data(checked("bare").page)["rows"][0]["figures"][5])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
-from tests.helpers.alike import COMMAND, ENVIRONMENT, assert_alike, differing, rows_of, summary_of
+from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_alike, differing, rows_of, summary_of
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'qvl-attn[ray]'")
 WITH_RAY = ("--engine", "ray", "--concurrency", "2")

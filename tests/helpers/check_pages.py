@@ -18,7 +18,7 @@ from PIL import Image
 
 from qvl_attn import load_samples, merge_runs
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.running import rows_of, summary_of
+from tests.helpers.check_runs import rows_of, summary_of
 
 EVIL = "</script><img src=x onerror=\"document.title='evil'\">"
 EVIL_FILE = "'><img src=x onerror=alert(1)>&amp;.png"
@@ -116,7 +116,7 @@ def check(demo: Any, kind: str, folder: Path) -> Checked:
     return Checked(folder / "run", {row["id"]: row for row in rows}, sizes_px)
 
 
-def reported(page: Path | str) -> dict[str, Any]:
+def page_data(page: Path | str) -> dict[str, Any]:
     """What a page's script is told."""
     text = page.read_text(encoding="utf-8") if isinstance(page, Path) else page
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from qvl_attn.cli import app
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.running import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
+from tests.helpers.check_runs import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
 
 MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 COUNT = 6

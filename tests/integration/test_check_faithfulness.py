@@ -9,8 +9,8 @@ import pytest
 
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
-from tests.helpers.alike import rows_of, summary_of
-from tests.helpers.running import invoke, undrawn
+from tests.helpers.check_runs import invoke, undrawn
+from tests.helpers.run_comparison import rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")

@@ -15,8 +15,8 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.outputs import draw_sample
 from qvl_attn.evaluation.score import read_scores
-from tests.helpers.alike import differing, rows_of, summary_of
-from tests.helpers.running import make_data, undrawn, write_rows
+from tests.helpers.check_runs import make_data, undrawn, write_rows
+from tests.helpers.run_comparison import differing, rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.vqa.engine import Engine
-from tests.helpers.running import (
+from tests.helpers.check_runs import (
     BAD,
     COUNT,
     assert_spoiled,

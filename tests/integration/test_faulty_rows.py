@@ -14,7 +14,7 @@ import qvl_attn.evaluation.data.load as data_room
 import qvl_attn.evaluation.loop as portion_room
 import qvl_attn.evaluation.run as evaluation
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.running import (
+from tests.helpers.check_runs import (
     BAD,
     COUNT,
     assert_spoiled,

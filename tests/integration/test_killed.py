@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.running import ROOT, assert_same_run, invoke, line_count, start, wait_until, whole
+from tests.helpers.check_runs import ROOT, assert_same_run, invoke, line_count, start, wait_until, whole
 
 pytestmark = pytest.mark.slow
 

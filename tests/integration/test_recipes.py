@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.alike import COMMAND, ENVIRONMENT, ROOT, assert_alike, rows_of, summary_of
+from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, ROOT, assert_alike, rows_of, summary_of
 
 SCRIPTS = ROOT / "scripts"
 WORDS = ["--prompts", "counting", "--model", "demo", "--max-new-tokens", "2", "--batch-size", "1"]

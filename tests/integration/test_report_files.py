@@ -21,8 +21,8 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
 from tests.cli.test_cli import fails
+from tests.helpers.check_runs import undrawn
 from tests.helpers.pages import EVIL, Reader, close, png
-from tests.helpers.running import undrawn
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "how many cats?"
@@ -47,7 +47,7 @@ def second(demo, wide, tmp_path_factory):
 def scored(demo, tmp_path_factory):
     """A finished check of four scenes."""
     from qvl_attn.demo.dataset import write_dataset
-    from tests.helpers.running import invoke
+    from tests.helpers.check_runs import invoke
 
     folder = tmp_path_factory.mktemp("check")
     write_dataset(folder / "set", 4)

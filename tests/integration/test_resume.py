@@ -12,7 +12,7 @@ import pytest
 import qvl_attn.vqa.engine as engine_room
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.examples import example_file
-from tests.helpers.running import (
+from tests.helpers.check_runs import (
     assert_same_run,
     files_of,
     invoke,

@@ -14,7 +14,7 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order
 from qvl_attn.model.signals import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER
-from tests.helpers.examples import Example, alike
+from tests.helpers.plain_eager import Example, alike
 
 PROBED = ("sinks", "sinks-redistributed", "gradient", "gradcam", "rollout", "tam")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -136,7 +136,7 @@ def test_the_scale_ends_at_the_percentile_of_all_cells():
 
 @pytest.mark.parametrize(
     ("values", "high"),
-    [(np.zeros((4, 4)), 1.0), (np.full((4, 4), 0.25), 0.25), (np.spec(1000)[0] / 4, 0.25), (np.array([[0.5]]), 0.5)],
+    [(np.zeros((4, 4)), 1.0), (np.full((4, 4), 0.25), 0.25), (np.eye(1000)[0] / 4, 0.25), (np.array([[0.5]]), 0.5)],
 )
 def test_zero_constant_and_sparse_maps_have_a_scale(values, high):
     assert heatmap.percentile_scale([values.astype(np.float32)]) == Scale(0.0, high)

@@ -12,7 +12,7 @@ import pytest
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, open_run, read_rows
-from tests.helpers.running import ENV
+from tests.helpers.check_runs import ENV
 
 RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.helpers.alike import ENVIRONMENT, ROOT
+from tests.helpers.run_comparison import ENVIRONMENT, ROOT
 
 SCRIPT = ROOT / "scripts" / "benchmarks" / "check.py"
 

@@ -17,7 +17,7 @@ from demo_model.build import build_config, build_model, build_processor, build_t
 from demo_model.forward import learn, see
 from demo_model.lessons import NOTHING, STATES, draw_lesson
 from demo_model.packing import END, pack, patches
-from demo_model.training import ScoringPlan, Trainer
+from demo_model.training import Trainer, TrainingPlan
 from safetensors.torch import load_file
 
 from qvl_attn.demo import wording
@@ -134,7 +134,7 @@ def test_states_tell_nothing_of_the_future() -> None:
 
 
 def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) -> None:
-    trainer = Trainer(ScoringPlan(seed=1, look_steps=1, answer_steps=400), processor, torch.device("cpu"))
+    trainer = Trainer(TrainingPlan(seed=1, look_steps=1, answer_steps=400), processor, torch.device("cpu"))
     trainer.step()
     lesson = draw_lesson(np.random.default_rng(4), "clip", 5)
     pixels, packed = patches(lesson, processor), pack(lesson, processor.tokenizer, trainer.model)
@@ -150,7 +150,7 @@ def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) ->
 
 
 def test_a_break_changes_nothing(processor, small_lessons, tmp_path) -> None:
-    plan = ScoringPlan(seed=2, look_steps=8, answer_steps=22)
+    plan = TrainingPlan(seed=2, look_steps=8, answer_steps=22)
     whole, first = (Trainer(plan, processor, torch.device("cpu")) for _ in range(2))
     for _ in range(plan.steps):
         whole.step()
@@ -166,9 +166,9 @@ def test_a_break_changes_nothing(processor, small_lessons, tmp_path) -> None:
 
 
 def test_a_checkpoint_of_another_plan_is_refused(processor, tmp_path) -> None:
-    Trainer(ScoringPlan(seed=2), processor, torch.device("cpu")).save(tmp_path / "checkpoint.safetensors")
+    Trainer(TrainingPlan(seed=2), processor, torch.device("cpu")).save(tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="another plan"):
-        Trainer(ScoringPlan(seed=3), processor, torch.device("cpu")).resume(tmp_path / "checkpoint.safetensors")
+        Trainer(TrainingPlan(seed=3), processor, torch.device("cpu")).resume(tmp_path / "checkpoint.safetensors")
 
 
 def test_what_is_saved_is_bfloat16_and_says_so(processor, untrained, tmp_path) -> None:
@@ -192,7 +192,7 @@ def test_every_step_is_drawn_anew_from_the_seed(monkeypatch, processor, small_le
     real = training.draw_lesson
     monkeypatch.setattr(training, "draw_lesson", lambda *args: drawn.append(real(*args)) or drawn[-1])
     for seed in (0, 0, 1):
-        trainer = Trainer(ScoringPlan(seed=seed, look_steps=2, answer_steps=2), processor, torch.device("cpu"))
+        trainer = Trainer(TrainingPlan(seed=seed, look_steps=2, answer_steps=2), processor, torch.device("cpu"))
         trainer.step()
         trainer.step()
     first, second, again, _, other, _ = (lesson.frames for lesson in drawn)

@@ -36,7 +36,7 @@ REMEMBERED = 300
 
 
 @dataclass(frozen=True)
-class ScenePlan:
+class TrainingPlan:
     """What is to be done.
 
     Attributes:
@@ -62,7 +62,7 @@ class ScenePlan:
 class Trainer:
     """A model in training: `step` takes the next one, `save` and `resume` carry it over a break."""
 
-    def __init__(self, plan: ScenePlan, processor: Qwen2_5_VLProcessor, device: torch.device) -> None:
+    def __init__(self, plan: TrainingPlan, processor: Qwen2_5_VLProcessor, device: torch.device) -> None:
         self.plan = plan
         self.processor = processor
         self.device = device
@@ -181,7 +181,7 @@ def _split(model: Qwen2_5_VLForConditionalGeneration) -> tuple[list[torch.nn.Par
     return matrices, others
 
 
-def _rate(plan: ScenePlan, step: int) -> float:
+def _rate(plan: TrainingPlan, step: int) -> float:
     """Warm-up, then a cosine down to a share of the highest rate, in each phase."""
     if step < plan.look_steps:
         return plan.look_rate * _shape(step, plan.look_steps, 100, 0.15)

@@ -20,8 +20,8 @@ from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, upsample
 from tests.browser.test_encoder_page import point
-from tests.browser.test_page_looks import CONTRASTS, PAGE, used_keys
-from tests.helpers.made_up_looks import PROVENANCE, made_up_look
+from tests.browser.test_page_drawing import CONTRASTS, PAGE, used_keys
+from tests.helpers.made_up_encoder_results import PROVENANCE, made_up_result
 from tests.helpers.pages import EVIL, Reader, evil_free, opened, settled, slide
 
 pytestmark = pytest.mark.browser
@@ -151,10 +151,10 @@ def test_the_focus_stays_where_something_was_chosen(open_look):
 
 
 def test_what_others_wrote_is_only_text(chromium, tmp_path):
-    look = made_up_look(source=f"x{EVIL}.png")
-    look = replace(look, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
-    look = replace(look, saliency=(SaliencyMap("gradcam", EVIL, 1.0, look.saliency[0].values),))
-    (tmp_path / "evil.html").write_text(encoder_html(look, [EVIL]), encoding="utf-8")
+    result = made_up_result(source=f"x{EVIL}.png")
+    result = replace(result, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
+    result = replace(result, saliency=(SaliencyMap("gradcam", EVIL, 1.0, result.saliency[0].values),))
+    (tmp_path / "evil.html").write_text(encoder_html(result, [EVIL]), encoding="utf-8")
     with opened(chromium, tmp_path / "evil.html") as page:
         page.evaluate(EVERY)
         slide(page, "kind", 0)
@@ -220,20 +220,20 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
 
 @pytest.mark.parametrize("name", ["cls", "crop"])
 def test_the_still_picture_has_the_map_where_the_encoder_sees(looks, name):
-    look = looks(name)
-    picture = resize_picture(look.media.frames[0], (320, 240))
-    values = look.attention.map("cls", 2)
+    result = looks(name)
+    picture = resize_picture(result.media.frames[0], (320, 240))
+    values = result.attention.map("cls", 2)
     left, right = (40, 280) if name == "crop" else (0, 320)
     spread = upsample(np.ascontiguousarray(values[0]), (right - left, 240), Drawing())
     want = picture.copy()
     part = np.ascontiguousarray(picture[:, left:right])
     want[:, left:right] = blend(part, spread, percentile_scale([values]), Drawing())
-    np.testing.assert_array_equal(still_picture(look), want)
+    np.testing.assert_array_equal(still_picture(result), want)
 
 
 def test_what_lies_beyond_the_picture_is_cut_off():
-    look = made_up_look(crop_px=(-40, -20, 360, 260))
-    assert still_picture(look).shape == (240, 320, 3)
+    result = made_up_result(crop_px=(-40, -20, 360, 260))
+    assert still_picture(result).shape == (240, 320, 3)
 
 
 def test_in_a_notebook_the_page_lies_over_the_picture(looks):
@@ -265,8 +265,8 @@ def test_of_windows_without_scripts_uniform_is_the_whole_steps(looks):
 @pytest.mark.parametrize("size_px", [(20, 2000), (2000, 20)])
 def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
     grid = (1, 96, 1) if size_px[0] < size_px[1] else (1, 1, 96)
-    look = made_up_look(grid, size_px=size_px, asked=(), places=())
-    (tmp_path / "tall.html").write_text(encoder_html(look), encoding="utf-8")
+    result = made_up_result(grid, size_px=size_px, asked=(), places=())
+    (tmp_path / "tall.html").write_text(encoder_html(result), encoding="utf-8")
     with opened(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
         for name, most in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
             assert page.locator(name).bounding_box()["height"] <= most
@@ -287,7 +287,7 @@ def test_keys_stand_in_the_scripts_of_the_page():
 
 def test_the_page_of_a_large_encoder_is_small(tmp_path):
     places = tuple(row * 24 + column for row in range(0, 24, 2) for column in range(1, 24, 3))
-    look = made_up_look((1, 24, 24), 24, 16, asked=(), more=False, places=places)
-    read = Reader(encoder_html(look))
+    result = made_up_result((1, 24, 24), 24, 16, asked=(), more=False, places=places)
+    read = Reader(encoder_html(result))
     assert read.data["left_out"] == []
     assert sum(len(text) for name, text in read.scripts.items() if not name.startswith("picture")) < 5e6

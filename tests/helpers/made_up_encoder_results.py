@@ -22,7 +22,7 @@ def random_attention(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def made_up_look(
+def made_up_result(
     grid: tuple[int, int, int] = (1, 6, 8),
     layers: int = 3,
     heads: int = 4,
@@ -93,16 +93,18 @@ def _media(frames: np.ndarray, size_px: tuple[int, int], t: int, source: str) ->
     return Media("clip", frames, np.arange(count) / 4, size_px, source, "0" * 64, clip=facts)
 
 
-def looks_of() -> Callable[[str], EncoderResult]:
+def results_of() -> Callable[[str], EncoderResult]:
     """By name: looks of every kind, each made once."""
     kinds = {
-        "cls": lambda: made_up_look(),
-        "crop": lambda: made_up_look(crop_px=(40, 0, 280, 240), grid=(1, 6, 6), asked=(14,)),
-        "inner": lambda: made_up_look(crop_px=(40, 30, 280, 210)),
-        "registers": lambda: made_up_look(prefix=("cls", "register", "register"), settings=EncoderSettings(over="max")),
-        "windows": lambda: made_up_look(prefix=(), windows=True, asked=()),
-        "sparse": lambda: made_up_look(places=tuple(range(0, 48, 5)), more=False, asked=()),
-        "none": lambda: made_up_look(places=(), more=False, asked=(), prefix=()),
-        "steps": lambda: made_up_look(grid=(3, 6, 8)),
+        "cls": lambda: made_up_result(),
+        "crop": lambda: made_up_result(crop_px=(40, 0, 280, 240), grid=(1, 6, 6), asked=(14,)),
+        "inner": lambda: made_up_result(crop_px=(40, 30, 280, 210)),
+        "registers": lambda: made_up_result(
+            prefix=("cls", "register", "register"), settings=EncoderSettings(over="max")
+        ),
+        "windows": lambda: made_up_result(prefix=(), windows=True, asked=()),
+        "sparse": lambda: made_up_result(places=tuple(range(0, 48, 5)), more=False, asked=()),
+        "none": lambda: made_up_result(places=(), more=False, asked=(), prefix=()),
+        "steps": lambda: made_up_result(grid=(3, 6, 8)),
     }
     return cache(lambda name: kinds[name]())

@@ -18,7 +18,7 @@ from qvl_attn import merge_runs
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.alike import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
+from tests.helpers.run_comparison import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
 
 OF = 3
 

@@ -31,7 +31,7 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.vqa.clip import load_clip
 from tests.conftest import DEMO_PICTURES, numbered_frames
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 CLIP = DEMO_PICTURES / "clip.mp4"  # 168 x 140 px, eight frames, four a second
 LEFT = (320 - 168) // 2  # of its frames in a film, whose words need room
@@ -42,7 +42,7 @@ COLORS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP
 
 def looked(name, path=CLIP, how=ALL, **settings):
     asked = EncoderSettings(clip=how, **settings)
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     return encoder.encode(load_encoder_clip(encoder.spec, encoder.processor, path, how, asked), asked)
 
 
@@ -82,19 +82,19 @@ def clip_look():
 @pytest.mark.parametrize("limits", [{}, {"max_pixels": 7000}], ids=["square", "oblong"])
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
 def spec_and_processor(name):
-    return eyes.encoder(name).spec, eyes.encoder(name).processor
+    return tiny_encoders.encoder(name).spec, tiny_encoders.encoder(name).processor
 
 
 def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)  # a few steps at a time: 26 to 30 tokens, or more
     monkeypatch.setattr(inputs_room, "FRAMES_AT_ONCE", 3)
-    folder = numbered_folder(tmp_path / "frames", eyes.pixels(96, 130, 5, 7))
+    folder = numbered_folder(tmp_path / "frames", tiny_encoders.pixels(96, 130, 5, 7))
     at = ((40.0, 60.0),)
     together = looked(name, folder, ClipSettings(fps=24), at=at, **limits)
     assert together.attention.grid[0] == 7
     assert together.frames.tolist() == [[i, i] for i in range(7)]
     alone = [
-        eyes.encoder(name).encode(load_picture(path), EncoderSettings(at=at, **limits))
+        tiny_encoders.encoder(name).encode(load_picture(path), EncoderSettings(at=at, **limits))
         for path in sorted(folder.iterdir())
     ]
     for i, one in enumerate(alone):
@@ -118,7 +118,7 @@ def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, mo
 
 def test_a_long_clip_is_held_in_parts(monkeypatch):
     """Neither the processor nor the layers are given more of it than of a short one."""
-    encoder, given, run = eyes.encoder("clip"), [], []
+    encoder, given, run = tiny_encoders.encoder("clip"), [], []
     processor, ran = encoder.processor, look_room.run_encoder
     monkeypatch.setattr(encoder, "processor", _Spy(processor, given))
     monkeypatch.setattr(
@@ -127,7 +127,7 @@ def test_a_long_clip_is_held_in_parts(monkeypatch):
         lambda model, eye, one: (run.append(len(one.tensors["pixel_values"])), ran(model, eye, one)),
     )
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 8 * 26)
-    clip = eyes.clip(90, 80, 37)
+    clip = tiny_encoders.clip(90, 80, 37)
     found = encoder.encode(clip, EncoderSettings())
     assert found.attention.grid == (37, 5, 5)
     assert max(given) <= inputs_room.FRAMES_AT_ONCE
@@ -151,7 +151,7 @@ class _Spy:
 def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps):
     how = ClipSettings(fps=fps, end_s=end_s)
     asked = load_clip(demo.processor, open_clip(CLIP), Settings(clip=how, max_pixels=9000))
-    found = looked(eyes.QWEN, how=how, max_pixels=9000)
+    found = looked(tiny_encoders.QWEN, how=how, max_pixels=9000)
     assert np.array_equal(found.media.frames, asked.frames)
     assert np.array_equal(found.media.times_s, asked.times_s)
     count = len(asked.frames)
@@ -162,7 +162,7 @@ def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps
 
 
 def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tmp_path):
-    large = eyes.pixels(2048, 1100, 3, 2)
+    large = tiny_encoders.pixels(2048, 1100, 3, 2)
     folder = numbered_folder(tmp_path / "large", large)
     found = looked("clip", folder, ClipSettings(fps=24))
     means = large.reshape(2, 550, 2, 1024, 2, 3).mean(axis=(2, 4))
@@ -170,7 +170,7 @@ def test_large_frames_are_averaged_down_and_their_patches_lie_in_the_original(tm
     assert np.abs(found.media.frames - means).max() <= 1
     assert found.media.size_px == (2048, 1100)
     assert [note for note in found.media.notes if "2048 x 1100 px are kept at 1024 x 550 px" in note]
-    whole = eyes.encoder("clip").encode(load_picture(folder / "00000.png"), EncoderSettings())
+    whole = tiny_encoders.encoder("clip").encode(load_picture(folder / "00000.png"), EncoderSettings())
     assert np.abs(found.attention.boxes_px[:25] - whole.attention.boxes_px).max() < 2, (
         "half an input pixel is seven of these"
     )
@@ -221,9 +221,9 @@ def test_what_an_encoder_has_no_use_for_is_refused(how, says):
         load_encoder_clip(*spec_and_processor("clip"), CLIP, ClipSettings(**how))
 
 
-@pytest.mark.parametrize("name", ["clip", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", tiny_encoders.QWEN])
 def test_broken_clips_give_the_known_errors(name, tmp_path, clip_file):
-    encoder, whole = eyes.encoder(name), clip_file(20).read_bytes()
+    encoder, whole = tiny_encoders.encoder(name), clip_file(20).read_bytes()
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 20])
     (tmp_path / "words.mp4").write_text("no clip at all")
@@ -264,13 +264,13 @@ def planted(look):
     return values.reshape(t, h, w), lit
 
 
-@pytest.mark.parametrize("name", ["clip", "dino", "dinov2", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "dino", "dinov2", tiny_encoders.QWEN])
 def test_the_right_place_of_the_right_frames_is_lit(name, tmp_path):
     look = looked(name, how=ClipSettings(fps=4, end_s=1.75))  # seven frames: of Qwen's steps the last has one
     values, lit = planted(look)
     files, notes = film_of(tmp_path / "film", look, heat_of(look, values, scale=Scale(0, 1)))
     assert notes == []
-    boxes, per_step = look.attention.boxes_px[: values[0].size], 2 if name == eyes.QWEN else 1
+    boxes, per_step = look.attention.boxes_px[: values[0].size], 2 if name == tiny_encoders.QWEN else 1
     film = frames_of(tmp_path / "film" / "heatmap.mp4")
     assert len(film) == 7
     for i, (time_s, page) in enumerate(film):
@@ -312,7 +312,7 @@ def test_what_the_encoder_did_not_see_is_faded(clip_look, tmp_path):
 
 
 def test_a_picture_that_is_seen_whole_is_not_faded():
-    for name, settings in (("dino", {}), (eyes.QWEN, {})):
+    for name, settings in (("dino", {}), (tiny_encoders.QWEN, {})):
         look = looked(name, **settings)
         assert visible_part(look) is None
         assert frame_overlay(look, heat_of(look), ("as it is",)).captions[1:] == ("as it is",)
@@ -421,7 +421,7 @@ def test_the_clip_is_opened_once_more_as_it_was(tmp_path):
 
 
 def test_a_frame_that_stays_on_the_screen_is_shown_with_the_map_of_each_of_its_steps(tmp_path):
-    folder = numbered_folder(tmp_path / "frames", eyes.pixels(98, 70, 8, 6))
+    folder = numbered_folder(tmp_path / "frames", tiny_encoders.pixels(98, 70, 8, 6))
     for number in (2, 3, 4):
         (folder / f"{number:05d}.png").unlink()
     look = looked("dino", folder, ClipSettings(fps=5, end_s=1.2, source_fps=5))
@@ -460,8 +460,8 @@ def test_who_asks_is_said(clip_look):
 
 def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
     """A processor that only crops, to 70 x 70 px, paints black around a frame of 100 x 42: that is not drawn."""
-    monkeypatch.setattr(eyes.encoder("clip").processor, "do_resize", False)
-    folder = numbered_folder(tmp_path / "frames", eyes.pixels(100, 42, 3, 2))
+    monkeypatch.setattr(tiny_encoders.encoder("clip").processor, "do_resize", False)
+    folder = numbered_folder(tmp_path / "frames", tiny_encoders.pixels(100, 42, 3, 2))
     look = looked("clip", folder, ClipSettings(fps=24))
     assert np.array(visible_part(look)) == pytest.approx([0.15, -14 / 42, 0.85, 56 / 42], abs=0.01)
     values = np.zeros((2, 5, 5), np.float32)
@@ -484,7 +484,7 @@ def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
 # Over time
 
 
-@pytest.mark.parametrize("name", ["clip", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", tiny_encoders.QWEN])
 def test_the_figures_of_each_step(name):
     look = looked(name, how=ClipSettings(fps=4, end_s=1.25))
     attention, heat = look.attention, heat_of(look, layer=2)

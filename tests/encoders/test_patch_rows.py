@@ -9,8 +9,8 @@ from qvl_attn.encoders import capture
 from qvl_attn.encoders.capture import even_places
 from qvl_attn.encoders.record import EncoderSettings
 from tests.encoders.test_capture import SHOWN, plain_attention
-from tests.helpers import eyes
-from tests.helpers.tower import dense_attention
+from tests.helpers import tiny_encoders
+from tests.helpers.reference_tower import dense_attention
 
 QWEN_AT = ((75.0, 30.0),)
 
@@ -31,7 +31,7 @@ def held_against(found, dense: np.ndarray, tolerance: float) -> None:
 @pytest.mark.parametrize("name", ["clip", "siglip", "registers"])
 def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, monkeypatch):
     media, limits = SHOWN[shown]
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
     if sparse:
@@ -46,9 +46,9 @@ def test_they_are_the_mean_over_the_heads_of_plain_eager(name, shown, sparse, mo
 @pytest.mark.parametrize("frames", [1, 5])
 def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room, monkeypatch):
     monkeypatch.setattr(capture, "GRID_VALUES", room)
-    encoder = eyes.encoder(eyes.QWEN)
-    media = eyes.picture(140, 84) if frames == 1 else eyes.clip(140, 84, frames)
-    weights = eyes.plain(eyes.QWEN).model.visual.state_dict()
+    encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
+    media = tiny_encoders.picture(140, 84) if frames == 1 else tiny_encoders.clip(140, 84, frames)
+    weights = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
     one = encoder.processor.image_processor
     dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
     found = encoder.encode(media)
@@ -58,7 +58,7 @@ def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room,
 
 
 def test_asked_places_have_the_same_rows():
-    found = eyes.encoder("clip").encode(eyes.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
+    found = tiny_encoders.encoder("clip").encode(tiny_encoders.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
     place = found.patch_row_places.tolist().index(found.attention.asked[0])
     want = found.attention.maps("at_1").mean(axis=1)
     np.testing.assert_allclose(found.patch_rows[:, place], want, atol=1e-7)
@@ -88,6 +88,6 @@ def test_places_lie_evenly_and_fit(grid, most):
 def test_where_not_even_four_fit_there_are_none(monkeypatch):
     assert len(even_places((1, 24, 24), 3)) == 0
     monkeypatch.setattr(capture, "GRID_VALUES", 100)
-    found = eyes.encoder("clip").encode(eyes.picture(120, 118))
+    found = tiny_encoders.encoder("clip").encode(tiny_encoders.picture(120, 118))
     assert found.patch_rows is None
     assert found.patch_row_places is None

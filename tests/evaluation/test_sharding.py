@@ -22,7 +22,7 @@ from qvl_attn.evaluation.loop import other_samples
 from qvl_attn.evaluation.outputs import chosen
 from qvl_attn.evaluation.score import Score
 from qvl_attn.evaluation.sharding import MOST_SHARDS, Shard
-from tests.helpers.alike import differing, rows_of
+from tests.helpers.run_comparison import differing, rows_of
 
 
 def sample(names, i) -> Sample:

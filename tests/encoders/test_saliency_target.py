@@ -11,25 +11,25 @@ import pytest
 from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.record import EncoderSettings
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
-PICTURE = eyes.picture(110, 70, seed=3)
+PICTURE = tiny_encoders.picture(110, 70, seed=3)
 
 
 def settings_of(name: str, **more) -> EncoderSettings:
-    texts = ("a cat",) if name in eyes.WITH_TEXT else ()
+    texts = ("a cat",) if name in tiny_encoders.WITH_TEXT else ()
     return EncoderSettings(saliency=True, **{"texts": texts, **more})
 
 
 def changed(name: str, folder) -> Encoder:
     """One that may be changed: loaded for itself."""
-    shutil.copytree(eyes.folder(name), folder / name)
+    shutil.copytree(tiny_encoders.folder(name), folder / name)
     return Encoder.load(str(folder / name), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("label", ["red square", "RED Square ", "2"])
 def test_a_class_by_name_or_number(label):
-    found = eyes.encoder("vit-classes").encode(PICTURE, settings_of("vit-classes", label=label)).saliency
+    found = tiny_encoders.encoder("vit-classes").encode(PICTURE, settings_of("vit-classes", label=label)).saliency
     assert {one.target for one in found} == {"red square"}
 
 
@@ -37,7 +37,7 @@ FAULTS = [
     ("dino", {}, "neither classes nor a text side"),
     ("clip-vision", {}, "neither classes nor a text side"),
     ("siglip-vision", {"texts": ("a cat",)}, "neither classes nor a text side"),
-    (eyes.QWEN, {}, "--method gradient"),
+    (tiny_encoders.QWEN, {}, "--method gradient"),
     ("clip", {"texts": ()}, "there is none"),
     ("siglip", {"texts": ("a cat", " ")}, "the text after --text is empty"),
     ("clip", {"texts": ("a </s> cat",)}, "'</s>' in it"),
@@ -58,7 +58,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("name", "more", "said"), FAULTS)
 def test_faults_are_found_before_the_weights(name, more, said):
-    encoder = Encoder.load(str(eyes.folder(name)), device="cpu", dtype="float32")
+    encoder = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     settings = settings_of(name, **more)
     with pytest.raises(InputError, match=said):
         encoder.encode(PICTURE, settings)
@@ -66,7 +66,7 @@ def test_faults_are_found_before_the_weights(name, more, said):
 
 
 def test_a_text_as_long_as_it_may_be():
-    assert len(eyes.encoder("clip").encode(PICTURE, settings_of("clip", texts=("a " * 14,))).saliency) == 2
+    assert len(tiny_encoders.encoder("clip").encode(PICTURE, settings_of("clip", texts=("a " * 14,))).saliency) == 2
 
 
 def test_two_classes_of_one_name(tmp_path):

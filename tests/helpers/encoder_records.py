@@ -16,7 +16,7 @@ def random_attention(rng, *shape):
     return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def made_sight(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
+def made_attention(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
     """A sight of random attention, in which some parts may be set."""
     rng, (t, h, w) = np.random.default_rng(5), grid
     A, T = len(changes.get("asked", ())), len(prefix) + h * w
@@ -55,9 +55,9 @@ def made_clip(size_px, frames):
     return Media("clip", pixels, np.arange(frames, dtype=np.float64), size_px, "a.mp4", "0" * 64, clip=facts)
 
 
-def made_look(attention=None, media=None, **changes):
+def made_record(attention=None, media=None, **changes):
     """A look; what was turned back is grey."""
-    attention = made_sight() if attention is None else attention
+    attention = made_attention() if attention is None else attention
     t, h, w = attention.grid
     per_step = 1 if media is None else len(media.frames) // t
     parts = {

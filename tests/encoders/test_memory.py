@@ -13,15 +13,17 @@ from qvl_attn.encoders import capture as look_room
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import held_bytes, pass_bytes, states_bytes
-from tests.helpers import eyes
+from tests.helpers import tiny_encoders
 
 AT = ((45, 20), (70, 70), (60, 60))
 
 
-@pytest.mark.parametrize("shown", [eyes.picture(150, 90), eyes.clip(84, 84, 6)], ids=["picture", "clip"])
-@pytest.mark.parametrize("name", ["clip", "siglip", "registers", eyes.QWEN])
+@pytest.mark.parametrize(
+    "shown", [tiny_encoders.picture(150, 90), tiny_encoders.clip(84, 84, 6)], ids=["picture", "clip"]
+)
+@pytest.mark.parametrize("name", ["clip", "siglip", "registers", tiny_encoders.QWEN])
 def test_what_is_held_is_what_is_allocated(name, shown):
-    encoder = eyes.encoder(name)
+    encoder = tiny_encoders.encoder(name)
     inputs, asked = encoder.read(shown, EncoderSettings(at=AT))
     order = look_room.sequence_order(encoder.model, encoder.spec, inputs)
     accumulator = look_room.Accumulator(encoder.spec, inputs, order, asked, torch.device("cpu"))
@@ -30,20 +32,20 @@ def test_what_is_held_is_what_is_allocated(name, shown):
     assert host == accumulator._rows.nbytes + (0 if accumulator._cls is None else accumulator._cls.nbytes)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", tiny_encoders.QWEN])
 def test_the_states_of_all_layers_are_as_large_as_is_said(name):
-    encoder, sizes = eyes.encoder(name), []
-    inputs, _ = encoder.read(eyes.clip(84, 84, 4), EncoderSettings())
+    encoder, sizes = tiny_encoders.encoder(name), []
+    inputs, _ = encoder.read(tiny_encoders.clip(84, 84, 4), EncoderSettings())
     prefix = len(encoder.spec.prefix)
     read_states(encoder.model, encoder.spec, inputs, lambda layer, states: sizes.append(states[:, prefix:].numel() * 4))
     assert sum(sizes) == states_bytes(encoder.spec, encoder.config, inputs.grid)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", eyes.QWEN])
+@pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers", tiny_encoders.QWEN])
 def test_a_layer_hands_no_less_than_is_said_from_module_to_module(name):
     """A floor: what a layer's linear maps and norms give is at least what is said to be there at once."""
-    encoder, given = eyes.encoder(name), []
-    inputs, _ = encoder.read(eyes.picture(150, 90), EncoderSettings())
+    encoder, given = tiny_encoders.encoder(name), []
+    inputs, _ = encoder.read(tiny_encoders.picture(150, 90), EncoderSettings())
     layers = next(
         one
         for one in look_room.encoder_of(encoder.model, encoder.spec).modules()
@@ -62,8 +64,8 @@ def test_a_layer_hands_no_less_than_is_said_from_module_to_module(name):
 
 
 def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
-    encoder = Encoder.load(str(eyes.folder("dino")), device="cpu", dtype="float32")
-    picture, limits = eyes.picture(90, 80), EncoderSettings(at=AT)
+    encoder = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
+    picture, limits = tiny_encoders.picture(90, 80), EncoderSettings(at=AT)
     inputs, asked = encoder.read(picture, limits)
     wanted = sum(held_bytes(encoder.spec, inputs.grid, len(asked))) + encoder.placement.weight_bytes
     wanted += pass_bytes(encoder.spec, encoder.config, 4, inputs.grid)
@@ -86,8 +88,8 @@ def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
 
 
 def test_of_a_long_clip_the_states_that_are_held_count_and_the_parts_do_not(monkeypatch):
-    encoder = eyes.encoder("clip")
-    clip = eyes.clip(84, 84, 8)
+    encoder = tiny_encoders.encoder("clip")
+    clip = tiny_encoders.clip(84, 84, 8)
     inputs, _ = encoder.read(clip, EncoderSettings())
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
     wanted = sum(held_bytes(encoder.spec, (8, 5, 5), 0)) + pass_bytes(encoder.spec, encoder.config, 4, (2, 5, 5))
