@@ -277,7 +277,7 @@ def weightless(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("words", "told"), FAULTS, ids=str)
+@pytest.mark.parametrize(("words", "reported"), FAULTS, ids=str)
 def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, words, reported):
     monkeypatch.undo()
     there = {"a": str(shown() / "a.png"), ".": str(shown())}
@@ -289,7 +289,7 @@ def test_faults_are_told_before_the_weights(tmp_path, monkeypatch, weightless, w
 
 
 @pytest.mark.parametrize(
-    ("model", "words", "told"),
+    ("model", "words", "reported"),
     [
         ("clip", ["--saliency"], "there is none"),
         ("clip", ["--saliency", "--label", "cat"], "no classes"),
@@ -330,7 +330,7 @@ def model_with(folder: Path, **config) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "reported"),
     [
         ({"model_type": "llama"}, "'llama' model"),
         ({"model_type": "\x1b[31m"}, "no vision encoder"),

@@ -40,6 +40,10 @@ CELLS = Drawing(interp="cells", alpha=1.0, draw_size_px=0)
 COLORS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1].astype(int)
 
 
+def spec_and_processor(name):
+    return tiny_encoders.encoder(name).spec, tiny_encoders.encoder(name).processor
+
+
 def looked(name, path=CLIP, how=ALL, **settings):
     asked = EncoderSettings(clip=how, **settings)
     encoder = tiny_encoders.encoder(name)
@@ -81,10 +85,6 @@ def clip_look():
 
 @pytest.mark.parametrize("limits", [{}, {"max_pixels": 7000}], ids=["square", "oblong"])
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "registers"])
-def spec_and_processor(name):
-    return tiny_encoders.encoder(name).spec, tiny_encoders.encoder(name).processor
-
-
 def test_a_clip_is_looked_at_as_each_of_its_frames_is(name, limits, tmp_path, monkeypatch):
     monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)  # a few steps at a time: 26 to 30 tokens, or more
     monkeypatch.setattr(inputs_room, "FRAMES_AT_ONCE", 3)

@@ -406,7 +406,7 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     assert (x0, y0) == pytest.approx((side, 0), abs=8)
 
 
-@pytest.mark.parametrize(("change", "told"), [("none", (0, 0.0)), ("swap", None), ("one", (55, None))])
+@pytest.mark.parametrize(("change", "reported"), [("none", (0, 0.0)), ("swap", None), ("one", (55, None))])
 def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, reported):
     found, attention = captions(monkeypatch), made_attention()
     media = made_picture((84, 56))
