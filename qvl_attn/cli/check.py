@@ -169,7 +169,7 @@ def check(
         )
         progress("checking the data", len(samples), len(samples))
         tell = no_op if quiet else say
-        pictures = {shown.identity for one in samples for shown in one.shown}
+        pictures = {shown.identity for one in samples for shown in one.media_refs}
         tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all found")
         workers = _ray_workers(concurrency, gpus_per_worker, tell) if engine == "ray" else None
         analyzer = find_model(

@@ -162,7 +162,9 @@ def tell(
         return
     typer.echo(f"question: {plain(result.question)}")
     merged = (
-        f"   (the different answers of {len(result.passes)} prompts)" if result.way in ("windows", "frames") else ""
+        f"   (the different answers of {len(result.passes)} prompts)"
+        if result.pass_mode in ("windows", "frames")
+        else ""
     )
     typer.echo(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
     for one in result.passes:

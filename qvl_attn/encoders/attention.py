@@ -54,7 +54,7 @@ class EncoderAttention:
     window: IntArray | None
     received: FloatArray
     cls: FloatArray | None
-    asked: IntArray
+    query_patches: IntArray
     rows: FloatArray
     distance_px: FloatArray
     entropy_bits: FloatArray
@@ -65,15 +65,18 @@ class EncoderAttention:
         _require(min(t, h, w, self.patch_px) > 0, f"grid {self.grid}, patches of {self.patch_px} px")
         _require({*self.prefix} <= {*PREFIX_ROLES}, f"prefix {self.prefix}")
         L, H = self.received.shape[:2]
-        A, T = len(self.asked), len(self.prefix) + h * w
+        A, T = len(self.query_patches), len(self.prefix) + h * w
         _require(L > 0 and H > 0, "no layers, or no heads")
         _require_array("boxes_px", self.boxes_px, np.float32, (t * h * w, 4))
         _require(bool(np.isfinite(self.boxes_px).all()), "boxes_px: not finite")
         _require_array("full", self.full, np.bool_, (L,))
         _require_array("received", self.received, np.float32, (L, H, t, T))
         _require((self.cls is None) == ("cls" not in self.prefix), "cls: there, or among the prefix, and not both")
-        _require_array("asked", self.asked, np.int64, (A,))
-        _require(not A or 0 <= self.asked.min() <= self.asked.max() < h * w, "asked: not among the patches")
+        _require_array("query_patches", self.query_patches, np.int64, (A,))
+        _require(
+            not A or 0 <= self.query_patches.min() <= self.query_patches.max() < h * w,
+            "query_patches: not among the patches",
+        )
         _require_array("rows", self.rows, np.float32, (L, H, A, t, T))
         for name in ("distance_px", "entropy_bits", "window_share"):
             if getattr(self, name) is not None:
@@ -111,7 +114,11 @@ class EncoderAttention:
 
         `patch` is the mean over all patches of a step, `at_1` the first place that was asked about.
         """
-        return (*(("cls",) if self.cls is not None else ()), "patch", *(f"at_{i + 1}" for i in range(len(self.asked))))
+        return (
+            *(("cls",) if self.cls is not None else ()),
+            "patch",
+            *(f"at_{i + 1}" for i in range(len(self.query_patches))),
+        )
 
     def tokens(self, query: str) -> FloatArray:
         """(L, H, t, T) float32: what a query gives every token of its step, prefix included.
@@ -138,7 +145,7 @@ class EncoderAttention:
             query: one of `queries`.
             layer: 0-based.
         """
-        return self.even_at(int(self.asked[_number(query)]), layer) if query.startswith("at_") else self._even
+        return self.even_at(int(self.query_patches[_number(query)]), layer) if query.startswith("at_") else self._even
 
     def even_at(self, place: int, layer: int) -> float:
         """As `even`, of the patch at a place of a step."""

@@ -311,7 +311,7 @@ class Accumulator:
             window=self._window_of,
             received=(self._received / (h * w)).float().cpu().numpy(),
             cls=None if self._cls is None else self._cls.numpy(),
-            asked=np.array(self._asked, dtype=np.int64),
+            query_patches=np.array(self._asked, dtype=np.int64),
             rows=self._rows.numpy(),
             distance_px=per_patch("distance"),
             entropy_bits=per_patch("entropy"),

@@ -41,7 +41,9 @@ def record_arrays(record: EncoderRecord) -> Arrays:
     tokens = np.stack([attention.tokens(query) for query in queries], axis=2)  # (L, H, Q, t, T)
     by_head = tokens[..., R:].reshape(*tokens.shape[:3], t * cells)
     step = np.repeat(np.arange(t), cells)
-    asked = dict(zip((query for query in queries if query.startswith("at_")), attention.asked.tolist(), strict=True))
+    asked = dict(
+        zip((query for query in queries if query.startswith("at_")), attention.query_patches.tolist(), strict=True)
+    )
     indices = np.array(record.media.clip.frame_indices if record.media.clip else [0], dtype=np.int64)
     arrays: Arrays = {
         "weights": by_head.mean(axis=1, dtype=np.float32),
@@ -151,7 +153,7 @@ def _query_json(record: EncoderRecord, query: str) -> dict[str, Any]:
     if not query.startswith("at_"):
         return {"name": query, "role": query, "at_px": None, "place": None}
     i = int(query.removeprefix("at_")) - 1
-    place = int(record.attention.asked[i])
+    place = int(record.attention.query_patches[i])
     return {"name": query, "role": "patch", "at_px": list(record.settings.at[i]), "place": place}
 
 
@@ -219,7 +221,7 @@ def _attention_from(value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
         window=arrays.get("window"),
         received=np.ascontiguousarray(tokens[:, :, first - 1]),
         cls=np.ascontiguousarray(tokens[:, :, 0]) if has_cls else None,
-        asked=arrays["queries"][first:] - prefix.shape[-1],
+        query_patches=arrays["queries"][first:] - prefix.shape[-1],
         rows=np.ascontiguousarray(tokens[:, :, first:]),
         distance_px=arrays["distance_px"],
         entropy_bits=arrays["entropy_bits"],

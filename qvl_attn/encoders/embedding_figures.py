@@ -134,7 +134,7 @@ def draw_similarity(record: EncoderRecord, asked: int, drawing: Drawing) -> Pict
     scale = Scale(min(float(values.min()), 1 - 1e-3), 1.0)
     size_px = _size_px(record, drawing, CELL_PX)
     pictures = [seen(record, step, size_px) for step in _steps(record)]
-    place = int(record.attention.asked[asked])
+    place = int(record.attention.query_patches[asked])
     cells = []
     for layer, maps in zip(record.similarity_layers.tolist(), values, strict=True):
         blended = [

@@ -228,7 +228,7 @@ class DrawnEncoderResult:
         if not query.startswith("at_"):
             return ()
         _, h, w = self.record.attention.grid
-        place = int(self.record.attention.asked[int(query.removeprefix("at_")) - 1])
+        place = int(self.record.attention.query_patches[int(query.removeprefix("at_")) - 1])
         return (partial(mark_patch, place=place, grid=(h, w)),) * count
 
     def _large_layer(

@@ -47,7 +47,7 @@ def draw_grid(record: EncoderRecord, drawing: Drawing) -> Picture:
     drawn = with_patch_lines(picture, side)
     if attention.window is not None:
         drawn = with_window_lines(drawn, attention.window.reshape(h, w), side)
-    for i, place in enumerate(attention.asked.tolist()):
+    for i, place in enumerate(attention.query_patches.tolist()):
         drawn = _numbered(mark_patch(drawn, place, (h, w)), i + 1, place, (h, w))
     return captioned(drawn, _grid_title(record), _grid_lines(record))
 
@@ -139,8 +139,10 @@ def _grid_lines(record: EncoderRecord) -> list[str]:
         lines.append(
             f"thick lines: {len(np.unique(attention.window))} windows, the largest of {describe_window(attention)}"
         )
-    if len(attention.asked):
-        asked = ", ".join(f"{i + 1}: {describe_query(record, f'at_{i + 1}')}" for i in range(len(attention.asked)))
+    if len(attention.query_patches):
+        asked = ", ".join(
+            f"{i + 1}: {describe_query(record, f'at_{i + 1}')}" for i in range(len(attention.query_patches))
+        )
         lines.append(f"outlined: {asked}")
     return lines
 

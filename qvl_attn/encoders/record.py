@@ -172,7 +172,7 @@ class EncoderRecord(Record):
     patch_row_places: IntArray | None = None
 
     def __post_init__(self) -> None:
-        L, A, grid = self.attention.layer_count, len(self.attention.asked), self.attention.grid
+        L, A, grid = self.attention.layer_count, len(self.attention.query_patches), self.attention.grid
         t, h, w = grid
         _require_array("frames", self.frames, np.int64, (t, 2))
         _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: not of the clip")

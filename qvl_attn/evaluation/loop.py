@@ -251,7 +251,7 @@ def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
         MemoryLimitError: it does not fit the memory.
     """
     try:
-        media = [load_media(engine, one, settings, {}) for one in sample.shown]
+        media = [load_media(engine, one, settings, {}) for one in sample.media_refs]
     except QvlAttnError:
         raise
     except Exception as fault:  # as when it was scored
@@ -289,7 +289,7 @@ def chunks(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]
 
 def _bytes(sample: Sample) -> int:
     """Of its pictures, decoded, and as the processor gives them, which is about five times as many."""
-    return sum(3 * width * height for width, height in (one.size_px for one in sample.shown)) * 6
+    return sum(3 * width * height for width, height in (one.size_px for one in sample.media_refs)) * 6
 
 
 @dataclass(eq=False)
@@ -327,7 +327,7 @@ def _read_one(
 ) -> None:
     one.fault, one.unread = "", True
     try:
-        media = [load_media(engine, shown, settings, loaded) for shown in one.sample.shown]
+        media = [load_media(engine, shown, settings, loaded) for shown in one.sample.media_refs]
         one.unread = False
         one.question = engine.read(media, one.sample.question, settings, {}, known)
     except Exception as fault:  # files hold anything

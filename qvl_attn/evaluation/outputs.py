@@ -234,7 +234,7 @@ def file_name(name: str, score: Score) -> str:
 def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
     """The headline map with the sample's boxes outlined and its figures beneath: (H, W, 3) uint8 RGB."""
     drawn = draw_result(result, DRAWING)
-    places = drawn.steps if sample.is_clip else range(len(sample.shown))
+    places = drawn.steps if sample.is_clip else range(len(sample.media_refs))
     return drawn.overlay(shown_boxes(sample, result, places), _lines(score, clip=sample.is_clip))
 
 

@@ -118,8 +118,8 @@ class RayWorkers:
     ) -> Iterator[Score]:
         for row in self._map(_Scorer, "to ask", engine, (asked, plan, frozenset(finished)), hands):
             score = score_of(json.loads(row["row"]))
-            if row["exhibit"]:
-                score = replace(score, example=example_from(row["exhibit"]))
+            if row["example"]:
+                score = replace(score, example=example_from(row["example"]))
             finished.add(score.id)
             yield score
 
@@ -129,7 +129,7 @@ class RayWorkers:
         """One after another by an actor."""
         found: dict[int, Drawn | QvlAttnError] = {}
         for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):
-            there = row["png"] and (_picture(row["png"]), example_from(row["exhibit"]))
+            there = row["png"] and (_picture(row["png"]), example_from(row["example"]))
             found[row["place"]] = there or InputError(row["fault"])
         for place in range(len(pairs)):
             yield found.get(place, ModelError("its actor died"))
@@ -280,20 +280,20 @@ class _Actor(ABC):
 
 
 class _Scorer(_Actor):
-    columns: ClassVar[Mapping[str, Any]] = {"row": "", "exhibit": b"", "failed": "", "bug": ""}
+    columns: ClassVar[Mapping[str, Any]] = {"row": "", "example": b"", "failed": "", "bug": ""}
 
     def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
         asked, plan, finished = self.work
         for score in score_chunks(self.engine, [asked[i] for i in hand], plan, lambda: finished):
             example = example_bytes(score.example) if score.example else b""
-            yield {"row": json.dumps(score_row(score)), "exhibit": example}
+            yield {"row": json.dumps(score_row(score)), "example": example}
 
 
 class _Drawer(_Actor):
     columns: ClassVar[Mapping[str, Any]] = {
         "place": 0,
         "png": b"",
-        "exhibit": b"",
+        "example": b"",
         "fault": "",
         "failed": "",
         "bug": "",
@@ -308,7 +308,7 @@ class _Drawer(_Actor):
             except FAULTS as fault:
                 yield {"place": place, "fault": str(fault)}
                 continue
-            yield {"place": place, "png": _png(page), "exhibit": example_bytes(example)}
+            yield {"place": place, "png": _png(page), "example": example_bytes(example)}
 
 
 def _png(pixels: Picture) -> bytes:

@@ -230,9 +230,9 @@ def _regions(sample: Sample, capture: Capture) -> list[Region]:
     if sample.is_clip:
         grid = capture.grids[0]
         found = step_boxes(grid, sample.unit_boxes(), sample.frames)
-        return [step_region(grid, step, boxes, sample.shown[0].size_px) for step, boxes in found.items()]
-    boxes = [sample.unit_boxes(i) for i in range(len(sample.shown))]
-    return [picture_region(capture.grids, boxes, [one.size_px for one in sample.shown])]
+        return [step_region(grid, step, boxes, sample.media_refs[0].size_px) for step, boxes in found.items()]
+    boxes = [sample.unit_boxes(i) for i in range(len(sample.media_refs))]
+    return [picture_region(capture.grids, boxes, [one.size_px for one in sample.media_refs])]
 
 
 def _other_regions(regions: Sequence[Region], sample: Sample, other: Sample, capture: Capture) -> list[Region]:
@@ -243,18 +243,18 @@ def _other_regions(regions: Sequence[Region], sample: Sample, other: Sample, cap
         found = []
         for i, region in enumerate(regions):
             boxes = other.unit_boxes()[other.frames == frames[i * len(frames) // len(regions)]]
-            found.append(step_region(grid, int(region.cells[0]) // cells, boxes, sample.shown[0].size_px))
+            found.append(step_region(grid, int(region.cells[0]) // cells, boxes, sample.media_refs[0].size_px))
         return found
     boxes = other.unit_boxes(int(other.frames[0]))
     with_boxes = set(sample.frames.tolist())
-    placed = [boxes if i in with_boxes else np.zeros((0, 4)) for i in range(len(sample.shown))]
-    return [picture_region(capture.grids, placed, [one.size_px for one in sample.shown])]
+    placed = [boxes if i in with_boxes else np.zeros((0, 4)) for i in range(len(sample.media_refs))]
+    return [picture_region(capture.grids, placed, [one.size_px for one in sample.media_refs])]
 
 
 def _cells(sample: Sample, capture: Capture) -> Cells:
     boxes = np.concatenate([grid.boxes_px for grid in capture.grids]).astype(np.float64)
     centres = np.stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)], axis=1)
-    diagonals = np.array([np.hypot(*one.size_px) for one in sample.shown])
+    diagonals = np.array([np.hypot(*one.size_px) for one in sample.media_refs])
     return Cells(centres, diagonals[capture.media_index], capture.media_index)
 
 

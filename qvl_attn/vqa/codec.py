@@ -196,8 +196,8 @@ def _passes(result: VqaRecord) -> dict[str, Any] | None:
     if not result.passes:
         return None
     return {
-        "mode": "windows" if result.way == "windows" else "frames",
-        "merged": None if result.way == "both" else RULE,
+        "mode": "windows" if result.pass_mode == "windows" else "frames",
+        "merged": None if result.pass_mode == "both" else RULE,
         "results": [
             {
                 "folder": pass_folder(i),

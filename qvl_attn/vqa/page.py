@@ -314,7 +314,7 @@ def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, A
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
     per_step = frames_per_step(count, grid.shape[0])
-    masses = [one.heatmap().vision_mass for one in result.passes] if result.way == "both" else []
+    masses = [one.heatmap().vision_mass for one in result.passes] if result.pass_mode == "both" else []
     shown = np.linspace(0, count - 1, min(count, MAX_FRAMES)).round().astype(int).tolist()
     if len(shown) < count:
         left_out.append(["frames", len(shown), count])
@@ -323,7 +323,7 @@ def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, A
         "times_s": [float(media.sampled_s[i]) for i in shown],
         "step_of": [i // per_step for i in shown],
         "edges_s": step_edges_s(media, grid.shape[0]).tolist(),
-        "way": result.way,
+        "way": result.pass_mode,
         "alone": [float(masses[i] / np.mean(masses)) for i in shown] if masses else [],
         "passes": [{"when": one.media[0].shown_when, "answer": one.mapped_answer} for one in result.passes],
     }

@@ -84,7 +84,7 @@ class VqaRecord(Record):
         )
 
     @property
-    def way(self) -> str:
+    def pass_mode(self) -> str:
         """In how many prompts a clip was looked at: `clip` (one, as of pictures), `windows`, `frames` or `both`."""
         how = self.settings.clip
         if how is None or (how.mode == "clip" and not self.passes):

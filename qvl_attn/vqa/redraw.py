@@ -111,7 +111,7 @@ def left_behind(saved: Result, drawn: Result) -> list[str]:
 
 def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str | None, query: str) -> Result:
     """With plain attention as the headline, in its passes as well."""
-    if query == "answer" and result.passes and result.way != "both":
+    if query == "answer" and result.passes and result.pass_mode != "both":
         raise InputError("--query answer: each pass over the clip has an answer of its own", "use --query last")
     chosen = result.heatmaps(layers, heads, query)[0]
     settings = replace(result.settings, query=query, methods=())

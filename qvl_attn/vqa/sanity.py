@@ -55,7 +55,7 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = no_op) ->
         CaptureError: the result itself has no map.
         MemoryLimitError: it does not fit the memory.
     """
-    if result.way in ("windows", "frames"):
+    if result.pass_mode in ("windows", "frames"):
         raise InputError("a clip that was looked at in several prompts has no one map to check", "use --mode clip")
     layers = list(engine.model.model.language_model.layers)[::-1]
     settings = replace(result.settings, faithfulness=False)

@@ -72,7 +72,7 @@ def lines(result: VqaRecord) -> list[Line]:
     chosen = f"headline: {', '.join(of)}"
     chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
     found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
-    if result.way == "both":
+    if result.pass_mode == "both":
         masses = np.array([one.heatmap().vision_mass for one in result.passes])
         label = "frames alone: attention on the frame, over their mean"
         found.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
@@ -82,7 +82,7 @@ def lines(result: VqaRecord) -> list[Line]:
 def draw_timeline(result: VqaRecord) -> Picture:
     """The picture of it: (H, W, 3) uint8 RGB."""
     width = WIDTH_PX - 2 * MARGIN_PX
-    caption = CAPTIONS[result.way]
+    caption = CAPTIONS[result.pass_mode]
     above = [
         (lettering.wrap(result.question, width, TITLE_PX, max_lines=2), TITLE_PX, INK),
         (lettering.wrap(result.mapped_answer or "(no answer)", width, TITLE_PX, max_lines=2), TITLE_PX, ACCENT),
@@ -102,7 +102,7 @@ def draw_timeline(result: VqaRecord) -> Picture:
 
 def _answers(result: VqaRecord) -> str:
     """What each pass answered, beside the times that it saw."""
-    said, each = [], "each window" if result.way == "windows" else "each frame alone"
+    said, each = [], "each window" if result.pass_mode == "windows" else "each frame alone"
     for one in result.passes:
         said.append(f"{one.media[0].shown_when}: {shortened(one.answer.strip()) or '(no answer)'}")
     return f"{each}: " + " · ".join(said)
@@ -119,12 +119,14 @@ def _chart(result: VqaRecord) -> Picture:
             axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
         else:
             axes.plot(line.times_s, line.over_chance, "o", color=line.color, label=line.label)
-    level = "the mean" if result.way == "frames" else "chance: a uniform map"
+    level = "the mean" if result.pass_mode == "frames" else "chance: a uniform map"
     axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label=level)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("attention on the frame ÷ mean" if result.way == "frames" else "attention on the step ÷ chance")
+    axes.set_ylabel(
+        "attention on the frame ÷ mean" if result.pass_mode == "frames" else "attention on the step ÷ chance"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -161,12 +163,12 @@ def frame_overlay(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -
     count = len(media.frames)
     per_step = frames_per_step(count, grid.shape[0])
     answers = [result.mapped_answer] * count
-    if result.way in ("frames", "both"):
+    if result.pass_mode in ("frames", "both"):
         whole, end = "(this frame alone) ", ""
-        if result.way == "both":
+        if result.pass_mode == "both":
             whole, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
         answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
-    elif result.way == "windows":
+    elif result.pass_mode == "windows":
         answers = _of_windows(result)
     steps = [i // per_step for i in range(count)]
     return FrameOverlay(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)

@@ -148,7 +148,7 @@ def measure(case: Case) -> dict[str, Any]:
     checkpoint, config = find_checkpoint("demo"), shape_config(case.shape)
     processor = load_processor(checkpoint, config)
     model = random_model(case)
-    answer(case.way, model, processor.tokenizer, noise_question(processor, config, min(64, case.tokens), 2))
+    answer(case.pass_mode, model, processor.tokenizer, noise_question(processor, config, min(64, case.tokens), 2))
     question = noise_question(processor, config, case.tokens, case.new_tokens)
     cuda = case.device.startswith("cuda")
     device_before = 0
@@ -163,7 +163,7 @@ def measure(case: Case) -> dict[str, Any]:
     before = _resident("VmRSS") if peaks.exists() else 0
     with stages.stage("answer"):
         started = time.perf_counter()
-        count, rows = answer(case.way, model, processor.tokenizer, question)
+        count, rows = answer(case.pass_mode, model, processor.tokenizer, question)
         if cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -216,13 +216,13 @@ def run_all(cases: list[Case], repeats: int, skipped: list[dict[str, Any]]) -> l
     runs = []
     for repeat in range(repeats):
         for case in list(cases):
-            said = f"{case.tokens:6} {case.way:6}"
+            said = f"{case.tokens:6} {case.pass_mode:6}"
             try:
                 run = in_own_process(case)
             except (MemoryError, RuntimeError) as error:  # of torch, or the system ended the process
                 why = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 cases.remove(case)
-                skipped.append({"way": case.way, "tokens": case.tokens, "why": why})
+                skipped.append({"way": case.pass_mode, "tokens": case.tokens, "why": why})
                 print(said, why, flush=True)
                 continue
             runs.append(run | {"repeat": repeat})

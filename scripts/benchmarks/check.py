@@ -40,7 +40,7 @@ def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Names
     generation = greedy(model, options.max_new_tokens)
     size = dict(processor.image_processor.size) | ({"shortest_edge": options.min_pixels} if options.min_pixels else {})
     for sample in samples:
-        shown = [{"type": "image", "image": Image.open(one.source).convert("RGB")} for one in sample.shown]
+        shown = [{"type": "image", "image": Image.open(one.source).convert("RGB")} for one in sample.media_refs]
         messages = [{"role": "user", "content": [*shown, {"type": "text", "text": sample.question}]}]
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         pictures = [item["image"] for item in shown]

@@ -65,7 +65,7 @@ def held_against(attention, dense: np.ndarray, tolerance: float = 1e-6) -> None:
     got = {"received": (attention.received, dense[..., R:, :].mean(axis=-2))}
     if attention.prefix[:1] == ("cls",):
         got["cls"] = (attention.cls, dense[..., 0, :])
-    for i, place in enumerate(attention.asked):
+    for i, place in enumerate(attention.query_patches):
         got[f"rows {i}"] = (attention.rows[:, :, i], dense[..., R + place, :])
     for name, (ours, theirs) in got.items():
         assert ours.shape == theirs.shape, name
@@ -85,7 +85,7 @@ def test_it_is_the_attention_of_plain_eager(name, shown):
     )
     attention = capture_attention(encoder.model, encoder.spec, inputs, (1, w + 2, h * w - 1))
     assert attention.grid == (t, h, w)
-    assert attention.asked.tolist() == [1, w + 2, h * w - 1]
+    assert attention.query_patches.tolist() == [1, w + 2, h * w - 1]
     held_against(attention, plain_attention(name, inputs))
 
 
@@ -150,14 +150,14 @@ def test_qwens_tower_is_the_one_written_out_by_hand(size_px):
     at = [(14 * (place % w) + 3.0, 14 * (place // w) + 12.0) for place in places]
     attention = held_against_the_hand_written(tiny_encoders.picture(*size_px, seed=sum(size_px)), tuple(at))
     assert attention.grid == (1, h, w)
-    assert attention.asked.tolist() == [*places]
+    assert attention.query_patches.tolist() == [*places]
 
 
 @pytest.mark.parametrize("frames", [2, 5])
 def test_qwens_tower_on_a_clip(frames):
     attention = held_against_the_hand_written(tiny_encoders.clip(140, 84, frames), ((75.0, 30.0),))
     assert attention.grid == (-(-frames // 2), 6, 10)
-    assert attention.asked.tolist() == [2 * 10 + 5]
+    assert attention.query_patches.tolist() == [2 * 10 + 5]
 
 
 def test_pictures_one_after_another_do_not_mix():

@@ -450,7 +450,7 @@ def test_who_asks_is_said(clip_look):
     on_patches = clip_look.attention.cls[1, :, :, 1:].sum(axis=2).mean()
     assert overlay_text.captions[0].startswith(f"attention: {100 * on_patches:.0f} % on patches")
     rows = np.repeat(clip_look.attention.received[:, :, None], 2, axis=2)
-    attention = replace(clip_look.attention, asked=np.array([0, 1]), rows=rows)
+    attention = replace(clip_look.attention, query_patches=np.array([0, 1]), rows=rows)
     at = replace(clip_look, attention=attention, settings=EncoderSettings(at=((3, 4), (80.5, 70)), over="max"))
     assert (
         asked(at, replace(heat_of(clip_look), query="at_2"))

@@ -335,7 +335,7 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(asked):
     places = []
     for maps in values:
         colors = overlay.colorize(overlay.cell_boxes(maps[0], size_px), scale, "inferno")
-        places.append(find_panel(drawn, mark_patch(colors, int(look.attention.asked[asked]), (h, w))))
+        places.append(find_panel(drawn, mark_patch(colors, int(look.attention.query_patches[asked]), (h, w))))
     assert None not in places
     assert len({*places}) == len(values)
 

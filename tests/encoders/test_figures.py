@@ -96,7 +96,8 @@ def names_of(look):
 
 
 def test_names():
-    look = made_record(made_attention(asked=np.array([3, 7])), settings=EncoderSettings(at=((35.0, 5.0), (15.0, 15.0))))
+    settings = EncoderSettings(at=((35.0, 5.0), (15.0, 15.0)))
+    look = made_record(made_attention(query_patches=np.array([3, 7])), settings=settings)
     queries = [
         name
         for query in ("cls", "patch", "at_1", "at_2")
@@ -112,7 +113,7 @@ def test_names():
 
 
 def test_every_picture_is_rgb_and_none_is_blank():
-    look = made_record(made_attention(asked=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
+    look = made_record(made_attention(query_patches=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
     for name, draws in draw_encoder_result(look, Drawing()).images():
         picture = draws()
         assert (picture.dtype, picture.ndim, picture.shape[-1]) == (np.uint8, 3, 3), name
@@ -232,7 +233,7 @@ def test_windows_are_told():
 
 
 def test_a_patch_is_named_by_what_was_typed():
-    attention = made_attention(asked=np.array([3, 7]))
+    attention = made_attention(query_patches=np.array([3, 7]))
     look = made_record(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
     assert [describe_query(look, "at_1"), describe_query(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
 
@@ -327,7 +328,7 @@ def test_the_outline_goes_around_the_patch(row, column):
 
 @pytest.mark.parametrize("name", ["at_1/layers/layer_00.png", "at_1/layers.png", "at_1/heads.png"])
 def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
-    look = made_record(made_attention(asked=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
+    look = made_record(made_attention(query_patches=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
     found = dict(draw_encoder_result(look, Drawing(alpha=0)).images())
     count = {"at_1/layers/layer_00.png": 1, "at_1/layers.png": 3, "at_1/heads.png": 5}[name]
     marked = (found[name]() == CYAN).all(axis=-1)
@@ -339,7 +340,7 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
 
 
 def test_each_place_has_its_own_mark():
-    attention = made_attention(asked=np.array([0, 3 * 6 + 4]))
+    attention = made_attention(query_patches=np.array([0, 3 * 6 + 4]))
     look = made_record(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
     page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
     y0, y1, x0, x1 = drawn_part(page)
@@ -392,7 +393,7 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     found, rng = captions(monkeypatch), np.random.default_rng(0)
     back = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
     window = np.repeat([0, 1], 12)
-    attention = made_attention(prefix=(), window=window, full=[False, True, False], asked=np.array([9]))
+    attention = made_attention(prefix=(), window=window, full=[False, True, False], query_patches=np.array([9]))
     draw_grid(made_record(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=back), Drawing())
     ((picture, title, lines),) = found
     side = picture.shape[1] // 6
@@ -448,13 +449,13 @@ def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
 
 
 def test_of_a_clip_the_patch_is_marked_in_every_step(recorded):
-    attention = made_attention((3, 4, 6), asked=np.array([9]))
+    attention = made_attention((3, 4, 6), query_patches=np.array([9]))
     look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     assert len(recorded(look)["at_1/heads.png"][1][0].marks) == 3
 
 
 def test_of_a_clip_each_step_shows_its_mark():
-    attention = made_attention((3, 4, 6), asked=np.array([9]))
+    attention = made_attention((3, 4, 6), query_patches=np.array([9]))
     look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
     page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
     marked = (page == CYAN).all(axis=-1).any(axis=0)

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import ResultExistsError, StoreError
-from qvl_attn.encoders import result as folder_room
+from qvl_attn.encoders import result as result_module
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
 from qvl_attn.encoders.result import EncoderResult, request_folder
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
+from qvl_attn.results import store
 from tests.helpers import tiny_encoders
 
 SMALL = Drawing(draw_size_px=64)
@@ -69,10 +70,9 @@ def saved(name: str) -> Path:
 
 
 def undraw(patch) -> None:
-    patch.setattr(folder_room, "embedding_images", lambda *args: ())
-    patch.setattr(
-        folder_room.DrawnEncoderResult, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)]
-    )
+    patch.setattr(result_module, "embedding_images", lambda *args: ())
+    drawn = result_module.DrawnEncoderResult
+    patch.setattr(drawn, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)])
     patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
 
 
@@ -110,8 +110,9 @@ def test_what_is_saved_comes_back(name):
     look, back = looked(name), EncoderResult.load(saved(name))
     for one in fields(look.attention):
         assert same(getattr(look.attention, one.name), getattr(back.attention, one.name)), one.name
-    for one in ("frames", "similarity", "similarity_layers", "turned_back", "grid_places", "settings", "maker"):
+    for one in ("frames", "similarity", "similarity_layers", "reconstruction", "patch_row_places", "settings"):
         assert same(getattr(look, one), getattr(back, one)), one
+    assert look.provenance == back.provenance
     assert same(look.patch_rows, back.patch_rows, 5e-4)
     assert (look.embedding is None) == (back.embedding is None) == ("embeddings" not in ASKED[name][2])
     if look.embedding is not None:
@@ -240,13 +241,13 @@ def test_result_json_is_written_last(tmp_path, monkeypatch, undrawn):
     written = []
     for kind in ("npz", "png", "json", "text"):
         name = f"write_{kind}"
-        real = getattr(folder_room, name)
+        real = getattr(store, name)
 
         def write(path, value, real=real):
             written.append(path.name)
             real(path, value)
 
-        monkeypatch.setattr(folder_room, name, write)
+        monkeypatch.setattr(store, name, write)
     looked("dino").save(tmp_path, SMALL)
     assert written[-1] == "result.json"
     assert {*written} >= {"attention.npz", "picture_1.png", "report.html"}
@@ -335,7 +336,7 @@ def test_a_fault_in_between_leaves_nothing(tmp_path, undrawn, monkeypatch, fault
     def stop(*args):
         raise fault
 
-    monkeypatch.setattr(folder_room, "write_text", stop)
+    monkeypatch.setattr(store, "write_text", stop)
     kind = StoreError if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(kind):
         looked("dino").save(tmp_path, SMALL)
@@ -345,7 +346,7 @@ def test_a_fault_in_between_leaves_nothing(tmp_path, undrawn, monkeypatch, fault
 def test_a_fault_in_between_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
     folder = looked("dino").save(tmp_path, SMALL)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(folder_room, "write_json", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(store, "write_json", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(StoreError):
         looked("dino").save(tmp_path, SMALL, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -418,16 +419,16 @@ def spoil(values: np.ndarray, how: str) -> np.ndarray:
 
 def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
     folder = saved("clip")
-    arrays = folder_room.read_npz(folder / "attention.npz")
+    arrays = result_module.read_npz(folder / "attention.npz")
     for name in NEEDED:
         gone = {one: values for one, values in arrays.items() if one != name}
-        monkeypatch.setattr(folder_room, "read_npz", lambda path, gone=gone: gone)
+        monkeypatch.setattr(result_module, "read_npz", lambda path, gone=gone: gone)
         reported(folder)
         for how in ("longer", "text", "deeper", "nan"):
             if (name, how) == ("grid_thw", "longer"):
                 continue  # what stands behind the first is not read
             other = arrays | {name: spoil(arrays[name], how)}
-            monkeypatch.setattr(folder_room, "read_npz", lambda path, other=other: other)
+            monkeypatch.setattr(result_module, "read_npz", lambda path, other=other: other)
             reported(folder)
 
 
@@ -513,10 +514,10 @@ def places(value, path=()):
 def test_hostile_json_is_told_or_does_no_harm(damaged, monkeypatch, name):
     """Whatever stands at any place: a look whose parts are of their types, or one line."""
     folder, value = damaged(name), json_of(saved(name))
-    arrays = folder_room.read_npz(folder / "attention.npz")
-    monkeypatch.setattr(folder_room, "read_npz", lambda path: arrays)  # the same, a thousand times
+    arrays = result_module.read_npz(folder / "attention.npz")
+    monkeypatch.setattr(result_module, "read_npz", lambda path: arrays)  # the same, a thousand times
     pictures = {}
-    real = folder_room.read_png
+    real = result_module.read_png
     for room in ("qvl_attn.encoders.result", "qvl_attn.results.codec"):
         monkeypatch.setattr(f"{room}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()

@@ -59,7 +59,7 @@ def test_those_of_qwens_tower_whose_patches_stand_in_another_order(frames, room,
 
 def test_asked_places_have_the_same_rows():
     found = tiny_encoders.encoder("clip").encode(tiny_encoders.picture(120, 118), EncoderSettings(at=((60.0, 60.0),)))
-    place = found.patch_row_places.tolist().index(found.attention.asked[0])
+    place = found.patch_row_places.tolist().index(found.attention.query_patches[0])
     want = found.attention.maps("at_1").mean(axis=1)
     np.testing.assert_allclose(found.patch_rows[:, place], want, atol=1e-7)
 

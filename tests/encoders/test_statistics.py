@@ -164,7 +164,7 @@ def sight_of(received: np.ndarray) -> EncoderAttention:
         window=None,
         received=received.astype(np.float32)[None, None, None],
         cls=None,
-        asked=np.zeros(0, np.int64),
+        query_patches=np.zeros(0, np.int64),
         rows=np.zeros((1, 1, 0, 1, cells), np.float32),
         distance_px=flat,
         entropy_bits=flat,
@@ -211,7 +211,7 @@ def test_every_figure_has_a_title():
         {"received": np.full((1, 1, 2, 4), 0.25, np.float32)},
         {"grid": (1, 2, 3)},
         {"prefix": ("cls",)},
-        {"asked": np.array([4])},
+        {"query_patches": np.array([4])},
         {"full": np.zeros(1, np.bool_)},
         {"window": np.zeros(4, np.int64)},
         {"entropy_bits": np.full((1, 1, 1), np.inf, np.float32)},
@@ -254,7 +254,7 @@ def test_even_is_of_the_tokens_that_a_patch_sees():
     """Of windows of unequal size, each patch's own; of all patches together the step, also in such layers."""
     window = np.array([0, 0, 1, 0, 0, 1], dtype=np.int64)
     attention = made_attention(
-        (1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], asked=np.array([4, 5])
+        (1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], query_patches=np.array([4, 5])
     )
     assert [attention.even("at_1", 0), attention.even("at_2", 0)] == [1 / 4, 1 / 2]
     assert {attention.even(query, 1) for query in attention.queries} == {attention.even("patch", 0)} == {1 / 6}

@@ -135,7 +135,7 @@ def test_columns_of_our_names_are_taken(tmp_path, pictures):
     assert first.boxes_px.tolist() == [[1, 2, 5, 8], [0, 0, 64, 32]]
     assert first.frames.tolist() == [0, 0]
     assert (second.place, second.id, second.answers, len(second.boxes_px)) == ("row 1", "8", ("blue",), 0)
-    assert [sample.shown[0].size_px for sample in (first, second)] == [(64, 32), (20, 60)]
+    assert [sample.media_refs[0].size_px for sample in (first, second)] == [(64, 32), (20, 60)]
 
 
 def test_rows_without_an_id_are_numbered(tmp_path, pictures):
@@ -257,12 +257,12 @@ def test_several_pictures_of_a_prompt(tmp_path, pictures):
         frame=([[1, 0], [0]], List(Value("int64"))),
     )
     two, single = read(name, tmp_path, None, "xyxy", "px")
-    assert [shown.size_px for shown in two.shown] == [(64, 32), (20, 60)]
+    assert [shown.size_px for shown in two.media_refs] == [(64, 32), (20, 60)]
     assert two.unit_boxes().tolist() == [[0.5, 0, 1, 1]]
     assert two.unit_boxes(1).tolist() == [[0, 0.25, 0.5, 1]]
-    assert [shown.size_px for shown in single.shown] == [(20, 60)]
+    assert [shown.size_px for shown in single.media_refs] == [(20, 60)]
     for sample, files in ((two, pictures), (single, pictures[1:])):
-        for shown, file in zip(sample.shown, files, strict=True):
+        for shown, file in zip(sample.media_refs, files, strict=True):
             assert shown.source() == Path(file).read_bytes()
 
 
@@ -270,15 +270,15 @@ def test_several_pictures_of_a_prompt(tmp_path, pictures):
 def test_lists_of_either_kind(tmp_path, pictures, feature):
     name = save(tmp_path / "set", images=([pictures], feature), question=(["Which?"], TEXT))
     (sample,) = read(name, tmp_path)
-    assert [shown.size_px for shown in sample.shown] == [(64, 32), (20, 60)]
+    assert [shown.size_px for shown in sample.media_refs] == [(64, 32), (20, 60)]
 
 
 def test_one_or_several_is_told_by_the_column_itself(tmp_path, pictures):
     asked = {"question": (["Which?"], TEXT)}
     lists = save(tmp_path / "lists", image=([pictures], List(PICTURE)), **asked)
     single = save(tmp_path / "single", images=(pictures[:1], PICTURE), **asked)
-    assert [len(sample.shown) for sample in read(lists, tmp_path)] == [2]
-    assert [len(sample.shown) for sample in read(single, tmp_path)] == [1]
+    assert [len(sample.media_refs) for sample in read(lists, tmp_path)] == [2]
+    assert [len(sample.media_refs) for sample in read(single, tmp_path)] == [1]
 
 
 def test_rows_about_the_same_picture_are_known_as_such(tmp_path, pictures):
@@ -306,9 +306,9 @@ def test_saved_pictures_are_those_of_the_files(tmp_path, suffix):
     samples = read(name, tmp_path)
     for file in files:
         file.rename(file.with_suffix(".moved"))
-    assert [sample.shown[0].size_px for sample in samples] == [(30, 40), (40, 30)]
+    assert [sample.media_refs[0].size_px for sample in samples] == [(30, 40), (40, 30)]
     for sample, file in zip(samples, files, strict=True):
-        saved, original = picture_from(sample.shown[0].source(), "saved"), load_picture(file.with_suffix(".moved"))
+        saved, original = picture_from(sample.media_refs[0].source(), "saved"), load_picture(file.with_suffix(".moved"))
         assert np.array_equal(saved.frames, original.frames)
         assert (saved.sha256, saved.notes, saved.size_px) == (original.sha256, original.notes, original.size_px)
 
@@ -318,16 +318,16 @@ def test_saved_photographs_are_those_of_the_files(shared_data, tmp_path):
     files += sorted((shared_data / "images" / "coco128").glob("*.jpg"))[:3]
     name = save(tmp_path / "set", image=([*map(str, files)], PICTURE), question=(["?"] * 6, TEXT))
     for sample, file in zip(read(name, tmp_path), files, strict=True):
-        data = sample.shown[0].source()
+        data = sample.media_refs[0].source()
         assert data == file.read_bytes()
-        assert sample.shown[0].size_px == load_picture(file).size_px == picture_from(data, "saved").size_px
+        assert sample.media_refs[0].size_px == load_picture(file).size_px == picture_from(data, "saved").size_px
 
 
 def test_pictures_that_were_decoded_before_they_were_saved(tmp_path):
     drawn = Image.linear_gradient("L").convert("RGB")
     name = save(tmp_path / "set", image=([drawn], PICTURE), question=(["?"], TEXT))
     (sample,) = read(name, tmp_path)
-    assert np.array_equal(picture_from(sample.shown[0].source(), "saved").frames[0], np.asarray(drawn))
+    assert np.array_equal(picture_from(sample.media_refs[0].source(), "saved").frames[0], np.asarray(drawn))
 
 
 def png_of(size):
@@ -378,7 +378,7 @@ def test_a_column_that_is_named_stands_for_all_others(tmp_path, one, pictures):
     assert "which column holds the pictures? columns image and images (name one: --columns image=COLUMN)" in said
     for typed, size in (("image=image", (64, 32)), ("image=other", (20, 60)), ("images=other", (20, 60))):
         (sample,) = read(name, tmp_path, typed)
-        assert [shown.size_px for shown in sample.shown] == [size]
+        assert [shown.size_px for shown in sample.media_refs] == [size]
 
 
 def test_a_data_set_without_such_a_column(tmp_path, pictures):
@@ -420,7 +420,7 @@ def test_splits_of_a_folder(tmp_path, pictures):
     DatasetDict(parts).save_to_disk(name)
     for split, size in (("train", (64, 32)), ("val", (20, 60))):
         (sample,) = read(name, tmp_path, split=split)
-        assert sample.shown[0].size_px == size
+        assert sample.media_refs[0].size_px == size
     assert refusal(name, tmp_path) == f"{name} has no split test (--split train or val)"
 
 
@@ -508,8 +508,8 @@ def test_paths_that_are_saved_stay_within_the_data_root(tmp_path, parquet, pictu
 
 def test_paths_that_are_saved_are_read(tmp_path, parquet, pictures):
     one, other = read(parquet("a.png", pictures[1]), tmp_path)
-    assert (one.shown[0].source, one.shown[0].size_px) == (tmp_path / "a.png", (64, 32))
-    assert other.shown[0].size_px == (20, 60)
+    assert (one.media_refs[0].source, one.media_refs[0].size_px) == (tmp_path / "a.png", (64, 32))
+    assert other.media_refs[0].size_px == (20, 60)
 
 
 def test_a_split_that_a_hub_does_not_have(tmp_path, parquet):

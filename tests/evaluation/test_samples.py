@@ -124,7 +124,7 @@ def test_a_sample_is_what_its_row_says(root):
     assert (sample.boxes_px.dtype, sample.frames.dtype) == (np.float64, np.int64)
     assert sample.frames.tolist() == [0, 0]
     assert (sample.names, sample.is_clip) == (("a.png",), False)
-    (shown,) = sample.shown
+    (shown,) = sample.media_refs
     assert (shown.kind, shown.size_px, shown.source, shown.frame_count) == ("picture", (64, 32), root / "a.png", 1)
 
 
@@ -261,13 +261,13 @@ def test_progress_counts_the_records(root):
 
 def test_files_are_looked_for_in_the_data_root(root, tmp_path):
     row = asked(image="deep/c.png")
-    assert only(tmp_path, row, root=root).shown[0].source == root / "deep" / "c.png"
+    assert only(tmp_path, row, root=root).media_refs[0].source == root / "deep" / "c.png"
     assert told(tmp_path, row) == ["line 1: image: deep/c.png does not exist (check the path)"]
 
 
 def test_a_file_is_opened_once(root):
     one, other = read(write(root, asked(image="a.png"), asked(id="b", image="a.png")))
-    assert one.shown[0] is other.shown[0]
+    assert one.media_refs[0] is other.media_refs[0]
 
 
 @pytest.fixture
@@ -309,19 +309,19 @@ def test_no_way_leads_out_of_the_data_root(root, name, field):
 
 
 def test_a_wider_data_root_lets_it_in(root):
-    assert only(root, asked(image="root/../secret.png"), root=root.parent).shown[0].size_px == (8, 8)
+    assert only(root, asked(image="root/../secret.png"), root=root.parent).media_refs[0].size_px == (8, 8)
 
 
 @pytest.mark.parametrize("name", ["ABSOLUTE", "deep/../a.png", "./a.png", "link.png", "linked/c.png"])
 def test_ways_that_stay_within(root, name):
     (root / "link.png").symlink_to("deep/c.png")
     (root / "linked").symlink_to(root / "deep")
-    assert only(root, asked(image=name.replace("ABSOLUTE", str(root / "a.png")))).shown[0].size_px == (64, 32)
+    assert only(root, asked(image=name.replace("ABSOLUTE", str(root / "a.png")))).media_refs[0].size_px == (64, 32)
 
 
 def test_the_data_root_may_be_a_link(root):
     (root.parent / "linked").symlink_to("root")
-    assert only(root, asked(image="deep/c.png"), root=root.parent / "linked").shown[0].size_px == (64, 32)
+    assert only(root, asked(image="deep/c.png"), root=root.parent / "linked").media_refs[0].size_px == (64, 32)
     absolute = str(root / "a.png")
     assert only(root, asked(image=absolute), root=root.parent / "linked").names == (absolute,)
 
@@ -330,7 +330,7 @@ def test_a_folder_of_frames_stays_within(root, frames):
     (frames / "00021.png").symlink_to("00004.png")
     (root / "linked").symlink_to("frames")
     one, other = read(write(root, asked(video="frames"), asked(id="b", video="linked")))
-    assert (one.shown[0].frame_count, other.shown[0].frame_count) == (4, 4)
+    assert (one.media_refs[0].frame_count, other.media_refs[0].frame_count) == (4, 4)
 
 
 def test_a_folder_of_frames_with_a_way_out(root, frames):
@@ -439,8 +439,8 @@ def test_pictures_that_are_no_files_are_read_by_those_who_have_them(root):
             yield name, asked(id=name, image=f"saved {name}")
 
     samples = read_samples(records(), root, Faults(), (), readers)
-    assert [sample.shown[0].size_px for sample in samples] == [(64, 32), (20, 60)]
-    assert [sample.shown[0].source() for sample in samples] == [
+    assert [sample.media_refs[0].size_px for sample in samples] == [(64, 32), (20, 60)]
+    assert [sample.media_refs[0].source() for sample in samples] == [
         (root / name).read_bytes() for name in ("a.png", "b.png")
     ]
 
@@ -492,7 +492,7 @@ def test_broken_files_are_told_and_sound_ones_have_the_size_they_are_decoded_to(
             assert path.name in faults[0]
         else:
             measured += decoded is not None
-            assert decoded in (None, samples[0].shown[0].size_px)
+            assert decoded in (None, samples[0].media_refs[0].size_px)
     assert told_of > 30
     assert measured > 80
 
@@ -508,7 +508,7 @@ def test_photographs_in_every_orientation_have_the_same_boxes(shared_data, tmp_p
         boxed([0.5, 0.25, 1, 1], id="b", image=f"Landscape_{orientation}.jpg", box_units="normalized"),
     ]
     pixels, shares = read(write(tmp_path, *rows), root=folder)
-    assert pixels.shown[0].size_px == (1800, 1200)
+    assert pixels.media_refs[0].size_px == (1800, 1200)
     assert pixels.boxes_px.tolist() == [[1700, 1100, 1790, 1190]]
     assert shares.boxes_px.tolist() == [[900, 300, 1800, 1200]]
 
@@ -521,7 +521,7 @@ def test_boxes_are_in_the_upright_picture(root, suffix, orientation):
     Image.new("RGB", (32, 64) if orientation > 4 else (64, 32)).save(root / f"turned.{suffix}", exif=exif)
     assert load_picture(root / f"turned.{suffix}").size_px == (64, 32)
     sample = only(root, boxed([60, 1, 64, 8], image=f"turned.{suffix}"))
-    assert sample.shown[0].size_px == (64, 32)
+    assert sample.media_refs[0].size_px == (64, 32)
     assert sample.unit_boxes().tolist() == [[60 / 64, 1 / 32, 1, 8 / 32]]
     (line,) = told(root, boxed([1, 60, 8, 64], image=f"turned.{suffix}"))
     assert "leaves the picture of 64 x 32 px" in line
@@ -658,7 +658,11 @@ def test_a_picture_without_boxes_of_its_own(root):
 def test_boxes_of_a_clip_are_on_its_frames(root):
     sample = only(root, asked(video="clip.mp4", boxes=[[0, 0, 32, 48]] * 2, frame=[19, 0], **PIXELS))
     assert sample.is_clip
-    assert (sample.shown[0].kind, sample.shown[0].size_px, sample.shown[0].frame_count) == ("clip", (64, 48), 20)
+    assert (sample.media_refs[0].kind, sample.media_refs[0].size_px, sample.media_refs[0].frame_count) == (
+        "clip",
+        (64, 48),
+        20,
+    )
     assert sample.frames.tolist() == [19, 0]
     assert sample.unit_boxes().tolist() == sample.unit_boxes(1).tolist() == [[0, 0, 0.5, 1]] * 2
 
@@ -685,7 +689,7 @@ def test_an_animation_is_a_picture_or_a_clip_as_it_is_named(root):
     moving[0].save(root / "moving.gif", save_all=True, append_images=moving[1:], duration=100)
     still, clip = read(write(root, asked(image="moving.gif"), asked(id="b", video="moving.gif")))
     assert (still.is_clip, clip.is_clip) == (False, True)
-    assert (still.shown[0].frame_count, clip.shown[0].frame_count) == (1, 5)
+    assert (still.media_refs[0].frame_count, clip.media_refs[0].frame_count) == (1, 5)
 
 
 @pytest.mark.parametrize(("boxes", "frames"), [((1, 4), 2), ((0, 4), 1), ((2, 3), 2), ((4,), 1)])
@@ -736,7 +740,7 @@ def test_every_picture_of_a_folder_is_asked_about(root, clip):
     assert list(picture_rows(root)) == [(name, {"id": name, "image": name}) for name in names]
     samples = read_samples(picture_rows(root), root, Faults(), PROMPTS)
     assert [one.id for one in samples] == [f"{name}/{item.id}" for name in names for item in PROMPTS]
-    assert [one.shown[0].size_px for one in samples[::2]] == [(64, 32), (20, 60), (64, 32), (64, 32)]
+    assert [one.media_refs[0].size_px for one in samples[::2]] == [(64, 32), (20, 60), (64, 32), (64, 32)]
     assert clip.is_file()
 
 
@@ -744,7 +748,7 @@ def test_one_picture_is_asked_about(root):
     path = root / "deep" / "c.png"
     (sample,) = read_samples(picture_rows(path), path.parent, Faults(), PROMPTS[:1])
     assert (sample.place, sample.id, sample.names) == ("c.png", "c.png/colour", ("c.png",))
-    assert load_picture(sample.shown[0].source).size_px == sample.shown[0].size_px
+    assert load_picture(sample.media_refs[0].source).size_px == sample.media_refs[0].size_px
 
 
 def test_faults_of_a_folder_name_the_picture(root):
@@ -805,7 +809,7 @@ def test_every_photograph_with_its_boxes_is_sound(shared_data, tmp_path):
     samples = read(write(tmp_path, *rows), root=shared_data)
     assert len(samples) == len(index) > 100
     for sample, one in zip(samples, index, strict=True):
-        assert sample.shown[0].size_px == (one["width"], one["height"])
+        assert sample.media_refs[0].size_px == (one["width"], one["height"])
         assert len(sample.boxes_px) == one["n"]
         x, y, w, h = np.array(one["boxes_xywh"]).T
         assert sample.boxes_px == pytest.approx(np.stack([x, y, x + w, y + h], axis=1), abs=1)

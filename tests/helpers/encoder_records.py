@@ -19,7 +19,7 @@ def random_attention(rng, *shape):
 def made_attention(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
     """A sight of random attention, in which some parts may be set."""
     rng, (t, h, w) = np.random.default_rng(5), grid
-    A, T = len(changes.get("asked", ())), len(prefix) + h * w
+    A, T = len(changes.get("query_patches", ())), len(prefix) + h * w
     figures = (rng.random((layers, heads, t), dtype=np.float32) for _ in range(3))
     parts = {
         "family": "DINOv2 with registers",
@@ -31,7 +31,7 @@ def made_attention(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2
         "window": window,
         "received": random_attention(rng, layers, heads, t, T),
         "cls": random_attention(rng, layers, heads, t, T) if "cls" in prefix else None,
-        "asked": np.zeros(0, np.int64),
+        "query_patches": np.zeros(0, np.int64),
         "rows": random_attention(rng, layers, heads, A, t, T),
         "distance_px": next(figures) * 40,
         "entropy_bits": next(figures) * 4,
@@ -62,10 +62,10 @@ def made_record(attention=None, media=None, **changes):
     per_step = 1 if media is None else len(media.frames) // t
     parts = {
         "media": made_picture((10 * w, 10 * h)) if media is None else media,
-        "sight": attention,
-        "turned_back": np.full((t, *attention.input_px[::-1], 3), 128, np.uint8),
+        "attention": attention,
+        "reconstruction": np.full((t, *attention.input_px[::-1], 3), 128, np.uint8),
         "settings": EncoderSettings(),
-        "maker": PROVENANCE,
+        "provenance": PROVENANCE,
         "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
     }
     return EncoderResult(**parts | changes)

@@ -58,7 +58,7 @@ def made_up_result(
         window=(np.arange(h * w) % w // 4 + 2 * (np.arange(h * w) // w // 4)) if windows else None,
         received=random_attention(rng, L, H, t, T),
         cls=random_attention(rng, L, H, t, T) if "cls" in prefix else None,
-        asked=np.array(asked, dtype=np.int64),
+        query_patches=np.array(asked, dtype=np.int64),
         rows=random_attention(rng, L, H, len(asked), t, T),
         distance_px=rng.uniform(10, 90, (L, H, t)).astype(np.float32),
         entropy_bits=rng.uniform(1, 5, (L, H, t)).astype(np.float32),

@@ -50,7 +50,7 @@ def test_a_row_has_the_areas_and_likenesses_of_the_sample_asked_alone(faithful, 
     row = rows_of(faithful[0])[1]
     sample = samples[row["id"]]
     alone = demo.ask(
-        sample.shown[0].source,
+        sample.media_refs[0].source,
         sample.question,
         method="gradient",
         faithfulness=True,
@@ -98,7 +98,7 @@ def test_without_methods_the_headline_that_was_named_is_judged(check, scenes, tm
     """Its curves and its sanity checks are of the layers and heads that were named, not of the usual ones."""
     sample = next(iter(samples_of(scenes).values()))
     alone = demo.ask(
-        sample.shown[0].source, sample.question, faithfulness=True, max_pixels=6272, max_new_tokens=64, heads="1.0"
+        sample.media_refs[0].source, sample.question, faithfulness=True, max_pixels=6272, max_new_tokens=64, heads="1.0"
     )
     done = check(
         scenes, tmp_path / "run", "--faithfulness", "--limit", 1, "--max-pixels", 6272, "--heads", "1.0", "--by-head"

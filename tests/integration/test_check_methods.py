@@ -67,7 +67,7 @@ def inside_and_covered(sample, grid):
     fine = 40
     y, x = ((np.arange(n * fine) + 0.5) / (n * fine) for n in (rows, columns))
     covered, inside = np.zeros((rows * fine, columns * fine), bool), np.zeros((rows, columns), bool)
-    width, height = sample.shown[0].size_px
+    width, height = sample.media_refs[0].size_px
     for x0, y0, x1, y1 in sample.boxes_px / (width, height, width, height):
         covered |= ((y0 <= y) & (y < y1))[:, None] & ((x0 <= x) & (x < x1))
         cy, cx = ((np.arange(n) + 0.5) / n for n in (rows, columns))
@@ -85,7 +85,7 @@ def test_the_figures_in_a_row_are_those_of_each_methods_map(whole, scenes, demo)
             assert all(value is None for own in row["methods"].values() for value in own.values())
             continue
         scored += 1
-        result = demo.ask(sample.shown[0].source, sample.question, method=METHODS, max_new_tokens=64)
+        result = demo.ask(sample.media_refs[0].source, sample.question, method=METHODS, max_new_tokens=64)
         inside, covered = inside_and_covered(sample, result.capture.grids[0])
         for one in result.methods:
             values, own = one.values.astype(float), row["methods"][one.method]
@@ -189,7 +189,7 @@ def test_the_gallery_shows_the_headlines_map_whose_figures_it_tells(whole, scene
     files = sorted((whole[0] / "gallery").glob("best_1_*.png"))
     (path,) = files
     (name,) = [one for one in samples if path.stem.endswith(one.replace("/", "-"))]
-    plain = demo.ask(samples[name].shown[0].source, samples[name].question, max_new_tokens=64)
+    plain = demo.ask(samples[name].media_refs[0].source, samples[name].question, max_new_tokens=64)
     with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture), draw_sample(samples[name], scores[name], plain))
 

@@ -117,7 +117,7 @@ class Sample:
 
     place: str
     id: str
-    shown: tuple[MediaRef, ...]
+    media_refs: tuple[MediaRef, ...]
     question: str
     answers: tuple[str, ...]
     boxes_px: NDArray[np.float64]
@@ -126,29 +126,29 @@ class Sample:
     index: int = 0
 
     def __post_init__(self) -> None:
-        if self.boxes_px.shape != (len(self.frames), 4) or not self.shown:
+        if self.boxes_px.shape != (len(self.frames), 4) or not self.media_refs:
             raise ValueError(f"boxes {self.boxes_px.shape}, frames {self.frames.shape}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is shown: samples with the same names are about the same pictures."""
-        return tuple(one.name for one in self.shown)
+        return tuple(one.name for one in self.media_refs)
 
     @property
     def is_clip(self) -> bool:
         """Whether it is about a clip."""
-        return self.shown[0].kind == "clip"
+        return self.media_refs[0].kind == "clip"
 
     @property
     def evidence(self) -> str:
         """The same for the same pictures under the same boxes: 16 digits of a hash of their content."""
-        pictures = "\0".join(one.fingerprint for one in self.shown).encode()
+        pictures = "\0".join(one.fingerprint for one in self.media_refs).encode()
         return sha256(pictures + b"\1" + self.boxes_px.tobytes() + self.frames.tobytes()).hexdigest()[:16]
 
     def unit_boxes(self, picture: int = 0) -> NDArray[np.float64]:
         """(G', 4) the boxes on one picture, or all of the clip's, in units of its sides."""
         own = self.boxes_px if self.is_clip else self.boxes_px[self.frames == picture]
-        return np.asarray(own / np.tile(self.shown[0 if self.is_clip else picture].size_px, 2))
+        return np.asarray(own / np.tile(self.media_refs[0 if self.is_clip else picture].size_px, 2))
 
 
 def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
@@ -255,14 +255,14 @@ def _grouped(samples: Sequence[Sample]) -> list[Sample]:
         return picture
 
     for one in samples:
-        first, *others = (shown.identity for shown in one.shown)
+        first, *others = (media_refs.identity for media_refs in one.media_refs)
         for other in others:
             parents[root(other)] = root(first)
     names: dict[str, str] = {}
     for one in samples:
-        group = root(one.shown[0].identity)
+        group = root(one.media_refs[0].identity)
         names[group] = min([*one.names, *([names[group]] if group in names else [])])
-    return [replace(one, group=names[root(one.shown[0].identity)], index=i) for i, one in enumerate(samples)]
+    return [replace(one, group=names[root(one.media_refs[0].identity)], index=i) for i, one in enumerate(samples)]
 
 
 def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
@@ -276,22 +276,22 @@ def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
 
 def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults) -> list[Sample]:
     kind = "clip" if row.media == "video" else "picture"
-    shown = []
+    media_refs = []
     for path in row.paths:
         try:
-            shown.append(root.find(path, kind))
+            media_refs.append(root.find(path, kind))
         except InputError as error:
             faults.add(row.place, row.media, str(error))
-    if len(shown) < len(row.paths):
+    if len(media_refs) < len(row.paths):
         return []
-    boxes = [_within(row, i, shown, faults) for i in range(len(row.boxes))]
+    boxes = [_within(row, i, media_refs, faults) for i in range(len(row.boxes))]
     if row.question is None and not prompts:
         faults.add(row.place, "question", "missing, and no --prompts are asked instead")
         return []
     one = Sample(
         place=row.place,
         id=row.id,
-        shown=tuple(shown),
+        media_refs=tuple(media_refs),
         question=row.question or "",
         answers=row.answers,
         boxes_px=np.array(boxes, dtype=np.float64).reshape(-1, 4),
@@ -302,10 +302,10 @@ def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults
     return [replace(one, id=f"{row.id}/{item.id}", question=item.question) for item in prompts]
 
 
-def _within(row: Row, i: int, shown: Sequence[MediaRef], faults: Faults) -> list[float]:
+def _within(row: Row, i: int, media_refs: Sequence[MediaRef], faults: Faults) -> list[float]:
     """A box in pixels, cut off at the picture's edges."""
     frame, per_side, field = row.frames[i], BOX_UNITS[row.box_units], f"boxes[{i}]"
-    one = shown[0 if row.media == "video" or frame >= len(shown) else frame]
+    one = media_refs[0 if row.media == "video" or frame >= len(media_refs) else frame]
     if row.media == "video" and frame >= one.frame_count:
         faults.add(row.place, "frame", f"there is no frame {frame}: they are 0 to {one.frame_count - 1}")
     width, height = one.size_px
