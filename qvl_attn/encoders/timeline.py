@@ -128,7 +128,7 @@ def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: tuple[str, ...
             *captions,
             *_of_part(part),
         ),
-        part=part,
+        visible_region=part,
     )
 
 

@@ -1,1 +1,1 @@
-"""From values to pixels and pages. Knows shapes and colours, not models."""
+"""Draws values as pictures, charts, video frames and HTML pages. Knows shapes and colours, not models."""

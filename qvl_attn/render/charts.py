@@ -1,4 +1,4 @@
-"""Charts of a checked data set: figures by layer and by head, with chance and intervals. (H, W, 3) uint8 RGB."""
+"""Charts of evaluation figures by layer, head and method, and of faithfulness. All are (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ BY_HEAD = ("pointing", "lift")
 def draw_layers(
     table: Sequence[Mapping[str, Any]], headline: Sequence[int], title: str, *, patterns: bool = False
 ) -> Picture:
-    """Figures by layer, with 95 % intervals, chance (dotted) and the maps under other pictures' boxes (dashed).
+    """Draw figures by layer, with 95 % intervals, chance (dotted) and the control with other pictures' boxes (dashed).
 
-    Those that no sample defines, as without boxes, are left out.
+    Figures that are defined for no sample, such as those that need boxes, are left out.
 
     Args:
-        table: a row for each layer, as `summary.layer_table` gives it.
-        headline: the layers of the headline, which are marked unless they are all.
-        title: what was measured, on what.
-        patterns: entropy, strongest cells, spread and distance instead of grounding.
+        table: one row per layer, from `summary.layer_table`.
+        headline: layers of the headline; shaded unless they are all layers.
+        title: title of the chart.
+        patterns: draw entropy, strongest cells, spread and distance instead of grounding.
     """
     names = [
         name for name in (PATTERNS if patterns else BY_LAYER) if np.isfinite([row[name]["mean"] for row in table]).any()
@@ -67,7 +67,9 @@ def draw_layers(
     layers = [row["layer"] for row in table]
     for axes, name in zip(panels, names, strict=False):
         _panel(axes, layers, [row[name] for row in table], headline, name)
-    handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="lower left", ncols=5, frameon=False, bbox_to_anchor=(0.005, 0))
     figure.tight_layout(rect=(0, 0.045, 1, 1))
     return titled(pixels_of(canvas), title)
@@ -85,8 +87,8 @@ def _panel(axes: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, float]
     axes.fill_between(layers, low, high, color=LINE, alpha=0.22, linewidth=0, label="95 % interval")
     axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over samples")
     if "other" in rows[0] and name != "vision_mass":
-        other = [row["other"] for row in rows]
-        axes.plot(layers, other, color=OTHER, linewidth=1.4, linestyle="--", label="under another picture's boxes")
+        control = [row["other"] for row in rows]
+        axes.plot(layers, control, color=OTHER, linewidth=1.4, linestyle="--", label="under another picture's boxes")
     if "chance" in rows[0]:
         axes.plot(layers, [row["chance"] for row in rows], color=INK, linewidth=1.3, linestyle=":", label="chance")
     axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
@@ -100,14 +102,14 @@ def draw_heads(
     chance: Mapping[str, float],
     title: str,
 ) -> Picture:
-    """Layers times heads, each cell the mean of a figure over the samples.
+    """Draw layers by heads; each cell is the mean of a figure over the samples.
 
     Args:
-        heads: (L, H) each figure.
-        layers: their numbers.
+        heads: (L, H) values by figure.
+        layers: layer numbers, (L,).
         marked: (layer, head) pairs of the headline, outlined.
-        chance: of each figure, marked beside its colours.
-        title: what was measured, on what.
+        chance: chance level by figure, marked on its colour bar.
+        title: title of the chart.
     """
     rows, count = heads[BY_HEAD[0]].shape
     width, height = max(11.0, 0.42 * count * len(BY_HEAD) + 4.0), max(4.8, 0.3 * rows + 2.4)
@@ -119,8 +121,8 @@ def draw_heads(
         axes.set_xlabel("head", color=GREY)
         axes.set_ylabel("layer", color=GREY)
         axes.set_xticks(range(0, count, max(1, count // 16)))
-        places = range(0, rows, max(1, rows // 18))
-        axes.set_yticks(places, [layers[place] for place in places])
+        ticks = range(0, rows, max(1, rows // 18))
+        axes.set_yticks(ticks, [layers[tick] for tick in ticks])
         axes.tick_params(colors=GREY)
         for layer, head in marked:
             if layer in layers:
@@ -135,7 +137,7 @@ def draw_heads(
 
 
 def titled(chart: Picture, title: str) -> Picture:
-    """A chart with a title above it, in letters that have all scripts, and in which nothing is a formula."""
+    """Put a title above a chart. It is not drawn by matplotlib: any script is drawn, and `$` starts no formula."""
     height, width = chart.shape[:2]
     lines = lettering.wrap(title, width - 2 * MARGIN_PX, TITLE_PX, max_lines=3)
     top = MARGIN_PX + len(lines) * line_height_px(TITLE_PX)
@@ -146,7 +148,7 @@ def titled(chart: Picture, title: str) -> Picture:
 
 
 def pixels_of(canvas: FigureCanvasAgg) -> Picture:
-    """(H, W, 3) uint8 RGB of a figure."""
+    """Draw a figure; return (H, W, 3) uint8 RGB."""
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
@@ -166,48 +168,48 @@ KIND_TITLES = {
     "insertion": "insertion: the earlier the rise, the better",
 }
 COLORS = {"random": GREY, "uniform": OTHER}
-# Of maps, in their order; of more than there are, again from the first.
-MAPS = (ACCENT, LINE, "#8c5ea8", "#b58900", "#2aa198", "#d33682", "#7a4a2a", "#5f8a1f", "#00688b", INK)
-PLACES = ((0.045, 0.22, 0.285, 0.7), (0.385, 0.22, 0.285, 0.7), (0.815, 0.22, 0.175, 0.7))
+# Colours of maps in order; more maps than colours start again at the first.
+MAP_COLORS = (ACCENT, LINE, "#8c5ea8", "#b58900", "#2aa198", "#d33682", "#7a4a2a", "#5f8a1f", "#00688b", INK)
+AXES_BOXES = ((0.045, 0.22, 0.285, 0.7), (0.385, 0.22, 0.285, 0.7), (0.815, 0.22, 0.175, 0.7))
 FILL_STYLES = {"blur": "-", "mean": "--"}
 
 
 def draw_methods(table: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> Picture:
-    """Each figure of each method with its 95 % interval, chance (dotted); those that nobody has are left out.
+    """Draw each figure of each method with its 95 % interval and chance (dotted); figures without values are left out.
 
     Args:
-        table: by method, as `summary.method_table` gives it.
-        title: what was measured, on what.
+        table: figures by method, from `summary.method_table`.
+        title: title of the chart.
     """
-    found = [name for name in FIGURES if any(np.isfinite(_mean(own, name)) for own in table.values())]
-    columns = min(4, len(found)) or 1
-    lines = -(-len(found) // columns) or 1
+    names = [name for name in FIGURES if any(np.isfinite(_mean(figures, name)) for figures in table.values())]
+    columns = min(4, len(names)) or 1
+    lines = -(-len(names) // columns) or 1
     figure = Figure(figsize=(4.4 * columns, (0.34 * len(table) + 1.1) * lines), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for empty in panels[len(found) :]:
+    for empty in panels[len(names) :]:
         empty.set_axis_off()
-    for i, (axes, name) in enumerate(zip(panels, found, strict=False)):
+    for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
         _dots(axes, table, name, named=i % columns == 0)
     figure.tight_layout()
     return titled(pixels_of(canvas), title)
 
 
-def _mean(own: Mapping[str, Mapping[str, float]], name: str) -> float:
-    return own[name]["mean"] if name in own else np.nan
+def _mean(figures: Mapping[str, Mapping[str, float]], name: str) -> float:
+    return figures[name]["mean"] if name in figures else np.nan
 
 
 def _dots(axes: Axes, table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str, *, named: bool) -> None:
     axes.set_title(FIGURES[name], loc="left", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
-    for row, own in enumerate(table.values()):
-        if name in own:
-            one = own[name]
+    for row, figures in enumerate(table.values()):
+        if name in figures:
+            figure = figures[name]
             color = COLORS.get(list(table)[row], LINE)
-            axes.plot([one["low"], one["high"]], [row, row], color=color, linewidth=2.4, alpha=0.5)
-            axes.plot([one["mean"]], [row], color=color, marker="o", markersize=6)
-    chances = [own[name]["chance"] for own in table.values() if "chance" in own.get(name, {})]
+            axes.plot([figure["low"], figure["high"]], [row, row], color=color, linewidth=2.4, alpha=0.5)
+            axes.plot([figure["mean"]], [row], color=color, marker="o", markersize=6)
+    chances = [figures[name]["chance"] for figures in table.values() if "chance" in figures.get(name, {})]
     if chances:
         axes.axvline(float(np.nanmedian(chances)), color=INK, linewidth=1.3, linestyle=":")
     axes.set_yticks(range(len(table)), list(table) if named else [""] * len(table))
@@ -216,24 +218,24 @@ def _dots(axes: Axes, table: Mapping[str, Mapping[str, Mapping[str, float]]], na
 
 
 def draw_faithfulness(curves: Curves | None, sanity: Mapping[str, Sanity], title: str) -> Picture:
-    """Deletion and insertion of each map and of what knows nothing, and how alike maps are when things change.
+    """Draw deletion and insertion curves of each map and of the controls, and the sanity checks of each map.
 
     Args:
-        curves: none where the answer has no text.
-        sanity: by map.
-        title: what was asked.
+        curves: None if the answer has no text.
+        sanity: sanity checks by map.
+        title: title of the chart.
     """
     figure = Figure(figsize=(17, 5.6), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    # The last has the long labels: columns of one width would leave gaps.
-    *panels, last = (figure.add_axes(place) for place in PLACES)
+    # The last axes have long labels, so equal widths would leave gaps.
+    *panels, last = (figure.add_axes(box) for box in AXES_BOXES)
     for axes, kind in zip(panels, KINDS, strict=True):
         _curves(axes, curves, kind)
-    _likeness(last, sanity)
-    how: dict[str, Any] = {"frameon": False, "labelcolor": INK}
+    _similarity(last, sanity)
+    style: dict[str, Any] = {"frameon": False, "labelcolor": INK}
     left, right = (axes.get_legend_handles_labels() for axes in (panels[0], last))
-    figure.legend(*left, loc="lower left", ncols=len(FILLS) + 1, bbox_to_anchor=(0.03, 0), **how)
-    figure.legend(*right, loc="lower right", ncols=2, bbox_to_anchor=(0.99, 0), **how)
+    figure.legend(*left, loc="lower left", ncols=len(FILLS) + 1, bbox_to_anchor=(0.03, 0), **style)
+    figure.legend(*right, loc="lower right", ncols=2, bbox_to_anchor=(0.99, 0), **style)
     return titled(pixels_of(canvas), title)
 
 
@@ -241,14 +243,14 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
     axes.set_title(KIND_TITLES[kind], loc="left", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
-    done = "removed" if kind == "deletion" else "put back"
-    axes.set_xlabel(f"share of the cells {done}, strongest first", color=GREY)
+    change = "removed" if kind == "deletion" else "put back"
+    axes.set_xlabel(f"share of the cells {change}, strongest first", color=GREY)
     axes.set_ylabel("log-probability of the answer, nats", color=GREY)
     if curves is None:
         axes.text(0.5, 0.5, "the answer has no text", ha="center", color=GREY, transform=axes.transAxes)
         return
     for n, name in enumerate(curves.names):
-        color = COLORS[name] if name in CONTROLS else MAPS[n % len(MAPS)]
+        color = COLORS[name] if name in CONTROLS else MAP_COLORS[n % len(MAP_COLORS)]
         for f, fill in enumerate(FILLS):
             values = curves.logprobs[n, KINDS.index(kind), f]
             axes.plot(
@@ -256,23 +258,23 @@ def _curves(axes: Axes, curves: Curves | None, kind: str) -> None:
             )
 
 
-def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
-    axes.set_title("sanity: likeness to what it was, the lower the better", loc="right", fontsize=11, color=INK)
+def _similarity(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
+    axes.set_title("sanity: similarity to the unchanged map, the lower the better", loc="right", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
     labels: list[str] = []
     offset = 0.8 / (2 * max(1, len(sanity)))
-    for i, (name, one) in enumerate(sanity.items()):
-        rows = [*one.weights, one.question, one.picture]
+    for i, (name, checks) in enumerate(sanity.items()):
+        rows = [*checks.weights, checks.question, checks.picture]
         labels = [_short(row.label) for row in rows]
         for j, (figure, alpha) in enumerate((("rank_correlation", 1.0), ("ssim", 0.45))):
-            color = MAPS[i % len(MAPS)]
-            places = np.arange(len(rows)) + (2 * i + j - len(sanity) + 0.5) * offset
+            color = MAP_COLORS[i % len(MAP_COLORS)]
+            positions = np.arange(len(rows)) + (2 * i + j - len(sanity) + 0.5) * offset
             values = [np.nan if getattr(row, figure) is None else getattr(row, figure) for row in rows]
-            words = figure.replace("_", " ").replace("ssim", "SSIM")
-            for place in places[np.isnan(values)]:
-                axes.text(0.03, place, "no map", va="center", color=GREY, fontsize=8)
-            axes.barh(places, values, height=0.9 * offset, color=color, alpha=alpha, label=f"{name}: {words}")
+            measure = figure.replace("_", " ").replace("ssim", "SSIM")
+            for position in positions[np.isnan(values)]:
+                axes.text(0.03, position, "no map", va="center", color=GREY, fontsize=8)
+            axes.barh(positions, values, height=0.9 * offset, color=color, alpha=alpha, label=f"{name}: {measure}")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(-1, 1)
@@ -281,12 +283,12 @@ def _likeness(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
 
 
 def _short(label: str) -> str:
-    """A circumstance without the question's own words, which may be of a script that charts have no letters for."""
+    """Return a label without the text of the question, whose script matplotlib's font may lack."""
     return label.partition(":")[0]
 
 
 def faithfulness_lines(curves: Curves | None, sanity: Mapping[str, Sanity]) -> list[str]:
-    """The figures of the chart, to be read."""
+    """Return the figures of the chart as lines of text."""
     lines = []
     if curves is None:
         lines.append("faithfulness: the answer has no text whose probability could change")
@@ -294,10 +296,10 @@ def faithfulness_lines(curves: Curves | None, sanity: Mapping[str, Sanity]) -> l
         figures = curves.figures()
         for kind, better in zip(KINDS, ("lower", "higher"), strict=True):
             for fill in FILLS:
-                areas: Sequence[Any] = [f"{name} {own[f'{kind}_{fill}']:.2f}" for name, own in figures.items()]
-                lines.append(f"{kind}, {fill} fill ({better} is better, nats): {', '.join(areas)}")
-    for name, one in sanity.items():
-        for row in (*one.weights, one.question, one.picture):
+                parts = [f"{name} {areas[f'{kind}_{fill}']:.2f}" for name, areas in figures.items()]
+                lines.append(f"{kind}, {fill} fill ({better} is better, nats): {', '.join(parts)}")
+    for name, checks in sanity.items():
+        for row in (*checks.weights, checks.question, checks.picture):
             values = ["-" if value is None else f"{value:.2f}" for value in (row.rank_correlation, row.ssim)]
             lines.append(f"{name} with {row.label}: rank correlation {values[0]}, SSIM {values[1]}")
     return lines

@@ -1,6 +1,6 @@
-"""Finished pictures: one map large with its question and answer, or a contact sheet of many.
+"""Finished pictures: one large map with its question and answer, or a contact sheet of many maps.
 
-Composes what `render` colours and `lettering` writes; every map stands beside the numbers of its scale. Knows
+Composes the colours of `overlay` and the text of `lettering`; every map has the numbers of its scale beside it. Knows
 nothing about models or files: uint8 RGB arrays in, a uint8 RGB array out. Sizes are (width, height) in pixels.
 """
 
@@ -36,7 +36,7 @@ SHEET_WIDTH_PX = 2360
 SHEET_MARGIN_PX = 48
 CELL_GAP_PX = 28
 CELL_WIDTH_PX = 560
-TALLEST_PX = 480
+MAX_PICTURE_HEIGHT_PX = 480
 PICTURE_GAP_PX = 8
 TITLE_PX, LABEL_PX, NUMBER_PX = 32, 19, 15
 
@@ -45,13 +45,13 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Panel:
-    """A map for each picture of a prompt, to be drawn side by side on one scale.
+    """One map per picture of a prompt, drawn side by side on one scale.
 
     Attributes:
-        label: what is seen, such as `layer 18`.
-        maps: in the order in which they are drawn; each names its picture (`media_index`).
-        marks: for each map what is drawn over it; none for nothing.
-        unit: what a map's `uniform` is, to be read: a uniform map's value, or the mean of what is no attention.
+        label: text under the maps, such as `layer 18`.
+        maps: in drawing order; each names its picture (`media_index`).
+        marks: one function per map that draws over its picture; empty to draw nothing.
+        unit: name of the unit in which multiples of a map's `uniform` are written.
     """
 
     label: str
@@ -60,20 +60,20 @@ class Panel:
     unit: str = "uniform"
 
     def __post_init__(self) -> None:
-        if not self.maps or any(len(each.values) != 1 for each in self.maps):
+        if not self.maps or any(len(heat.values) != 1 for heat in self.maps):
             raise ValueError("a panel draws one or more maps of one step each")
-        if len({each.scale for each in self.maps}) > 1:
+        if len({heat.scale for heat in self.maps}) > 1:
             raise ValueError("the maps of a panel share one scale")
 
     @property
     def scale(self) -> Scale:
-        """What the panel is drawn on."""
+        """Scale of all maps of the panel."""
         return self.maps[0].scale
 
     @property
     def cells(self) -> list[FloatArray]:
-        """(h, w) float32, one array a map."""
-        return [each.values[0] for each in self.maps]
+        """(h, w) float32, one array per map."""
+        return [heat.values[0] for heat in self.maps]
 
 
 class _Paragraph(NamedTuple):
@@ -83,7 +83,7 @@ class _Paragraph(NamedTuple):
 
 
 def scale_line(panel: Panel, drawing: Drawing) -> str:
-    """What colours alone do not tell: the ends of the values, what was clipped, how the cells were drawn."""
+    """Return a line of text: the range of the values, the number of clipped cells, how the cells were drawn."""
     parts = [
         _ends(panel) + f" = {_multiple(panel, _highest(panel))}",
         f"{_clipped(panel)} of {sum(cells.size for cells in panel.cells)} cells above the scale",
@@ -109,21 +109,21 @@ def headline(
     caption_lines: Sequence[str],
     drawing: Drawing,
 ) -> Picture:
-    """One panel, large: question and answer above, colour bar at the right, captions and scale beneath.
+    """Draw one large panel: question and answer above, colour bar at the right, captions and scale beneath.
 
     Args:
         pictures: uint8 RGB of any size, all pictures of the prompt.
-        panel: what is drawn.
-        question: as it was asked.
-        answer: as the model gave it; may be empty.
-        caption_lines: what the map is, such as `layers 18-30 of 36, mean of all heads`.
-        drawing: its `draw_size_px` bounds the longest side of the row of drawn pictures.
+        panel: the panel to draw.
+        question: text of the question.
+        answer: text of the answer; may be empty.
+        caption_lines: lines that describe the map, such as `layers 18-30 of 36, mean of all heads`.
+        drawing: drawing options; `draw_size_px` bounds the longest side of the row of drawn pictures.
 
     Returns:
-        (H, W, 3) uint8 RGB: the drawn pictures, and around them margins and text.
+        (H, W, 3) uint8 RGB: the drawn pictures with margins and text around them.
     """
-    tallest = max(pictures[each.media_index].shape[0] for each in panel.maps)
-    row = overlay.drawn_size_px((round(tallest * sum(_aspects(pictures, panel))), tallest), drawing)
+    height_px = max(pictures[heat.media_index].shape[0] for heat in panel.maps)
+    row = overlay.drawn_size_px((round(height_px * sum(_aspects(pictures, panel))), height_px), drawing)
     unit = min(max(row[0] / 1280, 0.7), 6.0)
     large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
     margin, gap = round(64 * unit), round(26 * unit)
@@ -132,10 +132,10 @@ def headline(
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))
 
-    spoken = plain(answer).strip()
+    answer_text = plain(answer).strip()
     above = [
         _paragraph(question, width, large, INK),
-        _paragraph(spoken or "(no answer)", width, large, ACCENT if spoken else GREY),
+        _paragraph(answer_text or "(no answer)", width, large, ACCENT if answer_text else GREY),
     ]
     captions = (*caption_lines, scale_line(panel, drawing))
     beneath = [_paragraph(panel.label, width, body, INK)]
@@ -160,28 +160,31 @@ def sheet(
     drawing: Drawing,
     columns: int | None = None,
 ) -> Picture:
-    """A contact sheet: each panel on its own maps' scale, beneath it the numbers of that scale.
+    """Draw a contact sheet: each panel on the scale of its maps, with the numbers of that scale beneath it.
 
     Args:
         pictures: uint8 RGB of any size, all pictures of the prompt.
         panels: at least one; all of the same pictures.
-        title_lines: the first is drawn large, the others in grey; they say what the scales are.
-        drawing: how each map is drawn.
-        columns: panels in a row, at most as many as fit; chosen to give a page of usual shape if not given.
+        title_lines: the first is drawn large, the others in grey; they state the scales.
+        drawing: drawing options.
+        columns: panels per row, at most as many as fit; None to choose a page of usual shape.
 
     Returns:
-        (H, W, 3) uint8 RGB, not wider than 2400 pixels.
+        (H, W, 3) uint8 RGB, at most 2400 pixels wide.
+
+    Raises:
+        ValueError: no panel, or panels of different pictures.
     """
-    if len({tuple(each.media_index for each in panel.maps) for panel in panels}) != 1:
-        raise ValueError("a sheet wants panels, all of the same pictures")
+    if len({tuple(heat.media_index for heat in panel.maps) for panel in panels}) != 1:
+        raise ValueError("a sheet needs panels, all of the same pictures")
     numbers = [_numbers(panel) for panel in panels]
-    narrowest = math.ceil(max(lettering.measure(line, NUMBER_PX) for lines in numbers for line in lines))
+    min_width = math.ceil(max(lettering.measure(line, NUMBER_PX) for lines in numbers for line in lines))
     aspects = _aspects(pictures, panels[0])
-    columns = _columns(len(panels), sum(aspects), narrowest, columns)
+    columns = _columns(len(panels), sum(aspects), min_width, columns)
     gaps = PICTURE_GAP_PX * (len(aspects) - 1)
-    widest = CELL_WIDTH_PX * math.ceil(len(aspects) / 2)
-    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), widest) - gaps, drawing)
-    cell_width = max(row[0] + gaps, narrowest)
+    max_width = CELL_WIDTH_PX * math.ceil(len(aspects) / 2)
+    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), max_width) - gaps, drawing)
+    cell_width = max(row[0] + gaps, min_width)
     resized = _resized(pictures, panels[0], row)
     key = _key(panels, drawing)
 
@@ -210,37 +213,37 @@ def _cell_width_px(columns: int) -> int:
     return (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // columns - CELL_GAP_PX
 
 
-def _columns(panels: int, aspect: float, narrowest_px: int, asked: int | None) -> int:
-    """How many columns give a page about 1.4 times as wide as high, with rows of about equal length."""
-    fitting = max(1, (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // (narrowest_px + CELL_GAP_PX))
-    if asked:
-        return min(asked, fitting)
-    width = min(360, TALLEST_PX * aspect)
-    cell_aspect = max(width, narrowest_px) / (width / aspect + 76)
-    columns = min(max(1, round(math.sqrt(1.4 * panels / cell_aspect))), fitting, panels)
+def _columns(panels: int, aspect: float, min_width_px: int, requested: int | None) -> int:
+    """Return the number of columns that gives a page about 1.4 times as wide as high, with rows of similar length."""
+    max_columns = max(1, (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // (min_width_px + CELL_GAP_PX))
+    if requested:
+        return min(requested, max_columns)
+    width = min(360, MAX_PICTURE_HEIGHT_PX * aspect)
+    cell_aspect = max(width, min_width_px) / (width / aspect + 76)
+    columns = min(max(1, round(math.sqrt(1.4 * panels / cell_aspect))), max_columns, panels)
     return math.ceil(panels / math.ceil(panels / columns))
 
 
 def _thumbnail_px(aspect: float, width_px: int, drawing: Drawing) -> Size:
-    """The size of a row of pictures in a cell of a sheet."""
-    longest = drawing.draw_size_px or math.inf
-    width = min(width_px, TALLEST_PX * aspect, longest, longest * aspect)
+    """Return the size of a row of pictures in a cell of a sheet."""
+    max_side = drawing.draw_size_px or math.inf
+    width = min(width_px, MAX_PICTURE_HEIGHT_PX * aspect, max_side, max_side * aspect)
     return max(1, round(width)), max(1, round(width / aspect))
 
 
 def _aspects(pictures: Sequence[Picture], panel: Panel) -> list[float]:
-    """Width over height of each picture of a panel."""
-    shapes = [pictures[each.media_index].shape for each in panel.maps]
+    """Return width over height of each picture of a panel."""
+    shapes = [pictures[heat.media_index].shape for heat in panel.maps]
     return [shape[1] / shape[0] for shape in shapes]
 
 
 def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Picture]:
-    """The pictures of a panel at equal height; together they are as wide as the row."""
+    """Resize the pictures of a panel to equal height; together they are as wide as the row."""
     aspects = _aspects(pictures, panel)
     widths = [max(1, round(row_px[0] * aspect / sum(aspects))) for aspect in aspects]
     return [
-        resize.resize_picture(pictures[each.media_index], (width, row_px[1]))
-        for each, width in zip(panel.maps, widths, strict=True)
+        resize.resize_picture(pictures[heat.media_index], (width, row_px[1]))
+        for heat, width in zip(panel.maps, widths, strict=True)
     ]
 
 
@@ -252,8 +255,8 @@ def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list
     for picture, cells, mask in zip(resized, panel.cells, masks, strict=True):
         size_px = (picture.shape[1], picture.shape[0])
         values = overlay.upsample(cells, size_px, drawing)
-        shown = None if mask is None else overlay.cell_boxes(mask, size_px)
-        blended.append(overlay.blend(picture, values, panel.scale, drawing, shown))
+        pixel_mask = None if mask is None else overlay.cell_boxes(mask, size_px)
+        blended.append(overlay.blend(picture, values, panel.scale, drawing, pixel_mask))
     return [mark(picture) for mark, picture in zip(panel.marks, blended, strict=True)] if panel.marks else blended
 
 
@@ -268,7 +271,7 @@ def _side_by_side(pictures: Sequence[Picture]) -> Image.Image:
 
 
 def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Image.Image:
-    """The colour bar, with attention and multiples of a uniform map at its low, middle and high."""
+    """Draw the colour bar, with values and multiples of uniform at its low end, middle and high end."""
     step = line_height_px(size_px)
     height, bar_width, gap = max(height_px, 8 * step), round(1.2 * size_px), round(0.6 * size_px)
     low, high = panel.scale.low, panel.scale.high
@@ -283,7 +286,7 @@ def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Ima
 
 
 def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
-    """The colours of a sheet, and what their ends mean."""
+    """Draw the colours of a sheet and the values at their ends."""
     scale = panels[0].scale
     text = "from the low to the high end of each panel's own scale"
     if len({panel.scale for panel in panels}) == 1:
@@ -299,7 +302,7 @@ def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
 
 
 def _numbers(panel: Panel) -> list[str]:
-    """The two lines beneath a thumbnail."""
+    """Return the two lines beneath a thumbnail."""
     vision = f" · vision {percent(panel.maps[0].vision_mass)}" if panel.maps[0].queries else ""
     return [_ends(panel), f"{_multiple(panel, _highest(panel))} · {_clipped(panel)} clipped{vision}"]
 
@@ -314,7 +317,7 @@ def _ends(panel: Panel) -> str:
 
 
 def _clipped(panel: Panel) -> int:
-    return sum(each.clipped for each in panel.maps)
+    return sum(heat.clipped for heat in panel.maps)
 
 
 def _multiple(panel: Panel, value: float) -> str:
@@ -326,54 +329,58 @@ def _paragraph(text: str, width_px: int, size_px: int, color: Color) -> _Paragra
 
 
 def _height_px(paragraphs: Sequence[_Paragraph]) -> int:
-    return sum(len(each.lines) * line_height_px(each.size_px) for each in paragraphs)
+    return sum(len(text.lines) * line_height_px(text.size_px) for text in paragraphs)
 
 
-def _write(page: Image.Image, xy: Size, paragraphs: Sequence[_Paragraph], apart_px: int = 0) -> None:
+def _write(page: Image.Image, xy: Size, paragraphs: Sequence[_Paragraph], gap_px: int = 0) -> None:
     x, y = xy
     for lines, size_px, color in paragraphs:
-        y += lettering.draw_lines(page, (x, y), lines, size_px, color) + apart_px
+        y += lettering.draw_lines(page, (x, y), lines, size_px, color) + gap_px
 
 
 def marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:
-    """A picture with (h, w) cells crossed out and (G, 4) xyxy boxes, in units of it, outlined."""
+    """Return a picture with (h, w) cells crossed out and (G, 4) xyxy boxes, in shares of its size, outlined."""
     return outlined(crossed_out(picture, cells), boxes)
 
 
 def filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:
-    """Filtered maps have a scale of their own, and all numbers beneath them are those of the filtered cells."""
+    """Apply the drawing's filter and blur to maps. Scale and numbers are those of the filtered cells.
+
+    Raises:
+        CaptureError: nothing of the maps is left.
+    """
     if drawing.blur_cells == 0 and drawing.denoise is None:
         return maps
-    found = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
-    values = [np.stack([blur(step, drawing.blur_cells) for step in one]) for one in found]
-    if not any(one.any() for one in values):
+    denoised = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
+    values = [np.stack([blur(step, drawing.blur_cells) for step in steps]) for steps in denoised]
+    if not any(steps.any() for steps in values):
         raise CaptureError(f"--denoise {drawing.denoise} leaves nothing of the map")
     scale = percentile_scale(values)
     return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
 
 
 def on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
-    """The same panels, drawn on the 99.5th percentile of all of their cells."""
+    """Return the panels on one scale, which ends at the 99.5th percentile of all their cells."""
     scale = percentile_scale([m.values for panel in panels for m in panel.maps])
     return [replace(panel, maps=tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]
 
 
-MARGIN_PX, GAP_PX, LEAST_WIDTH_PX = 32, 14, 720
+MARGIN_PX, GAP_PX, MIN_WIDTH_PX = 32, 14, 720
 
 
 def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
-    """A page with a picture, a title above it and lines in grey beneath it, wrapped to its width.
+    """Draw a page: a picture, a title above it and grey lines beneath it, wrapped to its width.
 
     Args:
-        picture: (H, W, 3) uint8 RGB; it stands on the page as it is.
-        title: in letters that have all scripts.
-        lines: each a paragraph.
+        picture: (H, W, 3) uint8 RGB; drawn unchanged.
+        title: text of any script.
+        lines: paragraphs beneath the picture.
     """
     height, width = picture.shape[:2]
-    inner = max(width, LEAST_WIDTH_PX)
+    inner = max(width, MIN_WIDTH_PX)
     title_px, line_px = (round(size * min(max(inner / 1280, 0.85), 1.5)) for size in (28, 17))
     above = lettering.wrap(title, inner, title_px, max_lines=4)
-    beneath = [piece for line in lines for piece in lettering.wrap(line, inner, line_px, max_lines=4)]
+    beneath = [wrapped for line in lines for wrapped in lettering.wrap(line, inner, line_px, max_lines=4)]
     top = MARGIN_PX + len(above) * lettering.line_height_px(title_px) + GAP_PX
     foot = top + height + GAP_PX
     bottom = foot + len(beneath) * lettering.line_height_px(line_px) + MARGIN_PX

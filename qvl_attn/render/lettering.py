@@ -1,8 +1,8 @@
 """Text on pictures: sanitising, fonts, wrapping, drawing.
 
-Latin text is drawn in the typeface that comes with Pillow, so that figures look alike on every machine; what
-it lacks is looked for in the machine's fonts, word by word and then character by character. A character that
-no font has never becomes an empty box: `[3 chars: no font]` stands in its place, and `undrawable` names it.
+Latin text is drawn in the typeface that comes with Pillow, so that figures look the same on every machine. Characters
+that it lacks come from the machine's fonts, chosen by word and then by character. A run of characters that no font has
+is drawn as `[3 chars: no font]` instead of empty boxes, and `undrawable` returns it.
 Knows nothing about attention or figures. Sizes are in pixels, colours are RGB.
 """
 
@@ -40,7 +40,7 @@ _DIRECTORIES = (
     "${LOCALAPPDATA}/Microsoft/Windows/Fonts",
 )
 
-# Beginnings of file names, best first: broad Latin, then Chinese, Japanese, Korean, then all of Unicode.
+# Prefixes of file names in order of preference: broad Latin, then Chinese, Japanese, Korean, then all of Unicode.
 _FAMILIES = (
     *("notosans-regular", "notosans[", "dejavusans", "liberationsans-", "segoeui", "arial"),
     *(
@@ -76,32 +76,32 @@ _FAMILIES = (
     ),
 )
 
-_STAND_INS = {"×": "x", "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-"}
+_SUBSTITUTES = {"×": "x", "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-"}
 
 _CJK = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 _OPENING = "（《「『【〈“‘"
 _CLOSING = "）》」』】〉”’，。、！？：；…"
-# What a line may break between: spaces, ideographs with the punctuation that clings to them, words. No word
-# is longer than 40 characters here, so that a mile of text without a space still wraps.
+# A line may break between these pieces: spaces, ideographs with their punctuation, words. A piece has at most 40
+# characters, so that long text without a space still wraps.
 _PIECES = re.compile(rf"\s+|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^\s{_CJK}]{{1,40}}")
 
 
 def undrawable(text: str) -> str:
-    """The characters of a text that no font here has, each once, in their order."""
+    """Return the characters of a text that no font here has, each once, in order."""
     return "".join(dict.fromkeys(char for char in plain(text) if not _can_draw(char)))
 
 
 def measure(text: str, size_px: int) -> float:
-    """The width in pixels of a text on one line."""
+    """Return the width in pixels of a text on one line."""
     return _width_px(_typeset(text, _font_paths()), size_px)
 
 
-# These two are kept: the pages of a result bear the same texts.
+# The next two are cached because the pictures of a result share their texts.
 @lru_cache(maxsize=4096)
 def _typeset(text: str, fonts: tuple[str, ...]) -> Runs:
-    """Any text as it is drawn, in stretches of one font each; `fonts` are those of the machine, which decide on it."""
+    """Split any text, as it is drawn, into runs of one font each; `fonts` is only part of the cache's key."""
     del fonts
-    return tuple(_runs(_drawn(text)))
+    return tuple(_runs(_drawable_text(text)))
 
 
 @lru_cache(maxsize=4096)
@@ -110,14 +110,14 @@ def _width_px(runs: Runs, size_px: int) -> float:
 
 
 def line_height_px(size_px: int) -> int:
-    """From one baseline to the next."""
+    """Return the distance from one baseline to the next."""
     return round(size_px * 1.36)
 
 
 def wrap(text: str, width_px: float, size_px: int, max_lines: int | None = None) -> list[str]:
-    """Break a text into lines no wider than `width_px`, with an ellipsis where `max_lines` cuts it off.
+    """Break a text into lines no wider than `width_px`; text cut off by `max_lines` ends in an ellipsis.
 
-    Lines break at spaces and between ideographs, and inside a word only where it alone is wider than a line.
+    Lines break at spaces and between ideographs, and inside a word only if the word is wider than a line.
     """
     lines: list[str] = []
     drawn = "".join(run for _, run in _typeset(text, _font_paths())).strip()
@@ -132,7 +132,7 @@ def wrap(text: str, width_px: float, size_px: int, max_lines: int | None = None)
 
 
 def draw_line(image: Image.Image, xy: tuple[float, float], text: str, size_px: int, color: Color) -> None:
-    """Draw a text on one line into an RGB image; its baseline begins at `xy`, in pixels."""
+    """Draw a text on one line of an RGB image; its baseline starts at `xy`, in pixels."""
     draw = ImageDraw.Draw(image)
     x, baseline = xy
     for path, run in _typeset(text, _font_paths()):
@@ -142,7 +142,7 @@ def draw_line(image: Image.Image, xy: tuple[float, float], text: str, size_px: i
 
 
 def draw_lines(image: Image.Image, xy: tuple[float, float], lines: list[str], size_px: int, color: Color) -> int:
-    """Draw lines under each other, the top of the first at `xy`; returns the height used, in pixels."""
+    """Draw lines below each other, the top of the first at `xy`; return the height used, in pixels."""
     step = line_height_px(size_px)
     for index, line in enumerate(lines):
         draw_line(image, (xy[0], xy[1] + index * step + size_px), line, size_px, color)
@@ -176,20 +176,20 @@ def _with_ellipsis(line: str, width_px: float, size_px: int) -> str:
     return line.rstrip() + "…"
 
 
-def _drawn(text: str) -> str:
-    """The text as it is drawn: each run of undrawable characters told, not shown as boxes."""
-    shown = ""
+def _drawable_text(text: str) -> str:
+    """Replace each run of characters that no font has by a note of its length."""
+    drawable_text = ""
     for drawable, run in groupby(plain(text), _can_draw):
         chars = "".join(run)
         if drawable:
-            shown += "".join(char if _path_for(char) is not None else _STAND_INS[char] for char in chars)
+            drawable_text += "".join(char if _path_for(char) is not None else _SUBSTITUTES[char] for char in chars)
         else:
-            shown += f"[{len(chars)} char{'s' * (len(chars) > 1)}: no font]"
-    return shown
+            drawable_text += f"[{len(chars)} char{'s' * (len(chars) > 1)}: no font]"
+    return drawable_text
 
 
 def _can_draw(char: str) -> bool:
-    return char in _STAND_INS or _path_for(char) is not None
+    return char in _SUBSTITUTES or _path_for(char) is not None
 
 
 def _path_for(char: str) -> str | None:
@@ -197,18 +197,18 @@ def _path_for(char: str) -> str | None:
 
 
 def _runs(text: str) -> list[tuple[str, str]]:
-    """Split a drawable text into stretches of one font each: (path of the font, text)."""
+    """Split a drawable text into runs of one font each: (path of the font, text)."""
     fonts: list[tuple[str, str]] = []
     for _, group in groupby(text, lambda char: (char == " ", unicodedata.category(char)[0] in "LMN")):
         word = "".join(group)
-        whole = next((path for path in _font_paths() if all(_covers(path, char) for char in word)), None)
-        fonts += [(whole if whole is not None else _path_for(char) or BUNDLED, char) for char in word]
+        font = next((path for path in _font_paths() if all(_covers(path, char) for char in word)), None)
+        fonts += [(font if font is not None else _path_for(char) or BUNDLED, char) for char in word]
     return [(path, "".join(char for _, char in run)) for path, run in groupby(fonts, lambda pair: pair[0])]
 
 
 @cache
 def _covers(path: str, char: str) -> bool:
-    """Whether what a font draws is neither nothing nor what it draws for U+10FFFF, which no font has."""
+    """Whether a font has a glyph: not blank, and not the one it draws for U+10FFFF, which no font has."""
     if char == " ":
         return True
     font = _unshaped(path)
@@ -218,11 +218,11 @@ def _covers(path: str, char: str) -> bool:
 
 @cache
 def _unshaped(path: str) -> ImageFont.FreeTypeFont:
-    """Without shaping, which would put a dotted circle beside a lone mark: that looks like a glyph of its own."""
+    """Open a font without shaping: shaping draws a lone mark with a dotted circle, as if it had a glyph."""
     font = _font(path, 24)
     if path == BUNDLED:
         return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-    # Before Pillow 13 a font's variant keeps its layout engine whatever is asked for.
+    # Before Pillow 13 a font's variant always keeps its layout engine.
     return ImageFont.truetype(path, 24, index=font.index, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -237,13 +237,13 @@ def _font(path: str, size_px: int) -> ImageFont.FreeTypeFont:
         axes = font.get_variation_axes()
     except OSError:
         return font
-    # A variable font may open at its thinnest.
+    # A variable font may open at its thinnest weight.
     font.set_variation_by_axes([400 if axis["name"] == b"Weight" else axis["default"] or 0 for axis in axes])
     return font
 
 
 def _simplified_chinese(font: ImageFont.FreeTypeFont, path: str, size_px: int) -> ImageFont.FreeTypeFont:
-    """The face for simplified Chinese of a collection that has one: ideographs differ between countries."""
+    """Return a collection's face for simplified Chinese if it has one: ideographs differ between countries."""
     for index in range(1, 20):
         try:
             face = ImageFont.truetype(path, size_px, index=index)
@@ -256,12 +256,12 @@ def _simplified_chinese(font: ImageFont.FreeTypeFont, path: str, size_px: int) -
 
 @cache
 def _font_paths() -> tuple[str, ...]:
-    """The fonts to draw with, in order of preference; the first is always there."""
-    chosen = os.environ.get(FONT_VARIABLE, "")
-    if chosen and not _opens(chosen):
-        raise InputError(f"{FONT_VARIABLE}={plain(chosen)}: not a font file", "name a .ttf, .otf or .ttc file")
-    found = (path for path in _system_fonts(_DIRECTORIES) if _opens(path))
-    return (BUNDLED, *([chosen] if chosen else []), *found)
+    """Return the fonts to draw with, in order of preference; the first is always available."""
+    user_font = os.environ.get(FONT_VARIABLE, "")
+    if user_font and not _opens(user_font):
+        raise InputError(f"{FONT_VARIABLE}={plain(user_font)}: not a font file", "name a .ttf, .otf or .ttc file")
+    system_fonts = (path for path in _system_fonts(_DIRECTORIES) if _opens(path))
+    return (BUNDLED, *([user_font] if user_font else []), *system_fonts)
 
 
 def _opens(path: str) -> bool:
@@ -273,7 +273,7 @@ def _opens(path: str) -> bool:
 
 
 def _system_fonts(directories: tuple[str, ...]) -> list[str]:
-    """One file of each family that is found under the directories, in the order of `_FAMILIES`."""
+    """Return one file of each family found under the directories, in the order of `_FAMILIES`."""
     files = [
         Path(folder, name)
         for directory in directories
@@ -281,14 +281,14 @@ def _system_fonts(directories: tuple[str, ...]) -> list[str]:
         for name in names
         if name.lower().endswith((".ttf", ".otf", ".ttc"))
     ]
-    found = []
+    paths = []
     for family in _FAMILIES:
         members = [file for file in files if file.name.lower().startswith(family)]
         if members:
-            found.append(str(min(members, key=_rank)))
-    return list(dict.fromkeys(found))
+            paths.append(str(min(members, key=_rank)))
+    return list(dict.fromkeys(paths))
 
 
 def _rank(file: Path) -> tuple[bool, int, str]:
-    """Regular before bold and italic, then the shortest name: that is how a family's plain face is called."""
+    """Sort key: regular before bold and italic, then the shortest name, which is usually the family's plain face."""
     return "regular" not in file.name.lower(), len(file.name), str(file)

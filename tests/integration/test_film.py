@@ -103,10 +103,10 @@ def test_smooth_mixes_by_time():
 
 def test_the_picture_says_which_map_it_shows():
     plain, smooth = drawer(CELLS), drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
-    assert plain._moment(1.0, True).said == "sampled frame 2 of 4: the map of step 1 of 2"
-    assert plain._moment(1.5, False).said == "after sampled frame 2 of 4: still the map of step 1 of 2"
-    assert smooth._moment(0.5, False).said == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
-    assert smooth._moment(1.5, False).said == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
+    assert plain._moment(1.0, True).caption == "sampled frame 2 of 4: the map of step 1 of 2"
+    assert plain._moment(1.5, False).caption == "after sampled frame 2 of 4: still the map of step 1 of 2"
+    assert smooth._moment(0.5, False).caption == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
+    assert smooth._moment(1.5, False).caption == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
     sampled, between = drawn(plain, 1.0, sampled=True), drawn(plain, 1.0, sampled=False)
     assert not np.array_equal(sampled[400:], between[400:]), "the text beneath differs"
     assert np.array_equal(sampled[:400], between[:400])

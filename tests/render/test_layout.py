@@ -20,13 +20,13 @@ def heat_map(values, media_index=0, scale=None, uniform=0.001, vision_mass=0.23)
     return HeatMap(values, media_index, (18,), "all", "question", (5,), uniform, vision_mass, scale)
 
 
-def panel(h=6, w=8, label="layer 18", **settings):
+def random_panel(h=6, w=8, label="layer 18", **settings):
     return Panel(label, (heat_map(rng.random((h, w)) * 0.01, **settings),))
 
 
-def draw(pictures, one, question="What is this?", answer="A cat.", captions=("layer 18 of 36",), **settings):
+def draw(pictures, panel, question="What is this?", answer="A cat.", captions=("layer 18 of 36",), **settings):
     return headline(
-        pictures, one, question=question, answer=answer, caption_lines=captions, drawing=Drawing(**settings)
+        pictures, panel, question=question, answer=answer, caption_lines=captions, drawing=Drawing(**settings)
     )
 
 
@@ -39,22 +39,22 @@ def find(page, patch):
 
 def test_the_map_stands_on_the_page_as_render_makes_it():
     picture = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    one, drawing = panel(), Drawing()
-    values = overlay.upsample(one.cells[0], (640, 480), drawing)
-    assert len(find(draw([picture], one), overlay.blend(picture, values, one.scale, drawing))) == 1
+    panel, drawing = random_panel(), Drawing()
+    values = overlay.upsample(panel.cells[0], (640, 480), drawing)
+    assert len(find(draw([picture], panel), overlay.blend(picture, values, panel.scale, drawing))) == 1
 
 
 def test_a_painted_cell_is_brightest_at_its_box():
     values = np.full((6, 8), 0.001)
     values[4, 1] = 0.02
-    one = Panel("", (heat_map(values, scale=Scale(0, 0.02)),))
+    panel = Panel("", (heat_map(values, scale=Scale(0, 0.02)),))
     picture = np.full((480, 640, 3), 128, np.uint8)
     picture[0, 0] = (0, 255, 0)  # a corner to find it by
-    page = draw([picture], one, interp="cells").astype(int)
-    low = overlay.blend(
-        picture, overlay.upsample(one.cells[0], (640, 480), Drawing(interp="cells")), one.scale, Drawing()
+    page = draw([picture], panel, interp="cells").astype(int)
+    blended = overlay.blend(
+        picture, overlay.upsample(panel.cells[0], (640, 480), Drawing(interp="cells")), panel.scale, Drawing()
     )
-    ((top, left),) = find(page, low)
+    ((top, left),) = find(page, blended)
     region = page[top : top + 480, left : left + 640].sum(axis=-1)
     bright = np.argwhere(region == region.max())
     assert bright.min(axis=0).tolist() == [320, 80]
@@ -68,32 +68,32 @@ def test_only_the_strongest_cells_are_coloured():
 
 
 def test_pictures_drawn_at_the_same_time_are_those_drawn_one_after_another():
-    panels = [panel(label=f"layer {i}") for i in range(12)]
-    one_by_one = [draw([GREY_PICTURE], each, answer=each.label) for each in panels]
+    panels = [random_panel(label=f"layer {i}") for i in range(12)]
+    sequential = [draw([GREY_PICTURE], panel, answer=panel.label) for panel in panels]
     with ThreadPoolExecutor(6) as pool:
-        at_once = list(pool.map(lambda each: draw([GREY_PICTURE], each, answer=each.label), panels))
-    assert all(map(np.array_equal, one_by_one, at_once))
+        parallel = list(pool.map(lambda panel: draw([GREY_PICTURE], panel, answer=panel.label), panels))
+    assert all(map(np.array_equal, sequential, parallel))
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (60, 600), (600, 60), (1, 1), (3000, 2000)])
 @pytest.mark.parametrize("grid", [(1, 1), (7, 5)])
 def test_any_shape_of_picture_gives_a_legible_page(width, height, grid):
     picture = np.full((height, width, 3), 90, np.uint8)
-    page = draw([picture], panel(*grid), question="What is written on the label of the bottle? " * 2)
+    page = draw([picture], random_panel(*grid), question="What is written on the label of the bottle? " * 2)
     assert page.dtype == np.uint8
     assert page.shape[1] >= 750
     assert (page[:30] == 255).all()
     assert (page[-30:] == 255).all()
     assert (page[:, :30] == 255).all()
     assert (page[:, -30:] == 255).all()
-    board = sheet([picture], [panel(*grid)] * 5, title_lines=["What is it?"], drawing=Drawing())
-    assert 700 <= board.shape[1] <= 2400
+    contact_sheet = sheet([picture], [random_panel(*grid)] * 5, title_lines=["What is it?"], drawing=Drawing())
+    assert 700 <= contact_sheet.shape[1] <= 2400
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(640, 640), (300, 300), (0, 400)])
 def test_the_draw_size_bounds_the_map_and_not_the_margins(longest, expected):
     picture = np.full((300, 400, 3), (0, 0, 255), np.uint8)
-    page = draw([picture], panel(), alpha=0, draw_size_px=longest)
+    page = draw([picture], random_panel(), alpha=0, draw_size_px=longest)
     blue = np.argwhere((page == (0, 0, 255)).all(axis=-1))
     height, width = blue.max(axis=0) - blue.min(axis=0) + 1
     assert (width, height) == (expected, expected * 3 // 4)
@@ -121,52 +121,52 @@ def test_a_map_is_drawn_on_the_picture_that_it_names():
     assert not (page == (255, 0, 0)).all(axis=-1).any()
 
 
-def test_the_answer_is_in_the_accent_and_its_absence_is_told():
-    one = panel()
+def test_the_answer_is_in_the_accent_and_its_absence_is_noted():
+    panel = random_panel()
 
     def accented(answer):
-        return (draw([GREY_PICTURE], one, answer=answer) == ACCENT).all(axis=-1).sum()
+        return (draw([GREY_PICTURE], panel, answer=answer) == ACCENT).all(axis=-1).sum()
 
     assert accented("A cat.") > 50
     assert accented("A cat sits on the mat.") > accented("A cat.")
     assert accented("") == accented(" \n\u200b") == 0
-    assert not np.array_equal(draw([GREY_PICTURE], one, answer=""), draw([GREY_PICTURE], one, answer="A cat."))
+    assert not np.array_equal(draw([GREY_PICTURE], panel, answer=""), draw([GREY_PICTURE], panel, answer="A cat."))
 
 
 def test_a_long_question_grows_the_page_up_to_a_limit():
-    one = panel()
-    heights = [draw([GREY_PICTURE], one, question="why " * count).shape[0] for count in (1, 40, 2000, 8000)]
+    panel = random_panel()
+    heights = [draw([GREY_PICTURE], panel, question="why " * count).shape[0] for count in (1, 40, 2000, 8000)]
     assert heights[0] < heights[1] < heights[2] == heights[3]
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """Every line that is drawn, as it was asked for."""
+def drawn_lines(monkeypatch):
+    """Every line that is drawn, before undrawable characters are replaced."""
     lines = []
     draw_line = lettering.draw_line
 
-    def listen(image, xy, text, size_px, color):
+    def record(image, xy, text, size_px, color):
         lines.append(text)
         draw_line(image, xy, text, size_px, color)
 
-    monkeypatch.setattr(lettering, "draw_line", listen)
+    monkeypatch.setattr(lettering, "draw_line", record)
     return lines
 
 
-def test_the_colour_bar_says_attention_and_multiples_of_uniform(said):
-    draw([GREY_PICTURE], panel(scale=Scale(0, 0.0123), uniform=0.002))
+def test_the_colour_bar_says_attention_and_multiples_of_uniform(drawn_lines):
+    draw([GREY_PICTURE], random_panel(scale=Scale(0, 0.0123), uniform=0.002))
     for text in ("0.0123", "6.2× uniform", "0.00615", "3.1× uniform", "0", "0× uniform"):
-        assert text in said
+        assert text in drawn_lines
 
 
-def test_the_scale_line_tells_the_numbers():
+def test_the_scale_line_shows_the_numbers():
     values = [[0.00001, 0.002, 0.003], [0.004, 0.0123, 0.01]]
-    one = Panel("", (heat_map(values, scale=Scale(0, 0.005), uniform=0.001, vision_mass=0.231),))
-    assert scale_line(one, Drawing()) == (
+    panel = Panel("", (heat_map(values, scale=Scale(0, 0.005), uniform=0.001, vision_mass=0.231),))
+    assert scale_line(panel, Drawing()) == (
         "min 1.0e-05 · max 0.0123 = 12.3× uniform · 2 of 6 cells above the scale · 23 % of the attention on vision"
     )
-    told = scale_line(one, Drawing(interp="cells", blur_cells=1.5, top_percent=10))
-    assert told.endswith(
+    line = scale_line(panel, Drawing(interp="cells", blur_cells=1.5, top_percent=10))
+    assert line.endswith(
         "each cell drawn as its box · after a blur (sigma 1.5 in cells) · only the strongest 10 % of the cells coloured"
     )
 
@@ -184,12 +184,13 @@ def test_percent(share, text):
     assert numbers.percent(share) == text
 
 
-def test_every_panel_of_a_sheet_tells_its_numbers(said):
-    one = Panel("layer 3", (heat_map([[0.00003, 0.0123]], scale=Scale(0, 0.01), uniform=0.005),))
-    sheet([GREY_PICTURE], [one] * 4, title_lines=["What is it?", "one scale"], drawing=Drawing())
+def test_every_panel_of_a_sheet_shows_its_numbers(drawn_lines):
+    panel = Panel("layer 3", (heat_map([[0.00003, 0.0123]], scale=Scale(0, 0.01), uniform=0.005),))
+    sheet([GREY_PICTURE], [panel] * 4, title_lines=["What is it?", "one scale"], drawing=Drawing())
     for text in ("layer 3", "min 3.0e-05 · max 0.0123", "2.5× uniform · 1 clipped · vision 23 %"):
-        assert said.count(text) == 4
-    assert said.count("What is it?") == said.count("one scale") == said.count("0 to 0.01 = 2.0× uniform") == 1
+        assert drawn_lines.count(text) == 4
+    for text in ("What is it?", "one scale", "0 to 0.01 = 2.0× uniform"):
+        assert drawn_lines.count(text) == 1
 
 
 def test_panels_are_drawn_each_on_its_own_scale():
@@ -204,7 +205,7 @@ def test_panels_are_drawn_each_on_its_own_scale():
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 2), (28, 6), (36, 6)])
 def test_a_sheet_has_a_usual_shape(count, columns):
-    page = sheet([GREY_PICTURE], [panel(label="")] * count, title_lines=[], drawing=Drawing(alpha=0))
+    page = sheet([GREY_PICTURE], [random_panel(label="")] * count, title_lines=[], drawing=Drawing(alpha=0))
     rows = -(-count // columns)
     picture = (page == 128).all(axis=-1)
     assert np.count_nonzero(np.diff(picture.any(axis=0).astype(int)) == 1) == columns
@@ -212,12 +213,14 @@ def test_a_sheet_has_a_usual_shape(count, columns):
     assert page.shape[1] <= 2400
 
 
-@pytest.mark.parametrize(("asked", "columns"), [(1, 1), (3, 3), (500, 10)])
-def test_columns_are_as_asked_as_far_as_they_fit(asked, columns):
-    page = sheet([GREY_PICTURE], [panel(label="")] * 20, title_lines=[], drawing=Drawing(alpha=0), columns=asked)
-    found = np.count_nonzero(np.diff((page == 128).all(axis=-1).any(axis=0).astype(int)) == 1)
+@pytest.mark.parametrize(("requested", "columns"), [(1, 1), (3, 3), (500, 10)])
+def test_columns_are_as_requested_as_far_as_they_fit(requested, columns):
+    page = sheet(
+        [GREY_PICTURE], [random_panel(label="")] * 20, title_lines=[], drawing=Drawing(alpha=0), columns=requested
+    )
+    count = np.count_nonzero(np.diff((page == 128).all(axis=-1).any(axis=0).astype(int)) == 1)
     assert page.shape[1] <= 2400
-    assert found == columns if asked < 500 else 6 <= found <= columns
+    assert count == columns if requested < 500 else 6 <= count <= columns
 
 
 def test_panels_that_cannot_be_drawn_together_are_refused():
@@ -226,6 +229,6 @@ def test_panels_that_cannot_be_drawn_together_are_refused():
     with pytest.raises(ValueError, match="one or more maps"):
         Panel("", ())
     with pytest.raises(ValueError, match="same pictures"):
-        sheet([GREY_PICTURE] * 2, [panel(), panel(media_index=1)], title_lines=[], drawing=Drawing())
+        sheet([GREY_PICTURE] * 2, [random_panel(), random_panel(media_index=1)], title_lines=[], drawing=Drawing())
     with pytest.raises(ValueError, match="same pictures"):
         sheet([GREY_PICTURE], [], title_lines=[], drawing=Drawing())

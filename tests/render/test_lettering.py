@@ -21,7 +21,7 @@ def no_fonts(monkeypatch):
 @pytest.fixture
 def chinese_font():
     if lettering.undrawable(CHINESE):
-        assert not os.environ.get("QVL_ATTN_REQUIRE_FONT"), "a font with Chinese was to be here"
+        assert not os.environ.get("QVL_ATTN_REQUIRE_FONT"), "QVL_ATTN_REQUIRE_FONT: no font with Chinese characters"
         pytest.skip("no font with Chinese characters")
 
 
@@ -57,7 +57,7 @@ def test_plain_leaves_no_control_character_of_all_unicode():
 
 
 @pytest.mark.usefixtures("no_fonts")
-def test_without_fonts_missing_characters_are_told_not_boxed():
+def test_without_fonts_missing_characters_are_noted_not_boxed():
     assert lettering.undrawable(f"{CHINESE} cats 猫") == CHINESE
     assert np.array_equal(ink(f"a {CHINESE} b"), ink("a [7 chars: no font] b"))
     assert np.array_equal(ink("猫"), ink("[1 char: no font]"))
@@ -68,7 +68,7 @@ def test_without_fonts_missing_characters_are_told_not_boxed():
 def test_without_fonts_no_character_looks_like_the_empty_box():
     box = bytes(ImageFont.load_default(20).getmask("\U0010ffff"))
     for code in (*range(0x20, 0x250), *range(0x370, 0x600, 7), 0x2014, 0x263A, 0x940, 0x301, 0x4E00, 0x1F600, 0xE000):
-        for path, run in lettering._runs(lettering._drawn(chr(code))):
+        for path, run in lettering._runs(lettering._drawable_text(chr(code))):
             assert all(bytes(lettering._font(path, 20).getmask(char)) != box for char in run), hex(code)
 
 
@@ -183,8 +183,8 @@ def test_fonts_are_found_by_family_regular_before_bold(tmp_path):
     ):
         (tmp_path / name).touch()
     (tmp_path / "readme.txt").touch()
-    found = lettering._system_fonts((str(tmp_path), str(tmp_path / "missing")))
-    assert [path.rpartition("/")[2] for path in found] == ["DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "simhei.ttf"]
+    paths = lettering._system_fonts((str(tmp_path), str(tmp_path / "missing")))
+    assert [path.rpartition("/")[2] for path in paths] == ["DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "simhei.ttf"]
 
 
 @pytest.fixture
@@ -206,12 +206,12 @@ def test_a_font_that_is_not_one_is_the_users_fault(monkeypatch, tmp_path):
 @pytest.mark.font
 @pytest.mark.usefixtures("chinese_font")
 def test_the_users_font_comes_before_those_of_the_machine(monkeypatch):
-    chosen = next(path for path, _ in lettering._runs("猫"))
-    monkeypatch.setenv("QVL_ATTN_FONT", chosen)
+    user_font = next(path for path, _ in lettering._runs("猫"))
+    monkeypatch.setenv("QVL_ATTN_FONT", user_font)
     monkeypatch.setattr(lettering, "_DIRECTORIES", ())
     lettering._font_paths.cache_clear()
     try:
-        assert lettering._font_paths() == (lettering.BUNDLED, chosen)
+        assert lettering._font_paths() == (lettering.BUNDLED, user_font)
         assert lettering.undrawable(CHINESE) == ""
     finally:
         lettering._font_paths.cache_clear()

@@ -1,1 +1,1 @@
-"""One HTML file beside every result, to be played with: what it holds is packed here, its behaviour is in `assets/`."""
+"""The interactive HTML page beside every result: its data is packed here, its scripts and styles are in `assets/`."""

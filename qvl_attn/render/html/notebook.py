@@ -1,4 +1,4 @@
-"""A result in a notebook: its page in a frame that can reach nothing, over a picture for where frames are stripped."""
+"""A result in a notebook: its page in a sandboxed frame, over a picture for viewers that strip frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.payload import jpeg
 
 HEIGHT_PX = 860
-# The frame lies over the picture: whoever strips frames, as viewers of saved notebooks do, leaves the picture.
+# The frame covers the picture. Viewers of saved notebooks strip frames; the picture then stays.
 _HTML = Markup(
     '<div style="position:relative;min-height:{height}px;overflow:hidden">'
     '<img src="data:image/jpeg;base64,{picture}" alt="{alt}" style="max-width:100%;max-height:{height}px">'
@@ -20,7 +20,13 @@ _HTML = Markup(
 )
 
 
-def framed(page: str, picture: Picture, told: str) -> str:
-    """A page in a frame over a picture, both called by a line that tells what they are."""
-    html = _HTML.format(height=HEIGHT_PX, picture=b64encode(jpeg(picture)).decode(), alt=plain(told), page=page)
+def framed(page: str, picture: Picture, title: str) -> str:
+    """Return the HTML of a page in a sandboxed frame that covers a picture.
+
+    Args:
+        page: HTML of the page.
+        picture: (H, W, 3) uint8 RGB, visible where frames are stripped.
+        title: title of the frame and alternative text of the picture.
+    """
+    html = _HTML.format(height=HEIGHT_PX, picture=b64encode(jpeg(picture)).decode(), alt=plain(title), page=page)
     return str(html)

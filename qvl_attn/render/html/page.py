@@ -1,4 +1,4 @@
-"""A page as one text: template, style, script and data, with a policy that forbids it everything else."""
+"""One self-contained HTML page: template, style, script and data, under a strict Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ SCRIPTS = {
 def page_html(
     kind: str, title: str, data: dict[str, Any], payload: Payload, first: Collection[int] = (), still: str = ""
 ) -> str:
-    """The HTML of a page.
+    """Return the HTML of a page.
 
     Args:
         kind: `result`, `check` or `encoder`.
-        title: of the window.
-        data: what the page's script is told; goes through `tojson`.
+        title: title of the window.
+        data: input of the page's script; embedded with `tojson`.
         payload: maps and pictures.
-        first: numbers of the blocks that are there when the script begins; the others follow it.
-        still: a JPEG file in base64, shown where scripts are off; of an encoder's page.
+        first: numbers of the blocks placed before the script; the other blocks follow it.
+        still: a JPEG file in base64 that encoder pages show where scripts are off.
     """
     style, script = _read("style.css"), "\n".join(['"use strict";', *(_read(f"{name}.js") for name in SCRIPTS[kind])])
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
@@ -97,5 +97,5 @@ def _read(name: str) -> str:
 def _template(kind: str) -> Any:
     loader = PackageLoader("qvl_attn.render.html", "assets")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and in the order in which they were told
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # replaces sort_keys: keys keep their order
     return environment.get_template(f"{kind}.html")

@@ -1,4 +1,4 @@
-"""Maps as compact text that a page unpacks: half floats within each row's range, deflated, in base64. Pure numpy."""
+"""Maps as compact text that a page unpacks: half floats scaled to each row's range, deflated, in base64."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from PIL import Image
 
 from qvl_attn.media.resize import Picture
 
-# The largest value of a row becomes this half float: full precision (11 bits) then reaches down to 2e-9 of it.
+# The half float that the largest value of a row becomes: values down to 2e-9 of it keep the full 11 bits.
 TOP = 32768.0
-# Cells a side that become one of the coarse maps, which a page shows before it has unpacked the others.
+# Side, in cells, of the squares that become one value of a coarse map. A page shows coarse maps until it has unpacked
+# the full ones.
 COARSE = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """What a page carries beside its words: blocks of maps and pictures, each in base64, each once.
+    """Maps and pictures of a page, in base64, without duplicate pictures.
 
     Attributes:
-        blocks: as `pack_rows` gives them.
-        shapes: (rows, cells) of each.
+        blocks: maps, as packed by `pack_rows`.
+        shapes: (rows, cells) of each block.
         pictures: JPEG files.
     """
 
@@ -36,21 +37,21 @@ class Payload:
 
     @property
     def values(self) -> int:
-        """How many values the blocks have."""
+        """Number of values in all blocks."""
         return sum(rows * cells for rows, cells in self.shapes)
 
     def add_rows(self, rows: NDArray[Any]) -> int:
-        """Keep (N, V) values, and give back their number."""
+        """Add (N, V) values as a block; return its number."""
         self.blocks.append(pack_rows(rows))
         self.shapes.append((int(rows.shape[0]), int(rows.shape[1])))
         return len(self.blocks) - 1
 
     def add_picture(self, picture: Picture) -> int:
-        """Keep a picture, unless it is there already, and give back its number."""
+        """Add a picture unless the payload has it; return its number."""
         return self.add_jpeg(jpeg(picture))
 
     def add_jpeg(self, file: bytes) -> int:
-        """As `add_picture`, of what is a JPEG file already."""
+        """Add a JPEG file as `add_picture` adds a picture."""
         text = b64encode(file).decode()
         if text not in self.pictures:
             self.pictures.append(text)
@@ -58,11 +59,12 @@ class Payload:
 
 
 def pack_rows(rows: NDArray[Any]) -> str:
-    """(N, V) values, not negative, to 11 bits of precision.
+    """Pack (N, V) values, none negative, with 11 bits of precision.
 
-    Before it is deflated (zlib) and put in base64 it is: (N,) little-endian float32, the largest value of each row;
-    then the upper bytes of all values, row after row, then the lower ones, of value / largest * 32768 as float16. Apart
-    the upper bytes deflate well.
+    Returns:
+        Base64 of a zlib stream of: (N,) little-endian float32, the largest value of each row; then value / largest *
+        32768 as float16, the upper bytes of all values row by row, then their lower bytes. The upper bytes deflate well
+        because they stand together.
     """
     largest = rows.max(axis=1).astype("<f4")
     scaled = np.divide(rows * TOP, largest[:, None], out=np.zeros(rows.shape), where=largest[:, None] > 0)
@@ -72,7 +74,7 @@ def pack_rows(rows: NDArray[Any]) -> str:
 
 
 def coarse(maps: NDArray[Any]) -> NDArray[np.float64]:
-    """(N, t, h, w) maps as (N, t * h' * w'): the mean of each `COARSE` x `COARSE` cells, of fewer at the far edges."""
+    """Reduce (N, t, h, w) maps to (N, t * h' * w') means of `COARSE` x `COARSE` cells; fewer at the far edges."""
     rows, columns = (np.arange(0, size, COARSE) for size in maps.shape[2:])
     sums = np.add.reduceat(np.add.reduceat(maps.astype(np.float64), rows, axis=2), columns, axis=3)
     counts = np.outer(
@@ -85,8 +87,8 @@ QUALITY = 90
 
 
 def jpeg(picture: Picture) -> bytes:
-    """A picture as a JPEG file, its colours as fine as its brightness."""
+    """Encode a picture as a JPEG file without chroma subsampling."""
     file = BytesIO()
-    # Not optimize: Pillow gives it a byte a pixel to write into, which is too little for noise.
+    # Without optimize: its buffer of one byte per pixel is too small for noise.
     Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
