@@ -1,1 +1,1 @@
-"""Checkpoints, prompts, where tokens are, and how attention is captured."""
+"""Checkpoints, prompts, token positions, and the capture of attention."""

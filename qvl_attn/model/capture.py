@@ -1,16 +1,16 @@
-"""Record chosen rows of attention while the model runs. The only room that knows how attention is dispatched.
+"""Record chosen rows of attention while the model runs. The only module that knows how attention is dispatched.
 
     with record_attention(model, AttentionRecorder(layers, [target], length), "rows") as recorder:
         model.generate(...)
     recorder.results()
 
-Attention functions are registered under names of ours through transformers' public `AttentionInterface`, and one is
-switched on for the language model while the `with` lasts; the vision tower stays as it was.
+The package registers its own attention functions through transformers' public `AttentionInterface` and switches the
+language model to one of them inside the `with` block. The vision encoder is not touched.
 
-`eager` runs the model's own eager attention, a block of query rows at a time. `rows` leaves the answer to SDPA and
-computes beside it the rows that were asked for and no others: softmax(q k^T * scaling) in float32, whatever the
-model's precision. Neither ever holds a layer's attention matrix, or its mask, whole. With `keep_states` SDPA attends,
-and an observer is shown what each layer attended with.
+`eager` runs the model's own eager attention, one block of query rows at a time. `rows` lets SDPA compute the output and
+computes only the requested rows beside it: softmax(q k^T * scaling) in float32, whatever the model's precision.
+Neither ever holds a layer's whole attention matrix or mask. With `keep_states` SDPA computes the output, and an
+observer receives the query, key and value of each layer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.model.memory import BLOCK_ROWS
 from qvl_attn.model.recorder import AttentionRecorder, Target
 
-# "sdpa", "flash" and "flex" must not be part of them: transformers looks for these words in the name.
+# The names must not contain "sdpa", "flash" or "flex": transformers searches for these words.
 NAMES = {"eager": "qvl_attn_eager", "rows": "qvl_attn_rows", "states": "qvl_attn_states"}
 
 
 class Observer(Protocol):
-    """Who is shown what a layer attends with."""
+    """Receives the inputs and the output of each layer's attention."""
 
-    def see(
+    def observe(
         self,
         layer: int,
         query: torch.Tensor,
@@ -48,26 +48,26 @@ class Observer(Protocol):
         scaling: float,
         output: torch.Tensor,
     ) -> None:
-        """Take note of a layer.
+        """Process one layer.
 
         Args:
-            layer: its number.
+            layer: layer number.
             query: (B, H, S, D), after the rotary embedding.
             key: (B, K, S, D), after the rotary embedding.
             value: (B, K, S, D).
-            mask: as `visible` takes it.
-            scaling: of the scores.
-            output: (B, S, H, D) what the heads gathered, before they are mixed.
+            mask: as `visible_keys` takes it.
+            scaling: factor of the scores.
+            output: (B, S, H, D) outputs of the heads, before the output projection.
         """
 
 
-def visible(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Which keys some rows may see, as (1 or B, 1, R, keys) bool; without a mask a row sees what came before it."""
+def visible_keys(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return which keys the given query rows attend to, as (1 or B, 1, R, keys) bool. Without a mask it is causal."""
     if mask is not None:
         return mask[:, :, rows]
     keys = torch.arange(key.shape[2], device=key.device)
-    own: torch.Tensor = keys[key.shape[2] - query.shape[2] :][rows]
-    return (keys <= own[:, None])[None, None]
+    positions: torch.Tensor = keys[key.shape[2] - query.shape[2] :][rows]
+    return (keys <= positions[:, None])[None, None]
 
 
 def _eager_in_blocks(
@@ -85,17 +85,17 @@ def _eager_in_blocks(
     outputs = []
     for start in range(0, query.shape[2], BLOCK_ROWS):
         block = torch.arange(start, min(start + BLOCK_ROWS, query.shape[2]), device=query.device)
-        seen = visible(attention_mask, query, key, block)
-        mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, torch.finfo(query.dtype).min)
+        visible = visible_keys(attention_mask, query, key, block)
+        mask = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, torch.finfo(query.dtype).min)
         output, weights = eager(module, query[:, :, block], key, value, mask, **kwargs)
         if weights is None:
-            raise CaptureError(f"layer {layer}: eager attention came back without its weights")
+            raise CaptureError(f"layer {layer}: eager attention returned no weights")
         outputs.append(output)
         for sample in range(query.shape[0]):
-            wanted = recorder.wanted(layer, sample, first_row + start, len(block))
-            if wanted:
-                rows = [first_row + start + row for row in wanted]
-                recorder.keep(layer, sample, rows, first_column, weights[sample][:, wanted])
+            indices = recorder.rows_to_keep(layer, sample, first_row + start, len(block))
+            if indices:
+                rows = [first_row + start + row for row in indices]
+                recorder.keep(layer, sample, rows, first_column, weights[sample][:, indices])
     return torch.cat(outputs, dim=1), None
 
 
@@ -111,22 +111,22 @@ def _rows_beside_sdpa(
     layer = module.layer_idx
     first_row, first_column = recorder.enter(layer, query, key)
     for sample in range(query.shape[0]):
-        wanted = recorder.wanted(layer, sample, first_row, query.shape[2])
-        for start in range(0, len(wanted), BLOCK_ROWS):
-            block = wanted[start : start + BLOCK_ROWS]
-            if query.shape[2] == 1 and attention_mask is None:  # a generated token, which sees everything
+        indices = recorder.rows_to_keep(layer, sample, first_row, query.shape[2])
+        for start in range(0, len(indices), BLOCK_ROWS):
+            block = indices[start : start + BLOCK_ROWS]
+            if query.shape[2] == 1 and attention_mask is None:  # a generated token attends to every key
                 weights = attention_rows(query[sample], key[sample], kwargs["scaling"])
             else:
                 rows = torch.tensor(block, device=query.device)
-                seen = visible(attention_mask, query, key, rows)
-                seen = seen[sample % len(seen), 0]
-                weights = attention_rows(query[sample][:, rows], key[sample], kwargs["scaling"], seen)
+                visible = visible_keys(attention_mask, query, key, rows)
+                visible = visible[sample % len(visible), 0]
+                weights = attention_rows(query[sample][:, rows], key[sample], kwargs["scaling"], visible)
             recorder.keep(layer, sample, [first_row + row for row in block], first_column, weights)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 
 
-def _shown_beside_sdpa(
+def _observed_sdpa(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -135,26 +135,26 @@ def _shown_beside_sdpa(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    watcher = _watching.get(id(module.config))
-    if watcher is None:
-        raise CaptureError("attention is switched to be shown, but nobody looks")
-    observer, layer_of = watcher
-    observer.see(layer_of(module), query, key, value, attention_mask, kwargs["scaling"], output)
+    entry = _observers.get(id(module.config))
+    if entry is None:
+        raise CaptureError("attention is switched to `states`, but no observer is set")
+    observer, layer_of = entry
+    observer.observe(layer_of(module), query, key, value, attention_mask, kwargs["scaling"], output)
     return output, None
 
 
 def attention_rows(
-    query: torch.Tensor, key: torch.Tensor, scaling: float, seen: torch.Tensor | None = None
+    query: torch.Tensor, key: torch.Tensor, scaling: float, visible: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Scaled dot-product attention of some queries, softmax(q k^T * scaling), in float32 (Vaswani et al. 1706.03762).
+    """Return the attention weights of some queries, softmax(q k^T * scaling), in float32 (Vaswani et al. 1706.03762).
 
-    Grouped queries are folded into rows of their key head, so that no key is repeated.
+    Grouped queries become further rows of their key head, so that no key is repeated.
 
     Args:
         query: (H, R, D), after the rotary embedding.
-        key: (K, keys, D), with K dividing H: head h reads key head h // (H / K).
-        scaling: of the scores.
-        seen: (R, keys) bool; None where every row sees every key.
+        key: (K, keys, D), where K divides H: head h uses key head h // (H / K).
+        scaling: factor of the scores.
+        visible: (R, keys) bool; None if every row attends to every key.
 
     Returns:
         (H, R, keys) float32.
@@ -163,96 +163,96 @@ def attention_rows(
     groups = query.float().reshape(len(key), heads // len(key) * rows, size)
     scores = groups @ key.float().transpose(1, 2)
     scores = scores.view(heads, rows, -1).mul_(scaling)
-    if seen is not None:
-        scores.masked_fill_(~seen, -torch.inf)
+    if visible is not None:
+        scores.masked_fill_(~visible, -torch.inf)
     return scores.softmax(dim=-1)
 
 
 AttentionInterface.register(NAMES["eager"], _eager_in_blocks)
 AttentionInterface.register(NAMES["rows"], _rows_beside_sdpa)
-AttentionInterface.register(NAMES["states"], _shown_beside_sdpa)
+AttentionInterface.register(NAMES["states"], _observed_sdpa)
 for _name in NAMES.values():
     AttentionMaskInterface.register(_name, sdpa_mask)
 
-_active: dict[int, AttentionRecorder] = {}
-_watching: dict[int, tuple[Observer, Callable[[Any], int]]] = {}
+_recorders: dict[int, AttentionRecorder] = {}
+_observers: dict[int, tuple[Observer, Callable[[Any], int]]] = {}
 
 
 def _recorder_of(module: Any) -> AttentionRecorder:
-    recorder = _active.get(id(module.config))
+    recorder = _recorders.get(id(module.config))
     if recorder is None:
-        raise CaptureError("attention is switched to recording, but nobody records")
+        raise CaptureError("attention is switched to recording, but no recorder is set")
     return recorder
 
 
 @contextmanager
 def record_attention(model: Any, recorder: AttentionRecorder, attention: str) -> Iterator[AttentionRecorder]:
-    """Let `recorder` see the language model's attention while the `with` lasts, and put everything back after it.
+    """Record the language model's attention inside the `with` block; restore the model after it.
 
     Args:
         model: a `Qwen2_5_VLForConditionalGeneration`.
-        recorder: what to keep.
+        recorder: collects the rows.
         attention: `eager` or `rows`.
 
     Raises:
-        CaptureError: the model is being recorded already.
+        CaptureError: the model is already being recorded.
     """
-    with _switched(model, "text_config", model.model.language_model.config, _active, recorder, attention):
+    with _switched(model, "text_config", model.model.language_model.config, _recorders, recorder, attention):
         yield recorder
 
 
 @contextmanager
 def keep_states(model: Any, observer: Observer) -> Iterator[None]:
-    """Let `observer` see what the language model's layers attend with while the `with` lasts; SDPA attends.
+    """Show `observer` the attention inputs of the language model's layers inside the `with` block. SDPA computes them.
 
     Raises:
-        CaptureError: the model is being watched already.
+        CaptureError: the model already has an observer.
     """
-    watcher = observer, attrgetter("layer_idx")
-    with _switched(model, "text_config", model.model.language_model.config, _watching, watcher, "states"):
+    entry = observer, attrgetter("layer_idx")
+    with _switched(model, "text_config", model.model.language_model.config, _observers, entry, "states"):
         yield
 
 
 @contextmanager
 def keep_encoder_states(model: Any, observer: Observer) -> Iterator[None]:
-    """Let `observer` see what a vision encoder's layers attend with while the `with` lasts; SDPA attends.
+    """Show `observer` the attention inputs of a vision encoder's layers inside the `with` block. SDPA computes them.
 
-    Layers are numbered in the order in which they run. A family that attends in windows shows a layer's windows one
-    after another.
+    Layers are numbered in the order in which they run. If a model attends in windows, the observer receives the windows
+    of a layer one after another.
 
     Args:
-        model: an encoder, or a model whose configuration has one as `vision_config`.
-        observer: who is shown them.
+        model: an encoder, or a model whose configuration has a `vision_config`.
+        observer: receives each layer.
 
     Raises:
-        CaptureError: the model is being watched already.
+        CaptureError: the model already has an observer.
     """
     numbers: dict[int, int] = {}
     part = "vision_config" if hasattr(model.config, "vision_config") else ""
-    watcher = observer, lambda module: numbers.setdefault(id(module), len(numbers))
-    with _switched(model, part, getattr(model.config, part or "_", model.config), _watching, watcher, "states"):
+    entry = observer, lambda module: numbers.setdefault(id(module), len(numbers))
+    with _switched(model, part, getattr(model.config, part or "_", model.config), _observers, entry, "states"):
         yield
 
 
 @contextmanager
 def _switched(
-    model: Any, part: str, config: Any, watchers: dict[int, Any], watcher: Any, attention: str
+    model: Any, part: str, config: Any, registry: dict[int, Any], entry: Any, attention: str
 ) -> Iterator[None]:
-    """Switch the attention of a model, or of the part that has `config`."""
-    if id(config) in watchers:
-        raise CaptureError("this model is being recorded already")
+    """Switch the attention of a model, or of the part that has `config`, and restore it."""
+    if id(config) in registry:
+        raise CaptureError("this model is already being recorded")
     before = config._attn_implementation
-    watchers[id(config)] = watcher
+    registry[id(config)] = entry
     try:
         model.set_attn_implementation({part: NAMES[attention]} if part else NAMES[attention])
         yield
     finally:
-        del watchers[id(config)]
+        del registry[id(config)]
         model.set_attn_implementation({part: before} if part else before)
 
 
 def recorder_of_everything(model: Any, inputs: dict[str, torch.Tensor]) -> AttentionRecorder:
-    """A recorder of all layers, heads and rows of a small prompt, on the columns of the prompt."""
+    """Return a recorder of all layers, heads, rows and columns of a small prompt."""
     length = inputs["input_ids"].shape[1]
     everything = tuple(range(length))
     layers = range(model.config.text_config.num_hidden_layers)
@@ -260,7 +260,7 @@ def recorder_of_everything(model: Any, inputs: dict[str, torch.Tensor]) -> Atten
 
 
 def prove_capture(model: Any, inputs: dict[str, torch.Tensor], attention: str) -> None:
-    """Run a small prompt and check that what is recorded is attention: the load-time self-check.
+    """Run a small prompt and check that the recorded rows are attention. This is the self-check at load time.
 
     Args:
         model: the loaded model.
@@ -268,7 +268,7 @@ def prove_capture(model: Any, inputs: dict[str, torch.Tensor], attention: str) -
         attention: `eager` or `rows`.
 
     Raises:
-        CaptureError: a layer is missing, shapes do not fit, rows do not sum to one, or a token sees the future.
+        CaptureError: a layer is missing, a shape is wrong, rows do not sum to one, or a token attends to later tokens.
     """
     length = inputs["input_ids"].shape[1]
     text = model.config.text_config
@@ -279,7 +279,7 @@ def prove_capture(model: Any, inputs: dict[str, torch.Tensor], attention: str) -
     assert rows.by_head is not None
     expected = (text.num_hidden_layers, text.num_attention_heads, length, length)
     if rows.by_head.shape != expected:
-        raise CaptureError(f"self-check: the attention has shape {rows.by_head.shape}, not {expected}")
+        raise CaptureError(f"self-check: the attention has shape {rows.by_head.shape}, expected {expected}")
     future = np.triu(np.ones((length, length), dtype=bool), k=1)
     if rows.by_head[:, :, future].any():
         raise CaptureError("self-check: tokens attend to tokens that come after them")

@@ -1,6 +1,6 @@
-"""Find a model, say whether it can be served, choose device and dtype, load processor and weights.
+"""Find a model, check that it is supported, choose device and dtype, load processor and weights.
 
-Safetensors only, no code from a checkpoint, and no network where the files are already here.
+Only safetensors are read, no code of a checkpoint is run, and the network is not used if the files are already local.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A checkpoint's files without its pickles and its code.
+# The files of a checkpoint, without pickles and code.
 _SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
 _DEMO = Path(__file__).parents[1] / "demo" / "model"
@@ -43,9 +43,9 @@ class Checkpoint:
     """A model on disk.
 
     Attributes:
-        name: as it was typed.
-        folder: where its files are.
-        revision: commit of a hub model; a fingerprint of the files of a local folder.
+        name: as the user typed it.
+        folder: the folder with its files.
+        revision: commit of a hub model; for a local folder a fingerprint of its files.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model runs, in what precision, and how large its weights are then; `reason` says why."""
+    """Device and precision of a model, the size of its weights there, and the reason for the choice."""
 
     device: str
     dtype: str
@@ -67,24 +67,24 @@ class Placement:
 def find_checkpoint(
     name: str, revision: str | None = None, *, offline: bool = False, weights: bool = True
 ) -> Checkpoint:
-    """Resolve `demo`, a local folder or a Hugging Face id to files on disk; download only what is not here.
+    """Resolve `demo`, a local folder or a Hugging Face id to files on disk; download only missing files.
 
     Args:
-        name: what was typed after `--model`.
+        name: the value of `--model`.
         revision: branch, tag or commit of a hub model.
-        offline: never reach for the hub.
-        weights: whether they are wanted, or the settings alone.
+        offline: never contact the hub.
+        weights: whether weights are needed, or only the configuration files.
 
     Raises:
-        InputError: neither a folder nor an id.
-        ModelError: it cannot be had, or its files are not those of a model.
+        InputError: `name` is neither a folder nor an id.
+        ModelError: the model cannot be found or downloaded, or its files are not those of a model.
     """
     if not name:
         raise InputError("--model is empty", "try --model demo")
     folder = _DEMO if name == "demo" else Path(name).expanduser()
     if is_folder(name):
         if revision is not None:
-            raise InputError(f"--revision {revision}: {name} is a folder, which has no revisions")
+            raise InputError(f"--revision {revision}: {name} is a folder, and folders have no revisions")
         return Checkpoint(name, folder.resolve(), _fingerprint(folder, name, weights))
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or ".." in name:
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
@@ -93,7 +93,7 @@ def find_checkpoint(
 
 
 def is_folder(name: str) -> bool:
-    """Whether a model is `demo` or a local folder, of which nothing is ever fetched."""
+    """Whether a model is `demo` or a local folder. Nothing is downloaded for these."""
     return name == "demo" or os.path.isdir(Path(name).expanduser())  # pathlib raises on long names  # noqa: PTH112
 
 
@@ -111,29 +111,27 @@ def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
 
 
 def _download(name: str, revision: str | None, offline: bool, weights: bool) -> Path:
-    at = f" --revision {revision}" if revision else ""
-    remedy = f"hf download {name}{at}   (or try --model demo)"
+    option = f" --revision {revision}" if revision else ""
+    remedy = f"hf download {name}{option}   (or try --model demo)"
     if offline:
-        raise ModelError(f"{name} is not in the cache, and --offline forbids to fetch it", remedy)
+        raise ModelError(f"{name} is not in the cache, and --offline forbids downloading it", remedy)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_files(weights)))
     except GatedRepoError:
-        raise ModelError(f"{name} is gated: the hub wants to know you", "hf auth login, then: " + remedy) from None
+        raise ModelError(f"{name} is gated: the hub requires a login", "hf auth login, then: " + remedy) from None
     except RevisionNotFoundError:
         raise ModelError(f"{name} has no revision {revision}") from None
     except RepositoryNotFoundError:
-        raise ModelError(
-            f"{name}: the hub knows no such model, or it is private", "check the name, or: hf auth login"
-        ) from None
+        raise ModelError(f"{name}: not found on the hub, or private", "check the name, or: hf auth login") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         kind = type(error).__name__
         raise ModelError(f"{name} is not in the cache and the hub cannot be reached ({kind})", remedy) from None
 
 
 def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
-    """Check that the files of a checkpoint are all there, and name them by content: sizes, first and last MiB."""
+    """Check that a checkpoint is complete and return a hash of its files: sizes, first and last MiB of the weights."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: no config.json in it, so it is not a model")
+        raise ModelError(f"{name}: not a model (no config.json)")
     try:
         if not weights and not any(folder.glob("*.safetensors")):
             return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
@@ -145,17 +143,17 @@ def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
 def _read_fingerprint(folder: Path, name: str) -> str:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [file for file in wanted if not (folder / file).is_file()]
+        expected = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [file for file in expected if not (folder / file).is_file()]
         if missing:
-            raise ModelError(f"{name}: {missing[0]} is missing ({len(missing)} of {len(wanted)} weight files)")
+            raise ModelError(f"{name}: {missing[0]} is missing ({len(missing)} of {len(expected)} weight files)")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"{name}: no safetensors weights in it", "pickled weights (.bin, .pt) are not loaded; convert them"
+            f"{name}: it has no safetensors weights", "pickled weights (.bin, .pt) are not loaded; convert them"
         )
     digest = hashlib.sha256()
-    for file in sorted(file for kind in _SETTINGS for file in folder.glob(kind)):  # the processor's and template's too
+    for file in sorted(file for kind in _SETTINGS for file in folder.glob(kind)):  # with processor and template
         digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
     for file in files:
         size = file.stat().st_size
@@ -168,10 +166,10 @@ def _read_fingerprint(folder: Path, name: str) -> str:
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
-    """Read the configuration, and refuse what cannot be served.
+    """Read the configuration and refuse unsupported models.
 
     Raises:
-        ModelError: not a Qwen2.5-VL, or a quantised one.
+        ModelError: the model is not a Qwen2.5-VL, or is quantised.
     """
     try:
         raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
@@ -183,7 +181,7 @@ def load_config(checkpoint: Checkpoint) -> Any:
     refuse_quantised(checkpoint.name, raw)
     try:
         return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    except Exception as error:  # a broken file makes the libraries raise anything
+    except Exception as error:  # the libraries raise any type on a broken file
         raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {one_line(error)}") from error
 
 
@@ -191,14 +189,14 @@ def refuse_quantised(name: str, raw: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose `config.json` says that it is quantised.
 
     Raises:
-        ModelError: it is.
+        ModelError: the checkpoint is quantised.
     """
     quantisation = raw.get("quantization_config")
     if quantisation:
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
         raise ModelError(
-            f"{name} is quantised ({method}), which has not been tried here and is refused",
-            "take the checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
+            f"{name} is quantised ({method}); quantised checkpoints are not supported",
+            "use a checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
         )
 
 
@@ -206,12 +204,12 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     """Read tokenizer, chat template and picture settings, and check that they belong to the model.
 
     Raises:
-        ModelError: files are missing, broken, or another model's.
+        ModelError: files are missing, broken, or those of another model.
     """
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    except Exception as error:  # a broken file makes the libraries raise anything
+    except Exception as error:  # the libraries raise any type on a broken file
         raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {one_line(error)}") from error
     if image_token is None or image_token != config.image_token_id:
         raise ModelError(f"{checkpoint.name}: its tokenizer has no {processor.image_token} where the model expects it")
@@ -221,14 +219,14 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what a library said."""
+    """Return the first line of an error's message, or the name of its type."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def choose_placement(
     config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
-    """Where and in what precision a Qwen2.5-VL runs: see `placement_of`."""
+    """Choose device and dtype of a Qwen2.5-VL, as `placement_of` does."""
     return placement_of(
         lambda: Qwen2_5_VLForConditionalGeneration(config), device, dtype, device_map, must_fit=must_fit
     )
@@ -237,18 +235,18 @@ def choose_placement(
 def placement_of(
     build: Callable[[], Any], device: str, dtype: str, device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
-    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 while the weights fit the memory, else bfloat16.
+    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 if the weights fit the free memory, else bfloat16.
 
     Args:
-        build: makes the model; called on the meta device, to count its weights.
-        device: as it was typed.
-        dtype: as it was typed.
-        device_map: as it was typed.
-        must_fit: whether weights that do not fit the free memory are a fault.
+        build: builds the model; called on the meta device, to count its weights.
+        device: the value of `--device`.
+        dtype: the value of `--dtype`.
+        device_map: the value of `--device-map`.
+        must_fit: raise if the weights do not fit the free memory.
 
     Raises:
-        InputError: an unknown device or dtype, or a GPU that is not there.
-        MemoryLimitError: the weights must fit the free memory, and do not.
+        InputError: unknown device or dtype, or no such GPU.
+        MemoryLimitError: `must_fit`, and the weights do not fit the free memory.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: unknown", f"write auto, {', '.join(DTYPES)}")
@@ -263,7 +261,7 @@ def placement_of(
         count = sum(p.numel() for p in build().parameters())
     if device.startswith("cuda"):
         dtype = "bfloat16" if dtype == "auto" else dtype
-        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is there")
+        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is available")
     free = psutil.virtual_memory().available
     if dtype == "auto":
         dtype = "float32" if 4 * count < free else "bfloat16"
@@ -276,22 +274,22 @@ def placement_of(
 
 def _check_device(device: str) -> None:
     if device == "mps":
-        raise InputError("--device mps: not tried yet, so it is refused", "use --device cpu")
+        raise InputError("--device mps: not supported", "use --device cpu")
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", device, re.ASCII)
     if not match:
         raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
     if device.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(match[1] or 0) >= count:
-            raise InputError(f"--device {device}: not there ({count} CUDA devices found)", "use --device cpu")
+            raise InputError(f"--device {device}: not available ({count} CUDA devices found)", "use --device cpu")
 
 
 def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
-    """Load the model itself, with SDPA in both towers, ready to answer.
+    """Load the model in evaluation mode, with SDPA in the vision encoder and the language model.
 
     Raises:
         ModelError: weights are broken or do not fit the configuration.
-        MemoryLimitError: the device is full.
+        MemoryLimitError: the weights do not fit on the device.
     """
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -307,18 +305,18 @@ def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
         raise MemoryLimitError(
             f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
         ) from None
-    except Exception as error:  # a broken file makes the libraries raise anything
+    except Exception as error:  # the libraries raise any type on a broken file
         raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {one_line(error)}") from error
     refuse_absent(checkpoint.name, info)
-    # Nothing is trained here: gradients, where a method wants them, are those of what the layers give.
+    # Methods need gradients of activations only, never of weights.
     return model.eval().requires_grad_(False)
 
 
 def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
-    """Refuse a model some of whose weights were not in its files.
+    """Refuse a model if weights are missing from its files.
 
     Raises:
-        ModelError: some were not, or had another shape.
+        ModelError: a weight is missing or has another shape.
     """
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if absent:
@@ -326,7 +324,7 @@ def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
 
 
 def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
-    """Versions, model and place, and how attention was computed."""
+    """Return versions, model, device and dtype, and the attention mode."""
     return {
         "qvl_attn": version.__version__,
         "transformers": transformers.__version__,
@@ -340,7 +338,7 @@ def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: s
 
 
 def model_provenance(config: Any, processor: Any) -> dict[str, Any]:
-    """How many layers and heads there are, and to what sizes the processor brings pictures."""
+    """Return the number of layers and heads, and the processor's limits of picture size."""
     text, size = config.text_config, processor.image_processor.size
     return {
         "layer_count": text.num_hidden_layers,
@@ -350,7 +348,7 @@ def model_provenance(config: Any, processor: Any) -> dict[str, Any]:
 
 
 def generation_provenance(generation: Any) -> dict[str, float | int | bool]:
-    """What of the generation settings is in force."""
+    """Return the generation settings in force."""
     return {
         "do_sample": False,
         "repetition_penalty": float(generation.repetition_penalty),

@@ -1,4 +1,4 @@
-"""Prompts through the model, with its own answers or a supplied one, and the attention rows recorded on the way."""
+"""Run prompts through the model, with generated or supplied answers, and record their attention rows."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from qvl_attn.model.capture import record_attention
 from qvl_attn.model.prompt import Prompt, answer_tokens
 from qvl_attn.model.recorder import AttentionRecorder, Rows, Target
 
-# What the processor makes of pictures and clips, several prompts' one after the other.
+# The processor's tensors of pictures and clips; those of several prompts are concatenated.
 VISION_INPUTS = {"pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is recorded and how.
+    """Which attention is recorded, and how.
 
     Attributes:
         attention: `eager` or `rows`.
         layers: layer numbers.
-        by_head: whether heads are kept apart as well as averaged.
-        apart: which ones, if not all of all layers.
-        half: whether the heads apart are kept in float16.
-        head_max: whether the maximum over heads is kept as well.
+        by_head: also keep single heads, besides their mean.
+        apart: which heads to keep; None for all heads of all layers.
+        half: keep single heads in float16.
+        head_max: also keep the maximum over heads.
     """
 
     attention: str
@@ -41,7 +41,7 @@ class Recording:
     head_max: bool = False
 
     def recorder(self, targets: Sequence[Target], length: int, cached: int = 0) -> AttentionRecorder:
-        """A recorder for one batch."""
+        """Return a recorder for one batch."""
         dtype = torch.float16 if self.half else torch.float32
         return AttentionRecorder(
             self.layers,
@@ -57,13 +57,13 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """What one pass gave.
+    """The result of one pass.
 
     Attributes:
-        answer: the text that was generated or supplied.
-        logprob: natural logarithm of the probability of its text tokens under the plain model.
+        answer: the generated or supplied text.
+        logprob: natural logarithm of the probability of its text tokens, before any penalty.
         capture: the attention rows.
-        ids: of the answer's tokens, with what ends it.
+        ids: ids of the answer's tokens, end token included.
     """
 
     answer: str
@@ -73,25 +73,28 @@ class Pass:
 
 
 def on_model(inputs: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """Tensors where the model's first layer is."""
+    """Move tensors to the device of the model's first layer."""
     device = model.get_input_embeddings().weight.device
     return {name: value.to(device) for name, value in inputs.items()}
 
 
 def padded_batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """The tensors of several prompts as one batch, padded on the left."""
+    """Return the tensors of several prompts as one batch, padded on the left."""
     if len(prompts) == 1:
         return dict(prompts[0].inputs)
     return {
-        **{name: torch.cat([one.inputs[name] for one in prompts]) for name in VISION_INPUTS & prompts[0].inputs.keys()},
+        **{
+            name: torch.cat([prompt.inputs[name] for prompt in prompts])
+            for name in VISION_INPUTS & prompts[0].inputs.keys()
+        },
         **{name: _padded(prompts, name) for name in ("input_ids", "attention_mask", "mm_token_type_ids")},
     }
 
 
 def _padded(prompts: Sequence[Prompt], name: str, head: int = 0) -> torch.Tensor:
-    """One tensor of several prompts, (B, longest), with the padding after the `head` tokens that they have in common.
+    """Return one tensor of several prompts, (B, longest), padded after the `head` tokens that they share.
 
-    The padding, which no token sees, is the prompt's own first token: a repetition penalty counts it already.
+    No token attends to the padding. It repeats the prompt's first token, which a repetition penalty counts anyway.
     """
     longest = max(prompt.length for prompt in prompts)
     rows = []
@@ -102,8 +105,8 @@ def _padded(prompts: Sequence[Prompt], name: str, head: int = 0) -> torch.Tensor
 
 
 def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
-    """Greedy generation with the checkpoint's repetition penalty and end tokens."""
-    own = model.generation_config
+    """Return a configuration for greedy generation with the checkpoint's repetition penalty and end tokens."""
+    default = model.generation_config
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -111,18 +114,18 @@ def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
         top_p=1.0,
         top_k=50,
         max_new_tokens=max_new_tokens,
-        repetition_penalty=own.repetition_penalty or 1.0,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
+        repetition_penalty=default.repetition_penalty or 1.0,
+        eos_token_id=default.eos_token_id,
+        pad_token_id=default.pad_token_id,
     )
 
 
 def own_answers(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
 ) -> list[Pass]:
-    """Let the model answer a batch of prompts.
+    """Generate the answers to a batch of prompts.
 
-    Rows: the question's tokens, the last prompt token, every generated token but the last.
+    The recorded rows are those of the question's tokens, the last prompt token and every generated token but the last.
     """
     return _own_answers(model, tokenizer, prompts, recording, generation, on_model(padded_batch(prompts), model))
 
@@ -142,39 +145,39 @@ def _own_answers(
     with record_attention(model, recorder, recording.attention):
         ids, logprobs = _generate(model, inputs, generation)
     return [
-        _as_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
+        _trimmed_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
         for prompt, answer, logprob, rows in zip(prompts, ids, logprobs, recorder.results(), strict=True)
     ]
 
 
 class SharedPictures:
-    """Pictures that were read once, for any number of questions about them.
+    """The key-value cache of pictures, shared by any number of questions about them.
 
-    What stands before the end of the pictures is fed once, and its keys and values are kept for every question.
+    The prompt up to the end of the pictures runs once; its keys and values are kept for every question.
     """
 
     def __init__(self, model: Any, prompt: Prompt, recording: Recording) -> None:
         self._model = model
         self._stop = prompt.grids[-1].stop
         self._cache = DynamicCache(config=model.config.text_config)
-        nothing = recording.recorder([Target((), ())], self._stop)
+        recorder = recording.recorder([Target((), ())], self._stop)
         inputs = on_model(prompt.inputs, model)
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
             inputs[name] = inputs[name][:, : self._stop]
-        with record_attention(model, nothing, recording.attention), torch.inference_mode():
+        with record_attention(model, recorder, recording.attention), torch.inference_mode():
             model(**inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._rope_deltas = model.model.rope_deltas
 
     def own_answers(
         self, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
     ) -> list[Pass]:
-        """As `own_answers`, for prompts with these pictures, padded between these and what follows them."""
+        """Do as `own_answers` for prompts with these pictures. The padding stands right after the pictures."""
         padded = {name: _padded(prompts, name, self._stop) for name in ("input_ids", "attention_mask")}
         inputs = {**on_model(padded, self._model), "past_key_values": self._cache_for(len(prompts))}
         return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, self._stop)
 
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
-        """As `supplied_answer`, for one prompt with these pictures."""
+        """Do as `supplied_answer` for one prompt with these pictures."""
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         supplied = torch.tensor([ids], dtype=torch.long)
         tokens = torch.cat([prompt.inputs["input_ids"][:, self._stop :], supplied], dim=1)
@@ -182,20 +185,20 @@ class SharedPictures:
         return _forced(self._model, tokenizer, prompt, recording, ids, inputs, self._stop)
 
     def _cache_for(self, count: int) -> DynamicCache:
-        """A copy of the kept keys and values for each of `count` prompts, and the model's state that goes with it."""
-        self._model.model.rope_deltas = self._rope_deltas  # which whoever took the last answer may have changed
-        kept = [[kind.expand(count, -1, -1, -1) for kind in (keys, values)] for keys, values, _ in self._cache]
-        return DynamicCache(kept, config=self._model.config.text_config)
+        """Return the cache expanded to `count` prompts, and restore the model's position offsets."""
+        self._model.model.rope_deltas = self._rope_deltas  # another question may have changed them
+        expanded = [[tensor.expand(count, -1, -1, -1) for tensor in (keys, values)] for keys, values, _ in self._cache]
+        return DynamicCache(expanded, config=self._model.config.text_config)
 
 
 def supplied_answer(model: Any, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
-    """Feed prompt and answer at once (teacher forcing); the rows that produce its tokens are those before them."""
+    """Run prompt and answer in one pass (teacher forcing). Each answer token is produced by the row before it."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return _forced(model, tokenizer, prompt, recording, ids, on_model(with_answer(prompt, ids), model))
 
 
 def with_answer(prompt: Prompt, ids: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The tensors of a prompt with an answer behind it."""
+    """Return the tensors of a prompt followed by an answer."""
     inputs = dict(prompt.inputs)
     return inputs | {
         "input_ids": torch.cat([inputs["input_ids"], torch.tensor([list(ids)], dtype=torch.long)], dim=1),
@@ -219,21 +222,21 @@ def _forced(
         logits = model(**inputs, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
         chosen = torch.tensor(ids, dtype=torch.long, device=logits.device)[:, None]
         logprobs = logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0].tolist()
-    return _passed(tokenizer, prompt, ids, logprobs, recorder.results()[0], recording)
+    return _make_pass(tokenizer, prompt, ids, logprobs, recorder.results()[0], recording)
 
 
 class _TokenLogprobs:
-    """Keeps the log-probability of each generated token under the plain model, and not the logits of every step.
+    """Collect the log-probability of each generated token before any penalty, without keeping all logits.
 
-    A stopping criterion that never stops: what sees each token when it is chosen.
+    It is a stopping criterion that never stops: `generate` calls it with each new token.
     """
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
         self._logits: torch.Tensor | None = None
 
-    def see(self, module: Any, args: Any, logits: torch.Tensor) -> None:
-        """A forward hook of the head: the logits before any penalty."""
+    def store_logits(self, module: Any, args: Any, logits: torch.Tensor) -> None:
+        """Forward hook of the LM head: store the logits before any penalty."""
         self._logits = logits[:, -1]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
@@ -246,9 +249,9 @@ class _TokenLogprobs:
 def _generate(
     model: Any, inputs: dict[str, Any], generation: GenerationConfig
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """The generated tokens of each sequence of a batch and their log-probabilities, padding at the end included."""
+    """Return the generated tokens of each sequence of a batch and their log-probabilities, with padding at the end."""
     logprobs = _TokenLogprobs()
-    hook = model.lm_head.register_forward_hook(logprobs.see)
+    hook = model.lm_head.register_forward_hook(logprobs.store_logits)
     try:
         with torch.inference_mode():
             criteria = StoppingCriteriaList([logprobs])
@@ -264,7 +267,7 @@ def _target(prompt: Prompt, further: Sequence[int] = (), padding: int = 0, head:
     return Target(rows, prompt.positions("vision"), padding, head)
 
 
-def _as_pass(
+def _trimmed_pass(
     tokenizer: Any,
     prompt: Prompt,
     ids: list[int],
@@ -273,22 +276,22 @@ def _as_pass(
     recording: Recording,
     generation: GenerationConfig,
 ) -> Pass:
-    """Cut what a batch generated after the end of this sequence."""
+    """Drop the tokens that the batch generated after the end of this sequence."""
     ends = generation.eos_token_id
     stops = {ends} if isinstance(ends, int) else set(ends or ())
     count = next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))
-    kept = rows.queries < prompt.length + count - 1
-    if not kept.all():
-        by_head = None if rows.by_head is None else rows.by_head[:, :, kept]
-        maximum = None if rows.maximum is None else rows.maximum[:, kept]
-        rows = Rows(rows.queries[kept], rows.weights[:, kept], by_head, maximum)
-    return _passed(tokenizer, prompt, ids[:count], logprobs[:count], rows, recording)
+    valid = rows.queries < prompt.length + count - 1
+    if not valid.all():
+        by_head = None if rows.by_head is None else rows.by_head[:, :, valid]
+        maximum = None if rows.maximum is None else rows.maximum[:, valid]
+        rows = Rows(rows.queries[valid], rows.weights[:, valid], by_head, maximum)
+    return _make_pass(tokenizer, prompt, ids[:count], logprobs[:count], rows, recording)
 
 
-def _passed(
+def _make_pass(
     tokenizer: Any, prompt: Prompt, ids: Sequence[int], logprobs: Sequence[float], rows: Rows, recording: Recording
 ) -> Pass:
-    if not np.isfinite(logprobs).all():  # wherever in the model it comes from
+    if not np.isfinite(logprobs).all():
         raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     logprob = sum(value for value, token in zip(logprobs, tokens, strict=True) if token.role == "answer")
@@ -305,7 +308,7 @@ def _as_capture(rows: Rows, prompt: Prompt, answer: tuple[Token, ...], recording
         query_role=np.where(queries < last, "question", np.where(queries == last, "last", "answer")),
         produces=np.where(produces, queries + 1, -1),
         weights=rows.weights,
-        # A row may sum to a little more than one in 16 bits; a share may not.
+        # In 16 bits a row may sum to slightly more than one.
         vision_mass=np.minimum(rows.weights.sum(axis=-1, dtype=np.float32), np.float32(1)),
         grids=prompt.grids,
         tokens=(*prompt.tokens, *answer),

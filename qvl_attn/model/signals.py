@@ -1,7 +1,7 @@
-"""What methods need beside the attention rows: frozen, and plain numbers but for the products with whole matrices.
+"""The signals that methods need besides the attention rows, as frozen dataclasses of arrays and matrix products.
 
-Axes: L layers of the model (all of them), S tokens of prompt and answer, V vision tokens, C classes: the tokens of the
-question and of the answer, in their order.
+Axes: L all layers of the model, S tokens of prompt and answer, V vision tokens, C classes: the tokens of the question,
+then those of the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 
 Floats = NDArray[np.float64]
-# (S,) row vector in, its product with a layer's (S, S) matrix out.
+# Maps an (S,) row vector to its product with a layer's (S, S) matrix.
 Product = Callable[[Floats], Floats]
 
 GENERIC, STATES, ATTENTION, RELEVANCE, TOWER, CLASSES = (
@@ -30,12 +30,12 @@ GENERIC, STATES, ATTENTION, RELEVANCE, TOWER, CLASSES = (
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Hidden states of the vision tokens as they come into each layer.
+    """Statistics of the vision tokens' hidden states before each layer.
 
     Attributes:
-        norms: (L, V) Euclidean length.
-        sink_scores: (L, V) the largest magnitude among the sink dimensions over the root mean square of all.
-        dimensions: which dimensions those are; empty where all of them count.
+        norms: (L, V) Euclidean norms.
+        sink_scores: (L, V) largest magnitude among the sink dimensions over the root mean square of all dimensions.
+        dimensions: the sink dimensions; empty if all dimensions are used.
     """
 
     norms: FloatArray
@@ -45,11 +45,13 @@ class States:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """What the vision tower's last layer gives, and how the answer depends on it; the patches in the grids' order.
+    """Output of the vision encoder's last layer and its gradients, in the order of the grids' cells.
+
+    m is the merge size, C here the number of channels.
 
     Attributes:
-        activations: (V, m * m, C) float32, of the patches of each cell.
-        gradients: (V, m * m, C) float32, of the answer's logits with respect to these.
+        activations: (V, m * m, C) float32, one vector for each patch of each cell.
+        gradients: (V, m * m, C) float32, of the answer's logits with respect to the activations.
     """
 
     activations: FloatArray
@@ -58,14 +60,14 @@ class Tower:
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """How strongly tokens activate the words of question and answer: hidden states times the head's rows, not below 0.
+    """Activations of the tokens of question and answer: last hidden states times the LM head's rows, clamped at 0.
 
     Attributes:
-        ids: (C,) the tokens: the question's, then the answer's.
-        targets: which of them are explained: those of the answer's text.
-        vision: (C, V) float32, of each vision token for each class.
-        text: (C, C) float32, of each class (first axis) where the other stands (second axis): a token of the question
-            at its own position, one of the answer at the position that produced it.
+        ids: (C,) token ids: the question's, then the answer's.
+        targets: indices of the explained tokens, which belong to the answer's text.
+        vision: (C, V) float32, activation of each class at each vision token.
+        text: (C, C) float32, activation of each class (first axis) at the position of each class (second axis): a
+            question token at its own position, an answer token at the position that produced it.
     """
 
     ids: IntArray
@@ -76,17 +78,17 @@ class Classes:
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """What was captured for some methods; None where none of them needs it.
+    """The signals captured for some methods. A signal that no method needs is None or empty.
 
     Attributes:
-        seeds: (S,) where the explained tokens of the answer are produced, summing to one.
-        explained: the text of those tokens.
-        generic: the rows of a prompt about the same pictures that asks for nothing in particular.
-        states: of the vision tokens.
+        seeds: (S,) weights that sum to one, equal on the positions that produce the explained tokens of the answer.
+        explained: the text of the explained tokens.
+        generic: the attention rows of a generic prompt about the same pictures.
+        states: statistics of the vision tokens' hidden states.
         attention: for each layer the product with the mean of its heads' attention.
         relevance: for each layer the product with the mean over heads of attention times gradient, positive part.
-        tower: of the vision tower.
-        classes: of the last hidden states.
+        tower: activations and gradients of the vision encoder.
+        classes: activations of the question's and the answer's tokens.
     """
 
     seeds: Floats

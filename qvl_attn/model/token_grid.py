@@ -1,7 +1,7 @@
-"""From a vision token's index to its box in the picture, and back to its place in the sequence. Pure.
+"""Map vision tokens to boxes in the picture and to positions in the sequence. Pure functions.
 
-The grid is the one that the processor reports (`image_grid_thw`, `video_grid_thw`) over the model's own
-`spatial_merge_size`. Nothing here looks at a picture or guesses a size.
+The grid is the processor's (`image_grid_thw`, `video_grid_thw`) divided by the model's `spatial_merge_size`. Nothing
+here reads a picture or guesses a size.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import FloatArray, Media, TokenGrid
 
-VISION_TYPES = (1, 2)  # of `mm_token_type_ids`: image, video
+VISION_TYPES = (1, 2)  # values of `mm_token_type_ids`: image, video
 
 
 def cell_boxes_px(rows: int, columns: int, size_px: tuple[int, int]) -> FloatArray:
-    """Boxes of a merged grid's cells in the pixels of the upright original.
+    """Return the boxes of a merged grid's cells, in pixels of the upright original.
 
-    The processor stretches the whole picture onto the grid, x and y apart, so the cells share it evenly and need not be
-    square.
+    The processor stretches the whole picture onto the grid, x and y separately, so the cells divide it evenly and may
+    not be square.
 
     Args:
         rows: cells from top to bottom.
@@ -41,7 +41,7 @@ def cell_boxes_px(rows: int, columns: int, size_px: tuple[int, int]) -> FloatArr
 
 
 def picture_grid(grid_thw: Sequence[int], merge_size: int, start: int, size_px: tuple[int, int]) -> TokenGrid:
-    """The grid of one picture whose first token stands at `start`."""
+    """Return the grid of one picture whose first token is at position `start`."""
     t, h, w = (int(n) for n in grid_thw)
     boxes = cell_boxes_px(h // merge_size, w // merge_size, size_px)
     return TokenGrid(
@@ -55,15 +55,15 @@ def picture_grid(grid_thw: Sequence[int], merge_size: int, start: int, size_px: 
 
 
 def frames_per_step(frames: int, steps: int) -> int:
-    """How many sampled frames in a row feed each step of a clip; the last step may have fewer."""
+    """Return the number of consecutive sampled frames in each step of a clip; the last step may have fewer."""
     return -(-frames // steps)
 
 
 def clip_grid(grid_thw: Sequence[int], merge_size: int, start: int, clip: Media) -> TokenGrid:
-    """The grid of one clip whose first token stands at `start`.
+    """Return the grid of one clip whose first token is at position `start`.
 
-    Each step is fed by equally many sampled frames in a row, two with Qwen2.5-VL; where the last has too few, its last
-    frame was repeated.
+    Each step covers the same number of consecutive sampled frames, two with Qwen2.5-VL. If the last step has too few,
+    the processor repeated its last frame.
 
     Raises:
         CaptureError: the steps do not fit the frames.
@@ -80,7 +80,7 @@ def clip_grid(grid_thw: Sequence[int], merge_size: int, start: int, clip: Media)
 
 
 def grid_of(grid_thw: Sequence[int], merge_size: int, start: int, media: Media) -> TokenGrid:
-    """The grid of a picture or a clip whose first token stands at `start`.
+    """Return the grid of a picture or a clip whose first token is at position `start`.
 
     Raises:
         CaptureError: a clip's steps do not fit its frames.
@@ -100,9 +100,9 @@ def locate_grids(
 
     Args:
         type_ids: (S,) the processor's `mm_token_type_ids`: 0 text, 1 image, 2 video.
-        grids_thw: (M, 3) as the processor gave it.
+        grids_thw: (M, 3) the processor's grids, in patches.
         merge_size: the model's `spatial_merge_size`.
-        media: what was shown, in prompt order.
+        media: pictures and clips, in prompt order.
 
     Raises:
         CaptureError: the runs of vision tokens do not fit the grids.
@@ -116,12 +116,12 @@ def locate_grids(
             kinds.append(kind)
         position += length
     expected = [int(np.prod(grid)) // merge_size**2 for grid in grids_thw]
-    right = [VISION_TYPES[one.kind == "clip"] for one in media]
-    if lengths != expected or kinds != right:
+    expected_kinds = [VISION_TYPES[item.kind == "clip"] for item in media]
+    if lengths != expected or kinds != expected_kinds:
         raise CaptureError(
             f"the prompt has runs of {lengths} vision tokens, the processor's grids say {expected}",
             "the processor does not belong to this model",
         )
     return tuple(
-        grid_of(grid, merge_size, start, one) for grid, start, one in zip(grids_thw, starts, media, strict=True)
+        grid_of(grid, merge_size, start, item) for grid, start, item in zip(grids_thw, starts, media, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Will a question fit, how is its attention computed then, and what to say when it does not fit: no torch."""
+"""Estimates before a question runs: context, memory, and how its attention is computed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.core.files import MAX_NPZ_BYTES
 from qvl_attn.core.types import TokenGrid
-from qvl_attn.model.memory import WAYS, Job, peak_bytes
+from qvl_attn.model.memory import ESTIMATED_MODES, Job, peak_bytes
 
 if TYPE_CHECKING:
     from qvl_attn.model.checkpoint import Placement
     from qvl_attn.vqa.question import Question
 
 ATTENTION_MODES = ("auto", "eager", "rows")
-LEAST_CELLS = 4  # two by two, the processor's own minimum
+LEAST_CELLS = 4  # two by two, the minimum of the processor
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a question will cost.
+    """Expected cost of a question.
 
     Attributes:
         pictures: name, upright (width, height) in pixels, and grid of each picture.
-        job: what decides the cost.
-        context: tokens that the model takes, answer included.
-        weight_bytes: of the model.
-        free_bytes: beside the weights; None where they are spread over several GPUs.
-        needed_bytes: expected peak beside the weights, of each of `WAYS`.
-        attention: what `--attn auto` takes.
-        reason: why.
-        faults: why the question cannot be asked so, one line each; empty where it can.
-        max_pixels: the largest `--max-pixels` with which it could; None where nothing need change, 0 where none helps.
+        job: sizes that decide the cost.
+        context: length of the model's context in tokens, answer included.
+        weight_bytes: size of the model's weights.
+        free_bytes: free memory beside the weights; None if they are spread over several GPUs.
+        needed_bytes: expected peak beside the weights for each of `ESTIMATED_MODES`.
+        attention: the mode that `--attn auto` chooses.
+        reason: why it is chosen.
+        faults: reasons why the question cannot run as it is, one line each; empty if it can.
+        max_pixels: the largest `--max-pixels` that would fit; None if no change is needed, 0 if no value fits.
     """
 
     pictures: tuple[tuple[str, tuple[int, int], TokenGrid], ...]
@@ -47,16 +47,16 @@ class Estimate:
     faults: tuple[str, ...]
     max_pixels: int | None
 
-    def fits(self, way: str) -> bool | None:
-        """Whether one of `WAYS` fits the free memory; None where that is not known."""
-        return None if self.free_bytes is None else self.needed_bytes[way] <= self.free_bytes
+    def fits(self, mode: str) -> bool | None:
+        """Return whether one of `ESTIMATED_MODES` fits the free memory; None if that is not known."""
+        return None if self.free_bytes is None else self.needed_bytes[mode] <= self.free_bytes
 
 
 def check_context(config: Any, job: Job, pictures: int) -> None:
     """Refuse a prompt that is longer than the model's context.
 
     Raises:
-        InputError: with the `--max-pixels` that fits.
+        InputError: the prompt is too long; the hint has the `--max-pixels` that fits.
     """
     if _in_context(config, job):
         return
@@ -69,34 +69,34 @@ def check_context(config: Any, job: Job, pictures: int) -> None:
 
 
 def choose_attention(config: Any, dtype: str, job: Job, free: int | None, device: str = "cpu") -> tuple[str, str]:
-    """`eager` where it is the reference and fits, else `rows`; and why.
+    """Choose how attention is computed: `eager` in float32 if it fits, else `rows`. Return the mode and the reason.
 
     Args:
-        config: of the model.
-        dtype: of the model.
-        job: what is asked.
-        free: bytes beside the weights; None where they are spread over several GPUs.
-        device: where the model runs.
+        config: configuration of the model.
+        dtype: precision of the model.
+        job: sizes of the question.
+        free: free bytes beside the weights; None if they are spread over several GPUs.
+        device: device of the model.
     """
     if dtype != "float32":
         return "rows", "in 16 bits eager attention rounds its scores, and can change the answer"
     if free is None:
-        return "rows", "the model is spread over several GPUs, whose free memory is not known apart"
+        return "rows", "the model is spread over several GPUs, whose free memory is not known"
     needed = peak_bytes(config, dtype, job, "eager", device)
     amount = f"about {needed / 2**30:.1f}" if needed > 2**30 / 10 else "less than 0.1"
-    words = f"{amount} of the {max(free, 0) / 2**30:.1f} GiB that are free"
+    memory = f"{amount} of the {max(free, 0) / 2**30:.1f} GiB that are free"
     if needed <= free:
-        return "eager", f"float32, and it needs {words}"
-    return "rows", f"eager attention would need {words}"
+        return "eager", f"float32, and it needs {memory}"
+    return "rows", f"eager attention would need {memory}"
 
 
 def check_memory(
     config: Any, dtype: str, job: Job, attention: str, free: int | None, pictures: int, device: str = "cpu"
 ) -> None:
-    """Refuse a prompt whose estimate is over the free memory.
+    """Refuse a prompt whose estimated memory exceeds the free memory.
 
     Raises:
-        MemoryLimitError: with the `--max-pixels` that fits.
+        MemoryLimitError: the prompt is too large; the hint has the `--max-pixels` that fits.
     """
     if job.result_bytes > MAX_NPZ_BYTES:
         rows = job.result_bytes // (4 * job.cells)
@@ -111,24 +111,24 @@ def check_memory(
     pixels = _largest_pixels(
         config, job, pictures, lambda smaller: peak_bytes(config, dtype, smaller, attention, device) <= free
     )
-    others = [f"--max-pixels {pixels} fits" if pixels else "take a smaller model"]
+    hints = [f"--max-pixels {pixels} fits" if pixels else "take a smaller model"]
     if attention == "eager" and peak_bytes(config, dtype, job, "rows", device) <= free:
-        others.insert(0, "--attn rows fits")
+        hints.insert(0, "--attn rows fits")
     raise MemoryLimitError(
         f"{job.cells} vision tokens need about {_gib(needed)} beside the weights with --attn {attention}, "
         f"and {_gib(max(free, 0))} are free",
-        "; ".join(others),
+        "; ".join(hints),
     )
 
 
 def estimate_of(config: Any, placement: Placement, question: Question, free: int | None) -> Estimate:
-    """What a question will cost, whether or not it fits.
+    """Estimate the cost of a question, whether or not it fits.
 
     Args:
-        config: of the model.
-        placement: where it would run.
-        question: what is asked.
-        free: bytes beside the weights; None where they are spread over several GPUs.
+        config: configuration of the model.
+        placement: device and precision of the model.
+        question: the prepared question.
+        free: free bytes beside the weights; None if they are spread over several GPUs.
     """
     job, dtype, device = question.job, placement.dtype, placement.device
     attention, reason = choose_attention(config, dtype, job, free, device)
@@ -150,12 +150,14 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
         return fits and _in_context(config, smaller) and smaller.result_bytes <= MAX_NPZ_BYTES
 
     return Estimate(
-        pictures=tuple((m.source, m.size_px, grid) for m, grid in zip(media, question.prompt.grids, strict=True)),
+        pictures=tuple(
+            (picture.source, picture.size_px, grid) for picture, grid in zip(media, question.prompt.grids, strict=True)
+        ),
         job=job,
         context=config.text_config.max_position_embeddings,
         weight_bytes=placement.weight_bytes,
         free_bytes=free,
-        needed_bytes={way: peak_bytes(config, dtype, job, way, device) for way in WAYS},
+        needed_bytes={mode: peak_bytes(config, dtype, job, mode, device) for mode in ESTIMATED_MODES},
         attention=attention,
         reason=reason,
         faults=tuple(faults),
@@ -168,7 +170,7 @@ def _in_context(config: Any, job: Job) -> bool:
 
 
 def _largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job], bool]) -> int:
-    """The largest `--max-pixels` for each picture or frame with which a job is possible; 0 where there is none."""
+    """Return the largest `--max-pixels` per picture or frame with which a job is possible; 0 if there is none."""
     low, high = 0, job.cells
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""From a question's run to the maps of its methods: collects what they need, and asks each for its map."""
+"""Maps of a question's methods and their deletion and insertion curves, computed from the question's run."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from qvl_attn.vqa.question import Question, read_question, with_pixels
 def method_maps(
     model: Any, processor: Any, config: Any, question: Question, run: Pass, generic: Capture | None
 ) -> tuple[MethodMap, ...]:
-    """The map of each of a question's methods, in their order.
+    """Return the map of each of a question's methods, in order.
 
     Args:
-        model: that answered.
-        processor: of the model.
-        config: of the model.
-        question: what was asked.
-        run: what came of it; of the supplied answer where there is one.
-        generic: the rows of the generic prompt, where a method needs them.
+        model: the model that answered.
+        processor: processor of the model.
+        config: configuration of the model.
+        question: the question.
+        run: its run; that of the supplied answer if there is one.
+        generic: the rows of the generic prompt, if a method needs them.
 
     Raises:
-        InputError: a method wants what was not captured.
-        CaptureError: there is nothing to show.
+        InputError: a method needs something that was not captured.
+        CaptureError: there is no attention to show.
     """
     settings, capture = question.settings, run.capture
     if not settings.methods:
@@ -59,7 +59,7 @@ def method_maps(
         capture=capture,
         query=settings.query,
         rows=query_rows(capture, question.prompt.question, settings.query),
-        # A profile of heads says nothing of whole layers.
+        # A profile of heads names no whole layers.
         layers=headline.layers or default_layers(config.text_config.num_hidden_layers),
         heads=headline.heads,
         signals=replace(_signals(model, processor, config, question, run), generic=generic),
@@ -76,28 +76,28 @@ def removal(
     methods: Sequence[MethodMap],
     batch: int,
 ) -> Curves | None:
-    """What becomes of the answer's probability as cells go in the order of each method's map, or of the headline's.
+    """Return the deletion and insertion curves of each method's map, or of the headline's.
 
     Args:
-        model: that answered.
-        processor: of the model.
-        config: of the model.
-        question: what was asked.
-        run: what came of it.
-        methods: the maps; without any it is the plain headline that is judged, by the name `HEADLINE`.
-        batch: how many pictures are run at once.
+        model: the model that answered.
+        processor: processor of the model.
+        config: configuration of the model.
+        question: the question.
+        run: its run.
+        methods: the maps; if there are none, the plain headline is measured under the name `HEADLINE`.
+        batch: how many perturbed inputs run at once.
 
     Returns:
-        None where the answer has no text.
+        The curves; None if the answer has no text.
 
     Raises:
-        CaptureError: what came is not finite.
+        CaptureError: the model's output is not finite.
     """
     settings, capture = question.settings, run.capture
     answer = capture.tokens[question.prompt.length :]
     if not any(token.role == "answer" for token in answer):
         return None
-    maps = {one.method: one.values for one in methods}
+    maps = {method.method: method.values for method in methods}
     seed = seed_of(settings.seed, question.media, question.prompt.question)
     if not maps:
         rows = query_rows(capture, question.prompt.question, settings.query)
@@ -107,13 +107,13 @@ def removal(
 
 
 def _signals(model: Any, processor: Any, config: Any, question: Question, run: Pass) -> Signals:
-    """All but the generic prompt's rows, in one pass if any is needed."""
+    """Collect the signals that the methods need, except the generic prompt's rows, in at most one pass."""
     needs = needs_of(question.settings.methods) - {GENERIC}
     prompt = with_pixels(question, processor, config).prompt if needs else question.prompt
     answer = run.capture.tokens[prompt.length :]
     probe = Probe(prompt, run.ids, answer, whole=question.settings.query == "answer")
     if not needs:
-        return Signals(probe.seeds, probe.words)
+        return Signals(probe.seeds, probe.explained_text)
     shape = config.text_config.num_hidden_layers, config.text_config.hidden_size
     return probe.run(model, needs, DIMENSIONS.get(shape, ()))
 
@@ -130,24 +130,24 @@ def removal_curves(
     batch: int,
     seed: int,
 ) -> Curves:
-    """Deletion and insertion by each of several maps of one answer.
+    """Return the deletion and insertion curves of several maps of one answer.
 
-    Costs, for each fill, at most 2 (STEPS - 1) passes for each map and random order, and STEPS + 1 more.
+    For each fill, at most 2 (STEPS - 1) passes run for each map and random order, and STEPS + 1 more.
 
     Args:
-        model: that answered.
-        processor: of the model.
-        config: of the model.
-        question: what was asked.
-        ids: of the answer's tokens, with what ends it.
-        tokens: of the answer.
-        maps: (V,) each, of any scale, by the method's name.
-        batch: how many perturbed inputs are run at once.
-        seed: of ties and random orders.
+        model: the model that answered.
+        processor: processor of the model.
+        config: configuration of the model.
+        question: the question.
+        ids: ids of the answer's tokens, end token included.
+        tokens: tokens of the answer.
+        maps: a (V,) map of any scale for each method's name.
+        batch: how many perturbed inputs run at once.
+        seed: seed of tie breaking and random orders.
 
     Raises:
-        CaptureError: the answer has no text, the processor makes something else of the pictures once they are filled,
-            or what came is not finite.
+        CaptureError: the answer has no text, the processor returns another prompt for the filled pictures, or the
+            model's output is not finite.
         ValueError: a map does not fit the prompt.
     """
     text = [i for i, token in enumerate(tokens) if token.role == "answer"]
@@ -156,24 +156,24 @@ def removal_curves(
     prompt = with_pixels(question, processor, config).prompt
     cells = sum(grid.cells for grid in prompt.grids)
     gone = gone_shares(removal_orders(maps.values(), cells, seed))
-    # Ends are common to all maps, and what the same share is taken of is there both ways.
-    inputs, places = np.unique(gone.reshape(-1, cells), axis=0, return_inverse=True)
-    found = []
+    # Curves share their end points, and deletion and insertion share inputs: run each distinct input once.
+    inputs, inverse = np.unique(gone.reshape(-1, cells), axis=0, return_inverse=True)
+    by_fill = []
     for fill in FILLS:
         pixels = _filled(processor, config, question, prompt, fill)
         logprobs = _answer_logprobs(model, prompt, pixels, ids, text, inputs, batch)
-        found.append(logprobs[places].reshape(gone.shape[:-1]))
-    return curves_of(maps, np.stack(found, axis=2))
+        by_fill.append(logprobs[inverse].reshape(gone.shape[:-1]))
+    return curves_of(maps, np.stack(by_fill, axis=2))
 
 
 def _filled(processor: Any, config: Any, question: Question, prompt: Prompt, fill: str) -> torch.Tensor:
-    """(P, D) the rows of pixels of the pictures with nothing left in them."""
-    media = [replace(one, frames=_filled_frames(one.frames, fill)) for one in question.media]
+    """Return the (P, D) pixel rows of the pictures with everything replaced by the fill."""
+    media = [replace(medium, frames=_filled_frames(medium.frames, fill)) for medium in question.media]
     inputs = read_question(processor, config, media, prompt.question, question.settings).prompt.inputs
     (name,) = PIXELS & inputs.keys()
-    same = {*inputs} == {*prompt.inputs} and inputs[name].shape == prompt.inputs[name].shape
-    if not same or any(not torch.equal(inputs[one], prompt.inputs[one]) for one in {*inputs} - {name}):
-        raise CaptureError("the processor makes another prompt of the same pictures once they are filled")
+    same_shape = {*inputs} == {*prompt.inputs} and inputs[name].shape == prompt.inputs[name].shape
+    if not same_shape or any(not torch.equal(inputs[key], prompt.inputs[key]) for key in {*inputs} - {name}):
+        raise CaptureError("the processor returns another prompt for the same pictures after they are filled")
     pixels: torch.Tensor = inputs[name]
     return pixels
 
@@ -191,32 +191,32 @@ def _answer_logprobs(
     gone: FloatArray,
     batch: int,
 ) -> NDArray[np.float64]:
-    """(M,) the log-probability of the answer's text with more or less of each cell in place of which there is the fill.
+    """Return (M,) log-probabilities of the answer's text with a share of each cell replaced by the fill.
 
     Args:
         model: a `Qwen2_5_VLForConditionalGeneration`.
-        prompt: with its pixels.
-        fill: (P, D) what comes in place of the prompt's pixels.
-        ids: of the answer's tokens.
-        text: which of them are text.
-        gone: (M, V) shares of the cells.
-        batch: how many are run at once.
+        prompt: prompt with its pixels.
+        fill: (P, D) pixel rows that replace those of the prompt.
+        ids: ids of the answer's tokens.
+        text: indices of the text tokens in `ids`.
+        gone: (M, V) replaced share of each cell.
+        batch: how many inputs run at once.
     """
     inputs = on_model({**with_answer(prompt, ids), "fill": fill}, model)
     (name,) = PIXELS & inputs.keys()
     by_cell = gone.shape[1], -1, fill.shape[1]
     original, fill = inputs.pop(name).reshape(by_cell), inputs.pop("fill").reshape(by_cell)
-    found: list[float] = []
+    logprobs: list[float] = []
     for start in range(0, len(gone), batch):
         shares = torch.from_numpy(gone[start : start + batch]).to(original.device)[:, :, None, None]
         mixed = (1 - shares) * original + shares * fill
-        repeated = {one: torch.cat([value] * len(shares)) for one, value in inputs.items()}
+        repeated = {key: torch.cat([value] * len(shares)) for key, value in inputs.items()}
         repeated[name] = mixed.reshape(-1, fill.shape[-1])
         with torch.inference_mode():
             logits = model(**repeated, use_cache=False, logits_to_keep=len(ids) + 1).logits
             chosen = torch.tensor([ids[i] for i in text], device=logits.device)[:, None]
             # One at a time: in float32 a batch of long answers over a large vocabulary would be gigabytes.
-            found += [float(one[text].float().log_softmax(-1).gather(1, chosen).double().sum()) for one in logits]
-    if not np.isfinite(found).all():
+            logprobs += [float(row[text].float().log_softmax(-1).gather(1, chosen).double().sum()) for row in logits]
+    if not np.isfinite(logprobs).all():
         raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
-    return np.array(found)
+    return np.array(logprobs)

@@ -29,7 +29,7 @@ import qvl_attn
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
-from qvl_attn.model.memory import WAYS
+from qvl_attn.model.memory import ESTIMATED_MODES
 from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.vqa.estimate import estimate_of
 from qvl_attn.vqa.question import Question
@@ -148,7 +148,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", help="a checkpoint instead of random ones; repeatable")
     parser.add_argument("--geometry", nargs="+", default=list(GEOMETRIES), choices=GEOMETRIES, help="random ones")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="ways of computing attention")
+    parser.add_argument(
+        "--ways", nargs="+", default=list(ESTIMATED_MODES), choices=ESTIMATED_MODES, help="ways of computing attention"
+    )
     parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default three sizes that suit each way")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)

@@ -292,7 +292,7 @@ def test_nothing_stays_behind(name):
     tiny_encoders.encoder(name).encode(PICTURE, settings)
     assert traces(model) == before
     assert before[1:] == ([], "sdpa", "sdpa")
-    assert capture._watching == {}
+    assert capture._observers == {}
 
     def fail(gradient):
         raise RuntimeError("on purpose")
@@ -313,7 +313,7 @@ def test_nothing_stays_behind(name):
             tiny_encoders.encoder(name).encode(PICTURE, settings)
         handle.remove()
         assert traces(model) == before
-        assert capture._watching == {}
+        assert capture._observers == {}
     np.testing.assert_array_equal(tiny_encoders.encoder(name).encode(PICTURE).attention.received, plain)
 
 

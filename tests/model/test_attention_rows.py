@@ -1,4 +1,4 @@
-"""Rows beside SDPA: against eager `output_attentions` where it is exact, against float32 where it is not."""
+"""`rows` beside SDPA: against eager `output_attentions` in float32, and against float32 in 16 bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import DEMO_PICTURES
 from tests.helpers.recipe import recipe
 from tests.model.test_capture import plain
 
-WAYS = ["eager", "rows"]
+MODES = ["eager", "rows"]
 QUESTIONS = [
     *(f"what color is the {shape}?" for shape in ("cat", "dog", "star", "circle", "square", "fish", "triangle")),
     *(f"how many {shape}s?" for shape in ("cat", "dog", "star", "circle")),
@@ -29,7 +29,7 @@ QUESTIONS = [
 
 
 def clip(processor, frames=6, size_px=(84, 112), question="what appears?"):
-    """The tensors of a clip of noise, as the real video processor makes them, frames 0.5 s apart."""
+    """Return the real video processor's tensors of a clip of noise, frames 0.5 s apart."""
     rng = np.random.default_rng(3)
     video = rng.integers(0, 256, (frames, size_px[1], size_px[0], 3), dtype=np.uint8)
     content = [{"type": "video"}, {"type": "text", "text": question}]
@@ -38,12 +38,12 @@ def clip(processor, frames=6, size_px=(84, 112), question="what appears?"):
     inputs = processor(
         text=[text], videos=[video], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
     )
-    assert [float(seconds) for seconds in inputs["second_per_grid_ts"]] == [1.0], "two frames a token"
+    assert [float(seconds) for seconds in inputs["second_per_grid_ts"]] == [1.0], "two frames a step"
     return dict(inputs)
 
 
-def recorded(model, inputs, way, max_new_tokens=6, targets=None):
-    """By-head rows of every prompt token and every generated one on all prompt tokens, and the generated tokens."""
+def recorded(model, inputs, mode, max_new_tokens=6, targets=None):
+    """Return the rows of all prompt and generated tokens by head, on all prompt tokens, and the generated tokens."""
     length = inputs["input_ids"].shape[1]
     everything = tuple(range(length))
     recorder = AttentionRecorder(
@@ -52,13 +52,13 @@ def recorded(model, inputs, way, max_new_tokens=6, targets=None):
         length,
         by_head=True,
     )
-    with record_attention(model, recorder, way), torch.inference_mode():
+    with record_attention(model, recorder, mode), torch.inference_mode():
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     return recorder.results(), ids[:, length:].tolist()
 
 
 def whole(model, inputs, max_new_tokens=6):
-    """The same, from transformers' own eager attention."""
+    """Return the same, from transformers' own eager attention."""
     model.set_attn_implementation({"text_config": "eager"})
     try:
         full, ids = plain(model, inputs, max_new_tokens)
@@ -68,11 +68,11 @@ def whole(model, inputs, max_new_tokens=6):
     return full[..., :length], ids
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_clip(demo, way):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_clip(demo, mode):
     inputs = clip(demo.processor)
     full, _ = whole(demo.model, inputs)
-    (rows,), _ = recorded(demo.model, inputs, way)
+    (rows,), _ = recorded(demo.model, inputs, mode)
     assert (inputs["mm_token_type_ids"][0] == 2).sum() == 3 * 4 * 3
     assert rows.queries.tolist() == list(range(full.shape[2]))
     assert np.abs(rows.by_head - full).max() <= 1e-5
@@ -80,7 +80,7 @@ def test_a_clip(demo, way):
 
 @pytest.fixture(scope="module")
 def sliding(genuine_folder):
-    """A random model whose last two of three layers see 40 tokens back and no further, on the CPU in float32."""
+    """A random model in float32 on the CPU; the last two of its three layers have a sliding window of 40 tokens."""
     config = AutoConfig.from_pretrained(genuine_folder)
     config.text_config.use_sliding_window = True
     config.text_config.sliding_window = 40
@@ -89,15 +89,15 @@ def sliding(genuine_folder):
     return Qwen2_5_VLForConditionalGeneration(config).float().eval()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, way):
+@pytest.mark.parametrize("mode", MODES)
+def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, mode):
     inputs = dict(recipe(genuine.processor, [make_picture(280, 196)], "how many?"))
-    (rows,), ids = recorded(sliding, inputs, way, max_new_tokens=12)
+    (rows,), ids = recorded(sliding, inputs, mode, max_new_tokens=12)
     length = inputs["input_ids"].shape[1]
     assert length > 60
     assert len(ids[0]) == 12
     sliding.set_attn_implementation({"text_config": "eager"})
-    # Written out, since eager's matrices of sliding layers lose columns while it generates: one forward of everything.
+    # One forward pass over all tokens, since eager's matrices of sliding layers lose columns during generation.
     ids = torch.cat([inputs["input_ids"], torch.tensor(ids)], dim=1)[:, :-1]
     more = ids.shape[1] - length
     forced = inputs | {
@@ -112,13 +112,13 @@ def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, wa
         sliding.set_attn_implementation("sdpa")
     full = torch.cat(attentions).numpy()[..., :length]
     assert np.abs(rows.by_head - full).max() <= 1e-5
-    assert (full[1, :, 60, :20] == 0).all(), "the window is in force"
+    assert (full[1, :, 60, :20] == 0).all(), "the window is active"
     assert (full[0, :, 60, :20] > 0).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_left_padded_batch(demo, cats, wide, way):
-    """Against transformers' eager attention on the batch that the processor pads itself."""
+@pytest.mark.parametrize("mode", MODES)
+def test_a_left_padded_batch(demo, cats, wide, mode):
+    """Against transformers' eager attention on a batch padded by the processor itself."""
     processor = demo.processor
     texts, images = [], []
     for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?")):
@@ -135,15 +135,15 @@ def test_a_left_padded_batch(demo, cats, wide, way):
     for name in ("attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
         assert torch.equal(ours[name], inputs[name]), name
     assert torch.equal(ours["input_ids"][visible], inputs["input_ids"][visible])
-    for row, seen in zip(ours["input_ids"], visible, strict=True):
-        assert set(row[~seen].tolist()) <= set(row[seen].tolist()), "a repetition penalty must not see padding"
+    for row, unpadded in zip(ours["input_ids"], visible, strict=True):
+        assert set(row[~unpadded].tolist()) <= set(row[unpadded].tolist()), "padding must not affect the penalty"
 
     length = inputs["input_ids"].shape[1]
     paddings = (length - visible.sum(dim=1)).tolist()
     assert sorted(paddings)[0] == 0 < sorted(paddings)[1]
     everything = [tuple(range(length - padding)) for padding in paddings]
-    targets = [Target(own, own, padding) for own, padding in zip(everything, paddings, strict=True)]
-    results, _ = recorded(demo.model, ours, way, targets=targets)
+    targets = [Target(every, every, padding) for every, padding in zip(everything, paddings, strict=True)]
+    results, _ = recorded(demo.model, ours, mode, targets=targets)
     demo.model.set_attn_implementation({"text_config": "eager"})
     try:
         with torch.inference_mode():
@@ -160,7 +160,7 @@ def test_a_left_padded_batch(demo, cats, wide, way):
         assert np.abs(results[sample].by_head - full).max() <= 1e-5
 
 
-def test_the_formula_written_out():
+def test_the_formula():
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(6, 3, 8)), rng.normal(size=(2, 11, 8))
     visible = rng.random((3, 11)) < 0.7
@@ -176,45 +176,45 @@ def test_the_formula_written_out():
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
 def half(request):
-    """The embedded model in 16 bits."""
+    """The demo model in 16 bits."""
     return Analyzer.load("demo", dtype=request.param, device="cpu", attn="rows")
 
 
 @pytest.fixture(scope="module")
 def prompts(demo):
-    """66 prompts: every drawn picture with every question."""
+    """66 prompts: every demo picture with every question."""
     pictures = sorted(DEMO_PICTURES.glob("*.png"))
     return [demo.prepare([([path], question)], Settings())[0].prompt for path in pictures for question in QUESTIONS]
 
 
-def rows_of(model, prompt, way):
+def rows_of(model, prompt, mode):
     recorder = AttentionRecorder(
         range(model.config.text_config.num_hidden_layers),
         [Target((*prompt.positions("question"), prompt.length - 1), prompt.positions("vision"))],
         prompt.length,
         by_head=True,
     )
-    with record_attention(model, recorder, way), torch.inference_mode():
+    with record_attention(model, recorder, mode), torch.inference_mode():
         model(**prompt.inputs, use_cache=True, logits_to_keep=1)
     return recorder.results()[0].by_head
 
 
 def bare_eager(model, prompt):
-    """The rows of `rows_of` out of transformers' own `output_attentions`."""
+    """Return the rows of `rows_of` from transformers' own `output_attentions`."""
     model.set_attn_implementation({"text_config": "eager"})
     try:
         with torch.inference_mode():
             layers = model(**prompt.inputs, output_attentions=True, logits_to_keep=1).attentions
     finally:
         model.set_attn_implementation("sdpa")
-    wanted = [*prompt.positions("question"), prompt.length - 1]
-    return torch.stack(layers)[:, 0, :, wanted][..., list(prompt.positions("vision"))].float().numpy()
+    rows = [*prompt.positions("question"), prompt.length - 1]
+    return torch.stack(layers)[:, 0, :, rows][..., list(prompt.positions("vision"))].float().numpy()
 
 
 def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prompts):
-    """The embedded weights were saved in bfloat16, so that float32 has the same."""
+    """The demo weights were saved in bfloat16, so float32 has the same weights."""
     assert len(prompts) >= 50
-    far = {"bare eager": [], "eager": [], "rows": []}
+    distances = {"bare eager": [], "eager": [], "rows": []}
     for prompt in prompts:
         truth = bare_eager(demo.model, prompt)
         bare = bare_eager(half.model, prompt)
@@ -223,23 +223,23 @@ def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prom
             ("eager", rows_of(half.model, prompt, "eager")),
             ("rows", rows_of(half.model, prompt, "rows")),
         ):
-            far[name].append(np.abs(got - truth).mean())
-    medians = {name: float(np.median(values)) for name, values in far.items()}
-    words = ", ".join(f"{name} {value:.3e}" for name, value in medians.items())
-    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: {words}")
+            distances[name].append(np.abs(got - truth).mean())
+    medians = {name: float(np.median(values)) for name, values in distances.items()}
+    line = ", ".join(f"{name} {value:.3e}" for name, value in medians.items())
+    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: {line}")
     assert medians["rows"] <= medians["bare eager"]
     assert medians["rows"] <= medians["eager"]
 
 
-def test_running_together_in_16_bits_is_said(half, cats, tmp_path):
-    together = half.ask_many([(cats, "how many cats?"), (cats, "what color is the dog?")])
-    for result in (*together, half.ask(cats, "how many cats?")):
+def test_a_batch_in_16_bits_has_a_note(half, cats, tmp_path):
+    batch = half.ask_many([(cats, "how many cats?"), (cats, "what color is the dog?")])
+    for result in (*batch, half.ask(cats, "how many cats?")):
         notes = json.loads((result.save(tmp_path, overwrite=True) / "result.json").read_text())["notes"]
         assert any("run together" in note for note in notes) is result.provenance.shared_pictures
 
 
 def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts, monkeypatch):
-    """With all that `ask` records."""
+    """Recording as `ask` does."""
     monkeypatch.setattr(demo, "attn", "rows")
     for analyzer in (demo, half):
         for prompt in prompts[::3]:
@@ -248,14 +248,14 @@ def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts, monkeypa
                 bare = analyzer.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
             layers = tuple(range(4))
             recording = Recording("rows", layers, by_head=True)
-            (own,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
+            (result,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
             tokens, text = answer_tokens(analyzer.processor.tokenizer, bare.tolist(), prompt.length)
-            assert own.capture.tokens[prompt.length :] == tokens
-            assert own.answer == text
+            assert result.capture.tokens[prompt.length :] == tokens
+            assert result.answer == text
 
 
 def test_finite_where_eager_overflows_in_fp16(cats):
-    """Queries and keys so large that their products pass 65,504: eager's scores are infinite, and NaN after softmax."""
+    """Products of queries and keys exceed 65,504: eager's scores are infinite, and NaN after the softmax."""
     analyzer = Analyzer.load("demo", dtype="float16", device="cpu", attn="rows")
     model = analyzer.model
     with torch.no_grad():
@@ -276,17 +276,17 @@ def test_finite_where_eager_overflows_in_fp16(cats):
     truth = model.float()
     want = rows_of(truth, prompt, "eager")
     got = result.capture.weights_by_head[:1, :, : want.shape[2]]
-    assert np.abs(got - want[:1]).max() < 0.05, "the first layer, before rounding adds up"
+    assert np.abs(got - want[:1]).max() < 0.05, "the first layer, before rounding errors add up"
 
 
 class Squares(TorchDispatchMode):
-    """Tensors in the language model whose last two sides are both at least as long as the prompt."""
+    """Collects tensors in the language model whose last two axes are both at least as long as the prompt."""
 
     def __init__(self, length):
         super().__init__()
         self.length = length
         self.inside = False
-        self.found = set()
+        self.tensors = set()
 
     def enter(self, *args):
         self.inside = True
@@ -299,13 +299,13 @@ class Squares(TorchDispatchMode):
         for value in out if isinstance(out, (tuple, list)) else [out]:
             square = isinstance(value, torch.Tensor) and value.ndim >= 2 and min(value.shape[-2:]) >= self.length
             if self.inside and square:
-                self.found.add((str(func), tuple(value.shape)))
+                self.tensors.add((str(func), tuple(value.shape)))
         return out
 
 
-@pytest.mark.parametrize("way", ["rows", "eager", "bare eager"])
-def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, way):
-    """The prompt is longer than a block of rows and than any width of the model."""
+@pytest.mark.parametrize("mode", ["rows", "eager", "bare eager"])
+def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, mode):
+    """The prompt is longer than a block of rows, and longer than any width of the model."""
     monkeypatch.setattr("qvl_attn.model.capture.BLOCK_ROWS", 64)
     (question,) = genuine.prepare([([make_picture(560, 560)], "how many cats?")], Settings(max_new_tokens=2))
     prompt = question.prompt
@@ -315,15 +315,15 @@ def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, way)
     hooks = [language.register_forward_pre_hook(squares.enter), language.register_forward_hook(squares.leave)]
     try:
         with squares:
-            if way == "bare eager":
+            if mode == "bare eager":
                 bare_eager(genuine.model, prompt)
             else:
-                recording = Recording(way, (0, 1, 2), by_head=True)
+                recording = Recording(mode, (0, 1, 2), by_head=True)
                 own_answers(genuine.model, genuine.processor.tokenizer, [prompt], recording, generation)
     finally:
         for hook in hooks:
             hook.remove()
-    if way == "bare eager":
-        assert any(shape[-2:] == (prompt.length, prompt.length) for _, shape in squares.found), "the test can fail"
+    if mode == "bare eager":
+        assert any(shape[-2:] == (prompt.length, prompt.length) for _, shape in squares.tensors), "the test can fail"
     else:
-        assert not squares.found
+        assert not squares.tensors

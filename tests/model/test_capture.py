@@ -1,4 +1,4 @@
-"""Against plain `output_attentions=True` under eager attention, by transformers itself."""
+"""Captured rows against transformers' own `output_attentions=True` under eager attention."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from qvl_attn.model.recorder import AttentionRecorder, Target
 from tests.helpers.recipe import recipe
 
 QUESTION = "how many cats?"
-# Eager in blocks is eager's own arithmetic; rows are another order of the same sums.
+# `eager` is the model's own arithmetic in blocks; `rows` computes the same sums in another order.
 TOLERANCE = {"eager": 1e-6, "rows": 1e-5}
 
 
 @pytest.fixture(params=["eager", "rows"])
 def attention(request, demo, genuine, monkeypatch):
-    """Both ways of looking, one after the other."""
+    """Both attention modes, one after the other."""
     monkeypatch.setattr(demo, "attn", request.param)
     monkeypatch.setattr(genuine, "attn", request.param)
     return request.param
@@ -26,7 +26,7 @@ def attention(request, demo, genuine, monkeypatch):
 
 @pytest.fixture
 def eager(demo):
-    """The same weights, the language model under transformers' own eager attention."""
+    """The same model, with the language model under transformers' own eager attention."""
     demo.model.set_attn_implementation({"text_config": "eager"})
     yield demo.model
     demo.model.set_attn_implementation("sdpa")
@@ -64,7 +64,7 @@ def test_rows_equal_output_attentions(attention, demo, cats, wide, request, pict
     assert np.abs(capture.weights - want.mean(axis=1)).max() <= TOLERANCE[attention]
     assert np.abs(capture.weights_by_head - want).max() <= TOLERANCE[attention]
     assert np.abs(capture.vision_mass - want.mean(axis=1).sum(axis=-1)).max() <= 1e-5
-    assert len(capture.tokens) == full.shape[2] + 1, "every token, the last of which was never a query"
+    assert len(capture.tokens) == full.shape[2] + 1, "all tokens, although the last is never a query"
     assert capture.produces.max() == full.shape[2]
 
 
@@ -86,9 +86,9 @@ def test_a_longer_answer_with_grouped_queries_and_the_real_head_size(attention, 
 
 
 def test_the_answer_is_greedy_and_keeps_the_penalty(demo, cats):
-    own = demo.model.generation_config
-    before = own.to_dict()
-    own.update(do_sample=True, temperature=50.0, repetition_penalty=1.3)
+    config = demo.model.generation_config
+    before = config.to_dict()
+    config.update(do_sample=True, temperature=50.0, repetition_penalty=1.3)
     try:
         results = [demo.ask(cats, "what color is the dog?", seed=seed) for seed in range(4)]
         with torch.inference_mode():
@@ -97,7 +97,7 @@ def test_the_answer_is_greedy_and_keeps_the_penalty(demo, cats):
                 **inputs, do_sample=False, temperature=1.0, repetition_penalty=1.3, max_new_tokens=128
             )
     finally:
-        own.update(**before)
+        config.update(**before)
     assert {result.answer for result in results} == {
         demo.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     }
@@ -105,12 +105,12 @@ def test_the_answer_is_greedy_and_keeps_the_penalty(demo, cats):
     assert results[0].provenance.generation["do_sample"] is False
 
 
-def test_keys_that_a_sliding_window_dropped_got_nothing():
+def test_keys_that_a_sliding_window_dropped_have_no_attention():
     recorder = AttentionRecorder([0], [Target((), (1, 4, 6))], 7)
     recorder.enter(0, torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 8))
     row, column = recorder.enter(0, torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 4, 8))
-    assert (row, column) == (7, 4), "the eighth token sees the positions 4 to 7"
-    assert recorder.wanted(0, 0, row, 1) == [0]
+    assert (row, column) == (7, 4), "the eighth token attends to the positions 4 to 7"
+    assert recorder.rows_to_keep(0, 0, row, 1) == [0]
     recorder.keep(0, 0, [row], column, torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(2, 1, 4))
     assert recorder.results()[0].weights[0, 0].tolist() == pytest.approx([0.0, 0.1, 0.3])
 
@@ -133,7 +133,7 @@ def test_every_query_of_the_headline(attention, demo, cats, request):
     full = full.mean(axis=1)
     length = inputs["input_ids"].shape[1]
     vision = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy() == 1)
-    # The question stands between <|vision_end|> and the end of the turn: "<|im_end|>\n<|im_start|>assistant\n".
+    # The question is between <|vision_end|> and the end of the turn: "<|im_end|>\n<|im_start|>assistant\n".
     question = np.arange(vision[-1] + 2, length - 5)
     text = demo.processor.tokenizer.decode(inputs["input_ids"][0, question])
     assert text == QUESTION
@@ -174,7 +174,7 @@ def test_supplied_answer_is_teacher_forced(attention, demo, cats, request):
     assert result.answer == demo.ask(cats, QUESTION).answer
 
 
-def test_looking_does_not_change_the_answer(attention, demo, cats):
+def test_recording_does_not_change_the_answer(attention, demo, cats):
     inputs = recipe(demo.processor, [cats], QUESTION)
     with torch.inference_mode():
         ids = demo.model.generate(**inputs, max_new_tokens=128, do_sample=False)[0, inputs["input_ids"].shape[1] :]
@@ -203,20 +203,20 @@ def one_row(length=10):
     return AttentionRecorder([0], [Target((0,), (0,))], length)
 
 
-@pytest.mark.parametrize("way", ["eager", "rows"])
-def test_nothing_is_left_behind_by_an_exception(demo, cats, way):
+@pytest.mark.parametrize("mode", ["eager", "rows"])
+def test_an_exception_restores_the_model(demo, cats, mode):
     before = demo.model.model.language_model.config._attn_implementation
-    seen = []
+    implementations = []
 
     def fail():
-        with record_attention(demo.model, one_row(), way):
-            seen.append(demo.model.model.language_model.config._attn_implementation)
-            seen.append(demo.model.model.visual.config._attn_implementation)
+        with record_attention(demo.model, one_row(), mode):
+            implementations.append(demo.model.model.language_model.config._attn_implementation)
+            implementations.append(demo.model.model.visual.config._attn_implementation)
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         fail()
-    assert seen == [NAMES[way], "sdpa"]
+    assert implementations == [NAMES[mode], "sdpa"]
     assert demo.model.model.language_model.config._attn_implementation == before == "sdpa"
     assert demo.ask(cats, QUESTION).answer
 
@@ -230,9 +230,9 @@ def test_recording_twice_at_once_is_refused(demo):
         pass
 
 
-@pytest.mark.parametrize("way", ["eager", "rows"])
+@pytest.mark.parametrize("mode", ["eager", "rows"])
 @pytest.mark.parametrize(
-    ("how", "word"),
+    ("options", "message"),
     [
         ({"num_beams": 2}, "no beams"),
         ({"num_return_sequences": 2, "do_sample": True}, "batch of 2"),
@@ -242,21 +242,21 @@ def test_recording_twice_at_once_is_refused(demo):
         ({"prefill_chunk_size": 92}, "pieces"),
     ],
 )
-def test_what_would_shift_rows_or_columns_is_refused(demo, cats, way, how, word):
+def test_what_would_shift_rows_or_columns_is_refused(demo, cats, mode, options, message):
     inputs = recipe(demo.processor, [cats], QUESTION)
     recorder = AttentionRecorder([0], [Target((5,), (16,))], inputs["input_ids"].shape[1])
     with (
-        record_attention(demo.model, recorder, way),
+        record_attention(demo.model, recorder, mode),
         torch.inference_mode(),
-        pytest.raises(CaptureError, match=word),
+        pytest.raises(CaptureError, match=message),
     ):
-        demo.model.generate(**inputs, max_new_tokens=4, **{"do_sample": False} | how)
-    vars(demo.model).pop("_cache", None)  # the static cache that transformers would use again
+        demo.model.generate(**inputs, max_new_tokens=4, **{"do_sample": False} | options)
+    vars(demo.model).pop("_cache", None)  # the static cache that transformers would reuse
 
 
 def test_nan_is_an_error_and_never_a_picture(attention, demo, cats):
     bias = demo.model.model.language_model.layers[2].self_attn.q_proj.bias
-    kept = bias.detach().clone()
+    original = bias.detach().clone()
     with torch.no_grad():
         bias.fill_(float("nan"))
     try:
@@ -264,13 +264,13 @@ def test_nan_is_an_error_and_never_a_picture(attention, demo, cats):
             demo.ask(cats, QUESTION)
     finally:
         with torch.no_grad():
-            bias.copy_(kept)
+            bias.copy_(original)
     assert demo.ask(cats, QUESTION).answer
 
 
 @pytest.mark.parametrize("where", ["lm_head", "last o_proj"])
 def test_nan_that_the_recorded_rows_do_not_show(attention, demo, cats, where):
-    """In the output alone, and in a layer that is not captured."""
+    """NaN only in the output, or in a layer that is not captured."""
     layer = demo.model.model.language_model.layers[3].self_attn.o_proj
     module = demo.model.lm_head if where == "lm_head" else layer
     handle = module.register_forward_hook(lambda module, args, output: output * float("nan"))
@@ -284,14 +284,14 @@ def test_nan_that_the_recorded_rows_do_not_show(attention, demo, cats, where):
 def test_eager_attention_without_weights_is_named(demo, cats, monkeypatch):
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
 
-    honest = modeling.eager_attention_forward
-    monkeypatch.setattr(modeling, "eager_attention_forward", lambda *a, **k: (honest(*a, **k)[0], None))
-    with pytest.raises(CaptureError, match="without its weights"):
+    original = modeling.eager_attention_forward
+    monkeypatch.setattr(modeling, "eager_attention_forward", lambda *a, **k: (original(*a, **k)[0], None))
+    with pytest.raises(CaptureError, match="returned no weights"):
         demo.ask(cats, QUESTION)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "word"),
+    ("spoil", "message"),
     [
         (lambda w: w * 0.9, "sums to one"),
         (lambda w: w * 0, "sums to one"),
@@ -299,22 +299,22 @@ def test_eager_attention_without_weights_is_named(demo, cats, monkeypatch):
         (lambda w: w[:, :1], "shape"),
     ],
 )
-def test_self_check_sees_what_is_no_attention(demo, cats, monkeypatch, spoil, word):
+def test_self_check_refuses_what_is_not_attention(demo, cats, monkeypatch, spoil, message):
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
 
-    honest = modeling.eager_attention_forward
+    original = modeling.eager_attention_forward
 
-    def spoilt(*args, **kwargs):
-        output, weights = honest(*args, **kwargs)
+    def spoiled(*args, **kwargs):
+        output, weights = original(*args, **kwargs)
         return output, spoil(weights)
 
-    monkeypatch.setattr(modeling, "eager_attention_forward", spoilt)
-    with pytest.raises(CaptureError, match=word):
+    monkeypatch.setattr(modeling, "eager_attention_forward", spoiled)
+    with pytest.raises(CaptureError, match=message):
         prove_capture(demo.model, dict(recipe(demo.processor, [cats], "?")), "eager")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "word"),
+    ("spoil", "message"),
     [
         (lambda w: w * 0.9, "sums to one"),
         (lambda w: w.flip(-1), "after them"),
@@ -322,16 +322,16 @@ def test_self_check_sees_what_is_no_attention(demo, cats, monkeypatch, spoil, wo
         (lambda w: w * float("nan"), "not finite"),
     ],
 )
-def test_self_check_sees_what_are_no_rows(demo, cats, monkeypatch, spoil, word):
+def test_self_check_refuses_wrong_rows(demo, cats, monkeypatch, spoil, message):
     import qvl_attn.model.capture as capture
 
-    honest = capture.attention_rows
-    monkeypatch.setattr(capture, "attention_rows", lambda *args: spoil(honest(*args)))
-    with pytest.raises(CaptureError, match=word):
+    original = capture.attention_rows
+    monkeypatch.setattr(capture, "attention_rows", lambda *args: spoil(original(*args)))
+    with pytest.raises(CaptureError, match=message):
         prove_capture(demo.model, dict(recipe(demo.processor, [cats], "?")), "rows")
 
 
-def test_attention_that_never_comes_back_is_named():
+def test_a_layer_without_attention_is_named():
     recorder = AttentionRecorder([0, 1], [Target((0,), (0,))], 1)
-    with pytest.raises(CaptureError, match="layer 0 gave no attention"):
+    with pytest.raises(CaptureError, match="layer 0 returned no attention"):
         recorder.results()

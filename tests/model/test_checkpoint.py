@@ -1,4 +1,4 @@
-"""Models that can be had and models that cannot; memory that does not suffice."""
+"""Checkpoints that load and checkpoints that do not; models that do not fit the memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qvl_attn.model.memory import free_bytes, on_device
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A copy of the embedded checkpoint to be spoilt."""
+    """A copy of the demo checkpoint for tests to damage."""
     folder = tmp_path / "model"
     shutil.copytree(_DEMO, folder)
     return folder
@@ -29,7 +29,7 @@ def edit_config(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_folder_is_loaded_as_the_embedded_model_is(checkpoint, cats, demo):
+def test_a_folder_is_loaded_like_the_demo_model(checkpoint, cats, demo):
     assert Analyzer.load(str(checkpoint)).ask(cats, "how many cats?").answer == demo.ask(cats, "how many cats?").answer
 
 
@@ -60,7 +60,7 @@ def test_a_missing_shard_is_named(checkpoint):
         Analyzer.load(str(checkpoint))
 
 
-def test_a_missing_weight_is_named_and_never_made_up(checkpoint):
+def test_a_missing_weight_is_named_and_never_initialised(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
     name = next(name for name in weights if "q_proj.weight" in name)
     del weights[name]
@@ -97,21 +97,21 @@ def test_names_that_are_no_model(name, tmp_path, monkeypatch):
         find_checkpoint(name, offline=True)
 
 
-def test_what_is_not_cached_and_may_not_be_fetched():
+def test_offline_without_the_model_in_the_cache():
     with pytest.raises(ModelError, match="hf download someone/never-heard-of --revision v2"):
         find_checkpoint("someone/never-heard-of", "v2", offline=True)
 
 
 def test_a_model_from_the_cache_needs_no_network(checkpoint, tmp_path, monkeypatch):
-    """The cache's layout, made by hand: refs/main names a commit, snapshots/<commit> holds the files."""
+    """A hand-made cache: refs/main names a commit, snapshots/<commit> holds the files."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "cache" / "models--someone--small-vl"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
     shutil.copytree(checkpoint, repo / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    found = find_checkpoint("someone/small-vl", offline=True)
-    assert (found.name, found.revision) == ("someone/small-vl", commit)
+    model = find_checkpoint("someone/small-vl", offline=True)
+    assert (model.name, model.revision) == ("someone/small-vl", commit)
     (repo / "refs" / "v2").write_text(commit)
     assert find_checkpoint("someone/small-vl", "v2", offline=True).revision == commit
     (repo / "snapshots" / commit / "model.safetensors").unlink()
@@ -161,7 +161,7 @@ def test_out_of_memory_while_loading(checkpoint, monkeypatch):
         _ = Analyzer.load(str(checkpoint)).model
 
 
-def test_what_torch_keeps_for_itself_is_free(monkeypatch):
+def test_memory_that_torch_reserved_but_does_not_use_is_free(monkeypatch):
     placement = Placement("cuda:0", "bfloat16", None, 0, "")
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (100, 1000))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 700)
@@ -193,7 +193,7 @@ def test_placement_counts_the_real_weights(demo):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_16_bits_are_served_and_warned_of(cats, dtype):
+def test_16_bits_are_supported_with_a_warning(cats, dtype):
     lines = []
     analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", say=lines.append)
     result = analyzer.ask(cats, "how many cats?")

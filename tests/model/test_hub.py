@@ -1,4 +1,4 @@
-"""The real hub client against a hub of our own on loopback: gated, private, missing, broken, and out of reach."""
+"""The real hub client against a local server: gated, private, missing, broken and unreachable models."""
 
 from __future__ import annotations
 
@@ -63,23 +63,23 @@ def ask(endpoint, model, cats, folder, *args):
     [
         ("someone/gated", ["gated", "hf auth login", "hf download someone/gated"]),
         ("someone/private", ["private", "hf auth login"]),
-        ("someone/missing", ["knows no such model"]),
+        ("someone/missing", ["not found on the hub"]),
         ("someone/revision", ["no revision v9"]),
         ("someone/broken", ["cannot be reached", "--model demo"]),
     ],
 )
-def test_what_the_hub_says_becomes_one_line(hub, cats, tmp_path, model, words):
-    at = ("--revision", "v9") if model == "someone/revision" else ()
-    done = ask(hub, model, cats, tmp_path, *at)
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+def test_an_error_of_the_hub_becomes_one_line(hub, cats, tmp_path, model, words):
+    options = ("--revision", "v9") if model == "someone/revision" else ()
+    process = ask(hub, model, cats, tmp_path, *options)
+    assert (process.returncode, process.stdout) == (1, ""), process.stderr
     for word in words:
-        assert word in done.stderr
-    assert len([line for line in done.stderr.splitlines() if not line.startswith("hint: ")]) == 1, done.stderr
+        assert word in process.stderr
+    assert len([line for line in process.stderr.splitlines() if not line.startswith("hint: ")]) == 1, process.stderr
 
 
 def test_a_hub_out_of_reach(cats, tmp_path):
-    done = ask("http://127.0.0.1:9", "Qwen/Qwen2.5-VL-3B-Instruct", cats, tmp_path)
-    assert done.returncode == 1, done.stderr
-    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in done.stderr
-    assert "--model demo" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = ask("http://127.0.0.1:9", "Qwen/Qwen2.5-VL-3B-Instruct", cats, tmp_path)
+    assert process.returncode == 1, process.stderr
+    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in process.stderr
+    assert "--model demo" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""Inputs against the model card's recipe; token roles with the genuine Qwen2.5-VL vocabulary."""
+"""Inputs against the model card's recipe; token roles with the real Qwen2.5-VL vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTIONS = [
 
 
 def span_of(processor, ids, question):
-    """Where the question's ids stand, found by decoding alone."""
+    """Return the span of the question's ids, found by decoding alone."""
     fits = [
         (start, stop)
         for start in range(len(ids))
@@ -55,7 +55,7 @@ def test_question_tokens(genuine, make_picture, question, text_first):
     positions = prompt.positions("question")
     assert list(positions) == list(range(positions[0], positions[-1] + 1))
     decoded = genuine.processor.tokenizer.decode([ids[i] for i in positions])
-    # The tokenizer composes characters (NFC) before it cuts them into tokens.
+    # The tokenizer composes characters (NFC) before it splits them into tokens.
     import unicodedata
 
     assert decoded == unicodedata.normalize("NFC", question)
@@ -75,8 +75,8 @@ def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
     prompt = genuine.prepare([(media, question)], Settings(query="text:🐈"))[0].prompt
     pieces = [token for token in prompt.tokens if token.role == "question" and token.span[0] == question.index("🐈")]
     assert len(pieces) > 1, "one emoji is several tokens in this vocabulary"
-    found = [word for word in words(prompt.tokens, question, "question") if word.text.startswith("🐈")]
-    assert set(found[0].positions) >= {token.position for token in pieces}
+    matches = [word for word in words(prompt.tokens, question, "question") if word.text.startswith("🐈")]
+    assert set(matches[0].positions) >= {token.position for token in pieces}
 
 
 @pytest.mark.parametrize("sizes", [[(252, 140)], [(640, 480), (100, 333)], [(30, 20)], [(1, 1)], [(2000, 1100)]])
@@ -109,7 +109,7 @@ def test_pixel_limits(genuine, make_picture):
     assert usual.shape == (1, 10, 20)
     assert small.cells * 784 <= 56_000 < usual.cells * 784
     assert large.cells * 784 >= 1_000_000
-    # The embedded processor's own maximum is smaller than what is asked for here.
+    # The demo processor's own maximum is smaller than these limits.
     with pytest.raises(InputError, match="above"):
         genuine.prepare([(media, "?")], Settings(min_pixels=10_000, max_pixels=9_000))
     with pytest.raises(InputError, match="four cells"):
@@ -177,7 +177,7 @@ def test_answer_tokens_cover_their_text(genuine, text):
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("limits", [(None, None), (4 * 28 * 28, 30 * 28 * 28)])
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_a_second_question_about_the_same_pictures_is_what_the_processor_makes_of_it(
+def test_a_second_question_about_the_same_pictures_has_the_processors_inputs(
     genuine, demo, make_picture, question, limits, system
 ):
     media = [load_picture(make_picture(84, 56)), load_picture(make_picture(280, 196, "other.png", seed=1))]
@@ -186,12 +186,12 @@ def test_a_second_question_about_the_same_pictures_is_what_the_processor_makes_o
         def built(text, like=None, processor=processor):
             return build_prompt(processor, chat_messages(media, text, system, *limits), media, 2, *limits, like)
 
-        again, whole = built(question, built("what color is it?")), built(question)
-        assert not {"pixel_values", "pixel_values_videos"} & again.inputs.keys()
-        assert again.inputs.keys() == whole.inputs.keys() - {"pixel_values"}
-        for name, value in again.inputs.items():
-            assert value.dtype == whole.inputs[name].dtype
-            assert value.tolist() == whole.inputs[name].tolist(), name
-        assert again.tokens == whole.tokens
-        assert [grid.grid_thw for grid in again.grids] == [grid.grid_thw for grid in whole.grids]
-        assert [grid.start for grid in again.grids] == [grid.start for grid in whole.grids]
+        reused, full = built(question, built("what color is it?")), built(question)
+        assert not {"pixel_values", "pixel_values_videos"} & reused.inputs.keys()
+        assert reused.inputs.keys() == full.inputs.keys() - {"pixel_values"}
+        for name, value in reused.inputs.items():
+            assert value.dtype == full.inputs[name].dtype
+            assert value.tolist() == full.inputs[name].tolist(), name
+        assert reused.tokens == full.tokens
+        assert [grid.grid_thw for grid in reused.grids] == [grid.grid_thw for grid in full.grids]
+        assert [grid.start for grid in reused.grids] == [grid.start for grid in full.grids]

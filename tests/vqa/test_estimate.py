@@ -18,7 +18,7 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.checkpoint import Placement
-from qvl_attn.model.memory import WAYS, Job, peak_bytes
+from qvl_attn.model.memory import ESTIMATED_MODES, Job, peak_bytes
 from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.vqa.question import read_question
 
@@ -66,7 +66,7 @@ def test_tokens_and_grids_are_the_processors(demo, cats, wide):
     ]
     assert found.faults == ()
     assert found.max_pixels is None
-    assert all(found.fits(way) for way in WAYS)
+    assert all(found.fits(way) for way in ESTIMATED_MODES)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -75,7 +75,7 @@ def test_tokens_and_grids_are_the_processors(demo, cats, wide):
 @pytest.mark.parametrize("new_tokens", [1, 4096])
 def test_rows_need_no_more_than_eager_and_eager_no_more_than_the_usual_way(three_b, device, dtype, cells, new_tokens):
     job = replace(JOB, cells=cells, new_tokens=new_tokens)
-    eager, rows, usual = (peak_bytes(three_b, dtype, job, way, device) for way in WAYS)
+    eager, rows, usual = (peak_bytes(three_b, dtype, job, way, device) for way in ESTIMATED_MODES)
     assert 0 < rows <= eager <= usual
 
 
@@ -244,7 +244,7 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
     context, memory = found.faults
     assert "context is 128000" in context
     assert "are free" in memory
-    assert not any(found.fits(way) for way in WAYS)
+    assert not any(found.fits(way) for way in ESTIMATED_MODES)
     cells = found.max_pixels // 28**2
     again = replace(question, job=replace(question.job, cells=cells))
     assert estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), again, 2**33).faults == ()
@@ -276,7 +276,7 @@ def test_the_command_as_json(cats, wide, demo):
     assert report["weight_bytes"] == demo.placement.weight_bytes
     assert (report["max_new_tokens"], report["context"], report["attention"]) == (7, 4096, "eager")
     assert (report["faults"], report["max_pixels"]) == ([], None)
-    for way in WAYS:
+    for way in ESTIMATED_MODES:
         cost = report["ways"][way]
         assert cost["bytes"] == peak_bytes(demo.config, "float32", question.job, way)
         assert cost["with_weights_bytes"] == cost["bytes"] + report["weight_bytes"]
@@ -287,7 +287,7 @@ def test_the_command_says_what_cannot_be_asked_and_still_prints(cats):
     done = run(cats, "--model", "demo", "--device", "cpu", "--min-pixels", 4_000_000, "--max-pixels", 5_000_000)
     assert done.exit_code == 0, done.output
     assert "the usual way" in done.stdout
-    assert re.search(r"cannot be asked so: the prompt is .* context is 4096 \(--max-pixels \d+ fits\)", done.stdout)
+    assert re.search(r"cannot be asked: the prompt is .* context is 4096 \(--max-pixels \d+ fits\)", done.stdout)
 
 
 def test_the_command_refuses_as_ask_does(cats, tmp_path):
@@ -309,4 +309,4 @@ def test_estimates_are_within_20_percent_of_what_is_measured():
     """Two geometries, three sizes for each way of computing attention, every question in a process of its own."""
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 1 + 2 * 3 * len(WAYS)
+    assert len(done.stdout.splitlines()) == 1 + 2 * 3 * len(ESTIMATED_MODES)
