@@ -1,1 +1,1 @@
-"""Values, errors, text, files, progress: what every wing needs. Knows no model, picture or page."""
+"""Values, errors, text, files and progress, used by every other part. Depends on no model, picture or page."""

@@ -1,16 +1,16 @@
-"""One error base: a line that says what is wrong, a hint that says what to do, and the exit code it deserves.
+"""The base class of all expected errors: one line that says what is wrong, a hint what to do, and an exit code.
 
-Anything that is not a `QvlAttnError` is a bug of ours and may show a traceback.
+Any other exception is a bug in this package and may show a traceback.
 """
 
 
 class QvlAttnError(Exception):
-    """A fault that is not a bug of ours: one clear line, and a hint.
+    """An expected error: one clear line, and a hint.
 
     Args:
-        message: what was typed or found, and what is wrong with it; one line.
+        message: what was given, and what is wrong with it; one line.
         hint: what to do about it; one line, or empty.
-        details: further faults of the same kind, a line each.
+        details: further errors of the same kind, one line each.
     """
 
     exit_code = 1
@@ -26,21 +26,21 @@ class QvlAttnError(Exception):
 
 
 class InputError(QvlAttnError):
-    """The user's words or files are at fault: exit code 2."""
+    """The user's options, question or files are invalid: exit code 2."""
 
     exit_code = 2
 
 
 class ModelError(QvlAttnError):
-    """The model cannot be had, or is not one that can be served: exit code 1."""
+    """The model cannot be loaded or is not supported: exit code 1."""
 
 
 class CaptureError(QvlAttnError):
-    """The attention that came back is not what attention must be: exit code 1, and never a picture."""
+    """The captured attention is invalid: exit code 1, and nothing is drawn."""
 
 
 class MemoryLimitError(QvlAttnError):
-    """The memory does not suffice: exit code 1, before the forward where it can be known."""
+    """There is not enough memory: exit code 1, raised before the forward pass where it can be estimated."""
 
 
 class StoreError(QvlAttnError):
@@ -48,9 +48,9 @@ class StoreError(QvlAttnError):
 
 
 class ResultExistsError(StoreError):
-    """The same result is there already, and nobody asked to replace it."""
+    """The result already exists, and overwriting was not requested."""
 
 
-def describe_error(fault: Exception) -> str:
-    """A fault as rows tell it."""
-    return f"{type(fault).__name__}: {fault}"
+def describe_error(error: Exception) -> str:
+    """Return an error as result rows store it: its type and message."""
+    return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Files: safe names, folders that appear whole or not at all, NPZ, JSON and PNG, whatever is in them."""
+"""Files: safe names, folders that are created completely or not at all, and NPZ, JSON and PNG of any content."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt
 
 
 def slug(text: str, limit: int = 40) -> str:
-    """A text as part of a file name: letters and digits of any script, at most `limit` bytes; never empty."""
+    """Return a text as part of a file name: letters and digits of any script, at most `limit` bytes; never empty."""
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
     name = "-".join(words).encode()[:limit].decode(errors="ignore").strip("-")
     return f"{name}-" if name in _RESERVED else name or "x"
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before anything is computed whether results can be written into a folder, which is made if need be.
+    """Check that results can be written to a folder, before anything is computed; create the folder if it is missing.
 
     Raises:
-        InputError: they cannot.
+        InputError: the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,15 +50,15 @@ def check_writable(folder: Path) -> None:
 
 
 def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True) -> None:
-    """Find out whether a folder or file can be made without touching anything that is there.
+    """Check that a folder or file can be created without replacing anything.
 
     Args:
-        target: to be made.
-        option: that named it.
-        empty_folder: whether an empty folder may be there.
+        target: the path to create.
+        option: the command-line option that named it.
+        empty_folder: whether an empty folder of that name is allowed.
 
     Raises:
-        InputError: something of that name is there already, or no such name can be.
+        InputError: the path already exists, or the name is invalid.
     """
     try:
         target.lstat()
@@ -67,24 +67,27 @@ def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"{option} {target}: cannot be made ({error.strerror})", "name another one") from None
-    raise InputError(f"{option} {target}: is there already", "name another one")
+        raise InputError(f"{option} {target}: cannot be created ({error.strerror})", "name another one") from None
+    raise InputError(f"{option} {target}: already exists", "name another one")
 
 
 @contextmanager
 def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Write into a folder beside `target` that takes its name only when everything in it is on disk.
+    """Write a result folder: a draft folder beside `target` is renamed to it once all its files are on disk.
 
-    A fault leaves what was there before as it was. A rename replaces a folder only when it is empty, so an old result
-    is moved aside first, and back if the new one cannot take its place; a kill between the two leaves it in `.old-*`.
+    An error leaves an older result unchanged. A rename can replace only an empty folder, so the old result is moved
+    aside first, and moved back if the new one cannot take its place; a kill between the two leaves it in `.old-*`.
 
     Args:
-        target: the folder to be.
+        target: the folder to create.
         overwrite: whether a complete result may be replaced.
 
+    Yields:
+        The draft folder.
+
     Raises:
-        ResultExistsError: it is there already.
-        StoreError: it cannot be written.
+        ResultExistsError: a complete result already exists.
+        StoreError: the folder cannot be written.
     """
     with _draft_of(target) as draft:
         yield draft
@@ -94,16 +97,19 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Write into a folder beside `target` that takes its name only when everything in it is on disk.
+    """Write a new folder: a draft folder beside `target` is renamed to it once all its files are on disk.
 
-    Whatever has come to be there in the meantime stays, but for an empty folder.
+    Nothing is replaced except an empty folder, even if `target` was created in the meantime.
 
     Args:
-        target: the folder to be.
+        target: the folder to create.
+
+    Yields:
+        The draft folder.
 
     Raises:
-        InputError: something else took the name first.
-        StoreError: it cannot be written.
+        InputError: `target` already exists.
+        StoreError: the folder cannot be written.
     """
     with _draft_of(target) as draft:
         yield draft
@@ -113,7 +119,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
-            raise InputError(f"{target} is there already", "name a folder that is not there") from None
+            raise InputError(f"{target} already exists", "name another folder") from None
 
 
 @contextmanager
@@ -147,12 +153,12 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
         except OSError:
             if not (target / "result.json").exists():
                 raise
-            # another run finished the same result between the two lines above
+            # Another run finished the same result between the two lines above.
         else:
             return
     if (target / "result.json").exists() and not overwrite:
-        raise ResultExistsError(f"{target} is there already", "--overwrite (overwrite=True) replaces it")
-    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name  # a kill here leaves it there
+        raise ResultExistsError(f"{target} already exists", "--overwrite (overwrite=True) replaces it")
+    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name  # a kill leaves it there
     target.rename(old)
     try:
         draft.rename(target)
@@ -164,7 +170,7 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Come back when the names in a folder are on the disk."""
+    """Flush a folder's directory entries to disk."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -176,7 +182,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _synced(path: Path) -> Iterator[Any]:
-    """A file that takes its name when all of it is on the disk, in place of what had it."""
+    """Open a draft file that replaces `path` once all of it is on disk."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         with draft.open("wb") as stream:
@@ -189,18 +195,18 @@ def _synced(path: Path) -> Iterator[Any]:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB."""
+    """Write (H, W, 3) uint8 RGB as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
-        # Blended pictures have hardly any repeats to look for: this takes half the time, and about as many bytes.
+        # Blended pictures have hardly any repeats: this takes half the time and gives about as many bytes.
         Image.fromarray(pixels).save(stream, format="PNG", compress_type=zlib.Z_RLE)
 
 
 def read_png(path: Path) -> np.ndarray:
-    """Read (H, W, 3) uint8 RGB that `write_png` wrote, of any shape.
+    """Read a PNG as (H, W, 3) uint8 RGB.
 
     Raises:
-        StoreError: missing, no PNG, broken, or too large.
+        StoreError: the file is missing, not a PNG, broken, or larger than `MAX_PNG_PIXELS`.
     """
     try:
         with Image.open(path, formats=["PNG"]) as picture:
@@ -212,54 +218,54 @@ def read_png(path: Path) -> np.ndarray:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of plain types, compressed.
+    """Write arrays as a compressed NPZ file.
 
     Raises:
-        ValueError: an array of objects, which only a pickle could hold.
+        ValueError: an array has dtype object, which only a pickle could hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _synced(path) as stream:
-        _save(stream, arrays)
+        _write_arrays(stream, arrays)
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """As `write_npz`, without a file."""
+    """Return the bytes that `write_npz` would write."""
     stream = BytesIO()
-    _save(stream, arrays)
+    _write_arrays(stream, arrays)
     return stream.getvalue()
 
 
-def _save(stream: Any, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_arrays(stream: Any, arrays: Mapping[str, np.ndarray]) -> None:
     objects = [name for name, array in arrays.items() if array.dtype.hasobject]
     if objects:
         raise ValueError(f"{objects[0]} is an array of objects")
-    named: dict[str, Any] = dict(arrays)
-    np.savez_compressed(stream, **named)
+    keywords: dict[str, Any] = dict(arrays)
+    np.savez_compressed(stream, **keywords)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON with every number finite."""
+    """Write a JSON object; NaN and infinities raise a ValueError."""
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8; of what is no Unicode (names of files may hold it) the escape that JSON reads back."""
+    """Write UTF-8; lone surrogates, which file names may hold, are written as escapes that JSON can read."""
     with _synced(path) as stream:
         stream.write(text.encode(errors="backslashreplace"))
 
 
 def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np.ndarray]:
-    """Read arrays; nothing is unpickled, and what would be unpacked is bounded first.
+    """Read arrays from an NPZ file; nothing is unpickled, and the unpacked size is checked first.
 
     Args:
-        path: a file, or what `npz_bytes` made.
-        max_bytes: that it may unpack to; by default `MAX_NPZ_BYTES`.
+        path: a file, or the bytes of `npz_bytes`.
+        max_bytes: limit on the unpacked size; by default `MAX_NPZ_BYTES`.
 
     Raises:
         StoreError: not an NPZ file, or too large.
     """
     limit = MAX_NPZ_BYTES if max_bytes is None else max_bytes
-    name = path if isinstance(path, Path) else "what was sent"
+    name = path if isinstance(path, Path) else "the received data"
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -271,31 +277,31 @@ def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np
             return dict(arrays)
     except StoreError:
         raise
-    except Exception as error:  # zipfile and NumPy's parser of headers raise nearly anything
+    except Exception as error:  # zipfile and NumPy's header parser raise almost any type
         raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
 
 
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+def _reject_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not valid JSON")
 
 
-def _finite(typed: str) -> float:
-    value = float(typed)
-    return value if math.isfinite(value) else _refused(typed)
+def _finite_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _reject_constant(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        StoreError: missing, too large, or no JSON object.
+        StoreError: the file is missing, larger than `MAX_JSON_BYTES`, or not a JSON object with finite numbers.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StoreError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused, parse_float=_finite)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant, parse_float=_finite_float)
     except FileNotFoundError:
-        raise StoreError(f"{path.parent} is no complete result: it has no {path.name}") from None
+        raise StoreError(f"{path.parent} is not a complete result: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as JSON ({type(error).__name__})") from None
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""How long work runs: stages with their seconds and peak memory, progress, prefetching, quiet libraries.
+"""Time and peak memory of stages, progress callbacks, prefetching, and suppressing the stderr of C libraries.
 
-Imports no torch, and asks it only where it is loaded already.
+Does not import torch; uses it only if it is already loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import psutil
 
-# What is being done, how much of it is done, and of how much: 0 where that is not known.
+# Called with (stage, done, total); total is 0 if it is unknown.
 Progress = Callable[[str, int, int], None]
 
 
 def no_op(*values: object) -> None:
-    """A callback that does nothing."""
+    """Do nothing; the default callback."""
     del values
 
 
@@ -33,9 +33,9 @@ class Stages:
     """Seconds and peak memory of named stages.
 
     Attributes:
-        seconds: by stage.
-        peak_bytes: by stage; `host` is the largest resident size of the process, looked at every 5 ms, `before` what it
-            was when the stage began, `device` the most that torch held on all GPUs.
+        seconds: duration of each stage.
+        peak_bytes: memory of each stage: `host` is the largest resident size of the process, sampled every 5 ms,
+            `before` its resident size when the stage began, `device` the most that torch allocated on all GPUs.
     """
 
     def __init__(self) -> None:
@@ -44,18 +44,18 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what is done inside."""
+        """Measure the body of a `with` block as one stage."""
         process, done = psutil.Process(), threading.Event()
         before = peak = process.memory_info().rss
 
-        def look() -> None:
+        def sample_memory() -> None:
             nonlocal peak
             while not done.wait(_MEMORY_EVERY_S):
                 peak = max(peak, process.memory_info().rss)
 
         for gpu, cuda in _gpus():
             cuda.reset_peak_memory_stats(gpu)
-        watcher = threading.Thread(target=look, daemon=True)
+        watcher = threading.Thread(target=sample_memory, daemon=True)
         watcher.start()
         started = time.perf_counter()
         try:
@@ -65,27 +65,27 @@ class Stages:
             done.set()
             watcher.join()
             self.peak_bytes[name] = {"before": before, "host": max(peak, process.memory_info().rss)}
-            held = [cuda.max_memory_allocated(gpu) for gpu, cuda in _gpus()]
-            if held:
-                self.peak_bytes[name]["device"] = sum(held)
+            allocated = [cuda.max_memory_allocated(gpu) for gpu, cuda in _gpus()]
+            if allocated:
+                self.peak_bytes[name]["device"] = sum(allocated)
 
 
 def describe_memory(stage: str, peak: Mapping[str, int]) -> str:
-    """The peak memory of a stage, to be read."""
+    """Describe the peak memory of a stage in one line."""
     above = (peak["host"] - peak["before"]) / 2**20
     device = f", {peak['device'] / 2**20:,.0f} MiB on the GPU" if "device" in peak else ""
-    return f"peak memory, {stage}: {peak['host'] / 2**20:,.0f} MiB, {above:,.0f} of them since it began{device}"
+    return f"peak memory, {stage}: {peak['host'] / 2**20:,.0f} MiB, {above:,.0f} MiB more than at its start{device}"
 
 
-def joined(one: Stages, other: Stages) -> Stages:
-    """The stages of both."""
-    both = Stages()
-    both.seconds, both.peak_bytes = one.seconds | other.seconds, one.peak_bytes | other.peak_bytes
-    return both
+def joined(first: Stages, second: Stages) -> Stages:
+    """Return the stages of both."""
+    union = Stages()
+    union.seconds, union.peak_bytes = first.seconds | second.seconds, first.peak_bytes | second.peak_bytes
+    return union
 
 
 def _gpus() -> list[tuple[int, Any]]:
-    """The GPUs that torch has begun to use, each with `torch.cuda`."""
+    """The index of each GPU with `torch.cuda`; empty unless torch is loaded and CUDA is initialized."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     return [(gpu, cuda) for gpu in range(cuda.device_count())] if cuda and cuda.is_initialized() else []
 
@@ -95,20 +95,20 @@ _STOP_EVERY_S = 0.05
 
 
 def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, None, None]:
-    """The same items, made in a thread of their own, at most `depth` of them waiting.
+    """Yield the same items, produced in a thread, with at most `depth` of them queued.
 
-    A fault in making them is raised where they are used. Whoever stops using them stops their making as well.
+    An exception of the producer is raised in the consumer. Closing this generator also closes `items`.
     """
-    waiting: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
+    queue: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
     stop = threading.Event()
 
-    def put(item: T | None, fault: BaseException | None) -> None:
+    def put(item: T | None, error: BaseException | None) -> None:
         while not stop.is_set():
             with suppress(Full):
-                waiting.put((item, fault), timeout=_STOP_EVERY_S)
+                queue.put((item, error), timeout=_STOP_EVERY_S)
                 break
 
-    def make() -> None:
+    def produce() -> None:
         try:
             with closing(items):
                 for item in items:
@@ -116,16 +116,16 @@ def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, No
                     if stop.is_set():
                         return
             put(None, None)
-        except BaseException as fault:
-            put(None, fault)
+        except BaseException as error:
+            put(None, error)
 
-    producer = threading.Thread(target=make, daemon=True)
+    producer = threading.Thread(target=produce, daemon=True)
     producer.start()
     try:
         while True:
-            item, fault = waiting.get()
-            if fault is not None:
-                raise fault
+            item, error = queue.get()
+            if error is not None:
+                raise error
             if item is None:
                 return
             yield item
@@ -133,20 +133,20 @@ def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, No
         stop.set()
         while producer.is_alive():
             try:
-                waiting.get_nowait()
+                queue.get_nowait()
             except Empty:
                 producer.join(_STOP_EVERY_S)
 
 
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
-    """Keep off the terminal what C libraries write to it (libtiff on a broken file, Ray about its own log)."""
+    """Redirect the stderr of C libraries to the null device (libtiff on a broken file, Ray about its own log)."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_stderr = os.dup(2)
     try:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)

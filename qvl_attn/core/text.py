@@ -1,4 +1,4 @@
-"""Text of users, models and files made safe for a terminal, drawings and spreadsheets; numbers as text."""
+"""Makes text of users, models and files safe for terminals, drawings and spreadsheets; formats numbers."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ import re
 import unicodedata
 
 _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-# A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
+# Spreadsheets read a cell that begins with one of these as a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
 
 
 def shortened(text: str) -> str:
-    """A text where one of many stands: its beginning, if it is long."""
+    """Return a text cut to `LONG` characters, for lists."""
     return text if len(text) <= LONG else text[: LONG - 1].rstrip() + "…"
 
 
 def inert(text: str) -> str:
-    """A text as a cell that a spreadsheet does not run."""
+    """Return a text as a cell that spreadsheets do not read as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def plain(text: str) -> str:
-    """Text that is safe to print and to draw: no control or format characters, every white space a space.
+    """Return text that is safe to print and draw: no control or format characters, all white space as spaces.
 
-    Bidirectional marks, zero-width joiners, variation selectors and the ESC of terminal sequences go; half a
-    surrogate pair becomes U+FFFD; what can be composed is (NFC).
+    Bidirectional marks, zero-width joiners, variation selectors and the ESC of terminal sequences are removed; a lone
+    surrogate becomes U+FFFD; characters are composed (NFC).
     """
-    kept = []
+    safe = []
     for char in unicodedata.normalize("NFC", _VARIATION_SELECTORS.sub("", text)):
         category = unicodedata.category(char)
         if char.isspace() or category[0] == "Z":
-            kept.append(" ")
+            safe.append(" ")
         elif category == "Cs":
-            kept.append("\ufffd")
+            safe.append("\ufffd")
         elif category not in ("Cc", "Cf"):
-            kept.append(char)
-    return "".join(kept)
+            safe.append(char)
+    return "".join(safe)
 
 
 def times_uniform(multiple: float, unit: str = "uniform") -> str:
-    """A multiple of a uniform map, or of another unit, to be read."""
+    """Format a multiple of a uniform map, or of another unit."""
     return f"{multiple:.{1 if 0 < multiple < 100 else 0}f}× {unit}"
 
 
 def compact(value: float) -> str:
-    """An attention weight, to be read."""
+    """Format an attention weight with three digits."""
     return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.3g}"
 
 
 def percent(share: float) -> str:
-    """A share, to be read."""
+    """Format a share as a percentage."""
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.{1 if share < 0.0995 else 0}f} %"

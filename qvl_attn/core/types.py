@@ -1,7 +1,7 @@
-"""The values that are handed from room to room: frozen, and validated when they are made.
+"""The dataclasses that the parts exchange: frozen, and validated on creation.
 
-Nothing here knows about models, files or pixels of a drawing. Axes: F frames, L layers, H heads, Q query tokens,
-V vision tokens; t, h, w are steps, rows and columns of a merged grid. Sizes are (width, height), boxes are xyxy.
+They do not depend on models, files or drawing. Axes: F frames, L layers, H heads, Q query tokens, V vision tokens;
+t, h, w are steps, rows and columns of a merged grid. Sizes are (width, height), boxes are xyxy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
     fits = array.ndim == len(shape) and all(
-        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+        expected is None or expected == actual for expected, actual in zip(shape, array.shape, strict=True)
     )
     _require(
         fits and array.dtype == dtype,
@@ -35,17 +35,17 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What is known of a clip, and which of its frames were sampled.
+    """Facts about a clip, and which of its frames were sampled.
 
     Attributes:
-        start_s: where the part that is looked at begins.
-        end_s: where it ends.
-        rate_fps: its own frames per second there, on average.
+        start_s: start of the sampled part.
+        end_s: end of the sampled part.
+        rate_fps: the clip's own frames per second in that part, on average.
         sampled_fps: one frame was sampled every 1 / `sampled_fps` seconds.
-        frame_indices: (F,) number of each sampled frame in the clip, from 0.
-        declared_frames: how many the file says the whole clip has; None where it says nothing.
-        decoded_frames: how many of that part could be decoded.
-        skipped_s: when those would be shown that could not.
+        frame_indices: (F,) index of each sampled frame in the clip, from 0.
+        declared_frames: number of frames of the whole clip according to the file; None if the file does not say.
+        decoded_frames: number of frames of the part that could be decoded.
+        skipped_s: times of the frames that could not be decoded.
     """
 
     start_s: float
@@ -58,7 +58,7 @@ class ClipFacts:
     skipped_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(0 <= self.start_s < self.end_s, f"from {self.start_s} to {self.end_s} s")
+        _require(0 <= self.start_s < self.end_s, f"start {self.start_s} s, end {self.end_s} s")
         _require(min(self.rate_fps, self.sampled_fps) > 0, f"rates {self.rate_fps}, {self.sampled_fps}")
         _require(len(self.frame_indices) > 0 and min(self.frame_indices) >= 0, "frame_indices: none, or negative")
 
@@ -68,15 +68,16 @@ class Media:
     """One picture, or the sampled frames of one clip, upright and in RGB.
 
     Attributes:
-        frames: (F, H, W, 3) uint8; one for a picture. Upright. A clip's are as large as the processor wants them; in a
-            result that was read back a picture may be smaller than the original.
-        times_s: (F,) float64, when each frame is shown; 0 for a picture.
+        kind: `picture` or `clip`.
+        frames: (F, H, W, 3) uint8, upright; F is 1 for a picture. The frames of a clip have the processor's size; a
+            picture of a loaded result may be smaller than the original.
+        times_s: (F,) float64, presentation time of each frame; 0 for a picture.
         size_px: (width, height) of the upright original.
-        source: the path as it was typed; of a result that was read back, the name alone.
-        sha256: of the file's bytes, in hex.
-        notes: what was done to the file that its owner may not expect, one line each.
-        clip: of a clip, where its frames come from.
-        path: of a clip, where it can be decoded once more; not in a result that was read back.
+        source: the path as it was typed; the file name alone in a loaded result.
+        sha256: SHA-256 of the file's bytes, in hex.
+        notes: conversions that the user may not expect, one line each.
+        clip: facts about the clip; None for a picture.
+        path: path of the clip, to decode it again; None for pictures and in loaded results.
     """
 
     kind: Literal["picture", "clip"]
@@ -97,44 +98,44 @@ class Media:
         _require(bool(np.isfinite(self.times_s).all()), "times_s: not finite")
         _require((self.kind == "clip") == (self.clip is not None), f"kind {self.kind!r}: only a clip has clip facts")
         _require(
-            self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one a frame"
+            self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one per frame"
         )
 
     @property
     def facts(self) -> ClipFacts:
-        """Of a clip, where its frames come from."""
+        """The facts about a clip."""
         assert self.clip is not None
         return self.clip
 
     @property
-    def shown_when(self) -> str:
-        """When its frames are shown, to be read."""
+    def time_label(self) -> str:
+        """The time range of the frames, as text."""
         first, last = self.times_s[0], self.times_s[-1]
         return f"{first:.2f} s" if first == last else f"{first:.2f}-{last:.2f} s"
 
     @property
     def sampled_s(self) -> NDArray[np.float64]:
-        """(F,) from when on each sampled frame stands for its moment, ascending.
+        """(F,) float64, the time from which each sampled frame is valid, ascending.
 
-        That is when it is first shown, or, of a frame that stays on the screen for several samples, for all but the
-        first the moment at which it was sampled.
+        This is the frame's presentation time. A frame that is sampled several times has the sampling time for all
+        but the first.
         """
         if self.clip is None:
             return self.times_s
-        moments = self.clip.start_s + np.arange(len(self.frames)) / self.clip.sampled_fps
-        again = np.diff(self.clip.frame_indices, prepend=-1) == 0
-        return np.where(again, moments, np.maximum(self.times_s, self.clip.start_s))
+        sampling_times_s = self.clip.start_s + np.arange(len(self.frames)) / self.clip.sampled_fps
+        repeated = np.diff(self.clip.frame_indices, prepend=-1) == 0
+        return np.where(repeated, sampling_times_s, np.maximum(self.times_s, self.clip.start_s))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenGrid:
-    """Where the vision tokens of one picture stand in the sequence, and what part of the picture each covers.
+    """The positions of one picture's or clip's vision tokens in the sequence, and the box that each covers.
 
     Attributes:
-        grid_thw: steps, rows and columns of patches, as the processor gave it (not merged).
-        merge_size: patches a side that become one token (the model's `spatial_merge_size`).
+        grid_thw: steps, rows and columns of patches, from the processor (not merged).
+        merge_size: patches per side that are merged into one token (the model's `spatial_merge_size`).
         start: position of the first vision token in the sequence.
-        boxes_px: (cells, 4) float32, xyxy in the upright original's pixels, in the order of the tokens.
+        boxes_px: (cells, 4) float32, xyxy in pixels of the upright original, in token order.
         frame_span: (t, 2) int64, first and last source frame of each step.
         times_s: (t, 2) float64, the times of those frames.
     """
@@ -157,13 +158,13 @@ class TokenGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Steps, rows and columns of the merged grid: one cell a token."""
+        """Steps, rows and columns of the merged grid: one cell per token."""
         t, h, w = self.grid_thw
         return t, h // self.merge_size, w // self.merge_size
 
     @property
     def cells(self) -> int:
-        """How many tokens the picture became."""
+        """Number of cells, which is the number of vision tokens."""
         t, h, w = self.shape
         return t * h * w
 
@@ -175,7 +176,7 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the sequence. `span` is the part of the question it covers, [start, stop) in characters."""
+    """One token of the sequence. `span` is the range of the question that it covers, [start, stop) in characters."""
 
     position: int
     text: str
@@ -188,7 +189,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Apart:
-    """Which heads are kept apart: all of `heads` in each of `layers`, by their numbers, ascending."""
+    """The heads whose attention is stored one by one: all of `heads` in each of `layers`, 0-based, ascending."""
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
@@ -196,7 +197,8 @@ class Apart:
     def __post_init__(self) -> None:
         for numbers in (self.layers, self.heads):
             _require(
-                bool(numbers) and list(numbers) == sorted({*numbers}) and numbers[0] >= 0, f"kept apart: {numbers}"
+                bool(numbers) and list(numbers) == sorted({*numbers}) and numbers[0] >= 0,
+                f"layers or heads: {numbers} is not ascending from 0",
             )
 
 
@@ -209,15 +211,15 @@ class Capture:
         queries: (Q,) int64, positions of the query tokens, ascending.
         query_role: (Q,) str: `question`, `last` or `answer`.
         produces: (Q,) int64, the position of the token that a `last` or `answer` query produces; -1 for the others.
-        weights: (L, Q, V) float32, attention of each query on each vision token as the softmax gave it, averaged over
-            the heads; not rescaled.
-        vision_mass: (L, Q) float32, the share of each row that goes to vision tokens at all.
+        weights: (L, Q, V) float32, softmax attention of each query on each vision token, averaged over the heads; not
+            rescaled.
+        vision_mass: (L, Q) float32, the share of each row's attention on all vision tokens.
         grids: one for each picture, in prompt order.
         tokens: the whole sequence, prompt and answer.
-        weights_by_head: (L, H, Q, V) float32 or float16, where it was asked for; fewer layers and heads where
-            `apart` names them.
-        apart: which heads `weights_by_head` has; None for all heads of all layers.
-        weights_max: (L, Q, V) float32, as `weights` but the maximum over the heads, where it was asked for.
+        weights_by_head: (L, H, Q, V) float32 or float16, the attention of single heads; None if not requested. Only
+            the layers and heads of `apart` if that is set.
+        apart: the heads in `weights_by_head`; None for all heads of all layers.
+        weights_max: (L, Q, V) float32, like `weights` but the maximum over the heads; None if not requested.
     """
 
     layers: IntArray
@@ -249,16 +251,16 @@ class Capture:
         _require(bool(((self.vision_mass >= 0) & (self.vision_mass <= 1)).all()), "vision_mass: not a share")
         if self.weights_by_head is not None:
             half = self.weights_by_head.dtype == np.float16
-            kept = (L, None) if self.apart is None else (len(self.apart.layers), len(self.apart.heads))
+            layers_heads = (L, None) if self.apart is None else (len(self.apart.layers), len(self.apart.heads))
             dtype = np.float16 if half else np.float32
-            _require_array("weights_by_head", self.weights_by_head, dtype, (*kept, Q, V))
+            _require_array("weights_by_head", self.weights_by_head, dtype, (*layers_heads, Q, V))
             _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
-        _require(self.apart is None or self.weights_by_head is not None, "apart: no head is kept apart")
+        _require(self.apart is None or self.weights_by_head is not None, "apart: set, but there is no weights_by_head")
         if self.weights_max is not None:
             _require_array("weights_max", self.weights_max, np.float32, (L, Q, V))
             _require(bool((self.weights_max >= self.weights * (1 - 1e-3)).all()), "weights_max: less than the mean")
         last = int(max(self.queries.max(), self.produces.max(), self.vision_tokens.max()))
-        _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is spoken of")
+        _require(last < len(self.tokens), f"tokens: {len(self.tokens)}, but position {last} is used")
         _require(
             [token.position for token in self.tokens] == list(range(len(self.tokens))),
             "tokens: not in sequence",
@@ -277,7 +279,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the ends of the colour map mean: `low` is its darkest colour, everything from `high` on its brightest."""
+    """The value range of the colour map: `low` is its darkest colour, `high` and above its brightest."""
 
     low: float
     high: float
@@ -295,16 +297,15 @@ class HeatMap:
 
     Attributes:
         values: (t, h, w) float32, attention weights, never rescaled.
-        media_index: which picture of the prompt.
+        media_index: index of the picture in the prompt.
         layers: the layers averaged.
         heads: the heads averaged, as text (`all`, `3,5`, `21.9,21.11`).
-        query: what asked, as text (`question`, `last`, `answer`, `text:cats`).
-        queries: positions of the query tokens averaged; none where the map is not theirs.
-        uniform: the value that every cell would have if the same attention were spread evenly over all vision tokens
-            of the prompt.
-        vision_mass: the share of the queries' attention that goes to vision tokens at all.
-        scale: what it is drawn on.
-        method: how layers, heads and queries were joined.
+        query: the query, as text (`question`, `last`, `answer`, `text:cats`).
+        queries: positions of the query tokens averaged; empty for maps that are not an average over query tokens.
+        uniform: the value of every cell if the same attention were spread evenly over all vision tokens of the prompt.
+        vision_mass: the share of the queries' attention on all vision tokens.
+        scale: the colour scale.
+        method: the method that computed the map.
     """
 
     values: FloatArray
@@ -325,5 +326,5 @@ class HeatMap:
 
     @property
     def clipped(self) -> int:
-        """How many cells lie above the scale."""
+        """Number of cells above the scale."""
         return int((self.values > self.scale.high).sum())

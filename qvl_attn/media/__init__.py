@@ -1,1 +1,1 @@
-"""From a path to upright RGB frames with true times. Knows no model."""
+"""From a path to upright RGB frames with their times. Depends on no model."""

@@ -1,4 +1,4 @@
-"""Animated pictures (GIF, WebP, PNG) and folders of numbered frames as footage, through Pillow."""
+"""Video sources from animated pictures (GIF, WebP, PNG) and folders of numbered frames, read with Pillow."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
 SIGNATURES = (b"GIF8", b"RIFF", b"\x89PNG")
 MAX_FRAMES = 100_000
-# What browsers do with frames that claim to be shown for no time, or for next to none.
-SHORTEST_S, SHOWN_INSTEAD_S = 0.011, 0.1
+# As browsers do: frames with a shorter duration get the default one.
+MIN_DURATION_S, DEFAULT_DURATION_S = 0.011, 0.1
 NUMBERED = re.compile(r"(\d+)\D*\Z")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 
 
 def is_animation(head: bytes) -> bool:
-    """Whether a file that begins like this is a picture that may move; RIFF is also what AVI begins with."""
+    """Whether a file with these first bytes is a picture that may be animated; AVI files also begin with RIFF."""
     return head.startswith(SIGNATURES) and (not head.startswith(b"RIFF") or head[8:12] == b"WEBP")
 
 
@@ -35,11 +35,11 @@ def animation_source(path: Path, name: str) -> VideoSource:
     """Read an animated picture.
 
     Args:
-        path: of the file.
-        name: the path as it was typed, fit to be printed.
+        path: path of the file.
+        name: the path as it was typed, made printable.
 
     Raises:
-        InputError: broken, too large, or it does not move.
+        InputError: the file is broken, too large, or not animated.
     """
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes", "make it a video: MP4 or WebM")
@@ -47,23 +47,23 @@ def animation_source(path: Path, name: str) -> VideoSource:
     with decoding_faults(name, data), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"])
-        moves = getattr(image, "is_animated", False)
-        declared = getattr(image, "n_frames", 1) - _stand_in(image)
+        animated = getattr(image, "is_animated", False)
+        declared = getattr(image, "n_frames", 1) - _default_images(image)
     check_size(*image.size, name)
-    if not moves:
+    if not animated:
         raise InputError(f"{name} is a picture that does not move; `video` takes clips", "ask it with `qvl-attn ask`")
     if declared > MAX_FRAMES:
         raise InputError(f"{name} has {declared:,} frames; the limit is {MAX_FRAMES:,}", "cut it first")
-    lengths = [_shown_s(frame) for _, frame in _decoded(data) if frame is not None]
-    if not lengths:
+    durations_s = [_duration_s(frame) for _, frame in _decode(data) if frame is not None]
+    if not durations_s:
         raise InputError(f"{name}: 0 of {declared} declared frames decoded", "copy or download it again")
-    ends = np.cumsum(lengths + [SHOWN_INSTEAD_S] * (declared - len(lengths)))
+    ends_s = np.cumsum(durations_s + [DEFAULT_DURATION_S] * (declared - len(durations_s)))
     return VideoSource(
         source=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
         size_px=image.size,
-        times_s=np.concatenate([[0.0], ends[:-1]]),
-        end_s=float(ends[-1]),
+        times_s=np.concatenate([[0.0], ends_s[:-1]]),
+        end_s=float(ends_s[-1]),
         declared_frames=declared,
         frames=partial(_frames, data),
         notes=_notes(data),
@@ -71,55 +71,55 @@ def animation_source(path: Path, name: str) -> VideoSource:
 
 
 def _notes(data: bytes) -> tuple[str, ...]:
-    _, first = next(_decoded(data))
+    _, first = next(_decode(data))
     return () if first is None else tuple(to_rgb(first.copy())[1])
 
 
-def _decoded(data: bytes) -> Iterator[tuple[int, Image.Image | None]]:
-    """The frames of an animation; they build on each other, so that the first broken one, given as None, ends it."""
+def _decode(data: bytes) -> Iterator[tuple[int, Image.Image | None]]:
+    """Yield the frames of an animation; the first broken frame is None and the last, as frames build on each other."""
     with Image.open(BytesIO(data), formats=["GIF", "WEBP", "PNG"]) as image:
-        before = _stand_in(image)
-        for number in range(image.n_frames - before):  # type: ignore[attr-defined]
+        offset = _default_images(image)
+        for number in range(image.n_frames - offset):  # type: ignore[attr-defined]
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    image.seek(before + number)
+                    image.seek(offset + number)
                     image.load()
-            except Exception:  # Pillow's decoders raise nearly anything
+            except Exception:  # Pillow's decoders raise almost any type
                 yield number, None
                 return
             yield number, image
 
 
-def _stand_in(image: Image.Image) -> int:
-    """1 where an animated PNG begins with a picture for those who cannot play it, else 0."""
+def _default_images(image: Image.Image) -> int:
+    """Return 1 if an animated PNG begins with a still picture for viewers that cannot play it, else 0."""
     return int(bool(getattr(image, "default_image", False)))
 
 
-def _shown_s(frame: Image.Image) -> float:
+def _duration_s(frame: Image.Image) -> float:
     seconds = float(frame.info.get("duration", 0)) / 1000
-    return seconds if seconds >= SHORTEST_S else SHOWN_INSTEAD_S
+    return seconds if seconds >= MIN_DURATION_S else DEFAULT_DURATION_S
 
 
 def _frames(data: bytes, first: int) -> Iterator[tuple[int, Pixels | None]]:
-    for number, image in _decoded(data):
+    for number, image in _decode(data):
         if number >= first and image is None:
             yield number, None
         elif number >= first and image is not None:
-            pixels, _ = to_rgb(image.copy())  # at once: the picture goes on to its next frame
+            pixels, _ = to_rgb(image.copy())  # converted now: Pillow reuses the image for the next frame
             yield number, partial(at_size, pixels)
 
 
 def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource:
-    """Read a folder of frames: the numbers in their names say when each is shown.
+    """Read a folder of frames; the number in each file name gives the frame's time.
 
     Args:
-        folder: with pictures named by numbers: `00012.jpg`, `frame-12.png`.
-        name: the path as it was typed, fit to be printed.
-        rate_fps: how many numbers pass in a second.
+        folder: a folder of pictures with numbers in their names: `00012.jpg`, `frame-12.png`.
+        name: the path as it was typed, made printable.
+        rate_fps: frame numbers per second.
 
     Raises:
-        InputError: no picture, a picture without a number, a number twice, or different sizes.
+        InputError: no picture, a picture without a number, a duplicate number, or different sizes.
     """
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -127,7 +127,7 @@ def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource
             continue
         match = NUMBERED.search(path.stem)
         if match is None or len(match[1]) > 15:
-            raise InputError(f"{name}: {path.name} has no number to say when it is shown", "name frames 00000.png, ...")
+            raise InputError(f"{name}: {path.name} has no number that gives its time", "name frames 00000.png, ...")
         if (number := int(match[1])) in numbered:
             raise InputError(f"{name}: {numbered[number].name} and {path.name} are both frame {number}")
         numbered[number] = path
@@ -141,7 +141,7 @@ def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource
     for path in paths:
         with path.open("rb") as file:
             digest.update(f"{path.name}\0".encode(errors="replace") + hashlib.file_digest(file, "sha256").digest())
-    first = next((pixels for _, pixels in _pictures(paths, None, 0) if pixels is not None), None)
+    first = next((pixels for _, pixels in _load_frames(paths, None, 0) if pixels is not None), None)
     if first is None:
         raise InputError(f"{name}: 0 of {len(paths)} frames decoded", "copy or download them again")
     height, width, _ = first(None).shape
@@ -153,21 +153,21 @@ def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource
         times_s=times_s,
         end_s=float(times_s[-1] + np.median(np.diff(times_s))) if len(paths) > 1 else 1 / rate_fps,
         declared_frames=len(paths),
-        frames=partial(_pictures, paths, (width, height)),
-        notes=(f"a folder of frames: {rate_fps:g} of their numbers a second (--source-fps)",),
+        frames=partial(_load_frames, paths, (width, height)),
+        notes=(f"a folder of frames, read as {rate_fps:g} frame numbers a second (--source-fps)",),
     )
 
 
-def _pictures(paths: list[Path], own_px: Size | None, first: int) -> Iterator[tuple[int, Pixels | None]]:
+def _load_frames(paths: list[Path], size_px: Size | None, first: int) -> Iterator[tuple[int, Pixels | None]]:
     for number, path in enumerate(paths[first:], first):
         try:
             media = load_picture(path)
         except InputError:
             yield number, None
             continue
-        if own_px not in (None, media.size_px):
+        if size_px not in (None, media.size_px):
             raise InputError(
-                f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {own_px}",
-                "a folder is read as the frames of one clip; pictures are named one by one (encoder: --input-dir)",
+                f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {size_px}",
+                "a folder is read as the frames of one clip; name pictures one by one (encoder: --input-dir)",
             )
         yield number, partial(at_size, media.frames[0])

@@ -1,6 +1,6 @@
-"""A path becomes upright RGB pixels. Knows files, their formats and limits; knows nothing about models.
+"""Loads pictures from paths as upright RGB pixels, within limits on formats and sizes. Depends on no model.
 
-A file is read once, into memory, so that its hash and its pixels are of the same bytes. Nothing is ever fetched.
+A file is read into memory once, so that its hash and its pixels belong to the same bytes. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _FORMAT_NAMES = ", ".join(_FORMATS[:-1]).replace("WEBP", "WebP") + f" or {_FORMA
 
 _CLIP = re.compile(r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|ts|webm|wmv)\Z", re.IGNORECASE)
 
-# What files of these formats begin with: tells a broken picture from what is none.
+# First bytes of these formats, to tell a broken picture from another kind of file.
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II\*\0|MM\0\*|....ftyp(avif|avis|mif1|msf1)", re.DOTALL
 )
 
-# `https:/x` is what pathlib leaves of a URL. One letter before the colon is a Windows drive.
+# pathlib shortens `https://x` to `https:/x`. A single letter before the colon is a Windows drive.
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]+://|(https?|ftps?|sftp|file|data|s3|gs|hf):)", re.IGNORECASE)
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,65 +56,65 @@ _TURNS = {
 
 SIDEWAYS = (5, 6, 7, 8)
 
-# Pillow logs some faults as well as raising them, and what no handler takes goes to the terminal.
+# Pillow logs some errors that it also raises; without a handler they would be printed to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file that begins like this is a picture, sound or broken; animated ones are pictures, too."""
+    """Whether a file with these first bytes is a picture, valid or broken, still or animated."""
     return bool(_SIGNATURE.match(head))
 
 
 def is_clip(path: str | os.PathLike[str]) -> bool:
-    """Whether the name ends as the name of a clip does. The file is not looked at."""
+    """Whether the file extension is that of a clip. The file is not opened."""
     return bool(_CLIP.search(os.fspath(path)))
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
-    """Whether a path stands for a clip where pictures and clips are taken: a clip's name, or a folder of frames."""
+    """Whether a path that may be a picture or a clip is a clip: a clip's file extension, or a folder of frames."""
     return is_clip(path) or os.path.isdir(path)  # pathlib raises on names that are too long  # noqa: PTH112
 
 
 def load_pictures(pictures: PictureLike | Sequence[PictureLike], loaded: dict[str, Media]) -> tuple[Media, ...]:
-    """The pictures of one prompt, one or several; files that are in `loaded` already are not read again.
+    """Load the pictures of one prompt, one or several; `loaded` is a cache by path, and is added to.
 
     Raises:
         InputError: as `load_picture`.
     """
     media = []
-    for one in [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures:
-        if not isinstance(one, Media):
-            name = os.fspath(one)
+    for picture in [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures:
+        if not isinstance(picture, Media):
+            name = os.fspath(picture)
             if name not in loaded:
                 loaded[name] = load_picture(name)
-            one = loaded[name]
-        media.append(one)
+            picture = loaded[name]
+        media.append(picture)
     return tuple(media)
 
 
 def load_picture(path: str | os.PathLike[str]) -> Media:
     """Read a picture, turn it upright and convert it to 8-bit RGB.
 
-    Transparency is drawn on white; more than 8 bits a channel are scaled, not clipped; of several frames or pages the
-    first is used. `Media.notes` says which of these happened.
+    Transparency is drawn on white; more than 8 bits per channel are scaled, not clipped; the first of several frames or
+    pages is used. `Media.notes` lists which of these happened.
 
     Args:
-        path: a file on this machine: JPEG, PNG, WebP, GIF, BMP, TIFF, or AVIF where Pillow was built with it.
+        path: a local file: JPEG, PNG, WebP, GIF, BMP, TIFF, or AVIF if Pillow was built with it.
 
     Returns:
         Media with frames (1, H, W, 3) uint8, times_s zeros (1,), size_px (W, H) of the upright picture.
 
     Raises:
-        InputError: a URL or a clip; a path that is missing, not a regular file, or unreadable; an empty file, one
-            larger than `MAX_BYTES`, or one that is no such picture, is truncated or broken; more than `MAX_PIXELS`;
-            one side more than `MAX_ASPECT_RATIO` times the other.
+        InputError: a URL or a clip; a path that is missing, not a regular file, or unreadable; a file that is empty,
+            larger than `MAX_BYTES`, not one of these formats, truncated or broken; more than `MAX_PIXELS`; one side
+            more than `MAX_ASPECT_RATIO` times the other.
     """
     source = os.fspath(path)
     return picture_from(_read(source, check_local(source)), source)
 
 
 def picture_from(data: bytes, source: str) -> Media:
-    """As `load_picture`, from the bytes of a file.
+    """Decode a picture from the bytes of a file, as `load_picture` does.
 
     Raises:
         InputError: as `load_picture`.
@@ -136,12 +136,12 @@ def picture_from(data: bytes, source: str) -> Media:
 
 
 def upright_size_px(data: bytes | Path, name: str) -> tuple[int, int]:
-    """(width, height) of a picture after its EXIF orientation, from its head: the pixels are not decoded.
+    """Return (width, height) of a picture after its EXIF orientation, from its header, without decoding pixels.
 
-    A PNG whose EXIF stands behind its pixels is taken as it lies.
+    The orientation of a PNG whose EXIF follows its pixels is ignored.
 
     Raises:
-        InputError: no picture that `load_picture` takes, as far as its head tells.
+        InputError: not a picture that `load_picture` reads, as far as the header shows.
     """
     stream: BytesIO | Path
     if isinstance(data, bytes):
@@ -156,17 +156,18 @@ def upright_size_px(data: bytes | Path, name: str) -> tuple[int, int]:
         warnings.simplefilter("ignore")
         with decoding_faults(name, head), Image.open(stream, formats=_FORMATS) as image:
             size_px = image.size
-            told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-            sideways = told and _orientation(image) in SIDEWAYS  # Pillow tells a TIFF's size upright
+            # Pillow reports a TIFF's size upright.
+            has_orientation = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+            sideways = has_orientation and _orientation(image) in SIDEWAYS
     check_size(*size_px, name)
     return (size_px[1], size_px[0]) if sideways else size_px
 
 
 def check_local(source: str) -> str:
-    """The path as typed, fit for one line on a terminal.
+    """Return the path as typed, made printable.
 
     Raises:
-        InputError: it is a URL.
+        InputError: the path is a URL.
     """
     name = printable(source or ".")
     if _URL.match(source):
@@ -175,7 +176,7 @@ def check_local(source: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A path fit for one line on a terminal."""
+    """Return a path that fits one line of a terminal: shortened, control characters escaped."""
     if len(text) > 300:
         text = f"{text[:140]}...{text[-140:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -199,10 +200,10 @@ def _check_bytes(size: int, name: str) -> None:
 
 
 def check_file(path: Path, name: str, noun: str) -> int:
-    """The size in bytes of a file with something in it.
+    """Return the size in bytes of a regular file that is not empty.
 
     Raises:
-        InputError: a folder, no regular file, or an empty one.
+        InputError: a folder, not a regular file, or an empty file.
     """
     info = path.stat()
     if stat.S_ISDIR(info.st_mode):
@@ -216,7 +217,7 @@ def check_file(path: Path, name: str, noun: str) -> int:
 
 @contextmanager
 def file_faults(name: str) -> Iterator[None]:
-    """Say in our words why a file cannot be read."""
+    """Turn errors of the file system into an `InputError`."""
     try:
         yield
     except FileNotFoundError:
@@ -227,19 +228,19 @@ def file_faults(name: str) -> Iterator[None]:
 
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The first frame, (H, W, 3), upright, and what was done to it."""
+    """Return the first frame, (H, W, 3) upright, and notes on its conversion."""
     with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=_FORMATS)
     check_size(*image.size, name)
     with decoding_faults(name, data):
-        upright, turned = _turn_upright(image)
-        frame, converted = to_rgb(upright)
-    return frame, (*turned, *converted, *_further_frames(image))
+        upright, rotation_notes = _turn_upright(image)
+        frame, color_notes = to_rgb(upright)
+    return frame, (*rotation_notes, *color_notes, *_further_frames(image))
 
 
 @contextmanager
 def decoding_faults(name: str, data: bytes) -> Iterator[None]:
-    """Say in our words what Pillow found: its own may hold heap addresses, and its decoders raise nearly anything."""
+    """Turn Pillow's errors into an `InputError`: they may contain heap addresses, and can have almost any type."""
     try:
         yield
     except Image.DecompressionBombError:
@@ -248,23 +249,23 @@ def decoding_faults(name: str, data: bytes) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError) and not _SIGNATURE.match(data):
             raise InputError(
                 f"{name} is not a {_FORMAT_NAMES} picture",
-                "save it as PNG or JPEG; a new name alone does not convert it",
+                "save it as PNG or JPEG; a new file name does not convert it",
             ) from None
         if "truncated" in str(error).lower():
             raise InputError(
                 f"{name} is truncated: part of the picture is missing", "copy or download it again"
             ) from None
         raise InputError(
-            f"{name} cannot be decoded: it is broken, incomplete or of an unusual kind",
+            f"{name} cannot be decoded: it is broken, incomplete or of an unsupported kind",
             "open it in an image editor and save it as PNG",
         ) from None
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Refuse a picture with too many pixels, or too long and narrow.
+    """Check the size of a picture.
 
     Raises:
-        InputError: it is.
+        InputError: more than `MAX_PIXELS`, or one side more than `MAX_ASPECT_RATIO` times the other.
     """
     if width * height > MAX_PIXELS:
         raise InputError(
@@ -274,21 +275,21 @@ def check_size(width: int, height: int, name: str) -> None:
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InputError(
             f"{name} has {width:,} x {height:,} pixels: one side is more than {MAX_ASPECT_RATIO} times the other, "
-            "and the model's processor takes no such picture",
+            "which the model's processor does not accept",
             "crop or pad it",
         )
 
 
 def _turn_upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Load and apply the EXIF orientation, once. Broken EXIF does not spoil a good picture."""
+    """Load a picture and apply its EXIF orientation once; broken EXIF is ignored."""
     if image.format == "TIFF":  # Pillow turns these itself while it loads them
-        turned = _orientation(image) in _TURNS
+        turned = _orientation(image) in _TRANSPOSES
         image.load()
     else:
-        image.load()  # first: a PNG's EXIF may stand behind its pixels
-        turned = (orientation := _orientation(image)) in _TURNS
+        image.load()  # first: a PNG's EXIF may follow its pixels
+        turned = (orientation := _orientation(image)) in _TRANSPOSES
         if turned:
-            image = image.transpose(_TURNS[orientation])
+            image = image.transpose(_TRANSPOSES[orientation])
     return image, ["turned upright as its EXIF orientation says"] if turned else []
 
 
@@ -300,8 +301,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _further_frames(image: Image.Image) -> list[str]:
-    """A note where the file has more than the frame used. They are not counted: that would read them all."""
-    with suppress(Exception):  # what is broken behind the first frame is not needed
+    """Return a note if the file has more frames than the one used; counting them would read the whole file."""
+    with suppress(Exception):  # an error after the first frame does not matter
         if getattr(image, "is_animated", False):
             several = {"TIFF": "several pages: only the first page", "MPO": "several pictures: only the first picture"}
             return [several.get(image.format or "", "animated: only the first frame") + " is used"]
@@ -309,7 +310,7 @@ def _further_frames(image: Image.Image) -> list[str]:
 
 
 def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pixels (H, W, 3) uint8 of a loaded picture of any of Pillow's modes, and what was done to it."""
+    """Return the pixels, (H, W, 3) uint8, of a loaded picture of any Pillow mode, and notes on the conversion."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _scaled_grey(np.asarray(image))
     notes = []
@@ -333,50 +334,50 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
 def _scaled_grey(values: np.ndarray) -> tuple[NDArray[np.uint8], list[str]]:
     """Scale grey values of more than 8 bits (H, W) linearly, rounded, into (H, W, 3) uint8.
 
-    Integers within 0 to 65535 keep that range (value / 257) and floats within 0 to 1 keep that one; other values are
-    stretched from the lowest to the highest. NaN becomes black, infinities the ends of the range.
+    Integers within 0 to 65535 are scaled from that range (value / 257), floats within 0 to 1 from 0 to 1, other values
+    from their minimum and maximum. NaN becomes black, infinities the ends of the range.
     """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    natural = 1.0 if values.dtype.kind == "f" else 65535.0
-    if low >= 0 and high <= natural:
-        low, high = 0.0, natural
+    full_scale = 1.0 if values.dtype.kind == "f" else 65535.0
+    if low >= 0 and high <= full_scale:
+        low, high = 0.0, full_scale
     grey = np.zeros(values.shape, np.uint8)
     if high > low:
-        for line, target in zip(values, grey, strict=True):  # by lines: float64 of a whole picture may be a gigabyte
-            target[:] = np.rint(np.nan_to_num(np.interp(line, (low, high), (0, 255))))
+        for row, target in zip(values, grey, strict=True):  # by rows: float64 of a whole picture may be a gigabyte
+            target[:] = np.rint(np.nan_to_num(np.interp(row, (low, high), (0, 255))))
     note = f"{8 * values.itemsize}-bit grey: {low:g} to {high:g} scaled to 8 bits"
     return np.repeat(grey[:, :, None], 3, axis=2), [note]
 
 
-# Of a larger file only its size and so much of its beginning, middle and end are looked at: a data set of clips would
-# take hours to read through.
+# Of files above WHOLE_BYTES only the size and PART_BYTES at the beginning, middle and end are hashed: reading a data
+# set of clips completely would take hours.
 WHOLE_BYTES, PART_BYTES = 2**20, 2**18
 
 
 def fingerprint(path: Path) -> str:
-    """The same for files, or folders of them, of the same content: a hash of it, of large files of parts of it.
+    """Return a hash of the content of a file or of the files in a folder; of large files only parts are hashed.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the path cannot be read.
     """
     with file_faults(printable(str(path))):
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.is_file())
-            return _of_bytes((f"{file.name}\0{fingerprint(file)}\0".encode() for file in files), len(files))
+            return _hash_parts((f"{file.name}\0{fingerprint(file)}\0".encode() for file in files), len(files))
         size = path.stat().st_size
         with path.open("rb") as file:
             if size <= WHOLE_BYTES:
-                return _of_bytes([file.read()], size)
+                return _hash_parts([file.read()], size)
             parts = []
             for start in (0, (size - PART_BYTES) // 2, size - PART_BYTES):
                 file.seek(start)
                 parts.append(file.read(PART_BYTES))
-            return _of_bytes(parts, size)
+            return _hash_parts(parts, size)
 
 
-def _of_bytes(parts: Iterable[bytes], size: int) -> str:
-    found = sha256(f"{size}\0".encode())
+def _hash_parts(parts: Iterable[bytes], size: int) -> str:
+    digest = sha256(f"{size}\0".encode())
     for part in parts:
-        found.update(part)
-    return found.hexdigest()
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Pictures made smaller or larger."""
+"""Resizing of pictures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Picture = NDArray[np.uint8]
 
 
 def fit_px(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
-    """The size with the same aspect whose longest side is `longest_px`; no side is less than one pixel."""
+    """Return the size of the same aspect whose longest side is `longest_px`; each side is at least one pixel."""
     ratio = longest_px / max(size_px)
     return max(1, round(size_px[0] * ratio)), max(1, round(size_px[1] * ratio))
 
 
 def resize_picture(picture: Picture, size_px: tuple[int, int]) -> Picture:
-    """Resize (H, W, 3) uint8 to `size_px` (width, height): area average to shrink it, cubic to enlarge it."""
+    """Resize (H, W, 3) uint8 to `size_px` (width, height): area average to shrink, cubic to enlarge."""
     height, width = picture.shape[:2]
     if (width, height) == size_px:
         return picture
@@ -26,5 +26,5 @@ def resize_picture(picture: Picture, size_px: tuple[int, int]) -> Picture:
 
 
 def at_size(picture: Picture, size_px: tuple[int, int] | None) -> Picture:
-    """As `resize_picture`; None leaves the size as it is."""
+    """Resize as `resize_picture` does; None keeps the size."""
     return picture if size_px is None else resize_picture(picture, size_px)

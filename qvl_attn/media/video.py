@@ -1,4 +1,4 @@
-"""A path becomes the sampled frames of a clip, with their times and what could not be decoded."""
+"""From a path to the sampled frames of a clip, with their times and the frames that could not be decoded."""
 
 from __future__ import annotations
 
@@ -20,40 +20,41 @@ from qvl_attn.media.sampling import ClipSettings, FramePlan
 from qvl_attn.media.video_source import Pixels, VideoSource
 
 MAX_SKIPPED = 0.1
-# Packets without a frame of their own that may stand at the end.
-MOST_SILENT = 2
+# Packets at the end of a clip that may have no frame.
+MAX_EMPTY_PACKETS = 2
 
 Frame = NDArray[np.uint8]
 
 
 def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.source_fps) -> VideoSource:
-    """Find out what kind of clip a path is, and what is known of it before its frames are decoded.
+    """Open a clip: detect its kind and read its frame times, without decoding the frames.
 
     Args:
         path: a file (MP4, MOV, MKV, WebM, AVI, ..., an animated GIF, WebP or PNG) or a folder of numbered frames.
-        source_fps: of a folder of frames, how many numbers pass in a second.
+        source_fps: frame numbers per second, for a folder of frames.
 
     Raises:
-        InputError: a URL; missing, unreadable or empty; not such a clip; broken.
+        InputError: a URL; a path that is missing, unreadable or empty; not a supported clip; a broken one.
     """
     source = os.fspath(path)
     name = check_local(source)
     with file_faults(name):
-        there = Path(source)
-        if there.is_dir():
-            video = frame_folder_source(there, name, source_fps)
+        file_path = Path(source)
+        if file_path.is_dir():
+            video = frame_folder_source(file_path, name, source_fps)
         else:
-            check_file(there, name, "a clip")
-            with there.open("rb") as file:
+            check_file(file_path, name, "a clip")
+            with file_path.open("rb") as file:
                 head = file.read(16)
             if is_animation(head):
-                video = animation_source(there, name)
+                video = animation_source(file_path, name)
             elif is_picture(head):
                 raise InputError(
-                    f"{name} is a picture, not a clip", "pictures are for `qvl-attn ask`; rename it for `encoder`"
+                    f"{name} is a picture, not a clip",
+                    "pictures are for `qvl-attn ask`; for `encoder`, rename it to .png or .jpg",
                 )
             else:
-                video = container_source(there, name)
+                video = container_source(file_path, name)
     check_size(*video.size_px, name)
     return replace(video, source=source)
 
@@ -64,58 +65,57 @@ def sample_clip(
     resize: Callable[[Frame], Frame],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Media:
-    """Decode the part of a clip that is looked at, and keep the frames that are sampled.
+    """Decode a part of a clip, and keep its sampled frames.
 
-    A frame that cannot be decoded is stood in for by the one before it, which stays on the screen, or at the very
-    beginning by the one after it.
+    A frame that cannot be decoded is replaced by the frame before it, or at the beginning by the frame after it.
 
     Args:
         video: the clip.
-        plan: which frames.
-        resize: makes a frame, (H, W, 3) uint8 RGB, as large as the processor wants it.
-        progress: told how many frames are decoded.
+        plan: the frames to sample.
+        resize: resizes a frame, (H, W, 3) uint8 RGB, to the processor's size.
+        progress: called with the number of frames decoded so far.
 
     Raises:
-        InputError: no frame of it can be decoded, or more than a tenth cannot.
+        InputError: no frame can be decoded, or more than a tenth cannot.
     """
-    pending = deque(dict.fromkeys(plan.wanted))
-    taken: dict[int, int] = {}
-    kept: dict[int, Frame] = {}
+    pending = deque(dict.fromkeys(plan.frame_indices))
+    sampled: dict[int, int] = {}  # by planned index the index of the frame used
+    frames: dict[int, Frame] = {}
     decoded: set[int] = set()
-    before: tuple[int, Pixels] | None = None
-    faults = False
+    previous: tuple[int, Pixels] | None = None
+    errors = False
 
-    def take(wanted: int, number: int, pixels: Pixels) -> None:
-        taken[wanted] = number
-        if number not in kept:
-            kept[number] = resize(pixels(None))
+    def sample(planned: int, number: int, pixels: Pixels) -> None:
+        sampled[planned] = number
+        if number not in frames:
+            frames[number] = resize(pixels(None))
 
     for number, pixels in video.frames(plan.first):
         if number >= plan.stop:
             break
         if pixels is None:
-            faults = True
+            errors = True
             continue
         decoded.add(number)
         progress(len(decoded))
         while pending and pending[0] <= number:
-            wanted = pending.popleft()
-            take(wanted, *(before if before and number > wanted else (number, pixels)))
-        before = number, pixels
-    if before:
-        for wanted in pending:
-            take(wanted, *before)
-    skipped = _skipped(video, plan, decoded, faults)
-    indices = tuple(taken[wanted] for wanted in plan.wanted)
+            planned = pending.popleft()
+            sample(planned, *(previous if previous and number > planned else (number, pixels)))
+        previous = number, pixels
+    if previous:
+        for planned in pending:
+            sample(planned, *previous)
+    skipped_s = _skipped_times_s(video, plan, decoded, errors)
+    indices = tuple(sampled[planned] for planned in plan.frame_indices)
     return Media(
         kind="clip",
-        frames=np.stack([kept[number] for number in indices]),
+        frames=np.stack([frames[number] for number in indices]),
         times_s=video.times_s[list(indices)],
         size_px=video.size_px,
         source=video.source,
         path=video.source,
         sha256=video.sha256,
-        notes=(*video.notes, *plan.notes, *_said(skipped)),
+        notes=(*video.notes, *plan.notes, *_describe_skipped(skipped_s)),
         clip=ClipFacts(
             start_s=plan.start_s,
             end_s=plan.end_s,
@@ -124,34 +124,36 @@ def sample_clip(
             frame_indices=indices,
             declared_frames=video.declared_frames,
             decoded_frames=len(decoded),
-            skipped_s=skipped,
+            skipped_s=skipped_s,
         ),
     )
 
 
-def _skipped(video: VideoSource, plan: FramePlan, decoded: set[int], faults: bool) -> tuple[float, ...]:
-    """When those frames would be shown that could not be decoded.
+def _skipped_times_s(video: VideoSource, plan: FramePlan, decoded: set[int], errors: bool) -> tuple[float, ...]:
+    """Return the times of the frames that could not be decoded.
 
-    A packet that gives no frame is no fault by itself: there are some that only prepare others, or are half a frame.
+    A packet without a frame is not an error by itself: some packets only prepare others, or hold half a frame.
     """
     expected = plan.stop - plan.first
-    skipped = [round(float(video.times_s[i]), 3) for i in range(plan.first, plan.stop) if i not in decoded]
+    skipped_s = [round(float(video.times_s[i]), 3) for i in range(plan.first, plan.stop) if i not in decoded]
     name = printable(video.source)
     if not decoded:
-        raise InputError(f"{name}: 0 of {expected} declared frames decoded", "it is cut short or broken: copy it again")
-    if not faults and plan.stop - 1 - max(decoded) <= MOST_SILENT:
-        return ()
-    if len(skipped) > MAX_SKIPPED * expected:
         raise InputError(
-            f"{name}: {len(skipped)} of {expected} frames cannot be decoded, more than {MAX_SKIPPED:.0%}; "
-            f"the first at {skipped[0]:g} s",
-            "copy or download it again, or choose a sound part with --start and --end",
+            f"{name}: 0 of {expected} declared frames decoded", "it is cut short or broken: copy or download it again"
         )
-    return tuple(skipped)
+    if not errors and plan.stop - 1 - max(decoded) <= MAX_EMPTY_PACKETS:
+        return ()
+    if len(skipped_s) > MAX_SKIPPED * expected:
+        raise InputError(
+            f"{name}: {len(skipped_s)} of {expected} frames cannot be decoded, more than {MAX_SKIPPED:.0%}; "
+            f"the first at {skipped_s[0]:g} s",
+            "copy or download it again, or choose an intact part with --start and --end",
+        )
+    return tuple(skipped_s)
 
 
-def _said(skipped: tuple[float, ...]) -> list[str]:
-    if not skipped:
+def _describe_skipped(skipped_s: tuple[float, ...]) -> list[str]:
+    if not skipped_s:
         return []
-    times = ", ".join(f"{time_s:g}" for time_s in skipped[:8]) + (", ..." if len(skipped) > 8 else "")
-    return [f"{len(skipped)} frames could not be decoded, at {times} s: the ones before them stand in"]
+    times = ", ".join(f"{time_s:g}" for time_s in skipped_s[:8]) + (", ..." if len(skipped_s) > 8 else "")
+    return [f"{len(skipped_s)} frames could not be decoded, at {times} s: the frames before them are used instead"]

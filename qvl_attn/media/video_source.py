@@ -1,4 +1,4 @@
-"""A clip before its frames are decoded: what is known of it, and a way to its frames. Knows no format of files."""
+"""A clip before decoding: its facts and access to its frames, independent of the file format."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Size = tuple[int, int]
-# Gives a frame's pixels, (H, W, 3) uint8 RGB, upright, at a (width, height), or for None at the clip's own size.
+# Returns a frame's pixels, (H, W, 3) uint8 RGB, upright, resized to (width, height); None keeps the clip's size.
 Pixels = Callable[[Size | None], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
 class VideoSource:
-    """A clip whose frames come one by one, each with its number and its true time.
+    """A clip whose frames are decoded one by one, each with its number and time.
 
     Attributes:
         source: the path as it was typed.
-        sha256: of the bytes of its file or files, in hex.
+        sha256: SHA-256 of its file or files, in hex.
         size_px: (width, height), upright.
-        times_s: (N,) float64, when each frame that the file has is shown; ascending, from 0.
-        end_s: when the last one ends.
-        declared_frames: how many the file says it has; None where it says nothing.
-        frames: decodes from a frame's number on: numbers, ascending, and pixels; None instead of pixels for a fault
-            in decoding.
-        notes: what its owner may not expect, one line each.
+        times_s: (N,) float64, presentation time of each frame; ascending from 0.
+        end_s: end time of the last frame.
+        declared_frames: number of frames according to the file; None if it does not say.
+        frames: decodes from a frame number on; yields ascending frame numbers with their pixels, or None instead of
+            pixels for a decoding error.
+        notes: conversions that the user may not expect, one line each.
     """
 
     source: str

@@ -74,8 +74,8 @@ def _umask():
     return mask
 
 
-@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_fault_half_way_leaves_the_old_result_whole(tmp_path, fault):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_half_way_leaves_the_old_result_unchanged(tmp_path, error):
     target = tmp_path / "one"
     with whole_folder(target, overwrite=False) as draft:
         fill(draft)
@@ -83,15 +83,15 @@ def test_a_fault_half_way_leaves_the_old_result_whole(tmp_path, fault):
     def break_off():
         with whole_folder(target, overwrite=True) as draft:
             (draft / "half").write_text("")
-            raise fault
+            raise error
 
-    with pytest.raises(fault):
+    with pytest.raises(error):
         break_off()
     assert names(tmp_path) == ["one"]
     assert names(target) == ["a.npz", "result.json"]
 
 
-def test_nothing_is_overwritten_unasked(tmp_path):
+def test_nothing_is_overwritten_by_default(tmp_path):
     target = tmp_path / "one"
     with whole_folder(target, overwrite=False) as draft:
         fill(draft)
@@ -109,7 +109,7 @@ def test_nothing_is_overwritten_unasked(tmp_path):
 
 
 def test_a_disk_that_is_full(tmp_path):
-    """A file size limit of the real kernel stands in for the end of the disk."""
+    """The kernel's file size limit simulates a full disk."""
     resource = pytest.importorskip("resource")
     target = tmp_path / "one"
     with whole_folder(target, overwrite=False) as draft:
@@ -161,7 +161,7 @@ def test_a_read_only_folder(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (40, 30, 3)])
-def test_a_picture_comes_back_as_it_went(tmp_path, shape):
+def test_a_picture_is_read_as_it_was_written(tmp_path, shape):
     pixels = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
     write_png(tmp_path / "layers" / "a.png", pixels)
     assert np.array_equal(read_png(tmp_path / "layers" / "a.png"), pixels)
@@ -189,7 +189,7 @@ def test_an_archive_that_would_unpack_to_much(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
-def test_what_is_no_archive(tmp_path, content):
+def test_files_that_are_no_archive(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(StoreError, match="arrays"):
         read_npz(tmp_path / "a.npz")
@@ -202,8 +202,8 @@ def test_an_archive_with_damaged_contents(tmp_path):
         read_npz(tmp_path / "a.npz")
 
 
-def test_what_is_no_json_object(tmp_path):
-    with pytest.raises(StoreError, match="no complete result"):
+def test_files_that_are_no_json_object(tmp_path):
+    with pytest.raises(StoreError, match="is not a complete result"):
         read_json(tmp_path / "result.json")
     for content in (b"\xff", b"{", json.dumps([1]).encode()):
         (tmp_path / "a.json").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Items made ahead in a thread: the same ones, faults where they are used, nothing left running."""
+"""`prefetch`: the same items in order, errors raised in the consumer, no thread left running."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ def test_the_same_items_in_their_order():
     assert list(prefetch(i for i in ())) == []
 
 
-def test_no_more_wait_than_allowed():
-    made = []
+def test_no_more_items_are_queued_than_allowed():
+    produced = []
 
     def items():
         for i in range(50):
-            made.append(i)
+            produced.append(i)
             yield i
 
     for used in prefetch(items(), depth=3):
         time.sleep(0.002)
-        assert len(made) <= used + 1 + 3 + 2
+        assert len(produced) <= used + 1 + 3 + 2
 
 
-@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
-def test_a_fault_is_raised_where_the_items_are_used(fault):
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_is_raised_in_the_consumer(error):
     def items():
         yield 1
-        raise fault("broken")
+        raise error("broken")
 
     used = []
-    with pytest.raises(fault, match="broken"):
+    with pytest.raises(error, match="broken"):
         used.extend(prefetch(items()))
     assert used == [1]
 
 
-def test_whoever_stops_using_stops_the_making():
+def test_closing_the_generator_closes_the_items():
     closed = threading.Event()
 
     def items():

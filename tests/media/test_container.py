@@ -1,4 +1,4 @@
-"""Containers that misbehave: where seeking misses, stamps lie, packets are no frames, frames outgrow their header."""
+"""Faulty containers: inaccurate seeking, wrong timestamps, packets without frames, frames above the header's size."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def write(path: Path, codec: str, *, options=None, size_px=(160, 120), pix_fmt="
     return path
 
 
-def sampled(path, **how):
+def sample(path, **settings):
     video = open_clip(path)
-    return sample_clip(video, plan_frames(video, ClipSettings(**how)), lambda frame: frame)
+    return sample_clip(video, plan_frames(video, ClipSettings(**settings)), lambda frame: frame)
 
 
 OPEN_GOP = {"bf": "2", "g": "10", "x264-params": "open-gop=1:scenecut=0"}
@@ -64,9 +64,9 @@ def test_beginning_anywhere_gives_the_same_frames(tmp_path, name, codec, options
         assert np.array_equal(pixels(None), whole[first])
 
 
-def test_avi_whose_stamps_are_those_of_decoding(tmp_path):
+def test_avi_with_decoding_timestamps(tmp_path):
     path = write(tmp_path / "b.avi", "libx264", options={"bf": "3"})
-    media = sampled(path, fps=CLIP_FPS)
+    media = sample(path, fps=CLIP_FPS)
     assert media.clip.frame_indices == tuple(range(COUNT))
     assert media.clip.skipped_s == ()
     for i, pixels in enumerate(numbered_frames(COUNT, (160, 120))):
@@ -74,7 +74,7 @@ def test_avi_whose_stamps_are_those_of_decoding(tmp_path):
 
 
 def test_packets_that_only_prepare_others_are_not_missing_frames(tmp_path):
-    """VP8 has frames that are not shown: of one in eight the header says so here."""
+    """VP8 has frames that are not shown: here the header of one frame in eight says so."""
     path = write(tmp_path / "a.webm", "libvpx", options={"auto-alt-ref": "0"})
     with av.open(str(path)) as source:
         packets = [(bytes(packet)[:8], packet.size) for packet in source.demux(video=0) if packet.size]
@@ -82,15 +82,15 @@ def test_packets_that_only_prepare_others_are_not_missing_frames(tmp_path):
     for head, _ in packets[5::8]:
         data[data.index(head)] &= ~0x10
     path.write_bytes(data)
-    media = sampled(path, fps=CLIP_FPS)
+    media = sample(path, fps=CLIP_FPS)
     assert media.clip.decoded_frames == COUNT - len(packets[5::8])
     assert media.clip.skipped_s == ()
 
 
-def test_a_coding_that_is_not_known(clip_file):
+def test_an_unknown_codec(clip_file):
     path = clip_file(5)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"xyz1"))
-    with pytest.raises(InputError, match="encoded in a way that cannot be decoded here"):
+    with pytest.raises(InputError, match="has a codec that cannot be decoded here"):
         open_clip(path)
 
 
@@ -111,24 +111,24 @@ def test_frames_that_are_larger_than_the_header_says_are_not_decoded(tmp_path, m
                 packet.stream = stream
                 target.mux(packet)
     with pytest.raises(InputError, match="9 of 10 frames cannot be decoded"):
-        sampled(tmp_path / "bomb.mkv")
+        sample(tmp_path / "bomb.mkv")
     monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 1000)
     with pytest.raises(InputError, match="the limit is 1,000"):
         open_clip(tmp_path / "bomb.mkv")
 
 
 def test_a_size_that_changes_is_an_error(tmp_path):
-    one = write(tmp_path / "1.ts", "mpeg2video", fps=25).read_bytes()
-    other = write(tmp_path / "2.ts", "mpeg2video", size_px=(64, 160), fps=25).read_bytes()
-    (tmp_path / "both.ts").write_bytes(one + other)
+    first = write(tmp_path / "1.ts", "mpeg2video", fps=25).read_bytes()
+    second = write(tmp_path / "2.ts", "mpeg2video", size_px=(64, 160), fps=25).read_bytes()
+    (tmp_path / "both.ts").write_bytes(first + second)
     with pytest.raises(InputError, match="has 64x160 pixels, those before it 160x120"):
-        sampled(tmp_path / "both.ts")
+        sample(tmp_path / "both.ts")
 
 
-def test_joined_clips_are_counted_and_said(tmp_path):
-    one = write(tmp_path / "1.ts", "libx264").read_bytes()
-    (tmp_path / "twice.ts").write_bytes(one + one)
-    media = sampled(tmp_path / "twice.ts", fps=CLIP_FPS, max_frames=2 * COUNT)
+def test_joined_clips_are_counted_and_noted(tmp_path):
+    data = write(tmp_path / "1.ts", "libx264").read_bytes()
+    (tmp_path / "twice.ts").write_bytes(data + data)
+    media = sample(tmp_path / "twice.ts", fps=CLIP_FPS, max_frames=2 * COUNT)
     assert media.clip.decoded_frames == 2 * COUNT
     assert any("times start again" in note for note in media.notes)
 
@@ -144,24 +144,24 @@ def test_joined_clips_are_counted_and_said(tmp_path):
         ((0, 1, 1, 0), lambda frame: frame.transpose(1, 0, 2)),
     ],
 )
-def test_every_way_of_holding_a_camera(clip_file, matrix, turned):
-    """The display matrix of the track header, written over."""
+def test_every_display_matrix_is_applied(clip_file, matrix, turned):
+    """The display matrix of the track header is overwritten."""
     path = clip_file(5)
-    plain = sampled(path, fps=CLIP_FPS).frames[2]
+    plain = sample(path, fps=CLIP_FPS).frames[2]
     data = bytearray(path.read_bytes())
     place = data.index(b"tkhd") + 44
     a, b, c, d = (int(value * 65536).to_bytes(4, "big", signed=True) for value in matrix)
     zero, w = bytes(4), (1 << 30).to_bytes(4, "big")
     data[place : place + 36] = a + b + zero + c + d + zero + zero + zero + w
     path.write_bytes(data)
-    media = sampled(path, fps=CLIP_FPS)
-    want = turned(plain)
-    assert media.size_px == want.shape[1::-1]
-    assert np.array_equal(media.frames[2], want)
+    media = sample(path, fps=CLIP_FPS)
+    expected = turned(plain)
+    assert media.size_px == expected.shape[1::-1]
+    assert np.array_equal(media.frames[2], expected)
     assert "turned upright" in media.notes[0]
 
 
-def test_longer_sound_is_no_fault_of_the_pictures(tmp_path):
+def test_longer_sound_is_not_an_error(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as target:
         stream = target.add_stream("libx264", rate=CLIP_FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -173,22 +173,22 @@ def test_longer_sound_is_no_fault_of_the_pictures(tmp_path):
         silence.rate = 44100
         target.mux(sound.encode(silence))
         target.mux(sound.encode())
-    assert sampled(tmp_path / "a.mkv").notes == ()
+    assert sample(tmp_path / "a.mkv").notes == ()
 
 
-def test_the_guard_of_the_decoder_is_told(clip_file, monkeypatch):
-    """What is handed to the library: an open file, the demuxers that are allowed, and no protocol."""
-    seen, path = [], clip_file(4)
+def test_the_decoder_gets_a_file_handle_and_the_whitelists(clip_file, monkeypatch):
+    """PyAV gets an open file, the allowed demuxers, and no protocol."""
+    calls, path = [], clip_file(4)
     real = av.open
 
-    def told(file, mode, **how):
-        seen.append((file, how))
-        return real(file, mode, **how)
+    def record(file, mode, **options):
+        calls.append((file, options))
+        return real(file, mode, **options)
 
-    monkeypatch.setattr(container.av, "open", told)
-    sampled(path)
-    assert len(seen) >= 3
-    for file, how in seen:
+    monkeypatch.setattr(container.av, "open", record)
+    sample(path)
+    assert len(calls) >= 3
+    for file, options in calls:
         assert not isinstance(file, (str, Path))
-        assert how["options"] == {"format_whitelist": container.DEMUXERS, "protocol_whitelist": ""}
+        assert options["options"] == {"format_whitelist": container.DEMUXERS, "protocol_whitelist": ""}
     assert not {"hls", "dash", "concat", "image2", "sdp", "applehttp"} & set(container.DEMUXERS.split(","))

@@ -23,7 +23,7 @@ from qvl_attn.media.image import MAX_BYTES, is_clip, load_picture
 REPOSITORY = Path(__file__).parents[2]
 ORIENTATION = 0x0112
 
-# From the EXIF standard: where the stored picture's first row and its first column are to be seen.
+# From the EXIF standard: the sides where the stored picture's first row and first column are displayed.
 SIDES = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -35,7 +35,7 @@ SIDES = {
     8: ("left", "bottom"),
 }
 
-# Name, settings for Pillow's writer, and the largest difference that the format may make.
+# Name, settings for Pillow's writer, and the largest pixel difference of the format.
 FORMATS = [
     pytest.param("a.jpg", {"quality": 95, "subsampling": 0}, 12, id="jpeg"),
     pytest.param("a.jpg", {"quality": 95, "subsampling": 0, "progressive": True}, 12, id="progressive"),
@@ -69,7 +69,7 @@ for path in sys.argv[1:]:
 
 
 def answers(*paths, timeout=120):
-    """Load files in a process with 3 GiB at most: {path: (seconds, {"frames" or "error"})}, and what it said."""
+    """Load files in a process with 3 GiB at most: {path: (seconds, {"frames" or "error"})}, and its stderr."""
     command = [sys.executable, "-c", ANSWER, *map(str, paths)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -77,7 +77,7 @@ def answers(*paths, timeout=120):
 
 
 def refusal(path):
-    """The text of the error, which must be one line that names the file and is not Pillow's own."""
+    """The text of the error: one line that names the file and is not Pillow's."""
     with pytest.raises(InputError) as caught:
         load_picture(path)
     text = str(caught.value)
@@ -110,12 +110,12 @@ def stored(upright, orientation):
     return np.ascontiguousarray(pixels)
 
 
-def difference(one, other):
-    return np.abs(one.astype(int) - other.astype(int))
+def difference(actual, expected):
+    return np.abs(actual.astype(int) - expected.astype(int))
 
 
 def png(width, height, bits, colour_type, rows, *chunks):
-    """A PNG file by hand, for what Pillow does not write."""
+    """A PNG file built by hand, for kinds that Pillow does not write."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -168,7 +168,7 @@ def test_an_empty_path():
 def test_an_unreadable_file(make_picture):
     path = make_picture(4, 4)
     path.chmod(0)
-    root = os.geteuid() == 0  # who may read everything, so be somebody else for a moment
+    root = os.geteuid() == 0  # root may read everything: act as another user
     if root:
         os.seteuid(65534)
     try:
@@ -198,9 +198,9 @@ def test_a_name_with_control_characters_stays_one_harmless_line(tmp_path):
 def test_a_pipe_and_a_device_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     paths = [str(tmp_path / "pipe.png"), "/dev/zero"]
-    found, _ = answers(*paths, timeout=30)
+    results, _ = answers(*paths, timeout=30)
     for path in paths:
-        assert "is not a regular file" in found[path][1]["error"]
+        assert "is not a regular file" in results[path][1]["error"]
 
 
 # Row 2: empty, text, too large.
@@ -631,18 +631,18 @@ def test_a_picture_s_name_is_no_clip_s(name):
 def test_every_real_file_gives_a_picture_or_a_clear_line(shared_data):
     images = shared_data / "images"
     paths = sorted(path for path in images.rglob("*") if path.is_file())
-    found, said = answers(*paths)
-    assert set(found) == {str(path) for path in paths}
-    for path, (seconds, answer) in found.items():
+    results, stderr = answers(*paths)
+    assert set(results) == {str(path) for path in paths}
+    for path, (seconds, answer) in results.items():
         assert seconds < 10, path
         assert "error" not in answer or check_text(answer["error"], path) is None
         if Path(path).parent.name in ("coco128", "demo", "exif_orientation", "orient", "alpha", "cmyk", "exif"):
             assert "frames" in answer, (path, answer)
-    assert "Warning" not in said
-    assert "More samples per pixel" not in said
-    assert "broken" in found[str(images / "corrupt" / "libtiff_segfault.tif")][1]["error"]
+    assert "Warning" not in stderr
+    assert "More samples per pixel" not in stderr
+    assert "broken" in results[str(images / "corrupt" / "libtiff_segfault.tif")][1]["error"]
     for name in ("bmp_b_reallybig.bmp", "decompression_bomb.gif"):
-        assert "89,478,485" in found[str(images / "corrupt" / name)][1]["error"]
+        assert "89,478,485" in results[str(images / "corrupt" / name)][1]["error"]
 
 
 def test_pillow_is_left_as_it_was(make_picture):

@@ -1,4 +1,4 @@
-"""Clips as files: which frames, when, upright, and every fault a line. Other readers say what is right."""
+"""Clips from files: frames, times, orientation and error messages, compared with other readers."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tests.conftest import CLIP_FPS as FPS
 from tests.conftest import numbered_frames
 
 
-def same(frame):
+def identity(frame):
     return frame
 
 
-def sampled(path, **how):
-    settings = ClipSettings(**how)
+def sample(path, **options):
+    settings = ClipSettings(**options)
     video = open_clip(path, settings.source_fps)
-    return sample_clip(video, plan_frames(video, settings), same)
+    return sample_clip(video, plan_frames(video, settings), identity)
 
 
 def read_by_cv2(path) -> tuple[list[np.ndarray], list[float]]:
-    """Another reader: turns by itself, and tells the time of each frame."""
+    """Frames and times in seconds from OpenCV, which applies the rotation itself."""
     capture, frames, times = cv2.VideoCapture(str(path)), [], []
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     while True:
-        there, bgr = capture.read()
-        if not there:
+        success, bgr = capture.read()
+        if not success:
             return frames, times
         frames.append(bgr[..., ::-1])
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
@@ -51,9 +51,9 @@ def test_times_and_frames_are_those_of_another_reader(shared_data, name):
     frames, times = read_by_cv2(path)
     video = open_clip(path)
     assert video.times_s == pytest.approx(times, abs=2e-3)
-    for (number, pixels), other in zip(video.frames(0), frames, strict=True):
+    for (number, pixels), expected in zip(video.frames(0), frames, strict=True):
         if number % 10 == 0:
-            assert np.abs(pixels(None).astype(int) - other.astype(int)).mean() < 3
+            assert np.abs(pixels(None).astype(int) - expected.astype(int)).mean() < 3
 
 
 def test_the_best_stream_is_read_with_the_times_that_another_tool_wrote_down(shared_data):
@@ -66,10 +66,10 @@ def test_the_best_stream_is_read_with_the_times_that_another_tool_wrote_down(sha
 
 
 @pytest.mark.parametrize("name", ["decord_video_90.mov", "decord_video_270.mov"])
-def test_rotation_metadata_is_obeyed_once(shared_data, name):
+def test_rotation_metadata_is_applied_once(shared_data, name):
     path = shared_data / "videos" / name
     frames, _ = read_by_cv2(path)
-    media = sampled(path, fps=30)
+    media = sample(path, fps=30)
     assert media.size_px == (320, 568)
     assert media.frames[0].shape == frames[0].shape
     assert np.abs(media.frames[0].astype(int) - frames[0].astype(int)).mean() < 3
@@ -84,12 +84,12 @@ def test_an_animated_gif_has_the_times_that_another_reader_finds(shared_data):
     assert open_clip(path).times_s == pytest.approx(times, abs=1e-3)
 
 
-@pytest.mark.parametrize(("suffix", "how"), [("gif", {}), ("webp", {"lossless": True}), ("png", {})])
-def test_animated_pictures(tmp_path, suffix, how):
+@pytest.mark.parametrize(("suffix", "options"), [("gif", {}), ("webp", {"lossless": True}), ("png", {})])
+def test_animated_pictures(tmp_path, suffix, options):
     frames = [Image.fromarray(frame) for frame in numbered_frames(5)]
     path = tmp_path / f"moving.{suffix}"
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100, 200, 300, 400, 500], **how)
-    media = sampled(path, fps=10)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100, 200, 300, 400, 500], **options)
+    media = sample(path, fps=10)
     assert (
         media.clip.frame_indices == (0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4)[:: 1 if len(media.frames) > 5 else 3]
     )
@@ -101,7 +101,7 @@ def test_a_folder_of_numbered_frames(tmp_path):
     for number, frame in zip((4, 6, 8, 20), numbered_frames(4), strict=True):
         Image.fromarray(frame).save(tmp_path / f"shot_{number}.png")
     (tmp_path / "notes.txt").write_text("not a frame")
-    media = sampled(tmp_path, fps=5, source_fps=10)
+    media = sample(tmp_path, fps=5, source_fps=10)
     assert media.clip.frame_indices == (0, 1, 2, 2, 2, 2, 2, 2, 3)
     assert media.times_s[-1] == pytest.approx(1.6)
     video = open_clip(tmp_path, 10)
@@ -110,17 +110,17 @@ def test_a_folder_of_numbered_frames(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "message"),
     [
         ([], "has no numbered frames"),
         (["a.png"], "has no number"),
         (["1.png", "01.png"], "are both frame 1"),
     ],
 )
-def test_faulty_folders(tmp_path, names, says):
+def test_faulty_folders(tmp_path, names, message):
     for name in names:
         Image.new("RGB", (32, 32)).save(tmp_path / name)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         open_clip(tmp_path)
 
 
@@ -128,10 +128,10 @@ def test_frames_of_different_sizes_are_refused(tmp_path):
     for i, size in enumerate([(32, 32), (32, 40)]):
         Image.new("RGB", size).save(tmp_path / f"{i}.png")
     with pytest.raises(InputError, match="32x40 px"):
-        sampled(tmp_path)
+        sample(tmp_path)
 
 
-def footage_with(times_s: list[float], end_s: float) -> VideoSource:
+def source_with(times_s: list[float], end_s: float) -> VideoSource:
     return VideoSource("x", "", (8, 8), np.array(times_s), end_s, None, lambda first: iter(()))
 
 
@@ -141,63 +141,63 @@ def footage_with(times_s: list[float], end_s: float) -> VideoSource:
     start=st.floats(0, 5),
     most=st.integers(1, 40),
 )
-def test_each_sample_is_the_frame_that_is_shown_at_its_moment(gaps, fps, start, most):
+def test_each_sample_is_the_frame_on_screen_at_its_time(gaps, fps, start, most):
     times = np.concatenate([[0.0], np.cumsum(gaps)])
-    video = footage_with(times[:-1].tolist(), float(times[-1]))
+    video = source_with(times[:-1].tolist(), float(times[-1]))
     try:
         plan = plan_frames(video, ClipSettings(fps=fps, max_frames=most, start_s=start))
     except InputError:
         assert start >= times[-1] - 1e-3
         return
-    assert 1 <= len(plan.wanted) <= most
+    assert 1 <= len(plan.frame_indices) <= most
     assert plan.sampled_fps <= fps * (1 + 1e-9)
-    for i, wanted in enumerate(plan.wanted):
-        moment = start + i / plan.sampled_fps
-        assert moment < video.end_s + 1e-3
-        shown = max((k for k, time_s in enumerate(video.times_s) if time_s <= moment + 1e-4), default=0)
-        assert wanted == min(max(shown, plan.first), plan.stop - 1)
+    for i, index in enumerate(plan.frame_indices):
+        sampling_time_s = start + i / plan.sampled_fps
+        assert sampling_time_s < video.end_s + 1e-3
+        on_screen = max((k for k, time_s in enumerate(video.times_s) if time_s <= sampling_time_s + 1e-4), default=0)
+        assert index == min(max(on_screen, plan.first), plan.stop - 1)
 
 
-def test_more_frames_than_allowed_are_taken_further_apart_and_said(clip_file):
-    media = sampled(clip_file(40), fps=10, max_frames=8)
+def test_more_frames_than_allowed_are_sampled_at_a_lower_rate_with_a_note(clip_file):
+    media = sample(clip_file(40), fps=10, max_frames=8)
     assert media.clip.frame_indices == tuple(range(0, 40, 5))
     assert media.clip.sampled_fps == pytest.approx(2)
     assert "40 frames at 10 a second; --max-frames 8" in media.notes[0]
 
 
 def test_never_more_than_the_clip_has(clip_file):
-    media = sampled(clip_file(5), fps=30)
+    media = sample(clip_file(5), fps=30)
     assert media.clip.frame_indices == (0, 1, 2, 3, 4)
     assert media.clip.sampled_fps == pytest.approx(FPS)
     assert "no more than 10 frames a second" in media.notes[0]
 
 
 def test_a_part_of_a_clip(clip_file):
-    media = sampled(clip_file(40), fps=5, start_s=1.0, end_s=2.0)
+    media = sample(clip_file(40), fps=5, start_s=1.0, end_s=2.0)
     assert media.clip.frame_indices == (10, 12, 14, 16, 18)
     assert media.times_s.tolist() == pytest.approx([1, 1.2, 1.4, 1.6, 1.8])
-    whole = sampled(clip_file(40), fps=5)
+    whole = sample(clip_file(40), fps=5)
     assert np.array_equal(media.frames, whole.frames[5:10])
     assert (media.clip.decoded_frames, media.clip.declared_frames) == (10, 40)
 
 
-def test_ten_hours_are_cut_and_said(clip_file):
+def test_ten_hours_are_cut_with_a_note(clip_file):
     path = clip_file(4, times_s=[0, 12_000, 24_000, 35_000], end_s=36_000)
-    media = sampled(path)
+    media = sample(path)
     assert (media.clip.start_s, media.clip.end_s) == (0, 3600)
     assert len(media.frames) == 1
     assert any("only 60 of its 600 minutes" in note for note in media.notes)
-    assert sampled(path, start_s=34_000).clip.frame_indices == (2,)
+    assert sample(path, start_s=34_000).clip.frame_indices == (2,)
 
 
 def test_one_frame(clip_file):
-    media = sampled(clip_file(1))
+    media = sample(clip_file(1))
     assert len(media.frames) == 1
     assert media.clip.frame_indices == (0,)
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("options", "message"),
     [
         ({"fps": 0}, "--fps 0"),
         ({"max_frames": 0}, "--max-frames 0"),
@@ -212,9 +212,9 @@ def test_one_frame(clip_file):
         ({"start_s": 2.0}, "lasts 2.00 s"),
     ],
 )
-def test_settings_out_of_range(clip_file, how, says):
-    with pytest.raises(InputError, match=says):
-        sampled(clip_file(20), **how)
+def test_settings_out_of_range(clip_file, options, message):
+    with pytest.raises(InputError, match=message):
+        sample(clip_file(20), **options)
 
 
 @given(frames=st.integers(1, 200), window=st.integers(1, 40).map(lambda n: 2 * n), stride=st.integers(0, 40))
@@ -230,7 +230,7 @@ def test_windows_cover_every_frame_and_begin_with_a_step(frames, window, stride)
 
 
 @pytest.mark.parametrize(
-    ("file", "says"),
+    ("file", "message"),
     [
         ("derived_bikes_nomoov.mp4", "broken, cut short"),
         ("derived_bikes_trunc50.mp4", "broken, cut short"),
@@ -238,26 +238,26 @@ def test_windows_cover_every_frame_and_begin_with_a_step(frames, window, stride)
         ("derived_jpeg_named.mp4", "is a picture, not a clip"),
     ],
 )
-def test_corrupt_clips(shared_data, file, says):
-    with pytest.raises(InputError, match=says):
-        sampled(shared_data / "videos_corrupt" / file)
+def test_corrupt_clips(shared_data, file, message):
+    with pytest.raises(InputError, match=message):
+        sample(shared_data / "videos_corrupt" / file)
 
 
-def test_a_clip_that_is_cut_short_counts_what_is_there(shared_data):
-    media = sampled(shared_data / "videos_corrupt" / "derived_webm_trunc60.webm")
+def test_a_clip_that_is_cut_short_counts_its_decoded_frames(shared_data):
+    media = sample(shared_data / "videos_corrupt" / "derived_webm_trunc60.webm")
     assert media.clip.decoded_frames == 7
     assert any("cut short" in note for note in media.notes)
 
 
-def cut(path: Path, keep: float, target: Path) -> Path:
+def cut(path: Path, share: float, target: Path) -> Path:
     data = path.read_bytes()
-    target.write_bytes(data[: int(len(data) * keep)])
+    target.write_bytes(data[: int(len(data) * share)])
     return target
 
 
 def test_the_decoded_count_wins_over_the_declared_one(clip_file, tmp_path):
     path = cut(clip_file(60, size_px=(320, 240)), 0.6, tmp_path / "short.mp4")
-    media = sampled(path)
+    media = sample(path)
     assert media.clip.declared_frames == 60
     assert 0 < media.clip.decoded_frames < 60
     assert any("declares 60 frames" in note for note in media.notes)
@@ -269,11 +269,11 @@ def test_zero_decodable_frames(clip_file, tmp_path):
     data[start:] = bytes(len(data) - start)
     (tmp_path / "zero.mp4").write_bytes(data)
     with pytest.raises(InputError, match="0 of 20 declared frames decoded"):
-        sampled(tmp_path / "zero.mp4")
+        sample(tmp_path / "zero.mp4")
 
 
 def damaged(path: Path, numbers: set[int], target: Path) -> Path:
-    """A clip of key frames only, in which those of some numbers are overwritten."""
+    """A clip of key frames only, in which the frames with these numbers are overwritten."""
     frames = numbered_frames(40, (320, 240))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=FPS)
@@ -295,7 +295,7 @@ def damaged(path: Path, numbers: set[int], target: Path) -> Path:
 
 def test_corrupt_frames_inside_are_skipped_and_listed(tmp_path):
     path = damaged(tmp_path / "whole.mov", {5, 20}, tmp_path / "damaged.mov")
-    media = sampled(path, fps=10)
+    media = sample(path, fps=10)
     assert media.clip.skipped_s == (0.5, 2.0)
     assert media.clip.decoded_frames == 38
     assert media.clip.frame_indices[4:7] == (4, 4, 6)
@@ -303,16 +303,16 @@ def test_corrupt_frames_inside_are_skipped_and_listed(tmp_path):
     assert any("2 frames could not be decoded, at 0.5, 2 s" in note for note in media.notes)
 
 
-def test_a_broken_first_frame_is_stood_in_for_by_the_next(tmp_path):
-    media = sampled(damaged(tmp_path / "whole.mov", {0}, tmp_path / "damaged.mov"), fps=10)
+def test_a_broken_first_frame_is_replaced_by_the_next(tmp_path):
+    media = sample(damaged(tmp_path / "whole.mov", {0}, tmp_path / "damaged.mov"), fps=10)
     assert media.clip.frame_indices[:3] == (1, 1, 2)
 
 
 def test_more_than_a_tenth_corrupt_fails(tmp_path):
     path = damaged(tmp_path / "whole.mov", set(range(10, 15)), tmp_path / "damaged.mov")
     with pytest.raises(InputError, match="5 of 40 frames cannot be decoded, more than 10%; the first at 1 s"):
-        sampled(path)
-    assert sampled(path, start_s=2.0).clip.skipped_s == ()
+        sample(path)
+    assert sample(path, start_s=2.0).clip.skipped_s == ()
 
 
 def test_audio_only(tmp_path):
@@ -332,7 +332,7 @@ def test_missing_and_unlikely_paths(tmp_path):
     with pytest.raises(InputError, match="not a path"):
         open_clip("a\0b.mp4")
     (tmp_path / "text.mp4").write_text("a text under another name, long enough to be probed. " * 50)
-    with pytest.raises(InputError, match="no MP4"):
+    with pytest.raises(InputError, match="not an MP4"):
         open_clip(tmp_path / "text.mp4")
 
 
@@ -351,12 +351,12 @@ def test_urls_are_refused(url):
 
 @pytest.fixture
 def listener():
-    """A server on this machine that keeps the paths it is asked for."""
-    asked: list[str] = []
+    """A local server that records the requested paths."""
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
         def log_message(self, *args):
@@ -364,14 +364,14 @@ def listener():
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requested
     server.shutdown()
     server.server_close()
 
 
 @pytest.mark.parametrize("kind", ["hls", "hls of a file", "concat", "dash", "sdp", "image list"])
 def test_a_playlist_in_disguise_reads_nothing_else(clip_file, tmp_path, listener, kind):
-    address, asked = listener
+    address, requested = listener
     secret = clip_file(5)
     playlists = {
         "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}/a.ts\n#EXT-X-ENDLIST\n",
@@ -383,13 +383,13 @@ def test_a_playlist_in_disguise_reads_nothing_else(clip_file, tmp_path, listener
     }
     path = tmp_path / "innocent.mp4"
     path.write_text(playlists[kind])
-    with pytest.raises(InputError, match="no MP4"):
+    with pytest.raises(InputError, match="not an MP4"):
         open_clip(path)
-    assert asked == []
+    assert requested == []
 
 
 def test_the_file_is_left_alone(clip_file):
     path = clip_file(10)
     before = path.read_bytes()
-    sampled(path)
+    sample(path)
     assert path.read_bytes() == before
