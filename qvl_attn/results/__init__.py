@@ -1,1 +1,1 @@
-"""What every kind of result shares."""
+"""Records, folders and exports that all kinds of results share."""

@@ -1,4 +1,4 @@
-"""How media are kept in the folder of a result: what is told of them, their pictures, and how they are read back."""
+"""Media in the folder of a result: their entry in `result.json`, their picture files, and how they are read back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from qvl_attn.render.style import Drawing
 
 
 def base_name(source: str) -> str:
-    """A path without folders, and with what is no Unicode (file systems allow it) replaced."""
+    """Return the last part of a path; bytes that are not valid Unicode, which file systems allow, are replaced."""
     return source.replace("\\", "/").rsplit("/", 1)[-1].encode(errors="replace").decode()
 
 
 def media_json(media: Media, grid_thw: Sequence[int]) -> dict[str, Any]:
-    """What `result.json` tells of a picture or clip."""
+    """Return the entry of a picture or clip in `result.json`."""
     return {
         "name": base_name(media.source),
         "sha256": media.sha256,
@@ -36,7 +36,7 @@ def media_json(media: Media, grid_thw: Sequence[int]) -> dict[str, Any]:
 
 
 def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
-    """What is known of a clip, from its `result.json`."""
+    """Return the facts of a clip from its entry in `result.json`."""
     declared = value["declared_frames"]
     return ClipFacts(
         start_s=float(value["start_s"]),
@@ -51,36 +51,36 @@ def clip_facts_from(value: Mapping[str, Any]) -> ClipFacts:
 
 
 def picture_file(index: int) -> str:
-    """Where the picture itself is kept, at the size it was drawn, so that a result can be drawn again."""
+    """Return the file name of a picture, saved at its drawn size so that a result can be drawn again."""
     return f"picture_{index + 1}.png"
 
 
 def as_kept(media: Media, drawing: Drawing) -> Media:
-    """A picture or clip as a folder keeps it, so that a page that is made again is the same."""
+    """Return a picture or clip as its folder stores it, so that a page written again later is the same."""
     if media.clip is not None:
         return media
     return replace(media, frames=resize_picture(media.frames[0], drawn_size_px(media.size_px, drawing))[None])
 
 
 def sampled_frame_file(index: int) -> str:
-    """Where a clip's sampled frame is kept as the model saw it."""
+    """Return the file name of a clip's sampled frame, saved as the model saw it."""
     return f"seen/{index:06d}.png"
 
 
 def write_sampled_frames(folder: Path, clip: Media) -> list[str]:
-    """Keep what the model saw, so that a result can be drawn again."""
+    """Save a clip's sampled frames as the model saw them, and return their file names."""
     for i, frame in enumerate(clip.frames):
         write_png(folder / sampled_frame_file(i), frame)
     return [sampled_frame_file(i) for i in range(len(clip.frames))]
 
 
 def media_from(folder: Path, index: int, item: Mapping[str, Any]) -> Media:
-    """A picture or clip from what was told of it, and its files.
+    """Read a picture or clip from its entry in `result.json` and its files.
 
     Raises:
         StoreError: a file is missing or damaged.
         KeyError: a field is missing.
-        ValueError: what was kept is not what was told.
+        ValueError: a file does not match the entry.
     """
     width, height = (int(side) for side in item["size_px"])
     check_size(width, height, base_name(str(item["name"])))
@@ -88,7 +88,7 @@ def media_from(folder: Path, index: int, item: Mapping[str, Any]) -> Media:
     if clip is None:
         frames = read_png(folder / picture_file(index))[None]
         if folder.parent.name != "passes" and frames.shape[2:0:-1] != fit_px((width, height), max(frames.shape[1:3])):
-            raise ValueError(f"{picture_file(index)} is not of the picture's shape")
+            raise ValueError(f"{picture_file(index)} has another aspect ratio than the picture")
     else:
         frames = np.stack([read_png(folder / sampled_frame_file(i)) for i in range(len(times_s))])
     return Media(

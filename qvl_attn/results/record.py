@@ -1,4 +1,4 @@
-"""What the records of all kinds of results share."""
+"""The fields that the records of all kinds of results share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a result: enough to make it again. Each kind of result adds its own fields.
+    """Versions, model and device behind a result: enough to compute it again. Each kind of result adds its own fields.
 
     Attributes:
         qvl_attn: version of this package.
-        transformers: its version.
-        torch: its version.
+        transformers: version of transformers.
+        torch: version of torch.
         model: hub id, folder or `demo`.
         revision: commit of a hub model, fingerprint of a folder.
         dtype: `float32`, `bfloat16` or `float16`.
@@ -31,12 +31,12 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Record:
-    """What every kind of result has.
+    """Fields of every kind of result.
 
     Attributes:
-        seconds: by stage.
-        peak_memory_bytes: by stage, of the process on the `host` and of what torch holds on the `device` if that is a
-            GPU; `before` is the host's when the stage began.
+        seconds: duration of each stage.
+        peak_memory_bytes: peak of each stage: `host` for the process, `device` for what torch holds on a GPU; `before`
+            is the memory of the process when the stage began.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""The folder of a run that may be killed at any moment: what was asked, rows that are safe once written, a lock.
+"""The folder of a run that may be killed at any moment: its configuration, rows that are safe once written, a lock.
 
-`run.json` says what the rows are of, and is there before the first of them; `scores.jsonl` grows by one synced line a
-sample; `summary.json` is written last, and says that the run is finished. Knows nothing of models and figures.
+`run.json` holds the configuration and is written before the first row; `scores.jsonl` grows by one synced line per
+sample; `summary.json` is written last and marks the run as finished. This module knows nothing of models and figures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from qvl_attn.core.text import shortened
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1
-KINDS = {"check": "a check", "survey": "a folder of pictures that an encoder looked at"}
-# Of each kind: what its samples are called, and what is said of those that came or went, and of those that changed.
+KINDS = {"check": "a check", "survey": "an encoder's run over a folder of pictures"}
+# For each kind: the noun for its samples, a note about added and removed ones, and a note about changed ones.
 CHANGED_WORDS = {
     "check": ("samples", " (another --limit?)", " (question, answers, boxes or pictures)"),
-    "survey": ("pictures", "", " (the files changed)"),
+    "survey": ("pictures", "", ""),
 }
-# What a kill before the first row leaves: `run.json` may have been on its way.
-_UNBEGUN = {LOCK_FILE, f".{RUN_FILE}.draft"}
-# How many of the samples that have changed are named.
-SHOWN = 5
+# What a kill before the first row may leave behind: the lock and a draft of `run.json`.
+_LEFT_BY_KILL = {LOCK_FILE, f".{RUN_FILE}.draft"}
+# The most changed samples that a message names.
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,9 @@ class Ledger:
     """An open run.
 
     Attributes:
-        folder: where it is.
-        done: the ids of the samples that have a row.
-        finished: whether there is nothing left to do.
+        folder: folder of the run.
+        done: ids of the samples that have a row.
+        finished: whether nothing is left to do.
     """
 
     folder: Path
@@ -50,81 +50,81 @@ class Ledger:
     finished: bool = False
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Say what the rows are of, where there is no `run.json` yet: before anything else is in the folder.
+        """Write `run.json` if there is none yet, before anything else in the folder.
 
-        At the first row, or what comes with it: a model that cannot be loaded leaves nothing.
+        Call it with the first row or its files, not earlier: a model that fails to load then leaves no folder behind.
         """
         if not (self.folder / RUN_FILE).exists():
             write_json(self.folder / RUN_FILE, run)
 
     @contextmanager
     def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        """A function that takes rows, and comes back when they are on the disk.
+        """Yield a function that appends a row and returns once the row is on the disk.
 
         Args:
-            run: the contents of `run.json`, where there is none yet.
+            run: contents of `run.json`, written if there is none yet.
             sync: whether to wait for the disk after each row.
         """
         with ExitStack() as stack:
 
             @cache
-            def begun() -> BinaryIO:
+            def rows_file() -> BinaryIO:
                 self.begin(run)
                 file = stack.enter_context((self.folder / ROWS_FILE).open("ab", buffering=0))
                 sync_folder(self.folder)
                 return file
 
             def append(row: Mapping[str, Any]) -> None:
-                _write(begun(), _line(row))
+                _write(rows_file(), _encode_row(row))
                 if sync:
-                    os.fsync(begun().fileno())
+                    os.fsync(rows_file().fileno())
                 self.done.add(row["id"])
 
             yield append
-            os.fsync(begun().fileno())
+            os.fsync(rows_file().fileno())
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
+def _encode_row(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _write(file: BinaryIO, line: bytes) -> None:
     while line:
-        line = line[file.write(line) :]  # unbuffered: it may take a part
+        line = line[file.write(line) :]  # unbuffered: may write only a part
 
 
 def check_begun(folder: Path) -> None:
-    """Find out whether a run can begin in a folder, or go on there.
+    """Check that a run can start or continue in a folder.
 
     Raises:
-        InputError: something else is in it.
+        InputError: the folder holds something else.
     """
-    begun = False
-    with suppress(OSError):  # which `check_new` then tells
-        there = {one.name for one in folder.iterdir()}
-        begun = (folder / RUN_FILE).is_file() or there <= _UNBEGUN
-    if not begun:
+    usable = False
+    with suppress(OSError):  # `check_new` reports it
+        names = {path.name for path in folder.iterdir()}
+        usable = (folder / RUN_FILE).is_file() or names <= _LEFT_BY_KILL
+    if not usable:
         check_new(folder)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has nothing left to do."""
+    """Return whether a run has nothing left to do."""
     return (folder / RUN_FILE).exists() and (folder / SUMMARY_FILE).exists()
 
 
 @contextmanager
 def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> Iterator[Ledger]:
-    """Begin a run, or go on with one that was stopped; nobody else can while this lasts.
+    """Start a run, or continue one that was stopped; other processes are locked out until the block ends.
 
-    A last line that was torn by a kill is cut off; its sample has no row.
+    A last line that a kill left incomplete is cut off; its sample has no row.
 
     Args:
-        folder: where it is, or is to be.
-        run: what decides its rows: what `run.json` says of a begun run must be the same.
-        grows: whether it may go on with other samples, as long as none is changed or gone that has a good row.
+        folder: folder of the run, created if missing.
+        run: configuration that decides the rows; it must match the `run.json` of a run that was started before.
+        grows: whether the set of samples may differ, as long as no sample with a good row was changed or removed.
 
     Raises:
-        InputError: it was begun with something else, or another process is at it.
+        InputError: the run was started with another configuration, or another process is writing to it.
         StoreError: its files are damaged, or cannot be written.
     """
     check_begun(folder)
@@ -133,159 +133,162 @@ def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> It
         with FileLock(folder / LOCK_FILE, timeout=0):
             try:
                 if (folder / RUN_FILE).exists():
-                    begun = read_run(folder, run["kind"])
-                    check_same(begun, run, folder)
+                    saved = read_run(folder, run["kind"])
+                    check_same(saved, run, folder)
                     _cut_torn_line(folder / ROWS_FILE)
-                    if grows and begun["samples"] != run["samples"]:
-                        _grow(folder, begun["samples"], run)
+                    if grows and saved["samples"] != run["samples"]:
+                        _change_samples(folder, saved["samples"], run)
                 yield Ledger(folder, {row["id"] for row in read_rows(folder)}, is_finished(folder))
             finally:
-                _leave(folder)
+                _clean_up(folder)
     except Timeout:
         raise InputError(
             f"--out {folder}: another process is writing to it", "wait for it, or name another folder"
         ) from None
     except OSError as error:
         raise StoreError(
-            f"cannot write to {folder}: {error.strerror or error}", "what is written is kept; the same command goes on"
+            f"cannot write to {folder}: {error.strerror or error}",
+            "rows already written are kept; run the same command to continue",
         ) from None
 
 
-def _leave(folder: Path) -> None:
-    """Take the lock's file away where nobody writes any more, and the folder where it came to nothing."""
+def _clean_up(folder: Path) -> None:
+    """Remove the lock file of a finished run, and the folder of a run that wrote nothing."""
     with suppress(OSError):
-        there = {one.name for one in folder.iterdir()}
-        nothing = there <= _UNBEGUN
-        for name in there if nothing else {LOCK_FILE} if is_finished(folder) else ():
+        names = {path.name for path in folder.iterdir()}
+        empty = names <= _LEFT_BY_KILL
+        for name in names if empty else {LOCK_FILE} if is_finished(folder) else ():
             (folder / name).unlink()
-        if nothing:
+        if empty:
             folder.rmdir()
 
 
 def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
-    """What a run was asked.
+    """Return the contents of a run's `run.json`.
 
     Args:
-        folder: of the run.
-        kind: what it must be: `check`, or `encode_folder` for pictures that an encoder looked at.
+        folder: folder of the run.
+        kind: expected kind: `check`, or `survey` for an encoder's run over a folder of pictures.
 
     Raises:
-        InputError: it is a run of another kind.
-        StoreError: it is no run of a known schema.
+        InputError: the run is of another kind.
+        StoreError: `run.json` has an unknown kind or schema version.
     """
     run = read_json(folder / RUN_FILE)
     if run.get("kind") in KINDS and run["kind"] != kind:
         raise InputError(f"{folder} is {KINDS[run['kind']]}, not {KINDS[kind]}", "name another folder")
     known = run.get("kind") == kind and run.get("schema_version") == SCHEMA_VERSION
     if not known or not all(isinstance(run.get(name), dict) for name in ("same", "facts", "samples")):
-        raise StoreError(f"{folder / RUN_FILE} is of no kind or schema that is known here")
+        raise StoreError(f"{folder / RUN_FILE} has an unknown kind or schema version")
     return run
 
 
-def check_same(begun: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to mix rows that are not of the same model, data and settings.
+def check_same(saved: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to mix rows of different models, data or settings.
 
     Raises:
-        InputError: with the name of everything that is not the same.
+        InputError: its details list every difference.
     """
-    lines = differences(begun["same"], run["same"])
-    same_part = begun["same"].get("--shard") == run["same"].get("--shard")
+    lines = differences(saved["same"], run["same"])
+    same_part = saved["same"].get("--shard") == run["same"].get("--shard")
     if lines:
         raise InputError(
-            f"--out {folder} was begun with something else, and rows of two kinds are not mixed",
-            "go on with what it was begun with, or name another folder",
-            (*lines, *(_changed_samples(begun["samples"], run["samples"], run.get("kind")) if same_part else ())),
+            f"--out {folder} was started with other settings or samples, and rows of different runs are not mixed",
+            "repeat the settings that it was started with, or name another folder",
+            (*lines, *(_describe_changes(saved["samples"], run["samples"], run.get("kind")) if same_part else ())),
         )
 
 
-def _grow(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]) -> None:
-    """Take up other samples; of those that are changed or gone the rows, all of them errors, are dropped.
+def _change_samples(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]) -> None:
+    """Replace the samples of a run; rows of changed or removed samples, all of them errors, are dropped.
 
-    `run.json` is written last: after a kill the same is found to be done.
+    `run.json` is written last, so that after a kill the same command finds the same changes to make.
 
     Raises:
-        InputError: one of these has a good row.
+        InputError: a changed or removed sample has a good row.
     """
     new, rows = run["samples"], list(read_rows(folder))
     changed = {name for name in old if new.get(name) != old[name]}
     good = [row["id"] for row in rows if row["id"] in changed and row.get("status") != "error"]
     if good:
         raise InputError(
-            f"--out {folder} was begun with other pictures, and has rows of them",
-            "put them back as they were, or name another --out",
+            f"--out {folder} has rows of pictures that were changed or removed since",
+            "restore these pictures, or name another --out",
             tuple(
-                _changed_samples({name: old[name] for name in good}, {n: new[n] for n in good if n in new}, "survey")
+                _describe_changes({name: old[name] for name in good}, {n: new[n] for n in good if n in new}, "survey")
             ),
         )
     (folder / SUMMARY_FILE).unlink(missing_ok=True)
-    kept = [_line(row) for row in rows if row["id"] not in changed]
-    if len(kept) < len(rows):
-        write_text(folder / ROWS_FILE, b"".join(kept).decode())
+    lines = [_encode_row(row) for row in rows if row["id"] not in changed]
+    if len(lines) < len(rows):
+        write_text(folder / ROWS_FILE, b"".join(lines).decode())
     write_json(folder / RUN_FILE, run)
 
 
 def differences(
-    one: Mapping[str, Any], other: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
+    first: Mapping[str, Any], second: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
 ) -> list[str]:
-    """What is not the same in two runs' `same`, a line each; the words say which value is whose."""
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return [f"{name}: {_shown(one.get(name))} {words[0]}, {_shown(other.get(name))} {words[1]}" for name in names]
+    """Return a line for each difference between the `same` of two runs; `words` labels the first and second value."""
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    values = {name: (_describe(first.get(name)), _describe(second.get(name))) for name in names}
+    return [f"{name}: {a} {words[0]}, {b} {words[1]}" for name, (a, b) in values.items()]
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "not given" if value is None else shortened(str(value))
 
 
-def _changed_samples(old: Mapping[str, str], new: Mapping[str, str], kind: str | None) -> Iterator[str]:
-    noun, limit, what = CHANGED_WORDS.get(kind or "", CHANGED_WORDS["check"])
-    kinds = {
-        f"no longer there{limit}": [name for name in old if name not in new],
-        f"newly there{limit}": [name for name in new if name not in old],
-        f"not what they were{what}": [name for name in old if name in new and old[name] != new[name]],
+def _describe_changes(old: Mapping[str, str], new: Mapping[str, str], kind: str | None) -> Iterator[str]:
+    noun, limit_note, change_note = CHANGED_WORDS.get(kind or "", CHANGED_WORDS["check"])
+    changes = {
+        f"removed{limit_note}": [name for name in old if name not in new],
+        f"added{limit_note}": [name for name in new if name not in old],
+        f"changed{change_note}": [name for name in old if name in new and old[name] != new[name]],
     }
-    for words, names in kinds.items():
+    for change, names in changes.items():
         if names:
-            some = ", ".join(shortened(name) for name in names[:SHOWN])
-            yield f"{noun} {words}: {len(names)} ({some}{', ...' if len(names) > SHOWN else ''})"
+            some = ", ".join(shortened(name) for name in names[:MAX_NAMED])
+            yield f"{noun} {change}: {len(names)} ({some}{', ...' if len(names) > MAX_NAMED else ''})"
     if old == new and list(old) != list(new):
-        yield f"the {noun} stand in another order"
+        yield f"the {noun} are in another order"
 
 
 def _cut_torn_line(path: Path) -> None:
     with suppress(FileNotFoundError), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        kept = size
-        while kept:  # back to the last line's end
-            start = max(kept - 2**16, 0)
+        end = size
+        while end:  # search backwards for the end of the last complete line
+            start = max(end - 2**16, 0)
             file.seek(start)
-            found = file.read(kept - start).rfind(b"\n")
-            if found >= 0:
-                kept = start + found + 1
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
                 break
-            kept = start
-        if kept < size:
-            file.truncate(kept)
+            end = start
+        if end < size:
+            file.truncate(end)
             os.fsync(file.fileno())
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a run, as they were finished.
+    """Yield the rows of a run in the order in which they were written.
 
     Raises:
-        StoreError: a line that is no row, or a second one of the same id.
+        StoreError: a line is not a JSON object with an id, or repeats the id of an earlier row.
     """
-    path, seen = folder / ROWS_FILE, set()
+    path, ids = folder / ROWS_FILE, set()
     with suppress(FileNotFoundError), path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                name = row["id"]
-                twice = name in seen
+                sample_id = row["id"]
+                repeated = sample_id in ids
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise StoreError(
-                    f"{path}: line {number} is no row", "remove the line: the same command asks its sample again"
+                    f"{path}: line {number} is not a JSON object with an id",
+                    "remove the line and run the same command: it asks the sample again",
                 ) from None
-            if twice:
-                raise StoreError(f"{path}: line {number} has the id of one before it", "remove one of them")
-            seen.add(name)
+            if repeated:
+                raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
+            ids.add(sample_id)
             yield row

@@ -1,4 +1,4 @@
-"""The folder of a result: its name, written whole or not at all, and what a damaged one raises."""
+"""The folder of a result: its name, how it is written (completely or not at all), and errors of a damaged one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.results.record import Record
 
 RESULT_FILE, ARRAYS_FILE = "result.json", "attention.npz"
-# Of the pictures that are drawn at the same time: some 40 bytes of memory each.
+# The most pixels in all pictures that are drawn at the same time; each takes some 40 bytes of memory.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
-# What reading a damaged file raises, beside our own errors.
+# What damaged values raise, besides `QvlAttnError`.
 DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
 
 
@@ -38,15 +38,15 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, eq=False)
 class Contents(Generic[R]):
-    """What a result's folder holds.
+    """The contents of a result's folder.
 
     Attributes:
-        arrays: of `attention.npz`.
-        images: by file name, how each PNG is drawn.
+        arrays: the arrays of `attention.npz`.
+        images: for each PNG's file name, the function that draws it.
         notes: what the reader should know, a line each.
-        clip: writes what only a clip's folder has: the files, and further notes.
-        page: the HTML page from the measured record and all notes.
-        json: `result.json` from the measured record, the files and all notes.
+        clip: writes the files that only a clip's folder has; returns their names and further notes.
+        page: makes the HTML page from the measured record and all notes.
+        json: makes `result.json` from the measured record, the file names and all notes.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -58,12 +58,12 @@ class Contents(Generic[R]):
 
 
 def folder_name(media: Media, label: str, key: Mapping[str, Any]) -> str:
-    """`<media>-<label slug>-<8 hex>`: readable, safe on every file system, and the same for the same request.
+    """Return `<media>-<label slug>-<8 hex>`: readable, safe on every file system, and the same for the same request.
 
     Args:
         media: the first picture, or the clip.
-        label: what tells results about the same picture apart: the question, the model.
-        key: what makes it another result, as JSON can hold it.
+        label: readable part that differs between results about the same picture: the question, or the model.
+        key: everything that makes it a different result, as JSON values.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug(Path(media.source).stem, 32)}-{slug(label)}-{digest}"
@@ -72,7 +72,7 @@ def folder_name(media: Media, label: str, key: Mapping[str, Any]) -> str:
 def save_record(
     record: R,
     target: Path,
-    drawn: Callable[[], Contents[R]],
+    prepare: Callable[[], Contents[R]],
     threads: int,
     *,
     overwrite: bool,
@@ -81,23 +81,23 @@ def save_record(
     """Draw and write a result into its folder; `result.json` is written last.
 
     Args:
-        record: of what is drawn.
-        target: the folder.
-        drawn: prepares the drawing; its time counts as drawing.
+        record: the result.
+        target: the folder to write.
+        prepare: returns what to draw and write; its time counts as drawing.
         threads: how many pictures are drawn at once.
-        overwrite: replace the same result.
-        progress: called with the pictures that are drawn.
+        overwrite: whether to replace an existing folder of the same result.
+        progress: called with (stage, done, total).
 
     Raises:
-        StoreError: it cannot be written, or is there already.
+        StoreError: the folder cannot be written, or already exists.
     """
     with whole_folder(target, overwrite=overwrite) as draft:
         stages = Stages()
         with stages.stage("draw"):
-            contents = drawn()
+            contents = prepare()
             tasks = [partial(write_npz, draft / ARRAYS_FILE, contents.arrays)]
             tasks += [partial(_draw, draft / name, image) for name, image in contents.images.items()]
-            with ThreadPoolExecutor(threads) as pool:  # the first fault calls off what has not begun
+            with ThreadPoolExecutor(threads) as pool:  # the first error cancels tasks that have not started
                 for done, _ in enumerate(pool.map(lambda task: task(), tasks), 1):
                     progress("drawing", done, len(tasks))
             clip_files, clip_notes = contents.clip(draft)
@@ -118,26 +118,26 @@ def _draw(path: Path, image: Callable[[], Picture]) -> None:
 
 
 def draw_threads(media: Sequence[Media], drawing: Drawing) -> int:
-    """How many pictures to draw at once: as many as there are cores, fewer where each takes much memory."""
-    pixels = sum(math.prod(drawn_size_px(one.size_px, drawing)) for one in media)
+    """Return how many pictures to draw at once: one per core, fewer if each takes much memory."""
+    pixels = sum(math.prod(drawn_size_px(picture.size_px, drawing)) for picture in media)
     return max(1, min(os.cpu_count() or 1, MAX_PIXELS_AT_ONCE // pixels))
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a result was written there to its end."""
+    """Return whether a folder holds a completely written result."""
     return (folder / RESULT_FILE).is_file()
 
 
 @contextmanager
 def damage(name: object, remedy: str = "") -> Iterator[None]:
-    """Report what damaged values raise as one line.
+    """Report an error that damaged values raise as a one-line `StoreError`.
 
     Args:
         name: the folder or file, for the message.
-        remedy: what to do about it.
+        remedy: the hint.
 
     Raises:
-        StoreError: something in the block raised one of `DAMAGE`.
+        StoreError: the block raised one of `DAMAGE`.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def damage(name: object, remedy: str = "") -> Iterator[None]:
 
 @contextmanager
 def reading(folder: Path, remedy: str) -> Iterator[None]:
-    """As `damage`; our own errors, of the files in the folder, are told as the folder's."""
+    """Like `damage`; errors about files in the folder are also reported as damage of the folder."""
     with damage(folder, remedy):
         try:
             yield

@@ -1,1 +1,1 @@
-"""One question, one result."""
+"""Visual question answering: from a question about a picture or clip to its result and folder."""

@@ -1,4 +1,4 @@
-"""Which questions run together, and what each of them gave, how fast and with how much memory."""
+"""Grouping of questions that run together, and the run of a group: answers, attention, time and memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from qvl_attn.vqa.question import Question, same_pictures, with_pixels, with_pix
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Questions that run together, as their places in the order in which they were asked.
+    """Questions that run together, as indices into the list of questions.
 
     Attributes:
-        batches: their places, by what is generated at once.
-        shared: whether they are about the same pictures, which are then read once; otherwise they are one batch.
+        batches: the indices, one tuple for each batch that is generated at once.
+        shared: whether the questions share their pictures, which then run once; otherwise there is one batch.
     """
 
     batches: tuple[tuple[int, ...], ...]
@@ -30,13 +30,13 @@ class Group:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """The places of all of them, as they are answered."""
+        """All indices, in the order in which the questions are answered."""
         return tuple(i for batch in self.batches for i in batch)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one question gave; `generic` are the rows of the generic prompt, where a method wants them."""
+    """What the model returned for one question; `generic` has the generic prompt's rows, if a method needs them."""
 
     own: Pass
     supplied: Pass | None
@@ -47,7 +47,7 @@ class Run:
 
 
 def recording_of(question: Question) -> Recording:
-    """What is recorded for a question, and how."""
+    """Return which attention a question records."""
     settings = question.settings
     return Recording(
         question.attention,
@@ -62,61 +62,62 @@ def recording_of(question: Question) -> Recording:
 def groups(
     questions: Sequence[Question], config: Any, batch_size: int, fits: Callable[[Question, int, bool], bool]
 ) -> Iterator[Group]:
-    """Questions about the same pictures together; the others, and clips, apart; all in batches of like length.
+    """Group questions about the same pictures; other questions, and clips, form batches of similar length.
 
     Args:
-        questions: what is asked.
-        config: of the model.
+        questions: the questions to group.
+        config: configuration of the model.
         batch_size: the largest batch.
-        fits: whether the memory holds a batch of so many questions as long as this one, with pictures shared or not.
+        fits: called with (longest question, batch size, shared pictures); returns whether such a batch fits the memory.
     """
 
-    def batches(indices: Sequence[int], shared: bool) -> list[tuple[int, ...]]:
-        made: list[list[int]] = []
+    def split(indices: Sequence[int], shared: bool) -> list[tuple[int, ...]]:
+        batches: list[list[int]] = []
         for i in sorted(indices, key=lambda i: questions[i].prompt.length):
-            if not made or len(made[-1]) == batch_size or not fits(questions[i], len(made[-1]) + 1, shared):
-                made.append([])
-            made[-1].append(i)
-        return [tuple(batch) for batch in made]
+            if not batches or len(batches[-1]) == batch_size or not fits(questions[i], len(batches[-1]) + 1, shared):
+                batches.append([])
+            batches[-1].append(i)
+        return [tuple(batch) for batch in batches]
 
-    about: dict[tuple[Recording, int, tuple[str, ...]], list[int]] = {}
-    for i, one in enumerate(questions):
-        pictures = tuple(media.sha256 for media in one.media)
-        about.setdefault((recording_of(one), one.settings.max_new_tokens, pictures), []).append(i)
-    # A sliding layer forgets the head of the prompt while it answers.
+    by_pictures: dict[tuple[Recording, int, tuple[str, ...]], list[int]] = {}
+    for i, question in enumerate(questions):
+        pictures = tuple(media.sha256 for media in question.media)
+        key = recording_of(question), question.settings.max_new_tokens, pictures
+        by_pictures.setdefault(key, []).append(i)
+    # A layer with sliding-window attention drops the start of the prompt while it generates.
     shareable = "sliding_attention" not in (config.text_config.layer_types or ())
-    alone: dict[tuple[Recording, int, str], list[int]] = {}
-    for (recording, new_tokens, _), indices in about.items():
+    separate: dict[tuple[Recording, int, str], list[int]] = {}
+    for (recording, new_tokens, _), indices in by_pictures.items():
         first = questions[indices[0]]
-        # What follows a clip is counted on from its height and width, not from its last step (transformers 5.23): from
-        # the clip alone it cannot be told where the question begins.
-        still = all(media.clip is None for media in first.media)
-        # Of a generic prompt, which is about the same pictures, they are read once as well.
+        # The positions after a clip continue from its height and width, not from its last step (transformers 5.23): the
+        # clip alone does not determine where the question starts.
+        is_still = all(media.clip is None for media in first.media)
+        # A generic prompt is about the same pictures, so it shares them as well.
         several = len(indices) > 1 or first.generic is not None
-        if several and shareable and still and all(same_pictures(first, questions[i]) for i in indices):
-            yield Group(tuple(sorted(tuple(sorted(batch)) for batch in batches(indices, True))), shared=True)
+        if several and shareable and is_still and all(same_pictures(first, questions[i]) for i in indices):
+            yield Group(tuple(sorted(tuple(sorted(batch)) for batch in split(indices, True))), shared=True)
         else:
-            alone.setdefault((recording, new_tokens, first.media[0].kind), []).extend(indices)
-    for indices in alone.values():
-        for batch in batches(indices, False):
+            separate.setdefault((recording, new_tokens, first.media[0].kind), []).extend(indices)
+    for indices in separate.values():
+        for batch in split(indices, False):
             yield Group((batch,), shared=False)
 
 
 def run_group(
     model: Any, processor: Any, config: Any, batches: Sequence[Sequence[Question]], *, shared: bool
 ) -> Iterator[Run]:
-    """Run the questions of a group, batch by batch, in their order.
+    """Run the questions of a group batch by batch, in order.
 
     Raises:
-        CaptureError: the attention is not what attention must be.
+        CaptureError: the captured attention fails its checks.
     """
     tokenizer, first = processor.tokenizer, batches[0][0]
     torch.manual_seed(first.settings.seed)
     recording, generation = recording_of(first), greedy(model, first.settings.max_new_tokens)
     pictures, generic = None, None
     for batch in batches:
-        together = Stages()
-        with together.stage("answer"):
+        batch_stages = Stages()
+        with batch_stages.stage("answer"):
             if shared:
                 prompts = [question.prompt for question in batch]
                 pictures = pictures or SharedPictures(model, with_pixels(first, processor, config).prompt, recording)
@@ -126,15 +127,15 @@ def run_group(
                 prompts = [with_pixels(question, processor, config).prompt for question in batch]
                 answers = own_answers(model, tokenizer, prompts, recording, generation)
                 supply = partial(supplied_answer, model)
-        together.seconds["answer"] = round(together.seconds["answer"] / len(batch), 3)
+        batch_stages.seconds["answer"] = round(batch_stages.seconds["answer"] / len(batch), 3)
         for question, prompt, own in zip(batch, prompts, answers, strict=True):
-            stages, supplied, words = Stages(), None, question.settings.answer
-            if words is not None:
+            stages, supplied, supplied_text = Stages(), None, question.settings.answer
+            if supplied_text is not None:
                 with stages.stage("supplied_answer"):
-                    supplied = supply(tokenizer, prompt, recording, words)
+                    supplied = supply(tokenizer, prompt, recording, supplied_text)
             if question.generic is not None and (generic is None or not shared):
                 with stages.stage("generic_prompt"):
-                    lean = replace(recording, by_head=False, apart=None, head_max=False)
-                    generic = supply(tokenizer, with_pixels_of(question.generic, prompt), lean, "").capture
-            seconds, peaks = together.seconds | stages.seconds, together.peak_bytes | stages.peak_bytes
-            yield Run(own, supplied, generic, generation, seconds, peaks)
+                    mean_only = replace(recording, by_head=False, apart=None, head_max=False)
+                    generic = supply(tokenizer, with_pixels_of(question.generic, prompt), mean_only, "").capture
+            seconds, peak_bytes = batch_stages.seconds | stages.seconds, batch_stages.peak_bytes | stages.peak_bytes
+            yield Run(own, supplied, generic, generation, seconds, peak_bytes)

@@ -1,4 +1,4 @@
-"""Questions about a clip: in one prompt, in windows, or of each frame alone."""
+"""Questions about a clip: in one prompt, in windows, or about each frame alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qvl_attn.vqa.sanity import with_sanity
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
 
-FRAMES_AT_ONCE = 8  # prompts with one frame each, while they are estimated to fit the memory
+FRAMES_AT_ONCE = 8  # the largest batch of prompts with one frame each; smaller if it would not fit the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,11 @@ class ClipQuestion:
 
     Attributes:
         media: the clip.
-        question: as it was typed.
-        settings: what was asked for.
-        whole: the prompt with all frames; None where there are only passes.
-        passes: the prompts with parts of the clip, in the order of time.
-        first_steps: where each pass begins among the steps of the whole.
+        question: text of the question.
+        settings: settings of the run.
+        whole: the prompt with all frames; None if there are only passes.
+        passes: the prompts with parts of the clip, in temporal order.
+        first_steps: for each pass, the index of its first step in the whole clip.
     """
 
     media: Media
@@ -51,63 +51,64 @@ class ClipQuestion:
 
     @property
     def prompts(self) -> tuple[Question, ...]:
-        """All prompts."""
+        """All prompts: the whole clip, if there is one, then the passes."""
         return (*([self.whole] if self.whole else []), *self.passes)
 
 
 def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: Progress = no_op) -> Media:
-    """Sample a clip's frames, at the size that the processor wants.
+    """Sample a clip's frames at the size that the processor uses.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         video: the clip.
-        settings: their `clip` says which frames, their limits of pixels how large.
-        progress: told what is being done, how much of it is done, and of how much.
+        settings: `clip` selects the frames, `min_pixels` and `max_pixels` limit their size.
+        progress: called with (stage, done, total).
 
     Raises:
-        InputError: nothing to see at the times that were asked for, or too much of it broken.
+        InputError: the clip has no frames at the requested times, or too many of them cannot be decoded.
     """
     plan = plan_frames(video, settings.clip or ClipSettings())
-    resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.wanted))
+    resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
     return sample_clip(video, plan, resize, lambda done: progress("decoding", done, plan.stop - plan.first))
 
 
 def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], settings: Settings) -> list[ClipQuestion]:
-    """Find every fault that can be known before weights are loaded.
+    """Prepare questions about a clip, with every check that needs no weights.
 
     Raises:
-        InputError: a fault in what was given.
+        InputError: the question or a setting is invalid.
         MemoryLimitError: a prompt is estimated not to fit the memory.
     """
-    how = settings.clip or ClipSettings()
-    parts, first_steps = _parts(media, how)
-    if how.mode == "clip" and parts and settings.query == "answer":
-        raise InputError("--query answer: each window has an answer of its own", "use --query last, or leave --window")
-    if how.mode == "frames" and settings.query == "answer":
+    clip_settings = settings.clip or ClipSettings()
+    parts, first_steps = _parts(media, clip_settings)
+    if clip_settings.mode == "clip" and parts and settings.query == "answer":
+        raise InputError("--query answer: each window has an answer of its own", "use --query last, or drop --window")
+    if clip_settings.mode == "frames" and settings.query == "answer":
         raise InputError("--query answer: each frame has an answer of its own", "use --query last, or --mode clip")
-    shown = [*([media] if how.mode == "both" or not parts else []), *parts]
+    inputs = [*([media] if clip_settings.mode == "both" or not parts else []), *parts]
     if parts and (settings.methods or settings.faithfulness):
-        option, what = ("--method", "a method looks at") if settings.methods else ("faithfulness", "it is measured in")
+        option = "--method" if settings.methods else "faithfulness"
         raise InputError(
-            f"{' '.join([option, ','.join(settings.methods)]).strip()}: {what} one prompt, and this clip is looked at "
+            f"{' '.join([option, ','.join(settings.methods)]).strip()}: needs one prompt, and this clip is asked about "
             f"in {len(parts)}",
-            f"leave --mode and --window, or {option}",
+            f"drop --mode and --window, or {option}",
         )
-    prepared = engine.prepare([(one, question) for question in questions for one in shown], settings, "prompt")
-    asked = []
+    prepared = engine.prepare([(part, question) for question in questions for part in inputs], settings, "prompt")
+    clip_questions = []
     for i, question in enumerate(questions):
-        own = prepared[i * len(shown) : (i + 1) * len(shown)]
-        whole = own[0] if len(shown) > len(parts) else None
-        asked.append(ClipQuestion(media, question, settings, whole, tuple(own[len(own) - len(parts) :]), first_steps))
-    return asked
+        prompts = prepared[i * len(inputs) : (i + 1) * len(inputs)]
+        whole = prompts[0] if len(inputs) > len(parts) else None
+        passes = tuple(prompts[len(prompts) - len(parts) :])
+        clip_questions.append(ClipQuestion(media, question, settings, whole, passes, first_steps))
+    return clip_questions
 
 
-def _parts(media: Media, how: ClipSettings) -> tuple[list[Media], tuple[int, ...]]:
-    """What the passes are about, and the step of the whole at which each begins."""
+def _parts(media: Media, settings: ClipSettings) -> tuple[list[Media], tuple[int, ...]]:
+    """Return the part of the clip in each pass, and the index of its first step in the whole clip."""
     count = len(media.frames)
-    if how.mode != "clip":
+    if settings.mode != "clip":
         return [_frame(media, i) for i in range(count)], tuple(range(count))
-    windows = how.windows(count)
+    windows = settings.windows(count)
     if len(windows) == 1:
         return [], ()
     return [_window(media, start, stop) for start, stop in windows], tuple(start // 2 for start, _ in windows)
@@ -115,7 +116,7 @@ def _parts(media: Media, how: ClipSettings) -> tuple[list[Media], tuple[int, ...
 
 def _window(media: Media, start: int, stop: int) -> Media:
     facts = media.facts
-    moments = facts.start_s + np.arange(start, stop + 1) / facts.sampled_fps
+    times_s = facts.start_s + np.arange(start, stop + 1) / facts.sampled_fps
     return replace(
         media,
         frames=media.frames[start:stop],
@@ -123,8 +124,8 @@ def _window(media: Media, start: int, stop: int) -> Media:
         notes=(),
         clip=replace(
             facts,
-            start_s=float(moments[0]),
-            end_s=float(min(moments[-1], facts.end_s)),
+            start_s=float(times_s[0]),
+            end_s=float(min(times_s[-1], facts.end_s)),
             frame_indices=facts.frame_indices[start:stop],
         ),
     )
@@ -143,38 +144,39 @@ def _frame(media: Media, i: int) -> Media:
 
 
 def answer_clip(
-    engine: Engine, asked: Sequence[ClipQuestion], progress: Progress = no_op
+    engine: Engine, clip_questions: Sequence[ClipQuestion], progress: Progress = no_op
 ) -> Iterator[tuple[int, Result]]:
-    """Answer what was prepared, each with its place among the questions, as soon as all of its passes are there."""
-    prompts = [(i, k, one) for i, question in enumerate(asked) for k, one in enumerate(question.prompts)]
-    found: list[dict[int, Result]] = [{} for _ in asked]
+    """Answer prepared questions; yield (index of the question, result) as soon as all of its passes are done."""
+    prompts = [(i, k, prompt) for i, question in enumerate(clip_questions) for k, prompt in enumerate(question.prompts)]
+    results: list[dict[int, Result]] = [{} for _ in clip_questions]
     progress("asking", 0, len(prompts))
-    answers = engine.answer([one for _, _, one in prompts], FRAMES_AT_ONCE)
-    for done, (place, result) in enumerate(answers, 1):
-        i, k, _ = prompts[place]
-        found[i][k] = result
+    answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE)
+    for done, (index, result) in enumerate(answers, 1):
+        i, k, _ = prompts[index]
+        results[i][k] = result
         progress("asking", done, len(prompts))
-        if len(found[i]) == len(asked[i].prompts):
-            yield i, _joined(asked[i], [found[i].pop(k) for k in sorted(found[i])])
+        if len(results[i]) == len(clip_questions[i].prompts):
+            yield i, _join(clip_questions[i], [results[i].pop(k) for k in sorted(results[i])])
 
 
-def _joined(asked: ClipQuestion, results: Sequence[Result]) -> Result:
-    if not asked.passes:
+def _join(question: ClipQuestion, results: Sequence[Result]) -> Result:
+    """Join the results of a question's prompts into one."""
+    if not question.passes:
         return results[0]
-    passes = tuple(results[-len(asked.passes) :])
-    if asked.whole:
+    passes = tuple(results[-len(question.passes) :])
+    if question.whole:
         return replace(results[0], passes=passes)
-    words = dict.fromkeys(one.answer.strip() for one in passes)
-    supplied = [one.supplied_logprob for one in passes if one.supplied_logprob is not None]
-    stages = dict.fromkeys(stage for one in passes for stage in one.seconds)
+    answers = dict.fromkeys(result.answer.strip() for result in passes)
+    supplied = [result.supplied_logprob for result in passes if result.supplied_logprob is not None]
+    stages = dict.fromkeys(stage for result in passes for stage in result.seconds)
     return replace(
         passes[0],
-        answer=" | ".join(words),
-        answer_logprob=sum(one.answer_logprob for one in passes),
+        answer=" | ".join(answers),
+        answer_logprob=sum(result.answer_logprob for result in passes),
         supplied_logprob=sum(supplied) if supplied else None,
-        media=(asked.media,),
-        capture=merge_captures([one.capture for one in passes], asked.first_steps, asked.media),
-        seconds={stage: round(sum(one.seconds.get(stage, 0) for one in passes), 3) for stage in stages},
+        media=(question.media,),
+        capture=merge_captures([result.capture for result in passes], question.first_steps, question.media),
+        seconds={stage: round(sum(result.seconds.get(stage, 0) for result in passes), 3) for stage in stages},
         passes=passes,
     )
 
@@ -183,8 +185,8 @@ def ask_video(
     engine: Engine, path: str | os.PathLike[str], question: str, settings: Settings, progress: Progress = no_op
 ) -> Result:
     """Ask one question about a clip: see `Analyzer.ask_video`."""
-    how = settings.clip or ClipSettings()
-    media = load_clip(engine.processor, open_clip(path, how.source_fps), settings, progress)
-    asked = prepare_clip(engine, media, [question], settings)
-    ((_, result),) = with_sanity(engine, answer_clip(engine, asked, progress), progress)
+    source_fps = (settings.clip or ClipSettings()).source_fps
+    media = load_clip(engine.processor, open_clip(path, source_fps), settings, progress)
+    clip_questions = prepare_clip(engine, media, [question], settings)
+    ((_, result),) = with_sanity(engine, answer_clip(engine, clip_questions, progress), progress)
     return result

@@ -1,7 +1,6 @@
-"""A result as arrays and JSON (schema 1), and back. Knows the names and shapes on disk, opens no file.
+"""Conversion of a result to arrays and JSON (schema 1) and back: names and shapes on disk. Opens no file.
 
-What is read back was written by somebody: all that is used of it is checked by the dataclasses it goes into, and no
-path in it is used.
+Saved files are untrusted: the dataclasses check every value that is read, and no path from the files is used.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ R = TypeVar("R", bound=VqaRecord)
 
 
 def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
-    """The contents of `attention.npz`."""
+    """Return the arrays of a capture in `attention.npz`."""
     grids = capture.grids
     steps = [np.repeat(np.arange(grid.shape[0]), grid.shape[1] * grid.shape[2]) for grid in grids]
     arrays: dict[str, np.ndarray] = {
@@ -61,26 +60,26 @@ def capture_arrays(capture: Capture) -> dict[str, np.ndarray]:
 
 
 def record_arrays(result: VqaRecord) -> dict[str, np.ndarray]:
-    """The contents of `attention.npz`: the capture's, and what each method made of it."""
+    """Return the contents of `attention.npz`: the arrays of the capture and of each method."""
     return capture_arrays(result.capture) | method_arrays(result.methods)
 
 
 def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], media: Sequence[Media]) -> Capture:
-    """The inverse of `capture_arrays`.
+    """Return the capture of these arrays: the inverse of `capture_arrays`.
 
     Raises:
         KeyError: an array is missing.
-        ValueError: shapes or types are not those of the schema.
+        ValueError: shapes or types do not follow the schema.
     """
     merge_size = int(arrays["merge_size"])
     grids: list[TokenGrid] = []
-    seen = 0
+    start = 0
     patches = int(np.prod(arrays["grid_thw"].astype(object), axis=1).sum())
     if merge_size < 1 or patches != len(arrays["vision_tokens"]) * merge_size**2:
         raise ValueError("grid_thw does not fit the vision tokens")
-    for grid_thw, one in zip(arrays["grid_thw"].tolist(), media, strict=True):
-        grid = grid_of(grid_thw, merge_size, int(arrays["vision_tokens"][seen]), one)
-        seen += grid.cells
+    for grid_thw, medium in zip(arrays["grid_thw"].tolist(), media, strict=True):
+        grid = grid_of(grid_thw, merge_size, int(arrays["vision_tokens"][start]), medium)
+        start += grid.cells
         grids.append(grid)
     apart = None
     if "heads" in arrays:
@@ -108,16 +107,16 @@ def capture_from(arrays: Mapping[str, np.ndarray], tokens: Sequence[Token], medi
 def record_json(
     result: VqaRecord, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """The contents of `result.json`.
+    """Return the contents of `result.json`.
 
     Args:
-        result: what to describe.
-        drawn: the maps of the headline picture as they were drawn, which a blur may have changed.
-        files: names relative to the folder.
+        result: the result.
+        drawn: the headline maps as drawn, after filters.
+        files: file names relative to the folder.
         notes: what the reader should know, a line each.
     """
     capture, headline = result.capture, result.heatmaps()
-    one, scale = headline[0], drawn[0].scale
+    first, scale = headline[0], drawn[0].scale
     rows = query_rows(capture, result.question, result.settings.query)
     cells = sum(grid.cells for grid in capture.grids)
     return {
@@ -133,14 +132,14 @@ def record_json(
         "steps": _steps(result),
         "passes": _passes(result),
         "headline": {
-            "query": one.query,
-            "layers": list(one.layers),
-            "heads": one.heads,
-            "method": one.method,
-            "queries": list(one.queries),
-            "uniform": one.uniform,
-            "maximum": float(max(m.values.max() for m in headline)),
-            "minimum": float(min(m.values.min() for m in headline)),
+            "query": first.query,
+            "layers": list(first.layers),
+            "heads": first.heads,
+            "method": first.method,
+            "queries": list(first.queries),
+            "uniform": first.uniform,
+            "maximum": float(max(heat.values.max() for heat in headline)),
+            "minimum": float(min(heat.values.min() for heat in headline)),
             **layer_figures(headline, capture.grids),
         },
         "faithfulness": faithfulness_json(result),
@@ -149,11 +148,11 @@ def record_json(
             "low": scale.low,
             "high": scale.high,
             "percentile": CLIP_PERCENTILE,
-            "clipped_cells": sum(m.clipped for m in drawn),
+            "clipped_cells": sum(heat.clipped for heat in drawn),
             "cells": cells,
         },
         "layers": [
-            {"layer": layer, **_figures_or_none(capture, layer, rows, one.query)} for layer in capture.layers.tolist()
+            {"layer": layer, **_figures_or_none(capture, layer, rows, first.query)} for layer in capture.layers.tolist()
         ],
         "settings": asdict(result.settings),
         "provenance": asdict(result.provenance),
@@ -165,18 +164,18 @@ def record_json(
 
 
 def faithfulness_json(result: VqaRecord) -> dict[str, Any] | None:
-    """What removal and sanity checks found, where they were asked for."""
+    """Return the deletion and insertion curves and the sanity checks; None if faithfulness was not requested."""
     if not result.settings.faithfulness:
         return None
     curves = result.curves
     return {
         "curves": curves and {**curves_json(curves), "areas": curves.figures()},
-        "sanity": {name: sanity_json(one) for name, one in (result.sanity or {}).items()},
+        "sanity": {name: sanity_json(sanity) for name, sanity in (result.sanity or {}).items()},
     }
 
 
 def _steps(result: VqaRecord) -> list[dict[str, Any]] | None:
-    """Of a clip, each step's times, its share of the headline's attention, and that over a uniform map's."""
+    """Return each step's times, share of the headline's attention, and ratio to a uniform map; None for pictures."""
     if result.media[0].clip is None:
         return None
     values = result.heatmaps()[0].values
@@ -188,7 +187,7 @@ def _steps(result: VqaRecord) -> list[dict[str, Any]] | None:
 
 
 def pass_folder(number: int) -> str:
-    """Where the sub-result of a pass lies, within its result's folder."""
+    """Return the folder of a pass's result, relative to the folder of the whole result."""
     return f"passes/{number:03d}"
 
 
@@ -201,24 +200,24 @@ def _passes(result: VqaRecord) -> dict[str, Any] | None:
         "results": [
             {
                 "folder": pass_folder(i),
-                "frame_indices": _frame_indices(result, one),
-                "times_s": one.media[0].times_s.tolist(),
-                "answer": one.answer,
-                "answer_logprob": one.answer_logprob,
-                "vision_mass": one.heatmaps()[0].vision_mass,
+                "frame_indices": _frame_indices(result, pass_result),
+                "times_s": pass_result.media[0].times_s.tolist(),
+                "answer": pass_result.answer,
+                "answer_logprob": pass_result.answer_logprob,
+                "vision_mass": pass_result.heatmaps()[0].vision_mass,
             }
-            for i, one in enumerate(result.passes)
+            for i, pass_result in enumerate(result.passes)
         ],
     }
 
 
-def _frame_indices(result: VqaRecord, one: VqaRecord) -> list[int]:
-    """The source frames that a pass was about."""
-    facts = one.media[0].clip
+def _frame_indices(result: VqaRecord, pass_result: VqaRecord) -> list[int]:
+    """Return the numbers of the source frames in a pass."""
+    facts = pass_result.media[0].clip
     if facts is not None:
         return list(facts.frame_indices)
     whole = result.media[0]
-    return [whole.clip.frame_indices[result.passes.index(one)]] if whole.clip else []
+    return [whole.clip.frame_indices[result.passes.index(pass_result)]] if whole.clip else []
 
 
 def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str) -> dict[str, float | None]:
@@ -230,7 +229,7 @@ def _figures_or_none(capture: Capture, layer: int, rows: np.ndarray, query: str)
 
 
 def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
-    """The tokens of a `result.json`."""
+    """Return the tokens of a `result.json`."""
     return tuple(
         Token(
             int(item["position"]),
@@ -259,30 +258,30 @@ def _faithfulness_from(
     value: Mapping[str, Any] | None, settings: Settings
 ) -> tuple[Curves | None, dict[str, Sanity] | None]:
     if bool(value) != settings.faithfulness:
-        raise ValueError("faithfulness: there, or asked for, and not both")
+        raise ValueError("faithfulness: does not agree with the settings")
     if not value:
         return None, None
     curves = curves_from(value["curves"]) if value["curves"] else None
-    sanity = {str(name): sanity_from(one) for name, one in value["sanity"].items()}
+    sanity = {str(name): sanity_from(item) for name, item in value["sanity"].items()}
     maps = settings.methods or (HEADLINE,)
     if (curves and curves.names != (*maps, *CONTROLS)) or {*sanity} != {*maps}:
-        raise ValueError(f"faithfulness: of other maps than {maps}")
+        raise ValueError(f"faithfulness: not of the maps {maps}")
     return curves, sanity
 
 
 def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> R:
-    """A record from its JSON, arrays and pictures.
+    """Return a record from its JSON, arrays and media.
 
     Args:
-        kind: its class.
-        value: the contents of `result.json`.
-        arrays: those of `attention.npz`.
-        media: what was asked about.
+        kind: class of the record.
+        value: contents of `result.json`.
+        arrays: contents of `attention.npz`.
+        media: the pictures, or the clip.
 
     Raises:
         KeyError: a field is missing.
-        TypeError: a field too many, or of another type.
-        ValueError: a field out of range.
+        TypeError: a field is unknown, or has another type.
+        ValueError: a field is out of range.
     """
     supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
@@ -302,7 +301,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         provenance=VqaProvenance(**value["provenance"]),
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
-            str(stage): {str(place): int(size) for place, size in peak.items()}
+            str(stage): {str(memory): int(size) for memory, size in peak.items()}
             for stage, peak in value.get("peak_memory_bytes", {}).items()
         },
     )

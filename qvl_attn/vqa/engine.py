@@ -1,4 +1,4 @@
-"""A model and how prompts go through it: loading, checks before the weights are there, groups, results."""
+"""A model that answers questions: checks before the weights are loaded, loading, groups of questions, results."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from qvl_attn.vqa.question import Question, read_question, without_pixels
 from qvl_attn.vqa.record import VqaProvenance
 from qvl_attn.vqa.result import Result
 
-# How far above the estimate a batch may come: one that does not fit loses the answers of all its questions.
+# Safety factor on the estimate of a batch: a batch that runs out of memory loses the answers to all its questions.
 ESTIMATE_MARGIN = 1.25
 
 
-# A small grey picture to try things with.
+# A small grey picture for checks of the model.
 DOT = Media(
     kind="picture",
     frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
@@ -59,10 +59,9 @@ DOT = Media(
 
 
 class Engine:
-    """A model with its processor, and the way from questions to results. Make one with `load`.
+    """A model with its processor, which turns questions into results. Create one with `load`.
 
-    The weights are loaded when the first question needs them, so that every fault that can be known without them is
-    found first.
+    The weights are loaded when the first question needs them, so every check that needs no weights runs first.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Engine:
         self.attn = attn
         self.processor = load_processor(checkpoint, config)
         self.say = say
-        self._said = ""
+        self._reported_attention = ""
 
     @classmethod
     def load(
@@ -95,25 +94,25 @@ class Engine:
         say: Callable[[str], None] = no_op,
         place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
     ) -> Self:
-        """Find a model and get ready to load it.
+        """Find a model and prepare to load it.
 
         Args:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
             revision: branch, tag or commit of a hub model.
             device: `auto`, `cpu`, `cuda` or `cuda:1`.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`. Auto is bfloat16 on CUDA, and float32 on the CPU while
-                the weights fit the free memory.
-            device_map: `auto` and its kin spread a model over several GPUs.
-            attn: `eager`, the reference; `rows`, the rows alone beside SDPA; `auto`, eager in float32 while it is
-                estimated to fit the free memory, and rows otherwise.
-            offline: never reach for the hub.
-            say: is told what was chosen, a line at a time.
-            place: finds where and in what precision the model runs; by default on this machine.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 on CUDA, and float32 on the CPU if the
+                weights fit the free memory.
+            device_map: `auto` or another value of transformers, which spreads a model over several GPUs.
+            attn: `eager`, the reference; `rows`, SDPA plus the recorded rows alone; `auto`, eager in float32 if it is
+                estimated to fit the free memory, else rows.
+            offline: whether to work without network access.
+            say: called with one line of text for each choice that was made.
+            place: returns the device and precision of the model; by default chosen on this machine.
 
         Raises:
-            InputError: a word that is not one of these, or a GPU that is not there.
-            ModelError: the model cannot be had or cannot be served.
-            MemoryLimitError: the weights do not fit.
+            InputError: an argument has an unknown value, or the GPU does not exist.
+            ModelError: the model cannot be found, or is not supported.
+            MemoryLimitError: the weights do not fit the memory.
         """
         if attn not in ATTENTION_MODES:
             raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
@@ -123,12 +122,12 @@ class Engine:
         where = f"--device-map {device_map}" if device_map else placement.device
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
         if placement.dtype != "float32" and attn == "eager":
-            say("eager attention in 16 bits can change the answer; --attn rows leaves it alone")
+            say("eager attention in 16 bits can change the answer; --attn rows does not")
         return cls(checkpoint, config, placement, attn, say)
 
     @cached_property
     def model(self) -> Any:
-        """The loaded model, after it has proved that its attention can be captured."""
+        """The loaded model, after a check that its attention can be captured."""
         self.say("loading the weights")
         with on_device(self.placement, 0):
             return self._load()
@@ -142,10 +141,10 @@ class Engine:
         return model
 
     def settings(self, **typed: Any) -> Settings:
-        """What is asked for, as `settings_of` reads it.
+        """Return the settings of a question from typed options: see `settings_of`.
 
         Raises:
-            InputError: a profile or method that cannot be had, or does not fit.
+            InputError: a profile or method does not exist, or does not fit the model.
         """
         return settings_of(self.config, self.say, **typed)
 
@@ -155,29 +154,30 @@ class Engine:
         settings: Settings,
         noun: str = "question",
     ) -> list[Question]:
-        """Find every fault that can be known before weights are loaded, and choose how attention is computed.
+        """Check everything that can be checked before weights are loaded, and choose how attention is computed.
 
-        One way for all, that of the largest. Of several questions the pixels are given up, and made again to run.
+        The choice is the same for all questions and follows the largest one. With several questions, the pixels are
+        dropped here and computed again when a question runs.
 
         Args:
-            pairs: what is shown, and a question about it.
-            settings: as they were typed.
-            noun: what one of several pairs is called in a fault.
+            pairs: (picture or pictures, question) pairs.
+            settings: settings of all questions.
+            noun: what error messages call one of several pairs.
 
         Raises:
-            InputError: a fault in what was given.
+            InputError: a picture, question or setting is invalid.
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
         loaded: dict[str, Media] = {}
-        known: dict[tuple[int, ...], Question] = {}
+        by_media: dict[tuple[int, ...], Question] = {}
         questions = []
         for i, (pictures, text) in enumerate(pairs):
             try:
-                one = self.read(pictures, text, settings, loaded, known)
+                question = self.read(pictures, text, settings, loaded, by_media)
             except InputError as error:
-                where = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
-                raise InputError(where + error.message, error.hint) from None
-            questions.append(without_pixels(one) if len(pairs) > 1 else one)
+                prefix = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
+                raise InputError(prefix + error.message, error.hint) from None
+            questions.append(without_pixels(question) if len(pairs) > 1 else question)
         return self.fit(questions)
 
     def read(
@@ -186,104 +186,105 @@ class Engine:
         text: str,
         settings: Settings,
         loaded: dict[str, Media],
-        known: dict[tuple[int, ...], Question],
+        by_media: dict[tuple[int, ...], Question],
     ) -> Question:
-        """Find every fault of one question that can be known without looking at the memory. Asks no device.
+        """Prepare one question, with every check that needs neither device nor free memory.
 
-        Of questions about the same pictures the first has the pixels.
+        Of several questions about the same pictures, only the first has the pixels.
 
         Args:
-            pictures: what is shown.
+            pictures: the picture or pictures.
             text: the question.
-            settings: as they were typed.
-            loaded: pictures by path, which are read once.
-            known: questions with the same settings, by the identities of their media, which are processed once.
+            settings: settings of the question.
+            loaded: pictures by path, so that each is read once; added to.
+            by_media: questions with the same settings by the `id` of their media, so that each picture is processed
+                once; added to.
 
         Raises:
-            InputError: a fault in what was given.
+            InputError: a picture, the question or a setting is invalid.
         """
         stages = Stages()
         with stages.stage("prepare"):
             media = load_pictures(pictures, loaded)
-            same = tuple(map(id, media))
-            like = known[same].prompt if same in known else None
-            one = read_question(self.processor, self.config, media, text, settings, like)
-            known.setdefault(same, one)
-        check_context(self.config, one.job, one.pictures)
-        return replace(one, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
+            key = tuple(map(id, media))
+            like = by_media[key].prompt if key in by_media else None
+            question = read_question(self.processor, self.config, media, text, settings, like)
+            by_media.setdefault(key, question)
+        check_context(self.config, question.job, question.pictures)
+        return replace(question, seconds=stages.seconds, peak_memory_bytes=stages.peak_bytes)
 
     def fit(self, questions: Sequence[Question]) -> list[Question]:
-        """Choose how attention is computed, one way for all, that of the largest.
+        """Choose how attention is computed: the same way for all questions, as the largest one needs it.
 
         Raises:
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
         dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
-        attention, reason = self.attn, "asked for"
+        attention, reason = self.attn, "asked for with --attn"
         if attention == "auto" and questions:
-            largest = max((one.job for one in questions), key=lambda job: job.tokens)
+            largest = max((question.job for question in questions), key=lambda job: job.tokens)
             attention, reason = choose_attention(self.config, dtype, largest, free, device)
-        for one in questions:
-            check_memory(self.config, dtype, one.job, attention, free, one.pictures, device)
-        return [replace(one, attention=attention, attention_reason=reason) for one in questions]
+        for question in questions:
+            check_memory(self.config, dtype, question.job, attention, free, question.pictures, device)
+        return [replace(question, attention=attention, attention_reason=reason) for question in questions]
 
     def free_bytes(self) -> int | None:
-        """Memory for a prompt beside the weights; None where they are spread over several GPUs."""
+        """Return the free memory beside the weights; None if they are spread over several GPUs."""
         if self.placement.device_map is not None and torch.cuda.device_count() > 1:
             return None
         loaded = "model" in self.__dict__
         return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
 
     def answer(self, questions: Sequence[Question], batch_size: int = 1) -> Iterator[tuple[int, Result]]:
-        """Answer what was prepared, each with its place among the questions, as soon as it is there.
+        """Answer prepared questions; yield (index of the question, result) as soon as each is done.
 
-        Grouped as in `ask_many`. The batch is a limit: a smaller one is taken where it would not fit the memory.
+        Questions are grouped as in `ask_many`. `batch_size` is a limit: batches are smaller if they would not fit.
 
         Raises:
-            CaptureError: the attention is not what attention must be.
-            MemoryLimitError: it does not fit the memory.
+            CaptureError: the captured attention fails its checks.
+            MemoryLimitError: a question does not fit the memory.
         """
         for group in self.groups(questions, batch_size):
             yield from self.answer_group(questions, group)
 
     def groups(self, questions: Sequence[Question], batch_size: int) -> Iterator[Group]:
-        """Which questions run together, while they are estimated to fit the memory."""
+        """Yield groups of questions that run together and are estimated to fit the memory."""
         return groups(questions, self.config, batch_size, self._fits)
 
     def answer_group(self, questions: Sequence[Question], group: Group) -> Iterator[tuple[int, Result]]:
-        """Answer those of the questions that are of a group, as `answer` does."""
-        asked = [[questions[i] for i in batch] for batch in group.batches]
-        first = asked[0][0]
-        if first.attention != self._said:
-            self._said = first.attention
-            self.say(f"{self._said} attention: {first.attention_reason}")
+        """Answer the questions of one group, like `answer`."""
+        batches = [[questions[i] for i in batch] for batch in group.batches]
+        first = batches[0][0]
+        if first.attention != self._reported_attention:
+            self._reported_attention = first.attention
+            self.say(f"{first.attention} attention: {first.attention_reason}")
         loading = Stages()
         with loading.stage("load"):
             model = self.model
-        runs = run_group(model, self.processor, self.config, asked, shared=group.shared)
+        runs = run_group(model, self.processor, self.config, batches, shared=group.shared)
         for batch in group.batches:
             for i in batch:
                 explaining = Stages()
                 with on_device(self.placement, questions[i].prompt.length):
                     run = next(runs)
-                    explained = self._explained(questions[i], run, explaining)
+                    fields = self._explain(questions[i], run, explaining)
                 result = self._result(questions[i], run, joined(loading, explaining), len(batch), group.shared)
-                yield i, replace(result, **explained)
-                del run, result, explained
+                yield i, replace(result, **fields)
+                del run, result, fields
 
-    def _explained(self, question: Question, run: Run, stages: Stages) -> dict[str, Any]:
-        """Maps of the question's methods, and how faithful they are, as fields of its result."""
-        answered, found = run.supplied or run.own, dict[str, Any]()
-        asked = self.model, self.processor, self.config, question, answered
+    def _explain(self, question: Question, run: Run, stages: Stages) -> dict[str, Any]:
+        """Return the fields of the result that hold the methods' maps and their faithfulness."""
+        answer, fields = run.supplied or run.own, dict[str, Any]()
+        inputs = self.model, self.processor, self.config, question, answer
         if question.settings.methods:
             with stages.stage("methods"):
-                found["methods"] = method_maps(*asked, run.generic)
+                fields["methods"] = method_maps(*inputs, run.generic)
         if question.settings.faithfulness:
-            known = self.free_bytes() is not None
-            batch = next((n for n in (16, 8, 4, 2) if known and self._fits(question, n, shared=False)), 1)
+            memory_known = self.free_bytes() is not None
+            batch = next((n for n in (16, 8, 4, 2) if memory_known and self._fits(question, n, shared=False)), 1)
             with stages.stage("faithfulness"):
-                found["curves"] = removal(*asked, found.get("methods", ()), batch)
-        return found
+                fields["curves"] = removal(*inputs, fields.get("methods", ()), batch)
+        return fields
 
     def _fits(self, longest: Question, count: int, shared: bool) -> bool:
         job = replace(longest.job, batch=count, shared=shared, probed=False)
@@ -314,5 +315,5 @@ class Engine:
         )
 
     def made_by(self, question: Question) -> dict[str, Any]:
-        """What of the model, its place and the libraries goes into the name of a result."""
+        """Return the provenance fields that name a result: model, device, precision and versions of the libraries."""
         return provenance_fields(self.checkpoint, self.placement, question.attention)

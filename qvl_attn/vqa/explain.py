@@ -155,14 +155,14 @@ def removal_curves(
         raise CaptureError("the answer has no text whose probability could change")
     prompt = with_pixels(question, processor, config).prompt
     cells = sum(grid.cells for grid in prompt.grids)
-    gone = gone_shares(removal_orders(maps.values(), cells, seed))
+    shares = gone_shares(removal_orders(maps.values(), cells, seed))
     # Curves share their end points, and deletion and insertion share inputs: run each distinct input once.
-    inputs, inverse = np.unique(gone.reshape(-1, cells), axis=0, return_inverse=True)
+    inputs, inverse = np.unique(shares.reshape(-1, cells), axis=0, return_inverse=True)
     by_fill = []
     for fill in FILLS:
         pixels = _filled(processor, config, question, prompt, fill)
         logprobs = _answer_logprobs(model, prompt, pixels, ids, text, inputs, batch)
-        by_fill.append(logprobs[inverse].reshape(gone.shape[:-1]))
+        by_fill.append(logprobs[inverse].reshape(shares.shape[:-1]))
     return curves_of(maps, np.stack(by_fill, axis=2))
 
 
@@ -188,7 +188,7 @@ def _answer_logprobs(
     fill: torch.Tensor,
     ids: Sequence[int],
     text: Sequence[int],
-    gone: FloatArray,
+    shares: FloatArray,
     batch: int,
 ) -> NDArray[np.float64]:
     """Return (M,) log-probabilities of the answer's text with a share of each cell replaced by the fill.
@@ -199,18 +199,18 @@ def _answer_logprobs(
         fill: (P, D) pixel rows that replace those of the prompt.
         ids: ids of the answer's tokens.
         text: indices of the text tokens in `ids`.
-        gone: (M, V) replaced share of each cell.
+        shares: (M, V) replaced share of each cell.
         batch: how many inputs run at once.
     """
     inputs = on_model({**with_answer(prompt, ids), "fill": fill}, model)
     (name,) = PIXELS & inputs.keys()
-    by_cell = gone.shape[1], -1, fill.shape[1]
+    by_cell = shares.shape[1], -1, fill.shape[1]
     original, fill = inputs.pop(name).reshape(by_cell), inputs.pop("fill").reshape(by_cell)
     logprobs: list[float] = []
-    for start in range(0, len(gone), batch):
-        shares = torch.from_numpy(gone[start : start + batch]).to(original.device)[:, :, None, None]
-        mixed = (1 - shares) * original + shares * fill
-        repeated = {key: torch.cat([value] * len(shares)) for key, value in inputs.items()}
+    for start in range(0, len(shares), batch):
+        batch_shares = torch.from_numpy(shares[start : start + batch]).to(original.device)[:, :, None, None]
+        mixed = (1 - batch_shares) * original + batch_shares * fill
+        repeated = {key: torch.cat([value] * len(batch_shares)) for key, value in inputs.items()}
         repeated[name] = mixed.reshape(-1, fill.shape[-1])
         with torch.inference_mode():
             logits = model(**repeated, use_cache=False, logits_to_keep=len(ids) + 1).logits

@@ -1,6 +1,6 @@
-"""Which pictures a result has, and what stands in them: headline, sheets of layers, single layers, words.
+"""The pictures of a result and their captions: headline, sheets of layers, single layers, words.
 
-Of a clip a few steps of tokens stand side by side, as the pictures of a prompt do.
+A few steps of a clip appear side by side, like the pictures of a prompt.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MAX_WORDS = 48
 
 @dataclass(frozen=True, eq=False)
 class DrawnResult:
-    """The pictures of a result, each drawn when it is asked for.
+    """The pictures of a result, each drawn on demand.
 
     Attributes:
-        result: what is drawn.
-        drawing: how.
+        result: the result to draw.
+        drawing: how to draw.
         headline: the maps of `overlay.png`.
         notes: what the reader of the pictures should know, a line each.
     """
@@ -47,7 +47,7 @@ class DrawnResult:
     notes: tuple[str, ...]
 
     def images(self) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Names relative to the folder, and what draws them, in any thread: (H, W, 3) uint8 RGB."""
+        """Yield file names relative to the folder, each with a thread-safe function that draws (H, W, 3) uint8 RGB."""
         result, drawing = self.result, self.drawing
         pictures = self._pictures()
         if result.media[0].clip is None:
@@ -60,14 +60,14 @@ class DrawnResult:
             title = f"{' · '.join(self._title())} · {headline_caption(result, self.headline[0])[0]}"
             yield "faithfulness.png", partial(draw_faithfulness, result.curves, result.sanity or {}, title)
 
-        own = self._layer_panels()
-        shared = on_one_scale(own)
-        asked = self._describe_sheets()
+        own_scale = self._layer_panels()
+        shared_scale = on_one_scale(own_scale)
+        description = self._describe_sheets()
         for name, panels, scale in (
-            ("layers", own, "each on its own scale"),
-            ("layers_shared", shared, "all on one scale"),
+            ("layers", own_scale, "each on its own scale"),
+            ("layers_shared", shared_scale, "all on one scale"),
         ):
-            lines = [*self._title(), f"{asked} · a layer at a time, {scale}", *self._shown_steps()]
+            lines = [*self._title(), f"{description} · a layer at a time, {scale}", *self._describe_steps()]
             yield f"{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=drawing)
         words, count = self._word_panels()
         produced = (result.capture.query_role == "answer").any() or (result.capture.produces >= 0).any()
@@ -78,39 +78,39 @@ class DrawnResult:
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
         method = "plain attention, whatever the method: " if result.methods else ""
         title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
-        titles = [*self._title(), title, *self._shown_steps()]
+        titles = [*self._title(), title, *self._describe_steps()]
         yield "tokens.png", partial(sheet, pictures, words, title_lines=titles, drawing=drawing)
 
         yield from self._answer_tokens(pictures)
-        for panel in own if drawing.scale == "layer" else shared:
+        for panel in own_scale if drawing.scale == "layer" else shared_scale:
             (layer,) = panel.maps[0].layers
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
-            caption = [f"{panel.label} · {asked} · {scale}", *self._shown_steps()]
-            yield f"layers/layer_{layer:02d}.png", partial(self._large, pictures, panel, caption)
+            caption = [f"{panel.label} · {description} · {scale}", *self._describe_steps()]
+            yield f"layers/layer_{layer:02d}.png", partial(self._draw_large, pictures, panel, caption)
 
     def overlay(self, boxes: Sequence[NDArray[np.float64]] = (), further_lines: Sequence[str] = ()) -> np.ndarray:
-        """The headline map, large: (H, W, 3) uint8 RGB.
+        """Draw the headline map, large: (H, W, 3) uint8 RGB.
 
         Args:
-            boxes: for each picture, or each step of a clip that is shown, (G, 4) xyxy in its units, to be outlined.
-            further_lines: to be said beneath it.
+            boxes: boxes to outline: for each picture, or each drawn step of a clip, (G, 4) xyxy in its pixels.
+            further_lines: lines to add to the caption.
         """
-        caption = [*headline_caption(self.result, self.headline[0]), *self._shown_steps(), *further_lines]
-        panel = Panel("", self._shown(self.headline), tuple(self._marks(boxes)))
-        return self._large(self._pictures(), panel, caption, ROW_SCALE)
+        caption = [*headline_caption(self.result, self.headline[0]), *self._describe_steps(), *further_lines]
+        panel = Panel("", self._visible_maps(self.headline), tuple(self._marks(boxes)))
+        return self._draw_large(self._pictures(), panel, caption, ROW_SCALE)
 
     def _marks(self, boxes: Sequence[NDArray[np.float64]]) -> Iterator[Callable[[Picture], Picture]]:
-        """For each map of the overlay: cells that the method took out are crossed out, boxes are outlined."""
+        """Yield for each map of the overlay a function that crosses out removed cells and outlines boxes."""
         capture, methods = self.result.capture, self.result.methods
         removed = np.zeros(len(capture.vision_tokens), dtype=np.float32)
         removed[list(methods[0].removed) if methods else []] = 1
         maps = tuple(
-            replace(one, values=values)
-            for one, values in zip(self.headline, split_by_picture(removed, capture.grids), strict=True)
+            replace(heat, values=values)
+            for heat, values in zip(self.headline, split_by_picture(removed, capture.grids), strict=True)
         )
-        for i, one in enumerate(self._shown(maps)):
-            own = boxes[i] if boxes else np.zeros((0, 4))
-            yield partial(marked, cells=one.values[0] > 0, boxes=own)
+        for i, heat in enumerate(self._visible_maps(maps)):
+            picture_boxes = boxes[i] if boxes else np.zeros((0, 4))
+            yield partial(marked, cells=heat.values[0] > 0, boxes=picture_boxes)
 
     @property
     def _plain(self) -> HeatMap:
@@ -119,64 +119,63 @@ class DrawnResult:
         return result.heatmaps(query=result.settings.query)[0] if result.methods else self.headline[0]
 
     def _describe_sheets(self) -> str:
-        """What the sheets of layers show."""
+        """Return the caption of the sheets of layers."""
         result = self.result
-        heads = "mean of all heads" if result.headline_heads() is None else "heads as named, else the mean of all"
-        asked = describe_query(result, self._plain)
+        heads = "mean of all heads" if result.headline_heads() is None else "named heads, else the mean of all"
+        query = describe_query(result, self._plain)
         if result.methods and result.methods[0].layer_numbers:
             follows = METHODS[result.methods[0].method].follows_query
-            return f"method {result.methods[0].method}" + (f" · {asked}" if follows else "")
-        plain = f"{asked} · {heads}"
+            return f"method {result.methods[0].method}" + (f" · {query}" if follows else "")
+        plain = f"{query} · {heads}"
         return f"{result.methods[0].method} has no layers: plain attention · {plain}" if result.methods else plain
 
     def _title(self) -> list[str]:
         return [self.result.question, f"Answer: {self._answer() or '(no answer)'}"]
 
     def _answer(self) -> str:
-        own = self.result.answer
         if self.result.supplied_answer is None:
-            return own
-        return f"{self.result.supplied_answer}   (supplied; its own answer: {own})"
+            return self.result.answer
+        return f"{self.result.supplied_answer}   (supplied; the model's own answer: {self.result.answer})"
 
     def _pictures(self) -> list[np.ndarray]:
-        """The pictures of the prompt, or the first frame of each step of a clip that is shown."""
+        """Return the pictures of the prompt, or the first frame of each drawn step of a clip."""
         media, drawing = self.result.media, self.drawing
         if media[0].clip is None:
-            return [resize_picture(one.frames[0], drawn_size_px(one.size_px, drawing)) for one in media]
-        firsts = first_frames(self.result, self.steps)
-        single = max(drawn_size_px(media[0].size_px, drawing))
-        longest = min(single, max(LEAST_STEP_PX, ROW_SCALE * single // len(firsts)))
-        size_px = fit_px(media[0].size_px, longest)
-        return [resize_picture(first, size_px) for first in firsts]
+            return [resize_picture(picture.frames[0], drawn_size_px(picture.size_px, drawing)) for picture in media]
+        frames = first_frames(self.result, self.steps)
+        single_px = max(drawn_size_px(media[0].size_px, drawing))
+        longest_px = min(single_px, max(LEAST_STEP_PX, ROW_SCALE * single_px // len(frames)))
+        size_px = fit_px(media[0].size_px, longest_px)
+        return [resize_picture(frame, size_px) for frame in frames]
 
     @property
     def foot(self) -> tuple[str, ...]:
-        """Of a clip, what the map is, for the foot of each of its frames."""
+        """Description of the map for the foot of each frame of a clip."""
         return tuple(headline_caption(self.result, self.headline[0]))
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of a clip, the steps that stand side by side."""
+        """The steps of a clip that are drawn side by side."""
         return shown_steps(self.headline[0].values)
 
-    def _shown_steps(self) -> list[str]:
+    def _describe_steps(self) -> list[str]:
         if self.result.media[0].clip is None:
             return []
         grid = self.result.capture.grids[0]
-        shown = ", ".join(f"{step + 1} ({grid.times_s[step, 0]:.2f} s)" for step in self.steps)
-        some = "" if len(self.steps) == grid.shape[0] else "; minimum, maximum and cells are of these alone"
-        return [f"from left to right: step {shown} of {grid.shape[0]}{some}"]
+        steps = ", ".join(f"{step + 1} ({grid.times_s[step, 0]:.2f} s)" for step in self.steps)
+        limit = "" if len(self.steps) == grid.shape[0] else "; minimum, maximum and cells are of these steps only"
+        return [f"from left to right: step {steps} of {grid.shape[0]}{limit}"]
 
-    def _shown(self, maps: tuple[HeatMap, ...]) -> tuple[HeatMap, ...]:
-        """A map for each picture: of a clip, for each step that is shown."""
+    def _visible_maps(self, maps: tuple[HeatMap, ...]) -> tuple[HeatMap, ...]:
+        """Return a map for each picture, or for each drawn step of a clip."""
         if self.result.media[0].clip is None:
             return maps
-        (one,) = maps
+        (heat,) = maps
         return tuple(
-            replace(one, values=one.values[step : step + 1], media_index=i) for i, step in enumerate(self.steps)
+            replace(heat, values=heat.values[step : step + 1], media_index=i) for i, step in enumerate(self.steps)
         )
 
-    def _large(
+    def _draw_large(
         self,
         pictures: Sequence[np.ndarray],
         panel: Panel,
@@ -196,7 +195,7 @@ class DrawnResult:
         )
 
     def _layer_panels(self) -> list[Panel]:
-        """A panel for every captured layer with the headline's query and, where the layer has some, its heads."""
+        """Return a panel for every captured layer, with the headline's query and the layer's named heads, if any."""
         result, rows = self.result, self.result.query_rows()
         if result.methods and result.methods[0].layer_numbers:
             return self._method_panels(result.methods[0], rows)
@@ -216,11 +215,11 @@ class DrawnResult:
                 maps = method_heat_maps(method, self.result.capture, rows, self.result.settings.query, layer=layer)
             except CaptureError:  # nothing on the pictures to draw
                 continue
-            panels.append(Panel(f"{label} {layer}", self._shown(filtered(maps, self.drawing))))
+            panels.append(Panel(f"{label} {layer}", self._visible_maps(filtered(maps, self.drawing))))
         return panels
 
     def _word_panels(self) -> tuple[list[Panel], int]:
-        """A panel for each word with the headline's layers and heads, and how many words there are."""
+        """Return a panel for each word, with the headline's layers and heads, and the number of words."""
         result, layers, heads = self.result, self._plain.layers, self.result.headline_heads()
         words: list[tuple[str, IntArray]] = [
             *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
@@ -234,38 +233,39 @@ class DrawnResult:
         return panels, len(words)
 
     def _answer_tokens(self, pictures: Sequence[np.ndarray]) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Of a clip with the query `answer`: each token of the answer, with the headline's layers and heads."""
+        """Yield a picture for each token of the answer, for a clip with the query `answer`."""
         result = self.result
         if result.media[0].clip is None or result.settings.query != "answer":
             return
         texts = {token.position: token.text for token in result.capture.tokens if token.role == "answer"}
-        produced = [(row, texts[at]) for row, at in enumerate(result.capture.produces.tolist()) if at in texts]
+        positions = result.capture.produces.tolist()
+        produced = [(row, texts[position]) for row, position in enumerate(positions) if position in texts]
         for i, (row, text) in enumerate(produced[:MAX_WORDS]):
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
             maps = self._maps(self._plain.layers, result.headline_heads(), np.array([row]), label)
             if maps:
-                caption = [describe_layers(self._plain.layers), *self._shown_steps()]
+                caption = [describe_layers(self._plain.layers), *self._describe_steps()]
                 yield (
                     f"answer/{i + 1:02d}_{slug(text, 24)}.png",
-                    partial(self._large, pictures, Panel(label, maps), caption),
+                    partial(self._draw_large, pictures, Panel(label, maps), caption),
                 )
 
     def _maps(
         self, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray, query: str
     ) -> tuple[HeatMap, ...]:
-        """Maps as they are drawn; none where there is no attention on the picture: nothing to draw."""
+        """Return maps ready to draw; empty if there is no attention on the pictures."""
         try:
             maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
         except CaptureError:
             return ()
-        return self._shown(filtered(maps, self.drawing))
+        return self._visible_maps(filtered(maps, self.drawing))
 
 
 def first_frames(result: VqaRecord, steps: Sequence[int]) -> list[Picture]:
-    """The first sampled frame of each of some steps of a clip."""
+    """Return the first sampled frame of each of the given steps of a clip."""
     clip, indices = result.media[0], list(result.media[0].facts.frame_indices)
-    firsts = result.capture.grids[0].frame_span[list(steps), 0].tolist()
-    return [clip.frames[indices.index(first)] for first in firsts]
+    numbers = result.capture.grids[0].frame_span[list(steps), 0].tolist()
+    return [clip.frames[indices.index(number)] for number in numbers]
 
 
 def draw_result(result: VqaRecord, drawing: Drawing) -> DrawnResult:
@@ -280,20 +280,22 @@ def draw_result(result: VqaRecord, drawing: Drawing) -> DrawnResult:
         for note in media.notes
     ]
     for i, media in enumerate(result.media):
-        kept_px, wanted_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
-        if media.clip is None and kept_px < wanted_px:
-            notes.append(f"picture {i + 1} is kept {kept_px} pixels wide and drawn larger: --media names the original")
+        stored_px, drawn_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
+        if media.clip is None and stored_px < drawn_px:
+            notes.append(
+                f"picture {i + 1} is stored {stored_px} pixels wide and drawn larger: --media names the original"
+            )
     missing = undrawable(result.question + result.answer + (result.supplied_answer or ""))
     if missing:
         notes.append(
-            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
+            f"no font on this machine has {missing!r}: the pictures mark where it is left out; install a font "
             "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
-    made = result.provenance
-    if made.dtype != "float32" and (made.shared_pictures or made.batch > 1):
+    provenance = result.provenance
+    if provenance.dtype != "float32" and (provenance.shared_pictures or provenance.batch > 1):
         notes.append(
-            f"run together with other questions in {made.dtype}: where two tokens were all but equally likely, "
-            "the answer can be another than the question's alone"
+            f"run together with other questions in {provenance.dtype}: if two tokens were almost equally likely, "
+            "the answer can differ from that of the question run alone"
         )
     tokens = sum(token.role == "answer" for token in result.capture.tokens)
     if result.media[0].clip and result.settings.query == "answer" and tokens > MAX_WORDS:
@@ -301,46 +303,46 @@ def draw_result(result: VqaRecord, drawing: Drawing) -> DrawnResult:
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
     if result.methods and not result.methods[0].removed and result.methods[0].method.startswith("sinks"):
-        notes.append("no sinks were found: the map is that of the plain mean")
+        notes.append("no sinks were found: the map is the plain mean")
     if result.methods and {*result.methods[0].layers} - {*result.capture.layers.tolist()}:
-        notes.append(f"method {result.methods[0].method} goes through all layers, whatever --layers says")
+        notes.append(f"method {result.methods[0].method} uses all layers: --layers does not limit it")
     if len(result.methods) > 1:
-        others = ", ".join(one.method for one in result.methods[1:])
+        others = ", ".join(method.method for method in result.methods[1:])
         notes.append(f"the pictures show method {result.methods[0].method}; attention.npz also has {others}")
     if drawing.denoise and result.settings.faithfulness:
-        notes.append("faithfulness is measured of the map before the filter")
+        notes.append("faithfulness is measured on the map before the filter")
     return DrawnResult(result, drawing, filtered(result.heatmaps(), drawing), tuple(notes))
 
 
 MAX_NAMED_CELLS = 12
 
 
-def headline_caption(result: VqaRecord, one: HeatMap) -> list[str]:
-    """What the headline map is, a line each."""
-    made, profile = result.provenance, result.settings.profile
-    model = f"{made.model} · {made.attention} attention in {made.dtype}"
+def headline_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
+    """Return the lines that describe the headline map."""
+    provenance, profile = result.provenance, result.settings.profile
+    model = f"{provenance.model} · {provenance.attention} attention in {provenance.dtype}"
     if result.methods:
-        return [*_method_caption(result, one), model]
+        return [*_method_caption(result, heat), model]
     named = profile or result.settings.layers or "." in (result.settings.heads or "")
-    heads = describe_heads(result, one)
+    heads = describe_heads(result, heat)
     depth = "" if named else " (50 to 85 % of the depth)"
-    layers = f"{describe_layers(one.layers)} of 0-{made.layer_count - 1}{depth} · {heads}"
-    if "." in one.heads:  # which says the layers as well
-        layers = f"{heads} of {made.layer_count} layers of {made.head_count} heads"
-    return [f"{describe_query(result, one)} · {layers}", *([profile.standing] if profile else []), model]
+    layers = f"{describe_layers(heat.layers)} of 0-{provenance.layer_count - 1}{depth} · {heads}"
+    if "." in heat.heads:  # the heads include their layers
+        layers = f"{heads} of {provenance.layer_count} layers of {provenance.head_count} heads"
+    return [f"{describe_query(result, heat)} · {layers}", *([profile.standing] if profile else []), model]
 
 
-def _method_caption(result: VqaRecord, one: HeatMap) -> list[str]:
+def _method_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
     method, profile = result.methods[0], result.settings.profile
-    known = METHODS[method.method]
-    asked = f"{describe_query(result, one)} · " if known.follows_query else ""
-    lines = [f"method {method.method} · {asked}{method.caption}"]
-    lines += [profile.standing] if profile and (known.heads or set(method.layers) == set(profile.layers)) else []
+    spec = METHODS[method.method]
+    query = f"{describe_query(result, heat)} · " if spec.follows_query else ""
+    lines = [f"method {method.method} · {query}{method.caption}"]
+    lines += [profile.standing] if profile and (spec.heads or set(method.layers) == set(profile.layers)) else []
     return lines + ([f"crossed out: {describe_removed(result)}"] if method.removed else [])
 
 
 def describe_removed(result: VqaRecord) -> str:
-    """Which cells a method took out, by row and column from 1."""
+    """Return the cells that a method removed, by row and column counted from 1."""
     method, named = result.methods[0], []
     pictures, steps = len(result.capture.grids), max(grid.shape[0] for grid in result.capture.grids)
     for number in method.removed[:MAX_NAMED_CELLS]:
@@ -352,7 +354,7 @@ def describe_removed(result: VqaRecord) -> str:
 
 
 def place_of(result: VqaRecord, cell: int) -> tuple[int, tuple[int, int, int]]:
-    """Which picture a cell of the V axis is of, and its step, row and column there."""
+    """Return the picture of a cell on the V axis, and the cell's (step, row, column) in it."""
     for i, grid in enumerate(result.capture.grids):
         if cell < grid.cells:
             _, rows, columns = grid.shape
@@ -361,19 +363,19 @@ def place_of(result: VqaRecord, cell: int) -> tuple[int, tuple[int, int, int]]:
     raise IndexError("no such cell")
 
 
-def describe_heads(result: VqaRecord, one: HeatMap) -> str:
-    """The heads of a map."""
-    return f"mean of all {result.provenance.head_count} heads" if one.heads == "all" else f"heads {one.heads}"
+def describe_heads(result: VqaRecord, heat: HeatMap) -> str:
+    """Return the heads of a map as text."""
+    return f"mean of all {result.provenance.head_count} heads" if heat.heads == "all" else f"heads {heat.heads}"
 
 
-def describe_query(result: VqaRecord, one: HeatMap) -> str:
-    """Whose attention a map is."""
-    count = len(one.queries)
+def describe_query(result: VqaRecord, heat: HeatMap) -> str:
+    """Return the query of a map as text."""
+    count = len(heat.queries)
     tokens = f"{count} token{'s' if count != 1 else ''}"
-    if one.query == "last":
+    if heat.query == "last":
         return "attention of the last prompt token, which produces the answer's first"
-    if one.query == "answer":
+    if heat.query == "answer":
         return f"attention of the {tokens} that produced the answer"
-    if one.query == "question":
+    if heat.query == "question":
         return f"attention of the question, {tokens}"
-    return f"attention of “{one.query.removeprefix('text:')}”, {tokens}"
+    return f"attention of “{heat.query.removeprefix('text:')}”, {tokens}"

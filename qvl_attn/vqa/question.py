@@ -1,4 +1,4 @@
-"""A question about pictures, checked as far as it can be before weights are loaded."""
+"""A question about pictures or a clip, with every check that needs no weights."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from qvl_attn.model.signals import ATTENTION, GENERIC, RELEVANCE, TOWER
 
 MAX_NEW_TOKENS = 4096
 HEAD_DTYPES = ("float32", "float16")
-# Two threads that encode at once are an error to older tokenizers ("Already borrowed").
+# Older tokenizers raise "Already borrowed" if two threads encode at once.
 _TOKENIZER = Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked, ready for the model.
+    """A question, ready for the model.
 
     Attributes:
         media: the pictures, or the clip, in prompt order.
-        settings: as they were typed.
+        settings: settings of the question.
         prompt: the model's input.
         layers: layer numbers to record.
-        job: what decides its cost.
-        generic: the prompt that asks for nothing in particular, where a method wants it; it has no pixels.
+        job: sizes that decide its cost.
+        generic: prompt with a generic question about the same pictures, without pixels; None if no method needs it.
         attention: `eager` or `rows`.
-        attention_reason: why.
-        seconds: that preparing it took, by stage.
-        peak_memory_bytes: of preparing it, by stage.
+        attention_reason: why this mode was chosen.
+        seconds: duration of the preparation, by stage.
+        peak_memory_bytes: peak memory of the preparation, by stage.
     """
 
     media: tuple[Media, ...]
@@ -55,25 +55,25 @@ class Question:
 
     @property
     def pictures(self) -> int:
-        """How many pictures, or steps of a clip, share the vision tokens."""
+        """Number of pictures, or of steps of a clip, that share the vision tokens."""
         return sum(grid.shape[0] for grid in self.prompt.grids)
 
 
 def read_question(
     processor: Any, config: Any, media: Sequence[Media], text: str, settings: Settings, like: Prompt | None = None
 ) -> Question:
-    """Find every fault in what was typed, and build the prompt.
+    """Check a question and its settings, and build the prompt.
 
     Args:
-        processor: of the model.
-        config: of the model.
+        processor: processor of the model.
+        config: configuration of the model.
         media: the pictures, or the clip.
         text: the question.
-        settings: as they were typed.
-        like: a prompt about the same media with the same settings, whose grids hold; there are no pixels then.
+        settings: settings of the question.
+        like: a prompt about the same media with the same settings, whose grids are reused; the new one has no pixels.
 
     Raises:
-        InputError: a fault in what was given.
+        InputError: the media, the question or a setting is invalid.
     """
     if not media:
         raise InputError("no picture to ask about")
@@ -88,12 +88,15 @@ def read_question(
     if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
         raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
     control = control_words(processor)
-    for name, words in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
-        if words is not None:
-            check_text(name, words, control)
-    typed = settings.min_pixels, settings.max_pixels
-    clip = media[0].clip
-    limits = clip_pixel_limits(processor, *typed, len(media[0].frames)) if clip else pixel_limits(processor, *typed)
+    for name, typed in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
+        if typed is not None:
+            check_text(name, typed, control)
+    requested = settings.min_pixels, settings.max_pixels
+    limits = (
+        clip_pixel_limits(processor, *requested, len(media[0].frames))
+        if media[0].clip
+        else pixel_limits(processor, *requested)
+    )
     needs = needs_of(settings.methods)
     messages = chat_messages(media, text, settings.system, *limits)
     merge_size = config.vision_config.spatial_merge_size
@@ -101,8 +104,8 @@ def read_question(
         prompt = build_prompt(processor, messages, media, merge_size, limits[0], limits[1], like)
         generic = None
         if GENERIC in needs:
-            about = chat_messages(media, GENERIC_PROMPT, settings.system, *limits)
-            generic = build_prompt(processor, about, media, merge_size, limits[0], limits[1], prompt)
+            generic_messages = chat_messages(media, GENERIC_PROMPT, settings.system, *limits)
+            generic = build_prompt(processor, generic_messages, media, merge_size, limits[0], limits[1], prompt)
         supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
     if settings.query.startswith("text:"):
         text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
@@ -113,7 +116,7 @@ def read_question(
         new_tokens=max(settings.max_new_tokens, len(supplied)),
         queries=len(prompt.positions("question")) + 1,
         layers=len(layers),
-        heads=_heads_a_layer(settings, len(layers), model.num_attention_heads) + settings.head_max,
+        heads=_heads_per_layer(settings, len(layers), model.num_attention_heads) + settings.head_max,
         probed=bool(needs - {GENERIC}),
         products=bool({ATTENTION, RELEVANCE} & needs),
         gradients=bool({RELEVANCE, TOWER} & needs),
@@ -122,41 +125,41 @@ def read_question(
     return Question(tuple(media), settings, prompt, tuple(layers), job, generic)
 
 
-def _heads_a_layer(settings: Settings, layers: int, heads: int) -> int:
-    """How many heads of each layer are kept apart, on average and rounded up."""
+def _heads_per_layer(settings: Settings, layers: int, heads: int) -> int:
+    """Return how many single heads are recorded per layer: the average, rounded up."""
     if settings.all_heads_apart:
         return heads
     return -(-len(settings.apart.layers) * len(settings.apart.heads) // layers) if settings.apart else 0
 
 
 def without_pixels(question: Question) -> Question:
-    """The same question with the pixels of its pictures given up: of many questions only those that run hold theirs."""
+    """Return the question without its pixels, so that of many questions only those that run hold theirs."""
     inputs = {name: value for name, value in question.prompt.inputs.items() if name not in PIXELS}
     return replace(question, prompt=replace(question.prompt, inputs=inputs))
 
 
 def with_pixels(question: Question, processor: Any, config: Any) -> Question:
-    """The same question with its pixels, made again where they were given up."""
+    """Return the question with its pixels, computed again if they were dropped."""
     if PIXELS & question.prompt.inputs.keys():
         return question
-    again = read_question(processor, config, question.media, question.prompt.question, question.settings)
-    return replace(question, prompt=again.prompt)
+    complete = read_question(processor, config, question.media, question.prompt.question, question.settings)
+    return replace(question, prompt=complete.prompt)
 
 
-def with_pixels_of(prompt: Prompt, other: Prompt) -> Prompt:
-    """A prompt with the pixels of another about the same pictures, as far as that has some."""
-    pixels = {name: value for name, value in other.inputs.items() if name in PIXELS}
+def with_pixels_of(prompt: Prompt, source: Prompt) -> Prompt:
+    """Return a prompt with the pixels of another prompt about the same pictures, if that has any."""
+    pixels = {name: value for name, value in source.inputs.items() if name in PIXELS}
     return replace(prompt, inputs={**prompt.inputs, **pixels})
 
 
-def same_pictures(one: Question, other: Question) -> bool:
-    """Whether two prompts begin with the same pictures at the same sizes, whatever is asked about them."""
-    stop = one.prompt.grids[-1].stop
-    ids, others = (question.prompt.inputs["input_ids"][0, :stop].tolist() for question in (one, other))
-    limits = [(question.settings.min_pixels, question.settings.max_pixels) for question in (one, other)]
+def same_pictures(first: Question, second: Question) -> bool:
+    """Return whether two prompts begin with the same pictures at the same sizes, whatever the questions."""
+    questions, stop = (first, second), first.prompt.grids[-1].stop
+    first_ids, second_ids = (question.prompt.inputs["input_ids"][0, :stop].tolist() for question in questions)
+    limits = [(question.settings.min_pixels, question.settings.max_pixels) for question in questions]
     return (
-        ids == others
+        first_ids == second_ids
         and limits[0] == limits[1]
-        and [grid.grid_thw for grid in one.prompt.grids] == [grid.grid_thw for grid in other.prompt.grids]
-        and all(a is b or np.array_equal(a.frames, b.frames) for a, b in zip(one.media, other.media, strict=True))
+        and [grid.grid_thw for grid in first.prompt.grids] == [grid.grid_thw for grid in second.prompt.grids]
+        and all(a is b or np.array_equal(a.frames, b.frames) for a, b in zip(first.media, second.media, strict=True))
     )

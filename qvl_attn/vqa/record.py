@@ -1,4 +1,4 @@
-"""What a question gives: the answer, the attention, where it came from, and heat maps of it."""
+"""The record of a question: answer, attention, provenance, and heat maps computed from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_LAYERS = 4096
 
 @dataclass(frozen=True)
 class VqaProvenance(Provenance):
-    """What made an answer and its maps."""
+    """Versions, model and settings behind an answer and its maps."""
 
     attention: str
     layer_count: int
@@ -41,27 +41,28 @@ class VqaProvenance(Provenance):
 class VqaRecord(Record):
     """One question about one prompt's pictures, or about one clip.
 
-    A clip that was looked at in several passes has them in `passes`, each a result of its own. Windows, and frames with
-    mode `frames`, are merged into the whole's `capture` (`merge.py` says how), whose rows are those of the question and
-    the last prompt token; with mode `both` the capture is the one of the whole clip in one prompt.
+    If a clip was asked about in several passes, `passes` holds a result for each. Windows, and the frames of mode
+    `frames`, are merged into the `capture` of the whole (see `merge_passes.py`), with the rows of the question and the
+    last prompt token; with mode `both` the capture is that of the whole clip in one prompt.
 
     Attributes:
-        question: as it was typed.
-        answer: the model's own, greedy. Of several passes, the different ones in the order of time, with ` | ` between.
+        question: text of the question.
+        answer: the model's own answer, greedy. With several passes, the distinct answers in temporal order, joined by
+            ` | `.
         answer_logprob: natural logarithm of the probability of the answer's text tokens under the plain model
             (temperature 1, no penalty, end token not counted); 0 for an empty answer.
-        supplied_answer: the answer given with `--answer`, whose maps these are; None where the model's own was used.
-        supplied_logprob: as `answer_logprob`, for the supplied answer.
+        supplied_answer: the answer given with `--answer`, to which the maps then belong; None if there is none.
+        supplied_logprob: like `answer_logprob`, for the supplied answer.
         media: the pictures, in prompt order, or the clip.
         capture: the attention rows.
-        settings: what was asked for.
-        provenance: what made it.
-        seconds: by stage. A batch's time is shared evenly; of several questions about the same pictures the first batch
-            bears the pictures.
-        passes: of a clip that was looked at in several.
-        methods: what the methods that were asked for made of it; the first is the headline's.
-        curves: what becomes of the answer's probability as cells go, where faithfulness was asked for.
-        sanity: by map, how alike it is under changed circumstances, where faithfulness was asked for.
+        settings: settings of the question.
+        provenance: versions, model and settings behind the result.
+        seconds: duration of each stage. A batch's time is divided evenly; if several questions share their pictures,
+            the first batch includes the time of the pictures.
+        passes: results of the passes over parts of a clip.
+        methods: maps of the requested methods; the first is the headline's.
+        curves: deletion and insertion curves, if faithfulness was requested.
+        sanity: for each map's name, its similarity to the map under changed conditions, if faithfulness was requested.
     """
 
     question: str
@@ -85,22 +86,22 @@ class VqaRecord(Record):
 
     @property
     def pass_mode(self) -> str:
-        """In how many prompts a clip was looked at: `clip` (one, as of pictures), `windows`, `frames` or `both`."""
-        how = self.settings.clip
-        if how is None or (how.mode == "clip" and not self.passes):
+        """How a clip was split into prompts: `clip` (one prompt, as for pictures), `windows`, `frames` or `both`."""
+        clip = self.settings.clip
+        if clip is None or (clip.mode == "clip" and not self.passes):
             return "clip"
-        return "windows" if how.mode == "clip" else how.mode
+        return "windows" if clip.mode == "clip" else clip.mode
 
     @property
     def mapped_answer(self) -> str:
-        """The answer whose tokens the maps belong to: the supplied one, or else the model's own."""
+        """The answer to which the maps belong: the supplied one, else the model's own."""
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
     def headline_layers(self) -> tuple[int, ...]:
-        """The layers of the plain headline: those captured where some were named, else the profile's.
+        """Return the layers of the plain headline.
 
-        Without a profile, those at 50 to 85 % of the depth. In a check, or where a saved result is drawn again, those
-        that were named for its headline.
+        These are the layers named for the headline, in a check or a result that is drawn again; else the captured
+        layers if `--layers` was given; else the profile's; else those at 50 to 85 % of the depth.
         """
         profile, headline = self.settings.profile, self.settings.headline
         if headline is not None:
@@ -112,7 +113,7 @@ class VqaRecord(Record):
         return default_layers(self.provenance.layer_count)
 
     def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """The heads that were asked for as (layer, head), in every captured layer, or the profile's; None for all."""
+        """Return the requested (layer, head) pairs, in every captured layer, or the profile's; None for all heads."""
         if self.settings.headline is not None:
             return self.settings.headline.heads
         if self.settings.profile is not None:
@@ -121,9 +122,9 @@ class VqaRecord(Record):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the model's own answer ran into `max_new_tokens`; not known where an answer was supplied."""
-        own = self.supplied_answer is None and self.capture.tokens[-1].role == "answer"
-        return own or any(one.is_cut for one in self.passes)
+        """Whether the model's own answer reached `max_new_tokens`; False if an answer was supplied."""
+        cut = self.supplied_answer is None and self.capture.tokens[-1].role == "answer"
+        return cut or any(pass_result.is_cut for pass_result in self.passes)
 
     def heatmaps(
         self,
@@ -132,47 +133,46 @@ class VqaRecord(Record):
         query: str | None = None,
         scale: Scale | None = None,
     ) -> tuple[HeatMap, ...]:
-        """Heat maps of all pictures of the prompt, on one scale.
+        """Return heat maps of all pictures of the prompt, on one scale.
 
-        They are the method's if one was asked for, and nothing is named here; else those of the plain attention.
+        Without arguments, they are those of the first method, if there is one; else those of plain attention.
 
         Args:
             layers: `all`, `18`, `14-20`, `4,8,12` or numbers; by default the headline's.
-            heads: `all`, `3,5` or `21.9,21.11` (the result must have been asked for with heads); by default the
-                headline's.
+            heads: `all`, `3,5` or `21.9,21.11` (these heads must have been recorded); by default the headline's.
             query: `question`, `last`, `answer` or `text:words`; by default the headline's.
-            scale: what to draw them on; by default zero to the 99.5th percentile of their cells.
+            scale: scale for drawing; by default from zero to the 99.5th percentile of the cells.
 
         Raises:
-            InputError: something named is not there.
+            InputError: a layer, head or query does not exist in the result.
         """
         if self.methods and layers is None and heads is None and query is None:
             return self.method_maps(self.methods[0], scale)
         count = self.provenance.layer_count
         chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
-        typed_heads = heads
+        requested = heads
         if heads is None and not (layers is not None and "." in (self.settings.heads or "")):
-            typed_heads = self.settings.heads
-        within = chosen if layers is not None else self.capture.layers.tolist()
-        pairs = parse_heads(typed_heads, within if "." in (typed_heads or "") else chosen, self.provenance.head_count)
+            requested = self.settings.heads
+        allowed = chosen if layers is not None else self.capture.layers.tolist()
+        pairs = parse_heads(requested, allowed if "." in (requested or "") else chosen, self.provenance.head_count)
         if layers is None and heads is None:
             pairs = self.headline_heads() if self.settings.headline else pairs or self.headline_heads()
-        named = query or self.settings.query
-        rows = query_rows(self.capture, self.question, named)
-        return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=named, scale=scale)
+        query = query or self.settings.query
+        rows = query_rows(self.capture, self.question, query)
+        return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=query, scale=scale)
 
     def method_maps(self, method: MethodMap, scale: Scale | None = None) -> tuple[HeatMap, ...]:
-        """What one of its methods made of all pictures of the prompt, on one scale.
+        """Return one of its methods' heat maps of all pictures of the prompt, on one scale.
 
         Raises:
             CaptureError: the map is zero everywhere.
         """
-        asked = self.settings.query
-        averaged = self.heatmaps(query=asked)[0].heads if METHODS[method.method].heads else "all"
-        return method_heat_maps(method, self.capture, self.query_rows(), asked, scale, heads=averaged)
+        query = self.settings.query
+        heads = self.heatmaps(query=query)[0].heads if METHODS[method.method].heads else "all"
+        return method_heat_maps(method, self.capture, self.query_rows(), query, scale, heads=heads)
 
     def query_rows(self) -> IntArray:
-        """Rows of the capture that the headline's query averages."""
+        """Return the rows of the capture that the headline's query averages."""
         return query_rows(self.capture, self.question, self.settings.query)
 
     def heatmap(
@@ -182,17 +182,17 @@ class VqaRecord(Record):
         query: str | None = None,
         media: int = 0,
     ) -> HeatMap:
-        """The heat map of one picture; `.values` is (t, h, w) float32, attention as the softmax gave it.
+        """Return the heat map of one picture; `.values` is (t, h, w) float32 softmax attention.
 
         Args:
             layers: as in `heatmaps`.
             heads: as in `heatmaps`.
             query: as in `heatmaps`.
-            media: which picture of the prompt, from 0.
+            media: index of the picture in the prompt.
 
         Raises:
-            InputError: something named is not there.
+            InputError: a layer, head, query or picture does not exist in the result.
         """
         if not 0 <= media < len(self.media):
-            raise InputError(f"media {media}: not there", f"the prompt has pictures 0 to {len(self.media) - 1}")
+            raise InputError(f"media {media}: no such picture", f"the prompt has pictures 0 to {len(self.media) - 1}")
         return self.heatmaps(layers, heads, query)[media]

@@ -1,7 +1,8 @@
-"""A saved result drawn again: other layers, heads, query or method, from what was kept. Knows no model, needs no torch.
+"""Redrawing of a saved result with other layers, heads, query or method, from its saved arrays: no model, no torch.
 
-What is named without a method is plain attention. A method's map is drawn as it was saved, of the query that was asked;
-where plain attention takes its place, methods and faithfulness, which are of other maps, are left to the old result.
+Layers, heads or a query named without a method select plain attention. A method's map is drawn as saved, for the query
+that was asked. If plain attention replaces a method, the new result drops methods and faithfulness, which belong to
+other maps.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ from qvl_attn.results.run_folder import RUN_FILE
 from qvl_attn.results.store import damage, is_complete
 from qvl_attn.vqa.result import REMEDY, Result
 
-PLAIN = "mean"  # the method that is plain attention, and so always there
+PLAIN = "mean"  # the method that is plain attention and therefore always available
 
 
 def read_result(folder: str | os.PathLike[str]) -> Result:
     """Read a saved result.
 
     Raises:
-        InputError: no such folder, or one of something else.
-        StoreError: it is damaged.
+        InputError: the folder does not exist, or holds something else.
+        StoreError: the result is damaged.
     """
     path, name = Path(folder), check_local(os.fspath(folder))
     if not os.path.isdir(path):  # pathlib raises on names that are too long  # noqa: PTH112
-        what = "is not a folder" if os.path.lexists(path) else "does not exist"
-        raise InputError(f"{name} {what}", "name the folder of a result: result.json is in it")
+        problem = "is not a folder" if os.path.lexists(path) else "does not exist"
+        raise InputError(f"{name} {problem}", "name the folder of a result: result.json is in it")
     if os.path.isfile(path / RUN_FILE):  # noqa: PTH113
-        raise InputError(f"{name} is the folder of a run over many", "results are what ask and video write")
+        raise InputError(f"{name} is the folder of a run over many samples", "name a result that ask or video wrote")
     if not is_complete(path):
-        inside = next(iter(sorted(path.glob("*/result.json"))), None)
+        inner = next(iter(sorted(path.glob("*/result.json"))), None)
         hint = (
-            f"results are in it: name one, such as {inside.parent}"
-            if inside
-            else "results are what ask and video write"
+            f"it contains results: name one, such as {inner.parent}"
+            if inner
+            else "name a result that ask or video wrote"
         )
-        raise InputError(f"{name} is no complete result: it has no result.json", hint)
+        raise InputError(f"{name} is not a complete result: it has no result.json", hint)
     result = Result.load(path)
     with damage(name, REMEDY):
         result.heatmaps()
@@ -54,14 +55,14 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
 
 
 def check_whole(folder: Path) -> None:
-    """Find out whether something may be written into a result, or beside it.
+    """Check that a folder is a whole result, so that something may be written into it or beside it.
 
     Raises:
-        InputError: it is one pass of a result, whose folder is finished.
+        InputError: it is one pass of a result, whose folder must not change.
     """
     passes = folder.absolute().parent
     if passes.name == "passes" and is_complete(passes.parent):
-        raise InputError(f"{folder} is one pass of a result", f"name the whole, {passes.parent}, or --out")
+        raise InputError(f"{folder} is one pass of a result", f"name the whole result, {passes.parent}, or --out")
 
 
 def redrawn(
@@ -73,23 +74,25 @@ def redrawn(
     method: str | None = None,
     media: Sequence[str | os.PathLike[str]] = (),
 ) -> Result:
-    """The same result with another headline, ready to be saved.
+    """Return the same result with another headline, ready to be saved.
 
     Args:
-        result: as it was asked for, or drawn again before.
-        layers: as in `Result.heatmaps`: the headline is plain attention.
-        heads: as `layers`.
-        query: as `layers`, without a method.
-        method: one that was saved, whose map is of the query that was asked; or `mean` for plain attention.
-        media: the original files, in prompt order, where what was kept is not enough.
+        result: a saved result, itself redrawn or not.
+        layers: as in `Result.heatmaps`; the headline becomes plain attention.
+        heads: like `layers`.
+        query: as in `Result.heatmaps`; without a method, the headline becomes plain attention.
+        method: a saved method, whose map is for the query that was asked, or `mean` for plain attention.
+        media: the original files in prompt order, if the saved copies are not enough.
 
     Raises:
-        InputError: something named is not there, or is another file.
+        InputError: a layer, head, query or method does not exist in the result, or a file is not the original.
         CaptureError: there is no attention to draw.
     """
     if method is not None and (layers is not None or heads is not None):
         option = "--layers" if layers is not None else "--heads"
-        raise InputError(f"--method {method} stands beside {option}", f"{option} alone is plain attention of these")
+        raise InputError(
+            f"--method {method} cannot be combined with {option}", f"{option} alone selects plain attention"
+        )
     if query is not None:
         parse_query(query)
     if media:
@@ -97,20 +100,20 @@ def redrawn(
     if method in result.settings.methods and query in (None, result.settings.query):
         return _with_first(result, method)
     if method not in (None, PLAIN):
-        raise _refused(result, method, query)
+        raise _method_error(result, method, query)
     if layers is heads is query is method is None:
         return result
     return _plain(result, layers, heads, query or result.settings.query)
 
 
 def left_behind(saved: Result, drawn: Result) -> list[str]:
-    """What a result had that is not in what is drawn of it, since it is of another map."""
-    gone = [f"method {one.method}" for one in saved.methods if one not in drawn.methods]
-    return gone + ["faithfulness"] * (saved.settings.faithfulness and not drawn.settings.faithfulness)
+    """Return the parts of a saved result that its redrawn version drops because they belong to another map."""
+    dropped = [f"method {method.method}" for method in saved.methods if method not in drawn.methods]
+    return dropped + ["faithfulness"] * (saved.settings.faithfulness and not drawn.settings.faithfulness)
 
 
 def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str | None, query: str) -> Result:
-    """With plain attention as the headline, in its passes as well."""
+    """Return the result with plain attention as the headline, also in its passes."""
     if query == "answer" and result.passes and result.pass_mode != "both":
         raise InputError("--query answer: each pass over the clip has an answer of its own", "use --query last")
     chosen = result.heatmaps(layers, heads, query)[0]
@@ -122,26 +125,26 @@ def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str 
     return replace(
         result,
         settings=replace(settings, faithfulness=False),
-        passes=tuple(_plain(one, layers, heads, query) for one in result.passes),
+        passes=tuple(_plain(pass_result, layers, heads, query) for pass_result in result.passes),
         methods=(),
         curves=None,
         sanity=None,
     )
 
 
-def _with_headline(settings: Settings, one: HeatMap, head_count: int) -> Settings:
-    """With what a map averages as the headline.
+def _with_headline(settings: Settings, heat: HeatMap, head_count: int) -> Settings:
+    """Return settings whose headline averages the layers and heads of a map.
 
-    As when they are named with a question, that leaves no room for a profile; `layers` go on saying what was captured.
+    The profile is dropped, as when a question names layers or heads; `layers` still lists the captured layers.
     """
-    headline = Headline(one.layers, parse_heads(one.heads, one.layers, head_count))
+    headline = Headline(heat.layers, parse_heads(heat.heads, heat.layers, head_count))
     return replace(settings, headline=headline, profile=None, layers=settings.layers or "all")
 
 
 def _with_first(result: Result, method: str) -> Result:
-    """With the map of a method that was saved as the headline."""
+    """Return the result with the map of a saved method as the headline."""
     names = (method, *(name for name in result.settings.methods if name != method))
-    by_name = {one.method: one for one in result.methods}
+    by_name = {saved.method: saved for saved in result.methods}
     return replace(
         result,
         settings=replace(result.settings, methods=names),
@@ -155,38 +158,43 @@ def _in_order(curves: Curves, names: tuple[str, ...]) -> Curves:
     return Curves(names, curves.logprobs[[curves.names.index(name) for name in names]])
 
 
-def _refused(result: Result, method: str, query: str | None) -> InputError:
-    saved, asked = result.settings.methods, result.settings.query
+def _method_error(result: Result, method: str, query: str | None) -> InputError:
+    """Return the error for a method that the result cannot show."""
+    saved = result.settings.methods
     if method not in METHODS:
         return InputError(f"--method {method}: no method {method!r}", f"there are {', '.join(METHODS)}")
     if method not in saved:
-        there = f"it has {', '.join(saved)}" if saved else "it has none"
+        available = f"which has {', '.join(saved)}" if saved else "which has no methods"
         return InputError(
-            f"--method {method}: not saved in this result, {there}",
+            f"--method {method}: not saved in this result, {available}",
             f"ask again with --method {method}, or use --method {PLAIN}, plain attention",
         )
-    of = f"is of --query {asked}" if METHODS[method].follows_query else "follows no query"
-    return InputError(f"--query {query}: the map of method {method} {of}", "leave --query, or --method")
+    reason = f"is for --query {result.settings.query}" if METHODS[method].follows_query else "depends on no query"
+    return InputError(f"--query {query}: the map of method {method} {reason}", "drop --query or --method")
 
 
 def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple[Media, ...]:
-    """The pictures, or the clip, with the files that they came from."""
+    """Return the pictures, or the clip, with their original files."""
     if len(paths) != len(result.media):
         count = f"{len(result.media)} {result.media[0].kind}{'s' if len(result.media) > 1 else ''}"
-        raise InputError(f"--media names {len(paths)}, and the result is of {count}", "name all, in prompt order")
-    return tuple(_original(one, path, result.settings.clip) for one, path in zip(result.media, paths, strict=True))
+        raise InputError(f"--media names {len(paths)}, and the result has {count}", "name all of them, in prompt order")
+    return tuple(
+        _original(medium, path, result.settings.clip) for medium, path in zip(result.media, paths, strict=True)
+    )
 
 
-def _original(media: Media, path: str | os.PathLike[str], how: ClipSettings | None) -> Media:
+def _original(media: Media, path: str | os.PathLike[str], settings: ClipSettings | None) -> Media:
     if media.clip is None:
         picture = load_picture(path)
-        sha256, found = picture.sha256, replace(media, frames=picture.frames)
+        sha256, original = picture.sha256, replace(media, frames=picture.frames)
     else:
         from qvl_attn.media.video import open_clip  # loads PyAV
 
-        sha256 = open_clip(path, (how or ClipSettings()).source_fps).sha256
-        found = replace(media, path=os.fspath(path))
+        sha256 = open_clip(path, (settings or ClipSettings()).source_fps).sha256
+        original = replace(media, path=os.fspath(path))
     if sha256 != media.sha256:
         name = check_local(os.fspath(path))
-        raise InputError(f"--media {name}: not the file that was asked about", f"its sha256 would be {media.sha256}")
-    return found
+        raise InputError(
+            f"--media {name}: not the file that was asked about", f"name the file with sha256 {media.sha256}"
+        )
+    return original

@@ -1,4 +1,4 @@
-"""A question's result and its folder: what is written into it, and how it is read back."""
+"""A question's result and its folder: how it is written and read back."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.record import VqaRecord
 
 REMEDY = "ask again with --overwrite"
-# What makes the same question about the same picture another result.
+# Provenance fields that distinguish results of the same question about the same picture.
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(VqaRecord):
-    """One question about one prompt's pictures, or about one clip: its record, and how to keep it."""
+    """One question about one prompt's pictures, or about one clip: a record that can be saved and loaded."""
 
     passes: tuple[Result, ...] = ()
 
     def _repr_html_(self) -> str | None:
-        """In a notebook: the page of the result; None where there is no attention to draw."""
+        """Return the page of the result for a notebook; None if there is no attention to draw."""
         try:
             drawn = draw_result(self, Drawing())
         except CaptureError:
@@ -59,28 +59,28 @@ class Result(VqaRecord):
         overwrite: bool = False,
         progress: Progress = no_op,
     ) -> Path:
-        """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
+        """Draw the result and write it to a folder of its own inside `out`; `result.json` is written last.
 
         Args:
-            out: the folder that holds results; made if need be.
+            out: the folder that holds results; created if missing.
             drawing: how to draw.
-            overwrite: replace the same result.
-            progress: called with what is being done, how much of it is done, and of how much.
+            overwrite: whether to replace an existing folder of the same result.
+            progress: called with (stage, done, total).
 
         Returns:
-            The folder that was written.
+            The written folder.
 
         Raises:
-            StoreError: it cannot be written, or is there already.
+            StoreError: the folder cannot be written, or already exists.
         """
-        how = drawing or Drawing()
-        threads = draw_threads(self.media, how)
-        drawn = partial(_contents, self, how, progress)
-        target = self.folder(out, how)
-        return save_record(self, target, drawn, threads, overwrite=overwrite, progress=progress)
+        drawing = drawing or Drawing()
+        threads = draw_threads(self.media, drawing)
+        prepare = partial(_contents, self, drawing, progress)
+        target = self.folder(out, drawing)
+        return save_record(self, target, prepare, threads, overwrite=overwrite, progress=progress)
 
     def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
-        """Where `save` writes it."""
+        """Return the folder that `save` writes."""
         made_by = asdict(self.provenance)
         return request_folder(Path(out), self.media, self.question, self.settings, drawing or Drawing(), made_by)
 
@@ -89,7 +89,7 @@ class Result(VqaRecord):
         """Read a result back from its folder. No model is needed.
 
         Raises:
-            StoreError: it is not a complete result of a known schema.
+            StoreError: the folder is not a complete result of a known schema.
         """
         return _load(Path(folder))
 
@@ -102,18 +102,18 @@ def request_folder(
     drawing: Drawing,
     made_by: dict[str, Any],
 ) -> Path:
-    """The folder of a result, which is the same for the same request.
+    """Return the folder of a result, which is the same for the same request.
 
     Args:
         out: the folder that holds results.
-        media: the pictures, in prompt order.
-        question: as it was typed.
-        settings: what was asked for.
-        drawing: how it is drawn.
-        made_by: model, versions and precision: at least the keys of `IDENTITY`.
+        media: the pictures, in prompt order, or the clip.
+        question: text of the question.
+        settings: settings of the question.
+        drawing: how the result is drawn.
+        made_by: provenance fields: at least the keys of `IDENTITY`.
     """
     key = {
-        "media": [one.sha256 for one in media],
+        "media": [medium.sha256 for medium in media],
         "question": question,
         "settings": asdict(settings),
         "drawing": asdict(drawing),
@@ -126,8 +126,8 @@ def _contents(result: Result, drawing: Drawing, progress: Progress) -> Contents[
     drawn = draw_result(result, drawing)
 
     def page(measured: Result, notes: list[str]) -> str:
-        shown = replace(measured, media=tuple(as_kept(one, drawing) for one in result.media))
-        return result_html([shown], [notes])
+        stored = replace(measured, media=tuple(as_kept(medium, drawing) for medium in result.media))
+        return result_html([stored], [notes])
 
     return Contents(
         arrays=record_arrays(result),
@@ -140,37 +140,37 @@ def _contents(result: Result, drawing: Drawing, progress: Progress) -> Contents[
 
 
 def _draw_clip(folder: Path, result: Result, drawn: DrawnResult, progress: Progress) -> tuple[list[str], list[str]]:
-    """Of a clip, what moves, the frames themselves and the passes: files and notes."""
+    """Write the video, timeline, frames and passes of a clip's result; return the file names and notes."""
     if result.media[0].clip is None:
         return [], []
     from qvl_attn.vqa.timeline import export_clip  # loads matplotlib
 
     files, notes = export_clip(folder, result, drawn.headline[0], drawn.drawing, drawn.foot, progress)
     files += write_sampled_frames(folder, result.media[0])
-    for i, one in enumerate(result.passes):
-        files += _write_pass(folder, pass_folder(i), one)
+    for i, pass_result in enumerate(result.passes):
+        files += _write_pass(folder, pass_folder(i), pass_result)
     return files, notes
 
 
-def _write_pass(folder: Path, name: str, one: Result) -> list[str]:
-    """A pass over part of a clip: a result of its own, without drawings."""
+def _write_pass(folder: Path, name: str, result: Result) -> list[str]:
+    """Write a pass over part of a clip as a result of its own, without drawings; return the file names."""
     (folder / name).mkdir(parents=True)
-    media = one.media[0]
+    media = result.media[0]
     if media.clip is None:
         write_png(folder / name / picture_file(0), media.frames[0])
         frames = [picture_file(0)]
     else:
         frames = write_sampled_frames(folder / name, media)
-    write_npz(folder / name / ARRAYS_FILE, record_arrays(one))
+    write_npz(folder / name / ARRAYS_FILE, record_arrays(result))
     files = [ARRAYS_FILE, *frames, RESULT_FILE]
-    write_json(folder / name / RESULT_FILE, record_json(one, one.heatmaps(), files, []))
+    write_json(folder / name / RESULT_FILE, record_json(result, result.heatmaps(), files, []))
     return [f"{name}/{file}" for file in files]
 
 
 def _load(folder: Path) -> Result:
     value = read_json(folder / RESULT_FILE)
     if value.get("kind") == "encoder":
-        raise StoreError(f"{folder} is a look of an encoder, and no result of ask or video", "its page is report.html")
+        raise StoreError(f"{folder} is a result of encoder, not of ask or video", "its page is report.html")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
     with reading(folder, REMEDY):

@@ -1,4 +1,4 @@
-"""When a clip was looked at: the attention on each step over what a uniform map would give it, and its picture."""
+"""The timeline of a clip: attention on each step over that of a uniform map, as data and as a chart."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ HEADLINE_COLOR, FRAMES_COLOR, CHANCE_COLOR = "#be3e14", "#3c8d5a", "#686d77"
 
 
 CAPTIONS = {
-    "clip": "when it looked: the attention on each step of tokens over that of a uniform map (dotted)",
-    "both": "when it looked: the attention on each step over that of a uniform map (dotted); each frame alone, in a "
-    "prompt of its own, over the mean of them",
+    "clip": "attention over time: that on each step over that of a uniform map (dotted)",
+    "both": "attention over time: that on each step over that of a uniform map (dotted); each frame alone, in a prompt "
+    "of its own, over the mean of all frames",
     "frames": "each frame alone, in a prompt of its own: its attention on vision over the mean of all frames (dotted)",
-    "windows": "when it looked, over a uniform map (dotted); each window distributes its own attention, so steps of "
-    "different windows can be compared in place rather than in time",
+    "windows": "attention over time: that on each step over that of a uniform map (dotted); each window distributes "
+    "its own attention, so compare places rather than times across windows",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A line of a timeline: (N,) the attention at each time over what chance gives it, 1 being chance."""
+    """A line of a timeline: (N,) times in seconds, and (N,) attention over that of a uniform map (1 is uniform)."""
 
     label: str
     times_s: NDArray[np.float64]
@@ -54,11 +54,11 @@ class Line:
 
 
 def lines(result: VqaRecord) -> list[Line]:
-    """The headline, groups of layers from first to last, and with mode `both` the frames that were asked alone."""
+    """Return the lines of groups of layers, of the headline, and in mode `both` of the frames alone."""
     capture, grid = result.capture, result.capture.grids[0]
     starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
     rows = query_rows(capture, result.question, result.settings.query)
-    found = []
+    timeline = []
     headline = result.heatmap()
     for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
         if tuple(layers.tolist()) == headline.layers and headline.heads == "all" and not result.methods:
@@ -66,21 +66,21 @@ def lines(result: VqaRecord) -> list[Line]:
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
             label = describe_layers(layers.tolist())
-            found.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
-    of = [f"method {headline.method}"] * bool(result.methods)
-    of += [describe_layers(headline.layers)] * bool(headline.layers)
-    chosen = f"headline: {', '.join(of)}"
-    chosen += "" if headline.heads == "all" else f", heads {headline.heads}"
-    found.append(Line(chosen, starts, over_chance(headline.values), HEADLINE_COLOR))
+            timeline.append(Line(label, starts, over_chance(values), GROUP_COLORS[i]))
+    parts = [f"method {headline.method}"] * bool(result.methods)
+    parts += [describe_layers(headline.layers)] * bool(headline.layers)
+    headline_label = f"headline: {', '.join(parts)}"
+    headline_label += "" if headline.heads == "all" else f", heads {headline.heads}"
+    timeline.append(Line(headline_label, starts, over_chance(headline.values), HEADLINE_COLOR))
     if result.pass_mode == "both":
-        masses = np.array([one.heatmap().vision_mass for one in result.passes])
+        masses = np.array([frame_result.heatmap().vision_mass for frame_result in result.passes])
         label = "frames alone: attention on the frame, over their mean"
-        found.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
-    return found
+        timeline.append(Line(label, result.media[0].sampled_s, masses / masses.mean(), FRAMES_COLOR))
+    return timeline
 
 
 def draw_timeline(result: VqaRecord) -> Picture:
-    """The picture of it: (H, W, 3) uint8 RGB."""
+    """Draw the timeline with question and answers: (H, W, 3) uint8 RGB."""
     width = WIDTH_PX - 2 * MARGIN_PX
     caption = CAPTIONS[result.pass_mode]
     above = [
@@ -101,11 +101,11 @@ def draw_timeline(result: VqaRecord) -> Picture:
 
 
 def _answers(result: VqaRecord) -> str:
-    """What each pass answered, beside the times that it saw."""
-    said, each = [], "each window" if result.pass_mode == "windows" else "each frame alone"
-    for one in result.passes:
-        said.append(f"{one.media[0].shown_when}: {shortened(one.answer.strip()) or '(no answer)'}")
-    return f"{each}: " + " · ".join(said)
+    """Return the answer of each pass with its time."""
+    answers, each = [], "each window" if result.pass_mode == "windows" else "each frame alone"
+    for part in result.passes:
+        answers.append(f"{part.media[0].time_label}: {shortened(part.answer.strip()) or '(no answer)'}")
+    return f"{each}: " + " · ".join(answers)
 
 
 def _chart(result: VqaRecord) -> Picture:
@@ -119,13 +119,13 @@ def _chart(result: VqaRecord) -> Picture:
             axes.stairs(line.over_chance, edges, baseline=None, color=line.color, linewidth=width, label=line.label)
         else:
             axes.plot(line.times_s, line.over_chance, "o", color=line.color, label=line.label)
-    level = "the mean" if result.pass_mode == "frames" else "chance: a uniform map"
+    level = "the mean" if result.pass_mode == "frames" else "a uniform map"
     axes.axhline(1, color=CHANCE_COLOR, linewidth=1.2, linestyle=":", label=level)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
     axes.set_ylabel(
-        "attention on the frame ÷ mean" if result.pass_mode == "frames" else "attention on the step ÷ chance"
+        "attention on the frame ÷ mean" if result.pass_mode == "frames" else "attention on the step ÷ uniform"
     )
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
@@ -136,49 +136,49 @@ def _chart(result: VqaRecord) -> Picture:
 def export_clip(
     folder: Path, result: VqaRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
-    """Draw a clip's result.
+    """Draw a clip's result: its video, sampled frames and timeline.
 
     Args:
-        folder: where to.
-        result: of one clip.
+        folder: folder to write into.
+        result: result of one clip.
         heat: the headline's map of each step.
-        drawing: how.
-        captions: what the map is, for the foot of each frame.
-        progress: told what is being done, how much of it is done, and of how much.
+        drawing: how to draw.
+        captions: description of the map, for the foot of each frame.
+        progress: called with (stage, done, total).
 
     Returns:
-        The files that were written, and what the reader should know.
+        The names of the written files, and notes for the reader.
     """
-    how, overlay_text = result.settings.clip, frame_overlay(result, heat, captions)
-    files, notes = export_frames(
-        folder, result.media[0], how.source_fps if how else None, overlay_text, drawing, progress
-    )
+    source_fps = result.settings.clip.source_fps if result.settings.clip else None
+    overlay_text = frame_overlay(result, heat, captions)
+    files, notes = export_frames(folder, result.media[0], source_fps, overlay_text, drawing, progress)
     write_png(folder / "timeline.png", draw_timeline(result))
     return [*files, "timeline.png"], notes
 
 
 def frame_overlay(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
-    """What the film of a result tells."""
+    """Return the maps and texts to draw on the frames of a result's video."""
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)
     per_step = frames_per_step(count, grid.shape[0])
     answers = [result.mapped_answer] * count
     if result.pass_mode in ("frames", "both"):
-        whole, end = "(this frame alone) ", ""
+        start, end = "(this frame alone) ", ""
         if result.pass_mode == "both":
-            whole, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
-        answers = [f"{whole}{shortened(one.mapped_answer.strip())}{end}" for one in result.passes]
+            start, end = f"{shortened(answers[0])}   (this frame alone: ", ")"
+        answers = [f"{start}{shortened(frame.mapped_answer.strip())}{end}" for frame in result.passes]
     elif result.pass_mode == "windows":
-        answers = _of_windows(result)
+        answers = _window_answers(result)
     steps = [i // per_step for i in range(count)]
     return FrameOverlay(heat, media.sampled_s.tolist(), steps, result.question, answers, captions)
 
 
-def _of_windows(result: VqaRecord) -> list[str]:
-    """The answers of all windows that saw a frame."""
+def _window_answers(result: VqaRecord) -> list[str]:
+    """Return for each sampled frame the answers of all windows that contain it."""
     facts = result.media[0].facts
-    said = []
+    answers = []
     for number in facts.frame_indices:
-        those = [one.mapped_answer.strip() for one in result.passes if number in one.media[0].facts.frame_indices]
-        said.append("(its windows) " + " | ".join(shortened(one) for one in dict.fromkeys(those)))
-    return said
+        windows = [window for window in result.passes if number in window.media[0].facts.frame_indices]
+        distinct = dict.fromkeys(window.mapped_answer.strip() for window in windows)
+        answers.append("(its windows) " + " | ".join(shortened(answer) for answer in distinct))
+    return answers

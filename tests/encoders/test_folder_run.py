@@ -177,9 +177,9 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda folder: write(folder, "cats/a b.png", seed=99), "not what they were"),
-        (lambda folder: (folder / "loose.png").unlink(), "no longer there"),
-        (lambda folder: (folder / "loose.png").rename(folder / "dogs" / "loose.png"), "no longer there"),
+        (lambda folder: write(folder, "cats/a b.png", seed=99), "pictures changed: 1"),
+        (lambda folder: (folder / "loose.png").unlink(), "pictures removed: 1"),
+        (lambda folder: (folder / "loose.png").rename(folder / "dogs" / "loose.png"), "pictures removed: 1"),
     ],
 )
 def test_changed_pictures_are_refused(photos, tmp_path, change, word):
@@ -415,7 +415,7 @@ def test_results_within_the_folder_are_no_pictures(photos, monkeypatch):
         first = encode_folder(eye(), Path(), out, EncoderSettings())
         assert first["pictures"] == 5 if out == Path("results") else 6
         assert encode_folder(eye(), Path(), out, EncoderSettings()) == first
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         encode_folder(eye(), photos, photos, EncoderSettings())
 
 

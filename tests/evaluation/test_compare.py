@@ -489,7 +489,7 @@ def test_damaged_files_are_one_line(run):
     assert "not of this version" in refused(a, b, code=1)
     shutil.copy(a / "summary.json", b / "summary.json")
     (b / "scores.jsonl").write_text("no row\n")
-    assert "line 1 is no row" in refused(a, b, code=1)
+    assert "line 1 is not a JSON object with an id" in refused(a, b, code=1)
     (b / "scores.jsonl").unlink()
     (b / "scores.jsonl").mkdir()
     with pytest.raises(StoreError, match="cannot be read"):
@@ -549,6 +549,6 @@ def test_a_csv_holds_every_run_side_by_side(run, tmp_path):
 def test_a_csv_replaces_nothing(run, tmp_path):
     a, b = run("a", [score(0)]), run("b", [score(0)])
     (tmp_path / "mine.csv").write_text("mine")
-    assert "is there already" in refused(a, b, "--csv", tmp_path / "mine.csv")
+    assert "already exists" in refused(a, b, "--csv", tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "mine"
     assert "cannot be written" in refused(a, b, "--csv", tmp_path / "nowhere" / "x.csv", code=1)

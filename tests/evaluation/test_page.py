@@ -116,7 +116,7 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
         (lambda run: altered(run / "summary.json", notes=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", settings=[]), 1, "summary.json is damaged"),
         (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "scores.jsonl: line 1 is not a row"),
-        (lambda run: (run / "scores.jsonl").write_text("{\n"), 1, "scores.jsonl: line 1 is no row"),
+        (lambda run: (run / "scores.jsonl").write_text("{\n"), 1, "scores.jsonl: line 1 is not a JSON object with an id"),
         (lambda run: min((run / "gallery").glob("*.npz")).write_bytes(b"PK"), 1, ".npz"),
         (lambda run: min((run / "gallery").glob("*.npz")).rename(run / "gallery" / "a.npz"), 1, "of another sample"),
     ],

@@ -81,7 +81,7 @@ def assert_refused(done, *lines, out="run"):
     """Before the weights are loaded, by name, with everything left as it was."""
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
-    assert f"--out {out} was begun with something else" in said(done.stderr)
+    assert f"--out {out} was started with other settings or samples" in said(done.stderr)
     for line in lines:
         assert any(told.strip().startswith(line) for told in done.stderr.splitlines()), (line, done.stderr)
     assert not (Path(out) / "summary.json").exists()
@@ -106,7 +106,7 @@ def assert_refused(done, *lines, out="run"):
         (("--fps", "1"), "--fps: 2.0 before, 1.0 now"),
         (("--max-frames", "8"), "--max-frames: 64 before, 8 now"),
         (("--profile", "own.json"), "--profile: not given before, {"),
-        (("--limit", "3"), "samples no longer there (another --limit?): 4 (3, 4, 5, large)"),
+        (("--limit", "3"), "samples removed (another --limit?): 4 (3, 4, 5, large)"),
     ],
 )
 def test_settings(go_on, args, line):
@@ -120,7 +120,7 @@ def test_several_at_once_are_all_named(go_on):
         "--query: ",
         "--seed: 0 before, 7 now",
         "the data: ",
-        "samples no longer there (another --limit?): 2 (5, large)",
+        "samples removed (another --limit?): 2 (5, large)",
     )
     assert_refused(done, *names)
 
@@ -165,8 +165,8 @@ def change_row(place, **changes):
 def test_a_changed_sample_is_named(go_on, changes):
     change_row(2, **changes)
     done = go_on()
-    assert_refused(done, "the data: ", "samples not what they were (question, answers, boxes or pictures): 1 (2)")
-    assert said(done.stderr).count("not what they were") == 1
+    assert_refused(done, "the data: ", "samples changed (question, answers, boxes or pictures): 1 (2)")
+    assert said(done.stderr).count("samples changed") == 1
 
 
 def test_a_changed_picture_of_the_same_size_is_named(go_on):
@@ -174,7 +174,7 @@ def test_a_changed_picture_of_the_same_size_is_named(go_on):
     before = path.stat().st_size
     write_picture(path, 77)
     assert path.stat().st_size == before
-    assert_refused(go_on(), "the data: ", "samples not what they were (question, answers, boxes or pictures): 1 (4)")
+    assert_refused(go_on(), "the data: ", "samples changed (question, answers, boxes or pictures): 1 (4)")
 
 
 @pytest.mark.parametrize("where", [0.5, 1.0])
@@ -184,7 +184,7 @@ def test_a_large_file_that_changed_in_its_middle_or_end_is_named(go_on, where):
     assert len(data) > 2**20
     data[min(int(len(data) * where), len(data) - 1)] ^= 1
     path.write_bytes(data)
-    assert_refused(go_on(), "samples not what they were (question, answers, boxes or pictures): 1 (large)")
+    assert_refused(go_on(), "samples changed (question, answers, boxes or pictures): 1 (large)")
 
 
 def test_a_sample_more_or_less_is_named(go_on):
@@ -193,8 +193,8 @@ def test_a_sample_more_or_less_is_named(go_on):
     assert_refused(
         go_on(),
         "the data: ",
-        "samples no longer there (another --limit?): 1 (0)",
-        "samples newly there (another --limit?): 1 (new)",
+        "samples removed (another --limit?): 1 (0)",
+        "samples added (another --limit?): 1 (new)",
     )
 
 

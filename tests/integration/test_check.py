@@ -464,7 +464,7 @@ def test_a_run_is_never_written_over(check, scenes):
     before = Path("run/summary.json").read_bytes()
     done = check(scenes, "--limit", 3)
     assert done.exit_code == 2
-    assert "was begun with something else" in done.stderr
+    assert "was started with other settings or samples" in done.stderr
     assert Path("run/summary.json").read_bytes() == before
 
 
@@ -484,7 +484,7 @@ def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert "finished rows are kept in run: the same command goes on" in " ".join(done.stderr.split())
+    assert "finished rows are kept in run: run the same command to continue" in " ".join(done.stderr.split())
     assert len((tmp_path / "run" / "scores.jsonl").read_text().splitlines()) == 5
     assert not (tmp_path / "run" / "summary.json").exists()
 

@@ -85,7 +85,7 @@ def test_accelerate_merges_no_run_that_was_begun_with_something_else(environment
     shutil.rmtree(tmp_path / "out" / "all")
     done = run("bash", SCRIPTS / "check_accelerate.sh", *words, "--query", "last", env=environment)
     assert done.returncode != 0
-    assert "was begun with something else" in done.stderr
+    assert "was started with other settings or samples" in done.stderr
     assert not (tmp_path / "out" / "all").exists()
 
 

@@ -111,14 +111,14 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_changed(out, damag
     first, second = LINES.splitlines(keepends=True)
     (out / ROWS_FILE).write_bytes(first + damage + b"\n" + second)
     before = contents(out)
-    with pytest.raises(StoreError, match=r"scores\.jsonl: line 2 is no row"), open_run(out, RUN):
+    with pytest.raises(StoreError, match=r"scores\.jsonl: line 2 is not a JSON object with an id"), open_run(out, RUN):
         pytest.fail("it was opened")
     assert contents(out) == before
 
 
 def test_the_same_id_twice_is_named(out):
     (out / ROWS_FILE).write_bytes(LINES + LINES.splitlines(keepends=True)[0])
-    with pytest.raises(StoreError, match="line 3 has the id of one before it"), open_run(out, RUN):
+    with pytest.raises(StoreError, match="line 3 repeats the id of an earlier line"), open_run(out, RUN):
         pytest.fail("it was opened")
 
 
@@ -132,7 +132,7 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path, 
     for name in names:
         (folder / name).write_text("mine")
     before = contents(folder)
-    with pytest.raises(InputError, match="is there already"), open_run(folder, RUN):
+    with pytest.raises(InputError, match="already exists"), open_run(folder, RUN):
         pytest.fail("it was opened")
     assert contents(folder) == before
 
@@ -141,7 +141,7 @@ def test_a_file_or_a_link_to_nowhere_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
-        with pytest.raises(InputError, match="is there already"), open_run(tmp_path / name, RUN):
+        with pytest.raises(InputError, match="already exists"), open_run(tmp_path / name, RUN):
             pytest.fail("it was opened")
     assert not (tmp_path / "nowhere").exists()
 
@@ -200,15 +200,15 @@ def test_a_finished_run_says_so_and_has_no_lock(out):
 def test_what_is_not_the_same_is_named(out):
     before = contents(out)
     now = RUN | {"same": {"--query": "x" * 500, "--seed": 1}, "samples": {"b": "3", "c": "4"}}
-    with pytest.raises(InputError, match="was begun with something else") as caught, open_run(out, now):
+    with pytest.raises(InputError, match="was started with other settings or samples") as caught, open_run(out, now):
         pytest.fail("it was opened")
     query, *others = caught.value.details
     assert query.startswith("--query: last before, xxx")
     assert len(query) < 300
     assert others == [
         "--seed: not given before, 1 now",
-        "samples no longer there (another --limit?): 1 (a)",
-        "samples newly there (another --limit?): 1 (c)",
-        "samples not what they were (question, answers, boxes or pictures): 1 (b)",
+        "samples removed (another --limit?): 1 (a)",
+        "samples added (another --limit?): 1 (c)",
+        "samples changed (question, answers, boxes or pictures): 1 (b)",
     ]
     assert contents(out) == before

@@ -102,7 +102,7 @@ def test_more_cells_than_can_be_named_are_counted(sinks):
 def test_no_sinks_are_a_note(demo, cats):
     for method in ("sinks", "sinks-redistributed"):
         drawn = draw_result(demo.ask(cats, QUESTION, method=method), Drawing())
-        assert "no sinks were found: the map is that of the plain mean" in drawn.notes
+        assert "no sinks were found: the map is the plain mean" in drawn.notes
         assert not any("crossed out" in line for line in headline_caption(drawn.result, drawn.headline[0]))
 
 

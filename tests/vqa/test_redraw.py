@@ -350,7 +350,7 @@ def test_plain_attention_of_a_result_of_methods(several, tmp_path):
     done = invoke(several, "--layers", 1, "-o", tmp_path)
     assert done.exit_code == 0
     for gone in ("method relative", "method gradient", "faithfulness"):
-        assert f"note: {gone} is of another map" in " ".join(done.stderr.split())
+        assert f"note: {gone} belongs to another map" in " ".join(done.stderr.split())
     assert "deletion" not in done.stdout
     folder = render(several, "--layers", 1, "-o", tmp_path)
     value = told(folder)
@@ -373,11 +373,14 @@ def test_mean_is_always_there(demo, cats, plain, tmp_path):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--method", "relative", "--layers", "1"], "--method relative stands beside --layers hint: --layers alone"),
-        (["--method", "mean", "--heads", "1"], "--method mean stands beside --heads"),
-        (["--method", "relative", "--query", "last"], "the map of method relative is of --query question"),
-        (["--method", "gradient", "--query", "last"], "the map of method gradient follows no query"),
-        (["--method", "tam"], "--method tam: not saved in this result, it has relative, gradient, mean"),
+        (
+            ["--method", "relative", "--layers", "1"],
+            "--method relative cannot be combined with --layers hint: --layers alone",
+        ),
+        (["--method", "mean", "--heads", "1"], "--method mean cannot be combined with --heads"),
+        (["--method", "relative", "--query", "last"], "the map of method relative is for --query question"),
+        (["--method", "gradient", "--query", "last"], "the map of method gradient depends on no query"),
+        (["--method", "tam"], "--method tam: not saved in this result, which has relative, gradient, mean"),
         (["--method", "wrong"], "no method 'wrong'"),
         (["--method", ""], "no method ''"),
         (["--heads", "1"], "head 2.1 was not kept apart"),
@@ -425,7 +428,7 @@ def test_no_result_at_all(plain, tmp_path):
     check.mkdir()
     (check / "run.json").write_text("{}")
     (check / "summary.json").write_text("{}")
-    assert "is the folder of a run over many" in refused(check)
+    assert "is the folder of a run over many samples" in refused(check)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +472,7 @@ def test_the_original_gives_full_size(demo, make_picture, tmp_path):
     kept = pixels(folder / "picture_1.png")
     assert kept.shape == (249, 320, 3)
     small = render(folder, "--draw-size", "full", "-o", tmp_path / "kept")
-    assert "picture 1 is kept 320 pixels wide and drawn larger: --media names the original" in told(small)["notes"]
+    assert "picture 1 is stored 320 pixels wide and drawn larger: --media names the original" in told(small)["notes"]
     full = render(folder, "--draw-size", "full", "--media", path, "-o", tmp_path / "full")
     assert np.array_equal(pixels(full / "picture_1.png"), pixels(path))
     assert told(full)["notes"] == []
@@ -479,7 +482,7 @@ def test_the_original_gives_full_size(demo, make_picture, tmp_path):
 
 
 def test_only_the_original_will_do(saved, cats, wide, tmp_path):
-    assert "--media names 1, and the result is of 2 pictures" in refused(saved, "--media", cats)
+    assert "--media names 1, and the result has 2 pictures" in refused(saved, "--media", cats)
     says = refused(saved, "--media", wide, "--media", cats)
     assert f"--media {wide}: not the file that was asked about" in says
     assert told(saved)["media"][0]["sha256"] in says
