@@ -42,8 +42,8 @@ __all__ = [
     "merge_runs",
 ]
 
-# Imported at first use: the command line's --help must not wait for torch.
-_ROOMS = {
+# Imported at first use, so that the command line's --help need not wait for torch.
+_MODULES = {
     "Analyzer": "analyzer",
     "Drawing": "render.style",
     "Encoder": "encoder",
@@ -60,11 +60,11 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'qvl_attn' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"qvl_attn.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"qvl_attn.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`qvl-attn` and `python -m qvl_attn`: the command line, from its first import on under one roof for Ctrl-C."""
+"""`qvl-attn` and `python -m qvl_attn`: run the command line, and handle Ctrl-C from the first import on."""
 
 import os
 import sys
@@ -7,22 +7,22 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C is a word and exit code 130 wherever it comes."""
+    """Run the command line. Ctrl-C ends it at any point with one line and exit code 130."""
     try:
         from qvl_attn.cli import run
 
         run()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what is finished is kept\n")
-        _leave()
+        sys.stderr.write("interrupted; finished results are kept\n")
+        _exit_now()
     except SystemExit as error:
         if error.code == INTERRUPTED:
-            _leave()
+            _exit_now()
         raise
 
 
-def _leave() -> None:
-    """At once: if Ctrl-C came inside an exec() of some library, CPython would end itself by the signal instead."""
+def _exit_now() -> None:
+    """Exit at once: after a Ctrl-C inside a library's exec(), CPython would otherwise end itself by the signal."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Ask a model about pictures and clips and capture where it looked: the public way in."""
+"""The public API for questions: ask a model about pictures and clips, and capture where it looked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Analyzer(Engine):
     """A model that answers questions about pictures and clips and shows where each layer looked.
 
-    Make one with `Analyzer.load`. The weights are loaded when the first question needs them, so that every fault that
-    can be known without them is found first.
+    Create one with `Analyzer.load`. The weights are loaded for the first question, so that all errors that can be
+    found without them are raised before.
     """
 
     def ask(
@@ -53,39 +53,40 @@ class Analyzer(Engine):
         seed: int = 0,
         store_heads: str = "float32",
     ) -> Result:
-        """Ask one question, and capture the attention of the question's tokens, the last one and the answer's.
+        """Ask one question, and capture the attention of its tokens, of the last prompt token and of the answer.
 
         Args:
-            picture: path of a picture, or one that was loaded.
+            picture: path of a picture, or a loaded picture.
             question: any text without control tokens.
-            images: further pictures for the same prompt.
-            query: what the headline map shows: `question`, `last`, `answer` or `text:words`; by default the profile's,
-                else `question`.
-            profile: which layers or heads the headline averages: the name of a profile that ships, a file, or `none`;
-                by default the one for models of this shape.
-            method: how the headline map is made: one of `qvl_attn.attribution.methods.METHODS`; by default the mean
-                of the layers or heads of the headline.
-            faithfulness: also how the answer's probability changes as cells go in the map's order, and how alike the
-                map is under scrambled weights, another question, another picture: `Result.curves` and `.sanity`.
-            layers: layers to capture and average instead; without them and a profile all are captured, and the headline
-                averages those at 50 to 85 % of the depth.
-            heads: heads to keep apart and average: `3,5`, or `21.9,21.11` for layer.head.
-            system: a system prompt in place of the template's own.
-            answer: an answer to be teacher-forced: the maps are then its tokens', beside the model's own answer.
-            min_pixels: smallest size to which a picture is resized, in pixels; by default the checkpoint's.
-            max_pixels: largest size to which a picture is resized, in pixels; by default the checkpoint's.
-            max_new_tokens: where an answer is cut.
-            seed: for torch; the answer is greedy and does not depend on it.
-            store_heads: `float32`, or `float16` to keep the heads apart in half the space; weights are then rounded by
-                at most 2^-11 of themselves, and by 2^-25 below 2^-14.
+            images: more pictures for the same prompt.
+            query: tokens whose attention the headline map shows: `question`, `last`, `answer` or `text:words`; by
+                default the profile's, else `question`.
+            profile: layers or heads that the headline map averages: the name of a built-in profile, a file, or `none`;
+                by default the profile for models of this shape.
+            method: how the headline map is computed: one of `qvl_attn.attribution.methods.METHODS`; by default the mean
+                over the layers or heads of the headline map.
+            faithfulness: also measure how the answer's probability changes when cells are removed in the map's order
+                (`Result.curves`), and how similar the map is under scrambled weights, another question and another
+                picture (`Result.sanity`).
+            layers: layers to capture and average, in place of a profile. Without layers and profile all are captured,
+                and the headline map averages those at 50 to 85 % of the depth.
+            heads: heads to store one by one and to average: `3,5`, or `21.9,21.11` for layer.head.
+            system: a system prompt, in place of the template's.
+            answer: an answer to teacher-force: the maps are those of its tokens; the model's own answer is kept too.
+            min_pixels: pictures are resized to at least this many pixels; by default the checkpoint's limit.
+            max_pixels: pictures are resized to at most this many pixels; by default the checkpoint's limit.
+            max_new_tokens: longest answer, in tokens.
+            seed: seed for torch; the answer is greedy and does not depend on it.
+            store_heads: `float32`, or `float16` to store single heads in half the space; each weight is then rounded
+                by at most 2^-11 of its value (by 2^-25 below 2^-14).
 
         Returns:
             The answer and the captured attention.
 
         Raises:
-            InputError: a fault in what was given.
-            CaptureError: the attention is not what attention must be.
-            MemoryLimitError: it does not fit the memory.
+            InputError: an argument is wrong.
+            CaptureError: the captured attention is invalid.
+            MemoryLimitError: the prompt does not fit the memory.
         """
         settings = self.settings(
             query=query,
@@ -112,21 +113,22 @@ class Analyzer(Engine):
         batch_size: int = 8,
         **options: Any,
     ) -> list[Result]:
-        """Ask many questions in batches of like length; those about the same pictures read them once.
+        """Ask many questions in batches of similar length. Pictures that several questions share are encoded once.
 
-        In float32 the numbers are those one by one, but for rounding (1e-5); in 16 bits that can tip a near tie.
+        In float32 the numbers equal those of single questions up to rounding (1e-5). In 16 bits, rounding can change
+        an answer where two tokens are almost equally likely.
 
         Args:
-            pairs: a picture, or the pictures of one prompt, and a question about them.
-            batch_size: how many prompts run at once, while they are estimated to fit the memory.
-            options: the keywords of `ask` but `images`, for all of them.
+            pairs: (a picture or the pictures of one prompt, a question about them).
+            batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
+            options: the keywords of `ask` except `images`, for all questions.
 
         Returns:
-            Results in the order of the pairs.
+            The results, in the order of the pairs.
 
         Raises:
-            InputError: a fault in what was given, found before anything runs.
-            CaptureError: the attention is not what attention must be.
+            InputError: an argument is wrong; raised before anything runs.
+            CaptureError: the captured attention is invalid.
             MemoryLimitError: a prompt does not fit the memory.
         """
         if batch_size < 1:
@@ -157,27 +159,27 @@ class Analyzer(Engine):
             path: a video file (MP4, MOV, MKV, WebM, AVI, ...), an animated GIF, WebP or PNG, or a folder of numbered
                 frames.
             question: any text without control tokens.
-            fps: frames sampled a second, at most those that the clip has.
-            max_frames: frames sampled at most; beyond it they are taken further apart.
-            start_s: where in the clip to begin, in seconds.
-            end_s: where to end; by default the clip's end.
-            source_fps: of a folder of frames, how many of the numbers in their names pass in a second.
-            mode: `clip`, all frames in one prompt; `frames`, each asked about alone; `both`.
-            window: with `clip`, sampled frames a prompt; 0 for all in one.
-            stride: sampled frames from one window's beginning to the next's; 0 for half a window.
-            progress: told what is being done, how much of it is done, and of how much.
-            options: the keywords of `ask` but `images`; `max_pixels` is a frame's, 151,200 by default.
+            fps: frames sampled per second; at most the clip's own rate.
+            max_frames: most frames to sample; a longer clip is sampled more sparsely.
+            start_s: start of the part to sample, in seconds.
+            end_s: end of that part, in seconds; by default the clip's end.
+            source_fps: for a folder of frames, how many frame numbers make one second.
+            mode: `clip`, all frames in one prompt; `frames`, one prompt per frame; `both`.
+            window: with `clip`, sampled frames per prompt; 0 for all in one.
+            stride: sampled frames from the start of one window to the next; 0 for half a window.
+            progress: called with (stage, done, total).
+            options: the keywords of `ask` except `images`; `max_pixels` applies to a frame, by default 151,200.
 
         Returns:
-            The answer and the captured attention; `heatmap().values` is (t, h, w), a map for each step of tokens.
+            The answer and the captured attention; `heatmap().values` is (t, h, w), one map per step.
 
         Raises:
-            InputError: a fault in what was given.
-            CaptureError: the attention is not what attention must be.
-            MemoryLimitError: it does not fit the memory.
+            InputError: an argument is wrong.
+            CaptureError: the captured attention is invalid.
+            MemoryLimitError: the prompt does not fit the memory.
         """
-        how = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode, window, stride)  # type: ignore[arg-type]
-        return ask_video(self, path, question, self.settings(**options, clip=how), progress)
+        clip = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode, window, stride)  # type: ignore[arg-type]
+        return ask_video(self, path, question, self.settings(**options, clip=clip), progress)
 
     def check(
         self,
@@ -199,36 +201,39 @@ class Analyzer(Engine):
         progress: Progress = no_op,
         **options: Any,
     ) -> dict[str, Any]:
-        """Answer every sample of a data set, and measure whether the model looked where the evidence is.
+        """Answer every sample of a data set, and measure whether the model looked at the evidence.
 
         Args:
-            samples: as `load_samples` gives them.
-            out: a folder to make, for rows, summary, charts and a gallery; that of a run that was stopped goes on.
-            name: of the data set, to be read.
-            by_head: score every head as well.
-            methods: score the maps of these as well, `mean,relative` or apart: `qvl_attn.attribution.methods.METHODS`.
-            faithfulness: deletion, insertion and sanity checks of each method's map, or of the headline's.
-            calibrate: a file to be: rank layers and heads on one half of the pictures, judge the best heads on the
-                other, and write them there as a profile.
-            csv: write `scores.csv` as well.
-            seed: of intervals, halves and controls.
-            shard: `2/8` for one of eight parts, which a hash of the pictures' names gives; `merge_runs` puts them
-                together.
-            batch_size: how many prompts run at once, while they are estimated to fit the memory.
-            fps: of clips, frames sampled a second.
-            max_frames: of clips, frames at most.
-            workers: who holds the model, with whose `place` this one was loaded; by default this process.
-            progress: told what is being done, how much of it is done, and of how much.
-            options: the keywords of `ask` but `images`, `answer` and `method`; layers, heads and profile are the
-                headline's.
+            samples: the samples, from `load_samples`.
+            out: the run folder, for rows, summary, charts and gallery. A new folder, or that of a stopped run, which
+                is continued.
+            name: name of the data set, for the summary.
+            by_head: also score every head.
+            methods: also score the maps of these methods, as `mean,relative` or as a list of names from
+                `qvl_attn.attribution.methods.METHODS`.
+            faithfulness: deletion, insertion and sanity checks of each method's map, or of the headline map.
+            calibrate: a new file. Layers and heads are ranked on one half of the pictures and measured on the other,
+                and the best heads are written to this file as a profile.
+            csv: also write `scores.csv`.
+            seed: seed of intervals, halves and controls.
+            shard: `2/8` for the second of eight parts, split by a hash of the pictures' names; `merge_runs` merges
+                them.
+            batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
+            fps: for clips, frames sampled per second.
+            max_frames: for clips, most frames to sample.
+            workers: the processes that hold the model; this analyzer was then loaded with their `place`. By default
+                this process.
+            progress: called with (stage, done, total).
+            options: the keywords of `ask` except `images`, `answer` and `method`; layers, heads and profile are those
+                of the headline map.
 
         Returns:
             The contents of `summary.json`.
 
         Raises:
-            InputError: a fault in what was given, found before anything runs.
+            InputError: an argument is wrong; raised before anything runs.
             ModelError: the weights cannot be loaded.
-            StoreError: it cannot be written.
+            StoreError: the run cannot be written.
         """
         from qvl_attn.evaluation.calibration import halves
         from qvl_attn.evaluation.loop import check_questions
@@ -238,25 +243,27 @@ class Analyzer(Engine):
         from qvl_attn.results.run_folder import check_begun, is_finished
 
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
-        part = None if shard is None else Shard.parse(shard)
+        parsed_shard = None if shard is None else Shard.parse(shard)
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: want at least 1")
         check_begun(folder)
         if profile_file is not None:
-            if part or workers:
-                raise InputError("--calibrate keeps the maps of all heads in one process", "leave --shard and workers")
+            if parsed_shard or workers:
+                raise InputError(
+                    "--calibrate keeps the maps of all heads in one process", "leave out --shard and workers"
+                )
             if not is_finished(folder):
                 check_new(profile_file, "--calibrate", empty_folder=False)
             if profile_file.absolute() == folder.absolute():
-                raise InputError(f"--calibrate {profile_file}: is --out as well", "name a file")
+                raise InputError(f"--calibrate {profile_file}: this is also --out", "name another file")
             halves(samples, seed)
             if methods is not None or faithfulness:
                 raise InputError(
-                    "--calibrate finds heads, and --methods compares maps: one at a time",
-                    "calibrate first, then --methods with --profile",
+                    "--calibrate finds heads and --methods compares maps: one at a time",
+                    "run --calibrate first, then --methods with its --profile",
                 )
-            if any(options.get(name) is not None for name in ("profile", "layers", "heads")):
-                raise InputError("--calibrate chooses the headline itself", "leave --profile, --layers and --heads")
+            if any(options.get(option) is not None for option in ("profile", "layers", "heads")):
+                raise InputError("--calibrate chooses the headline itself", "leave out --profile, --layers and --heads")
             options["profile"] = NO_PROFILE
         settings = self.settings(
             **options,
@@ -270,22 +277,22 @@ class Analyzer(Engine):
         check_questions(self, samples, settings)
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
-        run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, part, batch_size)
+        run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, parsed_shard, batch_size)
         return run_check(self, samples, settings, run_config, progress, workers)
 
     def estimate(
         self, pictures: PictureLike | Sequence[PictureLike], question: str = "Describe this image.", **options: Any
     ) -> Estimate:
-        """What a question will cost, whether or not it fits: tokens, grids, and memory by way of computing attention.
+        """Estimate what a question costs, whether or not it fits: tokens, grids, and memory by kind of attention.
 
         Args:
-            pictures: one, or those of one prompt.
-            question: about them.
-            options: the keywords of `ask` but `images`.
+            pictures: a picture, or the pictures of one prompt.
+            question: a question about them.
+            options: the keywords of `ask` except `images`.
 
         Raises:
-            InputError: a fault in what was given.
+            InputError: an argument is wrong.
         """
         media = load_pictures(pictures, {})
-        asked = read_question(self.processor, self.config, media, question, self.settings(**options))
-        return estimate_of(self.config, self.placement, asked, self.free_bytes())
+        prepared = read_question(self.processor, self.config, media, question, self.settings(**options))
+        return estimate_of(self.config, self.placement, prepared, self.free_bytes())

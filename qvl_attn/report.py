@@ -1,4 +1,4 @@
-"""Pages of what lies in folders, made again without a model: of results, of a look of an encoder, of a check."""
+"""Write the HTML page of a saved result, encoder result or check. Needs no model."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from qvl_attn.vqa.redraw import check_whole, read_result
 def make_report(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Write the page of a result, a look or a check, or one page of several results side by side. No model is needed.
+    """Write the page of a result, encoder result or check, or one page of several results side by side.
 
     Args:
-        folders: one or several that `ask`, `video`, `encoder`, `check`, `merge` or `render` wrote.
-        out: the file to write, which must not be there; by default `report.html` in the one folder, made again.
+        folders: one or more folders that `ask`, `video`, `encoder`, `check`, `merge` or `render` wrote.
+        out: the file to write, which must not exist yet; by default `report.html` in the folder, which is replaced.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
-        InputError: no result, or several without a file to write to; the file is there already.
+        InputError: a folder holds no result, several folders are given without `out`, or `out` exists.
         StoreError: a folder is damaged, or the file cannot be written.
     """
-    named = [folders] if isinstance(folders, str | os.PathLike) else folders
-    paths = list(dict.fromkeys(Path(folder) for folder in named))
+    given = [folders] if isinstance(folders, str | os.PathLike) else folders
+    paths = list(dict.fromkeys(Path(folder) for folder in given))
     if out is None and len(paths) != 1:
-        raise InputError(f"{len(paths)} folders", "of several results one page is made: name it with --out page.html")
+        raise InputError(f"{len(paths)} folders, and no file for their page", "name it with --out page.html")
     target = paths[0] / REPORT_FILE if out is None else Path(out)
     if out is None:
         check_whole(paths[0])
@@ -52,25 +52,26 @@ def make_report(
 
 
 def _html(folders: Sequence[Path]) -> str:
-    checks = [one for one in folders if os.path.isfile(one / RUN_FILE)]  # of names that are too long as well  # noqa: PTH113
+    # os.path also takes names that are too long for pathlib.
+    checks = [folder for folder in folders if os.path.isfile(folder / RUN_FILE)]  # noqa: PTH113
     if checks and len(folders) > 1:
-        raise InputError(f"{checks[0]} is a check", "it has a page of its own: name it alone")
+        raise InputError(f"{checks[0]} is a check, which has a page of its own", "name it alone")
     if checks:
         return _check_html(checks[0])
-    looks = [one for one in folders if _is_encoder_result(one)]
-    if looks and len(folders) > 1:
-        raise InputError(f"{looks[0]} is an encoder's", "it has a page of its own: name it alone")
-    if looks:
-        return _encoder_html(looks[0])
+    encoder_results = [folder for folder in folders if _is_encoder_result(folder)]
+    if encoder_results and len(folders) > 1:
+        raise InputError(f"{encoder_results[0]} is an encoder result, which has a page of its own", "name it alone")
+    if encoder_results:
+        return _encoder_html(encoder_results[0])
     results = [read_result(folder) for folder in folders]
-    with damage(", ".join(str(one / RESULT_FILE) for one in folders)):
-        return result_html(results, [_notes(one) for one in folders])
+    with damage(", ".join(str(folder / RESULT_FILE) for folder in folders)):
+        return result_html(results, [_notes(folder) for folder in folders])
 
 
 def _is_encoder_result(folder: Path) -> bool:
     file = folder / RESULT_FILE
-    there = os.path.isfile(file)  # of names that are too long as well  # noqa: PTH113
-    return there and read_json(file).get("kind") == "encoder"
+    exists = os.path.isfile(file)  # also takes names that are too long for pathlib  # noqa: PTH113
+    return exists and read_json(file).get("kind") == "encoder"
 
 
 def _encoder_html(folder: Path) -> str:
@@ -84,14 +85,14 @@ def _encoder_html(folder: Path) -> str:
 
 def _check_html(folder: Path) -> str:
     if not is_finished(folder):
-        raise InputError(f"{folder} is a check that is not finished", "the same check command goes on with it")
+        raise InputError(f"{folder} is a check that is not finished", "run the same check command to finish it")
     read_run(folder)
     summary = read_json(folder / SUMMARY_FILE)
-    scores = [one for one in read_scores(folder) if one.half != "first"]
+    scores = [score for score in read_scores(folder) if score.half != "first"]
     if len(scores) != summary.get("samples"):
         raise StoreError(
-            f"{folder / ROWS_FILE} has {len(scores)} rows of the {summary.get('samples')} that {SUMMARY_FILE} is about",
-            "the same check command asks again what is missing, once summary.json is removed",
+            f"{folder / ROWS_FILE} has {len(scores)} rows, but {SUMMARY_FILE} counts {summary.get('samples')}",
+            "remove summary.json and run the same check command: it asks the missing samples again",
         )
     with damage(str(folder / SUMMARY_FILE)):
         return check_html(summary, scores, read_examples(folder))

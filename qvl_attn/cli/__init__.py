@@ -1,4 +1,4 @@
-"""The command line: parses, calls the API, prints. No torch is imported before a command needs it."""
+"""The command line: parse the arguments, call the API, print. torch is imported only when a command needs it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"qvl-attn {__version__}")
         raise typer.Exit
 
@@ -42,7 +42,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -65,11 +65,11 @@ app.command("methods")(methods)
 
 def run() -> None:
     """Run the command line."""
-    # A terminal or pipe that lacks a character (a Windows code page) gets a stand-in and not a traceback.
+    # A terminal or pipe that lacks a character (a Windows code page) gets a replacement, not a traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="qvl-attn")
     finally:
-        gc.freeze()  # or the interpreter would look through all of torch once more before it leaves
+        gc.freeze()  # otherwise the interpreter scans all of torch for garbage once more at exit

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, no_op, say
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, no_op, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
-from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
+from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
 from qvl_attn.core.runtime import suppress_stderr
 
 FILES = (
@@ -27,7 +27,7 @@ FILES = (
 
 
 class ScaleMode(StrEnum):
-    """Whether layers share a scale."""
+    """Whether the layers share one colour scale."""
 
     layer = "layer"
     shared = "shared"
@@ -36,10 +36,10 @@ class ScaleMode(StrEnum):
 def ask(
     media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or several questions about it.")
+        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or more questions about the picture.")
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option("--image", "-i", help="A further picture for the same prompt; repeatable.")
+        list[str] | None, typer.Option("--image", "-i", help="Another picture in the same prompt; repeatable.")
     ] = None,
     prompts: options.Prompts = None,
     model: options.Model = DEFAULT_MODEL,
@@ -68,7 +68,7 @@ def ask(
     denoise: options.Denoise = None,
     blur: options.Blur = 0.0,
     scale: Annotated[
-        ScaleMode, typer.Option(help="A scale for each layer, or one shared by all.", rich_help_panel=DRAWING)
+        ScaleMode, typer.Option(help="Colour scale: one per layer, or one shared by all.", rich_help_panel=DRAWING)
     ] = ScaleMode.layer,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
@@ -82,11 +82,13 @@ def ask(
 
     qvl-attn ask cats.png "how many cats?" --model demo
     """
-    with faults(debug=debug):
+    with handle_errors(debug=debug):
         if offline:
             go_offline()
-        asked = read_questions(questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "--image {}")
-        # Imported here: --help and a mistyped path must not wait for torch.
+        texts = read_questions(
+            questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "add a picture with --image {}"
+        )
+        # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.image import load_picture
 
@@ -108,7 +110,7 @@ def ask(
             model,
             offline=offline,
             bars=not quiet,
-            tell=no_op if quiet else say,
+            say=no_op if quiet else print_line,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -132,13 +134,13 @@ def ask(
             seed=seed,
             store_heads=store_heads.value,
         )
-        prepared = analyzer.prepare([(pictures, question) for question in asked], settings)
-        folders = [folder_of(analyzer, one, one.media, drawing, out, overwrite) for one in prepared]
-        for result, folder, reused in results(
+        prepared = analyzer.prepare([(pictures, text) for text in texts], settings)
+        folders = [folder_of(analyzer, question, question.media, drawing, out, overwrite) for question in prepared]
+        for result, folder, reused in iterate_results(
             folders,
             lambda missing: with_sanity(analyzer, analyzer.answer([prepared[i] for i in missing])),
             lambda result: result.save(out, drawing, overwrite=overwrite),
             overwrite,
         ):
-            tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
-        tell_of_all(folders, quiet=quiet)
+            print_result(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
+        print_side_by_side(folders, quiet=quiet)

@@ -1,4 +1,4 @@
-"""`qvl-attn check`: VQA grounding over a data set."""
+"""`qvl-attn check`: answers and grounding over a data set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, importing, no_op, say
-from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, tell_summary
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, no_op, print_line
+from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, print_summary
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
@@ -29,52 +29,77 @@ def check(
         str,
         typer.Argument(
             metavar="DATA",
-            help="JSONL of questions with boxes; a folder of pictures (with --prompts); or hf:OWNER/NAME, or a folder "
-            "that datasets saved.",
+            help="A JSONL file of questions with boxes; a folder of pictures (with --prompts); hf:OWNER/NAME; or a "
+            "folder written by the datasets library.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder to make, or to go on in.", rich_help_panel=options.OUTPUT),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the run: a new one, or that of a stopped run, which continues.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ],
     prompts: options.Prompts = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="All files lie within; by default the folder of DATA.", rich_help_panel=DATA),
+        typer.Option(
+            help="Folder that holds the files; paths are relative to it. Default: the folder of DATA.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only the first records.", min=1, max=1_000_000, rich_help_panel=DATA)
+        int | None,
+        typer.Option(help="Use only this many records, from the start.", min=1, max=1_000_000, rich_help_panel=DATA),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
     columns: Annotated[
         str | None,
-        typer.Option(help="Its columns: question=sent,boxes=bbox,image=image,id=ref_id.", rich_help_panel=DATA),
+        typer.Option(
+            help="Columns of a Hugging Face data set: question=sent,boxes=bbox,image=image,id=ref_id.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     box_format: Annotated[
-        str | None, typer.Option(help="Of its boxes: xyxy, xywh, cxcywh.", rich_help_panel=DATA)
+        str | None, typer.Option(help="Boxes of a Hugging Face data set: xyxy, xywh, cxcywh.", rich_help_panel=DATA)
     ] = None,
     box_units: Annotated[
-        str | None, typer.Option(help="Of its boxes: px, normalized, permille.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help="Units of these boxes: px, normalized (0 to 1), permille (0 to 1000).", rich_help_panel=DATA),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="One of N parts of the data, for as many processes.", rich_help_panel=RUN),
+        typer.Option(
+            metavar="I/N",
+            help="Ask only part I of N, to share the data among N processes; see qvl-attn merge.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Prompts at once, while they fit the memory.", min=1, max=4096, rich_help_panel=RUN)
+        int,
+        typer.Option(
+            help="Most prompts per batch; fewer where they do not fit the memory.",
+            min=1,
+            max=4096,
+            rich_help_panel=RUN,
+        ),
     ] = 8,
     engine: Annotated[
-        EngineName, typer.Option(help="This process, or actors of Ray Data.", rich_help_panel=RUN)
+        EngineName, typer.Option(help="local: run in this process; ray: in actors of Ray Data.", rich_help_panel=RUN)
     ] = EngineName.local,
     concurrency: Annotated[
-        int | None, typer.Option(help="Of Ray: how many actors hold the model.", min=1, rich_help_panel=RUN)
+        int | None, typer.Option(help="Ray: number of actors, each with the model.", min=1, rich_help_panel=RUN)
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(help="Of Ray: by default 1 where the cluster has GPUs.", min=0, max=64, rich_help_panel=RUN),
+        typer.Option(
+            help="Ray: GPUs per actor. Default: 1 if the cluster has GPUs.", min=0, max=64, rich_help_panel=RUN
+        ),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Of clips: frames sampled a second.", rich_help_panel=DATA)] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Of clips: frames at most.", rich_help_panel=DATA)] = 64,
+    fps: Annotated[float, typer.Option(help="Clips: frames sampled per second.", rich_help_panel=DATA)] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Clips: most frames to sample.", rich_help_panel=DATA)] = 64,
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -89,55 +114,62 @@ def check(
     query: options.Query = None,
     profile: options.Profile = None,
     layers: Annotated[
-        str | None, typer.Option(help="Layers of the headline: 18, 14-20, all.", rich_help_panel=options.MAPS)
+        str | None, typer.Option(help="Layers of the headline map: 18, 14-20, all.", rich_help_panel=options.MAPS)
     ] = None,
     heads: Annotated[
-        str | None, typer.Option(help="Heads of the headline: 3,5 or 21.9,21.11.", rich_help_panel=options.MAPS)
+        str | None,
+        typer.Option(help="Heads of the headline map: 3,5 or 21.9,21.11 (layer.head).", rich_help_panel=options.MAPS),
     ] = None,
     by_head: Annotated[
-        bool, typer.Option("--by-head", help="Figures of every head, and heads.png.", rich_help_panel=CHECK)
+        bool, typer.Option("--by-head", help="Also score every head; draws heads.png.", rich_help_panel=CHECK)
     ] = False,
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Score these methods as well: mean,relative,gradient (qvl-attn methods).", rich_help_panel=CHECK
+            help="Also score the maps of these methods: mean,relative,gradient (see qvl-attn methods).",
+            rich_help_panel=CHECK,
         ),
     ] = None,
     faithfulness: Annotated[
         bool,
         typer.Option(
-            "--faithfulness", help="Deletion, insertion and sanity checks of each method's map.", rich_help_panel=CHECK
+            "--faithfulness",
+            help="Test each method's map by deletion, insertion and sanity checks.",
+            rich_help_panel=CHECK,
         ),
     ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="PROFILE.json",
-            help="Rank layers and heads on one half of the pictures, judge on the other, write the best heads here.",
+            help="Rank layers and heads on one half of the pictures, measure them on the other, and write the best "
+            "heads to this file.",
             rich_help_panel=CHECK,
         ),
     ] = None,
     fail_under: FailUnder = None,
     seed: Annotated[
-        int, typer.Option(help="Of the intervals, halves and controls.", min=0, max=2**63 - 1, rich_help_panel=CHECK)
+        int, typer.Option(help="Seed of intervals, halves and controls.", min=0, max=2**63 - 1, rich_help_panel=CHECK)
     ] = 0,
     as_csv: AsCsv = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Ask every question of a data set: was the answer right, and did the model look where the evidence is?
+    """Ask every question of a data set: is the answer right, and did the model look at the evidence?
 
     qvl-attn check questions.jsonl --model demo --out runs/demo
     """
     with (
-        faults(debug=debug, interrupted=f"interrupted; finished rows are kept in {out}: the same command goes on"),
+        handle_errors(
+            debug=debug, interrupted=f"interrupted; finished rows are kept in {out}: run the same command to continue"
+        ),
         progress_bars(shown=not quiet) as progress,
     ):
         if offline:
             go_offline()
         thresholds = parse_thresholds(fail_under)
-        # Imported here: --help and a mistyped word must not wait for torch.
+        # Imported here, so that --help and a mistyped option need not wait for torch.
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
         from qvl_attn.evaluation.sharding import Shard
@@ -152,7 +184,7 @@ def check(
         if engine == "ray" and find_spec("ray") is None:
             raise InputError("--engine ray needs the library ray", "pip install 'qvl-attn[ray]'")
         if engine == "ray" and calibrate:
-            raise InputError("--calibrate keeps the maps of all heads in one process", "leave --engine ray")
+            raise InputError("--calibrate keeps the maps of all heads in one process", "leave out --engine ray")
         check_begun(out)
         if calibrate and not is_finished(out):
             check_new(calibrate, "--calibrate", empty_folder=False)
@@ -168,15 +200,15 @@ def check(
             progress=lambda done: progress("checking the data", done, 0),
         )
         progress("checking the data", len(samples), len(samples))
-        tell = no_op if quiet else say
-        pictures = {shown.identity for one in samples for shown in one.media_refs}
-        tell(f"{len(samples)} samples about {len(pictures)} pictures or clips, all found")
-        workers = _ray_workers(concurrency, gpus_per_worker, tell) if engine == "ray" else None
+        say = no_op if quiet else print_line
+        media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
+        say(f"{len(samples)} samples about {len(media)} pictures or clips; all files found")
+        workers = _ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None
         analyzer = find_model(
             model,
             offline=offline,
             bars=not quiet,
-            tell=tell,
+            say=say,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -184,7 +216,7 @@ def check(
             attn=attn.value,
             **({"place": workers.place} if workers else {}),
         )
-        # Ray tells on stdout of actors that died.
+        # Ray prints to stdout when an actor dies.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
             summary = analyzer.check(
                 samples,
@@ -211,12 +243,12 @@ def check(
                 max_new_tokens=max_new_tokens,
                 workers=workers,
             )
-        tell_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
+        print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         apply_gate(summary, thresholds)
 
 
-def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, tell: Callable[[str], None]) -> RayWorkers:
+def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, say: Callable[[str], None]) -> RayWorkers:
     with importing():
         from qvl_attn.evaluation.ray_workers import RayWorkers
 
-    return RayWorkers(concurrency or 1, gpus_per_worker, tell)
+    return RayWorkers(concurrency or 1, gpus_per_worker, say)

@@ -1,4 +1,4 @@
-"""What reaches the terminal: progress and faults on stderr, data on stdout, exit codes."""
+"""The terminal: progress and errors on stderr, exit codes, signals, and loading with quiet libraries."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.encoder import Encoder
 
-_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-MOST_DETAILS = 50
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+MAX_DETAILS = 50
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def say(message: str) -> None:
-    """A line of progress on stderr."""
+def print_line(message: str) -> None:
+    """Print a line of progress on stderr."""
     stderr.print(Text(plain(message), style="dim"))
 
 
 def no_op(message: str) -> None:
-    """What `--quiet` makes of a line of progress."""
+    """Print nothing: takes the place of `print_line` under `--quiet`."""
     del message
 
 
-def hush_libraries(*, bars: bool) -> None:
-    """Keep the log lines of libraries off the terminal, and their bars where they would not be wanted."""
+def silence_libraries(*, bars: bool) -> None:
+    """Keep log lines of libraries off the terminal, and their progress bars too unless `bars` is set on a terminal."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -52,70 +52,77 @@ def hush_libraries(*, bars: bool) -> None:
         disable_progress_bars()
 
 
-def find_model(model: str, *, offline: bool, bars: bool, tell: Callable[[str], None] = say, **where: Any) -> Analyzer:
-    """Import what a model needs, and get ready to load it; here and not before, since `--help` must not wait for torch.
+def find_model(
+    model: str, *, offline: bool, bars: bool, say: Callable[[str], None] = print_line, **load_options: Any
+) -> Analyzer:
+    """Find a model with `Analyzer.load`. Imports torch only now, since `--help` must not wait for it.
 
     Args:
-        model: as it was typed.
-        offline: never reach for the hub.
-        bars: whether libraries may show theirs.
-        tell: is told what was chosen.
-        where: the other keywords of `Analyzer.load`.
+        model: the value of `--model`.
+        offline: never connect to the Hub.
+        bars: whether libraries may show progress bars.
+        say: called with each line about what was chosen.
+        load_options: the other keywords of `Analyzer.load`.
     """
     with importing():
         from qvl_attn.analyzer import Analyzer
 
-    hush_libraries(bars=bars)
-    return Analyzer.load(model, offline=offline, say=tell, **where)
+    silence_libraries(bars=bars)
+    return Analyzer.load(model, offline=offline, say=say, **load_options)
 
 
-def find_encoder(model: str, *, offline: bool, bars: bool, tell: Callable[[str], None], **where: Any) -> Encoder:
-    """As `find_model`, a vision encoder."""
+def find_encoder(model: str, *, offline: bool, bars: bool, say: Callable[[str], None], **load_options: Any) -> Encoder:
+    """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
     with importing():
         from qvl_attn.encoder import Encoder
 
-    hush_libraries(bars=bars)
-    return Encoder.load(model, offline=offline, say=tell, **where)
+    silence_libraries(bars=bars)
+    return Encoder.load(model, offline=offline, say=say, **load_options)
 
 
 def go_offline() -> None:
-    """Forbid the hub; to be called before anything imports huggingface_hub, which reads this at import."""
+    """Forbid connections to the Hub. Call it before anything imports huggingface_hub, which reads this at import."""
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """While large libraries are imported: signals wait, and nobody looks for garbage in what is there to stay.
+    """Hold back signals while large libraries are imported, and do not collect garbage: imported objects stay.
 
-    Python raises an interrupt wherever it is, and C++ in the middle of an import aborts the process at that.
+    Python raises KeyboardInterrupt at any point, and C++ code aborts the process if that happens during an import.
     """
-    waiting: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in _ENDING}
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: pending.append(number)) for number in _SIGNALS}
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    for number in waiting:
+    for number in pending:
         signal.raise_signal(number)
 
 
 class _Terminated(SystemExit):
-    """By a signal."""
+    """Raised where SIGTERM or SIGHUP arrives."""
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
     raise _Terminated(128 + number)
 
 
 @contextmanager
-def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is kept") -> Iterator[None]:
-    """Known faults become one line and an exit code; SIGTERM and SIGHUP unwind like exceptions: drafts are removed."""
-    signals = [number for number in _ENDING if number != signal.SIGINT]
-    before = [signal.signal(number, _terminated) for number in signals]
+def handle_errors(*, debug: bool, interrupted: str = "interrupted; finished results are kept") -> Iterator[None]:
+    """Print a `QvlAttnError` as one line and exit with its code. Ctrl-C, SIGTERM and SIGHUP unwind, so drafts go.
+
+    Args:
+        debug: print the traceback as well.
+        interrupted: the line to print after Ctrl-C, SIGTERM or SIGHUP.
+    """
+    signals = [number for number in _SIGNALS if number != signal.SIGINT]
+    handlers = [signal.signal(number, _raise_terminated) for number in signals]
     try:
         yield
     except KeyboardInterrupt:
@@ -128,13 +135,13 @@ def faults(*, debug: bool, interrupted: str = "interrupted; what is finished is 
         if debug:
             traceback.print_exc()
         stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
-        for line in error.details[:MOST_DETAILS]:
+        for line in error.details[:MAX_DETAILS]:
             stderr.print(Text(f"  {plain(line)}"))
-        if len(error.details) > MOST_DETAILS:
-            stderr.print(Text(f"  and {len(error.details) - MOST_DETAILS} more"))
+        if len(error.details) > MAX_DETAILS:
+            stderr.print(Text(f"  and {len(error.details) - MAX_DETAILS} more"))
         if error.hint:
             stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
         raise typer.Exit(error.exit_code) from None
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)

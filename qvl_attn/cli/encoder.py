@@ -1,4 +1,4 @@
-"""`qvl-attn encoder`: how the eye itself looks, before a question is asked."""
+"""`qvl-attn encoder`: attention of a vision encoder, without a question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_encoder, go_offline, no_op, say
+from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, no_op, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
 from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
@@ -29,34 +29,37 @@ if TYPE_CHECKING:
 
 
 class OverHeads(StrEnum):
-    """How heads are joined."""
+    """How heads are combined."""
 
     mean = "mean"
     max = "max"
     min = "min"
 
 
-# What a folder of pictures has no use for, and what pictures have none for.
-OF_ONE = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
-OF_CLIPS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start", "end", "source_fps")
+# Options without effect: the first two groups for a folder of pictures, the second for single pictures.
+SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
+CLIP_OPTIONS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start", "end", "source_fps")
 
 
 def encoder(
     ctx: typer.Context,
     media: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MEDIA...", help="Pictures, clips, or folders of numbered frames (a clip each)."),
+        typer.Argument(metavar="MEDIA...", help="Pictures, clips, or folders of numbered frames (each one a clip)."),
     ] = None,
     input_dir: Annotated[
         Path | None,
-        typer.Option(help="A folder of pictures instead: figures with mean and spread. Its sub-folders are classes."),
+        typer.Option(
+            help="A folder of pictures, in place of MEDIA: figures with mean and spread. Sub-folders are classes."
+        ),
     ] = None,
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
-            help="Id or folder of a Qwen2.5-VL, CLIP, SigLIP, ViT, DINO or DINOv2; 'demo' is embedded.",
+            help="Hugging Face id or local folder of a Qwen2.5-VL, CLIP, SigLIP, ViT, DINO or DINOv2; 'demo' is the "
+            "embedded model.",
             rich_help_panel=MODEL,
         ),
     ] = DEFAULT_MODEL,
@@ -68,8 +71,8 @@ def encoder(
     max_pixels: Annotated[
         int | None,
         typer.Option(
-            help="Largest size a picture is resized to, in pixels. An encoder of squares then gets it whole and "
-            "oblong, its positions interpolated.",
+            help="Pictures are resized to at most this many pixels. An encoder of square inputs then gets the whole "
+            "picture in its own proportions, with interpolated positions.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -77,45 +80,54 @@ def encoder(
         list[str] | None,
         typer.Option(
             metavar="X,Y",
-            help="Where the patch at this pixel looks, and what is like it; repeatable.",
+            help="Show where the patch at this pixel of the picture looks, and which patches are similar; repeatable.",
             rich_help_panel=MAPS,
         ),
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="The layer whose heads are shown one by one. Default: the last.", rich_help_panel=MAPS),
+        typer.Option(help="Layer whose heads are drawn one by one. Default: the last.", rich_help_panel=MAPS),
     ] = None,
     over: Annotated[
-        OverHeads, typer.Option(help="How heads are joined in the maps of layers.", rich_help_panel=MAPS)
+        OverHeads, typer.Option(help="How the maps of layers combine the heads.", rich_help_panel=MAPS)
     ] = OverHeads.mean,
     embeddings: Annotated[
         str | None,
         typer.Option(
-            help="pca, tsne or pca,tsne of the patches (pip install 'qvl-attn\\[embeddings]').", rich_help_panel=MAPS
+            help="Project the patches: pca, tsne or pca,tsne (pip install 'qvl-attn\\[embeddings]').",
+            rich_help_panel=MAPS,
         ),
     ] = None,
     saliency: Annotated[
         bool,
         typer.Option(
-            "--saliency", help="Grad-CAM and attention x gradient: for a class, or for --text.", rich_help_panel=MAPS
+            "--saliency",
+            help="Grad-CAM and attention x gradient, for a class (--label) or a text (--text).",
+            rich_help_panel=MAPS,
         ),
     ] = False,
     text: Annotated[
         list[str] | None,
-        typer.Option(help='With --saliency, of CLIP and SigLIP: "a photo of a cat"; repeatable.', rich_help_panel=MAPS),
+        typer.Option(
+            help='With --saliency, for CLIP and SigLIP: a text such as "a photo of a cat"; repeatable.',
+            rich_help_panel=MAPS,
+        ),
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(help="With --saliency: a class, by name or number. Default: the likeliest.", rich_help_panel=MAPS),
+        typer.Option(
+            help="With --saliency: a class, by name or number. Default: the most likely class.", rich_help_panel=MAPS
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of t-SNE.", min=0, max=2**31 - 1, rich_help_panel=MAPS)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of t-SNE.", min=0, max=2**31 - 1, rich_help_panel=MAPS)] = 0,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,
     start: options.Start = 0.0,
     end: options.End = None,
     source_fps: options.SourceFps = 24.0,
     scale: Annotated[
-        ScaleChoice, typer.Option(help="Of a clip: one scale, or one for each frame.", rich_help_panel=DRAWING)
+        ScaleChoice,
+        typer.Option(help="Clips: one colour scale for the clip, or one per frame.", rich_help_panel=DRAWING),
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
@@ -128,30 +140,33 @@ def encoder(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Folder for the results; with --input-dir, of the run.", rich_help_panel=OUTPUT
+            "--out",
+            "-o",
+            help="Folder that holds the results; with --input-dir, the folder of the run.",
+            rich_help_panel=OUTPUT,
         ),
     ] = Path("qvl-attn-out"),
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Only the folders, or the JSON.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="Print only the folders, or the JSON.", rich_help_panel=OUTPUT)
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """See how a vision encoder looks at a picture: each layer, each head, each patch. No question is asked.
+    """Show where a vision encoder looks in a picture: each layer, each head, each patch. No question is asked.
 
     qvl-attn encoder cats.png --model openai/clip-vit-large-patch14-336
     """
-    with faults(debug=debug), progress_bars(shown=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(shown=not quiet) as progress:
         if offline:
             go_offline()
         if bool(media) == (input_dir is not None):
             raise InputError(
-                "want pictures or --input-dir, and not both" if media else "no picture",
+                "pictures and --input-dir: give one, not both" if media else "no picture",
                 "qvl-attn encoder cats.png, or --input-dir photos/",
             )
-        points = tuple(_point(one) for one in at or [])
-        # Imported here: --help and a mistyped word must not wait for torch.
+        points = tuple(_parse_point(value) for value in at or [])
+        # Imported here, so that --help and a mistyped option need not wait for torch.
         from qvl_attn.core.files import check_writable
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_run import list_pictures
@@ -165,13 +180,13 @@ def encoder(
             max_pixels=max_pixels,
             layer=layer,
             over=over.value,
-            embeddings=tuple(one.strip() for one in embeddings.split(",")) if embeddings else (),
+            embeddings=tuple(name.strip() for name in embeddings.split(",")) if embeddings else (),
             saliency=saliency,
             texts=tuple(text or ()),
             label=label,
             seed=seed,
         )
-        how = ClipSettings(fps, max_frames, start, end, source_fps)
+        clip_settings = ClipSettings(fps, max_frames, start, end, source_fps)
         drawing = drawing_of(
             colormap,
             interp,
@@ -186,20 +201,20 @@ def encoder(
         if embeddings:
             check_available()
         if input_dir is not None:
-            _refuse(ctx, (*OF_ONE, *OF_CLIPS), "is for single pictures and clips, not for --input-dir")
+            _refuse(ctx, (*SINGLE_OPTIONS, *CLIP_OPTIONS), "is for single pictures and clips, not for --input-dir")
             if overwrite:
-                raise InputError("--overwrite: a run over a folder is gone on with, not replaced", "name another --out")
+                raise InputError("--overwrite: a run over a folder is continued, not replaced", "name another --out")
             list_pictures(input_dir, out)
-        for one in media or []:
-            _check_opens(one, how)
-        if media and not any(moves(one) for one in media):
-            _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and there is none")
+        for path in media or []:
+            _check_opens(path, clip_settings)
+        if media and not any(moves(path) for path in media):
+            _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
         check_writable(out)
         encoder = find_encoder(
             model,
             offline=offline,
             bars=not quiet,
-            tell=no_op if quiet else say,
+            say=no_op if quiet else print_line,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -210,13 +225,15 @@ def encoder(
             summary = encode_folder(encoder, input_dir, out, settings, progress)
             print_folder_run(summary, out, as_json=as_json, quiet=quiet)
             return
-        # Every fault of a picture that can be known before the weights are loaded. Pictures are large: none is kept.
-        for one in media or []:
-            if not moves(one):
-                encoder.read(_picture(one), settings)
-        for one in media or []:
+        # Find faults of the pictures before the weights are loaded. Pictures are large, so none is kept.
+        for path in media or []:
+            if not moves(path):
+                encoder.read(_load_picture(path), settings)
+        for path in media or []:
             print_encoder_result(
-                *_look(encoder, one, settings, how, drawing, out, progress, overwrite), as_json=as_json, quiet=quiet
+                *_encode_or_load(encoder, path, settings, clip_settings, drawing, out, progress, overwrite),
+                as_json=as_json,
+                quiet=quiet,
             )
 
 
@@ -224,7 +241,7 @@ def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
     """Refuse options that would have no effect.
 
     Raises:
-        InputError: one of them was given.
+        InputError: one of these options was given.
     """
     for name in names:
         source = ctx.get_parameter_source(name)
@@ -232,72 +249,72 @@ def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} {why}", "leave it out")
 
 
-def _point(typed: str) -> tuple[float, float]:
-    """A place as it was typed.
+def _parse_point(typed: str) -> tuple[float, float]:
+    """Parse `x,y`.
 
     Raises:
         InputError: not two numbers.
     """
     try:
-        x, y = (float(one) for one in typed.split(","))
+        x, y = (float(value) for value in typed.split(","))
     except ValueError:
         raise InputError(f"--at {typed}: want x,y in pixels of the picture", "such as --at 320,240") from None
     return x, y
 
 
-def _picture(name: str) -> Media:
+def _load_picture(path: str) -> Media:
     from qvl_attn.media.image import load_picture
 
     with suppress_stderr():
-        return load_picture(name)
+        return load_picture(path)
 
 
-def _check_opens(name: str, how: ClipSettings) -> None:
-    """Find out whether a picture can be read, and whether a clip can be opened and has the frames that are wanted.
+def _check_opens(path: str, clip_settings: ClipSettings) -> None:
+    """Check that a picture can be read, or that a clip can be opened and has the requested frames.
 
     Raises:
-        InputError: not so.
+        InputError: it cannot, or has not.
     """
     from qvl_attn.media.image import moves
     from qvl_attn.media.sampling import plan_frames
     from qvl_attn.media.video import open_clip
 
-    if not moves(name):
-        _picture(name)
+    if not moves(path):
+        _load_picture(path)
         return
     with suppress_stderr():
-        plan_frames(open_clip(name, how.source_fps), how)
+        plan_frames(open_clip(path, clip_settings.source_fps), clip_settings)
 
 
-def _look(
+def _encode_or_load(
     encoder: Encoder,
-    name: str,
+    path: str,
     settings: EncoderSettings,
-    how: ClipSettings,
+    clip_settings: ClipSettings,
     drawing: Drawing,
     out: Path,
     progress: Progress,
     overwrite: bool,
 ) -> tuple[EncoderResult, Path, bool]:
-    """A look, its folder, and whether it was there already."""
+    """Return an encoder result, its folder, and whether it existed already."""
     from qvl_attn.core.errors import ResultExistsError
     from qvl_attn.encoders.inputs import load_encoder_clip
     from qvl_attn.encoders.result import EncoderResult, request_folder
     from qvl_attn.media.image import moves
     from qvl_attn.results.store import is_complete
 
-    if moves(name):
-        settings = replace(settings, clip=how)
-        media = load_encoder_clip(encoder.spec, encoder.processor, name, how, settings, progress)
+    if moves(path):
+        settings = replace(settings, clip=clip_settings)
+        media = load_encoder_clip(encoder.spec, encoder.processor, path, clip_settings, settings, progress)
     else:
-        media = _picture(name)
+        media = _load_picture(path)
     folder = request_folder(out, media, settings, drawing, encoder.provenance)
     if overwrite or not is_complete(folder):
         result = encoder.encode(media, settings, progress)
         try:
             result.save(out, drawing, overwrite=overwrite, progress=progress)
             return result, folder, False
-        except ResultExistsError:  # another run finished the same one meanwhile
+        except ResultExistsError:  # another run has finished the same result meanwhile
             pass
-    kept = EncoderResult.load(folder)
-    return replace(kept, media=replace(kept.media, source=media.source)), folder, True
+    saved = EncoderResult.load(folder)
+    return replace(saved, media=replace(saved.media, source=media.source)), folder, True

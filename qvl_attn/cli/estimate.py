@@ -1,4 +1,4 @@
-"""`qvl-attn estimate`: what a question will cost, before any weights are loaded."""
+"""`qvl-attn estimate`: tokens and memory of a question. Loads no weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, go_offline, hush_libraries, importing
+from qvl_attn.cli.console import go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.text import plain
@@ -24,9 +24,9 @@ FITS = {True: "fits", False: "does not fit", None: "not known"}
 def estimate(
     media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
     image: Annotated[
-        list[str] | None, typer.Option("--image", "-i", help="A further picture for the same prompt; repeatable.")
+        list[str] | None, typer.Option("--image", "-i", help="Another picture in the same prompt; repeatable.")
     ] = None,
-    question: Annotated[str, typer.Option(help="The question about it.")] = "Describe this image.",
+    question: Annotated[str, typer.Option(help="Question about the picture.")] = "Describe this image.",
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -39,19 +39,20 @@ def estimate(
     profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say how many tokens a question is and how much memory each way of answering it takes. Loads no weights.
+    """Estimate the tokens of a question, and the memory that each kind of attention needs. Loads no weights.
 
-    The usual way is transformers' own: eager attention that returns all matrices of all layers, which are then stacked.
+    "The usual way" is that of transformers: eager attention that returns the matrices of all layers, which are then
+    stacked.
 
     qvl-attn estimate cats.png --model demo
     """
-    with faults(debug=debug):
+    with handle_errors(debug=debug):
         if offline:
             go_offline()
-        # Imported here: --help and a mistyped path must not wait for torch.
+        # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.media.image import load_picture
 
         with suppress_stderr():
@@ -60,11 +61,11 @@ def estimate(
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import choose_placement, find_checkpoint, load_config
 
-        hush_libraries(bars=not as_json)
+        silence_libraries(bars=not as_json)
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
         config = load_config(checkpoint)
         analyzer = Analyzer(checkpoint, config, choose_placement(config, device, dtype, must_fit=False))
-        found = analyzer.estimate(
+        result = analyzer.estimate(
             pictures,
             question,
             profile=profile,
@@ -75,18 +76,18 @@ def estimate(
             max_pixels=max_pixels,
             max_new_tokens=max_new_tokens,
         )
-        report = _report(analyzer, found)
+        report = _report(analyzer, result)
         typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
 
 
-def _report(analyzer: Analyzer, found: Estimate) -> dict[str, Any]:
+def _report(analyzer: Analyzer, result: Estimate) -> dict[str, Any]:
     return {
         "model": analyzer.checkpoint.name,
         "revision": analyzer.checkpoint.revision,
         "dtype": analyzer.placement.dtype,
         "device": analyzer.placement.device,
-        "weight_bytes": found.weight_bytes,
-        "free_bytes": found.free_bytes,
+        "weight_bytes": result.weight_bytes,
+        "free_bytes": result.free_bytes,
         "pictures": [
             {
                 "name": name,
@@ -96,20 +97,20 @@ def _report(analyzer: Analyzer, found: Estimate) -> dict[str, Any]:
                 "columns": grid.shape[2],
                 "vision_tokens": grid.cells,
             }
-            for name, size_px, grid in found.pictures
+            for name, size_px, grid in result.pictures
         ],
-        "vision_tokens": found.job.cells,
-        "prompt_tokens": found.job.tokens,
-        "max_new_tokens": found.job.new_tokens,
-        "context": found.context,
+        "vision_tokens": result.job.cells,
+        "prompt_tokens": result.job.tokens,
+        "max_new_tokens": result.job.new_tokens,
+        "context": result.context,
         "ways": {
-            way: {"bytes": needed, "with_weights_bytes": needed + found.weight_bytes, "fits": found.fits(way)}
-            for way, needed in found.needed_bytes.items()
+            way: {"bytes": needed, "with_weights_bytes": needed + result.weight_bytes, "fits": result.fits(way)}
+            for way, needed in result.needed_bytes.items()
         },
-        "attention": found.attention,
-        "reason": found.reason,
-        "faults": found.faults,
-        "max_pixels": found.max_pixels,
+        "attention": result.attention,
+        "reason": result.reason,
+        "faults": result.faults,
+        "max_pixels": result.max_pixels,
     }
 
 
@@ -130,15 +131,15 @@ def _table(report: dict[str, Any]) -> str:
         f"the context is {report['context']}",
         f"free      {free} beside the weights",
         "",
-        f"{'attention':<16}{'beside the weights':>20}{'with them':>14}",
+        f"{'attention':<16}{'beside the weights':>20}{'with weights':>14}",
     ]
     for way, cost in report["ways"].items():
         sizes = f"{_size(cost['bytes']):>20}{_size(cost['with_weights_bytes']):>14}"
         lines.append(f"{NAMES[way]:<16}{sizes}   {FITS[cost['fits']]}")
     lines += ["", f"--attn auto takes {report['attention']}: {report['reason']}"]
-    lines += [f"cannot be asked so: {fault}" for fault in report["faults"]]
+    lines += [f"cannot be asked: {fault}" for fault in report["faults"]]
     if len(report["faults"]) > 1 and report["max_pixels"]:
-        lines.append(f"--max-pixels {report['max_pixels']} is small enough for all of it")
+        lines.append(f"--max-pixels {report['max_pixels']} makes all of it fit")
     return "\n".join(plain(line) for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What a summary is told as, and whether it is good enough: for the commands that end in one."""
+"""For the commands that end in a summary: print it, and exit with 1 if it fails `--fail-under`."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from typing import Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import say
+from qvl_attn.cli.console import print_line
 from qvl_attn.cli.tables import check_table
 from qvl_attn.core.errors import InputError
 
 CHECK = "Figures"
-# Beyond it a run has failed, whatever the figures of the others.
-MOST_ERRORS = 0.1
-# Of `--fail-under`: the answers, or a figure of the headline.
+# A run with a larger share of errors fails, whatever its figures.
+MAX_ERROR_SHARE = 0.1
+# The figures of `--fail-under`: answer accuracy, and figures of the headline map.
 GATED_FIGURES = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
 
 FailUnder = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIGURE=X", help=f"Exit 1 below it: {', '.join(GATED_FIGURES)}.", rich_help_panel=CHECK),
+    typer.Option(
+        metavar="FIGURE=X",
+        help=f"Exit with 1 if a figure is below X: {', '.join(GATED_FIGURES)}.",
+        rich_help_panel=CHECK,
+    ),
 ]
-AsCsv = Annotated[bool, typer.Option("--csv", help="scores.csv as well.", rich_help_panel=options.OUTPUT)]
-AsJson = Annotated[bool, typer.Option("--json", help="summary.json on stdout.", rich_help_panel=options.OUTPUT)]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Also write scores.csv.", rich_help_panel=options.OUTPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json on stdout.", rich_help_panel=options.OUTPUT)]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Only the path of summary.json.", rich_help_panel=options.OUTPUT)
+    bool, typer.Option("--quiet", "-q", help="Print only the path of summary.json.", rich_help_panel=options.OUTPUT)
 ]
 
 
-def tell_summary(summary: dict[str, Any], out: Path, profile: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """On stdout."""
+def print_summary(summary: dict[str, Any], out: Path, profile: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Print a summary on stdout: as a table, as JSON, or only the path of its file."""
     if as_json:
         typer.echo(json.dumps(summary, allow_nan=False))
     elif quiet:
@@ -41,36 +45,38 @@ def tell_summary(summary: dict[str, Any], out: Path, profile: Path | None, *, as
 
 
 def parse_thresholds(typed: list[str] | None) -> dict[str, float]:
-    """What `--fail-under` was given.
+    """Parse the values of `--fail-under` into thresholds by figure.
 
     Raises:
-        InputError: no figure, or no number.
+        InputError: an unknown figure, or no number.
     """
     thresholds = {}
-    for one in typed or []:
-        name, _, value = one.partition("=")
+    for item in typed or []:
+        name, _, value = item.partition("=")
         try:
             thresholds[name] = float(value)
         except ValueError:
             thresholds[name] = float("nan")
         if name not in GATED_FIGURES or not -1e9 < thresholds[name] < 1e9:
-            raise InputError(f"--fail-under {one}: want FIGURE=NUMBER", f"figures: {', '.join(GATED_FIGURES)}")
+            raise InputError(f"--fail-under {item}: want FIGURE=NUMBER", f"figures: {', '.join(GATED_FIGURES)}")
     return thresholds
 
 
 def apply_gate(summary: dict[str, Any], thresholds: dict[str, float]) -> None:
-    """Leave with exit code 1 where too many samples have no score, or a bar is missed; each is said."""
-    missed = summary["errors"] > MOST_ERRORS * summary["samples"]
-    if missed:
-        say(f"{summary['errors']} of {summary['samples']} samples have no score: see status and error in scores.jsonl")
-    found = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
-    for name, least in thresholds.items():
-        value = found.get(name, {}).get("mean")
-        if name == "pointing" and value is not None:  # what could not be scored was not hit
-            value *= found[name]["n"] / (found[name]["n"] + summary["errors_with_boxes"])
-        if value is None or value < least:
-            missed = True
-            is_so = "there is no such figure" if value is None else f"it is {value:.4g}"
-            say(f"--fail-under {name}={least:g}: {is_so}")
-    if missed:
+    """Exit with 1 if too many samples have no score or a threshold is missed; print each reason."""
+    failed = summary["errors"] > MAX_ERROR_SHARE * summary["samples"]
+    if failed:
+        print_line(
+            f"{summary['errors']} of {summary['samples']} samples have no score: see status and error in scores.jsonl"
+        )
+    figures = {**summary["headline"], "accuracy": summary["accuracy"] or {}}
+    for name, threshold in thresholds.items():
+        value = figures.get(name, {}).get("mean")
+        if name == "pointing" and value is not None:  # samples without a score count as misses
+            value *= figures[name]["n"] / (figures[name]["n"] + summary["errors_with_boxes"])
+        if value is None or value < threshold:
+            failed = True
+            reason = "there is no such figure" if value is None else f"it is {value:.4g}"
+            print_line(f"--fail-under {name}={threshold:g}: {reason}")
+    if failed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Options that several commands share, each written once, and what they become."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL, MAPS, OUTPUT, DRAWING, CLIP = "Model", "Attention", "Output", "Drawing", 
 
 
 class EngineName(StrEnum):
-    """Where the model of a check works."""
+    """Where `check` runs the model."""
 
     local = "local"
     ray = "ray"
@@ -33,7 +33,7 @@ class AttnMode(StrEnum):
 
 
 class HeadDtype(StrEnum):
-    """Precisions of heads that are kept apart."""
+    """Precisions of heads that are stored one by one."""
 
     float32 = "float32"
     float16 = "float16"
@@ -48,83 +48,96 @@ class Colors(StrEnum):
 
 
 class Cells(StrEnum):
-    """How cells become pixels."""
+    """How the values of cells are drawn as pixels."""
 
     linear = "linear"
     cells = "cells"
 
 
 class DenoiseFilter(StrEnum):
-    """Filters of maps."""
+    """Filters of heat maps."""
 
     median = "median"
     rank_gaussian = "rank-gaussian"
 
 
-def _option(kind: Any, text: str, panel: str, *names: str, **more: Any) -> Any:
-    return Annotated[kind, typer.Option(*names, help=text, rich_help_panel=panel, **more)]
+def _option(value_type: Any, text: str, panel: str, *names: str, **limits: Any) -> Any:
+    return Annotated[value_type, typer.Option(*names, help=text, rich_help_panel=panel, **limits)]
 
 
-Model = _option(str, "Hugging Face id or folder; 'demo' is embedded.", MODEL, "--model", "-m")
-Revision = _option(str | None, "Branch, tag or commit of a hub model.", MODEL)
-Device = _option(str, "auto, cpu, cuda, cuda:1.", MODEL)
+Model = _option(str, "Hugging Face id or local folder; 'demo' is the embedded model.", MODEL, "--model", "-m")
+Revision = _option(str | None, "Branch, tag or commit of a model on the Hugging Face Hub.", MODEL)
+Device = _option(str, "auto, cpu, cuda or cuda:1.", MODEL)
 DeviceMap = _option(str | None, "auto: spread the model over several GPUs.", MODEL)
-Dtype = _option(str, "auto, float32, bfloat16, float16.", MODEL)
+Dtype = _option(str, "auto, float32, bfloat16 or float16.", MODEL)
 Attn = _option(
-    AttnMode, "eager: the reference; rows: what is shown, beside SDPA; auto: eager in float32 where it fits.", MODEL
+    AttnMode,
+    "eager: eager attention, the reference; rows: SDPA, and the rows that are shown computed beside it; "
+    "auto: eager in float32 where it fits the memory, else rows.",
+    MODEL,
 )
-Offline = _option(bool, "Never reach for the hub.", MODEL, "--offline")
-System = _option(str | None, "System prompt.", MODEL)
-MinPixels = _option(int | None, "Smallest size a picture or frame is resized to, in pixels.", MODEL)
-MaxPixels = _option(int | None, "Largest size a picture is resized to, in pixels.", MODEL)
-MaxNewTokens = _option(int, "Where an answer is cut.", MODEL)
-Seed = _option(int, "For torch; answers are greedy.", MODEL, min=-(2**63), max=2**63 - 1)
-Prompts = Annotated[str | None, typer.Option(help="A set of questions: a JSONL file, or the name of a set that ships.")]
+Offline = _option(bool, "Never connect to the Hugging Face Hub.", MODEL, "--offline")
+System = _option(str | None, "System prompt, in place of the template's.", MODEL)
+MinPixels = _option(int | None, "Pictures and frames are resized to at least this many pixels.", MODEL)
+MaxPixels = _option(int | None, "Pictures are resized to at most this many pixels.", MODEL)
+MaxNewTokens = _option(int, "Longest answer, in tokens.", MODEL)
+Seed = _option(int, "Seed for torch; answers are greedy.", MODEL, min=-(2**63), max=2**63 - 1)
+Prompts = Annotated[
+    str | None, typer.Option(help="A set of questions: a JSONL file, or a built-in set (see qvl-attn prompts).")
+]
 Query = _option(
-    str | None, "Whose attention: question, last, answer, text:WORDS. Default: the profile's, else question.", MAPS
+    str | None,
+    "Tokens whose attention is shown: question, last, answer or text:WORDS. Default: the profile's, else question.",
+    MAPS,
 )
 Profile = _option(
     str | None,
-    "Layers or heads of the headline: a name, a file, none. Default: the one for the model.",
+    "Layers or heads of the headline map: the name of a profile, a file, or none. Default: the profile for this model.",
     MAPS,
 )
-Fps = _option(float, "Frames sampled a second.", CLIP)
-MaxFrames = _option(int, "Frames sampled at most; beyond it further apart.", CLIP)
-Start = _option(float, "Where to begin, in seconds.", CLIP)
-End = _option(float | None, "Where to end, in seconds.", CLIP)
-SourceFps = _option(float, "Of a folder of frames: numbers in their names a second.", CLIP)
+Fps = _option(float, "Frames sampled per second.", CLIP)
+MaxFrames = _option(int, "Most frames to sample; a longer clip is sampled more sparsely.", CLIP)
+Start = _option(float, "Start of the part to sample, in seconds.", CLIP)
+End = _option(float | None, "End of the part to sample, in seconds. Default: the clip's end.", CLIP)
+SourceFps = _option(float, "For a folder of frames: how many frame numbers make one second.", CLIP)
 Layers = _option(
-    str | None, "all, 18, 14-20 or 4,8,12: captured and averaged. Default: all, headline 50-85 % of the depth.", MAPS
+    str | None,
+    "Layers to capture and average: all, 18, 14-20 or 4,8,12. Default: capture all; average those of the profile, or "
+    "those at 50-85 % of the depth.",
+    MAPS,
 )
-Heads = _option(str | None, "3,5 or 21.9,21.11 (layer.head).", MAPS)
-Method = _option(str | None, "How the map is made: mean, relative, gradient, ... (qvl-attn methods).", MAPS)
+Heads = _option(str | None, "Heads to average, also stored one by one: 3,5 or 21.9,21.11 (layer.head).", MAPS)
+Method = _option(
+    str | None, "How the headline map is computed: mean, relative, gradient, ... (see qvl-attn methods).", MAPS
+)
 Faithfulness = _option(
-    bool, "Does the map hold? Deletion, insertion, sanity checks; some hundred passes more.", MAPS, "--faithfulness"
+    bool,
+    "Test the map by deletion, insertion and sanity checks: some hundred more passes.",
+    MAPS,
+    "--faithfulness",
 )
-Denoise = _option(
-    DenoiseFilter | None, "A filter of the cells' map, 3x3: median, or the rank Gaussian of TAM.", DRAWING
-)
-StoreHeads = _option(HeadDtype, "Of heads kept apart; float16 rounds by 2^-11 at most.", MAPS)
-Answer = _option(str | None, "Maps and log-probability of this answer, teacher-forced.", MAPS)
-Colormap = _option(Colors, "Colours.", DRAWING)
-Alpha = _option(float, "Weight of the colours, 0 to 1.", DRAWING)
-Interp = _option(Cells, "Interpolated, or each cell as its box.", DRAWING)
-Blur = _option(float, "Gaussian sigma, in cells.", DRAWING)
-Smooth = _option(bool, "Of a clip: mix maps by time between sampled frames.", DRAWING, "--smooth")
-SideBySide = _option(bool, "The clip beside its heat map.", DRAWING, "--side-by-side")
-TopPercent = _option(float, "Colour only this share of the cells, the strongest.", DRAWING)
-DrawSize = _option(str, "Longest side of a drawn picture in pixels, or 'full'.", DRAWING)
-Out = _option(Path, "Folder for the results.", OUTPUT, "--out", "-o")
+Denoise = _option(DenoiseFilter | None, "Filter the map over 3x3 cells: median, or the rank Gaussian of TAM.", DRAWING)
+StoreHeads = _option(HeadDtype, "Precision of heads that are stored one by one; float16 rounds by 2^-11 at most.", MAPS)
+Answer = _option(str | None, "Teacher-force this answer: show its maps and its log-probability.", MAPS)
+Colormap = _option(Colors, "Colour map.", DRAWING)
+Alpha = _option(float, "Opacity of the colours, 0 to 1.", DRAWING)
+Interp = _option(Cells, "linear: interpolate between cells; cells: draw each cell as a box.", DRAWING)
+Blur = _option(float, "Gaussian blur of the map: sigma in cells.", DRAWING)
+Smooth = _option(bool, "Clips: blend the maps of sampled frames over time.", DRAWING, "--smooth")
+SideBySide = _option(bool, "Clips: draw the clip next to its heat map.", DRAWING, "--side-by-side")
+TopPercent = _option(float, "Colour only the strongest cells: this percentage of all.", DRAWING)
+DrawSize = _option(str, "Longest side of drawn pictures in pixels, or 'full'.", DRAWING)
+Out = _option(Path, "Folder that holds the results.", OUTPUT, "--out", "-o")
 Overwrite = _option(bool, "Replace an identical result.", OUTPUT, "--overwrite")
-Json = _option(bool, "One JSON object a question on stdout.", OUTPUT, "--json")
-Quiet = _option(bool, "Only the answers, or the JSON.", OUTPUT, "--quiet", "-q")
+Json = _option(bool, "Print one JSON object per result on stdout.", OUTPUT, "--json")
+Quiet = _option(bool, "Print only the answers, or the JSON.", OUTPUT, "--quiet", "-q")
 Debug = _option(bool, "Show tracebacks.", OUTPUT, "--debug")
 
 
 def drawing_of(
-    colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **others: Any
+    colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **fields: Any
 ) -> Drawing:
-    """How to draw, as it was typed.
+    """Return the drawing options as a `Drawing`; `fields` are its other fields.
 
     Raises:
         InputError: a value out of range.
@@ -138,5 +151,5 @@ def drawing_of(
         interp=interp.value,
         denoise=denoise and denoise.value,
         draw_size_px=0 if draw_size == "full" else int(draw_size),
-        **others,
+        **fields,
     )

@@ -1,4 +1,4 @@
-"""From questions as they were typed to results in their folders, and what is printed of them."""
+"""Read the questions, find or compute their results, and print them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qvl_attn.cli.console import say
+from qvl_attn.cli.console import print_line
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 from qvl_attn.core.runtime import describe_memory
 from qvl_attn.core.text import plain, shortened
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 
 
 def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
-    """The questions that were typed and those of a set, each once.
+    """Return the typed questions and those of a set, without duplicates.
 
     Args:
-        questions: as they were typed.
+        questions: the typed questions.
         prompts: a set of questions.
-        example: what to type where there is no question.
-        instead: what to do with a file that stands where a question belongs; `{}` is its name.
+        example: hint if there is no question: a command to type.
+        instead: hint if a question is the name of a file; `{}` is replaced by the name.
 
     Raises:
-        InputError: none at all, or a file where a question belongs.
+        InputError: there is no question, or a file is given in place of one.
     """
     for question in questions:
         if os.path.isfile(question):  # pathlib raises on names that are too long  # noqa: PTH113
-            raise InputError(f"{question!r} is a file, and stands where a question belongs", instead.format(question))
-    asked = list(questions)
+            raise InputError(f"{question!r} is a file, and a question belongs here", instead.format(question))
+    texts = list(questions)
     if prompts is not None:
         from qvl_attn.evaluation.data.question_sets import load_prompts
 
-        asked += [item.question for item in load_prompts(prompts)]
-    if not asked:
+        texts += [item.question for item in load_prompts(prompts)]
+    if not texts:
         raise InputError("no question", f"{example}, or --prompts FILE")
-    once = list(dict.fromkeys(asked))
-    if len(once) < len(asked):
-        say(f"{len(asked)} questions, {len(once)} different ones: each is answered once")
-    return once
+    unique = list(dict.fromkeys(texts))
+    if len(unique) < len(texts):
+        print_line(f"{len(texts)} questions, {len(unique)} of them different: each is answered once")
+    return unique
 
 
 def folder_of(
@@ -65,68 +65,68 @@ def folder_of(
     out: Path,
     overwrite: bool,
 ) -> Path:
-    """Where a question's result goes, or is: with `auto` one that was made the other way serves as well.
+    """Return the folder of a question's result. With `--attn auto` a saved result of either kind of attention is used.
 
     Args:
-        analyzer: that answers it.
-        prompt: of the question, or one of its prompts.
-        media: what the question is about.
+        analyzer: the model that answers.
+        prompt: the question, or one of its prompts.
+        media: the pictures or the clip of the question.
         drawing: how the result is drawn.
-        out: the folder that holds results.
-        overwrite: whether it is to be made again.
+        out: the folder that holds the results.
+        overwrite: whether an existing result is computed again.
     """
     from qvl_attn.results.store import is_complete
     from qvl_attn.vqa.result import request_folder
 
-    ways = [prompt.attention]
+    attention_modes = [prompt.attention]
     if analyzer.attn == "auto" and analyzer.placement.dtype == "float32" and not overwrite:
-        ways += ["rows" if prompt.attention == "eager" else "eager"]
+        attention_modes += ["rows" if prompt.attention == "eager" else "eager"]
     folders = []
-    for way in ways:
-        made_by = analyzer.made_by(prompt) | {"attention": way}
-        folders.append(request_folder(out, media, prompt.prompt.question, prompt.settings, drawing, made_by))
+    for attention in attention_modes:
+        provenance = analyzer.made_by(prompt) | {"attention": attention}
+        folders.append(request_folder(out, media, prompt.prompt.question, prompt.settings, drawing, provenance))
     return next((folder for folder in folders if is_complete(folder)), folders[0])
 
 
-def results(
+def iterate_results(
     folders: Sequence[Path],
     answer: Callable[[list[int]], Iterator[tuple[int, Result]]],
     save: Callable[[Result], Path],
     overwrite: bool,
 ) -> Iterator[tuple[Result, Path, bool]]:
-    """Each question's result in the order in which they were asked, its folder, and whether it was there already.
+    """Yield (result, folder, whether it existed already) for each question, in the order of the folders.
 
     Args:
-        folders: one a question.
-        answer: answers the questions of these numbers, each with its place among them.
+        folders: one per question.
+        answer: called with the indices of the questions to answer; yields (position in this list, result).
         save: writes a result.
-        overwrite: whether those that are there are made again.
+        overwrite: whether existing results are computed again.
     """
     from qvl_attn.results.store import is_complete
     from qvl_attn.vqa.result import Result
 
-    there = [is_complete(folder) and not overwrite for folder in folders]
-    missing = [i for i, done in enumerate(there) if not done]
+    reused = [is_complete(folder) and not overwrite for folder in folders]
+    missing = [i for i, is_reused in enumerate(reused) if not is_reused]
     answers = answer(missing)
-    saved: dict[int, Result] = {}
+    computed: dict[int, Result] = {}
     for i, folder in enumerate(folders):
-        while not there[i] and i not in saved:
-            at, result = next(answers)
+        while not reused[i] and i not in computed:
+            position, result = next(answers)
             try:
                 save(result)
-                saved[missing[at]] = result
-            except ResultExistsError:  # another run finished the same one meanwhile
-                there[missing[at]] = True
-        yield (Result.load(folder), folder, True) if there[i] else (saved.pop(i), folder, False)
+                computed[missing[position]] = result
+            except ResultExistsError:  # another run has finished the same result meanwhile
+                reused[missing[position]] = True
+        yield (Result.load(folder), folder, True) if reused[i] else (computed.pop(i), folder, False)
 
 
-def tell_of_all(folders: Sequence[Path], *, quiet: bool) -> None:
-    """How several results become one page."""
+def print_side_by_side(folders: Sequence[Path], *, quiet: bool) -> None:
+    """Print the command that makes one page of several results."""
     if len(folders) > 1 and not quiet:
-        say(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
+        print_line(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
 
 
-def tell(
+def print_result(
     result: Result,
     folder: Path,
     reused: bool,
@@ -139,21 +139,21 @@ def tell(
     """Print a result: notes on stderr, answer and files, or JSON, on stdout.
 
     Args:
-        result: to print.
-        folder: where it is.
-        reused: whether it was there already.
-        files: which of its files are named.
+        result: the result to print.
+        folder: its folder.
+        reused: whether it existed already.
+        files: names of the files to list.
         as_json: print one JSON object.
-        quiet: print nothing but the answer or the JSON.
-        done: what was not done to a result that was there.
+        quiet: print only the answer or the JSON.
+        done: what was skipped for a reused result: `computed` or `drawn`.
     """
     from qvl_attn.core.files import read_json
 
     if not quiet:
         if reused:
-            say(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
+            print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
         for note in read_json(folder / "result.json")["notes"]:
-            say(f"note: {note}")
+            print_line(f"note: {note}")
     if as_json:
         typer.echo(json.dumps(_summary(result, folder, reused), allow_nan=False))
         return
@@ -167,8 +167,8 @@ def tell(
         else ""
     )
     typer.echo(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
-    for one in result.passes:
-        typer.echo(f"  {one.media[0].shown_when}: {shortened(plain(one.answer)) or '(no answer)'}")
+    for single in result.passes:
+        typer.echo(f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}")
     if result.supplied_answer is not None:
         typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
         typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
@@ -209,92 +209,92 @@ def _clip_summary(result: Result, folder: Path) -> dict[str, Any]:
     return {
         "heatmap": str(folder / "heatmap.mp4"),
         "timeline": str(folder / "timeline.png"),
-        "passes": [{"times_s": one.media[0].times_s.tolist(), "answer": one.answer} for one in result.passes],
+        "passes": [{"times_s": single.media[0].times_s.tolist(), "answer": single.answer} for single in result.passes],
     }
 
 
-# Of a survey's layers, which figures are printed: the others are in summary.json.
-PRINTED = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
-SHOWN_ERRORS = 3
+# Figures that are printed for each layer of a folder run; all of them are in summary.json.
+PRINTED_FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
+MAX_PRINTED_ERRORS = 3
 
 
 def print_encoder_result(result: EncoderResult, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
-    """Print a look: notes and memory on stderr, what was found and its files, or JSON, on stdout.
+    """Print an encoder result: notes and memory on stderr, figures and files, or JSON, on stdout.
 
     Args:
-        result: to print.
-        folder: where it is.
-        reused: whether it was there already.
+        result: the encoder result to print.
+        folder: its folder.
+        reused: whether it existed already.
         as_json: print one JSON object.
-        quiet: print nothing but the folder or the JSON.
+        quiet: print only the folder or the JSON.
 
     Raises:
-        StoreError: it was changed since it was written.
+        StoreError: its `result.json` is damaged.
     """
     from qvl_attn.core.files import read_json
 
-    kept = read_json(folder / "result.json")
+    record = read_json(folder / "result.json")
     try:
-        _print_encoder_result(result, folder, kept, reused, as_json=as_json, quiet=quiet)
+        _print_encoder_result(result, folder, record, reused, as_json=as_json, quiet=quiet)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StoreError(
-            f"{folder / 'result.json'} is damaged: {type(fault).__name__}: {fault}", "look again with --overwrite"
+            f"{folder / 'result.json'} is damaged: {type(fault).__name__}: {fault}", "compute it again with --overwrite"
         ) from None
 
 
 def _print_encoder_result(
-    result: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
+    result: EncoderResult, folder: Path, record: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
 ) -> None:
-    from qvl_attn.encoders.statistics import said, statistics_of
+    from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 
     if not quiet:
         if reused:
-            say(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
-        for note in kept["notes"]:
-            say(f"note: {note}")
-        for stage, peak in kept["peak_memory_bytes"].items():
-            say(describe_memory(stage, peak))
+            print_line(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
+        for note in record["notes"]:
+            print_line(f"note: {note}")
+        for stage, peak in record["peak_memory_bytes"].items():
+            print_line(describe_memory(stage, peak))
     if as_json:
-        typer.echo(json.dumps(_encoder_summary(result, folder, kept, reused), allow_nan=False))
+        typer.echo(json.dumps(_encoder_summary(result, folder, record, reused), allow_nan=False))
         return
     if quiet:
         typer.echo(str(folder))
         return
-    attention, maker = result.attention, result.provenance
+    attention, provenance = result.attention, result.provenance
     t, h, w = attention.grid
     steps = f"{t} steps of " if t > 1 else ""
-    typer.echo(f"{plain(result.media.source)}: {plain(maker.family)} ({plain(maker.model)})")
+    typer.echo(f"{plain(result.media.source)}: {plain(provenance.family)} ({plain(provenance.model)})")
     typer.echo(
         f"{steps}{w} x {h} patches of {attention.patch_px} px, "
         f"{attention.layer_count} layers, {attention.head_count} heads"
     )
-    for line in said(statistics_of(attention)):
+    for line in describe_statistics(statistics_of(attention)):
         typer.echo(line)
-    for one in result.saliency:
-        typer.echo(f"{one.method}: {one.score:.3f} {plain(one.target)}")
-    for name in ("report.html", *(one for one in kept["files"] if _is_named(one))):
-        short = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
-        typer.echo(plain(f"{short}: {folder / name}"))
+    for saliency in result.saliency:
+        typer.echo(f"{saliency.method}: {saliency.score:.3f} {plain(saliency.target)}")
+    for name in ("report.html", *(file for file in record["files"] if _is_listed(file))):
+        label = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
+        typer.echo(plain(f"{label}: {folder / name}"))
 
 
-def _is_named(file: str) -> bool:
-    """Whether a file is printed: not those of single layers, steps and frames, nor what is not to be looked at."""
+def _is_listed(file: str) -> bool:
+    """Whether a file is printed: drawings, except those of single layers, steps and frames."""
     single = ("layers/", "input/", "frames/", "seen/", "pca/")
     return file.endswith((".png", ".mp4")) and not any(part in file for part in single)
 
 
-def _encoder_summary(result: EncoderResult, folder: Path, kept: Mapping[str, Any], reused: bool) -> dict[str, Any]:
+def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, Any], reused: bool) -> dict[str, Any]:
     names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
-    named = {name: kept[name] for name in names}
+    copied = {name: record[name] for name in names}
     return {
         "media": result.media.source,
         "model": result.provenance.model,
-        **named,
+        **copied,
         "grid": list(result.attention.grid),
-        "seconds": kept["seconds"],
-        "peak_memory_bytes": kept["peak_memory_bytes"],
+        "seconds": record["seconds"],
+        "peak_memory_bytes": record["peak_memory_bytes"],
         "folder": str(folder),
-        "files": kept["files"],
+        "files": record["files"],
         "attention": str(folder / "attention.npz"),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / "report.html"),
@@ -304,10 +304,10 @@ def _encoder_summary(result: EncoderResult, folder: Path, kept: Mapping[str, Any
 
 
 def print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print what a folder of pictures came to.
+    """Print the summary of a run over a folder of pictures.
 
     Raises:
-        StoreError: it was changed since it was written.
+        StoreError: its `summary.json` is damaged.
     """
     try:
         _print_folder_run(summary, out, as_json=as_json, quiet=quiet)
@@ -319,16 +319,16 @@ def print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, qu
 
 def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
     if summary["errors"] and not quiet:
-        for line in _errors(summary["errors"], out):
-            say(line)
+        for line in _error_lines(summary["errors"], out):
+            print_line(line)
     if as_json:
         typer.echo(json.dumps({**summary, "folder": str(out)}, allow_nan=False))
         return
     if quiet:
         typer.echo(str(out))
         return
-    errors = f", {summary['errors']:,} could not be looked at" if summary["errors"] else ""
-    spread = " ± deviation over pictures" if summary["looked_at"] > 1 else ""
+    errors = f", {summary['errors']:,} could not be encoded" if summary["errors"] else ""
+    spread = " ± standard deviation over the pictures" if summary["looked_at"] > 1 else ""
     typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean{spread} (by chance)")
     for line in _table(summary["layers"]):
         typer.echo(line)
@@ -340,21 +340,21 @@ def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, q
     typer.echo(f"summary: {out / 'summary.json'}")
 
 
-def _errors(count: int, out: Path) -> Iterator[str]:
-    """The first pictures that could not be looked at, with the reasons, and where all are."""
+def _error_lines(count: int, out: Path) -> Iterator[str]:
+    """Yield the first pictures that could not be encoded, with the reasons, and the file that lists all."""
     from qvl_attn.results.run_folder import ROWS_FILE, read_rows
 
-    bad = (row for row in read_rows(out) if row["status"] == "error")
-    for row in islice(bad, SHOWN_ERRORS):
-        yield f"could not be looked at: {shortened(row['id'])}: {row['error']}"
-    yield f"all {count:,} in {out / ROWS_FILE}" if count > SHOWN_ERRORS else f"all in {out / ROWS_FILE}"
+    failed = (row for row in read_rows(out) if row["status"] == "error")
+    for row in islice(failed, MAX_PRINTED_ERRORS):
+        yield f"could not be encoded: {shortened(row['id'])}: {row['error']}"
+    yield f"all {count:,} in {out / ROWS_FILE}" if count > MAX_PRINTED_ERRORS else f"all in {out / ROWS_FILE}"
 
 
 def _table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the columns mean, a line each; then a line a layer."""
+    """Yield a line per column with its meaning, then a line per layer."""
     from qvl_attn.encoders.statistics import TITLES
 
-    names = [name for name in PRINTED if name in layers[0]]
+    names = [name for name in PRINTED_FIGURES if name in layers[0]]
     for name in names:
         yield f"{name}: {TITLES[name]}"
     columns = [["layer", *(str(row["layer"]) for row in layers)]]
@@ -365,9 +365,9 @@ def _table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _cells(figures: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    """A column's cells, all with as many decimals: of its largest number four digits are shown."""
-    largest = max(max(abs(one["mean"]), abs(one["chance"])) for one in figures)
+    """Yield the cells of a column, with the decimals that give its largest number four digits."""
+    largest = max(max(abs(figure["mean"]), abs(figure["chance"])) for figure in figures)
     decimals = 0 if largest == 0 else min(6, max(0, 3 - math.floor(math.log10(largest))))
-    for one in figures:
-        apart = "" if one["deviation"] is None else f" ± {one['deviation']:.{decimals}f}"
-        yield f"{one['mean']:.{decimals}f}{apart} ({one['chance']:.{decimals}f})"
+    for figure in figures:
+        spread = "" if figure["deviation"] is None else f" ± {figure['deviation']:.{decimals}f}"
+        yield f"{figure['mean']:.{decimals}f}{spread} ({figure['chance']:.{decimals}f})"

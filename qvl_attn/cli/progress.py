@@ -1,4 +1,4 @@
-"""How far long work has come: bars on a terminal, a line a minute in a log; with the rate and the time left."""
+"""Progress of long work, with rate and time left: bars on a terminal, a line per minute in a log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qvl_attn.cli.console import say, stderr
+from qvl_attn.cli.console import print_line, stderr
 from qvl_attn.core.runtime import Progress, no_op
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ LOG_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class Pace:
-    """When something was begun, and how much of it was done by then, as when a stopped run goes on."""
+    """When a stage began, and how much of it was done by then (more than 0 if a stopped run continues)."""
 
-    begun_s: float
+    started_s: float
     done: int
 
-    def words(self, now_s: float, done: int, total: int) -> str:
-        """`3.2/s, 7 min left`; empty while nothing can be said."""
-        seconds, count = now_s - self.begun_s, done - self.done
+    def describe(self, now_s: float, done: int, total: int) -> str:
+        """Return rate and time left, such as `3.2/s, 7 min left`; empty until something is done."""
+        seconds, count = now_s - self.started_s, done - self.done
         if seconds <= 0 or count <= 0:
             return ""
         rate = count / seconds
-        return f"{_rate(rate)}, {_span((total - done) / rate)} left" if total else _rate(rate)
+        return f"{_rate(rate)}, {_duration((total - done) / rate)} left" if total else _rate(rate)
 
 
 def _rate(per_s: float) -> str:
@@ -40,7 +40,7 @@ def _rate(per_s: float) -> str:
     return f"{per_s * 3600:.1f}/h"
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -49,12 +49,12 @@ def _span(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(*, shown: bool) -> Iterator[Progress]:
-    """What is told what is being done, how much is done, and of how much."""
+    """Yield a progress callback, called with (stage, done, total)."""
     if not shown:
         yield no_op
     elif stderr.is_terminal:
-        with _bars() as tell:
-            yield tell
+        with _bars() as update:
+            yield update
     else:
         yield _log()
 
@@ -68,33 +68,35 @@ def _bars() -> Iterator[Progress]:
     with Bars(*columns, console=stderr, transient=True) as bars:
         tasks: dict[str, tuple[TaskID, Pace]] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def update(stage: str, done: int, total: int) -> None:
             now = time.monotonic()
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None, pace=""), Pace(now, done)
-            task, pace = tasks[what]
-            if done <= pace.done:  # the next of several, each of which begins anew
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None, pace=""), Pace(now, done)
+            task, pace = tasks[stage]
+            if done <= pace.done:  # the same stage begins again, for the next item
                 pace = Pace(now, done)
-                tasks[what] = task, pace
-            shown = done < total or not total
-            bars.update(task, completed=done, total=total or None, visible=shown, pace=pace.words(now, done, total))
+                tasks[stage] = task, pace
+            running = done < total or not total
+            bars.update(
+                task, completed=done, total=total or None, visible=running, pace=pace.describe(now, done, total)
+            )
 
-        yield tell
+        yield update
 
 
 def _log() -> Progress:
     paces: dict[str, Pace] = {}
-    told_s = time.monotonic()
+    printed_s = time.monotonic()
 
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal told_s
+    def update(stage: str, done: int, total: int) -> None:
+        nonlocal printed_s
         now = time.monotonic()
-        if what not in paces or done <= paces[what].done:  # the next of several, each of which begins anew
-            paces[what] = Pace(now, done)
-        pace = paces[what]
-        words = pace.words(now, done, total)
-        if words and now - told_s >= LOG_EVERY_S and (done < total or not total):
-            told_s = now
-            say(f"{what}: {done:,}{f' of {total:,}' if total else ''}, {words}")
+        if stage not in paces or done <= paces[stage].done:  # the same stage begins again, for the next item
+            paces[stage] = Pace(now, done)
+        pace = paces[stage]
+        description = pace.describe(now, done, total)
+        if description and now - printed_s >= LOG_EVERY_S and (done < total or not total):
+            printed_s = now
+            print_line(f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {description}")
 
-    return tell
+    return update

@@ -1,4 +1,4 @@
-"""`qvl-attn report`: the page of a saved result, made again."""
+"""`qvl-attn report`: make the page of a saved result again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults
+from qvl_attn.cli.console import handle_errors
 
 
 def report(
@@ -16,7 +16,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="DIR...",
-            help="What ask, video, encoder, check, merge or render wrote; several results stand side by side.",
+            help="Folders that ask, video, encoder, check, merge or render wrote; several results share one page.",
         ),
     ],
     out: Annotated[
@@ -25,7 +25,7 @@ def report(
             "--out",
             "-o",
             metavar="FILE",
-            help="A page to make. Default: report.html in DIR, made again.",
+            help="New file for the page. Default: report.html in DIR, which is replaced.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -35,7 +35,7 @@ def report(
 
     qvl-attn report qvl-attn-out/cats-how-many-cats-1a2b3c4d
     """
-    with faults(debug=debug, interrupted="interrupted"):
+    with handle_errors(debug=debug, interrupted="interrupted"):
         from qvl_attn.report import make_report
 
         typer.echo(f"report: {make_report(folders, out)}")

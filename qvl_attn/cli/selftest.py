@@ -1,4 +1,4 @@
-"""`qvl-attn selftest`: is what is captured right, on these weights and this machine."""
+"""`qvl-attn selftest`: check that capture is correct for these weights on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, say
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL
 from qvl_attn.core.text import plain
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qvl_attn.core.runtime import Stages
     from qvl_attn.selftest import Check
 
-VERDICTS = {True: "ok", False: "FAILED", None: "told"}
+VERDICTS = {True: "ok", False: "FAILED", None: "info"}
 PEAKS = ("host", "device")
 
 
@@ -31,14 +31,14 @@ def selftest(
     device_map: options.DeviceMap = None,
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check on your weights and your machine that what is captured is right: exit code 0, or 1 if a check fails.
+    """Check that attention is captured correctly with your weights on your machine. Exit code 1 if a check fails.
 
     qvl-attn selftest --model demo
     """
-    with faults(debug=debug):
+    with handle_errors(debug=debug):
         if offline:
             go_offline()
         analyzer = find_model(
@@ -58,7 +58,7 @@ def selftest(
         stages = Stages()
         with stages.stage("load"):
             _ = analyzer.model
-        say("checking")
+        print_line("checking")
         with stages.stage("check"), on_device(analyzer.placement, 0):
             checks = run_checks(analyzer)
         report = _report(analyzer, checks, stages)

@@ -1,4 +1,4 @@
-"""The summary of a check as a table on the terminal."""
+"""The summary of a check as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BY_LAYER = {
     "entropy": "entropy",
     "distance": "distance",
 }
-SHOWN_HEADS = 8
+MAX_HEADS = 8
 WIDTHS = (10, 17, 9, 9, 9, 13, 12)
 
 
 def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str:
-    """All of it, ready to print."""
+    """Return a summary as text for the terminal."""
     lines = [
         f"model      {summary['model']['name']} ({summary['model']['revision'][:12]}), {summary['model']['dtype']}",
         f"data       {summary['data']}: {summary['samples']} samples about {summary['pictures']} pictures or clips, "
@@ -69,8 +69,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _interval(one: dict[str, Any]) -> str:
-    return f"[{_number(one['low'])}, {_number(one['high'])}]"
+def _interval(figure: dict[str, Any]) -> str:
+    return f"[{_number(figure['low'])}, {_number(figure['high'])}]"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -78,29 +78,29 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> list[str]:
-    heads = ("headline", "95 % interval", "chance", "uniform", "centre", "other boxes", "all layers")
-    lines = [f"{'':<21}" + _row(heads)]
+    titles = ("headline", "95 % interval", "chance", "uniform", "centre", "other boxes", "all layers")
+    lines = [f"{'':<21}" + _row(titles)]
     for name, words in NAMES.items():
-        one = summary["headline"].get(name)
-        if one and one["mean"] is not None:
-            cells = [_number(one["mean"]), _interval(one)]
-            cells += [_number(one[control]) for control in ("chance", "uniform", "centre", "other")]
-            cells.append(_number(one["all_layers"]["mean"]))
+        figure = summary["headline"].get(name)
+        if figure and figure["mean"] is not None:
+            cells = [_number(figure["mean"]), _interval(figure)]
+            cells += [_number(figure[control]) for control in ("chance", "uniform", "centre", "other")]
+            cells.append(_number(figure["all_layers"]["mean"]))
             lines.append(f"{words:<21}" + _row(cells))
     return lines
 
 
 def _answers(summary: dict[str, Any]) -> list[str]:
-    accuracy, cells = summary["accuracy"], summary["answers_and_grounding"]
+    accuracy, counts = summary["accuracy"], summary["answers_and_grounding"]
     if not accuracy or accuracy["mean"] is None:
-        return ["answers: none to compare with"]
+        return ["answers: no sample has one to compare with"]
     lines = [f"answers right: {accuracy['mean']:.3f} {_interval(accuracy)} of {accuracy['n']}"]
-    total = sum(cells.values())
+    total = sum(counts.values())
     if total:
         lines.append(f"{'':<10}{'grounded':>18}{'not grounded':>18}")
         for word in ("right", "wrong"):
-            both = [cells[f"{word}_{where}"] for where in ("grounded", "elsewhere")]
-            lines.append(f"{word:<10}" + "".join(f"{f'{count} ({count / total:.1%})':>18}" for count in both))
+            row = [counts[f"{word}_{where}"] for where in ("grounded", "elsewhere")]
+            lines.append(f"{word:<10}" + "".join(f"{f'{count} ({count / total:.1%})':>18}" for count in row))
     return lines
 
 
@@ -112,21 +112,21 @@ def _layers(summary: dict[str, Any]) -> list[str]:
 
 
 def _calibration(summary: dict[str, Any], profile: Path | None) -> list[str]:
-    found = summary["calibration"]
-    if not found or not found["ranking"]:
+    calibration = summary["calibration"]
+    if not calibration or not calibration["ranking"]:
         return []
     lines = ["", f"{'ranked on the first half':<26}{'first half':>22}{'second half':>22}"]
     lines.append(f"{'':<26}" + 2 * f"{'pointing':>12}{'lift':>10}")
-    rows = [("mean of all layers", found["all_layers"])]
-    rows += [(f"layer {one['layer']}", one) for one in found["ranking"]["layers"]]
-    rows += [(f"head {one['layer']}.{one['head']}", one) for one in found["ranking"]["heads"][:SHOWN_HEADS]]
-    for name, one in rows:
-        halves = (one["first_half"], one["second_half"])
+    rows = [("mean of all layers", calibration["all_layers"])]
+    rows += [(f"layer {row['layer']}", row) for row in calibration["ranking"]["layers"]]
+    rows += [(f"head {row['layer']}.{row['head']}", row) for row in calibration["ranking"]["heads"][:MAX_HEADS]]
+    for name, row in rows:
+        halves = (row["first_half"], row["second_half"])
         lines.append(f"{name:<26}" + "".join(f"{half['pointing']:>12.3f}{half['lift']:>10.2f}" for half in halves))
-    over = summary["headline"]["pointing"]["over_all_layers"], summary["headline"]["lift"]["over_all_layers"]
+    pointing, lift = (summary["headline"][name]["over_all_layers"] for name in ("pointing", "lift"))
     lines.append(
-        f"the profile over the mean of all layers, second half: pointing {over[0]['mean']:+.3f} {_interval(over[0])}, "
-        f"lift {over[1]['mean']:+.2f} {_interval(over[1])}"
+        f"profile minus mean of all layers, second half: pointing {pointing['mean']:+.3f} {_interval(pointing)}, "
+        f"lift {lift['mean']:+.2f} {_interval(lift)}"
     )
     lines.append(f"profile: {profile}")
     return lines
@@ -144,7 +144,7 @@ NAME_WIDTH, WIDTH = 20, 24
 
 
 def method_lines(summary: dict[str, Any]) -> list[str]:
-    """Grounding, deletion and insertion, and sanity of each method, as far as they were measured."""
+    """Return tables of each method: grounding, deletion and insertion, and sanity checks, where they were measured."""
     table = summary["methods"]
     lines = _table("method", table, GROUNDING)
     if lines:
@@ -152,32 +152,32 @@ def method_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{'chance':<{NAME_WIDTH}}" + "".join(f"{chance:>{WIDTH}}" for chance in chances))
     lines += _table("area, nats", table, FAITHFUL)
     paired = {
-        name: {figure: one["over_random"] for figure, one in own.items() if "over_random" in one}
-        for name, own in table.items()
+        method: {name: figure["over_random"] for name, figure in figures.items() if "over_random" in figure}
+        for method, figures in table.items()
     }
-    lines += _table("less random orders", paired, FAITHFUL)
+    lines += _table("minus random order", paired, FAITHFUL)
     ranks = {f"{name}_rank": words for name, words in SANITY.items()}
     return lines + _table("rank correlation", table, ranks)
 
 
 def _table(title: str, table: dict[str, Any], columns: dict[str, str]) -> list[str]:
-    rows = [(name, own) for name, own in table.items() if any(column in own for column in columns)]
+    rows = [(name, figures) for name, figures in table.items() if any(column in figures for column in columns)]
     if not rows:
         return []
     lines = ["", f"{title:<{NAME_WIDTH}}" + "".join(f"{words:>{WIDTH}}" for words in columns.values())]
-    for name, own in rows:
-        cells = (_cell(own.get(column)) for column in columns)
+    for name, figures in rows:
+        cells = (_cell(figures.get(column)) for column in columns)
         lines.append(f"{name:<{NAME_WIDTH}}" + "".join(f"{cell:>{WIDTH}}" for cell in cells))
     return lines
 
 
-def _cell(one: dict[str, Any] | None) -> str:
-    if one is None or one["mean"] is None:
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["mean"] is None:
         return "-"
-    ends = [] if one["low"] is None else [f"[{one['low']:.2f}, {one['high']:.2f}]"]
-    return " ".join([f"{one['mean']:.3f}", *ends])
+    interval = [] if figure["low"] is None else [f"[{figure['low']:.2f}, {figure['high']:.2f}]"]
+    return " ".join([f"{figure['mean']:.3f}", *interval])
 
 
 def _chance(table: dict[str, Any], name: str) -> str:
-    known = [own[name]["chance"] for own in table.values() if own.get(name, {}).get("chance") is not None]
-    return f"{median(known):.3f}" if known else "-"  # of empty maps chance is nothing
+    values = [figures[name]["chance"] for figures in table.values() if figures.get(name, {}).get("chance") is not None]
+    return f"{median(values):.3f}" if values else "-"  # a map without attention has no chance value

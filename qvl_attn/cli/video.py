@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import faults, find_model, go_offline, no_op, say
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, no_op, print_line
 from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
-from qvl_attn.cli.output import folder_of, read_questions, results, tell, tell_of_all
+from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
 from qvl_attn.cli.progress import progress_bars
 
 FILES = (
@@ -30,7 +30,7 @@ FILES = (
 
 
 class Mode(StrEnum):
-    """How a clip is looked at."""
+    """How a clip is put into prompts."""
 
     clip = "clip"
     frames = "frames"
@@ -38,7 +38,7 @@ class Mode(StrEnum):
 
 
 class ScaleChoice(StrEnum):
-    """What shares a scale."""
+    """What shares a colour scale."""
 
     clip = "clip"
     frame = "frame"
@@ -52,7 +52,7 @@ def video(
         ),
     ],
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or several questions about it.")
+        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or more questions about the clip.")
     ] = None,
     prompts: options.Prompts = None,
     fps: options.Fps = 2.0,
@@ -62,11 +62,16 @@ def video(
     source_fps: options.SourceFps = 24.0,
     mode: Annotated[
         Mode,
-        typer.Option(help="All frames in one prompt, each frame asked about alone, or both.", rich_help_panel=CLIP),
+        typer.Option(
+            help="clip: all frames in one prompt; frames: one prompt per frame; both: do both.", rich_help_panel=CLIP
+        ),
     ] = Mode.clip,
-    window: Annotated[int, typer.Option(help="Sampled frames a prompt; 0 for all in one.", rich_help_panel=CLIP)] = 0,
+    window: Annotated[int, typer.Option(help="Sampled frames per prompt; 0 for all in one.", rich_help_panel=CLIP)] = 0,
     stride: Annotated[
-        int, typer.Option(help="From one window to the next, in frames; 0 for half a window.", rich_help_panel=CLIP)
+        int,
+        typer.Option(
+            help="Sampled frames from the start of one window to the next; 0 for half a window.", rich_help_panel=CLIP
+        ),
     ] = 0,
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
@@ -80,7 +85,8 @@ def video(
     max_pixels: Annotated[
         int | None,
         typer.Option(
-            help="Largest size of a frame in pixels: 151200 if not named, 602112 at most.", rich_help_panel=MODEL
+            help="Frames are resized to at most this many pixels, at most 602112. Default: 151200.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -93,7 +99,7 @@ def video(
     store_heads: options.StoreHeads = HeadDtype.float32,
     answer: options.Answer = None,
     scale: Annotated[
-        ScaleChoice, typer.Option(help="One scale for the clip, or one for each frame.", rich_help_panel=DRAWING)
+        ScaleChoice, typer.Option(help="One colour scale for the clip, or one per frame.", rich_help_panel=DRAWING)
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
@@ -114,19 +120,19 @@ def video(
 
     qvl-attn video clip.mp4 "what is the man holding?" --fps 2
     """
-    with faults(debug=debug), progress_bars(shown=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(shown=not quiet) as progress:
         if offline:
             go_offline()
-        example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: ask {} apart"
-        asked = read_questions(questions or [], prompts, example, instead)
-        # Imported here: --help and a mistyped path must not wait for torch.
+        example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"
+        texts = read_questions(questions or [], prompts, example, instead)
+        # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.sampling import ClipSettings, plan_frames
         from qvl_attn.media.video import open_clip
 
-        how = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
+        clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         video = open_clip(media, source_fps)
-        plan_frames(video, how)
+        plan_frames(video, clip_settings)
         drawing = drawing_of(
             colormap,
             interp,
@@ -145,7 +151,7 @@ def video(
             model,
             offline=offline,
             bars=not quiet,
-            tell=no_op if quiet else say,
+            say=no_op if quiet else print_line,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -167,16 +173,16 @@ def video(
             max_new_tokens=max_new_tokens,
             seed=seed,
             store_heads=store_heads.value,
-            clip=how,
+            clip=clip_settings,
         )
         clip = load_clip(analyzer.processor, video, settings, progress)
-        prepared = prepare_clip(analyzer, clip, asked, settings)
-        folders = [folder_of(analyzer, one.prompts[0], (clip,), drawing, out, overwrite) for one in prepared]
-        for result, folder, reused in results(
+        prepared = prepare_clip(analyzer, clip, texts, settings)
+        folders = [folder_of(analyzer, question.prompts[0], (clip,), drawing, out, overwrite) for question in prepared]
+        for result, folder, reused in iterate_results(
             folders,
             lambda missing: answer_clip(analyzer, [prepared[i] for i in missing], progress),
             lambda result: result.save(out, drawing, overwrite=overwrite, progress=progress),
             overwrite,
         ):
-            tell(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
-        tell_of_all(folders, quiet=quiet)
+            print_result(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
+        print_side_by_side(folders, quiet=quiet)

@@ -1,4 +1,4 @@
-"""The command line through typer's runner, a test a flag; real processes where signals and start-up count."""
+"""The command line through typer's runner, one test per option; real processes for signals and start-up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tests.conftest import DEMO_PICTURES
 
 QUESTION = "how many cats?"
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
-TRUTH = {item["question"]: item["answer"] for one in SHIPPED if one["file"] == "cats.png" for item in one["questions"]}
+TRUTH = {
+    item["question"]: item["answer"] for entry in SHIPPED if entry["file"] == "cats.png" for item in entry["questions"]
+}
 COUNT = TRUTH[QUESTION]
 
 
@@ -39,7 +41,7 @@ def invoke(*args, model="demo"):
 
 
 def ask(run, *args):
-    """Run, expect success, and give the folder back."""
+    """Run, expect success, and return the folder and the JSON rows."""
     done = run(*args, "--json")
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,7 +59,7 @@ def pixels(path):
 
 
 def fails(done, code, *words):
-    """One clear line, a hint perhaps, no traceback."""
+    """Assert the exit code, exactly one error line with these words, and no traceback."""
     assert done.exit_code == code, done.output
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -92,7 +94,7 @@ def test_the_main_job(run, cats):
     assert all(Path(path).exists() for name, path in lines.items() if name not in ("question", "answer"))
     assert "demo" in done.stderr
     assert "float32 on cpu" in done.stderr
-    assert not list(Path("qvl-attn-out").glob(".*")), "no draft stays behind"
+    assert not list(Path("qvl-attn-out").glob(".*")), "no draft is left"
 
 
 def test_several_questions_and_a_set(run, cats):
@@ -106,7 +108,7 @@ def test_several_questions_and_a_set(run, cats):
     assert len({row["folder"] for row in rows}) == len(answers)
 
 
-def test_a_set_that_ships(run, cats):
+def test_a_built_in_set(run, cats):
     _, rows = ask(run, cats, "--prompts", "counting")
     assert len(rows) >= 2
 
@@ -126,7 +128,7 @@ def test_a_set_with_faults_names_them_all(run, cats, lines, words):
     fails(run(cats, "--prompts", "set.jsonl"), 2, *words)
 
 
-def test_a_set_that_is_not_there_names_those_that_are(run, cats):
+def test_an_unknown_set_names_the_known_ones(run, cats):
     fails(run(cats, "--prompts", "nothing"), 2, "counting")
 
 
@@ -190,7 +192,7 @@ def test_query_in_chinese(run, cats):
     assert json.loads((folder / "result.json").read_text())["headline"]["queries"]
 
 
-def test_an_unknown_text_names_the_words_there_are(run, cats):
+def test_an_unknown_text_names_the_known_words(run, cats):
     fails(run(cats, QUESTION, "--query", "text:dogs"), 2, "how, many, cats, ?")
 
 
@@ -226,10 +228,11 @@ def test_seed_device_dtype_attn_are_recorded(run, cats):
     folder, _ = ask(run, cats, QUESTION, "--seed", 7, "--device", "cpu", "--dtype", "float32", "--attn", "eager")
     value = json.loads((folder / "result.json").read_text())
     assert value["settings"]["seed"] == 7
-    made = value["provenance"]
-    assert (made["device"], made["dtype"], made["attention"], made["model"]) == ("cpu", "float32", "eager", "demo")
-    assert made["qvl_attn"] == __version__
-    assert {"transformers", "torch", "revision", "generation", "processor_size"} <= set(made)
+    provenance = value["provenance"]
+    fields = [provenance[name] for name in ("device", "dtype", "attention", "model")]
+    assert fields == ["cpu", "float32", "eager", "demo"]
+    assert provenance["qvl_attn"] == __version__
+    assert {"transformers", "torch", "revision", "generation", "processor_size"} <= set(provenance)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_seed_device_dtype_attn_are_recorded(run, cats):
         ("--min-pixels", "10"),
     ],
 )
-def test_words_that_are_not_among_the_choices(run, cats, flag, value):
+def test_values_that_are_not_among_the_choices(run, cats, flag, value):
     done = run(cats, QUESTION, flag, value)
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
@@ -272,11 +275,11 @@ def test_words_that_are_not_among_the_choices(run, cats, flag, value):
 )
 def test_drawing_flags_change_the_picture(run, cats, flags):
     plain, _ = ask(run, cats, QUESTION)
-    other, _ = ask(run, cats, QUESTION, *flags)
-    assert plain != other
-    first, second = (pixels(folder / "overlay.png") for folder in (plain, other))
+    drawn, _ = ask(run, cats, QUESTION, *flags)
+    assert plain != drawn
+    first, second = (pixels(folder / "overlay.png") for folder in (plain, drawn))
     assert first.shape != second.shape or np.abs(first.astype(int) - second).max() > 30
-    assert (plain / "attention.npz").read_bytes() == (other / "attention.npz").read_bytes()
+    assert (plain / "attention.npz").read_bytes() == (drawn / "attention.npz").read_bytes()
 
 
 def test_scale(run, cats):
@@ -309,7 +312,7 @@ def test_out_and_reuse_and_overwrite(run, cats):
     assert [path.name for path in Path("a/b").iterdir()] == [folder.name]
 
 
-def test_an_unfinished_folder_is_done_again(run, cats):
+def test_an_unfinished_folder_is_computed_again(run, cats):
     folder, _ = ask(run, cats, QUESTION)
     (folder / "result.json").unlink()
     _, rows = ask(run, cats, QUESTION)
@@ -352,7 +355,7 @@ def test_a_picture_that_the_processor_makes_too_long(run, size):
     fails(run("long.png", QUESTION), 2, "long.png", "200")
 
 
-def test_a_long_picture_is_found_again(run):
+def test_a_long_picture_is_reused(run):
     Image.new("RGB", (3500, 28)).save("long.png")
     folder, _ = ask(run, "long.png", QUESTION)
     _, rows = ask(run, "long.png", QUESTION)
@@ -372,7 +375,7 @@ def test_limits_below_four_cells(run, cats):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names of bytes")
-def test_a_name_that_is_no_unicode(run, cats):
+def test_a_name_that_is_not_unicode(run, cats):
     name = os.fsdecode(b"bad\xff.png")
     Path(name).write_bytes(Path(cats).read_bytes())
     folder, _ = ask(run, name, QUESTION)
@@ -384,18 +387,18 @@ def test_an_answer_that_was_cut_says_so(run, cats):
     assert "cut at 1 tokens" in done.stderr
 
 
-def test_heads_are_those_of_the_sheets_too(run, cats):
-    plain_, _ = ask(run, cats, QUESTION)
+def test_heads_apply_to_the_sheets_too(run, cats):
+    mean, _ = ask(run, cats, QUESTION)
     heads, _ = ask(run, cats, QUESTION, "--heads", "1")
     for name in ("layers.png", "tokens.png", "layers/layer_01.png"):
-        assert (plain_ / name).read_bytes() != (heads / name).read_bytes(), name
+        assert (mean / name).read_bytes() != (heads / name).read_bytes(), name
 
 
 def test_shell_completion():
-    typed = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --he", "COMP_CWORD": "2"}
+    completion = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --he", "COMP_CWORD": "2"}
     code = "from qvl_attn.cli import app; app(prog_name='qvl-attn')"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | typed, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=os.environ | completion, capture_output=True, text=True, check=False
     )
     assert {"--heads", "--help"} <= set(done.stdout.split())
 
@@ -444,7 +447,7 @@ def test_control_characters_never_reach_the_terminal(run, cats):
         ("clip.mp4", ["qvl-attn video"]),
     ],
 )
-def test_media_that_are_no_picture(run, media, words):
+def test_media_that_are_not_a_picture(run, media, words):
     Path("clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     fails(run(media, QUESTION), 2, *words)
 
@@ -459,14 +462,14 @@ def test_all_questions_are_checked_before_the_first_is_asked(run, cats):
     assert not list(Path("qvl-attn-out").iterdir())
 
 
-def test_the_default_model_is_never_replaced_in_silence(run, cats, monkeypatch, tmp_path):
+def test_the_default_model_is_never_replaced_silently(run, cats, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     done = run(cats, QUESTION, "--offline", model="Qwen/Qwen2.5-VL-3B-Instruct")
     fails(done, 1, "hf download Qwen/Qwen2.5-VL-3B-Instruct", "--model demo")
 
 
 def command(*args, **kwargs):
-    # A shell starts what it puts into the background with interrupts ignored, and children would inherit that.
+    # A shell starts background jobs with interrupts ignored, and children would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
@@ -488,7 +491,7 @@ def test_a_real_process_by_module_name(cats, tmp_path):
 
 @pytest.fixture
 def long_run(cats, tmp_path):
-    """A real process with two hundred questions, two of which are answered, and its folder of results."""
+    """A real process with two hundred questions, of which two are answered, and its folder of results."""
     lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines))
     process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
@@ -502,13 +505,13 @@ def long_run(cats, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_what_is_finished(long_run, number, code):
+def test_an_interrupted_run_keeps_finished_results(long_run, number, code):
     process, out = long_run
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    assert "interrupted; what is finished is kept" in err
+    assert "interrupted; finished results are kept" in err
     folders = list(out.iterdir())
     assert 2 <= len(folders) < 200
     assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)
@@ -542,7 +545,7 @@ def test_two_runs_in_one_folder(cats, tmp_path):
     assert Result.load(folder).answer == COUNT
 
 
-# Thirty odd, whole photographs in the quick suite, all files in the slow one.
+# Broken and unusual files in the quick suite, all files in the slow one.
 def _all_files(folder):
     return [path for path in sorted((folder / "images").rglob("*")) if path.is_file() and path.suffix != ".json"]
 

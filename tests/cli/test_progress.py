@@ -1,4 +1,4 @@
-"""How far work has come: words of rate and time left, a line a minute in a log, bars on a terminal."""
+"""Progress of long work: rate and time left, a line per minute in a log, bars on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.check_runs import ENV, said
 
 
 @pytest.mark.parametrize(
-    ("pace", "now_s", "done", "total", "words"),
+    ("pace", "now_s", "done", "total", "description"),
     [
         (Pace(0, 0), 10, 32, 112, "3.2/s, 25 s left"),
         (Pace(100, 0), 110, 32, 112, "3.2/s, 25 s left"),
@@ -32,18 +32,18 @@ from tests.helpers.check_runs import ENV, said
         (Pace(0, 7), 5, 7, 20, ""),
     ],
 )
-def test_rate_and_time_left(pace, now_s, done, total, words):
-    assert pace.words(now_s, done, total) == words
+def test_rate_and_time_left(pace, now_s, done, total, description):
+    assert pace.describe(now_s, done, total) == description
 
 
-def test_a_run_that_goes_on_counts_only_what_it_did_itself():
-    """900 of 1,000 were there; ten in ten seconds are one a second, and not 91."""
-    assert Pace(0, 900).words(10, 910, 1000) == "1.0/s, 2 min left"
+def test_a_continued_run_counts_only_its_own_work():
+    """900 of 1,000 were done before; ten in ten seconds are 1 per second, not 91."""
+    assert Pace(0, 900).describe(10, 910, 1000) == "1.0/s, 2 min left"
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that goes on when it is told to."""
+    """A clock that the test sets."""
 
     class Clock:
         now_s = 5.0
@@ -51,101 +51,101 @@ def clock(monkeypatch):
         def monotonic(self):
             return self.now_s
 
-    one = Clock()
-    monkeypatch.setattr(progress, "time", one)
-    return one
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
 
 
-def test_the_next_of_several_has_a_pace_of_its_own(clock, capsys):
-    with progress_bars(shown=True) as tell:
-        tell("looking", 0, 10)
+def test_a_stage_that_begins_again_has_a_new_pace(clock, capsys):
+    with progress_bars(shown=True) as update:
+        update("looking", 0, 10)
         clock.now_s += 1000
-        tell("looking", 10, 10)
-        tell("looking", 0, 10)
+        update("looking", 10, 10)
+        update("looking", 0, 10)
         clock.now_s += LOG_EVERY_S
-        tell("looking", 6, 10)
+        update("looking", 6, 10)
     assert capsys.readouterr().err == "looking: 6 of 10, 6.0/min, 40 s left\n"
 
 
-def test_off_a_terminal_there_is_a_line_a_minute_at_most(clock, capsys):
-    with progress_bars(shown=True) as tell:
+def test_a_log_has_at_most_a_line_per_minute(clock, capsys):
+    with progress_bars(shown=True) as update:
         for done in range(901):
-            tell("asking", 100 + done, 1000)
+            update("asking", 100 + done, 1000)
             clock.now_s += 1
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 900 // LOG_EVERY_S - 1, "fifteen minutes, and at the end there is nothing to say"
+    assert len(lines) == 900 // LOG_EVERY_S - 1, "fifteen minutes, without a line at the end"
     assert lines[0] == "asking: 160 of 1,000, 1.0/s, 14 min left"
     assert lines[-1] == "asking: 940 of 1,000, 1.0/s, 60 s left"
 
 
-def test_what_is_done_within_a_minute_is_not_told(clock, capsys):
-    with progress_bars(shown=True) as tell:
+def test_work_of_less_than_a_minute_prints_nothing(clock, capsys):
+    with progress_bars(shown=True) as update:
         for done in range(60):
-            tell("asking", done, 60)
+            update("asking", done, 60)
             clock.now_s += 0.9
-        tell("asking", 60, 60)
+        update("asking", 60, 60)
     assert capsys.readouterr().err == ""
 
 
-def test_a_slow_sample_is_told_when_it_is_there(clock, capsys):
-    with progress_bars(shown=True) as tell:
-        tell("asking", 0, 3)
+def test_a_slow_sample_is_printed_when_it_is_done(clock, capsys):
+    with progress_bars(shown=True) as update:
+        update("asking", 0, 3)
         clock.now_s += 600
-        tell("asking", 1, 3)
-        tell("asking", 2, 3)
+        update("asking", 1, 3)
+        update("asking", 2, 3)
     assert capsys.readouterr().err == "asking: 1 of 3, 6.0/h, 20 min left\n"
 
 
-def test_each_kind_of_work_has_a_pace_of_its_own(clock, capsys):
-    with progress_bars(shown=True) as tell:
-        tell("checking the data", 100, 101)
+def test_each_stage_has_its_own_pace(clock, capsys):
+    with progress_bars(shown=True) as update:
+        update("checking the data", 100, 101)
         clock.now_s += 1000
-        tell("asking", 0, 90)
+        update("asking", 0, 90)
         clock.now_s += 100
-        tell("asking", 10, 90)
+        update("asking", 10, 90)
     assert capsys.readouterr().err == "asking: 10 of 90, 6.0/min, 13 min left\n"
 
 
-def test_quiet_says_nothing(clock, capsys):
-    with progress_bars(shown=False) as tell:
+def test_quiet_prints_nothing(clock, capsys):
+    with progress_bars(shown=False) as update:
         for done in range(100):
-            tell("asking", done, 100)
+            update("asking", done, 100)
             clock.now_s += 100
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_there_are_bars_and_they_go_away():
-    """A real one: the other side of a pseudo-terminal."""
+def test_a_terminal_shows_bars_and_removes_them():
+    """In a real pseudo-terminal."""
     code = (
         "import time\n"
         "from qvl_attn.cli.progress import progress_bars\n"
-        "with progress_bars(shown=True) as tell:\n"
+        "with progress_bars(shown=True) as update:\n"
         "    for done in range(5):\n"
-        "        tell('asking', 20 + done, 40)\n"
+        "        update('asking', 20 + done, 40)\n"
         "        time.sleep(0.15)\n"
         "print('over', flush=True)\n"
     )
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code]
     env = {name: value for name, value in ENV.items() if name not in ("NO_COLOR", "CI")} | {"TERM": "xterm-256color"}
-    process = subprocess.Popen(words, env=env | {"COLUMNS": "120"}, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(command, env=env | {"COLUMNS": "120"}, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    seen = b""
+    output = b""
     try:
         while select.select([ours], [], [], 60)[0]:
-            seen += os.read(ours, 2**16)
-    except OSError:  # its side is closed
+            output += os.read(ours, 2**16)
+    except OSError:  # the other side is closed
         pass
     finally:
         os.close(ours)
         assert process.wait(60) == 0
-    text = seen.decode()
+    text = output.decode()
     assert "asking" in text
     assert "24/40" in said(text)
     assert "━" in text
     assert "/s, " in text
     assert " left" in text
-    assert text.count("\x1b[2K") > 3, "drawn over again and again"
+    assert text.count("\x1b[2K") > 3, "the bar is redrawn"
     assert text.rstrip().endswith("over")
-    assert "asking" not in text.rpartition("\x1b[2K")[2], "nothing of it stays"
+    assert "asking" not in text.rpartition("\x1b[2K")[2], "the bar is removed"

@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch, demo):
 
 @pytest.fixture
 def video(run):
-    """Run, expect success, and give the rows back."""
+    """Run, expect success, and return the JSON rows."""
 
     def invoke(*args):
         done = run(*args, "--json")
@@ -44,7 +44,7 @@ def video(run):
     return invoke
 
 
-def told(folder) -> dict:
+def read_result(folder) -> dict:
     return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
 
 
@@ -56,7 +56,7 @@ def test_what_it_writes_and_prints(run, clip_file):
     for name in ("heatmap.mp4", "timeline", "overlay", "layers", "tokens", "attention.npz", "result.json"):
         assert Path(lines[name]).is_file(), name
     assert len(list(Path(lines["frames/"]).iterdir())) == 5
-    value = told(Path(lines["result.json"]).parent)
+    value = read_result(Path(lines["result.json"]).parent)
     assert sorted(value["files"]) == sorted(
         path.relative_to(Path(lines["result.json"]).parent).as_posix()
         for path in Path(lines["result.json"]).parent.rglob("*")
@@ -67,7 +67,7 @@ def test_what_it_writes_and_prints(run, clip_file):
 def test_sampling(video, clip_file):
     clip = clip_file(40)
     (row,) = video(clip, QUESTION, "--fps", 5, "--start", 1, "--end", 3, "--max-frames", 4)
-    facts = told(row["folder"])["media"][0]["clip"]
+    facts = read_result(row["folder"])["media"][0]["clip"]
     assert facts["frame_indices"] == [10, 15, 20, 25]
     assert (facts["start_s"], facts["end_s"], facts["sampled_fps"]) == (1, 3, 2)
     with av.open(row["heatmap"]) as container:
@@ -80,26 +80,26 @@ def test_a_folder_of_frames(video, tmp_path):
     for number in range(0, 24, 4):
         Image.new("RGB", (64, 48), (number * 10, 0, 0)).save(tmp_path / "frames" / f"{number:05d}.jpg")
     (row,) = video(tmp_path / "frames", QUESTION, "--source-fps", 8)
-    assert told(row["folder"])["media"][0]["times_s"] == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert read_result(row["folder"])["media"][0]["times_s"] == [0, 0.5, 1, 1.5, 2, 2.5]
 
 
 @pytest.mark.parametrize("mode", ["frames", "both"])
 def test_modes(video, clip_file, mode):
     (row,) = video(clip_file(6), QUESTION, "--fps", CLIP_FPS, "--mode", mode)
-    value = told(row["folder"])
-    assert [one["times_s"] for one in row["passes"]] == [[i / CLIP_FPS] for i in range(6)]
+    value = read_result(row["folder"])
+    assert [single["times_s"] for single in row["passes"]] == [[i / CLIP_FPS] for i in range(6)]
     assert value["passes"]["mode"] == "frames"
     assert (value["passes"]["merged"] is None) == (mode == "both")
-    for one in value["passes"]["results"]:
-        assert told(Path(row["folder"]) / one["folder"])["answer"] == one["answer"]
+    for single in value["passes"]["results"]:
+        assert read_result(Path(row["folder"]) / single["folder"])["answer"] == single["answer"]
 
 
 def test_windows(video, clip_file):
     (row,) = video(clip_file(12), QUESTION, "--fps", CLIP_FPS, "--window", 8, "--stride", 4)
-    value = told(row["folder"])
+    value = read_result(row["folder"])
     assert value["passes"]["mode"] == "windows"
     assert "gets their mean" in value["passes"]["merged"]
-    assert [one["frame_indices"] for one in value["passes"]["results"]] == [list(range(8)), list(range(4, 12))]
+    assert [single["frame_indices"] for single in value["passes"]["results"]] == [list(range(8)), list(range(4, 12))]
 
 
 def test_drawing(video, clip_file):
@@ -112,14 +112,14 @@ def test_drawing(video, clip_file):
 
     plain, wide = first_frame(), first_frame("--side-by-side")
     assert wide[0].shape[1] == 2 * plain[0].shape[1] + 8
-    own, smooth = first_frame("--scale", "frame"), first_frame("--smooth")
-    assert not np.array_equal(own[-1], plain[-1])
+    per_frame, smooth = first_frame("--scale", "frame"), first_frame("--smooth")
+    assert not np.array_equal(per_frame[-1], plain[-1])
     assert not np.array_equal(smooth[3], plain[3])
 
 
-def test_an_answers_own_maps(video, clip_file):
+def test_maps_of_a_supplied_answer(video, clip_file):
     (row,) = video(clip_file(6), QUESTION, "--fps", CLIP_FPS, "--query", "answer", "--answer", "red star")
-    value = told(row["folder"])
+    value = read_result(row["folder"])
     assert value["headline"]["query"] == "answer"
     assert row["supplied_answer"] == "red star"
     drawn = sorted(path.name for path in (Path(row["folder"]) / "answer").iterdir())
@@ -139,7 +139,7 @@ def test_several_questions_and_a_second_run(video, run, clip_file):
     assert other["folder"] != same["folder"]
 
 
-def test_notes_are_told(run, clip_file):
+def test_notes_are_printed(run, clip_file):
     done = run(clip_file(6), QUESTION, "--fps", 30)
     assert "note: clip: the clip has no more than 10 frames a second" in " ".join(done.stderr.split())
     assert done.exit_code == 0
@@ -149,7 +149,7 @@ def test_notes_are_told(run, clip_file):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ((), "no question"),
         ((QUESTION, "--fps", "0"), "--fps 0"),
@@ -161,15 +161,15 @@ def test_notes_are_told(run, clip_file):
         (("<|video_pad|>",), "video_pad"),
     ],
 )
-def test_faults_are_one_line_and_exit_2(run, clip_file, monkeypatch, words, says):
+def test_faults_are_one_line_and_exit_2(run, clip_file, monkeypatch, words, message):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = run(clip_file(6), *words)
     assert done.exit_code == 2, done.output
-    assert says in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.output
 
 
-def test_a_faulty_clip_is_found_before_a_model_is_looked_for(tmp_path):
+def test_a_faulty_clip_is_reported_before_the_model_is_searched(tmp_path):
     done = CliRunner().invoke(app, ["video", str(tmp_path / "no.mp4"), QUESTION, "--model", "no/such-model"])
     assert done.exit_code == 2
     assert "does not exist" in done.stderr
@@ -190,7 +190,7 @@ def shared_clips() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shared_clips())
-def test_every_clip_of_the_data_passes_through(run, shared_data, name):
+def test_every_clip_of_the_shared_data(run, shared_data, name):
     done = run(shared_data / name, QUESTION, "--max-frames", 8, "--max-pixels", 20_000, "--max-new-tokens", 4, "--json")
     broken = name.startswith("videos_corrupt") and not name.endswith("webm_trunc60.webm")
     assert done.exit_code == (2 if broken else 0), done.output
@@ -200,12 +200,12 @@ def test_every_clip_of_the_data_passes_through(run, shared_data, name):
     row = json.loads(done.stdout)
     with av.open(row["heatmap"]) as container:
         stream = container.streams.video[0]
-        facts = told(row["folder"])["media"][0]["clip"]
+        facts = read_result(row["folder"])["media"][0]["clip"]
         assert stream.frames == facts["decoded_frames"]
         assert float(stream.duration * stream.time_base) == pytest.approx(facts["end_s"] - facts["start_s"], abs=2e-3)
 
 
-def test_a_terminal_is_needed_for_bars(run, clip_file):
+def test_bars_need_a_terminal(run, clip_file):
     done = run(clip_file(6), QUESTION)
     assert "\x1b" not in done.output
     assert "drawing" not in done.stderr

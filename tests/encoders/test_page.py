@@ -48,7 +48,7 @@ def test_it_is_there_and_is_made_again(look, kept, tmp_path):
 
 
 def test_it_stands_alone(kept, tmp_path):
-    with pytest.raises(InputError, match="is an encoder's") as fault:
+    with pytest.raises(InputError, match="is an encoder result") as fault:
         make_report([kept, tmp_path], tmp_path / "both.html")
     assert "name it alone" in str(fault.value.hint)
 

@@ -180,7 +180,7 @@ def test_a_run_that_is_interrupted_and_killed_goes_on_with_either_engine(local, 
     os.killpg(run.pid, signal.SIGINT)
     returned, stdout, stderr = finished(run)
     assert (returned, stdout) == (130, "")
-    assert f"interrupted; finished rows are kept in {out}: the same command goes on" in " ".join(stderr.split())
+    assert f"interrupted; finished rows are kept in {out}: run the same command to continue" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     assert_gone(family)
     kept = lines_of(out)

@@ -269,7 +269,7 @@ def test_methods_and_calibration_are_one_at_a_time(check, tmp_path, tmp_path_fac
     for extra in (("--methods", "mean"), ("--faithfulness",)):
         done = check(folder / "questions.jsonl", tmp_path / "run", "--calibrate", tmp_path / "p.json", *extra)
         assert done.exit_code == 2
-        assert "--calibrate finds heads, and --methods compares maps: one at a time" in done.stderr
+        assert "--calibrate finds heads and --methods compares maps: one at a time" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

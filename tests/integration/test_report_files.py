@@ -179,23 +179,23 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_folder_with_nothing_in_it(tmp_path):
-    fails(report(tmp_path), 2, "is no complete result")
+    fails(report(tmp_path), 2, "is not a complete result")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_that_was_not_finished(saved):
     (saved / "result.json").unlink()
-    fails(report(saved), 2, "is no complete result")
+    fails(report(saved), 2, "is not a complete result")
 
 
 def test_a_folder_of_results(kept):
-    fails(report(kept.parent), 2, "is no complete result", kept.name)
+    fails(report(kept.parent), 2, "is not a complete result", kept.name)
 
 
 def test_a_check_that_is_not_finished(scored, tmp_path):
     folder = shutil.copytree(scored, tmp_path / "run")
     (folder / "summary.json").unlink()
-    fails(report(folder), 2, "is a check that is not finished", "goes on with it")
+    fails(report(folder), 2, "is a check that is not finished", "run the same check command")
 
 
 def test_a_check_stands_alone(kept, scored, tmp_path):
@@ -212,9 +212,9 @@ def test_several_need_a_name(kept, second):
 
 def test_nothing_that_is_there_is_replaced(kept, tmp_path):
     (tmp_path / "mine.html").write_text("mine")
-    fails(report(kept, "--out", tmp_path / "mine.html"), 2, "mine.html: is there already")
+    fails(report(kept, "--out", tmp_path / "mine.html"), 2, "mine.html: already exists")
     assert (tmp_path / "mine.html").read_text() == "mine"
-    fails(report(kept, "--out", tmp_path), 2, "is there already")
+    fails(report(kept, "--out", tmp_path), 2, "already exists")
 
 
 def test_a_page_that_cannot_be_written(kept, tmp_path):
@@ -374,7 +374,7 @@ def test_a_check_that_lacks_rows_or_has_words_for_figures_is_told_so(scored, tmp
     shutil.copytree(scored, tmp_path / "run")
     rows = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "run" / "scores.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
-    with pytest.raises(StoreError, match=f"{len(rows) - 1} rows of the {len(rows)}"):
+    with pytest.raises(StoreError, match=f"{len(rows) - 1} rows, but summary.json counts {len(rows)}"):
         make_report(tmp_path / "run")
     (tmp_path / "run" / "scores.jsonl").write_text("".join(rows), encoding="utf-8")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))

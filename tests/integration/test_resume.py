@@ -28,7 +28,7 @@ from tests.helpers.check_runs import (
     write_rows,
 )
 
-KEPT = "interrupted; finished rows are kept in run: the same command goes on"
+KEPT = "interrupted; finished rows are kept in run: run the same command to continue"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`qvl-attn selftest` passes on sound weights in every precision, and each check fails when what it guards breaks."""
+"""`qvl-attn selftest` passes on correct weights in every precision, and each check fails if its subject is broken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qvl_attn.model.prompt import Prompt
 from qvl_attn.selftest import selftest
 
 NAMES = ["arithmetic", "run", "sums", "future", "cells", "answer"]
-HONEST = {
+ORIGINALS = {
     "rows": capture.attention_rows,
     "sdpa": capture.sdpa_attention_forward,
     "mask": capture.sdpa_mask,
@@ -25,7 +25,7 @@ HONEST = {
 }
 
 
-def failed(analyzer):
+def failed_checks(analyzer):
     return {check.name for check in selftest(analyzer) if check.passed is False}
 
 
@@ -49,7 +49,7 @@ def test_random_weights_with_the_genuine_vocabulary_pass(genuine_folder, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_scores_of_a_thousand_as_the_real_biases_make_them_pass(dtype):
+def test_scores_of_a_thousand_as_from_real_biases_pass(dtype):
     analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
     with torch.no_grad():
         for layer in analyzer.model.model.language_model.layers:
@@ -60,19 +60,19 @@ def test_scores_of_a_thousand_as_the_real_biases_make_them_pass(dtype):
                 bias[:, -3:] -= 30
     checks = selftest(analyzer)
     assert checks[0].figures["largest_score"] > 900
-    # Real models have channels that hardly turn; here the slowest turns by 0.1 rad a token, so that biases as large
-    # make each token look at itself, and no longer at what is painted.
+    # Real models have channels that hardly rotate. Here the slowest rotates by 0.1 rad per token, so biases this large
+    # make each token attend to itself, and no longer to the painted cell.
     assert {check.name for check in checks if check.passed is False} <= {"cells"}
 
 
-def test_eager_that_overflows_is_told_in_16_bits_and_fails_in_float32(demo, monkeypatch):
+def test_eager_that_overflows_is_reported_in_16_bits_and_fails_in_float32(demo, monkeypatch):
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
 
     eager = modeling.eager_attention_forward
 
     def overflowing(module, *args, **kwargs):
         output, weights = eager(module, *args, **kwargs)
-        # Not where selftest itself calls it, in float32.
+        # Not when selftest itself calls it, in float32.
         running = module.config._attn_implementation == capture.NAMES["eager"]
         return output, weights * float("nan") if running else weights
 
@@ -85,23 +85,23 @@ def test_eager_that_overflows_is_told_in_16_bits_and_fails_in_float32(demo, monk
 
 
 def scaled(query, key, scaling, visible=None):
-    return HONEST["rows"](query, key, scaling * 1.01, visible)
+    return ORIGINALS["rows"](query, key, scaling * 1.01, visible)
 
 
 def everything_visible(query, key, scaling, visible=None):
-    return HONEST["rows"](query, key, scaling)
+    return ORIGINALS["rows"](query, key, scaling)
 
 
 def too_much(query, key, scaling, visible=None):
-    return HONEST["rows"](query, key, scaling, visible) * 1.00005
+    return ORIGINALS["rows"](query, key, scaling, visible) * 1.00005
 
 
 def wrong_key_heads(query, key, scaling, visible=None):
-    return HONEST["rows"](query, key.flip(0), scaling, visible)
+    return ORIGINALS["rows"](query, key.flip(0), scaling, visible)
 
 
-def a_glimpse(query, key, scaling, visible=None):
-    rows = HONEST["rows"](query, key, scaling, visible)
+def leaked_weight(query, key, scaling, visible=None):
+    rows = ORIGINALS["rows"](query, key, scaling, visible)
     return rows if visible is None else rows.masked_fill(~visible, 1e-9)
 
 
@@ -112,54 +112,54 @@ def a_glimpse(query, key, scaling, visible=None):
         (scaled, {"arithmetic"}),
         (wrong_key_heads, {"arithmetic"}),
         (everything_visible, {"arithmetic", "future"}),
-        (a_glimpse, {"future"}),
+        (leaked_weight, {"future"}),
         (too_much, {"arithmetic", "sums"}),
     ],
 )
-def test_rows_that_are_not_eagers(demo, monkeypatch, dtype, broken, names):
+def test_rows_that_differ_from_eager(demo, monkeypatch, dtype, broken, names):
     analyzer = demo if dtype == "float32" else Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
-    _ = analyzer.model  # it would not load with some of them
+    _ = analyzer.model  # load it before: the capture check at load would fail for some of them
     monkeypatch.setattr(capture, "attention_rows", broken)
-    # In float32 a run under eager attention shows most of them too.
-    assert failed(analyzer) - {"run"} == names
+    # In float32 the run under eager attention fails for most of them too.
+    assert failed_checks(analyzer) - {"run"} == names
 
 
-def test_another_run_shows_what_the_mask_of_one_name_hides(demo, monkeypatch):
-    honest = HONEST["mask"]
+def test_a_separate_run_detects_a_wrong_mask_of_rows(demo, monkeypatch):
+    original = ORIGINALS["mask"]
 
     def blind_to_the_first_token(*args, **kwargs):
-        mask = honest(*args, **kwargs | {"allow_is_causal_skip": False}).clone()
+        mask = original(*args, **kwargs | {"allow_is_causal_skip": False}).clone()
         mask[..., 1:, 0] = False
         return mask
 
     capture.AttentionMaskInterface.register(capture.NAMES["rows"], blind_to_the_first_token)
     try:
-        assert "run" in failed(demo)
+        assert "run" in failed_checks(demo)
     finally:
-        capture.AttentionMaskInterface.register(capture.NAMES["rows"], honest)
+        capture.AttentionMaskInterface.register(capture.NAMES["rows"], original)
 
 
 def transposed(thw, merge_size, start, size_px):
     t, h, w = thw
-    return HONEST["picture"]((t, w, h), merge_size, start, size_px)
+    return ORIGINALS["picture"]((t, w, h), merge_size, start, size_px)
 
 
 def mirrored(thw, merge_size, start, size_px):
-    one = HONEST["picture"](thw, merge_size, start, size_px)
-    one.boxes_px[:] = one.boxes_px[::-1].copy()
-    return one
+    grid = ORIGINALS["picture"](thw, merge_size, start, size_px)
+    grid.boxes_px[:] = grid.boxes_px[::-1].copy()
+    return grid
 
 
 @pytest.mark.parametrize("wrong", [transposed, mirrored])
 def test_a_wrong_grid(demo, monkeypatch, wrong):
     monkeypatch.setattr(token_grid, "picture_grid", wrong)
-    assert failed(demo) == {"cells"}
+    assert failed_checks(demo) == {"cells"}
 
 
 @pytest.mark.parametrize("shift", [-1, 1, 9])
 def test_shifted_columns(demo, monkeypatch, shift):
     def shifted(prompt, role):
-        return tuple(at + shift * (role == "vision") for at in HONEST["positions"](prompt, role))
+        return tuple(position + shift * (role == "vision") for position in ORIGINALS["positions"](prompt, role))
 
     monkeypatch.setattr(generate.Prompt, "positions", shifted)
     checks = {check.name: check for check in selftest(demo)}
@@ -168,7 +168,7 @@ def test_shifted_columns(demo, monkeypatch, shift):
 
 
 def test_vision_tokens_in_another_order(demo):
-    """As if the vision tower's windows were left as they are."""
+    """As if the order of the vision encoder's windows were not undone."""
 
     def reorder(module, args, output):
         output.pooler_output = output.pooler_output.roll(4, dims=0)
@@ -176,18 +176,18 @@ def test_vision_tokens_in_another_order(demo):
 
     handle = demo.model.model.visual.register_forward_hook(reorder)
     try:
-        assert failed(demo) == {"cells"}
+        assert failed_checks(demo) == {"cells"}
     finally:
         handle.remove()
 
 
 def test_capture_that_changes_the_answer(demo, monkeypatch):
-    def louder(*args, **kwargs):
-        output, weights = HONEST["sdpa"](*args, **kwargs)
+    def negated(*args, **kwargs):
+        output, weights = ORIGINALS["sdpa"](*args, **kwargs)
         return -output, weights
 
-    monkeypatch.setattr(capture, "sdpa_attention_forward", louder)
-    assert failed(demo) - {"run", "cells"} == {"answer"}
+    monkeypatch.setattr(capture, "sdpa_attention_forward", negated)
+    assert failed_checks(demo) - {"run", "cells"} == {"answer"}
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_the_command_prints_a_table(loaded):
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert [line.split()[1].rstrip(":") for line in lines if line.startswith("ok")] == NAMES
-    assert "difference at most" in lines[1]
+    assert "largest difference" in lines[1]
     assert "float32 on cpu" in done.stdout
     assert "transformers" in done.stdout
     assert lines[-1] == "all checks passed"
@@ -235,7 +235,7 @@ def test_a_failure_is_exit_code_1_and_named(loaded, monkeypatch):
     assert report["passed"] is False
 
 
-def test_what_is_no_attention_at_all_is_one_line(loaded, monkeypatch):
+def test_invalid_attention_is_one_line(loaded, monkeypatch):
     monkeypatch.setattr(capture, "attention_rows", everything_visible)
     done = loaded()
     assert done.exit_code == 1
@@ -244,7 +244,7 @@ def test_what_is_no_attention_at_all_is_one_line(loaded, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [["--dtype", "int3"], ["--device", "cuda:77"], ["--model", "no-such"]])
-def test_what_was_typed_wrong_keeps_its_code(loaded, args):
+def test_wrong_options_keep_their_exit_code(loaded, args):
     done = loaded(*args)
     assert done.exit_code == 2
     assert "error: " in done.stderr
