@@ -1,4 +1,4 @@
-"""What several rooms' tests share: the embedded model, a random one with the genuine vocabulary, the pictures."""
+"""Shared fixtures: the embedded model, a random model with the genuine vocabulary, pictures, clips, pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# The models here are small: threads would only wait for each other.
+# The models are small: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
@@ -51,9 +51,9 @@ def demo():
 
 @pytest.fixture(scope="session")
 def genuine_folder(shared_data, tmp_path_factory) -> Path:
-    """A checkpoint on disk: Qwen2.5-VL's own vocabulary, template and settings, a small model with random weights.
+    """A checkpoint on disk: a small model with random weights, and the vocabulary, template and settings of Qwen2.5-VL.
 
-    Its geometry is the real one in all that addresses tokens: head size 128, M-RoPE sections, grouped queries, windows.
+    What addresses tokens has the real geometry: head size 128, M-RoPE sections, grouped queries, windows.
     """
     import torch
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
@@ -85,14 +85,14 @@ def genuine_folder(shared_data, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
     model.to(torch.bfloat16).save_pretrained(folder)
-    # save_pretrained writes plain defaults; the checkpoint's own settings are what is to be tested.
+    # save_pretrained writes defaults; the tests need the settings of the checkpoint.
     shutil.copy(source / "generation_config.json", folder / "generation_config.json")
     return folder
 
 
 @pytest.fixture(scope="session")
 def genuine(genuine_folder):
-    """The random model with the genuine vocabulary, loaded as any local checkpoint is."""
+    """The random model with the genuine vocabulary, loaded like any local checkpoint."""
     from qvl_attn import Analyzer
 
     return Analyzer.load(str(genuine_folder), dtype="float32", device="cpu")
@@ -100,7 +100,7 @@ def genuine(genuine_folder):
 
 @pytest.fixture
 def make_picture(tmp_path):
-    """Write a picture of random colours of a given (width, height)."""
+    """Write a picture of random colours with the given width and height."""
     from PIL import Image
 
     def make(width: int, height: int, name: str = "random.png", seed: int = 0) -> Path:
@@ -112,7 +112,7 @@ def make_picture(tmp_path):
 
 
 def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
-    """Frames that differ, and compress well."""
+    """Return frames that differ and compress well."""
     width, height = size_px
     frames = []
     for i in range(count):
@@ -124,7 +124,7 @@ def numbered_frames(count: int, size_px=(64, 48)) -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def examples(request, tmp_path_factory):
-    """By model and kind (`one`, `two` pictures, `clip`): what it is shown, with its plain run, which is made once."""
+    """By model and kind (`one`, `two` pictures, `clip`): an `Example`, whose plain run is computed once."""
     from functools import cache
 
     from PIL import Image
@@ -132,7 +132,7 @@ def examples(request, tmp_path_factory):
     from qvl_attn.media.mp4 import write_mp4
     from tests.helpers.plain_eager import Example, clip_media
 
-    folder = tmp_path_factory.mktemp("exhibits")
+    folder = tmp_path_factory.mktemp("examples")
     rng = np.random.default_rng(4)
     for name, (width, height) in {"a": (200, 120), "b": (90, 150)}.items():
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
@@ -140,15 +140,15 @@ def examples(request, tmp_path_factory):
     write_mp4(folder / "clip.mp4", zip(numbered_frames(7, (140, 84)), times, strict=True), 0.7, rate_fps=CLIP_FPS)
 
     @cache
-    def example(which: str, kind: str) -> Example:
-        analyzer = request.getfixturevalue(which)
+    def example(model: str, kind: str) -> Example:
+        analyzer = request.getfixturevalue(model)
         if kind == "clip":
             return Example(analyzer, clip_media(analyzer, folder / "clip.mp4", CLIP_FPS), "what moves?")
         paths = {
             "demo": [DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"],
             "genuine": [folder / "a.png", folder / "b.png"],
-        }[which]
-        question = {"demo": "how many cats?", "genuine": "how many cats? 有几只猫?"}[which]
+        }[model]
+        question = {"demo": "how many cats?", "genuine": "how many cats? 有几只猫?"}[model]
         return Example(analyzer, paths[: 1 if kind == "one" else 2], question)
 
     return example
@@ -156,11 +156,11 @@ def examples(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def results(demo, cats, wide, tmp_path_factory):
-    """By name: results of every kind that a page shows, each made once."""
+    """By name: results of every kind that a page shows, each computed once."""
     from qvl_attn.media.mp4 import write_mp4
     from tests.helpers.pages import results_of
 
-    clip = tmp_path_factory.mktemp("moving") / "moves.mp4"
+    clip = tmp_path_factory.mktemp("clip") / "clip.mp4"
     frames = zip(numbered_frames(7, (140, 84)), (i / CLIP_FPS for i in range(7)), strict=True)
     write_mp4(clip, frames, 0.7, rate_fps=CLIP_FPS)
     return results_of(demo, cats, wide, clip)
@@ -168,7 +168,7 @@ def results(demo, cats, wide, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def page_file(results, tmp_path_factory):
-    """The file of a page of one or several of `results`."""
+    """By names of `results`: the file of their page."""
     from functools import cache
 
     from qvl_attn.vqa.page import result_html
@@ -185,39 +185,39 @@ def page_file(results, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checked(demo, tmp_path_factory):
-    """By kind (see `check_pages.KINDS`): a finished check, which is made once."""
+def finished_check(demo, tmp_path_factory):
+    """By kind (see `check_pages.KINDS`): a finished check, run once."""
     from functools import cache
 
     from tests.helpers.check_pages import Checked, check
 
     @cache
-    def checked(kind: str) -> Checked:
+    def run_once(kind: str) -> Checked:
         return check(demo, kind, tmp_path_factory.mktemp(kind))
 
-    return checked
+    return run_once
 
 
 @pytest.fixture
-def opened(chromium, checked):
-    """Open the page of a check, by its kind or file; at the end it must have said and asked for nothing."""
+def open_check_page(chromium, finished_check):
+    """Open the page of a check, by its kind or file; it must report no errors and make no requests."""
     from tests.helpers.check_pages import Opened
 
     pages = []
 
-    def opened(what, **options) -> Opened:
-        file = what if isinstance(what, Path) else checked(what).page
+    def open_page(kind_or_file, **options) -> Opened:
+        file = kind_or_file if isinstance(kind_or_file, Path) else finished_check(kind_or_file).page
         pages.append(Opened(chromium, file, **options))
         return pages[-1]
 
-    yield opened
+    yield open_page
     for page in pages:
         page.close()
 
 
 @pytest.fixture
 def clip_file(tmp_path):
-    """Write a clip of (count) frames at 10 a second, or at the times that are given."""
+    """Write a clip of `count` frames at 10 per second, or at the given times."""
 
     def write(count=20, name="clip.mp4", times_s=None, size_px=(64, 48), end_s=None) -> Path:
         from qvl_attn.media.mp4 import write_mp4
@@ -232,10 +232,10 @@ def clip_file(tmp_path):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A real browser without a window; CI fails where there is none, a user's run skips and says so."""
+    """A real headless browser. Without one the tests are skipped, or fail if QVL_ATTN_REQUIRE_BROWSER is set."""
     from playwright.sync_api import sync_playwright
 
-    path = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
     if path is None:
         if os.environ.get("QVL_ATTN_REQUIRE_BROWSER"):
             pytest.fail("no Chromium")
@@ -250,46 +250,46 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, page_file):
-    """Open a page of some of `results`, with the options of a browser's context; see `pages.opened`."""
+    """Open a page of some of `results`, with options of the browser context; see `pages.open_in_browser`."""
     from contextlib import ExitStack
 
-    from tests.helpers.pages import opened
+    from tests.helpers.pages import open_in_browser
 
     with ExitStack() as stack:
-        yield lambda *names, **options: stack.enter_context(opened(chromium, page_file(*names), **options))
+        yield lambda *names, **options: stack.enter_context(open_in_browser(chromium, page_file(*names), **options))
 
 
 @pytest.fixture(scope="session")
-def looks():
-    """By name: looks of encoders, of every kind that a page shows."""
+def encoder_results():
+    """Results of encoders by name, one of every kind that a page shows."""
     from tests.helpers.made_up_encoder_results import results_of
 
     return results_of()
 
 
 @pytest.fixture(scope="session")
-def look_file(looks, tmp_path_factory):
-    """The file of the page of one of `looks`."""
+def encoder_page_file(encoder_results, tmp_path_factory):
+    """The file of the page of one of `encoder_results`."""
     from functools import cache
 
     from qvl_attn.encoders.page import encoder_html
 
-    folder = tmp_path_factory.mktemp("looks")
+    folder = tmp_path_factory.mktemp("encoder-pages")
 
     @cache
     def write(name: str) -> Path:
-        (folder / f"{name}.html").write_text(encoder_html(looks(name), ["a note"]), encoding="utf-8")
+        (folder / f"{name}.html").write_text(encoder_html(encoder_results(name), ["a note"]), encoding="utf-8")
         return folder / f"{name}.html"
 
     return write
 
 
 @pytest.fixture
-def open_look(chromium, look_file):
-    """Open the page of one of `looks`, with the options of a browser's context; see `pages.opened`."""
+def open_encoder_page(chromium, encoder_page_file):
+    """Open the page of one of `encoder_results`, with options of the browser context; see `pages.open_in_browser`."""
     from contextlib import ExitStack
 
-    from tests.helpers.pages import opened
+    from tests.helpers.pages import open_in_browser
 
     with ExitStack() as stack:
-        yield lambda name, **options: stack.enter_context(opened(chromium, look_file(name), **options))
+        yield lambda name, **options: stack.enter_context(open_in_browser(chromium, encoder_page_file(name), **options))

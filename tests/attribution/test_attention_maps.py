@@ -10,7 +10,7 @@ import pytest
 
 from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
-from tests.helpers.plain_eager import Example, alike, clip_media, matrices
+from tests.helpers.plain_eager import Example, assert_close, clip_media, matrices
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."
@@ -23,7 +23,7 @@ def example(request, examples) -> Example:
 
 def rows_on_vision(example: Example, query: str) -> np.ndarray:
     """(L, H, Q, V)."""
-    return example.attention[:, :, example.rows(query)][..., example.vision]
+    return example.attention[:, :, example.rows(query)][..., example.vision_positions]
 
 
 @pytest.mark.parametrize(("query", "way"), [("question", "rows"), ("last", "eager"), ("answer", "rows")])
@@ -31,10 +31,10 @@ def test_mean_and_max(example, query, way, monkeypatch):
     monkeypatch.setattr(example.analyzer, "attn", way)
     mean, most = example.result("mean", "max", query=query, layers="1-2").methods
     want = rows_on_vision(example, query)[1:3]
-    alike(mean.values, want.mean(axis=(0, 1, 2)))
-    alike(mean.layer_values, want.mean(axis=(1, 2)))
-    alike(most.values, want.max(axis=(0, 1)).mean(axis=0))
-    alike(most.layer_values, want.max(axis=1).mean(axis=1))
+    assert_close(mean.values, want.mean(axis=(0, 1, 2)))
+    assert_close(mean.layer_values, want.mean(axis=(1, 2)))
+    assert_close(most.values, want.max(axis=(0, 1)).mean(axis=0))
+    assert_close(most.layer_values, want.max(axis=1).mean(axis=1))
     assert mean.layers == most.layers == mean.layer_numbers == most.layer_numbers == (1, 2)
 
 
@@ -42,9 +42,9 @@ def test_the_usual_layers_are_those_of_the_headline(example):
     mean, most = example.result("mean", "max").methods
     usual = {4: (2,), 3: (1, 2)}[example.analyzer.config.text_config.num_hidden_layers]
     want = rows_on_vision(example, "last")
-    alike(mean.values, want[list(usual)].mean(axis=(0, 1, 2)))
-    alike(most.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
-    alike(most.layer_values, want.max(axis=1).mean(axis=1))
+    assert_close(mean.values, want[list(usual)].mean(axis=(0, 1, 2)))
+    assert_close(most.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
+    assert_close(most.layer_values, want.max(axis=1).mean(axis=1))
     assert mean.layers == most.layers == usual
     assert mean.layer_numbers == most.layer_numbers == tuple(range(len(want)))
 
@@ -53,8 +53,8 @@ def test_the_usual_layers_are_those_of_the_headline(example):
 def test_heads_are_those_that_were_named(example, query):
     found = example.map("heads", query, heads="0.1,2.0,2.1")
     want = rows_on_vision(example, query)
-    alike(found.values, np.mean([want[0, 1], want[2, 0], want[2, 1]], axis=(0, 1)))
-    alike(found.layer_values, [want[0, 1].mean(axis=0), want[2, :2].mean(axis=(0, 1))])
+    assert_close(found.values, np.mean([want[0, 1], want[2, 0], want[2, 1]], axis=(0, 1)))
+    assert_close(found.layer_values, [want[0, 1].mean(axis=0), want[2, :2].mean(axis=(0, 1))])
     assert found.layers == found.layer_numbers == (0, 2)
     assert "0.1,2.0,2.1" in found.caption
 
@@ -66,7 +66,7 @@ def test_heads_of_a_profile(examples, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(fields | {"heads": [[1, 2], [3, 0]]}))
     found = example.map("heads", profile=str(tmp_path / "mine.json"))
     want = rows_on_vision(example, "last")[:, :, 0]
-    alike(found.values, (want[1, 2] + want[3, 0]) / 2)
+    assert_close(found.values, (want[1, 2] + want[3, 0]) / 2)
 
 
 def test_heads_without_a_profile_are_refused(examples):
@@ -78,7 +78,7 @@ def test_a_batch_keeps_each_prompts_own_maximum(examples):
     """Answers of different lengths, and prompts of different lengths."""
     example = examples("demo", "two")
     settings = replace(example.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
-    pairs = [([path], question) for path in example.shown for question in ("list the objects", "how many cats?")]
+    pairs = [([path], question) for path in example.media for question in ("list the objects", "how many cats?")]
     together = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=4))
     assert len({len(result.capture.tokens) for _, result in together}) > 1
     for i, result in together:
@@ -94,9 +94,9 @@ def test_a_batch_keeps_each_prompts_own_maximum(examples):
 def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
     """(L, H, S, V) of the generic prompt in a run of its own, where it asks, and its last position."""
     inputs = example.inputs_of(GENERIC)
-    attention = matrices(example.run(inputs))[..., example.vision]
+    attention = matrices(example.run(inputs))[..., example.vision_positions]
     length = inputs["input_ids"].shape[1]
-    asking = np.arange(example.vision[-1] + 2, length - 5)
+    asking = np.arange(example.vision_positions[-1] + 2, length - 5)
     assert example.analyzer.processor.tokenizer.decode(inputs["input_ids"][0, asking]) == GENERIC
     return attention, asking, length - 1
 
@@ -111,8 +111,8 @@ def test_relative_is_the_ratio_of_two_runs(example, query):
     def by_hand(a, g):
         return [value / (usual + 0.01 * sum(g) / len(g)) for value, usual in zip(a, g, strict=True)]
 
-    alike(found.values, by_hand(own.mean(axis=0), generic.mean(axis=0)))
-    alike(found.layer_values, [by_hand(a, g) for a, g in zip(own, generic, strict=True)])
+    assert_close(found.values, by_hand(own.mean(axis=0), generic.mean(axis=0)))
+    assert_close(found.layer_values, [by_hand(a, g) for a, g in zip(own, generic, strict=True)])
     assert found.layer_numbers == found.layers == (1, 2)
 
 
@@ -120,18 +120,18 @@ def test_the_last_token_is_held_against_the_last_token(examples):
     example = examples("genuine", "two")
     attention, _, last = generic_attention(example)
     usual = attention[2, :, last].mean(axis=0)
-    own = example.attention[2, :, example.length - 1][:, example.vision].mean(axis=0)
-    alike(example.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
+    own = example.attention[2, :, example.length - 1][:, example.vision_positions].mean(axis=0)
+    assert_close(example.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
 
 
 def test_a_part_of_the_question_is_held_against_the_whole_generic_prompt(examples):
     example = examples("demo", "one")
     found = example.map("relative", "text:cats")
     tokens = [example.analyzer.processor.tokenizer.decode(i) for i in example.inputs["input_ids"][0]]
-    own = example.attention[2, :, tokens.index(" cats")][:, example.vision].mean(axis=0)
+    own = example.attention[2, :, tokens.index(" cats")][:, example.vision_positions].mean(axis=0)
     attention, asking, _ = generic_attention(example)
     usual = attention[2, :, asking].mean(axis=(0, 1))
-    alike(found.values, own / (usual + 0.01 * usual.mean()))
+    assert_close(found.values, own / (usual + 0.01 * usual.mean()))
 
 
 def test_over_nothing_there_is_no_ratio():
@@ -158,7 +158,7 @@ def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_si
     example, towers, prompts = examples("demo", "one"), [], []
     settings = replace(example.analyzer.settings(query="last"), methods=("relative",))
     questions = [example.question, "what color is the star?", "what color is the dog?"]
-    pairs = [(example.shown, question) for question in questions]
+    pairs = [(example.media, question) for question in questions]
 
     def fed(module, args, kwargs):
         if kwargs["inputs_embeds"].shape[1] > 1:
@@ -186,7 +186,7 @@ def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_si
 def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_file, kind):
     """Clips run in one batch, pictures apart."""
     example = examples("demo", kind)
-    shown = [[path] for path in example.shown] if kind == "two" else [example.shown, other_clip(example, clip_file)]
+    shown = [[path] for path in example.media] if kind == "two" else [example.media, other_clip(example, clip_file)]
     settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
     pairs = [(one, example.question) for one in shown]
     results = dict(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=2))
@@ -217,7 +217,7 @@ def rolled(example: Example) -> list[np.ndarray]:
 def test_rollout_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
     found = example.map("rollout", query)
-    want = [product[example.rows(query)].mean(axis=0)[example.vision] for product in rolled(example)]
-    alike(found.values, want[0])
-    alike(found.layer_values, want)
+    want = [product[example.rows(query)].mean(axis=0)[example.vision_positions] for product in rolled(example)]
+    assert_close(found.values, want[0])
+    assert_close(found.layer_values, want)
     assert found.layers == found.layer_numbers == tuple(range(len(want)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qvl_attn.model.probe import window_order
-from tests.helpers.plain_eager import Example, alike, eager
+from tests.helpers.plain_eager import Example, assert_close, eager
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
@@ -36,7 +36,7 @@ def differentiated(example: Example, ids, which):
         # So that all of the attention is in the graph, whatever of it comes before the first picture.
         words = model.get_input_embeddings()
         stack.callback(words.register_forward_hook(lambda m, a, output: output.detach().requires_grad_()).remove)
-        out = model(**example.whole(ids), output_attentions=True)
+        out = model(**example.full_inputs(ids), output_attentions=True)
     y = sum(out.logits[0, example.length - 1 + i, ids[i]] for i in which)
     gradients = torch.autograd.grad(y, [*out.attentions, kept[0]])
     attention, gradient = (torch.cat([one.detach() for one in layers]) for layers in (out.attentions, gradients[:-1]))
@@ -58,18 +58,18 @@ def relevance_by_hand(example: Example, ids, which) -> tuple[np.ndarray, list[np
 @pytest.mark.parametrize(("query", "block"), [("last", 7), ("answer", 3)])
 def test_relevance_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
-    which = example.explained(query)
+    which = example.explained_indices(query)
     whole, layers = relevance_by_hand(example, example.ids, which)
     found = example.map("gradient", query)
     rows = [example.length - 1 + i for i in which]
-    alike(found.values, whole[rows].mean(axis=0)[example.vision])
-    alike(found.layer_values, [layer[rows].mean(axis=0)[example.vision] for layer in layers])
+    assert_close(found.values, whole[rows].mean(axis=0)[example.vision_positions])
+    assert_close(found.layer_values, [layer[rows].mean(axis=0)[example.vision_positions] for layer in layers])
     assert found.layers == found.layer_numbers == tuple(range(len(layers)))
 
 
 def test_the_random_model_says_several_words(examples):
     """So that the sum over an answer, and the mean over where it is produced, are of several."""
-    assert len(examples("genuine", "one").explained("answer")) > 2
+    assert len(examples("genuine", "one").explained_indices("answer")) > 2
 
 
 @pytest.mark.parametrize("which", ["demo", "genuine"])
@@ -77,7 +77,7 @@ def test_blocks_change_nothing(examples, which, monkeypatch):
     example = examples(which, "one")
     one = example.map("gradient")
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", 13)
-    alike(example.map("gradient").values, one.values)
+    assert_close(example.map("gradient").values, one.values)
 
 
 @pytest.mark.parametrize(("which", "answer"), [("demo", "red star"), ("genuine", "two red cats, 两只")])
@@ -85,11 +85,11 @@ def test_blocks_change_nothing(examples, which, monkeypatch):
 def test_a_supplied_answer_is_what_is_explained(examples, which, answer, query):
     example = examples(which, "one")
     ids = example.supplied(answer)
-    explained = example.explained(query, ids)
+    explained = example.explained_indices(query, ids)
     whole, _ = relevance_by_hand(example, ids, explained)
     found = example.map("gradient", query, answer=answer)
     rows = [example.length - 1 + i for i in explained]
-    alike(found.values, whole[rows].mean(axis=0)[example.vision])
+    assert_close(found.values, whole[rows].mean(axis=0)[example.vision_positions])
     words = example.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
     assert f"“{words}”" in found.caption
 
@@ -128,7 +128,7 @@ def cam_by_hand(example: Example, ids, which) -> np.ndarray:
     alpha = sum(gradients.astype(np.float64)) / len(gradients)
     patches = np.array([max(float(patch.astype(np.float64) @ alpha), 0) for patch in features])
     grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
-    cells = np.full(len(example.vision), np.nan)
+    cells = np.full(len(example.vision_positions), np.nan)
     for i, cell in enumerate(windows_of(example.analyzer.model, grid).tolist()):
         cells[cell] = patches[4 * i : 4 * i + 4].mean()
     return cells
@@ -137,7 +137,7 @@ def cam_by_hand(example: Example, ids, which) -> np.ndarray:
 @pytest.mark.parametrize("query", ["last", "answer"])
 def test_grad_cam_of_the_towers_last_layer(example, query):
     found = example.map("gradcam", query)
-    alike(found.values, cam_by_hand(example, example.ids, example.explained(query)))
+    assert_close(found.values, cam_by_hand(example, example.ids, example.explained_indices(query)))
     assert (found.layers, found.layer_values, found.layer_numbers) == ((), None, ())
 
 
@@ -145,7 +145,7 @@ def test_grad_cam_of_a_supplied_answer(examples):
     example = examples("demo", "two")
     ids = example.supplied("red star")
     found = example.map("gradcam", "answer", answer="red star")
-    alike(found.values, cam_by_hand(example, ids, example.explained("answer", ids)))
+    assert_close(found.values, cam_by_hand(example, ids, example.explained_indices("answer", ids)))
 
 
 def test_some_windows_are_not_in_the_order_of_the_cells(examples):

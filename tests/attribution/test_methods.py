@@ -81,7 +81,7 @@ def test_maps_are_drawn_by_picture_on_one_scale(examples):
     assert result.heatmaps(query="question")[0].method == "mean"
     rows = result.query_rows()
     (first, _) = method_heat_maps(sinks, result.capture, rows, "question")
-    assert first.queries == tuple(example.asking)
+    assert first.queries == tuple(example.question_positions)
     alone = method_heat_maps(sinks, result.capture, rows, "question", Scale(0, 1), layer=2)
     for map_, part in zip(alone, cut_by_picture(sinks.layer_values[1], example.grids), strict=True):
         assert np.array_equal(map_.values, part)

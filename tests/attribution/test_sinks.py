@@ -12,7 +12,7 @@ import torch
 from qvl_attn.attribution.methods import DIMENSIONS, sinks
 from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
-from tests.helpers.plain_eager import Example, alike
+from tests.helpers.plain_eager import Example, assert_close
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]
@@ -21,7 +21,7 @@ LAYER, DIMENSION, PLANTED = 1, 7, [2, 5, 11]
 @contextmanager
 def planted(example: Example, spoil):
     """What comes into the layer `LAYER` is changed at some of the cells."""
-    positions, residual = example.vision[PLANTED].tolist(), []
+    positions, residual = example.vision_positions[PLANTED].tolist(), []
 
     def before(module, args):
         residual[:] = args
@@ -62,7 +62,7 @@ def by_hand(out, example: Example, dimensions) -> np.ndarray:
     """(L, V) from what comes into each layer."""
     layers = []
     for hidden in out.hidden_states[:-1]:
-        cells = hidden[0, example.vision].double().numpy()
+        cells = hidden[0, example.vision_positions].double().numpy()
         norms = [float(np.sqrt((cell**2).sum())) for cell in cells]
         usual = sorted(norms)
         count = len(norms)
@@ -88,22 +88,22 @@ def test_planted_sinks_are_found_by_either_criterion_alone(
     monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
     everything = dimensions or range(text.hidden_size)
     with planted(example, spoil):
-        own = Example(example.analyzer, example.shown, example.question)
+        own = Example(example.analyzer, example.media, example.question)
         first, second = own.result("sinks", "sinks-redistributed", layers="0-2", query="question").methods
         found = by_hand(own.plain, own, everything)
-        attention = own.attention[:3][:, :, own.asking][..., own.vision].mean(axis=(1, 2))
+        attention = own.attention[:3][:, :, own.question_positions][..., own.vision_positions].mean(axis=(1, 2))
     assert not found[0].any(), "nothing is found before it comes"
     assert np.flatnonzero(found[LAYER]).tolist() == PLANTED, "they, and no others"
     want = [
         [0 if sink else a for a, sink in zip(*pair, strict=True)] for pair in zip(attention, found[:3], strict=True)
     ]
-    alike(first.layer_values, want)
-    alike(first.values, np.mean(want, axis=0))
+    assert_close(first.layer_values, want)
+    assert_close(first.values, np.mean(want, axis=0))
     assert first.removed == second.removed == tuple(np.flatnonzero(found[:3].any(axis=0)).tolist())
     assert f"{len(first.removed)} sink cells" in first.caption
     spread = [np.array(kept) * sum(a) / sum(kept) for kept, a in zip(want, attention, strict=True)]
-    alike(second.layer_values, spread)
-    alike(second.layer_values.sum(axis=1), attention.sum(axis=1))
+    assert_close(second.layer_values, spread)
+    assert_close(second.layer_values.sum(axis=1), attention.sum(axis=1))
     assert ("any dimension" in first.caption) is not bool(dimensions)
 
 

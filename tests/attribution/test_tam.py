@@ -7,7 +7,7 @@ import pytest
 
 from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
-from tests.helpers.plain_eager import Example, alike, cut_by_picture
+from tests.helpers.plain_eager import Example, assert_close, cut_by_picture
 
 SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
@@ -35,17 +35,17 @@ def rank_gaussian(picture: np.ndarray) -> np.ndarray:
 
 def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarray:
     """(V,) the map of the token of the answer that is `target`-th in it."""
-    question = example.inputs["input_ids"][0, example.asking].tolist()
+    question = example.inputs["input_ids"][0, example.question_positions].tolist()
     words = [*question, *ids[:target]]
     # Where each of them is looked for: a token of the question at its own place, one of the answer where it is made.
-    places = [*example.asking, *(example.length - 1 + i for i in range(target))]
+    places = [*example.question_positions, *(example.length - 1 + i for i in range(target))]
     own = ids[target]
     strength = [max(float(logits[place, own]), 0) for place in places]
-    scores = np.array([max(float(logits[cell, own]), 0) for cell in example.vision])
+    scores = np.array([max(float(logits[cell, own]), 0) for cell in example.vision_positions])
     interference, total = np.zeros(len(scores)), 0.0
     for word, much in zip(words, strength, strict=True):
         if word != own:
-            interference += much * np.maximum(logits[example.vision, word], 0)
+            interference += much * np.maximum(logits[example.vision_positions, word], 0)
             total += much
     interference /= total + 1e-8
     if interference.any():
@@ -61,8 +61,8 @@ def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarra
 def test_the_published_definition_in_loops(example, query):
     found = example.map("tam", query)
     logits = example.plain.logits[0].double().numpy()
-    want = [by_hand(example, logits, example.ids, target) for target in example.explained(query)]
-    alike(found.values, np.mean(want, axis=0), 3e-4)
+    want = [by_hand(example, logits, example.ids, target) for target in example.explained_indices(query)]
+    assert_close(found.values, np.mean(want, axis=0), 3e-4)
     assert (found.layers, found.layer_values) == ((), None)
 
 
@@ -70,13 +70,13 @@ def test_a_supplied_answer_with_words_of_the_question(examples):
     """A word that stood before is none of its own context."""
     example = examples("demo", "one")
     ids = example.supplied("many cats cats")
-    asked = example.inputs["input_ids"][0, example.asking].tolist()
+    asked = example.inputs["input_ids"][0, example.question_positions].tolist()
     assert set(ids) & set(asked)
     assert ids[-1] in ids[:-1]
-    logits = example.run(example.whole(ids)).logits[0].double().numpy()
+    logits = example.run(example.full_inputs(ids)).logits[0].double().numpy()
     want = [by_hand(example, logits, ids, target) for target in range(len(ids))]
-    alike(example.map("tam", "answer", answer="many cats cats").values, np.mean(want, axis=0), 3e-4)
-    alike(example.map("tam", "last", answer="many cats cats").values, want[0], 3e-4)
+    assert_close(example.map("tam", "answer", answer="many cats cats").values, np.mean(want, axis=0), 3e-4)
+    assert_close(example.map("tam", "last", answer="many cats cats").values, want[0], 3e-4)
 
 
 def classes(vision, text, ids):

@@ -50,7 +50,7 @@ def example_of(run, row):
     return read_examples(run.folder)[run.rows[row]["id"]]
 
 
-def exhibited_rows(run):
+def rows_with_example(run):
     kept = read_examples(run.folder)
     return [i for i, row in enumerate(run.rows) if row["id"] in kept]
 
@@ -91,9 +91,9 @@ def order_of(rows, values, down):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "bare", "evil"])
-def test_samples_are_sorted_by_every_figure_both_ways(opened, checked, kind):
-    page, run = opened(kind), checked(kind)
-    rows, shown = run.rows, exhibited_rows(run)
+def test_samples_are_sorted_by_every_figure_both_ways(open_check_page, finished_check, kind):
+    page, run = open_check_page(kind), finished_check(kind)
+    rows, shown = run.rows, rows_with_example(run)
     if kind == "boxed":
         assert len(shown) < len(rows)
     names = page.page.eval_on_selector("#sort", "(one) => [...one.options].map((option) => option.value)")
@@ -111,9 +111,9 @@ def test_samples_are_sorted_by_every_figure_both_ways(opened, checked, kind):
         assert order == ["ascending", "descending"][down]
 
 
-def test_filters_and_search_alone_and_together(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
-    rows, shown = run.rows, exhibited_rows(run)
+def test_filters_and_search_alone_and_together(open_check_page, finished_check):
+    page, run = open_check_page("boxed"), finished_check("boxed")
+    rows, shown = run.rows, rows_with_example(run)
     texts = [[row["id"], row["question"], row["answer"], *row["references"], *row["media"]] for row in rows]
     right = [row["accuracy"] >= 0.5 for row in rows]
     counts = set()
@@ -142,8 +142,8 @@ def test_filters_and_search_alone_and_together(opened, checked):
     assert page.page.get_attribute("#count", "role") == "status"
 
 
-def test_a_filter_and_an_order_together(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
+def test_a_filter_and_an_order_together(open_check_page, finished_check):
+    page, run = open_check_page("boxed"), finished_check("boxed")
     page.page.select_option("#right", "wrong")
     page.page.select_option("#sort", "lift")
     page.page.click("#order")
@@ -152,8 +152,8 @@ def test_a_filter_and_an_order_together(opened, checked):
     assert page.listed() == [run.rows[i]["id"] for i in want]
 
 
-def test_a_card_says_what_was_asked_answered_and_judged(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
+def test_a_card_says_what_was_asked_answered_and_judged(open_check_page, finished_check):
+    page, run = open_check_page("boxed"), finished_check("boxed")
     for sort, names in (("order", ("lift", "mass")), ("entropy", ("entropy", "lift")), ("lift", ("lift", "mass"))):
         page.page.select_option("#sort", sort)
         cards = page.page.locator("#cards .sample").all_text_contents()
@@ -177,12 +177,12 @@ def test_a_card_says_what_was_asked_answered_and_judged(opened, checked):
 
 @pytest.mark.parametrize(("interp", "colormap"), [("linear", "inferno"), ("cells", "viridis"), ("linear", "jet")])
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_maps_are_coloured_as_python_does(opened, checked, kind, interp, colormap):
-    page, run = opened(kind), checked(kind)
+def test_maps_are_coloured_as_python_does(open_check_page, finished_check, kind, interp, colormap):
+    page, run = open_check_page(kind), finished_check(kind)
     page.page.select_option("#interp", interp)
     page.page.select_option("#colormap", colormap)
     table = color_table(colormap)[:, 0].astype(int)
-    for row in exhibited_rows(run)[::4]:
+    for row in rows_with_example(run)[::4]:
         example, brightest = example_of(run, row), []
         for found, values in zip(drawn(page, row), example.values, strict=True):
             width, height = found["size"]
@@ -198,9 +198,9 @@ def test_maps_are_coloured_as_python_does(opened, checked, kind, interp, colorma
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(opened, checked, kind):
-    page, run = opened(kind), checked(kind)
-    for row in exhibited_rows(run)[::3]:
+def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(open_check_page, finished_check, kind):
+    page, run = open_check_page(kind), finished_check(kind)
+    for row in rows_with_example(run)[::3]:
         for found, jpeg in zip(drawn(page, row), example_of(run, row).jpegs, strict=True):
             assert b64decode(found["source"].removeprefix("data:image/jpeg;base64,")) == jpeg
             assert list(decoded(found["map"]).shape[1::-1]) == found["size"]
@@ -211,9 +211,9 @@ def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(opened, chec
             assert width / height == pytest.approx(found["size"][0] / found["size"][1], rel=0.02)
 
 
-def test_boxes_are_where_the_data_set_says_until_they_are_switched_off(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
-    shown, outlined = exhibited_rows(run), 0
+def test_boxes_are_where_the_data_set_says_until_they_are_switched_off(open_check_page, finished_check):
+    page, run = open_check_page("boxed"), finished_check("boxed")
+    shown, outlined = rows_with_example(run), 0
     for row in shown:
         (found,) = drawn(page, row)
         typed = run.typed[run.rows[row]["id"]]
@@ -233,9 +233,9 @@ def test_boxes_are_where_the_data_set_says_until_they_are_switched_off(opened, c
     page.wait("(row) => document.querySelectorAll('#cards rect').length > 0")
 
 
-def test_opacity_is_that_of_the_slider(opened, checked):
-    page = opened("boxed")
-    row = exhibited_rows(checked("boxed"))[0]
+def test_opacity_is_that_of_the_slider(open_check_page, finished_check):
+    page = open_check_page("boxed")
+    row = rows_with_example(finished_check("boxed"))[0]
     assert drawn(page, row)[0]["opacity"] == "0.5"
     for value in ("0.8", "0", "1"):
         page.page.fill("#alpha", value)
@@ -244,10 +244,10 @@ def test_opacity_is_that_of_the_slider(opened, checked):
         )
 
 
-def test_clips_show_their_steps(opened, checked):
-    page, run = opened("clips"), checked("clips")
+def test_clips_show_their_steps(open_check_page, finished_check):
+    page, run = open_check_page("clips"), finished_check("clips")
     boxed = 0
-    for row in exhibited_rows(run):
+    for row in rows_with_example(run):
         example = example_of(run, row)
         found = drawn(page, row)
         assert len(found) == len(example.places) > 1
@@ -294,9 +294,9 @@ def scroll_through(page):
     assert seen == {*page.cards()}
 
 
-def test_nothing_stays_empty_when_it_comes_into_sight(opened, checked):
-    page = opened("boxed", viewport={"width": 420, "height": 500})
-    count = len(exhibited_rows(checked("boxed")))
+def test_nothing_stays_empty_when_it_comes_into_sight(open_check_page, finished_check):
+    page = open_check_page("boxed", viewport={"width": 420, "height": 500})
+    count = len(rows_with_example(finished_check("boxed")))
     inked = f"() => [...document.querySelectorAll('#cards .pictures')].filter({INKED}).length"
     assert page.page.evaluate(inked) < count, "what is far away is not drawn yet"
     page.page.mouse.move(200, 250)
@@ -315,9 +315,9 @@ def test_nothing_stays_empty_when_it_comes_into_sight(opened, checked):
         scroll_through(page)
 
 
-def test_what_comes_into_sight_after_a_change_has_the_new_colours(opened, checked):
-    page, run = opened("boxed", viewport={"width": 420, "height": 500}), checked("boxed")
-    shown = exhibited_rows(run)
+def test_what_comes_into_sight_after_a_change_has_the_new_colours(open_check_page, finished_check):
+    page, run = open_check_page("boxed", viewport={"width": 420, "height": 500}), finished_check("boxed")
+    shown = rows_with_example(run)
     for row in (shown[0], shown[-1]):
         page.wait_drawn(row)
     page.page.evaluate("scrollTo(0, 0)")

@@ -70,8 +70,8 @@ def _line(pairs):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "bare", "evil", "calibrated", "merged"])
-def test_the_table_of_figures_is_that_of_the_summary(opened, checked, kind):
-    page, summary = opened(kind), checked(kind).summary
+def test_the_table_of_figures_is_that_of_the_summary(open_check_page, finished_check, kind):
+    page, summary = open_check_page(kind), finished_check(kind).summary
     head, *rows = page.table("figures")
     assert head[0] == ""
     assert head[1:3] == ["mean", "95 % interval"]
@@ -94,8 +94,8 @@ def test_the_table_of_figures_is_that_of_the_summary(opened, checked, kind):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_right_and_wrong_against_grounded_and_elsewhere(opened, checked, kind):
-    page, cells = opened(kind), checked(kind).summary["answers_and_grounding"]
+def test_right_and_wrong_against_grounded_and_elsewhere(open_check_page, finished_check, kind):
+    page, cells = open_check_page(kind), finished_check(kind).summary["answers_and_grounding"]
     total = sum(cells.values())
     if kind == "boxed":
         assert min(cells.values()) > 0
@@ -109,16 +109,16 @@ def test_right_and_wrong_against_grounded_and_elsewhere(opened, checked, kind):
             assert float(share) == pytest.approx(100 * int(count) / total, abs=0.5)
 
 
-def test_without_boxes_there_is_nothing_about_them(opened):
-    page = opened("bare")
+def test_without_boxes_there_is_nothing_about_them(open_check_page):
+    page = open_check_page("bare")
     assert not page.page.locator("#both").is_visible()
     assert not page.page.locator("#heads-card").is_visible()
     assert not page.page.locator("#methods").is_visible()
     assert page.page.locator("#layers svg").is_visible()
 
 
-def test_the_table_of_methods(opened, checked):
-    page, methods = opened("methods"), checked("methods").summary["methods"]
+def test_the_table_of_methods(open_check_page, finished_check):
+    page, methods = open_check_page("methods"), finished_check("methods").summary["methods"]
     head, *rows = page.table("methods")
     assert head == ["method", "pointing game", "lift over the area", "ROC-AUC", "IoU (Otsu)"]
     assert {row[0]: row[1:] for row in rows} == {
@@ -127,8 +127,8 @@ def test_the_table_of_methods(opened, checked):
     }
 
 
-def test_deletion_insertion_and_sanity_of_methods_are_there_too(opened, checked, tmp_path):
-    run = checked("methods")
+def test_deletion_insertion_and_sanity_of_methods_are_there_too(open_check_page, finished_check, tmp_path):
+    run = finished_check("methods")
     summary, values = run.summary, np.random.default_rng(0)
     figures = [*FAITHFUL, *(f"{name}_rank" for name in SANITY)]
     for name in figures:
@@ -136,7 +136,7 @@ def test_deletion_insertion_and_sanity_of_methods_are_there_too(opened, checked,
             summary["methods"][own][name] = {"mean": float(values.uniform(-2, 1)), "low": None, "high": None, "n": 8}
     summary["methods"]["random"] = {"deletion_blur": {"mean": -0.25, "low": None, "high": None, "n": 8}}
     (tmp_path / "page.html").write_text(check_html(summary, read_scores(run.folder), {}), encoding="utf-8")
-    head, *rows = opened(tmp_path / "page.html").table("methods")
+    head, *rows = open_check_page(tmp_path / "page.html").table("methods")
     assert len(head) == len({*head}) == 5 + len(figures)
     found = {row[0]: row[5:] for row in rows}
     for own in ("mean", "relative"):
@@ -148,8 +148,8 @@ def test_deletion_insertion_and_sanity_of_methods_are_there_too(opened, checked,
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "bare"])
-def test_every_figure_can_be_seen_by_layer(opened, checked, kind):
-    page, layers = opened(kind), checked(kind).summary["layers"]
+def test_every_figure_can_be_seen_by_layer(open_check_page, finished_check, kind):
+    page, layers = open_check_page(kind), finished_check(kind).summary["layers"]
     names = page.page.eval_on_selector("#layer-figure", "(one) => [...one.options].map((option) => option.value)")
     assert names == [name for name in FIGURES if any(row[name]["mean"] is not None for row in layers)]
     assert len(names) == (5 if kind == "bare" else 10) - (kind == "bare")
@@ -177,28 +177,28 @@ def test_every_figure_can_be_seen_by_layer(opened, checked, kind):
 @pytest.mark.parametrize(
     ("kind", "layers"), [("boxed", [1, 2]), ("clips", [2]), ("heads", [1, 2]), ("calibrated", ...)]
 )
-def test_the_layers_of_the_headline_are_shaded(opened, checked, kind, layers):
-    headline = checked(kind).summary["headline_of"]
+def test_the_layers_of_the_headline_are_shaded(open_check_page, finished_check, kind, layers):
+    headline = finished_check(kind).summary["headline_of"]
     if layers is ...:
         assert headline["heads"]
         layers = sorted({layer for layer, _ in headline["heads"]})
-    page = opened(kind)
+    page = open_check_page(kind)
     shaded = Chart(page).shaded()
     assert [pytest.approx((layer - 0.5, layer + 0.5), abs=0.01) for layer in layers] == shaded
     assert "shaded" in page.text("#layer-told")
 
 
-def test_all_layers_are_not_shaded(opened, checked, tmp_path):
-    run = checked("boxed")
+def test_all_layers_are_not_shaded(open_check_page, finished_check, tmp_path):
+    run = finished_check("boxed")
     summary = run.summary | {"headline_of": {"layers": [0, 1, 2, 3], "heads": None}}
     (tmp_path / "page.html").write_text(check_html(summary, read_scores(run.folder), {}), encoding="utf-8")
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     assert Chart(page).shaded() == []
     assert page.text("#layer-told") == ""
 
 
-def test_a_click_tells_the_values_of_a_layer(opened, checked):
-    page, layers = opened("boxed"), checked("boxed").summary["layers"]
+def test_a_click_tells_the_values_of_a_layer(open_check_page, finished_check):
+    page, layers = open_check_page("boxed"), finished_check("boxed").summary["layers"]
     for name in ("pointing", "entropy", "vision_mass"):
         page.page.select_option("#layer-figure", name)
         for layer in (3, 0, 2):
@@ -229,8 +229,8 @@ def cells_of(page):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "heads"])
-def test_heads_are_coloured_by_their_figure(opened, checked, kind):
-    page, summary = opened(kind), checked(kind).summary
+def test_heads_are_coloured_by_their_figure(open_check_page, finished_check, kind):
+    page, summary = open_check_page(kind), finished_check(kind).summary
     names = page.page.eval_on_selector("#head-figure", "(one) => [...one.options].map((option) => option.value)")
     assert {*names} == {*HEAD_FIGURES} == summary["heads"].keys()
     table = color_table("inferno")[:, 0]
@@ -251,8 +251,8 @@ def test_heads_are_coloured_by_their_figure(opened, checked, kind):
         assert sorted(marked) == (summary["headline_of"]["heads"] or [])
 
 
-def test_heads_are_walked_by_keys_and_told_by_click_and_enter(opened, checked):
-    page, values = opened("heads"), checked("heads").summary["heads"]["pointing"]
+def test_heads_are_walked_by_keys_and_told_by_click_and_enter(open_check_page, finished_check):
+    page, values = open_check_page("heads"), finished_check("heads").summary["heads"]["pointing"]
     assert "outlined" in page.text("#heads-told")
 
     def reported(row, head):
@@ -272,16 +272,16 @@ def test_heads_are_walked_by_keys_and_told_by_click_and_enter(opened, checked):
     reported(2, 1)
     assert page.page.locator("#heads [tabindex='0']").count() == 1
     page.page.select_option("#head-figure", "lift")
-    lift = checked("heads").summary["heads"]["lift"]
+    lift = finished_check("heads").summary["heads"]["lift"]
     assert page.text("#heads-told").endswith(f". layer 2, head 1: {fixed(lift[2][1])}")
 
 
-def test_a_head_without_a_value_is_told_so(opened, checked, tmp_path):
-    run = checked("heads")
+def test_a_head_without_a_value_is_told_so(open_check_page, finished_check, tmp_path):
+    run = finished_check("heads")
     summary = json.loads(json.dumps(run.summary))
     summary["heads"]["auc"][1][2] = None
     (tmp_path / "page.html").write_text(check_html(summary, read_scores(run.folder), {}), encoding="utf-8")
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     page.page.select_option("#head-figure", "auc")
     (one,) = [one for one in cells_of(page) if one["at"] == [1, 2]]
     assert one["label"] == "layer 1, head 2: –"

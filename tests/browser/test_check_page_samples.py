@@ -11,15 +11,15 @@ import pytest
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
-from tests.browser.test_check_page_gallery import SET, example_of, exhibited_rows
+from tests.browser.test_check_page_gallery import SET, example_of, rows_with_example
 from tests.helpers.check_pages import INKED, number
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "evil"])
-def test_a_sample_opens_and_tells_everything(opened, checked, kind):
-    page, run = opened(kind), checked(kind)
+def test_a_sample_opens_and_tells_everything(open_check_page, finished_check, kind):
+    page, run = open_check_page(kind), finished_check(kind)
     page.page.click("#table-of-all summary")
     for i, row in enumerate(run.rows[:6]):
         page.page.locator("#rows tbody .open").nth(i).click()
@@ -50,10 +50,10 @@ def test_a_sample_opens_and_tells_everything(opened, checked, kind):
         assert not page.page.locator("#sample").is_visible()
 
 
-def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(opened, checked):
-    page, run = opened("boxed"), checked("boxed")
+def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(open_check_page, finished_check):
+    page, run = open_check_page("boxed"), finished_check("boxed")
     focused = "() => document.activeElement.textContent"
-    for row in (exhibited_rows(run)[0], exhibited_rows(run)[2]):
+    for row in (rows_with_example(run)[0], rows_with_example(run)[2]):
         at = page.cards().index(row)
         for close in ("Escape", "Enter"):
             page.page.locator("#cards .open").nth(at).focus()
@@ -74,8 +74,8 @@ def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(opened, check
     assert page.page.evaluate(focused) == run.rows[4]["id"]
 
 
-def test_the_table_of_all_samples(opened, checked):
-    page, run = opened("evil"), checked("evil")
+def test_the_table_of_all_samples(open_check_page, finished_check):
+    page, run = open_check_page("evil"), finished_check("evil")
     page.page.click("#table-of-all summary")
     head, *lines = page.table("rows")
     assert head[:5] == ["id", "Question", "Answer", "accepted", "judged"]
@@ -90,12 +90,12 @@ def test_the_table_of_all_samples(opened, checked):
     assert not page.page.locator("#more").is_visible()
 
 
-def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
-    run = checked("boxed")
+def test_a_long_table_shows_more_when_asked(open_check_page, finished_check, tmp_path):
+    run = finished_check("boxed")
     scores = read_scores(run.folder)
     many = [replace(scores[i % 24], id=f"n{i}", index=i) for i in range(250)]
     (tmp_path / "page.html").write_text(check_html(run.summary, many, {}), encoding="utf-8")
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     page.page.click("#table-of-all summary")
     for count in (100, 200, 250):
         assert page.listed() == [f"n{i}" for i in range(count)]
@@ -110,11 +110,11 @@ def test_a_long_table_shows_more_when_asked(opened, checked, tmp_path):
         assert len(page.listed()) == count, id_
 
 
-def test_what_was_left_out_is_said(opened, checked, monkeypatch, tmp_path):
+def test_what_was_left_out_is_said(open_check_page, finished_check, monkeypatch, tmp_path):
     monkeypatch.setattr("qvl_attn.evaluation.page.MAX_ROWS", 20)
-    run = checked("boxed")
+    run = finished_check("boxed")
     html = check_html(run.summary, read_scores(run.folder), read_examples(run.folder))
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     assert page.text("#count").endswith("4 further samples are in scores.jsonl alone.")
-    assert "further samples" not in opened("boxed").text("#count")
+    assert "further samples" not in open_check_page("boxed").text("#count")

@@ -94,20 +94,20 @@ def visit(page, probe):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "bare", "clips", "evil", "methods"])
-def test_nothing_says_that_it_is_nothing(opened, kind):
-    for texts in visit(opened(kind), TEXTS):
+def test_nothing_says_that_it_is_nothing(open_check_page, kind):
+    for texts in visit(open_check_page(kind), TEXTS):
         assert len(texts) > 60
         assert [text for text in texts if NOTHING.search(text)] == []
 
 
-def test_a_run_of_which_nothing_could_be_scored(opened, checked, tmp_path):
-    run = checked("evil")
+def test_a_run_of_which_nothing_could_be_scored(open_check_page, finished_check, tmp_path):
+    run = finished_check("evil")
     scores = [one for one in read_scores(run.folder) if one.status == "error"]
     assert scores
     summary = run.summary | {"headline": {}, "layers": [], "heads": None, "methods": {}, "accuracy": None}
     summary["answers_and_grounding"] = dict.fromkeys(summary["answers_and_grounding"], 0)
     (tmp_path / "page.html").write_text(check_html(summary, scores, {}), encoding="utf-8")
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     assert page.text("#count").startswith("1 of 1 samples pass; 0 of them")
     assert not page.page.locator("#layers-card").is_visible()
     assert [text for text in page.page.evaluate(TEXTS) if NOTHING.search(text)] == []
@@ -116,8 +116,8 @@ def test_a_run_of_which_nothing_could_be_scored(opened, checked, tmp_path):
 # Languages
 
 
-def test_both_languages_say_everything(opened, checked):
-    page = opened("boxed")
+def test_both_languages_say_everything(open_check_page, finished_check):
+    page = open_check_page("boxed")
     everything = {name: {} for name in ("en", "zh")}
     for language in ("en", "zh", "en"):
         assert page.page.get_attribute("html", "lang") == {"en": "en", "zh": "zh-CN"}[language]
@@ -136,12 +136,12 @@ def test_both_languages_say_everything(opened, checked):
     assert all(re.search(r"[一-鿿]|ROC-AUC", word) for word in everything["zh"].values())
 
 
-def test_a_chinese_browser_begins_in_chinese(opened):
-    assert opened("bare", locale="zh-CN").text("#layers-title") == "逐层"
+def test_a_chinese_browser_begins_in_chinese(open_check_page):
+    assert open_check_page("bare", locale="zh-CN").text("#layers-title") == "逐层"
 
 
-def test_a_switch_keeps_what_was_chosen(opened, checked):
-    page = opened("boxed")
+def test_a_switch_keeps_what_was_chosen(open_check_page, finished_check):
+    page = open_check_page("boxed")
     page.page.select_option("#sort", "lift")
     page.page.click("#order")
     page.page.select_option("#right", "wrong")
@@ -163,8 +163,8 @@ def test_a_switch_keeps_what_was_chosen(opened, checked):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["boxed", "evil"])
-def test_every_text_can_be_read(opened, scheme, kind):
-    page = opened(kind, color_scheme=scheme)
+def test_every_text_can_be_read(open_check_page, scheme, kind):
+    page = open_check_page(kind, color_scheme=scheme)
     for turned in range(2):
         dark = (scheme == "dark") != bool(turned)
         page.page.evaluate("() => { $('table-of-all').open = true; }")
@@ -181,16 +181,16 @@ def test_every_text_can_be_read(opened, scheme, kind):
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "evil", "methods"])
-def test_a_narrow_window_scrolls_down_only(opened, kind):
-    page = opened(kind, viewport={"width": 360, "height": 640})
+def test_a_narrow_window_scrolls_down_only(open_check_page, kind):
+    page = open_check_page(kind, viewport={"width": 360, "height": 640})
     for wide, dialog, inner in visit(page, WIDE):
         assert wide <= 360
         assert dialog <= 360
         assert inner <= 0
 
 
-def test_long_words_do_not_widen_a_narrow_window(opened, checked, tmp_path):
-    run, long = checked("heads"), "x" * 400
+def test_long_words_do_not_widen_a_narrow_window(open_check_page, finished_check, tmp_path):
+    run, long = finished_check("heads"), "x" * 400
     scores = [
         replace(one, id=f"{long}{one.index}", media=(long,), question=long, answer=long, references=(long,))
         for one in read_scores(run.folder)
@@ -198,14 +198,14 @@ def test_long_words_do_not_widen_a_narrow_window(opened, checked, tmp_path):
     examples = {f"{long}{i}": one for i, one in enumerate(read_examples(run.folder).values())}
     summary = run.summary | {"data": long, "headline_map": long, "notes": [long]}
     (tmp_path / "page.html").write_text(check_html(summary, scores, examples), encoding="utf-8")
-    page = opened(tmp_path / "page.html", viewport={"width": 360, "height": 640})
+    page = open_check_page(tmp_path / "page.html", viewport={"width": 360, "height": 640})
     for wide, _, inner in visit(page, WIDE):
         assert wide <= 360
         assert inner <= 0
 
 
-def test_the_chart_is_drawn_anew_for_another_window(opened):
-    page = opened("boxed")
+def test_the_chart_is_drawn_anew_for_another_window(open_check_page):
+    page = open_check_page("boxed")
     page.page.set_viewport_size({"width": 420, "height": 700})
     page.wait("() => document.querySelector('#layers svg').viewBox.baseVal.width < 420")
 
@@ -213,8 +213,8 @@ def test_the_chart_is_drawn_anew_for_another_window(opened):
 # Keys and names
 
 
-def test_everything_can_be_done_by_keys(opened, checked):
-    page = opened("boxed")
+def test_everything_can_be_done_by_keys(open_check_page, finished_check):
+    page = open_check_page("boxed")
     page.page.evaluate("() => document.activeElement.blur()")
     reached = []
     for _ in range(200):
@@ -232,7 +232,7 @@ def test_everything_can_be_done_by_keys(opened, checked):
         assert reported[2], f"{reported[0]} does not show that it has the focus"
     wanted = "language theme layer-figure sort order right grounded search alpha colormap interp outlines SUMMARY"
     assert {*wanted.split(), "head-figure"} <= {*reached}
-    assert reached.count("open") == len(read_examples(checked("boxed").folder))
+    assert reached.count("open") == len(read_examples(finished_check("boxed").folder))
     page.page.focus("#order")
     page.page.keyboard.press("Space")
     assert page.page.get_attribute("#order", "aria-pressed") == "true"
@@ -241,18 +241,18 @@ def test_everything_can_be_done_by_keys(opened, checked):
     assert 0 < len(page.listed()) < 24
     page.page.focus("#right")
     page.page.keyboard.press("ArrowDown")
-    assert page.page.evaluate("() => sieve.right") == "right"
+    assert page.page.evaluate("() => filters.right") == "right"
     page.page.focus("#alpha")
     page.page.keyboard.press("End")
-    assert page.page.evaluate("() => sieve.alpha") == 1
+    assert page.page.evaluate("() => filters.alpha") == 1
     page.page.focus("#outlines")
     page.page.keyboard.press("Space")
-    assert page.page.evaluate("() => sieve.outlines") is False
+    assert page.page.evaluate("() => filters.outlines") is False
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "evil"])
-def test_every_control_has_a_name(opened, kind):
-    page = opened(kind)
+def test_every_control_has_a_name(open_check_page, kind):
+    page = open_check_page(kind)
     for language in range(2):
         page.page.evaluate("() => { $('table-of-all').open = true; }")
         for shown in (None, 0):
@@ -274,10 +274,10 @@ def test_every_control_has_a_name(opened, kind):
 # Evil texts, many rows
 
 
-def test_evil_texts_are_shown_and_do_nothing(opened, checked, tmp_path):
-    (tmp_path / "page.html").write_text(evil_page(checked("heads")), encoding="utf-8")
+def test_evil_texts_are_shown_and_do_nothing(open_check_page, finished_check, tmp_path):
+    (tmp_path / "page.html").write_text(evil_page(finished_check("heads")), encoding="utf-8")
     for what in (tmp_path / "page.html", "evil"):
-        page = opened(what)
+        page = open_check_page(what)
         title = page.page.title()
         assert {*visit(page, "() => document.querySelectorAll(`img:not([src^='data:'])`).length")} == {0}
         assert page.page.title() == title != "evil"
@@ -286,8 +286,8 @@ def test_evil_texts_are_shown_and_do_nothing(opened, checked, tmp_path):
         assert page.page.locator("body script").count() == page.page.evaluate("() => document.scripts.length")
 
 
-def test_a_page_of_many_rows_opens_sorts_and_filters(opened, checked, tmp_path):
-    run, count = checked("boxed"), 4000
+def test_a_page_of_many_rows_opens_sorts_and_filters(open_check_page, finished_check, tmp_path):
+    run, count = finished_check("boxed"), 4000
     scores = read_scores(run.folder)
     many = [replace(scores[i % 24], id=scores[i].id if i < 24 else f"row {i}", index=i) for i in range(count)]
     noise = np.random.default_rng(0)
@@ -299,7 +299,7 @@ def test_a_page_of_many_rows_opens_sorts_and_filters(opened, checked, tmp_path):
     made = time.perf_counter() - begun
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     begun = time.perf_counter()
-    page = opened(tmp_path / "page.html")
+    page = open_check_page(tmp_path / "page.html")
     opening = time.perf_counter() - begun
     assert page.text("#count").startswith(f"{count} of {count} samples pass; {len(read_examples(run.folder))} of them")
     times = page.page.evaluate(
@@ -320,12 +320,12 @@ def test_a_page_of_many_rows_opens_sorts_and_filters(opened, checked, tmp_path):
     )
     reported = ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items())
     print(f"\n{count} rows: {len(html) / 1e6:.2f} MB, made in {made:.2f} s, open after {opening:.2f} s; {reported}")
-    page.page.evaluate("() => { sieve.grounded = sieve.search = ''; drawAll(); }")
+    page.page.evaluate("() => { filters.grounded = filters.search = ''; drawAll(); }")
     want = sorted(
         (i for i in range(count) if np.isfinite(many[i].headline["lift"])),
         key=lambda i: (-float(f"{many[i].headline['lift']:.6g}"), i),
     )
-    assert page.page.evaluate("() => sifted().slice(0, 500)") == want[:500]
+    assert page.page.evaluate("() => filteredRows().slice(0, 500)") == want[:500]
     assert page.listed() == [many[i].id for i in want[:100]]
     page.wait(f"() => ({INKED})(document.querySelector('#cards .pictures'))")
     assert page.page.evaluate("() => DATA.figures") == [*FIGURES]

@@ -9,20 +9,29 @@ import pytest
 
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import percent
-from qvl_attn.encoders.attention import over_heads
+from qvl_attn.encoders.attention import join_heads
 from qvl_attn.encoders.page import encoder_html
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.render.overlay import color_table
 from tests.helpers.made_up_encoder_results import made_up_result
-from tests.helpers.pages import Reader, close, heat, levels, opened, painted, settled, slide
+from tests.helpers.pages import (
+    Reader,
+    assert_close,
+    assert_painted,
+    canvas_pixels,
+    color_levels,
+    open_in_browser,
+    set_control,
+    wait_until_drawn,
+)
 
 pytestmark = pytest.mark.browser
 
 
 def choose(page, name):
     page.locator("#queries button", has_text=name).click()
-    settled(page)
+    wait_until_drawn(page)
 
 
 def point(page, result, place, click=False):
@@ -34,13 +43,13 @@ def point(page, result, place, click=False):
     page.mouse.move(*at)
     if click:
         page.mouse.click(*at)
-    settled(page)
+    wait_until_drawn(page)
 
 
 def shows(page, maps, step=0, high=None, **drawn):
     """The page has (t, h, w) values, and its canvas is painted with those of a step."""
-    close(np.array(page.evaluate("[...valuesOf(shownBy())]")), maps.ravel())
-    painted(page, maps[step], percentile_scale([maps]).high if high is None else high, **drawn)
+    assert_close(np.array(page.evaluate("[...valuesOf(entryOf())]")), maps.ravel())
+    assert_painted(page, maps[step], percentile_scale([maps]).high if high is None else high, **drawn)
 
 
 def said(page, name):
@@ -50,8 +59,8 @@ def said(page, name):
 # Who asks, which layer, which heads
 
 
-def test_it_begins_with_the_last_layer_of_cls(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
+def test_it_begins_with_the_last_layer_of_cls(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     shows(page, attention.map("cls", 2))
     assert said(page, "what") == "layer 2 of 0-2 · where [CLS] looks · mean of all 4 heads"
     assert page.locator("#queries button").all_inner_texts() == [
@@ -66,76 +75,76 @@ def test_it_begins_with_the_last_layer_of_cls(open_look, looks):
     assert page.locator("#notes li").all_inner_texts() == ["a note"]
 
 
-def test_every_query_layer_and_way_to_join_heads(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
+def test_every_query_layer_and_way_to_join_heads(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     for chip, query in (("[CLS]", "cls"), ("mean of all", "patch"), ("patch at", "at_1")):
         choose(page, chip)
         for over in ("mean", "max", "min"):
-            slide(page, "over", over)
+            set_control(page, "over", over)
             assert ("no share" in said(page, "share")) == (over != "mean")
             for layer in (0, 2):
-                slide(page, "layer", layer)
-                shows(page, over_heads(attention.maps(query)[layer], over))
+                set_control(page, "layer", layer)
+                shows(page, join_heads(attention.maps(query)[layer], over))
                 assert said(page, "what").startswith(f"layer {layer} of 0-2")
 
 
-def test_every_head(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
+def test_every_head(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     for chip, query in (("[CLS]", "cls"), ("patch at", "at_1")):
         choose(page, chip)
         for layer, head in ((0, 3), (2, 0), (1, 2)):
-            slide(page, "layer", layer)
+            set_control(page, "layer", layer)
             if layer == 2:
-                slide(page, "over", head)
+                set_control(page, "over", head)
             else:
                 page.locator("#head-thumbs button").nth(head).click()
-                settled(page)
+                wait_until_drawn(page)
             shows(page, attention.maps(query)[layer, head])
             assert said(page, "what").endswith(f"head {head}")
             assert page.locator("#head-thumbs button[aria-pressed=true]").all_inner_texts() == [str(head)]
             assert said(page, "heads-title") == f"Heads of layer {layer}"
         page.locator("#head-thumbs button").nth(2).click()
-        settled(page)
+        wait_until_drawn(page)
         assert said(page, "what").endswith("mean of all 4 heads")
 
 
-def test_the_settings_that_were_asked_for_come_first(open_look, looks):
-    page, attention = open_look("registers"), looks("registers").attention
+def test_the_settings_that_were_asked_for_come_first(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("registers"), encoder_results("registers").attention
     shows(page, attention.map("cls", 2, "max"))
     assert said(page, "what").endswith("maximum of all 4 heads")
 
 
-def test_one_scale_for_all_layers(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
-    slide(page, "scale", "shared")
+def test_one_scale_for_all_layers(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
+    set_control(page, "scale", "shared")
     for layer in (0, 2):
-        slide(page, "layer", layer)
+        set_control(page, "layer", layer)
         shared = percentile_scale([attention.map("cls", layer) for layer in range(3)]).high
         shows(page, attention.map("cls", layer), high=shared, least=10)
-    slide(page, "over", 1)
+    set_control(page, "over", 1)
     shows(page, attention.maps("cls")[2, 1], high=percentile_scale([attention.maps("cls")]).high, least=10)
 
 
-def test_colours_boxes_and_opacity(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
-    slide(page, "alpha", 0.8)
+def test_colours_boxes_and_opacity(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
+    set_control(page, "alpha", 0.8)
     for colormap, interp in (("viridis", "linear"), ("jet", "cells")):
-        slide(page, "colormap", colormap)
-        slide(page, "interp", interp)
+        set_control(page, "colormap", colormap)
+        set_control(page, "interp", interp)
         shows(page, attention.map("cls", 2), colormap=colormap, interp=interp)
     assert page.locator("#map").evaluate("(one) => one.style.opacity") == "0.8"
     assert said(page, "alpha-told") == "80 %"
 
 
-def test_the_keys_go_from_layer_to_layer(open_look):
-    page = open_look("cls")
+def test_the_keys_go_from_layer_to_layer(open_encoder_page):
+    page = open_encoder_page("cls")
     for key, layer in (("[", 1), ("[", 0), ("[", 0), ("]", 1)):
         page.keyboard.press(key)
-        settled(page)
+        wait_until_drawn(page)
         assert page.evaluate("state.layer") == layer
     page.locator("#layer").focus()
     page.keyboard.press("ArrowRight")
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("state.layer") == 2
     assert page.locator("#layer").get_attribute("aria-valuetext") == "Layer 2"
 
@@ -143,11 +152,11 @@ def test_the_keys_go_from_layer_to_layer(open_look):
 # Numbers
 
 
-def test_the_scale_and_the_shares_are_told(open_look, looks):
-    page, attention = open_look("registers"), looks("registers").attention
+def test_the_scale_and_the_shares_are_told(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("registers"), encoder_results("registers").attention
     assert "1/51" in said(page, "told")
     for over in ("mean", 3):
-        slide(page, "over", over)
+        set_control(page, "over", over)
         tokens = attention.cls[2, :, 0] if over == "mean" else attention.cls[2, 3:4, 0]
         shares = tokens.mean(axis=0, dtype=np.float64)
         reported = [shares[3:].sum(), shares[0], shares[1:3].sum()]
@@ -161,13 +170,13 @@ def test_the_scale_and_the_shares_are_told(open_look, looks):
     assert f"{int((maps > high).sum())} of 48 patches above the scale" in said(page, "told")
 
 
-def test_without_other_tokens_all_attention_is_on_patches(open_look):
-    page = open_look("windows")
+def test_without_other_tokens_all_attention_is_on_patches(open_encoder_page):
+    page = open_encoder_page("windows")
     assert said(page, "share").startswith("There are no other tokens")
 
 
-def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     values = result.attention.map("cls", 2).ravel()
     for place in (0, 19, 47, int(values.argmax())):
         point(page, result, place)
@@ -184,29 +193,29 @@ def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_look, look
     assert float(first[1]) == pytest.approx(values.max(), rel=0.01)
 
 
-def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     page.locator("#picture").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight"):
         page.keyboard.press(key)
     assert said(page, "cell").startswith("row 2, column 2")
     page.keyboard.press("Enter")
-    settled(page)
+    wait_until_drawn(page)
     shows(page, result.patch_rows[2, 9])
     page.keyboard.press("Escape")
-    settled(page)
+    wait_until_drawn(page)
     shows(page, result.attention.map("cls", 2))
 
 
 # Patches to click
 
 
-def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_a_clicked_patch_shows_where_it_looks(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     for place in (0, 26, 47):
         point(page, result, place, click=True)
         for layer in (0, 2):
-            slide(page, "layer", layer)
+            set_control(page, "layer", layer)
             shows(page, result.patch_rows[layer, place])
         assert f"row {place // 8 + 1}, column {place % 8 + 1} looks" in said(page, "what")
         marks = page.locator("#marks .kept:not(.under)")
@@ -214,7 +223,7 @@ def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
             place, :2
         ].tolist()
         assert page.locator("#nearest").is_hidden()
-    slide(page, "scale", "shared")
+    set_control(page, "scale", "shared")
     shows(page, result.patch_rows[2, 47], high=percentile_scale([result.patch_rows[:, 47]]).high, least=10)
     share = percent(float(result.patch_rows[2, 47].sum()))
     assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
@@ -225,28 +234,28 @@ def test_a_clicked_patch_shows_where_it_looks(open_look, looks):
 
 
 @pytest.mark.parametrize("name", ["crop", "inner"])
-def test_a_click_on_what_is_veiled_picks_nothing(open_look, looks, name):
-    page, result = open_look(name), looks(name)
+def test_a_click_on_what_is_veiled_picks_nothing(open_encoder_page, encoder_results, name):
+    page, result = open_encoder_page(name), encoder_results(name)
     box = page.locator("#picture").bounding_box()
     for x, y in ((0.02, 0.5), (0.98, 0.5), (0.1, 0.98)):
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-        settled(page)
+        wait_until_drawn(page)
         assert page.evaluate("[state.place, state.cell]") == [None, None]
         shows(page, result.attention.map("cls", 2))
     point(page, result, 9, click=True)
     page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.5 * box["height"])
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("state.place") == 9
 
 
 def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
     result = made_up_result(prefix=(), windows=True, asked=(19, 40), more=False)
     (tmp_path / "windows.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "windows.html") as page:
+    with open_in_browser(chromium, tmp_path / "windows.html") as page:
         page.locator("summary", has_text="strongest").click()
 
         def tells(values, layer, tokens, windowed):
-            slide(page, "layer", layer)
+            set_control(page, "layer", layer)
             point(page, result, 3)
             most, high = values[layer].max(), percentile_scale([values[layer]]).high
             uniform = f"uniform is 1/{tokens}" + (" (its window)" if windowed else "")
@@ -268,12 +277,12 @@ def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
             tells(result.patch_rows[:, place], 2, window, True)
             tells(result.patch_rows[:, place], 1, 48, False)
         page.locator("#language").click()
-        slide(page, "layer", 0)
+        set_control(page, "layer", 0)
         assert said(page, "told").endswith("均匀为 1/8（其窗口）")
 
 
-def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_look, looks):
-    page, result = open_look("sparse"), looks("sparse")
+def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("sparse"), encoder_results("sparse")
     assert "10 of 48 patches are here" in said(page, "click-hint")
     point(page, result, 0, click=True)
     assert page.locator("#nearest").is_hidden()
@@ -291,8 +300,8 @@ def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_lo
     assert page.locator("#marks .wanted:not(.under)").count() == 1
 
 
-def test_where_no_single_patches_are_it_says_so(open_look, looks):
-    page, result = open_look("none"), looks("none")
+def test_where_no_single_patches_are_it_says_so(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("none"), encoder_results("none")
     assert said(page, "click-hint") == "Single patches are not here."
     assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
     point(page, result, 3, click=True)
@@ -302,30 +311,30 @@ def test_where_no_single_patches_are_it_says_so(open_look, looks):
 # Other maps, and what went in
 
 
-def test_cosine_similarity_by_layer(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     choose(page, "patch at")
-    slide(page, "kind", "similarity")
+    set_control(page, "kind", "similarity")
     for number in range(4):
-        slide(page, "layer", number)
+        set_control(page, "layer", number)
         want = result.similarity[number, 0]
-        got = np.array(page.evaluate("[...valuesOf(shownBy())]"))
+        got = np.array(page.evaluate("[...valuesOf(entryOf())]"))
         np.testing.assert_allclose(got, want.ravel(), atol=6e-4)
-        painted(page, np.ascontiguousarray(want[0]), 1.0)
+        assert_painted(page, np.ascontiguousarray(want[0]), 1.0)
     assert page.locator("#layer-thumbs button").count() == 4
     assert said(page, "what") == "how alike the others are to the patch at 140, 100 px · after layer 2"
     assert page.locator("#queries button").count() == 1
     assert page.locator("#heads-card").is_hidden()
     assert page.locator("#scale-line").is_hidden()
     assert "same direction" in said(page, "share")
-    slide(page, "layer", 0)
+    set_control(page, "layer", 0)
     assert said(page, "what").endswith("before layer 0")
-    slide(page, "kind", "attention")
+    set_control(page, "kind", "attention")
     shows(page, result.attention.map("at_1", 0))
 
 
-def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     option = page.locator("#kind option[value=similarity]")
     assert option.is_disabled()
     assert option.inner_text() == "cosine similarity: choose a patch asked with --at first"
@@ -338,7 +347,7 @@ def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_l
         ("similarity", "Shown is that to the patch at 140, 100 px."),
         ("0", "map of attention first."),
     ):
-        slide(page, "kind", kind)
+        set_control(page, "kind", kind)
         before = said(page, "what")
         for _ in range(2):
             point(page, result, 5, click=True)
@@ -347,10 +356,10 @@ def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_l
             assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
 
 
-def test_cosines_have_three_decimals(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
+def test_cosines_have_three_decimals(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
     choose(page, "patch at")
-    slide(page, "kind", "similarity")
+    set_control(page, "kind", "similarity")
     values = result.similarity[3, 0].ravel()
     least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", said(page, "told")).groups()
     np.testing.assert_allclose([float(least), float(most)], [values.min(), values.max()], atol=1e-3)
@@ -364,23 +373,23 @@ def test_cosines_have_three_decimals(open_look, looks):
 def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
     result = made_up_result(settings=EncoderSettings(texts=("a cat",), saliency=True))
     (tmp_path / "text.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "text.html") as page:
-        slide(page, "kind", 0)
+    with open_in_browser(chromium, tmp_path / "text.html") as page:
+        set_control(page, "kind", 0)
         assert said(page, "what").endswith("for “a cat” · cosine similarity 0.250")
         page.locator("#language").click()
-        settled(page)
+        wait_until_drawn(page)
         assert said(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 3 * 3 * 48 + 10)
     (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "few.html") as page:
+    with open_in_browser(chromium, tmp_path / "few.html") as page:
         assert (
             "Left out: saliency, Grad-CAM on the patch grid for “a cat”." in page.locator("#notes li").all_inner_texts()
         )
 
 
-def test_a_saliency_map(open_look, looks):
-    page, result = open_look("cls"), looks("cls")
-    slide(page, "kind", 0)
+def test_a_saliency_map(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("cls"), encoder_results("cls")
+    set_control(page, "kind", 0)
     shows(page, result.saliency[0].values)
     assert said(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
     for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
@@ -388,10 +397,10 @@ def test_a_saliency_map(open_look, looks):
 
 
 @pytest.mark.parametrize("name", ["cls", "inner"])
-def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, looks, name):
-    page, result = open_look(name), looks(name)
+def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_encoder_page, encoder_results, name):
+    page, result = open_encoder_page(name), encoder_results(name)
     page.locator("#back").click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.locator("#back").get_attribute("aria-pressed") == "true"
     whole = page.locator("#picture").bounding_box()
     boxes, (width, height) = result.attention.boxes_px, result.media.size_px
@@ -406,15 +415,15 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_look, look
     assert page.locator("#veil path").count() == (name == "inner")
     assert ("veiled" in said(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.locator("#turned-back").is_hidden()
 
 
 # Small multiples and figures
 
 
-def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_look, looks):
-    page, attention = open_look("cls"), looks("cls").attention
+def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_encoder_page, encoder_results):
+    page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     first = page.locator(".picture canvas").count()
     assert page.locator("#layer-thumbs button").all_inner_texts() == ["0", "1", "2"]
     page.evaluate(
@@ -422,36 +431,36 @@ def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_look, looks):
     )
     for layer in range(3):
         values = attention.map("cls", layer)
-        painted(page, values[0], percentile_scale([values]).high, which=first + layer)
+        assert_painted(page, values[0], percentile_scale([values]).high, which=first + layer)
     for head in range(4):
         values = attention.maps("cls")[2, head]
-        painted(page, values[0], percentile_scale([values]).high, which=first + 3 + head)
+        assert_painted(page, values[0], percentile_scale([values]).high, which=first + 3 + head)
     page.locator("#layer-thumbs button").nth(1).click()
-    settled(page)
+    wait_until_drawn(page)
     shows(page, attention.map("cls", 1))
     assert page.locator("#layer-thumbs button[aria-pressed=true]").all_inner_texts() == ["1"]
     assert said(page, "layer-told") == "1"
     assert page.locator("#layer").input_value() == "1"
 
 
-def test_layers_that_see_the_whole_step_are_framed(open_look):
-    page = open_look("windows")
+def test_layers_that_see_the_whole_step_are_framed(open_encoder_page):
+    page = open_encoder_page("windows")
     assert page.locator("#layer-thumbs .framed").all_inner_texts() == ["1"]
     assert page.locator("#layer-thumbs button").nth(1).get_attribute("aria-label") == "Layer 1, the whole picture"
     assert "own window" in said(page, "layers-hint")
     assert page.locator("#figures figure").count() == 6
 
 
-def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
-    page, figures = open_look("windows"), statistics_of(looks("windows").attention)
-    slide(page, "layer", 1)
+def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_encoder_page, encoder_results):
+    page, figures = open_encoder_page("windows"), statistics_of(encoder_results("windows").attention)
+    set_control(page, "layer", 1)
     reported = page.locator("#figures figcaption").all_inner_texts()
     assert len(reported) == len(figures) == 6
     for line, figure in zip(reported, figures.values(), strict=True):
         value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
         assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
         assert float(chance) == pytest.approx(figure.chance[1], rel=0.006)
-    slide(page, "over", 2)
+    set_control(page, "over", 2)
     first = next(iter(figures.values()))
     value = re.match(r"layer 1: (\S+)", page.locator("#figures figcaption").first.inner_text())[1]
     assert float(value) == pytest.approx(first.values[1, 2], rel=0.006)
@@ -460,40 +469,40 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_look, looks):
     chart = page.locator("#figures svg").first
     box = chart.bounding_box()
     chart.click(position={"x": 0.2 * box["width"], "y": 0.5 * box["height"]})
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("state.layer") == 0
 
 
 # Clips
 
 
-def test_a_clip_goes_from_step_to_step_on_one_scale(open_look, looks):
-    page, result = open_look("steps"), looks("steps")
+def test_a_clip_goes_from_step_to_step_on_one_scale(open_encoder_page, encoder_results):
+    page, result = open_encoder_page("steps"), encoder_results("steps")
     assert said(page, "step-told") == "0.00 s · step 1 of 3"
     seen = []
     for step in range(3):
-        slide(page, "step", step)
+        set_control(page, "step", step)
         shows(page, result.attention.map("cls", 2), step=step, least=10)
         page.locator("#back").click()
-        settled(page)
+        wait_until_drawn(page)
         seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
         page.locator("#back").click()
     assert len({one for pair in seen for one in pair}) == 6
     assert said(page, "step-told") == "1.00 s · step 3 of 3"
     page.keyboard.press(",")
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("state.step") == 1
     point(page, result, 26, click=True)
     shows(page, result.patch_rows[2, 26], step=1, least=10)
     share = float(result.attention.cls[2, :, 1, 0].mean())
     page.keyboard.press("Escape")
-    settled(page)
+    wait_until_drawn(page)
     assert said(page, "share").endswith(f"{percent(share)} to [CLS]")
     assert "3 steps" in said(page, "seen")
 
 
-def test_a_picture_has_no_steps(open_look):
-    assert open_look("cls").locator("#step-line").is_hidden()
+def test_a_picture_has_no_steps(open_encoder_page):
+    assert open_encoder_page("cls").locator("#step-line").is_hidden()
 
 
 # What is left out
@@ -522,7 +531,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
         assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "few.html") as page:
+    with open_in_browser(chromium, tmp_path / "few.html") as page:
         shows(page, result.attention.map("cls", 2))
         lines = page.locator("#notes li").all_inner_texts()
         assert "Left out: maximum over the heads, of [CLS]." in lines
@@ -533,11 +542,11 @@ def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatc
     result = made_up_result(asked=(), more=False, prefix=(), places=())
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 9 * 48 + 5 * 48)
     (tmp_path / "one.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "one.html") as page:
-        slide(page, "over", 1)
+    with open_in_browser(chromium, tmp_path / "one.html") as page:
+        set_control(page, "over", 1)
         shows(page, result.attention.maps("patch")[2, 1])
         assert "mean of the heads is shown" in said(page, "layers-hint")
-        slide(page, "layer", 0)
+        set_control(page, "layer", 0)
         shows(page, result.attention.map("patch", 0))
         assert said(page, "heads-hint").startswith("Single heads of this layer are left out")
 
@@ -549,20 +558,20 @@ def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path)
     data = Reader(encoder_html(result)).data
     assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
     (tmp_path / "long.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "long.html") as page:
+    with open_in_browser(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
-        slide(page, "step", 1)
+        set_control(page, "step", 1)
         assert said(page, "step-told") == "1.00 s · step 3 of 5"
-        painted(
+        assert_painted(
             page, result.attention.map("cls", 2)[2], percentile_scale([result.attention.map("cls", 2)]).high, least=10
         )
         assert "Left out: steps; 3 of 5 are here, evenly chosen." in page.locator("#notes li").all_inner_texts()
 
 
-def test_a_bar_of_all_colours(open_look):
-    page = open_look("cls")
+def test_a_bar_of_all_colours(open_encoder_page):
+    page = open_encoder_page("cls")
     page.evaluate("document.getElementById('bar').parentNode.classList.add('picture')")
-    bar = heat(page, 1)
-    first, last = levels(bar, "inferno")
+    bar = canvas_pixels(page, 1)
+    first, last = color_levels(bar, "inferno")
     assert (bar[0, [0, -1], :3] == color_table("inferno")[[0, -1], 0]).all()
     assert ((first <= np.arange(256) + 1) & (last >= np.arange(256) - 1)).all()

@@ -22,7 +22,7 @@ from qvl_attn.render.overlay import blend, colorize, upsample
 from tests.browser.test_encoder_page import point
 from tests.browser.test_page_drawing import CONTRASTS, PAGE, used_keys
 from tests.helpers.made_up_encoder_results import PROVENANCE, made_up_result
-from tests.helpers.pages import EVIL, Reader, evil_free, opened, settled, slide
+from tests.helpers.pages import EVIL, Reader, assert_evil_free, open_in_browser, set_control, wait_until_drawn
 
 pytestmark = pytest.mark.browser
 EVERY = """() => {
@@ -35,8 +35,8 @@ EVERY = """() => {
 }"""
 
 
-def test_every_word_is_there_in_both_languages(open_look):
-    words = open_look("cls").evaluate("WORDS")
+def test_every_word_is_there_in_both_languages(open_encoder_page):
+    words = open_encoder_page("cls").evaluate("WORDS")
     assert words["en"].keys() == words["zh"].keys()
     keys, beginnings = used_keys("encoder")
     assert len(keys) > 60
@@ -48,18 +48,18 @@ def test_every_word_is_there_in_both_languages(open_look):
 
 
 @pytest.mark.parametrize("name", ["cls", "windows", "sparse", "steps"])
-def test_the_language_switches(open_look, name):
-    page = open_look(name)
+def test_the_language_switches(open_encoder_page, name):
+    page = open_encoder_page(name)
     english = page.locator("main").inner_text()
     page.evaluate(
         "() => { window.asked = new Set(); const real = t;"
         "t = (key, ...parts) => { asked.add(key); return real(key, ...parts); }; }"
     )
     page.locator("#language").click()
-    settled(page)
+    wait_until_drawn(page)
     if name == "cls":
         page.evaluate(EVERY)
-    slide(page, "over", "max")
+    set_control(page, "over", "max")
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
     chinese = re.sub(
@@ -75,25 +75,25 @@ def test_the_language_switches(open_look, name):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read_in_both_themes(open_look, looks, scheme):
-    page = open_look("windows", color_scheme=scheme)
+def test_all_text_can_be_read_in_both_themes(open_encoder_page, encoder_results, scheme):
+    page = open_encoder_page("windows", color_scheme=scheme)
     for _ in range(2):
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        point(page, looks("windows"), 9, click=True)
+        point(page, encoder_results("windows"), 9, click=True)
         page.mouse.move(1, 1)
-        settled(page)
+        wait_until_drawn(page)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 60
         assert [one for one in contrasts if one[1] < 4.5] == []
         page.locator("#theme").click()
-        settled(page)
+        wait_until_drawn(page)
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 @pytest.mark.parametrize("name", ["registers", "steps"])
-def test_on_a_narrow_screen_nothing_lies_outside(open_look, looks, name, locale):
-    page = open_look(name, viewport={"width": 360, "height": 800}, locale=locale)
-    point(page, looks(name), 9, click=True)
+def test_on_a_narrow_screen_nothing_lies_outside(open_encoder_page, encoder_results, name, locale):
+    page = open_encoder_page(name, viewport={"width": 360, "height": 800}, locale=locale)
+    point(page, encoder_results(name), 9, click=True)
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     outside = page.evaluate(
@@ -107,8 +107,8 @@ def test_on_a_narrow_screen_nothing_lies_outside(open_look, looks, name, locale)
     assert page.locator("#picture").bounding_box()["y"] < first < page.locator("#layer-thumbs").bounding_box()["y"]
 
 
-def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_look):
-    page = open_look("steps")
+def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
+    page = open_encoder_page("steps")
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     controls = {"button", "slider", "combobox", "application", "link", "DisclosureTriangle"}
     named = [
@@ -137,12 +137,12 @@ def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_look):
     assert page.locator("#nearest").get_attribute("role") == "status"
 
 
-def test_the_focus_stays_where_something_was_chosen(open_look):
-    page = open_look("cls")
+def test_the_focus_stays_where_something_was_chosen(open_encoder_page):
+    page = open_encoder_page("cls")
     for where in ("#queries button", "#layer-thumbs button", "#head-thumbs button"):
         page.locator(where).nth(1).focus()
         page.keyboard.press("Enter")
-        settled(page)
+        wait_until_drawn(page)
         assert (
             page.evaluate("(where) => [...document.querySelectorAll(where)].indexOf(document.activeElement)", where)
             == 1
@@ -155,21 +155,21 @@ def test_what_others_wrote_is_only_text(chromium, tmp_path):
     result = replace(result, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
     result = replace(result, saliency=(SaliencyMap("gradcam", EVIL, 1.0, result.saliency[0].values),))
     (tmp_path / "evil.html").write_text(encoder_html(result, [EVIL]), encoding="utf-8")
-    with opened(chromium, tmp_path / "evil.html") as page:
+    with open_in_browser(chromium, tmp_path / "evil.html") as page:
         page.evaluate(EVERY)
-        slide(page, "kind", 0)
-        evil_free(page)
+        set_control(page, "kind", 0)
+        assert_evil_free(page)
         assert EVIL not in page.content()
         assert EVIL in page.locator("#what").text_content()
         assert page.locator("#notes li").last.text_content() == EVIL
         assert EVIL in page.locator("#made").text_content()
         page.locator("#language").click()
-        settled(page)
-        evil_free(page)
+        wait_until_drawn(page)
+        assert_evil_free(page)
 
 
-def test_it_may_do_nothing_but_what_it_does(looks):
-    read = Reader(encoder_html(looks("cls")))
+def test_it_may_do_nothing_but_what_it_does(encoder_results):
+    read = Reader(encoder_html(encoder_results("cls")))
     assert read.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert not any(
         name in ("src", "href") and value and not value.startswith("data:")
@@ -179,15 +179,15 @@ def test_it_may_do_nothing_but_what_it_does(looks):
     assert not any(name.startswith("on") or name == "style" for _, attrs in read.tags for name in attrs)
 
 
-def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
-    page = open_look("crop")
-    slide(page, "alpha", 1)
+def test_the_view_is_saved_with_its_map_and_words(open_encoder_page, encoder_results):
+    page = open_encoder_page("crop")
+    set_control(page, "alpha", 1)
     with page.expect_download() as waiting:
         page.locator("#save").click()
     assert waiting.value.suggested_filename == "qvl-attn-a-picture-png.png"
     with Image.open(waiting.value.path()) as file:
         saved = np.asarray(file.convert("RGB"), dtype=int)
-    attention = looks("crop").attention
+    attention = encoder_results("crop").attention
     values = attention.map("cls", 2)
     scale = percentile_scale([values])
     middle = np.array([32 + (40 + 120) * 4, 32 + 120 * 4])
@@ -201,26 +201,26 @@ def test_the_view_is_saved_with_its_map_and_words(open_look, looks):
 # Where scripts are off, and in notebooks
 
 
-def test_without_scripts_a_picture_of_the_map_is_there(open_look, looks):
-    page = open_look("cls", java_script_enabled=False, state="")
+def test_without_scripts_a_picture_of_the_map_is_there(open_encoder_page, encoder_results):
+    page = open_encoder_page("cls", java_script_enabled=False, state="")
     assert page.locator(".still img").bounding_box()["width"] == 320
     reported = page.locator(".still figcaption").inner_text()
-    values = looks("cls").attention.map("cls", 2)
+    values = encoder_results("cls").attention.map("cls", 2)
     high = np.percentile(values, 99.5)
     scale = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform"
     scale += f" · {int((values > high).sum())} of 48 cells above the scale"
     shown = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
     assert reported == f"{shown} · made up · tiny/eye · float32"
     assert page.locator("main").is_hidden(), "nothing there would work"
-    html = encoder_html(looks("cls"))
+    html = encoder_html(encoder_results("cls"))
     file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
     with Image.open(BytesIO(file)) as picture:
-        assert np.abs(np.asarray(picture, int) - still_picture(looks("cls")).astype(int)).mean() < 12
+        assert np.abs(np.asarray(picture, int) - still_picture(encoder_results("cls")).astype(int)).mean() < 12
 
 
 @pytest.mark.parametrize("name", ["cls", "crop"])
-def test_the_still_picture_has_the_map_where_the_encoder_sees(looks, name):
-    result = looks(name)
+def test_the_still_picture_has_the_map_where_the_encoder_sees(encoder_results, name):
+    result = encoder_results(name)
     picture = resize_picture(result.media.frames[0], (320, 240))
     values = result.attention.map("cls", 2)
     left, right = (40, 280) if name == "crop" else (0, 320)
@@ -236,30 +236,32 @@ def test_what_lies_beyond_the_picture_is_cut_off():
     assert still_picture(result).shape == (240, 320, 3)
 
 
-def test_in_a_notebook_the_page_lies_over_the_picture(looks):
-    html = looks("cls")._repr_html_()
+def test_in_a_notebook_the_page_lies_over_the_picture(encoder_results):
+    html = encoder_results("cls")._repr_html_()
     (frame,) = [attrs for tag, attrs in Reader(html).tags if tag == "iframe"]
-    assert frame["srcdoc"] == encoder_html(looks("cls"))
+    assert frame["srcdoc"] == encoder_html(encoder_results("cls"))
     assert frame["sandbox"] == "allow-scripts allow-downloads"
     file = base64.b64decode(re.search(r'<img src="data:image/jpeg;base64,([^"]+)"', html)[1])
-    drawn = draw_encoder_result(looks("cls"), Drawing()).overlay()
+    drawn = draw_encoder_result(encoder_results("cls"), Drawing()).overlay()
     with Image.open(BytesIO(file)) as picture:
         assert np.abs(np.asarray(picture, int) - drawn.astype(int)).mean() < 6
 
 
-def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(looks):
-    values = looks("steps").attention.map("cls", 2)[0]
-    reported = describe_still(looks("steps"))
+def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(encoder_results):
+    values = encoder_results("steps").attention.map("cls", 2)[0]
+    reported = describe_still(encoder_results("steps"))
     assert (
         f"step 1 of 3 · min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform" in reported
     )
     above = int((values > np.percentile(values, 99.5)).sum())
-    assert above != int((values > percentile_scale([looks("steps").attention.map("cls", 2)]).high).sum())
+    assert above != int((values > percentile_scale([encoder_results("steps").attention.map("cls", 2)]).high).sum())
     assert f"· {above} of 48 cells above the scale" in reported
 
 
-def test_of_windows_without_scripts_uniform_is_the_whole_steps(looks):
-    assert f"= {looks('windows').attention.map('patch', 2).max() * 48:.1f}× uniform" in describe_still(looks("windows"))
+def test_of_windows_without_scripts_uniform_is_the_whole_steps(encoder_results):
+    assert f"= {encoder_results('windows').attention.map('patch', 2).max() * 48:.1f}× uniform" in describe_still(
+        encoder_results("windows")
+    )
 
 
 @pytest.mark.parametrize("size_px", [(20, 2000), (2000, 20)])
@@ -267,7 +269,7 @@ def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
     grid = (1, 96, 1) if size_px[0] < size_px[1] else (1, 1, 96)
     result = made_up_result(grid, size_px=size_px, asked=(), places=())
     (tmp_path / "tall.html").write_text(encoder_html(result), encoding="utf-8")
-    with opened(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
+    with open_in_browser(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
         for name, most in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
             assert page.locator(name).bounding_box()["height"] <= most
         box = page.locator("#picture").bounding_box()

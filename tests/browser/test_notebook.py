@@ -17,7 +17,7 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook after its kernel has run all of it; a cell that fails, fails here."""
+    """The executed notebook; a cell that fails, fails here."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
@@ -29,14 +29,14 @@ class Elements(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.found = []
+        self.elements = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
-def shown(notebook):
+def result_pages(notebook):
     return [
         output["data"]["text/html"]
         for cell in notebook.cells
@@ -51,23 +51,23 @@ def printed(notebook):
     return "".join(output.text for output in outputs if output.get("name") == "stdout")
 
 
-def test_it_is_stored_without_what_it_printed():
+def test_it_is_stored_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
-def test_it_runs_and_tells_the_answer(executed):
+def test_it_runs_and_prints_the_answer(executed):
     text = printed(executed)
     assert text.startswith("2 (1, 8, 9)")
     assert "report.html" in text
 
 
 def test_each_result_is_a_frame_over_a_picture(executed):
-    pages = shown(executed)
+    pages = result_pages(executed)
     assert len(pages) == 3
     for html in pages:
-        tags = Elements(html).found
+        tags = Elements(html).elements
         assert [tag for tag, _ in tags] == ["div", "img", "iframe"]
         frame, image = tags[2][1], tags[1][1]
         assert set(frame["sandbox"].split()) == {"allow-scripts", "allow-downloads"}
@@ -77,8 +77,8 @@ def test_each_result_is_a_frame_over_a_picture(executed):
 
 
 @pytest.mark.browser
-def test_its_frames_work_in_a_browser_and_reach_nothing(executed, chromium, tmp_path):
-    body = "".join(f"<section>{html}</section>" for html in shown(executed))
+def test_its_frames_work_in_a_browser_and_are_isolated(executed, chromium, tmp_path):
+    body = "".join(f"<section>{html}</section>" for html in result_pages(executed))
     (tmp_path / "saved.html").write_text(f'<!doctype html><meta charset="utf-8">{body}', encoding="utf-8")
     page, reported = chromium.new_page(), []
     page.on("console", lambda message: reported.append(message.text))

@@ -1,4 +1,4 @@
-"""The page of a result in a real browser: every control moves what it should, held against numpy and `render`."""
+"""The page of a result in a real browser: every control, compared with numpy and `render`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qvl_attn.render.overlay import blend, color_table, upsample
 from qvl_attn.vqa.page import result_html
 from tests.helpers.pages import (
     METHODS,
-    asked,
-    flat,
-    heat,
-    opened,
-    painted,
-    png,
-    pressed,
-    settled,
-    shown,
-    shows,
-    slide,
-    what,
+    assert_painted,
+    assert_shows,
+    canvas_pixels,
+    flatten,
+    open_in_browser,
+    panel_caption,
+    panel_values,
+    pressed_buttons,
+    read_png,
+    selected_queries,
+    set_control,
+    wait_until_drawn,
 )
 
 pytestmark = pytest.mark.browser
@@ -32,7 +32,7 @@ LAYERS = range(4)
 
 
 def cells_of(page, number=0):
-    """Where the cells of a picture are on the screen."""
+    """Return a function that gives a cell's place on the screen."""
     box = page.locator(".picture").nth(number).bounding_box()
     rows, columns = page.evaluate(f"resultOf(active()).media[{number}].grid.slice(1)")
     return lambda row, column: (
@@ -43,13 +43,13 @@ def cells_of(page, number=0):
 
 def test_it_begins_with_the_headline(open_page, results):
     result, page = results("one"), open_page("one")
-    shows(page, result.heatmaps())
+    assert_shows(page, result.heatmaps())
     assert page.title() == "how many cats? · qvl-attn"
     assert page.locator("#question").inner_text().split("\n")[-1].endswith("how many cats?")
     assert result.answer in page.locator("#answer").inner_text()
-    assert pressed(page, "#queries") == ["whole question"]
-    assert pressed(page, "#sources") == ["Headline (2)"]
-    assert what(page) == "layer 2 of 0-3 · attention of the question, 4 tokens · mean of all 4 heads"
+    assert pressed_buttons(page, "#queries") == ["whole question"]
+    assert pressed_buttons(page, "#sources") == ["Headline (2)"]
+    assert panel_caption(page) == "layer 2 of 0-3 · attention of the question, 4 tokens · mean of all 4 heads"
     high = result.heatmaps()[0].scale.high
     assert page.locator(".high").inner_text() == f"{high:.3g}"
     mass, above = result.heatmaps()[0].vision_mass, result.heatmaps()[0].clipped
@@ -70,17 +70,17 @@ def test_a_click_on_a_word_shows_its_map(open_page, results, name):
             word = page.locator(f"#{role} .word").nth(i)
             text, row = word.inner_text().strip(), int(word.get_attribute("data-row"))
             word.click()
-            settled(page)
+            wait_until_drawn(page)
             tokens = [t for t in result.capture.tokens if t.role == role and t.span]
             start = sum(len(part) for part in parts_before(page, role, row))
             span = (start, start + len(page.locator(f"#{role} .word").nth(i).text_content()))
-            wanted = [t.position for t in tokens if t.span[0] < span[1] and t.span[1] > span[0]]
-            of = result.capture.queries if not number else result.capture.produces
-            want = result.capture.weights[2][np.isin(of, wanted)].mean(axis=0, dtype=np.float64)
-            np.testing.assert_allclose(shown(page), want, rtol=1e-3)
-            assert asked(page) == [text]
-            assert f"“{text}”" in what(page)
-    assert pressed(page, "#sources") == ["Headline (2)"]
+            positions = [t.position for t in tokens if t.span[0] < span[1] and t.span[1] > span[0]]
+            query_positions = result.capture.queries if not number else result.capture.produces
+            want = result.capture.weights[2][np.isin(query_positions, positions)].mean(axis=0, dtype=np.float64)
+            np.testing.assert_allclose(panel_values(page), want, rtol=1e-3)
+            assert selected_queries(page) == [text]
+            assert f"“{text}”" in panel_caption(page)
+    assert pressed_buttons(page, "#sources") == ["Headline (2)"]
 
 
 def parts_before(page, role, row):
@@ -92,46 +92,46 @@ def test_whose_attention(open_page, results):
     result, page = results("one"), open_page("one")
     for label, query in (("last prompt token", "last"), ("whole answer", "answer"), ("whole question", "question")):
         page.get_by_role("button", name=label).click()
-        settled(page)
-        shows(page, result.heatmaps(query=query))
-        assert pressed(page, "#queries") == [label]
+        wait_until_drawn(page)
+        assert_shows(page, result.heatmaps(query=query))
+        assert pressed_buttons(page, "#queries") == [label]
     page = open_page("text")
-    assert pressed(page, "#queries") == ["“cats”"]
-    assert "attention of “cats”, 2 tokens" in what(page)
+    assert pressed_buttons(page, "#queries") == ["“cats”"]
+    assert "attention of “cats”, 2 tokens" in panel_caption(page)
 
 
 def test_averages_and_layers(open_page, results):
     result, page = results("two"), open_page("two")
     assert page.locator("#layer-told").inner_text() == "–"
     for layer in (3, 0, 1, 2):
-        slide(page, "layer", layer)
-        shows(page, result.heatmaps(layers=layer, query="question"))
-        assert what(page).startswith(f"layer {layer} of 0-3")
+        set_control(page, "layer", layer)
+        assert_shows(page, result.heatmaps(layers=layer, query="question"))
+        assert panel_caption(page).startswith(f"layer {layer} of 0-3")
         assert page.locator("#layer-told").inner_text() == str(layer)
         assert page.locator("#layer").get_attribute("aria-valuetext") == f"Layer {layer}"
-        bars = page.locator("#shares rect:not(.area)").evaluate_all("(all) => all.map((one) => one.classList[0] ?? '')")
+        bars = page.locator("#shares rect:not(.area)").evaluate_all("(all) => all.map((bar) => bar.classList[0] ?? '')")
         assert [i for i, kind in enumerate(bars) if kind == "chosen"] == [layer]
-        assert pressed(page, "#sources") == []
+        assert pressed_buttons(page, "#sources") == []
     page.get_by_role("button", name="All layers").click()
-    settled(page)
-    shows(page, result.heatmaps(layers="all", query="question"))
-    assert what(page).startswith("layers 0-3 of 0-3")
+    wait_until_drawn(page)
+    assert_shows(page, result.heatmaps(layers="all", query="question"))
+    assert panel_caption(page).startswith("layers 0-3 of 0-3")
     page.get_by_role("button", name="Headline (2)").click()
     page.locator("#answer .word").first.click()
-    slide(page, "layer", 1)
-    assert "attention that produced “two”" in what(page), "the word stays"
+    set_control(page, "layer", 1)
+    assert "attention that produced “two”" in panel_caption(page), "the word stays"
 
 
-def test_of_few_layers_those_are_there(open_page, results):
+def test_a_page_of_few_layers_has_these_layers(open_page, results):
     result, page = results("few"), open_page("few")
-    assert pressed(page, "#sources") == ["Headline (1-2)"]
-    slide(page, "layer", 1)
-    shows(page, result.heatmaps(layers=2, heads="2.1,2.3"))
-    assert what(page).endswith("heads 2.1,2.3"), "the heads that were named, as in the pictures"
+    assert pressed_buttons(page, "#sources") == ["Headline (1-2)"]
+    set_control(page, "layer", 1)
+    assert_shows(page, result.heatmaps(layers=2, heads="2.1,2.3"))
+    assert panel_caption(page).endswith("heads 2.1,2.3"), "the heads that were named, as in the pictures"
     assert page.locator("#layer-told").inner_text() == "2"
     page.locator("#heads td[data-at='0,1']").click()
-    settled(page)
-    assert what(page).startswith("layer 1, head 1 ·")
+    wait_until_drawn(page)
+    assert panel_caption(page).startswith("layer 1, head 1 ·")
     page = open_page("single")
     assert page.locator("#sources button").count() == 1
     assert page.locator("#shares").is_hidden()
@@ -142,13 +142,13 @@ def test_play_goes_through_the_layers_and_stops(open_page):
     button, layer = page.locator("#play"), "document.getElementById('layer-told').textContent"
     button.click()
     assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Stop", "true")
-    seen = []
-    while len(seen) < 6:
+    labels = []
+    while len(labels) < 6:
         page.wait_for_timeout(40)
-        reported = page.evaluate(layer)
-        if not seen or seen[-1] != reported:
-            seen.append(reported)
-    assert seen == ["–", "3", "0", "1", "2", "3"], "the headline is layer 2"
+        label = page.evaluate(layer)
+        if not labels or labels[-1] != label:
+            labels.append(label)
+    assert labels == ["–", "3", "0", "1", "2", "3"], "the headline is layer 2"
     page.keyboard.press("p")
     assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Play", "false")
     page.wait_for_timeout(700)
@@ -158,14 +158,14 @@ def test_play_goes_through_the_layers_and_stops(open_page):
 def test_the_bars_are_shares_and_choose_a_layer(open_page, results):
     result, page = results("one"), open_page("one")
     heights = page.locator("#shares rect:not(.area)").evaluate_all(
-        "(all) => all.map((one) => Number(one.getAttribute('height')))"
+        "(all) => all.map((bar) => Number(bar.getAttribute('height')))"
     )
     mass = [result.heatmaps(layers=layer, heads="all")[0].vision_mass for layer in LAYERS]
-    assert heights == pytest.approx([9.6 * one / max(mass) for one in mass], rel=1e-3)
+    assert heights == pytest.approx([9.6 * share / max(mass) for share in mass], rel=1e-3)
     for layer in (1, 3):
         page.locator("#shares rect.area").nth(layer).click()
-        settled(page)
-        shows(page, result.heatmaps(layers=layer, heads="all"))
+        wait_until_drawn(page)
+        assert_shows(page, result.heatmaps(layers=layer, heads="all"))
         title = page.locator("#shares rect.area title").nth(layer).text_content()
         assert title == f"Layer {layer}: {100 * mass[layer]:.0f} %"
 
@@ -180,17 +180,17 @@ def test_heads_by_mouse(open_page, results):
     assert grid == [[f"{layer},{head}" for head in LAYERS] for layer in (3, 2, 1, 0)], "low layers are at the bottom"
     for layer, head in ((0, 3), (3, 0), (2, 1)):
         page.locator(f"#heads td[data-at='{layer},{head}']").click()
-        settled(page)
+        wait_until_drawn(page)
         maps = result.heatmaps(layers=layer, heads=f"{layer}.{head}")
-        shows(page, maps)
-        assert what(page) == f"layer {layer}, head {head} · attention of the question, 4 tokens"
-        chosen = page.locator("#heads td[aria-selected=true]")
-        assert [one.get_attribute("data-at") for one in chosen.all()] == [f"{layer},{head}"]
+        assert_shows(page, maps)
+        assert panel_caption(page) == f"layer {layer}, head {head} · attention of the question, 4 tokens"
+        selected = page.locator("#heads td[aria-selected=true]")
+        assert [cell.get_attribute("data-at") for cell in selected.all()] == [f"{layer},{head}"]
         share = f"layer {layer}, head {head}: {100 * maps[0].vision_mass:.0f} %"
         assert page.locator("#heads-told").inner_text().startswith(share)
-        assert chosen.get_attribute("aria-label") == share
-        assert pressed(page, "#sources") == []
-        assert asked(page) == ["whole question"], "whose attention it is"
+        assert selected.get_attribute("aria-label") == share
+        assert pressed_buttons(page, "#sources") == []
+        assert selected_queries(page) == ["whole question"], "the query of the heads"
         assert page.locator("#layer-told").inner_text() == "–"
 
 
@@ -204,27 +204,28 @@ def test_heads_by_keyboard_and_their_colours(open_page, results):
         assert page.evaluate(at) == want
     assert page.locator("#heads td[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
-    settled(page)
-    shows(page, result.heatmaps(layers=3, heads="3.1"))
+    wait_until_drawn(page)
+    assert_shows(page, result.heatmaps(layers=3, heads="3.1"))
     assert page.evaluate(at) == "3,1", "the focus stays"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press(" ")
-    settled(page)
-    assert what(page).startswith("layer 3, head 0")
+    wait_until_drawn(page)
+    assert panel_caption(page).startswith("layer 3, head 0")
 
-    of = result.capture.weights_by_head[:, :, result.capture.query_role == "question"].mean(axis=2, dtype=np.float64)
-    top10 = np.sort(of, axis=-1)[..., -10:].sum(axis=-1) / of.sum(axis=-1)
-    for by, shares in (("top10", top10), ("mass", of.sum(axis=-1))):
-        slide(page, "heads-by", by)
-        seen = page.locator("#heads td").evaluate_all(
-            "(all) => Object.fromEntries(all.map((one) => [one.dataset.at, one.style.backgroundColor]))"
+    maps = result.capture.weights_by_head[:, :, result.capture.query_role == "question"].mean(axis=2, dtype=np.float64)
+    top10 = np.sort(maps, axis=-1)[..., -10:].sum(axis=-1) / maps.sum(axis=-1)
+    for by, shares in (("top10", top10), ("mass", maps.sum(axis=-1))):
+        set_control(page, "heads-by", by)
+        colors = page.locator("#heads td").evaluate_all(
+            "(all) => Object.fromEntries(all.map((cell) => [cell.dataset.at, cell.style.backgroundColor]))"
         )
         want = page.evaluate(
-            "(shares) => shares.map((one) => colorOf(one))", ((shares - shares.min()) / np.ptp(shares)).ravel().tolist()
+            "(shares) => shares.map((share) => colorOf(share))",
+            ((shares - shares.min()) / np.ptp(shares)).ravel().tolist(),
         )
-        got = [[int(one) for one in seen[f"{i},{j}"][4:-1].split(",")] for i in LAYERS for j in LAYERS]
-        near = [[int(one) for one in text[4:-1].split()] for text in want]
-        assert np.abs(np.array(got) - near).max() <= 4
+        got = [[int(level) for level in colors[f"{i},{j}"][4:-1].split(",")] for i in LAYERS for j in LAYERS]
+        expected = [[int(level) for level in text[4:-1].split()] for text in want]
+        assert np.abs(np.array(got) - expected).max() <= 4
 
 
 def test_methods_stand_beside_the_plain_attention(open_page, results):
@@ -232,22 +233,22 @@ def test_methods_stand_beside_the_plain_attention(open_page, results):
     choices = page.locator("#map option").all_inner_texts()
     assert choices == ["attention", *METHODS]
     assert page.locator("#map").input_value() == "1"
-    shows(page, result.heatmaps())
-    assert what(page).startswith("method relative ·")
-    assert page.locator("svg .cross").count() == 2, "a cell of each picture was taken out"
+    assert_shows(page, result.heatmaps())
+    assert panel_caption(page).startswith("method relative ·")
+    assert page.locator("svg .cross").count() == 2, "a cell of each picture was removed"
     assert "crossed out" in page.locator(".share").inner_text()
     for number, method in enumerate(result.methods, start=1):
-        slide(page, "map", number)
-        np.testing.assert_allclose(shown(page), method.values, rtol=1e-3, atol=1e-9)
+        set_control(page, "map", number)
+        np.testing.assert_allclose(panel_values(page), method.values, rtol=1e-3, atol=1e-9)
         assert page.locator("#layer").is_disabled() == (not method.layer_numbers)
         assert page.locator("#shares").is_hidden()
-    slide(page, "map", 4)
-    slide(page, "layer", 2)
-    np.testing.assert_allclose(shown(page), result.methods[3].layer_values[2], rtol=1e-3, atol=1e-9)
+    set_control(page, "map", 4)
+    set_control(page, "layer", 2)
+    np.testing.assert_allclose(panel_values(page), result.methods[3].layer_values[2], rtol=1e-3, atol=1e-9)
     page.locator("#question .word").first.click()
-    settled(page)
-    assert page.locator("#map").input_value() == "0", "words are those of the plain attention"
-    assert what(page).startswith("layer 2 of 0-3 · attention of “how”")
+    wait_until_drawn(page)
+    assert page.locator("#map").input_value() == "0", "only plain attention has words"
+    assert panel_caption(page).startswith("layer 2 of 0-3 · attention of “how”")
     assert page.locator("svg .cross").count() == 0
 
 
@@ -263,21 +264,21 @@ def test_a_cross_lies_in_the_middle_of_its_cell(open_page, results):
 
 def test_opacity(open_page):
     page = open_page("one")
-    before = heat(page)
+    before = canvas_pixels(page)
     for value in (0, 0.25, 1):
-        slide(page, "alpha", value)
+        set_control(page, "alpha", value)
         assert page.evaluate("getComputedStyle(document.querySelector('.picture canvas')).opacity") == str(value)
         assert page.locator("#alpha-told").inner_text() == f"{100 * value:.0f} %" or value == 0
-    assert np.array_equal(heat(page), before), "the map itself is as it was"
+    assert np.array_equal(canvas_pixels(page), before), "the map itself does not change"
 
 
 @pytest.mark.parametrize("colormap", ["inferno", "viridis", "jet"])
 @pytest.mark.parametrize("interp", ["linear", "cells"])
 def test_colours_and_cells_are_those_of_the_pictures(open_page, results, colormap, interp):
     result, page = results("two"), open_page("two")
-    slide(page, "colormap", colormap)
-    slide(page, "interp", interp)
-    shows(page, result.heatmaps(), colormap=colormap, interp=interp)
+    set_control(page, "colormap", colormap)
+    set_control(page, "interp", interp)
+    assert_shows(page, result.heatmaps(), colormap=colormap, interp=interp)
     bar = page.locator(".bar").evaluate("(bar) => [...bar.getContext('2d').getImageData(0, 5, 256, 1).data]")
     assert np.array_equal(np.reshape(bar, (256, 4))[:, :3], color_table(colormap)[:, 0])
 
@@ -285,34 +286,34 @@ def test_colours_and_cells_are_those_of_the_pictures(open_page, results, colorma
 def test_one_scale_for_all_layers(open_page, results):
     result, page = results("one"), open_page("one")
     by_layer = [result.heatmaps(layers=layer, heads="all") for layer in LAYERS]
-    shared = percentile_scale([flat(maps) for maps in by_layer]).high
-    slide(page, "scale", "shared")
+    shared = percentile_scale([flatten(maps) for maps in by_layer]).high
+    set_control(page, "scale", "shared")
     for layer in LAYERS:
-        slide(page, "layer", layer)
-        painted(page, by_layer[layer][0].values[0], shared)
+        set_control(page, "layer", layer)
+        assert_painted(page, by_layer[layer][0].values[0], shared)
         assert page.locator(".high").inner_text() == f"{shared:.3g}"
     page.locator("#heads td[data-at='1,2']").click()
-    settled(page)
-    every = result.capture.weights_by_head[:, :, result.capture.query_role == "question"].mean(axis=2, dtype=np.float64)
-    painted(page, every[1, 2].reshape(8, 9), percentile_scale([every]).high)
-    slide(page, "scale", "own")
-    shows(page, result.heatmaps(layers=1, heads="1.2"))
+    wait_until_drawn(page)
+    heads = result.capture.weights_by_head[:, :, result.capture.query_role == "question"].mean(axis=2, dtype=np.float64)
+    assert_painted(page, heads[1, 2].reshape(8, 9), percentile_scale([heads]).high)
+    set_control(page, "scale", "own")
+    assert_shows(page, result.heatmaps(layers=1, heads="1.2"))
 
 
-def test_what_is_seen_is_the_pictures_blend(chromium, results, tmp_path):
+def test_the_screen_shows_the_blend_of_the_pictures(chromium, results, tmp_path):
     result = results("one")
     grey = np.full_like(result.media[0].frames, 128)
     grey[..., 2] = 60
     file = tmp_path / "grey.html"
     file.write_text(result_html([replace(result, media=(replace(result.media[0], frames=grey),))]), encoding="utf-8")
-    with opened(chromium, file) as page:
-        slide(page, "alpha", 0.6)
-        slide(page, "interp", "cells")
-        seen = png(page.locator(".picture").screenshot()).astype(int)
-    one, drawing = result.heatmaps()[0], Drawing(alpha=0.6, interp="cells")
-    want = blend(grey[0], upsample(one.values[0], (252, 224), drawing), one.scale, drawing).astype(int)
-    height, width, _ = seen.shape
+    with open_in_browser(chromium, file) as page:
+        set_control(page, "alpha", 0.6)
+        set_control(page, "interp", "cells")
+        screen = read_png(page.locator(".picture").screenshot()).astype(int)
+    heatmap, drawing = result.heatmaps()[0], Drawing(alpha=0.6, interp="cells")
+    want = blend(grey[0], upsample(heatmap.values[0], (252, 224), drawing), heatmap.scale, drawing).astype(int)
+    height, width, _ = screen.shape
     for row in range(8):
         for column in range(9):
-            there = seen[int((row + 0.5) * height / 8), int((column + 0.5) * width / 9)]
-            assert np.abs(there - want[28 * row + 14, 28 * column + 14]).max() <= 3
+            pixel = screen[int((row + 0.5) * height / 8), int((column + 0.5) * width / 9)]
+            assert np.abs(pixel - want[28 * row + 14, 28 * column + 14]).max() <= 3

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from qvl_attn.attribution.heatmap import over_chance, percentile_scale
-from tests.helpers.pages import EVIL, evil_free, flat, opened, painted, png, settled, shown, shows, slide, what
+from tests.helpers.pages import (
+    EVIL,
+    assert_evil_free,
+    assert_painted,
+    assert_shows,
+    flatten,
+    open_in_browser,
+    panel_caption,
+    panel_values,
+    read_png,
+    set_control,
+    wait_until_drawn,
+)
 
 pytestmark = pytest.mark.browser
 STEP_OF = (0, 0, 1, 1, 2, 2, 3)
@@ -18,7 +30,7 @@ STEP_OF = (0, 0, 1, 1, 2, 2, 3)
 
 def frame_shown(page, panel=0):
     src = page.locator(".picture img").nth(panel).get_attribute("src")
-    return png(base64.b64decode(src.partition(",")[2])).astype(int)
+    return read_png(base64.b64decode(src.partition(",")[2])).astype(int)
 
 
 def on_timeline(page, time_s, end_s=0.7):
@@ -36,11 +48,11 @@ def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results
     frames = media.frames.astype(int)
     assert len(frames) == len(STEP_OF) == int(page.locator("#frame").get_attribute("max")) + 1
     for frame in (0, 1, 2, 6, 5):
-        slide(page, "frame", frame)
+        set_control(page, "frame", frame)
         distance = [np.abs(frame_shown(page) - other).mean() for other in frames]
         assert np.argmin(distance) == frame
         assert distance[frame] < 2
-        painted(page, one.values[STEP_OF[frame]], one.scale.high)
+        assert_painted(page, one.values[STEP_OF[frame]], one.scale.high)
         reported = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
         assert (
             page.locator("#frame-told").inner_text()
@@ -50,16 +62,16 @@ def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results
         now = float(page.locator("#timeline .now").get_attribute("x1"))
         width = float(page.locator("#timeline svg").get_attribute("viewBox").split()[2])
         assert now == pytest.approx(46 + frame / 10 / 0.7 * (width - 58), abs=0.1)
-    slide(page, "layer", 0)
+    set_control(page, "layer", 0)
     (other,) = result.heatmaps(layers=0, heads="all")
-    shows(page, [other], step=STEP_OF[5])
+    assert_shows(page, [other], step=STEP_OF[5])
 
 
 def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
     result, page = results("clip"), open_page("clip")
-    values = flat(result.heatmaps())
+    values = flatten(result.heatmaps())
     for frame in (0, 3, 6):
-        slide(page, "frame", frame)
+        set_control(page, "frame", frame)
         box = page.locator(".picture").bounding_box()
         page.mouse.move(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
         index = STEP_OF[frame] * 15 + 5 + 3
@@ -69,9 +81,9 @@ def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
         assert f"rank {(values > values[index]).sum() + 1} of 60" in reported
         assert reported.endswith("pixels x 84-112, y 28-56")
     page.mouse.click(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
-    settled(page)
+    wait_until_drawn(page)
     assert page.locator(".picture rect.kept").count() == 2
-    slide(page, "frame", 0)
+    set_control(page, "frame", 0)
     assert page.locator(".picture rect.kept").count() == 0, "it is of another step"
 
 
@@ -81,7 +93,7 @@ def test_keys_and_play_go_through_the_frames(open_page):
     seen = []
     for key in [","] + ["."] * 8 + [","]:
         page.keyboard.press(key)
-        settled(page)
+        wait_until_drawn(page)
         seen.append(page.evaluate(value))
     assert seen == [0, 1, 2, 3, 4, 5, 6, 6, 6, 5]
     page.locator("#film-play").click()
@@ -99,7 +111,7 @@ def test_a_click_on_the_timeline_goes_there(open_page):
     page = open_page("clip")
     for time_s, frame in ((0.35, 3), (0.001, 0), (0.62, 6), (0.41, 4)):
         page.mouse.click(*on_timeline(page, time_s))
-        settled(page)
+        wait_until_drawn(page)
         assert page.locator("#frame").input_value() == str(frame)
 
 
@@ -114,7 +126,7 @@ def test_the_timeline_says_how_much_went_to_each_step(open_page, results):
     height = (164 - stairs("main")) / (164 - even)
     assert height == pytest.approx(over_chance(result.heatmaps()[0].values), rel=1e-3)
     assert page.locator("#timeline path.other").count() == 0, "it is the headline"
-    slide(page, "layer", 0)
+    set_control(page, "layer", 0)
     height = (164 - stairs("main")) / (164 - stairs("other")) * (164 - stairs("other"))
     even = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
     assert height / (164 - even) == pytest.approx(over_chance(result.heatmaps(layers=0)[0].values), rel=1e-3)
@@ -131,11 +143,11 @@ def test_the_timeline_says_how_much_went_to_each_step(open_page, results):
 def test_a_scale_for_each_frame(open_page, results):
     result, page = results("clip"), open_page("clip")
     (one,) = result.heatmaps()
-    slide(page, "scale", "frame")
+    set_control(page, "scale", "frame")
     for frame in (0, 6):
-        slide(page, "frame", frame)
+        set_control(page, "frame", frame)
         step = one.values[STEP_OF[frame]]
-        painted(page, step, percentile_scale([step]).high)
+        assert_painted(page, step, percentile_scale([step]).high)
         assert float(page.locator(".high").inner_text()) == pytest.approx(percentile_scale([step]).high, rel=6e-3)
     assert open_page("one").locator("#scale-frame").is_disabled()
 
@@ -144,19 +156,19 @@ def test_a_clip_beside_a_picture(open_page, results):
     page = open_page("clip", "one")
     page.locator("#film-play").click()
     page.locator("#compare").click()
-    settled(page)
-    shows(page, results("one").heatmaps(), panel=1)
+    wait_until_drawn(page)
+    assert_shows(page, results("one").heatmaps(), panel=1)
     assert page.locator("#film").is_hidden()
     assert page.locator("#scale-frame").is_disabled()
     page.keyboard.press(".")
     page.wait_for_timeout(1100)
     page.locator(".pick").first.click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.locator("#film").is_visible()
-    slide(page, "scale", "frame")
-    slide(page, "frame", 4)
+    set_control(page, "scale", "frame")
+    set_control(page, "frame", 4)
     page.locator("#film-play").click()
-    assert np.allclose(shown(page, 0), flat(results("clip").heatmaps()), rtol=1e-3)
+    assert np.allclose(panel_values(page, 0), flatten(results("clip").heatmaps()), rtol=1e-3)
 
 
 # The view as a picture
@@ -166,7 +178,7 @@ def saved_view(page, frame=None):
     with page.expect_download() as download:
         (frame or page).locator("#save").click()
     with open(download.value.path(), "rb") as file:  # noqa: PTH123
-        return png(file.read()), download.value.suggested_filename
+        return read_png(file.read()), download.value.suggested_filename
 
 
 def cells_of_view(view, left, wide, aspect, rows, columns, high_levels):
@@ -188,9 +200,9 @@ def test_the_view_is_saved_as_a_png(open_page, results):
     from qvl_attn.render.overlay import color_table
 
     result, page = results("one"), open_page("one")
-    slide(page, "alpha", 1)
-    slide(page, "interp", "cells")
-    slide(page, "colormap", "viridis")
+    set_control(page, "alpha", 1)
+    set_control(page, "interp", "cells")
+    set_control(page, "colormap", "viridis")
     table = color_table("viridis")[:, 0].astype(int)
     view, name = saved_view(page)
     assert name == "qvl-attn-how-many-cats.png"
@@ -204,7 +216,7 @@ def test_the_view_is_saved_as_a_png(open_page, results):
     assert (view[top + tall + 45 :] < 150).any(), "what it is beneath"
     box = page.locator(".picture").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 2.5 / 9, box["y"] + box["height"] * 4.5 / 8)
-    settled(page)
+    wait_until_drawn(page)
     marked, _ = saved_view(page)
     edge = marked[round(top + 4.5 * tall / 8), round(32 + 2 * 1280 / 9)]
     assert np.abs(edge.astype(int) - (0x5A, 0xDC, 0xFF)).max() < 12, "the kept cell is outlined"
@@ -214,10 +226,10 @@ def test_two_panels_are_saved_side_by_side(open_page, results):
     from qvl_attn.render.overlay import color_table
 
     result, page = results("one"), open_page("one")
-    slide(page, "alpha", 1)
-    slide(page, "interp", "cells")
+    set_control(page, "alpha", 1)
+    set_control(page, "interp", "cells")
     page.locator("#compare").click()
-    settled(page)
+    wait_until_drawn(page)
     view, _ = saved_view(page)
     assert view.shape[1] == 2 * (760 + 32) + 32
     for left, maps in ((32, result.heatmaps()), (32 + 760 + 32, result.heatmaps(layers=3, heads="all"))):
@@ -228,8 +240,8 @@ def test_two_panels_are_saved_side_by_side(open_page, results):
 
 def test_opacity_is_that_of_the_saved_view(open_page, results):
     page = open_page("clip")
-    slide(page, "alpha", 0)
-    slide(page, "frame", 3)
+    set_control(page, "alpha", 0)
+    set_control(page, "frame", 3)
     view, name = saved_view(page)
     assert name == "qvl-attn-what-moves.png"
     tall = round(1280 * 84 / 140)
@@ -254,7 +266,7 @@ def notebook(chromium, tmp_path):
             (tmp_path / "notebook.html").write_text(
                 f"<!doctype html><meta charset=utf-8><title>secret</title><body>{html}", encoding="utf-8"
             )
-            return stack.enter_context(opened(chromium, tmp_path / "notebook.html", state=""))
+            return stack.enter_context(open_in_browser(chromium, tmp_path / "notebook.html", state=""))
 
         yield show
 
@@ -264,10 +276,10 @@ def test_in_a_notebook_the_page_works_and_reaches_nothing(notebook, results):
     page = notebook(result._repr_html_())
     frame = next(frame for frame in page.frames if frame.parent_frame)
     frame.wait_for_selector("html[data-state=fine]", state="attached")
-    shows(frame, result.heatmaps())
+    assert_shows(frame, result.heatmaps())
     frame.locator("#answer .word").first.click()
-    settled(frame)
-    assert f"“{result.answer}”" in what(frame)
+    wait_until_drawn(frame)
+    assert f"“{result.answer}”" in panel_caption(frame)
     assert frame.evaluate("self.origin") == "null"
     for reach in ("parent.document.title", "localStorage.length", "document.cookie", "top.document.body"):
         tried = frame.evaluate(
@@ -293,5 +305,5 @@ def test_an_evil_question_does_nothing_in_a_notebook(notebook, results):
     frame = next(frame for frame in page.frames if frame.parent_frame)
     frame.wait_for_selector("html[data-state=fine]", state="attached")
     for where in (page, frame):
-        evil_free(where)
+        assert_evil_free(where)
     assert len(page.frames) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.vqa.page import result_html
-from tests.helpers.pages import EVIL, evil_free, opened, settled, slide
+from tests.helpers.pages import EVIL, assert_evil_free, open_in_browser, set_control, wait_until_drawn
 
 pytestmark = pytest.mark.browser
 PAGE = files("qvl_attn.render.html") / "assets"
@@ -77,7 +77,7 @@ def test_the_language_switches(open_page, name):
     button = page.locator("#language")
     assert (button.inner_text(), button.get_attribute("lang")) == ("中文", "zh")
     button.click()
-    settled(page)
+    wait_until_drawn(page)
     assert (button.inner_text(), button.get_attribute("lang")) == ("English", "en")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     keyed = page.locator("[data-t]").evaluate_all(
@@ -86,9 +86,9 @@ def test_the_language_switches(open_page, name):
     assert all(seen == want for seen, want in keyed)
     box = page.locator(".picture").first.bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 20)
-    slide(page, "layer", 1)
+    set_control(page, "layer", 1)
     page.locator("#compare").click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     chinese = page.locator("main").inner_text()
@@ -96,7 +96,7 @@ def test_the_language_switches(open_page, name):
         assert line not in re.sub(r"method.*|方法.*|Left out.*|未包含.*", "", chinese), line
     page.locator("#compare").click()
     page.get_by_role("button", name="English").click()
-    settled(page)
+    wait_until_drawn(page)
     page.keyboard.press("Escape")
     page.reload()
     page.wait_for_selector("html[data-state=fine]", state="attached")
@@ -121,16 +121,16 @@ def test_all_text_can_be_read_in_both_themes(open_page, scheme, name):
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         box = page.locator(".picture").first.bounding_box()
         page.mouse.click(box["x"] + 20, box["y"] + 20)
-        slide(page, "layer", 1)
+        set_control(page, "layer", 1)
         assert page.locator("#lookers li").count()
         page.mouse.move(1, 1)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 40
         assert [one for one in contrasts if one[1] < 4.5] == []
         page.locator("#theme").click()
-        settled(page)
+        wait_until_drawn(page)
         page.keyboard.press("Escape")
-        settled(page)
+        wait_until_drawn(page)
         dark = not dark
 
 
@@ -138,7 +138,7 @@ def test_all_text_can_be_read_in_both_themes(open_page, scheme, name):
 def test_on_a_narrow_screen_nothing_lies_outside(open_page, name):
     page = open_page(name, viewport={"width": 360, "height": 800})
     page.locator("#compare").click()
-    settled(page)
+    wait_until_drawn(page)
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     outside = page.evaluate(
@@ -175,7 +175,7 @@ def test_every_control_has_a_name(open_page, name):
 def test_the_tab_key_reaches_every_control(open_page, name):
     page = open_page(name)
     page.locator("#compare").click()
-    settled(page)
+    wait_until_drawn(page)
     page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
     wanted = page.evaluate(
         "[...document.querySelectorAll('button, input, select, summary, .picture, td[tabindex=\"0\"]')]"
@@ -209,31 +209,31 @@ def test_an_evil_question_is_only_text(chromium, results, tmp_path):
     result = replace(result, media=(replace(result.media[0], source=f"x{EVIL}.png"),))
     result = replace(result, provenance=replace(result.provenance, model=EVIL, device=EVIL))
     (tmp_path / "evil.html").write_text(result_html([result, results("one")], [[EVIL], [EVIL]]), encoding="utf-8")
-    with opened(chromium, tmp_path / "evil.html") as page:
+    with open_in_browser(chromium, tmp_path / "evil.html") as page:
         page.locator("#compare").click()
-        settled(page)
+        wait_until_drawn(page)
         page.locator(".pick").first.click()
-        settled(page)
+        wait_until_drawn(page)
         page.locator("#question .word").first.click()
-        settled(page)
+        wait_until_drawn(page)
         box = page.locator(".picture").first.bounding_box()
         page.mouse.click(box["x"] + 20, box["y"] + 20)
-        settled(page)
+        wait_until_drawn(page)
         assert page.locator("#lookers li").count() == 8
-        evil_free(page)
+        assert_evil_free(page)
         assert page.locator("#question").text_content() == EVIL
         assert page.locator("#notes li").last.text_content() == EVIL
         assert EVIL in page.locator("#answer").text_content()
         assert EVIL in page.locator("#made").text_content()
         page.locator("#language").click()
-        settled(page)
-        evil_free(page)
+        wait_until_drawn(page)
+        assert_evil_free(page)
 
 
 def test_a_question_from_right_to_left_stays_in_its_place(chromium, results, tmp_path):
     result = replace(results("empty"), question="\u202eabc\u202c مرحبا\x00\ud800 {0}")
     (tmp_path / "odd.html").write_text(result_html([result]), encoding="utf-8")
-    with opened(chromium, tmp_path / "odd.html") as page:
+    with open_in_browser(chromium, tmp_path / "odd.html") as page:
         assert page.evaluate("getComputedStyle(document.getElementById('question')).unicodeBidi") == "isolate"
         assert "{0}" in page.locator("#question").text_content()
         assert "{0}" in page.title()

@@ -10,7 +10,7 @@ import pytest
 
 from qvl_attn.core.text import percent
 from qvl_attn.vqa.page import result_html
-from tests.helpers.pages import opened, settled, slide, what
+from tests.helpers.pages import open_in_browser, panel_caption, set_control, wait_until_drawn
 
 pytestmark = pytest.mark.browser
 WRITTEN = """() => {
@@ -31,32 +31,32 @@ def page_of(folder, *results):
 def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, results, monkeypatch, tmp_path):
     monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2000)
     result = results("one")
-    with opened(chromium, page_of(tmp_path, result)) as page:
+    with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         page.locator("#question .word", has_text="cats").click()
-        settled(page)
+        wait_until_drawn(page)
         reported = page.evaluate("[...document.querySelectorAll('#shares .area title')].map((one) => one.textContent)")
         want = [result.heatmap(layers=layer, heads="all", query="text:cats").vision_mass for layer in range(4)]
         assert reported == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
         box = page.locator(".picture").bounding_box()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
-        settled(page)
+        wait_until_drawn(page)
         assert page.locator("#lookers-of").is_hidden(), "the headline's words are of the headline"
-        slide(page, "layer", 1)
+        set_control(page, "layer", 1)
         assert page.locator("#lookers-of").inner_text() == "with the layers of the headline:"
 
 
 def test_of_some_heads_the_share_of_a_method_is_that_of_its_picture(demo, cats, chromium, tmp_path):
     result = demo.ask(cats, "how many cats?", method="heads", heads="1", layers="1-3")
-    with opened(chromium, page_of(tmp_path, result)) as page:
+    with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         share = percent(result.heatmaps()[0].vision_mass)
         assert page.locator(".share").inner_text() == f"{share} of this attention goes to the picture"
-        slide(page, "map", 0)
-        settled(page)
+        set_control(page, "map", 0)
+        wait_until_drawn(page)
         for layer in (1, 2, 3):
-            slide(page, "layer", layer - 1)
+            set_control(page, "layer", layer - 1)
             one = result.heatmap(layers=layer, heads=f"{layer}.1")
             assert page.locator(".share").inner_text().startswith(percent(one.vision_mass))
-            assert what(page).endswith(f"heads {layer}.1")
+            assert panel_caption(page).endswith(f"heads {layer}.1")
 
 
 def test_the_share_of_a_method_that_is_no_attention_is_that_of_its_picture(open_page, results):
@@ -64,7 +64,7 @@ def test_the_share_of_a_method_that_is_no_attention_is_that_of_its_picture(open_
     assert not page.evaluate("mapOf(active()).is_attention"), "relative"
     reported = page.locator(".share").inner_text()
     assert reported.startswith(f"{percent(result.heatmaps()[0].vision_mass)} of this attention goes to the picture")
-    slide(page, "layer", 0)
+    set_control(page, "layer", 0)
     assert "no attention weights" in page.locator(".share").inner_text()
 
 
@@ -72,68 +72,68 @@ def test_a_methods_layer_is_not_told_as_the_whole(open_page, results):
     page, names = open_page("methods"), results("methods").settings.methods
     captions = [one.caption for one in results("methods").methods]
     for number, name in enumerate(names, 1):
-        slide(page, "map", number)
-        assert captions[number - 1] in what(page)
+        set_control(page, "map", number)
+        assert captions[number - 1] in panel_caption(page)
         chips = page.locator("#sources button").all_inner_texts()
         assert ("Headline" in chips[0]) == (number == 1), (name, chips)
         if page.locator("#layer").is_enabled():
-            slide(page, "layer", 0)
-            assert captions[number - 1] not in what(page)
-            assert re.search(r" 0 ·| 0$", what(page)), what(page)
-    slide(page, "map", 0)
+            set_control(page, "layer", 0)
+            assert captions[number - 1] not in panel_caption(page)
+            assert re.search(r" 0 ·| 0$", panel_caption(page)), panel_caption(page)
+    set_control(page, "map", 0)
     assert not any("Headline" in one for one in page.locator("#sources button").all_inner_texts())
 
 
 def test_one_scale_is_for_values_of_one_kind(open_page):
     page = open_page("methods")
     page.locator("#compare").click()
-    settled(page)
-    slide(page, "map", 0)
-    slide(page, "scale", "shared")
-    shared = page.evaluate("state.panels.map((one) => shownBy(one).shared)")
+    wait_until_drawn(page)
+    set_control(page, "map", 0)
+    set_control(page, "scale", "shared")
+    shared = page.evaluate("state.panels.map((one) => entryOf(one).shared)")
     assert max(shared) > 1.2 * min(shared)
     assert page.locator(".high").all_inner_texts() == [page.evaluate("(one) => compact(one)", one) for one in shared]
-    slide(page, "map", 1)
+    set_control(page, "map", 1)
     assert len({*page.locator(".high").all_inner_texts()}) == 1, "of one kind they share it"
 
 
 def test_a_saved_view_tells_each_panels_own_frame_and_whose_answer_it_is(open_page):
     page = open_page("clip", "two")
-    slide(page, "frame", 4)
+    set_control(page, "frame", 4)
     page.locator("#compare").click()
-    settled(page)
+    wait_until_drawn(page)
     page.evaluate(WRITTEN)
     page.evaluate("viewCanvas().then(() => null)")
     lines = page.evaluate("written")
     assert sum("frame 5 of 7" in line for line in lines) == 1
     assert any("supplied answer" in line for line in lines)
-    slide(page, "frame", 0) if page.locator("#frame").is_visible() else page.evaluate("state.frame = 0")
+    set_control(page, "frame", 0) if page.locator("#frame").is_visible() else page.evaluate("state.frame = 0")
     page.evaluate("() => { written.length = 0; return viewCanvas().then(() => null); }")
     assert sum("frame 1 of 7" in line for line in page.evaluate("written")) == 1
 
 
 def test_a_film_and_its_scale_end_where_there_is_no_clip(open_page):
     page = open_page("clip", "one")
-    slide(page, "scale", "frame")
-    slide(page, "frame", 3)
+    set_control(page, "scale", "frame")
+    set_control(page, "frame", 3)
     page.locator("#film-play").click()
     page.locator("#questions button").last.click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.locator("#film-play").get_attribute("aria-pressed") == "false"
     assert page.locator("#scale").input_value() == "own"
     before = page.evaluate("state.frame")
     page.wait_for_timeout(1100)
     assert page.evaluate("state.frame") == before
     page.locator("#questions button").first.click()
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("state.frame") == before, "the clip goes on from where it was"
 
 
 def test_layers_stop_to_play_where_there_are_none(open_page, results):
     page = open_page("methods")
-    slide(page, "map", 0)
+    set_control(page, "map", 0)
     page.locator("#play").click()
-    slide(page, "map", 1 + results("methods").settings.methods.index("tam"))
+    set_control(page, "map", 1 + results("methods").settings.methods.index("tam"))
     button = page.locator("#play")
     assert (button.is_disabled(), button.inner_text(), button.get_attribute("aria-pressed")) == (True, "Play", "false")
 
@@ -145,11 +145,11 @@ def test_live_texts_are_written_when_they_change_alone(open_page):
         " new MutationObserver((list) => (changes += list.length)).observe(one, { childList: true, subtree: true }); }"
     )
     for alpha in (0.2, 0.4, 0.6):
-        slide(page, "alpha", alpha)
+        set_control(page, "alpha", alpha)
     assert page.evaluate("changes") == 0
     box = page.locator(".picture").bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
-    settled(page)
+    wait_until_drawn(page)
     assert page.evaluate("changes") > 0
 
 
@@ -158,14 +158,14 @@ def test_who_walks_over_the_heads_stays_there_when_all_is_drawn_anew(open_page):
     page.locator("#heads td[data-at='3,0']").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    slide(page, "alpha", 0.3)
+    set_control(page, "alpha", 0.3)
     assert page.evaluate("document.activeElement.dataset.at") == "2,1"
     assert page.locator("#heads [tabindex='0']").count() == 1
 
 
 def test_many_pictures_are_wrapped_and_not_shrunk(demo, cats, wide, chromium, tmp_path):
     result = demo.ask(cats, "how many cats?", [wide, cats, wide, cats, wide, cats, wide])
-    with opened(chromium, page_of(tmp_path, result), viewport={"width": 400, "height": 900}) as page:
+    with open_in_browser(chromium, page_of(tmp_path, result), viewport={"width": 400, "height": 900}) as page:
         boxes = [one.bounding_box() for one in page.locator(".picture").all()]
         assert len(boxes) == 8
         assert min(one["height"] for one in boxes) >= 120
@@ -177,7 +177,7 @@ def test_many_pictures_are_wrapped_and_not_shrunk(demo, cats, wide, chromium, tm
 
 def test_words_from_right_to_left_stand_so(demo, cats, chromium, tmp_path):
     result = demo.ask(cats, "كم عدد القطط في الصورة")
-    with opened(chromium, page_of(tmp_path, result)) as page:
+    with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         places = [one.bounding_box() for one in page.locator("#question .word").all()]
         first_line = [one["x"] for one in places if abs(one["y"] - places[0]["y"]) < 3]
         assert len(first_line) > 2
@@ -189,22 +189,22 @@ def test_a_word_that_turns_the_direction_turns_no_title(results, chromium, tmp_p
     turned = "\u202ecats\u202c"
     tokens = tuple(replace(one, text=turned) if one.text == " cats" else one for one in result.capture.tokens)
     result = replace(result, capture=replace(result.capture, tokens=tokens), question=f"how many {turned}?")
-    with opened(chromium, page_of(tmp_path, result)) as page:
+    with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         for word in page.locator("#question .word").all():
             word.click()
-            settled(page)
-            assert not re.search("[\u202a-\u202e\u2066-\u2069]", what(page))
+            wait_until_drawn(page)
+            assert not re.search("[\u202a-\u202e\u2066-\u2069]", panel_caption(page))
 
 
 def test_ranks_and_strongest_cells_wait_for_the_values(open_page):
     page = open_page("one")
-    page.evaluate("() => { BLOCKS[shownBy(active()).block] = undefined; change(() => {}); }")
-    settled(page)
+    page.evaluate("() => { BLOCKS[entryOf(active()).block] = undefined; change(() => {}); }")
+    wait_until_drawn(page)
     assert page.locator(".told").inner_text() == "not yet unpacked"
     assert page.locator("#strongest tbody tr").count() == 0
     page.locator("#heads td[data-at='1,1']").click()
-    settled(page)
-    page.evaluate("() => { BLOCKS[shownBy(active()).block] = undefined; change(() => {}); }")
-    settled(page)
+    wait_until_drawn(page)
+    page.evaluate("() => { BLOCKS[entryOf(active()).block] = undefined; change(() => {}); }")
+    wait_until_drawn(page)
     assert page.evaluate("getComputedStyle(document.querySelector('.picture canvas')).opacity") == "0", "no false zeros"
-    assert np.isfinite(page.evaluate("shownBy(active()).mass"))
+    assert np.isfinite(page.evaluate("entryOf(active()).mass"))

@@ -11,7 +11,7 @@ from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
 from tests.helpers import tiny_encoders
-from tests.helpers.pages import Reader, close
+from tests.helpers.pages import Reader, assert_close
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def test_it_is_there_and_is_made_again(look, kept, tmp_path):
         for number, name in enumerate(shown.attention.queries):
             block = page.data["queries"][number]["maps"]["mean"]["block"]
             layers = [shown.attention.map(name, layer) for layer in range(shown.attention.layer_count)]
-            close(page.block(block), [one.ravel() for one in layers])
+            assert_close(page.block(block), [one.ravel() for one in layers])
         clicked = page.data["clicked"]
         assert clicked["places"] == look.patch_row_places.tolist()
         for layer, block in enumerate(clicked["blocks"]):
-            close(page.block(block), read.patch_rows[layer].reshape(len(clicked["places"]), -1))
+            assert_close(page.block(block), read.patch_rows[layer].reshape(len(clicked["places"]), -1))
     make_report(kept)
     assert (kept / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(encoding="utf-8")
 

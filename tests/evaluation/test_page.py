@@ -41,11 +41,11 @@ def report(*args):
 
 
 @pytest.fixture
-def copied(checked, tmp_path):
+def copied(finished_check, tmp_path):
     """A run to be spoiled."""
 
     def copied(kind):
-        return shutil.copytree(checked(kind).folder, tmp_path / kind)
+        return shutil.copytree(finished_check(kind).folder, tmp_path / kind)
 
     return copied
 
@@ -60,15 +60,15 @@ def altered(file, **changes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_and_a_merge_write_the_page_and_list_it(checked, kind):
-    run = checked(kind)
+def test_a_run_and_a_merge_write_the_page_and_list_it(finished_check, kind):
+    run = finished_check(kind)
     there = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     assert "report.html" in run.summary["files"]
     assert set(run.summary["files"]) == there
     assert run.page.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
-def test_it_is_made_again_byte_for_byte_without_torch_model_and_data(checked, copied):
+def test_it_is_made_again_byte_for_byte_without_torch_model_and_data(finished_check, copied):
     folders = [copied(kind) for kind in KINDS]
     for folder in folders:
         (folder / "report.html").unlink()
@@ -78,7 +78,7 @@ def test_it_is_made_again_byte_for_byte_without_torch_model_and_data(checked, co
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
     for kind, folder in zip(KINDS, folders, strict=True):
-        assert (folder / "report.html").read_bytes() == checked(kind).page.read_bytes(), kind
+        assert (folder / "report.html").read_bytes() == finished_check(kind).page.read_bytes(), kind
 
 
 def test_a_page_elsewhere_leaves_the_run_as_it_was(copied, tmp_path):
@@ -116,7 +116,11 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
         (lambda run: altered(run / "summary.json", notes=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", settings=[]), 1, "summary.json is damaged"),
         (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "scores.jsonl: line 1 is not a row"),
-        (lambda run: (run / "scores.jsonl").write_text("{\n"), 1, "scores.jsonl: line 1 is not a JSON object with an id"),
+        (
+            lambda run: (run / "scores.jsonl").write_text("{\n"),
+            1,
+            "scores.jsonl: line 1 is not a JSON object with an id",
+        ),
         (lambda run: min((run / "gallery").glob("*.npz")).write_bytes(b"PK"), 1, ".npz"),
         (lambda run: min((run / "gallery").glob("*.npz")).rename(run / "gallery" / "a.npz"), 1, "of another sample"),
     ],
@@ -134,8 +138,8 @@ def test_what_is_damaged_is_told_in_a_line_and_the_page_stays(copied, spoil, cod
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_a_check_stands_alone(checked, tmp_path):
-    done = report(checked("boxed").folder, checked("heads").folder, "--out", tmp_path / "page.html")
+def test_a_check_stands_alone(finished_check, tmp_path):
+    done = report(finished_check("boxed").folder, finished_check("heads").folder, "--out", tmp_path / "page.html")
     assert done.exit_code == 2
     assert not (tmp_path / "page.html").exists()
 
@@ -144,8 +148,8 @@ def test_a_check_stands_alone(checked, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_numbers_are_those_of_the_summary_and_the_rows(checked, kind):
-    run, page = checked(kind), page_data(checked(kind).page)
+def test_its_numbers_are_those_of_the_summary_and_the_rows(finished_check, kind):
+    run, page = finished_check(kind), page_data(finished_check(kind).page)
     for name in ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map"):
         assert page[name] == run.summary[name], name
     for name in ("headline_of", "samples", "pictures", "with_boxes", "errors", "groups", "notes", "data"):
@@ -170,8 +174,8 @@ def test_its_numbers_are_those_of_the_summary_and_the_rows(checked, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_cards_are_the_exhibits(checked, kind):
-    run, page = checked(kind), page_data(checked(kind).page)
+def test_its_cards_are_the_exhibits(finished_check, kind):
+    run, page = finished_check(kind), page_data(finished_check(kind).page)
     text = run.page.read_text(encoding="utf-8")
     pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', text)
     kept = read_examples(run.folder)
@@ -189,9 +193,9 @@ def test_its_cards_are_the_exhibits(checked, kind):
 
 
 @pytest.mark.parametrize("most", [0, 3, 20, 23, 24])
-def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(checked, monkeypatch, most):
+def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(finished_check, monkeypatch, most):
     monkeypatch.setattr(of_check, "MAX_ROWS", most)
-    run = checked("boxed")
+    run = finished_check("boxed")
     kept = read_examples(run.folder)
     assert SHOWN <= len(kept) < 20
     page = page_data(check_html(run.summary, read_scores(run.folder), kept))
@@ -232,22 +236,22 @@ def evil_page(run):
     return check_html(summary, scores, examples)
 
 
-def test_evil_texts_stay_texts(checked):
-    kept = page_data(checked("evil").page)
+def test_evil_texts_stay_texts(finished_check):
+    kept = page_data(finished_check("evil").page)
     assert kept["rows"][1]["question"] == f"what? {EVIL}"
     assert kept["rows"][1]["references"] == [EVIL]
     assert kept["rows"][1]["media"] == [EVIL_FILE]
     assert kept["rows"][2]["error"]
     assert kept["rows"][2]["id"] == f"broken {EVIL}"
-    sound = _Elements(checked("heads").page.read_text(encoding="utf-8")).found
-    page = evil_page(checked("heads"))
+    sound = _Elements(finished_check("heads").page.read_text(encoding="utf-8")).found
+    page = evil_page(finished_check("heads"))
     assert _Elements(page).found == sound
     assert page.count("</script>") == sum(tag == "script" for tag, _ in sound)
     assert page_data(page)["rows"][0]["answer"] == EVIL
 
 
-def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_else(checked):
-    text = checked("boxed").page.read_text(encoding="utf-8")
+def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_else(finished_check):
+    text = finished_check("boxed").page.read_text(encoding="utf-8")
     page = _Elements(text)
     (policy,) = (one["content"] for tag, one in page.found if one.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -261,8 +265,8 @@ def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_e
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_a_card_costs_its_picture_its_map_and_a_few_words(checked, kind):
-    run = checked(kind)
+def test_a_card_costs_its_picture_its_map_and_a_few_words(finished_check, kind):
+    run = finished_check(kind)
     scores, kept = read_scores(run.folder), read_examples(run.folder)
     grown = len(check_html(run.summary, scores, kept)) - len(check_html(run.summary, scores, {}))
     pictures = sum(len(b64encode(file)) for file in {file for one in kept.values() for file in one.jpegs})
@@ -323,10 +327,10 @@ def test_every_word_is_there_in_both_languages():
         assert places["en"] == places["zh"], name
 
 
-def test_what_is_not_defined_is_null_and_never_nan(checked):
+def test_what_is_not_defined_is_null_and_never_nan(finished_check):
     for kind in ("bare", "evil", "boxed"):
-        text = checked(kind).page.read_text(encoding="utf-8")
+        text = finished_check(kind).page.read_text(encoding="utf-8")
         found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
         json.loads(found, parse_constant=lambda name: pytest.fail(name))
-    assert all(value is None for row in page_data(checked("bare").page)["rows"] for value in row["figures"][:5])
-    assert np.isfinite(page_data(checked("bare").page)["rows"][0]["figures"][5])
+    assert all(value is None for row in page_data(finished_check("bare").page)["rows"] for value in row["figures"][:5])
+    assert np.isfinite(page_data(finished_check("bare").page)["rows"][0]["figures"][5])

@@ -1,4 +1,4 @@
-"""Pages as their readers have them: parsed by a parser of their own, and in a browser that tells every fault."""
+"""Parse pages independently of the page code, and open them in a browser that reports every error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVIL = '</script></style><img src=x onerror="window.evil=1"><svg/onload=window.e
 
 @dataclass
 class Reader(HTMLParser):
-    """What is in a page: its tags, and the text of each script by its id."""
+    """The content of a page: its tags, and the text of each script by its id."""
 
     html: str
     tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
@@ -63,13 +63,15 @@ class Reader(HTMLParser):
 
     @property
     def policy(self) -> str:
-        (policy,) = [one["content"] for tag, one in self.tags if one.get("http-equiv") == "Content-Security-Policy"]
+        (policy,) = [
+            attrs["content"] for tag, attrs in self.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+        ]
         return policy or ""
 
     def block(self, number: int) -> np.ndarray:
-        """(rows, cells): the format as its docstring says it, read again."""
+        """Decode a block to (rows, cells), from the description of the format."""
         rows, cells = self.data["blocks"][number]
-        return unpacked(self.scripts[f"block-{number}"], rows, cells)
+        return unpack(self.scripts[f"block-{number}"], rows, cells)
 
     def picture(self, number: int) -> np.ndarray:
         with Image.open(BytesIO(base64.b64decode(self.scripts[f"picture-{number}"]))) as picture:
@@ -77,20 +79,24 @@ class Reader(HTMLParser):
             return np.asarray(picture)
 
     def maps(self, which: str | int, result: int = 0, method: int = 0) -> np.ndarray:
-        """(rows, cells) of the headline, of `all` layers, or of a layer."""
+        """Return the maps (rows, cells) of `headline`, of `all` layers, or of one layer."""
         return self.block(self.source(which, result, method)["block"])
 
     def source(self, which: str | int, result: int = 0, method: int = 0) -> dict[str, Any]:
         sources = self.data["results"][result]["maps"][method]["sources"]
-        (found,) = [
-            one
-            for one in sources
-            if (one["id"] == which if isinstance(which, str) else (one["id"], one["layers"]) == ("layer", [which]))
+        (match,) = [
+            source
+            for source in sources
+            if (
+                source["id"] == which
+                if isinstance(which, str)
+                else (source["id"], source["layers"]) == ("layer", [which])
+            )
         ]
-        return found
+        return match
 
 
-def unpacked(text: str, rows: int, cells: int) -> np.ndarray:
+def unpack(text: str, rows: int, cells: int) -> np.ndarray:
     raw = zlib.decompress(base64.b64decode(text))
     assert len(raw) == 4 * rows + 2 * rows * cells
     largest = np.frombuffer(raw[: 4 * rows], "<f4").astype(np.float64)
@@ -99,68 +105,74 @@ def unpacked(text: str, rows: int, cells: int) -> np.ndarray:
     return halves / 32768 * largest[:, None]
 
 
-def close(got, want) -> None:
-    """To the 11 bits that are kept."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    assert want.any(), "nothing is held against nothing"
-    np.testing.assert_allclose(got, want, rtol=2**-11 * 1.001, atol=2**-38 * np.abs(want).max())
+def assert_close(actual, expected) -> None:
+    """Assert equality to the 11 bits that a page keeps."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    assert expected.any(), "the expected values are all zero"
+    np.testing.assert_allclose(actual, expected, rtol=2**-11 * 1.001, atol=2**-38 * np.abs(expected).max())
 
 
-def evil_free(page) -> None:
-    """Nothing of `EVIL` has become more than text."""
+def assert_evil_free(page) -> None:
+    """Assert that `EVIL` is text on the page, and nothing of it ran."""
     assert page.evaluate("window.evil === undefined")
     assert page.locator("img[src='x'], svg[onload], [onerror]").count() == 0
 
 
 @contextmanager
-def opened(browser, file: Path | str, state: str = "fine", faults: Sequence[str] = (), **options) -> Iterator[Any]:
-    """A page in a browser; it may not ask for anything, and no fault but the ones that are named may be told."""
+def open_in_browser(
+    browser, file: Path | str, state: str = "fine", faults: Sequence[str] = (), **options
+) -> Iterator[Any]:
+    """Open a page; it must not request anything, and must report exactly the errors named in `faults`."""
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}, "accept_downloads": True} | options)
-    page, reported, asked = context.new_page(), [], []
+    page, reported, requests = context.new_page(), [], []
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda error: reported.append(str(error)))
     page.on("console", lambda line: reported.append(line.text) if line.type in ("error", "warning") else None)
-    told_of_us = "willReadFrequently"  # the tests read the canvases, the page does not
+    from_tests = "willReadFrequently"  # the tests read the canvases, the page does not
     page.on("dialog", lambda dialog: (reported.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     url = file if isinstance(file, str) else file.as_uri()
     try:
         page.goto(url)
         if state:
             page.wait_for_selector(f"html[data-state={state}]", state="attached")
         yield page
-        reported = [line for line in reported if told_of_us not in line]
+        reported = [line for line in reported if from_tests not in line]
         assert len(reported) == len(faults), reported
         assert all(fault in line for fault, line in zip(faults, reported, strict=True)), reported
-        assert [one for one in asked if one not in (url, page.url) and not one.startswith(("data:", "blob:"))] == []
+        assert [
+            requested
+            for requested in requests
+            if requested not in (url, page.url) and not requested.startswith(("data:", "blob:"))
+        ] == []
     finally:
         context.close()
 
 
-def settled(page) -> None:
-    """Wait until what was changed is drawn."""
+def wait_until_drawn(page) -> None:
+    """Wait until a change is drawn."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def slide(page, name: str, value: Any) -> None:
-    """Move a slider or choose of a list, as a hand does: the value, then the event."""
-    event = "change" if page.locator(f"#{name}").evaluate("(one) => one.tagName") == "SELECT" else "input"
+def set_control(page, name: str, value: Any) -> None:
+    """Move a slider or choose from a list, as a user does: set the value, then send the event."""
+    event = "change" if page.locator(f"#{name}").evaluate("(control) => control.tagName") == "SELECT" else "input"
     page.evaluate(
-        "([name, value, event]) => { const one = document.getElementById(name); one.value = value;"
-        "one.dispatchEvent(new Event(event, { bubbles: true })); }",
+        "([name, value, event]) => { const control = document.getElementById(name); control.value = value;"
+        "control.dispatchEvent(new Event(event, { bubbles: true })); }",
         [name, str(value), event],
     )
-    settled(page)
+    wait_until_drawn(page)
 
 
-def shown(page, panel: int = 0) -> np.ndarray:
-    """The values that a panel shows, as the page's own script has them."""
+def panel_values(page, panel: int = 0) -> np.ndarray:
+    """Return the values that a panel shows, from the page's own script."""
     return np.array(page.evaluate(f"[...valuesOf(state.panels[{panel}]).values]"))
 
 
-def heat(page, which: int = 0) -> np.ndarray:
-    """(H, W, 4) of the canvas over a picture."""
+def canvas_pixels(page, which: int = 0) -> np.ndarray:
+    """Return the pixels (H, W, 4) of the canvas over a picture."""
     width, height, pixels = page.evaluate(
         "(which) => { const canvas = document.querySelectorAll('.picture canvas')[which];"
         "const of = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
@@ -172,22 +184,22 @@ def heat(page, which: int = 0) -> np.ndarray:
     return np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(height, width, 4)
 
 
-def png(file: bytes) -> np.ndarray:
+def read_png(file: bytes) -> np.ndarray:
     with Image.open(BytesIO(file)) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def crossed(result):
-    """As if its first method had taken two cells out, one of each picture."""
+def with_removed_cells(result):
+    """Mark two cells, one of each picture, as removed by the first method."""
     return replace(result, methods=(replace(result.methods[0], removed=(3, 80)), *result.methods[1:]))
 
 
 def results_of(demo, cats: Path, wide: Path, clip: Path) -> Callable[[str], Any]:
-    """By name: results of every kind, each made once."""
+    """Return a function from a name to a result of this kind, computed once."""
     kinds = {
         "one": lambda: demo.ask(cats, "how many cats?", heads="0-3"),
         "two": lambda: demo.ask(cats, QUESTION, [wide], answer=ANSWER),
-        "methods": lambda: crossed(demo.ask(cats, "how many cats?", [wide], method=",".join(METHODS))),
+        "methods": lambda: with_removed_cells(demo.ask(cats, "how many cats?", [wide], method=",".join(METHODS))),
         "few": lambda: demo.ask(cats, "how many cats?", layers="1-2", heads="1,3"),
         "single": lambda: demo.ask(cats, "how many cats?", layers="2"),
         "named heads": lambda: demo.ask(cats, "how many cats?", heads="0.1,3.2"),
@@ -202,49 +214,51 @@ def results_of(demo, cats: Path, wide: Path, clip: Path) -> Callable[[str], Any]
     return cache(lambda name: kinds[name]())
 
 
-def flat(maps) -> np.ndarray:
-    return np.concatenate([one.values.ravel() for one in maps])
+def flatten(maps) -> np.ndarray:
+    return np.concatenate([heatmap.values.ravel() for heatmap in maps])
 
 
-def levels(pixels: np.ndarray, colormap: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last place in the table of colours that has each pixel's colour."""
+def color_levels(pixels: np.ndarray, colormap: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each pixel the first and the last index of its colour in the colour table."""
     weights = np.array([65536, 256, 1])
-    codes, seen = color_table(colormap)[:, 0].astype(int) @ weights, pixels[..., :3].astype(int) @ weights
+    codes, pixel_codes = color_table(colormap)[:, 0].astype(int) @ weights, pixels[..., :3].astype(int) @ weights
     known, first = np.unique(codes, return_index=True)
     last = 255 - np.unique(codes[::-1], return_index=True)[1]
-    at = np.searchsorted(known, seen).clip(max=len(known) - 1)
-    assert (known[at] == seen).all(), "a colour that the map does not have"
+    at = np.searchsorted(known, pixel_codes).clip(max=len(known) - 1)
+    assert (known[at] == pixel_codes).all(), "a colour that is not in the colour map"
     return first[at], last[at]
 
 
-def painted(page, cells, high: float, colormap="inferno", interp="linear", which=0, least=20) -> None:
-    """Every pixel of a canvas is what `render` makes of (h, w) cells, to one level of 255."""
-    pixels = heat(page, which)
+def assert_painted(page, cells, high: float, colormap="inferno", interp="linear", which=0, least=20) -> None:
+    """Assert that each pixel of a canvas is what `render` draws for (h, w) cells, to one of 255 levels."""
+    pixels = canvas_pixels(page, which)
     assert (pixels[..., 3] == 255).all()
     size = pixels.shape[1::-1]
     spread = upsample(np.ascontiguousarray(cells, np.float32), size, Drawing(interp=interp))
-    want, until = levels(colorize(spread, Scale(0.0, high), colormap), colormap)
-    first, last = levels(pixels, colormap)
-    assert ((first <= until + 1) & (last >= want - 1)).all()
-    assert want.max() - want.min() >= least, "nothing is held against nothing"
+    expected_first, expected_last = color_levels(colorize(spread, Scale(0.0, high), colormap), colormap)
+    first, last = color_levels(pixels, colormap)
+    assert ((first <= expected_last + 1) & (last >= expected_first - 1)).all()
+    assert expected_first.max() - expected_first.min() >= least, "the expected colours hardly differ"
 
 
-def shows(page, maps, panel: int = 0, step: int = 0, high: float | None = None, **drawn) -> None:
-    """A panel has these heat maps, and its canvases are painted with them."""
-    close(shown(page, panel), flat(maps))
+def assert_shows(page, maps, panel: int = 0, step: int = 0, high: float | None = None, **drawn) -> None:
+    """Assert that a panel has these heat maps, and that its canvases show them."""
+    assert_close(panel_values(page, panel), flatten(maps))
     first = page.evaluate("(panel) => panel && resultOf(state.panels[0]).media.length", panel)
-    for i, one in enumerate(maps):
-        painted(page, one.values[step], one.scale.high if high is None else high, which=first + i, **drawn)
+    for i, heatmap in enumerate(maps):
+        assert_painted(
+            page, heatmap.values[step], heatmap.scale.high if high is None else high, which=first + i, **drawn
+        )
 
 
-def asked(page) -> list[str]:
-    """Which words and queries are chosen."""
-    return [text.strip() for where in ("#question", "#answer", "#queries") for text in pressed(page, where)]
+def selected_queries(page) -> list[str]:
+    """Return the selected words and queries."""
+    return [text.strip() for where in ("#question", "#answer", "#queries") for text in pressed_buttons(page, where)]
 
 
-def pressed(page, where: str) -> list[str]:
+def pressed_buttons(page, where: str) -> list[str]:
     return page.locator(f"{where} button[aria-pressed=true]").all_inner_texts()
 
 
-def what(page, panel: int = 0) -> str:
+def panel_caption(page, panel: int = 0) -> str:
     return page.locator(".panel .what").nth(panel).inner_text()

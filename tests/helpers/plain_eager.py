@@ -1,8 +1,7 @@
-"""What maps are held against: the same model over prompt and answer in one plain run, under transformers' own eager.
+"""Reference for the maps: the same model over prompt and answer in one plain run, under transformers' eager attention.
 
-Nothing of the package is in the numbers: inputs come from the processor, positions from its tensors, attention, hidden
-states, logits and gradients from transformers and autograd. Of the package is only the clip's reading, which has tests
-of its own.
+The numbers do not use the package: inputs come from the processor, positions from its tensors, and attention, hidden
+states, logits and gradients from transformers and autograd. Only clips are read by the package, which is tested apart.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tests.helpers.recipe import recipe
 
 @contextmanager
 def eager(model) -> Iterator[None]:
-    """The language model under transformers' own eager attention, the tower as it is."""
+    """Run the language model under transformers' eager attention; the vision encoder is unchanged."""
     model.set_attn_implementation({"text_config": "eager"})
     try:
         yield
@@ -33,28 +32,28 @@ def eager(model) -> Iterator[None]:
         model.set_attn_implementation({"text_config": "sdpa"})
 
 
-def alike(got, want, tolerance=1e-4) -> None:
-    """Within that much of each value, and of a hundredth of the largest where the values are small."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    assert want.any(), "nothing is held against nothing"
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * 1e-2 * np.abs(want).max())
+def assert_close(actual, expected, tolerance=1e-4) -> None:
+    """Assert equality to `tolerance` of each value; for small values, of a hundredth of the largest value."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    assert expected.any(), "the expected values are all zero"
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * 1e-2 * np.abs(expected).max())
 
 
 @dataclass(eq=False)
 class Example:
-    """A model and what it is shown."""
+    """A model, its pictures or clip, and a question."""
 
     analyzer: Any
-    shown: Sequence[Any]
+    media: Sequence[Any]
     question: str
     new_tokens: int = 4
 
     def inputs_of(self, question: str) -> dict[str, Any]:
-        """The processor's tensors."""
-        if isinstance(self.shown, list):
-            return dict(recipe(self.analyzer.processor, self.shown, question))
-        (prepared,) = self.analyzer.prepare([(self.shown, question)], Settings())
+        """Return the processor's tensors."""
+        if isinstance(self.media, list):
+            return dict(recipe(self.analyzer.processor, self.media, question))
+        (prepared,) = self.analyzer.prepare([(self.media, question)], Settings())
         return dict(prepared.prompt.inputs)
 
     @cached_property
@@ -66,13 +65,13 @@ class Example:
         return self.inputs["input_ids"].shape[1]
 
     @cached_property
-    def vision(self) -> np.ndarray:
+    def vision_positions(self) -> np.ndarray:
         return np.flatnonzero(self.inputs["mm_token_type_ids"][0].numpy())
 
     @cached_property
-    def asking(self) -> np.ndarray:
-        """Where the question stands: between <|vision_end|> and "<|im_end|>\\n<|im_start|>assistant\\n"."""
-        return np.arange(self.vision[-1] + 2, self.length - 5)
+    def question_positions(self) -> np.ndarray:
+        """Positions of the question: between <|vision_end|> and "<|im_end|>\\n<|im_start|>assistant\\n"."""
+        return np.arange(self.vision_positions[-1] + 2, self.length - 5)
 
     @cached_property
     def grids(self) -> list[tuple[int, int, int]]:
@@ -82,31 +81,31 @@ class Example:
 
     @cached_property
     def ids(self) -> list[int]:
-        """The model's own answer, with what ends it."""
+        """Token ids of the model's own answer, with the end token."""
         with torch.inference_mode():
-            made = self.analyzer.model.generate(**self.inputs, do_sample=False, max_new_tokens=self.new_tokens)
-        return made[0, self.length :].tolist()
+            output = self.analyzer.model.generate(**self.inputs, do_sample=False, max_new_tokens=self.new_tokens)
+        return output[0, self.length :].tolist()
 
     def supplied(self, answer: str) -> list[int]:
         return self.analyzer.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
 
-    def spoken(self, ids: Sequence[int]) -> list[int]:
-        """Which of an answer's tokens are text."""
+    def text_indices(self, ids: Sequence[int]) -> list[int]:
+        """Return the indices of the answer tokens that are text."""
         special = self.analyzer.processor.tokenizer.all_special_ids
         return [i for i, token in enumerate(ids) if token not in special]
 
-    def explained(self, query: str, ids: Sequence[int] | None = None) -> list[int]:
-        """Which of an answer's tokens are explained: the first word, or all words where the whole answer asks."""
-        words = self.spoken(self.ids if ids is None else ids)
+    def explained_indices(self, query: str, ids: Sequence[int] | None = None) -> list[int]:
+        """Return the indices of the explained answer tokens: the first text token, or all with the query `answer`."""
+        words = self.text_indices(self.ids if ids is None else ids)
         return words if query == "answer" else words[:1]
 
     def rows(self, query: str) -> np.ndarray:
-        """Positions of the query."""
-        produced = [self.length - 1 + i for i in self.spoken(self.ids)]
-        return np.array({"question": self.asking, "last": [self.length - 1], "answer": produced}[query])
+        """Return the positions of the query."""
+        answer = [self.length - 1 + i for i in self.text_indices(self.ids)]
+        return np.array({"question": self.question_positions, "last": [self.length - 1], "answer": answer}[query])
 
-    def whole(self, ids: Sequence[int] | None = None) -> dict[str, Any]:
-        """Prompt and answer."""
+    def full_inputs(self, ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the inputs of prompt and answer."""
         ids = self.ids if ids is None else ids
         inputs = dict(self.inputs)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
@@ -118,7 +117,7 @@ class Example:
     @cached_property
     def plain(self) -> Any:
         """Attention of all layers, hidden states, and the logits of all positions."""
-        return self.run(self.whole())
+        return self.run(self.full_inputs())
 
     def run(self, inputs: dict[str, Any]) -> Any:
         with eager(self.analyzer.model), torch.no_grad():
@@ -130,17 +129,17 @@ class Example:
         return matrices(self.plain)
 
     def result(self, *methods: str, query: str = "last", **settings: Any) -> Any:
-        chosen = self.analyzer.settings(query=query, **{"max_new_tokens": self.new_tokens} | settings)
-        chosen = replace(chosen, methods=methods)
-        ((_, result),) = self.analyzer.answer(self.analyzer.prepare([(self.shown, self.question)], chosen))
+        options = self.analyzer.settings(query=query, **{"max_new_tokens": self.new_tokens} | settings)
+        options = replace(options, methods=methods)
+        ((_, result),) = self.analyzer.answer(self.analyzer.prepare([(self.media, self.question)], options))
         return result
 
     def map(self, method: str, query: str = "last", **settings: Any) -> Any:
-        (found,) = self.result(method, query=query, **settings).methods
-        assert found.method == method
-        assert found.values.dtype == np.float32
-        assert len(found.values) == len(self.vision)
-        return found
+        (result,) = self.result(method, query=query, **settings).methods
+        assert result.method == method
+        assert result.values.dtype == np.float32
+        assert len(result.values) == len(self.vision_positions)
+        return result
 
 
 def matrices(out: Any) -> np.ndarray:
@@ -148,13 +147,13 @@ def matrices(out: Any) -> np.ndarray:
 
 
 def cut_by_picture(values: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
-    """(V,) as (t, h, w) of each picture."""
-    found, start = [], 0
+    """Cut (V,) into (t, h, w) per picture."""
+    maps, start = [], 0
     for t, h, w in grids:
-        found.append(values[start : start + t * h * w].reshape(t, h, w))
+        maps.append(values[start : start + t * h * w].reshape(t, h, w))
         start += t * h * w
     assert start == len(values)
-    return found
+    return maps
 
 
 def clip_media(analyzer: Any, path: Any, fps: float) -> Any:

@@ -1,4 +1,4 @@
-"""The model card's lines for Qwen2.5-VL, written out: what our inputs and numbers are held against."""
+"""The code of the Qwen2.5-VL model card: the reference for inputs and numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qwen_vl_utils import process_vision_info
 
 
 def recipe(processor, paths, question, *, text_first=False):
-    """The tensors that the model card's code makes of pictures and a question."""
+    """Return the tensors that the code of the model card makes from pictures and a question."""
     pictures = [{"type": "image", "image": Image.open(path).convert("RGB")} for path in paths]
     text = [{"type": "text", "text": question}]
     messages = [{"role": "user", "content": [*text, *pictures] if text_first else [*pictures, *text]}]

@@ -22,7 +22,7 @@ from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
 from tests.cli.test_cli import fails
 from tests.helpers.check_runs import undrawn
-from tests.helpers.pages import EVIL, Reader, close, png
+from tests.helpers.pages import EVIL, Reader, assert_close, read_png
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "how many cats?"
@@ -34,7 +34,7 @@ def result(demo, cats, wide):
 
 
 @pytest.fixture(scope="module")
-def kept(result, tmp_path_factory):
+def saved_once(result, tmp_path_factory):
     return result.save(tmp_path_factory.mktemp("out"))
 
 
@@ -60,30 +60,30 @@ def scored(demo, tmp_path_factory):
 
 
 @pytest.fixture
-def saved(kept, tmp_path):
+def saved(saved_once, tmp_path):
     """A copy that may be damaged."""
-    return Path(shutil.copytree(kept, tmp_path / "kept"))
+    return Path(shutil.copytree(saved_once, tmp_path / "kept"))
 
 
 def report(*args):
     return CliRunner().invoke(app, ["report", *(str(arg) for arg in args)])
 
 
-def told(folder):
+def result_json(folder):
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def changed(folder, **values):
-    (folder / "result.json").write_text(json.dumps(told(folder) | values), encoding="utf-8")
+def edit_json(folder, **values):
+    (folder / "result.json").write_text(json.dumps(result_json(folder) | values), encoding="utf-8")
 
 
 # Where it lies
 
 
-def test_it_is_written_beside_every_result_and_listed(kept):
-    assert "report.html" in told(kept)["files"]
-    assert (kept / "report.html").is_file()
-    assert Reader((kept / "report.html").read_text(encoding="utf-8")).data["results"][0]["question"] == QUESTION
+def test_it_is_written_beside_every_result_and_listed(saved_once):
+    assert "report.html" in result_json(saved_once)["files"]
+    assert (saved_once / "report.html").is_file()
+    assert Reader((saved_once / "report.html").read_text(encoding="utf-8")).data["results"][0]["question"] == QUESTION
 
 
 def test_ask_and_video_write_it(demo, cats, clip_file, tmp_path, monkeypatch):
@@ -93,10 +93,10 @@ def test_ask_and_video_write_it(demo, cats, clip_file, tmp_path, monkeypatch):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
         folder = Path(json.loads(done.stdout.splitlines()[-1])["folder"])
-        assert "report.html" in told(folder)["files"]
+        assert "report.html" in result_json(folder)["files"]
         page = Reader((folder / "report.html").read_text(encoding="utf-8"))
         assert (page.data["results"][0]["clip"] is None) == (command == "ask")
-        assert page.data["results"][0]["notes"] == told(folder)["notes"]
+        assert page.data["results"][0]["notes"] == result_json(folder)["notes"]
 
 
 def test_a_check_writes_it_too(scored):
@@ -115,8 +115,8 @@ def test_made_again_it_is_the_same_whatever_the_size_of_the_pictures(result, tmp
     (folder / "report.html").unlink()
     assert make_report([folder]) == folder / "report.html"
     assert (folder / "report.html").read_bytes() == before
-    shown = Reader(before.decode()).data["results"][0]["media"][0]["drawn_px"]
-    assert max(shown) == (252 if size == 0 else 100 if size == 100 else 640)
+    drawn_px = Reader(before.decode()).data["results"][0]["media"][0]["drawn_px"]
+    assert max(drawn_px) == (252 if size == 0 else 100 if size == 100 else 640)
 
 
 def test_the_command_makes_it_again_and_never_imports_torch(saved, scored, tmp_path):
@@ -146,26 +146,28 @@ def test_a_clip_is_made_again_the_same(demo, clip_file, tmp_path):
     before = (folder / "report.html").read_bytes()
     make_report([folder])
     assert (folder / "report.html").read_bytes() == before
-    assert make_report([folder / told(folder)["passes"]["results"][0]["folder"]], tmp_path / "pass.html").is_file()
+    assert make_report(
+        [folder / result_json(folder)["passes"]["results"][0]["folder"]], tmp_path / "pass.html"
+    ).is_file()
     with pytest.raises(InputError, match="one pass of a result"):
         make_report(folder / "passes" / "000")
     assert not (folder / "passes" / "000" / "report.html").exists()
 
 
-def test_several_stand_side_by_side_in_one_page(kept, second, tmp_path):
+def test_several_stand_side_by_side_in_one_page(saved_once, second, tmp_path):
     out = tmp_path / "both.html"
-    done = report(kept, second, "--out", out)
+    done = report(saved_once, second, "--out", out)
     assert (done.exit_code, done.stdout) == (0, f"report: {out}\n")
     page = Reader(out.read_text(encoding="utf-8"))
-    assert [one["question"] for one in page.data["results"]] == [QUESTION, QUESTION]
-    for number, folder in enumerate((kept, second)):
-        values = np.concatenate([one.values.ravel() for one in Result.load(folder).heatmaps()])
-        close(page.maps("headline", result=number)[0], values)
-        assert page.data["results"][number]["notes"] == told(folder)["notes"]
+    assert [panel["question"] for panel in page.data["results"]] == [QUESTION, QUESTION]
+    for number, folder in enumerate((saved_once, second)):
+        values = np.concatenate([heat.values.ravel() for heat in Result.load(folder).heatmaps()])
+        assert_close(page.maps("headline", result=number)[0], values)
+        assert page.data["results"][number]["notes"] == result_json(folder)["notes"]
 
 
 def test_notes_are_those_of_the_folder(saved):
-    changed(saved, notes=["one", EVIL])
+    edit_json(saved, notes=["one", EVIL])
     make_report([saved])
     page = Reader((saved / "report.html").read_text(encoding="utf-8"))
     assert page.data["results"][0]["notes"] == ["one", EVIL]
@@ -188,8 +190,8 @@ def test_a_result_that_was_not_finished(saved):
     fails(report(saved), 2, "is not a complete result")
 
 
-def test_a_folder_of_results(kept):
-    fails(report(kept.parent), 2, "is not a complete result", kept.name)
+def test_a_folder_of_results(saved_once):
+    fails(report(saved_once.parent), 2, "is not a complete result", saved_once.name)
 
 
 def test_a_check_that_is_not_finished(scored, tmp_path):
@@ -198,27 +200,27 @@ def test_a_check_that_is_not_finished(scored, tmp_path):
     fails(report(folder), 2, "is a check that is not finished", "run the same check command")
 
 
-def test_a_check_stands_alone(kept, scored, tmp_path):
-    for pair in ((kept, scored), (scored, kept)):
+def test_a_check_stands_alone(saved_once, scored, tmp_path):
+    for pair in ((saved_once, scored), (scored, saved_once)):
         fails(report(*pair, "--out", tmp_path / "page.html"), 2, f"{scored} is a check", "name it alone")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_several_need_a_name(kept, second):
-    fails(report(kept, second), 2, "2 folders", "--out page.html")
+def test_several_need_a_name(saved_once, second):
+    fails(report(saved_once, second), 2, "2 folders", "--out page.html")
     with pytest.raises(InputError, match="0 folders"):
         make_report([])
 
 
-def test_nothing_that_is_there_is_replaced(kept, tmp_path):
+def test_nothing_that_is_there_is_replaced(saved_once, tmp_path):
     (tmp_path / "mine.html").write_text("mine")
-    fails(report(kept, "--out", tmp_path / "mine.html"), 2, "mine.html: already exists")
+    fails(report(saved_once, "--out", tmp_path / "mine.html"), 2, "mine.html: already exists")
     assert (tmp_path / "mine.html").read_text() == "mine"
-    fails(report(kept, "--out", tmp_path), 2, "already exists")
+    fails(report(saved_once, "--out", tmp_path), 2, "already exists")
 
 
-def test_a_page_that_cannot_be_written(kept, tmp_path):
-    fails(report(kept, "--out", tmp_path / "no" / "page.html"), 1, "cannot be written")
+def test_a_page_that_cannot_be_written(saved_once, tmp_path):
+    fails(report(saved_once, "--out", tmp_path / "no" / "page.html"), 1, "cannot be written")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 1}', "\x00"])
@@ -246,19 +248,19 @@ def test_a_result_json_that_is_none(saved, text):
     ],
 )
 def test_a_result_json_with_something_else_in_it(saved, path, value):
-    whole = told(saved)
+    whole = result_json(saved)
     at = whole
     for name in path[:-1]:
         at = at[name]
     at[path[-1]] = value
-    changed(saved, **whole)
+    edit_json(saved, **whole)
     done = report(saved)
     fails(done, done.exit_code)
     assert done.exit_code in (1, 2)
 
 
 def test_without_its_notes(saved):
-    whole = told(saved)
+    whole = result_json(saved)
     del whole["notes"]
     (saved / "result.json").write_text(json.dumps(whole))
     fails(report(saved), 1, "result.json is damaged", "notes")
@@ -284,7 +286,7 @@ def test_a_summary_that_is_damaged(scored, tmp_path):
     folder = shutil.copytree(scored, tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for name in ("model", "settings", "notes"):
-        (folder / "summary.json").write_text(json.dumps({key: one for key, one in summary.items() if key != name}))
+        (folder / "summary.json").write_text(json.dumps({key: value for key, value in summary.items() if key != name}))
         fails(report(folder), 1, "summary.json is damaged")
     with pytest.raises(StoreError):
         make_report([folder])
@@ -302,19 +304,19 @@ def read_cell(html):
     return frame, picture
 
 
-def test_a_result_shows_itself_in_a_frame_that_reaches_nothing(result, kept):
+def test_a_result_shows_itself_in_a_frame_that_reaches_nothing(result, saved_once):
     frame, picture = read_cell(result._repr_html_())
     assert frame["sandbox"].split() == ["allow-scripts", "allow-downloads"]
-    assert frame["srcdoc"] == result_html([result], [told(kept)["notes"]])
+    assert frame["srcdoc"] == result_html([result], [result_json(saved_once)["notes"]])
     assert "src" not in frame
     assert picture["alt"] == frame["title"] == f"{QUESTION} — two 猫"
     kind, _, text = picture["src"].partition(",")
     assert kind == "data:image/jpeg;base64"
     with np.errstate(all="raise"):
-        seen = png(b64decode(text))
-    want = png((kept / "overlay.png").read_bytes())
-    assert seen.shape == want.shape
-    assert np.abs(seen.astype(int) - want).mean() < 3
+        pixels = read_png(b64decode(text))
+    want = read_png((saved_once / "overlay.png").read_bytes())
+    assert pixels.shape == want.shape
+    assert np.abs(pixels.astype(int) - want).mean() < 3
 
 
 def test_an_evil_question_stays_inside_the_frame(result):
@@ -341,9 +343,9 @@ def test_without_attention_on_the_picture_there_is_nothing_to_show(result):
 )
 def test_of_numbers_without_end_a_page_is_refused_at_once(results, tmp_path, name, value):
     folder = results("one").save(tmp_path)
-    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    told[name] = told[name] | value if isinstance(value, dict) else value
-    (folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    content[name] = content[name] | value if isinstance(value, dict) else value
+    (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(StoreError, match=r"damaged|cannot be read as JSON"):
         make_report(folder)
 
@@ -361,11 +363,11 @@ def test_one_folder_needs_no_list(results, tmp_path):
 def test_a_picture_of_another_shape_is_not_drawn_under_the_map(results, tmp_path, wide):
     folder = results("last").save(tmp_path)
     shutil.copy(wide, folder / "picture_1.png")
-    with pytest.raises(StoreError, match="picture's shape"):
+    with pytest.raises(StoreError, match="another aspect ratio"):
         make_report(folder)
-    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    told["media"][0]["times_s"] = [None]
-    (folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    content["media"][0]["times_s"] = [None]
+    (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(StoreError, match="damaged"):
         make_report(folder)
 

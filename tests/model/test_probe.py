@@ -14,7 +14,7 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order
 from qvl_attn.model.signals import ATTENTION, CLASSES, RELEVANCE, STATES, TOWER
-from tests.helpers.plain_eager import Example, alike
+from tests.helpers.plain_eager import Example, assert_close
 
 PROBED = ("sinks", "sinks-redistributed", "gradient", "gradcam", "rollout", "tam")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -125,7 +125,7 @@ def test_one_more_pass_serves_all_methods_that_need_one(examples, methods, passe
 
 
 def signals(example: Example, *needs: str):
-    (question,) = example.analyzer.prepare([(example.shown, example.question)], example.analyzer.settings())
+    (question,) = example.analyzer.prepare([(example.media, example.question)], example.analyzer.settings())
     tokens = example.result().capture.tokens[example.length :]
     return Probe(question.prompt, example.ids, tokens, whole=False).run(example.analyzer.model, needs, ())
 
@@ -144,7 +144,7 @@ def test_products_work_for_any_row(examples):
     row[::3] = 0
     assert len(products) == len(example.attention)
     for product, matrices in zip(products, example.attention, strict=True):
-        alike(product(row), row @ matrices.mean(axis=0), 1e-3)
+        assert_close(product(row), row @ matrices.mean(axis=0), 1e-3)
 
 
 def test_an_empty_answer(examples):
@@ -186,13 +186,13 @@ def test_many_questions_get_their_pixels_back(examples):
     """The pixels of several prompts are dropped until the prompts run."""
     example = examples("demo", "two")
     settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
-    pairs = [([path], question) for path in example.shown for question in ("how many cats?", "what color is the dog?")]
+    pairs = [([path], question) for path in example.media for question in ("how many cats?", "what color is the dog?")]
     for i, result in example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=3):
         alone = replace(example, shown=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
         assert result.answer == alone.answer
         for batched, single in zip(result.methods, alone.methods, strict=True):
             assert batched.caption == single.caption
-            alike(batched.values, single.values, 1e-3)
+            assert_close(batched.values, single.values, 1e-3)
 
 
 @pytest.fixture(scope="module")

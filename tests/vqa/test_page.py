@@ -19,7 +19,7 @@ from qvl_attn.render.html.payload import coarse, pack_rows
 from qvl_attn.vqa import page as maps
 from qvl_attn.vqa.page import result_html
 from tests.attribution.test_profiles import demo_profile
-from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, close, unpacked
+from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, assert_close, unpack
 
 LAYERS = range(4)
 
@@ -32,34 +32,34 @@ def read(results):
 def rows_of(result, role, start, stop):
     """Rows of the capture for [start, stop) of a text: its tokens in the question, what produced them in the answer."""
     capture = result.capture
-    wanted = {
+    positions = {
         token.position
         for token in capture.tokens
         if token.role == role and token.span and token.span[0] < stop and token.span[1] > start
     }
     of = capture.queries if role == "question" else capture.produces
-    return [row for row, position in enumerate(of.tolist()) if position in wanted]
+    return [row for row, position in enumerate(of.tolist()) if position in positions]
 
 
-def words_of(told, role):
+def words_of(panel, role):
     """(text, row, start, stop) of each word that can be clicked."""
-    found, at = [], 0
-    for text, row in told["pieces"][role]:
+    words, start = [], 0
+    for text, row in panel["pieces"][role]:
         if row is not None:
-            found.append((text, row, at, at + len(text)))
-        at += len(text)
-    return found
+            words.append((text, row, start, start + len(text)))
+        start += len(text)
+    return words
 
 
 def mean(result, layers, rows):
-    place = {layer: i for i, layer in enumerate(result.capture.layers.tolist())}
+    index = {layer: i for i, layer in enumerate(result.capture.layers.tolist())}
     return np.mean(
-        [result.capture.weights[place[one]][row].astype(np.float64) for one in layers for row in rows], axis=0
+        [result.capture.weights[index[number]][row].astype(np.float64) for number in layers for row in rows], axis=0
     )
 
 
 def flat(maps):
-    return np.concatenate([one.values.ravel() for one in maps])
+    return np.concatenate([heat.values.ravel() for heat in maps])
 
 
 # The format
@@ -73,7 +73,7 @@ def test_packed_rows_are_the_values_to_eleven_bits(scale):
     rows[2, 1:] = 0
     rows[3, 7] = rows[3].max() * 1e5  # a sink
     rows[4, ::2] = rows[4].max() * 1e-9  # as small as it goes at full precision
-    got = unpacked(pack_rows(rows), *rows.shape)
+    got = unpack(pack_rows(rows), *rows.shape)
     most = rows.max(axis=1, keepdims=True).astype(np.float64)
     rows = rows.astype(np.float64)
     whole = rows >= most * 2**-29
@@ -103,21 +103,26 @@ def test_coarse_maps_are_means_of_four_by_four_cells_and_fewer_at_the_edges(shap
 )
 def test_the_headline_and_the_layers_are_those_of_the_result(results, read, name):
     result, page = results(name), read(name)
-    told = page.data["results"][0]
-    asked = result.settings.query
-    close(page.maps("headline")[0], flat(result.heatmaps(query=asked)))
+    panel = page.data["results"][0]
+    headline_query = result.settings.query
+    assert_close(page.maps("headline")[0], flat(result.heatmaps(query=headline_query)))
     captured = result.capture.layers.tolist()
     for layer in captured:
-        named = ",".join(f"{at}.{head}" for at, head in result.headline_heads() or () if at == layer) or "all"
-        close(page.maps(layer)[0], flat(result.heatmaps(layers=layer, heads=named, query=asked)))
+        named = (
+            ",".join(f"{own_layer}.{head}" for own_layer, head in result.headline_heads() or () if own_layer == layer)
+            or "all"
+        )
+        assert_close(page.maps(layer)[0], flat(result.heatmaps(layers=layer, heads=named, query=headline_query)))
         assert page.source(layer)["heads"] == ("all" if named.count(".") in (0, 4) else named)
-    assert [one["layers"] for one in told["maps"][0]["sources"] if one["id"] == "layer"] == [[one] for one in captured]
+    assert [entry["layers"] for entry in panel["maps"][0]["sources"] if entry["id"] == "layer"] == [
+        [layer] for layer in captured
+    ]
     if name == "single":
-        assert "all" not in [one["id"] for one in told["maps"][0]["sources"]], "it is the headline"
+        assert "all" not in [entry["id"] for entry in panel["maps"][0]["sources"]], "it is the headline"
     else:
-        close(page.maps("all")[0], flat(result.heatmaps(layers=captured, heads="all", query=asked)))
-    assert page.source("headline")["layers"] == list(result.heatmaps(query=asked)[0].layers)
-    assert (told["layer_count"], told["head_count"]) == (4, 4)
+        assert_close(page.maps("all")[0], flat(result.heatmaps(layers=captured, heads="all", query=headline_query)))
+    assert page.source("headline")["layers"] == list(result.heatmaps(query=headline_query)[0].layers)
+    assert (panel["layer_count"], panel["head_count"]) == (4, 4)
 
 
 def test_the_arrays_on_disk_are_what_is_in_the_page(results, tmp_path):
@@ -125,13 +130,13 @@ def test_the_arrays_on_disk_are_what_is_in_the_page(results, tmp_path):
     page = Reader((folder / "report.html").read_text(encoding="utf-8"))
     with np.load(folder / "attention.npz") as arrays:
         weights, roles, produces = (arrays[name] for name in ("weights", "query_role", "produces"))
-    asked = {"question": roles == "question", "last": roles == "last", "answer": produces >= 0}
-    told = page.data["results"][0]["rows"]
+    query_rows = {"question": roles == "question", "last": roles == "last", "answer": produces >= 0}
+    row_data = page.data["results"][0]["rows"]
     for row, kind in enumerate(("question", "last", "answer")):
-        assert told[row] == {"kind": kind, "text": "", "tokens": int(asked[kind].sum())}
+        assert row_data[row] == {"kind": kind, "text": "", "tokens": int(query_rows[kind].sum())}
         for layer in LAYERS:
-            close(page.maps(layer)[row], weights[layer][asked[kind]].mean(axis=0, dtype=np.float64))
-        close(page.maps("all")[row], weights[:, asked[kind]].mean(axis=(0, 1), dtype=np.float64))
+            assert_close(page.maps(layer)[row], weights[layer][query_rows[kind]].mean(axis=0, dtype=np.float64))
+        assert_close(page.maps("all")[row], weights[:, query_rows[kind]].mean(axis=(0, 1), dtype=np.float64))
 
 
 @pytest.mark.parametrize(
@@ -144,16 +149,16 @@ def test_the_arrays_on_disk_are_what_is_in_the_page(results, tmp_path):
 )
 def test_each_word_has_its_own_maps(results, read, name, question, answer):
     result, page = results(name), read(name)
-    told = page.data["results"][0]
-    for role, want in (("question", question), ("answer", answer)):
-        found = words_of(told, role)
-        assert [text for text, *_ in found] == want
-        for text, row, start, stop in found:
+    panel = page.data["results"][0]
+    for role, expected in (("question", question), ("answer", answer)):
+        words = words_of(panel, role)
+        assert [text for text, *_ in words] == expected
+        for text, row, start, stop in words:
             rows = rows_of(result, role, start, stop)
-            assert told["rows"][row] == {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows)}
+            assert panel["rows"][row] == {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows)}
             for which in ("headline", "all", *LAYERS):
-                close(page.maps(which)[row], mean(result, page.source(which)["layers"], rows))
-    assert name != "two" or told["rows"][found[0][1]]["tokens"] == 3, "t w o"
+                assert_close(page.maps(which)[row], mean(result, page.source(which)["layers"], rows))
+    assert name != "two" or panel["rows"][words[0][1]]["tokens"] == 3, "t w o"
 
 
 def test_the_first_row_is_what_was_asked_for_and_each_stands_once(read):
@@ -171,23 +176,23 @@ def test_the_first_row_is_what_was_asked_for_and_each_stands_once(read):
 
 @pytest.mark.parametrize("name", ["one", "two", "text", "empty", "clip", "windows"])
 def test_the_pieces_join_to_the_text(results, read, name):
-    result, told = results(name), read(name).data["results"][0]
-    for role, want in (("question", result.question), ("answer", result.mapped_answer)):
-        pieces = told["pieces"][role]
-        assert "".join(text for text, _ in pieces) == want == told[role]
+    result, panel = results(name), read(name).data["results"][0]
+    for role, expected in (("question", result.question), ("answer", result.mapped_answer)):
+        pieces = panel["pieces"][role]
+        assert "".join(text for text, _ in pieces) == expected == panel[role]
         numbers = [row for _, row in pieces if row is not None]
         assert numbers == sorted(numbers)
         assert len({*numbers}) == len(numbers)
-    assert [i for i, row in enumerate(told["rows"]) if row["kind"].endswith(" word")] == [
-        row for role in ("question", "answer") for _, row, *_ in words_of(told, role)
+    assert [i for i, row in enumerate(panel["rows"]) if row["kind"].endswith(" word")] == [
+        row for role in ("question", "answer") for _, row, *_ in words_of(panel, role)
     ]
 
 
 def test_a_supplied_answer_stands_beside_the_models_own(results, read):
-    result, told = results("two"), read("two").data["results"][0]
-    assert (told["answer"], told["own_answer"]) == (ANSWER, result.answer)
-    told = read("one").data["results"][0]
-    assert (told["answer"], told["own_answer"]) == (results("one").answer, None)
+    result, panel = results("two"), read("two").data["results"][0]
+    assert (panel["answer"], panel["own_answer"]) == (ANSWER, result.answer)
+    panel = read("one").data["results"][0]
+    assert (panel["answer"], panel["own_answer"]) == (results("one").answer, None)
 
 
 @pytest.mark.parametrize("name", ["one", "half"])
@@ -195,16 +200,18 @@ def test_each_head_has_its_map(results, read, name):
     result, page = results(name), read(name)
     heads = page.data["results"][0]["maps"][0]["heads"]
     assert (heads["layers"], heads["numbers"]) == ([*LAYERS], [*range(4)])
-    asked = result.capture.query_role == "question"
-    every = result.capture.weights_by_head[:, :, asked].astype(np.float64).mean(axis=2)
+    question_rows = result.capture.query_role == "question"
+    every = result.capture.weights_by_head[:, :, question_rows].astype(np.float64).mean(axis=2)
     for layer in LAYERS:
         got = page.block(heads["blocks"][layer])
         for head in range(4):
-            want = every[layer, head]
-            close(got[head], want)
-            assert heads["mass"][layer][head] == pytest.approx(want.sum(), rel=1e-5)
-            assert heads["top10"][layer][head] == pytest.approx(np.sort(want)[-10:].sum() / want.sum(), rel=1e-4)
-            assert heads["high"][layer][head] == pytest.approx(percentile_scale([want]).high, rel=1e-5)
+            expected = every[layer, head]
+            assert_close(got[head], expected)
+            assert heads["mass"][layer][head] == pytest.approx(expected.sum(), rel=1e-5)
+            assert heads["top10"][layer][head] == pytest.approx(
+                np.sort(expected)[-10:].sum() / expected.sum(), rel=1e-4
+            )
+            assert heads["high"][layer][head] == pytest.approx(percentile_scale([expected]).high, rel=1e-5)
     assert heads["shared"] == pytest.approx(percentile_scale([every]).high, rel=1e-5)
 
 
@@ -212,14 +219,14 @@ def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
     settings = replace(demo.settings(), profile=demo_profile())
     ((_, result),) = demo.answer(demo.prepare([([cats], "how many cats?")], settings))
     page = Reader(result_html([result]))
-    told = page.data["results"][0]
-    heads, asked = told["maps"][0]["heads"], result.capture.query_role == "question"
+    panel = page.data["results"][0]
+    heads, question_rows = panel["maps"][0]["heads"], result.capture.query_role == "question"
     assert (heads["layers"], heads["numbers"]) == ([1, 2], [0, 2])
     assert page.source("headline")["heads"] == "1.0,2.2"
-    assert told["profile"].startswith("profile own")
-    by_head = results("one").capture.weights_by_head[:, :, asked].astype(np.float64).mean(axis=2)
-    close(page.maps("headline")[0], (by_head[1, 0] + by_head[2, 2]) / 2)
-    close(page.maps("headline")[0], flat(result.heatmaps()))
+    assert panel["profile"].startswith("profile own")
+    by_head = results("one").capture.weights_by_head[:, :, question_rows].astype(np.float64).mean(axis=2)
+    assert_close(page.maps("headline")[0], (by_head[1, 0] + by_head[2, 2]) / 2)
+    assert_close(page.maps("headline")[0], flat(result.heatmaps()))
     for i, layer in enumerate((1, 2)):
         for j, head in enumerate((0, 2)):
             np.testing.assert_allclose(page.block(heads["blocks"][i])[j], by_head[layer, head], rtol=1e-3)
@@ -229,20 +236,20 @@ def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
 
 def test_methods_have_maps_of_their_own(results, read):
     result, page = results("methods"), read("methods")
-    told = page.data["results"][0]
-    assert [one["name"] for one in told["maps"]] == ["attention", *METHODS]
-    assert told["headline"] == 1
-    close(page.maps("headline", method=1)[0], flat(result.heatmaps()))
+    panel = page.data["results"][0]
+    assert [entry["name"] for entry in panel["maps"]] == ["attention", *METHODS]
+    assert panel["headline"] == 1
+    assert_close(page.maps("headline", method=1)[0], flat(result.heatmaps()))
     for number, method in enumerate(result.methods, start=1):
-        map_ = told["maps"][number]
-        close(page.maps("headline", method=number)[0], method.values)
+        map_ = panel["maps"][number]
+        assert_close(page.maps("headline", method=number)[0], method.values)
         assert (map_["caption"], map_["removed"], map_["heads"]) == (method.caption, list(method.removed), None)
         for layer, values in zip(
             method.layer_numbers, method.layer_values if method.layer_numbers else (), strict=True
         ):
-            close(page.maps(layer, method=number)[0], values)
-        assert sum(one["id"] == "layer" for one in map_["sources"]) == len(method.layer_numbers)
-    assert told["maps"][1]["removed"] == [3, 80]
+            assert_close(page.maps(layer, method=number)[0], values)
+        assert sum(entry["id"] == "layer" for entry in map_["sources"]) == len(method.layer_numbers)
+    assert panel["maps"][1]["removed"] == [3, 80]
 
 
 @pytest.mark.parametrize("name", ["one", "two", "methods", "few", "clip"])
@@ -251,15 +258,15 @@ def test_scales_shares_and_coarse_maps_belong_to_their_maps(results, read, name)
     grids = [grid.shape for grid in results(name).capture.grids]
     for number, map_ in enumerate(page.data["results"][0]["maps"]):
         small = page.block(map_["coarse"])
-        layers = [page.block(one["block"]) for one in map_["sources"] if one["id"] == "layer"]
+        layers = [page.block(source["block"]) for source in map_["sources"] if source["id"] == "layer"]
         for source in map_["sources"]:
             maps = page.block(source["block"])
             assert source["rows"] == len(maps)
             assert source["mass"] == pytest.approx(maps.sum(axis=1).tolist(), rel=1e-3)
             assert source["high"] == pytest.approx([percentile_scale([row]).high for row in maps], rel=1e-3)
-            cut = np.split(maps, np.cumsum([np.prod(one) for one in grids])[:-1], axis=1)
+            cut = np.split(maps, np.cumsum([np.prod(grid) for grid in grids])[:-1], axis=1)
             want = np.concatenate(
-                [coarse(part.reshape(-1, *one)) for part, one in zip(cut, grids, strict=True)], axis=1
+                [coarse(part.reshape(-1, *grid)) for part, grid in zip(cut, grids, strict=True)], axis=1
             )
             np.testing.assert_allclose(small[source["coarse_at"] :][: len(maps)], want, rtol=2e-3)
         for row, high in enumerate(map_["shared"]):
@@ -275,54 +282,54 @@ def test_scales_shares_and_coarse_maps_belong_to_their_maps(results, read, name)
 
 def test_pictures_and_their_cells(results, read):
     result, page = results("two"), read("two")
-    told = page.data["results"][0]["media"]
-    assert [one["name"] for one in told] == ["cats.png", "wide.png"]
-    for one, media, grid in zip(told, result.media, result.capture.grids, strict=True):
-        steps, rows, columns = one["grid"]
+    entries = page.data["results"][0]["media"]
+    assert [entry["name"] for entry in entries] == ["cats.png", "wide.png"]
+    for entry, media, grid in zip(entries, result.media, result.capture.grids, strict=True):
+        steps, rows, columns = entry["grid"]
         assert (steps, rows, columns) == grid.shape
-        assert tuple(one["size_px"]) == media.size_px
+        assert tuple(entry["size_px"]) == media.size_px
         boxes = [
-            [one["xs"][c], one["ys"][r], one["xs"][c + 1], one["ys"][r + 1]]
+            [entry["xs"][c], entry["ys"][r], entry["xs"][c + 1], entry["ys"][r + 1]]
             for r in range(rows)
             for c in range(columns)
         ]
         assert np.array_equal(np.array(boxes, np.float32), grid.boxes_px)
-        picture = page.picture(one["picture"])
-        assert picture.shape[1::-1] == tuple(one["drawn_px"])
-        want = resize_picture(media.frames[0], tuple(one["drawn_px"]))
-        assert np.abs(picture.astype(int) - want).mean() < 4
+        picture = page.picture(entry["picture"])
+        assert picture.shape[1::-1] == tuple(entry["drawn_px"])
+        expected = resize_picture(media.frames[0], tuple(entry["drawn_px"]))
+        assert np.abs(picture.astype(int) - expected).mean() < 4
 
 
 def test_frames_of_a_clip_their_times_and_steps(results, read):
     result, page = results("clip"), read("clip")
-    told, media, grid = page.data["results"][0]["clip"], result.media[0], result.capture.grids[0]
+    clip, media, grid = page.data["results"][0]["clip"], result.media[0], result.capture.grids[0]
     count = len(media.frames)
-    assert count == 7 == len(told["frames"])
-    assert told["step_of"] == [0, 0, 1, 1, 2, 2, 3]
-    assert told["times_s"] == media.sampled_s.tolist()
-    assert told["times_s"] == sorted(told["times_s"])
-    edges = told["edges_s"]
+    assert count == 7 == len(clip["frames"])
+    assert clip["step_of"] == [0, 0, 1, 1, 2, 2, 3]
+    assert clip["times_s"] == media.sampled_s.tolist()
+    assert clip["times_s"] == sorted(clip["times_s"])
+    edges = clip["edges_s"]
     assert len(edges) == grid.shape[0] + 1
     assert edges[0] == 0
     assert edges[-1] == pytest.approx(0.7)
-    for time, step in zip(told["times_s"], told["step_of"], strict=True):
+    for time, step in zip(clip["times_s"], clip["step_of"], strict=True):
         assert edges[step] - 1e-9 <= time <= edges[step + 1] + 1e-9
-    for number, frame in zip(told["frames"], media.frames, strict=True):
+    for number, frame in zip(clip["frames"], media.frames, strict=True):
         assert np.abs(page.picture(number).astype(int) - frame).mean() < 4
-    assert len({*told["frames"]}) == 7
+    assert len({*clip["frames"]}) == 7
     assert page.data["results"][0]["media"][0]["picture"] is None
-    assert (told["way"], told["alone"], told["passes"]) == ("clip", [], [])
+    assert (clip["way"], clip["alone"], clip["passes"]) == ("clip", [], [])
 
 
 @pytest.mark.parametrize("name", ["both", "windows"])
 def test_passes_of_a_clip_are_told(results, read, name):
-    result, told = results(name), read(name).data["results"][0]["clip"]
-    assert told["way"] == name
-    assert [one["answer"] for one in told["passes"]] == [one.answer for one in result.passes]
-    assert all(one["when"].endswith(" s") for one in told["passes"])
-    mass = np.array([one.heatmap().vision_mass for one in result.passes])
-    assert told["alone"] == (pytest.approx(mass / mass.mean()) if name == "both" else [])
-    close(read(name).maps("headline")[0], flat(result.heatmaps()))
+    result, clip = results(name), read(name).data["results"][0]["clip"]
+    assert clip["way"] == name
+    assert [part["answer"] for part in clip["passes"]] == [part.answer for part in result.passes]
+    assert all(part["when"].endswith(" s") for part in clip["passes"])
+    mass = np.array([part.heatmap().vision_mass for part in result.passes])
+    assert clip["alone"] == (pytest.approx(mass / mass.mean()) if name == "both" else [])
+    assert_close(read(name).maps("headline")[0], flat(result.heatmaps()))
 
 
 # The file
@@ -330,10 +337,10 @@ def test_passes_of_a_clip_are_told(results, read, name):
 
 def test_provenance_notes_and_what_is_left_out_are_said(results, demo):
     page = Reader(result_html([results("one")], [["a note"]]))
-    told = page.data["results"][0]
-    assert told["notes"] == ["a note"]
-    assert (told["made"]["qvl_attn"], told["made"]["model"]) == (__version__, "demo")
-    assert told["left_out"] == [["heads_by_word"]]
+    panel = page.data["results"][0]
+    assert panel["notes"] == ["a note"]
+    assert (panel["made"]["qvl_attn"], panel["made"]["model"]) == (__version__, "demo")
+    assert panel["left_out"] == [["heads_by_word"]]
     assert page.texts["title"] == "how many cats? · qvl-attn"
 
 
@@ -342,20 +349,20 @@ def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, mos
     result = results("one")
     monkeypatch.setattr(maps, "MAX_VALUES", most)
     page = Reader(result_html([result]))
-    told = page.data["results"][0]
+    panel = page.data["results"][0]
     words = min(5, max(most // 2 // 72 - 3, 0))
-    assert len(told["rows"]) == page.source("headline")["rows"] == 3 + words
-    clickable = [text for text, row in [*told["pieces"]["question"], *told["pieces"]["answer"]] if row is not None]
+    assert len(panel["rows"]) == page.source("headline")["rows"] == 3 + words
+    clickable = [text for text, row in [*panel["pieces"]["question"], *panel["pieces"]["answer"]] if row is not None]
     assert len(clickable) == words
     for layer in LAYERS:
         assert page.source(layer)["rows"] == 3
         assert len(page.source(layer)["mass"]) == 3 + words, "shares are known of what is left out too"
-        close(page.maps(layer)[2], flat(result.heatmaps(layers=layer, heads="all", query="answer")))
-    kept = most == 3000
-    assert (told["maps"][0]["heads"] is not None) == kept
+        assert_close(page.maps(layer)[2], flat(result.heatmaps(layers=layer, heads="all", query="answer")))
+    has_heads = most == 3000
+    assert (panel["maps"][0]["heads"] is not None) == has_heads
     left = {1: [["words", 0, 5], ["heads"]], 300: [["words", 0, 5], ["heads"]]}
     left |= {2000: [["words_by_layer"], ["heads"]], 3000: [["words_by_layer"], ["heads_by_word"]]}
-    assert told["left_out"] == left[most]
+    assert panel["left_out"] == left[most]
 
 
 def test_a_large_result_is_less_than_5_mb_beside_its_picture():
@@ -371,8 +378,8 @@ def test_it_reaches_for_nothing_and_runs_its_own_script_alone(read, name):
     page = read(name)
     rest = page.html.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?:|//cdn|@import|\burl\(", rest)
-    assert not [one for tag, one in page.tags if one.get("src")]
-    assert [one["href"] for tag, one in page.tags if one.get("href")] == ["data:,"]
+    assert not [attrs for _, attrs in page.tags if attrs.get("src")]
+    assert [attrs["href"] for _, attrs in page.tags if attrs.get("href")] == ["data:,"]
     policy = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
     style, script = (
         b64encode(sha256(text.encode()).digest()).decode() for text in (page.texts["style"], page.scripts["code"])
@@ -385,8 +392,8 @@ def test_it_reaches_for_nothing_and_runs_its_own_script_alone(read, name):
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    assert [one.get("type") for tag, one in page.tags if tag == "script"].count(None) == 1
-    assert not [one for _, attrs in page.tags for one in attrs if one.startswith("on") or one == "style"]
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 1
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
     heads = [tag for tag, _ in page.tags]
     assert heads.index("meta") < heads.index("title") < heads.index("style")
 
@@ -398,19 +405,19 @@ def test_what_others_wrote_stays_text(results):
     assert spans["question"][1] <= len(EVIL)
     page = Reader(result_html([evil], [[EVIL]]))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
-    told = page.data["results"][0]
-    assert (told["question"], told["answer"], told["notes"], told["made"]["model"]) == (EVIL, EVIL, [EVIL], EVIL)
+    panel = page.data["results"][0]
+    assert (panel["question"], panel["answer"], panel["notes"], panel["made"]["model"]) == (EVIL, EVIL, [EVIL], EVIL)
     assert page.policy.split("script-src")[1] == plain.policy.split("script-src")[1]
     assert page.texts["title"].startswith("</script></style><img")
 
 
 def test_several_results_share_their_pictures(results, read):
-    one, text, two = (results(name) for name in ("one", "text", "two"))
-    page = Reader(result_html([one, text, two]))
-    told = page.data["results"]
-    assert [result["question"] for result in told] == [one.question, text.question, two.question]
-    pictures = [medium["picture"] for result in told for medium in result["media"]]
+    first, second, third = (results(name) for name in ("one", "text", "two"))
+    page = Reader(result_html([first, second, third]))
+    panels = page.data["results"]
+    assert [result["question"] for result in panels] == [first.question, second.question, third.question]
+    pictures = [medium["picture"] for result in panels for medium in result["media"]]
     assert pictures == [0, 0, 0, 1], "the same picture is there once"
-    for number, result in enumerate((one, text, two)):
-        close(page.maps("headline", result=number)[0], flat(result.heatmaps()))
+    for number, result in enumerate((first, second, third)):
+        assert_close(page.maps("headline", result=number)[0], flat(result.heatmaps()))
     assert page.texts["title"].count(" · ") == 3
