@@ -1,1 +1,1 @@
-"""The demo: a tiny embedded Qwen2.5-VL, its pictures, and the drawing of more of them."""
+"""The demo: a tiny embedded Qwen2.5-VL, its pictures, and the generator of its scenes, clips and questions."""

@@ -1,8 +1,8 @@
-"""The held-out distribution: scenes, pairs and clips that the embedded model is measured on, frozen.
+"""The held-out distribution: the frozen scenes, pairs and clips on which the embedded model is evaluated.
 
-Sample i is drawn from a generator of its own, under a number that training never uses, so any count of them begins with
-the same ones: things of 34 to 84 px on sides of 140 to 252 px, and clips of 4, 6 and 8 frames at 4, 2 and 1 a second in
-turn. Changing anything here changes what every published figure was measured on.
+Sample i has its own random generator, with a seed that training never uses, so the first n samples are the same for any
+count: things of 34 to 84 px in pictures of 140 to 252 px a side, and clips of 4, 6 and 8 frames at 4, 2 and 1 frames a
+second in turn. Any change here changes the data behind every published figure.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class HeldOut(Generic[T]):
-    """One sample and what is asked about it: a question of each kind, in English and in Chinese."""
+    """One sample: a scene, a pair of scenes or a clip, and a question of each kind in English and in Chinese."""
 
-    shown: T
+    content: T
     questions: tuple[Question, ...]
 
 
@@ -39,21 +39,21 @@ def _generator(stream: int, index: int) -> np.random.Generator:
 def _ask(facts: Sequence[Fact], rng: np.random.Generator) -> tuple[Question, ...]:
     questions = []
     for kind in dict.fromkeys(fact.kind for fact in facts):
-        same = [fact for fact in facts if fact.kind == kind]
-        fact = same[rng.integers(len(same))]
+        candidates = [fact for fact in facts if fact.kind == kind]
+        fact = candidates[rng.integers(len(candidates))]
         questions += [put_into_words(fact, language, rng) for language in LANGUAGES]
     return tuple(questions)
 
 
 def scene(index: int) -> HeldOut[Scene]:
-    """The picture of that number."""
+    """Return held-out scene number `index`."""
     rng = _generator(_SCENE, index)
     drawn = draw_scene(rng)
     return HeldOut(drawn, _ask(scene_facts(drawn, rng), rng))
 
 
 def pair(index: int) -> HeldOut[tuple[Scene, Scene]]:
-    """The two pictures of that number, of one size, with different things on them."""
+    """Return held-out pair number `index`: two scenes of one size with different things."""
     rng = _generator(_PAIR, index)
     size_px = (int(rng.choice(PAIR_SIDES_PX)), int(rng.choice(PAIR_SIDES_PX)))
     while True:
@@ -64,7 +64,7 @@ def pair(index: int) -> HeldOut[tuple[Scene, Scene]]:
 
 
 def clip(index: int) -> HeldOut[Clip]:
-    """The clip of that number; nine in a row have all lengths at all rates."""
+    """Return held-out clip number `index`; nine in a row have all lengths at all frame rates."""
     rng = _generator(_CLIP, index)
     frames = FRAME_COUNTS[index % len(FRAME_COUNTS)]
     fps = FRAME_RATES[index // len(FRAME_COUNTS) % len(FRAME_RATES)]

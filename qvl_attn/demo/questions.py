@@ -1,6 +1,6 @@
-"""What can be asked of a scene, of two pictures and of a clip without doubt, with the answer and where it stands.
+"""Unambiguous questions about a scene, two pictures or a clip, with answers and boxes.
 
-Facts are found first and put into words afterwards, so that both languages ask the same.
+Facts are collected first and then put into words, so that both languages ask the same.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from qvl_attn.demo.scenes import COLORS, SHAPES, Box, Scene, Thing
 from qvl_attn.demo.wording import Language
 
 MOST_COUNTED = 4
-# A thing whose centre is nearer to the middle of the picture than this share of its side is on no side of it.
+# A thing whose centre is closer to the picture's centre than this share of the side counts as neither left nor right.
 MIDDLE = 0.1
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something to ask: a kind, a form of the wording, its slots, the answer and the boxes it stands on.
+    """One fact to ask about: its kind, the form and slots of its question, its answer and its boxes.
 
     Attributes:
-        kind: what it is about.
-        form: which templates of `wording.FORMS` ask it.
-        answer: in English.
+        kind: topic of the question.
+        form: key of the templates in `wording.FORMS`.
+        answer: the answer in English.
         shape: slot of the template.
         color: slot of the template.
-        boxes_xyxy_px: [x0, x1) x [y0, y1) of the things it is about.
-        frames: of each box, the frame of the clip or the number of the picture it lies in; zeros for one picture.
-        things: of a description, the colours and shapes named.
+        boxes_xyxy_px: [x0, x1) x [y0, y1) of the things that the question is about.
+        frames: for each box, the frame of the clip or the index of the picture; zeros for one picture.
+        things: the colours and shapes that a description names; empty for other kinds.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """A fact in words."""
+    """A fact as a question and an answer in one language."""
 
     question: str
     answer: str
@@ -56,12 +56,12 @@ class Question:
 
     @property
     def kind(self) -> str:
-        """What it is about."""
+        """Topic of the question."""
         return self.fact.kind
 
 
 def put_into_words(fact: Fact, language: Language, rng: np.random.Generator) -> Question:
-    """Asks for a fact with one of the phrasings of its form."""
+    """Ask for a fact with a random phrasing of its form."""
     text = wording.ask(language, fact.form, int(rng.integers(64)), fact.shape, fact.color)
     if fact.things:
         return Question(text, wording.description(language, list(fact.things)), language, fact)
@@ -69,7 +69,7 @@ def put_into_words(fact: Fact, language: Language, rng: np.random.Generator) -> 
 
 
 def scene_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
-    """All that is true of a scene and asked in the demo; `rng` chooses what to ask for in vain."""
+    """Return all facts about a scene; `rng` chooses the absent things to ask about."""
     return [*_singles(scene.things), *_existence(scene.things, rng), *_counts(scene.things, rng), *_places(scene)]
 
 
@@ -90,7 +90,7 @@ def _singles(things: Sequence[Thing]) -> Iterator[Fact]:
 
 
 def _existence(things: Sequence[Thing], rng: np.random.Generator) -> Iterator[Fact]:
-    """Two that are there and two that are not, by shape alone and by colour and shape."""
+    """Yield up to four questions: for a present and an absent thing, by shape and by colour and shape."""
     present = sorted({t.shape for t in things})
     absent = [shape for shape in SHAPES if shape not in present]
     for word, shapes in (("yes", present), ("no", absent)):
@@ -98,26 +98,26 @@ def _existence(things: Sequence[Thing], rng: np.random.Generator) -> Iterator[Fa
             shape = str(rng.choice(shapes))
             yield _fact([t for t in things if t.shape == shape], "exist", word, shape)
     pairs = {(t.shape, t.color) for t in things}
-    # The nearest misses: a shape that is there in another colour, or a colour on another shape.
-    misses = [
+    # Absent pairs that are hard to tell: a present shape in another colour, or a present colour on another shape.
+    near_misses = [
         (shape, color)
         for shape in SHAPES
         for color in COLORS
         if (shape, color) not in pairs and (shape in present or color in {t.color for t in things})
     ]
-    for word, among in (("yes", sorted(pairs)), ("no", misses)):
-        shape, color = among[rng.integers(len(among))]
-        found = [t for t in things if (t.shape, t.color) == (shape, color)]
-        yield _fact(found, "exist", word, shape, color, "exist_colored")
+    for word, candidates in (("yes", sorted(pairs)), ("no", near_misses)):
+        shape, color = candidates[rng.integers(len(candidates))]
+        matches = [t for t in things if (t.shape, t.color) == (shape, color)]
+        yield _fact(matches, "exist", word, shape, color, "exist_colored")
 
 
 def _counts(things: Sequence[Thing], rng: np.random.Generator) -> Iterator[Fact]:
     shapes = [t.shape for t in things]
     absent = [shape for shape in SHAPES if shape not in shapes]
     for shape in [*dict.fromkeys(shapes), *([str(rng.choice(absent))] if absent else [])]:
-        found = [t for t in things if t.shape == shape]
-        if len(found) <= MOST_COUNTED:
-            yield _fact(found, "count", str(len(found)), shape)
+        matches = [t for t in things if t.shape == shape]
+        if len(matches) <= MOST_COUNTED:
+            yield _fact(matches, "count", str(len(matches)), shape)
 
 
 def _places(scene: Scene) -> Iterator[Fact]:
@@ -133,9 +133,9 @@ def _places(scene: Scene) -> Iterator[Fact]:
             if answer and (kind != "where" or (side and level)):
                 yield _fact([thing], kind, answer, thing.shape)
     ordered = sorted(scene.things, key=lambda thing: _center(thing.box_xyxy_px)[0])
-    named = tuple((thing.color, thing.shape) for thing in ordered)
+    descriptions = tuple((thing.color, thing.shape) for thing in ordered)
     boxes = tuple(thing.box_xyxy_px for thing in ordered)
-    yield Fact("describe", "describe", "", boxes_xyxy_px=boxes, frames=(0,) * len(boxes), things=named)
+    yield Fact("describe", "describe", "", boxes_xyxy_px=boxes, frames=(0,) * len(boxes), things=descriptions)
 
 
 def _center(box: Box) -> tuple[float, float]:
@@ -143,57 +143,59 @@ def _center(box: Box) -> tuple[float, float]:
 
 
 def pair_facts(pair: tuple[Scene, Scene]) -> list[Fact]:
-    """In which of two pictures something is: shapes that one picture alone has, and pairs of shape and colour."""
+    """Return the shapes, and the pairs of shape and colour, that only one of two pictures has."""
     facts = []
     for index, word in enumerate(("first", "second")):
-        mine, other = pair[index].things, pair[1 - index].things
-        for shape in sorted({t.shape for t in mine} - {t.shape for t in other}):
-            facts.append(_fact([t for t in mine if t.shape == shape], "which", word, shape, picture=index))
-        for shape, color in sorted({(t.shape, t.color) for t in mine} - {(t.shape, t.color) for t in other}):
-            found = [t for t in mine if (t.shape, t.color) == (shape, color)]
-            facts.append(_fact(found, "which", word, shape, color, "which_colored", index))
+        things, others = pair[index].things, pair[1 - index].things
+        for shape in sorted({t.shape for t in things} - {t.shape for t in others}):
+            facts.append(_fact([t for t in things if t.shape == shape], "which", word, shape, picture=index))
+        for shape, color in sorted({(t.shape, t.color) for t in things} - {(t.shape, t.color) for t in others}):
+            matches = [t for t in things if (t.shape, t.color) == (shape, color)]
+            facts.append(_fact(matches, "which", word, shape, color, "which_colored", index))
     return facts
 
 
 def clip_facts(clip: Clip, rng: np.random.Generator) -> list[Fact]:
-    """What happens in a clip, in which third of it, and what is true of its things; `rng` picks what is not there."""
+    """Return the facts about a clip: its event, the third with the event, its things; `rng` picks an absent shape."""
     actor, *others = clip.tracks
     facts = [*_event_facts(clip, actor)]
     for track in others:
         color = str(track.colors[0])
         facts += [
-            _seen(track, "color", color, track.shape),
-            _seen(track, "shape", track.shape, color=color),
-            _seen(track, "exist", "yes", track.shape),
-            _seen(track, "color_at_end", color, track.shape),
-            _seen(track, "color_at_start", color, track.shape),
+            _track_fact(track, "color", color, track.shape),
+            _track_fact(track, "shape", track.shape, color=color),
+            _track_fact(track, "exist", "yes", track.shape),
+            _track_fact(track, "color_at_end", color, track.shape),
+            _track_fact(track, "color_at_start", color, track.shape),
         ]
         if clip.event != "appear":
-            facts.append(_seen(track, "when", "start", track.shape))
+            facts.append(_track_fact(track, "when", "start", track.shape))
     absent = [shape for shape in SHAPES if shape not in {t.shape for t in clip.tracks}]
     return [*facts, Fact("exist", "exist", "no", str(rng.choice(absent)))]
 
 
 def _event_facts(clip: Clip, actor: Track) -> Iterator[Fact]:
     if clip.event == "move":
-        yield _seen(actor, "move_color", str(actor.colors[0]))
-        yield _seen(actor, "move_shape", actor.shape)
+        yield _track_fact(actor, "move_color", str(actor.colors[0]))
+        yield _track_fact(actor, "move_shape", actor.shape)
     elif clip.event == "recolor":
-        yield _seen(actor, "recolor", actor.shape)
-        # The evidence is in the frames in which it has the colour that is the answer.
+        yield _track_fact(actor, "recolor", actor.shape)
+        # The boxes are those of the frames in which the thing has the colour of the answer.
         for kind, color in (("color_at_end", actor.colors[-1]), ("color_at_start", actor.colors[0])):
             colored = [
-                box if seen == color else None for box, seen in zip(actor.boxes_xyxy_px, actor.colors, strict=True)
+                box if frame_color == color else None
+                for box, frame_color in zip(actor.boxes_xyxy_px, actor.colors, strict=True)
             ]
-            yield _seen(replace(actor, boxes_xyxy_px=tuple(colored)), kind, str(color), actor.shape)
+            yield _track_fact(replace(actor, boxes_xyxy_px=tuple(colored)), kind, str(color), actor.shape)
     else:
-        yield _seen(actor, clip.event, actor.shape)
+        yield _track_fact(actor, clip.event, actor.shape)
     if clip.event == "appear":
-        yield _seen(actor, "exist", "yes", actor.shape)
+        yield _track_fact(actor, "exist", "yes", actor.shape)
         third = 3 * clip.event_frame // len(clip.frames)
-        yield _seen(actor, "when", ("start", "middle", "end")[third], actor.shape)
+        yield _track_fact(actor, "when", ("start", "middle", "end")[third], actor.shape)
 
 
-def _seen(track: Track, kind: str, answer: str, shape: str = "", color: str = "") -> Fact:
-    seen = [(box, frame) for frame, box in enumerate(track.boxes_xyxy_px) if box is not None]
-    return Fact(kind, kind, answer, shape, color, tuple(box for box, _ in seen), tuple(frame for _, frame in seen))
+def _track_fact(track: Track, kind: str, answer: str, shape: str = "", color: str = "") -> Fact:
+    visible = [(box, frame) for frame, box in enumerate(track.boxes_xyxy_px) if box is not None]
+    boxes, frames = tuple(box for box, _ in visible), tuple(frame for _, frame in visible)
+    return Fact(kind, kind, answer, shape, color, boxes, frames)

@@ -1,6 +1,6 @@
-"""Draws the scenes that the embedded model was trained to understand.
+"""Draws scenes of simple shapes, the training data of the embedded model.
 
-Knows shapes, colours and grounds; what is asked about them, and everything about models, is elsewhere.
+Independent of questions and of models.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """Where and how to draw one thing: the square it must fit into, by centre and side, and its very own colour."""
+    """How to draw one thing: the centre and side of the square that it fits into, and its exact colour."""
 
     shape: str
     color: str
@@ -111,8 +111,8 @@ GLYPHS: dict[str, list[Part]] = {
 SHAPES = tuple(GLYPHS)
 
 
-def _mix(rgb: Rgb, other: Rgb, share: float) -> Rgb:
-    r, g, b = (round(a + (o - a) * share) for a, o in zip(rgb, other, strict=True))
+def _mix(rgb: Rgb, target: Rgb, share: float) -> Rgb:
+    r, g, b = (round(a + (t - a) * share) for a, t in zip(rgb, target, strict=True))
     return r, g, b
 
 
@@ -138,14 +138,17 @@ def _polygons(plan: ScenePlan) -> list[tuple[Rgb, Points]]:
 
 
 def paint(ground: NDArray[np.uint8], plans: Sequence[ScenePlan]) -> Scene:
-    """Draws planned things on a ground.
+    """Draw planned things on a background.
 
     Args:
-        ground: (H, W, 3) uint8 RGB.
-        plans: what to draw, the last on top, in pixels of the ground.
+        ground: (H, W, 3) uint8 RGB, the background.
+        plans: the things to draw, in pixels of the background; the last is on top.
 
     Returns:
-        The scene, its things in the order of the plans.
+        The scene, with its things in the order of the plans.
+
+    Raises:
+        ValueError: a thing outside the background.
     """
     height, width = ground.shape[:2]
     size = (SUPERSAMPLING * width, SUPERSAMPLING * height)
@@ -168,7 +171,7 @@ def paint(ground: NDArray[np.uint8], plans: Sequence[ScenePlan]) -> Scene:
 
 
 def draw_ground(rng: np.random.Generator, size_px: tuple[int, int], kind: Ground) -> NDArray[np.uint8]:
-    """Draws a light ground, (H, W, 3) uint8 RGB, of a random tint; `size_px` is (width, height)."""
+    """Draw a light background of random tint, (H, W, 3) uint8 RGB; `size_px` is (width, height)."""
     width, height = size_px
     base = rng.integers(178, 245) + rng.integers(-12, 13, 3)
     ground = np.broadcast_to(base, (height, width, 3)).astype(np.float64)
@@ -176,8 +179,8 @@ def draw_ground(rng: np.random.Generator, size_px: tuple[int, int], kind: Ground
         ground += rng.normal(0, rng.uniform(3, 9), (height, width, 1))
     elif kind == "striped":
         y, x = np.mgrid[:height, :width]
-        run = (x, y, x + y)[rng.integers(3)]
-        ground -= 14.0 * (run // rng.integers(6, 17) % 2)[..., None]
+        coordinate = (x, y, x + y)[rng.integers(3)]
+        ground -= 14.0 * (coordinate // rng.integers(6, 17) % 2)[..., None]
     return ground.clip(0, 255).astype(np.uint8)
 
 
@@ -187,7 +190,7 @@ def _overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> bo
 
 
 def _lay_out(rng: np.random.Generator, width: int, height: int, count: int) -> list[tuple[float, float, float]]:
-    """Squares (centre x, centre y, side) in pixels that do not touch; fewer than `count`, at least 1, if crowded."""
+    """Draw squares (centre x, centre y, side), in pixels, that do not touch: `count`, or at least 1 if crowded."""
     smallest, largest = THING_SIZES_PX
     largest = min(largest, int(0.45 * min(width, height)))
     squares: list[tuple[float, float, float]] = []
@@ -195,7 +198,7 @@ def _lay_out(rng: np.random.Generator, width: int, height: int, count: int) -> l
         size = float(rng.integers(smallest, largest + 1))
         inset = size / 2 + GAP_PX
         square = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset), size)
-        if not any(_overlap(square, other) for other in squares):
+        if not any(_overlap(square, placed) for placed in squares):
             squares.append(square)
         if len(squares) == count:
             break
@@ -203,18 +206,18 @@ def _lay_out(rng: np.random.Generator, width: int, height: int, count: int) -> l
 
 
 def jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
-    """One of the shades that go by the name of a colour."""
+    """Return a random shade of a colour."""
     r, g, b = (int(v) for v in np.clip(np.array(rgb) + rng.integers(-14, 15, 3), 0, 255))
     return r, g, b
 
 
 def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None, count: int | None = None) -> Scene:
-    """Draws a random scene: things of random shapes and colours that do not overlap, on a random light ground.
+    """Draw a random scene: things of random shapes and colours that do not overlap, on a random light background.
 
     Args:
-        rng: decides everything that is not given.
-        size_px: (width, height); two of `SIDES_PX` if not given, at least 140 each.
-        count: how many things at most; 2 to 5 if not given. A small picture may hold fewer, never none.
+        rng: random generator for everything that is not given.
+        size_px: (width, height), at least 140 each; two of `SIDES_PX` if not given.
+        count: maximum number of things; 2 to 5 if not given. A small picture may hold fewer, but at least one.
 
     Raises:
         ValueError: a side under 140 px, or a count under 1.
@@ -227,7 +230,7 @@ def draw_scene(rng: np.random.Generator, size_px: tuple[int, int] | None = None,
         )
     ground = draw_ground(rng, (width, height), GROUNDS[rng.integers(len(GROUNDS))])
     squares = _lay_out(rng, width, height, count)
-    # Few kinds to draw from makes several of a kind, so that counting has something to count.
+    # With few shapes to choose from, several things have the same shape, which makes counting questions possible.
     shapes = rng.choice(SHAPES, size=int(rng.choice((1, 2, len(SHAPES)), p=(0.1, 0.35, 0.55))), replace=False)
     plans = []
     for x, y, size in squares:

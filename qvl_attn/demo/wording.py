@@ -1,6 +1,6 @@
-"""The words of the demo: how a question is asked and answered in English and in Chinese; knows no picture.
+"""The wording of the demo's questions and answers, in English and in Chinese. Independent of pictures.
 
-A question has a kind (what it is about) and a form (which templates fit it); most kinds have one form of the same name.
+A question has a kind (its topic) and a form (its templates); most kinds have one form of the same name.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ CHINESE: dict[str, str] = {
     "end": "最后",
 }
 MEASURE_WORDS = {"cat": "只", "dog": "只", "fish": "条", "star": "颗"}
-# What a template may be cut into, so that each word can be one token.
+# The words of the templates, so that the tokenizer can make each of them one token.
 CHINESE_WORDS = (
     *CHINESE.values(),
     *("什么", "颜色", "物体", "形状", "时候", "移动", "出现", "消失", "哪里", "图中", "图片", "描述", "多少", "还是"),
@@ -135,14 +135,14 @@ CHINESE_WORDS = (
 
 
 def ask(language: Language, form: str, choice: int, shape: str = "", color: str = "") -> str:
-    """A question in words.
+    """Return the text of a question.
 
     Args:
-        language: which templates.
+        language: language of the templates.
         form: a key of `FORMS`.
-        choice: any number from 0 up picks a template.
-        shape: what is asked about, in English.
-        color: its colour, in English.
+        choice: a number from 0 on; picks a template, modulo their count.
+        shape: shape that the question is about, in English.
+        color: colour of the shape, in English.
     """
     templates = FORMS[language][form]
     template = templates[choice % len(templates)]
@@ -159,12 +159,12 @@ def ask(language: Language, form: str, choice: int, shape: str = "", color: str 
 
 
 def answer(language: Language, word: str) -> str:
-    """An English answer in one of the languages; numbers stay numbers."""
+    """Translate an English answer; numbers are not changed."""
     return CHINESE.get(word, word) if language == "zh" else word
 
 
 def description(language: Language, things: list[tuple[str, str]]) -> str:
-    """Names things, each a colour and a shape in English, in the order given."""
+    """List things, each a colour and a shape in English, in the given order."""
     if language == "zh":
         return "，".join(f"{CHINESE[color]}的{CHINESE[shape]}" for color, shape in things)
     return ", ".join(f"{color} {shape}" for color, shape in things)

@@ -1,4 +1,4 @@
-"""Clips are what they say: what the pixels show from frame to frame is what the tracks and the event tell."""
+"""Clips: the pixels change from frame to frame as the tracks and the event say."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from qvl_attn.demo import clips
 from qvl_attn.demo.clips import Clip, draw_clip
 
 
-def some(event: str, count: int = 12) -> list[Clip]:
-    found, seed = [], 0
-    while len(found) < count:
+def clips_with(event: str, count: int = 12) -> list[Clip]:
+    matches, seed = [], 0
+    while len(matches) < count:
         clip = draw_clip(np.random.default_rng([5, seed]))
         seed += 1
         if clip.event == event:
-            found.append(clip)
-    return found
+            matches.append(clip)
+    return matches
 
 
 def changed_box(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -27,10 +27,10 @@ def changed_box(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int, int] | Non
 
 
 def test_a_seed_draws_the_same_clip_twice() -> None:
-    first, again, other = (draw_clip(np.random.default_rng(seed)) for seed in (7, 7, 8))
-    assert first.tracks == again.tracks
-    assert np.array_equal(first.frames, again.frames)
-    assert first.tracks != other.tracks
+    first, repeated, different = (draw_clip(np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert first.tracks == repeated.tracks
+    assert np.array_equal(first.frames, repeated.frames)
+    assert first.tracks != different.tracks
 
 
 def test_clips_stay_within_the_trained_ranges() -> None:
@@ -42,7 +42,7 @@ def test_clips_stay_within_the_trained_ranges() -> None:
         assert {height, width} <= set(clips.CLIP_SIDES_PX)
         assert len({track.shape for track in clip.tracks}) == len(clip.tracks) in (2, 3)
         used = [color for track in clip.tracks for color in {*track.colors} - {None}]
-        assert len(set(used)) == len(used), "colours of a clip are all different, that of the change too"
+        assert len(set(used)) == len(used), "all colours of a clip are different, also the one after a change"
         for track in clip.tracks:
             assert len(track.colors) == len(track.boxes_xyxy_px) == frames
             for x0, y0, x1, y1 in filter(None, track.boxes_xyxy_px):
@@ -52,25 +52,25 @@ def test_clips_stay_within_the_trained_ranges() -> None:
 
 @pytest.mark.parametrize("event", ["appear", "vanish", "recolor"])
 def test_all_that_changes_is_the_event_at_its_frame(event: str) -> None:
-    for clip in some(event):
+    for clip in clips_with(event):
         actor = clip.tracks[0]
         for k in range(1, len(clip.frames)):
             change = changed_box(clip.frames[k - 1], clip.frames[k])
             if k != clip.event_frame:
                 assert change is None
             else:
-                want = actor.boxes_xyxy_px[k - 1 if event == "vanish" else k]
-                if event == "recolor":  # what is dark or white on a face keeps its colour
+                expected = actor.boxes_xyxy_px[k - 1 if event == "vanish" else k]
+                if event == "recolor":  # the dark and white parts of a face keep their colour
                     assert change is not None
-                    assert want is not None
-                    assert min(c - w for c, w in zip(change[:2], want[:2], strict=True)) >= 0
-                    assert min(w - c for c, w in zip(change[2:], want[2:], strict=True)) >= 0
+                    assert expected is not None
+                    assert min(c - e for c, e in zip(change[:2], expected[:2], strict=True)) >= 0
+                    assert min(e - c for c, e in zip(change[2:], expected[2:], strict=True)) >= 0
                 else:
-                    assert change == want
+                    assert change == expected
 
 
-def test_a_move_goes_on_through_all_frames_at_an_even_pace() -> None:
-    for clip in some("move"):
+def test_a_move_goes_on_through_all_frames_at_constant_speed() -> None:
+    for clip in clips_with("move"):
         boxes = np.array(clip.tracks[0].boxes_xyxy_px, float)
         strides = np.diff((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0)
         assert np.abs(strides - strides.mean(axis=0)).max() <= 1.5, "boxes are in whole pixels"
@@ -79,8 +79,8 @@ def test_a_move_goes_on_through_all_frames_at_an_even_pace() -> None:
         for k in range(1, len(clip.frames)):
             change = changed_box(clip.frames[k - 1], clip.frames[k])
             assert change is not None
-            both = [*boxes[k - 1 : k + 1, :2].min(axis=0), *boxes[k - 1 : k + 1, 2:].max(axis=0)]
-            assert list(change) == both
+            union = [*boxes[k - 1 : k + 1, :2].min(axis=0), *boxes[k - 1 : k + 1, 2:].max(axis=0)]
+            assert list(change) == union
 
 
 def test_nothing_is_ever_covered() -> None:
@@ -95,6 +95,6 @@ def test_nothing_is_ever_covered() -> None:
 
 
 def test_events_mostly_begin_with_a_temporal_step_and_never_in_the_first() -> None:
-    starts = [clip.event_frame for event in ("appear", "vanish", "recolor") for clip in some(event, 40)]
+    starts = [clip.event_frame for event in ("appear", "vanish", "recolor") for clip in clips_with(event, 40)]
     assert min(starts) >= 2
     assert 0.75 < np.mean([start % 2 == 0 for start in starts]) < 0.95

@@ -1,4 +1,4 @@
-"""The held-out distribution is frozen, and `demo-data` writes it as it is."""
+"""The held-out distribution is frozen, and `demo-data` writes it unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*args: object):
 
 
 def fingerprint(samples) -> str:
-    """Of all that is asked and where it is; what is painted there is `test_the_pictures_are_frozen`'s."""
+    """Hash of all questions, answers and boxes; `test_the_pictures_are_frozen` covers the pixels."""
     digest = hashlib.sha256()
     for sample in samples:
         for question in sample.questions:
@@ -36,7 +36,7 @@ def fingerprint(samples) -> str:
 
 
 def test_the_distribution_is_frozen() -> None:
-    """If this fails, every published figure was measured on something else: measure anew before changing it."""
+    """If this fails, the published figures no longer hold: measure them again before changing the hashes."""
     assert fingerprint(heldout.scene(i) for i in range(60)) == FROZEN["scenes"]
     assert fingerprint(heldout.pair(i) for i in range(60)) == FROZEN["pairs"]
     assert fingerprint(heldout.clip(i) for i in range(60)) == FROZEN["clips"]
@@ -46,11 +46,11 @@ FROZEN = {"scenes": "0e0b9d390fe31588", "pairs": "02c831bba9eeb291", "clips": "7
 
 
 def test_the_pictures_are_frozen() -> None:
-    shown = [heldout.scene(i).shown.picture for i in range(4)] + [heldout.clip(i).shown.frames for i in range(4)]
-    means = [round(float(pixels.mean()), 2) for pixels in shown]
+    arrays = [heldout.scene(i).content.picture for i in range(4)] + [heldout.clip(i).content.frames for i in range(4)]
+    means = [round(float(pixels.mean()), 2) for pixels in arrays]
     assert means == pytest.approx(MEANS, abs=0.1)
-    assert [pixels.shape for pixels in shown] == SHAPES_PX
-    assert [heldout.clip(i).shown.fps for i in range(9)] == [4, 4, 4, 2, 2, 2, 1, 1, 1]
+    assert [pixels.shape for pixels in arrays] == SHAPES_PX
+    assert [heldout.clip(i).content.fps for i in range(9)] == [4, 4, 4, 2, 2, 2, 1, 1, 1]
 
 
 MEANS = [229.66, 225.58, 217.61, 187.06, 224.18, 184.86, 219.53, 182.44]
@@ -70,7 +70,7 @@ def test_sizes_and_the_chance_of_pointing() -> None:
     shares = []
     for index in range(200):
         sample = heldout.scene(index)
-        height, width = sample.shown.picture.shape[:2]
+        height, width = sample.content.picture.shape[:2]
         assert {height, width} <= set(SIDES_PX)
         for question in sample.questions:
             if question.kind in ("color", "shape", "exist"):
@@ -88,7 +88,7 @@ def test_both_languages_ask_the_same() -> None:
 
 
 def test_nine_clips_in_a_row_have_all_lengths_at_all_rates() -> None:
-    kinds = {(len(heldout.clip(i).shown.frames), heldout.clip(i).shown.fps) for i in range(9)}
+    kinds = {(len(heldout.clip(i).content.frames), heldout.clip(i).content.fps) for i in range(9)}
     assert kinds == {(frames, fps) for frames in (4, 6, 8) for fps in (4.0, 2.0, 1.0)}
 
 
@@ -104,10 +104,10 @@ def test_scenes_are_written_with_boxes_in_their_own_pixels(tmp_path) -> None:
         assert (row["box_format"], row["box_units"]) == ("xyxy", "px")
         index = int(row["image"].split("-")[1].split(".")[0])
         with Image.open(tmp_path / "set" / row["image"]) as picture:
-            assert np.array_equal(np.asarray(picture), heldout.scene(index).shown.picture)
+            assert np.array_equal(np.asarray(picture), heldout.scene(index).content.picture)
             assert all(x0 < x1 <= picture.width and y0 < y1 <= picture.height for x0, y0, x1, y1 in row["boxes"])
-    want = [(q.question, q.answer) for i in range(5) for q in heldout.scene(i).questions]
-    assert [(row["question"], row["answer"]) for row in rows] == want
+    expected = [(q.question, q.answer) for i in range(5) for q in heldout.scene(i).questions]
+    assert [(row["question"], row["answer"]) for row in rows] == expected
 
 
 def test_clips_are_written_with_a_box_in_each_frame(tmp_path) -> None:
@@ -115,21 +115,21 @@ def test_clips_are_written_with_a_box_in_each_frame(tmp_path) -> None:
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in (tmp_path / "set" / "questions.jsonl").read_text("utf-8").splitlines()]
     for index in range(9):
-        mine = [row for row in rows if row["id"].startswith(f"clip-{index:05d}-")]
-        shown = heldout.clip(index).shown
-        with av.open(tmp_path / "set" / mine[0]["video"]) as container:
+        clip_rows = [row for row in rows if row["id"].startswith(f"clip-{index:05d}-")]
+        clip = heldout.clip(index).content
+        with av.open(tmp_path / "set" / clip_rows[0]["video"]) as container:
             stream = container.streams.video[0]
             assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            assert float(stream.average_rate) == shown.fps
-        assert len(frames) == len(shown.frames)
-        # Colour is kept at half the resolution: edges differ, areas do not.
-        for track in shown.tracks:
-            for frame, drawn, box in zip(frames, shown.frames, track.boxes_xyxy_px, strict=True):
+            assert float(stream.average_rate) == clip.fps
+        assert len(frames) == len(clip.frames)
+        # Colour is stored at half the resolution: edges differ, areas do not.
+        for track in clip.tracks:
+            for frame, drawn, box in zip(frames, clip.frames, track.boxes_xyxy_px, strict=True):
                 if box is not None:
                     inside = (slice(box[1], box[3]), slice(box[0], box[2]))
                     assert np.abs(frame[inside].mean((0, 1)) - drawn[inside].mean((0, 1))).max() <= 8
-        for row in mine:
+        for row in clip_rows:
             assert list(row) == [*("video" if name == "image" else name for name in FIELDS), "frame"]
             assert len(row["boxes"]) == len(row["frame"])
             assert set(row["frame"]) <= set(range(len(frames)))
@@ -143,41 +143,41 @@ def test_any_count_begins_with_the_same_samples(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -3, "many"])
-def test_a_count_that_is_none_is_refused(tmp_path, count) -> None:
+def test_an_invalid_count_is_refused(tmp_path, count) -> None:
     assert run("--out", tmp_path / "set", "--n", count).exit_code == 2
     assert not (tmp_path / "set").exists()
 
 
-def test_what_is_there_is_left_alone(tmp_path) -> None:
+def test_existing_files_and_folders_are_not_changed(tmp_path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("set", "file"):
         done = run("--out", tmp_path / name)
         assert done.exit_code == 2
-        assert "is there already" in done.stderr
+        assert "already exists" in done.stderr
         assert "Traceback" not in done.stderr
     assert (tmp_path / "set" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]
 
 
-def test_what_came_to_be_there_while_drawing_is_left_alone(tmp_path, monkeypatch) -> None:
+def test_a_folder_created_in_the_meantime_is_not_changed(tmp_path, monkeypatch) -> None:
     real = heldout.scene
 
-    def somebody_else(index: int):
+    def create_folder(index: int):
         (tmp_path / "set").mkdir(exist_ok=True)
         (tmp_path / "set" / "mine.txt").write_text("mine")
         return real(index)
 
-    monkeypatch.setattr(heldout, "scene", somebody_else)
+    monkeypatch.setattr(heldout, "scene", create_folder)
     done = run("--out", tmp_path / "set", "--n", 2)
     assert done.exit_code == 2
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
 
 
-def test_a_name_that_cannot_be_is_refused(tmp_path) -> None:
+def test_an_invalid_name_is_refused(tmp_path) -> None:
     for name in ("x" * 300, "file/set"):
         (tmp_path / "file").write_text("mine")
         done = run("--out", tmp_path / name)
@@ -186,13 +186,13 @@ def test_a_name_that_cannot_be_is_refused(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_data_set_is_not_taken_for_a_set_of_questions(tmp_path) -> None:
+def test_a_data_set_is_not_accepted_as_a_set_of_questions(tmp_path) -> None:
     assert run("--out", tmp_path / "set", "--n", 1).exit_code == 0
     with pytest.raises(InputError, match="line 1: image"):
         load_prompts(str(tmp_path / "set" / "questions.jsonl"))
 
 
-def test_a_fault_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
+def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
     real = heldout.scene
 
     def fails(index: int):
@@ -206,13 +206,13 @@ def test_a_fault_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "said"),
+    ("frames", "message"),
     [
         ([], "no frame"),
         ([np.zeros((20, 21, 3), np.uint8)], "even"),
         ([np.zeros((20, 20, 3), np.uint8), np.zeros((20, 22, 3), np.uint8)], "frame 1 is 22 x 20"),
     ],
 )
-def test_frames_that_make_no_film_are_refused(tmp_path, frames, said) -> None:
-    with pytest.raises(ValueError, match=said):
-        write_mp4(tmp_path / "film.mp4", ((one, float(i)) for i, one in enumerate(frames)), 2.0, rate_fps=1)
+def test_frames_that_cannot_be_encoded_are_refused(tmp_path, frames, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_mp4(tmp_path / "clip.mp4", ((pixels, float(i)) for i, pixels in enumerate(frames)), 2.0, rate_fps=1)

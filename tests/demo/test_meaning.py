@@ -1,7 +1,7 @@
-"""The embedded model really sees: its attention lies on what was asked about, and a wrong grid would show.
+"""The embedded model is grounded: its attention lies on the things asked about, and wrong grids lower the figures.
 
-Chance for the lift is 1. The thresholds leave room: what is measured is printed with `pytest -rP`. The whole
-evaluation behind the model card is the slow one at the end.
+The lift of a uniform map is 1. The thresholds have a margin: `pytest -rP` prints the measured figures. The slow test
+at the end runs the whole evaluation of the model card.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.conftest import DEMO_MODEL, DEMO_PICTURES
 
 SCENES = 16
 CLIPS = 18
-FILMS = 9
-LEAST_LIFT = 4.5
+WRITTEN_CLIPS = 9
+MIN_LIFT = 4.5
 KINDS = ("color", "shape", "exist")
 
 
 def share_inside(boxes_px, cells_px):
-    """(cells,) share of each cell's area that lies in the union of some boxes, by counting a fine raster."""
+    """(cells,) share of each cell's area in the union of some boxes, counted on a pixel raster."""
     width, height = cells_px[-1, 2], cells_px[-1, 3]
     x, y = np.meshgrid(np.arange(0.5, width), np.arange(0.5, height))
     inside = np.zeros(x.shape, dtype=bool)
@@ -45,11 +45,11 @@ def share_inside(boxes_px, cells_px):
 
 
 def ask_scenes(analyzer, count, **settings):
-    """Colour, shape and yes questions on held-out scenes: the answer, the map, the share of each cell in the box."""
+    """Ask colour, shape and yes questions on held-out scenes: correctness, map, and share of each cell in the boxes."""
     rows = []
     for index in range(count):
         sample = heldout.scene(index)
-        picture = sample.shown.picture
+        picture = sample.content.picture
         media = Media("picture", picture[None], np.zeros(1), picture.shape[1::-1], f"scene {index}", "0" * 64)
         for item in sample.questions:
             if item.kind in KINDS and item.fact.boxes_xyxy_px:
@@ -61,29 +61,29 @@ def ask_scenes(analyzer, count, **settings):
 
 
 @pytest.fixture(scope="module")
-def asked(demo):
+def scene_rows(demo):
     return ask_scenes(demo, SCENES)
 
 
 def mean_lift(rows, change=lambda values: values):
     lifts = []
     for _, values, inside in rows:
-        wrong = change(values).ravel()
-        lifts.append((wrong * inside).sum() / wrong.sum() / inside.mean())
+        changed = change(values).ravel()
+        lifts.append((changed * inside).sum() / changed.sum() / inside.mean())
     return float(np.mean(lifts))
 
 
-def test_it_answers_in_both_languages(asked):
-    right = np.mean([right for right, _, _ in asked])
-    print(f"{len(asked)} questions on {SCENES} scenes, {right:.3f} right")
-    assert len(asked) >= 40
-    assert right >= 0.95
+def test_it_answers_in_both_languages(scene_rows):
+    accuracy = np.mean([correct for correct, _, _ in scene_rows])
+    print(f"{len(scene_rows)} questions on {SCENES} scenes, accuracy {accuracy:.3f}")
+    assert len(scene_rows) >= 40
+    assert accuracy >= 0.95
 
 
-def test_it_looks_at_what_was_asked_about(asked):
-    lift = mean_lift(asked)
+def test_its_attention_lies_on_the_things_asked_about(scene_rows):
+    lift = mean_lift(scene_rows)
     print(f"lift {lift:.2f}")
-    assert lift >= LEAST_LIFT
+    assert lift >= MIN_LIFT
 
 
 WRONG_GRIDS = {
@@ -97,10 +97,10 @@ WRONG_GRIDS = {
 
 
 @pytest.mark.parametrize("name", sorted(WRONG_GRIDS))
-def test_a_wrong_grid_fails(asked, name):
-    lift = mean_lift(asked, WRONG_GRIDS[name])
+def test_a_wrong_grid_fails(scene_rows, name):
+    lift = mean_lift(scene_rows, WRONG_GRIDS[name])
     print(f"lift {lift:.2f} {name}")
-    assert lift < (2 if name in ("transposed", "shuffled") else 0.8 * mean_lift(asked))
+    assert lift < (2 if name in ("transposed", "shuffled") else 0.8 * mean_lift(scene_rows))
 
 
 def test_random_weights_have_no_lift(genuine):
@@ -108,76 +108,78 @@ def test_random_weights_have_no_lift(genuine):
 
 
 @pytest.fixture(scope="module")
-def watched(demo):
+def on_frames(demo):
     """Every question on some held-out clips, through the real video processor."""
     from demo_model.measures import ask_all
 
     return ask_all(demo.model, demo.processor, [heldout.clip(i) for i in range(CLIPS)])
 
 
-def test_it_understands_clips(watched):
-    from evaluate_demo_model import happenings
+def test_it_understands_clips(on_frames):
+    from evaluate_demo_model import event_questions
 
-    right, events = (np.mean([one.right for one in chosen]) for chosen in (watched, happenings(watched)))
-    print(f"{len(watched)} questions on {CLIPS} clips, {right:.3f} right; {events:.3f} of what no single frame answers")
-    assert len(watched) >= 200
-    assert right >= 0.93
+    accuracy, events = (np.mean([item.correct for item in items]) for items in (on_frames, event_questions(on_frames)))
+    print(
+        f"{len(on_frames)} questions on {CLIPS} clips, accuracy {accuracy:.3f}; {events:.3f} on questions about events"
+    )
+    assert len(on_frames) >= 200
+    assert accuracy >= 0.93
     assert events >= 0.8
 
 
 def test_it_understands_clips_as_they_are_written(demo, tmp_path):
-    """Through H.264 and back, with colour at half the resolution."""
+    """Encoded as H.264 and decoded again, with colour at half the resolution."""
     from demo_model.measures import ask_all
 
     write_dataset(tmp_path / "set", 3, video=True)
-    films = []
+    samples = []
     for index in range(3):
         sample = heldout.clip(index)
         with av.open(tmp_path / "set" / "videos" / f"clip-{index:05d}.mp4") as container:
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-        films.append(heldout.HeldOut(replace(sample.shown, frames=frames), sample.questions))
-    right = [one.right for one in ask_all(demo.model, demo.processor, films)]
-    assert len(right) >= 36
-    assert np.mean(right) >= 0.93
+        samples.append(heldout.HeldOut(replace(sample.content, frames=frames), sample.questions))
+    correct = [item.correct for item in ask_all(demo.model, demo.processor, samples)]
+    assert len(correct) >= 36
+    assert np.mean(correct) >= 0.93
 
 
-def test_it_looks_at_the_right_place_in_each_step(watched):
+def test_its_attention_is_at_the_right_place_in_each_step(on_frames):
     from demo_model import grounding
 
-    changing = [one for one in watched if grounding.changes(one)]
+    changing = [item for item in on_frames if grounding.changes(item)]
     for name, change in grounding.WRONG_TIMES.items():
-        figures, together = grounding.on_clips(watched, change), grounding.in_space_and_time(changing, change)
-        print(name, figures, together)
+        figures, lift = grounding.on_clips(on_frames, change), grounding.in_space_and_time(changing, change)
+        print(name, figures, lift)
         if name == "right grid":
             assert figures.lift >= 3
             assert figures.pointing >= 0.65
-            right = together
+            right_lift = lift
         else:
-            assert together < 0.8 * right
+            assert lift < 0.8 * right_lift
 
 
 @pytest.fixture(scope="module")
-def filmed(demo, tmp_path_factory):
+def on_files(demo, tmp_path_factory):
     """Every question on held-out clips, written as `demo-data` does and asked as `qvl-attn video` does."""
-    folder = tmp_path_factory.mktemp("films") / "set"
-    write_dataset(folder, FILMS, video=True)
+    folder = tmp_path_factory.mktemp("clips") / "set"
+    write_dataset(folder, WRITTEN_CLIPS, video=True)
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = []
+    results = []
     for index, (name, group) in enumerate(groupby(rows, key=lambda row: row["video"])):
-        about = list(group)
-        how = ClipSettings(fps=heldout.clip(index).shown.fps)
-        settings = Settings(query="last", layers="all", clip=how, max_new_tokens=8)
+        clip_rows = list(group)
+        sampling = ClipSettings(fps=heldout.clip(index).content.fps)
+        settings = Settings(query="last", layers="all", clip=sampling, max_new_tokens=8)
         media = load_clip(demo.processor, open_clip(folder / name), settings)
-        prepared = prepare_clip(demo, media, [row["question"] for row in about], settings)
-        found += [(about[i], result) for i, result in answer_clip(demo, prepared)]
-    return found
+        prepared = prepare_clip(demo, media, [row["question"] for row in clip_rows], settings)
+        results += [(clip_rows[i], result) for i, result in answer_clip(demo, prepared)]
+    return results
 
 
-def test_the_figures_hold_through_the_video_command(demo, watched, filmed):
+def test_the_figures_hold_through_the_video_command(demo, on_frames, on_files):
     from demo_model import grounding
 
     lifts, pointed = [], []
-    for row, result in filmed:
+    for row, result in on_files:
         grid, values = result.capture.grids[0], result.heatmap().values
         cells = grid.boxes_px[: grid.cells // grid.shape[0]]
         for step, (first, last) in enumerate(grid.frame_span.tolist()):
@@ -188,18 +190,18 @@ def test_the_figures_hold_through_the_video_command(demo, watched, filmed):
                 x0, y0, x1, y1 = cells[values[step].argmax()]
                 x, y = (x0 + x1) / 2, (y0 + y1) / 2
                 pointed.append(any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes))
-    right = np.mean([result.answer.strip() == row["answer"] for row, result in filmed])
+    accuracy = np.mean([result.answer.strip() == row["answer"] for row, result in on_files])
     print(
-        f"{len(filmed)} questions on {FILMS} clips as MP4, {right:.3f} right, lift {np.mean(lifts):.2f}, "
-        f"pointing {np.mean(pointed):.3f}"
+        f"{len(on_files)} questions on {WRITTEN_CLIPS} clips as MP4, accuracy {accuracy:.3f}, "
+        f"lift {np.mean(lifts):.2f}, pointing {np.mean(pointed):.3f}"
     )
-    assert right >= 0.93
+    assert accuracy >= 0.93
     assert np.mean(lifts) >= 3
     assert np.mean(pointed) >= 0.65
-    ours = [question for index in range(FILMS) for question in heldout.clip(index).questions]
-    same = grounding.on_clips([one for one in watched if one.question in ours], lambda maps: maps)
-    assert len(lifts) == same.maps
-    assert np.mean(lifts) == pytest.approx(same.lift, rel=0.05), "as measured on the frames themselves"
+    written = [question for index in range(WRITTEN_CLIPS) for question in heldout.clip(index).questions]
+    expected = grounding.on_clips([item for item in on_frames if item.question in written], lambda maps: maps)
+    assert len(lifts) == expected.maps
+    assert np.mean(lifts) == pytest.approx(expected.lift, rel=0.05), "as measured on the frames themselves"
 
 
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
@@ -207,7 +209,7 @@ SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8
 
 @pytest.mark.parametrize(
     ("file", "question", "answer"),
-    [(one["file"], item["question"], item["answer"]) for one in SHIPPED for item in one["questions"]],
+    [(row["file"], item["question"], item["answer"]) for row in SHIPPED for item in row["questions"]],
 )
 def test_the_shipped_pictures_are_understood(demo, file, question, answer):
     assert demo.ask(DEMO_PICTURES / file, question).answer == answer

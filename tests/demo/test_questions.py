@@ -1,4 +1,4 @@
-"""Questions about scenes, pairs and clips are true, checked against the things that were drawn."""
+"""Questions about scenes, pairs and clips have true answers, checked against the drawn things."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_facts_of_a_known_scene() -> None:
     assert [bool(f.boxes_xyxy_px) for f in facts["exist"]] == [True, False, True, False]
     counts = [(f.answer, f.boxes_xyxy_px) for f in facts["count"]]
     assert counts == [("2", (cat.box_xyxy_px, cat2.box_xyxy_px)), ("1", (star.box_xyxy_px,)), ("0", ())]
-    # The star stands in the middle between left and right; of the two cats none can be asked for.
+    # The star is in the middle between left and right; "the cat" would be ambiguous.
     assert "side" not in facts
     assert "where" not in facts
     assert [(f.answer, f.shape) for f in facts["level"]] == [("bottom", "star")]
@@ -47,9 +47,9 @@ def test_facts_of_a_known_scene() -> None:
 )
 def test_places(box: tuple[int, int, int, int], side: str | None, level: str | None) -> None:
     facts = scene_facts(Scene(BLANK, (Thing("cat", "red", box),)), np.random.default_rng(0))
-    said = {fact.kind: fact.answer for fact in facts if fact.kind in ("side", "level", "where")}
-    want = {"side": side, "level": level, "where": f"{level} {side}" if side and level else None}
-    assert said == {kind: answer for kind, answer in want.items() if answer}
+    answers = {fact.kind: fact.answer for fact in facts if fact.kind in ("side", "level", "where")}
+    expected = {"side": side, "level": level, "where": f"{level} {side}" if side and level else None}
+    assert answers == {kind: answer for kind, answer in expected.items() if answer}
 
 
 def test_places_are_on_that_side_of_the_middle() -> None:
@@ -71,11 +71,11 @@ def test_scene_facts_are_true() -> None:
         scene = draw_scene(rng)
         by_box = {thing.box_xyxy_px: thing for thing in scene.things}
         for fact in scene_facts(scene, rng):
-            found = [by_box[box] for box in fact.boxes_xyxy_px]
-            assert fact.frames == (0,) * len(found)
+            boxed = [by_box[box] for box in fact.boxes_xyxy_px]
+            assert fact.frames == (0,) * len(boxed)
             matching = [t for t in scene.things if fact.shape in ("", t.shape) and fact.color in ("", t.color)]
             if fact.kind != "describe":
-                assert found == matching
+                assert boxed == matching
             if fact.kind == "count":
                 assert fact.answer == str(len(matching))
                 assert len(matching) <= 4
@@ -98,19 +98,19 @@ def test_pair_facts_are_true_of_one_picture_alone() -> None:
             assert set(fact.boxes_xyxy_px) <= {t.box_xyxy_px for t in pair[fact.frames[0]].things}
 
 
-def a_clip(event: str, frame: int, count: int = 8) -> Clip:
-    box, other = (10, 10, 50, 50), (60, 60, 100, 100)
-    there = {
+def known_clip(event: str, frame: int, count: int = 8) -> Clip:
+    cat_box, star_box = (10, 10, 50, 50), (60, 60, 100, 100)
+    visible = {
         "appear": [k >= frame for k in range(count)],
         "vanish": [k < frame for k in range(count)],
     }.get(event, [True] * count)
     colors = ["green" if event == "recolor" and k >= frame else "red" for k in range(count)]
     actor = Track(
         "cat",
-        tuple(color if seen else None for color, seen in zip(colors, there, strict=True)),
-        tuple(box if seen else None for seen in there),
+        tuple(color if present else None for color, present in zip(colors, visible, strict=True)),
+        tuple(cat_box if present else None for present in visible),
     )
-    still = Track("star", ("blue",) * count, (other,) * count)
+    still = Track("star", ("blue",) * count, (star_box,) * count)
     return Clip(np.zeros((count, 112, 112, 3), np.uint8), 2.0, (actor, still), event, frame)  # type: ignore[arg-type]
 
 
@@ -132,17 +132,17 @@ def a_clip(event: str, frame: int, count: int = 8) -> Clip:
     ],
 )
 def test_facts_of_known_clips(event: str, frame: int, kind: str, answer: str, frames: tuple[int, ...]) -> None:
-    facts = by_kind(clip_facts(a_clip(event, frame), np.random.default_rng(0)))
+    facts = by_kind(clip_facts(known_clip(event, frame), np.random.default_rng(0)))
     (about_the_cat,) = [f for f in facts[kind] if set(f.boxes_xyxy_px) == {(10, 10, 50, 50)}]
     assert about_the_cat.answer == answer
     assert about_the_cat.frames == frames
-    # Of what is there from the outset it is asked only where nothing else appears.
+    # A thing that is there from the start is asked about only if nothing else appears.
     assert {f.answer for f in facts["when"] if f.shape == "star"} == (set() if event == "appear" else {"start"})
 
 
 @pytest.mark.parametrize("event", ["move", "appear", "vanish", "recolor"])
-def test_nothing_doubtful_is_asked_about_what_the_event_happens_to(event: str) -> None:
-    facts = clip_facts(a_clip(event, 4), np.random.default_rng(0))
+def test_no_ambiguous_question_is_asked_about_the_thing_with_the_event(event: str) -> None:
+    facts = clip_facts(known_clip(event, 4), np.random.default_rng(0))
     about_the_cat = {f.kind for f in facts if f.shape == "cat" or f.answer == "cat"}
     allowed = {
         "move": {"move_shape"},
@@ -185,9 +185,9 @@ def test_an_answer_is_in_the_language_of_the_question(language: wording.Language
     facts += pair_facts((draw_scene(rng), draw_scene(rng)))
     assert {fact.form for fact in facts} == set(wording.FORMS[language])
     for fact in facts:
-        asked = put_into_words(fact, language, rng)
-        assert asked.question.isascii() == (language == "en")
-        assert asked.answer.isascii() == (language == "en" or fact.kind == "count")
+        question = put_into_words(fact, language, rng)
+        assert question.question.isascii() == (language == "en")
+        assert question.answer.isascii() == (language == "en" or fact.kind == "count")
 
 
 def test_units_and_plurals() -> None:
@@ -198,4 +198,4 @@ def test_units_and_plurals() -> None:
         "有几条鱼？",
         "有几颗星星？",
     ]
-    assert wording.reported("zh", [("red", "cat"), ("blue", "star")]) == "红色的猫，蓝色的星星"
+    assert wording.description("zh", [("red", "cat"), ("blue", "star")]) == "红色的猫，蓝色的星星"

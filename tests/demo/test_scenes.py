@@ -1,4 +1,4 @@
-"""Scenes are what they say: same seed, same pixels; tight boxes; nothing overlaps; the shipped pictures are theirs."""
+"""Scenes: same seed, same pixels; tight boxes; no overlaps; the shipped pictures are reproducible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -44,10 +44,10 @@ def differing_box(a: np.ndarray, b: np.ndarray) -> tuple[int, ...]:
 
 
 def test_a_seed_draws_the_same_scene_twice() -> None:
-    first, again, other = (draw_scene(np.random.default_rng(seed)) for seed in (7, 7, 8))
-    assert first.things == again.things
-    assert np.array_equal(first.picture, again.picture)
-    assert first.things != other.things
+    first, repeated, different = (draw_scene(np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert first.things == repeated.things
+    assert np.array_equal(first.picture, repeated.picture)
+    assert first.things != different.things
 
 
 def test_scenes_stay_within_the_trained_ranges() -> None:
@@ -60,19 +60,19 @@ def test_scenes_stay_within_the_trained_ranges() -> None:
         for x0, y0, x1, y1 in (t.box_xyxy_px for t in scene.things):
             assert 0 <= x0 < x1 <= width
             assert 0 <= y0 < y1 <= height
-            # Widened by at most a pixel where it starts between two.
+            # A box that starts between two pixels is up to one pixel wider.
             assert max(x1 - x0, y1 - y0) in range(scenes.THING_SIZES_PX[0] - 2, scenes.THING_SIZES_PX[1] + 3)
 
 
 @pytest.mark.parametrize("size_px", [(140, 252), (252, 140), (150, 333)])
-def test_a_given_size_and_count_are_kept(size_px: tuple[int, int]) -> None:
+def test_a_given_size_and_count_are_used(size_px: tuple[int, int]) -> None:
     scene = draw_scene(np.random.default_rng(0), size_px, count=2)
     assert scene.picture.shape == (size_px[1], size_px[0], 3)
     assert len(scene.things) == 2
 
 
 @pytest.mark.parametrize(("size_px", "count"), [((100, 252), 2), ((252, 139), 2), ((252, 252), 0)])
-def test_what_cannot_be_laid_out_is_refused(size_px: tuple[int, int], count: int) -> None:
+def test_an_impossible_layout_is_refused(size_px: tuple[int, int], count: int) -> None:
     with pytest.raises(ValueError, match="want 140 px"):
         draw_scene(np.random.default_rng(0), size_px, count)
 
@@ -97,11 +97,11 @@ def test_boxes_are_tight_around_the_drawn_pixels(shape: str, mirrored: bool) -> 
 def test_each_box_is_that_of_its_own_thing() -> None:
     ground = np.full((140, 252, 3), 225, np.uint8)
     plans = [ScenePlan(s, c, (x, 70), 60, COLORS[c]) for s, c, x in (("cat", "red", 50), ("fish", "blue", 180))]
-    both = paint(ground, plans)
-    for index, thing in enumerate(both.things):
+    complete = paint(ground, plans)
+    for index, thing in enumerate(complete.things):
         without = paint(ground, plans[:index] + plans[index + 1 :])
         assert (thing.shape, thing.color) == (plans[index].shape, plans[index].color)
-        assert thing.box_xyxy_px == differing_box(both.picture, without.picture)
+        assert thing.box_xyxy_px == differing_box(complete.picture, without.picture)
 
 
 def test_a_plan_outside_the_ground_is_refused() -> None:
@@ -111,14 +111,14 @@ def test_a_plan_outside_the_ground_is_refused() -> None:
 
 def test_the_shipped_pictures_are_what_the_script_draws(script: ModuleType) -> None:
     assert sorted(p.name for p in PICTURES.glob("*.png")) == sorted(layout.file for layout in script.LAYOUTS)
-    again = []
+    descriptions = []
     for layout in script.LAYOUTS:
         scene = script.draw(layout)
         with Image.open(PICTURES / layout.file) as image:
             assert image.mode == "RGB"
             assert np.array_equal(np.asarray(image), scene.picture), layout.file
-        again.append(script.describe(layout, scene))
-    assert json.loads(json.dumps(again)) == DESCRIBED
+        descriptions.append(script.describe(layout, scene))
+    assert json.loads(json.dumps(descriptions)) == DESCRIBED
 
 
 @pytest.mark.parametrize("row", DESCRIBED, ids=lambda row: row["file"])
@@ -128,11 +128,11 @@ def test_the_shipped_questions_have_true_answers(row: dict) -> None:
     things = {tuple(thing["box_xyxy_px"]): thing for thing in row["things"]}
     assert len(things) == len(row["things"])
     assert 2 <= len(row["questions"]) <= 4
-    for asked in row["questions"]:
-        found = [things[tuple(box)] for box in asked["boxes_xyxy_px"]]
-        answer = ENGLISH.get(asked["answer"], asked["answer"])
+    for item in row["questions"]:
+        boxed = [things[tuple(box)] for box in item["boxes_xyxy_px"]]
+        answer = ENGLISH.get(item["answer"], item["answer"])
         if answer in SHAPES or answer in COLORS:
-            assert answer in (found[0]["shape"], found[0]["color"])
-            assert len(found) == 1
+            assert answer in (boxed[0]["shape"], boxed[0]["color"])
+            assert len(boxed) == 1
         else:
-            assert answer in (str(len(found)), "yes" if found else "no")
+            assert answer in (str(len(boxed)), "yes" if boxed else "no")
