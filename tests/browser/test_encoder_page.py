@@ -1,4 +1,4 @@
-"""The page of an encoder's look in a real browser: every control, its maps as `render` paints them, what it says."""
+"""The page of an encoder in a real browser: every control, its maps as `render` paints them, its texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose(page, name):
 
 
 def point(page, result, place, click=False):
-    """Move to the middle of a patch, or click it; back to where the page begins first."""
+    """Move the pointer to the middle of a patch, or click it."""
     box = page.locator("#picture").bounding_box()
     x0, y0, x1, y1 = result.attention.boxes_px[place].tolist()
     x, y = (x0 + x1) / 2 / result.media.size_px[0], (y0 + y1) / 2 / result.media.size_px[1]
@@ -52,26 +52,26 @@ def shows(page, maps, step=0, high=None, **drawn):
     assert_painted(page, maps[step], percentile_scale([maps]).high if high is None else high, **drawn)
 
 
-def said(page, name):
+def text_of(page, name):
     return page.locator(f"#{name}").inner_text()
 
 
-# Who asks, which layer, which heads
+# Queries, layers, heads
 
 
 def test_it_begins_with_the_last_layer_of_cls(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     shows(page, attention.map("cls", 2))
-    assert said(page, "what") == "layer 2 of 0-2 · where [CLS] looks · mean of all 4 heads"
+    assert text_of(page, "what") == "layer 2 of 0-2 · attention of [CLS] · mean of all 4 heads"
     assert page.locator("#queries button").all_inner_texts() == [
         "[CLS]",
         "mean of all patches",
         "patch at 140, 100 px",
         "no patch clicked",
     ]
-    assert said(page, "file") == "a picture.png"
-    assert "8 × 6 patches of 14 px" in said(page, "seen")
-    assert "tiny/eye" in said(page, "made")
+    assert text_of(page, "file") == "a picture.png"
+    assert "8 × 6 patches of 14 px" in text_of(page, "seen")
+    assert "tiny/encoder" in text_of(page, "made")
     assert page.locator("#notes li").all_inner_texts() == ["a note"]
 
 
@@ -81,11 +81,11 @@ def test_every_query_layer_and_way_to_join_heads(open_encoder_page, encoder_resu
         choose(page, chip)
         for over in ("mean", "max", "min"):
             set_control(page, "over", over)
-            assert ("no share" in said(page, "share")) == (over != "mean")
+            assert ("no share" in text_of(page, "share")) == (over != "mean")
             for layer in (0, 2):
                 set_control(page, "layer", layer)
                 shows(page, join_heads(attention.maps(query)[layer], over))
-                assert said(page, "what").startswith(f"layer {layer} of 0-2")
+                assert text_of(page, "what").startswith(f"layer {layer} of 0-2")
 
 
 def test_every_head(open_encoder_page, encoder_results):
@@ -100,18 +100,18 @@ def test_every_head(open_encoder_page, encoder_results):
                 page.locator("#head-thumbs button").nth(head).click()
                 wait_until_drawn(page)
             shows(page, attention.maps(query)[layer, head])
-            assert said(page, "what").endswith(f"head {head}")
+            assert text_of(page, "what").endswith(f"head {head}")
             assert page.locator("#head-thumbs button[aria-pressed=true]").all_inner_texts() == [str(head)]
-            assert said(page, "heads-title") == f"Heads of layer {layer}"
+            assert text_of(page, "heads-title") == f"Heads of layer {layer}"
         page.locator("#head-thumbs button").nth(2).click()
         wait_until_drawn(page)
-        assert said(page, "what").endswith("mean of all 4 heads")
+        assert text_of(page, "what").endswith("mean of all 4 heads")
 
 
 def test_the_settings_that_were_asked_for_come_first(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("registers"), encoder_results("registers").attention
     shows(page, attention.map("cls", 2, "max"))
-    assert said(page, "what").endswith("maximum of all 4 heads")
+    assert text_of(page, "what").endswith("maximum of all 4 heads")
 
 
 def test_one_scale_for_all_layers(open_encoder_page, encoder_results):
@@ -132,8 +132,8 @@ def test_colours_boxes_and_opacity(open_encoder_page, encoder_results):
         set_control(page, "colormap", colormap)
         set_control(page, "interp", interp)
         shows(page, attention.map("cls", 2), colormap=colormap, interp=interp)
-    assert page.locator("#map").evaluate("(one) => one.style.opacity") == "0.8"
-    assert said(page, "alpha-told") == "80 %"
+    assert page.locator("#map").evaluate("(canvas) => canvas.style.opacity") == "0.8"
+    assert text_of(page, "alpha-told") == "80 %"
 
 
 def test_the_keys_go_from_layer_to_layer(open_encoder_page):
@@ -152,39 +152,39 @@ def test_the_keys_go_from_layer_to_layer(open_encoder_page):
 # Numbers
 
 
-def test_the_scale_and_the_shares_are_told(open_encoder_page, encoder_results):
+def test_the_scale_and_the_shares_are_shown(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("registers"), encoder_results("registers").attention
-    assert "1/51" in said(page, "told")
+    assert "1/51" in text_of(page, "told")
     for over in ("mean", 3):
         set_control(page, "over", over)
         tokens = attention.cls[2, :, 0] if over == "mean" else attention.cls[2, 3:4, 0]
         shares = tokens.mean(axis=0, dtype=np.float64)
         reported = [shares[3:].sum(), shares[0], shares[1:3].sum()]
-        numbers = [float(one) for one in re.findall(r"([\d.]+) %", said(page, "share"))]
-        np.testing.assert_allclose(numbers, [100 * one for one in reported], atol=0.51)
-        assert said(page, "share").endswith("to registers")
+        numbers = [float(number) for number in re.findall(r"([\d.]+) %", text_of(page, "share"))]
+        np.testing.assert_allclose(numbers, [100 * share for share in reported], atol=0.51)
+        assert text_of(page, "share").endswith("to registers")
     maps = attention.maps("cls")[2, 3]
     high = percentile_scale([maps]).high
-    assert said(page, "high").endswith(f"= {high * 51:.1f}× uniform")
-    assert f"max {maps.max():.3g} = {maps.max() * 51:.1f}× uniform" in said(page, "told")
-    assert f"{int((maps > high).sum())} of 48 patches above the scale" in said(page, "told")
+    assert text_of(page, "high").endswith(f"= {high * 51:.1f}× uniform")
+    assert f"max {maps.max():.3g} = {maps.max() * 51:.1f}× uniform" in text_of(page, "told")
+    assert f"{int((maps > high).sum())} of 48 patches above the scale" in text_of(page, "told")
 
 
 def test_without_other_tokens_all_attention_is_on_patches(open_encoder_page):
     page = open_encoder_page("windows")
-    assert said(page, "share").startswith("There are no other tokens")
+    assert text_of(page, "share").startswith("The encoder has no tokens other than patches")
 
 
-def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_encoder_page, encoder_results):
+def test_a_pointed_patch_shows_its_box_value_and_rank(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     values = result.attention.map("cls", 2).ravel()
     for place in (0, 19, 47, int(values.argmax())):
         point(page, result, place)
         x0, y0, x1, y1 = result.attention.boxes_px[place]
         rank = int((values > values[place]).sum()) + 1
-        assert said(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
-        assert said(page, "cell").endswith(f"rank {rank} of 48 · pixels x {x0:g}-{x1:g}, y {y0:g}-{y1:g}")
-        assert f"= {values[place] * 49:.1f}× uniform" in said(page, "cell")
+        assert text_of(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
+        assert text_of(page, "cell").endswith(f"rank {rank} of 48 · pixels x {x0:g}-{x1:g}, y {y0:g}-{y1:g}")
+        assert f"= {values[place] * 49:.1f}× uniform" in text_of(page, "cell")
         marks = page.locator("#marks .pointed:not(.under)")
         assert [float(marks.get_attribute(name)) for name in ("x", "y")] == [x0, y0]
     page.locator("summary", has_text="strongest").click()
@@ -193,12 +193,12 @@ def test_a_patch_that_is_pointed_at_tells_its_box_value_and_rank(open_encoder_pa
     assert float(first[1]) == pytest.approx(values.max(), rel=0.01)
 
 
-def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_encoder_page, encoder_results):
+def test_the_arrow_keys_move_and_enter_shows_the_attention_of_a_patch(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     page.locator("#picture").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight"):
         page.keyboard.press(key)
-    assert said(page, "cell").startswith("row 2, column 2")
+    assert text_of(page, "cell").startswith("row 2, column 2")
     page.keyboard.press("Enter")
     wait_until_drawn(page)
     shows(page, result.patch_rows[2, 9])
@@ -210,14 +210,14 @@ def test_the_arrow_keys_walk_and_enter_shows_where_a_patch_looks(open_encoder_pa
 # Patches to click
 
 
-def test_a_clicked_patch_shows_where_it_looks(open_encoder_page, encoder_results):
+def test_a_clicked_patch_shows_its_attention(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     for place in (0, 26, 47):
         point(page, result, place, click=True)
         for layer in (0, 2):
             set_control(page, "layer", layer)
             shows(page, result.patch_rows[layer, place])
-        assert f"row {place // 8 + 1}, column {place % 8 + 1} looks" in said(page, "what")
+        assert f"attention of the patch at row {place // 8 + 1}, column {place % 8 + 1} ·" in text_of(page, "what")
         marks = page.locator("#marks .kept:not(.under)")
         assert [float(marks.get_attribute(name)) for name in ("x", "y")] == result.attention.boxes_px[
             place, :2
@@ -226,15 +226,15 @@ def test_a_clicked_patch_shows_where_it_looks(open_encoder_page, encoder_results
     set_control(page, "scale", "shared")
     shows(page, result.patch_rows[2, 47], high=percentile_scale([result.patch_rows[:, 47]]).high, least=10)
     share = percent(float(result.patch_rows[2, 47].sum()))
-    assert said(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
-    assert said(page, "heads-hint") == "Of a clicked patch only the mean over the heads is kept."
+    assert text_of(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
+    assert text_of(page, "heads-hint") == "For a clicked patch only the mean of the heads is available."
     point(page, result, 47, click=True)
     assert page.evaluate("state.place") is None
-    assert said(page, "what").endswith("where [CLS] looks · mean of all 4 heads")
+    assert text_of(page, "what").endswith("attention of [CLS] · mean of all 4 heads")
 
 
 @pytest.mark.parametrize("name", ["crop", "inner"])
-def test_a_click_on_what_is_veiled_picks_nothing(open_encoder_page, encoder_results, name):
+def test_a_click_on_the_darkened_region_has_no_effect(open_encoder_page, encoder_results, name):
     page, result = open_encoder_page(name), encoder_results(name)
     box = page.locator("#picture").bounding_box()
     for x, y in ((0.02, 0.5), (0.98, 0.5), (0.1, 0.98)):
@@ -248,21 +248,21 @@ def test_a_click_on_what_is_veiled_picks_nothing(open_encoder_page, encoder_resu
     assert page.evaluate("state.place") == 9
 
 
-def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
-    result = made_up_result(prefix=(), windows=True, asked=(19, 40), more=False)
+def test_uniform_is_over_the_window_of_a_single_patch(chromium, tmp_path):
+    result = made_up_result(prefix=(), windows=True, query_patches=(19, 40), extras=False)
     (tmp_path / "windows.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "windows.html") as page:
         page.locator("summary", has_text="strongest").click()
 
-        def tells(values, layer, tokens, windowed):
+        def check_numbers(values, layer, tokens, windowed):
             set_control(page, "layer", layer)
             point(page, result, 3)
             most, high = values[layer].max(), percentile_scale([values[layer]]).high
             uniform = f"uniform is 1/{tokens}" + (" (its window)" if windowed else "")
-            assert said(page, "told").endswith(uniform)
-            assert f"= {most * tokens:.1f}× uniform" in said(page, "told")
-            assert said(page, "high").endswith(f"= {high * tokens:.1f}× uniform")
-            assert f"= {values[layer].ravel()[3] * tokens:.1f}× uniform" in said(page, "cell")
+            assert text_of(page, "told").endswith(uniform)
+            assert f"= {most * tokens:.1f}× uniform" in text_of(page, "told")
+            assert text_of(page, "high").endswith(f"= {high * tokens:.1f}× uniform")
+            assert f"= {values[layer].ravel()[3] * tokens:.1f}× uniform" in text_of(page, "cell")
             first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
             assert float(first[2]) == pytest.approx(most * tokens, abs=0.06)
 
@@ -270,45 +270,45 @@ def test_even_is_over_the_window_of_a_single_patch(chromium, tmp_path):
         mean = [[result.attention.map(name, layer) for layer in range(3)] for name in result.attention.queries]
         for number, (values, window) in enumerate(zip(mean, (48, 16, 8), strict=True)):
             page.locator("#queries button").nth(number).click()
-            tells(values, 0, window, window < 48)
-            tells(values, 1, 48, False)
+            check_numbers(values, 0, window, window < 48)
+            check_numbers(values, 1, 48, False)
         for place, window in ((9, 16), (47, 8)):
             point(page, result, place, click=True)
-            tells(result.patch_rows[:, place], 2, window, True)
-            tells(result.patch_rows[:, place], 1, 48, False)
+            check_numbers(result.patch_rows[:, place], 2, window, True)
+            check_numbers(result.patch_rows[:, place], 1, 48, False)
         page.locator("#language").click()
         set_control(page, "layer", 0)
-        assert said(page, "told").endswith("均匀为 1/8（其窗口）")
+        assert text_of(page, "told").endswith("均匀为 1/8（其窗口）")
 
 
-def test_between_the_patches_that_are_here_the_nearest_is_shown_and_said(open_encoder_page, encoder_results):
+def test_a_patch_without_its_own_attention_shows_the_nearest(open_encoder_page, encoder_results):
     page, result = open_encoder_page("sparse"), encoder_results("sparse")
-    assert "10 of 48 patches are here" in said(page, "click-hint")
+    assert "the attention of 10 of 48 patches" in text_of(page, "click-hint")
     point(page, result, 0, click=True)
     assert page.locator("#nearest").is_hidden()
     place = 17
-    kept = result.patch_row_places
-    far = (kept // 8 - place // 8) ** 2 + (kept % 8 - place % 8) ** 2
-    number = int(far.argmin())
-    assert far[number] > 0
-    assert (far == far[number]).sum() == 1
+    places = result.patch_row_places
+    distance = (places // 8 - place // 8) ** 2 + (places % 8 - place % 8) ** 2
+    number = int(distance.argmin())
+    assert distance[number] > 0
+    assert (distance == distance[number]).sum() == 1
     point(page, result, place, click=True)
     shows(page, result.patch_rows[2, number])
-    assert "row 3, column 2, is not among" in said(page, "nearest")
-    near = int(kept[number])
-    assert f"row {near // 8 + 1}, column {near % 8 + 1} looks" in said(page, "what")
+    assert "row 3, column 2: it shows the nearest patch" in text_of(page, "nearest")
+    near = int(places[number])
+    assert f"attention of the patch at row {near // 8 + 1}, column {near % 8 + 1} ·" in text_of(page, "what")
     assert page.locator("#marks .wanted:not(.under)").count() == 1
 
 
-def test_where_no_single_patches_are_it_says_so(open_encoder_page, encoder_results):
+def test_a_page_without_single_patches_says_so(open_encoder_page, encoder_results):
     page, result = open_encoder_page("none"), encoder_results("none")
-    assert said(page, "click-hint") == "Single patches are not here."
+    assert text_of(page, "click-hint") == "The page has no attention of single patches."
     assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
     point(page, result, 3, click=True)
     shows(page, result.attention.map("patch", 2))
 
 
-# Other maps, and what went in
+# Other maps, and the encoder's input
 
 
 def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
@@ -322,37 +322,37 @@ def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
         np.testing.assert_allclose(got, want.ravel(), atol=6e-4)
         assert_painted(page, np.ascontiguousarray(want[0]), 1.0)
     assert page.locator("#layer-thumbs button").count() == 4
-    assert said(page, "what") == "how alike the others are to the patch at 140, 100 px · after layer 2"
+    assert text_of(page, "what") == "cosine similarity to the patch at 140, 100 px · after layer 2"
     assert page.locator("#queries button").count() == 1
     assert page.locator("#heads-card").is_hidden()
     assert page.locator("#scale-line").is_hidden()
-    assert "same direction" in said(page, "share")
+    assert "same direction" in text_of(page, "share")
     set_control(page, "layer", 0)
-    assert said(page, "what").endswith("before layer 0")
+    assert text_of(page, "what").endswith("before layer 0")
     set_control(page, "kind", "attention")
     shows(page, result.attention.map("at_1", 0))
 
 
-def test_likeness_is_offered_where_it_is_kept_and_a_click_changes_nothing(open_encoder_page, encoder_results):
+def test_similarity_is_offered_where_it_is_saved_and_a_click_has_no_effect(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     option = page.locator("#kind option[value=similarity]")
     assert option.is_disabled()
-    assert option.inner_text() == "cosine similarity: choose a patch asked with --at first"
+    assert option.inner_text() == "cosine similarity: choose a patch given with --at first"
     choose(page, "patch at")
     assert option.is_enabled()
     point(page, result, 5, click=True)
     assert option.is_disabled()
     point(page, result, 5, click=True)
     for kind, reported in (
-        ("similarity", "Shown is that to the patch at 140, 100 px."),
-        ("0", "map of attention first."),
+        ("similarity", "The map shows the similarity to the patch at 140, 100 px."),
+        ("0", "choose the attention map to see the attention of a patch."),
     ):
         set_control(page, "kind", kind)
-        before = said(page, "what")
+        before = text_of(page, "what")
         for _ in range(2):
             point(page, result, 5, click=True)
-            assert said(page, "what") == before
-            assert said(page, "nearest").endswith(reported)
+            assert text_of(page, "what") == before
+            assert text_of(page, "nearest").endswith(reported)
             assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
 
 
@@ -361,24 +361,24 @@ def test_cosines_have_three_decimals(open_encoder_page, encoder_results):
     choose(page, "patch at")
     set_control(page, "kind", "similarity")
     values = result.similarity[3, 0].ravel()
-    least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", said(page, "told")).groups()
+    least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", text_of(page, "told")).groups()
     np.testing.assert_allclose([float(least), float(most)], [values.min(), values.max()], atol=1e-3)
     small = int(np.abs(values).argmin())
     assert abs(values[small]) < 0.1
     point(page, result, small)
-    cosine = re.search(r": (-?\d\.\d{3}) · rank", said(page, "cell"))[1]
+    cosine = re.search(r": (-?\d\.\d{3}) · rank", text_of(page, "cell"))[1]
     assert float(cosine) == pytest.approx(values[small], abs=1e-3)
 
 
-def test_saliency_for_a_text_has_a_cosine_and_is_named_where_left_out(chromium, monkeypatch, tmp_path):
+def test_saliency_for_a_text_has_a_cosine_and_is_listed_where_left_out(chromium, monkeypatch, tmp_path):
     result = made_up_result(settings=EncoderSettings(texts=("a cat",), saliency=True))
     (tmp_path / "text.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "text.html") as page:
         set_control(page, "kind", 0)
-        assert said(page, "what").endswith("for “a cat” · cosine similarity 0.250")
+        assert text_of(page, "what").endswith("for “a cat” · cosine similarity 0.250")
         page.locator("#language").click()
         wait_until_drawn(page)
-        assert said(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
+        assert text_of(page, "what") == "图块网格上的 Grad-CAM：“a cat” · 余弦相似度 0.250"
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 3 * 3 * 48 + 10)
     (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "few.html") as page:
@@ -391,13 +391,13 @@ def test_a_saliency_map(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     set_control(page, "kind", 0)
     shows(page, result.saliency[0].values)
-    assert said(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
+    assert text_of(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
     for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
         assert page.locator(f"#{name}").is_hidden()
 
 
 @pytest.mark.parametrize("name", ["cls", "inner"])
-def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_encoder_page, encoder_results, name):
+def test_the_map_and_the_reconstruction_lie_over_what_the_encoder_sees(open_encoder_page, encoder_results, name):
     page, result = open_encoder_page(name), encoder_results(name)
     page.locator("#back").click()
     wait_until_drawn(page)
@@ -410,10 +410,10 @@ def test_the_map_and_what_went_in_lie_over_what_the_encoder_sees(open_encoder_pa
         x, y = (box["x"] - whole["x"]) / whole["width"], (box["y"] - whole["y"]) / whole["height"]
         got = [x, y, x + box["width"] / whole["width"], y + box["height"] / whole["height"]]
         np.testing.assert_allclose(got, want, atol=2e-3)
-    natural = page.locator("#turned-back").evaluate("async (one) => (await one.decode(), [one.naturalWidth])")
+    natural = page.locator("#turned-back").evaluate("async (img) => (await img.decode(), [img.naturalWidth])")
     assert natural == [result.reconstruction.shape[2]]
     assert page.locator("#veil path").count() == (name == "inner")
-    assert ("veiled" in said(page, "back-hint")) == (name == "inner")
+    assert ("darkened" in text_of(page, "back-hint")) == (name == "inner")
     page.locator("#back").click()
     wait_until_drawn(page)
     assert page.locator("#turned-back").is_hidden()
@@ -427,7 +427,7 @@ def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_encoder_page, 
     first = page.locator(".picture canvas").count()
     assert page.locator("#layer-thumbs button").all_inner_texts() == ["0", "1", "2"]
     page.evaluate(
-        "document.querySelectorAll('.thumb canvas').forEach((one) => one.parentNode.classList.add('picture'))"
+        "document.querySelectorAll('.thumb canvas').forEach((canvas) => canvas.parentNode.classList.add('picture'))"
     )
     for layer in range(3):
         values = attention.map("cls", layer)
@@ -439,7 +439,7 @@ def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_encoder_page, 
     wait_until_drawn(page)
     shows(page, attention.map("cls", 1))
     assert page.locator("#layer-thumbs button[aria-pressed=true]").all_inner_texts() == ["1"]
-    assert said(page, "layer-told") == "1"
+    assert text_of(page, "layer-told") == "1"
     assert page.locator("#layer").input_value() == "1"
 
 
@@ -447,17 +447,17 @@ def test_layers_that_see_the_whole_step_are_framed(open_encoder_page):
     page = open_encoder_page("windows")
     assert page.locator("#layer-thumbs .framed").all_inner_texts() == ["1"]
     assert page.locator("#layer-thumbs button").nth(1).get_attribute("aria-label") == "Layer 1, the whole picture"
-    assert "own window" in said(page, "layers-hint")
+    assert "own window" in text_of(page, "layers-hint")
     assert page.locator("#figures figure").count() == 6
 
 
-def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_encoder_page, encoder_results):
+def test_charts_show_the_figures_of_the_layer_and_of_chance(open_encoder_page, encoder_results):
     page, figures = open_encoder_page("windows"), statistics_of(encoder_results("windows").attention)
     set_control(page, "layer", 1)
     reported = page.locator("#figures figcaption").all_inner_texts()
     assert len(reported) == len(figures) == 6
     for line, figure in zip(reported, figures.values(), strict=True):
-        value, chance = re.fullmatch(r"layer 1: (\S+) · evenly (\S+)", line).groups()
+        value, chance = re.fullmatch(r"layer 1: (\S+) · uniform (\S+)", line).groups()
         assert float(value) == pytest.approx(figure.values[1].mean(), rel=0.006)
         assert float(chance) == pytest.approx(figure.chance[1], rel=0.006)
     set_control(page, "over", 2)
@@ -478,17 +478,17 @@ def test_charts_tell_the_figures_of_the_layer_and_of_chance(open_encoder_page, e
 
 def test_a_clip_goes_from_step_to_step_on_one_scale(open_encoder_page, encoder_results):
     page, result = open_encoder_page("steps"), encoder_results("steps")
-    assert said(page, "step-told") == "0.00 s · step 1 of 3"
-    seen = []
+    assert text_of(page, "step-told") == "0.00 s · step 1 of 3"
+    sources = []
     for step in range(3):
         set_control(page, "step", step)
         shows(page, result.attention.map("cls", 2), step=step, least=10)
         page.locator("#back").click()
         wait_until_drawn(page)
-        seen.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
+        sources.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
         page.locator("#back").click()
-    assert len({one for pair in seen for one in pair}) == 6
-    assert said(page, "step-told") == "1.00 s · step 3 of 3"
+    assert len({source for pair in sources for source in pair}) == 6
+    assert text_of(page, "step-told") == "1.00 s · step 3 of 3"
     page.keyboard.press(",")
     wait_until_drawn(page)
     assert page.evaluate("state.step") == 1
@@ -497,8 +497,8 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_encoder_page, encoder_r
     share = float(result.attention.cls[2, :, 1, 0].mean())
     page.keyboard.press("Escape")
     wait_until_drawn(page)
-    assert said(page, "share").endswith(f"{percent(share)} to [CLS]")
-    assert "3 steps" in said(page, "seen")
+    assert text_of(page, "share").endswith(f"{percent(share)} to [CLS]")
+    assert "3 steps" in text_of(page, "seen")
 
 
 def test_a_picture_has_no_steps(open_encoder_page):
@@ -508,12 +508,12 @@ def test_a_picture_has_no_steps(open_encoder_page):
 # What is left out
 
 
-def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, tmp_path):
+def test_what_does_not_fit_is_left_out_in_order_and_listed(chromium, monkeypatch, tmp_path):
     result = made_up_result()
     cells = 48
     means = 3 * 3 * cells
-    before_heads = 3 * means + 48 * 3 * cells + 4 * cells + cells  # others, clicks, likeness, saliency
-    wanted = {
+    before_heads = 3 * means + 48 * 3 * cells + 4 * cells + cells  # other joins of heads, clicks, similarity, saliency
+    expected = {
         before_heads + 3 * 12 * cells: [],
         before_heads + 4 * cells + 10: [["heads_but_one", "cls", 2], ["heads", "patch"], ["heads", "at_1"]],
         before_heads - 1: [["saliency", "gradcam", "a cat"], *(["heads", name] for name in ("cls", "patch", "at_1"))],
@@ -523,7 +523,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
         ],
         10: [["query", "patch"], ["query", "at_1"], ["clicked"], ["over", "max", "cls"], ["over", "min", "cls"]],
     }
-    for most, lines in wanted.items():
+    for most, lines in expected.items():
         monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
         data = Reader(encoder_html(result)).data
         assert data["left_out"][: len(lines)] == lines
@@ -534,26 +534,26 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(chromium, monkeypatch, 
     with open_in_browser(chromium, tmp_path / "few.html") as page:
         shows(page, result.attention.map("cls", 2))
         lines = page.locator("#notes li").all_inner_texts()
-        assert "Left out: maximum over the heads, of [CLS]." in lines
-        assert "Left out: single patches to click." in lines
+        assert "Left out: maximum over the heads for [CLS]." in lines
+        assert "Left out: attention of single patches." in lines
 
 
-def test_of_one_layer_alone_single_heads_are_shown_and_said(chromium, monkeypatch, tmp_path):
-    result = made_up_result(asked=(), more=False, prefix=(), places=())
+def test_single_heads_of_one_layer_are_shown_and_noted(chromium, monkeypatch, tmp_path):
+    result = made_up_result(query_patches=(), extras=False, prefix=(), places=())
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", 9 * 48 + 5 * 48)
     (tmp_path / "one.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "one.html") as page:
         set_control(page, "over", 1)
         shows(page, result.attention.maps("patch")[2, 1])
-        assert "mean of the heads is shown" in said(page, "layers-hint")
+        assert "show the mean of the heads" in text_of(page, "layers-hint")
         set_control(page, "layer", 0)
         shows(page, result.attention.map("patch", 0))
-        assert said(page, "heads-hint").startswith("Single heads of this layer are left out")
+        assert text_of(page, "heads-hint").startswith("Single heads of this layer are left out")
 
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
-    result = made_up_result((5, 6, 8), asked=(), more=False, places=())
-    most = 2 * 3 * 48 * 3 + 200  # room for one more map of a step, none for one of three
+    result = made_up_result((5, 6, 8), query_patches=(), extras=False, places=())
+    most = 2 * 3 * 48 * 3 + 200  # fits one more map of a step, but not one of three steps
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
     data = Reader(encoder_html(result)).data
     assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
@@ -561,11 +561,11 @@ def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path)
     with open_in_browser(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]
         set_control(page, "step", 1)
-        assert said(page, "step-told") == "1.00 s · step 3 of 5"
+        assert text_of(page, "step-told") == "1.00 s · step 3 of 5"
         assert_painted(
             page, result.attention.map("cls", 2)[2], percentile_scale([result.attention.map("cls", 2)]).high, least=10
         )
-        assert "Left out: steps; 3 of 5 are here, evenly chosen." in page.locator("#notes li").all_inner_texts()
+        assert "Left out: some steps; 3 of 5 are here, evenly spaced." in page.locator("#notes li").all_inner_texts()
 
 
 def test_a_bar_of_all_colours(open_encoder_page):

@@ -1,4 +1,4 @@
-"""The page of an encoder's look: languages, themes, narrow screens, names, what others wrote, no scripts, folders."""
+"""The page of an encoder: languages, themes, narrow screens, names, untrusted text, no scripts, notebooks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ from tests.helpers.made_up_encoder_results import PROVENANCE, made_up_result
 from tests.helpers.pages import EVIL, Reader, assert_evil_free, open_in_browser, set_control, wait_until_drawn
 
 pytestmark = pytest.mark.browser
-EVERY = """() => {
-  const all = [];
+DRAW_ALL_KINDS = """() => {
   state.query = DATA.queries.length - 1;
-  for (const kind of ["attention", "similarity", "0"]) { chooseKind(kind); drawAll(); all.push(1); }
+  for (const kind of ["attention", "similarity", "0"]) { chooseKind(kind); drawAll(); }
   chooseKind("attention");
   state.place = 3;
   drawAll();
@@ -38,11 +37,11 @@ EVERY = """() => {
 def test_every_word_is_there_in_both_languages(open_encoder_page):
     words = open_encoder_page("cls").evaluate("WORDS")
     assert words["en"].keys() == words["zh"].keys()
-    keys, beginnings = used_keys("encoder")
+    keys, prefixes = used_keys("encoder")
     assert len(keys) > 60
     assert keys <= words["en"].keys()
-    for beginning in beginnings - {"map_"}:
-        assert any(key.startswith(beginning) for key in words["en"]), beginning
+    for prefix in prefixes - {"map_"}:
+        assert any(key.startswith(prefix) for key in words["en"]), prefix
     for key, text in words["en"].items():
         assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", words["zh"][key])), key
 
@@ -52,22 +51,22 @@ def test_the_language_switches(open_encoder_page, name):
     page = open_encoder_page(name)
     english = page.locator("main").inner_text()
     page.evaluate(
-        "() => { window.asked = new Set(); const real = t;"
-        "t = (key, ...parts) => { asked.add(key); return real(key, ...parts); }; }"
+        "() => { window.usedKeys = new Set(); const real = t;"
+        "t = (key, ...parts) => { usedKeys.add(key); return real(key, ...parts); }; }"
     )
     page.locator("#language").click()
     wait_until_drawn(page)
     if name == "cls":
-        page.evaluate(EVERY)
+        page.evaluate(DRAW_ALL_KINDS)
     set_control(page, "over", "max")
-    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    assert page.evaluate("[...usedKeys].filter((key) => WORDS.zh[key] === undefined)") == []
     chinese = re.sub(
-        r"a picture\.png|a note|tiny/eye|made up|float32|Grad-CAM|inferno|torch|transformers",
+        r"a picture\.png|a note|tiny/encoder|made up|float32|Grad-CAM|inferno|torch|transformers",
         "",
         page.locator("main").inner_text(),
     )
-    assert not re.search(r"layer|patch|look|head|step|uniform|share|Layer|Patch", chinese), chinese
+    assert not re.search(r"layer|patch|look|attention|similarity|head|step|uniform|share|Layer|Patch", chinese), chinese
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     page.reload()
     page.wait_for_selector("html[data-state=fine]", state="attached")
@@ -78,13 +77,13 @@ def test_the_language_switches(open_encoder_page, name):
 def test_all_text_can_be_read_in_both_themes(open_encoder_page, encoder_results, scheme):
     page = open_encoder_page("windows", color_scheme=scheme)
     for _ in range(2):
-        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
         point(page, encoder_results("windows"), 9, click=True)
         page.mouse.move(1, 1)
         wait_until_drawn(page)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 60
-        assert [one for one in contrasts if one[1] < 4.5] == []
+        assert [text for text, contrast in contrasts if contrast < 4.5] == []
         page.locator("#theme").click()
         wait_until_drawn(page)
 
@@ -94,13 +93,13 @@ def test_all_text_can_be_read_in_both_themes(open_encoder_page, encoder_results,
 def test_on_a_narrow_screen_nothing_lies_outside(open_encoder_page, encoder_results, name, locale):
     page = open_encoder_page(name, viewport={"width": 360, "height": 800}, locale=locale)
     point(page, encoder_results(name), 9, click=True)
-    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     outside = page.evaluate(
-        "[...document.querySelectorAll('.card *')].filter((one) => !one.closest('svg, .picture') &&"
-        "one.checkVisibility() && one.getBoundingClientRect().right >"
-        "one.closest('.card').getBoundingClientRect().right + 1)"
-        ".map((one) => one.outerHTML)"
+        "[...document.querySelectorAll('.card *')].filter((element) => !element.closest('svg, .picture') &&"
+        "element.checkVisibility() && element.getBoundingClientRect().right >"
+        "element.closest('.card').getBoundingClientRect().right + 1)"
+        ".map((element) => element.outerHTML)"
     )
     assert outside == []
     first = page.locator("#layer").bounding_box()["y"]
@@ -116,28 +115,28 @@ def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
         for node in tree
         if not node.get("ignored") and node["role"]["value"] in controls
     ]
-    assert [one for one in named if not one[1].strip()] == []
+    assert [role for role, name in named if not name.strip()] == []
     assert {"Layer", "Heads", "Map", "Step", "Colours", "Scale", "Layer 0", "head 3"} <= {
         re.sub(r" \d+ ?%?$", "", text) if role in ("slider", "combobox") else text for role, text in named
     }
     (picture,) = [text for role, text in named if role == "application"]
-    assert picture.endswith("Enter shows where one looks.")
-    wanted = page.evaluate(
+    assert picture.endswith("Enter shows the attention of a patch.")
+    count = page.evaluate(
         "[...document.querySelectorAll('button, input, select, summary, #picture')]"
-        ".filter((one) => one.checkVisibility() && !one.disabled).length"
+        ".filter((control) => control.checkVisibility() && !control.disabled).length"
     )
     page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
-    page.evaluate("window.seen = []; document.addEventListener('focusin', (event) => seen.push(event.target))")
-    for _ in range(wanted):
+    page.evaluate("window.focused = []; document.addEventListener('focusin', (event) => focused.push(event.target))")
+    for _ in range(count):
         page.keyboard.press("Tab")
         style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert style == "solid", page.evaluate("document.activeElement.outerHTML")
-    assert page.evaluate("new Set(seen).size") == wanted > 20
+    assert page.evaluate("new Set(focused).size") == count > 20
     assert page.locator("#cell").get_attribute("aria-live") == "polite"
     assert page.locator("#nearest").get_attribute("role") == "status"
 
 
-def test_the_focus_stays_where_something_was_chosen(open_encoder_page):
+def test_the_focus_stays_on_the_chosen_button(open_encoder_page):
     page = open_encoder_page("cls")
     for where in ("#queries button", "#layer-thumbs button", "#head-thumbs button"):
         page.locator(where).nth(1).focus()
@@ -150,13 +149,13 @@ def test_the_focus_stays_where_something_was_chosen(open_encoder_page):
         assert page.locator(where).nth(1).get_attribute("aria-pressed") == "true"
 
 
-def test_what_others_wrote_is_only_text(chromium, tmp_path):
+def test_untrusted_text_is_only_text(chromium, tmp_path):
     result = made_up_result(source=f"x{EVIL}.png")
     result = replace(result, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
     result = replace(result, saliency=(SaliencyMap("gradcam", EVIL, 1.0, result.saliency[0].values),))
     (tmp_path / "evil.html").write_text(encoder_html(result, [EVIL]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "evil.html") as page:
-        page.evaluate(EVERY)
+        page.evaluate(DRAW_ALL_KINDS)
         set_control(page, "kind", 0)
         assert_evil_free(page)
         assert EVIL not in page.content()
@@ -168,15 +167,15 @@ def test_what_others_wrote_is_only_text(chromium, tmp_path):
         assert_evil_free(page)
 
 
-def test_it_may_do_nothing_but_what_it_does(encoder_results):
-    read = Reader(encoder_html(encoder_results("cls")))
-    assert read.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+def test_its_policy_and_tags_allow_nothing_else(encoder_results):
+    page = Reader(encoder_html(encoder_results("cls")))
+    assert page.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert not any(
         name in ("src", "href") and value and not value.startswith("data:")
-        for _, attrs in read.tags
+        for _, attrs in page.tags
         for name, value in attrs.items()
     )
-    assert not any(name.startswith("on") or name == "style" for _, attrs in read.tags for name in attrs)
+    assert not any(name.startswith("on") or name == "style" for _, attrs in page.tags for name in attrs)
 
 
 def test_the_view_is_saved_with_its_map_and_words(open_encoder_page, encoder_results):
@@ -209,9 +208,9 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_encoder_page, encode
     high = np.percentile(values, 99.5)
     scale = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() * 49:.1f}× uniform"
     scale += f" · {int((values > high).sum())} of 48 cells above the scale"
-    shown = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
-    assert reported == f"{shown} · made up · tiny/eye · float32"
-    assert page.locator("main").is_hidden(), "nothing there would work"
+    description = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
+    assert reported == f"{description} · made up · tiny/encoder · float32"
+    assert page.locator("main").is_hidden(), "its controls would not work"
     html = encoder_html(encoder_results("cls"))
     file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
     with Image.open(BytesIO(file)) as picture:
@@ -247,7 +246,7 @@ def test_in_a_notebook_the_page_lies_over_the_picture(encoder_results):
         assert np.abs(np.asarray(picture, int) - drawn.astype(int)).mean() < 6
 
 
-def test_without_scripts_it_tells_which_step_of_a_clip_and_its_own_scale(encoder_results):
+def test_without_scripts_it_describes_the_step_of_a_clip_on_its_own_scale(encoder_results):
     values = encoder_results("steps").attention.map("cls", 2)[0]
     reported = describe_still(encoder_results("steps"))
     assert (
@@ -267,7 +266,7 @@ def test_of_windows_without_scripts_uniform_is_the_whole_steps(encoder_results):
 @pytest.mark.parametrize("size_px", [(20, 2000), (2000, 20)])
 def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
     grid = (1, 96, 1) if size_px[0] < size_px[1] else (1, 1, 96)
-    result = made_up_result(grid, size_px=size_px, asked=(), places=())
+    result = made_up_result(grid, size_px=size_px, query_patches=(), places=())
     (tmp_path / "tall.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
         for name, most in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
@@ -289,7 +288,7 @@ def test_keys_stand_in_the_scripts_of_the_page():
 
 def test_the_page_of_a_large_encoder_is_small(tmp_path):
     places = tuple(row * 24 + column for row in range(0, 24, 2) for column in range(1, 24, 3))
-    result = made_up_result((1, 24, 24), 24, 16, asked=(), more=False, places=places)
-    read = Reader(encoder_html(result))
-    assert read.data["left_out"] == []
-    assert sum(len(text) for name, text in read.scripts.items() if not name.startswith("picture")) < 5e6
+    result = made_up_result((1, 24, 24), 24, 16, query_patches=(), extras=False, places=places)
+    page = Reader(encoder_html(result))
+    assert page.data["left_out"] == []
+    assert sum(len(text) for name, text in page.scripts.items() if not name.startswith("picture")) < 5e6

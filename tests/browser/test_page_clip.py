@@ -1,4 +1,4 @@
-"""The page in a real browser: a clip's frames and steps, the view as a PNG, and a result that shows itself."""
+"""The page in a real browser: a clip's frames and steps, the saved view, and results in a notebook."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.browser
 STEP_OF = (0, 0, 1, 1, 2, 2, 3)
 
 
-def frame_shown(page, panel=0):
+def visible_frame(page, panel=0):
     src = page.locator(".picture img").nth(panel).get_attribute("src")
     return read_png(base64.b64decode(src.partition(",")[2])).astype(int)
 
 
 def on_timeline(page, time_s, end_s=0.7):
-    """Where a moment is on the screen."""
+    """Return the place of a time of the timeline on the screen."""
     svg = page.locator("#timeline svg")
     svg.scroll_into_view_if_needed()
     box, width = svg.bounding_box(), float(svg.get_attribute("viewBox").split()[2])
@@ -44,30 +44,28 @@ def on_timeline(page, time_s, end_s=0.7):
 
 def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results):
     result, page = results("clip"), open_page("clip")
-    (one,), media = result.heatmaps(), result.media[0]
+    (heatmap,), media = result.heatmaps(), result.media[0]
     frames = media.frames.astype(int)
     assert len(frames) == len(STEP_OF) == int(page.locator("#frame").get_attribute("max")) + 1
     for frame in (0, 1, 2, 6, 5):
         set_control(page, "frame", frame)
-        distance = [np.abs(frame_shown(page) - other).mean() for other in frames]
+        distance = [np.abs(visible_frame(page) - pixels).mean() for pixels in frames]
         assert np.argmin(distance) == frame
         assert distance[frame] < 2
-        assert_painted(page, one.values[STEP_OF[frame]], one.scale.high)
-        reported = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
+        assert_painted(page, heatmap.values[STEP_OF[frame]], heatmap.scale.high)
+        text = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
         assert (
-            page.locator("#frame-told").inner_text()
-            == page.locator("#frame").get_attribute("aria-valuetext")
-            == reported
+            page.locator("#frame-told").inner_text() == page.locator("#frame").get_attribute("aria-valuetext") == text
         )
         now = float(page.locator("#timeline .now").get_attribute("x1"))
         width = float(page.locator("#timeline svg").get_attribute("viewBox").split()[2])
         assert now == pytest.approx(46 + frame / 10 / 0.7 * (width - 58), abs=0.1)
     set_control(page, "layer", 0)
-    (other,) = result.heatmaps(layers=0, heads="all")
-    assert_shows(page, [other], step=STEP_OF[5])
+    (first_layer,) = result.heatmaps(layers=0, heads="all")
+    assert_shows(page, [first_layer], step=STEP_OF[5])
 
 
-def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
+def test_a_cell_of_a_clip_belongs_to_the_visible_step(open_page, results):
     result, page = results("clip"), open_page("clip")
     values = flatten(result.heatmaps())
     for frame in (0, 3, 6):
@@ -75,27 +73,27 @@ def test_a_cell_of_a_clip_is_one_of_the_step_that_is_shown(open_page, results):
         box = page.locator(".picture").bounding_box()
         page.mouse.move(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
         index = STEP_OF[frame] * 15 + 5 + 3
-        reported = page.locator("#cell").inner_text()
-        assert reported.startswith(f"step {STEP_OF[frame] + 1}, row 2, column 4: ")
-        assert float(reported.split(": ")[1].split()[0]) == pytest.approx(values[index], rel=6e-3)
-        assert f"rank {(values > values[index]).sum() + 1} of 60" in reported
-        assert reported.endswith("pixels x 84-112, y 28-56")
+        text = page.locator("#cell").inner_text()
+        assert text.startswith(f"step {STEP_OF[frame] + 1}, row 2, column 4: ")
+        assert float(text.split(": ")[1].split()[0]) == pytest.approx(values[index], rel=6e-3)
+        assert f"rank {(values > values[index]).sum() + 1} of 60" in text
+        assert text.endswith("pixels x 84-112, y 28-56")
     page.mouse.click(box["x"] + box["width"] * 3.5 / 5, box["y"] + box["height"] * 1.5 / 3)
     wait_until_drawn(page)
     assert page.locator(".picture rect.kept").count() == 2
     set_control(page, "frame", 0)
-    assert page.locator(".picture rect.kept").count() == 0, "it is of another step"
+    assert page.locator(".picture rect.kept").count() == 0, "it belongs to another step"
 
 
 def test_keys_and_play_go_through_the_frames(open_page):
     page = open_page("clip")
     value = "Number(document.getElementById('frame').value)"
-    seen = []
+    frames = []
     for key in [","] + ["."] * 8 + [","]:
         page.keyboard.press(key)
         wait_until_drawn(page)
-        seen.append(page.evaluate(value))
-    assert seen == [0, 1, 2, 3, 4, 5, 6, 6, 6, 5]
+        frames.append(page.evaluate(value))
+    assert frames == [0, 1, 2, 3, 4, 5, 6, 6, 6, 5]
     page.locator("#film-play").click()
     assert page.locator("#film-play").inner_text() == "Stop"
     page.wait_for_selector("#film-play[aria-pressed=true]")
@@ -115,38 +113,38 @@ def test_a_click_on_the_timeline_goes_there(open_page):
         assert page.locator("#frame").input_value() == str(frame)
 
 
-def test_the_timeline_says_how_much_went_to_each_step(open_page, results):
+def test_the_timeline_shows_the_attention_on_each_step(open_page, results):
     result, page = results("both"), open_page("both")
 
     def stairs(kind):
         path = page.locator(f"#timeline path.{kind}").get_attribute("d")
-        return np.array([float(one) for one in re.findall(r",([\d.]+)H", path)])
+        return np.array([float(y) for y in re.findall(r",([\d.]+)H", path)])
 
-    even = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
-    height = (164 - stairs("main")) / (164 - even)
+    uniform = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
+    height = (164 - stairs("main")) / (164 - uniform)
     assert height == pytest.approx(over_chance(result.heatmaps()[0].values), rel=1e-3)
     assert page.locator("#timeline path.other").count() == 0, "it is the headline"
     set_control(page, "layer", 0)
     height = (164 - stairs("main")) / (164 - stairs("other")) * (164 - stairs("other"))
-    even = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
-    assert height / (164 - even) == pytest.approx(over_chance(result.heatmaps(layers=0)[0].values), rel=1e-3)
-    headline = (164 - stairs("other")) / (164 - even)
+    uniform = float(re.findall(r",([\d.]+)", page.locator("#timeline path.chance").get_attribute("d"))[0])
+    assert height / (164 - uniform) == pytest.approx(over_chance(result.heatmaps(layers=0)[0].values), rel=1e-3)
+    headline = (164 - stairs("other")) / (164 - uniform)
     assert headline == pytest.approx(over_chance(result.heatmaps()[0].values), rel=1e-3)
-    alone = np.array([one.heatmap().vision_mass for one in result.passes])
-    dots = page.locator("#timeline circle").evaluate_all("(all) => all.map((one) => Number(one.getAttribute('cy')))")
-    assert (164 - np.array(dots)) / (164 - even) == pytest.approx(alone / alone.mean(), rel=1e-3)
+    alone = np.array([each.heatmap().vision_mass for each in result.passes])
+    dots = page.locator("#timeline circle").evaluate_all("(all) => all.map((dot) => Number(dot.getAttribute('cy')))")
+    assert (164 - np.array(dots)) / (164 - uniform) == pytest.approx(alone / alone.mean(), rel=1e-3)
     page.locator("#passes summary").click()
     rows = [row.locator("td").all_inner_texts() for row in page.locator("#passes tr").all()]
-    assert rows == [[f"{i / 10:.2f} s", one.answer] for i, one in enumerate(result.passes)]
+    assert rows == [[f"{i / 10:.2f} s", each.answer] for i, each in enumerate(result.passes)]
 
 
 def test_a_scale_for_each_frame(open_page, results):
     result, page = results("clip"), open_page("clip")
-    (one,) = result.heatmaps()
+    (heatmap,) = result.heatmaps()
     set_control(page, "scale", "frame")
     for frame in (0, 6):
         set_control(page, "frame", frame)
-        step = one.values[STEP_OF[frame]]
+        step = heatmap.values[STEP_OF[frame]]
         assert_painted(page, step, percentile_scale([step]).high)
         assert float(page.locator(".high").inner_text()) == pytest.approx(percentile_scale([step]).high, rel=6e-3)
     assert open_page("one").locator("#scale-frame").is_disabled()
@@ -182,18 +180,18 @@ def saved_view(page, frame=None):
 
 
 def cells_of_view(view, left, wide, aspect, rows, columns, high_levels):
-    """The levels of cells in a saved view, found by the first row that is all colours."""
+    """Return the colour levels of the cells in a saved view, and the top and height of its map."""
     tall = round(wide / aspect)
     column = (view[:, left + 3 : left + wide - 3 : 40] != 255).any(axis=2).all(axis=1)
     top = next(y for y in range(len(column) - tall + 1) if column[y : y + tall].all())
-    found = []
+    found_levels = []
     for row in range(rows):
         for col in range(columns):
             pixel = view[top + int((row + 0.5) * tall / rows), left + int((col + 0.5) * wide / columns)]
             distance = np.abs(high_levels - pixel.astype(int)).sum(axis=1)
             assert distance.min() <= 6
-            found.append(int(distance.argmin()))
-    return np.array(found), top, tall
+            found_levels.append(int(distance.argmin()))
+    return np.array(found_levels), top, tall
 
 
 def test_the_view_is_saved_as_a_png(open_page, results):
@@ -207,19 +205,19 @@ def test_the_view_is_saved_as_a_png(open_page, results):
     view, name = saved_view(page)
     assert name == "qvl-attn-how-many-cats.png"
     assert view.shape[1] == 1280 + 64
-    (one,) = result.heatmaps()
-    found, top, tall = cells_of_view(view, 32, 1280, 252 / 224, 8, 9, table)
-    want = np.rint(255 * np.clip(one.values.ravel() / one.scale.high, 0, 1))
-    assert np.abs(found - want).max() <= 3
+    (heatmap,) = result.heatmaps()
+    found_levels, top, tall = cells_of_view(view, 32, 1280, 252 / 224, 8, 9, table)
+    want = np.rint(255 * np.clip(heatmap.values.ravel() / heatmap.scale.high, 0, 1))
+    assert np.abs(found_levels - want).max() <= 3
     assert (view[:32] == 255).all(), "a margin"
     assert (view[32 : top - 12] < 100).any(), "the question is written above"
-    assert (view[top + tall + 45 :] < 150).any(), "what it is beneath"
+    assert (view[top + tall + 45 :] < 150).any(), "the captions are written beneath"
     box = page.locator(".picture").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 2.5 / 9, box["y"] + box["height"] * 4.5 / 8)
     wait_until_drawn(page)
     marked, _ = saved_view(page)
     edge = marked[round(top + 4.5 * tall / 8), round(32 + 2 * 1280 / 9)]
-    assert np.abs(edge.astype(int) - (0x5A, 0xDC, 0xFF)).max() < 12, "the kept cell is outlined"
+    assert np.abs(edge.astype(int) - (0x5A, 0xDC, 0xFF)).max() < 12, "the selected cell is outlined"
 
 
 def test_two_panels_are_saved_side_by_side(open_page, results):
@@ -233,9 +231,9 @@ def test_two_panels_are_saved_side_by_side(open_page, results):
     view, _ = saved_view(page)
     assert view.shape[1] == 2 * (760 + 32) + 32
     for left, maps in ((32, result.heatmaps()), (32 + 760 + 32, result.heatmaps(layers=3, heads="all"))):
-        found, *_ = cells_of_view(view, left, 760, 252 / 224, 8, 9, color_table("inferno")[:, 0].astype(int))
+        found_levels, *_ = cells_of_view(view, left, 760, 252 / 224, 8, 9, color_table("inferno")[:, 0].astype(int))
         want = np.rint(255 * np.clip(maps[0].values.ravel() / maps[0].scale.high, 0, 1))
-        assert np.abs(found - want).max() <= 3
+        assert np.abs(found_levels - want).max() <= 3
 
 
 def test_opacity_is_that_of_the_saved_view(open_page, results):
@@ -248,9 +246,9 @@ def test_opacity_is_that_of_the_saved_view(open_page, results):
     frame = results("clip").media[0].frames[3].astype(int)
     top = next(y for y in range(32, 300) if (view[y : y + tall, 36] != 255).any(axis=1).all())
     for x, y in ((0.1, 0.3), (0.9, 0.6), (0.5, 0.5)):
-        there = view[top + int(y * tall), 32 + int(x * 1280)].astype(int)
+        pixel = view[top + int(y * tall), 32 + int(x * 1280)].astype(int)
         height, width, _ = frame.shape
-        assert np.abs(there - frame[int(y * height), int(x * width)]).max() < 12
+        assert np.abs(pixel - frame[int(y * height), int(x * width)]).max() < 12
 
 
 # In a notebook
@@ -271,7 +269,7 @@ def notebook(chromium, tmp_path):
         yield show
 
 
-def test_in_a_notebook_the_page_works_and_reaches_nothing(notebook, results):
+def test_in_a_notebook_the_page_works_and_is_isolated(notebook, results):
     result = results("one")
     page = notebook(result._repr_html_())
     frame = next(frame for frame in page.frames if frame.parent_frame)
@@ -282,21 +280,21 @@ def test_in_a_notebook_the_page_works_and_reaches_nothing(notebook, results):
     assert f"“{result.answer}”" in panel_caption(frame)
     assert frame.evaluate("self.origin") == "null"
     for reach in ("parent.document.title", "localStorage.length", "document.cookie", "top.document.body"):
-        tried = frame.evaluate(
-            f"(() => {{ try {{ return String({reach}); }} catch (fault) {{ return fault.name; }} }})()"
+        error = frame.evaluate(
+            f"(() => {{ try {{ return String({reach}); }} catch (error) {{ return error.name; }} }})()"
         )
-        assert tried == "SecurityError", reach
+        assert error == "SecurityError", reach
     assert saved_view(page, frame)[0].shape[1] == 1344
     box, picture = page.locator("iframe").bounding_box(), page.locator("div").first.bounding_box()
     assert (box["width"], box["height"]) == (picture["width"], picture["height"])
     assert box["height"] >= 860
 
 
-def test_where_frames_are_stripped_the_picture_is_seen(notebook, results):
+def test_where_frames_are_stripped_the_picture_is_visible(notebook, results):
     page = notebook(re.sub(r"<iframe.*</iframe>", "", results("one")._repr_html_(), flags=re.S))
     picture = page.locator("img")
     assert picture.is_visible()
-    assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 300
+    assert picture.evaluate("(img) => img.decode().then(() => img.naturalWidth)") > 300
     assert picture.bounding_box()["height"] > 300
 
 

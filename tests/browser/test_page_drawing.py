@@ -1,4 +1,4 @@
-"""The page in a real browser: languages, colours that can be read, narrow screens, names for those who cannot see."""
+"""The page in a real browser: languages, legible colours, narrow screens, names for screen readers."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from tests.helpers.pages import EVIL, assert_evil_free, open_in_browser, set_con
 
 pytestmark = pytest.mark.browser
 PAGE = files("qvl_attn.render.html") / "assets"
-# Effective colours of all text that is seen: what lies behind it is laid on one pixel, outermost first.
+# Contrast of all visible text: the backgrounds behind it are laid on one pixel, outermost first.
 CONTRASTS = """() => {
   const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const luminance = (rgb) => rgb.map((one) => one / 255)
-    .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4))
-    .reduce((total, one, i) => total + one * [0.2126, 0.7152, 0.0722][i], 0);
+  const luminance = (rgb) => rgb.map((level) => level / 255)
+    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+    .reduce((total, value, i) => total + value * [0.2126, 0.7152, 0.0722][i], 0);
   const lay = (color) => {
     pixel.fillStyle = color;
     pixel.fillRect(0, 0, 1, 1);
     return luminance([...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3));
   };
-  const found = [];
-  for (const one of document.querySelectorAll("body *")) {
-    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !one.checkVisibility() || one.closest("script, title, option, :disabled")) continue;
-    const above = [];
-    for (let at = one; at; at = at.parentElement) above.unshift(at);
-    const back = above.reduce((_, at) => lay(getComputedStyle(at).backgroundColor), lay("white"));
-    const style = getComputedStyle(one), text = lay(one.closest("svg") ? style.fill : style.color);
-    const name = `${one.tagName}.${one.className?.baseVal ?? one.className}: ${one.textContent.slice(0, 30)}`;
-    found.push([name, (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05)]);
+  const contrasts = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!hasText || !element.checkVisibility() || element.closest("script, title, option, :disabled")) continue;
+    const ancestors = [];
+    for (let node = element; node; node = node.parentElement) ancestors.unshift(node);
+    const back = ancestors.reduce((_, node) => lay(getComputedStyle(node).backgroundColor), lay("white"));
+    const style = getComputedStyle(element), text = lay(element.closest("svg") ? style.fill : style.color);
+    const tag = `${element.tagName}.${element.className?.baseVal ?? element.className}`;
+    const contrast = (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05);
+    contrasts.push([`${tag}: ${element.textContent.slice(0, 30)}`, contrast]);
   }
-  return found;
+  return contrasts;
 }"""
 
 
 def used_keys(kind):
-    """The keys of words that a page's template and scripts name, and the beginnings of those that they put together."""
+    """The keys of texts that a page's template and scripts name, and the prefixes of keys that the scripts compose."""
     text = "\n".join([(PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS[kind]])
     html = "".join((PAGE / f"{name}.html").read_text(encoding="utf-8") for name in ("base", kind))
     keys = {*re.findall(r"""\bt\("([^"]+)\"""", text), *re.findall(r'data-t(?:-label)?="([^"]+)"', html)}
@@ -54,10 +55,10 @@ def test_every_word_is_there_in_both_languages(open_page, name):
     page = open_page(name)
     words = page.evaluate("WORDS")
     assert words["en"].keys() == words["zh"].keys()
-    keys, beginnings = used_keys("result")
+    keys, prefixes = used_keys("result")
     assert len(keys) > 60
     assert keys <= words["en"].keys()
-    assert beginnings == {"q_", "t_", "map_", "left_"}
+    assert prefixes == {"q_", "t_", "map_", "left_"}
     assert {"q_question", "q_last", "q_answer", "q_text", "t_text", "t_question word", "t_answer word"} <= words[
         "en"
     ].keys()
@@ -71,8 +72,8 @@ def test_the_language_switches(open_page, name):
     page = open_page(name)
     english = page.locator("main").inner_text()
     page.evaluate(
-        "() => { window.asked = new Set(); const real = t;"
-        "t = (key, ...parts) => { asked.add(key); return real(key, ...parts); }; }"
+        "() => { window.usedKeys = new Set(); const real = t;"
+        "t = (key, ...parts) => { usedKeys.add(key); return real(key, ...parts); }; }"
     )
     button = page.locator("#language")
     assert (button.inner_text(), button.get_attribute("lang")) == ("中文", "zh")
@@ -81,19 +82,21 @@ def test_the_language_switches(open_page, name):
     assert (button.inner_text(), button.get_attribute("lang")) == ("English", "en")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     keyed = page.locator("[data-t]").evaluate_all(
-        "(all) => all.map((one) => [one.textContent, WORDS.zh[one.dataset.t]])"
+        "(all) => all.map((element) => [element.textContent, WORDS.zh[element.dataset.t]])"
     )
-    assert all(seen == want for seen, want in keyed)
+    assert all(text == want for text, want in keyed)
     box = page.locator(".picture").first.bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 20)
     set_control(page, "layer", 1)
     page.locator("#compare").click()
     wait_until_drawn(page)
-    assert page.evaluate("[...asked].filter((key) => WORDS.zh[key] === undefined)") == []
-    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.evaluate("[...usedKeys].filter((key) => WORDS.zh[key] === undefined)") == []
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     chinese = page.locator("main").inner_text()
-    for line in ("Asked and answered", "Opacity", "share", "Layer", "layer", "rank", "attention of", "above the scale"):
-        assert line not in re.sub(r"method.*|方法.*|Left out.*|未包含.*", "", chinese), line
+    chinese = re.sub(r"method.*|方法.*|Left out.*|未包含.*", "", chinese)
+    words = ("Question and answer", "Opacity", "share", "Layer", "layer", "rank", "attention of", "above the scale")
+    for text in words:
+        assert text not in chinese, text
     page.locator("#compare").click()
     page.get_by_role("button", name="English").click()
     wait_until_drawn(page)
@@ -103,10 +106,10 @@ def test_the_language_switches(open_page, name):
     assert page.locator("main").inner_text() == english
 
 
-def test_a_chinese_browser_is_spoken_to_in_chinese(open_page):
+def test_a_chinese_browser_gets_the_chinese_texts(open_page):
     page = open_page("one", locale="zh-CN")
     assert page.locator("#asked-title").inner_text() == "问与答"
-    assert open_page("one", locale="de-DE").locator("#asked-title").inner_text() == "Asked and answered"
+    assert open_page("one", locale="de-DE").locator("#asked-title").inner_text() == "Question and answer"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -116,9 +119,9 @@ def test_all_text_can_be_read_in_both_themes(open_page, scheme, name):
     dark = scheme == "dark"
     for _ in range(2):
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(int(one) for one in re.findall(r"\d+", back)) < 200) == dark
+        assert (sum(int(level) for level in re.findall(r"\d+", back)) < 200) == dark
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == ("dark" if dark else "light")
-        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
         box = page.locator(".picture").first.bounding_box()
         page.mouse.click(box["x"] + 20, box["y"] + 20)
         set_control(page, "layer", 1)
@@ -126,7 +129,7 @@ def test_all_text_can_be_read_in_both_themes(open_page, scheme, name):
         page.mouse.move(1, 1)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 40
-        assert [one for one in contrasts if one[1] < 4.5] == []
+        assert [text for text, contrast in contrasts if contrast < 4.5] == []
         page.locator("#theme").click()
         wait_until_drawn(page)
         page.keyboard.press("Escape")
@@ -139,17 +142,18 @@ def test_on_a_narrow_screen_nothing_lies_outside(open_page, name):
     page = open_page(name, viewport={"width": 360, "height": 800})
     page.locator("#compare").click()
     wait_until_drawn(page)
-    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     outside = page.evaluate(
-        "[...document.querySelectorAll('.card *')].filter((one) => !one.closest('svg') && one.checkVisibility() &&"
-        "one.getBoundingClientRect().right > one.closest('.card').getBoundingClientRect().right + 1)"
-        ".map((one) => one.outerHTML)"
+        "[...document.querySelectorAll('.card *')]"
+        ".filter((element) => !element.closest('svg') && element.checkVisibility() &&"
+        "element.getBoundingClientRect().right > element.closest('.card').getBoundingClientRect().right + 1)"
+        ".map((element) => element.outerHTML)"
     )
     assert outside == []
 
 
-# For those who cannot see, or use no mouse
+# Screen readers and keyboards
 
 
 @pytest.mark.parametrize("name", ["one", "both", "methods"])
@@ -162,7 +166,7 @@ def test_every_control_has_a_name(open_page, name):
         for node in tree
         if not node.get("ignored") and node["role"]["value"] in controls
     ]
-    assert [one for one in named if not one[1].strip()] == []
+    assert [role for role, name in named if not name.strip()] == []
     assert {role for role, _ in named} >= {"button", "slider", "combobox", "application"}
     names = {text for role, text in named if role in ("slider", "combobox")}
     assert {"Layer", "Colours", "Cells", "Scale"} <= {text.split(" 50")[0] for text in names}
@@ -177,15 +181,15 @@ def test_the_tab_key_reaches_every_control(open_page, name):
     page.locator("#compare").click()
     wait_until_drawn(page)
     page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
-    wanted = page.evaluate(
+    count = page.evaluate(
         "[...document.querySelectorAll('button, input, select, summary, .picture, td[tabindex=\"0\"]')]"
-        ".filter((one) => one.checkVisibility() && !one.disabled).length"
+        ".filter((control) => control.checkVisibility() && !control.disabled).length"
     )
-    page.evaluate("window.seen = []; document.addEventListener('focusin', (event) => seen.push(event.target))")
-    for _ in range(wanted):
+    page.evaluate("window.focused = []; document.addEventListener('focusin', (event) => focused.push(event.target))")
+    for _ in range(count):
         page.keyboard.press("Tab")
-    assert page.evaluate("new Set(seen).size") == wanted > 15
-    order = page.evaluate("seen.every((one, i) => !i || seen[i - 1].compareDocumentPosition(one) & 4)")
+    assert page.evaluate("new Set(focused).size") == count > 15
+    order = page.evaluate("focused.every((control, i) => !i || focused[i - 1].compareDocumentPosition(control) & 4)")
     assert order, "from the top to the bottom"
 
 
@@ -201,7 +205,7 @@ def test_what_changes_is_announced(open_page):
     assert page.locator(".picture svg").first.get_attribute("aria-hidden") == "true"
 
 
-# What others wrote
+# Untrusted text
 
 
 def test_an_evil_question_is_only_text(chromium, results, tmp_path):

@@ -1,4 +1,4 @@
-"""The page in a real browser: what it says is true of what is shown, and stays usable, whatever is switched."""
+"""The page in a real browser: its texts match what it shows, in every state of its controls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qvl_attn.vqa.page import result_html
 from tests.helpers.pages import open_in_browser, panel_caption, set_control, wait_until_drawn
 
 pytestmark = pytest.mark.browser
-WRITTEN = """() => {
+RECORD_CANVAS_TEXT = """() => {
   window.written = [];
   const real = CanvasRenderingContext2D.prototype.fillText;
   CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
@@ -34,9 +34,11 @@ def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, re
     with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         page.locator("#question .word", has_text="cats").click()
         wait_until_drawn(page)
-        reported = page.evaluate("[...document.querySelectorAll('#shares .area title')].map((one) => one.textContent)")
+        reported = page.evaluate(
+            "[...document.querySelectorAll('#shares .area title')].map((title) => title.textContent)"
+        )
         want = [result.heatmap(layers=layer, heads="all", query="text:cats").vision_mass for layer in range(4)]
-        assert reported == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
+        assert titles == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
         box = page.locator(".picture").bounding_box()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         wait_until_drawn(page)
@@ -54,8 +56,8 @@ def test_of_some_heads_the_share_of_a_method_is_that_of_its_picture(demo, cats, 
         wait_until_drawn(page)
         for layer in (1, 2, 3):
             set_control(page, "layer", layer - 1)
-            one = result.heatmap(layers=layer, heads=f"{layer}.1")
-            assert page.locator(".share").inner_text().startswith(percent(one.vision_mass))
+            heatmap = result.heatmap(layers=layer, heads=f"{layer}.1")
+            assert page.locator(".share").inner_text().startswith(percent(heatmap.vision_mass))
             assert panel_caption(page).endswith(f"heads {layer}.1")
 
 
@@ -65,12 +67,12 @@ def test_the_share_of_a_method_that_is_no_attention_is_that_of_its_picture(open_
     reported = page.locator(".share").inner_text()
     assert reported.startswith(f"{percent(result.heatmaps()[0].vision_mass)} of this attention goes to the picture")
     set_control(page, "layer", 0)
-    assert "no attention weights" in page.locator(".share").inner_text()
+    assert "not attention weights" in page.locator(".share").inner_text()
 
 
-def test_a_methods_layer_is_not_told_as_the_whole(open_page, results):
+def test_a_methods_layer_is_not_described_as_the_whole_map(open_page, results):
     page, names = open_page("methods"), results("methods").settings.methods
-    captions = [one.caption for one in results("methods").methods]
+    captions = [method.caption for method in results("methods").methods]
     for number, name in enumerate(names, 1):
         set_control(page, "map", number)
         assert captions[number - 1] in panel_caption(page)
@@ -81,7 +83,7 @@ def test_a_methods_layer_is_not_told_as_the_whole(open_page, results):
             assert captions[number - 1] not in panel_caption(page)
             assert re.search(r" 0 ·| 0$", panel_caption(page)), panel_caption(page)
     set_control(page, "map", 0)
-    assert not any("Headline" in one for one in page.locator("#sources button").all_inner_texts())
+    assert not any("Headline" in text for text in page.locator("#sources button").all_inner_texts())
 
 
 def test_one_scale_is_for_values_of_one_kind(open_page):
@@ -90,19 +92,21 @@ def test_one_scale_is_for_values_of_one_kind(open_page):
     wait_until_drawn(page)
     set_control(page, "map", 0)
     set_control(page, "scale", "shared")
-    shared = page.evaluate("state.panels.map((one) => entryOf(one).shared)")
+    shared = page.evaluate("state.panels.map((panel) => entryOf(panel).shared)")
     assert max(shared) > 1.2 * min(shared)
-    assert page.locator(".high").all_inner_texts() == [page.evaluate("(one) => compact(one)", one) for one in shared]
+    assert page.locator(".high").all_inner_texts() == [
+        page.evaluate("(high) => compact(high)", high) for high in shared
+    ]
     set_control(page, "map", 1)
-    assert len({*page.locator(".high").all_inner_texts()}) == 1, "of one kind they share it"
+    assert len({*page.locator(".high").all_inner_texts()}) == 1, "values of one kind share it"
 
 
-def test_a_saved_view_tells_each_panels_own_frame_and_whose_answer_it_is(open_page):
+def test_a_saved_view_notes_each_panels_frame_and_a_supplied_answer(open_page):
     page = open_page("clip", "two")
     set_control(page, "frame", 4)
     page.locator("#compare").click()
     wait_until_drawn(page)
-    page.evaluate(WRITTEN)
+    page.evaluate(RECORD_CANVAS_TEXT)
     page.evaluate("viewCanvas().then(() => null)")
     lines = page.evaluate("written")
     assert sum("frame 5 of 7" in line for line in lines) == 1
@@ -112,7 +116,7 @@ def test_a_saved_view_tells_each_panels_own_frame_and_whose_answer_it_is(open_pa
     assert sum("frame 1 of 7" in line for line in page.evaluate("written")) == 1
 
 
-def test_a_film_and_its_scale_end_where_there_is_no_clip(open_page):
+def test_playing_and_the_frames_scale_end_where_there_is_no_clip(open_page):
     page = open_page("clip", "one")
     set_control(page, "scale", "frame")
     set_control(page, "frame", 3)
@@ -126,10 +130,10 @@ def test_a_film_and_its_scale_end_where_there_is_no_clip(open_page):
     assert page.evaluate("state.frame") == before
     page.locator("#questions button").first.click()
     wait_until_drawn(page)
-    assert page.evaluate("state.frame") == before, "the clip goes on from where it was"
+    assert page.evaluate("state.frame") == before, "the clip continues at its frame"
 
 
-def test_layers_stop_to_play_where_there_are_none(open_page, results):
+def test_playing_layers_stops_where_there_are_none(open_page, results):
     page = open_page("methods")
     set_control(page, "map", 0)
     page.locator("#play").click()
@@ -138,11 +142,12 @@ def test_layers_stop_to_play_where_there_are_none(open_page, results):
     assert (button.is_disabled(), button.inner_text(), button.get_attribute("aria-pressed")) == (True, "Play", "false")
 
 
-def test_live_texts_are_written_when_they_change_alone(open_page):
+def test_live_texts_are_written_only_when_they_change(open_page):
     page = open_page("one")
     page.evaluate(
-        "() => { window.changes = 0; for (const one of document.querySelectorAll('[aria-live], [role=status]'))"
-        " new MutationObserver((list) => (changes += list.length)).observe(one, { childList: true, subtree: true }); }"
+        "() => { window.changes = 0; for (const region of document.querySelectorAll('[aria-live], [role=status]'))"
+        " new MutationObserver((list) => (changes += list.length))"
+        ".observe(region, { childList: true, subtree: true }); }"
     )
     for alpha in (0.2, 0.4, 0.6):
         set_control(page, "alpha", alpha)
@@ -153,7 +158,7 @@ def test_live_texts_are_written_when_they_change_alone(open_page):
     assert page.evaluate("changes") > 0
 
 
-def test_who_walks_over_the_heads_stays_there_when_all_is_drawn_anew(open_page):
+def test_the_focus_stays_on_a_head_when_the_page_is_drawn_again(open_page):
     page = open_page("one")
     page.locator("#heads td[data-at='3,0']").focus()
     page.keyboard.press("ArrowRight")
@@ -166,20 +171,22 @@ def test_who_walks_over_the_heads_stays_there_when_all_is_drawn_anew(open_page):
 def test_many_pictures_are_wrapped_and_not_shrunk(demo, cats, wide, chromium, tmp_path):
     result = demo.ask(cats, "how many cats?", [wide, cats, wide, cats, wide, cats, wide])
     with open_in_browser(chromium, page_of(tmp_path, result), viewport={"width": 400, "height": 900}) as page:
-        boxes = [one.bounding_box() for one in page.locator(".picture").all()]
+        boxes = [picture.bounding_box() for picture in page.locator(".picture").all()]
         assert len(boxes) == 8
-        assert min(one["height"] for one in boxes) >= 120
-        assert len({round(one["y"]) for one in boxes}) > 3
+        assert min(box["height"] for box in boxes) >= 120
+        assert len({round(box["y"]) for box in boxes}) > 3
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        areas = page.evaluate("[...document.querySelectorAll('.picture canvas')].map((one) => one.width * one.height)")
-        assert sum(areas) <= 1280**2, "all of them are drawn as quickly as one"
+        areas = page.evaluate(
+            "[...document.querySelectorAll('.picture canvas')].map((canvas) => canvas.width * canvas.height)"
+        )
+        assert sum(areas) <= 1280**2, "all of them together have no more pixels than one"
 
 
-def test_words_from_right_to_left_stand_so(demo, cats, chromium, tmp_path):
+def test_words_of_a_right_to_left_script_run_from_right_to_left(demo, cats, chromium, tmp_path):
     result = demo.ask(cats, "كم عدد القطط في الصورة")
     with open_in_browser(chromium, page_of(tmp_path, result)) as page:
-        places = [one.bounding_box() for one in page.locator("#question .word").all()]
-        first_line = [one["x"] for one in places if abs(one["y"] - places[0]["y"]) < 3]
+        places = [word.bounding_box() for word in page.locator("#question .word").all()]
+        first_line = [place["x"] for place in places if abs(place["y"] - places[0]["y"]) < 3]
         assert len(first_line) > 2
         assert first_line == sorted(first_line, reverse=True)
 
@@ -187,7 +194,7 @@ def test_words_from_right_to_left_stand_so(demo, cats, chromium, tmp_path):
 def test_a_word_that_turns_the_direction_turns_no_title(results, chromium, tmp_path):
     result = results("one")
     turned = "\u202ecats\u202c"
-    tokens = tuple(replace(one, text=turned) if one.text == " cats" else one for one in result.capture.tokens)
+    tokens = tuple(replace(token, text=turned) if token.text == " cats" else token for token in result.capture.tokens)
     result = replace(result, capture=replace(result.capture, tokens=tokens), question=f"how many {turned}?")
     with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         for word in page.locator("#question .word").all():
@@ -200,7 +207,7 @@ def test_ranks_and_strongest_cells_wait_for_the_values(open_page):
     page = open_page("one")
     page.evaluate("() => { BLOCKS[entryOf(active()).block] = undefined; change(() => {}); }")
     wait_until_drawn(page)
-    assert page.locator(".told").inner_text() == "not yet unpacked"
+    assert page.locator(".told").inner_text() == "not loaded yet"
     assert page.locator("#strongest tbody tr").count() == 0
     page.locator("#heads td[data-at='1,1']").click()
     wait_until_drawn(page)

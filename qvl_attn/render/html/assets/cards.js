@@ -1,6 +1,6 @@
-// Samples as cards: pictures or steps with the headline's map and the boxes; each drawn when it comes into sight.
+// Samples as cards: pictures or steps with the headline's map and the boxes. A card is drawn when it becomes visible.
 
-const sieve = {
+const filters = {
   sort: "order",
   down: false,
   right: "",
@@ -16,40 +16,40 @@ const figureAt = (name) => DATA.figures.indexOf(name);
 
 const verdictOf = (row) => (row.error ? "error" : row.right === null ? "" : row.right ? "right" : "wrong");
 
-/** Rows that pass the sieve, in its order; what has no value comes last. */
-function sifted() {
-  const words = sieve.search.trim().toLowerCase();
+/** Indices of the rows that pass the filters, sorted; rows without a value come last. */
+function filteredRows() {
+  const search = filters.search.trim().toLowerCase();
   const passes = (row) =>
-    (!sieve.right || verdictOf(row) === sieve.right) &&
-    (!sieve.grounded || row.grounded === (sieve.grounded === "grounded")) &&
-    (!words ||
+    (!filters.right || verdictOf(row) === filters.right) &&
+    (!filters.grounded || row.grounded === (filters.grounded === "grounded")) &&
+    (!search ||
       [row.id, row.question, row.answer, ...row.references, ...row.media].some((text) =>
-        text.toLowerCase().includes(words),
+        text.toLowerCase().includes(search),
       ));
-  const found = [...DATA.rows.entries()].filter(([, row]) => passes(row)).map(([number]) => number);
+  const matches = [...DATA.rows.entries()].filter(([, row]) => passes(row)).map(([number]) => number);
   const valueOf = (number) =>
-    sieve.sort === "order"
+    filters.sort === "order"
       ? number
-      : sieve.sort === "area"
+      : filters.sort === "area"
         ? DATA.rows[number].area
-        : DATA.rows[number].figures[figureAt(sieve.sort)];
-  const sign = sieve.down ? -1 : 1;
-  return found.sort((a, b) => {
-    const [one, other] = [valueOf(a), valueOf(b)];
-    if (one === null || other === null) return (one === null) - (other === null) || a - b;
-    return sign * (one - other) || a - b;
+        : DATA.rows[number].figures[figureAt(filters.sort)];
+  const sign = filters.down ? -1 : 1;
+  return matches.sort((a, b) => {
+    const [first, second] = [valueOf(a), valueOf(b)];
+    if (first === null || second === null) return (first === null) - (second === null) || a - b;
+    return sign * (first - second) || a - b;
   });
 }
 
 const drawnCards = new WeakMap();
-const sight = new IntersectionObserver(
+const cardObserver = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) if (entry.isIntersecting) drawCard(entry.target);
   },
   { rootMargin: "400px" },
 );
 
-/** The pictures of a card, side by side; what they hold is drawn later. */
+/** The pictures of a card, side by side; their maps are drawn when they become visible. */
 function pictureRow(card) {
   const row = make(
     "div",
@@ -60,12 +60,12 @@ function pictureRow(card) {
         { class: "picture" },
         make("img", { alt: "", src: pictureUrl(picture), draggable: false }),
         make("canvas"),
-        draw("svg", { "viewBox": "0 0 1000 1000", "preserveAspectRatio": "none", "aria-hidden": "true" }),
+        makeSvg("svg", { "viewBox": "0 0 1000 1000", "preserveAspectRatio": "none", "aria-hidden": "true" }),
       ),
     ),
   );
   drawnCards.set(row, card);
-  sight.observe(row);
+  cardObserver.observe(row);
   return row;
 }
 
@@ -83,22 +83,28 @@ async function drawCard(row) {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     figure.style.flexGrow = String(width / height);
     figure.style.aspectRatio = `${width} / ${height}`;
-    canvas.style.opacity = sieve.alpha;
+    canvas.style.opacity = filters.alpha;
     paint(
       canvas,
       values.subarray(start, start + rows * columns),
       rows,
       columns,
       card.high,
-      sieve.colormap,
-      sieve.interp,
+      filters.colormap,
+      filters.interp,
     );
     start += rows * columns;
     aspects += width / height;
     svg.replaceChildren(
-      ...(sieve.outlines ? card.boxes[i] : []).flatMap(([x0, y0, x1, y1]) =>
+      ...(filters.outlines ? card.boxes[i] : []).flatMap(([x0, y0, x1, y1]) =>
         ["under box", "box"].map((kind) =>
-          draw("rect", { x: 1000 * x0, y: 1000 * y0, width: 1000 * (x1 - x0), height: 1000 * (y1 - y0), class: kind }),
+          makeSvg("rect", {
+            x: 1000 * x0,
+            y: 1000 * y0,
+            width: 1000 * (x1 - x0),
+            height: 1000 * (y1 - y0),
+            class: kind,
+          }),
         ),
       ),
     );
@@ -106,7 +112,7 @@ async function drawCard(row) {
   row.style.setProperty("--aspects", aspects);
 }
 
-/** What was judged of a row: answer and grounding. */
+/** Tags of a row: whether its answer is right, and its map grounded. */
 function verdicts(row) {
   const tags = [];
   if (row.error) tags.push(make("span", { class: "tag bad" }, t("error")));
@@ -119,15 +125,15 @@ function verdicts(row) {
   return tags;
 }
 
-function figureWords(row, name) {
+function figureText(row, name) {
   const value = name === "area" ? row.area : row.figures[figureAt(name)];
   return value === null ? "–" : compact(value);
 }
 
 function cardElement(number) {
   const row = DATA.rows[number],
-    chosen = ["order", "lift"].includes(sieve.sort) ? ["lift", "mass"] : [sieve.sort, "lift"];
-  const known = chosen.filter((name) => name === "area" || row.figures[figureAt(name)] !== null);
+    names = ["order", "lift"].includes(filters.sort) ? ["lift", "mass"] : [filters.sort, "lift"];
+  const defined = names.filter((name) => name === "area" || row.figures[figureAt(name)] !== null);
   const open = make("button", { type: "button", class: "open" }, row.question);
   open.addEventListener("click", () => openSample(number));
   const pictures = pictureRow(cardOf.get(number));
@@ -147,15 +153,15 @@ function cardElement(number) {
       "p",
       { class: "hint" },
       ...verdicts(row),
-      ` ${known.map((name) => `${t(`f_${name}`)} ${figureWords(row, name)}`).join(" · ")}`,
+      ` ${defined.map((name) => `${t(`f_${name}`)} ${figureText(row, name)}`).join(" · ")}`,
     ),
   );
 }
 
-/** Draw the map of each card that is in the page again: colours, opacity or boxes have changed. */
+/** Draw the maps of all cards again, after colours, opacity or boxes changed. */
 function redrawCards() {
   for (const row of document.querySelectorAll(".sample .pictures, #sample-card .pictures")) {
-    sight.unobserve(row);
-    sight.observe(row);
+    cardObserver.unobserve(row);
+    cardObserver.observe(row);
   }
 }

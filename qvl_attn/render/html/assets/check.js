@@ -1,13 +1,13 @@
-// The page of a check: begins, listens, draws.
+// The page of a check: starts, draws the plots and samples, connects the controls.
 
 const plots = { layerFigure: "pointing", headFigure: "pointing", layer: null, head: null };
 
-function options(select, names, chosen, words = (name) => t(`f_${name}`)) {
-  select.replaceChildren(...names.map((name) => make("option", { value: name }, words(name))));
-  select.value = chosen;
+function options(select, names, value, labelOf = (name) => t(`f_${name}`)) {
+  select.replaceChildren(...names.map((name) => make("option", { value: name }, labelOf(name))));
+  select.value = value;
 }
 
-/** Where its heads are named, those that hold one. */
+/** The layers of the headline; where heads are named, the layers of these heads. */
 function headlineLayers() {
   const { layers = [], heads } = DATA.headline_of ?? {};
   return heads ? [...new Set(heads.map(([layer]) => layer))] : layers;
@@ -15,18 +15,18 @@ function headlineLayers() {
 
 function drawLayerPlot() {
   const rows = DATA.layers,
-    known = DATA.figures.filter((name) => rows.some((row) => row[name] && row[name].mean !== null));
-  $("layers-card").hidden = !known.length;
-  if (!known.length) return;
-  if (!known.includes(plots.layerFigure)) plots.layerFigure = known[0];
-  options($("layer-figure"), known, plots.layerFigure);
+    names = DATA.figures.filter((name) => rows.some((row) => row[name] && row[name].mean !== null));
+  $("layers-card").hidden = !names.length;
+  if (!names.length) return;
+  if (!names.includes(plots.layerFigure)) plots.layerFigure = names[0];
+  options($("layer-figure"), names, plots.layerFigure);
   const name = plots.layerFigure,
-    of = (key) => rows.map((row) => row[name][key] ?? NaN),
+    series = (key) => rows.map((row) => row[name][key] ?? NaN),
     x = rows.map((row) => row.layer);
-  const lines = [{ label: t("mean_of"), kind: "mean", x, y: of("mean"), low: of("low"), high: of("high") }];
-  if ("chance" in rows[0][name]) lines.push({ label: t("c_chance"), kind: "chance", x, y: of("chance") });
+  const lines = [{ label: t("mean_of"), kind: "mean", x, y: series("mean"), low: series("low"), high: series("high") }];
+  if ("chance" in rows[0][name]) lines.push({ label: t("c_chance"), kind: "chance", x, y: series("chance") });
   if (name !== "vision_mass" && "other" in rows[0][name])
-    lines.push({ label: t("c_other"), kind: "beside", x, y: of("other") });
+    lines.push({ label: t("c_other"), kind: "beside", x, y: series("other") });
   const headline = headlineLayers(),
     shaded = headline.length < x.length ? headline.map((layer) => [layer - 0.5, layer + 0.5]) : [];
   $("layers").replaceChildren(
@@ -45,15 +45,16 @@ function drawLayerPlot() {
       },
     }),
   );
-  const row = rows.find((one) => one.layer === plots.layer),
-    one = row?.[name],
+  const row = rows.find(({ layer }) => layer === plots.layer),
+    figure = row?.[name],
     slider = $("layer-pick");
   Object.assign(slider, { min: x[0], max: x[x.length - 1], value: plots.layer ?? x[0] });
-  slider.classList.toggle("idle", !one);
-  slider.setAttribute("aria-valuetext", one ? `${t("layer")} ${plots.layer}: ${number(one.mean)}` : "–");
-  const chance = one && one.chance !== null && one.chance !== undefined ? t("chance_is", number(one.chance)) : "";
-  const told = one ? t("layer_values", plots.layer, `${number(one.mean)} (${interval(one)})`, chance) : "";
-  say($("layer-told"), told || (shaded.length ? t("shaded") : ""));
+  slider.classList.toggle("idle", !figure);
+  slider.setAttribute("aria-valuetext", figure ? `${t("layer")} ${plots.layer}: ${number(figure.mean)}` : "–");
+  const hasChance = figure && figure.chance !== null && figure.chance !== undefined,
+    chance = hasChance ? t("chance_is", number(figure.chance)) : "";
+  const text = figure ? t("layer_values", plots.layer, `${number(figure.mean)} (${interval(figure)})`, chance) : "";
+  setText($("layer-told"), text || (shaded.length ? t("shaded") : ""));
 }
 
 function drawHeadPlot() {
@@ -63,7 +64,7 @@ function drawHeadPlot() {
   options($("head-figure"), Object.keys(heads), plots.headFigure);
   const values = heads[plots.headFigure].map((row) => row.map((value) => value ?? NaN)),
     layers = DATA.layers.map((row) => row.layer);
-  const words = (layer, head) =>
+  const describeHead = (layer, head) =>
     `${t("head_of", layers[layer], head)}: ${number(heads[plots.headFigure][layer][head])}`;
   drawMatrix($("heads"), {
     values,
@@ -71,7 +72,7 @@ function drawHeadPlot() {
     heads: [...values[0].keys()],
     chosen: plots.head,
     label: t("by_head"),
-    words,
+    describe: describeHead,
     marked: DATA.headline_of?.heads ?? [],
     pick: (layer, head) => {
       plots.head = [layer, head];
@@ -80,19 +81,19 @@ function drawHeadPlot() {
   });
   const ends = t("heads_ends", ...endsOf(values).map((value) => number(value)));
   const hint = `${t("heads_hint")}${DATA.headline_of?.heads ? ` ${t("outlined")}.` : ""}`;
-  say($("heads-told"), `${ends} ${plots.head ? words(...plots.head) : hint}`);
+  setText($("heads-told"), `${ends} ${plots.head ? describeHead(...plots.head) : hint}`);
 }
 
 function drawSamples() {
-  const found = sifted(),
-    cards = found.filter((row) => cardOf.has(row));
-  sight.disconnect();
+  const rows = filteredRows(),
+    cards = rows.filter((row) => cardOf.has(row));
+  cardObserver.disconnect();
   $("cards").replaceChildren(...cards.map(cardElement));
   $("count").textContent =
-    t("counted", found.length, DATA.rows.length, cards.length) +
+    t("counted", rows.length, DATA.rows.length, cards.length) +
     (DATA.left_out ? ` ${t("rows_left_out", DATA.left_out)}` : "");
-  $("order").textContent = t(sieve.down ? "down" : "up");
-  $("order").setAttribute("aria-pressed", String(sieve.down));
+  $("order").textContent = t(filters.down ? "down" : "up");
+  $("order").setAttribute("aria-pressed", String(filters.down));
   drawRows();
 }
 
@@ -114,12 +115,12 @@ function drawAll() {
     model.dtype,
     model.device,
   );
-  options($("sort"), ["order", ...DATA.figures, "area"], sieve.sort, (name) =>
+  options($("sort"), ["order", ...DATA.figures, "area"], filters.sort, (name) =>
     name === "order" ? t("order") : t(`f_${name}`),
   );
-  for (const name of ["right", "grounded", "search", "colormap", "interp"]) $(name).value = sieve[name];
+  for (const name of ["right", "grounded", "search", "colormap", "interp"]) $(name).value = filters[name];
   drawFigures();
-  drawHeadPlot(); // which takes its half of the line
+  drawHeadPlot(); // first: it takes half of the width from the plot by layer
   drawLayerPlot();
   drawSamples();
 }
@@ -128,37 +129,37 @@ function begin() {
   $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
   $("grounded").parentElement.hidden = !DATA.rows.some((row) => row.grounded !== null);
   $("right").parentElement.hidden = !DATA.rows.some((row) => verdictOf(row));
-  listenToTop(drawAll);
+  listenToHeader(drawAll);
   for (const name of ["sort", "right", "grounded"])
     $(name).addEventListener("change", () => {
-      sieve[name] = $(name).value;
-      rowsShown = AT_ONCE;
+      filters[name] = $(name).value;
+      rowsShown = PAGE_SIZE;
       drawSamples();
     });
   $("search").addEventListener("input", () => {
-    sieve.search = $("search").value;
-    rowsShown = AT_ONCE;
+    filters.search = $("search").value;
+    rowsShown = PAGE_SIZE;
     drawSamples();
   });
   $("order").addEventListener("click", () => {
-    sieve.down = !sieve.down;
+    filters.down = !filters.down;
     drawSamples();
   });
   for (const name of ["colormap", "interp"])
     $(name).addEventListener("change", () => {
-      sieve[name] = $(name).value;
+      filters[name] = $(name).value;
       redrawCards();
     });
   $("alpha").addEventListener("input", () => {
-    sieve.alpha = Number($("alpha").value);
+    filters.alpha = Number($("alpha").value);
     redrawCards();
   });
   $("outlines").addEventListener("change", () => {
-    sieve.outlines = $("outlines").checked;
+    filters.outlines = $("outlines").checked;
     redrawCards();
   });
   $("more").addEventListener("click", () => {
-    rowsShown += AT_ONCE;
+    rowsShown += PAGE_SIZE;
     drawRows();
   });
   $("layer-figure").addEventListener("change", () => {
@@ -180,7 +181,7 @@ function begin() {
   drawAll();
 }
 
-// The blocks follow the script, and a card is drawn when it comes into sight.
+// The blocks follow the script, so wait for the whole document.
 addEventListener("DOMContentLoaded", () => {
   begin();
   document.documentElement.dataset.state = "fine";

@@ -1,14 +1,14 @@
-// What can be clicked, slid and typed: each changes `state` through `change`, and is drawn from it.
+// Controls of the page: each changes `state` through `change`, and is drawn from it.
 
-let waiting = false;
+let scheduled = false;
 
-/** Change the state, then draw all of it, once a frame. */
-function change(how) {
-  how();
-  if (waiting) return;
-  waiting = true;
+/** Change the state, then draw the page, at most once per frame of the screen. */
+function change(update) {
+  update();
+  if (scheduled) return;
+  scheduled = true;
   requestAnimationFrame(() => {
-    waiting = false;
+    scheduled = false;
     drawAll();
   });
 }
@@ -16,7 +16,7 @@ function change(how) {
 const firstLayer = (map) => map.sources.findIndex((source) => source.id === "layer");
 const layersOf = (map) => map.sources.filter((source) => source.id === "layer");
 
-/** Show a row: a word, or a query as a whole. Words are those of the plain attention. */
+/** Show a row: a word, or a whole query. Only plain attention has words. */
 function chooseRow(number, row) {
   const panel = state.panels[number];
   if (mapOf(panel).name !== "attention") Object.assign(panel, { map: 0, source: 0 });
@@ -35,32 +35,32 @@ function chooseMap(panel, map) {
   Object.assign(panel, { map, source: 0, head: null, row: rows });
 }
 
-/** To the layer before or after what is shown: of an average, before its first or after its last. */
-function stepLayer(by, around = false) {
+/** Go to the previous or next layer; from an average, before its first or after its last layer. */
+function stepLayer(by, wrap = false) {
   const panel = active(),
     map = mapOf(panel),
     layers = layersOf(map),
     first = firstLayer(map);
   if (!layers.length) return;
-  const shown = panel.head ? [map.heads.layers[panel.head[0]]] : map.sources[panel.source].layers;
-  const from = layers.findIndex((source) => source.layers[0] === shown[by > 0 ? shown.length - 1 : 0]) + by;
+  const current = panel.head ? [map.heads.layers[panel.head[0]]] : map.sources[panel.source].layers;
+  const target = layers.findIndex((source) => source.layers[0] === current[by > 0 ? current.length - 1 : 0]) + by;
   const last = layers.length - 1,
-    at = around ? (from + layers.length) % layers.length : Math.min(Math.max(from, 0), last);
-  chooseSource(panel, first + at);
+    index = wrap ? (target + layers.length) % layers.length : Math.min(Math.max(target, 0), last);
+  chooseSource(panel, first + index);
 }
 
-/** A button that plays until it is pressed again, or there is nothing left to play. */
-function player(button, milliseconds, step) {
+/** Make a button that calls `step` at intervals until it is pressed again or stopped. */
+function player(button, intervalMs, step) {
   let timer = null;
-  const set = (playing) => {
+  const setPlaying = (playing) => {
     clearInterval(timer);
-    timer = playing ? setInterval(() => change(step), milliseconds) : null;
+    timer = playing ? setInterval(() => change(step), intervalMs) : null;
     button.setAttribute("aria-pressed", String(playing));
     button.dataset.t = playing ? "stop" : "play";
-    say(button, t(button.dataset.t));
+    setText(button, t(button.dataset.t));
   };
-  button.addEventListener("click", () => set(timer === null));
-  return { stop: () => timer !== null && set(false) };
+  button.addEventListener("click", () => setPlaying(timer === null));
+  return { stop: () => timer !== null && setPlaying(false) };
 }
 
 const players = {};
@@ -70,7 +70,7 @@ function listen() {
     change(() => chooseSource(active(), firstLayer(mapOf(active())) + Number($("layer").value))),
   );
   players.layers = player($("play"), 600, () => stepLayer(1, true));
-  players.film = player($("film-play"), 500, () => {
+  players.clip = player($("film-play"), 500, () => {
     const clip = resultOf(active()).clip;
     if (clip) state.frame = (frameNow(resultOf(active())) + 1) % clip.frames.length;
   });
@@ -96,34 +96,35 @@ function listen() {
     else if (frames && (event.key === "," || event.key === "."))
       change(() => (state.frame = Math.min(Math.max(state.frame + (event.key === "." ? 1 : -1), 0), frames - 1)));
     else if (event.key === "p") $("play").click();
-    else if (event.key === "Escape" && state.kept) change(() => Object.assign(state, { kept: null, cell: null }));
+    else if (event.key === "Escape" && state.selected)
+      change(() => Object.assign(state, { selected: null, cell: null }));
   });
 }
 
-/** A second panel: of several questions the next one, else the same words in the last layer. */
+/** Open a second panel, or close one. The second shows the next question, or the same query in the last layer. */
 function toggleCompare() {
   if (state.panels.length > 1) state.panels = [active()];
   else {
     const first = state.panels[0],
-      other = DATA.results.length > 1 ? (first.result + 1) % DATA.results.length : first.result;
-    const second = other === first.result ? { ...first, head: null } : newPanel(other);
-    if (other === first.result) chooseSource(second, mapOf(second).sources.length - 1);
+      nextResult = DATA.results.length > 1 ? (first.result + 1) % DATA.results.length : first.result;
+    const second = nextResult === first.result ? { ...first, head: null } : newPanel(nextResult);
+    if (nextResult === first.result) chooseSource(second, mapOf(second).sources.length - 1);
     state.panels = [first, second];
   }
-  Object.assign(state, { active: state.panels.length - 1, cell: null, kept: null });
+  Object.assign(state, { active: state.panels.length - 1, cell: null, selected: null });
   buildPanels();
 }
 
 function drawWords() {
   const panel = active(),
     result = resultOf(panel),
-    plain = mapOf(panel).name === "attention";
+    isAttention = mapOf(panel).name === "attention";
   for (const name of ["question", "answer"]) {
     const pieces = result.pieces[name].map(([text, row]) => {
       if (row === null) return text;
       const button = make("button", { type: "button", class: "word" }, text);
       button.dataset.row = row;
-      button.setAttribute("aria-pressed", String(plain && panel.row === row));
+      button.setAttribute("aria-pressed", String(isAttention && panel.row === row));
       button.addEventListener("click", () => change(() => chooseRow(state.active, row)));
       return button;
     });
@@ -133,13 +134,13 @@ function drawWords() {
   const queries = [...result.rows.entries()].filter(([, row]) => !row.kind.endsWith(" word"));
   const choose = (number) => () => chooseRow(state.active, number);
   const chips = queries.map(([number, row]) => {
-    return chip(t(`q_${row.kind}`, row.text), plain && panel.row === number, choose(number));
+    return chip(t(`q_${row.kind}`, row.text), isAttention && panel.row === number, choose(number));
   });
   $("queries").replaceChildren(...chips);
 }
 
-/** Of an answer that was given, what the model's own was. */
-const supplied = ({ own_answer: own }) => (own === null ? "" : ` (${t("supplied", isolated(own || t("no_answer")))})`);
+/** The model's own answer where the answer was supplied; otherwise empty. */
+const supplied = ({ own_answer: own }) => (own === null ? "" : ` (${t("supplied", isolate(own || t("no_answer")))})`);
 
 function chip(text, pressed, choose) {
   const button = make("button", { type: "button" }, text);
@@ -148,29 +149,28 @@ function chip(text, pressed, choose) {
   return button;
 }
 
-/** A question where one of several is chosen: with what sets it apart where another is the same. */
+/** Label of a question in the list of questions; questions with the same text get more details. */
 function questionName(result, number) {
-  const alike = (name) => DATA.results.map((one, at) => name(one, at)).filter((one, at) => at !== number);
-  const longer = (one, at) => {
-    const { sources, name } = one.maps[one.headline],
+  const othersBy = (label) => DATA.results.map(label).filter((_, i) => i !== number);
+  const detailed = ({ maps, headline, clip, question, media }) => {
+    const { sources, name } = maps[headline],
       layers = layersName(sources[0].layers);
-    const way = one.clip && one.clip.way !== "clip" ? [one.clip.way] : [];
-    return [one.question, one.media[0].name, one.headline ? t("method", name) : layers, ...way].join(" · ");
+    const mode = clip && clip.way !== "clip" ? [clip.way] : [];
+    return [question, media[0].name, headline ? t("method", name) : layers, ...mode].join(" · ");
   };
-  if (!alike((one) => one.question).includes(result.question)) return result.question;
-  const name = longer(result);
-  return alike(longer).includes(name) ? `${name} (${number + 1})` : name;
+  if (!othersBy((other) => other.question).includes(result.question)) return result.question;
+  const name = detailed(result);
+  return othersBy(detailed).includes(name) ? `${name} (${number + 1})` : name;
 }
 
 function drawQuestions() {
   $("questions").hidden = DATA.results.length < 2;
   $("questions").replaceChildren(
     ...DATA.results.map((result, number) => {
-      const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([at]) => "AB"[at]);
-      const told = questionName(result, number);
-      const button = chip(told, active().result === number, () => {
+      const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([i]) => "AB"[i]);
+      const button = chip(questionName(result, number), active().result === number, () => {
         state.panels[state.active] = newPanel(number);
-        Object.assign(state, { cell: null, kept: null });
+        Object.assign(state, { cell: null, selected: null });
         buildPanels();
       });
       if (state.panels.length > 1 && panels.length) button.append(make("sup", {}, panels.join(" ")));
@@ -187,7 +187,7 @@ function drawLayers() {
     layers = layersOf(map),
     slider = $("layer");
   $("map-line").hidden = result.maps.length < 2;
-  const names = result.maps.map((one) => one.name);
+  const names = result.maps.map(({ name }) => name);
   if ($("map").options.length !== names.length || names.some((name, i) => $("map").options[i].text !== name)) {
     $("map").replaceChildren(...names.map((name, number) => make("option", { value: number }, name)));
   }
@@ -210,26 +210,32 @@ function drawLayers() {
   drawShares(panel, map, layers, single ? panel.source - first : -1);
 }
 
-/** Bars of the share on the picture, a layer each. */
+/** Draw one bar per layer: the share on the picture. */
 function drawShares(panel, map, layers, chosen) {
   $("shares").hidden = $("shares-hint").hidden = map.name !== "attention" || layers.length < 2;
   const masses = layers.map((source) => source.mass[panel.row] ?? 0),
-    most = Math.max(...masses, 1e-9);
-  const svg = draw("svg", {
+    highest = Math.max(...masses, 1e-9);
+  const svg = makeSvg("svg", {
     "viewBox": `0 0 ${layers.length} 10`,
     "preserveAspectRatio": "none",
     "aria-hidden": "true",
   });
   layers.forEach((source, number) => {
     const mass = masses[number],
-      height = Math.max((9.6 * mass) / most, 0.15);
+      height = Math.max((9.6 * mass) / highest, 0.15);
     svg.append(
-      draw("rect", { x: number + 0.1, y: 10 - height, width: 0.8, height, class: number === chosen ? "chosen" : "" }),
+      makeSvg("rect", {
+        x: number + 0.1,
+        y: 10 - height,
+        width: 0.8,
+        height,
+        class: number === chosen ? "chosen" : "",
+      }),
     );
-    const area = draw(
+    const area = makeSvg(
       "rect",
       { x: number, y: 0, width: 1, height: 10, class: "area" },
-      draw("title", {}, `${t("layer")} ${source.layers[0]}: ${percent(mass)}`),
+      makeSvg("title", {}, `${t("layer")} ${source.layers[0]}: ${percent(mass)}`),
     );
     area.addEventListener("click", () => change(() => chooseSource(panel, firstLayer(map) + number)));
     svg.append(area);
@@ -243,7 +249,7 @@ function drawHeads() {
     by = $("heads-by").value;
   $("heads-card").hidden = !heads;
   if (!heads) return;
-  const words = (layer, head) =>
+  const describeHead = (layer, head) =>
     `${t("head_of", heads.layers[layer], heads.numbers[head])}: ${percent(heads[by][layer][head])}`;
   drawMatrix($("heads"), {
     values: heads[by],
@@ -251,9 +257,9 @@ function drawHeads() {
     heads: heads.numbers,
     chosen: panel.head,
     label: t("heads"),
-    words,
+    describe: describeHead,
     pick: (layer, head) => change(() => Object.assign(panel, { map: 0, source: 0, row: 0, head: [layer, head] })),
   });
   const ends = t("heads_ends", ...endsOf(heads[by]).map(percent));
-  say($("heads-told"), `${panel.head ? words(...panel.head) : t("heads_hint")} ${ends}`);
+  setText($("heads-told"), `${panel.head ? describeHead(...panel.head) : t("heads_hint")} ${ends}`);
 }

@@ -1,6 +1,6 @@
-// From cell values to coloured pixels, as render.py does it: values first, colours after.
+// From cell values to coloured pixels, as overlay.py: values are interpolated before they are coloured.
 
-/** Of each colour map its 256 colours as pixels of a canvas. */
+/** The 256 colours of each colour map as pixels of a canvas. */
 const TABLES = Object.fromEntries(
   Object.entries(DATA.tables).map(([name, text]) => {
     const rgb = bytesOf(text),
@@ -11,25 +11,25 @@ const TABLES = Object.fromEntries(
   }),
 );
 
-/** For each pixel of a side the cell before it, the cell after it, and how far it is from the first to the second. */
-function places(pixels, cells, smooth) {
+/** For each pixel along one side: the cell before it, the cell after it, and the weight of the second. */
+function interpolation(pixels, cells, smooth) {
   const first = new Int32Array(pixels),
     second = new Int32Array(pixels),
-    part = new Float64Array(pixels);
+    weight = new Float64Array(pixels);
   for (let i = 0; i < pixels; i++) {
     if (smooth) {
       const at = Math.min(Math.max(((i + 0.5) * cells) / pixels - 0.5, 0), cells - 1);
       first[i] = Math.floor(at);
-      part[i] = at - first[i];
+      weight[i] = at - first[i];
     } else {
       first[i] = Math.floor(((2 * i + 1) * cells) / (2 * pixels));
     }
     second[i] = Math.min(first[i] + 1, cells - 1);
   }
-  return { first, second, part };
+  return { first, second, weight };
 }
 
-/** Colour (rows, columns) values over a canvas: 0 the first of 256 colours, `high` and above the last. */
+/** Paint (rows, columns) values on a canvas: 0 has the first of 256 colours, `high` and above the last. */
 function paint(canvas, values, rows, columns, high, colormap, interp) {
   const { width, height } = canvas,
     context = canvas.getContext("2d");
@@ -37,23 +37,23 @@ function paint(canvas, values, rows, columns, high, colormap, interp) {
     pixels = new Uint32Array(image.data.buffer);
   const table = TABLES[colormap],
     unit = 255 / high;
-  const x = places(width, columns, interp === "linear"),
-    y = places(height, rows, interp === "linear");
+  const x = interpolation(width, columns, interp === "linear"),
+    y = interpolation(height, rows, interp === "linear");
   const line = new Float64Array(columns);
   for (let v = 0; v < height; v++) {
     const above = y.first[v] * columns,
       below = y.second[v] * columns,
-      down = y.part[v];
+      down = y.weight[v];
     for (let c = 0; c < columns; c++) line[c] = (values[above + c] * (1 - down) + values[below + c] * down) * unit;
     for (let u = 0, at = v * width; u < width; u++, at++) {
-      const level = line[x.first[u]] + (line[x.second[u]] - line[x.first[u]]) * x.part[u];
+      const level = line[x.first[u]] + (line[x.second[u]] - line[x.first[u]]) * x.weight[u];
       pixels[at] = table[level >= 255 ? 255 : level > 0 ? (level + 0.5) | 0 : 0];
     }
   }
   context.putImageData(image, 0, 0);
 }
 
-/** A bar of all colours, low at the left. */
+/** Paint a bar of all colours, low at the left. */
 function paintBar(canvas, colormap) {
   const context = canvas.getContext("2d"),
     image = context.createImageData(canvas.width, canvas.height);
@@ -70,7 +70,7 @@ function colorOf(share, colormap = "inferno") {
   return `rgb(${red} ${green} ${blue})`;
 }
 
-/** As `render.percentile_scale`: the 99.5th percentile, or the largest value, or 1. */
+/** The end of a scale, as `heatmap.percentile_scale`: the 99.5th percentile; the largest value if that is 0; else 1. */
 function scaleHigh(values) {
   const sorted = Float32Array.from(values).sort(),
     at = 0.995 * (sorted.length - 1),
@@ -83,19 +83,18 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 const RANKS = new WeakMap();
 
-/** For each cell its place among all, 1 the strongest; equal values have the same. */
+/** The cells in descending order, and the rank of each cell: 1 is the strongest, equal values have the same rank. */
 function ranksOf(values) {
   if (!RANKS.has(values.buffer)) RANKS.set(values.buffer, new Map());
-  const known = RANKS.get(values.buffer),
+  const cached = RANKS.get(values.buffer),
     key = values.byteOffset;
-  if (!known.has(key)) {
+  if (!cached.has(key)) {
     const order = Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a]),
       ranks = new Uint32Array(values.length);
     order.forEach(
-      (cell, place) =>
-        (ranks[cell] = place && values[cell] === values[order[place - 1]] ? ranks[order[place - 1]] : place + 1),
+      (cell, i) => (ranks[cell] = i && values[cell] === values[order[i - 1]] ? ranks[order[i - 1]] : i + 1),
     );
-    known.set(key, { order, ranks });
+    cached.set(key, { order, ranks });
   }
-  return known.get(key);
+  return cached.get(key);
 }

@@ -1,19 +1,19 @@
-// The page of an encoder's look: what can be clicked, slid and typed changes `state`, and all is drawn from it.
+// The page of an encoder: its controls change `state`, and everything is drawn from it.
 
-let waiting = false;
+let scheduled = false;
 
-/** Change the state, then draw all of it, once a frame. */
-function change(how) {
-  how();
-  if (waiting) return;
-  waiting = true;
+/** Change the state, then draw the page, at most once per frame of the screen. */
+function change(update) {
+  update();
+  if (scheduled) return;
+  scheduled = true;
   requestAnimationFrame(() => {
-    waiting = false;
+    scheduled = false;
     drawAll();
   });
 }
 
-/** To one of the layers that are shown, or the nearest. */
+/** Choose a layer, or the first or last one if it is out of range. */
 function chooseLayer(layer) {
   const layers = layersOf();
   state.layer = Math.min(Math.max(layer, layers[0]), layers[layers.length - 1]);
@@ -21,23 +21,23 @@ function chooseLayer(layer) {
 
 function stepLayer(by) {
   const layers = layersOf(),
-    at = layers.indexOf(state.layer) + by;
-  if (!isSaliency()) state.layer = layers[Math.min(Math.max(at, 0), layers.length - 1)];
+    index = layers.indexOf(state.layer) + by;
+  if (!isSaliency()) state.layer = layers[Math.min(Math.max(index, 0), layers.length - 1)];
 }
 
-/** Attention, the likeness to a patch that was asked about, or a map of saliency. */
+/** Choose the kind of map: attention, similarity to a query patch, or the number of a saliency map. */
 function chooseKind(kind) {
-  if (kind === "similarity" && !hasLikeness()) return;
+  if (kind === "similarity" && !hasSimilarity()) return;
   state.kind = /^\d+$/.test(kind) ? Number(kind) : kind;
   if (!isSaliency()) {
     const layers = layersOf();
-    state.layer = layers.reduce((best, one) =>
-      Math.abs(one - state.layer) < Math.abs(best - state.layer) ? one : best,
+    state.layer = layers.reduce((best, layer) =>
+      Math.abs(layer - state.layer) < Math.abs(best - state.layer) ? layer : best,
     );
   }
 }
 
-/** Where a single patch looks; the same again goes back. Of attention alone: a click changes no other map. */
+/** Show the attention of a patch, or of the query if the patch was chosen before. Other kinds of map do not change. */
 function choosePatch(place) {
   if (!DATA.clicked || place === null || state.kind !== "attention") return;
   state.place = state.place === place ? null : place;
@@ -49,16 +49,16 @@ function pointAt(place) {
   inspect();
 }
 
-/** The arrow keys move from patch to patch of the picture. */
-function walk(event) {
+/** Move from patch to patch with the arrow keys; Enter chooses one. */
+function moveByKey(event) {
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] },
-    here = state.cell;
+    current = state.cell;
   if (moves[event.key]) {
     const [down, right] = moves[event.key];
-    const row = here === null ? 0 : Math.min(Math.max(rowAt(here) + down, 0), ROWS - 1),
-      column = here === null ? 0 : Math.min(Math.max(columnAt(here) + right, 0), COLUMNS - 1);
+    const row = current === null ? 0 : Math.min(Math.max(rowAt(current) + down, 0), ROWS - 1),
+      column = current === null ? 0 : Math.min(Math.max(columnAt(current) + right, 0), COLUMNS - 1);
     pointAt(row * COLUMNS + column);
-  } else if (event.key === "Enter" || event.key === " ") change(() => choosePatch(here));
+  } else if (event.key === "Enter" || event.key === " ") change(() => choosePatch(current));
   else return;
   event.preventDefault();
 }
@@ -67,7 +67,7 @@ function listen() {
   $("picture").addEventListener("pointermove", (event) => pointAt(placeAt(event)));
   $("picture").addEventListener("pointerleave", () => pointAt(null));
   $("picture").addEventListener("click", (event) => change(() => choosePatch(placeAt(event))));
-  $("picture").addEventListener("keydown", walk);
+  $("picture").addEventListener("keydown", moveByKey);
   $("layer").addEventListener("input", () => change(() => (state.layer = layersOf()[Number($("layer").value)])));
   $("kind").addEventListener("change", () => change(() => chooseKind($("kind").value)));
   $("over").addEventListener("change", () => {
@@ -90,10 +90,10 @@ function listen() {
   });
 }
 
-/** Who asks: of likeness the patches that were asked about alone. */
+/** Draw the buttons of the queries; similarity has only query patches. */
 function drawQueries() {
-  const alike = state.kind === "similarity",
-    queries = alike ? asksAlone() : DATA.queries;
+  const isSimilarity = state.kind === "similarity",
+    queries = isSimilarity ? pointQueries() : DATA.queries;
   const chips = queries.map((query) => {
     const button = make("button", { type: "button" }, queryName(query));
     button.setAttribute("aria-pressed", String(query === queryNow() && !clicked()));
@@ -102,7 +102,7 @@ function drawQueries() {
     );
     return button;
   });
-  if (DATA.clicked && !alike) {
+  if (DATA.clicked && !isSimilarity) {
     const place = state.place,
       name = place === null ? t("w_none") : t("w_clicked", rowAt(place) + 1, columnAt(place) + 1);
     const button = make("button", { type: "button", disabled: place === null }, name);
@@ -110,29 +110,29 @@ function drawQueries() {
     button.addEventListener("click", () => change(() => (state.place = null)));
     chips.push(button);
   }
-  const at = [...$("queries").children].indexOf(document.activeElement);
+  const focused = [...$("queries").children].indexOf(document.activeElement);
   $("queries").replaceChildren(...chips);
   $("queries").hidden = isSaliency();
-  if (at >= 0) chips[Math.min(at, chips.length - 1)].focus({ preventScroll: true });
-  const known = DATA.clicked?.places.length ?? 0;
-  const lines = [known ? t("click_hint") : t("click_none")];
-  if (known && known < CELLS) lines.push(t("click_some", known, CELLS));
-  say($("click-hint"), lines.join(" "));
+  if (focused >= 0) chips[Math.min(focused, chips.length - 1)].focus({ preventScroll: true });
+  const clickable = DATA.clicked?.places.length ?? 0;
+  const lines = [clickable ? t("click_hint") : t("click_none")];
+  if (clickable && clickable < CELLS) lines.push(t("click_some", clickable, CELLS));
+  setText($("click-hint"), lines.join(" "));
   $("click-hint").hidden = state.kind !== "attention";
-  const standing = standingWords();
-  $("nearest").hidden = !standing;
-  say($("nearest"), standing);
+  const notice = substituteNotice();
+  $("nearest").hidden = !notice;
+  setText($("nearest"), notice);
 }
 
-/** What is shown where that is not the patch that was clicked, or would be; else nothing. */
-function standingWords() {
+/** A notice if a click has no effect, or if another patch stands in for the clicked one; otherwise empty. */
+function substituteNotice() {
   if (isSaliency()) return t("click_saliency");
   if (state.kind === "similarity") return t("click_alike", ...queryNow().point);
   if (!clicked() || nearest(state.place) === state.place) return "";
   return t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1);
 }
 
-/** A list to choose of: the texts anew, the choice kept. */
+/** Fill a list with [value, text] options; unchanged options are not replaced. */
 function fill(select, options, value) {
   const key = JSON.stringify(options);
   if (select.dataset.key !== key) {
@@ -144,22 +144,22 @@ function fill(select, options, value) {
 
 function drawChoices() {
   const layers = layersOf(),
-    attention = state.kind === "attention";
+    isAttention = state.kind === "attention";
   const kinds = [["attention", t("kind_attention")]];
-  if (asksAlone().length) kinds.push(["similarity", t(hasLikeness() ? "cosine" : "cosine_asked")]);
+  if (pointQueries().length) kinds.push(["similarity", t(hasSimilarity() ? "cosine" : "cosine_asked")]);
   DATA.saliency.forEach(({ method, target }, number) =>
     kinds.push([String(number), t("kind_saliency", t(`m_${method}`), target)]),
   );
   $("kind-line").hidden = kinds.length < 2;
   fill($("kind"), kinds, String(state.kind));
-  for (const option of $("kind").options) option.disabled = option.value === "similarity" && !hasLikeness();
+  for (const option of $("kind").options) option.disabled = option.value === "similarity" && !hasSimilarity();
   $("layer-line").hidden = isSaliency();
   $("layer").max = layers.length - 1;
   $("layer").value = layers.indexOf(state.layer);
   const layer = state.layer < 0 ? t("before_layers") : String(state.layer);
   $("layer").setAttribute("aria-valuetext", state.layer < 0 ? layer : `${t("layer")} ${layer}`);
   $("layer-told").textContent = layer;
-  $("over-line").hidden = !attention;
+  $("over-line").hidden = !isAttention;
   const maps = clicked() ? ["mean"] : Object.keys(queryNow().maps),
     heads = hasHeads(state.layer) ? [...Array(DATA.head_count).keys()] : [];
   const overs = [
@@ -169,26 +169,26 @@ function drawChoices() {
   fill($("over"), overs, String(overNow()));
   $("over").disabled = overs.length < 2;
   for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
-  $("scale-line").hidden = !attention;
+  $("scale-line").hidden = !isAttention;
   $("alpha-told").textContent = percent(state.alpha);
   $("back").setAttribute("aria-pressed", String(state.back));
-  $("back-hint").textContent = [t("back_hint"), ...(PARTLY ? [t("veiled")] : [])].join(" ");
+  $("back-hint").textContent = [t("back_hint"), ...(IS_CROPPED ? [t("veiled")] : [])].join(" ");
   $("step-line").hidden = STEPS < 2;
   $("step").max = STEPS - 1;
   $("step").value = state.step;
-  $("step").setAttribute("aria-valuetext", stepWords());
-  $("step-told").textContent = stepWords();
+  $("step").setAttribute("aria-valuetext", describeStep());
+  $("step-told").textContent = describeStep();
 }
 
 function drawFoot() {
   const { made } = DATA,
-    named = (name) => (name.startsWith("at_") ? name : t(`w_${name}`));
-  const told = DATA.left_out.map(([what, ...of]) => {
-    if (what === "over") return t("left_over", t(`over_${of[0]}`), named(of[1]));
-    if (what === "saliency") return t("left_saliency", t(`m_${of[0]}`), of[1]);
-    return t(`left_${what}`, ...of.map((one) => (typeof one === "string" ? named(one) : one)));
+    nameOf = (query) => (query.startsWith("at_") ? query : t(`w_${query}`));
+  const leftOut = DATA.left_out.map(([kind, ...details]) => {
+    if (kind === "over") return t("left_over", t(`over_${details[0]}`), nameOf(details[1]));
+    if (kind === "saliency") return t("left_saliency", t(`m_${details[0]}`), details[1]);
+    return t(`left_${kind}`, ...details.map((detail) => (typeof detail === "string" ? nameOf(detail) : detail)));
   });
-  $("notes").replaceChildren(...[...told, ...DATA.notes].map((line) => make("li", {}, line)));
+  $("notes").replaceChildren(...[...leftOut, ...DATA.notes].map((line) => make("li", {}, line)));
   const versions = [made.dtype, made.device, made.transformers, made.torch];
   $("made").textContent = t(
     "made_encoder",
@@ -222,15 +222,15 @@ function drawAll() {
 
 async function begin() {
   $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
-  await unpack(shownBy().block);
-  listenToTop(() => change(() => {}));
+  await unpack(entryOf().block);
+  listenToHeader(() => change(() => {}));
   listen();
   buildPicture();
   drawAll();
   document.documentElement.dataset.state = "coarse";
   let drawn = performance.now();
   await unpackAll(
-    () => [shownBy().block, ...(hasHeads(state.layer) ? [shownBy(state.layer, 0).block] : [])],
+    () => [entryOf().block, ...(hasHeads(state.layer) ? [entryOf(state.layer, 0).block] : [])],
     (done, total) => {
       $("progress").textContent = done < total ? t("loading", done, total) : "";
       if (performance.now() - drawn < 200) return;
@@ -242,7 +242,7 @@ async function begin() {
   document.documentElement.dataset.state = "fine";
 }
 
-begin().catch((fault) => {
-  $("progress").textContent = t("broken", fault.message);
-  throw fault;
+begin().catch((error) => {
+  $("progress").textContent = t("broken", error.message);
+  throw error;
 });

@@ -1,14 +1,14 @@
-// Small multiples: every layer, every head of one layer; and the figures by layer.
+// Thumbnails of all layers and of the heads of one layer, and the charts of figures by layer.
 
 const THUMB_PX = 84,
-  LEAST_THUMB_PX = 6;
+  MIN_THUMB_PX = 6;
 
-/** A small map as a button. Painted anew only when something else is shown. */
+/** A small map as a button, painted only when what it shows changed. */
 function thumb(holder, number, { layer, over, label, name, pressed, framed, pick }) {
   let button = holder.children[number];
   if (!button) {
-    const wide = THUMB_PX * Math.min(COLUMNS / ROWS, 1.6),
-      [width, height] = [wide, (wide * ROWS) / COLUMNS].map((px) => Math.max(Math.round(px), LEAST_THUMB_PX)),
+    const thumbWidth = THUMB_PX * Math.min(COLUMNS / ROWS, 1.6),
+      [width, height] = [thumbWidth, (thumbWidth * ROWS) / COLUMNS].map((px) => Math.max(Math.round(px), MIN_THUMB_PX)),
       canvas = make("canvas", { width, height });
     button = make("button", { type: "button", class: "thumb" }, canvas, make("span", {}));
     button.addEventListener("click", () => change(button.pick));
@@ -18,11 +18,11 @@ function thumb(holder, number, { layer, over, label, name, pressed, framed, pick
   button.setAttribute("aria-pressed", String(pressed));
   button.setAttribute("aria-label", name);
   button.classList.toggle("framed", framed);
-  say(button.querySelector("span"), label);
-  const shown = shownBy(layer, over),
-    values = ofStep(valuesOf(shown)),
-    high = values && highOf(shown);
-  const key = [shown.block, shown.row, high, state.step, state.colormap, state.interp].join(" ");
+  setText(button.querySelector("span"), label);
+  const entry = entryOf(layer, over),
+    values = ofStep(valuesOf(entry)),
+    high = values && highOf(entry);
+  const key = [entry.block, entry.row, high, state.step, state.colormap, state.interp].join(" ");
   button.classList.toggle("coarse", high === undefined);
   if (high === undefined || button.dataset.key === key) return;
   button.dataset.key = key;
@@ -31,7 +31,7 @@ function thumb(holder, number, { layer, over, label, name, pressed, framed, pick
 
 function drawThumbs(holder, thumbs) {
   while (holder.children.length > thumbs.length) holder.lastChild.remove();
-  thumbs.forEach((one, number) => thumb(holder, number, one));
+  thumbs.forEach((options, number) => thumb(holder, number, options));
 }
 
 function drawLayerThumbs() {
@@ -49,20 +49,20 @@ function drawLayerThumbs() {
     pick: () => (state.layer = layer),
   }));
   drawThumbs($("layer-thumbs"), thumbs);
-  const some =
+  const onlySomeLayers =
     typeof overNow() === "number" && state.kind === "attention" && queryNow().heads.layers.length < layersOf().length;
-  const hints = [...(mixed ? [t("layers_windowed", whole)] : []), ...(some ? [t("layers_mean")] : [])];
+  const hints = [...(mixed ? [t("layers_windowed", whole)] : []), ...(onlySomeLayers ? [t("layers_mean")] : [])];
   $("layers-hint").textContent = hints.join(" ");
 }
 
 function drawHeadThumbs() {
-  const attention = state.kind === "attention",
-    some = hasHeads(state.layer);
-  $("heads-card").hidden = !attention;
-  if (!attention) return;
+  const isAttention = state.kind === "attention",
+    available = hasHeads(state.layer);
+  $("heads-card").hidden = !isAttention;
+  if (!isAttention) return;
   $("heads-title").textContent = t("heads_of_layer", state.layer);
-  $("heads-hint").textContent = t(clicked() ? "heads_clicked" : some ? "heads_told" : "heads_none");
-  const numbers = some ? [...Array(DATA.head_count).keys()] : [];
+  $("heads-hint").textContent = t(clicked() ? "heads_clicked" : available ? "heads_told" : "heads_none");
+  const numbers = available ? [...Array(DATA.head_count).keys()] : [];
   const thumbs = numbers.map((head) => ({
     layer: state.layer,
     over: head,
@@ -75,7 +75,7 @@ function drawHeadThumbs() {
   drawThumbs($("head-thumbs"), thumbs);
 }
 
-/** A chart a figure: the mean of the heads, from the least head to the largest, and what an even spread gives. */
+/** Draw one chart per figure: mean and range of the heads, and the value of uniform attention. */
 function drawFigures() {
   const x = [...DATA.full.keys()],
     head = typeof overNow() === "number" && state.kind === "attention" ? state.over : null;
@@ -95,7 +95,7 @@ function drawFigures() {
     ];
     if (head !== null)
       lines.push({ label: t("figures_head", head), kind: "main", x, y: values.map((heads) => heads[head]) });
-    const told = t(
+    const text = t(
       "at_layer",
       layer,
       compact((head === null ? mean : values.map((heads) => heads[head]))[layer]),
@@ -106,14 +106,14 @@ function drawFigures() {
       lines,
       xLabel: t("layer"),
       yLabel: t(`f_${name}`),
-      label: `${t(`f_${name}`)}. ${told}`,
+      label: `${t(`f_${name}`)}. ${text}`,
       at: layer,
       whole: true,
       pick: (at) => change(() => chooseLayer(Math.round(at))),
     });
     const key = figure.querySelector("figcaption");
     $("figures-key").replaceChildren(...key.children);
-    key.replaceWith(make("figcaption", { class: "hint" }, told));
+    key.replaceWith(make("figcaption", { class: "hint" }, text));
     return figure;
   });
   $("figures").replaceChildren(...figures);

@@ -1,12 +1,12 @@
-// The picture with its map, the scale beneath, the patch that is pointed at, and the strongest patches.
+// The picture with its map, the scale, the pointed patch, and the strongest patches.
 
 const [WIDTH_PX, HEIGHT_PX] = DATA.size_px;
 const REGION = [DATA.xs[0], DATA.ys[0], DATA.xs[COLUMNS], DATA.ys[ROWS]];
-const MAX_SAVED_PX = 2560; // the height of a picture that is saved
-/** Whether the encoder does not see all of the picture. */
-const PARTLY = REGION[0] > 1 || REGION[1] > 1 || REGION[2] < WIDTH_PX - 1 || REGION[3] < HEIGHT_PX - 1;
+const MAX_SAVED_PX = 2560; // maximum height of the picture in a saved view
+/** Whether the encoder sees only a part of the picture. */
+const IS_CROPPED = REGION[0] > 1 || REGION[1] > 1 || REGION[2] < WIDTH_PX - 1 || REGION[3] < HEIGHT_PX - 1;
 
-/** Lay the map, and what went in, over what the encoder sees of the picture. */
+/** Place the map and the reconstruction of the input over the region that the encoder sees. */
 function buildPicture() {
   const [drawn_w, drawn_h] = DATA.drawn_px,
     [x0, y0, x1, y1] = REGION;
@@ -23,13 +23,16 @@ function buildPicture() {
     style.height = `${(100 * (y1 - y0)) / HEIGHT_PX}%`;
   }
   for (const name of ["veil", "marks"]) $(name).setAttribute("viewBox", `0 0 ${WIDTH_PX} ${HEIGHT_PX}`);
-  if (PARTLY)
+  if (IS_CROPPED)
     $("veil").append(
-      draw("path", { "d": `M0,0H${WIDTH_PX}V${HEIGHT_PX}H0Z M${x0},${y0}V${y1}H${x1}V${y0}Z`, "fill-rule": "evenodd" }),
+      makeSvg("path", {
+        "d": `M0,0H${WIDTH_PX}V${HEIGHT_PX}H0Z M${x0},${y0}V${y1}H${x1}V${y0}Z`,
+        "fill-rule": "evenodd",
+      }),
     );
 }
 
-/** The place under a pointer, or null. */
+/** The patch under the pointer, or null. */
 function placeAt(event) {
   const box = $("picture").getBoundingClientRect(),
     [x0, y0, x1, y1] = REGION;
@@ -41,31 +44,31 @@ function placeAt(event) {
 }
 
 function drawPicture() {
-  const shown = shownBy(),
-    values = ofStep(valuesOf(shown)),
-    high = highOf(shown),
-    there = Boolean(values) && high !== undefined;
+  const entry = entryOf(),
+    values = ofStep(valuesOf(entry)),
+    high = highOf(entry),
+    ready = Boolean(values) && high !== undefined;
   showImage($("original"), DATA.steps.pictures[state.step]);
   $("turned-back").hidden = !state.back;
   if (state.back) showImage($("turned-back"), DATA.steps.turned_back[state.step]);
-  $("map").style.opacity = there ? state.alpha : 0;
-  if (there) paint($("map"), values, ROWS, COLUMNS, high, state.colormap, state.interp);
+  $("map").style.opacity = ready ? state.alpha : 0;
+  if (ready) paint($("map"), values, ROWS, COLUMNS, high, state.colormap, state.interp);
   $("what").textContent = describe();
   $("picture").setAttribute("aria-label", t("picture_of", DATA.name, describe()));
   paintBar($("bar"), state.colormap);
-  if (!there) {
+  if (!ready) {
     for (const name of ["high", "share"]) $(name).textContent = "–";
     $("told").textContent = t("not_yet");
     return;
   }
-  const attention = state.kind === "attention",
-    [least, most] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-  $("high").textContent = attention ? t("high_told", compact(high), times(multipleOf(high))) : digits(high);
+  const isAttention = state.kind === "attention",
+    [min, max] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+  $("high").textContent = isAttention ? t("high_told", compact(high), times(multipleOf(high))) : digits(high);
   const above = values.filter((value) => value > high * (1 + 2 ** -11)).length;
-  $("told").textContent = attention
-    ? t("ends_patches", compact(least), compact(most), times(multipleOf(most)), above, CELLS, evenWords())
-    : t("ends_plain", digits(least), digits(most));
-  $("share").textContent = shareWords(values);
+  $("told").textContent = isAttention
+    ? t("ends_patches", compact(min), compact(max), times(multipleOf(max)), above, CELLS, describeUniform())
+    : t("ends_plain", digits(min), digits(max));
+  $("share").textContent = describeShare(values);
 }
 
 function showImage(img, picture) {
@@ -73,60 +76,61 @@ function showImage(img, picture) {
   if (img.getAttribute("src") !== url) img.src = url;
 }
 
-/** Outlines of the patch that asks, of the one that was clicked where another stands in, and of what is pointed at. */
+/** Outline the query patch, the clicked patch if another stands in for it, and the pointed patch. */
 function drawMarks() {
-  const asking = askingPlace(),
+  const queryPatch = queryPlace(),
     marks = [];
   const add = (place, kind) => {
     const [x0, y0, x1, y1] = boxOf(place);
     for (const under of ["under ", ""])
-      marks.push(draw("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: under + kind }));
+      marks.push(makeSvg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: under + kind }));
   };
-  if (asking !== null) add(asking, "kept");
-  if (clicked() && state.place !== asking) add(state.place, "pointed wanted");
+  if (queryPatch !== null) add(queryPatch, "kept");
+  if (clicked() && state.place !== queryPatch) add(state.place, "pointed wanted");
   if (state.cell !== null) add(state.cell, "pointed");
   $("marks").replaceChildren(...marks);
 }
 
-/** What is known of the patch that is pointed at. */
+/** Describe the pointed patch. */
 function inspect() {
-  const values = ofStep(valuesOf(shownBy()));
-  if (state.cell === null) return say($("cell"), t("patch_hint"));
-  say($("cell"), values ? tellPatch(state.cell, values) : t("not_yet"));
+  const values = ofStep(valuesOf(entryOf()));
+  if (state.cell === null) return setText($("cell"), t("patch_hint"));
+  setText($("cell"), values ? describePatch(state.cell, values) : t("not_yet"));
 }
 
-function tellPatch(place, values) {
+function describePatch(place, values) {
   const [x0, y0, x1, y1] = boxOf(place).map((edge) => Number(edge.toFixed(1)));
   const row = rowAt(place) + 1,
     column = columnAt(place) + 1;
-  return t("patch_told", row, column, valueWords(values[place]), ranksOf(values).ranks[place], CELLS, x0, x1, y0, y1);
+  const rank = ranksOf(values).ranks[place];
+  return t("patch_told", row, column, describeValue(values[place]), rank, CELLS, x0, x1, y0, y1);
 }
 
-const valueWords = (value) =>
+const describeValue = (value) =>
   state.kind === "attention" ? t("patch_value", compact(value), times(multipleOf(value))) : digits(value);
 
-/** The ten strongest patches as a table: the map for those who cannot see it. */
+/** The ten strongest patches as a table, an alternative to the map for screen readers. */
 function drawStrongest() {
-  const values = ofStep(valuesOf(shownBy())),
-    attention = state.kind === "attention",
+  const values = ofStep(valuesOf(entryOf())),
+    isAttention = state.kind === "attention",
     table = $("strongest");
-  const names = ["looked_rank", "looked_value", ...(attention ? ["looked_even"] : []), "looked_where"];
+  const names = ["looked_rank", "looked_value", ...(isAttention ? ["looked_even"] : []), "looked_where"];
   table.tHead.replaceChildren(make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, t(name)))));
   const { order, ranks } = values ? ranksOf(values) : { order: [], ranks: [] };
   table.tBodies[0].replaceChildren(
     ...[...order.slice(0, 10)].map((place) => {
       const [x0, y0, x1, y1] = boxOf(place).map(Math.round);
-      const even = attention ? [multipleOf(values[place]).toFixed(1)] : [];
-      const parts = [ranks[place], digits(values[place]), ...even, `x ${x0}-${x1}, y ${y0}-${y1}`];
+      const multiple = isAttention ? [multipleOf(values[place]).toFixed(1)] : [];
+      const parts = [ranks[place], digits(values[place]), ...multiple, `x ${x0}-${x1}, y ${y0}-${y1}`];
       return make("tr", {}, ...parts.map((text) => make("td", {}, String(text))));
     }),
   );
 }
 
-/** The view as one PNG: the picture with its map and marks, the scale, and what it is. */
+/** Save the view as one PNG: the picture with its map and marks, the scale, and the texts. */
 async function saveEncoderView() {
   while (document.documentElement.dataset.state !== "fine") await pause();
-  drawAll(); // with the values that have come since
+  drawAll(); // with the values unpacked since
   await download(await encoderCanvas(), DATA.name);
 }
 
@@ -141,13 +145,13 @@ async function encoderCanvas() {
   const texts = [
     [DATA.name, 24, "#181a1f"],
     [describe(), 18, "#181a1f"],
-    ...(STEPS > 1 ? [[stepWords(), 17, "#5a5f69"]] : []),
+    ...(STEPS > 1 ? [[describeStep(), 17, "#5a5f69"]] : []),
     ...["told", "share"].map((name) => [$(name).textContent, 17, "#5a5f69"]),
     [`${DATA.made.model} · ${DATA.made.family} · ${DATA.made.dtype}`, 17, "#5a5f69"],
   ];
   const lines = texts.flatMap(([text, size, color]) => {
     context.font = `${size}px ${font}`;
-    return wrapped(context, text, width).map((line) => [line, size, color]);
+    return wrapText(context, text, width).map((line) => [line, size, color]);
   });
   canvas.height = height + 40 + 3 * gap + sum(lines.map(([, size]) => Math.round(size * 1.4)));
   context.fillStyle = "#ffffff";
@@ -169,11 +173,11 @@ async function encoderCanvas() {
   return canvas;
 }
 
-/** The picture as the page has it, clipped to its edges. */
+/** Draw the picture with its map and marks, clipped to its edges. */
 async function drawPictureOn(context, x, y, width, height) {
   const [x0, y0, x1, y1] = REGION,
-    [across, down] = [width / WIDTH_PX, height / HEIGHT_PX];
-  const region = [x + x0 * across, y + y0 * down, (x1 - x0) * across, (y1 - y0) * down];
+    [scaleX, scaleY] = [width / WIDTH_PX, height / HEIGHT_PX];
+  const region = [x + x0 * scaleX, y + y0 * scaleY, (x1 - x0) * scaleX, (y1 - y0) * scaleY];
   context.save();
   context.beginPath();
   context.rect(x, y, width, height);
@@ -187,7 +191,7 @@ async function drawPictureOn(context, x, y, width, height) {
   context.globalAlpha = Number($("map").style.opacity);
   context.drawImage($("map"), ...region);
   context.globalAlpha = 1;
-  if (PARTLY) {
+  if (IS_CROPPED) {
     const outside = new Path2D();
     outside.rect(x, y, width, height);
     outside.rect(...region);

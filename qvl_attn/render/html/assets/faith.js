@@ -1,4 +1,4 @@
-// Whether the maps hold: what becomes of the answer's probability as cells go, and how alike a map is to others.
+// Faithfulness of the maps: deletion and insertion curves, and the sanity checks as a table.
 
 const SERIES = ["main", "mean", "third", "fourth", "fifth", "sixth"];
 
@@ -7,14 +7,14 @@ function drawFaith() {
   $("faith").hidden = !faith;
   if (!faith) return;
   const { curves } = faith,
-    choice = { kind: $("faith-kind").value, fill: $("faith-fill").value };
+    selected = { kind: $("faith-kind").value, fill: $("faith-fill").value };
   $("faith-curves").hidden = !curves;
   if (curves) {
-    const [kind, fill] = [curves.kinds.indexOf(choice.kind), curves.fills.indexOf(choice.fill)];
-    const named = { random: "chance", uniform: "beside" };
+    const [kind, fill] = [curves.kinds.indexOf(selected.kind), curves.fills.indexOf(selected.fill)];
+    const controlKinds = { random: "chance", uniform: "beside" };
     const lines = curves.names.map((name, i) => ({
-      label: `${t(`map_${name}`)} (${curves.areas[name][`${choice.kind}_${choice.fill}`].toFixed(2)})`,
-      kind: named[name] ?? SERIES[i % SERIES.length],
+      label: `${t(`map_${name}`)} (${curves.areas[name][`${selected.kind}_${selected.fill}`].toFixed(2)})`,
+      kind: controlKinds[name] ?? SERIES[i % SERIES.length],
       x: curves.shares.map((share) => 100 * share),
       y: curves.logprobs[i][kind][fill].map((value) => Math.exp(value)),
     }));
@@ -22,7 +22,7 @@ function drawFaith() {
       chart({
         width: Math.max($("faith-chart").clientWidth, 320),
         lines,
-        xLabel: t(`faith_x_${choice.kind}`),
+        xLabel: t(`faith_x_${selected.kind}`),
         yLabel: t("faith_y"),
         label: t("faith"),
       }),
@@ -30,11 +30,11 @@ function drawFaith() {
   }
   const number = (value) => (value === null ? "–" : value.toFixed(2));
   const rows = Object.entries(faith.sanity).flatMap(([name, sanity]) =>
-    [sanity.weights[sanity.weights.length - 1], sanity.question, sanity.picture].map((one) =>
+    [sanity.weights[sanity.weights.length - 1], sanity.question, sanity.picture].map((check) =>
       make(
         "tr",
         {},
-        ...[t(`map_${name}`), one.label, number(one.rank_correlation), number(one.ssim)].map((text) =>
+        ...[t(`map_${name}`), check.label, number(check.rank_correlation), number(check.ssim)].map((text) =>
           make("td", {}, text),
         ),
       ),

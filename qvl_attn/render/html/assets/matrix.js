@@ -1,17 +1,19 @@
-// Layers times heads as a grid to click, or to walk over with the arrow keys.
+// A grid of layers by heads for mouse and arrow keys.
 
-/** The least and the largest of (L, H) values: the darkest and the brightest. */
+/** The smallest and the largest of (L, H) values. */
 function endsOf(values) {
-  const known = values.flat().filter(Number.isFinite);
-  return [Math.min(...known), Math.max(...known)];
+  const finite = values.flat().filter(Number.isFinite);
+  return [Math.min(...finite), Math.max(...finite)];
 }
 
 /**
- * values: (L, H); pick(layer index, head index) is called for what is clicked or entered. Low layers are at the bottom,
- * as in the charts.
+ * Return the grid as a table; low layers are at the bottom, as in the charts.
+ *
+ * values: (L, H). chosen: [layer index, head index] or null. pick(layer index, head index): called on a click, Enter or
+ * space. describe(layer index, head index): label of a cell. marked: [[layer, head], ...].
  */
-function matrix({ values, layers, heads, chosen, pick, label, words, marked = [] }) {
-  const [least, most] = endsOf(values);
+function matrix({ values, layers, heads, chosen, pick, label, describe, marked = [] }) {
+  const [low, high] = endsOf(values);
   const table = make("table", { role: "grid", class: "matrix" });
   table.setAttribute("aria-label", label);
   const focus = chosen ?? [layers.length - 1, 0];
@@ -24,9 +26,9 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
     for (let column = 0; column < heads.length; column++) {
       const cell = make("td", { role: "gridcell", tabIndex: row === focus[0] && column === focus[1] ? 0 : -1 });
       cell.style.backgroundColor = Number.isFinite(values[row][column])
-        ? colorOf(most > least ? (values[row][column] - least) / (most - least) : 1)
+        ? colorOf(high > low ? (values[row][column] - low) / (high - low) : 1)
         : "transparent";
-      cell.setAttribute("aria-label", words(row, column));
+      cell.setAttribute("aria-label", describe(row, column));
       cell.setAttribute("aria-selected", String(Boolean(chosen) && chosen[0] === row && chosen[1] === column));
       if (marked.some(([layer, head]) => layer === layers[row] && head === heads[column])) cell.classList.add("marked");
       cell.dataset.at = `${row},${column}`;
@@ -36,15 +38,15 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
   }
   const numbers = heads.map((head, i) => make("th", { scope: "col" }, heads.length > 16 && i % 4 ? "" : String(head)));
   table.append(make("tr", { role: "row" }, make("th", {}), ...numbers));
-  const placeOf = (element) => element?.closest?.("td")?.dataset.at?.split(",").map(Number);
-  table.addEventListener("click", (event) => placeOf(event.target) && pick(...placeOf(event.target)));
+  const indexOf = (element) => element?.closest?.("td")?.dataset.at?.split(",").map(Number);
+  table.addEventListener("click", (event) => indexOf(event.target) && pick(...indexOf(event.target)));
   table.addEventListener("keydown", (event) => {
-    const place = placeOf(event.target);
-    if (!place) return;
+    const index = indexOf(event.target);
+    if (!index) return;
     const steps = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    if (event.key === "Enter" || event.key === " ") pick(...place);
+    if (event.key === "Enter" || event.key === " ") pick(...index);
     else if (steps[event.key]) {
-      const [row, column] = place.map((at, i) => at + steps[event.key][i]);
+      const [row, column] = index.map((value, i) => value + steps[event.key][i]);
       const next = table.querySelector(`[data-at="${row},${column}"]`);
       if (!next) return;
       event.target.tabIndex = -1;
@@ -57,7 +59,7 @@ function matrix({ values, layers, heads, chosen, pick, label, words, marked = []
   return table;
 }
 
-/** Draw a matrix in place of the one before; whoever walked over its cells stays where they were. */
+/** Replace the matrix of a holder; the focus stays on the same cell. */
 function drawMatrix(holder, options) {
   const at = holder.contains(document.activeElement) ? document.activeElement.dataset.at : undefined;
   holder.replaceChildren(matrix(options));

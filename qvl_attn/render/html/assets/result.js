@@ -1,13 +1,13 @@
-// The page of one or several results: begins, draws everything there is, and unpacks the maps.
+// The page of one or several results: starts, draws everything, and unpacks the maps.
 
-function drawFilm() {
+function drawClip() {
   const panel = active(),
     result = resultOf(panel),
     clip = result.clip;
   $("film").hidden = !clip;
   $("scale-frame").hidden = $("scale-frame").disabled = !clip;
   if (!clip) {
-    players.film.stop();
+    players.clip.stop();
     if (state.scale === "frame") state.scale = "own";
     return;
   }
@@ -15,25 +15,25 @@ function drawFilm() {
     [steps, rows, columns] = result.media[0].grid;
   $("frame").max = clip.frames.length - 1;
   $("frame").value = frame;
-  say($("frame-told"), frameWords(result));
-  $("frame").setAttribute("aria-valuetext", frameWords(result));
-  const overEven = (values) => {
+  setText($("frame-told"), describeFrame(result));
+  $("frame").setAttribute("aria-valuetext", describeFrame(result));
+  const timesUniform = (values) => {
     const sums = Array.from({ length: steps }, (_, step) =>
       sum(values.subarray(step * rows * columns, (step + 1) * rows * columns)),
     );
-    return sums.map((one) => (one * steps) / (sum(sums) || 1));
+    return sums.map((mass) => (mass * steps) / (sum(sums) || 1));
   };
-  const plain = { ...panel, map: result.headline, source: 0, row: 0, head: null };
-  const stairs = (of) => ({ x: clip.edges_s, y: overEven(valuesOf(of).values), steps: true });
+  const headline = { ...panel, map: result.headline, source: 0, row: 0, head: null };
+  const stairs = (shown) => ({ x: clip.edges_s, y: timesUniform(valuesOf(shown).values), steps: true });
   const lines = [
     { label: t("timeline_now"), kind: "main", ...stairs(panel) },
     { label: t("timeline_chance"), kind: "chance", x: [clip.edges_s[0], clip.edges_s[steps]], y: [1, 1] },
   ];
-  if (describe(plain) !== describe(panel))
-    lines.unshift({ label: t("timeline_headline"), kind: "other", ...stairs(plain) });
+  if (describe(headline) !== describe(panel))
+    lines.unshift({ label: t("timeline_headline"), kind: "other", ...stairs(headline) });
   if (clip.alone.length)
     lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone, dots: true });
-  const near = (at) => clip.times_s.reduce((best, time, i) => (time <= at + 1e-9 ? i : best), 0);
+  const frameAt = (time_s) => clip.times_s.reduce((frame, start_s, i) => (start_s <= time_s + 1e-9 ? i : frame), 0);
   $("timeline").replaceChildren(
     chart({
       width: Math.max($("timeline").clientWidth, 320),
@@ -42,15 +42,15 @@ function drawFilm() {
       yLabel: t("chance_axis"),
       label: t("timeline_hint"),
       at: clip.times_s[frame],
-      pick: (at) => change(() => (state.frame = near(at))),
+      pick: (time_s) => change(() => (state.frame = frameAt(time_s))),
     }),
   );
   $("passes").hidden = !clip.passes.length;
   $("passes")
     .querySelector("tbody")
     .replaceChildren(
-      ...clip.passes.map((one) =>
-        make("tr", {}, make("td", {}, one.when), make("td", {}, one.answer || t("no_answer"))),
+      ...clip.passes.map((pass) =>
+        make("tr", {}, make("td", {}, pass.when), make("td", {}, pass.answer || t("no_answer"))),
       ),
     );
 }
@@ -59,7 +59,7 @@ function drawFoot() {
   const result = resultOf(active()),
     made = result.made;
   const lines = [
-    ...result.left_out.map(([what, ...of]) => t(`left_${what}`, ...of)),
+    ...result.left_out.map(([kind, ...details]) => t(`left_${kind}`, ...details)),
     ...(result.profile ? [result.profile] : []),
     ...result.notes,
   ];
@@ -78,26 +78,26 @@ function drawFoot() {
   $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
 }
 
-/** Draw groups of buttons anew, and leave the focus on the same one of the same group. */
-function keepingFocus(drawThem) {
+/** Draw groups of buttons again; the focus stays on the same button of the same group. */
+function keepFocus(redraw) {
   const group = document.activeElement?.closest("#questions, #question, #answer, #queries, #sources, #lookers");
-  const place = group ? [...group.querySelectorAll("button")].indexOf(document.activeElement) : -1;
-  drawThem();
-  if (place >= 0) group.querySelectorAll("button")[place]?.focus({ preventScroll: true });
+  const index = group ? [...group.querySelectorAll("button")].indexOf(document.activeElement) : -1;
+  redraw();
+  if (index >= 0) group.querySelectorAll("button")[index]?.focus({ preventScroll: true });
 }
 
 function drawAll() {
   translate();
   $("alpha-told").textContent = percent(state.alpha);
   $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
-  keepingFocus(() => {
+  keepFocus(() => {
     drawQuestions();
     drawWords();
     drawLayers();
-    drawLookers();
+    drawAttendingWords();
   });
   drawHeads();
-  drawFilm();
+  drawClip();
   for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
   drawFaith();
   drawPanels();
@@ -112,14 +112,14 @@ async function begin() {
   for (const number of new Set(DATA.results.flatMap((result) => result.maps.map((map) => map.coarse))))
     await unpack(number);
   state.panels = [newPanel(0)];
-  listenToTop(() => change(() => {}));
+  listenToHeader(() => change(() => {}));
   listen();
   addEventListener("resize", () => change(() => {}));
   buildPanels();
   drawAll();
   document.documentElement.dataset.state = "coarse";
   await unpackAll(
-    () => state.panels.map((panel) => shownBy(panel).block),
+    () => state.panels.map((panel) => entryOf(panel).block),
     (done, total) => {
       $("progress").textContent = done < total ? t("loading", done, total) : "";
       if (
@@ -133,7 +133,7 @@ async function begin() {
   document.documentElement.dataset.state = "fine";
 }
 
-begin().catch((fault) => {
-  $("progress").textContent = t("broken", fault.message);
-  throw fault;
+begin().catch((error) => {
+  $("progress").textContent = t("broken", error.message);
+  throw error;
 });

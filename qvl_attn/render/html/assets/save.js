@@ -1,6 +1,7 @@
-// The view as one PNG: pictures with their maps and marks, the scale, and what it is.
+// The view as one PNG: pictures with their maps and marks, the scale, and the texts.
 
-function wrapped(context, text, width) {
+/** Break a text into lines no wider than `width` pixels. */
+function wrapText(context, text, width) {
   const lines = [""];
   const parts = text.split(/(?<=\s)|(?<=[\u3000-\u9fff])/u);
   const fits = (part) => context.measureText(part).width <= width;
@@ -11,21 +12,21 @@ function wrapped(context, text, width) {
   return lines;
 }
 
-/** A canvas with the panels side by side. */
+/** Draw the panels side by side on one canvas. */
 async function viewCanvas() {
   const gap = 32,
-    wide = state.panels.length > 1 ? 760 : 1280;
-  const parts = [];
+    panelWidth = state.panels.length > 1 ? 760 : 1280;
+  const panelCanvases = [];
   for (const [number, panel] of state.panels.entries())
-    parts.push(await panelCanvas(panel, $("panels").children[number], wide));
+    panelCanvases.push(await panelCanvas(panel, $("panels").children[number], panelWidth));
   const canvas = make("canvas", {
-    width: parts.length * (wide + gap) + gap,
-    height: Math.max(...parts.map((part) => part.height)) + 2 * gap,
+    width: panelCanvases.length * (panelWidth + gap) + gap,
+    height: Math.max(...panelCanvases.map((drawn) => drawn.height)) + 2 * gap,
   });
   const context = canvas.getContext("2d");
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  parts.forEach((part, number) => context.drawImage(part, gap + number * (wide + gap), gap));
+  panelCanvases.forEach((drawn, number) => context.drawImage(drawn, gap + number * (panelWidth + gap), gap));
   return canvas;
 }
 
@@ -37,29 +38,29 @@ async function panelCanvas(panel, section, width) {
     figures = [...section.querySelectorAll(".picture")],
     gap = 8;
   const rows = [];
-  result.media.forEach((medium, i) => (i % IN_A_ROW ? rows[rows.length - 1].push(i) : rows.push([i])));
+  result.media.forEach((medium, i) => (i % MAX_IN_ROW ? rows[rows.length - 1].push(i) : rows.push([i])));
   const aspect = (i) => aspectOf(result.media[i]),
-    wide = (row) => (width - gap * (row.length - 1)) / sum(row.map(aspect));
-  const height = Math.round(Math.min(...rows.map(wide), 1600));
+    rowHeight = (row) => (width - gap * (row.length - 1)) / sum(row.map(aspect));
+  const height = Math.round(Math.min(...rows.map(rowHeight), 1600));
   const texts = [
-    [`${t("question")}: ${isolated(result.question)}`, 24, "#181a1f"],
-    [`${t("answer")}: ${isolated(result.answer || t("no_answer"))}${supplied(result)}`, 24, "#be3e14"],
+    [`${t("question")}: ${isolate(result.question)}`, 24, "#181a1f"],
+    [`${t("answer")}: ${isolate(result.answer || t("no_answer"))}${supplied(result)}`, 24, "#be3e14"],
   ];
-  const under = [
+  const captions = [
     describe(panel),
     section.querySelector(".told").textContent,
     section.querySelector(".share").textContent,
-    ...(result.clip ? [frameWords(result)] : []),
+    ...(result.clip ? [describeFrame(result)] : []),
     `${result.made.model} · ${result.made.attention} · ${result.made.dtype}`,
   ].map((text) => [text, 17, "#5a5f69"]);
-  const laid = (lines) =>
+  const layOut = (lines) =>
     lines.flatMap(([text, size, color]) => {
       context.font = `${size}px ${font}`;
-      return wrapped(context, text, width).map((line) => [line, size, color]);
+      return wrapText(context, text, width).map((line) => [line, size, color]);
     });
-  const [above, below] = [laid(texts), laid(under)],
-    deep = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
-  canvas.height = deep(above) + 12 + rows.length * (height + gap) + 40 + deep(below);
+  const [above, below] = [layOut(texts), layOut(captions)],
+    heightOf = (lines) => sum(lines.map(([, size]) => Math.round(size * 1.4)));
+  canvas.height = heightOf(above) + 12 + rows.length * (height + gap) + 40 + heightOf(below);
   let y = 0;
   const write = (lines) => {
     for (const [line, size, color] of lines) {
@@ -74,15 +75,15 @@ async function panelCanvas(panel, section, width) {
   for (const row of rows) {
     let x = 0;
     for (const i of row) {
-      const across = Math.round(aspect(i) * height),
+      const pictureWidth = Math.round(aspect(i) * height),
         [img, map, svg] = figures[i].children;
       await img.decode();
-      context.drawImage(img, x, y, across, height);
+      context.drawImage(img, x, y, pictureWidth, height);
       context.globalAlpha = Number(map.style.opacity);
-      context.drawImage(map, x, y, across, height);
+      context.drawImage(map, x, y, pictureWidth, height);
       context.globalAlpha = 1;
-      drawSvgMarks(context, svg, x, y, across, height);
-      x += across + gap;
+      drawSvgMarks(context, svg, x, y, pictureWidth, height);
+      x += pictureWidth + gap;
     }
     y += height + gap;
   }
@@ -97,7 +98,7 @@ async function panelCanvas(panel, section, width) {
   return canvas;
 }
 
-/** Outlined cells, as the page has them. */
+/** Draw the marks of an SVG overlay on a canvas. */
 function drawSvgMarks(context, svg, x, y, width, height) {
   const { width: w, height: h } = svg.viewBox.baseVal;
   for (const mark of svg.children) {
@@ -121,19 +122,19 @@ function drawSvgMarks(context, svg, x, y, width, height) {
 
 async function saveView() {
   while (document.documentElement.dataset.state !== "fine") await pause();
-  drawAll(); // with the values that have come since
+  drawAll(); // with the values unpacked since
   await download(await viewCanvas(), resultOf(active()).question);
 }
 
-/** Hand over a canvas as a file that is named after a text. */
+/** Download a canvas as a PNG named after a text. */
 async function download(canvas, text) {
   const file = await new Promise((done) => canvas.toBlob(done, "image/png"));
   const url = URL.createObjectURL(file),
-    words = text
+    name = text
       .toLowerCase()
       .match(/[\p{L}\p{N}]+/gu)
       ?.join("-")
       .slice(0, 40);
-  make("a", { href: url, download: `qvl-attn-${words || "view"}.png` }).click();
+  make("a", { href: url, download: `qvl-attn-${name || "view"}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }

@@ -1,4 +1,4 @@
-// What is looked at: the state of the page, where the numbers of what a panel shows are, and what it is called.
+// State of the page; the values, scales and descriptions of what a panel shows.
 
 const state = {
   panels: [],
@@ -8,8 +8,8 @@ const state = {
   interp: "linear",
   scale: "own",
   frame: 0,
-  cell: null, // {panel, index}: pointed at
-  kept: null, // the same, clicked
+  cell: null, // {panel, index} of the pointed cell
+  selected: null, // {panel, index} of the clicked cell
 };
 
 const newPanel = (result) => ({ result, map: DATA.results[result].headline, source: 0, row: 0, head: null });
@@ -19,8 +19,8 @@ const cellsOf = (medium) => medium.grid[0] * medium.grid[1] * medium.grid[2];
 const totalOf = (result) => sum(result.media.map(cellsOf));
 const active = () => state.panels[state.active];
 
-/** Where the numbers of what a panel shows are: the block and row of its values, its share and its scales. */
-function shownBy(panel) {
+/** The entry of what a panel shows: block and row of its values, its mass, and the ends of its scales. */
+function entryOf(panel) {
   const map = mapOf(panel);
   if (panel.head) {
     const [layer, head] = panel.head,
@@ -45,16 +45,16 @@ function shownBy(panel) {
   };
 }
 
-/** The value of every cell, and whether these are the values or coarse means that stand in; of a head none before. */
+/** The values of all cells, and whether they are fine; until then coarse means stand in, except for a head. */
 function valuesOf(panel) {
-  const shown = shownBy(panel),
-    values = rowOf(shown.block, shown.row);
+  const entry = entryOf(panel),
+    values = rowOf(entry.block, entry.row);
   if (values) return { values, fine: true };
-  if (!shown.coarse) return { values: new Float32Array(0), fine: false };
-  return { values: spread(rowOf(shown.coarse.block, shown.coarse.row), resultOf(panel)), fine: false };
+  if (!entry.coarse) return { values: new Float32Array(0), fine: false };
+  return { values: spread(rowOf(entry.coarse.block, entry.coarse.row), resultOf(panel)), fine: false };
 }
 
-/** Coarse means over the cells that they are the means of. */
+/** Give each cell the coarse mean of its square. */
 function spread(coarse, result) {
   const values = new Float32Array(totalOf(result)),
     side = DATA.cells_a_side;
@@ -63,20 +63,20 @@ function spread(coarse, result) {
   for (const {
     grid: [steps, rows, columns],
   } of result.media) {
-    const wide = Math.ceil(columns / side),
-      many = Math.ceil(rows / side) * wide;
-    for (let step = 0; step < steps; step++, start += many) {
+    const coarseColumns = Math.ceil(columns / side),
+      coarseCells = Math.ceil(rows / side) * coarseColumns;
+    for (let step = 0; step < steps; step++, start += coarseCells) {
       for (let row = 0; row < rows; row++) {
         for (let column = 0; column < columns; column++)
-          values[at++] = coarse[start + Math.floor(row / side) * wide + Math.floor(column / side)];
+          values[at++] = coarse[start + Math.floor(row / side) * coarseColumns + Math.floor(column / side)];
       }
     }
   }
   return values;
 }
 
-/** Which picture a cell is of, its step, row and column, and its box in the picture's pixels. */
-function placeOf(result, index) {
+/** Picture, step, row and column of a cell, and its xyxy box in pixels of the picture. */
+function positionOf(result, index) {
   for (const [number, medium] of result.media.entries()) {
     const [, rows, columns] = medium.grid;
     if (index < cellsOf(medium)) {
@@ -90,7 +90,7 @@ function placeOf(result, index) {
   return null;
 }
 
-/** The first cell of what is shown of a picture: of a clip, of the step of the frame. */
+/** Index of the first visible cell of a picture; for a clip, of the current frame's step. */
 function startOf(result, number) {
   const before = sum(result.media.slice(0, number).map(cellsOf)),
     [, rows, columns] = result.media[number].grid;
@@ -100,63 +100,63 @@ function startOf(result, number) {
 const stepNow = (result) => (result.clip ? result.clip.step_of[frameNow(result)] : 0);
 const frameNow = (result) => Math.min(state.frame, result.clip.frames.length - 1);
 
-/** The brightest value. One scale is shared by panels whose values are of one kind. */
+/** The end of a panel's scale. Panels whose values are of one kind can share a scale. */
 function highOf(panel, values) {
   if (state.scale === "shared") {
-    const alike = state.panels.filter((one) => mapOf(one).name === mapOf(panel).name);
-    return Math.max(...alike.map((one) => shownBy(one).shared));
+    const sameKind = state.panels.filter((other) => mapOf(other).name === mapOf(panel).name);
+    return Math.max(...sameKind.map((other) => entryOf(other).shared));
   }
-  return eachFrameAlone(panel) ? scaleHigh(scaledCells(panel, values)) : shownBy(panel).high;
+  return scaledByFrame(panel) ? scaleHigh(scaledCells(panel, values)) : entryOf(panel).high;
 }
 
-const eachFrameAlone = (panel) => state.scale === "frame" && Boolean(resultOf(panel).clip);
+const scaledByFrame = (panel) => state.scale === "frame" && Boolean(resultOf(panel).clip);
 
-/** The cells that a panel's scale is of: all, or those of the frame that is shown. */
+/** The cells that determine a panel's scale: all, or those of the current frame. */
 function scaledCells(panel, values) {
-  if (!eachFrameAlone(panel)) return values;
+  if (!scaledByFrame(panel)) return values;
   const result = resultOf(panel),
     start = startOf(result, 0),
     [, rows, columns] = result.media[0].grid;
   return values.subarray(start, start + rows * columns);
 }
 
-/** Whether two panels show the same pictures in the same cells, so that a cell is marked in both. */
-function sameCells(one, other) {
-  const shownIn = (number) => {
+/** Whether two panels, by number, have the same pictures and cells, so that a cell is marked in both. */
+function sameCells(first, second) {
+  const layoutOf = (number) => {
     const { media, clip } = resultOf(state.panels[number]);
     return JSON.stringify([media.map((medium) => [medium.picture, medium.grid]), clip?.frames]);
   };
-  return one === other || (Boolean(state.panels[one]) && shownIn(one) === shownIn(other));
+  return first === second || (Boolean(state.panels[first]) && layoutOf(first) === layoutOf(second));
 }
 
-/** What a panel shows, in words. */
+/** Describe what a panel shows. */
 function describe(panel) {
   const result = resultOf(panel),
     map = mapOf(panel),
     source = map.sources[panel.source];
   if (panel.head) {
     const [layer, head] = panel.head;
-    return `${t("head_of", map.heads.layers[layer], map.heads.numbers[head])} · ${whose(result.rows[0])}`;
+    return `${t("head_of", map.heads.layers[layer], map.heads.numbers[head])} · ${describeQuery(result.rows[0])}`;
   }
-  const asked = whose(result.rows[panel.row]);
+  const query = describeQuery(result.rows[panel.row]);
   if (map.name !== "attention") {
     const label = view.language === "en" ? map.layer_label : t("layer");
-    const what = source.id === "layer" ? `${label} ${source.layers[0]}` : map.caption;
-    return `${t("method", map.name)} · ${what}${map.follows_query ? ` · ${asked}` : ""}`;
+    const sourceLabel = source.id === "layer" ? `${label} ${source.layers[0]}` : map.caption;
+    return `${t("method", map.name)} · ${sourceLabel}${map.follows_query ? ` · ${query}` : ""}`;
   }
   const heads = source.heads === "all" ? t("mean_heads", result.head_count) : t("heads_named", source.heads);
-  return `${layersName(source.layers)} ${t("of_layers", result.layer_count - 1)} · ${asked} · ${heads}`;
+  return `${layersName(source.layers)} ${t("of_layers", result.layer_count - 1)} · ${query} · ${heads}`;
 }
 
 const layersName = (layers) => t(layers.length === 1 ? "layer_of" : "layers_of", ranges(layers));
 
-/** Whose attention a row is. */
-function whose(row) {
+/** Describe the query of a row. */
+function describeQuery(row) {
   const tokens = t(row.tokens === 1 ? "tokens_1" : "tokens_n", row.tokens);
   return t(`t_${row.kind}`, ...(row.text ? [row.text] : []), tokens);
 }
 
-/** What a source of a map is called where it can be chosen. */
+/** Label of a source of a map in the list of choices. */
 function sourceName(result, number, source) {
   const layers = source.layers.length === result.layer_count ? t("all_layers") : layersName(source.layers);
   if (source.id === "all") return layers;
@@ -164,15 +164,15 @@ function sourceName(result, number, source) {
   return source.layers.length ? `${t("headline")} (${ranges(source.layers)})` : t("headline");
 }
 
-/** The share on the picture of what a panel shows; null where its values are no attention. */
+/** Share of a panel's attention on the picture; null if its values are not attention. */
 function shareOf(panel) {
   const map = mapOf(panel);
-  if (map.is_attention) return shownBy(panel).mass;
+  if (map.is_attention) return entryOf(panel).mass;
   return panel.source === 0 ? map.share : null;
 }
 
-/** Of a clip, which frame is shown. */
-function frameWords(result) {
+/** Describe the current frame of a clip. */
+function describeFrame(result) {
   const { times_s, step_of } = result.clip,
     frame = frameNow(result);
   return t(

@@ -1,11 +1,10 @@
-// Tables of a check: its figures, its methods, its samples; and one sample by itself.
+// Tables of a check: figures, methods and samples; and the dialog of one sample.
 
-const AT_ONCE = 100;
-let rowsShown = AT_ONCE;
+const PAGE_SIZE = 100;
+let rowsShown = PAGE_SIZE;
 
 const number = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-const interval = (one) =>
-  one.low === null || one.low === undefined ? "–" : `${number(one.low)} – ${number(one.high)}`;
+const interval = ({ low, high }) => (low === null || low === undefined ? "–" : `${number(low)} – ${number(high)}`);
 const line = (cells, kind = "td") =>
   make(
     "tr",
@@ -28,13 +27,13 @@ function drawFigures() {
     DATA.figures
       .filter((name) => DATA.headline[name] && DATA.headline[name].mean !== null)
       .map((name) => {
-        const one = DATA.headline[name];
+        const figure = DATA.headline[name];
         return [
           t(`f_${name}`),
-          number(one.mean),
-          interval(one),
-          ...controls.map((control) => number(one[control])),
-          number(one.all_layers?.mean),
+          number(figure.mean),
+          interval(figure),
+          ...controls.map((control) => number(figure[control])),
+          number(figure.all_layers?.mean),
         ];
       }),
   );
@@ -45,9 +44,9 @@ function drawFigures() {
   fill(
     $("both"),
     ["", t("grounded"), t("elsewhere")],
-    ["right", "wrong"].map((word) => [t(word), share(`${word}_grounded`), share(`${word}_elsewhere`)]),
+    ["right", "wrong"].map((verdict) => [t(verdict), share(`${verdict}_grounded`), share(`${verdict}_elsewhere`)]),
   );
-  const methods = Object.entries(DATA.methods ?? {}).filter(([, own]) => Object.keys(own).length);
+  const methods = Object.entries(DATA.methods ?? {}).filter(([, figures]) => Object.keys(figures).length);
   $("methods").hidden = !methods.length;
   const names = [
     "pointing",
@@ -61,24 +60,24 @@ function drawFigures() {
     "weights_rank",
     "question_rank",
     "picture_rank",
-  ].filter((name) => methods.some(([, own]) => own[name]));
+  ].filter((name) => methods.some(([, figures]) => figures[name]));
   fill(
     $("methods"),
     [t("method_name"), ...names.map((name) => t(`f_${name}`))],
-    methods.map(([name, own]) => [name, ...names.map((figure) => number(own[figure]?.mean))]),
+    methods.map(([method, figures]) => [method, ...names.map((name) => number(figures[name]?.mean))]),
   );
 }
 
 function drawRows() {
-  const found = sifted();
+  const rows = filteredRows();
   const names = ["pointing", "lift", "mass", "auc", "iou", "vision_mass"];
   fill(
     $("rows"),
     [t("id"), t("question"), t("answer"), t("accepted_head"), t("judged"), ...names.map((name) => t(`f_${name}`))],
-    found.slice(0, rowsShown).map((at) => {
-      const row = DATA.rows[at],
+    rows.slice(0, rowsShown).map((index) => {
+      const row = DATA.rows[index],
         open = make("button", { type: "button", class: "open" }, row.id);
-      open.addEventListener("click", () => openSample(at));
+      open.addEventListener("click", () => openSample(index));
       const cells = [row.question, row.error || row.answer, row.references.join(" | ")].map((text) =>
         make("td", {}, text),
       );
@@ -88,30 +87,30 @@ function drawRows() {
         make("th", { scope: "row" }, open),
         ...cells,
         make("td", {}, ...verdicts(row)),
-        ...names.map((name) => make("td", {}, figureWords(row, name))),
+        ...names.map((name) => make("td", {}, figureText(row, name))),
       );
     }),
   );
-  $("more").hidden = found.length <= rowsShown;
+  $("more").hidden = rows.length <= rowsShown;
 }
 
-let opened = null;
+let openIndex = null;
 
-/** The sample before or after the one that is open, in the order of the cards and the table. */
+/** Open the previous or next sample, in the order of the cards and the table. */
 function stepSample(by) {
-  const order = sifted(),
-    next = order[order.indexOf(opened) + by];
+  const order = filteredRows(),
+    next = order[order.indexOf(openIndex) + by];
   if (next !== undefined) openSample(next);
 }
 
-/** One sample, large, with all its figures beside those of the controls. */
-function openSample(at) {
-  opened = at;
-  const row = DATA.rows[at],
-    card = cardOf.get(at);
+/** Show one sample in the dialog, with its figures beside those of the controls. */
+function openSample(index) {
+  openIndex = index;
+  const row = DATA.rows[index],
+    card = cardOf.get(index);
   $("sample-title").replaceChildren(row.question, " ", ...verdicts(row));
   const steps = card?.times_s.length ? card.times_s.map((time) => `${time.toFixed(2)} s`).join(", ") : "";
-  const told = [
+  const lines = [
     `${row.id} · ${row.media.join(", ")}`,
     `${t("answer")}: ${row.answer || t("no_answer")}`,
     row.references.length ? t("accepted", row.references.join(" | ")) : "",
@@ -121,14 +120,14 @@ function openSample(at) {
   ];
   $("sample-card").replaceChildren(
     ...(card ? [pictureRow(card)] : []),
-    ...told.filter(Boolean).map((text) => make("p", {}, text)),
+    ...lines.filter(Boolean).map((text) => make("p", {}, text)),
   );
   fill(
     $("sample-figures"),
     ["", t("headline"), ...DATA.controls.map((name) => t(`c_${name}`))],
     DATA.figures.map((name, i) => [
       t(`f_${name}`),
-      figureWords(row, name),
+      figureText(row, name),
       ...row.controls.map((values) => (values[i] === null ? "–" : compact(values[i]))),
     ]),
   );

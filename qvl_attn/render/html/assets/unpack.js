@@ -1,8 +1,8 @@
-// From text in the page to arrays: see pack.py. Coarse maps are there first; the others follow while the page is in use.
+// Unpacks the page's blocks to arrays: see payload.py. Coarse maps come first, the others while the page is in use.
 
 const DATA = JSON.parse($("data").textContent);
 
-/** Of each block its (rows, cells) values, row after row; undefined until it is unpacked. */
+/** The (rows, cells) values of each block, row by row; undefined until the block is unpacked. */
 const BLOCKS = new Array(DATA.blocks.length);
 
 const HALVES = (() => {
@@ -22,16 +22,16 @@ function bytesOf(text) {
   return bytes;
 }
 
-async function inflated(bytes) {
+async function inflate(bytes) {
   if (!("DecompressionStream" in globalThis)) throw new Error(t("old_browser"));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new DataView(await new Response(stream).arrayBuffer());
 }
 
-/** Unpack a block; its text is let go. */
+/** Unpack a block and remove its text from the page. */
 async function unpack(number) {
   const element = $(`block-${number}`);
-  const raw = await inflated(bytesOf(element.textContent));
+  const raw = await inflate(bytesOf(element.textContent));
   element.remove();
   const [rows, cells] = DATA.blocks[number],
     values = new Float32Array(rows * cells);
@@ -46,33 +46,33 @@ async function unpack(number) {
   BLOCKS[number] = values;
 }
 
-/** One row of a block, or undefined. */
+/** One row of a block, or undefined if the block is not unpacked yet. */
 function rowOf(number, row) {
   const cells = DATA.blocks[number][1];
   return BLOCKS[number]?.subarray(row * cells, (row + 1) * cells);
 }
 
-/** Whether an element has come to its end: the parser goes on behind it, or is done. */
+/** Whether an element is complete: the parser is past it, or has finished. */
 const isWhole = (element) => element && (element.nextSibling !== null || document.readyState !== "loading");
 
 const pause = () => new Promise((done) => setTimeout(done));
 
-/** Unpack blocks one by one, what is looked at before the others. */
-async function unpackAll(wanted, told) {
-  const left = new Set(BLOCKS.keys());
-  for (const number of left) if (BLOCKS[number]) left.delete(number);
-  const total = left.size;
-  while (left.size) {
-    const there = (number) => left.has(number) && isWhole($(`block-${number}`));
-    const next = wanted().find(there) ?? [...left].find(there);
+/** Unpack all blocks one by one, those of `preferred()` first; call `onProgress(done, total)` after each. */
+async function unpackAll(preferred, onProgress) {
+  const remaining = new Set(BLOCKS.keys());
+  for (const number of remaining) if (BLOCKS[number]) remaining.delete(number);
+  const total = remaining.size;
+  while (remaining.size) {
+    const isReady = (number) => remaining.has(number) && isWhole($(`block-${number}`));
+    const next = preferred().find(isReady) ?? [...remaining].find(isReady);
     if (next === undefined) {
       if (document.readyState !== "loading") throw new Error("the file is cut off");
       await pause();
       continue;
     }
-    left.delete(next);
+    remaining.delete(next);
     await unpack(next);
-    told(total - left.size, total);
+    onProgress(total - remaining.size, total);
     await pause();
   }
 }

@@ -1,4 +1,4 @@
-// How a page speaks: its strings in the chosen language, its numbers, its elements.
+// Texts in the chosen language, number formats, and builders of elements.
 
 const view = { language: (navigator.language || "en").startsWith("zh") ? "zh" : "en" };
 
@@ -7,17 +7,17 @@ function t(key, ...parts) {
   return text.replace(/\{(\d+)\}/g, (_, number) => String(parts[Number(number)] ?? ""));
 }
 
-/** Put a text where screen readers speak what changes: the same text again would be spoken again. */
-function say(element, text) {
+/** Set an element's text if it differs: screen readers read a live region again whenever its text is set. */
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A text whose direction reaches no further than itself. */
-const isolated = (text) => `\u2068${text}\u2069`;
+/** Wrap a text in marks that isolate its writing direction. */
+const isolate = (text) => `\u2068${text}\u2069`;
 
 const $ = (id) => document.getElementById(id);
 
-/** An element with properties, data and children; text is always text. */
+/** Create an HTML element with properties or attributes and children; strings become text, never markup. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -31,31 +31,32 @@ function make(tag, properties = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function draw(tag, properties = {}, ...children) {
+/** Create an SVG element with attributes and children. */
+function makeSvg(tag, properties = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(properties)) element.setAttribute(name, value);
   element.append(...children);
   return element;
 }
 
-/** Put the chosen language into everything that carries a key of `WORDS`. */
+/** Set the texts of all elements that name a key of `WORDS`, in the chosen language. */
 function translate() {
   document.documentElement.lang = view.language === "zh" ? "zh-CN" : "en";
-  for (const element of document.querySelectorAll("[data-t]")) say(element, t(element.dataset.t));
+  for (const element of document.querySelectorAll("[data-t]")) setText(element, t(element.dataset.t));
   for (const element of document.querySelectorAll("[data-t-label]"))
     element.setAttribute("aria-label", t(element.dataset.tLabel));
-  const other = $("language");
-  other.textContent = view.language === "zh" ? "English" : "中文";
-  other.lang = view.language === "zh" ? "en" : "zh";
+  const button = $("language");
+  button.textContent = view.language === "zh" ? "English" : "中文";
+  button.lang = view.language === "zh" ? "en" : "zh";
 }
 
-/** As `numbers.compact`: three digits. */
+/** Three significant digits, as `core.text.compact`. */
 function compact(value) {
   if (value === 0) return "0";
   return Math.abs(value) < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
 
-/** As `numbers.percent`. */
+/** A share as a percentage, as `core.text.percent`. */
 function percent(share) {
   if (share > 0 && share < 0.0005) return "<0.1 %";
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
@@ -63,7 +64,7 @@ function percent(share) {
 
 const times = (multiple) => t("times", multiple.toFixed(multiple < 100 ? 1 : 0));
 
-/** `[0, 1, 2, 5]` as `0-2,5`. */
+/** Numbers as ranges: `[0, 1, 2, 5]` becomes `0-2,5`. */
 function ranges(numbers) {
   const runs = [];
   for (const number of numbers) {
@@ -74,11 +75,11 @@ function ranges(numbers) {
   return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
 }
 
-/** The two buttons that every page has. */
-function listenToTop(again) {
+/** Connect the buttons for language and theme; `redraw` draws the page again. */
+function listenToHeader(redraw) {
   $("language").addEventListener("click", () => {
     view.language = view.language === "zh" ? "en" : "zh";
-    again();
+    redraw();
   });
   $("theme").addEventListener("click", () => {
     const root = document.documentElement;
@@ -86,6 +87,6 @@ function listenToTop(again) {
       ? root.dataset.theme === "dark"
       : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    again();
+    redraw();
   });
 }
