@@ -22,41 +22,41 @@ def example(request, examples) -> Example:
 
 
 def rows_on_vision(example: Example, query: str) -> np.ndarray:
-    """(L, H, Q, V)."""
+    """Return the attention of the query rows on the cells, (L, H, Q, V)."""
     return example.attention[:, :, example.rows(query)][..., example.vision_positions]
 
 
-@pytest.mark.parametrize(("query", "way"), [("question", "rows"), ("last", "eager"), ("answer", "rows")])
-def test_mean_and_max(example, query, way, monkeypatch):
-    monkeypatch.setattr(example.analyzer, "attn", way)
-    mean, most = example.result("mean", "max", query=query, layers="1-2").methods
+@pytest.mark.parametrize(("query", "mode"), [("question", "rows"), ("last", "eager"), ("answer", "rows")])
+def test_mean_and_max(example, query, mode, monkeypatch):
+    monkeypatch.setattr(example.analyzer, "attn", mode)
+    mean, maximum = example.result("mean", "max", query=query, layers="1-2").methods
     want = rows_on_vision(example, query)[1:3]
     assert_close(mean.values, want.mean(axis=(0, 1, 2)))
     assert_close(mean.layer_values, want.mean(axis=(1, 2)))
-    assert_close(most.values, want.max(axis=(0, 1)).mean(axis=0))
-    assert_close(most.layer_values, want.max(axis=1).mean(axis=1))
-    assert mean.layers == most.layers == mean.layer_numbers == most.layer_numbers == (1, 2)
+    assert_close(maximum.values, want.max(axis=(0, 1)).mean(axis=0))
+    assert_close(maximum.layer_values, want.max(axis=1).mean(axis=1))
+    assert mean.layers == maximum.layers == mean.layer_numbers == maximum.layer_numbers == (1, 2)
 
 
 def test_the_usual_layers_are_those_of_the_headline(example):
-    mean, most = example.result("mean", "max").methods
+    mean, maximum = example.result("mean", "max").methods
     usual = {4: (2,), 3: (1, 2)}[example.analyzer.config.text_config.num_hidden_layers]
     want = rows_on_vision(example, "last")
     assert_close(mean.values, want[list(usual)].mean(axis=(0, 1, 2)))
-    assert_close(most.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
-    assert_close(most.layer_values, want.max(axis=1).mean(axis=1))
-    assert mean.layers == most.layers == usual
-    assert mean.layer_numbers == most.layer_numbers == tuple(range(len(want)))
+    assert_close(maximum.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
+    assert_close(maximum.layer_values, want.max(axis=1).mean(axis=1))
+    assert mean.layers == maximum.layers == usual
+    assert mean.layer_numbers == maximum.layer_numbers == tuple(range(len(want)))
 
 
 @pytest.mark.parametrize("query", ["question", "last"])
 def test_heads_are_those_that_were_named(example, query):
-    found = example.map("heads", query, heads="0.1,2.0,2.1")
+    method_map = example.map("heads", query, heads="0.1,2.0,2.1")
     want = rows_on_vision(example, query)
-    assert_close(found.values, np.mean([want[0, 1], want[2, 0], want[2, 1]], axis=(0, 1)))
-    assert_close(found.layer_values, [want[0, 1].mean(axis=0), want[2, :2].mean(axis=(0, 1))])
-    assert found.layers == found.layer_numbers == (0, 2)
-    assert "0.1,2.0,2.1" in found.caption
+    assert_close(method_map.values, np.mean([want[0, 1], want[2, 0], want[2, 1]], axis=(0, 1)))
+    assert_close(method_map.layer_values, [want[0, 1].mean(axis=0), want[2, :2].mean(axis=(0, 1))])
+    assert method_map.layers == method_map.layer_numbers == (0, 2)
+    assert "0.1,2.0,2.1" in method_map.caption
 
 
 def test_heads_of_a_profile(examples, tmp_path):
@@ -64,9 +64,9 @@ def test_heads_of_a_profile(examples, tmp_path):
     shape = {"layers": 4, "heads": 4, "hidden_size": 128}
     fields = {"profile_version": 1, "name": "mine", "evidence": "measured", "source": "here", "model": shape}
     (tmp_path / "mine.json").write_text(json.dumps(fields | {"heads": [[1, 2], [3, 0]]}))
-    found = example.map("heads", profile=str(tmp_path / "mine.json"))
+    method_map = example.map("heads", profile=str(tmp_path / "mine.json"))
     want = rows_on_vision(example, "last")[:, :, 0]
-    assert_close(found.values, (want[1, 2] + want[3, 0]) / 2)
+    assert_close(method_map.values, (want[1, 2] + want[3, 0]) / 2)
 
 
 def test_heads_without_a_profile_are_refused(examples):
@@ -75,7 +75,7 @@ def test_heads_without_a_profile_are_refused(examples):
 
 
 def test_a_batch_keeps_each_prompts_own_maximum(examples):
-    """Answers of different lengths, and prompts of different lengths."""
+    """With answers and prompts of different lengths."""
     example = examples("demo", "two")
     settings = replace(example.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
     pairs = [([path], question) for path in example.media for question in ("list the objects", "how many cats?")]
@@ -88,11 +88,11 @@ def test_a_batch_keeps_each_prompts_own_maximum(examples):
         assert result.capture.weights_max.shape == result.capture.weights.shape
 
 
-# Relative: beside the question's own attention that of a generic prompt about the same picture.
+# Relative: the question's attention over that of a generic prompt about the same picture.
 
 
 def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
-    """(L, H, S, V) of the generic prompt in a run of its own, where it asks, and its last position."""
+    """Return the generic prompt's attention in its own run, (L, H, S, V), its question positions and its last position."""
     inputs = example.inputs_of(GENERIC)
     attention = matrices(example.run(inputs))[..., example.vision_positions]
     length = inputs["input_ids"].shape[1]
@@ -103,7 +103,7 @@ def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
 
 @pytest.mark.parametrize("query", ["question", "answer"])
 def test_relative_is_the_ratio_of_two_runs(example, query):
-    found = example.map("relative", query, layers="1-2")
+    method_map = example.map("relative", query, layers="1-2")
     own = rows_on_vision(example, query).mean(axis=(1, 2))[1:3]
     attention, asking, last = generic_attention(example)
     generic = attention[:, :, asking if query == "question" else [last]].mean(axis=(1, 2))[1:3]
@@ -111,12 +111,12 @@ def test_relative_is_the_ratio_of_two_runs(example, query):
     def by_hand(a, g):
         return [value / (usual + 0.01 * sum(g) / len(g)) for value, usual in zip(a, g, strict=True)]
 
-    assert_close(found.values, by_hand(own.mean(axis=0), generic.mean(axis=0)))
-    assert_close(found.layer_values, [by_hand(a, g) for a, g in zip(own, generic, strict=True)])
-    assert found.layer_numbers == found.layers == (1, 2)
+    assert_close(method_map.values, by_hand(own.mean(axis=0), generic.mean(axis=0)))
+    assert_close(method_map.layer_values, [by_hand(a, g) for a, g in zip(own, generic, strict=True)])
+    assert method_map.layer_numbers == method_map.layers == (1, 2)
 
 
-def test_the_last_token_is_held_against_the_last_token(examples):
+def test_the_last_token_is_compared_with_the_last_token(examples):
     example = examples("genuine", "two")
     attention, _, last = generic_attention(example)
     usual = attention[2, :, last].mean(axis=0)
@@ -124,57 +124,57 @@ def test_the_last_token_is_held_against_the_last_token(examples):
     assert_close(example.map("relative", layers="2").values, own / (usual + 0.01 * usual.mean()))
 
 
-def test_a_part_of_the_question_is_held_against_the_whole_generic_prompt(examples):
+def test_a_word_of_the_question_is_compared_with_the_whole_generic_prompt(examples):
     example = examples("demo", "one")
-    found = example.map("relative", "text:cats")
+    method_map = example.map("relative", "text:cats")
     tokens = [example.analyzer.processor.tokenizer.decode(i) for i in example.inputs["input_ids"][0]]
     own = example.attention[2, :, tokens.index(" cats")][:, example.vision_positions].mean(axis=0)
     attention, asking, _ = generic_attention(example)
     usual = attention[2, :, asking].mean(axis=(0, 1))
-    assert_close(found.values, own / (usual + 0.01 * usual.mean()))
+    assert_close(method_map.values, own / (usual + 0.01 * usual.mean()))
 
 
-def test_over_nothing_there_is_no_ratio():
-    found = ratio(np.ones((2, 3)), np.array([[1.0, 0, 0], [0, 0, 0]]))
-    assert found[0] == pytest.approx([1 / (1 + 0.01 / 3), 300, 300])
-    assert found[1].tolist() == [0, 0, 0]
+def test_the_ratio_without_generic_attention():
+    values = ratio(np.ones((2, 3)), np.array([[1.0, 0, 0], [0, 0, 0]]))
+    assert values[0] == pytest.approx([1 / (1 + 0.01 / 3), 300, 300])
+    assert values[1].tolist() == [0, 0, 0]
     assert ratio(np.array([1.0, 2.0]), np.array([0.0, 2.0])) == pytest.approx([100, 2 / 2.01])
 
 
 @pytest.mark.parametrize("kind", ["one", "two"])
 @pytest.mark.parametrize("answer", [None, "two cats"])
-def test_the_tower_sees_the_pictures_once(examples, kind, answer):
-    example, seen = examples("demo", kind), []
-    handle = example.analyzer.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
+def test_the_vision_encoder_runs_once(examples, kind, answer):
+    example, calls = examples("demo", kind), []
+    handle = example.analyzer.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
     try:
         example.result("relative", answer=answer)
     finally:
         handle.remove()
-    assert len(seen) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_size):
-    example, towers, prompts = examples("demo", "one"), [], []
+    example, encoder_calls, prompts = examples("demo", "one"), [], []
     settings = replace(example.analyzer.settings(query="last"), methods=("relative",))
     questions = [example.question, "what color is the star?", "what color is the dog?"]
     pairs = [(example.media, question) for question in questions]
 
-    def fed(module, args, kwargs):
+    def count_prompts(module, args, kwargs):
         if kwargs["inputs_embeds"].shape[1] > 1:
             prompts.append(len(kwargs["inputs_embeds"]))
 
     model = example.analyzer.model.model
     handles = [
-        model.visual.register_forward_hook(lambda *args: towers.append(1)),
-        model.language_model.register_forward_pre_hook(fed, with_kwargs=True),
+        model.visual.register_forward_hook(lambda *args: encoder_calls.append(1)),
+        model.language_model.register_forward_pre_hook(count_prompts, with_kwargs=True),
     ]
     try:
         results = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size))
     finally:
         for handle in handles:
             handle.remove()
-    assert len(towers) == 1
+    assert len(encoder_calls) == 1
     assert len(prompts) == 2 + -(-3 // batch_size), "the picture, the generic prompt, and each batch of questions"
     for i, result in results:
         alone = replace(example, question=questions[i]).map("relative")
@@ -184,15 +184,15 @@ def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_si
 
 @pytest.mark.parametrize("kind", ["two", "clip"])
 def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_file, kind):
-    """Clips run in one batch, pictures apart."""
+    """Clips run in one batch, pictures one by one."""
     example = examples("demo", kind)
     shown = [[path] for path in example.media] if kind == "two" else [example.media, other_clip(example, clip_file)]
     settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
-    pairs = [(one, example.question) for one in shown]
+    pairs = [(item, example.question) for item in media]
     results = dict(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=2))
-    assert {one.provenance.batch for one in results.values()} == {2 if kind == "clip" else 1}
+    assert {result.provenance.batch for result in results.values()} == {2 if kind == "clip" else 1}
     for i, result in results.items():
-        alone = replace(example, shown=shown[i]).map("relative")
+        alone = replace(example, media=media[i]).map("relative")
         np.testing.assert_allclose(result.methods[0].values, alone.values, rtol=1e-3)
 
 
@@ -200,24 +200,24 @@ def other_clip(example: Example, clip_file):
     return clip_media(example.analyzer, clip_file(6, size_px=(84, 140)), 10)
 
 
-# Rollout: the product of all layers' matrices, made whole.
+# Rollout: the product of all layers' whole matrices.
 
 
 def rolled(example: Example) -> list[np.ndarray]:
-    """(S, S) the product of the matrices from each layer up."""
+    """Return the products of the matrices from each layer up, (S, S) each."""
     half = [matrix.mean(axis=0) / 2 + np.eye(len(matrix[0])) / 2 for matrix in example.attention]
-    product, found = np.eye(len(half[0])), []
+    product, products = np.eye(len(half[0])), []
     for matrix in reversed(half):
         product = product @ matrix
-        found.insert(0, product)
+        method_map.insert(0, product)
     return found
 
 
 @pytest.mark.parametrize(("query", "block"), [("question", 3), ("last", 7), ("answer", 1024)])
 def test_rollout_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
-    found = example.map("rollout", query)
+    method_map = example.map("rollout", query)
     want = [product[example.rows(query)].mean(axis=0)[example.vision_positions] for product in rolled(example)]
-    assert_close(found.values, want[0])
-    assert_close(found.layer_values, want)
-    assert found.layers == found.layer_numbers == tuple(range(len(want)))
+    assert_close(method_map.values, want[0])
+    assert_close(method_map.layer_values, want)
+    assert method_map.layers == method_map.layer_numbers == tuple(range(len(want)))

@@ -188,7 +188,7 @@ def test_many_questions_get_their_pixels_back(examples):
     settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
     pairs = [([path], question) for path in example.media for question in ("how many cats?", "what color is the dog?")]
     for i, result in example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=3):
-        alone = replace(example, shown=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
+        alone = replace(example, media=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
         assert result.answer == alone.answer
         for batched, single in zip(result.methods, alone.methods, strict=True):
             assert batched.caption == single.caption
