@@ -1,1 +1,1 @@
-"""Many samples: data, metrics, runs, summaries."""
+"""Evaluation over many samples: data, metrics, runs, summaries."""

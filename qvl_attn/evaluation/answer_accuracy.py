@@ -1,4 +1,4 @@
-"""Whether an answer is right, as VQA counts it. Pure, standard library only."""
+"""VQA accuracy of an answer. Pure, standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ANNOTATORS = 10
 AGREEING = 3
 
 _APOSTROPHES = str.maketrans("", "", "'‘’")
-# VQA's marks, and those Chinese ones that NFKC does not turn into one of them.
+# VQA's punctuation marks, and the Chinese ones that NFKC does not map to one of them.
 _MARKS = ';/[]"{}()=+\\_-><@`,?!。、“”'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -20,49 +20,50 @@ _ARTICLES = {"a", "an", "the"}
 
 
 def normalise(text: str) -> str:
-    """An answer as VQA compares it: "Two." is "2", "a Red car" is "red car", "don't" is "dont".
+    """Return an answer as VQA compares it: "Two." is "2", "a Red car" is "red car", "don't" is "dont".
 
     The rules are those of VQA's vqaEval.py (`processPunctuation`, `processDigitArticle`; Antol et al. 2015, Goyal et
-    al. 2017). A mark vanishes everywhere if it stands beside a space anywhere in the text, or if a number in the text
-    has a comma; otherwise it becomes a space. A period vanishes if no digit follows it; none and zero to ten become
-    digits; a, an and the are dropped.
+    al. 2017). A mark is removed everywhere if the text has it next to a space, or if a number in the text has a comma;
+    otherwise it becomes a space. A period is removed if no digit follows it; none and zero to ten become digits; a, an
+    and the are dropped.
 
-    It differs in four things. NFKC comes first, and Chinese marks count as marks. Apostrophes are dropped where VQA has
-    a table of contractions, which makes the same words equal and a few more ("its" and "it's"). What has nothing but
-    articles keeps them, so that the choice "A" is not the choice "an", nor an empty answer. And what is normalised once
-    is normalised for good.
+    There are four differences. NFKC is applied first, and Chinese marks count as marks. Apostrophes are dropped where
+    VQA uses a table of contractions: this makes the same words equal, and a few more ("its" and "it's"). A text of
+    articles only keeps them, so that the choice "A" differs from the choice "an" and from an empty answer.
+    Normalisation is idempotent.
     """
     text = " ".join(unicodedata.normalize("NFKC", text).lower().translate(_APOSTROPHES).split())
     words = _PERIOD.sub("", _without_marks(text)).split()
-    kept = [_DIGITS.get(word, word) for word in words if word not in _ARTICLES]
-    # What a mark stood between may now be one character.
-    return unicodedata.normalize("NFKC", " ".join(kept or words))
+    content_words = [_DIGITS.get(word, word) for word in words if word not in _ARTICLES]
+    # Characters that a mark separated may now combine.
+    return unicodedata.normalize("NFKC", " ".join(content_words or words))
 
 
 def _without_marks(text: str) -> str:
-    all_vanish = _COMMA_IN_NUMBER.search(text) is not None
-    left = text
+    remove_all = _COMMA_IN_NUMBER.search(text) is not None
+    result = text
     for mark in _MARKS:
-        vanishes = all_vanish or f"{mark} " in text or f" {mark}" in text
-        left = left.replace(mark, "" if vanishes else " ")
-    return left
+        remove = remove_all or f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if remove else " ")
+    return result
 
 
 def accuracy(answer: str, references: Sequence[str]) -> float:
-    """How right an answer is, from 0 to 1, all compared normalised.
+    """Return the accuracy of an answer, from 0 to 1. All texts are normalised before they are compared.
 
-    Up to nine references are accepted alternatives: 1 if the answer is one of them. Ten or more are what as many people
-    answered, and the answer is as right as VQA has it (Antol et al. 2015; vqaEval.py, `evaluate`): each person
-    is left out once, and of the n values min(1, matches among the others / 3) the mean is taken. With m matches of n
-    that is (m · min(1, (m − 1) / 3) + (n − m) · min(1, m / 3)) / n; with ten, 0.3 for one, 0.6 for two, 0.9 for three.
+    Up to nine references are accepted alternatives: the accuracy is 1 if the answer equals one of them. Ten or more
+    references are the answers of as many annotators, and the accuracy is VQA's (Antol et al. 2015; vqaEval.py,
+    `evaluate`): each annotator is left out once, and the n values min(1, matches among the others / 3) are averaged.
+    With m matches of n this is (m · min(1, (m − 1) / 3) + (n − m) · min(1, m / 3)) / n; with ten annotators, 0.3 for
+    one match, 0.6 for two, 0.9 for three.
 
     Raises:
         ValueError: there are no references.
     """
     if not references:
         raise ValueError("an answer cannot be right or wrong without references")
-    wanted = normalise(answer)
-    matches = sum(normalise(reference) == wanted for reference in references)
+    normalised = normalise(answer)
+    matches = sum(normalise(reference) == normalised for reference in references)
     if len(references) < ANNOTATORS:
         return float(matches > 0)
     others = len(references) - matches

@@ -1,8 +1,8 @@
-"""Finished runs of `check` beside each other, paired by the ids of samples: differences, and what changed most.
+"""Compare finished runs of `check`, paired by the ids of their samples. No model is needed.
 
-Each figure's difference is taken sample by sample, and its mean has a percentile bootstrap over groups of pictures
-(`summary.bootstrap`): what both runs find easy or hard in a sample is in both figures and leaves the difference, so
-that the interval is of the difference and not of two means apart. Needs no model.
+Each figure's difference is computed per sample, and its mean has a percentile bootstrap interval over groups of
+pictures (`summary.bootstrap`). What is easy or hard in a sample for both runs cancels in the difference, so that the
+interval is narrower than that of two separate means.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: as it was named.
-        same: of `run.json`, with the name of the data set.
-        model: its name.
-        headline_map: what its headline averages, to be read.
-        calibrated: whether it chose its heads on a first half of the samples.
-        scores: what its summary is about, by id, in the order of the data set: of a calibration the second half.
+        folder: the folder as the caller named it.
+        same: the field `same` of `run.json`, and the name of the data set.
+        model: the name of the model.
+        headline_map: a text that says what the headline averages.
+        calibrated: whether the heads were chosen on the first half of the samples.
+        scores: the scores of the summary by id, in the order of the data set; of a calibration those of the second
+            half.
     """
 
     folder: Path
@@ -52,45 +53,46 @@ class Run:
 def compare_runs(
     folders: Sequence[str | os.PathLike[str]], *, by: str = "mass", top: int = 10, seed: int = 0
 ) -> dict[str, Any]:
-    """Compare the first run with each other one, on the samples that both have.
+    """Compare the first run with each of the others, on the samples that both have.
 
     Args:
-        folders: two or more that `check` wrote.
+        folders: two or more folders that `check` wrote.
         by: the figure by whose change samples are listed, one of `COMPARED`.
-        top: how many of them.
-        seed: of the bootstrap.
+        top: the maximum number of listed samples.
+        seed: the seed of the bootstrap.
 
     Returns:
-        `runs`, and a `comparisons` entry for each run but the first: what `differences` there are between the two; the
-        mean of each of `figures` in both and of the difference (the other minus the first), with `low` and `high` ends
-        of its 95 % interval, over the `n` samples that define it in both; answers `right`, and maps `grounded`, in
-        both, one or neither; `changed_most`; `flipped` answers. None where a figure is not defined, six digits.
+        `runs`, and an entry in `comparisons` for each run but the first: the `differences` in settings; for each of
+        `figures` the means of both runs, and the mean difference (the other minus the first) with the ends `low` and
+        `high` of its 95 % interval, over the `n` samples that define the figure in both; the numbers of answers `right`
+        and maps `grounded` in both, one or neither; the samples that `changed_most`; the `flipped` answers. Floats have
+        six digits; None where a figure is not defined.
 
     Raises:
-        InputError: fewer than two folders, one that is no finished run or is named twice, no samples in common, or
-            samples that are not about the same pictures and boxes; no such figure; a negative `top`.
-        StoreError: a run's files are damaged, or cannot be read.
+        InputError: fewer than two folders; a folder is not a finished run, or is named twice; two runs have no samples
+            in common, or samples with other pictures or boxes; there is no such figure; `top` is negative.
+        StoreError: the files of a run are damaged or cannot be read.
     """
     return compare(read_runs(folders), by=by, top=top, seed=seed)
 
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
-    """Runs that can be compared: each of the others has samples of the first, about the same evidence.
+    """Read runs, and check that each of the others has samples of the first, with the same pictures and boxes.
 
     Raises:
-        InputError: they cannot.
-        StoreError: a run's files are damaged, or cannot be read.
+        InputError: the runs cannot be compared.
+        StoreError: the files of a run are damaged or cannot be read.
     """
     if len(folders) < 2:
-        raise InputError(f"{len(folders)} runs: want two or more", "the first is what the others are compared with")
+        raise InputError(f"{len(folders)} runs: want two or more", "the others are compared with the first")
     paths = [Path(folder) for folder in folders]
     try:
-        seen: dict[Path, Path] = {}
+        by_real_path: dict[Path, Path] = {}
         for path in paths:
             _check_finished(path)
-            if path.resolve() in seen:
-                raise InputError(f"{seen[path.resolve()]} and {path} are one folder", "name each run once")
-            seen[path.resolve()] = path
+            if path.resolve() in by_real_path:
+                raise InputError(f"{by_real_path[path.resolve()]} and {path} are the same folder", "name each run once")
+            by_real_path[path.resolve()] = path
         runs = [_read(path) for path in paths]
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be read ({error.strerror})") from None
@@ -104,11 +106,11 @@ def _check_finished(folder: Path) -> None:
         read_run(folder)
     except StoreError as error:
         raise InputError(
-            f"{folder} is no run of qvl-attn check: {error.message}", "name a folder that its --out made"
+            f"{folder} is not a run of qvl-attn check: {error.message}", "name the --out folder of a check"
         ) from None
     if not is_finished(folder):
         raise InputError(
-            f"{folder} is not finished: it has no {SUMMARY_FILE}", "the same qvl-attn check command goes on with it"
+            f"{folder} is not finished: it has no {SUMMARY_FILE}", "run the same qvl-attn check command to continue"
         )
 
 
@@ -121,7 +123,7 @@ def _read(folder: Path) -> Run:
             model=summary["model"]["name"],
             headline_map=summary["headline_map"],
             calibrated=summary["calibration"] is not None,
-            scores={one.id: one for one in scores if one.half != "first"},
+            scores={score.id: score for score in scores if score.half != "first"},
         )
     except (KeyError, TypeError):
         raise StoreError(f"{folder}: run.json or {SUMMARY_FILE} is not of this version") from None
@@ -131,16 +133,16 @@ def _check_paired(first: Run, other: Run) -> None:
     common = _common(first, other)
     if not common:
         raise InputError(
-            f"{first.folder} and {other.folder} have no sample in common: none of {len(first.scores)} and "
+            f"{first.folder} and {other.folder} have no samples in common: none of {len(first.scores)} and "
             f"{len(other.scores)} ids is in both",
-            "samples are paired by id",
+            "compare runs over the same data set: samples are paired by id",
         )
     changed = [name for name in common if first.scores[name].evidence != other.scores[name].evidence]
     if changed:
         raise InputError(
             f"{first.folder} and {other.folder}: {len(changed)} of {len(common)} samples have other pictures or boxes "
             "under the same id",
-            "their figures are not about the same thing",
+            "compare runs over the same version of the data set",
             tuple(f"sample {name}" for name in changed),
         )
 
@@ -150,28 +152,28 @@ def _common(first: Run, other: Run) -> list[str]:
 
 
 def compare(runs: Sequence[Run], *, by: str, top: int, seed: int) -> dict[str, Any]:
-    """As `compare_runs`, of runs that were read.
+    """Compare runs that were read, as `compare_runs` does.
 
     Raises:
-        InputError: no such figure; fewer than no samples.
+        InputError: there is no such figure, or `top` is negative.
     """
     if top < 0:
         raise InputError(f"--top {top}: want 0 or more")
     if by not in COMPARED:
-        raise InputError(f"--by {by}: is no figure that is compared", f"figures: {', '.join(COMPARED)}")
-    found: dict[str, Any] = as_json(
+        raise InputError(f"--by {by}: is not a compared figure", f"figures: {', '.join(COMPARED)}")
+    comparison: dict[str, Any] = as_json(
         {
-            "runs": [_told(run) for run in runs],
+            "runs": [_run_facts(run) for run in runs],
             "by": by,
-            "comparisons": [_compared(runs, i, by, top, seed) for i in range(1, len(runs))],
+            "comparisons": [_compare_pair(runs, i, by, top, seed) for i in range(1, len(runs))],
             "bootstrap": {"draws": DRAWS, "level": LEVEL, "unit": "group of pictures", "seed": seed},
             "notes": _notes(runs),
         }
     )
-    return found
+    return comparison
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _run_facts(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "model": run.model,
@@ -179,50 +181,50 @@ def _told(run: Run) -> dict[str, Any]:
         "headline_map": run.headline_map,
         "calibrated": run.calibrated,
         "samples": len(run.scores),
-        "errors": sum(one.status != "ok" for one in run.scores.values()),
+        "errors": sum(score.status != "ok" for score in run.scores.values()),
     }
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     notes = [
-        f"{run.folder} is a calibration: compared is its second half, {len(run.scores)} samples that had no part in "
-        "the choice of its heads"
+        f"{run.folder} is a calibration: only its second half is compared, {len(run.scores)} samples that were not "
+        "used to choose its heads"
         for run in runs
         if run.calibrated
     ]
     notes.append(
-        "where an interval includes 0, these samples cannot tell the two runs apart in that figure; each is for its "
-        "figure by itself, not corrected for looking at many"
+        "where an interval includes 0, these samples show no difference between the two runs in that figure; the "
+        "intervals are not corrected for multiple comparisons"
     )
     return notes
 
 
-def _compared(runs: Sequence[Run], number: int, by: str, top: int, seed: int) -> dict[str, Any]:
+def _compare_pair(runs: Sequence[Run], number: int, by: str, top: int, seed: int) -> dict[str, Any]:
     first, other = runs[0], runs[number]
     pairs = [(first.scores[name], other.scores[name]) for name in _common(first, other)]
     values = np.array([[_figures(score) for score in side] for side in zip(*pairs, strict=True)])  # (2, N, F)
     changes = values[1] - values[0]
-    estimates = bootstrap(changes, [one.group for one, _ in pairs], seed)
+    estimates = bootstrap(changes, [score.group for score, _ in pairs], seed)
     sums = np.where(np.isfinite(changes), values, 0.0).sum(axis=1)
     means = np.where(estimates.count > 0, sums / np.maximum(estimates.count, 1), np.nan)  # (2, F), where both define it
-    place = COMPARED.index(by)
-    listed = [_change(pair, values[:, i, place]) for i, pair in enumerate(pairs)]
-    moved = [i for i in np.argsort(-np.abs(changes[:, place]), kind="stable") if np.abs(changes[i, place]) > 0]
-    found = {
+    column = COMPARED.index(by)
+    listed = [_change(pair, values[:, i, column]) for i, pair in enumerate(pairs)]
+    changed = [i for i in np.argsort(-np.abs(changes[:, column]), kind="stable") if np.abs(changes[i, column]) > 0]
+    comparison = {
         "first": str(first.folder),
         "other": str(other.folder),
         "differences": differences(first.same, other.same, ("in 1", f"in {number + 1}")),
         "samples": len(pairs),
-        "groups": len({one.group for one, _ in pairs}),
+        "groups": len({score.group for score, _ in pairs}),
         "only_first": len(first.scores) - len(pairs),
         "only_other": len(other.scores) - len(pairs),
         "errors": {
-            "first": sum(one.status != "ok" for one, _ in pairs),
-            "other": sum(two.status != "ok" for _, two in pairs),
-            "either": sum(one.status != "ok" or two.status != "ok" for one, two in pairs),
+            "first": sum(a.status != "ok" for a, _ in pairs),
+            "other": sum(b.status != "ok" for _, b in pairs),
+            "either": sum(a.status != "ok" or b.status != "ok" for a, b in pairs),
         },
-        "other_questions": sum(one.question != two.question for one, two in pairs),
-        "other_references": sum(one.references != two.references for one, two in pairs),
+        "other_questions": sum(a.question != b.question for a, b in pairs),
+        "other_references": sum(a.references != b.references for a, b in pairs),
         "figures": {
             name: {
                 "first": means[0, i],
@@ -234,38 +236,40 @@ def _compared(runs: Sequence[Run], number: int, by: str, top: int, seed: int) ->
             }
             for i, name in enumerate(COMPARED)
         },
-        "right": _counts([(one.right, two.right) for one, two in pairs]),
-        "grounded": _counts([(one.grounded, two.grounded) for one, two in pairs]),
-        "changed_most": [listed[i] for i in moved[:top]],
+        "right": _counts([(a.right, b.right) for a, b in pairs]),
+        "grounded": _counts([(a.grounded, b.grounded) for a, b in pairs]),
+        "changed_most": [listed[i] for i in changed[:top]],
         "flipped": {
             "right_to_wrong": [
-                one for one in listed if (one["first"]["right"], one["other"]["right"]) == (True, False)
+                change for change in listed if (change["first"]["right"], change["other"]["right"]) == (True, False)
             ],
             "wrong_to_right": [
-                one for one in listed if (one["first"]["right"], one["other"]["right"]) == (False, True)
+                change for change in listed if (change["first"]["right"], change["other"]["right"]) == (False, True)
             ],
         },
     }
-    return found | {"notes": _pair_notes(found)}
+    return comparison | {"notes": _pair_notes(comparison)}
 
 
-def _pair_notes(found: dict[str, Any]) -> list[str]:
-    errors, samples = found["errors"], found["samples"]
+def _pair_notes(comparison: dict[str, Any]) -> list[str]:
+    errors, samples = comparison["errors"], comparison["samples"]
     notes = []
     if errors["either"]:
         notes.append(
             f"{errors['either']} of {samples} samples have an error ({errors['first']} in the first run, "
-            f"{errors['other']} in the other): it counts as a wrong answer, and they are in no other figure"
+            f"{errors['other']} in the other): an error counts as a wrong answer and is in no other figure"
         )
-    if found["other_questions"]:
-        notes.append(f"in {found['other_questions']} of {samples} samples the two runs asked different questions")
-    if found["other_references"]:
+    if comparison["other_questions"]:
+        notes.append(f"in {comparison['other_questions']} of {samples} samples the two runs asked different questions")
+    if comparison["other_references"]:
         notes.append(
-            f"in {found['other_references']} of {samples} samples the accepted answers differ: answers of the two runs "
-            "were not judged alike"
+            f"in {comparison['other_references']} of {samples} samples the accepted answers differ: the answers of the "
+            "two runs were judged by different references"
         )
-    if found["groups"] < FEW_GROUPS:
-        notes.append(f"the intervals rest on {found['groups']} independent pictures or clips: too few to trust them")
+    if comparison["groups"] < FEW_GROUPS:
+        notes.append(
+            f"the intervals are based on only {comparison['groups']} independent pictures or clips: do not trust them"
+        )
     return notes
 
 
@@ -274,24 +278,30 @@ def _figures(score: Score) -> list[float]:
 
 
 def _counts(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict[str, int]:
-    """The four cells of McNemar's table (1947), of the samples where both are known."""
+    """Return the four cells of McNemar's table (1947), for samples where both values are known."""
     return {name: pairs.count(cell) for cell, name in _CELLS.items()}
 
 
 def _change(pair: tuple[Score, Score], values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """A sample in both runs; the values are those of the figure by which samples are listed."""
+    """Return a sample in both runs; `values` are those of the figure by which samples are listed."""
     sides = {
-        side: {"question": one.question, "answer": one.answer, "error": one.error, "right": one.right, "value": value}
-        for side, one, value in zip(("first", "other"), pair, values, strict=True)
+        side: {
+            "question": score.question,
+            "answer": score.answer,
+            "error": score.error,
+            "right": score.right,
+            "value": value,
+        }
+        for side, score, value in zip(("first", "other"), pair, values, strict=True)
     }
     return {"id": pair[0].id, "difference": values[1] - values[0], **sides}
 
 
 def csv_rows(runs: Sequence[Run]) -> Iterator[list[Any]]:
-    """A heading, then a row for each sample of the first run that another one has: `mass_1`, `mass_2`, and so on.
+    """Yield a header, then a row for each sample of the first run that another run has: `mass_1`, `mass_2`, and so on.
 
-    Runs are numbered as they were named; cells of a run that lacks the sample are empty. What a spreadsheet would run
-    is quoted.
+    Runs are numbered in the given order; the cells of a run without the sample are empty. Text that a spreadsheet would
+    run as a formula is quoted.
     """
     columns = ("question", "answer", "error", "right", "grounded", *COMPARED)
     yield ["id", *(f"{column}_{number}" for column in columns for number in range(1, len(runs) + 1))]

@@ -1,7 +1,7 @@
-"""What a run keeps of a sample to show it later, without the model and without the data set: pictures, map, boxes.
+"""Examples: the pictures, heat map and boxes that a run saves of a sample, to show it without model and data set.
 
-A small file each in the run's `gallery`. Which samples have one beside the best and the worst is a random choice that a
-hash of their ids gives: those of a whole data set are among those of its parts.
+Each example is a small file in the run's `gallery`. The best and the worst samples have one, and a random choice of the
+others, by a hash of their ids: the choice from a whole data set is contained in the choices from its shards.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from qvl_attn.vqa.figures import first_frames
 from qvl_attn.vqa.result import Result
 
 SCHEMA_VERSION = 1
-# How many are chosen at random, and how large a picture is at most, alone or beside others.
-SHOWN, LONGEST_PX, SEVERAL_PX = 48, 480, 280
+# The number of examples chosen at random, and the longest side of an example's only picture, or of one of several.
+RANDOM_EXAMPLES, LONGEST_PX, SEVERAL_PX = 48, 480, 280
 FOLDER = "gallery"
-# Of what is read back, which anybody may have written.
+# Limits for files that are read back, because anybody may have written them.
 MAX_EXAMPLES, MAX_BYTES, MAX_JPEG_BYTES, MAX_BOXES = 64, 4 * 2**20, 2**20, 4096
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Example:
-    """A sample as it is shown: n pictures of its prompt, or n steps of its clip, with the headline's plain map.
+    """n pictures of a sample's prompt, or n steps of its clip, with the headline's plain heat map.
 
     Attributes:
-        id: of the sample.
+        id: the id of the sample.
         jpegs: n JPEG files, at most `LONGEST_PX` on their longest side.
-        values: (h, w) float32 of each, attention as the softmax gave it.
-        boxes: (G, 4) float64 of each, xyxy in units of the picture's sides.
-        places: which pictures of the prompt, or steps of the clip, they are, ascending from 0.
-        of: how many of those there are.
-        times_s: of a clip, when each step begins; none of pictures.
+        values: n arrays (h, w) float32, attention as the softmax gave it.
+        boxes: n arrays (G, 4) float64, xyxy as shares of the picture's sides.
+        places: the numbers of the pictures in the prompt, or of the steps in the clip, ascending from 0.
+        of: the number of pictures in the prompt, or of steps in the clip.
+        times_s: the start of each step of a clip; empty for pictures.
         uniform: the value that every cell of the prompt would have if the same attention were spread evenly.
         high: the value that is drawn brightest, the 99.5th percentile of all cells of the prompt.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: a field does not have this shape, type or range.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Example:
         _require(min(self.uniform, self.high) > 0, f"uniform {self.uniform}, high {self.high}")
         for picture, values, boxes in zip(self.jpegs, self.values, self.boxes, strict=True):
             _require(len(picture) <= MAX_JPEG_BYTES, f"a picture of {len(picture)} bytes")
-            _require(picture.startswith(_JPEG_BEGIN) and picture.endswith(_JPEG_END), "a picture is no JPEG")
+            _require(picture.startswith(_JPEG_BEGIN) and picture.endswith(_JPEG_END), "a picture is not a JPEG")
             _require(values.dtype == np.float32 and values.ndim == 2 and values.size > 0, "values: want float32 (h, w)")
             _require(bool(np.isfinite(values).all() and (values >= 0).all()), "values: not attention")
             _require(boxes.dtype == np.float64 and boxes.shape == (len(boxes), 4), "boxes: want float64 (G, 4)")
@@ -87,11 +87,11 @@ class Example:
             _require(bool(np.isfinite(boxes).all()), "boxes: not finite")
 
     def __repr__(self) -> str:
-        return f"Exhibit({self.id!r}, {len(self.jpegs)} of {self.of})"
+        return f"Example({self.id!r}, {len(self.jpegs)} of {self.of})"
 
     @property
     def is_clip(self) -> bool:
-        """Whether it shows steps of a clip."""
+        """Whether the example has steps of a clip."""
         return bool(self.times_s)
 
 
@@ -101,28 +101,34 @@ def _require(condition: bool, message: str) -> None:
 
 
 def chosen_examples(ids: Iterable[str]) -> frozenset[str]:
-    """Which of a run's samples are chosen at random: those whose ids have the smallest hashes."""
-    return frozenset(nsmallest(SHOWN, ids, key=lambda name: sha256(name.encode()).digest()))
+    """Return the ids of the samples chosen at random: those with the smallest hashes."""
+    return frozenset(nsmallest(RANDOM_EXAMPLES, ids, key=lambda name: sha256(name.encode()).digest()))
 
 
 def example_file(name: str) -> str:
-    """Where the exhibit of the sample with an id lies, from the folder of its run."""
+    """Return the path of a sample's example, relative to the folder of its run, by the sample's id."""
     return f"{FOLDER}/{slug(name, 48)}-{sha256(name.encode()).hexdigest()[:8]}.npz"
 
 
-def shown_boxes(sample: Sample, result: Result, places: Sequence[int]) -> list[NDArray[np.float64]]:
-    """For each of some pictures of the prompt, or steps of the clip, its boxes, (G, 4) xyxy in units of its sides."""
+def example_boxes(sample: Sample, result: Result, places: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Return the boxes of these pictures of the prompt, or steps of the clip, each (G, 4) xyxy as shares of its sides.
+
+    Args:
+        sample: the sample.
+        result: its result.
+        places: the numbers of the pictures in the prompt, or of the steps in the clip.
+    """
     if not sample.is_clip:
         return [sample.unit_boxes(i) for i in places]
-    there = step_boxes(result.capture.grids[0], sample.unit_boxes(), sample.frames)
-    return [there.get(step, np.zeros((0, 4))) for step in places]
+    boxes_by_step = step_boxes(result.capture.grids[0], sample.unit_boxes(), sample.frames)
+    return [boxes_by_step.get(step, np.zeros((0, 4))) for step in places]
 
 
 def example_of(sample: Sample, result: Result) -> Example:
-    """What is kept of an answered sample: the plain map of its headline, whatever methods were asked for.
+    """Return the example of an answered sample, with the plain heat map of its headline, whatever methods were used.
 
     Raises:
-        CaptureError: there is no attention to show.
+        CaptureError: there is no attention on the pictures.
     """
     maps = result.heatmaps(query=result.settings.query)
     clip, grid, times = sample.is_clip, result.capture.grids[0], ()
@@ -132,7 +138,7 @@ def example_of(sample: Sample, result: Result) -> Example:
         values = [maps[0].values[step] for step in places]
         times = tuple(grid.times_s[list(places), 0].tolist())
     else:
-        places, of = _shown_pictures(sample, maps), len(maps)
+        places, of = _choose_pictures(sample, maps), len(maps)
         pictures = [result.media[i].frames[0] for i in places]
         values = [maps[i].values[0] for i in places]
     jpegs, longest_px = [], LONGEST_PX if len(places) == 1 else SEVERAL_PX
@@ -143,7 +149,7 @@ def example_of(sample: Sample, result: Result) -> Example:
         id=sample.id,
         jpegs=tuple(jpegs),
         values=tuple(values),
-        boxes=tuple(boxes[:MAX_BOXES] for boxes in shown_boxes(sample, result, places)),
+        boxes=tuple(boxes[:MAX_BOXES] for boxes in example_boxes(sample, result, places)),
         places=places,
         of=of,
         times_s=times,
@@ -152,15 +158,15 @@ def example_of(sample: Sample, result: Result) -> Example:
     )
 
 
-def _shown_pictures(sample: Sample, maps: Sequence[HeatMap]) -> tuple[int, ...]:
-    """Of a prompt with many pictures those with boxes, and then those of the strongest cells."""
-    boxed = set(sample.frames.tolist())
-    order = sorted(range(len(maps)), key=lambda i: (i not in boxed, -float(maps[i].values.max())))
+def _choose_pictures(sample: Sample, maps: Sequence[HeatMap]) -> tuple[int, ...]:
+    """Choose at most `MAX_STEPS` pictures of a prompt: first those with boxes, then those with the strongest cells."""
+    with_boxes = set(sample.frames.tolist())
+    order = sorted(range(len(maps)), key=lambda i: (i not in with_boxes, -float(maps[i].values.max())))
     return tuple(sorted(order[:MAX_STEPS]))
 
 
 def write_example(folder: Path, example: Example) -> None:
-    """Write an exhibit to the folder of its run, in place of what is there.
+    """Write an example to the folder of its run, replacing an earlier one.
 
     Raises:
         OSError: it cannot be written.
@@ -171,38 +177,38 @@ def write_example(folder: Path, example: Example) -> None:
 
 
 def example_bytes(example: Example) -> bytes:
-    """An exhibit as it goes from one process to another."""
+    """Return an example as bytes, to send it to another process."""
     return npz_bytes(_arrays(example))
 
 
 def example_from(data: bytes) -> Example:
-    """What `example_bytes` made.
+    """Return the example that `example_bytes` encoded.
 
     Raises:
-        StoreError: it is not such bytes.
+        StoreError: the bytes are not an example.
     """
     return _read(BytesIO(data))
 
 
 def read_examples(folder: Path) -> dict[str, Example]:
-    """All exhibits of a run, by the ids of their samples; none where the run kept none.
+    """Read all examples of a run, by the id of their sample; an older run may have none.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
 
     Raises:
-        StoreError: one is damaged, or there are more than a run keeps.
+        StoreError: an example is damaged, or there are more than a run saves.
     """
     paths = sorted((folder / FOLDER).glob("*.npz"))
     if len(paths) > MAX_EXAMPLES:
-        raise StoreError(f"{folder / FOLDER} has {len(paths)} exhibits; a run keeps fewer than {MAX_EXAMPLES}")
-    found = {}
+        raise StoreError(f"{folder / FOLDER} has {len(paths)} examples; a run saves at most {MAX_EXAMPLES}")
+    examples = {}
     for path in paths:
         example = _read(path)
         if example_file(example.id) != f"{FOLDER}/{path.name}":
-            raise StoreError(f"{path} is the exhibit of another sample, {example.id[:80]!r}")
-        found[example.id] = example
-    return found
+            raise StoreError(f"{path} is the example of another sample, {example.id[:80]!r}")
+        examples[example.id] = example
+    return examples
 
 
 def _arrays(example: Example) -> dict[str, np.ndarray]:
@@ -229,8 +235,8 @@ def _read(source: Path | BytesIO) -> Example:
         for picture in example.jpegs:
             _check_size(picture)
     except (KeyError, ValueError) as fault:
-        name = source if isinstance(source, Path) else "what was sent"
-        raise StoreError(f"{name} is no exhibit of a known schema ({fault})", "remove it") from None
+        name = source if isinstance(source, Path) else "the data"
+        raise StoreError(f"{name} is not an example of a known schema ({fault})", "remove it") from None
     return example
 
 
@@ -238,10 +244,10 @@ def _from_arrays(arrays: Mapping[str, Any]) -> Example:
     def get(name: str, dtype: type, dimensions: int) -> np.ndarray:
         array = arrays[name]
         fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == dimensions
-        _require(fits, f"{name}: want {np.dtype(dtype)} of {dimensions} dimensions")
+        _require(fits, f"{name}: want {np.dtype(dtype)} with {dimensions} dimensions")
         return np.asarray(array)
 
-    _require(get("schema_version", np.int64, 0) == SCHEMA_VERSION, "schema_version: another one")
+    _require(get("schema_version", np.int64, 0) == SCHEMA_VERSION, f"schema_version: want {SCHEMA_VERSION}")
     places = tuple(get("places", np.int64, 1).tolist())
     _require(len(places) <= MAX_STEPS, f"{len(places)} places")
     return Example(
@@ -258,12 +264,12 @@ def _from_arrays(arrays: Mapping[str, Any]) -> Example:
 
 
 def _check_size(picture: bytes) -> None:
-    """From its head: a few bytes may unfold to more than a browser can hold."""
+    """Check the size in a JPEG's header, because a few bytes may decode to more pixels than a browser can hold."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(picture), formats=["JPEG"]) as image:
                 size_px = image.size
     except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError("a picture is no JPEG") from None
+        raise ValueError("a picture is not a JPEG") from None
     _require(max(size_px) <= LONGEST_PX, f"a picture of {size_px[0]} x {size_px[1]} px")

@@ -1,8 +1,8 @@
-"""Samples through a model, and what each scores: the loop over a data set.
+"""The loop over a data set: samples are answered by a model and scored.
 
-Samples are worked on in portions that their order alone decides, and the questions of a portion in groups that all of
-it decides: who goes on with a stopped run meets the same groups, and so the same numbers (to rounding, where the memory
-that is free then allows other batches).
+Samples are processed in chunks that depend only on their order, and the questions of a chunk in groups that depend only
+on the whole chunk. A resumed run therefore has the same groups and the same numbers, up to rounding where another
+amount of free memory leads to other batches.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from qvl_attn.vqa.question import Question, read_question
 from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
 
-# What spoils one sample and not the run.
+# Errors that make one sample an error and do not end the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What is asked of every sample, and what is scored.
+    """How every sample is answered and scored.
 
     Attributes:
-        settings: of every question.
-        headline: layers or heads of the headline.
+        settings: the settings of every question.
+        headline: the layers or heads of the headline.
         by_head: whether every head is scored.
         keep_maps: whether the maps of every head are kept.
-        others: for each sample's id, the one whose boxes are its control.
-        batch_size: how many prompts run at once, at most.
-        chosen_examples: the ids of the samples of which an exhibit is kept.
+        others: for each sample's id, the sample whose boxes are its control.
+        batch_size: the maximum number of prompts that run at once.
+        chosen_examples: the ids of the samples that get an example.
     """
 
     settings: Settings
@@ -63,74 +63,85 @@ class ScoringPlan:
 
 
 def other_samples(samples: Sequence[Sample], seed: int) -> dict[str, Sample]:
-    """For each sample with boxes the next one of its kind of another group, in a random order that the seed fixes."""
-    found: dict[str, Sample] = {}
+    """Return for each sample with boxes the sample whose boxes are its control.
+
+    It is the next sample of another group, in a random order of the pictures or of the clips.
+
+    Args:
+        samples: the whole data set.
+        seed: the seed of the order.
+
+    Returns:
+        The other sample by the id of each sample; a sample has none if all samples with boxes are of its group.
+    """
+    others: dict[str, Sample] = {}
     for clips in (False, True):
-        boxed = [one for one in samples if len(one.boxes_px) and one.is_clip == clips]
+        boxed = [sample for sample in samples if len(sample.boxes_px) and sample.is_clip == clips]
         order = [boxed[i] for i in np.random.default_rng(seed).permutation(len(boxed))]
         other: Sample | None = None
-        for one, following in pairwise([*order, *order][::-1]):  # twice around, from the end: what follows is known
-            if one.group != following.group:
-                other = one
+        # Twice through the order, backwards, so that the next sample of another group is known.
+        for following, sample in pairwise([*order, *order][::-1]):
+            if following.group != sample.group:
+                other = following
             if other is not None:
-                found[following.id] = other
-    return found
+                others[sample.id] = other
+    return others
 
 
 def check_questions(engine: Engine, samples: Sequence[Sample], settings: Settings) -> None:
-    """Find settings that fit no sample, and questions that cannot be asked, before the weights are loaded.
+    """Check settings and questions before the weights are loaded.
 
     Raises:
-        InputError: a setting, or with every question.
+        InputError: a setting is invalid for every sample, or questions are invalid; it lists all of them.
     """
     query = parse_query(settings.query)
-    known = replace(settings, query="last" if query.startswith("text:") else query, clip=None)
-    read_question(engine.processor, engine.config, [DOT], "?", known)
-    if any(one.is_clip for one in samples):
+    trial = replace(settings, query="last" if query.startswith("text:") else query, clip=None)
+    read_question(engine.processor, engine.config, [DOT], "?", trial)
+    if any(sample.is_clip for sample in samples):
         clip_pixel_limits(engine.processor, settings.min_pixels, settings.max_pixels, 2)
-    control, faults, seen = control_words(engine.processor), [], set()
-    for one in samples:
+    control, faults, faulty_places = control_words(engine.processor), [], set()
+    for sample in samples:
         try:
-            check_text("question", one.question, control)
+            check_text("question", sample.question, control)
         except InputError as error:
-            if one.place not in seen:
-                faults.append(f"{one.place}: {error}")
-            seen.add(one.place)
-    wanted = query.removeprefix("text:")
-    if not faults and wanted != query and not any(wanted in one.question for one in samples):
-        raise InputError(f"--query {query}: {wanted!r} stands in no question of the data set")
+            if sample.place not in faulty_places:
+                faults.append(f"{sample.place}: {error}")
+            faulty_places.add(sample.place)
+    words = query.removeprefix("text:")
+    if not faults and words != query and not any(words in sample.question for sample in samples):
+        raise InputError(f"--query {query}: no question of the data set contains {words!r}")
     if faults:
         raise all_faults(faults)
 
 
 def score_chunks(
     engine: Engine,
-    asked: Iterable[Sequence[Sample]],
+    sample_chunks: Iterable[Sequence[Sample]],
     plan: ScoringPlan,
     done: Callable[[], Collection[str]] = tuple,
 ) -> Iterator[Score]:
-    """Answer and score samples, each as soon as it is there; what spoils one becomes its error.
+    """Answer and score samples, and yield each score as soon as it is known; a fault becomes the sample's error.
 
-    The next portion is read from the disk while the model is at work on this one.
+    The next chunk is read from the disk while the model runs on the current one.
 
     Args:
         engine: the model.
-        asked: as `chunks` gives them.
-        plan: what is asked and scored.
-        done: gives the ids of samples that are not wanted any more; asked before each portion.
+        sample_chunks: the chunks that `chunks` yields.
+        plan: how to answer and score.
+        done: returns the ids of samples to skip; called before each chunk.
     """
-    _ = engine.model  # a model that cannot be loaded is nobody's sample's fault
+    _ = engine.model  # if the weights cannot be loaded, this fails here and not in a sample
     stop = Event()
 
     def read() -> Generator[list[Prepared], None, None]:
-        for chunk in asked:
+        for chunk in sample_chunks:
             finished = done()
-            if any(one.id not in finished for one in chunk):
+            if any(sample.id not in finished for sample in chunk):
                 yield read_chunk(engine, chunk, plan.settings, stop)
 
-    with closing(prefetch(read(), depth=1)) as prepared:
+    with closing(prefetch(read(), depth=1)) as prepared_chunks:
         try:
-            for chunk in prepared:
+            for chunk in prepared_chunks:
                 yield from _score_chunk(engine, chunk, plan, done())
         finally:
             stop.set()
@@ -139,93 +150,94 @@ def score_chunks(
 def _score_chunk(
     engine: Engine, chunk: Sequence[Prepared], plan: ScoringPlan, done: Collection[str]
 ) -> Iterator[Score]:
-    asked: list[Prepared] = []
+    ready: list[Prepared] = []
     questions: list[Question] = []
-    refused: list[Prepared] = []
-    for one in chunk:
-        if one.question is not None and (question := _fitting(engine, one)):
-            asked.append(one)
+    too_large: list[Prepared] = []
+    for prepared in chunk:
+        if prepared.question is not None and (question := _fit_memory(engine, prepared)):
+            ready.append(prepared)
             questions.append(question)
-        elif one.question is not None:
-            refused.append(one)
-        elif one.sample.id not in done:
-            yield error_score(one)
+        elif prepared.question is not None:
+            too_large.append(prepared)
+        elif prepared.sample.id not in done:
+            yield error_score(prepared)
     for group in engine.groups(questions, plan.batch_size):
-        if any(asked[i].sample.id not in done for i in group.indices):
-            for score in _of_group(engine, asked, questions, group, plan):
+        if any(ready[i].sample.id not in done for i in group.indices):
+            for score in _score_group(engine, ready, questions, group, plan):
                 if score.id not in done:
                     yield score
-    for one in refused:  # by now there may be more memory
-        if one.sample.id not in done:
-            one.first_fault = one.fault
-            question = _fitting(engine, one)
-            yield _alone(engine, one, question, plan) if question else error_score(one)
+    for prepared in too_large:  # more memory may be free now
+        if prepared.sample.id not in done:
+            prepared.first_fault = prepared.fault
+            question = _fit_memory(engine, prepared)
+            yield _score_alone(engine, prepared, question, plan) if question else error_score(prepared)
 
 
-def _fitting(engine: Engine, one: Prepared) -> Question | None:
-    assert one.question is not None
+def _fit_memory(engine: Engine, prepared: Prepared) -> Question | None:
+    """Return the question as it fits the memory, or None, with the fault set."""
+    assert prepared.question is not None
     try:
-        return engine.fit([one.question])[0]
+        return engine.fit([prepared.question])[0]
     except MemoryLimitError as fault:
-        one.fault = describe_error(fault)
+        prepared.fault = describe_error(fault)
         return None
 
 
-def _of_group(
-    engine: Engine, asked: Sequence[Prepared], questions: Sequence[Question], group: Group, plan: ScoringPlan
+def _score_group(
+    engine: Engine, ready: Sequence[Prepared], questions: Sequence[Question], group: Group, plan: ScoringPlan
 ) -> Iterator[Score]:
-    """Together; after a fault each that is left by itself, so that the fault spoils its own sample only.
+    """Answer the questions of a group together. After a fault, answer each remaining one alone.
 
-    Where memory ended, this is what is tried once more.
+    So a fault affects only its own sample. After a memory fault this is the second attempt.
     """
-    left = list(group.indices)
+    remaining = list(group.indices)
     try:
         for i, result in with_sanity(engine, engine.answer_group(questions, group)):
-            yield _score(asked[i], result, plan)
-            left.remove(i)
+            yield _score(ready[i], result, plan)
+            remaining.remove(i)
         return
     except Exception as fault:
         _check_device(fault)
-        words, memory = describe_error(fault), isinstance(fault, MemoryLimitError)
-    # Beyond the `except`: what the fault held of the failed attempt is free now.
-    for i in left:
-        asked[i].fault = words
+        message, memory = describe_error(fault), isinstance(fault, MemoryLimitError)
+    # Outside the `except` block, so that the memory that the fault's traceback held is free.
+    for i in remaining:
+        ready[i].fault = message
         if memory:
-            asked[i].first_fault = words
+            ready[i].first_fault = message
         again = memory or len(group.indices) > 1
-        yield _alone(engine, asked[i], questions[i], plan) if again else error_score(asked[i])
+        yield _score_alone(engine, ready[i], questions[i], plan) if again else error_score(ready[i])
 
 
-def _alone(engine: Engine, one: Prepared, question: Question, plan: ScoringPlan) -> Score:
+def _score_alone(engine: Engine, prepared: Prepared, question: Question, plan: ScoringPlan) -> Score:
     try:
-        alone = engine.answer_group([question], Group(((0,),), shared=False))
-        ((_, result),) = with_sanity(engine, alone)
-        return _score(one, result, plan)
-    except Exception as fault:  # one of fifty thousand does not end the night's run
+        answered = engine.answer_group([question], Group(((0,),), shared=False))
+        ((_, result),) = with_sanity(engine, answered)
+        return _score(prepared, result, plan)
+    except Exception as fault:  # one sample of fifty thousand must not end the run
         _check_device(fault)
-        one.fault = describe_error(fault)
-        return error_score(one)
+        prepared.fault = describe_error(fault)
+        return error_score(prepared)
 
 
 def _check_device(fault: Exception) -> None:
-    """Let pass what every further sample would meet as well."""
+    """Re-raise a fault that every further sample would have, too."""
     if "CUDA error" in str(fault):
         raise fault
 
 
-def _score(one: Prepared, result: Result, plan: ScoringPlan) -> Score:
-    sample, other = one.sample, plan.others.get(one.sample.id)
+def _score(prepared: Prepared, result: Result, plan: ScoringPlan) -> Score:
+    sample, other = prepared.sample, plan.others.get(prepared.sample.id)
     score = score_sample(sample, result, plan.headline, other, by_head=plan.by_head, keep_maps=plan.keep_maps)
     example = None
     if sample.id in plan.chosen_examples:
-        with suppress(CaptureError):  # without any attention on the pictures there is no map, but there are figures
+        with suppress(CaptureError):  # without attention on the pictures there are figures, but no map
             example = example_of(sample, result)
-    return replace(score, retried=one.first_fault, example=example)
+    return replace(score, retried=prepared.first_fault, example=example)
 
 
-def error_score(one: Prepared) -> Score:
-    """The score of a sample with a fault."""
-    sample = one.sample
+def error_score(prepared: Prepared) -> Score:
+    """Return the score of a sample that has a fault."""
+    sample = prepared.sample
     return Score(
         id=sample.id,
         media=sample.names,
@@ -237,125 +249,136 @@ def error_score(one: Prepared) -> Score:
         group=sample.group,
         index=sample.index,
         evidence=sample.evidence,
-        error=one.fault,
-        retried=one.first_fault,
+        error=prepared.fault,
+        retried=prepared.first_fault,
     )
 
 
 def ask_again(engine: Engine, sample: Sample, settings: Settings) -> Result:
-    """One sample's whole result, to be drawn.
+    """Answer one sample again and return its whole result, to draw it.
 
     Raises:
-        InputError: it cannot be read any more.
-        CaptureError: the attention is not what attention must be.
+        InputError: its files can no longer be read.
+        CaptureError: the captured attention is not valid.
         MemoryLimitError: it does not fit the memory.
     """
     try:
-        media = [load_media(engine, one, settings, {}) for one in sample.media_refs]
+        media = [load_media(engine, media_ref, settings, {}) for media_ref in sample.media_refs]
     except QvlAttnError:
         raise
-    except Exception as fault:  # as when it was scored
+    except Exception as fault:  # as in `_read_one`
         raise InputError(describe_error(fault)) from None
     ((_, result),) = engine.answer(engine.prepare([(media, sample.question)], settings))
     return result
 
 
-# Questions in a row that are prepared together, and batches of which they should make several; with more bytes of
-# pictures the portion is cut before.
-AT_ONCE, BATCHES_AT_ONCE, CHUNK_BYTES = 16, 4, 2**29
+# A chunk has at least CHUNK_QUESTIONS questions and CHUNK_BATCHES batches, unless its pictures exceed CHUNK_BYTES or a
+# clip follows.
+CHUNK_QUESTIONS, CHUNK_BATCHES, CHUNK_BYTES = 16, 4, 2**29
 
 
 def chunks(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Samples about the same pictures together, else in their order; cut where the pictures change if that is soon."""
-    most = max(AT_ONCE, BATCHES_AT_ONCE * batch_size)
-    about: dict[tuple[bool, tuple[str, ...]], list[Sample]] = {}
+    """Yield chunks of samples, with samples about the same pictures together and otherwise in their order.
+
+    A chunk ends where the pictures change, unless that would make it four times as long.
+    """
+    chunk_size = max(CHUNK_QUESTIONS, CHUNK_BATCHES * batch_size)
+    samples_by_media: dict[tuple[bool, tuple[str, ...]], list[Sample]] = {}
     for sample in samples:
-        about.setdefault((sample.is_clip, sample.names), []).append(sample)
-    together: list[Sample] = []
-    held = 0
-    for alike in about.values():
-        if together and (len(together) >= most or held >= CHUNK_BYTES or alike[0].is_clip):
-            yield together
-            together, held = [], 0
-        held += _bytes(alike[0])
-        for sample in alike:
-            if len(together) >= 4 * most:
-                yield together
-                together, held = [], _bytes(sample)
-            together.append(sample)
-    if together:
-        yield together
+        samples_by_media.setdefault((sample.is_clip, sample.names), []).append(sample)
+    chunk: list[Sample] = []
+    chunk_bytes = 0
+    for same_media in samples_by_media.values():
+        if chunk and (len(chunk) >= chunk_size or chunk_bytes >= CHUNK_BYTES or same_media[0].is_clip):
+            yield chunk
+            chunk, chunk_bytes = [], 0
+        chunk_bytes += _bytes(same_media[0])
+        for sample in same_media:
+            if len(chunk) >= 4 * chunk_size:
+                yield chunk
+                chunk, chunk_bytes = [], _bytes(sample)
+            chunk.append(sample)
+    if chunk:
+        yield chunk
 
 
 def _bytes(sample: Sample) -> int:
-    """Of its pictures, decoded, and as the processor gives them, which is about five times as many."""
-    return sum(3 * width * height for width, height in (one.size_px for one in sample.media_refs)) * 6
+    """Return the size of a sample's pictures: decoded, and as the processor's tensors, which are five times larger."""
+    return sum(3 * width * height for width, height in (media_ref.size_px for media_ref in sample.media_refs)) * 6
 
 
 @dataclass(eq=False)
 class Prepared:
-    """A sample that was read, or what was wrong with it, if its files could not be read; and what was so at first."""
+    """A sample that was read for the model.
+
+    Attributes:
+        sample: the sample.
+        question: the prompt; None if there was a fault.
+        fault: the fault of the last attempt.
+        unreadable: whether its files could not be read.
+        first_fault: the fault of the first attempt, if there was a second one.
+    """
 
     sample: Sample
     question: Question | None = None
     fault: str = ""
-    unread: bool = False
+    unreadable: bool = False
     first_fault: str = ""
 
 
 def read_chunk(engine: Engine, chunk: Sequence[Sample], settings: Settings, stop: Event) -> list[Prepared]:
-    """Read a portion's files, and make prompts; what cannot be read is tried once more when the others are there."""
+    """Read the files of a chunk and build the prompts. Files that cannot be read are tried again after the others."""
     loaded: dict[tuple[str, str], Media] = {}
-    known: dict[tuple[int, ...], Question] = {}
-    found = [Prepared(sample) for sample in chunk]
-    for one in found:
+    by_media: dict[tuple[int, ...], Question] = {}
+    prepared_samples = [Prepared(sample) for sample in chunk]
+    for prepared in prepared_samples:
         if not stop.is_set():
-            _read_one(engine, one, settings, loaded, known)
-    for one in found:
-        if one.unread and not stop.is_set():
-            one.first_fault = one.fault
-            _read_one(engine, one, settings, loaded, known)
-    return found
+            _read_one(engine, prepared, settings, loaded, by_media)
+    for prepared in prepared_samples:
+        if prepared.unreadable and not stop.is_set():
+            prepared.first_fault = prepared.fault
+            _read_one(engine, prepared, settings, loaded, by_media)
+    return prepared_samples
 
 
 def _read_one(
     engine: Engine,
-    one: Prepared,
+    prepared: Prepared,
     settings: Settings,
     loaded: dict[tuple[str, str], Media],
-    known: dict[tuple[int, ...], Question],
+    by_media: dict[tuple[int, ...], Question],
 ) -> None:
-    one.fault, one.unread = "", True
+    prepared.fault, prepared.unreadable = "", True
     try:
-        media = [load_media(engine, shown, settings, loaded) for shown in one.sample.media_refs]
-        one.unread = False
-        one.question = engine.read(media, one.sample.question, settings, {}, known)
-    except Exception as fault:  # files hold anything
-        one.fault = describe_error(fault)
+        media = [load_media(engine, media_ref, settings, loaded) for media_ref in prepared.sample.media_refs]
+        prepared.unreadable = False
+        prepared.question = engine.read(media, prepared.sample.question, settings, {}, by_media)
+    except Exception as fault:  # a damaged file may raise any error
+        prepared.fault = describe_error(fault)
 
 
-def load_media(engine: Engine, shown: MediaRef, settings: Settings, loaded: dict[tuple[str, str], Media]) -> Media:
-    """A picture, or a clip's sampled frames.
+def load_media(engine: Engine, media_ref: MediaRef, settings: Settings, loaded: dict[tuple[str, str], Media]) -> Media:
+    """Load a picture, or the sampled frames of a clip.
 
     Args:
-        engine: whose processor says how large the frames are.
-        shown: what is wanted.
-        settings: their `clip` says which frames.
-        loaded: what is there already, by kind and name; it is added.
+        engine: its processor decides the size of the frames.
+        media_ref: the picture or clip.
+        settings: `clip` decides which frames are sampled.
+        loaded: media that are already loaded, by kind and name; the new one is added.
 
     Raises:
-        InputError: it cannot be read, or is not what was checked.
+        InputError: it cannot be read, or has changed since the data set was checked.
     """
-    key = shown.kind, shown.name
+    key = media_ref.kind, media_ref.name
     if key not in loaded:
-        if not isinstance(shown.source, Path):
-            found = picture_from(shown.source(), shown.name)
-        elif shown.kind == "clip":
-            found = load_clip(engine.processor, open_clip(shown.source), settings)
+        if not isinstance(media_ref.source, Path):
+            media = picture_from(media_ref.source(), media_ref.name)
+        elif media_ref.kind == "clip":
+            media = load_clip(engine.processor, open_clip(media_ref.source), settings)
         else:
-            found = load_picture(shown.source)
-        other_file = isinstance(shown.source, Path) and fingerprint(shown.source) != shown.fingerprint
-        if other_file or found.size_px != shown.size_px:
-            raise InputError(f"{shown.name} is not what it was when it was checked")
-        loaded[key] = found
+            media = load_picture(media_ref.source)
+        changed = isinstance(media_ref.source, Path) and fingerprint(media_ref.source) != media_ref.fingerprint
+        if changed or media.size_px != media_ref.size_px:
+            raise InputError(f"{media_ref.name} has changed since the data set was checked")
+        loaded[key] = media
     return loaded[key]

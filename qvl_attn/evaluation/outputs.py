@@ -1,4 +1,4 @@
-"""What a finished run leaves: its summary, computed from its rows alone, charts, a gallery, a CSV."""
+"""The outputs of a finished run: summary, charts, gallery, page and CSV, computed from its rows alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qvl_attn.evaluation.examples import (
     FOLDER,
     Example,
     chosen_examples,
+    example_boxes,
     example_file,
     example_of,
     read_examples,
-    shown_boxes,
 )
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
@@ -35,7 +35,7 @@ from qvl_attn.vqa.figures import draw_result
 from qvl_attn.vqa.result import Result
 
 SCHEMA_VERSION = 1
-# Draws the best and the worst; gives the names of its files, and adds to the notes.
+# Draws the best and the worst samples, returns the names of the files, and may add to the notes.
 Gallery = Callable[[Sequence[Score], list[str]], list[str]]
 
 
@@ -48,15 +48,15 @@ def write_outputs(
     csv: bool = False,
     calibration: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write everything that a run leaves beside its rows; `summary.json` last.
+    """Write all outputs of a run except its rows; `summary.json` last.
 
     Args:
-        folder: of the run.
-        facts: of `run.json`.
-        scores: of all its samples, in the order of the data set.
-        gallery: draws the best and the worst.
-        csv: write `scores.csv` as well.
-        calibration: how the headline was found.
+        folder: the folder of the run.
+        facts: the field `facts` of `run.json`.
+        scores: the scores of all its samples, in the order of the data set.
+        gallery: draws the best and the worst samples.
+        csv: whether to write `scores.csv` as well.
+        calibration: how the headline was calibrated; None if it was not.
 
     Returns:
         The contents of `summary.json`.
@@ -68,17 +68,17 @@ def write_outputs(
         tuple(facts["headline_of"]["layers"]),
         facts["headline_of"]["heads"] and tuple((layer, head) for layer, head in facts["headline_of"]["heads"]),
     )
-    ways = sorted({one.attention for one in scores if one.attention})
+    attention_modes = sorted({score.attention for score in scores if score.attention})
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "check",
         **{name: facts[name] for name in ("data", "headline_map", "headline_of", "settings", "shard")},
-        "model": {**facts["model"], "attention": ", ".join(ways)},
+        "model": {**facts["model"], "attention": ", ".join(attention_modes)},
         **summarise(scores, list(range(facts["model"]["layer_count"])), facts["seed"]),
         "calibration": calibration,
     }
     summary["notes"] = _notes(summary)
-    clear(folder, scored_exhibits(scores))
+    clear(folder, scored_example_files(scores))
     files = write_charts(folder, summary, headline, _title(summary))
     files += gallery(scores, summary["notes"])
     if csv:
@@ -99,42 +99,45 @@ def _title(summary: Mapping[str, Any]) -> str:
     title += f"{summary['pictures']} pictures, attention of {summary['settings']['query']}"
     shard = summary["shard"]
     title += f", part {shard['number']} of {shard['of']}" if shard else ""
-    return title + (", the half that had no part in the choice" if summary["calibration"] else "")
+    return title + (", the half not used to choose the heads" if summary["calibration"] else "")
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
     if summary["errors"]:
         notes.append(
-            f"{summary['errors']} of {summary['samples']} samples could not be scored: they count as wrong answers, "
-            f"for --fail-under pointing as misses too, and are in no other figure; the first: {summary['first_error']}"
+            f"{summary['errors']} of {summary['samples']} samples could not be scored: they count as wrong answers, as "
+            f"misses for --fail-under pointing, and in no other figure; the first error: {summary['first_error']}"
         )
     if summary["retried"]:
         notes.append(
-            f"{summary['retried']} samples were tried once more, the file or the memory: see retried in {ROWS_FILE}"
+            f"{summary['retried']} samples were tried twice, because of the file or the memory: see retried in "
+            f"{ROWS_FILE}"
         )
     if summary["calibration"] and not summary["with_boxes"]:
         notes.append("no sample of the second half could be scored: no profile was written")
     if summary["no_cell_inside"]:
         notes.append(
-            f"in {summary['no_cell_inside']} samples no cell has its centre in a box: the pointing game cannot be won "
+            f"in {summary['no_cell_inside']} samples no cell has its centre in a box: the pointing game is always lost "
             "there, and the ROC-AUC is not defined (a higher --max-pixels makes smaller cells)"
         )
     if not summary["with_boxes"]:
-        notes.append("no sample has boxes: nothing says where the evidence is")
+        notes.append("no sample has boxes: grounding cannot be measured")
     elif summary["groups"] < FEW_GROUPS:
-        notes.append(f"the intervals rest on {summary['groups']} independent pictures or clips: too few to trust them")
+        notes.append(
+            f"the intervals are based on only {summary['groups']} independent pictures or clips: do not trust them"
+        )
     if summary["unsampled_boxes"]:
         notes.append(
-            f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: those of the nearest "
-            "frame of the same step stand in, or none (a higher --fps samples more)"
+            f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: the boxes of the "
+            "nearest frame of the same step are used instead, or none (a higher --fps samples more frames)"
         )
-    for name, own in summary["methods"].items():
-        share = own["empty"]["mean"] if "empty" in own else 0
+    for name, figures in summary["methods"].items():
+        share = figures["empty"]["mean"] if "empty" in figures else 0
         if share:
-            notes.append(f"method {name}: {share:.0%} of its maps are empty: they hit nothing, and have no order")
-    over = summary["headline"].get("pointing", {}).get("over_all_layers")
-    if summary["calibration"] and over and over["high"] < 0:
+            notes.append(f"method {name}: {share:.0%} of its maps are empty: they hit no box and rank no cells")
+    over_all_layers = summary["headline"].get("pointing", {}).get("over_all_layers")
+    if summary["calibration"] and over_all_layers and over_all_layers["high"] < 0:
         notes.append("the calibrated heads point worse than the mean of all layers: see over_all_layers")
     return notes
 
@@ -143,43 +146,49 @@ CSV_FILE = "scores.csv"
 CHARTS = ("layers.png", "patterns.png", "heads.png", "methods.png")
 
 
-def clear(folder: Path, kept: Collection[str]) -> None:
-    """Take away what an earlier end of the same run left there.
+def clear(folder: Path, keep: Collection[str]) -> None:
+    """Remove outputs that an earlier, interrupted end of the same run wrote.
 
     Args:
-        folder: of the run.
-        kept: names of exhibits that belong to the rows.
+        folder: the folder of the run.
+        keep: the names of the examples that belong to the rows.
     """
     gallery = [path for path in (folder / "gallery").glob("*.*") if path.suffix in (".png", ".npz")]
     for path in (folder / CSV_FILE, *(folder / name for name in CHARTS), *gallery):
-        if path.relative_to(folder).as_posix() not in kept:
+        if path.relative_to(folder).as_posix() not in keep:
             path.unlink(missing_ok=True)
 
 
 def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, title: str) -> list[str]:
-    """`layers.png`, `patterns.png` and, where heads or methods were scored, `heads.png`, `methods.png`; their names."""
+    """Write `layers.png`, `patterns.png` and, if heads or methods were scored, `heads.png` and `methods.png`.
+
+    Returns:
+        The names of the files.
+    """
     marked = tuple(sorted({layer for layer, _ in headline.heads})) if headline.heads else headline.layers
-    drawn = {}
+    charts = {}
     if summary["layers"]:
-        drawn["layers.png"] = draw_layers(summary["layers"], marked, title)
-        drawn["patterns.png"] = draw_layers(summary["layers"], marked, title, patterns=True)
+        charts["layers.png"] = draw_layers(summary["layers"], marked, title)
+        charts["patterns.png"] = draw_layers(summary["layers"], marked, title, patterns=True)
     if summary["heads"]:
         layers = [row["layer"] for row in summary["layers"]]
         chance = {name: summary["headline"][name]["chance"] for name in BY_HEAD}
-        drawn["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), chance, title)
+        charts["heads.png"] = draw_heads(summary["heads"], layers, headline.heads or (), chance, title)
     if any(summary["methods"].values()):
-        drawn["methods.png"] = draw_methods(summary["methods"], title)
-    for name, pixels in drawn.items():
+        charts["methods.png"] = draw_methods(summary["methods"], title)
+    for name, pixels in charts.items():
         write_png(folder / name, pixels)
-    return list(drawn)
+    return list(charts)
 
 
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
-    """One row a sample: texts, the headline's figures with its controls, those of the methods.
+    """Write one row per sample: texts, the figures of the headline and its controls, the figures of the methods.
 
-    What a spreadsheet would run is quoted.
+    Text that a spreadsheet would run as a formula is quoted.
     """
-    methods = dict.fromkeys((name, figure) for one in scores for name, own in one.methods.items() for figure in own)
+    methods = dict.fromkeys(
+        (name, figure) for score in scores for name, figures in score.methods.items() for figure in figures
+    )
     controls = [(control, name) for control in CONTROLS for name in GROUNDING]
     header = ["id", "status", "media", "question", "answer", "references", "error", "accuracy", "right", "grounded"]
     header += ["area", *FIGURES, *(f"{name}_{control}" for control, name in controls)]
@@ -187,76 +196,79 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(header)
-        for one in scores:
-            texts = [one.id, one.status, " | ".join(one.media), one.question, one.answer, " | ".join(one.references)]
-            figures = [one.area, *(one.headline.get(name, np.nan) for name in FIGURES)]
-            figures += [one.controls.get(control, {}).get(name, np.nan) for control, name in controls]
-            figures += [one.methods.get(name, {}).get(figure, np.nan) for name, figure in methods]
-            judged = ["" if known is None else str(known).lower() for known in (one.right, one.grounded)]
-            rows.writerow([*map(inert, [*texts, one.error]), _cell(one.accuracy), *judged, *map(_cell, figures)])
+        for score in scores:
+            texts = [score.id, score.status, " | ".join(score.media), score.question, score.answer]
+            texts += [" | ".join(score.references), score.error]
+            values = [score.area, *(score.headline.get(name, np.nan) for name in FIGURES)]
+            values += [score.controls.get(control, {}).get(name, np.nan) for control, name in controls]
+            values += [score.methods.get(name, {}).get(figure, np.nan) for name, figure in methods]
+            judged = ["" if value is None else str(value).lower() for value in (score.right, score.grounded)]
+            rows.writerow([*map(inert, texts), _cell(score.accuracy), *judged, *map(_cell, values)])
 
 
 def _cell(value: float) -> str:
     return f"{value:.6g}" if np.isfinite(value) else ""
 
 
-# A page, and what is kept to show the sample in another way.
+# The drawing of a sample, and its example.
 Drawn = tuple[Picture, Example]
-EACH = 6
+GALLERY_SIZE = 6  # best samples, and as many worst ones
 DRAWING = Drawing(draw_size_px=960)
 
 
-def chosen(scores: Sequence[Score]) -> Iterator[tuple[str, Score]]:
-    """`best_1` and on, and `worst_1` and on; none twice, and no picture twice in either.
+def gallery_scores(scores: Sequence[Score]) -> Iterator[tuple[str, Score]]:
+    """Yield the scores for the gallery: `best_1` and so on, then `worst_1` and so on.
 
-    What points into a box comes before what does not, and then what has more in the boxes than chance gives, over the
-    most that it could have: `(mass - area) / (1 - area)`. The lift would not do, of which large boxes allow little.
+    No sample is yielded twice, and no picture twice among the best or among the worst. Scores are ranked by the
+    pointing game, and then by the mass above chance as a share of the possible mass above chance, `(mass - area) /
+    (1 - area)`. The lift is not used, because large boxes limit it.
     """
-    boxed = [one for one in scores if one.boxed and one.area < 1]
+    boxed = [score for score in scores if score.boxed and score.area < 1]
     ranked = sorted(
-        boxed, key=lambda one: (-one.headline["pointing"], -(one.headline["mass"] - one.area) / (1 - one.area))
+        boxed,
+        key=lambda score: (-score.headline["pointing"], -(score.headline["mass"] - score.area) / (1 - score.area)),
     )
-    taken: set[str] = set()
+    used_ids: set[str] = set()
     for name, order in (("best", ranked), ("worst", ranked[::-1])):
-        seen: set[tuple[str, ...]] = set()
-        for one in order:
-            if len(seen) < EACH and one.media not in seen and one.id not in taken:
-                seen.add(one.media)
-                taken.add(one.id)
-                yield f"{name}_{len(seen)}", one
+        used_media: set[tuple[str, ...]] = set()
+        for score in order:
+            if len(used_media) < GALLERY_SIZE and score.media not in used_media and score.id not in used_ids:
+                used_media.add(score.media)
+                used_ids.add(score.id)
+                yield f"{name}_{len(used_media)}", score
 
 
 def file_name(name: str, score: Score) -> str:
-    """Where a sample is drawn, from the folder of its run."""
+    """Return the path of a sample's drawing, relative to the folder of its run."""
     return f"gallery/{name}_{slug(score.id, 48)}.png"
 
 
 def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
-    """The headline map with the sample's boxes outlined and its figures beneath: (H, W, 3) uint8 RGB."""
+    """Draw the headline map with the sample's boxes outlined and its figures below: (H, W, 3) uint8 RGB."""
     drawn = draw_result(result, DRAWING)
     places = drawn.steps if sample.is_clip else range(len(sample.media_refs))
-    return drawn.overlay(shown_boxes(sample, result, places), _lines(score, clip=sample.is_clip))
+    return drawn.overlay(example_boxes(sample, result, places), _caption(score, clip=sample.is_clip))
 
 
 def draw_both(sample: Sample, score: Score, result: Result) -> Drawn:
-    """A sample's page as `draw_sample` draws it, and its exhibit."""
+    """Return the drawing of a sample, as of `draw_sample`, and its example."""
     return draw_sample(sample, score, result), example_of(sample, result)
 
 
-def scored_exhibits(scores: Sequence[Score]) -> set[str]:
-    """Where the exhibits lie that were made when the samples were scored; those of errors were not."""
-    ids = chosen_examples(one.id for one in scores)
-    return {example_file(one.id) for one in scores if one.status == "ok" and one.id in ids}
+def scored_example_files(scores: Sequence[Score]) -> set[str]:
+    """Return the paths of the examples that were written when their samples were scored; errors have none."""
+    ids = chosen_examples(score.id for score in scores)
+    return {example_file(score.id) for score in scores if score.status == "ok" and score.id in ids}
 
 
-def _lines(score: Score, *, clip: bool) -> list[str]:
-    one, right = score.headline, score.right
+def _caption(score: Score, *, clip: bool) -> list[str]:
+    figures, right = score.headline, score.right
     judged = "" if right is None else f" · the answer is {'right' if right else 'wrong'}"
-    wanted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
-    where = "points into the box" if score.grounded else "points elsewhere"
-    where = where if score.inside else "no cell has its centre in the box"
-    within = "of the attention on the steps with boxes, one by one," if clip else "of the attention on vision"
+    accepted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
+    pointing = "points into the box" if score.grounded else "points elsewhere"
+    pointing = pointing if score.inside else "no cell has its centre in the box"
+    whole = "of the attention on each step with boxes, on average," if clip else "of the attention on vision"
     return [
-        f"outlined: the evidence · {where} · lift {one['lift']:.2f} (chance 1) · "
-        f"{percent(one['mass'])} {within} in the box (area {percent(score.area)}){judged}{wanted}"
+        f"outlined: the evidence · {pointing} · lift {figures['lift']:.2f} (chance 1) · "
+        f"{percent(figures['mass'])} {whole} in the box (area {percent(score.area)}){judged}{accepted}"
     ]

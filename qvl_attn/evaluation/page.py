@@ -1,4 +1,4 @@
-"""What a page tells of a check: its figures, plots by layer and head, a row a sample, the samples that were kept."""
+"""The page of a check: its figures, plots by layer and head, a table row per sample, a card per example."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Payload
 
-# Of the table; what is beyond is in `scores.jsonl`, and said.
+# The table's limit; the page states how many rows it leaves out, which are in `scores.jsonl`.
 MAX_ROWS = 5000
-_TOLD = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map")
+_COPIED = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map")
 _COUNTS = ("samples", "pictures", "with_boxes", "errors", "groups")
 
 
 def check_html(summary: Mapping[str, Any], scores: Sequence[Score], examples: Mapping[str, Example]) -> str:
-    """The page of a finished check.
+    """Return the page of a finished check.
 
     Args:
         summary: the contents of `summary.json`.
-        scores: those that the summary is about.
-        examples: by the ids of their samples.
+        scores: the scores that the summary is about.
+        examples: the examples by the id of their sample.
 
     Raises:
-        KeyError: the summary lacks something.
-        ValueError: a figure in it is none.
+        KeyError: the summary lacks a field.
+        ValueError: a figure in the summary is not a number.
     """
     for name in ("headline", "accuracy", "layers", "heads", "methods", "answers_and_grounding"):
         _check_numbers(name, summary[name])
     payload = Payload()
-    known = [one for one in scores if one.id in examples]
-    others = [one for one in scores if one.id not in examples]
-    shown = sorted([*known, *others[: max(MAX_ROWS - len(known), 0)]], key=lambda one: one.index)
+    with_example = [score for score in scores if score.id in examples]
+    without_example = [score for score in scores if score.id not in examples]
+    listed = [*with_example, *without_example[: max(MAX_ROWS - len(with_example), 0)]]
+    listed.sort(key=lambda score: score.index)
     model, data = summary["model"], summary["data"]
-    told = {
-        **{name: summary[name] for name in (*_TOLD, *_COUNTS)},
+    page_data = {
+        **{name: summary[name] for name in (*_COPIED, *_COUNTS)},
         "headline_of": summary.get("headline_of"),
         "data": data,
         "query": summary["settings"]["query"],
@@ -47,35 +48,35 @@ def check_html(summary: Mapping[str, Any], scores: Sequence[Score], examples: Ma
         "notes": summary["notes"],
         "figures": list(FIGURES),
         "controls": list(CONTROLS),
-        "rows": [as_json(_row(one)) for one in shown],
-        "left_out": len(scores) - len(shown),
-        "cards": [_card(number, examples[one.id], payload) for number, one in enumerate(shown) if one.id in examples],
+        "rows": [as_json(_row(score)) for score in listed],
+        "left_out": len(scores) - len(listed),
+        "cards": [_card(row, examples[score.id], payload) for row, score in enumerate(listed) if score.id in examples],
     }
-    return page_html("check", f"{shortened(model['name'])} · {shortened(data)} · qvl-attn", told, payload)
+    return page_html("check", f"{shortened(model['name'])} · {shortened(data)} · qvl-attn", page_data, payload)
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    """Find what is no number, or null, in a table of figures that was read back."""
+    """Check that a table of figures that was read back contains only numbers and null."""
     if isinstance(value, Mapping | list):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            _check_numbers(name, one)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_numbers(name, item)
     elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{name}: {value!r} is no number")
+        raise ValueError(f"{name}: {value!r} is not a number")
 
 
-def _row(one: Score) -> dict[str, Any]:
+def _row(score: Score) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "media": list(one.media),
-        "question": one.question,
-        "answer": one.answer,
-        "references": list(dict.fromkeys(one.references)),
-        "right": one.right,
-        "grounded": one.grounded,
-        "error": one.error,
-        "area": one.area,
-        "figures": [one.headline.get(name, np.nan) for name in FIGURES],
-        "controls": [[one.controls.get(control, {}).get(name, np.nan) for name in FIGURES] for control in CONTROLS],
+        "id": score.id,
+        "media": list(score.media),
+        "question": score.question,
+        "answer": score.answer,
+        "references": list(dict.fromkeys(score.references)),
+        "right": score.right,
+        "grounded": score.grounded,
+        "error": score.error,
+        "area": score.area,
+        "figures": [score.headline.get(name, np.nan) for name in FIGURES],
+        "controls": [[score.controls.get(control, {}).get(name, np.nan) for name in FIGURES] for control in CONTROLS],
     }
 
 

@@ -1,7 +1,7 @@
-"""A check on a Ray cluster: Ray Data's actors hold the model, and this process writes the rows.
+"""A check on a Ray cluster: actors of Ray Data run the model, and this process writes the rows.
 
-Portions of samples go to a pool of actors with `map_batches`. Ray starts an actor anew that died, and its work is done
-again; what comes back is rows, errors among them.
+Chunks of samples go to a pool of actors with `map_batches`. Ray restarts an actor that died and repeats its task. The
+actors return rows, including those of errors.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from qvl_attn.media.resize import Picture
 from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
 from qvl_attn.vqa.engine import Engine
 
-# Portions that an actor is given at a time, so that it reads one while the model is at work on another; fewer where
-# each actor would not be given work so many times, so that none is idle for long at the end.
-CHUNKS_AT_ONCE, LEAST_TIMES = 4, 4
-# How often what an actor died over is tried again. An actor is started again for each of these tries, as Ray Data waits
-# for ever once none is left, and some times more; but not without end, for weights that no machine has the memory for.
-TRIES, RESTARTS = 3, 20
+# Chunks per task, so that an actor reads one chunk while the model runs on another. A task has fewer chunks if there
+# would be less than MIN_TASKS tasks per actor, so that no actor is idle for long at the end.
+CHUNKS_PER_TASK, MIN_TASKS = 4, 4
+# Retries of a task whose actor died, and restarts of an actor beyond those for retries. Ray Data waits for ever if no
+# restart is left, and restarts must be limited in case no machine has enough memory for the weights.
+RETRIES, RESTARTS = 3, 20
 
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """Actors of Ray Data, each with a model of its own.
+    """Actors of Ray Data, each with its own copy of the model.
 
-    Connects to the cluster that `RAY_ADDRESS` names, to one that runs on this machine, or else starts one here. All
+    It connects to the cluster of `RAY_ADDRESS`, or to one that runs on this machine, or else starts one here. All
     machines must have the same files under the same paths.
 
     Attributes:
-        concurrency: how many actors.
-        gpus_per_worker: of each, a fraction for several on one; by default one where the cluster has any.
-        say: is told what is waited for.
+        concurrency: the number of actors.
+        gpus_per_worker: GPUs per actor, a fraction for several actors per GPU; by default 1 if the cluster has GPUs.
+        say: called with messages for the user.
 
     Raises:
-        InputError: less than one actor, or no such share of a GPU; Ray is not installed.
+        InputError: `concurrency` or `gpus_per_worker` is out of range, or Ray is not installed.
     """
 
     concurrency: int = 1
@@ -71,52 +71,53 @@ class RayWorkers:
             raise InputError(f"--concurrency {self.concurrency}: want at least 1")
         gpus = self.gpus_per_worker
         if gpus is not None and not (0 <= gpus <= 64 and (gpus <= 1 or gpus == int(gpus))):
-            raise InputError(f"--gpus-per-worker {gpus:g}: want a whole number, or a share of one between 0 and 1")
+            raise InputError(f"--gpus-per-worker {gpus:g}: want a whole number, or a fraction between 0 and 1")
         if find_spec("ray") is None:
             raise InputError("--engine ray needs the library ray", "pip install 'qvl-attn[ray]'")
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
-        """As `choose_placement` finds it on a machine of the cluster that has what an actor is given."""
-        ray = self._connected()
+        """Return the placement of `choose_placement` on a machine of the cluster, with the resources of an actor."""
+        ray = self._connect()
 
-        def found() -> Placement | QvlAttnError:
+        def choose() -> Placement | QvlAttnError:
             try:
                 return choose_placement(config, device, dtype, device_map)
             except QvlAttnError as fault:
                 return fault
 
-        with _ray_faults(ray):
-            placed: Placement | QvlAttnError = ray.get(ray.remote(num_cpus=0, num_gpus=self._gpus(ray))(found).remote())
-        if isinstance(placed, QvlAttnError):
-            raise placed
-        return placed
+        with _ray_errors(ray):
+            task = ray.remote(num_cpus=0, num_gpus=self._gpus(ray))(choose)
+            placement: Placement | QvlAttnError = ray.get(task.remote())
+        if isinstance(placement, QvlAttnError):
+            raise placement
+        return placement
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
-        """Several portions in each hand; their rows come back when all of it is done."""
+        """Score several chunks per task; the rows of a task arrive when all of it is done."""
         finished = set(done())
-        asked = list(chunks(samples, plan.batch_size))
-        left = [i for i, chunk in enumerate(asked) if any(one.id not in finished for one in chunk)]
-        many = max(1, min(CHUNKS_AT_ONCE, len(left) // (LEAST_TIMES * self.concurrency)))
-        hands = [left[i : i + many] for i in range(0, len(left), many)]
-        yield from self._scored(engine, asked, plan, finished, hands)
-        # What an actor died over lost all that it had in hand: one by one, only what kills it is lost.
-        lost = [[one] for one in samples if one.id not in finished]
-        yield from self._scored(engine, lost, plan, finished, [[i] for i in range(len(lost))])
-        for (one,) in lost:
-            if one.id not in finished:
-                yield error_score(Prepared(one, fault=f"the actor that asked it died, {TRIES + 1} times"))
+        sample_chunks = list(chunks(samples, plan.batch_size))
+        open_chunks = [i for i, chunk in enumerate(sample_chunks) if any(sample.id not in finished for sample in chunk)]
+        per_task = max(1, min(CHUNKS_PER_TASK, len(open_chunks) // (MIN_TASKS * self.concurrency)))
+        tasks = [open_chunks[i : i + per_task] for i in range(0, len(open_chunks), per_task)]
+        yield from self._score_tasks(engine, sample_chunks, plan, finished, tasks)
+        # A task whose actor died lost all its samples. One sample per task, only the sample that kills it is lost.
+        lost = [[sample] for sample in samples if sample.id not in finished]
+        yield from self._score_tasks(engine, lost, plan, finished, [[i] for i in range(len(lost))])
+        for (sample,) in lost:
+            if sample.id not in finished:
+                yield error_score(Prepared(sample, fault=f"the actor that ran this sample died {RETRIES + 1} times"))
 
-    def _scored(
+    def _score_tasks(
         self,
         engine: Engine,
-        asked: Sequence[Sequence[Sample]],
+        sample_chunks: Sequence[Sequence[Sample]],
         plan: ScoringPlan,
         finished: set[str],
-        hands: Sequence[Sequence[int]],
+        tasks: Sequence[Sequence[int]],
     ) -> Iterator[Score]:
-        for row in self._map(_Scorer, "to ask", engine, (asked, plan, frozenset(finished)), hands):
+        for row in self._map(_Scorer, "to score", engine, (sample_chunks, plan, frozenset(finished)), tasks):
             score = score_of(json.loads(row["row"]))
             if row["example"]:
                 score = replace(score, example=example_from(row["example"]))
@@ -126,43 +127,53 @@ class RayWorkers:
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
     ) -> Iterator[Drawn | QvlAttnError]:
-        """One after another by an actor."""
-        found: dict[int, Drawn | QvlAttnError] = {}
+        """Draw one sample after another in one actor."""
+        drawings: dict[int, Drawn | QvlAttnError] = {}
         for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):
-            there = row["png"] and (_picture(row["png"]), example_from(row["example"]))
-            found[row["place"]] = there or InputError(row["fault"])
+            drawn = row["png"] and (_decode_png(row["png"]), example_from(row["example"]))
+            drawings[row["place"]] = drawn or InputError(row["fault"])
         for place in range(len(pairs)):
-            yield found.get(place, ModelError("its actor died"))
+            yield drawings.get(place, ModelError("its actor died"))
 
     def _map(
-        self, worker: type, what: str, engine: Engine, work: object, hands: Sequence[Sequence[int]]
+        self, actor: type, purpose: str, engine: Engine, work: object, tasks: Sequence[Sequence[int]]
     ) -> Iterator[Any]:
-        """Rows that the actors give, as they come."""
-        if not hands:
+        """Yield the rows of the actors as they arrive.
+
+        Args:
+            actor: the class of the actors.
+            purpose: what they do, for the user.
+            engine: the model.
+            work: the data that all tasks share.
+            tasks: the indices of each task into `work`.
+        """
+        if not tasks:
             return
-        ray = self._connected()
-        gpus, size = self._gpus(ray), min(self.concurrency, len(hands))
+        ray = self._connect()
+        gpus, size = self._gpus(ray), min(self.concurrency, len(tasks))
         actors = f"{size} actors" if size > 1 else "1 actor"
-        self.say(f"Ray: {actors} {what}, with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
-        held = ray.put(work)
+        self.say(f"Ray: {actors} {purpose}, with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
+        work_ref = ray.put(work)
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         model = _Model(engine.checkpoint, engine.placement, engine.attn, offline, Path.cwd())
-        items = ray.data.from_items([json.dumps(hand) for hand in hands], override_num_blocks=len(hands))
+        items = ray.data.from_items([json.dumps(task) for task in tasks], override_num_blocks=len(tasks))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of both bounds, until Ray 2.64 has another way
-            mapped = items.map_batches(
-                worker,
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # for retries and restarts, until Ray 2.64 replaces them
+            dataset = items.map_batches(
+                actor,
                 batch_size=1,
-                # Nothing waits at an actor behind what it is at work on: it would lose a try whenever the actor dies.
+                # No task waits at a busy actor, because it would lose a retry whenever that actor dies.
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 num_gpus=gpus or None,
                 num_cpus=None if gpus else _cpus(ray, size),
-                fn_constructor_args=(model, [held]),
-                max_task_retries=TRIES,
-                max_restarts=RESTARTS + (TRIES + 1) * len(hands),
+                fn_constructor_args=(model, [work_ref]),
+                max_task_retries=RETRIES,
+                max_restarts=RESTARTS + (RETRIES + 1) * len(tasks),
             )
-        with _ray_faults(ray):
-            for row in mapped.iter_rows():
+        with _ray_errors(ray):
+            for row in dataset.iter_rows():
                 if row["bug"]:
                     raise RuntimeError(f"in an actor of Ray:\n{row['bug']}")
                 if row["failed"]:
@@ -170,50 +181,51 @@ class RayWorkers:
                 yield row
 
     def _gpus(self, ray: Any) -> float:
-        there = _total(ray, "GPU")
+        """Return the GPUs per actor."""
+        total = _total(ray, "GPU")
         if self.gpus_per_worker is None:
-            return 1.0 if there else 0.0
-        if self.gpus_per_worker > there and len(ray.nodes()) == 1:
-            raise InputError(f"--gpus-per-worker {self.gpus_per_worker:g}: this machine has {there:g} GPUs")
+            return 1.0 if total else 0.0
+        if self.gpus_per_worker > total and len(ray.nodes()) == 1:
+            raise InputError(f"--gpus-per-worker {self.gpus_per_worker:g}: this machine has {total:g} GPUs")
         return self.gpus_per_worker
 
-    def _connected(self) -> Any:
-        """Ray, quiet, and without its report of usage to its makers."""
+    def _connect(self) -> Any:
+        """Return the module `ray`, connected, without log output and usage reports."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # of an actor that died it tells on stdout
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints to stdout about actors that died
         import ray
         import ray.data
 
         if not ray.is_initialized():
             self.say(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
-            with _ray_faults(ray), _signals_kept(), suppress_stderr():
+            with _ray_errors(ray), _keep_sigterm_handler(), suppress_stderr():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        # Ray Data logs a traceback for each hand that is given up: who asked is told of what is missing.
+        # Ray Data logs a traceback for each task that fails for good; its samples become error rows here.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # whose actors died again and again; the others' rows are wanted
+        context.max_errored_blocks = -1  # a task that fails for good must not stop the others
         return ray
 
 
 @contextmanager
-def _ray_faults(ray: Any) -> Iterator[None]:
-    """Ray's own faults in one line."""
+def _ray_errors(ray: Any) -> Iterator[None]:
+    """Turn Ray's own errors into a `ModelError` of one line."""
     try:
         yield
     except (ray.exceptions.RayError, ConnectionError, TimeoutError) as fault:
-        words = " ".join(str(fault).split())[:200]
-        raise ModelError(f"Ray: {words}", "see its logs; the same command goes on with what is left") from None
+        message = " ".join(str(fault).split())[:200]
+        raise ModelError(f"Ray: {message}", "see Ray's logs; run the same command to continue") from None
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself."""
-    before = signal.getsignal(signal.SIGTERM)
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Restore the SIGTERM handler, which Ray replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _total(ray: Any, resource: str) -> float:
@@ -221,14 +233,14 @@ def _total(ray: Any, resource: str) -> float:
 
 
 def _cpus(ray: Any, size: int) -> int:
-    """Of each actor without a GPU: its share of the smallest machine, on which torch then uses as many threads."""
+    """Return the CPUs of an actor without a GPU: its share of the smallest machine. Torch uses as many threads."""
     machines = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]
     return max(1, int(min(machines)) // ceil(size / len(machines)))
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What an actor needs to know to have the model of this process."""
+    """What an actor needs to load the model of this process."""
 
     checkpoint: Checkpoint
     placement: Placement
@@ -237,54 +249,58 @@ class _Model:
     folder: Path
 
     def load(self) -> Engine:
-        """With its weights."""
+        """Return the engine with its weights loaded.
+
+        Raises:
+            ModelError: this machine has other files of the model.
+        """
         os.chdir(self.folder)
-        name, wanted = self.checkpoint.name, self.checkpoint.revision
-        of_hub = self.checkpoint.folder.name == wanted  # a commit; that of a folder is a fingerprint
-        found = find_checkpoint(name, wanted if of_hub else None, offline=self.offline)
-        if found.revision != wanted:
+        name, revision = self.checkpoint.name, self.checkpoint.revision
+        from_hub = self.checkpoint.folder.name == revision  # a commit; the revision of a folder is a fingerprint
+        checkpoint = find_checkpoint(name, revision if from_hub else None, offline=self.offline)
+        if checkpoint.revision != revision:
             raise ModelError(f"{name} has other files on another machine of the cluster")
-        engine = Engine(found, load_config(found), self.placement, self.attn)
+        engine = Engine(checkpoint, load_config(checkpoint), self.placement, self.attn)
         _ = engine.model
         return engine
 
 
 class _Actor(ABC):
-    """Loads the model once; what keeps it from it is told to whoever asks."""
+    """Loads the model once, and runs tasks; if it cannot load the model, every task returns the fault."""
 
-    def __init__(self, model: _Model, held: Sequence[Any]) -> None:
+    def __init__(self, model: _Model, work_refs: Sequence[Any]) -> None:
         import ray
 
         self.failed = ""
         try:
             self.engine = model.load()
-            self.work = ray.get(held[0])
+            self.work = ray.get(work_refs[0])
         except (QvlAttnError, OSError) as fault:
             self.failed = str(fault)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        (hand,) = batch["item"].tolist()
+        (task,) = batch["item"].tolist()
         rows: list[dict[str, Any]] = [{"failed": self.failed}] if self.failed else []
         if not rows:
             try:
-                rows = list(self.answer(json.loads(hand)))
+                rows = list(self.answer(json.loads(task)))
             except Exception:
                 rows = [{"bug": traceback.format_exc()}]
-        return {name: [row.get(name, none) for row in rows] for name, none in self.columns.items()}
+        return {name: [row.get(name, default) for row in rows] for name, default in self.columns.items()}
 
     columns: ClassVar[Mapping[str, Any]]
 
     @abstractmethod
-    def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """What comes of the items of a hand, a row at a time."""
+    def answer(self, task: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a task, which is a list of indices into `work`."""
 
 
 class _Scorer(_Actor):
     columns: ClassVar[Mapping[str, Any]] = {"row": "", "example": b"", "failed": "", "bug": ""}
 
-    def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
-        asked, plan, finished = self.work
-        for score in score_chunks(self.engine, [asked[i] for i in hand], plan, lambda: finished):
+    def answer(self, task: Sequence[int]) -> Iterator[dict[str, Any]]:
+        sample_chunks, plan, finished = self.work
+        for score in score_chunks(self.engine, [sample_chunks[i] for i in task], plan, lambda: finished):
             example = example_bytes(score.example) if score.example else b""
             yield {"row": json.dumps(score_row(score)), "example": example}
 
@@ -299,24 +315,24 @@ class _Drawer(_Actor):
         "bug": "",
     }
 
-    def answer(self, hand: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def answer(self, task: Sequence[int]) -> Iterator[dict[str, Any]]:
         pairs, settings = self.work
-        for place in hand:
+        for place in task:
             sample, score = pairs[place]
             try:
-                page, example = draw_both(sample, score, ask_again(self.engine, sample, settings))
+                picture, example = draw_both(sample, score, ask_again(self.engine, sample, settings))
             except FAULTS as fault:
                 yield {"place": place, "fault": str(fault)}
                 continue
-            yield {"place": place, "png": _png(page), "example": example_bytes(example)}
+            yield {"place": place, "png": _encode_png(picture), "example": example_bytes(example)}
 
 
-def _png(pixels: Picture) -> bytes:
+def _encode_png(pixels: Picture) -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 
-def _picture(png: bytes) -> Picture:
+def _decode_png(png: bytes) -> Picture:
     with Image.open(BytesIO(png), formats=["PNG"]) as image:
         return np.array(image)

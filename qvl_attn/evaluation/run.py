@@ -1,4 +1,4 @@
-"""A whole check: every sample scored, its row safe on the disk, everything written at the end, a profile calibrated."""
+"""A whole check: score every sample, save its row, write all outputs at the end, and calibrate a profile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, h
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import chosen_examples, example_file, write_example
 from qvl_attn.evaluation.loop import ScoringPlan, other_samples
-from qvl_attn.evaluation.outputs import CSV_FILE, chosen, file_name, write_csv, write_outputs
+from qvl_attn.evaluation.outputs import CSV_FILE, file_name, gallery_scores, write_csv, write_outputs
 from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_of, run_json
 from qvl_attn.evaluation.score import Score, read_scores, score_row
 from qvl_attn.evaluation.workers import InProcess, Workers
@@ -39,38 +39,40 @@ def run_check(
     progress: Progress = no_op,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Score samples, or those that a stopped run has left, and write everything to its folder.
+    """Score all samples, or those that a stopped run has not scored, and write everything to the run's folder.
 
     Args:
         engine: the model.
-        samples: checked.
-        settings: as for one question: layers, heads or profile are the headline's.
-        run_config: what else.
-        progress: told what is being done.
-        workers: who holds the model; by default this process.
+        samples: the samples of the whole data set.
+        settings: the settings of every question; layers, heads or profile are those of the headline.
+        run_config: the options of the check.
+        progress: called with (stage, done, total).
+        workers: the processes that run the model; by default this process.
 
     Returns:
         The contents of `summary.json`.
 
     Raises:
-        InputError: too few samples to calibrate; the folder's run was begun with something else, or is being run.
-        StoreError: it cannot be written.
+        InputError: there are too few samples to calibrate; the folder has a run of something else, or another process
+            is running it.
+        StoreError: the run cannot be written.
     """
     workers = workers or InProcess()
     parts = {"": run_config.shard.own(samples) if run_config.shard else list(samples)}
     if run_config.profile_file:
         parts = dict(zip(("first", "second"), halves(samples, run_config.seed), strict=True))
-    run = run_json(engine, samples, [one for part in parts.values() for one in part], settings, run_config)
+    own = [sample for part in parts.values() for sample in part]
+    run = run_json(engine, samples, own, settings, run_config)
     with open_run(run_config.out, run) as ledger:
         was_finished = ledger.finished
         if ledger.done:
             engine.say(
-                f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples have their row already"
-                + ("; the run is finished, and nothing is run" if was_finished else "")
+                f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples are already done"
+                + ("; the run is finished, nothing is left to do" if was_finished else "")
             )
         if not was_finished:
             score = partial(
-                _score, workers, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
+                _score_part, workers, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
             )
             if run_config.profile_file:
                 first = score(parts["first"], settings, "first")
@@ -88,7 +90,8 @@ def run_check(
                 calibration=calibration,
             )
         elif run_config.csv and not (run_config.out / CSV_FILE).exists():
-            write_csv(run_config.out / CSV_FILE, [one for one in read_scores(run_config.out) if one.half != "first"])
+            scores = [score for score in read_scores(run_config.out) if score.half != "first"]
+            write_csv(run_config.out / CSV_FILE, scores)
         summary = read_json(run_config.out / SUMMARY_FILE)
         if (
             run_config.profile_file
@@ -99,7 +102,7 @@ def run_check(
     return summary
 
 
-def _score(
+def _score_part(
     workers: Workers,
     engine: Engine,
     ledger: Ledger,
@@ -111,39 +114,40 @@ def _score(
     settings: Settings,
     half: str,
 ) -> list[Score]:
-    """Score what has no row yet, and give back what the rows say; of the first half with maps to choose heads by."""
+    """Score samples that have no row yet, and return the scores of all rows, of the first half with `head_maps`."""
     all_heads, keep_maps = run_config.profile_file is not None or run_config.by_head, half == "first"
     headline = headline_of(settings, engine.config)
-    words = describe_headline(headline, settings) if half else ""
-    asked = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
-    shown = frozenset[str]() if half == "first" else chosen_examples(one.id for one in part)
-    asked = replace(asked, headline=headline)
-    plan = ScoringPlan(asked, headline, all_heads, keep_maps, others, run_config.batch_size, shown)
+    headline_map = describe_headline(headline, settings) if half else ""
+    capture_settings = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
+    capture_settings = replace(capture_settings, headline=headline)
+    example_ids = frozenset[str]() if half == "first" else chosen_examples(sample.id for sample in part)
+    plan = ScoringPlan(capture_settings, headline, all_heads, keep_maps, others, run_config.batch_size, example_ids)
     maps: dict[str, Any] = {}
-    held, total = 0, len(run["samples"])
+    maps_bytes, total = 0, len(run["samples"])
 
     def done() -> Collection[str]:
-        return () if keep_maps and held <= MAPS_BYTES else ledger.done  # maps are not on the disk
+        return () if keep_maps and maps_bytes <= MAPS_BYTES else ledger.done  # maps are not on the disk
 
     with ledger.appending(run) as append:
         progress("asking", len(ledger.done), total)
         for score in workers.score(engine, part, plan, done):
-            held += sum(weights.nbytes for weights, _ in score.head_maps)
-            if held <= MAPS_BYTES:
+            maps_bytes += sum(weights.nbytes for weights, _ in score.head_maps)
+            if maps_bytes <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
             if score.id not in ledger.done:
-                if score.example:  # before the row, with which nothing of the sample is left to do
+                if score.example:  # before the row, because a sample with a row is done
                     ledger.begin(run)
                     write_example(run_config.out, score.example)
-                append(score_row(replace(score, half=half, headline_map=words)))
+                append(score_row(replace(score, half=half, headline_map=headline_map)))
                 progress("asking", len(ledger.done), total)
-    missing = [one.id for one in part if one.id not in ledger.done]
+    missing = [sample.id for sample in part if sample.id not in ledger.done]
     if missing:
         raise ModelError(
-            f"{len(missing)} samples have no row, since what asked them died: {shortened(', '.join(missing))}",
-            "the same command asks them again",
+            f"{len(missing)} samples have no row, because their worker died: {shortened(', '.join(missing))}",
+            "run the same command to continue",
         )
-    return [replace(one, head_maps=maps.get(one.id, ())) for one in read_scores(run_config.out) if one.half == half]
+    scores = [score for score in read_scores(run_config.out) if score.half == half]
+    return [replace(score, head_maps=maps.get(score.id, ())) for score in scores]
 
 
 def _draw_gallery(
@@ -156,75 +160,84 @@ def _draw_gallery(
     scores: Sequence[Score],
     notes: list[str],
 ) -> list[str]:
-    """The best and the worst by the headline, whose map is drawn; what cannot be drawn becomes a note."""
+    """Draw the best and the worst samples by the headline, and return the files; a fault becomes a note."""
     settings = replace(settings, methods=(), faithfulness=False)
-    by_id, files, shown = {one.id: one for one in samples}, [], list(chosen(scores))
-    pairs = [(by_id[score.id], score) for _, score in shown]
-    for done, ((name, score), drawn) in enumerate(zip(shown, workers.draw(engine, pairs, settings), strict=True), 1):
+    by_id, files, best_and_worst = {sample.id: sample for sample in samples}, [], list(gallery_scores(scores))
+    pairs = [(by_id[score.id], score) for _, score in best_and_worst]
+    drawings = zip(best_and_worst, workers.draw(engine, pairs, settings), strict=True)
+    for done, ((name, score), drawn) in enumerate(drawings, 1):
         if isinstance(drawn, QvlAttnError):
             notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
         else:
-            page, example = drawn
-            write_png(folder / file_name(name, score), page)
-            if not (folder / example_file(score.id)).exists():  # or it was made with the row
+            picture, example = drawn
+            write_png(folder / file_name(name, score), picture)
+            if not (folder / example_file(score.id)).exists():  # it may have been written with the row
                 write_example(folder, example)
             files.append(file_name(name, score))
-        progress("drawing", done, len(shown))
+        progress("drawing", done, len(best_and_worst))
     return files
 
 
 def _capture_all(settings: Settings, config: Any) -> Settings:
-    """All heads of all layers kept apart."""
+    """Return the settings that capture all heads of all layers."""
     return replace(settings, layers=None, heads=f"0-{config.text_config.num_attention_heads - 1}", profile=None)
 
 
 def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], run_config: RunConfig) -> Settings:
-    """The same settings with the profile that the first half gave."""
+    """Return the settings with the profile that was calibrated on the first half."""
     assert run_config.profile_file is not None
-    sound = [one for one in first if one.boxed]
-    if not sound:
+    scored = [score for score in first if score.boxed]
+    if not scored:
         raise StoreError("no sample of the first half could be scored: there is nothing to calibrate on")
-    checkpoint, together = engine.checkpoint, sum(bool(one.head_maps) for one in sound)
+    checkpoint, with_maps = engine.checkpoint, sum(bool(score.head_maps) for score in scored)
     profile = Profile(
         name=run_config.profile_file.stem,
         evidence="measured",
-        source=f"heads ranked on {len(sound)} samples of {run_config.data}, chosen together on {together} of them, "
+        source=f"heads ranked on {len(scored)} samples of {run_config.data}, chosen together on {with_maps} of them, "
         f"with {checkpoint.name} ({checkpoint.revision[:12]})",
         model=shape_of(engine.config),
-        heads=best_heads(sound, range(engine.config.text_config.num_hidden_layers)),
+        heads=best_heads(scored, range(engine.config.text_config.num_hidden_layers)),
         query=None if settings.query.startswith("text:") else settings.query,
     )
     return replace(settings, layers=None, heads=None, profile=profile)
 
 
 def _calibration(first: Sequence[Score], second: Sequence[Score], settings: Settings) -> dict[str, Any]:
-    one, other = ([score for score in half if score.boxed] for half in (first, second))
+    first_scored, second_scored = ([score for score in half if score.boxed] for half in (first, second))
     return {
         "profile": asdict(settings.profile) if settings.profile else None,
-        "first_half": {"samples": len(first), "scored": len(one)},
-        "second_half": {"samples": len(second), "scored": len(other)},
+        "first_half": {"samples": len(first), "scored": len(first_scored)},
+        "second_half": {"samples": len(second), "scored": len(second_scored)},
         "all_layers": {
-            half: {name: float(np.mean([score.all_layers[name] for score in some])) for name in RANKED_BY}
-            for half, some in (("first_half", one), ("second_half", other))
-            if some
+            half: {name: float(np.mean([score.all_layers[name] for score in scored])) for name in RANKED_BY}
+            for half, scored in (("first_half", first_scored), ("second_half", second_scored))
+            if scored
         },
-        "ranking": ranking(one, other, range(len(one[0].layers["pointing"]))) if other else None,
+        "ranking": ranking(first_scored, second_scored, range(len(first_scored[0].layers["pointing"])))
+        if second_scored
+        else None,
     }
 
 
 def _write_profile(summary: dict[str, Any], path: Path) -> None:
-    """Beside what is there until it is whole."""
+    """Write the calibrated profile to a draft, and link it to its path when it is complete.
+
+    Raises:
+        StoreError: it cannot be written, or the path exists now.
+    """
     profile = profile_from(summary["calibration"]["profile"])
     figures = {
-        "measured_on": f"{summary['with_boxes']} samples about pictures that had no part in the choice",
+        "measured_on": f"{summary['with_boxes']} samples about pictures that were not used to choose the heads",
         **{name: summary["headline"][name] for name in ("pointing", "lift")},
     }
     draft = path.with_name(f".{path.name}.new")
     try:
         write_json(draft, profile_json(profile, figures))
-        os.link(draft, path)  # unlike a rename it spares what came to be there in the meantime
+        os.link(draft, path)  # unlike a rename, it does not replace a file that was created meanwhile
     except FileExistsError:
-        raise StoreError(f"--calibrate {path}: has come to be there meanwhile, and was left as it is") from None
+        raise StoreError(
+            f"--calibrate {path}: was created by another process meanwhile, and was not replaced"
+        ) from None
     except OSError as error:
         raise StoreError(f"--calibrate {path}: cannot be written ({error.strerror or error})") from None
     finally:

@@ -1,4 +1,4 @@
-"""What a run is asked, as `run.json` keeps it: what must be the same to go on with it, and what its summary says."""
+"""The contents of `run.json`: what must be the same to resume a run, and the facts for its summary."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from qvl_attn.results.run_folder import SCHEMA_VERSION
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
 
-# What decodes and resizes pictures beside them.
+# Packages that decode and resize pictures.
 _DECODERS = ("torchvision", "pillow", "av", "opencv-python-headless", "qwen-vl-utils")
 _FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is asked of a check beside its figures.
+    """The options of a check that are not settings of a question.
 
     Attributes:
-        out: the folder to write into.
-        data: the data set's name.
-        by_head: score every head.
-        profile_file: where to write a calibrated profile; None to calibrate none.
-        csv: also write `scores.csv`.
-        seed: of the bootstrap, of the other pictures, and of the halves.
-        shard: which part of the data set; None for all of it.
-        batch_size: how many prompts run at once, at most.
+        out: the folder of the run.
+        data: the name of the data set.
+        by_head: whether every head is scored.
+        profile_file: the file to write a calibrated profile to; None for no calibration.
+        csv: whether `scores.csv` is written as well.
+        seed: the seed of the bootstrap, of the control with other boxes, and of the halves.
+        shard: the shard of the data set; None for all of it.
+        batch_size: the maximum number of prompts that run at once.
     """
 
     out: Path
@@ -51,39 +51,39 @@ class RunConfig:
 
 
 def describe_headline(headline: Headline, settings: Settings) -> str:
-    """What the headline averages, to be read."""
+    """Return a text that says which layers or heads the headline averages."""
     if headline.heads is not None:
-        words = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
+        selection = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
     else:
-        words = f"{describe_layers(headline.layers)}, mean of all heads"
-    standing = f" ({settings.profile.standing})" if settings.profile else ""
-    return f"{words}{standing}, attention of {settings.query}"
+        selection = f"{describe_layers(headline.layers)}, mean of all heads"
+    standing = f" ({settings.profile.status})" if settings.profile else ""
+    return f"{selection}{standing}, attention of {settings.query}"
 
 
 def run_json(
     engine: Engine, samples: Sequence[Sample], own: Sequence[Sample], settings: Settings, run_config: RunConfig
 ) -> dict[str, Any]:
-    """The contents of `run.json`.
+    """Return the contents of `run.json`.
 
     Args:
         engine: the model.
-        samples: the whole data set, whose other pictures are controls.
-        own: those of this run.
-        settings: as for one question.
-        run_config: what else.
+        samples: the whole data set, because the boxes of other samples are controls.
+        own: the samples of this run.
+        settings: the settings of every question.
+        run_config: the options of the check.
     """
-    made = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
-    digests = {one.id: _digest(one) for one in samples}
+    provenance = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
+    digests = {sample.id: _digest(sample) for sample in samples}
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "check",
         "same": {
-            **{name: made[name] for name in ("qvl_attn", "transformers", "torch")},
+            **{name: provenance[name] for name in ("qvl_attn", "transformers", "torch")},
             **{name: _version(name) for name in _DECODERS},
-            "--model": made["model"],
-            "the model's files": made["revision"],
-            "--dtype": made["dtype"],
-            "--device": made["device"].partition(":")[0],
+            "--model": provenance["model"],
+            "the model's files": provenance["revision"],
+            "--dtype": provenance["dtype"],
+            "--device": provenance["device"].partition(":")[0],
             "--attn": engine.attn,
             **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in _FLAGS},
             "store_heads": settings.store_heads,
@@ -99,33 +99,36 @@ def run_json(
             "the data": sha256(json.dumps(digests).encode()).hexdigest()[:12],
         },
         "facts": facts_of(engine, settings, run_config),
-        "samples": {one.id: digests[one.id] for one in own},
+        "samples": {sample.id: digests[sample.id] for sample in own},
     }
 
 
 def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[str, Any]:
-    """What a summary says of a run beside its figures."""
+    """Return the facts of a run that its summary states besides the figures."""
     headline = headline_of(settings, engine.config)
-    made = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
-    found: dict[str, Any] = {
+    provenance = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
+    return {
         "data": run_config.data,
-        "model": {"name": made.pop("model"), **made, **model_provenance(engine.config, engine.processor)},
+        "model": {
+            "name": provenance.pop("model"),
+            **provenance,
+            **model_provenance(engine.config, engine.processor),
+        },
         "headline_map": describe_headline(headline, settings),
         "headline_of": asdict(headline),
         "settings": asdict(settings),
         "seed": run_config.seed,
         "shard": run_config.shard and asdict(run_config.shard),
     }
-    return found
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # OpenCV comes under several names
+    except PackageNotFoundError:  # OpenCV is published under several names
         return None
 
 
 def _digest(sample: Sample) -> str:
-    told = [sample.id, sample.question, sample.answers, sample.names, sample.evidence]
-    return sha256(json.dumps(told).encode()).hexdigest()[:12]
+    fields = [sample.id, sample.question, sample.answers, sample.names, sample.evidence]
+    return sha256(json.dumps(fields).encode()).hexdigest()[:12]

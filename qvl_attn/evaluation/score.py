@@ -1,4 +1,4 @@
-"""What one answered sample scores: figures of its headline, of every layer and, on request, of every head."""
+"""The score of one sample: figures of its headline, of every layer and, on request, of every head."""
 
 from __future__ import annotations
 
@@ -35,39 +35,39 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What a sample scored; NaN where a figure is not defined, as without boxes.
+    """The score of a sample; NaN where a figure is not defined, for example without boxes.
 
     Attributes:
-        id: of the sample.
-        media: the names of what was shown.
-        question: what was asked.
+        id: the id of the sample.
+        media: the names of its pictures or clip.
+        question: the question.
         status: `ok` or `error`.
-        answer: the model's own.
-        references: accepted answers.
-        accuracy: of the answer, 0 to 1, of an error 0; NaN without references.
-        boxes: how many the sample has.
-        group: of the sample.
-        index: of the sample.
-        evidence: of the sample.
-        unsampled: whether boxes of a clip are on frames that the model was not shown.
+        answer: the answer of the model.
+        references: the accepted answers.
+        accuracy: the accuracy of the answer, 0 to 1; 0 for an error, NaN without references.
+        boxes: the number of boxes of the sample.
+        group: the group of the sample.
+        index: the index of the sample.
+        evidence: the hash of the sample's pictures and boxes.
+        unsampled: whether boxes of a clip are on frames that were not sampled.
         headline: `FIGURES` of the headline map.
         all_layers: `FIGURES` of the mean over all layers and heads.
         controls: `GROUNDING` and `vision_mass` of each of `CONTROLS`, for the headline.
-        layers: (L,) each of `FIGURES`.
-        layer_controls: (L,) each of `GROUNDING` and `vision_mass`, of `chance` and `other`.
-        heads: (L, H) each of `HEAD_FIGURES`; empty where heads were not asked for.
-        methods: figures of each method's map, by its name; those of `FAITHFUL` of the controls as well.
-        method_chance: what chance gives each method's map, `GROUNDING`.
-        head_maps: maps of all heads, (L * H, n), on each region's cells, to calibrate with; not written.
-        example: what is kept to show the sample, of those that are chosen for it; written beside the rows.
+        layers: (L,) for each of `FIGURES`.
+        layer_controls: (L,) for each of `GROUNDING` and `vision_mass`, of `chance` and `other`.
+        heads: (L, H) for each of `HEAD_FIGURES`; empty if heads were not scored.
+        methods: the figures of each method's map by the method's name, and those of `FAITHFUL` of the controls.
+        method_chance: `GROUNDING` at chance for each method's map.
+        head_maps: the maps of all heads, (L * H, n), on each region's cells, for calibration; not written.
+        example: the example of the sample, if it was chosen for one; written beside the rows.
         area: the boxes' share of the cells' area.
-        inside: the share of the cells whose centre lies in a box.
-        attention: how it was computed.
-        error: what went wrong.
-        retried: what went wrong at first, where it was tried once more.
-        half: of a calibration, in which the sample is: `first` or `second`.
-        headline_map: what the headline averages, where the halves differ.
-        seconds: that it took.
+        inside: the share of cells whose centre is in a box.
+        attention: how the attention was computed.
+        error: the fault, if the status is `error`.
+        retried: the fault of the first attempt, if there was a second one.
+        half: the half of a calibration that the sample is in: `first` or `second`.
+        headline_map: what the headline averages, if the halves differ.
+        seconds: the time the sample took.
     """
 
     id: str
@@ -103,17 +103,17 @@ class Score:
 
     @property
     def boxed(self) -> bool:
-        """Whether it says where the evidence is."""
+        """Whether the sample was scored and has boxes."""
         return self.status == "ok" and bool(np.isfinite(self.area)) and self.area > 0
 
     @property
     def right(self) -> bool | None:
-        """Whether the answer is right: an accuracy of one half or more; None where it is not known."""
+        """Whether the answer is right: an accuracy of one half or more; None without references."""
         return None if np.isnan(self.accuracy) else self.accuracy >= 0.5
 
     @property
     def grounded(self) -> bool | None:
-        """Whether the headline points into a box, of a clip in half of its steps; None without boxes."""
+        """Whether the headline points into a box, for a clip in half of its steps or more; None without boxes."""
         return self.headline["pointing"] >= 0.5 if self.boxed else None
 
 
@@ -123,15 +123,15 @@ def score_sample(
     """Score an answered sample.
 
     Args:
-        sample: what was asked.
-        result: what came of it.
-        headline: layers or heads of the headline.
+        sample: the sample.
+        result: its result.
+        headline: the layers or heads of the headline.
         other: a sample about another picture, whose boxes are the control; None if there is none.
-        by_head: score every head as well.
-        keep_maps: keep the maps of every head.
+        by_head: whether to score every head as well.
+        keep_maps: whether to keep the maps of every head.
 
     Raises:
-        InputError: heads that were not kept apart.
+        InputError: the headline uses heads that were not captured.
     """
     capture = result.capture
     rows = query_rows(capture, result.question, result.settings.query)
@@ -144,19 +144,21 @@ def score_sample(
         ]
     ).astype(np.float64)
     regions = _regions(sample, capture)
-    others = _other_regions(regions, sample, other, capture) if other and regions else []
+    other_regions = _other_regions(regions, sample, other, capture) if other and regions else []
     figures = _grounding(maps, regions)
     figures |= {"vision_mass": maps.sum(axis=1), **grounding.patterns(maps, _cells(sample, capture))}
-    figures["distance"] = _mean([grounding.distance(maps[:, one.cells], one) for one in regions], len(maps))
-    chance = _mean_of([grounding.chance(maps[:, one.cells], one) for one in regions], len(maps))
+    figures["distance"] = _mean([grounding.distance(maps[:, region.cells], region) for region in regions], len(maps))
+    chance = _mean_figures([grounding.chance(maps[:, region.cells], region) for region in regions], len(maps))
     chance["vision_mass"] = np.full(len(maps), _expected_vision_mass(capture, rows))
-    moved = _grounding(maps, others) | {"vision_mass": np.full(len(maps), np.nan)}  # it does not depend on boxes
+    # The share of attention on vision does not depend on boxes.
+    other_figures = _grounding(maps, other_regions) | {"vision_mass": np.full(len(maps), np.nan)}
     methods, method_chance = _methods(result, regions)
-    fixed = [grounding.baselines(one) for one in regions]
-    controls = {"chance": _at(chance, 0), "other": _at(moved, 0)}
+    baselines = [grounding.baselines(region) for region in regions]
+    controls = {"chance": _at(chance, 0), "other": _at(other_figures, 0)}
     for name in ("uniform", "centre"):
         controls[name] = {
-            figure: float(np.mean([one[name][figure] for one in fixed])) if fixed else np.nan for figure in GROUNDING
+            figure: float(np.mean([baseline[name][figure] for baseline in baselines])) if baselines else np.nan
+            for figure in GROUNDING
         } | {"vision_mass": np.nan}
     return Score(
         id=sample.id,
@@ -174,13 +176,13 @@ def score_sample(
         all_layers=_at(figures, 1),
         controls=controls,
         layers={name: values[2:] for name, values in figures.items()},
-        layer_controls={"chance": _from(chance, 2), "other": _from(moved, 2)},
+        layer_controls={"chance": _from(chance, 2), "other": _from(other_figures, 2)},
         methods=methods,
         method_chance=method_chance,
         heads=_heads(capture, rows, regions) if by_head else {},
         head_maps=_head_maps(capture, rows, regions) if keep_maps else (),
-        area=float(np.mean([one.covered.mean() for one in regions])) if regions else np.nan,
-        inside=float(np.mean([one.inside.mean() for one in regions])) if regions else np.nan,
+        area=float(np.mean([region.covered.mean() for region in regions])) if regions else np.nan,
+        inside=float(np.mean([region.inside.mean() for region in regions])) if regions else np.nan,
         attention=result.provenance.attention,
         seconds=round(sum(result.seconds.get(stage, 0.0) for stage in ("prepare", "answer")), 3),
     )
@@ -189,96 +191,97 @@ def score_sample(
 def _methods(
     result: Result, regions: Sequence[Region]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """What the map of each method scores, and what chance gives it."""
+    """Return the figures of each method's map, and those of chance."""
     faithful = {} if result.curves is None else result.curves.figures()
     for name, sanity in (result.sanity or {}).items():
         faithful[name] = faithful.get(name, {}) | sanity.figures()
     if not result.methods:
         return faithful, {}
-    maps = np.stack([one.values for one in result.methods]).astype(np.float64)
+    maps = np.stack([method_map.values for method_map in result.methods]).astype(np.float64)
     figures = _grounding(maps, regions)
-    chance = _mean_of([grounding.chance(maps[:, one.cells], one) for one in regions], len(maps))
-    names = [one.method for one in result.methods]
+    chance = _mean_figures([grounding.chance(maps[:, region.cells], region) for region in regions], len(maps))
+    names = [method_map.method for method_map in result.methods]
     empty = {name: {"empty": float(not maps[i].any())} for i, name in enumerate(names)}
     scored = {name: _at(figures, i) | empty[name] | faithful.pop(name, {}) for i, name in enumerate(names)}
     return scored | faithful, {name: _at(chance, i) for i, name in enumerate(names)}
 
 
 def _heads(capture: Capture, rows: IntArray, regions: Sequence[Region]) -> dict[str, Numbers]:
-    """(L, H) figures of every head."""
+    """Return (L, H) for each figure of every head."""
     assert capture.weights_by_head is not None
     count = capture.weights_by_head.shape[1]
-    found: dict[str, list[Numbers]] = {name: [] for name in HEAD_FIGURES}
-    for layer in capture.weights_by_head:  # one at a time: a layer's heads are as many maps as there are
+    by_layer: dict[str, list[Numbers]] = {name: [] for name in HEAD_FIGURES}
+    for layer in capture.weights_by_head:  # one layer at a time, to limit the memory
         maps = layer[:, rows].mean(axis=1, dtype=np.float64)
         figures = _grounding(maps, regions) | {"vision_mass": maps.sum(axis=1)}
         for name in HEAD_FIGURES:
-            found[name].append(figures[name])
-    return {name: np.stack(values).reshape(-1, count) for name, values in found.items()}
+            by_layer[name].append(figures[name])
+    return {name: np.stack(values).reshape(-1, count) for name, values in by_layer.items()}
 
 
 def _head_maps(capture: Capture, rows: IntArray, regions: Sequence[Region]) -> tuple[tuple[FloatArray, Region], ...]:
     assert capture.weights_by_head is not None
     maps = capture.weights_by_head[:, :, rows].mean(axis=2, dtype=np.float32).reshape(-1, len(capture.vision_tokens))
-    return tuple((maps[:, one.cells], one) for one in regions)
+    return tuple((maps[:, region.cells], region) for region in regions)
 
 
 def _regions(sample: Sample, capture: Capture) -> list[Region]:
-    """What is scored apart: the pictures of the prompt together, or each step of a clip; none without boxes."""
+    """Return the regions of a sample: one for all pictures of the prompt, or one per step of a clip that has boxes."""
     if not len(sample.boxes_px):
         return []
     if sample.is_clip:
         grid = capture.grids[0]
-        found = step_boxes(grid, sample.unit_boxes(), sample.frames)
-        return [step_region(grid, step, boxes, sample.media_refs[0].size_px) for step, boxes in found.items()]
+        boxes_by_step = step_boxes(grid, sample.unit_boxes(), sample.frames)
+        return [step_region(grid, step, boxes, sample.media_refs[0].size_px) for step, boxes in boxes_by_step.items()]
     boxes = [sample.unit_boxes(i) for i in range(len(sample.media_refs))]
-    return [picture_region(capture.grids, boxes, [one.size_px for one in sample.media_refs])]
+    return [picture_region(capture.grids, boxes, [media_ref.size_px for media_ref in sample.media_refs])]
 
 
 def _other_regions(regions: Sequence[Region], sample: Sample, other: Sample, capture: Capture) -> list[Region]:
-    """The same cells under another sample's boxes: on the picture that has boxes, or in step after step of a clip."""
+    """Return the same cells with the boxes of another sample, on the pictures with boxes or spread over the steps."""
     if sample.is_clip:
         grid, frames = capture.grids[0], np.unique(other.frames)
-        cells = grid.cells // grid.shape[0]
-        found = []
+        cells_per_step = grid.cells // grid.shape[0]
+        other_regions = []
         for i, region in enumerate(regions):
             boxes = other.unit_boxes()[other.frames == frames[i * len(frames) // len(regions)]]
-            found.append(step_region(grid, int(region.cells[0]) // cells, boxes, sample.media_refs[0].size_px))
-        return found
+            step = int(region.cells[0]) // cells_per_step
+            other_regions.append(step_region(grid, step, boxes, sample.media_refs[0].size_px))
+        return other_regions
     boxes = other.unit_boxes(int(other.frames[0]))
     with_boxes = set(sample.frames.tolist())
-    placed = [boxes if i in with_boxes else np.zeros((0, 4)) for i in range(len(sample.media_refs))]
-    return [picture_region(capture.grids, placed, [one.size_px for one in sample.media_refs])]
+    boxes_by_picture = [boxes if i in with_boxes else np.zeros((0, 4)) for i in range(len(sample.media_refs))]
+    return [picture_region(capture.grids, boxes_by_picture, [media_ref.size_px for media_ref in sample.media_refs])]
 
 
 def _cells(sample: Sample, capture: Capture) -> Cells:
     boxes = np.concatenate([grid.boxes_px for grid in capture.grids]).astype(np.float64)
     centres = np.stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)], axis=1)
-    diagonals = np.array([np.hypot(*one.size_px) for one in sample.media_refs])
-    return Cells(centres, diagonals[capture.media_index], capture.media_index)
+    diagonals_px = np.array([np.hypot(*media_ref.size_px) for media_ref in sample.media_refs])
+    return Cells(centres, diagonals_px[capture.media_index], capture.media_index)
 
 
 def _expected_vision_mass(capture: Capture, rows: IntArray) -> float:
-    """The share on vision of attention that is spread evenly over all tokens that a query sees."""
+    """Return the vision mass of attention that is spread evenly over all tokens up to the query."""
     before = capture.vision_tokens[None] <= capture.queries[rows][:, None]
     return float((before.sum(axis=1) / (capture.queries[rows] + 1)).mean())
 
 
 def _grounding(maps: Floats, regions: Sequence[Region]) -> dict[str, Numbers]:
-    return _mean_of([grounding.grounding(maps[:, one.cells], one) for one in regions], len(maps))
+    return _mean_figures([grounding.grounding(maps[:, region.cells], region) for region in regions], len(maps))
 
 
-def _mean_of(parts: Sequence[dict[str, Numbers]], count: int) -> dict[str, Numbers]:
-    return {name: _mean([part[name] for part in parts], count) for name in GROUNDING}
+def _mean_figures(by_region: Sequence[dict[str, Numbers]], count: int) -> dict[str, Numbers]:
+    return {name: _mean([figures[name] for figures in by_region], count) for name in GROUNDING}
 
 
-def _mean(parts: Sequence[Numbers], count: int) -> Numbers:
-    """Over the regions where it is defined."""
-    if not parts:
+def _mean(by_region: Sequence[Numbers], count: int) -> Numbers:
+    """Return the mean over the regions that define the figure, (count,)."""
+    if not by_region:
         return np.full(count, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a figure that no region defines is NaN
-        return np.asarray(np.nanmean(np.stack(parts), axis=0))
+        return np.asarray(np.nanmean(np.stack(by_region), axis=0))
 
 
 def _at(figures: dict[str, Numbers], i: int) -> dict[str, float]:
@@ -296,49 +299,49 @@ _IF_ANY = ("retried", "half", "headline_map", "methods", "method_chance")
 
 
 def score_row(score: Score) -> dict[str, Any]:
-    """A line of `scores.jsonl`: six digits, null where a figure is not defined."""
-    named = [*_ALWAYS, *(_SCORED if score.status == "ok" else ("error",))]
-    row = {name: getattr(score, name) for name in (*named, *(name for name in _IF_ANY if getattr(score, name)))}
-    found: dict[str, Any] = as_json(row)
-    return found
+    """Return a score as a line of `scores.jsonl`: six digits, null where a figure is not defined."""
+    names = [*_ALWAYS, *(_SCORED if score.status == "ok" else ("error",))]
+    names += [name for name in _IF_ANY if getattr(score, name)]
+    row: dict[str, Any] = as_json({name: getattr(score, name) for name in names})
+    return row
 
 
 def read_scores(folder: Path) -> list[Score]:
-    """All scores of a run, in the order of its data set.
+    """Read all scores of a run, in the order of its data set.
 
     Raises:
-        StoreError: a line is no row.
+        StoreError: a line is not a row.
     """
-    found = []
+    scores = []
     for number, row in enumerate(read_rows(folder), 1):
         try:
-            found.append(score_of(row))
+            scores.append(score_of(row))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise StoreError(f"{folder / ROWS_FILE}: line {number} is not a row of this version") from None
-    return sorted(found, key=lambda score: score.index)
+    return sorted(scores, key=lambda score: score.index)
 
 
 def score_of(row: Mapping[str, Any]) -> Score:
-    """The score that a line of `scores.jsonl` tells of, to six digits.
+    """Return the score of a line of `scores.jsonl`, which has six digits.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError, OverflowError: it is not such a line.
     """
-    told: dict[str, Any] = {name: row[name] for name in _ALWAYS}
-    told |= {name: row[name] for name in _IF_ANY if name in row}
-    told |= {name: tuple(row[name]) for name in ("media", "references")}
-    told["index"] = int(row["index"])
-    told["accuracy"] = _number(row["accuracy"])
+    fields: dict[str, Any] = {name: row[name] for name in _ALWAYS}
+    fields |= {name: row[name] for name in _IF_ANY if name in row}
+    fields |= {name: tuple(row[name]) for name in ("media", "references")}
+    fields["index"] = int(row["index"])
+    fields["accuracy"] = _number(row["accuracy"])
     if row["status"] != "ok":
-        return Score(**told, error=row["error"])
-    told |= {name: row[name] for name in ("answer", "unsampled", "attention", "seconds")}
-    told |= {name: _number(row[name]) for name in ("area", "inside")}
-    told |= {name: _numbers(row[name]) for name in ("headline", "all_layers")}
-    told |= {name: _arrays(row[name]) for name in ("layers", "heads")}
+        return Score(**fields, error=row["error"])
+    fields |= {name: row[name] for name in ("answer", "unsampled", "attention", "seconds")}
+    fields |= {name: _number(row[name]) for name in ("area", "inside")}
+    fields |= {name: _numbers(row[name]) for name in ("headline", "all_layers")}
+    fields |= {name: _arrays(row[name]) for name in ("layers", "heads")}
     for name in ("controls", *(name for name in ("methods", "method_chance") if name in row)):
-        told[name] = {key: _numbers(values) for key, values in row[name].items()}
-    told["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
-    return Score(**told)
+        fields[name] = {key: _numbers(values) for key, values in row[name].items()}
+    fields["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
+    return Score(**fields)
 
 
 def _number(value: float | None) -> float:
@@ -354,13 +357,13 @@ def _arrays(values: Mapping[str, list[Any]]) -> dict[str, Numbers]:
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON may hold it: lists for arrays, six digits, null for what is not defined."""
+    """Return a value as JSON can hold it: lists for arrays, floats of six digits, None for NaN and infinity."""
     if isinstance(value, dict):
-        return {name: as_json(one) for name, one in value.items()}
+        return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
         return as_json(value.tolist())
     if isinstance(value, list | tuple):
-        return [as_json(one) for one in value]
+        return [as_json(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else None
     return value

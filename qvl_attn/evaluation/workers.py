@@ -1,4 +1,4 @@
-"""Where the model of a check works: in this process, or with a scheduler that others keep."""
+"""Where the model of a check runs: in this process, or in the workers of a scheduler."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from qvl_attn.vqa.result import Result
 
 
 class Workers(Protocol):
-    """Who holds the model."""
+    """Processes that run the model."""
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
-        """Where and in what precision the model runs there; as `choose_placement`."""
+        """Return the device and the precision that the model has in the workers, as `choose_placement` does."""
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
-        """Answer and score samples but those whose ids `done` gives, in any order."""
+        """Answer and score samples, in any order, except those whose ids `done` returns."""
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
     ) -> Iterator[Drawn | QvlAttnError]:
-        """Pages of samples for the gallery with their exhibits, in their order, or why there is none."""
+        """Yield for each sample, in order, its picture for the gallery and its example, or the fault."""
 
 
 class InProcess:
-    """This process."""
+    """Runs the model in this process."""
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
-        """As `choose_placement`."""
+        """Return the placement of `choose_placement`."""
         return choose_placement(config, device, dtype, device_map)
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
     ) -> Iterator[Score]:
-        """One portion after another."""
+        """Score one chunk after another."""
         return score_chunks(engine, chunks(samples, plan.batch_size), plan, done)
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
     ) -> Iterator[Drawn | QvlAttnError]:
-        """One is asked while the one before is drawn."""
+        """Draw each sample while the next one is answered."""
 
-        def asked() -> Generator[Result | QvlAttnError, None, None]:
+        def answered() -> Generator[Result | QvlAttnError, None, None]:
             for sample, _ in pairs:
                 try:
                     yield ask_again(engine, sample, settings)
                 except FAULTS as fault:
                     yield fault
 
-        with closing(prefetch(asked(), depth=1)) as results:
+        with closing(prefetch(answered(), depth=1)) as results:
             for (sample, score), result in zip(pairs, results, strict=True):
                 yield result if isinstance(result, QvlAttnError) else draw_both(sample, score, result)

@@ -1,1 +1,1 @@
-"""Rows and samples of data sets, and sets of questions."""
+"""Rows and samples of data sets, and question sets."""

@@ -1,4 +1,4 @@
-"""Where samples come from: a JSONL file, pictures without questions, or a Hugging Face data set."""
+"""Load samples from a JSONL file, from pictures and a question set, or from a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def load_samples(
     box_units: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
-    """Read a data set and check all of it, files included; no model is needed.
+    """Read and check a whole data set, files included. No model is needed.
 
     Args:
-        data: a JSONL file (`rows.py` says what a record holds); a picture or a folder of them, with `prompts`; or a
-            Hugging Face data set, as `hf:OWNER/NAME`, which reaches for the hub, or as a folder that `datasets` saved.
-        data_root: the folder that all files lie within; by default that of `data`, and none for a Hugging Face data
-            set, whose pictures are in its rows.
-        prompts: a set of questions for records without one: a name or a file.
-        limit: only so many records.
-        split: of a Hugging Face data set.
-        columns: of one, `field=column` with commas between.
-        box_format: of its boxes.
-        box_units: of its boxes.
-        progress: told how many records are checked.
+        data: a JSONL file (see `rows.py` for its fields); a picture or a folder of pictures, with `prompts`; or a
+            Hugging Face data set: `hf:OWNER/NAME`, which is downloaded from the hub, or a folder saved by `datasets`.
+        data_root: the folder that all files must be inside; by default the folder of `data`. A Hugging Face data set
+            has none by default, because its rows contain the pictures.
+        prompts: the question set for records without a question: a name or a file.
+        limit: the maximum number of records.
+        split: the split of a Hugging Face data set.
+        columns: the columns of a Hugging Face data set, as comma-separated `field=column`.
+        box_format: the box format of a Hugging Face data set.
+        box_units: the box units of a Hugging Face data set.
+        progress: called with the number of records checked.
 
     Raises:
-        InputError: with every fault, its line and its field.
+        InputError: lists every fault with its line and field.
     """
     name, path = os.fspath(data), Path(data)
-    asked = load_prompts(prompts) if prompts else ()
+    prompt_items = load_prompts(prompts) if prompts else ()
     faults = Faults()
     readers: dict[str, Reader] = {}
     if is_hub_set(name):
@@ -57,16 +57,17 @@ def load_samples(
         check_local(name)
         if columns or box_format or box_units:
             raise InputError(
-                "--columns, --box-format and --box-units are for Hugging Face data sets", "JSONL has them in its rows"
+                "--columns, --box-format and --box-units are for Hugging Face data sets",
+                "in JSONL the rows name box_format and box_units",
             )
         if not os.path.exists(name):  # pathlib raises on names that are too long  # noqa: PTH110
             raise InputError(f"{name} does not exist", "check the path")
         if not path.is_file() and not path.is_dir():
-            raise InputError(f"{name} is neither a file nor a folder", "write it to a file first")
+            raise InputError(f"{name} is neither a file nor a folder", "write the data to a file first")
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
         records = read_jsonl(path, faults) if is_rows else picture_rows(path)
-    beside = None if is_hub_set(name) else path if path.is_dir() else path.parent
-    root = beside if data_root is None else Path(data_root)
+    default_root = None if is_hub_set(name) else path if path.is_dir() else path.parent
+    root = default_root if data_root is None else Path(data_root)
     if root is not None and not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
-    return read_samples(islice(records, limit), root, faults, asked, readers, progress)
+    return read_samples(islice(records, limit), root, faults, prompt_items, readers, progress)

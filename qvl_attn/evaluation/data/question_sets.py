@@ -1,4 +1,4 @@
-"""Sets of questions: JSONL files, one `{"id": ..., "question": ...}` a line, some of which ship with the package."""
+"""Question sets: JSONL files with one `{"id": ..., "question": ...}` per line. Some ship with the package."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PACKAGE = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class PromptItem:
-    """One question of a set.
+    """One question of a question set.
 
     Attributes:
-        id: stands once in its set.
-        question: as it is asked.
-        language: that it is asked in, `en` or `zh` in the sets that ship; none if its line does not say.
+        id: unique in its set.
+        question: the text of the question.
+        language: the language of the question, `en` or `zh` in the sets that ship; None if the line names none.
     """
 
     id: str
@@ -29,27 +29,32 @@ class PromptItem:
 
 
 def shipped_sets() -> dict[str, Path]:
-    """The sets that ship with the package, by name. In a wheel they lie in it, in a checkout beside it."""
+    """Return the files of the question sets that ship with the package, by name.
+
+    An installed package contains them; in a checkout they are beside the package.
+    """
     in_checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
     folder = (_PACKAGE.parent if in_checkout else _PACKAGE) / "prompts"
     return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
 
 
 def load_prompts(name: str) -> tuple[PromptItem, ...]:
-    """Read a set of questions.
+    """Read a question set.
 
     Args:
         name: a path, or the name of a set that ships with the package.
 
     Raises:
-        InputError: it is not there, or a line of it is wrong; every fault is named with its line.
+        InputError: it does not exist, or has invalid lines; every fault is listed with its line.
     """
     path = Path(name)
-    # A folder of that name stands in nobody's way; pathlib raises on names that are too long.
+    # A folder with the name of a shipped set is ignored; pathlib raises on names that are too long.
     if not os.path.isfile(name) and (name in shipped_sets() or not os.path.exists(name)):  # noqa: PTH110, PTH113
         shipped = shipped_sets()
         if name not in shipped:
-            raise InputError(f"--prompts {name}: no such file or set", f"sets that ship: {', '.join(sorted(shipped))}")
+            raise InputError(
+                f"--prompts {name}: no such file or question set", f"sets that ship: {', '.join(sorted(shipped))}"
+            )
         path = shipped[name]
     if not path.is_file():
         raise InputError(f"--prompts {name}: not a file")
@@ -68,13 +73,13 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
         if isinstance(item, str):
             faults.append(f"line {number}: {item}")
         elif item.id in {earlier.id for earlier in items}:
-            faults.append(f"line {number}: id {item.id!r} stands twice")
+            faults.append(f"line {number}: id {item.id!r} is used twice")
         else:
             items.append(item)
     if faults:
-        raise InputError(f"--prompts {name}: {'; '.join(faults)}", 'want {"id": "...", "question": "..."} a line')
+        raise InputError(f"--prompts {name}: {'; '.join(faults)}", 'want {"id": "...", "question": "..."} per line')
     if not items:
-        raise InputError(f"--prompts {name}: no question in it")
+        raise InputError(f"--prompts {name}: contains no question")
     return tuple(items)
 
 
@@ -87,12 +92,12 @@ def _item(line: str) -> PromptItem | str:
         return "not a JSON object"
     for field in ("id", "question"):
         if not isinstance(value.get(field), str) or not value[field].strip():
-            return f"{field}: want a text that is not empty"
-        if any("\ud800" <= one <= "\udfff" for one in value[field]):
+            return f"{field}: want a non-empty string"
+        if any("\ud800" <= char <= "\udfff" for char in value[field]):
             return f"{field}: not valid Unicode"
     if "language" in value and not (isinstance(value["language"], str) and value["language"].strip()):
-        return "language: want a text that is not empty"
+        return "language: want a non-empty string"
     for field in ("image", "images", "video"):
         if field in value:
-            return f"{field}: a set of questions names no pictures; this looks like a data set"
+            return f"{field}: a question set names no pictures; this looks like a data set"
     return PromptItem(value["id"], value["question"], value.get("language"))

@@ -1,9 +1,9 @@
-"""One record of a data set, as it was written: its fields checked, no file opened. Pure.
+"""One record of a data set: its fields are checked, no file is opened. Pure.
 
-What a record holds: `id`; one of `image` (a path), `images` (paths of one prompt) and `video` (a path); `question`;
-`answer`, a text or a list of them; `boxes`, each four numbers, with `box_format` and `box_units`; of a video `frame`,
-the number of each box's frame, and of several images `frame`, the number of each box's image, both from 0. Other fields
-are left alone.
+A record has `id`; one of `image` (a path), `images` (the paths of one prompt) and `video` (a path); `question`;
+`answer`, a string or a list of strings; `boxes`, each four numbers, with `box_format` and `box_units`. `frame` is the
+frame number of each box of a video, or the image number of each box of several images, counted from 0. Other fields are
+ignored.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 Box = tuple[float, float, float, float]
 
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
-# What a coordinate is divided by to be a share of the picture's side; None for that side in pixels.
+# The number that a coordinate is divided by to give a share of the picture's side; None for pixels.
 BOX_UNITS = {"px": None, "normalized": 1.0, "permille": 1000.0}
 MEDIA = ("image", "images", "video")
-MOST_FRAMES = 2**31
+MAX_FRAMES = 2**31
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record whose fields are sound.
+    """A record whose fields are valid.
 
     Attributes:
-        place: where it stands, such as `line 3`.
-        id: of the sample.
-        media: which of `MEDIA`.
-        paths: as they were written.
-        question: None where a set of questions is to be asked.
-        answers: accepted ones, or those of VQA's annotators; empty if there are none.
-        boxes: xyxy, in the units they were written in.
+        place: the position in the data set, such as `line 3`.
+        id: the id of the sample.
+        media: one of `MEDIA`.
+        paths: the paths as the record spells them.
+        question: the question; None if a question set supplies it.
+        answers: the accepted answers, or those of VQA's annotators; empty if there are none.
+        boxes: xyxy in `box_units`.
         box_units: one of `BOX_UNITS`.
-        frames: one a box: the number of its frame, or of its image.
+        frames: for each box the number of its frame or image.
     """
 
     place: str
@@ -50,23 +50,23 @@ class Row:
 
 
 class Faults:
-    """Everything that is wrong with a data set, each with its place and field."""
+    """All faults of a data set, each with its place and field."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def add(self, place: str, field: str, message: str) -> None:
-        """One more."""
+        """Add a fault."""
         self.lines.append(f"{place}: {field}: {message}" if field else f"{place}: {message}")
 
 
 def parse_row(value: Any, place: str, faults: Faults) -> Row | None:
-    """A record's fields; None where any is wrong, and what is wrong goes to `faults`.
+    """Return the fields of a record, or None if any of them is wrong.
 
     Args:
-        value: what stood there, read as JSON.
-        place: where, such as `line 3`.
-        faults: told everything.
+        value: the JSON value of the record.
+        place: its position in the data set, such as `line 3`.
+        faults: every fault is added to it.
     """
     before = len(faults.lines)
     if not isinstance(value, dict):
@@ -93,92 +93,93 @@ def parse_row(value: Any, place: str, faults: Faults) -> Row | None:
 
 
 def _text(value: Any) -> bool:
-    """Whether it is a text that is not empty, and Unicode: JSON may hold half a character."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= one <= "\udfff" for one in value)
+    """Whether a value is a non-empty string without lone surrogates, which JSON allows."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _id(value: Mapping[str, Any], fault: Any) -> str:
-    found = value.get("id")
-    if isinstance(found, int) and not isinstance(found, bool):
-        return str(found)
-    if not _text(found):
-        fault("id", "missing" if found is None else "want a text that is not empty, or a whole number")
-    return str(found)
+    sample_id = value.get("id")
+    if isinstance(sample_id, int) and not isinstance(sample_id, bool):
+        return str(sample_id)
+    if not _text(sample_id):
+        fault("id", "missing" if sample_id is None else "want a non-empty string or a whole number")
+    return str(sample_id)
 
 
 def _media(value: Mapping[str, Any], fault: Any) -> tuple[str, tuple[str, ...]]:
-    there = [name for name in MEDIA if value.get(name) is not None]
-    if len(there) != 1:
-        named = " and ".join(there) if there else "none"
-        fault("image", f"want one of image, images and video, there is {named}")
+    names = [name for name in MEDIA if value.get(name) is not None]
+    if len(names) != 1:
+        fault("image", f"want one of image, images and video; there is {' and '.join(names) if names else 'none'}")
         return "image", ()
-    (name,) = there
-    found = value[name]
+    (name,) = names
+    paths = value[name]
     if name == "images":
-        if not isinstance(found, list) or not found or not all(_text(path) for path in found):
+        if not isinstance(paths, list) or not paths or not all(_text(path) for path in paths):
             fault(name, "want a list of paths")
             return name, ()
-        return name, tuple(found)
-    if not _text(found):
+        return name, tuple(paths)
+    if not _text(paths):
         fault(name, "want a path")
         return name, ()
-    return name, (found,)
+    return name, (paths,)
 
 
 def _question(value: Mapping[str, Any], fault: Any) -> str | None:
-    found = value.get("question")
-    if found is not None and not _text(found):
-        fault("question", "want a text that is not empty")
+    question = value.get("question")
+    if question is not None and not _text(question):
+        fault("question", "want a non-empty string")
         return None
-    return found
+    return question
 
 
 def _answers(value: Mapping[str, Any], fault: Any) -> tuple[str, ...]:
-    found = value.get("answer")
-    if found is None:
+    answer = value.get("answer")
+    if answer is None:
         return ()
-    several = found if isinstance(found, list) else [found]
-    if not several or not all(_text(one) for one in several):
-        fault("answer", "want a text that is not empty, or a list of them")
+    answers = answer if isinstance(answer, list) else [answer]
+    if not answers or not all(_text(text) for text in answers):
+        fault("answer", "want a non-empty string or a list of them")
         return ()
-    return tuple(several)
+    return tuple(answers)
 
 
 def _number(value: Any) -> bool:
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # a whole number beyond the range of floats
         return False
 
 
 def _boxes(value: Mapping[str, Any], fault: Any) -> tuple[Box, ...]:
-    found = value.get("boxes")
-    if found is None:
+    values = value.get("boxes")
+    if values is None:
         return ()
-    if not isinstance(found, list):
+    if not isinstance(values, list):
         fault("boxes", "want a list of boxes")
         return ()
-    if not found:
+    if not values:
         return ()
-    form, units = value.get("box_format"), value.get("box_units")
-    for field, typed, known in (("box_format", form, BOX_FORMATS), ("box_units", units, BOX_UNITS)):
+    box_format, units = value.get("box_format"), value.get("box_units")
+    for field, typed, known in (("box_format", box_format, BOX_FORMATS), ("box_units", units, BOX_UNITS)):
         if not isinstance(typed, str) or typed not in known:
-            said = "missing" if typed is None else f"{typed!r} is unknown"
-            fault(field, f"{said}: want {', '.join(known)}")
-    if not isinstance(form, str) or form not in BOX_FORMATS or not isinstance(units, str) or units not in BOX_UNITS:
+            reason = "missing" if typed is None else f"{typed!r} is unknown"
+            fault(field, f"{reason}: want {', '.join(known)}")
+    if not isinstance(box_format, str) or box_format not in BOX_FORMATS:
+        return ()
+    if not isinstance(units, str) or units not in BOX_UNITS:
         return ()
     boxes = []
-    for i, box in enumerate(found):
-        if not isinstance(box, list) or len(box) != 4 or not all(_number(one) for one in box):
+    for i, box in enumerate(values):
+        if not isinstance(box, list) or len(box) != 4 or not all(_number(number) for number in box):
             fault(f"boxes[{i}]", "want four finite numbers")
         else:
-            boxes.append(_xyxy(box, form, f"boxes[{i}]", fault))
+            boxes.append(_xyxy(box, box_format, f"boxes[{i}]", fault))
     return tuple(boxes)
 
 
-def _xyxy(box: list[float], form: str, field: str, fault: Any) -> Box:
-    a, b, c, d = (float(one) for one in box)
-    if form == "xyxy":
+def _xyxy(box: list[float], box_format: str, field: str, fault: Any) -> Box:
+    a, b, c, d = (float(number) for number in box)
+    if box_format == "xyxy":
         if c <= a:
             fault(field, f"x2 {c:g} is not right of x1 {a:g}")
         if d <= b:
@@ -187,30 +188,30 @@ def _xyxy(box: list[float], form: str, field: str, fault: Any) -> Box:
     for name, size in (("width", c), ("height", d)):
         if size <= 0:
             fault(field, f"{name} {size:g} is not positive")
-    return (a, b, a + c, b + d) if form == "xywh" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+    return (a, b, a + c, b + d) if box_format == "xywh" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
 
 
 def _frames(value: Mapping[str, Any], media: str, count: int, fault: Any) -> tuple[int, ...]:
-    """One a box, whatever the boxes are worth."""
-    found, boxes = value.get("frame"), value.get("boxes")
-    boxed = len(boxes) if isinstance(boxes, list) else 0
+    """Return one number for each box, even if the boxes themselves are invalid."""
+    frame, boxes = value.get("frame"), value.get("boxes")
+    box_count = len(boxes) if isinstance(boxes, list) else 0
     if media == "image":
-        if found not in (None, []):
-            fault("frame", "only of a video or of several images")
-        return (0,) * boxed
-    if not boxed:
+        if frame not in (None, []):
+            fault("frame", "only for a video or several images")
+        return (0,) * box_count
+    if not box_count:
         return ()
-    several = [found] * boxed if isinstance(found, int) else found
+    frames = [frame] * box_count if isinstance(frame, int) else frame
     noun = "frame" if media == "video" else "image"
     if (
-        not isinstance(several, list)
-        or len(several) != boxed
-        or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in several)
+        not isinstance(frames, list)
+        or len(frames) != box_count
+        or not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in frames)
     ):
-        fault("frame", f"want for each box the number of its {noun}, from 0")
+        fault("frame", f"want one {noun} number for each box, counted from 0")
         return ()
-    beyond = [one for one in several if one >= (count if media == "images" else MOST_FRAMES)]
+    beyond = [number for number in frames if number >= (count if media == "images" else MAX_FRAMES)]
     if beyond:
-        known = f"they are 0 to {count - 1}" if media == "images" else "no clip has so many"
-        fault("frame", f"there is no {noun} {beyond[0]}: {known}")
-    return tuple(several)
+        known = f"want 0 to {count - 1}" if media == "images" else "no clip has that many frames"
+        fault("frame", f"{noun} {beyond[0]} does not exist: {known}")
+    return tuple(frames)

@@ -1,4 +1,4 @@
-"""Samples of a data set: records and their files, all checked before a model is loaded."""
+"""The samples of a data set: records and their media files, all checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Faults, Row, parse_row
-from qvl_attn.media.image import _of_bytes, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
+from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
 from qvl_attn.media.video import open_clip
 
-# Gives the bytes of a picture that is no file of its own.
+# Returns the bytes of a picture that is stored inside a data set instead of in a file.
 Reader = Callable[[], bytes]
 
 
@@ -28,12 +28,12 @@ class MediaRef:
 
     Attributes:
         kind: `picture` or `clip`.
-        name: as it was written.
+        name: the name as the record spells it.
         size_px: (width, height), upright.
-        source: where it lies, or what reads it.
-        frame_count: of a clip, how many it has.
-        identity: the same for the same picture, however it was written.
-        fingerprint: the same for the same content, wherever it lies.
+        source: the path, or the function that reads the bytes.
+        frame_count: the number of frames of a clip; 1 for a picture.
+        identity: equal for two references to the same file, however they spell it.
+        fingerprint: equal for files with the same content, whatever their path.
     """
 
     kind: str
@@ -46,73 +46,73 @@ class MediaRef:
 
 
 class Root:
-    """Finds files that stay within a folder, each opened once however many samples are about it."""
+    """Resolves names to files inside a folder. Each file is opened once, however many samples refer to it."""
 
     def __init__(self, root: Path | None, readers: Mapping[str, Reader]) -> None:
         self._root = root
         self._real = Path() if root is None else root.resolve()
         self._readers = readers
-        self._found: dict[tuple[str, str], MediaRef] = {}
+        self._media_refs: dict[tuple[str, str], MediaRef] = {}
 
     def find(self, name: str, kind: str) -> MediaRef:
-        """A picture or clip by its name.
+        """Return the picture or clip of a name.
 
         Raises:
-            InputError: outside of the folder, not there, or not such a file.
+            InputError: it is outside the folder, does not exist, or is not a file of this kind.
         """
-        if (name, kind) not in self._found:
-            self._found[name, kind] = self._open(name, kind)
-        return self._found[name, kind]
+        if (name, kind) not in self._media_refs:
+            self._media_refs[name, kind] = self._open(name, kind)
+        return self._media_refs[name, kind]
 
     def _open(self, name: str, kind: str) -> MediaRef:
         if name in self._readers:
             reader = self._readers[name]
             data = reader()
             size_px = upright_size_px(data, printable(name))
-            return MediaRef(kind, name, size_px, reader, identity=name, fingerprint=_of_bytes([data], len(data)))
+            return MediaRef(kind, name, size_px, reader, identity=name, fingerprint=_hash_parts([data], len(data)))
         check_local(name)
         if self._root is None:
-            raise InputError(f"{printable(name)} is a file beside the data set", "name its folder with --data-root")
+            raise InputError(f"{printable(name)} is a file outside the data set", "name its folder with --data-root")
         path = self._root / name
         try:
             real = path.resolve()
-            within = real.is_relative_to(self._real) and not (real.is_dir() and self._leads_out(real))
-        except (OSError, ValueError, RuntimeError):  # too long, a null character, links in a circle
+            within = real.is_relative_to(self._real) and not (real.is_dir() and self._links_outside(real))
+        except (OSError, ValueError, RuntimeError):  # too long, a null character, a loop of links
             raise InputError(f"{printable(name)} is not a path") from None
         if not within:
-            raise InputError(f"{printable(name)} leads out of the data root {self._root}", "set --data-root")
+            raise InputError(f"{printable(name)} is outside the data root {self._root}", "set --data-root")
         if kind == "clip":
             video = open_clip(path)
             return MediaRef(kind, name, video.size_px, path, len(video.times_s), str(real), fingerprint(real))
         if is_clip(name):
-            raise InputError(f"{printable(name)} is a clip", "write it as video")
+            raise InputError(f"{printable(name)} is a clip", "name it in the field video")
         size_px = upright_size_px(path, printable(name))
         return MediaRef(kind, name, size_px, path, identity=str(real), fingerprint=fingerprint(real))
 
-    def _leads_out(self, folder: Path) -> bool:
+    def _links_outside(self, folder: Path) -> bool:
         return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
 
 
 MAX_LINE_BYTES = 2**20
 MAX_ROWS = 1_000_000
-# How far a box may stick out of the picture, since annotations are rounded; it is cut off there.
+# How far a box may extend beyond the picture, because annotations are rounded; it is clipped to the picture.
 SLACK_PX = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A question about pictures or a clip, and where its evidence is.
+    """A question about pictures or a clip, with the boxes of its evidence.
 
     Attributes:
-        place: where it stands in the data set.
-        id: unique in it.
-        shown: the pictures of the prompt, or the clip.
-        question: what is asked.
-        answers: accepted ones; empty if none is known.
-        boxes_px: (G, 4) float64 xyxy in the pixels of the upright picture, within it.
-        frames: (G,) int64, of a clip the number of each box's frame, of pictures which of them it is on.
-        group: the same for samples that share a picture, or are linked by others that do: they are not independent.
-        index: how many stand before it in the data set.
+        place: the position in the data set, such as `line 3`.
+        id: unique in the data set.
+        media_refs: the pictures of the prompt, or the clip.
+        question: the question.
+        answers: the accepted answers; empty if none is known.
+        boxes_px: (G, 4) float64 xyxy in pixels of the upright picture, inside it.
+        frames: (G,) int64, the frame number of each box of a clip, or the picture number of each box of a prompt.
+        group: equal for samples that share a picture, directly or through other samples: they are not independent.
+        index: the number of samples before it in the data set.
     """
 
     place: str
@@ -131,28 +131,28 @@ class Sample:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is shown: samples with the same names are about the same pictures."""
-        return tuple(one.name for one in self.media_refs)
+        """The names of the media: samples with the same names are about the same pictures."""
+        return tuple(media_ref.name for media_ref in self.media_refs)
 
     @property
     def is_clip(self) -> bool:
-        """Whether it is about a clip."""
+        """Whether the sample is about a clip."""
         return self.media_refs[0].kind == "clip"
 
     @property
     def evidence(self) -> str:
-        """The same for the same pictures under the same boxes: 16 digits of a hash of their content."""
-        pictures = "\0".join(one.fingerprint for one in self.media_refs).encode()
+        """A hash of the pictures' content and the boxes, 16 hex digits."""
+        pictures = "\0".join(media_ref.fingerprint for media_ref in self.media_refs).encode()
         return sha256(pictures + b"\1" + self.boxes_px.tobytes() + self.frames.tobytes()).hexdigest()[:16]
 
     def unit_boxes(self, picture: int = 0) -> NDArray[np.float64]:
-        """(G', 4) the boxes on one picture, or all of the clip's, in units of its sides."""
-        own = self.boxes_px if self.is_clip else self.boxes_px[self.frames == picture]
-        return np.asarray(own / np.tile(self.media_refs[0 if self.is_clip else picture].size_px, 2))
+        """Return the boxes of one picture, or all boxes of the clip, (G', 4) xyxy as shares of its sides."""
+        boxes_px = self.boxes_px if self.is_clip else self.boxes_px[self.frames == picture]
+        return np.asarray(boxes_px / np.tile(self.media_refs[0 if self.is_clip else picture].size_px, 2))
 
 
 def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
-    """Each line that is not empty, with its place.
+    """Yield the place and the JSON value of each non-empty line; a line that is not JSON is added to `faults`.
 
     Raises:
         InputError: the file cannot be read, or is too long.
@@ -165,7 +165,7 @@ def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
                 if not line:
                     return
                 if number > MAX_ROWS:
-                    raise InputError(f"{name} has more than {MAX_ROWS:,} lines", "split it")
+                    raise InputError(f"{name} has more than {MAX_ROWS:,} lines", "split the file")
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
                 try:
@@ -179,7 +179,7 @@ def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
 
 
 def picture_rows(path: Path) -> Iterator[tuple[str, object]]:
-    """A record for each picture in a folder and the folders in it, or for one picture, without a question."""
+    """Yield a record without a question for each picture in a folder and its subfolders, or for one picture file."""
     if path.is_file():
         yield path.name, {"id": path.name, "image": path.name}
         return
@@ -190,7 +190,7 @@ def picture_rows(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _may_be_picture(file: Path) -> bool:
-    """Whether it begins as one, or cannot be read, which is told as a fault like all others."""
+    """Whether a file starts like a picture. True if it cannot be read, so that it is reported as a fault later."""
     try:
         with file.open("rb") as stream:
             return is_picture(stream.read(64))
@@ -206,46 +206,46 @@ def read_samples(
     readers: Mapping[str, Reader] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
-    """Check all records and their files, and say everything that is wrong at once.
+    """Check all records and their files, and report all faults at once.
 
     Args:
-        records: each with its place.
-        root: the folder that all paths must stay within, and from which they are relative; None for no files at all.
-        faults: what is wrong so far.
-        prompts: asked of each record that has no question of its own.
-        readers: of pictures that are no files, by name.
-        progress: told how many records are checked.
+        records: pairs of a place and a JSON value.
+        root: the folder that paths are relative to and must stay inside; None if no files are allowed.
+        faults: the faults so far.
+        prompts: the questions for each record without a question.
+        readers: the readers of pictures that are not files, by name.
+        progress: called with the number of records checked.
 
     Raises:
-        InputError: with every fault, its place and its field.
+        InputError: lists every fault with its place and field.
     """
-    within = Root(root, {} if readers is None else readers)
+    resolver = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
-    first: dict[str, str] = {}
+    places: dict[str, str] = {}
     for done, (place, value) in enumerate(records, 1):
         row = parse_row(value, place, faults)
         if row is not None:
-            if row.id in first:
-                faults.add(place, "id", f"{row.id!r} stands at {first[row.id]} already")
-            first.setdefault(row.id, place)
-            samples += _samples(row, within, prompts, faults)
+            if row.id in places:
+                faults.add(place, "id", f"{row.id!r} is already used at {places[row.id]}")
+            places.setdefault(row.id, place)
+            samples += _samples(row, resolver, prompts, faults)
         progress(done)
     if prompts and not faults.lines:
-        _check_made_ids(samples, faults)
+        _check_prompt_ids(samples, faults)
     if faults.lines:
         raise all_faults(faults.lines)
     if not samples:
-        raise InputError("the data set has no sample")
+        raise InputError("the data set has no samples")
     return _grouped(samples)
 
 
 def all_faults(lines: Sequence[str]) -> InputError:
-    """One error with everything that is wrong with a data set."""
+    """Return one error that lists all faults of a data set."""
     return InputError(f"the data set has {len(lines)} fault{'s' if len(lines) > 1 else ''}", "", tuple(lines))
 
 
 def _grouped(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples numbered, and with their groups, each named by the first name in it wherever that lies."""
+    """Return the samples with their index and group; a group is named by its alphabetically first media name."""
     parents: dict[str, str] = {}
 
     def root(picture: str) -> str:
@@ -254,41 +254,44 @@ def _grouped(samples: Sequence[Sample]) -> list[Sample]:
             picture = parents[picture]
         return picture
 
-    for one in samples:
-        first, *others = (media_refs.identity for media_refs in one.media_refs)
-        for other in others:
-            parents[root(other)] = root(first)
+    for sample in samples:
+        first, *others = (media_ref.identity for media_ref in sample.media_refs)
+        for identity in others:
+            parents[root(identity)] = root(first)
     names: dict[str, str] = {}
-    for one in samples:
-        group = root(one.media_refs[0].identity)
-        names[group] = min([*one.names, *([names[group]] if group in names else [])])
-    return [replace(one, group=names[root(one.media_refs[0].identity)], index=i) for i, one in enumerate(samples)]
+    for sample in samples:
+        group = root(sample.media_refs[0].identity)
+        names[group] = min([*sample.names, *([names[group]] if group in names else [])])
+    return [
+        replace(sample, group=names[root(sample.media_refs[0].identity)], index=i) for i, sample in enumerate(samples)
+    ]
 
 
-def _check_made_ids(samples: Sequence[Sample], faults: Faults) -> None:
-    """Ids of records stand once; with those of questions behind them they might not."""
+def _check_prompt_ids(samples: Sequence[Sample], faults: Faults) -> None:
+    """Find ids that are no longer unique after the question's id was appended to the record's."""
     places: dict[str, str] = {}
-    for one in samples:
-        if one.id in places:
-            faults.add(one.place, "id", f"{one.id!r}, with that of its question, stands at {places[one.id]} already")
-        places.setdefault(one.id, one.place)
+    for sample in samples:
+        if sample.id in places:
+            message = f"{sample.id!r}, with the id of its question, is already used at {places[sample.id]}"
+            faults.add(sample.place, "id", message)
+        places.setdefault(sample.id, sample.place)
 
 
-def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults) -> list[Sample]:
+def _samples(row: Row, resolver: Root, prompts: Sequence[PromptItem], faults: Faults) -> list[Sample]:
     kind = "clip" if row.media == "video" else "picture"
     media_refs = []
     for path in row.paths:
         try:
-            media_refs.append(root.find(path, kind))
+            media_refs.append(resolver.find(path, kind))
         except InputError as error:
             faults.add(row.place, row.media, str(error))
     if len(media_refs) < len(row.paths):
         return []
-    boxes = [_within(row, i, media_refs, faults) for i in range(len(row.boxes))]
+    boxes = [_clipped_box(row, i, media_refs, faults) for i in range(len(row.boxes))]
     if row.question is None and not prompts:
-        faults.add(row.place, "question", "missing, and no --prompts are asked instead")
+        faults.add(row.place, "question", "missing, and no --prompts are given")
         return []
-    one = Sample(
+    sample = Sample(
         place=row.place,
         id=row.id,
         media_refs=tuple(media_refs),
@@ -298,27 +301,27 @@ def _samples(row: Row, root: Root, prompts: Sequence[PromptItem], faults: Faults
         frames=np.array(row.frames, dtype=np.int64),
     )
     if row.question is not None:
-        return [one]
-    return [replace(one, id=f"{row.id}/{item.id}", question=item.question) for item in prompts]
+        return [sample]
+    return [replace(sample, id=f"{row.id}/{item.id}", question=item.question) for item in prompts]
 
 
-def _within(row: Row, i: int, media_refs: Sequence[MediaRef], faults: Faults) -> list[float]:
-    """A box in pixels, cut off at the picture's edges."""
+def _clipped_box(row: Row, i: int, media_refs: Sequence[MediaRef], faults: Faults) -> list[float]:
+    """Return a box as xyxy in pixels, clipped to the picture."""
     frame, per_side, field = row.frames[i], BOX_UNITS[row.box_units], f"boxes[{i}]"
-    one = media_refs[0 if row.media == "video" or frame >= len(media_refs) else frame]
-    if row.media == "video" and frame >= one.frame_count:
-        faults.add(row.place, "frame", f"there is no frame {frame}: they are 0 to {one.frame_count - 1}")
-    width, height = one.size_px
+    media_ref = media_refs[0 if row.media == "video" or frame >= len(media_refs) else frame]
+    if row.media == "video" and frame >= media_ref.frame_count:
+        faults.add(row.place, "frame", f"frame {frame} does not exist: want 0 to {media_ref.frame_count - 1}")
+    width, height = media_ref.size_px
     sides = (width, height, width, height)
     box = [
         value if per_side is None else value / per_side * side for value, side in zip(row.boxes[i], sides, strict=True)
     ]
-    cut = [min(max(value, 0.0), float(side)) for value, side in zip(box, sides, strict=True)]
-    named = f"{', '.join(f'{value:g}' for value in row.boxes[i])} ({row.box_units}, as xyxy)"
-    if max(abs(a - b) for a, b in zip(box, cut, strict=True)) > SLACK_PX:
-        faults.add(row.place, field, f"{named} leaves the picture of {width} x {height} px: is it in other units?")
+    clipped = [min(max(value, 0.0), float(side)) for value, side in zip(box, sides, strict=True)]
+    text = f"{', '.join(f'{value:g}' for value in row.boxes[i])} ({row.box_units}, as xyxy)"
+    if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > SLACK_PX:
+        faults.add(row.place, field, f"{text} extends beyond the picture of {width} x {height} px: wrong box_units?")
     elif max(box) <= 1 < min(width, height):
-        faults.add(row.place, field, f"{named} is smaller than a pixel: is it in other units?")
-    elif cut[0] >= cut[2] or cut[1] >= cut[3]:
-        faults.add(row.place, field, f"{named} has no area within the picture of {width} x {height} px")
-    return cut
+        faults.add(row.place, field, f"{text} is smaller than a pixel: wrong box_units?")
+    elif clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        faults.add(row.place, field, f"{text} has no area inside the picture of {width} x {height} px")
+    return clipped

@@ -1,1 +1,1 @@
-"""From other formats to the JSONL that `qvl-attn check` reads."""
+"""Converters from other formats to the JSONL that `qvl-attn check` reads."""
