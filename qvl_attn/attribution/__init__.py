@@ -1,1 +1,1 @@
-"""From captured rows to maps: arrays in, arrays out."""
+"""Compute maps and their scores from captured attention rows and signals."""

@@ -1,8 +1,8 @@
-"""How the probability of an answer changes as cells of the picture are taken away or put back in a map's order. Pure.
+"""Deletion and insertion curves: the answer's probability as cells are removed or restored in a map's order. Pure.
 
-A map that shows what the answer rests on makes the deletion's curve fall early, and the insertion's rise early (RISE,
+If a map shows what the answer depends on, the deletion curve falls early and the insertion curve rises early (RISE,
 Petsiuk et al. 2018, arXiv 1806.07421; against random orders: Samek et al. 2017, arXiv 1509.06321). N is the number of
-curves, V that of cells; a curve has a value for each of `perturb.shares`.
+curves, V the number of cells. A curve has one value for each of `shares()`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ KINDS = ("deletion", "insertion")
 FILLS = ("blur", "mean")
 CONTROLS = ("random", "uniform")
 RANDOM_ORDERS = 4
-HEADLINE = "headline"  # what the plain headline's map is called among methods
+HEADLINE = "headline"  # the name of the headline map among the methods
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The curves of several maps of one answer, and of what knows nothing.
+    """The curves of several maps of one answer, and of the controls.
 
     Attributes:
-        names: (N) of the maps, then `CONTROLS`: the mean over random orders, and a map that is the same everywhere,
-            which takes the same share of every cell.
+        names: (N) names of the maps, then `CONTROLS`: the mean over random orders, and a uniform map, which removes the
+            same share of every cell.
         logprobs: (N, 2, 2, STEPS + 1) float64, natural logarithm of the probability of the answer's text tokens (as
-            `Result.answer_logprob`), by `KINDS`, by `FILLS`, at each share that is gone (deletion) or back (insertion).
+            `Result.answer_logprob`), by `KINDS`, by `FILLS`, at each share removed (deletion) or restored (insertion).
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Curves:
         if not np.isfinite(self.logprobs).all():
             raise ValueError("logprobs: not finite")
         if self.names[-len(CONTROLS) :] != CONTROLS or len({*self.names}) < len(self.names):
-            raise ValueError(f"names: {self.names}, want different ones, then {CONTROLS}")
+            raise ValueError(f"names: {self.names}, want unique names, then {CONTROLS}")
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -55,9 +55,9 @@ class Curves:
         return shares()
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """The area under each curve, in nats, as `deletion_blur` and the like, by name.
+        """Return the areas under the curves in nats, by name, each with keys such as `deletion_blur`.
 
-        The mean of the curve, in other words: of a deletion the lower the better, of an insertion the higher.
+        An area is the mean of its curve. Lower is better for deletion, higher for insertion.
         """
         areas = area(self.logprobs)
         return {
@@ -69,39 +69,39 @@ class Curves:
 
 
 def curves_json(curves: Curves) -> dict[str, Any]:
-    """As plain values: the log-probabilities, and what stands along each of their axes, in their order."""
+    """Return the curves as JSON values: the log-probabilities and the labels of each axis."""
     axes = {"names": list(curves.names), "kinds": list(KINDS), "fills": list(FILLS), "shares": curves.shares.tolist()}
     return {**axes, "logprobs": curves.logprobs.tolist()}
 
 
-def curves_from(written: Mapping[str, Any]) -> Curves:
-    """From what `curves_json` wrote.
+def curves_from(value: Mapping[str, Any]) -> Curves:
+    """Return the curves that `curves_json` wrote.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not that of curves.
     """
-    return Curves(tuple(written["names"]), np.array(written["logprobs"], dtype=np.float64))
+    return Curves(tuple(value["names"]), np.array(value["logprobs"], dtype=np.float64))
 
 
 def seed_of(seed: int, media: Sequence[Media], question: str) -> int:
-    """A seed of a question's own: with one for all, pictures of one size would meet the same random orders."""
-    told = json.dumps([seed, [one.sha256 for one in media], question])
-    return int(sha256(told.encode()).hexdigest()[:12], 16)
+    """Return a seed of its own for each question, so that pictures of one size do not share their random orders."""
+    text = json.dumps([seed, [item.sha256 for item in media], question])
+    return int(sha256(text.encode()).hexdigest()[:12], 16)
 
 
 def removal_orders(maps: Iterable[FloatArray], cells: int, seed: int) -> IntArray:
-    """The orders in which the cells go: each map's, strongest first and ties at random, then random ones.
+    """Return the orders in which cells are removed: for each map strongest first, ties at random; then random orders.
 
     Args:
-        maps: (V,) each, of any scale.
+        maps: maps of any scale, (V,) each.
         cells: V.
-        seed: of ties and random orders, which are the same for every map.
+        seed: seed of the ties and random orders, which are the same for every map.
 
     Returns:
         (maps + RANDOM_ORDERS, V) indices of cells.
 
     Raises:
-        ValueError: a map of another shape, or not finite.
+        ValueError: a map has another shape or is not finite.
     """
     rng = np.random.default_rng(seed)
     random = [rng.permutation(cells) for _ in range(1 + RANDOM_ORDERS)]
@@ -113,14 +113,14 @@ def removal_orders(maps: Iterable[FloatArray], cells: int, seed: int) -> IntArra
     return np.stack([*orders, *random[1:]])
 
 
-def gone_shares(orders: IntArray) -> FloatArray:
-    """How much of each cell is gone at each value of the curves.
+def removed_shares(orders: IntArray) -> FloatArray:
+    """Return the removed share of each cell at each point of the curves.
 
     Args:
-        orders: (K, V) of cells as they go.
+        orders: (K, V) indices of cells in the order of their removal.
 
     Returns:
-        (K + 1, 2, STEPS + 1, V) float32, 0 to 1: by order and at last the same share of every cell, by `KINDS`.
+        (K + 1, 2, STEPS + 1, V) float32, 0 to 1: by order, the last with the same share of every cell; by `KINDS`.
     """
     evenly = np.repeat(shares()[:, None], orders.shape[1], axis=1)
     deleted = np.stack([*(removed(order) for order in orders), evenly]).astype(np.float32)
@@ -128,10 +128,10 @@ def gone_shares(orders: IntArray) -> FloatArray:
 
 
 def curves_of(names: Iterable[str], logprobs: NDArray[np.float64]) -> Curves:
-    """The curves, of the log-probabilities at `gone_shares`.
+    """Return the curves, given the log-probabilities at `removed_shares`.
 
     Args:
-        names: of the maps.
+        names: names of the maps.
         logprobs: (maps + RANDOM_ORDERS + 1, 2, 2, STEPS + 1) by order, by `KINDS`, by `FILLS`.
     """
     maps, random, uniform = np.split(logprobs, [-1 - RANDOM_ORDERS, -1])
@@ -139,27 +139,27 @@ def curves_of(names: Iterable[str], logprobs: NDArray[np.float64]) -> Curves:
 
 
 STEPS = 16
-BLURRED_SIDE_PX = 512  # the longer side at which larger frames are blurred
-BLUR_SHARE = 0.1  # the sigma of the blur over the longer side of the frame
+BLURRED_SIDE_PX = 512  # larger frames are blurred at this longer side
+BLUR_SHARE = 0.1  # sigma of the blur over the longer side of the frame
 
 
 def shares() -> NDArray[np.float64]:
-    """(STEPS + 1,) the share of the cells that is gone at each step, from 0 to 1."""
+    """Return the share of the cells removed at each step, (STEPS + 1,), from 0 to 1."""
     return np.arange(STEPS + 1) / STEPS
 
 
 def counts(cells: int) -> IntArray:
-    """(STEPS + 1,) how many of so many cells are gone at each share: to the nearest, a half up; first 0, last all."""
+    """Return the number of cells removed at each share, (STEPS + 1,): rounded half up, first 0, last `cells`."""
     return (2 * np.arange(STEPS + 1, dtype=np.int64) * cells + STEPS) // (2 * STEPS)
 
 
 def descending(values: NDArray[np.floating[Any]], ties: IntArray) -> IntArray:
-    """The cells of a map in the order in which they go: strongest first.
+    """Return the cells of a map from the strongest to the weakest.
 
     Args:
-        values: (V,) of any scale.
-        ties: (V,) the cells in the order in which those of equal value go: a random permutation, so that being in the
-            top left corner is no advantage.
+        values: (V,) map of any scale.
+        ties: (V,) the order of cells with equal values: a random permutation, so that the top left corner has no
+            advantage.
 
     Returns:
         (V,) indices into `values`.
@@ -168,16 +168,16 @@ def descending(values: NDArray[np.floating[Any]], ties: IntArray) -> IntArray:
 
 
 def removed(order: IntArray) -> NDArray[np.bool_]:
-    """Which cells are gone at each share: (STEPS + 1, V), of (V,) cells in the order in which they go."""
-    place = np.argsort(order)
-    return np.asarray(place < counts(len(order))[:, None])
+    """Return which cells are removed at each share, (STEPS + 1, V), for the (V,) cells in the order of removal."""
+    rank = np.argsort(order)
+    return np.asarray(rank < counts(len(order))[:, None])
 
 
 def area(logprobs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The area under curves over the share that is gone, by the trapezoidal rule.
+    """Return the area under curves over the removed share, by the trapezoidal rule.
 
     Args:
-        logprobs: (..., STEPS + 1) a value for each of `shares`.
+        logprobs: (..., STEPS + 1) one value for each of `shares()`.
 
     Returns:
         (...), in the unit of `logprobs`.
@@ -186,7 +186,7 @@ def area(logprobs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def blurred(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame of which no detail is left: a Gaussian blur whose sigma is a tenth of the longer side.
+    """Return a frame without detail: a Gaussian blur whose sigma is a tenth of the longer side.
 
     At the borders the frame is reflected with its edge (dcba|abcd|dcba).
 
@@ -194,17 +194,17 @@ def blurred(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         frame: (H, W, 3) uint8.
 
     Returns:
-        (H, W, 3) uint8, to the nearest level.
+        (H, W, 3) uint8, rounded.
     """
     height, width = frame.shape[:2]
-    # A kernel as wide as a photograph would take minutes, and of what it blurs nothing finer than this is left.
+    # A kernel for a whole photograph would take minutes, and the blur leaves no finer detail than this.
     shrunk = min(1.0, BLURRED_SIDE_PX / max(height, width))
     small = frame
     if shrunk < 1:
         size_px = max(1, round(width * shrunk)), max(1, round(height * shrunk))
         small = cv2.resize(frame, size_px, interpolation=cv2.INTER_AREA)
     sigma_px = BLUR_SHARE * max(small.shape[:2])
-    # Not in uint8, where OpenCV rounds the weights of a wide kernel to 1/256.
+    # Not in uint8: OpenCV would round the weights of a wide kernel to 1/256.
     soft = cv2.GaussianBlur(small.astype(np.float32), (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
     if shrunk < 1:
         soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -212,7 +212,7 @@ def blurred(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def flat(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Frames of the one colour that is the mean of all their pixels, to the nearest level.
+    """Return frames of a single colour, the rounded mean of all their pixels.
 
     Args:
         frames: (F, H, W, 3) uint8.

@@ -1,7 +1,7 @@
-"""Filters that take the noise out of maps, whatever made the maps: single cells that stand out of those around them.
+"""Filters that remove noise from the maps of any method: single cells that differ from their neighbours. Pure.
 
-Pure. Both look at the nine cells of a 3 x 3 window. At the borders a map is reflected without its edge, as
-dcb|abcd|cba (numpy's `reflect`); a side of one cell, which has nothing to reflect, is repeated.
+Both use the nine cells of a 3 x 3 window. At the borders a map is reflected without its edge, as dcb|abcd|cba (numpy's
+`reflect`); an axis of one cell cannot be reflected and is repeated.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from qvl_attn.core.types import FloatArray
 
 
 def denoise(values: FloatArray, name: str) -> FloatArray:
-    """Filter a map, each step by itself.
+    """Filter each step of a map separately.
 
     Args:
         values: (t, h, w) finite attention of any scale.
-        name: of one of `FILTERS`.
+        name: one of `FILTERS`.
 
     Returns:
         (t, h, w) float32, in the unit of `values`.
 
     Raises:
-        InputError: there is no such filter.
+        InputError: no such filter.
     """
     if name not in FILTERS:
         raise InputError(f"--denoise {name}: unknown", f"write {' or '.join(FILTERS)}")
@@ -35,7 +35,7 @@ def denoise(values: FloatArray, name: str) -> FloatArray:
 
 
 def _ordered_windows(values: FloatArray) -> NDArray[np.float64]:
-    """(t, h, w, 9) the values around each cell, ascending."""
+    """Return the values of each cell's window in ascending order, (t, h, w, 9)."""
     rows, columns = (np.pad(np.arange(n), 1, mode="reflect" if n > 1 else "edge") for n in values.shape[1:])
     padded = values.astype(np.float64)[:, rows[:, None], columns]
     windows = sliding_window_view(padded, (3, 3), axis=(1, 2)).reshape(*values.shape, 9)
@@ -49,17 +49,17 @@ def _median(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
 def _rank_gaussian(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rank Gaussian filter of Token Activation Maps (Li et al. 2025, arXiv 2506.23270; `rank_guassian_filter`).
 
-    The mean of a window's values under a Gaussian over their ranks, whose centre is the middle rank and whose sigma, in
-    ranks, is the window's coefficient of variation: standard deviation over mean. Where all are equal it is that value,
-    and where their mean is not above 0 it is 0.
+    It is the mean of a window's values under a Gaussian over their ranks. The Gaussian is centred on the middle rank;
+    its sigma, in ranks, is the window's coefficient of variation: standard deviation over mean. If all values are
+    equal, the result is that value; if their mean is not above 0, the result is 0.
     """
     mean, deviation = ordered.mean(axis=-1), ordered.std(axis=-1)
-    some = mean > 0
-    sigma = deviation / np.where(some, mean, 1)
+    positive = mean > 0
+    sigma = deviation / np.where(positive, mean, 1)
     ranks = np.arange(9) - 4
-    # Of equal values every weighting has the same mean.
+    # Where all values are equal any sigma gives the same mean.
     weights = np.exp(-(ranks**2) / (2 * np.where(sigma > 0, sigma, 1)[..., None] ** 2))
-    return np.where(some, (ordered * weights).sum(axis=-1) / weights.sum(axis=-1), 0.0)
+    return np.where(positive, (ordered * weights).sum(axis=-1) / weights.sum(axis=-1), 0.0)
 
 
 FILTERS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {

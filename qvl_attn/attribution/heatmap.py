@@ -1,4 +1,4 @@
-"""From captured weights to heat maps: plain means over layers, heads and queries. Pure numpy."""
+"""Heat maps from captured attention rows: plain means over layers, heads and queries. Pure numpy."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale, T
 def mean_over(
     capture: Capture, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray
 ) -> FloatArray:
-    """Mean attention of some query rows on each vision token, over layers and heads.
+    """Return the mean attention of some query rows on each vision token, over layers and heads.
 
     Args:
-        capture: the rows to choose from.
-        layers: layer numbers; all of their heads are averaged.
-        heads: (layer, head) pairs instead of whole layers.
+        capture: the attention rows.
+        layers: layer numbers; all their heads are averaged.
+        heads: (layer, head) pairs to average instead of whole layers.
         rows: indices into the capture's Q axis.
 
     Returns:
         (V,) float32.
 
     Raises:
-        InputError: a layer that was not captured, or heads where none were kept apart.
+        InputError: a layer was not captured, or a head was not recorded.
     """
     index = {layer: i for i, layer in enumerate(capture.layers.tolist())}
     absent = [layer for layer in (layers if heads is None else [layer for layer, _ in heads]) if layer not in index]
@@ -37,17 +37,17 @@ def mean_over(
     if heads is None:
         chosen = capture.weights[[index[layer] for layer in layers]][:, rows]
     else:
-        apart = [(_rows_of_head(capture, layer, head), f"{layer}.{head}") for layer, head in heads]
-        missing = [name for one, name in apart if one is None]
+        by_head = [(_rows_of_head(capture, layer, head), f"{layer}.{head}") for layer, head in heads]
+        missing = [name for weights, name in by_head if weights is None]
         if missing:
-            raise InputError(f"head {missing[0]} was not kept apart in this result", "ask again with --heads")
-        chosen = np.stack([one[rows] for one, _ in apart if one is not None])
+            raise InputError(f"head {missing[0]} was not recorded in this result", "ask again with --heads")
+        chosen = np.stack([weights[rows] for weights, _ in by_head if weights is not None])
     mean: FloatArray = chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     return mean
 
 
 def _rows_of_head(capture: Capture, layer: int, head: int) -> NDArray[Any] | None:
-    """(Q, V) attention of one head; None if it was not kept apart."""
+    """Return the attention of one head, (Q, V); None if the head was not recorded."""
     if capture.weights_by_head is None:
         return None
     layers = capture.apart.layers if capture.apart else tuple(capture.layers.tolist())
@@ -59,7 +59,7 @@ def _rows_of_head(capture: Capture, layer: int, head: int) -> NDArray[Any] | Non
 
 
 def split_by_picture(values: FloatArray, grids: Sequence[TokenGrid]) -> tuple[FloatArray, ...]:
-    """(V,) values as one (t, h, w) array a picture."""
+    """Split (V,) values into one (t, h, w) array for each picture."""
     stops = np.cumsum([grid.cells for grid in grids])[:-1]
     return tuple(part.reshape(grid.shape) for part, grid in zip(np.split(values, stops), grids, strict=True))
 
@@ -73,31 +73,31 @@ def heat_maps(
     query: str,
     scale: Scale | None = None,
 ) -> tuple[HeatMap, ...]:
-    """One heat map a picture of the prompt, all on one scale.
+    """Return one heat map for each picture of the prompt, all on one scale.
 
     Args:
-        capture: the rows to choose from.
+        capture: the attention rows.
         layers: the layers to average.
-        heads: (layer, head) pairs instead, or None.
+        heads: (layer, head) pairs to average instead of whole layers; None for all heads.
         rows: indices into the capture's Q axis.
-        query: what asked, in words.
-        scale: what to draw them on; by default their own 99.5th percentile.
+        query: the query, as text.
+        scale: scale of the colours; by default from 0 to the values' own 99.5th percentile.
 
     Raises:
-        CaptureError: no attention on the pictures at all: there is nothing to draw.
+        CaptureError: there is no attention on the pictures, so nothing to draw.
     """
     values = mean_over(capture, layers, heads, rows)
     mass = float(values.sum(dtype=np.float64))
     if not mass > 0:
-        raise CaptureError(f"layers {describe(layers)}: {query} puts no attention on the picture at all")
+        raise CaptureError(f"layers {describe(layers)}: {query} puts no attention on the pictures")
     scale = scale or percentile_scale([values])
-    named = "all" if heads is None else ",".join(f"{layer}.{head}" for layer, head in heads)
+    head_names = "all" if heads is None else ",".join(f"{layer}.{head}" for layer, head in heads)
     return tuple(
         HeatMap(
             values=part,
             media_index=i,
             layers=tuple(layers) if heads is None else tuple(sorted({layer for layer, _ in heads})),
-            heads=named,
+            heads=head_names,
             query=query,
             queries=tuple(capture.queries[rows].tolist()),
             uniform=mass / len(values),
@@ -109,21 +109,21 @@ def heat_maps(
 
 
 def over_chance(values: FloatArray) -> NDArray[np.float64]:
-    """(t,) attention on each step of a (t, h, w) map, over the same attention spread evenly: 1 is chance."""
+    """Return the attention on each step of a (t, h, w) map over a uniform spread, (t,): 1 is uniform."""
     steps = values.sum(axis=(1, 2), dtype=np.float64)
     return np.asarray(steps / steps.mean())
 
 
 def layer_figures(maps: Sequence[HeatMap], grids: Sequence[TokenGrid]) -> dict[str, float]:
-    """Figures that say how much, how focused and how wide a map is.
+    """Return how much attention a map has, and how focused and how wide it is.
 
     Returns:
-        `vision_mass`; `entropy_bits` of the cells' shares; `top10_share`, the share of the ten strongest cells;
-        `spread_px`, the root mean square distance of the attention from its own centre, within each picture.
+        `vision_mass`; `entropy_bits`, entropy of the cells' shares; `top10_share`, share of the ten strongest cells;
+        `spread_px`, root mean square distance of the attention from its own centre within each picture.
     """
     values = np.concatenate([m.values.ravel() for m in maps]).astype(np.float64)
     share = values / values.sum()
-    seen = share[share > 0]
+    positive = share[share > 0]
     variance, start = 0.0, 0
     for grid in grids:
         part = share[start : start + grid.cells]
@@ -135,7 +135,7 @@ def layer_figures(maps: Sequence[HeatMap], grids: Sequence[TokenGrid]) -> dict[s
             variance += float((part * ((centres - centre) ** 2).sum(axis=1)).sum())
     return {
         "vision_mass": maps[0].vision_mass,
-        "entropy_bits": float(-(seen * np.log2(seen)).sum()),
+        "entropy_bits": float(-(positive * np.log2(positive)).sum()),
         "top10_share": float(np.sort(share)[::-1][:10].sum()),
         "spread_px": float(np.sqrt(variance)),
     }
@@ -145,12 +145,12 @@ CLIP_PERCENTILE = 99.5
 
 
 def percentile_scale(values: Iterable[Any], percentile: float = CLIP_PERCENTILE) -> Scale:
-    """A scale from 0 to a percentile of all cells, so that one sink cell does not black out the others.
+    """Return a scale from 0 to a percentile of all cells, so that one sink cell does not make all others dark.
 
-    Where the percentile is 0 the maximum takes its place, and where all is 0 the largest possible, 1.
+    If the percentile is 0 the maximum is used, and if all cells are 0 the largest possible attention, 1.
 
     Args:
-        values: an array of attention, or several.
+        values: arrays of attention.
         percentile: 0 to 100.
     """
     cells = np.concatenate([np.ravel(array) for array in values])

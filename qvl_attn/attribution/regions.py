@@ -1,7 +1,7 @@
-"""Where the evidence is, on the cells of a grid: which lie in the boxes, how much of each, and how far away. Pure.
+"""Regions: how the evidence boxes cover the cells of a grid, and how far each cell is from them. Pure.
 
-A region is what one map is scored against: all pictures of a prompt, or one step of a clip. Boxes are xyxy, left and
-top inside, right and bottom not.
+One map is scored against one region: all pictures of a prompt, or one step of a clip. Boxes are xyxy; the left and top
+edges belong to a box, the right and bottom edges do not.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ class Region:
     """The boxes on the n cells that are scored together.
 
     Attributes:
-        cells: (n,) int64, which of the prompt's vision tokens they are.
-        covered: (n,) share of each cell that lies in the union of the boxes, 0 to 1.
-        inside: (n,) whether its centre lies in a box.
-        distance: (n,) from its centre to the nearest box over the picture's diagonal; NaN in pictures without a box.
-        central: (n,) a centre prior: a Gaussian around the picture's centre with a quarter of its sides as sigma.
-        centre_hit: the share of the pictures in which the centre lies in a box.
+        cells: (n,) int64, indices of the cells among the prompt's vision tokens.
+        covered: (n,) share of each cell inside the union of the boxes, 0 to 1.
+        inside: (n,) whether a cell's centre is in a box.
+        distance: (n,) from a cell's centre to the nearest box over the picture's diagonal; NaN in pictures without a
+            box.
+        central: (n,) centre prior: a Gaussian around the picture's centre, sigma a quarter of the picture's sides.
+        centre_hit: share of the pictures whose centre is in a box.
     """
 
     cells: NDArray[np.int64]
@@ -39,24 +40,24 @@ class Region:
     centre_hit: float
 
     def __post_init__(self) -> None:
-        shapes = {one.shape for one in (self.cells, self.covered, self.inside, self.distance, self.central)}
+        shapes = {array.shape for array in (self.cells, self.covered, self.inside, self.distance, self.central)}
         if shapes != {(len(self.cells),)} or not len(self.cells):
             raise ValueError(f"a region's arrays have shapes {shapes}")
 
 
 def covered_share(boxes: Floats, rows: int, columns: int) -> Floats:
-    """Share of each cell that lies in the union of boxes, exactly.
+    """Return the exact share of each cell inside the union of boxes.
 
-    The boxes' edges cut the picture into rectangles that are wholly inside the union or wholly outside; what each has
-    in common with a cell is the product of an overlap in x and one in y.
+    The boxes' edges cut the picture into rectangles that are entirely inside or outside the union. The overlap of a
+    rectangle with a cell is the product of an overlap in x and an overlap in y.
 
     Args:
-        boxes: (G, 4) xyxy in units of the picture, 0 to 1.
+        boxes: (G, 4) xyxy relative to the picture, 0 to 1.
         rows: cells from top to bottom.
         columns: cells from left to right.
 
     Returns:
-        (rows * columns,), row after row.
+        (rows * columns,), row by row.
     """
     if not len(boxes):
         return np.zeros(rows * columns)
@@ -65,19 +66,19 @@ def covered_share(boxes: Floats, rows: int, columns: int) -> Floats:
     in_x = (left <= x[:-1]) & (x[1:] <= right)
     in_y = (top <= y[:-1]) & (y[1:] <= bottom)
     union = (in_y[:, :, None] & in_x[:, None, :]).any(axis=0)
-    over = _overlap(y, rows) @ union @ _overlap(x, columns).T
-    return np.asarray(np.clip(over.ravel() * rows * columns, 0, 1))
+    area = _overlap(y, rows) @ union @ _overlap(x, columns).T
+    return np.asarray(np.clip(area.ravel() * rows * columns, 0, 1))
 
 
 def _overlap(edges: Floats, cells: int) -> Floats:
-    """(cells, intervals) how much of each interval between edges lies in each of `cells` equal parts of 0 to 1."""
+    """Return the overlap of each interval between edges with `cells` equal parts of 0 to 1, (cells, intervals)."""
     ends = np.linspace(0, 1, cells + 1)
     common = np.minimum(ends[1:, None], edges[1:]) - np.maximum(ends[:-1, None], edges[:-1])
     return np.asarray(np.maximum(common, 0))
 
 
 def _centres(rows: int, columns: int) -> Floats:
-    """(rows * columns, 2) x and y of the cells' centres in units of the picture."""
+    """Return x and y of the cells' centres relative to the picture, (rows * columns, 2)."""
     x, y = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
@@ -89,7 +90,7 @@ def _in_boxes(points: Floats, boxes: Floats) -> Bools:
 
 
 def _distances(points: Floats, boxes: Floats, size_px: tuple[int, int]) -> Floats:
-    """From each point to the nearest box, over the diagonal of the picture."""
+    """Return the distance of each point to the nearest box, over the diagonal of the picture."""
     if not len(boxes):
         return np.full(len(points), np.nan)
     x, y = points[:, :1], points[:, 1:]
@@ -107,54 +108,54 @@ def _on_cells(boxes: Floats, rows: int, columns: int, size_px: tuple[int, int]) 
 
 
 def picture_region(grids: Sequence[TokenGrid], boxes: Sequence[Floats], sizes_px: Sequence[tuple[int, int]]) -> Region:
-    """The region of a prompt's pictures, all scored as one map.
+    """Return the region of all pictures of a prompt, which are scored as one map.
 
     Args:
-        grids: one a picture.
-        boxes: (G, 4) xyxy in units of each picture.
-        sizes_px: of the pictures.
+        grids: the grid of each picture.
+        boxes: (G, 4) xyxy relative to each picture, 0 to 1.
+        sizes_px: (width, height) of each picture.
     """
     parts = [
-        _on_cells(own, grid.shape[1], grid.shape[2], size)
-        for grid, own, size in zip(grids, boxes, sizes_px, strict=True)
+        _on_cells(picture_boxes, grid.shape[1], grid.shape[2], size)
+        for grid, picture_boxes, size in zip(grids, boxes, sizes_px, strict=True)
     ]
     covered, inside, distance, central = (np.concatenate(part) for part in zip(*parts, strict=True))
-    hits = [bool(_in_boxes(np.array([[0.5, 0.5]]), own).any()) for own in boxes]
+    hits = [bool(_in_boxes(np.array([[0.5, 0.5]]), picture_boxes).any()) for picture_boxes in boxes]
     return Region(np.arange(len(covered)), covered, inside, distance, central, float(np.mean(hits)))
 
 
 def step_region(grid: TokenGrid, step: int, boxes: Floats, size_px: tuple[int, int]) -> Region:
-    """The region of one step of a clip, scored apart from the others.
+    """Return the region of one step of a clip, which is scored separately.
 
     Args:
-        grid: of the clip.
-        step: which.
-        boxes: (G, 4) xyxy in units of the picture.
-        size_px: of the clip.
+        grid: the clip's grid.
+        step: index of the step.
+        boxes: (G, 4) xyxy relative to the frame, 0 to 1.
+        size_px: (width, height) of the clip.
     """
-    still = picture_region([grid], [boxes], [size_px])
-    return replace(still, cells=still.cells + step * len(still.cells))
+    region = picture_region([grid], [boxes], [size_px])
+    return replace(region, cells=region.cells + step * len(region.cells))
 
 
 def step_boxes(grid: TokenGrid, boxes: Floats, frames: NDArray[np.int64]) -> dict[int, Floats]:
-    """The boxes of each step of a clip that has some.
+    """Return the boxes of each step of a clip that has boxes, by step.
 
-    A step takes, for each of its sampled frames, the boxes of the nearest frame that has some, from its first sampled
-    frame up to the next step's; the last step is as long as the one before it.
+    For each of its sampled frames, a step takes the boxes of the nearest annotated frame. Only frames from the step's
+    first sampled frame up to that of the next step count; the last step is as long as the one before it.
 
     Args:
-        grid: of the clip.
+        grid: the clip's grid.
         boxes: (G, 4).
-        frames: (G,) the number of each box's frame in the clip.
+        frames: (G,) number of each box's frame in the clip.
     """
     spans = grid.frame_span.tolist()
     first, last = spans[-1]
     length = first - spans[-2][0] if len(spans) > 1 else 2 * (last - first)
-    end = first + length if length else np.inf  # a single frame stands for all of its clip
-    found = {}
+    end = first + length if length else np.inf  # a single frame represents the whole clip
+    by_step = {}
     for step, ((first, last), stop) in enumerate(zip(spans, [*(span[0] for span in spans[1:]), end], strict=True)):
-        there = np.unique(frames[(frames >= first) & (frames < max(stop, last + 1))])
-        if len(there):
-            nearest = {int(there[np.abs(there - sampled).argmin()]) for sampled in (first, last)}
-            found[step] = boxes[np.isin(frames, list(nearest))]
-    return found
+        annotated = np.unique(frames[(frames >= first) & (frames < max(stop, last + 1))])
+        if len(annotated):
+            nearest = {int(annotated[np.abs(annotated - sampled).argmin()]) for sampled in (first, last)}
+            by_step[step] = boxes[np.isin(frames, list(nearest))]
+    return by_step

@@ -1,4 +1,4 @@
-"""What a user names — layers, heads, words — as indices. Pure: text and a capture's tokens in, numbers out."""
+"""Parse the user's layers, heads and queries into indices. Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Word:
 
 
 def parse_layers(text: str | int | Sequence[int] | None, layer_count: int) -> tuple[int, ...]:
-    """`all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers as ascending layer numbers; None is all.
+    """Parse `all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers to ascending layer numbers; None is all.
 
     Raises:
-        InputError: not of that form, or a layer that the model does not have.
+        InputError: the text has another form, or the model has no such layer.
     """
     if text is None:
         return tuple(range(layer_count))
@@ -39,15 +39,15 @@ def parse_layers(text: str | int | Sequence[int] | None, layer_count: int) -> tu
 
 
 def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tuple[tuple[int, int], ...] | None:
-    """`3,5` (those heads in each of `layers`) or `21.9,21.11` (layer.head) as (layer, head) pairs; None is all heads.
+    """Parse `3,5` (heads of each of `layers`) or `21.9,21.11` (layer.head) to (layer, head) pairs; None is all heads.
 
     Args:
-        text: what was typed.
-        layers: the layers that are captured.
-        head_count: heads a layer.
+        text: the value of `--heads`.
+        layers: the captured layers.
+        head_count: heads per layer.
 
     Raises:
-        InputError: not of that form, or a head or layer that is not there.
+        InputError: the text has another form, or there is no such head or layer.
     """
     if text is None or text.strip().lower() == "all":
         return None
@@ -79,7 +79,7 @@ def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, .
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         if last < first:
-            raise InputError(f"{typed}: {part.strip()!r} runs backwards", f"write {last}-{first}")
+            raise InputError(f"{typed}: {part.strip()!r} is descending", f"write {last}-{first}")
         if last >= count:
             raise InputError(f"{typed}: no {noun} {last}", f"the model has {noun}s 0 to {count - 1}")
         numbers.update(range(first, last + 1))
@@ -87,16 +87,16 @@ def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, .
 
 
 def default_layers(layer_count: int) -> tuple[int, ...]:
-    """The layers of the headline map unless others are named: those whose middle lies at 50 to 85 % of the depth.
+    """Return the default layers of the headline map: those whose middle is at 50 to 85 % of the depth.
 
     Published work on Qwen2.5-VL finds grounding there (layer 22 of 36 in arXiv 2502.17422), not in the mean of all
-    layers and not in the last. Layer l of n has its middle at (l + 0.5) / n.
+    layers and not in the last layer. The middle of layer l of n is at (l + 0.5) / n.
     """
     return tuple(layer for layer in range(layer_count) if 0.5 <= (layer + 0.5) / layer_count <= 0.85)
 
 
 def describe(numbers: Sequence[int]) -> str:
-    """Ascending numbers as a user would type them: `0-3,7`."""
+    """Format ascending numbers as a user would type them: `0-3,7`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -107,7 +107,7 @@ def describe(numbers: Sequence[int]) -> str:
 
 
 def describe_layers(layers: Sequence[int]) -> str:
-    """Layers by name: `layer 18`, `layers 14-20`."""
+    """Format layers: `layer 18`, `layers 14-20`."""
     return f"layer{'s' if len(layers) > 1 else ''} {describe(layers)}"
 
 
@@ -115,64 +115,64 @@ def parse_query(text: str) -> str:
     """Check the form of `question`, `last`, `answer` or `text:words`.
 
     Raises:
-        InputError: none of these.
+        InputError: the text has another form.
     """
     if text in QUERY_KINDS or (text.startswith("text:") and text.removeprefix("text:").strip()):
         return text
     raise InputError(f"--query {text}: unknown", "write question, last, answer or text:WORDS, as in text:cats")
 
 
-def text_positions(tokens: Sequence[Token], question: str, wanted: str) -> tuple[int, ...]:
-    """Positions of the question tokens that cover `wanted`, at every place where it stands in the question.
+def text_positions(tokens: Sequence[Token], question: str, text: str) -> tuple[int, ...]:
+    """Return the positions of the question's tokens that cover `text`, for all its occurrences in the question.
 
     Raises:
-        InputError: it does not stand there; the line names the words that do.
+        InputError: `text` does not occur in the question; the hint lists the question's words.
     """
-    places = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", question)]
-    if not places:
-        there = ", ".join(word.text for word in words(tokens, question, "question"))
-        raise InputError(f"--query text:{wanted}: not in the question {question!r}", f"its words are: {there}")
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", question)]
+    if not starts:
+        names = ", ".join(word.text for word in words(tokens, question, "question"))
+        raise InputError(f"--query text:{text}: not in the question {question!r}", f"its words are: {names}")
     return tuple(
         token.position
         for token in tokens
         if token.role == "question"
         and token.span is not None
-        and any(token.span[1] > place and token.span[0] < place + len(wanted) for place in places)
+        and any(token.span[1] > start and token.span[0] < start + len(text) for start in starts)
     )
 
 
 def query_rows(capture: Capture, question: str, query: str) -> IntArray:
-    """Rows of the capture (indices into its Q axis) that a query averages.
+    """Return the rows of the capture that a query averages, as indices into its Q axis.
 
-    `answer` takes the rows that produce a token of the answer's text: the last prompt token, which produces the first
-    one, and each answer token but the last. End tokens and the like are left out.
+    `answer` selects the rows that produce the text tokens of the answer: the last prompt token produces the first, and
+    each answer token the next. Rows that produce control tokens, such as the end token, are left out.
 
     Raises:
-        InputError: unknown query, or an answer without a single token.
+        InputError: unknown query, or an empty answer.
     """
     parse_query(query)
     if query == "answer":
         texts = {token.position for token in capture.tokens if token.role == "answer"}
         rows = [row for row, position in enumerate(capture.produces.tolist()) if position in texts]
         if not rows:
-            raise InputError("--query answer: the answer is empty, no token of it asked anything", "use --query last")
+            raise InputError("--query answer: the answer is empty, it has no tokens", "use --query last")
         return np.array(rows, dtype=np.int64)
     if query in QUERY_KINDS:
         return np.flatnonzero(capture.query_role == query)
-    wanted = text_positions(capture.tokens, question, query.removeprefix("text:"))
-    return np.flatnonzero(np.isin(capture.queries, wanted))
+    positions = text_positions(capture.tokens, question, query.removeprefix("text:"))
+    return np.flatnonzero(np.isin(capture.queries, positions))
 
 
 def words(tokens: Sequence[Token], text: str, role: str) -> tuple[Word, ...]:
-    """Join the tokens of a text into its words.
+    """Join the tokens of a text into words.
 
-    Tokens that share a character (pieces of one emoji) belong together, and so do neighbours without a space between
-    them that are both letters or digits; Chinese, Japanese and Korean text is taken token by token: it has no spaces.
+    Tokens are joined if they share a character (pieces of one emoji), or if letters or digits meet without a space
+    between them. Chinese, Japanese and Korean text has no spaces: there each token is a word.
 
     Args:
-        tokens: of the whole sequence.
+        tokens: tokens of the whole sequence.
         text: the question or the answer.
-        role: `question` or `answer`: whose tokens to take.
+        role: role of the tokens to join: `question` or `answer`.
     """
     groups: list[tuple[int, int, list[int]]] = []
     for token in tokens:
@@ -202,7 +202,7 @@ def _is_wide(character: str) -> bool:
 
 
 def produced_words(capture: Capture, answer: str) -> Iterator[tuple[str, IntArray]]:
-    """Each word of the answer with the rows of the capture that produced its tokens."""
+    """Yield each word of the answer with the rows of the capture that produced its tokens."""
     row_of = {position: row for row, position in enumerate(capture.produces.tolist()) if position >= 0}
     for word in words(capture.tokens, answer, "answer"):
         rows = [row_of[position] for position in word.positions if position in row_of]
@@ -211,6 +211,6 @@ def produced_words(capture: Capture, answer: str) -> Iterator[tuple[str, IntArra
 
 
 def question_words(capture: Capture, question: str) -> Iterator[tuple[str, IntArray]]:
-    """Each word of the question with the rows of the capture that are its tokens."""
+    """Yield each word of the question with the rows of its tokens in the capture."""
     for word in words(capture.tokens, question, "question"):
         yield word.text, np.flatnonzero(np.isin(capture.queries, word.positions))

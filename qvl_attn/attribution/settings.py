@@ -1,4 +1,4 @@
-"""What was asked for, as it was typed, and what follows from it for the headline. Knows no model but its counts."""
+"""The settings of a question and the headline that follows from them. Of the model only its counts are used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qvl_attn.media.sampling import ClipSettings
 
 @dataclass(frozen=True)
 class Headline:
-    """What the headline averages: layers, or (layer, head) pairs."""
+    """The layers, or (layer, head) pairs, that the headline averages."""
 
     layers: tuple[int, ...]
     heads: tuple[tuple[int, int], ...] | None
@@ -24,10 +24,10 @@ class Headline:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, as it was typed: with the media, the question and the model it determines the result.
+    """The user's settings, as typed. Together with the media, the question and the model they determine the result.
 
-    `headline` is what is averaged where it is not what `layers`, `heads` and `profile` say: in a check, which captures
-    all layers, and where a saved result is drawn again with other layers or heads.
+    `headline` is set if the headline does not follow from `layers`, `heads` and `profile`: in a check, which captures
+    all layers, and if a saved result is drawn again with other layers or heads.
     """
 
     query: str = "question"
@@ -48,12 +48,12 @@ class Settings:
 
     @property
     def all_heads_apart(self) -> bool:
-        """Whether all heads are kept apart as well as averaged."""
+        """Whether all heads are recorded one by one, besides their mean."""
         return self.heads is not None and self.heads.strip().lower() != "all"
 
     @property
     def apart(self) -> Apart | None:
-        """Which heads are kept apart where not all are: those of the profile."""
+        """The profile's heads, if only these are recorded one by one; else None."""
         if self.all_heads_apart or self.profile is None or not self.profile.heads:
             return None
         layers, heads = zip(*self.profile.heads, strict=True)
@@ -61,26 +61,26 @@ class Settings:
 
     @property
     def heads_apart(self) -> bool:
-        """Whether any head is kept apart as well as averaged."""
+        """Whether any head is recorded on its own, besides the mean."""
         return self.all_heads_apart or self.apart is not None
 
     @property
     def head_max(self) -> bool:
-        """Whether the maximum over heads is kept as well as their mean."""
+        """Whether the maximum over heads is recorded, besides the mean."""
         return any(METHODS[name].head_max for name in self.methods)
 
 
 def headline_from(value: Mapping[str, Any]) -> Headline:
-    """From what `asdict` made of it, and JSON of that."""
+    """Return a headline from the JSON value of its `asdict`."""
     heads = value["heads"]
     pairs = None if heads is None else tuple((int(layer), int(head)) for layer, head in heads)
     return Headline(tuple(int(layer) for layer in value["layers"]), pairs)
 
 
 def headline_of(settings: Settings, config: Any) -> Headline:
-    """What the headline averages: what was named, else the profile's, else the layers at 50 to 85 % of the depth.
+    """Return the headline: the named layers or heads, else the profile's, else the layers at 50 to 85 % of the depth.
 
-    In a check, which captures more than that, what the settings say of it.
+    `settings.headline` takes precedence if it is set.
     """
     if settings.headline is not None:
         return settings.headline
@@ -89,9 +89,9 @@ def headline_of(settings: Settings, config: Any) -> Headline:
     if profile is not None:
         return Headline(profile.layers, profile.heads or None)
     layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
-    # layer.head pairs name layers of their own
-    within = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
-    return Headline(layers, parse_heads(settings.heads, list(within), text.num_attention_heads))
+    # layer.head pairs name their own layers
+    captured = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
+    return Headline(layers, parse_heads(settings.heads, list(captured), text.num_attention_heads))
 
 
 def settings_of(
@@ -102,38 +102,39 @@ def settings_of(
     profile: str | None = None,
     method: str | Sequence[str] | None = None,
     method_option: str = "--method",
-    **others: Any,
+    **fields: Any,
 ) -> Settings:
-    """What is asked for, with the profile that belongs to the model, and its query, where none is named.
+    """Return the settings, with the model's default profile and the profile's query unless they are given.
 
     Args:
-        config: of the model.
-        say: is told of a profile.
-        query: as it was typed; by default the profile's, else `question`.
+        config: the model's configuration.
+        say: called with a line about the profile.
+        query: the value of `--query`; by default the profile's query, else `question`.
         profile: a name, a path, `none`, or None.
-        method: how the headline map is made; of several, `mean,relative` or apart, the first.
-        method_option: what `method` is called in a fault.
-        others: the other fields of `Settings`.
+        method: the methods, as `mean,relative` or a sequence; the first makes the headline map.
+        method_option: the option's name in error messages about `method`.
+        fields: the other fields of `Settings`.
 
     Raises:
-        InputError: the profile cannot be read, or does not fit; a method is unknown, or stands beside what it excludes.
+        InputError: the profile cannot be read or is for another model; a method is unknown or cannot be combined with
+            the other settings.
     """
     names = () if method is None else parse_methods(method, method_option)
-    named = others.get("layers") is not None or others.get("heads") is not None
+    named = fields.get("layers") is not None or fields.get("heads") is not None
     chosen = choose_profile(profile, config, chosen=named)
     if chosen is not None:
-        say(f"headline: {chosen.words} ({chosen.standing}; --profile none for the usual layers)")
+        say(f"headline: {chosen.selection} ({chosen.status}; --profile none for the default layers)")
     query = query or (chosen.query if chosen else None) or "question"
-    found = Settings(query=query, profile=chosen, methods=names, **others)
-    _check_methods(found, method_option)
-    return found
+    settings = Settings(query=query, profile=chosen, methods=names, **fields)
+    _check_methods(settings, method_option)
+    return settings
 
 
 def _check_methods(settings: Settings, option: str) -> None:
-    """Find methods that the other settings leave without what they need.
+    """Check that the methods can be combined with the other settings.
 
     Raises:
-        InputError: no heads for `heads`, or heads beside a method that averages all of them.
+        InputError: method `heads` without heads, or `--heads` with a method that averages all heads.
     """
     for name in settings.methods:
         heads = settings.all_heads_apart or (settings.profile is not None and bool(settings.profile.heads))
@@ -143,4 +144,6 @@ def _check_methods(settings: Settings, option: str) -> None:
                 "name heads with --heads, or a profile with --profile (check --calibrate makes one)",
             )
         if settings.all_heads_apart and not METHODS[name].heads:
-            raise InputError(f"{option} {name} stands beside --heads {settings.heads}", f"heads are for {option} heads")
+            raise InputError(
+                f"{option} {name} cannot be combined with --heads {settings.heads}", f"use --heads with {option} heads"
+            )

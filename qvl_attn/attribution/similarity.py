@@ -1,7 +1,7 @@
-"""How alike two maps are, for sanity checks of a method of attention maps (Adebayo et al. 2018, arXiv 1810.03292).
+"""Similarity of two maps, for sanity checks of methods (Adebayo et al. 2018, arXiv 1810.03292). Pure.
 
-A method whose map of a model with random weights is like that of the trained one does not show what the model has
-learned. Pure: maps of finite values of any scale in, one figure out.
+If a method's map of a model with random weights is similar to the map of the trained model, the method does not show
+what the model has learned. The functions take maps of finite values of any scale and return one number.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ SIGMA = 1.5  # its standard deviation, in cells
 K1, K2 = 0.01, 0.03
 
 
-def rank_correlation(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """Spearman's rho (Spearman 1904): Pearson's correlation of the cells' ranks, cells that tie having their mean rank.
+def rank_correlation(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
+    """Return Spearman's rho (Spearman 1904): Pearson's correlation of the cells' ranks, with mean ranks for ties.
 
     Args:
-        one: a map of any shape and scale.
-        other: another of the same shape.
+        first: a map of any shape and scale.
+        second: a map of the same shape.
 
     Returns:
-        -1 to 1; NaN where either map is constant.
+        -1 to 1; NaN if a map is constant.
 
     Raises:
         ValueError: the maps have different shapes.
     """
-    _require_one_shape(one, other)
-    if _is_constant(one) or _is_constant(other):
+    _require_same_shape(first, second)
+    if _is_constant(first) or _is_constant(second):
         return float("nan")
-    x, y = _centred_ranks(one), _centred_ranks(other)
+    x, y = _centred_ranks(first), _centred_ranks(second)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 
-def ssim(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """Structural similarity of two maps (Wang et al. 2004), each scaled to [0, 1] by its own minimum and maximum first.
+def ssim(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
+    """Return the structural similarity (Wang et al. 2004) of two maps, each first scaled to [0, 1] by its extremes.
 
-    At each cell, with means, population variances and covariance under a Gaussian window of sigma 1.5 cells, 11 x 11:
-    (2 μx μy + C1) (2 σxy + C2) / ((μx² + μy² + C1) (σx² + σy² + C2)), C1 = 0.01², C2 = 0.03². Windows stay within a
-    step; at the borders the map is reflected with its edge (dcba|abcd|dcba), again and again if the grid is smaller.
+    Each cell has (2 μx μy + C1) (2 σxy + C2) / ((μx² + μy² + C1) (σx² + σy² + C2)), C1 = 0.01², C2 = 0.03², with means,
+    population variances and covariance under an 11 x 11 Gaussian window of sigma 1.5 cells. A window stays within a
+    step; at the borders the map is reflected with its edge (dcba|abcd|dcba), repeatedly if the grid is smaller.
 
     Args:
-        one: (t, h, w) of any scale.
-        other: another of the same shape.
+        first: (t, h, w) map of any scale.
+        second: a map of the same shape.
 
     Returns:
-        The mean over all cells of all steps, -1 to 1; NaN where either map is constant over all of them.
+        The mean over all cells of all steps, -1 to 1; NaN if a map is constant over all steps.
 
     Raises:
         ValueError: the maps have different shapes.
     """
-    _require_one_shape(one, other)
-    if _is_constant(one) or _is_constant(other):
+    _require_same_shape(first, second)
+    if _is_constant(first) or _is_constant(second):
         return float("nan")
-    steps = zip(_scaled(one), _scaled(other), strict=True)
+    steps = zip(_scaled(first), _scaled(second), strict=True)
     return float(np.mean([_ssim_of_cells(x, y) for x, y in steps]))
 
 
-def _require_one_shape(one: NDArray[Any], other: NDArray[Any]) -> None:
-    if one.shape != other.shape:
-        raise ValueError(f"maps of shapes {one.shape} and {other.shape}")
+def _require_same_shape(first: NDArray[Any], second: NDArray[Any]) -> None:
+    if first.shape != second.shape:
+        raise ValueError(f"maps of shapes {first.shape} and {second.shape}")
 
 
 def _is_constant(values: NDArray[Any]) -> bool:
@@ -73,7 +73,7 @@ def _is_constant(values: NDArray[Any]) -> bool:
 
 
 def _centred_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """The mean rank of each cell, row after row, less the mean of all ranks."""
+    """Return the mean rank of each cell minus the mean of all ranks, row by row."""
     _, inverse, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
     ranks = counts.cumsum() - (counts - 1) / 2
     return np.asarray(ranks[inverse] - (values.size + 1) / 2)
@@ -85,7 +85,7 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _ssim_of_cells(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(h, w) the similarity around each cell of (h, w) values from 0 to 1."""
+    """Return the similarity at each cell, (h, w), of two (h, w) maps with values from 0 to 1."""
     c1, c2 = K1**2, K2**2
     mean_x, mean_y = _windowed(x), _windowed(y)
     variance_x, variance_y = _windowed(x * x) - mean_x * mean_x, _windowed(y * y) - mean_y * mean_y
@@ -95,18 +95,18 @@ def _ssim_of_cells(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np
 
 
 def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of (h, w) values under the Gaussian window around each cell."""
+    """Return the mean of (h, w) values under the Gaussian window around each cell."""
     return np.asarray(cv2.GaussianBlur(values, (WINDOW, WINDOW), SIGMA, borderType=cv2.BORDER_REFLECT))
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike the map is under one circumstance.
+    """Similarity of the map after one change to the original map.
 
     Attributes:
-        label: what was changed, in words.
-        rank_correlation: Spearman's, -1 to 1; None where no map can be drawn, or one of the two is constant.
-        ssim: structural similarity, -1 to 1; None likewise.
+        label: the change, as text.
+        rank_correlation: Spearman's rho, -1 to 1; None if there is no map to draw, or a map is constant.
+        ssim: structural similarity, -1 to 1; None in the same cases.
     """
 
     label: str
@@ -116,7 +116,7 @@ class Likeness:
     def __post_init__(self) -> None:
         for value in (self.rank_correlation, self.ssim):
             if value is not None and not -1 - 1e-6 <= value <= 1 + 1e-6:
-                raise ValueError(f"{self.label}: a likeness of {value}")
+                raise ValueError(f"{self.label}: similarity {value}, want -1 to 1")
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Sanity:
     """The sanity checks of one headline map.
 
     Attributes:
-        weights: by how many layers were scrambled, ascending.
-        question: of another question about the same pictures.
-        picture: of the same question about other pictures.
+        weights: with scrambled weights, by the number of scrambled layers, ascending.
+        question: with another question about the same pictures.
+        picture: with the same question about other pictures.
     """
 
     weights: tuple[Likeness, ...]
@@ -135,22 +135,22 @@ class Sanity:
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise ValueError("weights: no likeness")
+            raise ValueError("weights: empty")
 
     def figures(self) -> dict[str, float]:
-        """Rank correlation and SSIM with all layers scrambled, of the other question and picture; NaN where none is."""
-        found = {"weights": self.weights[-1], "question": self.question, "picture": self.picture}
-        values = {f"{name}_rank": one.rank_correlation for name, one in found.items()}
-        values |= {f"{name}_ssim": one.ssim for name, one in found.items()}
+        """Return rank correlation and SSIM: all layers scrambled, other question, other picture. NaN for None."""
+        changes = {"weights": self.weights[-1], "question": self.question, "picture": self.picture}
+        values = {f"{name}_rank": likeness.rank_correlation for name, likeness in changes.items()}
+        values |= {f"{name}_ssim": likeness.ssim for name, likeness in changes.items()}
         return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
 def sanity_json(sanity: Sanity) -> dict[str, Any]:
-    """As plain values."""
-    return {**asdict(sanity), "weights": [asdict(one) for one in sanity.weights]}
+    """Return the sanity checks as JSON values."""
+    return {**asdict(sanity), "weights": [asdict(likeness) for likeness in sanity.weights]}
 
 
-def sanity_from(written: Mapping[str, Any]) -> Sanity:
-    """From what `sanity_json` wrote."""
-    weights = tuple(Likeness(**one) for one in written["weights"])
-    return Sanity(weights, Likeness(**written["question"]), Likeness(**written["picture"]))
+def sanity_from(value: Mapping[str, Any]) -> Sanity:
+    """Return the sanity checks that `sanity_json` wrote."""
+    weights = tuple(Likeness(**item) for item in value["weights"])
+    return Sanity(weights, Likeness(**value["question"]), Likeness(**value["picture"]))

@@ -65,7 +65,7 @@ def methods(
         for method in METHODS.values():
             fields = {
                 "shows": method.shows,
-                "needs": method.told_needs,
+                "needs": method.needs_description,
                 "cost": method.cost,
                 "when": method.when,
                 "wrong": method.wrong,

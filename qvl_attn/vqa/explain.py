@@ -17,8 +17,8 @@ from qvl_attn.attribution.faithfulness import (
     blurred,
     curves_of,
     flat,
-    gone_shares,
     removal_orders,
+    removed_shares,
     seed_of,
 )
 from qvl_attn.attribution.heatmap import mean_over
@@ -155,7 +155,7 @@ def removal_curves(
         raise CaptureError("the answer has no text whose probability could change")
     prompt = with_pixels(question, processor, config).prompt
     cells = sum(grid.cells for grid in prompt.grids)
-    shares = gone_shares(removal_orders(maps.values(), cells, seed))
+    shares = removed_shares(removal_orders(maps.values(), cells, seed))
     # Curves share their end points, and deletion and insertion share inputs: run each distinct input once.
     inputs, inverse = np.unique(shares.reshape(-1, cells), axis=0, return_inverse=True)
     by_fill = []

@@ -329,7 +329,7 @@ def headline_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
     layers = f"{describe_layers(heat.layers)} of 0-{provenance.layer_count - 1}{depth} · {heads}"
     if "." in heat.heads:  # the heads include their layers
         layers = f"{heads} of {provenance.layer_count} layers of {provenance.head_count} heads"
-    return [f"{describe_query(result, heat)} · {layers}", *([profile.standing] if profile else []), model]
+    return [f"{describe_query(result, heat)} · {layers}", *([profile.status] if profile else []), model]
 
 
 def _method_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
@@ -337,7 +337,7 @@ def _method_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
     spec = METHODS[method.method]
     query = f"{describe_query(result, heat)} · " if spec.follows_query else ""
     lines = [f"method {method.method} · {query}{method.caption}"]
-    lines += [profile.standing] if profile and (spec.heads or set(method.layers) == set(profile.layers)) else []
+    lines += [profile.status] if profile and (spec.heads or set(method.layers) == set(profile.layers)) else []
     return lines + ([f"crossed out: {describe_removed(result)}"] if method.removed else [])
 
 

@@ -250,7 +250,7 @@ def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> di
             **{name: getattr(provenance, name) for name in ("qvl_attn", "transformers", "torch", "model", "revision")},
             **{name: getattr(provenance, name) for name in ("dtype", "device", "attention")},
         },
-        "profile": result.settings.profile.standing if result.settings.profile else "",
+        "profile": result.settings.profile.status if result.settings.profile else "",
         "notes": list(notes),
         "left_out": left_out,
     }

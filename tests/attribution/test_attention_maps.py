@@ -92,7 +92,7 @@ def test_a_batch_keeps_each_prompts_own_maximum(examples):
 
 
 def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the generic prompt's attention in its own run, (L, H, S, V), its question positions and its last position."""
+    """Return the generic prompt's attention in its own run, (L, H, S, V), its question's and its last position."""
     inputs = example.inputs_of(GENERIC)
     attention = matrices(example.run(inputs))[..., example.vision_positions]
     length = inputs["input_ids"].shape[1]
@@ -186,7 +186,7 @@ def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_si
 def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_file, kind):
     """Clips run in one batch, pictures one by one."""
     example = examples("demo", kind)
-    shown = [[path] for path in example.media] if kind == "two" else [example.media, other_clip(example, clip_file)]
+    media = [[path] for path in example.media] if kind == "two" else [example.media, other_clip(example, clip_file)]
     settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
     pairs = [(item, example.question) for item in media]
     results = dict(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=2))
@@ -209,8 +209,8 @@ def rolled(example: Example) -> list[np.ndarray]:
     product, products = np.eye(len(half[0])), []
     for matrix in reversed(half):
         product = product @ matrix
-        method_map.insert(0, product)
-    return found
+        products.insert(0, product)
+    return products
 
 
 @pytest.mark.parametrize(("query", "block"), [("question", 3), ("last", 7), ("answer", 1024)])

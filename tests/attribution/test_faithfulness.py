@@ -1,4 +1,4 @@
-"""Curves of deletion and insertion: which cells are gone when, what comes of it, and how it is kept."""
+"""Deletion and insertion curves: orders, removed shares, areas, and JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from qvl_attn.attribution.faithfulness import (
     curves_from,
     curves_json,
     curves_of,
-    gone_shares,
     removal_orders,
+    removed_shares,
 )
 
 rng = np.random.default_rng(5)
@@ -32,24 +32,24 @@ def some_curves() -> Curves:
 def test_figures_are_the_areas_under_straight_lines():
     first, last = -rng.random((2, 4, 2, 2, 1))
     curves = Curves(NAMES, first + (last - first) * np.linspace(0, 1, STEPS + 1))
-    found = curves.figures()
-    assert list(found) == list(NAMES)
+    figures = curves.figures()
+    assert list(figures) == list(NAMES)
     for n, name in enumerate(NAMES):
         want = {
             f"{kind}_{fill}": pytest.approx((first + last)[n, k, f, 0] / 2)
             for k, kind in enumerate(("deletion", "insertion"))
             for f, fill in enumerate(("blur", "mean"))
         }
-        assert found[name] == want
+        assert figures[name] == want
     assert curves.shares == pytest.approx(np.linspace(0, 1, STEPS + 1))
 
 
 def test_curves_come_back_from_json_as_they_were():
     curves = some_curves()
-    again = curves_from(json.loads(json.dumps(curves_json(curves), allow_nan=False)))
-    assert again.names == curves.names
-    assert np.array_equal(again.logprobs, curves.logprobs)
-    assert again.figures() == curves.figures()
+    loaded = curves_from(json.loads(json.dumps(curves_json(curves), allow_nan=False)))
+    assert loaded.names == curves.names
+    assert np.array_equal(loaded.logprobs, curves.logprobs)
+    assert loaded.figures() == curves.figures()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_curves_come_back_from_json_as_they_were():
         (("mean", "relative", "max", "uniform"), np.zeros((4, 2, 2, STEPS + 1))),
     ],
 )
-def test_what_is_no_curves_is_refused(names, logprobs):
+def test_invalid_curves_are_refused(names, logprobs):
     with pytest.raises(ValueError, match=r"names|logprobs"):
         Curves(names, logprobs)
     if logprobs.dtype == np.float64:
@@ -74,7 +74,7 @@ def test_what_is_no_curves_is_refused(names, logprobs):
             curves_from({"names": list(names), "logprobs": logprobs.tolist()})
 
 
-def test_a_map_goes_strongest_first():
+def test_cells_are_removed_strongest_first():
     values = rng.permutation(30).astype(np.float32)
     orders = removal_orders([values, -values], 30, 0)
     assert values[orders[0]].tolist() == list(range(29, -1, -1))
@@ -82,16 +82,16 @@ def test_a_map_goes_strongest_first():
     assert orders.shape == (2 + RANDOM_ORDERS, 30)
 
 
-def test_ties_go_at_random_and_alike_in_every_map():
+def test_ties_are_random_and_the_same_in_every_map():
     values = np.repeat(np.float32([1, 3, 2]), 20)
-    first, again = removal_orders([values, 2 * values], 60, 4)[:2]
-    assert np.array_equal(first, again)
+    first, second = removal_orders([values, 2 * values], 60, 4)[:2]
+    assert np.array_equal(first, second)
     assert [sorted(part) for part in first.reshape(3, 20)] == [[*range(20, 40)], [*range(40, 60)], [*range(20)]]
     assert first[:20].tolist() != sorted(first[:20])
     assert not np.array_equal(first, removal_orders([values], 60, 5)[0])
 
 
-def test_random_orders_are_different_ones_and_those_of_the_seed():
+def test_random_orders_differ_and_depend_on_the_seed():
     orders = removal_orders([np.zeros(40, np.float32)], 40, 1)
     assert all(sorted(order) == list(range(40)) for order in orders)
     assert len({tuple(order) for order in orders.tolist()}) == 1 + RANDOM_ORDERS
@@ -106,19 +106,19 @@ def test_a_map_that_does_not_fit_is_refused(values):
 
 
 @pytest.mark.parametrize("cells", [3, 16, 32, 53])
-def test_cells_go_one_after_the_other_and_come_back_likewise(cells):
+def test_cells_are_removed_and_restored_one_after_the_other(cells):
     order = rng.permutation(cells)
-    gone = gone_shares(order[None])
-    assert gone.shape == (2, 2, STEPS + 1, cells)
-    assert gone.dtype == np.float32
+    shares = removed_shares(order[None])
+    assert shares.shape == (2, 2, STEPS + 1, cells)
+    assert shares.dtype == np.float32
     for step in range(STEPS + 1):
         count = int(step * cells / STEPS + 0.5)
         want = np.zeros(cells)
         want[order[:count]] = 1
-        assert np.array_equal(gone[0, 0, step], want)
-        assert np.array_equal(gone[0, 1, step], 1 - want)
-        assert gone[1, 0, step].tolist() == [step / STEPS] * cells
-        assert gone[1, 1, step].tolist() == [1 - step / STEPS] * cells
+        assert np.array_equal(shares[0, 0, step], want)
+        assert np.array_equal(shares[0, 1, step], 1 - want)
+        assert shares[1, 0, step].tolist() == [step / STEPS] * cells
+        assert shares[1, 1, step].tolist() == [1 - step / STEPS] * cells
 
 
 def test_random_orders_become_their_mean_curve():

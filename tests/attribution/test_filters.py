@@ -22,12 +22,12 @@ MAPS = hnp.arrays(
 )
 
 
-def some(*shape):
+def random_map(*shape):
     return (rng.random(shape) ** 4).astype(np.float32)
 
 
 def reflected(i, n):
-    """Where cell i of a line of n lies when the line is reflected without its edge."""
+    """Return the index of cell i in a line of n cells that is reflected without its edge."""
     if n == 1:
         return 0
     i = abs(i)
@@ -35,7 +35,7 @@ def reflected(i, n):
 
 
 def by_hand(values, of_nine):
-    """A filter of windows, cell by cell, in Python's own numbers."""
+    """Apply a function of nine values to each window, in plain Python."""
     steps, rows, columns = values.shape
     out = np.empty(values.shape)
     for t in range(steps):
@@ -67,13 +67,18 @@ BY_HAND = {"median": statistics.median, "rank-gaussian": rank_gaussian}
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_filter_is_its_formula(name, shape):
-    levels = np.floor(some(*shape) * 4).astype(np.float32)
-    # Of an even map the sigma is small: 0.001 and 0.15 ranks or so.
-    for values in (some(*shape), levels, 1 + some(*shape) * np.float32(1e-3), 1 + some(*shape) * np.float32(0.6)):
-        found = denoise(values, name)
-        assert found.dtype == np.float32
-        assert found.shape == shape
-        np.testing.assert_allclose(found, by_hand(values, BY_HAND[name]), rtol=2e-7, atol=1e-30)
+    levels = np.floor(random_map(*shape) * 4).astype(np.float32)
+    # An almost uniform map has a small sigma: about 0.001 and 0.15 ranks.
+    for values in (
+        random_map(*shape),
+        levels,
+        1 + random_map(*shape) * np.float32(1e-3),
+        1 + random_map(*shape) * np.float32(0.6),
+    ):
+        filtered = denoise(values, name)
+        assert filtered.dtype == np.float32
+        assert filtered.shape == shape
+        np.testing.assert_allclose(filtered, by_hand(values, BY_HAND[name]), rtol=2e-7, atol=1e-30)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,12 +90,12 @@ def test_a_filter_is_its_formula_whatever_the_map(name, values):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_median_is_that_of_scipy(shape):
     ndimage = pytest.importorskip("scipy.ndimage")  # comes with scikit-learn
-    values = some(*shape)
+    values = random_map(*shape)
     assert np.array_equal(denoise(values, "median"), ndimage.median_filter(values, (1, 3, 3), mode="mirror"))
 
 
 def test_a_worked_window():
-    # Nine values with a mean of 1, five of them 0: sigma is their standard deviation, in ranks.
+    # Nine values with mean 1, five of them 0: sigma in ranks is their standard deviation.
     values = np.zeros((1, 3, 3), np.float32)
     values[0, 1] = 1
     values[0, 0, 0] = 6
@@ -107,9 +112,9 @@ def test_a_lone_cell_goes_and_a_plateau_stays(name):
     values = np.full((1, 9, 9), 0.1, np.float32)
     values[0, 2, 2] = 0.11
     values[0, 5:, 5:] = 0.9
-    found = denoise(values, name)[0]
-    assert found[2, 2] == pytest.approx(0.1, abs=1e-4)
-    assert found[6:, 6:] == pytest.approx(np.full((3, 3), 0.9))
+    filtered = denoise(values, name)[0]
+    assert filtered[2, 2] == pytest.approx(0.1, abs=1e-4)
+    assert filtered[6:, 6:] == pytest.approx(np.full((3, 3), 0.9))
 
 
 def test_the_median_lets_no_lone_cell_through_and_the_rank_gaussian_little_of_it():
@@ -129,29 +134,29 @@ def test_a_constant_map_stays_as_it_is(name, shape, level):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_step_is_filtered_by_itself(name):
-    values = some(4, 5, 6)
+    values = random_map(4, 5, 6)
     apart = np.concatenate([denoise(values[[step]], name) for step in range(4)])
     assert np.array_equal(denoise(values, name), apart)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_filter_knows_neither_scale_nor_side(name):
-    values = some(2, 5, 6)
-    found = denoise(values, name)
+def test_a_filter_depends_on_neither_scale_nor_orientation(name):
+    values = random_map(2, 5, 6)
+    filtered = denoise(values, name)
     for scale in (1e-12, 1e12):
-        np.testing.assert_allclose(denoise(values * np.float32(scale), name), found * scale, rtol=1e-6)
-    assert np.array_equal(denoise(values[:, ::-1], name), found[:, ::-1])
-    assert np.array_equal(denoise(values[:, :, ::-1], name), found[:, :, ::-1])
-    assert np.array_equal(denoise(values.transpose(0, 2, 1), name), found.transpose(0, 2, 1))
+        np.testing.assert_allclose(denoise(values * np.float32(scale), name), filtered * scale, rtol=1e-6)
+    assert np.array_equal(denoise(values[:, ::-1], name), filtered[:, ::-1])
+    assert np.array_equal(denoise(values[:, :, ::-1], name), filtered[:, :, ::-1])
+    assert np.array_equal(denoise(values.transpose(0, 2, 1), name), filtered.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(MAPS)
-def test_what_comes_out_lies_between_the_least_and_the_most(name, values):
+def test_results_are_between_the_minimum_and_the_maximum(name, values):
     before = values.copy()
-    found = denoise(values, name)
-    assert found.min() >= values.min()
-    assert found.max() <= values.max()
+    filtered = denoise(values, name)
+    assert filtered.min() >= values.min()
+    assert filtered.max() <= values.max()
     assert np.array_equal(values, before)
 
 
@@ -165,6 +170,6 @@ def test_the_rank_gaussian_is_zero_where_the_mean_is_not_above_it():
 @pytest.mark.parametrize("name", ["mean", "", "Median", "rank_gaussian"])
 def test_an_unknown_filter_is_refused(name):
     with pytest.raises(InputError) as caught:
-        denoise(some(1, 2, 2), name)
+        denoise(random_map(1, 2, 2), name)
     assert caught.value.message == f"--denoise {name}: unknown"
     assert caught.value.hint == "write median or rank-gaussian"

@@ -20,35 +20,39 @@ def example(request, examples) -> Example:
 
 
 def differentiated(example: Example, ids, which):
-    """Attention (L, H, S, S), what the tower's last layer gives (P, C), and their gradients.
+    """Return attention (L, H, S, S), output of the encoder's last layer (P, C), and the gradients of both.
 
-    Differentiated is the sum of the logits of those of the answer's tokens that are named, each where it is produced.
+    The gradients are those of the sum of the logits of the answer tokens `which`, each where it is produced.
     """
-    model, kept = example.analyzer.model, []
+    model, leaves = example.analyzer.model, []
 
     def leaf(module, args, output):
-        kept.append(output.detach().requires_grad_())
-        return kept[0]
+        leaves.append(output.detach().requires_grad_())
+        return leaves[0]
 
     with ExitStack() as stack:
         stack.enter_context(eager(model))
         stack.callback(model.model.visual.blocks[-1].register_forward_hook(leaf).remove)
-        # So that all of the attention is in the graph, whatever of it comes before the first picture.
+        # All attention must be in the graph, also that of tokens before the first picture.
         words = model.get_input_embeddings()
         stack.callback(words.register_forward_hook(lambda m, a, output: output.detach().requires_grad_()).remove)
         out = model(**example.full_inputs(ids), output_attentions=True)
     y = sum(out.logits[0, example.length - 1 + i, ids[i]] for i in which)
-    gradients = torch.autograd.grad(y, [*out.attentions, kept[0]])
-    attention, gradient = (torch.cat([one.detach() for one in layers]) for layers in (out.attentions, gradients[:-1]))
-    return attention.double().numpy(), gradient.double().numpy(), kept[0].detach().numpy(), gradients[-1].numpy()
+    gradients = torch.autograd.grad(y, [*out.attentions, leaves[0]])
+    attention, gradient = (
+        torch.cat([layer.detach() for layer in layers]) for layers in (out.attentions, gradients[:-1])
+    )
+    return attention.double().numpy(), gradient.double().numpy(), leaves[0].detach().numpy(), gradients[-1].numpy()
 
 
 def relevance_by_hand(example: Example, ids, which) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The whole matrix, and each layer's own."""
+    """Return the whole matrix, and that of each layer."""
     attention, gradient, *_ = differentiated(example, ids, which)
     layers = []
     for a, g in zip(attention, gradient, strict=True):
-        layers.append(np.mean([np.where(one * slope > 0, one * slope, 0) for one, slope in zip(a, g, strict=True)], 0))
+        layers.append(
+            np.mean([np.where(head * slope > 0, head * slope, 0) for head, slope in zip(a, g, strict=True)], 0)
+        )
     whole = np.eye(len(layers[0]))
     for layer in layers:
         whole = whole + layer @ whole
@@ -60,24 +64,24 @@ def test_relevance_is_a_product_of_matrices(example, query, block, monkeypatch):
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", block)
     which = example.explained_indices(query)
     whole, layers = relevance_by_hand(example, example.ids, which)
-    found = example.map("gradient", query)
+    method_map = example.map("gradient", query)
     rows = [example.length - 1 + i for i in which]
-    assert_close(found.values, whole[rows].mean(axis=0)[example.vision_positions])
-    assert_close(found.layer_values, [layer[rows].mean(axis=0)[example.vision_positions] for layer in layers])
-    assert found.layers == found.layer_numbers == tuple(range(len(layers)))
+    assert_close(method_map.values, whole[rows].mean(axis=0)[example.vision_positions])
+    assert_close(method_map.layer_values, [layer[rows].mean(axis=0)[example.vision_positions] for layer in layers])
+    assert method_map.layers == method_map.layer_numbers == tuple(range(len(layers)))
 
 
-def test_the_random_model_says_several_words(examples):
-    """So that the sum over an answer, and the mean over where it is produced, are of several."""
+def test_the_random_model_answers_with_several_tokens(examples):
+    """So the sum over an answer, and the mean over its positions, have several terms."""
     assert len(examples("genuine", "one").explained_indices("answer")) > 2
 
 
 @pytest.mark.parametrize("which", ["demo", "genuine"])
 def test_blocks_change_nothing(examples, which, monkeypatch):
     example = examples(which, "one")
-    one = example.map("gradient")
+    unblocked = example.map("gradient")
     monkeypatch.setattr("qvl_attn.model.probe.BLOCK_ROWS", 13)
-    assert_close(example.map("gradient").values, one.values)
+    assert_close(example.map("gradient").values, unblocked.values)
 
 
 @pytest.mark.parametrize(("which", "answer"), [("demo", "red star"), ("genuine", "two red cats, 两只")])
@@ -87,15 +91,15 @@ def test_a_supplied_answer_is_what_is_explained(examples, which, answer, query):
     ids = example.supplied(answer)
     explained = example.explained_indices(query, ids)
     whole, _ = relevance_by_hand(example, ids, explained)
-    found = example.map("gradient", query, answer=answer)
+    method_map = example.map("gradient", query, answer=answer)
     rows = [example.length - 1 + i for i in explained]
-    assert_close(found.values, whole[rows].mean(axis=0)[example.vision_positions])
+    assert_close(method_map.values, whole[rows].mean(axis=0)[example.vision_positions])
     words = example.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
-    assert f"“{words}”" in found.caption
+    assert f"“{words}”" in method_map.caption
 
 
-def test_where_nothing_speaks_for_the_answer_the_map_is_empty(examples):
-    """Whatever is seen is taken away before it is attended to."""
+def test_without_values_the_map_is_zero(examples):
+    """All attention values are set to 0."""
     example = examples("demo", "one")
     handles = [
         layer.self_attn.v_proj.register_forward_hook(lambda module, args, output: output * 0)
@@ -113,7 +117,7 @@ def test_where_nothing_speaks_for_the_answer_the_map_is_empty(examples):
 
 
 def windows_of(model, grid_thw) -> torch.Tensor:
-    """transformers' own order of the cells."""
+    """Return transformers' own order of the cells."""
     tower = model.model.visual
     if hasattr(tower, "get_window_index"):
         return torch.as_tensor(tower.get_window_index(grid_thw)[0])
@@ -123,7 +127,7 @@ def windows_of(model, grid_thw) -> torch.Tensor:
 
 
 def cam_by_hand(example: Example, ids, which) -> np.ndarray:
-    """(V,)"""
+    """Return the map, (V,)."""
     *_, features, gradients = differentiated(example, ids, which)
     alpha = sum(gradients.astype(np.float64)) / len(gradients)
     patches = np.array([max(float(patch.astype(np.float64) @ alpha), 0) for patch in features])
@@ -135,21 +139,21 @@ def cam_by_hand(example: Example, ids, which) -> np.ndarray:
 
 
 @pytest.mark.parametrize("query", ["last", "answer"])
-def test_grad_cam_of_the_towers_last_layer(example, query):
-    found = example.map("gradcam", query)
-    assert_close(found.values, cam_by_hand(example, example.ids, example.explained_indices(query)))
-    assert (found.layers, found.layer_values, found.layer_numbers) == ((), None, ())
+def test_grad_cam_of_the_encoders_last_layer(example, query):
+    method_map = example.map("gradcam", query)
+    assert_close(method_map.values, cam_by_hand(example, example.ids, example.explained_indices(query)))
+    assert (method_map.layers, method_map.layer_values, method_map.layer_numbers) == ((), None, ())
 
 
 def test_grad_cam_of_a_supplied_answer(examples):
     example = examples("demo", "two")
     ids = example.supplied("red star")
-    found = example.map("gradcam", "answer", answer="red star")
-    assert_close(found.values, cam_by_hand(example, ids, example.explained_indices("answer", ids)))
+    method_map = example.map("gradcam", "answer", answer="red star")
+    assert_close(method_map.values, cam_by_hand(example, ids, example.explained_indices("answer", ids)))
 
 
 def test_some_windows_are_not_in_the_order_of_the_cells(examples):
-    """Or else undoing the order would not have been tested."""
+    """Otherwise undoing the order would not be tested."""
     for which, kind in SHOWN:
         example = examples(which, kind)
         grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
@@ -163,7 +167,7 @@ def test_some_windows_are_not_in_the_order_of_the_cells(examples):
     "grids", [[(1, 2, 2)], [(1, 8, 8)], [(1, 18, 10)], [(1, 4, 34)], [(1, 10, 18), (1, 16, 6)], [(3, 10, 14)]]
 )
 @pytest.mark.parametrize("clips", [False, True])
-def test_patches_lie_as_transformers_windows_say(request, which, grids, clips):
+def test_the_patch_order_is_that_of_transformers(request, which, grids, clips):
     model = request.getfixturevalue(which).model
     grid = torch.tensor(grids)
     pixels = torch.zeros(int(grid.prod(dim=1).sum()), 3 * 2 * 14 * 14)

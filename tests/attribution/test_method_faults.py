@@ -1,4 +1,4 @@
-"""What methods and removal do where something is odd: empty maps, large pictures, gradients that are not finite."""
+"""Methods and cell removal in unusual cases: empty maps, large pictures, gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ def answered(engine, picture, **typed):
     return result
 
 
-def test_an_empty_map_is_said_to_be_empty_when_it_is_to_be_drawn(demo, cats):
+def test_drawing_an_empty_map_is_an_error(demo, cats):
     result = answered(demo, cats, method="gradient")
-    (one,) = result.methods
-    empty = replace(result, methods=(replace(one, values=np.zeros_like(one.values)),))
+    (method_map,) = result.methods
+    zeros = np.zeros_like(method_map.values)
+    empty = replace(result, methods=(replace(method_map, values=zeros),))
     with pytest.raises(CaptureError, match="--method gradient: its map is zero everywhere") as caught:
         empty.heatmap()
     assert "qvl-attn methods" in caught.value.hint
 
 
 def test_a_gradient_that_is_not_finite_is_named(demo, cats):
-    """The answer is finite, and what the backward pass makes of it is not."""
+    """The answer is finite, but a gradient is not."""
     layer = demo.model.model.language_model.layers[2]
 
     def spoil(module, args, output):
@@ -49,7 +50,7 @@ def test_a_gradient_that_is_not_finite_is_named(demo, cats):
     assert answered(demo, cats, method="gradient").methods[0].values.any()
 
 
-def test_the_share_on_vision_of_single_heads_is_theirs(demo, cats):
+def test_the_vision_mass_of_single_heads(demo, cats):
     heads = "0.1,2.0"
     plain = answered(demo, cats, heads=heads, query="last")
     method = answered(demo, cats, heads=heads, query="last", method="heads")
@@ -70,16 +71,16 @@ def test_a_large_picture_is_blurred_as_a_small_one_is():
 
 
 def test_a_question_has_orders_of_its_own():
-    one, other = (SimpleNamespace(sha256=digest) for digest in ("aa", "bb"))
+    first, second = (SimpleNamespace(sha256=digest) for digest in ("aa", "bb"))
     seeds = [
-        seed_of(0, [one], "why?"),
-        seed_of(1, [one], "why?"),
-        seed_of(0, [other], "why?"),
-        seed_of(0, [one, other], "why?"),
-        seed_of(0, [one], "when?"),
+        seed_of(0, [first], "why?"),
+        seed_of(1, [first], "why?"),
+        seed_of(0, [second], "why?"),
+        seed_of(0, [first, second], "why?"),
+        seed_of(0, [first], "when?"),
     ]
     assert len({*seeds}) == 5
-    assert seed_of(0, [one], "why?") == seeds[0]
+    assert seed_of(0, [first], "why?") == seeds[0]
     assert all(0 <= seed < 2**62 for seed in seeds)
 
 
@@ -108,4 +109,4 @@ def test_the_timeline_names_the_method(demo, method, label):
     result = demo.ask_video(DEMO_PICTURES / "clip.mp4", "what moves?", query="last", method=method)
     labels = [line.label for line in lines(result)]
     assert labels[-1] == label
-    assert labels[:-1] == [f"layer {layer}" for layer in range(4)], "the plain lines of all layers stay"
+    assert labels[:-1] == [f"layer {layer}" for layer in range(4)], "the lines of all layers remain"

@@ -1,4 +1,4 @@
-"""What every method has in common: names, maps that are refused, maps that are drawn."""
+"""What all methods share: names, checks of their maps, and drawing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_methods_are_named_as_they_are_typed():
 
 
 @pytest.mark.parametrize("typed", ["", "men", "mean,", "mean;max", "Mean", ",", "all"])
-def test_a_method_that_is_not_there_is_refused_with_those_that_are(typed):
+def test_an_unknown_method_is_refused_with_the_known_ones(typed):
     with pytest.raises(InputError, match="no method") as caught:
         parse_methods(typed, "--method")
     assert caught.value.message.startswith(f"--method {typed}: ")
     assert all(name in caught.value.hint for name in METHODS)
 
 
-def test_every_method_says_what_should_be_known_of_it():
+def test_every_method_is_documented():
     for method in METHODS.values():
         assert all((method.shows, method.source, method.cost, method.when, method.wrong))
 
@@ -59,7 +59,7 @@ def test_every_method_says_what_should_be_known_of_it():
         {"removed": (-1,)},
     ],
 )
-def test_what_is_no_map_is_refused(fields):
+def test_invalid_maps_are_refused(fields):
     with pytest.raises(ValueError, match=r"values|layer|removed|below zero"):
         MethodMap(**{"method": "mean", "values": values(1, 2), "caption": ""} | fields)
     assert MethodMap("mean", values(1, 2), "", removed=(0, 1))
@@ -74,7 +74,7 @@ def test_maps_are_drawn_by_picture_on_one_scale(examples):
         assert np.array_equal(map_.values, part)
         assert (map_.method, map_.query, map_.heads) == ("gradient", "question", "all")
         assert map_.uniform == pytest.approx(gradient.values.mean())
-        assert map_.queries == (), "the map is the answer's and not the query's"
+        assert map_.queries == (), "the map explains the answer, not the query"
         assert map_.scale == drawn[0].scale
         assert map_.layers == (0, 1, 2)
     assert [map_.media_index for map_ in drawn] == [0, 1]
@@ -91,7 +91,7 @@ def test_maps_are_drawn_by_picture_on_one_scale(examples):
     assert first.vision_mass == pytest.approx(result.capture.vision_mass[:, rows].mean())
 
 
-def test_a_map_of_nothing_is_not_drawn(examples):
+def test_a_map_of_zeros_is_not_drawn(examples):
     result = examples("demo", "one").result("mean")
     nothing = replace(result.methods[0], values=np.zeros_like(result.methods[0].values))
     with pytest.raises(CaptureError, match="zero everywhere"):
@@ -100,7 +100,7 @@ def test_a_map_of_nothing_is_not_drawn(examples):
 
 def test_methods_stand_in_the_order_in_which_they_were_named(examples):
     names = ("tam", "mean", "rollout")
-    assert [one.method for one in examples("demo", "one").result(*names).methods] == [*names]
+    assert [method.method for method in examples("demo", "one").result(*names).methods] == [*names]
     assert examples("demo", "one").result().methods == ()
 
 

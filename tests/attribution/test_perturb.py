@@ -21,7 +21,7 @@ def noise(*shape):
     return rng.integers(0, 256, shape, dtype=np.uint8)
 
 
-# Which cells are gone at which share.
+# Which cells are removed at which share.
 
 
 def test_the_shares_go_from_none_to_all_in_sixteenths():
@@ -30,14 +30,14 @@ def test_the_shares_go_from_none_to_all_in_sixteenths():
 
 
 @given(st.integers(1, 200_000))
-def test_as_many_cells_are_gone_as_the_share_says(cells):
-    found = faithfulness.counts(cells)
-    assert found.dtype == np.int64
-    assert found.tolist() == [math.floor(Fraction(k * cells, 16) + Fraction(1, 2)) for k in range(17)]
-    assert (found[0], found[-1]) == (0, cells)
+def test_the_number_of_removed_cells_is_the_rounded_share(cells):
+    counts = faithfulness.counts(cells)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [math.floor(Fraction(k * cells, 16) + Fraction(1, 2)) for k in range(17)]
+    assert (counts[0], counts[-1]) == (0, cells)
 
 
-def test_a_half_cell_is_a_whole_one():
+def test_half_a_cell_is_rounded_up():
     assert faithfulness.counts(8).tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
     assert faithfulness.counts(1).tolist() == [0] * 8 + [1] * 9
 
@@ -49,9 +49,9 @@ def test_a_half_cell_is_a_whole_one():
 )
 def test_the_strongest_go_first_and_ties_as_the_permutation_has_them(drawn):
     values, ties = drawn
-    found = faithfulness.descending(values, np.array(ties))
-    assert found.dtype == np.int64
-    assert found.tolist() == sorted(range(len(values)), key=lambda cell: (-values[cell], ties.index(cell)))
+    order = faithfulness.descending(values, np.array(ties))
+    assert order.dtype == np.int64
+    assert order.tolist() == sorted(range(len(values)), key=lambda cell: (-values[cell], ties.index(cell)))
 
 
 def test_faint_differences_count_and_large_ones_do_not_overflow():
@@ -66,19 +66,19 @@ def test_a_constant_map_goes_in_the_order_of_the_permutation():
 
 
 @given(st.integers(1, 60).flatmap(lambda n: st.permutations(range(n))))
-def test_what_is_removed_are_the_first_of_the_order(order):
-    found = faithfulness.removed(np.array(order))
-    assert found.shape == (STEPS + 1, len(order))
-    assert found.dtype == bool
-    for gone, count in zip(found, faithfulness.counts(len(order)), strict=True):
-        assert set(np.flatnonzero(gone).tolist()) == set(order[:count])
+def test_the_first_cells_of_the_order_are_removed(order):
+    removed = faithfulness.removed(np.array(order))
+    assert removed.shape == (STEPS + 1, len(order))
+    assert removed.dtype == bool
+    for cells, count in zip(removed, faithfulness.counts(len(order)), strict=True):
+        assert set(np.flatnonzero(cells).tolist()) == set(order[:count])
 
 
-def test_what_is_gone_stays_gone():
-    found = faithfulness.removed(rng.permutation(77))
-    assert not found[0].any()
-    assert found[-1].all()
-    assert (found[1:] >= found[:-1]).all()
+def test_removed_cells_stay_removed():
+    removed = faithfulness.removed(rng.permutation(77))
+    assert not removed[0].any()
+    assert removed[-1].all()
+    assert (removed[1:] >= removed[:-1]).all()
 
 
 # The area under the curve.
@@ -86,26 +86,26 @@ def test_what_is_gone_stays_gone():
 
 def test_the_area_is_that_of_scikit_learn():
     curves = rng.standard_normal((5, 3, STEPS + 1))
-    want = [[auc([k / 16 for k in range(17)], curve) for curve in some] for some in curves]
+    want = [[auc([k / 16 for k in range(17)], curve) for curve in group] for group in curves]
     assert faithfulness.area(curves) == pytest.approx(np.array(want), abs=1e-12)
 
 
 @given(hnp.arrays(np.float64, STEPS + 1, elements=st.floats(-100, 0)))
 def test_the_area_is_the_sum_of_trapezoids(curve):
     want = math.fsum((a + b) / 2 / 16 for a, b in pairwise(curve))
-    found = faithfulness.area(curve)
-    assert found.shape == ()
-    assert found.dtype == np.float64
-    assert found == pytest.approx(want, abs=1e-9)
+    area = faithfulness.area(curve)
+    assert area.shape == ()
+    assert area.dtype == np.float64
+    assert area == pytest.approx(want, abs=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_the_area_is_summed_in_double_precision(dtype):
     curves = (rng.random((2, STEPS + 1)) - 3).astype(dtype)
     curves[1, 3] = -6e4
-    found = faithfulness.area(curves)
-    assert found.dtype == np.float64
-    for area, curve in zip(found, curves.tolist(), strict=True):
+    areas = faithfulness.area(curves)
+    assert areas.dtype == np.float64
+    for area, curve in zip(areas, curves.tolist(), strict=True):
         assert area == pytest.approx(math.fsum((a + b) / 32 for a, b in pairwise(curve)), rel=1e-14)
 
 
@@ -116,7 +116,7 @@ def test_the_area_of_a_level_curve_is_its_level_and_of_a_ramp_its_half():
     assert faithfulness.area(np.stack([first, last])).tolist() == [1 / 32, 1 / 32]
 
 
-# What stands in for the cells that are gone.
+# The pixels that replace removed cells.
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (40, 1), (3, 4), (30, 44), (61, 20), (12, 160)])
@@ -127,18 +127,18 @@ def test_a_blurred_frame_is_that_of_scipys_gaussian(size):
     frame[:, size[1] // 3 :, 1] //= 3
     sigma = max(size) / 10
     want = [ndimage.gaussian_filter(frame[..., c].astype(float), sigma, mode="reflect", truncate=8) for c in range(3)]
-    found = faithfulness.blurred(frame)
-    assert found.dtype == np.uint8
-    assert found.shape == frame.shape
-    assert np.abs(found - np.stack(want, axis=-1)).max() < (0.55 if max(size) > 10 else 1.5)
+    blurred = faithfulness.blurred(frame)
+    assert blurred.dtype == np.uint8
+    assert blurred.shape == frame.shape
+    assert np.abs(blurred - np.stack(want, axis=-1)).max() < (0.55 if max(size) > 10 else 1.5)
 
 
 def test_a_blurred_frame_has_no_detail_left_and_the_same_mean():
     stripes = np.zeros((80, 100, 3), np.uint8)
     stripes[:, ::2] = 200
-    found = faithfulness.blurred(stripes)
-    assert np.abs(found[:, 35:65].astype(int) - 100).max() <= 1
-    assert np.abs(found.astype(int) - 100).max() <= 5  # at the borders, where reflecting makes a stripe twice as wide
+    blurred = faithfulness.blurred(stripes)
+    assert np.abs(blurred[:, 35:65].astype(int) - 100).max() <= 1
+    assert np.abs(blurred.astype(int) - 100).max() <= 5  # at the borders reflection makes a stripe twice as wide
     frame = noise(50, 90, 3)
     assert faithfulness.blurred(frame).mean(axis=(0, 1)) == pytest.approx(frame.mean(axis=(0, 1)), abs=0.3)
     assert faithfulness.blurred(frame).std() < frame.std() / 10
@@ -155,15 +155,15 @@ def test_a_frame_of_one_colour_stays_as_it_is(level):
 def test_flat_frames_have_the_mean_colour_of_all_of_them(shape):
     frames = noise(*shape, 3)
     frames[0, :, :, 2] //= 9
-    found = faithfulness.flat(frames)
-    assert found.dtype == np.uint8
-    assert found.shape == frames.shape
+    flat = faithfulness.flat(frames)
+    assert flat.dtype == np.uint8
+    assert flat.shape == frames.shape
     for channel in range(3):
         levels = [int(level) for level in frames[..., channel].ravel()]
-        assert np.unique(found[..., channel]).tolist() == [round(Fraction(sum(levels), len(levels)))]
+        assert np.unique(flat[..., channel]).tolist() == [round(Fraction(sum(levels), len(levels)))]
 
 
-def test_the_mean_colour_is_over_frames_and_not_of_each():
+def test_the_mean_colour_is_over_all_frames():
     frames = np.stack([np.full((2, 3, 3), 10, np.uint8), np.full((2, 3, 3), 250, np.uint8)])
     assert np.unique(faithfulness.flat(frames)).tolist() == [130]
 
@@ -174,10 +174,10 @@ def test_the_mean_colour_of_many_bright_pixels_is_exact():
     assert np.unique(faithfulness.flat(frames)).tolist() == [255]
 
 
-def test_the_stand_ins_leave_the_frames_alone_and_can_be_written_to():
+def test_filled_frames_are_writable_copies():
     frames = noise(2, 4, 5, 3)
     before = frames.copy()
-    for found in (faithfulness.blurred(frames[0]), faithfulness.flat(frames)[0]):
-        found[0, 0] = 7
-        assert (found[1:] != 7).any()
+    for filled in (faithfulness.blurred(frames[0]), faithfulness.flat(frames)[0]):
+        filled[0, 0] = 7
+        assert (filled[1:] != 7).any()
     assert np.array_equal(frames, before)

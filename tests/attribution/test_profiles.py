@@ -1,4 +1,4 @@
-"""Profiles: files, what fits which model, and the headline that comes of them."""
+"""Profiles: files, the models that they fit, and the headline that they define."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.merge_passes import merge_captures
 
-# As published: shared by the authors' code and the notes on the model that this package was built from.
+# As published in the authors' code.
 PUBLISHED = {
     "qwen2.5-vl-3b": ((21, 9), (21, 11), (22, 0), (22, 7)),
     "qwen2.5-vl-3b-text": ((20, 1), (20, 4), (22, 14)),
@@ -67,8 +67,8 @@ def test_the_published_heads_ship_and_say_that_they_are_not_measured_here():
     for name, heads in PUBLISHED.items():
         profile = load_profile(name)
         assert profile.heads == heads
-        assert profile.signals == "published"
-        assert "not measured here" in profile.standing
+        assert profile.evidence == "published"
+        assert "not measured here" in profile.status
         assert "SD-RPN" in profile.source
 
 
@@ -94,7 +94,7 @@ def test_a_profile_for_another_model_is_refused(demo):
 
 
 def test_a_profile_beside_layers_is_refused(demo, file):
-    with pytest.raises(InputError, match="beside --layers"):
+    with pytest.raises(InputError, match="cannot be combined with --layers"):
         choose_profile(str(file(demo_profile())), demo.config, chosen=True)
 
 
@@ -116,15 +116,15 @@ def test_a_file_gives_its_profile_back(file):
         {"source": ""},
     ],
 )
-def test_what_is_no_profile_cannot_be_made(change):
-    with pytest.raises(ValueError, match=r"want|a layer|a head"):
+def test_invalid_profiles_are_refused(change):
+    with pytest.raises(ValueError, match=r"want|no such layer|no such head"):
         demo_profile(**change)
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"profile_version": 2}', '{"profile_version": 1, "name": "x"}', "\x00"]
 )
-def test_what_is_no_profile_is_one_line(tmp_path, text):
+def test_a_file_without_a_profile_is_an_error_of_one_line(tmp_path, text):
     (tmp_path / "bad.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="not a profile"):
         load_profile(str(tmp_path / "bad.json"))
@@ -146,7 +146,7 @@ def test_deep_json_is_no_profile(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing.json", "qwen2.5-vl-72b", "x" * 5000, "a\0b", "."])
-def test_a_profile_that_is_not_there_names_those_that_ship(name):
+def test_an_unknown_profile_names_those_that_ship(name):
     with pytest.raises(InputError, match="no such file or profile") as fault:
         load_profile(name)
     assert "qwen2.5-vl-3b" in fault.value.hint
@@ -165,23 +165,23 @@ def test_the_headline_is_the_mean_of_its_heads_alone(demo, cats, own):
     everything = demo.ask(cats, QUESTION, query="last", heads="0-3")
     rows = query_rows(everything.capture, QUESTION, "last")
     heads = everything.capture.weights_by_head[[1, 2], [0, 2]][:, rows].mean(axis=(0, 1))
-    assert result.settings.query == "last", "the query it was found with"
+    assert result.settings.query == "last", "the profile's query"
     assert np.allclose(result.heatmap().values.ravel(), heads, atol=1e-6)
     assert result.heatmap().heads == "1.0,2.2"
 
 
-def test_only_its_heads_are_kept_apart(demo, cats, own):
+def test_only_its_heads_are_recorded(demo, cats, own):
     result = demo.ask(cats, QUESTION, profile=own)
     everything = demo.ask(cats, QUESTION, query="last", heads="0-3")
-    kept = result.capture.weights_by_head
-    assert kept.shape == (2, 2, *result.capture.weights.shape[1:]), "layers 1 and 2, heads 0 and 2"
-    assert np.allclose(kept, everything.capture.weights_by_head[np.ix_([1, 2], [0, 2])], atol=1e-6)
+    by_head = result.capture.weights_by_head
+    assert by_head.shape == (2, 2, *result.capture.weights.shape[1:]), "layers 1 and 2, heads 0 and 2"
+    assert np.allclose(by_head, everything.capture.weights_by_head[np.ix_([1, 2], [0, 2])], atol=1e-6)
     assert np.allclose(result.capture.weights, everything.capture.weights, atol=1e-6)
-    with pytest.raises(InputError, match=r"head 3\.1 was not kept apart"):
+    with pytest.raises(InputError, match=r"head 3\.1 was not recorded"):
         result.heatmap(heads="3.1")
 
 
-def test_named_layers_leave_the_profile(demo, cats, own):
+def test_named_layers_override_the_profile(demo, cats, own):
     result = demo.ask(cats, QUESTION, profile=own)
     plain = demo.ask(cats, QUESTION, query="last")
     assert np.allclose(result.heatmap(layers="1-3").values, plain.heatmap(layers="1-3").values, atol=1e-6)
@@ -189,10 +189,12 @@ def test_named_layers_leave_the_profile(demo, cats, own):
 
 def test_a_profile_of_layers(demo, cats, file):
     profile = str(file(demo_profile(heads=(), layers=(1, 3))))
-    result, plain = (demo.ask(cats, QUESTION, query="last", **one) for one in ({"profile": profile}, {"layers": "1,3"}))
+    result, plain = (
+        demo.ask(cats, QUESTION, query="last", **options) for options in ({"profile": profile}, {"layers": "1,3"})
+    )
     assert np.allclose(result.heatmap().values, plain.heatmap().values, atol=1e-6)
     assert result.capture.weights_by_head is None
-    assert len(result.capture.layers) == 4, "all layers are captured all the same"
+    assert len(result.capture.layers) == 4, "all layers are captured nevertheless"
 
 
 def test_it_is_saved_and_read_back_with_its_heads(demo, cats, own, tmp_path):
@@ -206,7 +208,7 @@ def test_it_is_saved_and_read_back_with_its_heads(demo, cats, own, tmp_path):
 def test_windows_of_a_clip_keep_its_heads(demo, clip_file, file):
     profile = str(file(demo_profile(query="last")))
     result = demo.ask_video(clip_file(8), QUESTION, fps=10, window=4, profile=profile)
-    captures = [one.capture for one in result.passes]
+    captures = [window.capture for window in result.passes]
     merged = merge_captures(captures, (0, 1, 2), result.media[0])
     assert result.capture.weights_by_head.shape[:2] == (2, 2)
     assert np.array_equal(merged.weights_by_head, result.capture.weights_by_head)
@@ -214,19 +216,19 @@ def test_windows_of_a_clip_keep_its_heads(demo, clip_file, file):
     assert np.allclose(result.heatmap().values, full.heatmap().values, atol=1e-6)
 
 
-def test_the_command_says_which_profile_it_took(demo, cats, own, tmp_path, monkeypatch):
+def test_the_command_names_its_profile(demo, cats, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-    done = CliRunner().invoke(app, ["ask", str(cats), QUESTION, "--model", "demo", "--profile", own])
-    assert done.exit_code == 0, done.output
-    assert "heads 1.0,2.2 (profile own: calibrated" in " ".join(done.stderr.split())
+    run = CliRunner().invoke(app, ["ask", str(cats), QUESTION, "--model", "demo", "--profile", own])
+    assert run.exit_code == 0, run.output
+    assert "heads 1.0,2.2 (profile own: calibrated" in " ".join(run.stderr.split())
     both = CliRunner().invoke(app, ["ask", str(cats), QUESTION, "--model", "demo", "--profile", own, "--layers", "1"])
     assert both.exit_code == 2
-    assert "beside --layers or --heads" in both.stderr
+    assert "cannot be combined with --layers or --heads" in both.stderr
 
 
 def test_the_default_of_a_3b_is_its_published_heads(demo, cats, monkeypatch):
-    """On weights of another shape the same way is taken: the shipped profile is made to fit the embedded model."""
+    """The shipped profile is changed to fit the demo model."""
     fitting = replace(load_profile("qwen2.5-vl-3b"), model=Shape(4, 4, 128), heads=((1, 0), (2, 2)))
     monkeypatch.setattr("qvl_attn.attribution.profiles.load_profile", lambda name: fitting)
     assert demo.ask(cats, QUESTION).heatmap().heads == "1.0,2.2"
@@ -239,4 +241,4 @@ def test_json_of_a_profile_is_checked_field_by_field():
     assert profile_from(value) == demo_profile()
     for field in ("name", "evidence", "source", "model"):
         with pytest.raises(KeyError):
-            profile_from({name: one for name, one in value.items() if name != field})
+            profile_from({name: item for name, item in value.items() if name != field})

@@ -79,7 +79,7 @@ def test_the_list_as_json_has_the_same_fields():
         assert row["needs"].startswith("attention rows")
     needs = {row["name"]: row["needs"] for row in rows}
     assert needs["mean"] == "attention rows"
-    assert needs["heads"] == "attention rows; the profile's heads apart"
+    assert needs["heads"] == "attention rows; the profile's single heads"
     assert needs["max"] == "attention rows; the heads' maximum of each row"
 
 
@@ -156,8 +156,11 @@ FAULTS = {
     "no heads": (["--method", "heads"], ["--method heads: there is no profile with heads", "--heads"]),
     "no heads though all": (["--method", "heads", "--heads", "all"], ["no profile with heads"]),
     "no profile": (["--method", "mean,heads", "--profile", "none"], ["no profile with heads"]),
-    "heads": (["--method", "mean", "--heads", "1.0"], ["--method mean stands beside --heads 1.0"]),
-    "the second beside heads": (["--method", "heads,tam", "--heads", "1.0"], ["--method tam stands beside --heads"]),
+    "heads": (["--method", "mean", "--heads", "1.0"], ["--method mean cannot be combined with --heads 1.0"]),
+    "the second beside heads": (
+        ["--method", "heads,tam", "--heads", "1.0"],
+        ["--method tam cannot be combined with --heads"],
+    ),
     "a query of no word": (["--method", "mean", "--query", "text:dog"], ["--query text:dog"]),
     "an empty answer": (["--method", "gradient", "--answer", ""], ["the answer is empty"]),
     "a layer beyond": (["--method", "mean", "--layers", "9"], ["--layers 9"]),

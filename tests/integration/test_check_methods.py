@@ -201,7 +201,7 @@ def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_pat
 
 
 def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 0)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 0)
     parts = [tmp_path / "a", tmp_path / "b"]
     for i, part in enumerate(parts):
         assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0
@@ -249,7 +249,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, mon
         (("--methods", "relatve"), "--methods relatve: no method 'relatve'"),
         (("--methods", ""), "no method ''"),
         (("--methods", "mean,heads"), "--methods heads: there is no profile with heads"),
-        (("--methods", "mean", "--heads", "1.0"), "--methods mean stands beside --heads 1.0"),
+        (("--methods", "mean", "--heads", "1.0"), "--methods mean cannot be combined with --heads 1.0"),
         (("--methods", "mean", "--query", "text:zebra"), "--query text:zebra"),
     ],
 )

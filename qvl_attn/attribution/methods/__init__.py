@@ -1,4 +1,4 @@
-"""The methods, by name, and how they are chosen."""
+"""The methods by name, and the parsing of method names."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ METHODS = {
 
 
 def needs_of(names: Sequence[str]) -> frozenset[str]:
-    """What of `Signals` any of some methods reads."""
+    """Return the names of the signals that any of the given methods needs."""
     return frozenset[str]().union(*(METHODS[name].needs for name in names))
 
 
 def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple[str, ...]:
-    """`mean,relative` or several names as names, each once, in the order in which they were named.
+    """Parse `mean,relative`, or a sequence of names, to unique names in the given order.
 
     Raises:
-        InputError: none, or one that is not there.
+        InputError: the text is empty or has an unknown name.
     """
     typed = text if isinstance(text, str) else ",".join(text)
     names = [name.strip() for name in typed.split(",")]

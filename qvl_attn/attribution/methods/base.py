@@ -1,4 +1,4 @@
-"""What a method is: what it needs captured, a pure function of that, and what should be known of it."""
+"""The definition of a method: the signals that it needs, a pure function of these, and its documentation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qvl_attn.model.signals import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATE
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a method looks at.
+    """The input of a method.
 
     Attributes:
         capture: the attention rows.
         query: `question`, `last`, `answer` or `text:words`.
-        rows: the query's, as indices into the capture's Q axis.
+        rows: the query's rows, as indices into the capture's Q axis.
         layers: the layers that the plain mean averages.
-        heads: those of a profile, as (layer, head); None without one.
-        signals: what was captured beside the rows.
+        heads: the profile's heads, as (layer, head) pairs; None without a profile.
+        signals: the signals captured besides the rows.
     """
 
     capture: Capture
@@ -34,10 +34,10 @@ class View:
 
     @property
     def chosen(self) -> list[int]:
-        """Places of `layers` in the capture's L axis.
+        """The indices of `layers` in the capture's L axis.
 
         Raises:
-            InputError: one of them was not captured.
+            InputError: a layer was not captured.
         """
         captured = self.capture.layers.tolist()
         absent = [layer for layer in self.layers if layer not in captured]
@@ -47,7 +47,7 @@ class View:
 
     @property
     def query_seeds(self) -> Floats:
-        """(S,) the query's tokens, summing to one, over prompt and answer."""
+        """(S,) weights over prompt and answer that sum to one, equal on the query's tokens."""
         seeds = np.zeros(len(self.signals.seeds))
         seeds[self.capture.queries[self.rows]] = 1 / len(self.rows)
         return seeds
@@ -55,16 +55,16 @@ class View:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MethodMap:
-    """What a method makes of one prompt.
+    """The map of a method for one prompt.
 
     Attributes:
-        method: its name.
-        values: (V,) float32, not below 0, of any scale.
-        caption: what it shows, for the foot of a picture.
-        layers: the layers that went into `values`; empty where none of the language model's did.
-        layer_values: (K, V) float32, the same of single layers, not below 0; none where the method has no layers.
-        layer_numbers: (K,) their numbers.
-        removed: cells that were taken out of `values`, as indices into the V axis.
+        method: name of the method.
+        values: (V,) float32, non-negative, of any scale.
+        caption: description of the map, for the foot of a picture.
+        layers: the layers used in `values`; empty if no layer of the language model is used.
+        layer_values: (K, V) float32, non-negative, the maps of single layers; None if the method has no layers.
+        layer_numbers: (K,) the numbers of these layers.
+        removed: cells that the method removed from `values`, as indices into the V axis.
     """
 
     method: str
@@ -86,28 +86,28 @@ class MethodMap:
             if values.shape[-1] != cells or values.dtype != np.float32:
                 raise ValueError(f"layer_values: {values.dtype} {values.shape}, of {cells} cells")
             if not np.isfinite(values).all() or (values < 0).any():
-                raise ValueError("a map below zero, or not finite")
+                raise ValueError("a map has values below zero or not finite")
         if any(not 0 <= cell < cells for cell in self.removed):
-            raise ValueError("removed: a cell that is not there")
+            raise ValueError("removed: no such cell")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way from what was captured to a map.
+    """A method that computes a map from captured rows and signals.
 
     Attributes:
-        name: as it is typed.
-        compute: the map of a view; pure.
-        needs: what of `Signals` it reads.
-        shows: what the map is, in a few words.
-        source: where it was published.
-        cost: beside the answer itself.
-        when: to use it.
-        wrong: what is known to be wrong with it.
-        heads: whether it wants a profile with heads.
-        head_max: whether it reads the heads' maximum of each row.
-        layer_label: what stands before a layer's number beneath its map.
-        follows_query: whether the map is that of the query; else that of the answer's token.
+        name: value of `--method`.
+        compute: pure function from a view to a map.
+        needs: names of the signals that it uses.
+        shows: short description of the map.
+        source: publication.
+        cost: cost beyond the answer itself.
+        when: when to use it.
+        wrong: known problems.
+        heads: whether it needs a profile with heads.
+        head_max: whether it uses the maximum over heads of each row.
+        follows_query: whether the map depends on the query; else it explains the answer's tokens.
+        layer_label: label before a layer's number under its map.
     """
 
     name: str
@@ -124,30 +124,30 @@ class Method:
     layer_label: str = "layer"
 
     @property
-    def told_needs(self) -> str:
-        """What it needs captured, to be read."""
-        further = [*(NEEDS[name] for name in sorted(self.needs))]
-        further += ["the heads' maximum of each row"] * self.head_max + ["the profile's heads apart"] * self.heads
-        return "; ".join(["attention rows", *further])
+    def needs_description(self) -> str:
+        """The captured data that it needs, as text."""
+        signals = [*(NEEDS[name] for name in sorted(self.needs))]
+        signals += ["the heads' maximum of each row"] * self.head_max + ["the profile's single heads"] * self.heads
+        return "; ".join(["attention rows", *signals])
 
 
 NEEDS = {
     GENERIC: "rows of a generic prompt about the same pictures",
-    STATES: "length and sink score of the vision tokens' hidden states in every layer",
+    STATES: "norm and sink score of the vision tokens' hidden states in every layer",
     ATTENTION: "queries and keys of every layer",
     RELEVANCE: "queries, keys, values and gradients of every layer",
-    TOWER: "activations and gradients of the vision tower's last layer",
-    CLASSES: "last hidden states, and the head's rows of the words of question and answer",
+    TOWER: "activations and gradients of the vision encoder's last layer",
+    CLASSES: "last hidden states, and the LM head's rows for the tokens of question and answer",
 }
 
 
 def layer_means(capture: Capture, rows: IntArray) -> Floats:
-    """(L, V) attention of some query rows, averaged over them and over all heads, of each captured layer."""
+    """Return the attention of each captured layer, averaged over some query rows and over all heads, (L, V)."""
     mean: Floats = capture.weights[:, rows].mean(axis=1, dtype=np.float64)
     return mean
 
 
 def as_map(values: Floats) -> FloatArray:
-    """As maps are kept."""
-    found: FloatArray = values.astype(np.float32)
-    return found
+    """Convert to the dtype of maps, float32."""
+    converted: FloatArray = values.astype(np.float32)
+    return converted

@@ -1,11 +1,11 @@
-"""Grad-CAM on the vision tower's last layer, conditioned on the question through the answer's logit.
+"""Grad-CAM on the vision encoder's last layer. It depends on the question through the answer's logit.
 
     alpha_c = mean over patches p of dy/dF[p, c],  map(p) = (sum over c of alpha_c F[p, c])+
 
-F (P, C) is what the tower's last layer gives, before the patches of a cell are merged, y the logit of a token of the
-answer (Selvaraju et al. 1610.02391, equations 1 and 2); of several pictures, or a clip's steps, the patches of all of
-them; a cell has the mean of its patches. The patches' order within the tower's windows is undone. One more pass with
-its backward pass through the language model; memory O(L S).
+F (P, C) is the output of the encoder's last layer, before the patches of a cell are merged; y is the logit of an answer
+token (Selvaraju et al. 1610.02391, equations 1 and 2). P covers the patches of all pictures or steps. A cell has the
+mean of its patches. The window order of the patches is undone. Cost: one more pass with a backward pass through the
+language model; memory O(L S).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from qvl_attn.model.signals import TOWER, Floats, Tower
 
 
 def grad_cam(tower: Tower) -> Floats:
-    """(V,) the map, of each cell the mean of its patches."""
+    """Return the map, (V,): the mean over the patches of each cell."""
     alpha = tower.gradients.mean(axis=(0, 1), dtype=np.float64)
     cam = np.maximum(tower.activations.astype(np.float64) @ alpha, 0)
-    found: Floats = cam.mean(axis=1)
-    return found
+    values: Floats = cam.mean(axis=1)
+    return values
 
 
 def _gradcam(view: View) -> MethodMap:
@@ -30,7 +30,7 @@ def _gradcam(view: View) -> MethodMap:
     return MethodMap(
         method="gradcam",
         values=as_map(grad_cam(signals.tower)),
-        caption=f"Grad-CAM of the logit of “{signals.explained.strip()}” on the vision tower's last layer",
+        caption=f"Grad-CAM of the logit of “{signals.explained.strip()}” on the vision encoder's last layer",
     )
 
 
@@ -38,10 +38,10 @@ GRADCAM = Method(
     name="gradcam",
     compute=_gradcam,
     needs=frozenset({TOWER}),
-    shows="Grad-CAM of the answer's logit on the vision tower's last layer",
+    shows="Grad-CAM of the answer's logit on the vision encoder's last layer",
     source="Selvaraju et al. 2017, arXiv 1610.02391",
-    cost="one more pass with its backward pass",
-    when="the language model's attention is in doubt: this does not read it",
-    wrong="one weight a channel for the whole picture suits CNNs; a transformer's channels are not detectors",
+    cost="one more pass with a backward pass",
+    when="you doubt the language model's attention: this method does not use it",
+    wrong="one weight per channel for the whole picture suits CNNs; a transformer's channels are not detectors",
     follows_query=False,
 )

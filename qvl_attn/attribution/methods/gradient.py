@@ -1,12 +1,12 @@
-"""Relevance: attention times the gradient of the answer's logit, followed down through the layers.
+"""Relevance: attention times the gradient of the answer's logit, propagated down through the layers.
 
     A_l = mean over heads of (A[l, h] * dy/dA[l, h])+          (Chefer et al. 2103.15679, equation 5)
     R   = (I + A_L) ... (I + A_1),  map = e_q R on the cells   (equation 6, of a decoder's self-attention alone)
 
-y is the logit of a token of the answer, e_q (S,) where it is produced: the answer's first token, or with
-`--query answer` all of its text at once. The row e_q R is followed down from the last layer, (S,) at a time; each
-layer's A (S, S) is made a block of rows at a time. `layer_values` are the direct terms e_q A_l. One more pass with its
-backward pass, and O(L H S^2) time once more; memory O(L S).
+y is the logit of an answer token and e_q (S,) selects the position that produces it. By default that is the answer's
+first token; with `--query answer` all its text tokens together. The row e_q R, (S,), is propagated from the last layer
+down; each layer's A (S, S) is computed a block of rows at a time. `layer_values` are the direct terms e_q A_l. Cost:
+one more pass with a backward pass, and O(L H S^2) time once more; memory O(L S).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qvl_attn.model.signals import RELEVANCE, Floats, Product
 
 
 def relevance(seeds: Floats, products: Sequence[Product]) -> Floats:
-    """(S,) the row of R that belongs to the seeds."""
+    """Return the product of the seeds with R, (S,)."""
     row = seeds
     for product in reversed(products):
         row = row + product(row)
@@ -46,8 +46,8 @@ GRADIENT = Method(
     needs=frozenset({RELEVANCE}),
     shows="attention times the gradient of the answer's logit, positive part, through all layers",
     source="Chefer et al. 2021, arXiv 2103.15679",
-    cost="one more pass with its backward pass: some three times the time, activations of all layers",
-    when="what spoke for this answer is asked for, and not what was looked at",
-    wrong="negative evidence is dropped; MLPs and norms are left out; gradients vanish where the model is sure",
+    cost="one more pass with a backward pass: about three times the time, and activations of all layers",
+    when="you ask what supported this answer, not what the model attended to",
+    wrong="negative contributions are dropped; MLPs and norms are ignored; gradients vanish if the model is certain",
     follows_query=False,
 )

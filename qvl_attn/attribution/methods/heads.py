@@ -1,8 +1,8 @@
-"""The few heads that ground, as a profile names them: published for the 3B and the 7B, or calibrated by `check`.
+"""The mean of a profile's heads: few heads that ground, published for the 3B and 7B or calibrated by `check`.
 
     map(v) = mean over the profile's (layer, head) and query rows q of A[layer, head, q, v]
 
-Only those heads are kept apart: O(heads Q V). That few heads carry the grounding: Kang et al. 2503.06287 among others.
+Only these heads are recorded: O(heads Q V). Few heads carry the grounding: see Kang et al. 2503.06287.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _heads(view: View) -> MethodMap:
     def mean(heads: tuple[tuple[int, int], ...]) -> np.ndarray:
         return mean_over(view.capture, view.layers, heads, view.rows)
 
-    by_layer = np.stack([mean(tuple(one for one in view.heads if one[0] == layer)) for layer in layers])
+    by_layer = np.stack([mean(tuple(pair for pair in view.heads if pair[0] == layer)) for layer in layers])
     return MethodMap(
         method="heads",
         values=mean(view.heads),
@@ -39,8 +39,8 @@ HEADS = Method(
     needs=frozenset(),
     shows="attention of the query in the heads of a profile",
     source="localisation heads: Kang et al. 2025, arXiv 2503.06287; the profile's own source",
-    cost="those heads kept apart",
-    when="a profile for your model exists, or a hundred samples with boxes to calibrate one",
-    wrong="published heads were found on other data and prompts; calibrated ones fit what they were calibrated on",
+    cost="the rows of these heads",
+    when="there is a profile for your model, or a hundred samples with boxes to calibrate one",
+    wrong="published heads were found on other data and prompts; calibrated heads fit their calibration data",
     heads=True,
 )

@@ -1,4 +1,4 @@
-"""A method's map as heat maps of the pictures of its prompt."""
+"""Convert the maps of methods to heat maps, to saved arrays and JSON, and back."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def method_heat_maps(
     layer: int | None = None,
     heads: str = "all",
 ) -> tuple[HeatMap, ...]:
-    """One heat map a picture of the prompt, all on one scale; `uniform` is the mean of the map's own cells.
+    """Return one heat map for each picture of the prompt, all on one scale; `uniform` is the mean of the map's cells.
 
     Args:
-        method: what it made of the prompt.
+        method: the method's map.
         capture: the attention rows.
-        rows: of the query.
-        query: what asked.
-        scale: what to draw them on; by default their own 99.5th percentile.
-        layer: of one layer alone; None for the whole.
-        heads: what was averaged, as text.
+        rows: the query's rows, as indices into the capture's Q axis.
+        query: the query, as text.
+        scale: scale of the colours; by default from 0 to the map's own 99.5th percentile.
+        layer: number of a single layer; None for the whole map.
+        heads: the averaged heads, as text.
 
     Raises:
-        CaptureError: the map is zero everywhere: there is nothing to draw.
+        CaptureError: the map is zero everywhere, so there is nothing to draw.
     """
     values: FloatArray = method.values
     layers = method.layers
@@ -43,8 +43,8 @@ def method_heat_maps(
         values, layers = method.layer_values[method.layer_numbers.index(layer)], (layer,)
     mean = float(values.mean())
     if not mean > 0:
-        raise CaptureError(f"--method {method.method}: its map is zero everywhere", "try another one: qvl-attn methods")
-    # Of some heads the layers' share is another one: their map is itself what they put on vision.
+        raise CaptureError(f"--method {method.method}: its map is zero everywhere", "choose another: qvl-attn methods")
+    # Single heads have a vision mass of their own: the sum of their map.
     heads_mass = float(values.sum(dtype=np.float64)) if heads != "all" else None
     captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)
     return tuple(
@@ -65,53 +65,55 @@ def method_heat_maps(
 
 
 def method_arrays(methods: Sequence[MethodMap]) -> dict[str, np.ndarray]:
-    """For `attention.npz`: `relative_values` (V,) and, where the method has layers, `relative_layer_values` (K, V)."""
-    arrays = {f"{one.method}_values": one.values for one in methods}
-    return arrays | {f"{one.method}_layer_values": one.layer_values for one in methods if one.layer_values is not None}
+    """Return the arrays for `attention.npz`, such as `relative_values` (V,) and `relative_layer_values` (K, V)."""
+    arrays = {f"{map_.method}_values": map_.values for map_ in methods}
+    return arrays | {
+        f"{map_.method}_layer_values": map_.layer_values for map_ in methods if map_.layer_values is not None
+    }
 
 
 def methods_json(methods: Sequence[MethodMap], capture: Capture) -> list[dict[str, Any]]:
-    """For `result.json`."""
+    """Return the methods' entries for `result.json`."""
     boxes, media = np.concatenate([grid.boxes_px for grid in capture.grids]), capture.media_index
     return [
         {
-            "name": one.method,
-            "caption": one.caption,
-            "layers": list(one.layers),
-            "layer_numbers": list(one.layer_numbers),
+            "name": map_.method,
+            "caption": map_.caption,
+            "layers": list(map_.layers),
+            "layer_numbers": list(map_.layer_numbers),
             "removed": [
-                {"cell": cell, "media": int(media[cell]), "box_px": boxes[cell].tolist()} for cell in one.removed
+                {"cell": cell, "media": int(media[cell]), "box_px": boxes[cell].tolist()} for cell in map_.removed
             ],
         }
-        for one in methods
+        for map_ in methods
     ]
 
 
 def methods_from(
-    items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], asked: Sequence[str]
+    items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], requested: Sequence[str]
 ) -> tuple[MethodMap, ...]:
-    """The inverse of the two.
+    """Return the maps that `method_arrays` and `methods_json` wrote.
 
     Args:
-        items: of `result.json`.
-        arrays: of `attention.npz`.
-        asked: the methods that were asked for.
+        items: the methods' entries of `result.json`.
+        arrays: the arrays of `attention.npz`.
+        requested: the methods named in the settings.
 
     Raises:
         KeyError: a field or array is missing.
-        TypeError: a field of another type.
-        ValueError: a map that is none, of another number of cells, or of a method that was not asked for.
+        TypeError: a field has another type.
+        ValueError: a map is invalid or has another number of cells, or the methods are not the requested ones.
     """
     names = [item["name"] for item in items]
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise ValueError(f"no method {unknown[0]!r}")
-    if names != [*asked]:
-        raise ValueError(f"methods {names}, and {[*asked]} were asked for")
+    if names != [*requested]:
+        raise ValueError(f"methods {names}, but the settings name {[*requested]}")
     cells = len(arrays["vision_tokens"])
-    other = [name for name in names if np.shape(arrays[f"{name}_values"]) != (cells,)]
-    if other:
-        raise ValueError(f"{other[0]}_values does not have {cells} cells")
+    wrong = [name for name in names if np.shape(arrays[f"{name}_values"]) != (cells,)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}_values does not have {cells} cells")
     return tuple(
         MethodMap(
             method=str(item["name"]),

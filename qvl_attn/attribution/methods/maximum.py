@@ -1,9 +1,9 @@
-"""The maximum over heads and layers: what any head looked at.
+"""The maximum over heads and layers: the cells that any head attends to.
 
     map(v) = mean over query rows q of max over layers l and heads h of A[l, h, q, v]
 
-The maximum over heads is taken while the rows are recorded, (L, Q, V) as their mean, so that no head is kept apart.
-Head fusion by maximum is usual with rollout (Gildenblat 2020, vit-explain). O(L H Q V) while recording.
+The maximum over heads is taken while the rows are recorded, (L, Q, V) like the mean, so that single heads need not be
+kept. Head fusion by maximum is common with rollout (Gildenblat 2020, vit-explain). O(L H Q V) while recording.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MAXIMUM = Method(
     name="max",
     compute=_maximum,
     needs=frozenset(),
-    shows="the strongest head of the same layers, cell by cell",
+    shows="attention of the query in the strongest head of the headline's layers, cell by cell",
     source="head fusion by maximum: Gildenblat 2020, vit-explain",
-    cost="as much memory as the rows once more",
-    when="one head may ground and the mean may drown it",
-    wrong="sinks and borders glow more than in the mean; one noisy head is enough",
+    cost="the memory of the rows once more",
+    when="a single head may ground, and the mean may hide it",
+    wrong="sinks and borders are brighter than in the mean; a single noisy head is enough for that",
     head_max=True,
 )

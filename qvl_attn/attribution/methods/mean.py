@@ -1,9 +1,9 @@
-"""The mean over heads and layers: where the field started, and what everything else is measured against.
+"""The mean over heads and layers: the baseline that all other methods are compared with.
 
     map(v) = mean over layers l, heads h and query rows q of A[l, h, q, v]
 
-A (L, H, Q, V) is the softmax of the scaled scores (Vaswani et al. 1706.03762); nothing is rescaled. Costs nothing
-beside the rows: O(L Q V).
+A (L, H, Q, V) is the softmax of the scaled scores (Vaswani et al. 1706.03762), not rescaled. Needs only the recorded
+rows: O(L Q V).
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ MEAN = Method(
     shows="attention of the query, mean of all heads of the layers at 50 to 85 % of the depth",
     source="Vaswani et al. 2017, arXiv 1706.03762",
     cost="none",
-    when="first: the raw attention, to compare everything with",
-    wrong="most heads do not ground; sinks and borders glow; attention is where values are read, not what they do",
+    when="first: it is the raw attention, the baseline of all comparisons",
+    wrong="most heads do not ground; borders and sinks glow; attention is where values are read, not what they do",
 )

@@ -1,11 +1,12 @@
-"""Relative attention: what the question looks at beyond what any question about this picture looks at.
+"""Relative attention: attention of the question over the attention of any question about this picture.
 
     map(v) = a(v) / (g(v) + EPSILON * mean over cells of g)
 
 a (V,) is the attention of the query, g (V,) that of a prompt about the same picture that asks for a general
-description, both averaged over heads, layers and the rows of the same role (Zhang et al. 2502.17422, section 4: one
-layer, the last row, and no epsilon, which lets a cell that nobody looks at blow up). What glows for every question, as
-borders and sinks do, cancels. The picture is read once: the generic prompt costs its own few tokens, O(tokens V).
+description, both averaged over heads, layers and the rows of the same role. Zhang et al. (2502.17422, section 4) use
+one layer, the last row and no epsilon; without it the ratio explodes on cells without attention. Cells that are bright
+for every question, such as borders and sinks, cancel. The picture is processed once: the generic prompt costs only its
+own few tokens, O(tokens V).
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ EPSILON = 0.01
 
 
 def ratio(attention: Floats, generic: Floats) -> Floats:
-    """(..., V) attention over generic attention, whose hundredth of a mean keeps it finite; 0 where that has none."""
-    below = generic + EPSILON * generic.mean(axis=-1, keepdims=True)
-    return np.where(below > 0, attention / np.where(below > 0, below, 1), 0.0)
+    """Return attention over generic attention plus `EPSILON` of its mean, (..., V); 0 if the denominator is 0."""
+    denominator = generic + EPSILON * generic.mean(axis=-1, keepdims=True)
+    return np.where(denominator > 0, attention / np.where(denominator > 0, denominator, 1), 0.0)
 
 
 def _relative(view: View) -> MethodMap:
     generic = view.signals.generic
     assert generic is not None
     role = "last" if view.query in ("last", "answer") else "question"
-    rows, asked = query_rows(generic, GENERIC_PROMPT, role), {"last": "the last token"}.get(role, "the words")
-    own, other = layer_means(view.capture, view.rows), layer_means(generic, rows)
+    rows, tokens = query_rows(generic, GENERIC_PROMPT, role), {"last": "the last token"}.get(role, "the words")
+    attention, generic_attention = layer_means(view.capture, view.rows), layer_means(generic, rows)
     return MethodMap(
         method="relative",
-        values=as_map(ratio(own[view.chosen].mean(axis=0), other[view.chosen].mean(axis=0))),
-        caption=f"mean of {describe_layers(view.layers)} over that of {asked} of “{GENERIC_PROMPT}” "
+        values=as_map(ratio(attention[view.chosen].mean(axis=0), generic_attention[view.chosen].mean(axis=0))),
+        caption=f"mean of {describe_layers(view.layers)} over that of {tokens} of “{GENERIC_PROMPT}” "
         f"+ {EPSILON} of its mean",
         layers=view.layers,
-        layer_values=as_map(ratio(own, other)),
+        layer_values=as_map(ratio(attention, generic_attention)),
         layer_numbers=tuple(view.capture.layers.tolist()),
     )
 
@@ -49,7 +50,7 @@ RELATIVE = Method(
     needs=frozenset({GENERIC}),
     shows="attention of the query over that of a generic prompt about the same picture",
     source="Zhang et al. 2025, arXiv 2502.17422 (layer 22 of the 3B, last token)",
-    cost="the generic prompt's own tokens; of a clip one more pass",
-    when="the mean glows at borders and sinks whatever is asked",
-    wrong="a ratio: cells that both prompts ignore are noise; what a description looks at too is divided away",
+    cost="the generic prompt's own tokens; for a clip one more pass",
+    when="the mean is bright at borders and sinks for every question",
+    wrong="a ratio: cells that both prompts ignore are noise; cells that a description attends to as well cancel",
 )

@@ -1,10 +1,10 @@
-"""Attention rollout: attention followed down through the layers, half of it staying where it is.
+"""Attention rollout: attention propagated down through the layers, where each token keeps half of its own.
 
     map = e_q (A_L / 2 + I / 2) ... (A_1 / 2 + I / 2) on the cells     (Abnar and Zuidema 2005.00928, section 3)
 
-A_l (S, S) is the mean over heads, e_q (S,) the query's tokens. The row is followed down from the last layer, so that
-no product of matrices is made, and each layer's A a block of rows at a time. `layer_values` of a layer is the row as it
-comes out of that layer on its way down. Queries and keys of all layers are kept, O(L S); time O(L H S^2) once more.
+A_l (S, S) is the mean over heads, e_q (S,) selects the query's tokens. The row is propagated from the last layer down,
+so no matrices are multiplied; each layer's A is computed a block of rows at a time. `layer_values` of a layer is the
+row after that layer on the way down. Queries and keys of all layers are kept, O(L S); time O(L H S^2) once more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qvl_attn.model.signals import ATTENTION, Floats, Product
 
 
 def rollout(seeds: Floats, products: Sequence[Product]) -> list[Floats]:
-    """(S,) the row as it leaves each layer on its way down, by the layers' numbers: the first is the whole rollout."""
+    """Return the row after each layer on the way down, (S,), by layer number. The first is the complete rollout."""
     rows, row = [], seeds
     for product in reversed(products):
         row = (row + product(row)) / 2
@@ -43,10 +43,10 @@ ROLLOUT = Method(
     name="rollout",
     compute=_rollout,
     needs=frozenset({ATTENTION}),
-    shows="attention of the query followed down through all layers",
+    shows="attention of the query propagated down through all layers",
     source="Abnar and Zuidema 2020, arXiv 2005.00928",
-    cost="one more pass, and its attention once more",
-    when="information may have moved between cells before it was read",
-    wrong="in a causal model it drifts to the first tokens; heads are averaged, values and MLPs left out",
+    cost="one more pass, and its attention computed once more",
+    when="information may move between cells before the query reads it",
+    wrong="in a causal model it drifts to the first tokens; heads are averaged; values and MLPs are ignored",
     layer_label="down to layer",
 )

@@ -1,15 +1,15 @@
-"""Attention without sinks: cells that draw attention whatever is asked, found by their hidden states, taken out.
+"""Attention without sinks: cells that attract attention for every question, found by their hidden states.
 
-A vision token is a sink of layer l if, as it comes into that layer, one of these holds for its hidden state h:
+A vision token is a sink of layer l if its hidden state h before that layer fulfils one of these conditions:
 
     max over d in D of |h_d| / RMS(h) >= SCORE          (Kang et al. 2503.03321, tau = 20)
     |h| >= NORM * median of |h| over the vision tokens  (outliers by norm, after Darcet et al. 2309.16588; 5 is ours)
 
-D are the sink dimensions of the language model, as public code has them for the 3B, 7B and 32B, not measured here;
-without them every dimension counts.
-|h_d| / RMS(h) is at most the square root of the hidden size: below 400 of it there are sinks by their norm alone.
-`sinks` takes the cells out of that layer's map; `sinks-redistributed` gives what they had to the layer's other cells in
-proportion (as Kang et al., but with all of the budget and in all heads). States (L, V) come of one more pass.
+D are the sink dimensions of the language model, from public code for the 3B, 7B and 32B, not measured here. For other
+models D is all dimensions. |h_d| / RMS(h) is at most the square root of the hidden size, so with a hidden size below
+400 only the norm finds sinks. `sinks` removes the cells from that layer's map. `sinks-redistributed` gives their
+attention to the layer's other cells in proportion (as Kang et al., but all of it and in all heads). The states (L, V)
+need one more pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qvl_attn.attribution.selection import describe_layers
 from qvl_attn.model.signals import STATES, Floats, States
 
 SCORE, NORM = 20.0, 5.0
-# By layers and hidden size of the language model: 3B, 7B and 32B, as public code has them.
+# By number of layers and hidden size of the language model: 3B, 7B and 32B, from public code.
 DIMENSIONS: Mapping[tuple[int, int], tuple[int, ...]] = {
     (36, 2048): (318, 1874, 1819),
     (28, 3584): (458, 2570),
@@ -34,23 +34,23 @@ DIMENSIONS: Mapping[tuple[int, int], tuple[int, ...]] = {
 
 
 def sink_cells(states: States) -> NDArray[np.bool_]:
-    """(L, V) which cells are sinks in which layer."""
-    usual = np.median(states.norms, axis=1, keepdims=True)
-    found: NDArray[np.bool_] = (states.sink_scores >= SCORE) | (states.norms >= NORM * usual)
-    return found
+    """Return which cells are sinks in each layer, (L, V)."""
+    median = np.median(states.norms, axis=1, keepdims=True)
+    sinks: NDArray[np.bool_] = (states.sink_scores >= SCORE) | (states.norms >= NORM * median)
+    return sinks
 
 
 def removed(layers: Floats, sinks: NDArray[np.bool_]) -> Floats:
-    """(L, V) attention with the sinks' taken out."""
+    """Return the attention with the sinks set to 0, (L, V)."""
     return np.where(sinks, 0.0, layers)
 
 
 def redistributed(layers: Floats, sinks: NDArray[np.bool_]) -> Floats:
-    """(L, V) attention with the sinks' given to the layer's other cells in proportion."""
-    left = np.where(sinks, 0.0, layers)
-    total, kept = layers.sum(axis=1, keepdims=True), left.sum(axis=1, keepdims=True)
-    found: Floats = left * np.where(kept > 0, total / np.where(kept > 0, kept, 1), 0)
-    return found
+    """Return the attention with the sinks' share given to the layer's other cells in proportion, (L, V)."""
+    rest = np.where(sinks, 0.0, layers)
+    total, rest_total = layers.sum(axis=1, keepdims=True), rest.sum(axis=1, keepdims=True)
+    result: Floats = rest * np.where(rest_total > 0, total / np.where(rest_total > 0, rest_total, 1), 0)
+    return result
 
 
 def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bool_]], Floats]) -> MethodMap:
@@ -60,9 +60,9 @@ def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bo
     sinks = sink_cells(states)[numbers]
     layers = treat(layer_means(view.capture, view.rows), sinks)
     cells = np.flatnonzero(sinks[view.chosen].any(axis=0))
-    what = "removed" if name == "sinks" else "spread over the others"
-    what += " where they are sinks" if len(view.layers) > 1 else ""
-    count = f"{len(cells)} sink cell{'s' if len(cells) != 1 else ''} {what}" if len(cells) else "no sinks found"
+    treatment = "removed" if name == "sinks" else "spread over the others"
+    treatment += " where they are sinks" if len(view.layers) > 1 else ""
+    count = f"{len(cells)} sink cell{'s' if len(cells) != 1 else ''} {treatment}" if len(cells) else "no sinks found"
     dimensions = f"dimensions {', '.join(map(str, states.dimensions))}" if states.dimensions else "any dimension"
     return MethodMap(
         method=name,
@@ -80,19 +80,19 @@ SINKS = Method(
     name="sinks",
     compute=partial(_without_sinks, name="sinks", treat=removed),
     needs=frozenset({STATES}),
-    shows="the mean, without cells whose hidden states are sinks",
+    shows="the mean without the cells whose hidden states are sinks",
     source="Kang et al. 2025, arXiv 2503.03321; Darcet et al. 2023, arXiv 2309.16588",
-    cost="one more pass without an answer",
-    when="single cells outshine the picture and carry no content",
-    wrong="an object under a sink goes with it; thresholds are of other models; border glow that is no sink stays",
+    cost="one more pass without generation",
+    when="single cells outshine the picture and have no content",
+    wrong="an object under a sink is removed too; thresholds are from other models; bright borders can remain",
 )
 REDISTRIBUTED = Method(
     name="sinks-redistributed",
     compute=partial(_without_sinks, name="sinks-redistributed", treat=redistributed),
     needs=frozenset({STATES}),
-    shows="the same, with the sinks' attention spread over the other cells in proportion",
+    shows="the mean with the sinks' attention spread over the other cells in proportion",
     source="Kang et al. 2025, arXiv 2503.03321",
-    cost="one more pass without an answer",
+    cost="one more pass without generation",
     when="layers with large sinks should count as much as the others",
-    wrong="as sinks; the published method does this within the heads that look at the picture, here in all",
+    wrong="as for sinks; the published method treats only heads that attend to the picture, this one treats all",
 )

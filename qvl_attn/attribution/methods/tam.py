@@ -1,14 +1,14 @@
-"""Token activation maps: how strongly each cell's last hidden state speaks for a word of the answer, less its context.
+"""Token activation maps: how strongly each cell's last hidden state activates an answer token, minus its context.
 
     S_t(v) = (h_v . w_t)+                                               for each token t of question and answer
     I_t    = sum over i before t, i another word, of S_t(i) S_i(v) / sum of S_t(i)   (the context's interference)
     M_t    = (S_t - s I_t)+,  s = <S_t, I_t> / <I_t, I_t>               (least squares)
 
-h (S, D) are the last hidden states, w_t the head's row of t; a token of the answer stands where it was produced. M_t
-and the S_t(i) before it are scaled together to [0, 1], and each picture's map goes through the rank Gaussian filter (Li
-et al. 2506.23270). Several tokens of the answer are averaged. As published; the authors' code takes for the question's
-first token the likeliest word, and for the answer's first token the line break before it. One more pass; (tokens of
-question and answer, V) numbers.
+h (S, D) are the last hidden states, w_t is the LM head's row of t; an answer token has the position that produced it.
+M_t and the S_t(i) before it are scaled together to [0, 1], and the rank Gaussian filter is applied to each picture's
+map (Li et al. 2506.23270). The maps of several answer tokens are averaged. This follows the paper; the authors' code
+replaces the question's first token by the likeliest word, and the answer's first token by the line break before it.
+Cost: one more pass; memory (tokens of question and answer) x V.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from qvl_attn.model.signals import CLASSES, Classes, Floats
 
 
 def activation_map(classes: Classes, target: int) -> Floats:
-    """(V,) the map of one token of the answer without interference, scaled to [0, 1] with its context; not filtered."""
+    """Return the unfiltered map of one answer token without interference, (V,), scaled to [0, 1] with its context."""
     maps, text = classes.vision.astype(np.float64), classes.text[target, :target].astype(np.float64)
-    own, others = maps[target], np.flatnonzero(classes.ids[:target] != classes.ids[target])
-    total = text[others].sum()
+    values, context = maps[target], np.flatnonzero(classes.ids[:target] != classes.ids[target])
+    total = text[context].sum()
     if total > 0:
-        interference = text[others] @ maps[others] / total
+        interference = text[context] @ maps[context] / total
         size = interference @ interference
-        own = np.maximum(own - (own @ interference / size if size > 0 else 0) * interference, 0)
-    both = np.concatenate([own, text])
-    span = both.max() - both.min()
-    return (own - both.min()) / span if span > 0 else np.zeros_like(own)
+        values = np.maximum(values - (values @ interference / size if size > 0 else 0) * interference, 0)
+    joined = np.concatenate([values, text])
+    span = joined.max() - joined.min()
+    return (values - joined.min()) / span if span > 0 else np.zeros_like(values)
 
 
 def _tam(view: View) -> MethodMap:
@@ -41,7 +41,7 @@ def _tam(view: View) -> MethodMap:
     maps = []
     for target in classes.targets:
         pictures = split_by_picture(as_map(activation_map(classes, target)), grids)
-        maps.append(np.concatenate([denoise(one, "rank-gaussian").ravel() for one in pictures]))
+        maps.append(np.concatenate([denoise(picture, "rank-gaussian").ravel() for picture in pictures]))
     return MethodMap(
         method="tam",
         values=as_map(np.mean(maps, axis=0)),
@@ -53,10 +53,10 @@ TAM = Method(
     name="tam",
     compute=_tam,
     needs=frozenset({CLASSES}),
-    shows="how strongly each cell's last hidden state speaks for the answer's word, less its context",
+    shows="how strongly each cell's last hidden state activates the answer's token, minus its context",
     source="Li et al. 2025, arXiv 2506.23270",
-    cost="one more pass without an answer",
-    when="the answer names a thing: where is that word in the picture?",
-    wrong="a number, or yes and no, is nowhere in the picture; hidden states of early cells do not know the question",
+    cost="one more pass without generation",
+    when="the answer names a thing, and you ask where it is in the picture",
+    wrong="a number, yes or no has no place in the picture; hidden states of cells before the question do not know it",
     follows_query=False,
 )
