@@ -12,11 +12,11 @@ from qvl_attn.attribution.methods.relative import ratio
 from qvl_attn.core.errors import InputError
 from tests.helpers.plain_eager import Example, assert_close, clip_media, matrices
 
-SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+EXAMPLES = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 GENERIC = "Write a general description of the image."
 
 
-@pytest.fixture(params=SHOWN, ids="-".join)
+@pytest.fixture(params=EXAMPLES, ids="-".join)
 def example(request, examples) -> Example:
     return examples(*request.param)
 

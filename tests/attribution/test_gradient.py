@@ -11,10 +11,10 @@ import torch
 from qvl_attn.model.probe import window_order
 from tests.helpers.plain_eager import Example, assert_close, eager
 
-SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+EXAMPLES = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
 
-@pytest.fixture(params=SHOWN, ids="-".join)
+@pytest.fixture(params=EXAMPLES, ids="-".join)
 def example(request, examples) -> Example:
     return examples(*request.param)
 
@@ -154,7 +154,7 @@ def test_grad_cam_of_a_supplied_answer(examples):
 
 def test_some_windows_are_not_in_the_order_of_the_cells(examples):
     """Otherwise undoing the order would not be tested."""
-    for which, kind in SHOWN:
+    for which, kind in EXAMPLES:
         example = examples(which, kind)
         grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
         order = windows_of(example.analyzer.model, grid)

@@ -30,15 +30,15 @@ def picture(rows, columns, *boxes, size_px=(80, 60)):
     return picture_region([grid], [np.array(boxes, np.float64).reshape(-1, 4)], [size_px])
 
 
-def by_hand(covered, inside=None, distance=None, centre_hit=0.0):
-    """A region whose arrays are given."""
+def region_with(covered, inside=None, distance=None, centre_hit=0.0):
+    """Return a region with the given arrays."""
     covered = np.array(covered, np.float64)
     inside = covered > 0.5 if inside is None else np.array(inside, bool)
     distance = np.zeros(len(covered)) if distance is None else np.array(distance, np.float64)
     return Region(np.arange(len(covered)), covered, inside, distance, np.ones(len(covered)), centre_hit)
 
 
-SOME = picture(7, 9, (0.13, 0.2, 0.5, 0.61), (0.4, 0.3, 0.77, 0.7))
+REGION = picture(7, 9, (0.13, 0.2, 0.5, 0.61), (0.4, 0.3, 0.77, 0.7))
 
 
 # Pointing, mass, lift.
@@ -49,13 +49,13 @@ def test_the_strongest_cell_points():
     assert grounding.pointing(maps, np.array([False, True, False, True])).tolist() == [1, 0, 1, 0]
 
 
-def test_cells_that_share_the_maximum_point_nowhere():
+def test_a_shared_maximum_is_a_miss():
     inside = np.array([True, True, False])
     assert grounding.pointing(rows_of([2, 2, 1], [2, 1, 2], [1, 2, 2], [1, 1, 1]), inside).tolist() == [0, 0, 0, 0]
     assert grounding.pointing(rows_of([2, 1, 1]), inside).tolist() == [1]
 
 
-def test_a_map_without_attention_points_nowhere():
+def test_a_map_without_attention_is_a_miss():
     assert grounding.pointing(np.zeros((2, 3)), np.ones(3, bool)).tolist() == [0, 0]
     assert grounding.pointing(np.zeros((1, 1)), np.ones(1, bool)).tolist() == [0]
 
@@ -94,55 +94,55 @@ def test_without_boxes_there_is_no_lift():
 def test_auc_is_that_of_scikit_learn(levels):
     maps = rng.random((20, 63))
     maps = maps if levels is None else np.floor(maps * levels)
-    want = [roc_auc_score(SOME.inside, values) for values in maps]
-    assert grounding.auc(maps, SOME.inside) == pytest.approx(want, abs=1e-12)
+    want = [roc_auc_score(REGION.inside, values) for values in maps]
+    assert grounding.auc(maps, REGION.inside) == pytest.approx(want, abs=1e-12)
 
 
 @given(LEVELS, st.data())
 def test_auc_is_the_share_of_pairs_in_order(maps, data):
     inside = data.draw(hnp.arrays(bool, maps.shape[1]))
-    found = grounding.auc(maps, inside)
+    scores = grounding.auc(maps, inside)
     pairs = [(a, b) for a in np.flatnonzero(inside) for b in np.flatnonzero(~inside)]
     if not pairs:
-        assert np.isnan(found).all()
+        assert np.isnan(scores).all()
         return
     want = [sum((row[a] > row[b]) + (row[a] == row[b]) / 2 for a, b in pairs) / len(pairs) for row in maps]
-    assert found == pytest.approx(want, abs=1e-12)
+    assert scores == pytest.approx(want, abs=1e-12)
 
 
 def test_auc_is_not_defined_where_no_centre_or_every_one_is_inside():
     for inside in (np.zeros(4, bool), np.ones(4, bool)):
-        found = grounding.auc(rng.random((3, 4)), inside)
-        assert found.shape == (3,)
-        assert np.isnan(found).all()
+        scores = grounding.auc(rng.random((3, 4)), inside)
+        assert scores.shape == (3,)
+        assert np.isnan(scores).all()
 
 
 # Otsu's threshold, and the IoU.
 
 
 def splits(values):
-    """The variance between the classes for each number of cells above a threshold, exactly."""
-    whole = [Fraction(value) for value in values]
-    found = {}
-    for threshold in sorted(set(whole))[:-1]:
-        upper = [one for one in whole if one > threshold]
-        lower = [one for one in whole if one <= threshold]
-        apart = sum(upper) / len(upper) - sum(lower) / len(lower)
-        found[len(upper)] = len(upper) * len(lower) * apart**2
-    return found
+    """Return the exact between-class variance for each number of cells above a threshold."""
+    exact = [Fraction(value) for value in values]
+    variances = {}
+    for threshold in sorted(set(exact))[:-1]:
+        upper = [value for value in exact if value > threshold]
+        lower = [value for value in exact if value <= threshold]
+        difference = sum(upper) / len(upper) - sum(lower) / len(lower)
+        variances[len(upper)] = len(upper) * len(lower) * difference**2
+    return variances
 
 
 @given(LEVELS | hnp.arrays(np.float64, (3, 20), elements=st.floats(0, 1, width=16)))
 def test_otsu_is_the_best_of_all_thresholds(maps):
     for values, count in zip(maps, grounding.otsu(maps).tolist(), strict=True):
-        found = splits(values.tolist())
-        if not found:
+        variances = splits(values.tolist())
+        if not variances:
             assert count == 0
         else:
-            assert float(found[count]) == pytest.approx(float(max(found.values())), rel=1e-9)
+            assert float(variances[count]) == pytest.approx(float(max(variances.values())), rel=1e-9)
 
 
-def test_otsu_parts_cells_as_opencv_does():
+def test_otsu_splits_cells_as_opencv_does():
     compared = 0
     for _ in range(60):
         two = rng.normal(*rng.integers(40, 90, 2), 70), rng.normal(*rng.integers(60, 200, 2), 30)
@@ -150,8 +150,8 @@ def test_otsu_parts_cells_as_opencv_does():
         best = sorted(splits(values.tolist()).values())[-2:]
         if best[1] - best[0] < best[1] * Fraction(1, 10**6):
             continue
-        _, parted = cv2.threshold(values[None], 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        assert grounding.otsu(values[None].astype(np.float64)).tolist() == [int(parted.sum())]
+        _, binary = cv2.threshold(values[None], 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        assert grounding.otsu(values[None].astype(np.float64)).tolist() == [int(binary.sum())]
         compared += 1
     assert compared > 40
 
@@ -163,12 +163,12 @@ def test_equal_cells_are_not_split(level, count):
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=40), st.floats(0, 0.9), st.floats(1e-5, 1))
-def test_two_values_are_split_between_them(high, low, apart):
+def test_two_values_are_split_between_them(high, low, difference):
     assume(any(high) and not all(high))
-    assert grounding.otsu(np.where(high, low + apart, low)[None]).tolist() == [sum(high)]
+    assert grounding.otsu(np.where(high, low + difference, low)[None]).tolist() == [sum(high)]
 
 
-def test_maps_are_split_each_by_itself():
+def test_each_map_is_split_on_its_own():
     maps = rows_of([9, 8, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1], [5, 0, 5, 5])
     assert grounding.otsu(maps).tolist() == [2, 1, 0, 3]
 
@@ -180,9 +180,9 @@ def test_a_map_that_is_one_on_the_covered_cells_has_iou_one():
     assert grounding.iou(1 - region.covered[None], region.covered).tolist() == [0]
 
 
-def test_iou_by_hand():
+def test_iou_region_with():
     maps = rows_of([5, 4, 1, 0], [0, 0, 5, 0], [0, 0, 0, 7], [3, 3, 3, 3], [0, 0, 0, 0])
-    # Two cells with 1.5 of the 1.75 covered, one with 0.25, one with nothing; equal cells are not split.
+    # Two cells above cover 1.5 of 1.75, one covers 0.25, one covers nothing; equal cells are not split.
     assert grounding.iou(maps, np.array([1, 0.5, 0.25, 0])) == pytest.approx([1.5 / 2.25, 0.25 / 2.5, 0, 0, 0])
     assert grounding.iou(maps, np.zeros(4)).tolist() == [0] * 5
 
@@ -190,15 +190,15 @@ def test_iou_by_hand():
 @given(LEVELS, st.data())
 def test_iou_is_that_of_areas_above_the_best_threshold(maps, data):
     covered = data.draw(hnp.arrays(np.float64, maps.shape[1], elements=st.sampled_from([0, 0.25, 0.5, 1])))
-    for values, found in zip(maps, grounding.iou(maps, covered), strict=True):
+    for values, iou in zip(maps, grounding.iou(maps, covered), strict=True):
         variance = splits(values.tolist())
         best = [count for count in variance if variance[count] == max(variance.values())]
         if len(best) > 1:
             continue
         above = set(np.argsort(values)[::-1][: best[0]].tolist()) if best else set()
         common = sum(covered[i] for i in above)
-        either = sum(1 if i in above else covered[i] for i in range(len(values)))
-        assert found == pytest.approx(common / either if either else 0)
+        union = sum(1 if i in above else covered[i] for i in range(len(values)))
+        assert iou == pytest.approx(common / union if union else 0)
 
 
 # All of them.
@@ -206,42 +206,42 @@ def test_iou_is_that_of_areas_above_the_best_threshold(maps, data):
 
 def test_grounding_names_its_figures():
     maps = rng.random((6, 63))
-    found = grounding.grounding(maps, SOME)
-    assert tuple(found) == GROUNDING
-    assert np.array_equal(found["pointing"], grounding.pointing(maps, SOME.inside))
-    assert np.array_equal(found["mass"], grounding.mass(maps, SOME.covered))
-    assert np.array_equal(found["lift"], grounding.lift(maps, SOME.covered))
-    assert np.array_equal(found["auc"], grounding.auc(maps, SOME.inside))
-    assert np.array_equal(found["iou"], grounding.iou(maps, SOME.covered))
+    scores = grounding.grounding(maps, REGION)
+    assert tuple(scores) == GROUNDING
+    assert np.array_equal(scores["pointing"], grounding.pointing(maps, REGION.inside))
+    assert np.array_equal(scores["mass"], grounding.mass(maps, REGION.covered))
+    assert np.array_equal(scores["lift"], grounding.lift(maps, REGION.covered))
+    assert np.array_equal(scores["auc"], grounding.auc(maps, REGION.inside))
+    assert np.array_equal(scores["iou"], grounding.iou(maps, REGION.covered))
 
 
 @pytest.mark.parametrize("scale", [1e-9, 0.1, 1 / 3, 7, 1e6])
 def test_the_scale_of_a_map_does_not_matter(scale):
     maps = np.concatenate([rng.random((5, 63)), rng.random((5, 63)) ** 8, np.eye(63)[:3], np.zeros((1, 63))])
-    scaled = grounding.grounding(maps * scale, SOME)
-    for name, values in grounding.grounding(maps, SOME).items():
+    scaled = grounding.grounding(maps * scale, REGION)
+    for name, values in grounding.grounding(maps, REGION).items():
         assert scaled[name] == pytest.approx(values, rel=1e-9), name
-    for name, values in grounding.chance(maps, SOME).items():
-        assert grounding.chance(maps * scale, SOME)[name] == pytest.approx(values), name
+    for name, values in grounding.chance(maps, REGION).items():
+        assert grounding.chance(maps * scale, REGION)[name] == pytest.approx(values), name
 
 
 @given(LEVELS, st.integers(-40, 40), st.data())
 def test_the_scale_of_a_map_with_ties_does_not_matter(maps, power, data):
     covered = data.draw(hnp.arrays(np.float64, maps.shape[1], elements=st.integers(0, 64).map(lambda n: n / 64)))
-    scaled = grounding.grounding(maps * 2.0**power, by_hand(covered))
-    for name, values in grounding.grounding(maps, by_hand(covered)).items():
+    scaled = grounding.grounding(maps * 2.0**power, region_with(covered))
+    for name, values in grounding.grounding(maps, region_with(covered)).items():
         assert np.array_equal(scaled[name], values, equal_nan=True), name
 
 
 def test_a_map_alone_scores_as_it_does_among_others():
     maps = np.concatenate([np.floor(rng.random((5, 63)) * 4), np.zeros((1, 63)), rng.random((2, 63))])
-    together = grounding.grounding(maps, SOME)
+    together = grounding.grounding(maps, REGION)
     for i in range(len(maps)):
-        for name, values in grounding.grounding(maps[i : i + 1], SOME).items():
+        for name, values in grounding.grounding(maps[i : i + 1], REGION).items():
             assert values == pytest.approx(together[name][i : i + 1], rel=1e-12), name
 
 
-# What chance and fixed maps score.
+# Scores of chance and of fixed maps.
 
 
 @pytest.mark.parametrize(
@@ -249,23 +249,23 @@ def test_a_map_alone_scores_as_it_does_among_others():
 )
 @pytest.mark.parametrize("covered", [[1, 0.6, 0.3, 0, 0], [0, 0, 0, 0, 0.2], [1, 1, 1, 1, 0.9], [0, 0, 0, 0, 0]])
 def test_chance_is_the_mean_over_every_order_of_the_cells(values, covered):
-    region = by_hand(covered)
+    region = region_with(covered)
     orders = grounding.grounding(np.array(list(permutations(values)), np.float64), region)
-    found = grounding.chance(rows_of(values), region)
-    assert tuple(found) == GROUNDING
+    chance = grounding.chance(rows_of(values), region)
+    assert tuple(chance) == GROUNDING
     for name in ("pointing", "mass", "lift", "auc"):
-        assert found[name] == pytest.approx([orders[name].mean()], abs=1e-12, nan_ok=True), name
-    assert found["iou"] == pytest.approx([orders["iou"].mean()], abs=5 * orders["iou"].std() / 8 + 1e-12)
+        assert chance[name] == pytest.approx([orders[name].mean()], abs=1e-12, nan_ok=True), name
+    assert chance["iou"] == pytest.approx([orders["iou"].mean()], abs=5 * orders["iou"].std() / 8 + 1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 150, 299])
 def test_chance_of_the_iou_is_that_of_many_shuffles(count):
     region = picture(15, 20, (0.1, 0.22, 0.63, 0.8), (0.57, 0.5, 0.9, 0.93))
     values = (np.arange(300) < count).astype(np.float64)
-    own = np.random.default_rng(5)
+    shuffles = np.random.default_rng(5)
     shuffled = []
     for _ in range(3000):
-        above = own.permutation(values) > 0
+        above = shuffles.permutation(values) > 0
         shuffled.append(region.covered[above].sum() / np.maximum(above, region.covered).sum())
     tolerance = 2.5 * np.std(shuffled) * math.sqrt(1 / 64 + 1 / 3000)
     assert grounding.chance(values[None], region)["iou"] == pytest.approx([np.mean(shuffled)], abs=tolerance)
@@ -273,27 +273,27 @@ def test_chance_of_the_iou_is_that_of_many_shuffles(count):
 
 def test_chance_is_the_same_every_time():
     maps = rng.random((4, 63))
-    first, again = grounding.chance(maps, SOME), grounding.chance(maps, SOME)
-    assert all(np.array_equal(first[name], again[name]) for name in GROUNDING)
+    first, second = grounding.chance(maps, REGION), grounding.chance(maps, REGION)
+    assert all(np.array_equal(first[name], second[name]) for name in GROUNDING)
 
 
 def test_chance_is_one_figure_a_map():
     maps = rows_of([1, 2, 3, 4, 9], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0])
-    found = grounding.chance(maps, by_hand([1, 0.75, 0.25, 0, 0]))
-    assert found["pointing"].tolist() == [0.4, 0, 0]
-    assert found["mass"] == pytest.approx([0.4, 0.4, 0])
-    assert found["lift"].tolist() == [1, 1, 0]
-    assert found["auc"].tolist() == [0.5] * 3
-    assert found["iou"][0] > 0
-    assert found["iou"][1:].tolist() == [0, 0]
-    assert grounding.chance(rows_of([0], [2]), by_hand([1]))["pointing"].tolist() == [0, 1]
+    chance = grounding.chance(maps, region_with([1, 0.75, 0.25, 0, 0]))
+    assert chance["pointing"].tolist() == [0.4, 0, 0]
+    assert chance["mass"] == pytest.approx([0.4, 0.4, 0])
+    assert chance["lift"].tolist() == [1, 1, 0]
+    assert chance["auc"].tolist() == [0.5] * 3
+    assert chance["iou"][0] > 0
+    assert chance["iou"][1:].tolist() == [0, 0]
+    assert grounding.chance(rows_of([0], [2]), region_with([1]))["pointing"].tolist() == [0, 1]
 
 
 def test_a_uniform_map_scores_as_chance():
-    uniform = grounding.baselines(SOME)["uniform"]
+    uniform = grounding.baselines(REGION)["uniform"]
     assert set(uniform) == set(GROUNDING)
     assert uniform["pointing"] == 0
-    assert uniform["mass"] == pytest.approx(SOME.covered.mean())
+    assert uniform["mass"] == pytest.approx(REGION.covered.mean())
     assert uniform["lift"] == pytest.approx(1, rel=1e-12)
     assert uniform["auc"] == 0.5
     assert uniform["iou"] == 0
@@ -313,20 +313,20 @@ def test_the_centre_prior_scores_as_its_map_and_points_at_the_centre():
 
 
 def test_the_centre_is_hit_in_a_share_of_the_pictures():
-    assert grounding.baselines(by_hand([1, 0, 0, 1], centre_hit=0.5))["centre"]["pointing"] == 0.5
+    assert grounding.baselines(region_with([1, 0, 0, 1], centre_hit=0.5))["centre"]["pointing"] == 0.5
 
 
 def test_without_boxes_the_fixed_maps_have_no_lift():
-    for name, found in grounding.baselines(picture(3, 3)).items():
-        assert {figure for figure in GROUNDING if math.isnan(found[figure])} == {"lift", "auc"}, name
-        assert (found["pointing"], found["mass"], found["iou"]) == (0, 0, 0)
+    for name, scores in grounding.baselines(picture(3, 3)).items():
+        assert {score for score in GROUNDING if math.isnan(scores[score])} == {"lift", "auc"}, name
+        assert (scores["pointing"], scores["mass"], scores["iou"]) == (0, 0, 0)
 
 
 # Patterns.
 
 
 def cells_of(*pictures):
-    """Cells of pictures of (rows, columns, width, height)."""
+    """Return the cells of pictures given as (rows, columns, width, height)."""
     centres, diagonals, numbers = [], [], []
     for number, (rows, columns, width, height) in enumerate(pictures):
         for row in range(rows):
@@ -339,17 +339,17 @@ def cells_of(*pictures):
 
 def test_entropy_is_one_of_a_uniform_map_and_zero_of_a_single_cell():
     maps = np.concatenate([np.full((1, 12), 0.3), np.eye(12)[[4]] * 7, np.kron(rows_of([1, 0, 0, 0]), np.ones(3))])
-    found = grounding.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
-    assert found == pytest.approx([1, 0, math.log(3) / math.log(12)], abs=1e-12)
+    entropy = grounding.patterns(maps, cells_of((3, 4, 40, 30)))["entropy"]
+    assert entropy == pytest.approx([1, 0, math.log(3) / math.log(12)], abs=1e-12)
     alone = grounding.patterns(maps[2:3], cells_of((3, 4, 40, 30)))["entropy"]
     assert alone == pytest.approx([math.log(3) / math.log(12)], abs=1e-12)
 
 
 def test_entropy_is_shannons():
     maps = rng.random((5, 30)) ** 6 * (rng.random((5, 30)) > 0.3)
-    for values, found in zip(maps, grounding.patterns(maps, cells_of((5, 6, 6, 5)))["entropy"], strict=True):
+    for values, entropy in zip(maps, grounding.patterns(maps, cells_of((5, 6, 6, 5)))["entropy"], strict=True):
         shares = [value / sum(values) for value in values if value]
-        assert found == pytest.approx(-sum(p * math.log(p) for p in shares) / math.log(30))
+        assert entropy == pytest.approx(-sum(p * math.log(p) for p in shares) / math.log(30))
 
 
 def test_the_share_of_the_ten_strongest_cells():
@@ -363,26 +363,26 @@ def test_the_share_of_the_ten_strongest_cells():
 def test_the_spread_of_two_cells_is_half_their_distance():
     # Centres at 15 and 45 px across, 20 and 60 px down, in a picture with a diagonal of 100.
     maps = rows_of([1, 0, 0, 1], [2, 2, 0, 0], [5, 0, 5, 0], [0, 3, 0, 0], [3, 1, 0, 0])
-    found = grounding.patterns(maps, cells_of((2, 2, 60, 80)))["spread"]
-    assert found == pytest.approx([0.25, 0.15, 0.2, 0, 0.3 * math.sqrt(3 / 16)], abs=1e-7)
+    spread = grounding.patterns(maps, cells_of((2, 2, 60, 80)))["spread"]
+    assert spread == pytest.approx([0.25, 0.15, 0.2, 0, 0.3 * math.sqrt(3 / 16)], abs=1e-7)
 
 
 @given(hnp.arrays(np.float64, (3, 12 + 4 + 6), elements=st.integers(0, 9)))
 def test_spread_is_around_the_centre_of_each_picture(maps):
     cells = cells_of((3, 4, 400, 150), (4, 1, 30, 31), (2, 3, 5, 90))
-    for values, found in zip(maps, grounding.patterns(maps, cells)["spread"], strict=True):
+    for values, spread in zip(maps, grounding.patterns(maps, cells)["spread"], strict=True):
         variance, total = 0.0, values.sum()
         for number in range(3):
-            own = [i for i in range(len(values)) if cells.picture[i] == number]
-            weight = sum(values[i] for i in own)
-            for i in own:  # the mean square distance from the centre is that between pairs
-                for j in own[: own.index(i)]:
-                    apart = math.dist(cells.centres_px[i], cells.centres_px[j]) / cells.diagonal_px[i]
-                    variance += values[i] * values[j] * apart**2 / weight if weight else 0
+            inside = [i for i in range(len(values)) if cells.picture[i] == number]
+            weight = sum(values[i] for i in inside)
+            for i in inside:  # the mean square distance from the centre is that between pairs
+                for j in inside[: inside.index(i)]:
+                    distance = math.dist(cells.centres_px[i], cells.centres_px[j]) / cells.diagonal_px[i]
+                    variance += values[i] * values[j] * distance**2 / weight if weight else 0
         if total:
-            assert found == pytest.approx(math.sqrt(variance / total), abs=1e-6)
+            assert spread == pytest.approx(math.sqrt(variance / total), abs=1e-6)
         else:
-            assert math.isnan(found)
+            assert math.isnan(spread)
 
 
 def test_one_cell_in_each_of_two_pictures_is_no_spread():
@@ -401,10 +401,10 @@ def test_the_scale_of_a_map_does_not_matter_to_its_pattern():
 
 def test_a_map_without_attention_has_no_pattern():
     maps = rows_of([0] * 12, [1] * 12)
-    found = grounding.patterns(maps, cells_of((2, 3, 9, 8), (3, 2, 4, 5)))
-    found["distance"] = grounding.distance(maps, by_hand([0] * 12, distance=[0.2] * 12))
-    assert set(found) == set(PATTERNS)
-    for name, values in found.items():
+    patterns = grounding.patterns(maps, cells_of((2, 3, 9, 8), (3, 2, 4, 5)))
+    patterns["distance"] = grounding.distance(maps, region_with([0] * 12, distance=[0.2] * 12))
+    assert set(patterns) == set(PATTERNS)
+    for name, values in patterns.items():
         assert np.isnan(values).tolist() == [True, False], name
 
 
@@ -421,14 +421,15 @@ def test_distance_is_the_mean_over_the_attention():
     region = picture(6, 8, (0.1, 0.2, 0.3, 0.4), (0.7, 0.7, 0.75, 1), size_px=(300, 70))
     maps = rng.random((4, 48)) ** 3
     want = [
-        sum(value * far for value, far in zip(values, region.distance, strict=True)) / sum(values) for values in maps
+        sum(value * distance for value, distance in zip(values, region.distance, strict=True)) / sum(values)
+        for values in maps
     ]
     assert grounding.distance(maps, region) == pytest.approx(want)
     assert grounding.distance(maps * 1e-6, region) == pytest.approx(want)
 
 
 def test_attention_on_pictures_without_a_box_is_left_out():
-    region = by_hand([0] * 5, distance=[0.1, np.nan, 0.4, np.nan, 0])
+    region = region_with([0] * 5, distance=[0.1, np.nan, 0.4, np.nan, 0])
     maps = rows_of([1, 9, 2, 9, 1], [0, 3, 0, 1, 0], [0, 0, 0, 0, 0], [0, 5, 1, 0, 0])
     assert grounding.distance(maps, region) == pytest.approx([0.225, np.nan, np.nan, 0.4], nan_ok=True)
-    assert np.isnan(grounding.distance(maps, by_hand([0] * 5, distance=[np.nan] * 5))).all()
+    assert np.isnan(grounding.distance(maps, region_with([0] * 5, distance=[np.nan] * 5))).all()

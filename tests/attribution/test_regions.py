@@ -12,7 +12,7 @@ from qvl_attn.attribution.regions import Region, covered_share, picture_region, 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.model.token_grid import clip_grid, picture_grid
 
-FINE = 8  # parts of a cell's side on which a raster is exact
+FINE = 8  # raster lines per side of a cell
 SIDES = st.integers(1, 6)
 NONE = np.zeros((0, 4))
 EDGES = st.lists(st.floats(-0.3, 1.3), min_size=2, max_size=2, unique=True).map(sorted)
@@ -27,13 +27,13 @@ def region(rows, columns, *boxes, size_px=(80, 60)):
 
 
 def spans(most):
-    """Two different whole numbers in order, some of them beyond 0 and `most`."""
+    """Draw two different integers in order, some of them below 0 or above `most`."""
     return st.lists(st.integers(-3, most + 3), min_size=2, max_size=2, unique=True).map(sorted)
 
 
 @st.composite
 def fine_boxes(draw, sides):
-    """A grid's rows and columns, and boxes whose edges lie on a raster `FINE` times as fine, in its units."""
+    """Draw rows and columns of a grid, and boxes with edges on a raster `FINE` times as fine, in its units."""
     rows, columns = draw(sides), draw(sides)
     pairs = draw(st.lists(st.tuples(spans(FINE * columns), spans(FINE * rows)), max_size=5))
     return rows, columns, [(left, top, right, bottom) for (left, right), (top, bottom) in pairs]
@@ -116,18 +116,18 @@ def test_inside_is_whether_a_centre_lies_in_any_box(drawn):
 @given(fine_boxes(SIDES), st.integers(1, 3000), st.integers(1, 3000))
 def test_distance_is_to_the_nearest_point_of_any_box_over_the_diagonal(drawn, width, height):
     rows, columns, boxes = drawn
-    found = region(rows, columns, *units(boxes, rows, columns), size_px=(width, height)).distance
+    distances = region(rows, columns, *units(boxes, rows, columns), size_px=(width, height)).distance
     if not boxes:
-        assert np.isnan(found).all()
+        assert np.isnan(distances).all()
         return
     want = []
     for row in range(rows):
         for column in range(columns):
             x, y = FINE * (column + 0.5), FINE * (row + 0.5)
-            away = [(x - min(max(x, box[0]), box[2]), y - min(max(y, box[1]), box[3])) for box in boxes]
+            offsets = [(x - min(max(x, box[0]), box[2]), y - min(max(y, box[1]), box[3])) for box in boxes]
             across, down = width / (FINE * columns), height / (FINE * rows)
-            want.append(min(math.hypot(u * across, v * down) for u, v in away))
-    assert found == pytest.approx(np.array(want) / math.sqrt(width**2 + height**2), abs=1e-12)
+            want.append(min(math.hypot(u * across, v * down) for u, v in offsets))
+    assert distances == pytest.approx(np.array(want) / math.sqrt(width**2 + height**2), abs=1e-12)
 
 
 def test_distance_is_in_pixels_of_the_picture_and_not_in_cells():
@@ -136,12 +136,12 @@ def test_distance_is_in_pixels_of_the_picture_and_not_in_cells():
 
 
 def test_the_centre_prior_is_a_gaussian_over_a_quarter_of_the_sides():
-    found = region(3, 5).central.reshape(3, 5)
+    central = region(3, 5).central.reshape(3, 5)
     for row in range(3):
         for column in range(5):
             x, y = (column + 0.5) / 5 - 0.5, (row + 0.5) / 3 - 0.5
-            assert found[row, column] == pytest.approx(math.exp(-(x * x + y * y) / (2 * 0.25**2)))
-    assert found.argmax() == 7
+            assert central[row, column] == pytest.approx(math.exp(-(x * x + y * y) / (2 * 0.25**2)))
+    assert central.argmax() == 7
 
 
 def test_the_centre_of_the_picture_is_hit_where_it_lies_in_a_box():
@@ -157,10 +157,10 @@ def test_pictures_are_scored_as_one_map():
     boxes = [np.array([[0.3, 0.1, 0.9, 0.7]]), NONE, np.array([[0, 0, 0.2, 0.2], [0.1, 0.1, 0.4, 0.8]])]
     sizes = [(90, 40), (30, 200), (64, 64)]
     together = picture_region(grids, boxes, sizes)
-    apart = [picture_region([one], [own], [size]) for one, own, size in zip(grids, boxes, sizes, strict=True)]
+    apart = [picture_region([grid_], [own], [size]) for grid_, own, size in zip(grids, boxes, sizes, strict=True)]
     for name in ("covered", "inside", "distance", "central"):
         assert np.array_equal(
-            getattr(together, name), np.concatenate([getattr(one, name) for one in apart]), equal_nan=True
+            getattr(together, name), np.concatenate([getattr(single, name) for single in apart]), equal_nan=True
         )
     assert together.cells.tolist() == list(range(6 + 4 + 9))
     assert together.centre_hit == pytest.approx(1 / 3)
@@ -174,20 +174,20 @@ def test_every_picture_has_its_boxes():
 
 def test_a_step_is_a_picture_on_its_own_cells():
     clip, boxes = grid(2, 3, steps=4), np.array([[0.2, 0.55, 0.9, 1], [0.45, 0.1, 0.55, 0.2]])
-    found, alone = step_region(clip, 2, boxes, (64, 48)), region(2, 3, *boxes, size_px=(64, 48))
-    assert found.cells.tolist() == [12, 13, 14, 15, 16, 17]
+    step, alone = step_region(clip, 2, boxes, (64, 48)), region(2, 3, *boxes, size_px=(64, 48))
+    assert step.cells.tolist() == [12, 13, 14, 15, 16, 17]
     assert step_region(clip, 0, boxes, (64, 48)).cells.tolist() == [0, 1, 2, 3, 4, 5]
     for name in ("covered", "inside", "distance", "central"):
-        assert np.array_equal(getattr(found, name), getattr(alone, name))
-    assert found.centre_hit == 0
+        assert np.array_equal(getattr(step, name), getattr(alone, name))
+    assert step.centre_hit == 0
     assert step_region(clip, 1, np.array([[0.4, 0.5, 0.9, 1]]), (64, 48)).centre_hit == 1
 
 
 @pytest.mark.parametrize("name", ["covered", "inside", "distance", "central", "cells"])
 def test_arrays_of_a_region_that_do_not_fit_are_an_error(name):
-    one = region(2, 2)
+    valid = region(2, 2)
     with pytest.raises(ValueError, match="shapes"):
-        replace(one, **{name: getattr(one, name)[:3]})
+        replace(valid, **{name: getattr(valid, name)[:3]})
 
 
 def test_a_region_without_cells_is_an_error():
@@ -196,7 +196,7 @@ def test_a_region_without_cells_is_an_error():
 
 
 def clip_of(*frames):
-    """A grid of a clip of which these frames were sampled, two a step."""
+    """Return the grid of a clip with these sampled frames, two a step."""
     steps = -(-len(frames) // 2)
     clip = Media(
         kind="clip",
@@ -211,7 +211,7 @@ def clip_of(*frames):
 
 
 def numbered(*frames):
-    """A box on each of these frames that says which it is, and their numbers."""
+    """Return a distinct box for each of these frames, and the frames' numbers."""
     return np.array([[0.1, 0.1, 0.2, 0.3 + i / 100] for i in range(len(frames))]), np.array(frames, np.int64)
 
 
@@ -242,7 +242,7 @@ def test_a_step_takes_no_frame_that_belongs_to_another():
     assert taken(clip_of(30, 35), 29, 39) == {0: [1]}
 
 
-def test_of_two_frames_as_near_the_earlier_is_taken():
+def test_of_two_equally_near_frames_the_earlier_is_taken():
     assert taken(clip_of(10, 10), 12, 8) == {0: [0]}
     assert taken(clip_of(0, 20), 24, 16) == {0: [1]}
 
@@ -254,7 +254,7 @@ def test_steps_without_boxes_are_left_out():
 
 
 def last_length(sampled):
-    """Of the last step: that of the one before it, of a single step both of its frames' worth."""
+    """Return the length of the last step: that of the step before it; of a single step twice its frames' distance."""
     firsts = sampled[::2]
     if len(firsts) > 1:
         return firsts[-1] - firsts[-2]
@@ -265,7 +265,7 @@ def test_a_frame_that_is_shown_for_two_steps_keeps_its_boxes_in_both():
     assert taken(clip_of(0, 0, 0, 5), 0) == {0: [0], 1: [0]}
 
 
-def test_frames_behind_what_was_looked_at_are_left_out():
+def test_frames_after_the_last_step_are_left_out():
     assert taken(clip_of(0, 5, 10, 15), 99) == {}
     assert taken(clip_of(0, 5, 10, 15), 19) == {1: [0]}
 
@@ -274,7 +274,7 @@ def test_frames_behind_what_was_looked_at_are_left_out():
     st.lists(st.integers(0, 60), min_size=1, max_size=9, unique=True).map(sorted),
     st.lists(st.integers(0, 80), min_size=1, max_size=12),
 )
-def test_steps_take_what_a_loop_finds(sampled, frames):
+def test_steps_take_the_same_boxes_as_a_loop(sampled, frames):
     want = {}
     for step in range(0, len(sampled), 2):
         own = sampled[step : step + 2]

@@ -34,7 +34,7 @@ def test_layers(typed, layers):
 
 
 @pytest.mark.parametrize("typed", ["28", "0-28", "20-14", "-1", "x", "", "1,,2", "1.5", "٣", "99999999999999999999"])
-def test_layers_that_are_not_there(typed):
+def test_invalid_layers(typed):
     with pytest.raises(InputError, match=r"--layers|layer"):
         parse_layers(typed, 28)
 
@@ -52,7 +52,7 @@ def test_heads():
 
 
 @pytest.mark.parametrize("typed", ["4", "1.4", "3.0", "a.b", "1.", "1.2.3", "1,2.3"])
-def test_heads_that_are_not_there(typed):
+def test_invalid_heads(typed):
     with pytest.raises(InputError, match="--heads"):
         parse_heads(typed, [1, 2], 4)
 
@@ -74,7 +74,7 @@ def tokens(*pieces: tuple[str, int, int], role: str = "question") -> tuple[Token
     return tuple(Token(i, text, role, (start, stop)) for i, (text, start, stop) in enumerate(pieces))
 
 
-def test_words_join_pieces_and_part_from_punctuation():
+def test_words_join_pieces_but_not_punctuation():
     text = "How many Katzen's, 2x?"
     pieces = tokens(
         ("How", 0, 3),
@@ -112,6 +112,6 @@ def test_text_is_found_at_every_place():
     assert text_positions(pieces, text, "t a") == (2, 3)
 
 
-def test_text_that_is_not_there_names_the_words():
+def test_an_unknown_text_names_the_words():
     with pytest.raises(InputError, match="its words are: is, a, dog"):
         text_positions(tokens(("is", 0, 2), (" a", 2, 4), (" dog", 4, 8)), "is a dog", "cat")

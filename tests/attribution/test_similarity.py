@@ -14,10 +14,10 @@ rng = np.random.default_rng(5)
 SHAPES = [(1, 1, 2), (1, 2, 1), (1, 2, 2), (1, 1, 30), (2, 3, 5), (3, 11, 1), (1, 13, 17), (4, 6, 4)]
 
 
-def two(shape, levels=None):
-    one = rng.random(shape)
-    other = 0.5 * one + rng.random(shape)
-    return (one, other) if levels is None else (np.floor(one * levels), np.floor(other * levels))
+def two_maps(shape, levels=None):
+    first = rng.random(shape)
+    second = 0.5 * first + rng.random(shape)
+    return (first, second) if levels is None else (np.floor(first * levels), np.floor(second * levels))
 
 
 def noisy(clean, sigma):
@@ -32,9 +32,9 @@ def noisy(clean, sigma):
 def test_rank_correlation_is_that_of_scipy(shape, levels):
     stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
     for _ in range(10):
-        one, other = two(shape, levels)
-        want = stats.spearmanr(one.ravel(), other.ravel()).statistic
-        assert rank_correlation(one, other) == pytest.approx(want, abs=1e-12)
+        first, second = two_maps(shape, levels)
+        want = stats.spearmanr(first.ravel(), second.ravel()).statistic
+        assert rank_correlation(first, second) == pytest.approx(want, abs=1e-12)
 
 
 @given(st.integers(2, 12).flatmap(lambda n: hnp.arrays(np.float64, (2, n), elements=st.integers(0, 4))))
@@ -46,25 +46,25 @@ def test_rank_correlation_is_pearsons_of_mean_ranks(maps):
 
 
 def test_rank_correlation_depends_on_the_order_only():
-    one, other = two((3, 4, 5))
-    want = rank_correlation(one, other)
+    first, second = two_maps((3, 4, 5))
+    want = rank_correlation(first, second)
     assert 0 < want < 1
-    assert rank_correlation(one**3 * 1e-12, np.exp(other)) == want
-    assert rank_correlation(one, -other) == pytest.approx(-want)
-    assert rank_correlation(other, one) == want
-    assert rank_correlation(one, one) == 1
-    assert rank_correlation(one, -one) == -1
+    assert rank_correlation(first**3 * 1e-12, np.exp(second)) == want
+    assert rank_correlation(first, -second) == pytest.approx(-want)
+    assert rank_correlation(second, first) == want
+    assert rank_correlation(first, first) == 1
+    assert rank_correlation(first, -first) == -1
 
 
 def test_rank_correlation_pairs_the_cells_of_two_layouts_of_memory():
-    one, other = two((3, 4))
-    assert rank_correlation(np.asfortranarray(one), other) == rank_correlation(one, other)
+    first, second = two_maps((3, 4))
+    assert rank_correlation(np.asfortranarray(first), second) == rank_correlation(first, second)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_rank_correlation_of_many_cells_stays_exact(dtype):
-    one = rng.permutation(60_000).astype(np.float64)
-    assert rank_correlation(one, 2 * one) == pytest.approx(1, abs=1e-12)
+    first = rng.permutation(60_000).astype(np.float64)
+    assert rank_correlation(first, 2 * first) == pytest.approx(1, abs=1e-12)
     values = rng.random(60_000).astype(dtype)
     assert rank_correlation(values, values) == pytest.approx(1, abs=1e-12)
 
@@ -72,8 +72,8 @@ def test_rank_correlation_of_many_cells_stays_exact(dtype):
 # Structural similarity.
 
 
-def ssim_by_hand(one, other):
-    """Wang et al. 2004, their equation 13 and those under it, window by window."""
+def ssim_by_hand(first, second):
+    """Return the SSIM by equation 13 of Wang et al. 2004, window by window."""
 
     def reflected(i, n):
         i %= 2 * n
@@ -87,42 +87,42 @@ def ssim_by_hand(one, other):
         (i, j): math.exp(-(i * i + j * j) / (2 * 1.5 * 1.5)) for i in range(-5, 6) for j in range(-5, 6)
     }  # 11 x 11
     total = sum(weights.values())
-    steps, rows, columns = one.shape
-    found = []
-    for x, y in zip(unit(one), unit(other), strict=True):
+    steps, rows, columns = first.shape
+    values = []
+    for x, y in zip(unit(first), unit(second), strict=True):
         for row in range(rows):
             for column in range(columns):
-                seen = [
+                window = [
                     (w / total, x[r][c], y[r][c])
                     for (i, j), w in weights.items()
                     for r, c in [(reflected(row + i, rows), reflected(column + j, columns))]
                 ]
-                mx, my = sum(w * a for w, a, _ in seen), sum(w * b for w, _, b in seen)
-                vx, vy = sum(w * (a - mx) ** 2 for w, a, _ in seen), sum(w * (b - my) ** 2 for w, _, b in seen)
-                cov = sum(w * (a - mx) * (b - my) for w, a, b in seen)
-                up = (2 * mx * my + 0.0001) * (2 * cov + 0.0009)
-                found.append(up / ((mx * mx + my * my + 0.0001) * (vx + vy + 0.0009)))
-    assert len(found) == steps * rows * columns
-    return sum(found) / len(found)
+                mx, my = sum(w * a for w, a, _ in window), sum(w * b for w, _, b in window)
+                vx, vy = sum(w * (a - mx) ** 2 for w, a, _ in window), sum(w * (b - my) ** 2 for w, _, b in window)
+                cov = sum(w * (a - mx) * (b - my) for w, a, b in window)
+                numerator = (2 * mx * my + 0.0001) * (2 * cov + 0.0009)
+                values.append(numerator / ((mx * mx + my * my + 0.0001) * (vx + vy + 0.0009)))
+    assert len(values) == steps * rows * columns
+    return sum(values) / len(values)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ssim_is_the_formula(shape):
-    one, other = two(shape)
-    assert ssim(one, other) == pytest.approx(ssim_by_hand(one, other), abs=1e-12)
-    assert ssim(one**4, other * 1e-12) == pytest.approx(ssim_by_hand(one**4, other), abs=1e-9)
+    first, second = two_maps(shape)
+    assert ssim(first, second) == pytest.approx(ssim_by_hand(first, second), abs=1e-12)
+    assert ssim(first**4, second * 1e-12) == pytest.approx(ssim_by_hand(first**4, second), abs=1e-9)
 
 
 def test_ssim_is_the_formula_where_a_step_is_constant_or_dark():
-    one, other = two((3, 4, 5))
-    one[1], other[2], one[0] = 0, 0.25, one[0] * 0.01
-    assert ssim(one, other) == pytest.approx(ssim_by_hand(one, other), abs=1e-12)
+    first, second = two_maps((3, 4, 5))
+    first[1], second[2], first[0] = 0, 0.25, first[0] * 0.01
+    assert ssim(first, second) == pytest.approx(ssim_by_hand(first, second), abs=1e-12)
 
 
 def test_ssim_averages_the_windows_of_scipys_gaussian():
     ndimage = pytest.importorskip("scipy.ndimage")  # comes with scikit-learn
-    one, other = two((2, 24, 31))
-    x, y = ((values - values.min()) / np.ptp(values) for values in (one, other))
+    first, second = two_maps((2, 24, 31))
+    x, y = ((values - values.min()) / np.ptp(values) for values in (first, second))
 
     def mean(values):  # the window of scikit-image's structural_similarity
         return np.stack([ndimage.gaussian_filter(step, 1.5, truncate=3.5, mode="reflect") for step in values])
@@ -130,49 +130,54 @@ def test_ssim_averages_the_windows_of_scipys_gaussian():
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
     want = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    assert ssim(one, other) == pytest.approx(want.mean(), abs=1e-12)
+    assert ssim(first, second) == pytest.approx(want.mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_map_is_most_like_itself(shape):
-    one, other = two(shape)
-    assert ssim(one, one) == pytest.approx(1, abs=1e-12)
-    assert ssim(one, 3 * one + 7) == pytest.approx(1, abs=1e-9)
-    assert ssim(one, other) == ssim(other, one)
-    assert -1 <= ssim(one, -one) < ssim(one, one)
+    first, second = two_maps(shape)
+    assert ssim(first, first) == pytest.approx(1, abs=1e-12)
+    assert ssim(first, 3 * first + 7) == pytest.approx(1, abs=1e-9)
+    assert ssim(first, second) == ssim(second, first)
+    assert -1 <= ssim(first, -first) < ssim(first, first)
 
 
 @given(hnp.arrays(np.float32, (2, 2, 3, 4), elements=st.floats(0, 1, width=32)))
 def test_ssim_is_symmetric_and_bounded(maps):
     assume(all(np.ptp(values) for values in maps))
-    found = ssim(*maps)
-    assert found == ssim(maps[1], maps[0])
-    assert -1 - 1e-9 <= found <= 1 + 1e-9
+    similarity = ssim(*maps)
+    assert similarity == ssim(maps[1], maps[0])
+    assert -1 - 1e-9 <= similarity <= 1 + 1e-9
 
 
 def test_the_more_noise_the_less_alike():
     row, column = np.mgrid[:16, :20]
     clean = np.exp(-((row - 6) ** 2 + (column - 12) ** 2) / 20)[None] * np.ones((2, 1, 1))
     for figure in (ssim, rank_correlation):
-        found = [figure(clean, noisy(clean, sigma)) for sigma in (0, 0.03, 0.1, 0.3, 1, 3)]
-        assert found == sorted(found, reverse=True)
-        assert found[0] == pytest.approx(1, abs=1e-12)
-        assert found[0] - found[1] > 1e-3
-        assert found[-1] < 0.3
+        scores = [figure(clean, noisy(clean, sigma)) for sigma in (0, 0.03, 0.1, 0.3, 1, 3)]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] == pytest.approx(1, abs=1e-12)
+        assert scores[0] - scores[1] > 1e-3
+        assert scores[-1] < 0.3
 
 
 def test_windows_stay_within_a_step():
-    one, other = two((2, 5, 5))
-    one[:, 0, 0], one[:, 4, 4], other[:, 0, 0], other[:, 4, 4] = 0, 2, 0, 2  # the scale of each step is that of all
-    apart = [ssim(one[[step]], other[[step]]) for step in (0, 1)]
-    assert ssim(one, other) == pytest.approx(np.mean(apart), abs=1e-12)
+    first, second = two_maps((2, 5, 5))
+    first[:, 0, 0], first[:, 4, 4], second[:, 0, 0], second[:, 4, 4] = (
+        0,
+        2,
+        0,
+        2,
+    )  # steps of the same scale
+    apart = [ssim(first[[step]], second[[step]]) for step in (0, 1)]
+    assert ssim(first, second) == pytest.approx(np.mean(apart), abs=1e-12)
     assert abs(apart[0] - apart[1]) > 1e-3
 
 
 def test_ssim_scales_all_steps_as_one():
-    one = np.stack([np.full((4, 4), 1.0), np.full((4, 4), 3.0)])
-    other = np.stack([np.full((4, 4), 2.0), rng.random((4, 4))])
-    assert ssim(one, other) == pytest.approx(ssim_by_hand(one, other), abs=1e-12)
+    first = np.stack([np.full((4, 4), 1.0), np.full((4, 4), 3.0)])
+    second = np.stack([np.full((4, 4), 2.0), rng.random((4, 4))])
+    assert ssim(first, second) == pytest.approx(ssim_by_hand(first, second), abs=1e-12)
 
 
 # Both.
@@ -180,7 +185,7 @@ def test_ssim_scales_all_steps_as_one():
 
 @pytest.mark.parametrize("figure", [rank_correlation, ssim])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 6), (2, 3, 4)])
-def test_a_constant_map_is_like_nothing(figure, shape):
+def test_a_constant_map_has_no_similarity(figure, shape):
     some = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
     for level in (0.0, 0.1, 1e-12, 1.0):
         flat = np.full(shape, level)
@@ -191,9 +196,9 @@ def test_a_constant_map_is_like_nothing(figure, shape):
 
 @pytest.mark.parametrize("figure", [rank_correlation, ssim])
 def test_faint_maps_are_compared_as_any_others(figure):
-    one, other = two((2, 4, 6))
+    first, second = two_maps((2, 4, 6))
     for scale in (1e-12, 1e-40, 1e12):
-        assert figure(one * scale, other) == pytest.approx(figure(one, other), abs=1e-9)
+        assert figure(first * scale, second) == pytest.approx(figure(first, second), abs=1e-9)
     faint = np.zeros((1, 3, 3), np.float32)
     faint[0, 1, 2] = 1e-45
     assert figure(faint, faint) == pytest.approx(1)
@@ -201,12 +206,12 @@ def test_faint_maps_are_compared_as_any_others(figure):
 
 @pytest.mark.parametrize("figure", [rank_correlation, ssim])
 def test_a_figure_is_a_number_and_leaves_the_maps_alone(figure):
-    one, other = (values.astype(np.float32) for values in two((2, 3, 4)))
-    before = one.copy(), other.copy()
-    assert type(figure(one, other)) is float
-    assert figure(one, other) == figure(one.astype(np.float64), other.astype(np.float64))
-    assert (one == before[0]).all()
-    assert (other == before[1]).all()
+    first, second = (values.astype(np.float32) for values in two_maps((2, 3, 4)))
+    before = first.copy(), second.copy()
+    assert type(figure(first, second)) is float
+    assert figure(first, second) == figure(first.astype(np.float64), second.astype(np.float64))
+    assert (first == before[0]).all()
+    assert (second == before[1]).all()
 
 
 @pytest.mark.parametrize("figure", [rank_correlation, ssim])

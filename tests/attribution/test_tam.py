@@ -1,4 +1,4 @@
-"""Token activation maps against their definition, in plain loops over the logits of the whole sequence."""
+"""Token activation maps against their definition: plain loops over the logits of the whole sequence."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from qvl_attn.attribution.methods.tam import activation_map
 from qvl_attn.model.signals import Classes
 from tests.helpers.plain_eager import Example, assert_close, cut_by_picture
 
-SHOWN = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
+EXAMPLES = [(which, kind) for which in ("demo", "genuine") for kind in ("one", "two", "clip")]
 
 
-@pytest.fixture(params=SHOWN, ids="-".join)
+@pytest.fixture(params=EXAMPLES, ids="-".join)
 def example(request, examples) -> Example:
     return examples(*request.param)
 
 
 def rank_gaussian(picture: np.ndarray) -> np.ndarray:
-    """Of one picture or step, cell by cell."""
-    padded, found = np.pad(picture, 1, mode="reflect"), np.zeros_like(picture)
+    """Filter one picture or step, cell by cell."""
+    padded, filtered = np.pad(picture, 1, mode="reflect"), np.zeros_like(picture)
     for i in range(picture.shape[0]):
         for j in range(picture.shape[1]):
             ordered = sorted(padded[i : i + 3, j : j + 3].ravel())
@@ -27,26 +27,26 @@ def rank_gaussian(picture: np.ndarray) -> np.ndarray:
             if mean > 0 and np.std(ordered) > 0:
                 sigma = np.std(ordered) / mean
                 kernel = [np.exp(-((rank - 4) ** 2) / (2 * sigma**2)) for rank in range(9)]
-                found[i, j] = sum(k * value for k, value in zip(kernel, ordered, strict=True)) / sum(kernel)
+                filtered[i, j] = sum(k * value for k, value in zip(kernel, ordered, strict=True)) / sum(kernel)
             else:
-                found[i, j] = mean
-    return found
+                filtered[i, j] = mean
+    return filtered
 
 
 def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarray:
-    """(V,) the map of the token of the answer that is `target`-th in it."""
+    """Return the map of the answer's token number `target`, (V,)."""
     question = example.inputs["input_ids"][0, example.question_positions].tolist()
     words = [*question, *ids[:target]]
-    # Where each of them is looked for: a token of the question at its own place, one of the answer where it is made.
+    # The position of each: a question token at its own position, an answer token where it is produced.
     places = [*example.question_positions, *(example.length - 1 + i for i in range(target))]
-    own = ids[target]
-    strength = [max(float(logits[place, own]), 0) for place in places]
-    scores = np.array([max(float(logits[cell, own]), 0) for cell in example.vision_positions])
+    target_id = ids[target]
+    strength = [max(float(logits[place, target_id]), 0) for place in places]
+    scores = np.array([max(float(logits[cell, target_id]), 0) for cell in example.vision_positions])
     interference, total = np.zeros(len(scores)), 0.0
-    for word, much in zip(words, strength, strict=True):
-        if word != own:
-            interference += much * np.maximum(logits[example.vision_positions, word], 0)
-            total += much
+    for word, weight in zip(words, strength, strict=True):
+        if word != target_id:
+            interference += weight * np.maximum(logits[example.vision_positions, word], 0)
+            total += weight
     interference /= total + 1e-8
     if interference.any():
         slope = np.linalg.lstsq(interference[:, None], scores, rcond=None)[0][0]
@@ -59,19 +59,19 @@ def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarra
 
 @pytest.mark.parametrize("query", ["last", "answer"])
 def test_the_published_definition_in_loops(example, query):
-    found = example.map("tam", query)
+    method_map = example.map("tam", query)
     logits = example.plain.logits[0].double().numpy()
     want = [by_hand(example, logits, example.ids, target) for target in example.explained_indices(query)]
-    assert_close(found.values, np.mean(want, axis=0), 3e-4)
-    assert (found.layers, found.layer_values) == ((), None)
+    assert_close(method_map.values, np.mean(want, axis=0), 3e-4)
+    assert (method_map.layers, method_map.layer_values) == ((), None)
 
 
 def test_a_supplied_answer_with_words_of_the_question(examples):
-    """A word that stood before is none of its own context."""
+    """An earlier occurrence of a word does not belong to its context."""
     example = examples("demo", "one")
     ids = example.supplied("many cats cats")
-    asked = example.inputs["input_ids"][0, example.question_positions].tolist()
-    assert set(ids) & set(asked)
+    question_ids = example.inputs["input_ids"][0, example.question_positions].tolist()
+    assert set(ids) & set(question_ids)
     assert ids[-1] in ids[:-1]
     logits = example.run(example.full_inputs(ids)).logits[0].double().numpy()
     want = [by_hand(example, logits, ids, target) for target in range(len(ids))]
@@ -84,7 +84,7 @@ def classes(vision, text, ids):
 
 
 def test_a_word_alone_is_its_own_activation():
-    """Nothing else was said: no interference, and nothing is divided by nothing."""
+    """No other word precedes it: no interference, and no division by zero."""
     text = np.array([[3.0, 9], [4, 9]])
     same = activation_map(classes([[9, 9, 9], [0, 2, 4]], text, [5, 5]), 1)
     assert same == pytest.approx([0, 0.5, 1])
@@ -93,7 +93,7 @@ def test_a_word_alone_is_its_own_activation():
     assert activation_map(classes(np.zeros((2, 3)), np.zeros((2, 2)), [5, 6]), 1).tolist() == [0, 0, 0]
 
 
-def test_interference_is_taken_out_and_nothing_below_nothing():
-    # s = <own, other> / <other, other> = (2 * 1 + 4 * 2) / 5 = 2: of (5, 2, 4) there is left (5, 0, 0).
-    found = activation_map(classes([[0, 1, 2], [5, 2, 4]], [[1, 0], [10, 0]], [5, 6]), 1)
-    assert found == pytest.approx([0.5, 0, 0])
+def test_interference_is_subtracted_and_clamped_at_zero():
+    # s = <S, I> / <I, I> = (2 * 1 + 4 * 2) / 5 = 2: (5, 2, 4) becomes (5, 0, 0).
+    values = activation_map(classes([[0, 1, 2], [5, 2, 4]], [[1, 0], [10, 0]], [5, 6]), 1)
+    assert values == pytest.approx([0.5, 0, 0])
