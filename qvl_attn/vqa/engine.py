@@ -220,7 +220,7 @@ class Engine:
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
         dtype, device, free = self.placement.dtype, self.placement.device, self.free_bytes()
-        attention, reason = self.attn, "asked for with --attn"
+        attention, reason = self.attn, "asked for"
         if attention == "auto" and questions:
             largest = max((question.job for question in questions), key=lambda job: job.tokens)
             attention, reason = choose_attention(self.config, dtype, largest, free, device)

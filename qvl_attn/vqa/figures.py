@@ -92,7 +92,7 @@ class DrawnResult:
         """Draw the headline map, large: (H, W, 3) uint8 RGB.
 
         Args:
-            boxes: boxes to outline: for each picture, or each drawn step of a clip, (G, 4) xyxy in its pixels.
+            boxes: boxes to outline: for each picture, or each drawn step of a clip, (G, 4) xyxy in shares of its size.
             further_lines: lines to add to the caption.
         """
         caption = [*headline_caption(self.result, self.headline[0]), *self._describe_steps(), *further_lines]

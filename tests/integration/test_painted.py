@@ -1,8 +1,8 @@
-"""A model whose attention is known: one painted cell, and the peak must lie in it.
+"""A model with known attention: the peak of the map must be in the one painted cell.
 
-The vision blocks add a constant and pass everything else through, so a token knows the brightness of its cell and
-nothing more. In the language model queries are constant and keys are brightness, in the slowest rotary channel, where
-position turns them by less than a thousandth.
+The vision blocks add a constant and pass everything else through, so a token encodes the brightness of its cell and
+nothing else. In the language model, queries are constant and keys are brightness, in the slowest rotary channel, which
+position rotates by less than a thousandth.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def know_brightness(model) -> None:
         layer.weight.zero_()
         layer.bias.zero_()
     first.weight[0, [0, width, 2 * width, 3 * width]] = 0.25
-    first.bias[0] = 20.0  # far from zero GELU is the identity
+    first.bias[0] = 20.0  # far from zero, GELU is the identity
     last.weight[0, 0], last.bias[0], last.bias[1] = 1.0, -20.0, 10.0
     text.embed_tokens.weight.zero_()
     text.embed_tokens.weight[:, 1] = 10.0
@@ -76,7 +76,7 @@ def bright(tmp_path_factory):
 
 
 def paint(path, size_px, grid, cell, orientation=1):
-    """A black picture with one white cell of `grid` (rows, columns); stored turned, as that EXIF tag says."""
+    """Save a black picture with one white cell of `grid` (rows, columns), stored with the given EXIF orientation."""
     (width, height), (rows, columns) = size_px, grid
     row, column = cell
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
@@ -84,7 +84,7 @@ def paint(path, size_px, grid, cell, orientation=1):
     inside_x = (x >= column * width / columns) & (x < (column + 1) * width / columns)
     inside_y = (y >= row * height / rows) & (y < (row + 1) * height / rows)
     pixels[np.ix_(inside_y, inside_x)] = 255
-    # The operation that turns the stored picture upright, undone.
+    # The inverse of the operation that turns the stored picture upright.
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -111,8 +111,8 @@ def test_every_cell_is_found(bright, tmp_path, size_px):
     columns, rows = size_px[0] // CELL_PX, size_px[1] // CELL_PX
     for cell in np.ndindex(rows, columns):
         result = bright.ask(paint(tmp_path / "p.png", size_px, (rows, columns), cell), "?", max_new_tokens=1)
-        found, values = peak(result)
-        assert found == cell
+        strongest, values = peak(result)
+        assert strongest == cell
         assert values[cell] > 2 * np.partition(values.ravel(), -2)[-2], "the other cells are dark"
         box = result.capture.grids[0].boxes_px[cell[0] * columns + cell[1]]
         assert box.tolist() == [cell[1] * 28, cell[0] * 28, cell[1] * 28 + 28, cell[0] * 28 + 28]

@@ -1,4 +1,4 @@
-"""The shell recipes for many processes, run with two on this machine."""
+"""The shell recipes for many processes, run with two processes on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, ROOT, assert_alike, rows_of, summary_of
+from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, ROOT, assert_runs_match, rows_of, summary_of
 
 SCRIPTS = ROOT / "scripts"
 WORDS = ["--prompts", "counting", "--model", "demo", "--max-new-tokens", "2", "--batch-size", "1"]
@@ -19,7 +19,7 @@ WORDS = ["--prompts", "counting", "--model", "demo", "--max-new-tokens", "2", "-
 
 @pytest.fixture
 def environment(tmp_path):
-    """The command of this checkout, and the launcher of this Python, wherever they are installed."""
+    """Environment whose PATH has the command of this checkout and the launcher of this Python."""
     commands = tmp_path / "commands"
     commands.mkdir()
     wrapper = commands / "qvl-attn"
@@ -29,8 +29,8 @@ def environment(tmp_path):
     if not launcher.exists():
         pytest.skip("no accelerate beside this Python")
     (commands / "accelerate").symlink_to(launcher)
-    kept = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"}
-    return {**kept, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    variables = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return {**variables, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_recipe_without_its_words_does_nothing(environment, tmp_path, script):
 
 @pytest.mark.slow
 def test_accelerate_with_two_processes_makes_one_run(environment, pictures, tmp_path):
-    """First one whose part is finished and one whose part is not, as after a kill; a bar that is missed is no fault."""
+    """One part is finished and the other is not, as after a kill; a missed `--fail-under` does not stop the recipe."""
     out, part = tmp_path / "my runs", tmp_path / "my runs" / "part-1"
     words = [*WORDS, "--fail-under", "vision_mass=1"]
     done = run(*COMMAND, "check", pictures, *words, "--shard", "1/2", "--out", part, env=environment)
@@ -75,7 +75,7 @@ def test_accelerate_with_two_processes_makes_one_run(environment, pictures, tmp_
     assert sorted(path.name for path in out.iterdir()) == ["all", "part-1", "part-2"]
     assert all(0 < summary_of(out / f"part-{i}")["samples"] < 30 for i in (1, 2))
     assert run(*COMMAND, "check", pictures, *WORDS, "--out", tmp_path / "whole", env=environment).returncode == 0
-    assert_alike(out / "all", tmp_path / "whole")
+    assert_runs_match(out / "all", tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_accelerate_merges_no_run_that_was_begun_with_something_else(environment
 
 @pytest.mark.slow
 def test_accelerate_ends_with_a_fault_where_a_part_has_one(environment, tmp_path):
-    """And makes no run of what there is."""
+    """And it merges nothing."""
     done = run("bash", SCRIPTS / "check_accelerate.sh", 2, tmp_path / "out", "nowhere.jsonl", *WORDS, env=environment)
     assert done.returncode != 0
     assert "nowhere.jsonl" in done.stderr
@@ -101,24 +101,24 @@ def test_accelerate_ends_with_a_fault_where_a_part_has_one(environment, tmp_path
 
 @pytest.mark.slow
 def test_accelerate_gives_each_process_a_gpu_of_those_it_may_see(environment, tmp_path):
-    """A command that tells its words stands in for the check: there are no GPUs here."""
-    told = tmp_path / "commands" / "qvl-attn"
-    told.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" "$@" >> "{tmp_path}/told"\n')
-    for visible, seen in (("5,GPU-7", ["5", "GPU-7"]), (None, ["0", "1"])):
+    """A command that writes its arguments to a file replaces the check, since there are no GPUs here."""
+    command = tmp_path / "commands" / "qvl-attn"
+    command.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" "$@" >> "{tmp_path}/calls"\n')
+    for visible, gpus in (("5,GPU-7", ["5", "GPU-7"]), (None, ["0", "1"])):
         env = environment if visible is None else {**environment, "CUDA_VISIBLE_DEVICES": visible}
         done = run("bash", SCRIPTS / "check_accelerate.sh", 2, tmp_path / "out", "my data", env=env)
         assert done.returncode == 0, done.stderr
-        *parts, merge = (tmp_path / "told").read_text().splitlines()
-        (tmp_path / "told").unlink()
+        *parts, merge = (tmp_path / "calls").read_text().splitlines()
+        (tmp_path / "calls").unlink()
         assert sorted(parts) == [
-            f"{gpu} check my data --shard {i}/2 --out {tmp_path}/out/part-{i}" for i, gpu in enumerate(seen, 1)
+            f"{gpu} check my data --shard {i}/2 --out {tmp_path}/out/part-{i}" for i, gpu in enumerate(gpus, 1)
         ]
         assert f" merge {tmp_path}/out/part-* --out {tmp_path}/out/all" in f" {merge}"
 
 
 @pytest.mark.slow
 def test_two_jobs_of_a_slurm_array_make_one_run(environment, pictures, tmp_path):
-    """At the same time; the second is then cancelled with its rows half done, and queued anew."""
+    """Both run at the same time; the second is then cancelled with half of its rows and queued again."""
     out = tmp_path / "my runs"
 
     def job(number):
@@ -126,18 +126,18 @@ def test_two_jobs_of_a_slurm_array_make_one_run(environment, pictures, tmp_path)
         env = {**environment, "SLURM_ARRAY_TASK_ID": str(number)}
         return subprocess.Popen([*map(str, words)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    for number, one in [(i, job(i)) for i in (1, 2)]:
-        told, faults = one.communicate()
-        assert one.returncode == 0, faults
-        assert f"scores.jsonl: {out}/part-{number}/scores.jsonl" in told
+    for number, process in [(i, job(i)) for i in (1, 2)]:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert f"scores.jsonl: {out}/part-{number}/scores.jsonl" in output
     (out / "part-2" / "summary.json").unlink()
     rows = (out / "part-2" / "scores.jsonl").read_text().splitlines(keepends=True)
     (out / "part-2" / "scores.jsonl").write_text("".join(rows[:2]) + rows[2][:40])
     again = job(2)
-    assert "samples have their row already" in again.communicate()[1]
+    assert "samples are already done" in again.communicate()[1]
     assert again.returncode == 0
     assert len(rows_of(out / "part-2")) == len(rows)
     done = run("qvl-attn", "merge", out / "part-1", out / "part-2", "--out", out / "all", env=environment)
     assert done.returncode == 0, done.stderr
     assert run(*COMMAND, "check", pictures, *WORDS, "--out", tmp_path / "whole", env=environment).returncode == 0
-    assert_alike(out / "all", tmp_path / "whole")
+    assert_runs_match(out / "all", tmp_path / "whole")

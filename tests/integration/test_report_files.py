@@ -1,4 +1,4 @@
-"""Where pages lie, how they are made again, what is said where they cannot be, and results that show themselves."""
+"""Files of pages: where they are written, making them again, errors, and results in a notebook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
 from tests.cli.test_cli import fails
-from tests.helpers.check_runs import undrawn
+from tests.helpers.check_runs import without_drawings
 from tests.helpers.pages import EVIL, Reader, assert_close, read_png
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def scored(demo, tmp_path_factory):
     write_dataset(folder / "set", 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-        undrawn(patch)
+        without_drawings(patch)
         done = invoke(folder / "set" / "questions.jsonl", out=folder / "run")
     assert done.exit_code == 0, done.output
     return folder / "run"
@@ -61,8 +61,8 @@ def scored(demo, tmp_path_factory):
 
 @pytest.fixture
 def saved(saved_once, tmp_path):
-    """A copy that may be damaged."""
-    return Path(shutil.copytree(saved_once, tmp_path / "kept"))
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(saved_once, tmp_path / "copy"))
 
 
 def report(*args):
@@ -77,7 +77,7 @@ def edit_json(folder, **values):
     (folder / "result.json").write_text(json.dumps(result_json(folder) | values), encoding="utf-8")
 
 
-# Where it lies
+# Where the page is written
 
 
 def test_it_is_written_beside_every_result_and_listed(saved_once):
@@ -105,7 +105,7 @@ def test_a_check_writes_it_too(scored):
     assert "report.html" in json.loads((scored / "summary.json").read_text(encoding="utf-8"))["files"]
 
 
-# Made again
+# Making it again
 
 
 @pytest.mark.parametrize("size", [0, 100, 640, 1280])
@@ -173,7 +173,7 @@ def test_notes_are_those_of_the_folder(saved):
     assert page.data["results"][0]["notes"] == ["one", EVIL]
 
 
-# What is said where it cannot be made
+# Errors
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -228,7 +228,7 @@ def test_a_result_json_that_is_none(saved, text):
     before = (saved / "report.html").read_bytes()
     (saved / "result.json").write_text(text)
     fails(report(saved), 1, "result.json" if text != '{"schema_version": 1}' else "is damaged")
-    assert (saved / "report.html").read_bytes() == before, "the page that was there stays"
+    assert (saved / "report.html").read_bytes() == before, "the existing page stays"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_summary_that_is_damaged(scored, tmp_path):
 
 
 def read_cell(html):
-    """The frame and the picture of a cell."""
+    """Return the attributes of the frame and of the picture in a notebook cell."""
     page = Reader(html)
     (frame,) = [attrs for tag, attrs in page.tags if tag == "iframe"]
     (picture,) = [attrs for tag, attrs in page.tags if tag == "img"]

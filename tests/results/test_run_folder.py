@@ -1,4 +1,4 @@
-"""The folder of a run: rows that are safe once written, torn lines, damage, and what is in the way."""
+"""The folder of a run: rows that are safe once written, torn lines, damage, and folders in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).enco
 
 @pytest.fixture
 def out(tmp_path):
-    """A begun run with two rows."""
+    """The folder of a started run with two rows."""
     folder = tmp_path / "run"
     add(folder, *ROWS)
     return folder
@@ -50,8 +50,8 @@ def test_a_row_is_on_the_disk_when_appending_comes_back(tmp_path, monkeypatch):
         assert not (tmp_path / "run" / RUN_FILE).exists(), "nothing is there before the first row"
         for i, row in enumerate(ROWS):
             append(row)
-            there = (tmp_path / "run" / ROWS_FILE).stat()
-            assert synced[-1] == (there.st_ino, there.st_size), "the same file, as long as it now is"
+            status = (tmp_path / "run" / ROWS_FILE).stat()
+            assert synced[-1] == (status.st_ino, status.st_size), "synced at its present length"
             assert [row["id"] for row in read_rows(tmp_path / "run")] == ["a", "b"][: i + 1]
             assert ledger.done == {"a", "b"} - ({"b"} if i == 0 else set())
             assert json.loads((tmp_path / "run" / RUN_FILE).read_text()) == RUN

@@ -1,4 +1,4 @@
-"""The folder of a run and several processes: one at a time, killed at any moment, on a disk that is full."""
+"""The folder of a run with several processes: one writer at a time, kills at any moment, a full disk."""
 
 from __future__ import annotations
 
@@ -60,34 +60,34 @@ def work(tmp_path):
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill()
-        one.communicate()
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("how", ["first", "later"])
 def test_a_second_process_is_refused_and_the_first_goes_on_unharmed(tmp_path, work, how):
-    """While it has no row yet, and when it has one."""
+    """Before the first process has written a row, and after."""
     first = work(how)
     assert first.stdout.readline() == "held\n"
     before = contents(tmp_path / "run")
     assert LOCK_FILE in before
     with pytest.raises(InputError, match="another process is writing to it"), open_run(tmp_path / "run", RUN):
-        pytest.fail("both were let in")
-    assert contents(tmp_path / "run") == before, "who was refused removes nothing"
+        pytest.fail("both opened the run")
+    assert contents(tmp_path / "run") == before, "the refused process removes nothing"
     assert first.communicate("go on\n", timeout=60)[1] == ""
     assert first.returncode == 0
     assert [row["id"] for row in read_rows(tmp_path / "run")] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("how", "kept"), [("first", set()), ("later", {"a"})])
-def test_the_lock_is_gone_after_a_kill(tmp_path, work, how, kept):
+@pytest.mark.parametrize(("how", "rows"), [("first", set()), ("later", {"a"})])
+def test_the_lock_is_gone_after_a_kill(tmp_path, work, how, rows):
     first = work(how)
     assert first.stdout.readline() == "held\n"
     first.kill()
     assert first.wait(60) == -signal.SIGKILL
     with open_run(tmp_path / "run", RUN) as ledger:
-        assert ledger.done == kept
+        assert ledger.done == rows
         with ledger.appending(RUN) as append:
             append({"id": "c"})
     assert json.loads((tmp_path / "run" / RUN_FILE).read_text()) == RUN
@@ -105,18 +105,18 @@ def test_a_kill_while_the_first_file_is_written_leaves_a_folder_to_go_on_in(tmp_
 
 def test_a_full_disk_keeps_the_finished_rows(tmp_path, work):
     full = work("12345")
-    _, told = full.communicate(timeout=60)
+    _, errors = full.communicate(timeout=60)
     assert full.returncode == 1
-    done, _, words = told.partition(" ")
-    assert words.startswith(f"cannot write to {tmp_path / 'run'}: File too large")
+    done, _, message = errors.partition(" ")
+    assert message.startswith(f"cannot write to {tmp_path / 'run'}: File too large")
     assert (tmp_path / "run" / ROWS_FILE).stat().st_size == 12345, "the last line is torn"
-    wanted = {"a", "b", *map(str, range(int(done)))}
-    assert len(wanted) > 10
+    ids = {"a", "b", *map(str, range(int(done)))}
+    assert len(ids) > 10
     with open_run(tmp_path / "run", RUN) as ledger:
-        assert ledger.done == wanted, "those that appending came back from, and no other"
+        assert ledger.done == ids, "exactly those whose append returned"
         with ledger.appending(RUN) as append:
             append({"id": "more"})
-    assert {row["id"] for row in read_rows(tmp_path / "run")} == wanted | {"more"}
+    assert {row["id"] for row in read_rows(tmp_path / "run")} == ids | {"more"}
 
 
 def test_a_disk_that_is_full_from_the_first_leaves_nothing(tmp_path, work):
@@ -132,6 +132,6 @@ def test_who_is_refused_does_not_wait(tmp_path, work):
     begun_s = time.monotonic()
     for _ in range(3):
         with pytest.raises(InputError, match="another process"), open_run(tmp_path / "run", RUN):
-            pytest.fail("both were let in")
+            pytest.fail("both opened the run")
     assert time.monotonic() - begun_s < 3
     assert first.poll() is None

@@ -1,4 +1,4 @@
-"""Many questions at once: the same numbers as one by one, in the order in which they were asked."""
+"""Batches of questions: the same numbers as one by one, in the order of the questions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog
 
 
 @pytest.fixture(params=["eager", "rows"])
-def looking(request, demo, monkeypatch):
+def engine(request, demo, monkeypatch):
     monkeypatch.setattr(demo, "attn", request.param)
     return demo
 
 
-def same(one, other):
-    assert one.question == other.question
-    assert one.answer == other.answer
-    assert one.answer_logprob == pytest.approx(other.answer_logprob, abs=1e-4)
-    assert one.capture.tokens == other.capture.tokens
-    assert one.capture.queries.tolist() == other.capture.queries.tolist()
-    assert one.capture.query_role.tolist() == other.capture.query_role.tolist()
-    assert np.abs(one.capture.weights - other.capture.weights).max() <= 1e-5
-    assert np.abs(one.capture.vision_mass - other.capture.vision_mass).max() <= 1e-5
-    if other.capture.weights_by_head is not None:
-        assert np.abs(one.capture.weights_by_head - other.capture.weights_by_head).max() <= 1e-5
+def same(first, second):
+    assert first.question == second.question
+    assert first.answer == second.answer
+    assert first.answer_logprob == pytest.approx(second.answer_logprob, abs=1e-4)
+    assert first.capture.tokens == second.capture.tokens
+    assert first.capture.queries.tolist() == second.capture.queries.tolist()
+    assert first.capture.query_role.tolist() == second.capture.query_role.tolist()
+    assert np.abs(first.capture.weights - second.capture.weights).max() <= 1e-5
+    assert np.abs(first.capture.vision_mass - second.capture.vision_mass).max() <= 1e-5
+    if second.capture.weights_by_head is not None:
+        assert np.abs(first.capture.weights_by_head - second.capture.weights_by_head).max() <= 1e-5
 
 
 def pictures():
@@ -39,52 +39,52 @@ def pictures():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_a_batch_of_different_pictures(looking, batch_size):
+def test_a_batch_of_different_pictures(engine, batch_size):
     pairs = [(path, QUESTIONS[i % len(QUESTIONS)]) for i, path in enumerate(pictures())]
-    many = looking.ask_many(pairs, batch_size=batch_size, heads="0-3", max_new_tokens=12)
+    many = engine.ask_many(pairs, batch_size=batch_size, heads="0-3", max_new_tokens=12)
     for (path, question), result in zip(pairs, many, strict=True):
         assert result.media[0].source == str(path)
-        same(result, looking.ask(path, question, heads="0-3", max_new_tokens=12))
+        same(result, engine.ask(path, question, heads="0-3", max_new_tokens=12))
 
 
-def test_answers_of_different_lengths_end_where_they_end(looking):
+def test_answers_of_different_lengths_end_where_they_end(engine):
     pairs = [(path, ("list the objects", "how many cats?")[i % 2]) for i, path in enumerate(pictures())]
-    many = looking.ask_many(pairs, batch_size=len(pairs))
+    many = engine.ask_many(pairs, batch_size=len(pairs))
     assert len({(result.capture.query_role == "answer").sum() for result in many}) > 1
     for (path, question), result in zip(pairs, many, strict=True):
-        same(result, looking.ask(path, question))
+        same(result, engine.ask(path, question))
 
 
-def test_questions_about_one_picture_read_it_once(looking):
-    seen = []
-    handle = looking.model.model.visual.register_forward_hook(lambda *args: seen.append(1))
+def test_questions_about_one_picture_read_it_once(engine):
+    calls = []
+    handle = engine.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
     try:
-        many = looking.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3")
-        forced = looking.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3", answer="two cats")
+        many = engine.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3")
+        forced = engine.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3", answer="two cats")
     finally:
         handle.remove()
-    assert len(seen) == 2
-    for question, result, one in zip(QUESTIONS, many, forced, strict=True):
-        same(result, looking.ask(CATS, question, heads="0-3"))
-        alone = looking.ask(CATS, question, heads="0-3", answer="two cats")
-        same(one, alone)
-        assert one.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
-        assert (one.provenance.batch, one.provenance.shared_pictures) == (len(QUESTIONS), True)
+    assert len(calls) == 2
+    for question, result, supplied in zip(QUESTIONS, many, forced, strict=True):
+        same(result, engine.ask(CATS, question, heads="0-3"))
+        alone = engine.ask(CATS, question, heads="0-3", answer="two cats")
+        same(supplied, alone)
+        assert supplied.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
+        assert (supplied.provenance.batch, supplied.provenance.shared_pictures) == (len(QUESTIONS), True)
 
 
-def test_pictures_that_only_seem_the_same_are_not_shared(looking):
+def test_pictures_that_only_seem_the_same_are_not_shared(engine):
     from qvl_attn.core.types import Media
 
     cats = load_picture(CATS)
     frames = (cats.frames, cats.frames[:, ::-1].copy())
     nameless = [Media("picture", pixels, cats.times_s, cats.size_px, "", "") for pixels in frames]
     pairs = [(nameless[0], QUESTIONS[0]), (nameless[1], QUESTIONS[0])]
-    for (media, question), result in zip(pairs, looking.ask_many(pairs), strict=True):
-        same(result, looking.ask(media, question))
+    for (media, question), result in zip(pairs, engine.ask_many(pairs), strict=True):
+        same(result, engine.ask(media, question))
 
 
-def test_what_was_used_is_in_the_result(looking, tmp_path):
-    result = looking.ask(CATS, QUESTIONS[0])
+def test_what_was_used_is_in_the_result(engine, tmp_path):
+    result = engine.ask(CATS, QUESTIONS[0])
     again = type(result).load(result.save(tmp_path))
     assert again.provenance == result.provenance
     assert again.provenance.attention_reason == "asked for"
@@ -93,40 +93,40 @@ def test_what_was_used_is_in_the_result(looking, tmp_path):
         assert 2**27 < peak["before"] <= peak["host"] < 2**36
 
 
-def test_the_pixels_of_many_questions_are_not_held(looking):
-    several = looking.prepare([(path, QUESTIONS[0]) for path in pictures()], Settings())
-    assert not any("pixel_values" in one.prompt.inputs for one in several)
-    (single,) = looking.prepare([(CATS, QUESTIONS[0])], Settings())
+def test_the_pixels_of_many_questions_are_not_held(engine):
+    several = engine.prepare([(path, QUESTIONS[0]) for path in pictures()], Settings())
+    assert not any("pixel_values" in question.prompt.inputs for question in several)
+    (single,) = engine.prepare([(CATS, QUESTIONS[0])], Settings())
     assert "pixel_values" in single.prompt.inputs
 
 
-def test_two_pictures_a_prompt_and_single_ones_mixed(looking):
+def test_two_pictures_a_prompt_and_single_ones_mixed(engine):
     pairs = [((CATS, WIDE), QUESTIONS[0]), (CATS, QUESTIONS[1]), ((CATS, WIDE), QUESTIONS[2]), (WIDE, QUESTIONS[1])]
-    many = looking.ask_many(pairs, answer="two")
+    many = engine.ask_many(pairs, answer="two")
     for (media, question), result in zip(pairs, many, strict=True):
         first, *others = media if isinstance(media, tuple) else (media,)
-        alone = looking.ask(first, question, others, answer="two")
+        alone = engine.ask(first, question, others, answer="two")
         same(result, alone)
         assert result.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
 
 
-def test_another_question_in_between_does_not_disturb_the_shared_picture(looking):
-    questions = [looking.prepare([([CATS], question)], Settings())[0] for question in QUESTIONS[:2]]
-    answers = looking.answer(questions)
+def test_another_question_in_between_does_not_disturb_the_shared_picture(engine):
+    questions = [engine.prepare([([CATS], question)], Settings())[0] for question in QUESTIONS[:2]]
+    answers = engine.answer(questions)
     _, first = next(answers)
-    looking.ask(WIDE, "how many dogs?")
+    engine.ask(WIDE, "how many dogs?")
     _, second = next(answers)
-    same(first, looking.ask(CATS, QUESTIONS[0]))
-    same(second, looking.ask(CATS, QUESTIONS[1]))
+    same(first, engine.ask(CATS, QUESTIONS[0]))
+    same(second, engine.ask(CATS, QUESTIONS[1]))
 
 
 def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
     questions = [demo.prepare([([path], "?")], Settings(max_new_tokens=1))[0] for path in pictures()]
-    lengths = [one.prompt.length for one in questions]
+    lengths = [question.prompt.length for question in questions]
     order = list(np.argsort(lengths, kind="stable"))
-    made = list(groups(questions, demo.config, 4, lambda longest, count, shared: True))
-    assert [i for group in made for batch in group.batches for i in batch] == order
-    assert [len(batch) for group in made for batch in group.batches] == [4, len(questions) - 4]
+    batched = list(groups(questions, demo.config, 4, lambda longest, count, shared: True))
+    assert [i for group in batched for batch in group.batches for i in batch] == order
+    assert [len(batch) for group in batched for batch in group.batches] == [4, len(questions) - 4]
     alone = list(groups(questions, demo.config, 4, lambda longest, count, shared: False))
     assert [group.batches for group in alone] == [((i,),) for i in order]
     assert list(groups([], demo.config, 4, lambda longest, count, shared: True)) == []
@@ -144,20 +144,20 @@ def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
         demo.ask_many([(CATS, "how many cats?")], batch_size=0)
 
 
-def test_heads_in_half_the_space(looking, tmp_path):
-    whole = looking.ask(CATS, QUESTIONS[0], heads="0-3")
-    half = looking.ask(CATS, QUESTIONS[0], heads="0-3", store_heads="float16")
-    kept = half.capture.weights_by_head
-    assert kept.dtype == np.float16
-    wanted = whole.capture.weights_by_head
-    small = wanted < 2**-14
-    assert (np.abs(kept - wanted)[~small] <= 2**-11 * wanted[~small]).all()
-    assert (np.abs(kept - wanted)[small] <= 2**-25).all()
+def test_heads_in_half_the_space(engine, tmp_path):
+    whole = engine.ask(CATS, QUESTIONS[0], heads="0-3")
+    half = engine.ask(CATS, QUESTIONS[0], heads="0-3", store_heads="float16")
+    stored = half.capture.weights_by_head
+    assert stored.dtype == np.float16
+    exact_weights = whole.capture.weights_by_head
+    small = exact_weights < 2**-14
+    assert (np.abs(stored - exact_weights)[~small] <= 2**-11 * exact_weights[~small]).all()
+    assert (np.abs(stored - exact_weights)[small] <= 2**-25).all()
     assert np.array_equal(half.capture.weights, whole.capture.weights), "the mean is not rounded"
     again = type(half).load(half.save(tmp_path))
     assert again.capture.weights_by_head.dtype == np.float16
-    assert np.array_equal(again.capture.weights_by_head, kept)
+    assert np.array_equal(again.capture.weights_by_head, stored)
     rounded, exact = (result.heatmap(heads="2").values for result in (again, whole))
     assert (np.abs(rounded - exact) <= 2**-11 * exact + 2**-24).all()
     with pytest.raises(InputError, match="float8"):
-        looking.ask(CATS, QUESTIONS[0], store_heads="float8")
+        engine.ask(CATS, QUESTIONS[0], store_heads="float8")

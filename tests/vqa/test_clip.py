@@ -1,4 +1,4 @@
-"""Clips through the model: the recipe's inputs, plain eager's numbers, times, windows, frames alone."""
+"""Questions about clips: inputs of the model card's recipe, numbers of plain eager, times, windows, single frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def loaded(analyzer, path, *, min_pixels=None, max_pixels=None, **how):
 
 
 def recipe(processor, frames, indices, total, fps, question, monkeypatch, **limits):
-    """The model card's lines, with a reader of videos that gives these frames."""
+    """The model card's recipe, with a video reader that returns these frames."""
 
     def reader(element):
         tensor = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
@@ -54,7 +54,7 @@ def test_inputs_are_those_of_the_model_cards_recipe(request, monkeypatch, clip_f
     analyzer = request.getfixturevalue(which)
     path = clip_file(20, size_px=size_px)
     media, settings = loaded(analyzer, path, fps=CLIP_FPS / 2, **limits)
-    (asked,) = prepare_clip(analyzer, media, [QUESTION], settings)
+    (clip_question,) = prepare_clip(analyzer, media, [QUESTION], settings)
     ours = analyzer.prepare([(media, QUESTION)], settings)[0].prompt.inputs
 
     whole = [pixels(None) for _, pixels in open_clip(path).frames(0)]
@@ -64,7 +64,7 @@ def test_inputs_are_those_of_the_model_cards_recipe(request, monkeypatch, clip_f
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "video_grid_thw", "pixel_values_videos"):
         assert torch.equal(ours[name], theirs[name]), name
     assert float(ours["second_per_grid_ts"][0]) == pytest.approx(float(theirs["second_per_grid_ts"][0]))
-    assert asked.whole is not None
+    assert clip_question.whole is not None
 
 
 @pytest.mark.parametrize("fps", [0.7, 2.0, 3.0, 10.0])
@@ -80,11 +80,11 @@ def test_wrong_times_are_an_error_and_not_other_positions(demo, clip_file, monke
     real = demo.processor.__class__.__call__
 
     def forgetful(self, *args, **kwargs):
-        kwargs["video_metadata"] = [{**one, "fps": 24.0} for one in kwargs["video_metadata"]]
+        kwargs["video_metadata"] = [{**metadata, "fps": 24.0} for metadata in kwargs["video_metadata"]]
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(demo.processor.__class__, "__call__", forgetful)
-    with pytest.raises(CaptureError, match="a step of tokens for"):
+    with pytest.raises(CaptureError, match="a step lasts"):
         build_prompt(demo.processor, chat_messages([media], QUESTION), [media], 2)
 
 
@@ -133,16 +133,16 @@ def test_rows_equal_output_attentions(request, clip_file, monkeypatch, which, at
 
 @pytest.mark.parametrize("interval_s", [0.25, 2.0])
 def test_several_questions_get_what_each_gets_alone(demo, clip_file, interval_s):
-    """With steps far apart the last of them is counted further than the question's first token."""
+    """With steps far apart, the last step's position is beyond that of the question's first token."""
     times = [interval_s * i for i in range(8)]
     path = clip_file(8, size_px=(140, 112), times_s=times, end_s=times[-1] + interval_s)
     media, settings = loaded(demo, path, fps=1 / interval_s)
-    asked = [QUESTION, "what color is the star?", "有几只猫？"]
-    found = dict(answer_clip(demo, prepare_clip(demo, media, asked, settings)))
-    for i, question in enumerate(asked):
+    questions = [QUESTION, "what color is the star?", "有几只猫？"]
+    results = dict(answer_clip(demo, prepare_clip(demo, media, questions, settings)))
+    for i, question in enumerate(questions):
         alone = demo.ask_video(path, question, fps=1 / interval_s)
-        assert found[i].answer == alone.answer
-        assert np.abs(found[i].capture.weights - alone.capture.weights).max() <= 1e-5
+        assert results[i].answer == alone.answer
+        assert np.abs(results[i].capture.weights - alone.capture.weights).max() <= 1e-5
 
 
 # Several passes
@@ -154,24 +154,26 @@ def test_frames_alone_are_the_answers_and_maps_of_pictures(demo, clip_file):
     media, _ = loaded(demo, path, fps=CLIP_FPS)
     assert len(result.passes) == 8
     assert result.heatmap().values.shape[0] == 8
-    for i, one in enumerate(result.passes):
+    for i, part in enumerate(result.passes):
         from qvl_attn.vqa.clip import _frame
 
         alone = demo.ask(_frame(media, i), QUESTION)
-        assert one.answer == alone.answer
-        assert np.abs(one.capture.weights - alone.capture.weights).max() <= 1e-5
-        assert result.heatmap().values[i] == pytest.approx(one.heatmap().values[0] / 8, abs=1e-7)
-    assert result.answer == " | ".join(dict.fromkeys(one.answer.strip() for one in result.passes))
+        assert part.answer == alone.answer
+        assert np.abs(part.capture.weights - alone.capture.weights).max() <= 1e-5
+        assert result.heatmap().values[i] == pytest.approx(part.heatmap().values[0] / 8, abs=1e-7)
+    assert result.answer == " | ".join(dict.fromkeys(part.answer.strip() for part in result.passes))
 
 
 def test_windows_are_prompts_of_their_own_and_overlaps_their_mean(demo, clip_file):
     path = clip_file(12, size_px=(140, 112))
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS, window=8, stride=4)
-    assert [one.media[0].clip.frame_indices for one in result.passes] == [tuple(range(8)), tuple(range(4, 12))]
-    assert [one.heatmap().values.shape[0] for one in result.passes] == [4, 4]
+    assert [part.media[0].clip.frame_indices for part in result.passes] == [tuple(range(8)), tuple(range(4, 12))]
+    assert [part.heatmap().values.shape[0] for part in result.passes] == [4, 4]
     whole = result.heatmap().values
     capture, rows = result.capture, result.capture.query_role == "question"
-    passes = [one.capture.weights[2, one.capture.query_role == "question"].astype(np.float64) for one in result.passes]
+    passes = [
+        part.capture.weights[2, part.capture.query_role == "question"].astype(np.float64) for part in result.passes
+    ]
     cells = capture.grids[0].cells // 6
     joined = np.concatenate(
         [
@@ -191,7 +193,7 @@ def test_windows_are_prompts_of_their_own_and_overlaps_their_mean(demo, clip_fil
 def test_the_share_on_vision_is_the_mean_of_the_passes(demo, clip_file):
     for how in ({"window": 8, "stride": 4}, {"mode": "frames"}):
         result = demo.ask_video(clip_file(14, size_px=(140, 112)), QUESTION, fps=CLIP_FPS, heads="0-3", **how)
-        each = [one.capture.vision_mass[:, one.capture.query_role != "answer"] for one in result.passes]
+        each = [part.capture.vision_mass[:, part.capture.query_role != "answer"] for part in result.passes]
         assert result.capture.vision_mass == pytest.approx(np.mean(each, axis=0), rel=1e-4)
         assert result.capture.weights_by_head.mean(axis=1).sum(axis=-1) == pytest.approx(
             np.mean(each, axis=0), rel=1e-3
@@ -201,19 +203,19 @@ def test_the_share_on_vision_is_the_mean_of_the_passes(demo, clip_file):
 def test_a_window_is_what_its_frames_get_alone(demo, clip_file):
     path = clip_file(12, size_px=(140, 112))
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS, window=8, stride=4)
-    for one, start_s in zip(result.passes, (0.0, 0.4), strict=True):
+    for part, start_s in zip(result.passes, (0.0, 0.4), strict=True):
         alone = demo.ask_video(path, QUESTION, fps=CLIP_FPS, start_s=start_s, end_s=start_s + 0.8)
-        assert one.media[0].clip.frame_indices == alone.media[0].clip.frame_indices
-        assert one.answer == alone.answer
-        assert np.abs(one.capture.weights - alone.capture.weights).max() <= 1e-5
+        assert part.media[0].clip.frame_indices == alone.media[0].clip.frame_indices
+        assert part.answer == alone.answer
+        assert np.abs(part.capture.weights - alone.capture.weights).max() <= 1e-5
 
 
 def test_a_uniform_map_in_every_pass_is_one_in_the_whole(demo, clip_file):
     result = demo.ask_video(clip_file(14, size_px=(140, 112)), QUESTION, fps=CLIP_FPS, window=8, stride=4)
     captures = []
-    for one in result.passes:
-        weights = np.full_like(one.capture.weights, 0.6 / one.capture.weights.shape[-1])
-        captures.append(replace(one.capture, weights=weights))
+    for part in result.passes:
+        weights = np.full_like(part.capture.weights, 0.6 / part.capture.weights.shape[-1])
+        captures.append(replace(part.capture, weights=weights))
     merged = merge_captures(captures, (0, 2, 4)[: len(captures)], result.media[0])
     assert merged.weights == pytest.approx(0.6 / merged.weights.shape[-1])
     assert merged.vision_mass == pytest.approx(0.6)
@@ -222,13 +224,13 @@ def test_a_uniform_map_in_every_pass_is_one_in_the_whole(demo, clip_file):
 def test_merged_tokens_are_laid_out_as_one_prompt(demo, clip_file):
     path = clip_file(12, size_px=(140, 112))
     merged = demo.ask_video(path, QUESTION, fps=CLIP_FPS, window=8, stride=4).capture
-    one = demo.ask_video(path, QUESTION, fps=CLIP_FPS).capture
-    prompt = [token for token in one.tokens if token.position <= one.queries[one.query_role == "last"][0]]
+    whole = demo.ask_video(path, QUESTION, fps=CLIP_FPS).capture
+    prompt = [token for token in whole.tokens if token.position <= whole.queries[whole.query_role == "last"][0]]
     assert [(token.text, token.role, token.span) for token in merged.tokens] == [
         (token.text, token.role, token.span) for token in prompt
     ]
-    assert merged.queries.tolist() == one.queries[one.query_role != "answer"].tolist()
-    assert merged.vision_tokens.tolist() == one.vision_tokens.tolist()
+    assert merged.queries.tolist() == whole.queries[whole.query_role != "answer"].tolist()
+    assert merged.vision_tokens.tolist() == whole.vision_tokens.tolist()
 
 
 def test_both_ways_on_one_timeline(demo, clip_file):
@@ -239,7 +241,7 @@ def test_both_ways_on_one_timeline(demo, clip_file):
     assert np.array_equal(result.capture.weights, alone.capture.weights)
     assert len(result.passes) == 8
     drawn = lines(result)
-    masses = [one.heatmap().vision_mass for one in result.passes]
+    masses = [part.heatmap().vision_mass for part in result.passes]
     assert drawn[-1].over_chance == pytest.approx(np.array(masses) / np.mean(masses))
     steps = result.heatmap().values.sum(axis=(1, 2))
     assert drawn[-2].over_chance == pytest.approx(steps / steps.mean(), rel=1e-5)
@@ -274,7 +276,7 @@ def test_a_frame_is_kept_within_its_budget(demo, clip_file):
     assert height % 28 == width % 28 == 0
 
 
-# To disk and back
+# Saving and loading
 
 
 @pytest.mark.parametrize("how", [{}, {"mode": "frames"}, {"mode": "both"}, {"window": 4, "stride": 2}])
@@ -288,7 +290,7 @@ def test_it_comes_back_as_it_went(demo, clip_file, tmp_path, how):
     assert back.capture.grids[0].frame_span.tolist() == result.capture.grids[0].frame_span.tolist()
     assert np.array_equal(back.media[0].frames, result.media[0].frames)
     assert back.media[0].clip == result.media[0].clip
-    assert [one.answer for one in back.passes] == [one.answer for one in result.passes]
+    assert [part.answer for part in back.passes] == [part.answer for part in result.passes]
     for ours, theirs in zip(result.passes, back.passes, strict=True):
         assert np.array_equal(ours.capture.weights, theirs.capture.weights)
 
@@ -336,22 +338,22 @@ def test_a_path_inside_a_result_is_not_followed(demo, clip_file, tmp_path, monke
 
 
 def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, tmp_path):
-    """Slides: the model saw one frame many times, and its maps differ."""
+    """A slide show: one frame is sampled many times, with a map for each."""
     import av
 
     path = clip_file(4, times_s=[0.0, 0.1, 2.0, 4.0], end_s=6.0)
     result = demo.ask_video(path, QUESTION, fps=2)
     assert result.media[0].clip.frame_indices == (0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
-    moments = [0.0, 0.1, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
-    assert result.media[0].sampled_s == pytest.approx(moments)
+    sample_times_s = [0.0, 0.1, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
+    assert result.media[0].sampled_s == pytest.approx(sample_times_s)
     folder = result.save(tmp_path / "out")
     with av.open(str(folder / "heatmap.mp4")) as container:
-        assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-4)
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx(sample_times_s, abs=1e-4)
     from qvl_attn.results.clip_export import step_edges_s
     from qvl_attn.vqa.timeline import frame_overlay
 
     overlay_text = frame_overlay(result, result.heatmap(), ())
     assert list(zip(overlay_text.times_s, overlay_text.steps, strict=True)) == list(
-        zip(moments, np.repeat(range(6), 2), strict=True)
+        zip(sample_times_s, np.repeat(range(6), 2), strict=True)
     )
     assert step_edges_s(result.media[0], 6) == pytest.approx([0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

@@ -1,4 +1,4 @@
-"""Cells taken away and put back: against pictures whose own pixels were replaced, through the plain model."""
+"""Deletion and insertion curves, compared with the plain model on pictures whose pixels were replaced."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ rng = np.random.default_rng(8)
 
 
 @dataclass
-class Asked:
-    """A question, what was answered, and the plain model without any of ours around it."""
+class AnsweredQuestion:
+    """A question with its answer, and the plain model without our code."""
 
     engine: object
     question: object
@@ -50,7 +50,7 @@ class Asked:
         ).prompt.inputs
 
     def plain(self, inputs):
-        """Log-probability of the answer's text, one token after the other, in float64."""
+        """Return the log-probability of the answer's text, token by token in float64."""
         length, special = inputs["input_ids"].shape[1], {*self.engine.processor.tokenizer.all_special_ids}
         behind = torch.tensor([self.ids])
         fed = dict(inputs)
@@ -72,10 +72,10 @@ def picture(name, box_px) -> Media:
         return as_media(np.asarray(image.convert("RGB").crop(box_px)))
 
 
-def shown(engine, what):
+def media_of(engine, what):
     if what == "clip":
         clip = load_clip(engine.processor, open_clip(DEMO_PICTURES / "clip.mp4"), clip_settings(engine))
-        assert len(clip.frames) == 3, "the last step shows the last one twice"
+        assert len(clip.frames) == 3, "the last step repeats the last frame"
         darker = clip.frames * np.array([1, 0.8, 0.6])[:, None, None, None]
         return [replace(clip, frames=darker.astype(np.uint8))]
     cat = picture("two_animals.png", (6, 12, 118, 124))
@@ -90,47 +90,49 @@ def ask(engine, media, text, **settings):
     (question,) = engine.prepare([(media, text)], engine.settings(profile="none", **settings))
     (run,) = run_group(engine.model, engine.processor, engine.config, [[question]], shared=False)
     mapped = run.supplied or run.own
-    return Asked(engine, question, mapped.ids, mapped.capture.tokens[question.prompt.length :], mapped.logprob)
+    return AnsweredQuestion(
+        engine, question, mapped.ids, mapped.capture.tokens[question.prompt.length :], mapped.logprob
+    )
 
 
 TEXTS = {"picture": "what color is the cat?", "pictures": "what color is the cat?", "clip": "what is moving?"}
 
 
 @pytest.fixture(scope="module", params=["picture", "pictures", "clip"])
-def asked(demo, request):
-    return ask(demo, shown(demo, request.param), TEXTS[request.param])
+def answered(demo, request):
+    return ask(demo, media_of(demo, request.param), TEXTS[request.param])
 
 
 @pytest.fixture(scope="module")
 def cat(demo):
-    return ask(demo, shown(demo, "picture"), TEXTS["picture"])
+    return ask(demo, media_of(demo, "picture"), TEXTS["picture"])
 
 
 @pytest.fixture
 def once(monkeypatch):
-    """One random order, for the sake of time."""
+    """One random order instead of several, to save time."""
     monkeypatch.setattr(faithfulness, "RANDOM_ORDERS", 1)
 
 
 @pytest.fixture(scope="module")
-def some(asked):
-    """A map of no ties."""
-    return rng.random(sum(grid.cells for grid in asked.question.prompt.grids)).astype(np.float32)
+def some_map(answered):
+    """A map without ties."""
+    return rng.random(sum(grid.cells for grid in answered.question.prompt.grids)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def curves(asked, some):
-    """Its curves."""
+def curves(answered, some_map):
+    """The curves of `some_map`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faithfulness, "RANDOM_ORDERS", 1)
-        return asked.curves({"some": some})
+        return answered.curves({"some": some_map})
 
 
 def places(media):
-    """Picture, frames, rows and columns of the pixels of each cell, in the order of the tokens."""
-    for i, one in enumerate(media):
-        count, height, width = one.frames.shape[:3]
-        step = 2 if one.kind == "clip" else 1
+    """Yield the picture's index and the slices of each cell's pixels (frames, rows, columns), in token order."""
+    for i, medium in enumerate(media):
+        count, height, width = medium.frames.shape[:3]
+        step = 2 if medium.kind == "clip" else 1
         for t in range(0, count, step):
             for y in range(0, height, CELL_PX):
                 for x in range(0, width, CELL_PX):
@@ -138,52 +140,54 @@ def places(media):
 
 
 def replaced(media, cells, fill):
-    """The media with the pixels of some cells replaced."""
-    kinds = {"blur": lambda one: np.stack([blurred(frame) for frame in one]), "mean": flat}
+    """Return the media with the pixels of some cells replaced by the fill."""
+    kinds = {"blur": lambda medium: np.stack([blurred(frame) for frame in medium]), "mean": flat}
     filled, frames, where = (
-        [kinds[fill](one.frames) for one in media],
-        [one.frames.copy() for one in media],
+        [kinds[fill](medium.frames) for medium in media],
+        [medium.frames.copy() for medium in media],
         [*places(media)],
     )
     for cell in cells:
         i, pixels = where[cell]
         frames[i][pixels] = filled[i][pixels]
-    return [replace(one, frames=own) for one, own in zip(media, frames, strict=True)]
+    return [replace(medium, frames=changed) for medium, changed in zip(media, frames, strict=True)]
 
 
-def test_each_cell_has_four_rows_in_the_order_of_the_tokens(asked):
-    media = [replace(one, frames=np.zeros_like(one.frames)) for one in asked.question.media]
+def test_each_cell_has_four_rows_in_the_order_of_the_tokens(answered):
+    media = [replace(medium, frames=np.zeros_like(medium.frames)) for medium in answered.question.media]
     where = [*places(media)]
-    assert len(where) == sum(grid.cells for grid in asked.question.prompt.grids)
-    (name,) = {"pixel_values", "pixel_values_videos"} & asked.inputs(media).keys()
-    black = asked.inputs(media)[name]
+    assert len(where) == sum(grid.cells for grid in answered.question.prompt.grids)
+    (name,) = {"pixel_values", "pixel_values_videos"} & answered.inputs(media).keys()
+    black = answered.inputs(media)[name]
     for cell, (i, pixels) in enumerate(where):
-        painted = [one.frames.copy() for one in media]
+        painted = [medium.frames.copy() for medium in media]
         painted[i][pixels] = 255
-        found = asked.inputs([replace(one, frames=own) for one, own in zip(media, painted, strict=True)])[name]
-        assert torch.nonzero((found != black).any(dim=1))[:, 0].tolist() == list(range(4 * cell, 4 * cell + 4))
+        rows = answered.inputs(
+            [replace(medium, frames=pixel_frames) for medium, pixel_frames in zip(media, painted, strict=True)]
+        )[name]
+        assert torch.nonzero((rows != black).any(dim=1))[:, 0].tolist() == list(range(4 * cell, 4 * cell + 4))
 
 
-def test_curves_are_those_of_pictures_whose_pixels_were_replaced(asked, some, curves):
-    cells, order = len(some), np.argsort(-some)
+def test_curves_are_those_of_pictures_whose_pixels_were_replaced(answered, some_map, curves):
+    cells, order = len(some_map), np.argsort(-some_map)
     for kind, fill, step in [(0, 0, 5), (0, 1, 3), (0, 1, 12), (1, 0, 2), (1, 1, 5), (1, 1, 11), (0, 0, 16), (1, 1, 0)]:
         count = int(step * cells / STEPS + 0.5)
-        gone = order[:count] if KINDS[kind] == "deletion" else order[count:]
-        want = asked.plain(asked.inputs(replaced(asked.question.media, gone, FILLS[fill])))
-        assert curves.logprobs[0, kind, fill, step] == pytest.approx(want, abs=1e-4)
+        removed = order[:count] if KINDS[kind] == "deletion" else order[count:]
+        expected = answered.plain(answered.inputs(replaced(answered.question.media, removed, FILLS[fill])))
+        assert curves.logprobs[0, kind, fill, step] == pytest.approx(expected, abs=1e-4)
     assert np.ptp(curves.logprobs[0], axis=-1).min() > 0.1
 
 
-def test_the_ends_are_the_answer_and_nothing_left(asked, some, curves):
+def test_the_ends_are_the_answer_and_nothing_left(answered, some_map, curves):
     assert curves.names == ("some", "random", "uniform")
-    assert curves.logprobs[:, 0, :, 0] == pytest.approx(asked.logprob, abs=1e-4)
-    assert curves.logprobs[:, 1, :, -1] == pytest.approx(asked.logprob, abs=1e-4)
+    assert curves.logprobs[:, 0, :, 0] == pytest.approx(answered.logprob, abs=1e-4)
+    assert curves.logprobs[:, 1, :, -1] == pytest.approx(answered.logprob, abs=1e-4)
     for f in range(len(FILLS)):
         nothing = curves.logprobs[0, 0, f, -1]
         assert curves.logprobs[:, 0, f, -1].tolist() == [nothing] * 3
         assert curves.logprobs[:, 1, f, 0].tolist() == [nothing] * 3
         assert nothing == pytest.approx(
-            asked.plain(asked.inputs(replaced(asked.question.media, range(len(some)), FILLS[f]))), abs=1e-4
+            answered.plain(answered.inputs(replaced(answered.question.media, range(len(some_map)), FILLS[f]))), abs=1e-4
         )
 
 
@@ -212,8 +216,8 @@ def test_random_is_the_mean_over_the_random_orders(cat, monkeypatch):
     assert curves.names == ("0", "1", "random", "uniform")
     assert curves.logprobs[2] == pytest.approx(curves.logprobs[:2].mean(axis=0), abs=1e-4)
     assert np.ptp(curves.logprobs[:2], axis=0).max() > 0.1
-    other = cat.curves({}, seed=SEED + 1)
-    assert np.abs(other.logprobs[0] - curves.logprobs[2]).max() > 1e-2
+    other_seed = cat.curves({}, seed=SEED + 1)
+    assert np.abs(other_seed.logprobs[0] - curves.logprobs[2]).max() > 1e-2
 
 
 def test_a_map_has_its_curve_whatever_stands_beside_it(cat, once):
@@ -227,26 +231,26 @@ def test_a_map_has_its_curve_whatever_stands_beside_it(cat, once):
 
 
 def test_every_input_runs_once_in_batches_with_the_answer_alone(cat, once, monkeypatch):
-    seen, forward = [], cat.engine.model.forward
+    calls, forward = [], cat.engine.model.forward
 
     def watched(**inputs):
-        seen.append((len(inputs["input_ids"]), inputs["logits_to_keep"], inputs["use_cache"]))
+        calls.append((len(inputs["input_ids"]), inputs["logits_to_keep"], inputs["use_cache"]))
         assert torch.is_inference_mode_enabled()
         return forward(**inputs)
 
     monkeypatch.setattr(cat.engine.model, "forward", watched)
     cat.curves({"some": rng.random(16).astype(np.float32)}, batch=9)
     distinct = 2 + 2 * 2 * (STEPS - 1) + STEPS - 1  # the ends, two orders both ways, the same share of every cell
-    assert sum(count for count, _, _ in seen) == len(FILLS) * distinct
-    assert [count for count, _, _ in seen] == [*([9] * (distinct // 9)), distinct % 9] * len(FILLS)
-    assert {others for _, *others in map(tuple, seen) for others in [tuple(others)]} == {(len(cat.ids) + 1, False)}
+    assert sum(count for count, _, _ in calls) == len(FILLS) * distinct
+    assert [count for count, _, _ in calls] == [*([9] * (distinct // 9)), distinct % 9] * len(FILLS)
+    assert {others for _, *others in map(tuple, calls) for others in [tuple(others)]} == {(len(cat.ids) + 1, False)}
 
 
 def test_the_object_asked_about_deletes_better_than_all_else(demo, cats, once):
-    asked = ask(demo, cats, "what color is the dog?")
+    answered = ask(demo, cats, "what color is the dog?")
     dog = np.array([[152, 31, 212, 83]]) / [252, 224, 252, 224]
-    covered = picture_region(asked.question.prompt.grids, [dog], [(252, 224)]).covered.astype(np.float32)
-    figures = asked.curves({"dog": covered, "all else": -covered}).figures()
+    covered = picture_region(answered.question.prompt.grids, [dog], [(252, 224)]).covered.astype(np.float32)
+    figures = answered.curves({"dog": covered, "all else": -covered}).figures()
     for fill in FILLS:
         deletion, insertion = f"deletion_{fill}", f"insertion_{fill}"
         assert figures["dog"][deletion] < figures["random"][deletion] - 0.5
@@ -255,30 +259,30 @@ def test_the_object_asked_about_deletes_better_than_all_else(demo, cats, once):
 
 
 def test_of_several_tokens_the_text_alone_is_summed(demo, once):
-    asked = ask(demo, shown(demo, "picture"), "what color is the cat?", answer="red star")
-    assert len(asked.ids) > 1
-    curves = asked.curves({})
-    assert curves.logprobs[0, 0, :, 0] == pytest.approx(asked.logprob, abs=1e-4)
+    answered = ask(demo, media_of(demo, "picture"), "what color is the cat?", answer="red star")
+    assert len(answered.ids) > 1
+    curves = answered.curves({})
+    assert curves.logprobs[0, 0, :, 0] == pytest.approx(answered.logprob, abs=1e-4)
     end = demo.processor.tokenizer.eos_token_id
-    (last,) = ask(demo, shown(demo, "picture"), "what color is the cat?").tokens[1:]
-    ended = asked.curves({}, ids=(*asked.ids, end, end), tokens=(*asked.tokens, last, last))
+    (last,) = ask(demo, media_of(demo, "picture"), "what color is the cat?").tokens[1:]
+    ended = answered.curves({}, ids=(*answered.ids, end, end), tokens=(*answered.tokens, last, last))
     assert ended.logprobs == pytest.approx(curves.logprobs, abs=1e-4)
-    first = asked.curves({}, tokens=(asked.tokens[0], *[last] * (len(asked.ids) - 1)))
+    first = answered.curves({}, tokens=(answered.tokens[0], *[last] * (len(answered.ids) - 1)))
     assert first.logprobs[0, 0, 0, 0] > curves.logprobs[0, 0, 0, 0] + 1e-3
 
 
 def test_pixels_that_were_given_up_are_made_again(cat, once):
-    again = cat.curves({}, question=without_pixels(cat.question))
-    assert np.array_equal(again.logprobs, cat.curves({}).logprobs)
+    recomputed = cat.curves({}, question=without_pixels(cat.question))
+    assert np.array_equal(recomputed.logprobs, cat.curves({}).logprobs)
 
 
 def test_a_picture_that_is_resized_is_filled_before(demo, once):
     media = picture("cats.png", (140, 20, 230, 97))
-    asked = ask(demo, [media], "what color is the dog?")
-    assert asked.question.prompt.grids[0].shape != (1, 90 / CELL_PX, 77 / CELL_PX)
-    curves = asked.curves({})
+    answered = ask(demo, [media], "what color is the dog?")
+    assert answered.question.prompt.grids[0].shape != (1, 90 / CELL_PX, 77 / CELL_PX)
+    curves = answered.curves({})
     for f, frame in enumerate((blurred(media.frames[0]), flat(media.frames)[0])):
-        want = asked.plain(asked.inputs([as_media(frame)]))
+        want = answered.plain(answered.inputs([as_media(frame)]))
         assert curves.logprobs[0, 0, f, -1] == pytest.approx(want, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""What a question costs, said before it is asked: tokens, memory, what is taken and what is refused."""
+"""Estimates before a question runs: tokens, memory, the chosen attention, and what is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "memory.py"
 
 @pytest.fixture(scope="module")
 def three_b():
-    """The geometry of the 3B."""
+    """Configuration with the sizes of the 3B model."""
     from transformers import Qwen2_5_VLConfig
 
     return Qwen2_5_VLConfig(
@@ -45,7 +45,7 @@ def three_b():
     )
 
 
-def asked(analyzer, paths, settings=None):
+def read(analyzer, paths, settings=None):
     media = [load_picture(path) for path in paths]
     return read_question(analyzer.processor, analyzer.config, media, QUESTION, settings or Settings())
 
@@ -55,18 +55,18 @@ def run(*args):
 
 
 def test_tokens_and_grids_are_the_processors(demo, cats, wide):
-    question = asked(demo, [cats, wide])
-    found = estimate_of(demo.config, demo.placement, question, 2**34)
+    question = read(demo, [cats, wide])
+    estimate = estimate_of(demo.config, demo.placement, question, 2**34)
     inputs = question.prompt.inputs
-    assert found.job.tokens == inputs["input_ids"].shape[1]
-    assert found.job.cells == int((inputs["mm_token_type_ids"] == 1).sum())
-    assert [list(grid.grid_thw) for _, _, grid in found.pictures] == inputs["image_grid_thw"].tolist()
-    assert [(name, size) for name, size, _ in found.pictures] == [
+    assert estimate.job.tokens == inputs["input_ids"].shape[1]
+    assert estimate.job.cells == int((inputs["mm_token_type_ids"] == 1).sum())
+    assert [list(grid.grid_thw) for _, _, grid in estimate.pictures] == inputs["image_grid_thw"].tolist()
+    assert [(name, size) for name, size, _ in estimate.pictures] == [
         (media.source, media.size_px) for media in question.media
     ]
-    assert found.faults == ()
-    assert found.max_pixels is None
-    assert all(found.fits(way) for way in ESTIMATED_MODES)
+    assert estimate.faults == ()
+    assert estimate.max_pixels is None
+    assert all(estimate.fits(mode) for mode in ESTIMATED_MODES)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -75,13 +75,13 @@ def test_tokens_and_grids_are_the_processors(demo, cats, wide):
 @pytest.mark.parametrize("new_tokens", [1, 4096])
 def test_rows_need_no_more_than_eager_and_eager_no_more_than_the_usual_way(three_b, device, dtype, cells, new_tokens):
     job = replace(JOB, cells=cells, new_tokens=new_tokens)
-    eager, rows, usual = (peak_bytes(three_b, dtype, job, way, device) for way in ESTIMATED_MODES)
+    eager, rows, usual = (peak_bytes(three_b, dtype, job, mode, device) for mode in ESTIMATED_MODES)
     assert 0 < rows <= eager <= usual
 
 
 def test_rows_grow_with_the_prompt_and_the_usual_way_with_its_square(three_b):
-    def growth(way):
-        sizes = [peak_bytes(three_b, "float32", replace(JOB, cells=cells), way, "cuda") for cells in (16000, 32000)]
+    def growth(mode):
+        sizes = [peak_bytes(three_b, "float32", replace(JOB, cells=cells), mode, "cuda") for cells in (16000, 32000)]
         return sizes[1] / sizes[0]
 
     assert growth("rows") == pytest.approx(2, rel=0.05)
@@ -102,7 +102,7 @@ def test_recorded_rows_are_in_the_hosts_memory(three_b):
 
 
 def test_what_is_kept(three_b, demo, cats):
-    """The mean of the heads in float32, and the heads beside it in what precision they are stored."""
+    """The mean over heads in float32, plus single heads in the precision that stores them."""
     cells, layers = 72, 4
     for settings, weight_bytes in (
         (Settings(), 4),
@@ -117,19 +117,19 @@ def test_what_is_kept(three_b, demo, cats):
 
 
 def test_a_batch_needs_more(three_b):
-    one, four = (peak_bytes(three_b, "float32", replace(JOB, batch=batch), "rows") for batch in (1, 4))
-    assert 3 * one < four
+    single, four = (peak_bytes(three_b, "float32", replace(JOB, batch=batch), "rows") for batch in (1, 4))
+    assert 3 * single < four
 
 
 @pytest.mark.parametrize("attention", ["eager", "rows"])
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_shared_batch_needs_its_keys_and_values_and_not_its_pictures(three_b, attention, device):
-    one, eight, apart = (
+    single, eight, apart = (
         peak_bytes(three_b, "bfloat16", replace(JOB, batch=batch, shared=shared), attention, device)
         for batch, shared in ((1, True), (8, True), (8, False))
     )
     keys_and_values = 36 * 2 * 2 * 128 * 2 * JOB.tokens
-    assert one + 7 * keys_and_values < eight < apart / 2
+    assert single + 7 * keys_and_values < eight < apart / 2
 
 
 def test_a_method_needs_what_its_pass_keeps(three_b):
@@ -142,7 +142,7 @@ def test_a_method_needs_what_its_pass_keeps(three_b):
             {"probed": True, "products": True, "gradients": True},
         )
     )
-    assert plain == states, "hidden states are looked at and not kept"
+    assert plain == states, "hidden states are read, not stored"
     queries_and_keys = 36 * (2048 + 2 * 128) * 4 * JOB.tokens
     activations = 36 * 3 * 11008 * 4 * JOB.tokens
     assert queries_and_keys < products < 2 * queries_and_keys + plain
@@ -219,7 +219,7 @@ def test_more_rows_than_a_result_may_hold(demo, cats, monkeypatch):
 
 
 def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
-    """The hint leads to a prompt that runs, and that is not much smaller than need be."""
+    """The hint leads to a prompt that runs and is not much smaller than necessary."""
     large = make_picture(1400, 1400)
     settings = Settings(max_pixels=4_000_000, max_new_tokens=3000)
     with pytest.raises(InputError, match=r"context is 4096.*--max-pixels \d+ fits") as caught:
@@ -238,21 +238,21 @@ def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
 
 
 def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
-    question = asked(demo, [cats])
+    question = read(demo, [cats])
     question = replace(question, job=replace(question.job, cells=200_000))
-    found = estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), question, 2**33)
-    context, memory = found.faults
+    estimate = estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), question, 2**33)
+    context, memory = estimate.faults
     assert "context is 128000" in context
     assert "are free" in memory
-    assert not any(found.fits(way) for way in ESTIMATED_MODES)
-    cells = found.max_pixels // 28**2
+    assert not any(estimate.fits(mode) for mode in ESTIMATED_MODES)
+    cells = estimate.max_pixels // 28**2
     again = replace(question, job=replace(question.job, cells=cells))
     assert estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), again, 2**33).faults == ()
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
-    for room in ("model.checkpoint", "vqa.engine"):
-        monkeypatch.setattr(f"qvl_attn.{room}.load_weights", lambda *args: pytest.fail("weights were loaded"))
+    for module in ("model.checkpoint", "vqa.engine"):
+        monkeypatch.setattr(f"qvl_attn.{module}.load_weights", lambda *args: pytest.fail("weights were loaded"))
     done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
     assert done.exit_code == 0, done.output
     for words in (
@@ -269,16 +269,16 @@ def test_the_command_as_json(cats, wide, demo):
     done = run(cats, "-i", wide, "--max-new-tokens", 7, *args)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    question = asked(demo, [cats, wide], Settings(max_new_tokens=7))
+    question = read(demo, [cats, wide], Settings(max_new_tokens=7))
     assert report["prompt_tokens"] == question.prompt.length
     assert [picture["vision_tokens"] for picture in report["pictures"]] == [g.cells for g in question.prompt.grids]
     assert [picture["size_px"] for picture in report["pictures"]] == [[252, 224], [252, 140]]
     assert report["weight_bytes"] == demo.placement.weight_bytes
     assert (report["max_new_tokens"], report["context"], report["attention"]) == (7, 4096, "eager")
     assert (report["faults"], report["max_pixels"]) == ([], None)
-    for way in ESTIMATED_MODES:
-        cost = report["ways"][way]
-        assert cost["bytes"] == peak_bytes(demo.config, "float32", question.job, way)
+    for mode in ESTIMATED_MODES:
+        cost = report["ways"][mode]
+        assert cost["bytes"] == peak_bytes(demo.config, "float32", question.job, mode)
         assert cost["with_weights_bytes"] == cost["bytes"] + report["weight_bytes"]
         assert cost["fits"]
 
@@ -306,7 +306,7 @@ def test_the_stderr_line_says_why(cats):
 
 @pytest.mark.slow
 def test_estimates_are_within_20_percent_of_what_is_measured():
-    """Two geometries, three sizes for each way of computing attention, every question in a process of its own."""
+    """Two model sizes, three picture sizes for each attention mode, every question in its own process."""
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1 + 2 * 3 * len(ESTIMATED_MODES)

@@ -1,4 +1,4 @@
-"""Results of methods and of faithfulness: what is kept, drawn and said of them, and their way to disk and back."""
+"""Results with methods and faithfulness: what is stored and drawn, their captions, saving and loading."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def saved_faithful(faithful, tmp_path_factory):
     return faithful.save(tmp_path_factory.mktemp("faithful"))
 
 
-def told(folder):
+def result_json(folder):
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
@@ -55,17 +55,17 @@ def arrays_of(folder):
 
 
 def flat(maps):
-    return np.concatenate([one.values.ravel() for one in maps])
+    return np.concatenate([heat.values.ravel() for heat in maps])
 
 
 def test_the_first_method_is_the_headline_on_a_scale_of_its_own(result):
     maps, values = result.heatmaps(), result.methods[0].values
-    assert [one.method for one in result.methods] == list(METHODS)
+    assert [heat.method for heat in result.methods] == list(METHODS)
     assert np.array_equal(flat(maps), values)
-    assert [one.values.shape for one in maps] == [grid.shape for grid in result.capture.grids]
-    assert {one.method for one in maps} == {"relative"}
-    assert {one.uniform for one in maps} == {float(values.mean())}
-    assert {one.scale.high for one in maps} == {float(np.percentile(values, 99.5))}
+    assert [heat.values.shape for heat in maps] == [grid.shape for grid in result.capture.grids]
+    assert {heat.method for heat in maps} == {"relative"}
+    assert {heat.uniform for heat in maps} == {float(values.mean())}
+    assert {heat.scale.high for heat in maps} == {float(np.percentile(values, 99.5))}
     assert maps[0].layers == (2,)
 
 
@@ -91,24 +91,24 @@ def test_the_arrays_of_methods_stand_beside_the_raw_ones(saved, result, plain):
     assert own == {f"{name}_values" for name in METHODS} | layered
     assert np.allclose(arrays["weights"], plain.capture.weights, atol=1e-6)
     assert np.array_equal(arrays["weights"], result.capture.weights)
-    asked = arrays["query_role"] == "question"
-    by_layer = arrays["weights"][:, asked].mean(axis=1, dtype=np.float64)
-    assert np.allclose(arrays["mean_values"], by_layer[2], atol=1e-8), "layer 2 is the one at 50 to 85 % of the depth"
+    question_rows = arrays["query_role"] == "question"
+    by_layer = arrays["weights"][:, question_rows].mean(axis=1, dtype=np.float64)
+    assert np.allclose(arrays["mean_values"], by_layer[2], atol=1e-8), "only layer 2 is at 50 to 85 % of the depth"
     assert np.allclose(arrays["mean_layer_values"], by_layer, atol=1e-8)
-    assert np.allclose(arrays["max_layer_values"], arrays["weights_max"][:, asked].mean(axis=1), atol=1e-7)
+    assert np.allclose(arrays["max_layer_values"], arrays["weights_max"][:, question_rows].mean(axis=1), atol=1e-7)
     assert (arrays["max_values"] >= arrays["mean_values"] - 1e-7).all()
-    for one in result.methods:
-        assert np.array_equal(arrays[f"{one.method}_values"], one.values)
+    for method in result.methods:
+        assert np.array_equal(arrays[f"{method.method}_values"], method.values)
 
 
 def test_what_the_json_says_of_methods(saved, result):
-    value, arrays = told(saved), arrays_of(saved)
-    assert [one["name"] for one in value["methods"]] == list(METHODS) == value["settings"]["methods"]
-    for said, one in zip(value["methods"], result.methods, strict=True):
-        assert said["caption"] == one.caption
-        assert said["removed"] == []
-        numbers = [] if one.method == "tam" else [0, 1, 2, 3]
-        assert said["layer_numbers"] == numbers
+    value, arrays = result_json(saved), arrays_of(saved)
+    assert [saved_method["name"] for saved_method in value["methods"]] == list(METHODS) == value["settings"]["methods"]
+    for entry, saved_method in zip(value["methods"], result.methods, strict=True):
+        assert entry["caption"] == saved_method.caption
+        assert entry["removed"] == []
+        numbers = [] if saved_method.method == "tam" else [0, 1, 2, 3]
+        assert entry["layer_numbers"] == numbers
     assert value["methods"][1]["layers"] == [2]
     headline, values = value["headline"], arrays["relative_values"]
     assert (headline["method"], headline["heads"], headline["layers"]) == ("relative", "all", [2])
@@ -120,10 +120,10 @@ def test_what_the_json_says_of_methods(saved, result):
     assert value["faithfulness"] is None
 
 
-def assert_same_methods(one, other):
-    assert one.settings == other.settings
-    assert len(one.methods) == len(other.methods)
-    for ours, theirs in zip(one.methods, other.methods, strict=True):
+def assert_same_methods(first, second):
+    assert first.settings == second.settings
+    assert len(first.methods) == len(second.methods)
+    for ours, theirs in zip(first.methods, second.methods, strict=True):
         for name in ("method", "caption", "layers", "layer_numbers", "removed"):
             assert getattr(ours, name) == getattr(theirs, name), name
         assert np.array_equal(ours.values, theirs.values)
@@ -131,7 +131,7 @@ def assert_same_methods(one, other):
             assert theirs.layer_values is None
         else:
             assert np.array_equal(ours.layer_values, theirs.layer_values)
-    for ours, theirs in zip(one.heatmaps(), other.heatmaps(), strict=True):
+    for ours, theirs in zip(first.heatmaps(), second.heatmaps(), strict=True):
         assert np.array_equal(ours.values, theirs.values)
         assert vars(ours) | {"values": None} == vars(theirs) | {"values": None}
 
@@ -155,7 +155,7 @@ def test_faithfulness_comes_back(saved_faithful, faithful):
 
 
 def test_areas_are_the_means_of_the_curves(saved_faithful):
-    curves = told(saved_faithful)["faithfulness"]["curves"]
+    curves = result_json(saved_faithful)["faithfulness"]["curves"]
     logprobs = np.array(curves["logprobs"])
     assert logprobs.shape == (4, 2, 2, logprobs.shape[-1])
     areas = (logprobs[..., 1:] + logprobs[..., :-1]).mean(axis=-1) / 2
@@ -166,15 +166,15 @@ def test_areas_are_the_means_of_the_curves(saved_faithful):
 
 
 def test_curves_begin_and_end_at_the_answers_own_probability(saved_faithful):
-    value = told(saved_faithful)
+    value = result_json(saved_faithful)
     logprobs = np.array(value["faithfulness"]["curves"]["logprobs"])
     assert np.allclose(logprobs[:, 0, :, 0], value["answer_logprob"], atol=1e-4), "nothing is deleted"
-    assert np.allclose(logprobs[:, 1, :, -1], value["answer_logprob"], atol=1e-4), "all is back"
+    assert np.allclose(logprobs[:, 1, :, -1], value["answer_logprob"], atol=1e-4), "everything is inserted"
 
 
 def test_a_result_of_before_methods_loads(plain, tmp_path):
     folder = plain.save(tmp_path)
-    value = told(folder)
+    value = result_json(folder)
     for name in ("methods", "faithfulness"):
         del value[name]
     for name in ("methods", "faithfulness", "headline"):
@@ -188,11 +188,11 @@ def test_a_headline_in_the_settings_comes_back_and_is_the_maps(plain, tmp_path):
     named = replace(plain, settings=replace(plain.settings, headline=Headline((1, 3), None)))
     back = Result.load(named.save(tmp_path))
     assert back.settings == named.settings
-    asked = plain.capture.query_role == "question"
-    wanted = plain.capture.weights[[1, 3]][:, asked].mean(axis=(0, 1))
-    for one in (named, back):
-        assert np.allclose(flat(one.heatmaps()), wanted, atol=1e-8)
-        assert one.heatmaps()[0].layers == (1, 3)
+    question_rows = plain.capture.query_role == "question"
+    expected = plain.capture.weights[[1, 3]][:, question_rows].mean(axis=(0, 1))
+    for shown_result in (named, back):
+        assert np.allclose(flat(shown_result.heatmaps()), expected, atol=1e-8)
+        assert shown_result.heatmaps()[0].layers == (1, 3)
 
 
 DAMAGE = {
@@ -228,7 +228,7 @@ DAMAGE = {
 def test_damage_of_methods_is_one_clear_fault(saved_faithful, tmp_path, damage):
     folder = tmp_path / "copy"
     shutil.copytree(saved_faithful, folder)
-    value, arrays = told(folder), arrays_of(folder)
+    value, arrays = result_json(folder), arrays_of(folder)
     DAMAGE[damage](value, arrays)
     (folder / "result.json").write_text(json.dumps(value))
     np.savez(folder / "attention.npz", **arrays)
@@ -239,11 +239,11 @@ def test_damage_of_methods_is_one_clear_fault(saved_faithful, tmp_path, damage):
 
 def test_the_heads_of_a_map_of_heads_are_named(demo, cats):
     result = demo.ask(cats, QUESTION, method="heads", heads="1.0,2.1")
-    (one,) = result.heatmaps()
-    assert (one.method, one.heads, one.layers) == ("heads", "1.0,2.1", (1, 2))
-    asked = result.capture.query_role == "question"
-    by_head = result.capture.weights_by_head[:, :, asked].mean(axis=2)
-    assert np.allclose(one.values.ravel(), (by_head[1, 0] + by_head[2, 1]) / 2, atol=1e-8)
+    (heat,) = result.heatmaps()
+    assert (heat.method, heat.heads, heat.layers) == ("heads", "1.0,2.1", (1, 2))
+    question_rows = result.capture.query_role == "question"
+    by_head = result.capture.weights_by_head[:, :, question_rows].mean(axis=2)
+    assert np.allclose(heat.values.ravel(), (by_head[1, 0] + by_head[2, 1]) / 2, atol=1e-8)
 
 
 def test_a_filter_is_named_before_the_blur_and_leaves_what_is_kept_as_it_was(result, saved, tmp_path):
@@ -257,13 +257,13 @@ def test_a_filter_is_named_before_the_blur_and_leaves_what_is_kept_as_it_was(res
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert np.array_equal(ours[name], theirs[name]), name
-    value, filtered = told(folder), []
-    for one in result.heatmaps():
-        padded = np.pad(one.values[0], 1, mode="reflect")
-        rows, columns = one.values.shape[1:]
+    value, filtered = result_json(folder), []
+    for heat in result.heatmaps():
+        padded = np.pad(heat.values[0], 1, mode="reflect")
+        rows, columns = heat.values.shape[1:]
         filtered += [np.median(padded[r : r + 3, c : c + 3]) for r in range(rows) for c in range(columns)]
     assert value["scale"]["high"] == pytest.approx(np.percentile(filtered, 99.5))
-    assert value["headline"]["maximum"] == told(saved)["headline"]["maximum"], "of the map as it was made"
+    assert value["headline"]["maximum"] == result_json(saved)["headline"]["maximum"], "of the map before the filter"
 
 
 def test_what_a_filter_or_a_method_leaves_empty_is_a_clear_fault(result, tmp_path):
@@ -289,4 +289,4 @@ def test_the_caption_says_which_method_and_of_which_query(result, demo, cats):
     assert "demo" in model
     gradient = demo.ask(cats, QUESTION, method="gradient", max_pixels=SMALL)
     (first, _) = headline_caption(gradient, gradient.heatmaps()[0])
-    assert first == f"method gradient · {gradient.methods[0].caption}", "it follows no query"
+    assert first == f"method gradient · {gradient.methods[0].caption}", "it does not follow the query"

@@ -1,4 +1,4 @@
-"""Pictures of methods and of faithfulness: cells crossed out where they lie, colours of maps, what stands in them."""
+"""Drawings of methods and faithfulness: crossed-out cells, colours of maps, and texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHITE = (255, 255, 255)
 
 @pytest.fixture(scope="module")
 def sinks(demo, cats, wide):
-    """Of two pictures, on thresholds that some cells of the embedded model exceed."""
+    """A result of two pictures with thresholds that some cells of the embedded model exceed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.attribution.methods.sinks.NORM", 1.4)
         result = demo.ask(cats, QUESTION, [wide], method="sinks")
@@ -40,11 +40,11 @@ def test_a_cross_spans_the_middle_half_of_its_cell_and_touches_no_other():
     untouched = drawn.copy()
     untouched[110:190, 210:290] = 128
     assert (untouched == 128).all()
-    assert (drawn[100:, 200:] == 0).any(), "with a dark edge"
+    assert (drawn[100:, 200:] == 0).any(), "the cross has a dark edge"
 
 
 def places_of(result):
-    """(x0, y0, x1, y1) of two pictures on the overlay: where the colours of the map make a difference."""
+    """Return (x0, y0, x1, y1) of two pictures on the overlay, found where the map changes colours."""
     without, coloured = (draw_result(result, Drawing(alpha=alpha)).overlay() for alpha in (0.0, 1.0))
     differs = (without != coloured).any(axis=2)
     down = np.flatnonzero(differs.mean(axis=1) > 0.5)
@@ -55,8 +55,8 @@ def places_of(result):
 
 def test_every_cell_that_was_taken_out_is_crossed_out_on_its_picture(sinks):
     whole = replace(sinks, methods=(replace(sinks.methods[0], removed=()),))
-    drawn, bare = (draw_result(one, Drawing(alpha=0.0)).overlay() for one in (sinks, whole))
-    first, found = 0, set()
+    drawn, bare = (draw_result(result, Drawing(alpha=0.0)).overlay() for result in (sinks, whole))
+    first, crossed = 0, set()
     for (x0, y0, x1, y1), grid in zip(places_of(whole), sinks.capture.grids, strict=True):
         _, rows, columns = grid.shape
         for row in range(rows):
@@ -65,9 +65,9 @@ def test_every_cell_that_was_taken_out_is_crossed_out_on_its_picture(sinks):
                 around = slice(y - 3, y + 4), slice(x - 3, x + 4)
                 if (drawn[around] != bare[around]).any():
                     assert (drawn[around] == 255).all(axis=2).any(), "a white cross"
-                    found.add(first + row * columns + column)
+                    crossed.add(first + row * columns + column)
         first += grid.cells
-    assert found == set(sinks.methods[0].removed)
+    assert crossed == set(sinks.methods[0].removed)
 
 
 def test_the_caption_and_the_json_name_what_was_taken_out(sinks):
@@ -76,20 +76,20 @@ def test_the_caption_and_the_json_name_what_was_taken_out(sinks):
     assert lines[0].startswith(f"method sinks · attention of the question, 4 tokens · {sinks.methods[0].caption}")
     assert f"{len(sinks.methods[0].removed)} sink cells removed" in lines[0]
     (crossed,) = [line for line in lines if line.startswith("crossed out: ")]
-    said = record_json(sinks, drawn.headline, [], [])["methods"][0]["removed"]
-    assert [one["cell"] for one in said] == list(sinks.methods[0].removed)
+    entries = record_json(sinks, drawn.headline, [], [])["methods"][0]["removed"]
+    assert [entry["cell"] for entry in entries] == list(sinks.methods[0].removed)
     cells = [grid.cells for grid in sinks.capture.grids]
     boxes = np.concatenate([grid.boxes_px for grid in sinks.capture.grids])
     named = crossed.removeprefix("crossed out: ").split("; ")
-    for i, one in enumerate(said):
-        picture = int(one["cell"] >= cells[0])
-        place = one["cell"] - picture * cells[0]
+    for i, entry in enumerate(entries):
+        picture = int(entry["cell"] >= cells[0])
+        place = entry["cell"] - picture * cells[0]
         columns = sinks.capture.grids[picture].shape[2]
-        assert (one["media"], one["box_px"]) == (picture, boxes[one["cell"]].tolist())
+        assert (entry["media"], entry["box_px"]) == (picture, boxes[entry["cell"]].tolist())
         if i < 12:
             words = f"picture {picture + 1}, row {place // columns + 1}, column {place % columns + 1}"
             assert named[i] == words
-    assert (len(said) > 12) == (named[-1] == f"and {len(said) - 12} more")
+    assert (len(entries) > 12) == (named[-1] == f"and {len(entries) - 12} more")
 
 
 def test_more_cells_than_can_be_named_are_counted(sinks):
@@ -111,7 +111,7 @@ def test_sinks_that_were_found_are_no_note(sinks):
 
 
 def sheet_words(result):
-    """Lines above the sheets of a result, by file."""
+    """Return the lines above the sheets of a result, by file."""
     drawn = dict(draw_result(result, Drawing()).images())
     return {name: " | ".join(drawn[name].keywords["title_lines"]) for name in ("layers.png", "tokens.png")}
 
@@ -129,7 +129,7 @@ def test_sheets_say_whose_layers_they_show(demo, cats, sinks):
 def test_layers_of_a_method_are_drawn(sinks):
     panels = draw_result(sinks, Drawing())._layer_panels()
     for panel, values in zip(panels, sinks.methods[0].layer_values, strict=True):
-        assert np.array_equal(np.concatenate([one.values.ravel() for one in panel.maps]), values)
+        assert np.array_equal(np.concatenate([heat.values.ravel() for heat in panel.maps]), values)
         assert panel.maps[0].scale.high == pytest.approx(np.percentile(values, 99.5))
     assert [panel.label for panel in panels] == [f"layer {i}" for i in range(4)]
 
@@ -161,8 +161,8 @@ def test_each_map_has_a_colour_of_its_own_in_all_parts_of_the_chart():
     for color in ("#be3e14", "#2f6690"):
         assert share_of(left, color) > 0, color
         assert share_of(right, color) > 0.003, color
-    one = draw_faithfulness(curves("mean"), {"mean": ALIKE}, "what?")
-    assert share_of(one[:, one.shape[1] * 3 // 4 :], "#2f6690") == 0
+    single = draw_faithfulness(curves("mean"), {"mean": ALIKE}, "what?")
+    assert share_of(single[:, single.shape[1] * 3 // 4 :], "#2f6690") == 0
 
 
 def test_no_title_of_the_chart_is_cut():
@@ -181,8 +181,8 @@ def test_the_figures_to_be_read_are_those_of_curves_and_checks():
     lines = faithfulness_lines(known, {"mean": ALIKE})
     figures = known.figures()
     assert len(lines) == 4 + 4
-    wanted = ", ".join(f"{name} {figures[name]['deletion_mean']:.2f}" for name in known.names)
-    assert lines[1] == f"deletion, mean fill (lower is better, nats): {wanted}"
+    expected = ", ".join(f"{name} {figures[name]['deletion_mean']:.2f}" for name in known.names)
+    assert lines[1] == f"deletion, mean fill (lower is better, nats): {expected}"
     assert lines[2].startswith("insertion, blur fill (higher is better, nats): mean ")
     assert lines[4] == "mean with scrambled weights of the top 1 of 2 layers: rank correlation 0.90, SSIM 0.80"
     assert lines[5] == "mean with scrambled weights of the top 2 of 2 layers: rank correlation -, SSIM -0.50"
@@ -191,10 +191,10 @@ def test_the_figures_to_be_read_are_those_of_curves_and_checks():
 
 
 def test_the_chart_of_methods_leaves_out_what_nobody_has():
-    one = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 3}
+    value = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 3}
     gap = {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-    two = draw_methods({"mean": {"pointing": one | {"chance": 0.1}, "lift": one, "auc": gap}}, "t")
-    four = draw_methods({"mean": dict.fromkeys(("pointing", "lift", "auc", "iou"), one)}, "t")
+    two = draw_methods({"mean": {"pointing": value | {"chance": 0.1}, "lift": value, "auc": gap}}, "t")
+    four = draw_methods({"mean": dict.fromkeys(("pointing", "lift", "auc", "iou"), value)}, "t")
     assert two.shape[1] == pytest.approx(four.shape[1] / 2, abs=2)
     assert share_of(two, "#2f6690") > 0
     assert draw_methods({"mean": {"pointing": gap}}, "t").shape[2] == 3

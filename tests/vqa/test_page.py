@@ -1,4 +1,4 @@
-"""What a page carries: maps held against the arrays that they come from, text that is inert, a strict policy."""
+"""The data in a page: maps compared with their source arrays, inert text, a strict content policy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(results):
 
 
 def rows_of(result, role, start, stop):
-    """Rows of the capture for [start, stop) of a text: its tokens in the question, what produced them in the answer."""
+    """Return the capture's rows for [start, stop) of a text; for the answer, the rows that produced its tokens."""
     capture = result.capture
     positions = {
         token.position
@@ -42,7 +42,7 @@ def rows_of(result, role, start, stop):
 
 
 def words_of(panel, role):
-    """(text, row, start, stop) of each word that can be clicked."""
+    """Return (text, row, start, stop) of each clickable word."""
     words, start = [], 0
     for text, row in panel["pieces"][role]:
         if row is not None:
@@ -72,7 +72,7 @@ def test_packed_rows_are_the_values_to_eleven_bits(scale):
     rows[1] = 0
     rows[2, 1:] = 0
     rows[3, 7] = rows[3].max() * 1e5  # a sink
-    rows[4, ::2] = rows[4].max() * 1e-9  # as small as it goes at full precision
+    rows[4, ::2] = rows[4].max() * 1e-9  # the smallest value at full precision
     got = unpack(pack_rows(rows), *rows.shape)
     most = rows.max(axis=1, keepdims=True).astype(np.float64)
     rows = rows.astype(np.float64)
@@ -81,7 +81,7 @@ def test_packed_rows_are_the_values_to_eleven_bits(scale):
     error = np.abs(got - rows)
     assert (error <= np.where(whole, rows * 2.0**-11 * 1.001, most * 2.0**-39)).all()
     assert not got[1].any()
-    assert (got[np.arange(6), rows.argmax(axis=1)] == most[:, 0]).all(), "the largest is kept as it is"
+    assert (got[np.arange(6), rows.argmax(axis=1)] == most[:, 0]).all(), "the largest value is exact"
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 8, 9), (2, 4, 3, 5), (1, 2, 1, 1), (2, 1, 4, 8), (1, 3, 5, 4)])
@@ -118,7 +118,9 @@ def test_the_headline_and_the_layers_are_those_of_the_result(results, read, name
         [layer] for layer in captured
     ]
     if name == "single":
-        assert "all" not in [entry["id"] for entry in panel["maps"][0]["sources"]], "it is the headline"
+        assert "all" not in [entry["id"] for entry in panel["maps"][0]["sources"]], (
+            "all layers together are the headline"
+        )
     else:
         assert_close(page.maps("all")[0], flat(result.heatmaps(layers=captured, heads="all", query=headline_query)))
     assert page.source("headline")["layers"] == list(result.heatmaps(query=headline_query)[0].layers)
@@ -158,7 +160,7 @@ def test_each_word_has_its_own_maps(results, read, name, question, answer):
             assert panel["rows"][row] == {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows)}
             for which in ("headline", "all", *LAYERS):
                 assert_close(page.maps(which)[row], mean(result, page.source(which)["layers"], rows))
-    assert name != "two" or panel["rows"][words[0][1]]["tokens"] == 3, "t w o"
+    assert name != "two" or panel["rows"][words[0][1]]["tokens"] == 3, "the tokens t, w and o"
 
 
 def test_the_first_row_is_what_was_asked_for_and_each_stands_once(read):
@@ -356,7 +358,7 @@ def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, mos
     assert len(clickable) == words
     for layer in LAYERS:
         assert page.source(layer)["rows"] == 3
-        assert len(page.source(layer)["mass"]) == 3 + words, "shares are known of what is left out too"
+        assert len(page.source(layer)["mass"]) == 3 + words, "shares are stored even for maps that are left out"
         assert_close(page.maps(layer)[2], flat(result.heatmaps(layers=layer, heads="all", query="answer")))
     has_heads = most == 3000
     assert (panel["maps"][0]["heads"] is not None) == has_heads
@@ -417,7 +419,7 @@ def test_several_results_share_their_pictures(results, read):
     panels = page.data["results"]
     assert [result["question"] for result in panels] == [first.question, second.question, third.question]
     pictures = [medium["picture"] for result in panels for medium in result["media"]]
-    assert pictures == [0, 0, 0, 1], "the same picture is there once"
+    assert pictures == [0, 0, 0, 1], "the same picture is stored once"
     for number, result in enumerate((first, second, third)):
         assert_close(page.maps("headline", result=number)[0], flat(result.heatmaps()))
     assert page.texts["title"].count(" · ") == 3

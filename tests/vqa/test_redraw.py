@@ -33,7 +33,7 @@ CLIPS_OWN = "--scale frame --smooth --side-by-side"
 
 @pytest.fixture(scope="module")
 def saved(demo, cats, wide, tmp_path_factory):
-    """Two pictures, every head of every layer apart."""
+    """A result of two pictures with every single head."""
     return demo.ask(cats, QUESTION, [wide], heads="0-3").save(tmp_path_factory.mktemp("heads"))
 
 
@@ -44,7 +44,7 @@ def plain(demo, cats, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def several(demo, cats, tmp_path_factory):
-    """Three methods, the faithfulness of each."""
+    """A result with three methods and their faithfulness."""
     result = demo.ask(cats, QUESTION, method=FAITHFUL, faithfulness=True, max_pixels=16 * 28**2)
     return result.save(tmp_path_factory.mktemp("methods"))
 
@@ -61,7 +61,7 @@ def clip_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(demo, clip_path, tmp_path_factory):
-    """A clip in one prompt, in windows, frame by frame, and both ways: each with the drawing of 320 pixels."""
+    """Results of a clip in one prompt, in windows, frame by frame, and both ways, drawn at 320 pixels."""
     ways = {
         "clip": {"fps": CLIP_FPS / 2},
         "windows": {"fps": CLIP_FPS, "window": 4, "query": "last"},
@@ -80,7 +80,7 @@ def invoke(folder, *args):
 
 
 def render(folder, *args):
-    """Run, expect success, and give the new folder back."""
+    """Run the command, expect success, and return the new folder."""
     done = invoke(folder, *args, "--json")
     assert done.exit_code == 0, done.output
     return Path(json.loads(done.stdout)["folder"])
@@ -91,7 +91,7 @@ def render_clip(folder, *args):
 
 
 def refused(folder, *args, code=2):
-    """One clear line and nothing written."""
+    """Run the command; expect one error line and nothing written; return stderr on one line."""
     before = sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else []
     done = invoke(folder, *args)
     assert done.exit_code == code, done.output
@@ -102,7 +102,7 @@ def refused(folder, *args, code=2):
     return " ".join(done.stderr.split())
 
 
-def told(folder):
+def result_json(folder):
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
@@ -120,9 +120,9 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_same_drawings(one, other):
-    """Byte by byte, all but result.json, which holds the time that drawing took."""
-    ours, theirs = content(one), content(other)
+def assert_same_drawings(first, second):
+    """Compare all files byte by byte, except result.json, which contains the time of the drawing."""
+    ours, theirs = content(first), content(second)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name] and not name.endswith("result.json")] == []
     for name in (name for name in ours if name.endswith("result.json")):
@@ -138,14 +138,14 @@ def caption(folder):
 
 
 def question_mean(arrays, layers):
-    """(V,) the plain mean by hand."""
-    asked = np.flatnonzero(arrays["query_role"] == "question")
+    """Return the plain mean (V,) of the question's rows, computed by hand."""
+    rows = np.flatnonzero(arrays["query_role"] == "question")
     index = [arrays["layers"].tolist().index(layer) for layer in layers]
-    return np.mean([arrays["weights"][i, q].astype(np.float64) for i in index for q in asked], axis=0)
+    return np.mean([arrays["weights"][i, q].astype(np.float64) for i in index for q in rows], axis=0)
 
 
 def place_of(picture, page):
-    """(top, left) where a picture stands on a page."""
+    """Return (top, left) of a picture on a page."""
     height, width, _ = picture.shape
     for top, left in np.argwhere((page[: -height + 1, : -width + 1] == picture[0, 0]).all(axis=-1)):
         if np.array_equal(page[top : top + height, left : left + width], picture):
@@ -163,7 +163,7 @@ def test_cells_have_the_colours_of_the_table(plain, tmp_path):
     values = question_mean(arrays, [3])
     level = np.rint(255 * np.minimum(1, values / np.percentile(values.astype(np.float32), 99.5)))
     table = mpl.colormaps["viridis"](np.arange(256), bytes=True)[:, :3].astype(int)
-    width, height = told(folder)["media"][0]["size_px"]
+    width, height = result_json(folder)["media"][0]["size_px"]
     assert len(np.unique(level)) > 10
     for cell, (x0, y0, x1, y1) in enumerate(arrays["boxes_px"]):
         row = top + int((y0 + y1) / 2 / height * picture.shape[0])
@@ -176,15 +176,15 @@ def test_weights_are_the_same_and_the_headline_is_the_one_that_was_named(saved, 
     ours, theirs = arrays_of(folder), arrays_of(saved)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    value, back = told(folder), Result.load(folder)
-    want = question_mean(theirs, [1, 3])
-    assert np.allclose(np.concatenate([one.values.ravel() for one in back.heatmaps()]), want, atol=1e-8)
+    value, back = result_json(folder), Result.load(folder)
+    expected = question_mean(theirs, [1, 3])
+    assert np.allclose(np.concatenate([heat.values.ravel() for heat in back.heatmaps()]), expected, atol=1e-8)
     headline = value["headline"]
     assert (headline["layers"], headline["heads"], headline["query"]) == ([1, 3], "all", "question")
-    assert headline["maximum"] == pytest.approx(want.max())
-    assert value["scale"]["high"] == pytest.approx(np.percentile(want, 99.5))
-    assert [one["layer"] for one in value["layers"]] == [0, 1, 2, 3], "what is captured stays"
-    assert value["answer"] == told(saved)["answer"]
+    assert headline["maximum"] == pytest.approx(expected.max())
+    assert value["scale"]["high"] == pytest.approx(np.percentile(expected, 99.5))
+    assert [entry["layer"] for entry in value["layers"]] == [0, 1, 2, 3], "the captured layers stay"
+    assert value["answer"] == result_json(saved)["answer"]
     assert sorted(value["files"]) == sorted(content(folder))
 
 
@@ -200,12 +200,12 @@ def test_nothing_named_is_the_same_result_and_is_found(saved, tmp_path):
 
 
 def test_a_render_is_what_asking_so_would_give(demo, cats, several, tmp_path):
-    """Of one headline, the pictures do not tell how they came to be."""
+    """The pictures of a headline are the same whether it was asked for or redrawn."""
     query = demo.ask(cats, QUESTION).save(tmp_path / "question")
-    asked = demo.ask(cats, QUESTION, query="last").save(tmp_path / "last", Drawing(colormap="jet", scale="shared"))
+    direct = demo.ask(cats, QUESTION, query="last").save(tmp_path / "last", Drawing(colormap="jet", scale="shared"))
     folder = render(query, "--query", "last", "--colormap", "jet", "--scale", "shared")
-    assert folder.name == asked.name
-    assert_same_drawings(folder, asked)
+    assert folder.name == direct.name
+    assert_same_drawings(folder, direct)
     named = demo.ask(cats, QUESTION, layers="1,3").save(tmp_path / "layers")
     folder = render(query, "--layers", "1,3")
     assert (folder / "overlay.png").read_bytes() == (named / "overlay.png").read_bytes()
@@ -281,35 +281,35 @@ def test_the_caption_says_what_is_drawn(plain, tmp_path, args, says):
 
 def test_heads(saved, tmp_path):
     arrays = arrays_of(saved)
-    asked = np.flatnonzero(arrays["query_role"] == "question")
-    by_head = arrays["weights_by_head"][:, :, asked].mean(axis=2)
+    rows = np.flatnonzero(arrays["query_role"] == "question")
+    by_head = arrays["weights_by_head"][:, :, rows].mean(axis=2)
     cases = {
         ("--heads", "1"): ("2.1", by_head[2, 1]),
         ("--layers", "1,3", "--heads", "0,2"): ("1.0,1.2,3.0,3.2", by_head[[1, 1, 3, 3], [0, 2, 0, 2]].mean(axis=0)),
         ("--heads", "0.3,3.1"): ("0.3,3.1", by_head[[0, 3], [3, 1]].mean(axis=0)),
         ("--heads", "all"): ("all", by_head[2].mean(axis=0)),
     }
-    for args, (heads, want) in cases.items():
+    for args, (heads, expected) in cases.items():
         folder = render(saved, *args, "-o", tmp_path)
         maps = Result.load(folder).heatmaps()
-        assert np.allclose(np.concatenate([one.values.ravel() for one in maps]), want, atol=1e-7), args
-        assert told(folder)["headline"]["heads"] == heads
+        assert np.allclose(np.concatenate([heat.values.ravel() for heat in maps]), expected, atol=1e-7), args
+        assert result_json(folder)["headline"]["heads"] == heads
         assert heads in caption(folder) or heads == "all"
 
 
 def test_a_render_of_a_render(saved, tmp_path):
-    """Everything is still there: from one headline to another, whatever the first was."""
+    """A redrawn result keeps everything, so any other headline can follow."""
     first = render(saved, "--layers", 3, "--heads", 1, "--query", "last", "-o", tmp_path)
     for args in (["--heads", "0.2"], ["--layers", "0-1", "--heads", "all"], ["--query", "question"], ["--blur", 1]):
         second = render(first, *args)
         assert arrays_of(second).keys() == arrays_of(saved).keys()
     assert Result.load(render(first, "--heads", "0.2")).heatmaps()[0].heads == "0.2"
     assert Result.load(render(first, "--query", "question")).heatmaps()[0].heads == "3.1"
-    one = render(saved, "--layers", "0-1", "--heads", "all", "-o", tmp_path)
-    two = render(first, "--layers", "0-1", "--heads", "all", "--query", "question")
-    assert one == two
-    assert invoke(two).exit_code == 0
-    assert "nothing was drawn" in " ".join(invoke(two).stderr.split())
+    from_saved = render(saved, "--layers", "0-1", "--heads", "all", "-o", tmp_path)
+    from_first = render(first, "--layers", "0-1", "--heads", "all", "--query", "question")
+    assert from_saved == from_first
+    assert invoke(from_first).exit_code == 0
+    assert "nothing was drawn" in " ".join(invoke(from_first).stderr.split())
 
 
 def test_layers_that_were_chosen_when_it_was_asked(demo, cats, tmp_path):
@@ -317,7 +317,7 @@ def test_layers_that_were_chosen_when_it_was_asked(demo, cats, tmp_path):
     assert "layer 0 was not captured" in refused(folder, "--layers", "0")
     first = render(folder, "--layers", "2")
     second = render(first, "--heads", "3.0")
-    assert told(second)["headline"]["heads"] == "3.0", "captured, though not in the first headline"
+    assert result_json(second)["headline"]["heads"] == "3.0", "captured, though not in the first headline"
 
 
 def test_a_profile_is_not_said_of_layers_that_are_named(plain, tmp_path):
@@ -334,12 +334,12 @@ def test_methods_one_by_one(several, tmp_path):
     saved_arrays = arrays_of(several)
     for method in FAITHFUL:
         folder = render(several, "--method", method, "-o", tmp_path)
-        value, result = told(folder), Result.load(folder)
+        value, result = result_json(folder), Result.load(folder)
         assert value["settings"]["methods"][0] == value["headline"]["method"] == method
         assert sorted(value["settings"]["methods"]) == sorted(FAITHFUL)
         assert np.array_equal(result.heatmaps()[0].values.ravel(), saved_arrays[f"{method}_values"])
         assert caption(folder).startswith(f"method {method} · ")
-        ours, theirs = (read_result(one).curves.figures() for one in (folder, several))
+        ours, theirs = (read_result(path).curves.figures() for path in (folder, several))
         assert ours == theirs, "each map keeps its own curves"
         assert result.sanity == read_result(several).sanity
         assert set(arrays_of(folder)) == saved_arrays.keys()
@@ -349,11 +349,11 @@ def test_methods_one_by_one(several, tmp_path):
 def test_plain_attention_of_a_result_of_methods(several, tmp_path):
     done = invoke(several, "--layers", 1, "-o", tmp_path)
     assert done.exit_code == 0
-    for gone in ("method relative", "method gradient", "faithfulness"):
-        assert f"note: {gone} belongs to another map" in " ".join(done.stderr.split())
+    for part in ("method relative", "method gradient", "faithfulness"):
+        assert f"note: {part} belongs to another map" in " ".join(done.stderr.split())
     assert "deletion" not in done.stdout
     folder = render(several, "--layers", 1, "-o", tmp_path)
-    value = told(folder)
+    value = result_json(folder)
     assert (value["methods"], value["faithfulness"], value["headline"]["method"]) == ([], None, "mean")
     assert not (folder / "faithfulness.png").exists()
     assert np.allclose(Result.load(folder).heatmap().values.ravel(), question_mean(arrays_of(several), [1]), atol=1e-8)
@@ -364,7 +364,7 @@ def test_plain_attention_of_a_result_of_methods(several, tmp_path):
 def test_mean_is_always_there(demo, cats, plain, tmp_path):
     relative = demo.ask(cats, QUESTION, method="relative").save(tmp_path)
     folder = render(relative, "--method", "mean", "--query", "last")
-    value = told(folder)
+    value = result_json(folder)
     assert (value["headline"]["method"], value["headline"]["query"], value["methods"]) == ("mean", "last", [])
     assert invoke(plain, "--method", "mean").exit_code == 0
     assert "nothing was drawn" in " ".join(invoke(plain, "--method", "mean").stderr.split())
@@ -383,9 +383,9 @@ def test_mean_is_always_there(demo, cats, plain, tmp_path):
         (["--method", "tam"], "--method tam: not saved in this result, which has relative, gradient, mean"),
         (["--method", "wrong"], "no method 'wrong'"),
         (["--method", ""], "no method ''"),
-        (["--heads", "1"], "head 2.1 was not kept apart"),
+        (["--heads", "1"], "head 2.1 was not recorded"),
         (["--layers", "7"], "no layer 7"),
-        (["--layers", "3-1"], "runs backwards"),
+        (["--layers", "3-1"], "is descending"),
         (["--layers", "3", "--heads", "2.1"], "layer 2 is not among layers 3"),
         (["--query", "text:dogs"], "not in the question 'how many cats?'"),
         (["--query", ""], "--query : unknown"),
@@ -405,14 +405,14 @@ def test_what_cannot_be_served(several, args, says):
 
 def test_an_empty_answer(plain, tmp_path):
     result = Result.load(plain)
-    kept = result.capture.query_role != "answer"
-    last = int(result.capture.queries[kept].max())
+    prompt_rows = result.capture.query_role != "answer"
+    last = int(result.capture.queries[prompt_rows].max())
     capture = replace(
         result.capture,
-        weights=result.capture.weights[:, kept],
-        vision_mass=result.capture.vision_mass[:, kept],
-        **{name: getattr(result.capture, name)[kept] for name in ("queries", "query_role")},
-        produces=np.full(int(kept.sum()), -1),
+        weights=result.capture.weights[:, prompt_rows],
+        vision_mass=result.capture.vision_mass[:, prompt_rows],
+        **{name: getattr(result.capture, name)[prompt_rows] for name in ("queries", "query_role")},
+        produces=np.full(int(prompt_rows.sum()), -1),
         tokens=result.capture.tokens[: last + 1],
     )
     folder = replace(result, answer="", answer_logprob=0.0, capture=capture).save(tmp_path)
@@ -450,13 +450,13 @@ def test_a_damaged_result(plain, tmp_path, damage):
 
 
 def edit(folder, part, **fields):
-    value = told(folder)
+    value = result_json(folder)
     value[part] |= fields
     (folder / "result.json").write_text(json.dumps(value))
 
 
 def sized(folder, size_px):
-    value, arrays = told(folder), arrays_of(folder)
+    value, arrays = result_json(folder), arrays_of(folder)
     value["media"][0]["size_px"] = list(size_px)
     _, h, w = arrays["grid_thw"][0] // (1, arrays["merge_size"], arrays["merge_size"])
     x, y = (np.arange(n + 1) * size / n for n, size in zip((w, h), size_px, strict=True))
@@ -469,23 +469,26 @@ def sized(folder, size_px):
 def test_the_original_gives_full_size(demo, make_picture, tmp_path):
     path = make_picture(900, 700)
     folder = demo.ask(path, QUESTION, max_pixels=16 * 28**2).save(tmp_path / "out", Drawing(draw_size_px=320))
-    kept = pixels(folder / "picture_1.png")
-    assert kept.shape == (249, 320, 3)
+    stored = pixels(folder / "picture_1.png")
+    assert stored.shape == (249, 320, 3)
     small = render(folder, "--draw-size", "full", "-o", tmp_path / "kept")
-    assert "picture 1 is stored 320 pixels wide and drawn larger: --media names the original" in told(small)["notes"]
+    assert (
+        "picture 1 is stored 320 pixels wide and drawn larger: --media names the original"
+        in result_json(small)["notes"]
+    )
     full = render(folder, "--draw-size", "full", "--media", path, "-o", tmp_path / "full")
     assert np.array_equal(pixels(full / "picture_1.png"), pixels(path))
-    assert told(full)["notes"] == []
-    assert told(render(folder, "--draw-size", "320", "--layers", "1"))["notes"] == []
-    asked = demo.ask(path, QUESTION, max_pixels=16 * 28**2).save(tmp_path / "asked", Drawing(draw_size_px=0))
-    assert_same_drawings(full, asked)
+    assert result_json(full)["notes"] == []
+    assert result_json(render(folder, "--draw-size", "320", "--layers", "1"))["notes"] == []
+    direct = demo.ask(path, QUESTION, max_pixels=16 * 28**2).save(tmp_path / "asked", Drawing(draw_size_px=0))
+    assert_same_drawings(full, direct)
 
 
 def test_only_the_original_will_do(saved, cats, wide, tmp_path):
     assert "--media names 1, and the result has 2 pictures" in refused(saved, "--media", cats)
     says = refused(saved, "--media", wide, "--media", cats)
     assert f"--media {wide}: not the file that was asked about" in says
-    assert told(saved)["media"][0]["sha256"] in says
+    assert result_json(saved)["media"][0]["sha256"] in says
     folder = render(saved, "--layers", 1, "--media", cats, "--media", wide, "-o", tmp_path)
     assert (folder / "picture_2.png").read_bytes() == (saved / "picture_2.png").read_bytes()
 
@@ -496,27 +499,27 @@ def test_a_clip_with_its_file_is_drawn_as_it_was(clips, clip_path, tmp_path):
     assert_same_drawings(folder, clips["clip"])
 
 
-@pytest.mark.parametrize("way", ["clip", "windows", "frames", "both"])
-def test_a_clip_with_its_samples(clips, tmp_path, way):
-    folder = render_clip(clips[way], "--layers", 3, "--scale", "frame", "-o", tmp_path)
-    value, old = told(folder), told(clips[way])
+@pytest.mark.parametrize("pass_mode", ["clip", "windows", "frames", "both"])
+def test_a_clip_with_its_samples(clips, tmp_path, pass_mode):
+    folder = render_clip(clips[pass_mode], "--layers", 3, "--scale", "frame", "-o", tmp_path)
+    value, old = result_json(folder), result_json(clips[pass_mode])
     assert "drawn from the sampled frames alone" in " ".join(value["notes"])
-    ours, theirs = content(folder), content(clips[way])
+    ours, theirs = content(folder), content(clips[pass_mode])
     assert ours.keys() == theirs.keys()
-    seen = [name for name in ours if "seen/" in name or "picture_" in name or name.endswith("attention.npz")]
-    assert len(seen) > 1
-    for name in seen:
+    unchanged = [name for name in ours if "seen/" in name or "picture_" in name or name.endswith("attention.npz")]
+    assert len(unchanged) > 1
+    for name in unchanged:
         assert ours[name] == theirs[name], name
     assert (value["headline"]["layers"], value["media"]) == ([3], old["media"])
-    want = question_mean(arrays_of(clips[way]), [3]) if value["headline"]["query"] == "question" else None
-    if want is not None:
-        assert np.allclose(Result.load(folder).heatmap().values.ravel(), want, atol=1e-8)
-    assert bool(value["passes"]) == (way != "clip")
-    for i, one in enumerate(value["passes"]["results"] if value["passes"] else []):
-        own = told(folder / one["folder"])
-        assert own["headline"]["layers"] == [3]
-        assert own["answer"] == old["passes"]["results"][i]["answer"]
-        assert one["vision_mass"] == own["headline"]["vision_mass"]
+    expected = question_mean(arrays_of(clips[pass_mode]), [3]) if value["headline"]["query"] == "question" else None
+    if expected is not None:
+        assert np.allclose(Result.load(folder).heatmap().values.ravel(), expected, atol=1e-8)
+    assert bool(value["passes"]) == (pass_mode != "clip")
+    for i, entry in enumerate(value["passes"]["results"] if value["passes"] else []):
+        part = result_json(folder / entry["folder"])
+        assert part["headline"]["layers"] == [3]
+        assert part["answer"] == old["passes"]["results"][i]["answer"]
+        assert entry["vision_mass"] == part["headline"]["vision_mass"]
     again = render_clip(folder, "--layers", "0-1")
     assert Result.load(again).heatmap().layers == (0, 1)
 
@@ -525,13 +528,13 @@ def test_a_clips_own_options(clips, clip_path, tmp_path):
     wide = render_clip(clips["clip"], "--side-by-side", "--smooth", "--media", clip_path, "-o", tmp_path)
     import av
 
-    with av.open(str(wide / "heatmap.mp4")) as film, av.open(str(clips["clip"] / "heatmap.mp4")) as old:
-        assert film.streams.video[0].width == 2 * old.streams.video[0].width + 8
-        assert film.streams.video[0].frames == 8
+    with av.open(str(wide / "heatmap.mp4")) as exported, av.open(str(clips["clip"] / "heatmap.mp4")) as old:
+        assert exported.streams.video[0].width == 2 * old.streams.video[0].width + 8
+        assert exported.streams.video[0].frames == 8
     assert "--scale shared is for pictures, and this result is of a clip" in refused(clips["clip"], "--scale", "shared")
-    for way in ("windows", "frames"):
-        assert "has an answer of its own" in refused(clips[way], "--query", "answer")
-    assert told(render_clip(clips["both"], "--query", "answer", "-o", tmp_path))["headline"]["query"] == "answer"
+    for pass_mode in ("windows", "frames"):
+        assert "has an answer of its own" in refused(clips[pass_mode], "--query", "answer")
+    assert result_json(render_clip(clips["both"], "--query", "answer", "-o", tmp_path))["headline"]["query"] == "answer"
 
 
 def test_another_clip_will_not_do(clips, clip_file, cats):
@@ -552,7 +555,7 @@ def test_a_fault_while_it_is_written_leaves_nothing(plain, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("kind", ["picture", "clip"])
 def test_no_torch(plain, clips, clip_path, tmp_path, kind):
-    """Nor what needs it, in the whole command."""
+    """The whole command imports neither torch nor a library that needs it."""
     folder, media = (clips["both"], clip_path) if kind == "clip" else (plain, ROOT / "qvl_attn/demo/pictures/cats.png")
     code = (
         "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"

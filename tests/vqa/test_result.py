@@ -1,4 +1,4 @@
-"""The public API, and a result's way to disk and back."""
+"""The public API; saving and loading of results."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_schema(saved, result):
 
 
 def test_figures_of_a_layer(saved, result):
-    """The definitions written out, for one layer."""
+    """The definitions of the figures written out, for one layer."""
     value = json.loads((saved / "result.json").read_text(encoding="utf-8"))
     capture = result.capture
     rows = capture.query_role == "question"
@@ -119,23 +119,23 @@ def test_figures_of_a_layer(saved, result):
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     total = 0.0
     for i in range(2):
-        one = capture.media_index == i
-        p = share[one] / share[one].sum()
-        mx, my = (p * x[one]).sum(), (p * y[one]).sum()
-        total += share[one].sum() * (p * ((x[one] - mx) ** 2 + (y[one] - my) ** 2)).sum()
+        cells = capture.media_index == i
+        p = share[cells] / share[cells].sum()
+        mx, my = (p * x[cells]).sum(), (p * y[cells]).sum()
+        total += share[cells].sum() * (p * ((x[cells] - mx) ** 2 + (y[cells] - my) ** 2)).sum()
     assert figures["spread_px"] == pytest.approx(np.sqrt(total), rel=1e-4)
 
 
 def test_heatmap_is_the_plain_mean(result):
     capture = result.capture
     rows = capture.query_role == "question"
-    values = np.concatenate([m.values.ravel() for m in result.heatmaps(layers="1,3", heads="all")])
-    want = np.mean([capture.weights[layer][row] for layer in (1, 3) for row in np.flatnonzero(rows)], axis=0)
-    assert np.allclose(values, want, atol=1e-7)
+    values = np.concatenate([heat.values.ravel() for heat in result.heatmaps(layers="1,3", heads="all")])
+    expected = np.mean([capture.weights[layer][row] for layer in (1, 3) for row in np.flatnonzero(rows)], axis=0)
+    assert np.allclose(values, expected, atol=1e-7)
     chosen = result.heatmap(layers="1,3", heads="2", query="last", media=1)
     second = capture.media_index == 1
-    want = (capture.weights_by_head[1, 2, 4] + capture.weights_by_head[3, 2, 4])[second] / 2
-    assert np.allclose(chosen.values.ravel(), want, atol=1e-7)
+    expected = (capture.weights_by_head[1, 2, 4] + capture.weights_by_head[3, 2, 4])[second] / 2
+    assert np.allclose(chosen.values.ravel(), expected, atol=1e-7)
     assert chosen.uniform * len(capture.vision_tokens) == pytest.approx(chosen.vision_mass, rel=1e-5)
 
 
@@ -162,7 +162,7 @@ def test_saving_twice(result, saved):
 
 
 def test_an_empty_answer(demo, cats, tmp_path):
-    """A model may end its turn at once; the maps of the question are there all the same."""
+    """If the model ends its turn at once, the maps of the question still exist."""
     model = demo.model
     end = model.generation_config.eos_token_id
     bias = {"value": None}
@@ -253,8 +253,8 @@ def test_layers_named_in_python_win_over_single_heads_of_the_request(demo, cats)
 def test_a_supplied_answer_that_the_tokenizer_composes(demo, cats):
     result = demo.ask(cats, QUESTION, answer="e\u0301 red star")
     assert result.supplied_answer == "\u00e9 red star"
-    found = words(result.capture.tokens, result.mapped_answer, "answer")
-    assert [word.text for word in found][-2:] == ["red", "star"]
+    answer_words = words(result.capture.tokens, result.mapped_answer, "answer")
+    assert [word.text for word in answer_words][-2:] == ["red", "star"]
 
 
 def test_a_drawing_out_of_range():

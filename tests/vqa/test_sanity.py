@@ -1,4 +1,4 @@
-"""Sanity checks of a map: what is changed, what it is compared with, and that everything is put back."""
+"""Sanity checks of a map: the changed conditions, the comparisons, and that every weight is restored."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ CORNER = "What is in the corner?"
 
 def answered(engine, pictures, question=QUESTION, methods=(), **typed):
     settings = engine.settings(profile="none", method=methods or None, **typed)
-    asked = engine.prepare([(pictures, question)], settings)
-    ((_, result),) = engine.answer(asked)
+    questions = engine.prepare([(pictures, question)], settings)
+    ((_, result),) = engine.answer(questions)
     return result
 
 
-def everything(found: Sanity) -> list[Likeness]:
-    return [*found.weights, found.question, found.picture]
+def everything(checks: Sanity) -> list[Likeness]:
+    return [*checks.weights, checks.question, checks.picture]
 
 
-def alike(one, other) -> tuple[float, float]:
-    pairs = [(a.values, b.values) for a, b in zip(one.heatmaps(), other.heatmaps(), strict=True)]
+def alike(first, second) -> tuple[float, float]:
+    pairs = [(a.values, b.values) for a, b in zip(first.heatmaps(), second.heatmaps(), strict=True)]
     return np.mean([rank_correlation(*pair) for pair in pairs]), np.mean([ssim(*pair) for pair in pairs])
 
 
-def figures(found: Likeness):
-    return pytest.approx((found.rank_correlation, found.ssim), abs=1e-5)
+def figures(likeness: Likeness):
+    return pytest.approx((likeness.rank_correlation, likeness.ssim), abs=1e-5)
 
 
 def spied(engine, monkeypatch):
-    """What is prepared: pictures, question, settings."""
-    seen, prepare = [], engine.prepare
+    """Return a list that collects (pictures, question, settings) of every prepared question."""
+    calls, prepare = [], engine.prepare
 
     def watched(pairs, settings):
-        seen.extend((*pair, settings) for pair in pairs)
+        calls.extend((*pair, settings) for pair in pairs)
         return prepare(pairs, settings)
 
     monkeypatch.setattr(engine, "prepare", watched)
-    return seen
+    return calls
 
 
 def checked(engine, result, *progress):
-    """The sanity checks of the headline's map."""
+    """Return the sanity checks of the headline's map."""
     return next(iter(sanity_checks(engine, result, *progress).values()))
 
 
@@ -68,42 +68,42 @@ def checked(engine, result, *progress):
 )
 def test_a_map_is_like_itself_where_nothing_is_scrambled(demo, cats, monkeypatch, query, methods):
     monkeypatch.setattr(sanity, "scrambled", lambda layers, seed: nullcontext())
-    found = checked(demo, answered(demo, cats, query=query, methods=methods))
-    assert len(found.weights) == 4
-    for one in found.weights:
-        assert (one.rank_correlation, one.ssim) == pytest.approx((1, 1), abs=1e-4)
-    assert found.picture.rank_correlation < 0.9
+    checks = checked(demo, answered(demo, cats, query=query, methods=methods))
+    assert len(checks.weights) == 4
+    for likeness in checks.weights:
+        assert (likeness.rank_correlation, likeness.ssim) == pytest.approx((1, 1), abs=1e-4)
+    assert checks.picture.rank_correlation < 0.9
 
 
 def test_layers_are_scrambled_from_the_top_down(demo, cats):
     result = answered(demo, cats, layers="0,3")
-    found = checked(demo, result)
+    checks = checked(demo, result)
     layers = demo.model.model.language_model.layers
-    for n, one in enumerate(found.weights, 1):
-        assert one.label == f"scrambled weights of the top {n} of 4 layers"
+    for n, likeness in enumerate(checks.weights, 1):
+        assert likeness.label == f"scrambled weights of the top {n} of 4 layers"
         with scrambled([layers[3 - i] for i in range(n)], seed_of(0, result.media, QUESTION)):
-            other = answered(demo, cats, layers="0,3", answer=result.answer)
-        assert alike(result, other) == figures(one)
-        assert one.rank_correlation < 0.9
-        assert one.ssim < 0.9
+            scrambled_result = answered(demo, cats, layers="0,3", answer=result.answer)
+        assert alike(result, scrambled_result) == figures(likeness)
+        assert likeness.rank_correlation < 0.9
+        assert likeness.ssim < 0.9
 
 
 def test_layers_above_those_of_the_map_do_not_change_it(demo, cats):
-    found = checked(demo, answered(demo, cats, layers="1", query="question"))
-    assert [one.rank_correlation for one in found.weights[:2]] == pytest.approx([1, 1], abs=1e-6)
-    assert max(one.rank_correlation for one in found.weights[2:]) < 0.9
+    checks = checked(demo, answered(demo, cats, layers="1", query="question"))
+    assert [likeness.rank_correlation for likeness in checks.weights[:2]] == pytest.approx([1, 1], abs=1e-6)
+    assert max(likeness.rank_correlation for likeness in checks.weights[2:]) < 0.9
 
 
 @pytest.mark.parametrize("methods", [(), ("max",), ("rollout", "mean")])
 def test_other_questions_and_pictures_are_those_that_are_asked(demo, cats, wide, methods):
     result = answered(demo, [cats, wide], methods=methods)
-    found = checked(demo, result)
+    checks = checked(demo, result)
     question = answered(demo, [cats, wide], CORNER, methods=methods)
-    assert found.question.label == f"another question: {CORNER}"
-    assert alike(result, question) == figures(found.question)
-    media = [replace(one, frames=other_picture(one, i).frames) for i, one in enumerate(result.media)]
-    assert found.picture.label == "another picture (a drawn scene)"
-    assert alike(result, answered(demo, media, methods=methods)) == figures(found.picture)
+    assert checks.question.label == f"another question: {CORNER}"
+    assert alike(result, question) == figures(checks.question)
+    media = [replace(medium, frames=other_picture(medium, i).frames) for i, medium in enumerate(result.media)]
+    assert checks.picture.label == "another picture (a drawn scene)"
+    assert alike(result, answered(demo, media, methods=methods)) == figures(checks.picture)
 
 
 def test_a_following_answer_is_the_same_to_the_bit(demo, cats):
@@ -128,92 +128,94 @@ def test_the_weights_are_put_back_after_a_fault(demo, cats, monkeypatch):
 
 def test_the_same_answer_is_explained_of_scrambled_weights_and_an_own_one_else(demo, cats, monkeypatch):
     result = answered(demo, cats, answer="red star", query="answer", methods=("mean", "max"), max_new_tokens=20)
-    seen = spied(demo, monkeypatch)
+    calls = spied(demo, monkeypatch)
     checked(demo, result)
-    (_, first, same), (_, other, asking), (_, third, shown) = seen
-    assert (first, other, third) == (QUESTION, CORNER, QUESTION)
+    (_, first, same), (_, second, second_settings), (_, third, third_settings) = calls
+    assert (first, second, third) == (QUESTION, CORNER, QUESTION)
     assert (same.answer, same.max_new_tokens) == ("red star", 1)
-    assert asking == shown == replace(result.settings, answer=None)
-    own = answered(demo, cats)
-    seen.clear()
-    checked(demo, own)
-    assert seen[0][2].answer == own.answer
+    assert second_settings == third_settings == replace(result.settings, answer=None)
+    without_answer = answered(demo, cats)
+    calls.clear()
+    checked(demo, without_answer)
+    assert calls[0][2].answer == without_answer.answer
 
 
 def test_words_of_the_question_are_asked_about_nothing_else(demo, cats, monkeypatch):
     result = answered(demo, cats, query="text:dog")
-    seen = spied(demo, monkeypatch)
+    calls = spied(demo, monkeypatch)
     checked(demo, result)
-    assert [settings.query for _, _, settings in seen] == ["text:dog", "question", "text:dog"]
+    assert [settings.query for _, _, settings in calls] == ["text:dog", "question", "text:dog"]
 
 
 def test_an_answer_without_text_has_no_map(demo, cats, monkeypatch):
     monkeypatch.setattr(sanity, "OTHER_QUESTIONS", (GENERIC_PROMPT,))
     assert not answered(demo, cats, GENERIC_PROMPT).answer
-    found = checked(demo, answered(demo, cats, query="answer"))
-    assert (found.question.rank_correlation, found.question.ssim) == (None, None)
-    assert found.picture.ssim is not None
-    assert None not in {one.ssim for one in found.weights}
-    json.dumps(sanity_json(found), allow_nan=False)
+    checks = checked(demo, answered(demo, cats, query="answer"))
+    assert (checks.question.rank_correlation, checks.question.ssim) == (None, None)
+    assert checks.picture.ssim is not None
+    assert None not in {likeness.ssim for likeness in checks.weights}
+    json.dumps(sanity_json(checks), allow_nan=False)
 
 
 def test_an_empty_answer_of_a_question_can_be_checked(demo, cats):
-    found = checked(demo, answered(demo, cats, GENERIC_PROMPT))
-    assert found.question.label == "another question: What is in the corner?"
-    assert None not in {one.ssim for one in everything(found)}
+    checks = checked(demo, answered(demo, cats, GENERIC_PROMPT))
+    assert checks.question.label == "another question: What is in the corner?"
+    assert None not in {likeness.ssim for likeness in everything(checks)}
 
 
 def test_where_no_map_can_be_drawn_there_are_no_figures(demo, cats, monkeypatch):
-    result, answer, asked = answered(demo, cats), demo.answer, []
+    result, answer, calls = answered(demo, cats), demo.answer, []
 
     def faulty(questions):
-        asked.append(questions)
-        if len(asked) in (2, 6):
+        calls.append(questions)
+        if len(calls) in (2, 6):
             raise CaptureError("the model's output is not finite (NaN or infinite)")
         return answer(questions)
 
     monkeypatch.setattr(demo, "answer", faulty)
-    found = everything(checked(demo, result))
-    assert [one.ssim is None for one in found] == [False, True, False, False, False, True]
-    assert [one.rank_correlation is None for one in found] == [False, True, False, False, False, True]
+    likenesses = everything(checked(demo, result))
+    assert [likeness.ssim is None for likeness in likenesses] == [False, True, False, False, False, True]
+    assert [likeness.rank_correlation is None for likeness in likenesses] == [False, True, False, False, False, True]
 
 
 def test_of_a_map_that_is_the_same_everywhere_there_are_no_figures(demo, cats, monkeypatch):
     result = answered(demo, cats)
     values = sanity._values
     monkeypatch.setattr(
-        sanity, "_values", lambda one: values(one) if one is result else {HEADLINE: [np.ones((1, 8, 9))]}
+        sanity, "_values", lambda answer: values(answer) if answer is result else {HEADLINE: [np.ones((1, 8, 9))]}
     )
-    assert {(one.rank_correlation, one.ssim) for one in everything(checked(demo, result))} == {(None, None)}
+    assert {(likeness.rank_correlation, likeness.ssim) for likeness in everything(checked(demo, result))} == {
+        (None, None)
+    }
 
 
 def test_progress_is_told(demo, cats):
-    told = []
-    checked(demo, answered(demo, cats), lambda *one: told.append(one))
-    assert told == [("sanity checks", done, 6) for done in range(7)]
+    calls = []
+    checked(demo, answered(demo, cats), lambda *args: calls.append(args))
+    assert calls == [("sanity checks", done, 6) for done in range(7)]
 
 
 @pytest.mark.parametrize(
-    ("question", "other"),
+    ("question", "expected"),
     [
         (QUESTION, "What is in the corner?"),
         (GENERIC_PROMPT, "What is in the corner?"),
         (" What is in the corner?\n", "What is at the top?"),
     ],
 )
-def test_the_other_question_is_another_one(question, other):
-    assert other_question(question) == other
+def test_the_other_question_is_another_one(question, expected):
+    assert other_question(question) == expected
 
 
 def test_each_method_is_compared_with_itself(demo, cats):
     result = answered(demo, cats, methods=("mean", "relative"))
-    found = sanity_checks(demo, result)
-    assert list(found) == ["mean", "relative"]
-    other = answered(demo, cats, CORNER, methods=("mean", "relative"))
-    for own, changed in zip(result.methods, other.methods, strict=True):
+    checks = sanity_checks(demo, result)
+    assert list(checks) == ["mean", "relative"]
+    other_result = answered(demo, cats, CORNER, methods=("mean", "relative"))
+    for own, changed in zip(result.methods, other_result.methods, strict=True):
         expected = rank_correlation(own.values, changed.values)
-        assert found[own.method].question.rank_correlation == pytest.approx(expected, abs=1e-4)
-        assert found[own.method].question.label == "another question: What is in the corner?"
+        assert checks[own.method].question.rank_correlation == pytest.approx(expected, abs=1e-4)
+        assert checks[own.method].question.label == "another question: What is in the corner?"
 
 
 @pytest.mark.parametrize(
@@ -233,15 +235,15 @@ def test_depths_are_even_from_one_to_all(layers, counts):
 
 def test_another_picture_is_a_scene_of_the_same_size(demo, cats, wide):
     media = answered(demo, [cats, wide]).media
-    for i, one in enumerate(media):
-        other = other_picture(one, i)
-        drawn = scene(FIRST_SCENE + i).shown.picture
-        assert other.frames.shape == one.frames.shape
-        assert other.sha256 != one.sha256
-        assert np.abs(other.frames.mean((0, 1, 2)) - drawn.mean((0, 1))).max() < 2
-        height, width = one.frames.shape[1:3]
+    for i, medium in enumerate(media):
+        replacement = other_picture(medium, i)
+        drawn = scene(FIRST_SCENE + i).content.picture
+        assert replacement.frames.shape == medium.frames.shape
+        assert replacement.sha256 != medium.sha256
+        assert np.abs(replacement.frames.mean((0, 1, 2)) - drawn.mean((0, 1))).max() < 2
+        height, width = medium.frames.shape[1:3]
         rows, columns = (np.arange(n) * m // n for n, m in ((height, drawn.shape[0]), (width, drawn.shape[1])))
-        assert np.abs(other.frames[0].astype(int) - drawn[rows][:, columns]).mean() < 8
+        assert np.abs(replacement.frames[0].astype(int) - drawn[rows][:, columns]).mean() < 8
     assert not np.array_equal(other_picture(media[0], 0).frames, other_picture(media[0], 1).frames)
 
 
@@ -249,13 +251,13 @@ def test_a_clip_is_checked_with_the_same_scene_in_every_frame(demo):
     settings = demo.settings(profile="none", clip=ClipSettings(fps=2))
     media = load_clip(demo.processor, open_clip(DEMO_PICTURES / "clip.mp4"), settings)
     ((_, result),) = answer_clip(demo, prepare_clip(demo, media, ["what is moving?"], settings))
-    other = other_picture(media, 0)
-    assert other.frames.shape == media.frames.shape
-    assert (other.frames == other.frames[:1]).all()
-    assert (other.kind, other.clip, other.path) == ("clip", media.clip, None)
-    found = checked(demo, result)
-    assert None not in {one.ssim for one in everything(found)}
-    assert found.picture.rank_correlation < 0.9
+    replacement = other_picture(media, 0)
+    assert replacement.frames.shape == media.frames.shape
+    assert (replacement.frames == replacement.frames[:1]).all()
+    assert (replacement.kind, replacement.clip, replacement.path) == ("clip", media.clip, None)
+    checks = checked(demo, result)
+    assert None not in {likeness.ssim for likeness in everything(checks)}
+    assert checks.picture.rank_correlation < 0.9
 
 
 @pytest.mark.parametrize("how", [{"mode": "frames"}, {"window": 2}])
@@ -278,12 +280,12 @@ def test_a_fault_of_what_is_asked_is_no_missing_figure(demo, cats, monkeypatch):
 
 
 def test_sanity_comes_back_from_json_as_it_was():
-    found = Sanity(
+    checks = Sanity(
         (Likeness("weights", 0.25, 1.0), Likeness("more weights", -1.0, None)),
         Likeness("another question: why?", None, None),
         Likeness("another picture (a drawn scene)", 0.5, 0.125),
     )
-    assert sanity_from(json.loads(json.dumps(sanity_json(found), allow_nan=False))) == found
+    assert sanity_from(json.loads(json.dumps(sanity_json(checks), allow_nan=False))) == checks
 
 
 @pytest.mark.parametrize("value", [1.5, -1.01, float("nan"), float("inf")])

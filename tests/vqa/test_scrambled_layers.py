@@ -1,4 +1,4 @@
-"""Layers that forget for a while, and remember every bit."""
+"""Layers with shuffled weights, and that every bit is restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def some_layers(dtype=torch.float32, count=3) -> list[torch.nn.Module]:
 
 
 def weights(layers) -> list[list[int]]:
-    return [bits(one) for layer in layers for one in layer.parameters()]
+    return [bits(parameter) for layer in layers for parameter in layer.parameters()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -31,9 +31,9 @@ def test_every_bit_comes_back(dtype):
         layers[0].weight[0, :4] = torch.tensor([-0.0, 0.0, float("inf"), float("nan")])
     before = weights(layers)
     with scrambled(layers, 1):
-        for was, one in zip(before, weights(layers), strict=True):
-            assert one != was
-            assert np.array_equal(np.sort(was, axis=None), np.sort(one, axis=None))
+        for was, now in zip(before, weights(layers), strict=True):
+            assert now != was
+            assert np.array_equal(np.sort(was, axis=None), np.sort(now, axis=None))
     assert weights(layers) == before
 
 
@@ -52,11 +52,11 @@ def test_every_bit_comes_back_after_a_fault():
 
 
 def test_every_bit_comes_back_after_a_fault_on_the_way(monkeypatch):
-    layers, shuffle, seen = some_layers(), sanity._shuffle, []
+    layers, shuffle, seeds = some_layers(), sanity._shuffle, []
 
     def once_too_often(parameter, seed):
-        seen.append(seed)
-        if len(seen) == 4:
+        seeds.append(seed)
+        if len(seeds) == 4:
             raise torch.OutOfMemoryError
         shuffle(parameter, seed)
 
@@ -68,12 +68,12 @@ def test_every_bit_comes_back_after_a_fault_on_the_way(monkeypatch):
 
 
 def test_a_seed_says_how():
-    layers, found = some_layers(), []
+    layers, shuffled = some_layers(), []
     for seed in (1, 1, 100):
         with scrambled(layers, seed):
-            found.append(weights(layers))
-    assert found[0] == found[1]
-    assert all(one != other for one, other in zip(found[0], found[2], strict=True))
+            shuffled.append(weights(layers))
+    assert shuffled[0] == shuffled[1]
+    assert all(first != second for first, second in zip(shuffled[0], shuffled[2], strict=True))
 
 
 def test_tensors_of_one_shape_are_shuffled_each_in_its_own_way():
@@ -141,8 +141,8 @@ def test_the_model_forgets_and_remembers(demo, cats):
     before = demo.ask(cats, "what color is the dog?")
     layers = demo.model.model.language_model.layers
     with scrambled(layers, 1):
-        other = demo.ask(cats, "what color is the dog?", answer=before.answer)
+        changed = demo.ask(cats, "what color is the dog?", answer=before.answer)
     after = demo.ask(cats, "what color is the dog?")
-    assert other.supplied_logprob < before.answer_logprob - 1
+    assert changed.supplied_logprob < before.answer_logprob - 1
     assert after.answer_logprob == before.answer_logprob
     assert np.array_equal(after.capture.weights, before.capture.weights)

@@ -1,4 +1,4 @@
-"""What a heat-map video shows: the right map on each frame, true times, and that it plays in a browser."""
+"""The exported heat-map video: the right map on each frame, correct times, and playback in a browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
 
 QUESTION = "what moves?"
-# Two steps, each of which lights up one cell.
+# Two steps with one non-zero cell each.
 VALUES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.5]]], dtype=np.float32)
 
 
@@ -50,8 +50,8 @@ def heat(values=VALUES, scale=None) -> HeatMap:
     )
 
 
-def drawer(drawing, size_px=(640, 400), **changed) -> FrameRenderer:
-    """Four sampled frames, one a second, two a step."""
+def make_renderer(drawing, size_px=(640, 400), **changed) -> FrameRenderer:
+    """Return a renderer with four sampled frames, one per second, two per step."""
     overlay_text = {
         "heat": heat(),
         "times_s": (0.0, 1.0, 2.0, 3.0),
@@ -68,90 +68,96 @@ TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_
 
 
 def cells_of(page, size_px=(640, 400), left=0) -> list[list[int]]:
-    """The colour of each cell as its place in the table of colours."""
+    """Return the colour of each cell as an index into the colour map."""
     width, height = size_px
     centres = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
     centres.append((3 * height // 4, 3 * width // 4))
     return [int(np.abs(TABLE.astype(int) - page[y, left + x].astype(int)).sum(axis=1).argmin()) for y, x in centres]
 
 
-def drawn(film, time_s, *, sampled, size_px=(640, 400)):
+def draw_grey(renderer, time_s, *, sampled, size_px=(640, 400)):
     grey = np.full((size_px[1], size_px[0], 3), 128, np.uint8)
-    return film.draw(grey, time_s, sampled=sampled)
+    return renderer.draw(grey, time_s, sampled=sampled)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_a_sampled_frame_shows_the_map_of_its_step(smooth):
-    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=smooth))
+    renderer = make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=smooth))
     for time_s, want in ((0.0, [255, 0, 0, 0]), (1.0, [255, 0, 0, 0]), (2.0, [0, 0, 0, 128]), (3.0, [0, 0, 0, 128])):
-        assert cells_of(drawn(film, time_s, sampled=True)) == pytest.approx(want, abs=1)
+        assert cells_of(draw_grey(renderer, time_s, sampled=True)) == pytest.approx(want, abs=1)
 
 
 def test_between_samples_the_map_of_the_interval_stays():
-    film = drawer(CELLS)
+    renderer = make_renderer(CELLS)
     for time_s, want in ((0.9, [255, 0, 0, 0]), (1.9, [255, 0, 0, 0]), (2.1, [0, 0, 0, 128]), (9.0, [0, 0, 0, 128])):
-        assert cells_of(drawn(film, time_s, sampled=False)) == pytest.approx(want, abs=1)
+        assert cells_of(draw_grey(renderer, time_s, sampled=False)) == pytest.approx(want, abs=1)
 
 
 def test_smooth_mixes_by_time():
-    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
+    renderer = make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
     for share in (0.25, 0.5, 0.75):
         want = [255 * (1 - share), 0, 0, 127.5 * share]
-        assert cells_of(drawn(film, 1 + share, sampled=False)) == pytest.approx(want, abs=1)
-    assert cells_of(drawn(film, 0.5, sampled=False)) == pytest.approx([255, 0, 0, 0], abs=1)
+        assert cells_of(draw_grey(renderer, 1 + share, sampled=False)) == pytest.approx(want, abs=1)
+    assert cells_of(draw_grey(renderer, 0.5, sampled=False)) == pytest.approx([255, 0, 0, 0], abs=1)
 
 
 def test_the_picture_says_which_map_it_shows():
-    plain, smooth = drawer(CELLS), drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
+    plain, smooth = make_renderer(CELLS), make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, smooth=True))
     assert plain._moment(1.0, True).caption == "sampled frame 2 of 4: the map of step 1 of 2"
     assert plain._moment(1.5, False).caption == "after sampled frame 2 of 4: still the map of step 1 of 2"
-    assert smooth._moment(0.5, False).caption == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
-    assert smooth._moment(1.5, False).caption == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
-    sampled, between = drawn(plain, 1.0, sampled=True), drawn(plain, 1.0, sampled=False)
-    assert not np.array_equal(sampled[400:], between[400:]), "the text beneath differs"
+    assert (
+        smooth._moment(0.5, False).caption == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
+    )
+    assert (
+        smooth._moment(1.5, False).caption == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"
+    )
+    sampled, between = draw_grey(plain, 1.0, sampled=True), draw_grey(plain, 1.0, sampled=False)
+    assert not np.array_equal(sampled[400:], between[400:]), "the text below differs"
     assert np.array_equal(sampled[:400], between[:400])
 
 
 def test_the_time_is_written(monkeypatch):
-    film = drawer(CELLS)
-    one, other = drawn(film, 0.25, sampled=False), drawn(film, 0.75, sampled=False)
-    where = np.argwhere((one != other).any(axis=2))
-    assert len(where) > 10
-    assert where[:, 0].min() >= 400
-    assert where[:, 1].min() > 500, "at the right of the first line"
+    renderer = make_renderer(CELLS)
+    early, late = draw_grey(renderer, 0.25, sampled=False), draw_grey(renderer, 0.75, sampled=False)
+    changed = np.argwhere((early != late).any(axis=2))
+    assert len(changed) > 10
+    assert changed[:, 0].min() >= 400
+    assert changed[:, 1].min() > 500, "the time is at the right of the first line"
 
 
 def test_one_scale_for_the_clip_or_one_a_frame():
-    one = drawer(CELLS)
-    own = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, clip_scale="frame"))
-    assert cells_of(drawn(one, 2.0, sampled=True))[3] == pytest.approx(128, abs=1)
-    assert cells_of(drawn(own, 2.0, sampled=True))[3] == 255
+    clip_scaled = make_renderer(CELLS)
+    frame_scaled = make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, clip_scale="frame"))
+    assert cells_of(draw_grey(clip_scaled, 2.0, sampled=True))[3] == pytest.approx(128, abs=1)
+    assert cells_of(draw_grey(frame_scaled, 2.0, sampled=True))[3] == 255
     assert percentile_scale([VALUES[1]]).high < 0.5 + 1e-6
 
 
 def test_side_by_side_leaves_the_frame_as_it_is():
-    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, side_by_side=True))
-    page = drawn(film, 0.0, sampled=True)
+    renderer = make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, side_by_side=True))
+    page = draw_grey(renderer, 0.0, sampled=True)
     assert (page[:400, :640] == 128).all()
     assert cells_of(page, left=648) == pytest.approx([255, 0, 0, 0], abs=1)
 
 
 def test_only_the_strongest_are_coloured():
-    film = drawer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, top_percent=13))
-    page = drawn(film, 0.0, sampled=True)
+    renderer = make_renderer(Drawing(interp="cells", alpha=1.0, draw_size_px=0, top_percent=13))
+    page = draw_grey(renderer, 0.0, sampled=True)
     assert cells_of(page)[0] == 255
     assert (page[300, 500] == 128).all()
-    assert (drawn(film, 2.0, sampled=True)[:400] == 128).all(), "none of the clip's strongest is in the second step"
+    assert (draw_grey(renderer, 2.0, sampled=True)[:400] == 128).all(), (
+        "none of the clip's strongest is in the second step"
+    )
 
 
 @pytest.mark.parametrize("draw_size_px", [1280, 0, 64])
 @pytest.mark.parametrize("size_px", [(640, 400), (641, 401), (101, 333), (16, 16), (1, 1), (20, 400), (1920, 1080)])
 def test_sides_are_even(size_px, draw_size_px):
-    film = drawer(Drawing(draw_size_px=draw_size_px, side_by_side=size_px[0] % 2 == 0), size_px)
-    width, height = film.picture_px
-    page = film.draw(np.zeros((height, width, 3), np.uint8), 12_345.0, sampled=True)
+    renderer = make_renderer(Drawing(draw_size_px=draw_size_px, side_by_side=size_px[0] % 2 == 0), size_px)
+    width, height = renderer.picture_px
+    page = renderer.draw(np.zeros((height, width, 3), np.uint8), 12_345.0, sampled=True)
     assert page.shape[0] % 2 == page.shape[1] % 2 == 0
-    assert page.shape[:2] == film.size_px[::-1]
+    assert page.shape[:2] == renderer.size_px[::-1]
 
 
 # The file
@@ -159,7 +165,7 @@ def test_sides_are_even(size_px, draw_size_px):
 
 @pytest.fixture(scope="module")
 def result(demo, tmp_path_factory):
-    """A clip with a variable rate and an odd size, which H.264 cannot have: VP9 in WebM."""
+    """A result of a clip with a variable frame rate and an odd size, which H.264 does not allow: VP9 in WebM."""
     from tests.conftest import numbered_frames
 
     path = tmp_path_factory.mktemp("clip") / "odd.webm"
@@ -186,12 +192,14 @@ def frames_of(path):
         return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
-def test_the_film_has_the_clips_own_frames_times_and_length(result, saved):
-    film, clip = frames_of(saved / "heatmap.mp4"), frames_of(result.media[0].source)
-    facts, moments = result.media[0].clip, result.media[0].sampled_s
-    again = [moments[i] for i in range(1, len(moments)) if facts.frame_indices[i] == facts.frame_indices[i - 1]]
-    assert len(again) == 3, "frames that stay on the screen are shown once for each of their samples"
-    assert [time_s for time_s, _ in film] == pytest.approx(sorted([*(time_s for time_s, _ in clip), *again]), abs=1e-4)
+def test_the_video_has_the_clips_own_frames_times_and_length(result, saved):
+    exported, clip = frames_of(saved / "heatmap.mp4"), frames_of(result.media[0].source)
+    facts, times_s = result.media[0].clip, result.media[0].sampled_s
+    repeated_s = [times_s[i] for i in range(1, len(times_s)) if facts.frame_indices[i] == facts.frame_indices[i - 1]]
+    assert len(repeated_s) == 3, "a frame that stays on the screen is repeated for each of its samples"
+    assert [time_s for time_s, _ in exported] == pytest.approx(
+        sorted([*(time_s for time_s, _ in clip), *repeated_s]), abs=1e-4
+    )
     with av.open(str(saved / "heatmap.mp4")) as container:
         stream = container.streams.video[0]
         assert float(stream.duration * stream.time_base) == pytest.approx(result.media[0].clip.end_s, abs=1e-3)
@@ -204,14 +212,14 @@ def test_the_index_stands_at_the_front(saved):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
-def test_frames_are_pictures_of_the_film(result, saved):
-    film = {round(time_s, 3): pixels for time_s, pixels in frames_of(saved / "heatmap.mp4")}
+def test_frames_are_pictures_of_the_video(result, saved):
+    exported = {round(time_s, 3): pixels for time_s, pixels in frames_of(saved / "heatmap.mp4")}
     names = sorted(path.name for path in (saved / "frames").iterdir())
     facts = result.media[0].clip
     assert names == [f"{number:06d}.png" for number in sorted(set(facts.frame_indices))]
     for number, time_s in zip(facts.frame_indices, result.media[0].times_s, strict=True):
         picture = np.asarray(Image.open(saved / "frames" / f"{number:06d}.png"))
-        assert np.abs(picture.astype(int) - film[round(float(time_s), 3)].astype(int)).mean() < 4
+        assert np.abs(picture.astype(int) - exported[round(float(time_s), 3)].astype(int)).mean() < 4
 
 
 @pytest.mark.skipif(cv2.__version__.startswith("4."), reason="OpenCV 4.11 takes every clip's colours for BT.601")
@@ -267,19 +275,19 @@ def test_the_timeline_is_drawn(result):
     chart = page[220:, 100:1000].astype(int)
 
     def inked(color: str, within: int) -> np.ndarray:
-        wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-        return (np.abs(chart - wanted) <= within).all(axis=2)
+        rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        return (np.abs(chart - rgb) <= within).all(axis=2)
 
     for color in (HEADLINE_COLOR, *GROUP_COLORS):
         assert inked(color, 0).sum() > 50, color
     changes = (np.abs(np.diff(chart.sum(axis=2), axis=1)) > 60).sum(axis=1)
-    assert 1 <= (changes > 200).sum() <= 4, "chance is a level, dotted line"
+    assert 1 <= (changes > 200).sum() <= 4, "the uniform level is a dotted horizontal line"
 
 
-# No half file
+# No incomplete file
 
 
-def test_an_interrupted_film_leaves_nothing(result, tmp_path, monkeypatch):
+def test_an_interrupted_video_leaves_nothing(result, tmp_path, monkeypatch):
     def stop(what, done, total):
         if done == 3:
             raise KeyboardInterrupt
@@ -328,17 +336,17 @@ def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
 # The browser
 
 PAGE = """<!doctype html><video id=v src=heatmap.mp4 muted></video><script>
-const v = document.getElementById('v'), told = {times: []};
-v.onerror = () => { told.error = v.error.message; done(); };
-v.onloadedmetadata = () => { told.size = [v.videoWidth, v.videoHeight]; told.duration = v.duration; v.play(); };
-v.ontimeupdate = () => told.times.push(v.currentTime);
+const v = document.getElementById('v'), playback = {times: []};
+v.onerror = () => { playback.error = v.error.message; done(); };
+v.onloadedmetadata = () => { playback.size = [v.videoWidth, v.videoHeight]; playback.duration = v.duration; v.play(); };
+v.ontimeupdate = () => playback.times.push(v.currentTime);
 v.onended = () => {
   const c = document.createElement('canvas'); c.width = v.videoWidth; c.height = v.videoHeight;
   const x = c.getContext('2d'); x.drawImage(v, 0, 0);
-  told.last = Array.from(x.getImageData(0, 0, c.width, c.height).data);
+  playback.last = Array.from(x.getImageData(0, 0, c.width, c.height).data);
   done();
 };
-function done() { document.title = 'done'; window.told = told; }
+function done() { document.title = 'done'; window.playback = playback; }
 </script>"""
 
 
@@ -353,18 +361,18 @@ def test_it_plays_in_a_real_browser(result, saved, tmp_path, chromium):
         page = chromium.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
         page.wait_for_function("document.title === 'done'", timeout=30_000)
-        told = page.evaluate("window.told")
+        playback = page.evaluate("window.playback")
     finally:
         server.shutdown()
         server.server_close()
-    film = frames_of(saved / "heatmap.mp4")
-    assert "error" not in told
-    assert told["duration"] == pytest.approx(result.media[0].clip.end_s, abs=0.02)
-    height, width, _ = film[-1][1].shape
-    assert told["size"] == [width, height]
-    assert all(a <= b for a, b in pairwise(told["times"]))
-    seen = np.array(told["last"], dtype=np.uint8).reshape(height, width, 4)[..., :3]
-    assert np.abs(seen.astype(int) - film[-1][1].astype(int)).mean() < 4, "the browser shows our colours"
+    exported = frames_of(saved / "heatmap.mp4")
+    assert "error" not in playback
+    assert playback["duration"] == pytest.approx(result.media[0].clip.end_s, abs=0.02)
+    height, width, _ = exported[-1][1].shape
+    assert playback["size"] == [width, height]
+    assert all(a <= b for a, b in pairwise(playback["times"]))
+    last_frame = np.array(playback["last"], dtype=np.uint8).reshape(height, width, 4)[..., :3]
+    assert np.abs(last_frame.astype(int) - exported[-1][1].astype(int)).mean() < 4, "the browser shows the same colours"
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
