@@ -1,4 +1,4 @@
-"""A vision encoder that shows where it looks: the public way in."""
+"""The public class `Encoder`: a vision encoder and where each of its layers looks."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from qvl_attn.encoders.record import EncoderSettings
 
 
 class Encoder(EncoderEngine):
-    """A vision encoder that shows where each layer looks in a picture, a clip or a folder. Make one with `load`.
+    """A vision encoder that shows where each layer looks in a picture, a clip or a folder. Create one with `load`.
 
-    The weights are fetched and loaded when the first picture needs them, so that every fault that can be known without
-    them is found first.
+    The weights are fetched and loaded when the first picture needs them: errors that can be found without them are
+    raised before.
     """
 
     def encode_folder(
         self, folder: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = no_op, **options: Any
     ) -> dict[str, Any]:
-        """Look at every picture of a folder, whose sub-folders are classes; a run that was stopped goes on.
+        """Encode every picture of a folder whose sub-folders are classes; a stopped run is resumed.
 
         Args:
-            folder: of pictures.
-            out: a folder to make.
-            progress: told what is being done, how much of it is done, and of how much.
+            folder: a folder of pictures.
+            out: the folder of the run, created if it does not exist.
+            progress: called with (stage, done, total).
             options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `EncoderSettings`.
 
         Returns:
-            The contents of `summary.json`: by layer each figure's mean, spread and chance.
+            The contents of `summary.json`: for each layer the mean, spread and chance value of each statistic.
 
         Raises:
-            InputError: a fault in what was given, found before the weights are loaded.
-            StoreError: it cannot be written, or no picture could be looked at.
+            InputError: an argument or picture is invalid; raised before the weights are loaded.
+            StoreError: the run cannot be written, or no picture could be encoded.
         """
         from qvl_attn.encoders.folder_run import encode_folder
 

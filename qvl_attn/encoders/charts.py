@@ -1,4 +1,4 @@
-"""One chart of an encoder's layers: every figure by head with chance, for one picture or over many. (H, W, 3) uint8."""
+"""Charts of an encoder's statistics by layer with chance, of one picture or of a folder. (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -9,92 +9,102 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Chart
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qvl_attn.encoders.captions import describe_input, describe_provenance
 from qvl_attn.encoders.record import EncoderRecord
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, said, statistics_of
+from qvl_attn.encoders.statistics import STATISTICS, TITLES, Statistic, describe_statistics, statistics_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, pixels_of
 from qvl_attn.render.layout import captioned
 
-CHANCE = "chance: every patch spreads its attention evenly over the tokens that it sees"
+CHANCE = "chance: the attention of every patch is uniform over the tokens that it can attend to"
 COLUMNS, PANEL_INCHES = 3, (5.2, 3.7)
 Floats = NDArray[np.float64]
 Draw = Callable[[Axes, str], None]
 
 
-def draw_figures(record: EncoderRecord) -> Picture:
-    """All figures of one look by layer: each head a faint dot, their mean a line, chance dotted, full layers shaded.
+def draw_statistics(record: EncoderRecord) -> Picture:
+    """Draw all statistics of one result by layer: heads as faint dots, their mean as a line, chance dotted.
 
-    Beneath it stands what they say.
+    Full layers are shaded. The caption describes the statistics.
     """
-    found = statistics_of(record.attention)
+    statistics = statistics_of(record.attention)
 
     def draw(axes: Axes, name: str) -> None:
-        values = found[name].values
+        values = statistics[name].values
         layers = np.repeat(np.arange(len(values)), values.shape[1])
         axes.plot(layers, values.ravel(), ".", color=LINE, alpha=0.4, markersize=8, markeredgewidth=0, label="a head")
         axes.plot(values.mean(axis=1), color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over heads")
 
-    lines = [*said(found), CHANCE, f"{describe_provenance(record)} · {describe_input(record.attention)}"]
+    lines = [
+        *describe_statistics(statistics),
+        CHANCE,
+        f"{describe_provenance(record)} · {describe_input(record.attention)}",
+    ]
     return captioned(
-        _panels(found, record.attention.full, draw), f"figures by layer · {Path(record.media.source).name}", lines
+        _draw_panels(statistics, record.attention.full, draw),
+        f"statistics by layer · {Path(record.media.source).name}",
+        lines,
     )
 
 
 def draw_folder_statistics(
-    figures: Mapping[str, Floats], chance: Mapping[str, Floats], full: NDArray[np.bool_], title: str
+    values: Mapping[str, Floats], chance: Mapping[str, Floats], full: NDArray[np.bool_], title: str
 ) -> Picture:
-    """All figures over many pictures by layer: the mean over pictures of the mean over heads, and how far they spread.
+    """Draw all statistics of many pictures by layer: mean and spread over the pictures of the mean over the heads.
 
     Args:
-        figures: (N, L, H) of N pictures by name, as in `FIGURES`.
-        chance: (N, L) of each; drawn is its mean.
-        full: (L,) whether a layer's patches see their whole step.
-        title: whose figures, on what.
+        values: (N, L, H) of N pictures by name, one of `STATISTICS`.
+        chance: (N, L) by name; its mean is drawn.
+        full: (L,) whether the patches of a layer attend to their whole step.
+        title: names the model and the pictures.
     """
-    found = {name: Figure(values.mean(axis=0), chance[name].mean(axis=0)) for name, values in figures.items()}
-    count = len(next(iter(figures.values())))
+    statistics = {name: Statistic(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in values}
+    count = len(next(iter(values.values())))
 
     def draw(axes: Axes, name: str) -> None:
-        own = figures[name].mean(axis=2)
-        mean, layers = own.mean(axis=0), np.arange(own.shape[1])
+        by_picture = values[name].mean(axis=2)
+        mean, layers = by_picture.mean(axis=0), np.arange(by_picture.shape[1])
         if count > 1:
-            apart = own.std(axis=0, ddof=1)
-            low, high = np.percentile(own, (5, 95), axis=0)
+            deviation = by_picture.std(axis=0, ddof=1)
+            low, high = np.percentile(by_picture, (5, 95), axis=0)
             band: dict[str, Any] = {"color": LINE, "linewidth": 0}
             axes.fill_between(layers, low, high, alpha=0.14, label="5 to 95 % of the pictures", **band)
-            axes.fill_between(layers, mean - apart, mean + apart, alpha=0.26, label="standard deviation", **band)
+            axes.fill_between(
+                layers, mean - deviation, mean + deviation, alpha=0.26, label="standard deviation", **band
+            )
         axes.plot(layers, mean, color=LINE, linewidth=2, marker="o", markersize=3.5, label="mean over pictures")
 
     lines = [
-        *said(found),
+        *describe_statistics(statistics),
         CHANCE,
-        f"{count:,} pictures · of each the mean over heads" if count > 1 else "one picture: no spread",
+        f"{count:,} pictures · mean over the heads of each" if count > 1 else "one picture: no spread",
     ]
-    return captioned(_panels(found, full, draw), title, lines)
+    return captioned(_draw_panels(statistics, full, draw), title, lines)
 
 
-def _panels(found: Mapping[str, Figure], full: NDArray[np.bool_], draw: Draw) -> Picture:
-    names = [name for name in FIGURES if name in found]
-    lines = -(-len(names) // COLUMNS)
-    chart = Chart(figsize=(PANEL_INCHES[0] * COLUMNS, PANEL_INCHES[1] * lines + 0.5), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(chart)
-    panels = chart.subplots(lines, COLUMNS, squeeze=False).ravel()
+def _draw_panels(statistics: Mapping[str, Statistic], full: NDArray[np.bool_], draw: Draw) -> Picture:
+    names = [name for name in STATISTICS if name in statistics]
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(PANEL_INCHES[0] * COLUMNS, PANEL_INCHES[1] * rows + 0.5), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for empty in panels[len(names) :]:
         empty.set_axis_off()
     for axes, name in zip(panels, names, strict=False):
-        _panel(axes, name, found[name], full, draw)
-    handles = {label: one for axes in panels for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    chart.legend(handles.values(), handles.keys(), loc="lower left", ncols=6, frameon=False, bbox_to_anchor=(0.005, 0))
-    chart.tight_layout(rect=(0, 0.5 / (PANEL_INCHES[1] * lines + 0.5), 1, 1))
+        _draw_panel(axes, name, statistics[name], full, draw)
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="lower left", ncols=6, frameon=False, bbox_to_anchor=(0.005, 0))
+    figure.tight_layout(rect=(0, 0.5 / (PANEL_INCHES[1] * rows + 0.5), 1, 1))
     return pixels_of(canvas)
 
 
-def _panel(axes: Axes, name: str, figure: Figure, full: NDArray[np.bool_], draw: Draw) -> None:
+def _draw_panel(axes: Axes, name: str, statistic: Statistic, full: NDArray[np.bool_], draw: Draw) -> None:
     layers = np.arange(len(full))
     axes.set_title(TITLES[name], loc="left", fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,8 +114,8 @@ def _panel(axes: Axes, name: str, figure: Figure, full: NDArray[np.bool_], draw:
     for layer in layers[full] if not full.all() else ():
         axes.axvspan(layer - 0.5, layer + 0.5, color=ACCENT, alpha=0.09, linewidth=0, label="full layers")
     draw(axes, name)
-    # A step for each layer: between two layers there is no chance, and windows change it at once.
+    # Drawn as steps: chance has no value between two layers and jumps where windowed layers begin.
     edges = np.append(layers - 0.5, len(full) - 0.5)
-    axes.stairs(figure.chance, edges, baseline=None, color=INK, linewidth=1.3, linestyle=":", label="chance")
+    axes.stairs(statistic.chance, edges, baseline=None, color=INK, linewidth=1.3, linestyle=":", label="chance")
     axes.set_xlim(-0.5, len(full) - 0.5)
-    axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1] / 1.05, float(figure.chance.max())))
+    axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1] / 1.05, float(statistic.chance.max())))

@@ -1,6 +1,6 @@
-"""A look as arrays and JSON (schema 1), and back. Knows the names and shapes on disk, opens no file.
+"""Convert an encoder's result to arrays and JSON (schema 1) and back: the names and shapes on disk. Opens no file.
 
-What is read back was written by somebody: all that is used of it is checked by the dataclasses it goes into.
+A file may come from anywhere: the dataclasses that are built from it check everything that is used.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.types import Media
-from qvl_attn.encoders.attention import EncoderAttention, over_heads
+from qvl_attn.encoders.attention import EncoderAttention, join_heads
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchEmbedding, SaliencyMap
-from qvl_attn.encoders.statistics import said, statistics_of
+from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.codec import media_json
 
 SCHEMA_VERSION = 1
 R = TypeVar("R", bound=EncoderRecord)
 KIND = "encoder"
-# Of rows that are there to be clicked, and are means: half the digits do.
+# Of the rows for clicked patches: means over heads, for which half precision is enough.
 GRID_DTYPE = np.float16
 Arrays = dict[str, NDArray[Any]]
 
 
 def record_arrays(record: EncoderRecord) -> Arrays:
-    """The contents of `attention.npz`: the names of a question's result where they mean the same.
+    """Return the contents of `attention.npz`. Names are those of a question's result where they mean the same.
 
     `weights` (L, Q, V) and `weights_by_head` (L, H, Q, V): a row for each query of `EncoderAttention.queries`, a column
-    for each patch; a patch of a clip's step has what the query of its own step gives it. `queries` (Q,): their places
-    in a step's sequence, -1 for the mean over all patches. `query_role` (Q,): `cls` or `patch`. `prefix_weights`
-    (L, H, Q, t, R): what goes to the tokens before the patches.
+    for each patch; the column of a patch of a clip has the attention of the query of its own step. `queries` (Q,):
+    their places in a step's sequence, -1 for the mean over all patches. `query_role` (Q,): `cls` or `patch`.
+    `prefix_weights` (L, H, Q, t, R): the attention on the prefix tokens.
     """
     attention = record.attention
     t, h, w = attention.grid
@@ -41,7 +41,7 @@ def record_arrays(record: EncoderRecord) -> Arrays:
     tokens = np.stack([attention.tokens(query) for query in queries], axis=2)  # (L, H, Q, t, T)
     by_head = tokens[..., R:].reshape(*tokens.shape[:3], t * cells)
     step = np.repeat(np.arange(t), cells)
-    asked = dict(
+    places = dict(
         zip((query for query in queries if query.startswith("at_")), attention.query_patches.tolist(), strict=True)
     )
     indices = np.array(record.media.clip.frame_indices if record.media.clip else [0], dtype=np.int64)
@@ -52,7 +52,7 @@ def record_arrays(record: EncoderRecord) -> Arrays:
         "prefix_role": np.array(attention.prefix, dtype=np.str_),
         "layers": np.arange(attention.layer_count, dtype=np.int64),
         "queries": np.array(
-            [0 if query == "cls" else R + asked[query] if query in asked else -1 for query in queries], dtype=np.int64
+            [0 if query == "cls" else R + places[query] if query in places else -1 for query in queries], dtype=np.int64
         ),
         "query_role": np.array(["cls" if query == "cls" else "patch" for query in queries]),
         "vision_tokens": step * (R + cells) + R + np.tile(np.arange(cells), t),
@@ -79,7 +79,7 @@ def record_arrays(record: EncoderRecord) -> Arrays:
     }
     if record.embedding is not None:
         optional |= {f"space_{name}": getattr(record.embedding, name) for name in SPACE}
-    optional |= {f"saliency_{i}": one.values for i, one in enumerate(record.saliency)}
+    optional |= {f"saliency_{i}": saliency.values for i, saliency in enumerate(record.saliency)}
     return arrays | {name: values for name, values in optional.items() if values is not None}
 
 
@@ -87,24 +87,24 @@ SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
 
 
 def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
-    """The contents of `result.json`.
+    """Return the contents of `result.json`.
 
     Args:
-        record: what to describe.
+        record: the result.
         files: names relative to the folder.
-        notes: what the reader should know, a line each.
+        notes: notes for the reader, a line each.
     """
     attention = record.attention
     _, h, w = attention.grid
-    figures = statistics_of(attention)
+    statistics = statistics_of(attention)
     headline = attention.queries[0]
-    values = over_heads(attention.maps(headline)[-1], record.settings.over)
+    values = join_heads(attention.maps(headline)[-1], record.settings.over)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "family": attention.family,
         "media": [media_json(record.media, attention.grid)],
-        # Of one step; those of a clip's steps are alike.
+        # Of one step; all steps of a clip have the same.
         "tokens": [
             {"role": role, "first": attention.prefix.index(role), "count": attention.prefix.count(role)}
             for role in dict.fromkeys(attention.prefix)
@@ -117,7 +117,7 @@ def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str
             "query": headline,
             "layer": attention.layer_count - 1,
             "over": record.settings.over,
-            "uniform": attention.even(headline, attention.layer_count - 1),
+            "uniform": attention.uniform(headline, attention.layer_count - 1),
             "minimum": float(values.min()),
             "maximum": float(values.max()),
         },
@@ -127,18 +127,21 @@ def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str
                 "full": bool(attention.full[layer]),
                 **{
                     name: {
-                        "mean": float(one.values[layer].mean()),
-                        "least": float(one.values[layer].min()),
-                        "most": float(one.values[layer].max()),
-                        "chance": float(one.chance[layer]),
+                        "mean": float(statistic.values[layer].mean()),
+                        "least": float(statistic.values[layer].min()),
+                        "most": float(statistic.values[layer].max()),
+                        "chance": float(statistic.chance[layer]),
                     }
-                    for name, one in figures.items()
+                    for name, statistic in statistics.items()
                 },
             }
             for layer in range(attention.layer_count)
         ],
-        "said": said(figures),
-        "saliency": [{"method": one.method, "target": one.target, "score": one.score} for one in record.saliency],
+        "said": describe_statistics(statistics),
+        "saliency": [
+            {"method": saliency.method, "target": saliency.target, "score": saliency.score}
+            for saliency in record.saliency
+        ],
         "settings": asdict(record.settings),
         "provenance": asdict(record.provenance),
         "seconds": dict(record.seconds),
@@ -149,7 +152,7 @@ def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str
 
 
 def _query_json(record: EncoderRecord, query: str) -> dict[str, Any]:
-    """Who asks: a role, and of a place where it is."""
+    """Return the JSON of a query: its role and, for a single patch, its place."""
     if not query.startswith("at_"):
         return {"name": query, "role": query, "at_px": None, "place": None}
     i = int(query.removeprefix("at_")) - 1
@@ -158,12 +161,12 @@ def _query_json(record: EncoderRecord, query: str) -> dict[str, Any]:
 
 
 def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> R:
-    """A look from its JSON, arrays and pictures; what was turned back stands in for itself until it is read.
+    """Build a result from its JSON, arrays and media. Its `reconstruction` is black until the caller replaces it.
 
     Raises:
         KeyError: a field is missing.
-        TypeError: a field too many, or of another type.
-        ValueError: a field out of range.
+        TypeError: an unknown field, or one of the wrong type.
+        ValueError: a field is out of range.
     """
     attention = _attention_from(value, arrays)
     settings = _settings_from(value["settings"])
@@ -171,8 +174,8 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, ND
     if "space_layers" in arrays:
         embedding = PatchEmbedding(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
     saliency = tuple(
-        SaliencyMap(str(one["method"]), str(one["target"]), float(one["score"]), arrays[f"saliency_{i}"])
-        for i, one in enumerate(value["saliency"])
+        SaliencyMap(str(saved["method"]), str(saved["target"]), float(saved["score"]), arrays[f"saliency_{i}"])
+        for i, saved in enumerate(value["saliency"])
     )
     _, h, w = attention.grid
     patch_rows = arrays.get("grid_rows")
@@ -181,7 +184,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, ND
         attention=attention,
         reconstruction=np.zeros((attention.grid[0], h * attention.patch_px, w * attention.patch_px, 3), dtype=np.uint8),
         settings=settings,
-        provenance=EncoderProvenance(**{name: str(description) for name, description in value["provenance"].items()}),
+        provenance=EncoderProvenance(**{name: str(text) for name, text in value["provenance"].items()}),
         frames=arrays["step_frames"],
         similarity=arrays.get("similarity"),
         similarity_layers=arrays.get("similarity_layers"),
@@ -192,7 +195,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, ND
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
             str(stage): {"host": int(peak["host"]), "before": int(peak["before"])}
-            | {str(place): int(size) for place, size in peak.items()}
+            | {str(memory): int(size) for memory, size in peak.items()}
             for stage, peak in value["peak_memory_bytes"].items()
         },
     )
@@ -240,8 +243,8 @@ def _settings_from(value: Mapping[str, Any]) -> EncoderSettings:
             "saliency": bool(value["saliency"]),
             "label": None if label is None else str(label),
             "at": tuple((float(x), float(y)) for x, y in value["at"]),
-            "embeddings": tuple(str(one) for one in value["embeddings"]),
-            "texts": tuple(str(one) for one in value["texts"]),
+            "embeddings": tuple(str(name) for name in value["embeddings"]),
+            "texts": tuple(str(text) for text in value["texts"]),
             "clip": None if clip is None else ClipSettings(**clip),
         }
     )

@@ -1,6 +1,6 @@
-"""The space that embeddings span: principal components, t-SNE, and how far apart classes lie. Needs scikit-learn.
+"""Projections of embeddings (PCA, t-SNE) and how well they separate classes. Needs scikit-learn.
 
-Pure: knows no model and no file. Axes: N points, D dimensions, E layers.
+Pure: uses no model and no file. Axes: N points, D dimensions, E layers.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
 from qvl_attn.encoders.record import PatchEmbedding
 
-# Of the smaller side of a matrix for each component that ARPACK looks for.
-ROOM = 20
+# ARPACK needs a matrix whose smaller side is at least this many times the number of components.
+ARPACK_RATIO = 20
 COMPONENTS = 3
-# Of t-SNE: fewer points have no neighbourhoods, more take too long.
+# Limits of t-SNE: fewer points have no neighbourhoods, more take too long.
 LEAST_POINTS, MOST_POINTS = 5, 5000
 PERPLEXITY = 30
-# Standard deviation of where t-SNE begins, as scikit-learn has it.
-START = 1e-4
-# t-SNE is run on this many principal components, as its authors do (van der Maaten and Hinton 2008, section 4.2).
-FIRST_REDUCED_TO = 50
+# Standard deviation of the initial positions of t-SNE, as in scikit-learn.
+TSNE_INIT_STD = 1e-4
+# t-SNE is run on this many principal components, as by its authors (van der Maaten and Hinton 2008, section 4.2).
+TSNE_COMPONENTS = 50
 SHUFFLES = 500
-# Where the points differ by less than this share of their size they are rounding errors apart, and the same.
-SAME = 1e-6
+# Points that differ by less than this share of their norm differ only by rounding errors.
+ROUNDING = 1e-6
 Floats = NDArray[np.float64]
 
 
 class Projection(NamedTuple):
-    """Points on their first principal components.
+    """Points projected on their first principal components.
 
     Attributes:
-        components: (N, C) float32; zero where the points do not vary so many ways.
-        explained: (C,) float32, the share of the variance that each explains.
+        components: (N, C) float32; zero for components beyond the rank of the points.
+        explained: (C,) float32, the share of the variance that each component explains.
     """
 
     components: FloatArray
@@ -46,127 +46,126 @@ class Projection(NamedTuple):
 
 
 def check_available() -> None:
-    """Find out whether scikit-learn is there, without loading it.
+    """Check that scikit-learn is installed, without loading it.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not installed.
     """
     if find_spec("sklearn") is None:
         raise InputError("--embeddings needs the library scikit-learn", "pip install 'qvl-attn[embeddings]'")
 
 
 def check_points(count: int, of: str) -> None:
-    """Find out whether there are enough points for t-SNE.
+    """Check that there are enough points for t-SNE.
 
     Args:
-        count: how many there are.
-        of: what they are, to be read.
+        count: number of points.
+        of: what the points are, for the message: `patches` or `pictures`.
 
     Raises:
-        InputError: too few.
+        InputError: there are too few.
     """
     if count < LEAST_POINTS:
-        raise InputError(f"--embeddings tsne: {count} {of}; t-SNE wants {LEAST_POINTS} or more", "write pca")
+        raise InputError(f"--embeddings tsne: {count} {of}; t-SNE needs {LEAST_POINTS} or more", "use --embeddings pca")
 
 
-def principal(points: FloatArray, count: int = COMPONENTS) -> Projection:
+def project_pca(points: FloatArray, count: int = COMPONENTS) -> Projection:
     """Project points on their first principal components.
 
-    Each component points where its largest loading is positive, so that the same points always give the same picture.
+    The sign of a component is such that its largest loading is positive: the same points always give the same picture.
 
     Args:
         points: (N, D) float32.
-        count: C.
+        count: C, the number of components.
     """
     from sklearn.decomposition import PCA
 
     n, dimensions = points.shape
     components = np.zeros((n, count), dtype=np.float32)
     explained = np.zeros(count, dtype=np.float32)
-    if same(points):
+    if all_equal(points):
         return Projection(components, explained)
-    # ARPACK's components are the same, and of large layers it takes a quarter of the time; small ones leave it no room.
-    solver = "arpack" if min(n, dimensions) > ROOM * count else "full"
-    found = PCA(min(count, n, dimensions), svd_solver=solver, random_state=0)
-    projected = found.fit_transform(points.astype(np.float64))
-    ways = np.flatnonzero(found.explained_variance_ratio_ > SAME**2)
-    components[:, ways] = projected[:, ways]
-    explained[ways] = found.explained_variance_ratio_[ways]
+    # ARPACK finds the same components in a quarter of the time, but needs a large matrix.
+    solver = "arpack" if min(n, dimensions) > ARPACK_RATIO * count else "full"
+    pca = PCA(min(count, n, dimensions), svd_solver=solver, random_state=0)
+    projected = pca.fit_transform(points.astype(np.float64))
+    nonzero = np.flatnonzero(pca.explained_variance_ratio_ > ROUNDING**2)
+    components[:, nonzero] = projected[:, nonzero]
+    explained[nonzero] = pca.explained_variance_ratio_[nonzero]
     return Projection(components, explained)
 
 
-def same(points: FloatArray | Floats) -> bool:
-    """Whether points are all the same but for rounding."""
-    whole = points.astype(np.float64)
-    return bool(whole.var(axis=0).sum() <= SAME**2 * np.square(whole).mean(axis=0).sum())
+def all_equal(points: FloatArray | Floats) -> bool:
+    """Return whether all points are equal up to rounding."""
+    exact = points.astype(np.float64)
+    return bool(exact.var(axis=0).sum() <= ROUNDING**2 * np.square(exact).mean(axis=0).sum())
 
 
-def neighbour_map(points: FloatArray, seed: int) -> FloatArray:
-    """Lay points out on a plane so that near ones stay near: (N, 2) float32, by t-SNE (van der Maaten, Hinton 2008).
+def project_tsne(points: FloatArray, seed: int) -> FloatArray:
+    """Project points on a plane with t-SNE (van der Maaten and Hinton 2008): (N, 2) float32.
 
-    It begins with the first two principal components, so that its coarse shape means something (Kobak and Berens 2019),
-    and a little noise: another seed shows what of it is chance. Perplexity 30, less where there are fewer than 91
-    points.
+    The initial positions are the first two principal components, so that the global structure is kept (Kobak and Berens
+    2019), plus a little noise: other seeds show what is random. The perplexity is 30, or less for fewer than 91 points.
 
     Args:
         points: (N, D) float32, N at least `LEAST_POINTS`.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     from sklearn.manifold import TSNE
 
-    if same(points):
+    if all_equal(points):
         return np.zeros((len(points), 2), dtype=np.float32)
-    reduced = principal(points, FIRST_REDUCED_TO).components if points.shape[1] > FIRST_REDUCED_TO else points
+    reduced = project_pca(points, TSNE_COMPONENTS).components if points.shape[1] > TSNE_COMPONENTS else points
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-    start = principal(points, 2).components
-    start = START * start / start[:, 0].std()
-    start += np.random.default_rng(seed).normal(scale=START / 10, size=start.shape).astype(np.float32)
-    placed = TSNE(perplexity=perplexity, init=start, learning_rate="auto", random_state=seed).fit_transform(reduced)
-    return np.asarray(placed, dtype=np.float32)
+    init = project_pca(points, 2).components
+    init = TSNE_INIT_STD * init / init[:, 0].std()
+    init += np.random.default_rng(seed).normal(scale=TSNE_INIT_STD / 10, size=init.shape).astype(np.float32)
+    projected = TSNE(perplexity=perplexity, init=init, learning_rate="auto", random_state=seed).fit_transform(reduced)
+    return np.asarray(projected, dtype=np.float32)
 
 
 def even_subset(count: int, most: int = MOST_POINTS) -> IntArray:
-    """The numbers of at most `most` of `count` points, evenly apart: ascending int64."""
+    """Return the indices of at most `most` of `count` points, evenly spaced and ascending: int64."""
     return np.arange(min(count, most), dtype=np.int64) * count // min(count, most)
 
 
-def patch_space(projections: Sequence[Projection], last: FloatArray, seed: int | None) -> PatchEmbedding:
-    """What is shown of a picture's embeddings.
+def embed_patches(projections: Sequence[Projection], last: FloatArray, seed: int | None) -> PatchEmbedding:
+    """Return the projected embeddings of a picture's or a clip's patches.
 
     Args:
         projections: of the patches after each layer, -1, 0 and so on.
-        last: (P, D) float32 the patches after the last layer.
-        seed: of t-SNE; None for none.
+        last: (P, D) float32, the patches after the last layer.
+        seed: seed of t-SNE; None for no t-SNE.
 
     Raises:
         InputError: too few patches for t-SNE.
     """
-    shown = tsne = None
+    subset = tsne = None
     if seed is not None:
         check_points(len(last), "patches")
-        shown = even_subset(len(last))
-        tsne = neighbour_map(last[shown], seed)
+        subset = even_subset(len(last))
+        tsne = project_tsne(last[subset], seed)
     return PatchEmbedding(
         layers=np.arange(-1, len(projections) - 1, dtype=np.int64),
-        components=np.stack([one.components for one in projections]),
-        explained=np.stack([one.explained for one in projections]),
+        components=np.stack([projection.components for projection in projections]),
+        explained=np.stack([projection.explained for projection in projections]),
         tsne=tsne,
-        tsne_patches=shown,
+        tsne_patches=subset,
     )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Separation:
-    """How far apart classes lie in each layer, by the cosine distance of the pictures' vectors.
+    """How well classes are separated in each layer, by the cosine distance of the pictures' vectors.
 
     Attributes:
-        silhouette: (E,) float64, the mean silhouette (Rousseeuw 1987): 1 where each class lies tight and apart, 0 where
-            pictures are as near to another class as to their own; NaN where all vectors are the same.
-        neighbour: (E,) float64, the share of pictures whose nearest other picture is of their own class; NaN likewise.
-        shuffled: (E, 3) float64, the same with the labels shuffled: mean, and the middle 95 % of the shuffles.
-        largest_class: the share of the largest class: what always naming it gives.
-        pictures: (S,) int64, which pictures are compared: all that have a class, or of very many an even subset.
-        named: how many have a class.
+        silhouette: (E,) float64, the mean silhouette (Rousseeuw 1987): 1 if each class is compact and far from the
+            others, 0 if pictures are as near to another class as to their own; NaN if all vectors are equal.
+        neighbour: (E,) float64, the share of pictures whose nearest neighbour is of their own class; NaN likewise.
+        shuffled: (E, 3) float64, the same with shuffled labels: mean, and the middle 95 % of the shuffles.
+        largest_class: the share of the largest class: the accuracy of always predicting it.
+        pictures: (S,) int64, the pictures that are compared: all that have a class, or an evenly spaced subset.
+        named: number of pictures that have a class.
     """
 
     silhouette: Floats
@@ -179,17 +178,17 @@ class Separation:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FolderEmbedding:
-    """Many pictures' vectors by layer, projected.
+    """The vectors of many pictures by layer, projected.
 
     Attributes:
-        names: of the N pictures.
-        classes: of each, `""` where it has none.
-        layers: (E,) int64, after which layer; -1 is before the first.
+        names: names of the N pictures.
+        classes: the class of each, `""` if it has none.
+        layers: (E,) int64, the layers whose outputs are projected; -1 is the input of the first.
         components: (E, N, 2) float32, the first two principal components of each layer's vectors.
-        explained: (E, 2) float32, the share of the variance that each explains.
-        tsne: (S, 2) float32, t-SNE of the last layer's vectors; None where it was not asked for.
-        tsne_pictures: (S,) int64, which pictures those are: all, or of very many an even subset; None without `tsne`.
-        separation: how far apart the classes lie; None where there are not two classes, one with several pictures.
+        explained: (E, 2) float32, the share of the variance that each component explains.
+        tsne: (S, 2) float32, t-SNE of the last layer's vectors; None if it was not requested.
+        tsne_pictures: (S,) int64, the pictures of `tsne`: all, or an evenly spaced subset; None without `tsne`.
+        separation: how well the classes are separated; None if there are fewer than two, or none has two pictures.
     """
 
     names: tuple[str, ...]
@@ -207,52 +206,57 @@ class FolderEmbedding:
         _require_array("layers", self.layers, np.int64, (E,))
         _require_array("components", self.components, np.float32, (E, N, 2))
         _require_array("explained", self.explained, np.float32, (E, 2))
-        _require((self.tsne is None) == (self.tsne_pictures is None), "tsne without its pictures, or they without it")
+        _require(
+            (self.tsne is None) == (self.tsne_pictures is None), "tsne and tsne_pictures: one given without the other"
+        )
         if self.tsne is not None and self.tsne_pictures is not None:
             _require_array("tsne_pictures", self.tsne_pictures, np.int64, (len(self.tsne_pictures),))
             _require_array("tsne", self.tsne, np.float32, (len(self.tsne_pictures), 2))
 
 
-def folder_space(
+def embed_folder(
     names: Sequence[str], classes: Sequence[str], pooled: FloatArray, seed: int | None = None
 ) -> FolderEmbedding:
-    """What is shown of many pictures' embeddings.
+    """Return the projected embeddings of many pictures.
 
     Args:
-        names: of the N pictures.
-        classes: of each, `""` where it has none.
+        names: names of the N pictures.
+        classes: the class of each, `""` if it has none.
         pooled: (E, N, D) float32, the pictures' vectors after layers -1, 0 and so on.
-        seed: of t-SNE; None for none.
+        seed: seed of t-SNE; None for no t-SNE.
 
     Raises:
         InputError: too few pictures for t-SNE.
     """
-    tsne = shown = None
+    tsne = subset = None
     if seed is not None:
         check_points(len(names), "pictures")
-        shown = even_subset(len(names), MOST_POINTS)
-        tsne = neighbour_map(pooled[-1][shown], seed)
-    projections = [principal(points, 2) for points in pooled]
+        subset = even_subset(len(names), MOST_POINTS)
+        tsne = project_tsne(pooled[-1][subset], seed)
+    projections = [project_pca(points, 2) for points in pooled]
     return FolderEmbedding(
         names=tuple(names),
         classes=tuple(classes),
         layers=np.arange(-1, len(pooled) - 1, dtype=np.int64),
-        components=np.stack([one.components for one in projections]),
-        explained=np.stack([one.explained for one in projections]),
+        components=np.stack([projection.components for projection in projections]),
+        explained=np.stack([projection.explained for projection in projections]),
         tsne=tsne,
-        tsne_pictures=shown,
+        tsne_pictures=subset,
         separation=separation_of(classes, pooled),
     )
 
 
 def separation_of(classes: Sequence[str], pooled: FloatArray) -> Separation | None:
-    """How far apart classes lie in each layer. Pictures without a class do not count.
+    """Measure how well classes are separated in each layer. Pictures without a class are left out.
 
-    Every picture is compared with every other, so of very many an even subset is taken.
+    Every picture is compared with every other, so of more than `MOST_POINTS` an evenly spaced subset is taken.
 
     Args:
-        classes: of the N pictures, `""` where one has none.
+        classes: the class of each of the N pictures, `""` if it has none.
         pooled: (E, N, D) float32.
+
+    Returns:
+        None if there are fewer than two classes, or none has two pictures.
     """
     named = np.flatnonzero(np.array(classes) != "")
     if not len(named):
@@ -263,26 +267,26 @@ def separation_of(classes: Sequence[str], pooled: FloatArray) -> Separation | No
     if not 2 <= len(sizes) < len(labels):
         return None
     shuffles = np.stack([np.random.default_rng(seed).permutation(labels) for seed in range(SHUFFLES)])
-    rows = [_apart(points[chosen], labels, shuffles) for points in pooled]
+    rows = [_separation_row(points[chosen], labels, shuffles) for points in pooled]
     silhouette, neighbour, *shuffled = np.array(rows, dtype=np.float64).T
     return Separation(
         silhouette, neighbour, np.stack(shuffled, axis=1), float(sizes.max() / len(labels)), chosen, len(named)
     )
 
 
-def _apart(points: FloatArray, labels: IntArray, shuffles: IntArray) -> tuple[float, ...]:
-    """Silhouette, nearest neighbours of the own class, and of shuffled labels the mean and the middle 95 %."""
+def _separation_row(points: FloatArray, labels: IntArray, shuffles: IntArray) -> tuple[float, ...]:
+    """Return silhouette, share of nearest neighbours of the same class, and its mean and 95 % range when shuffled."""
     from sklearn.metrics import silhouette_score
     from sklearn.metrics.pairwise import cosine_distances
     from sklearn.preprocessing import normalize
 
     directions = normalize(points.astype(np.float64))
-    if same(directions):
+    if all_equal(directions):
         return (np.nan,) * 5
     distances = cosine_distances(directions)
     silhouette = float(silhouette_score(distances, labels, metric="precomputed"))
     np.fill_diagonal(distances, np.inf)
     nearest = distances.argmin(axis=1)
-    by_chance = (shuffles == shuffles[:, nearest]).mean(axis=1)
-    low, high = np.percentile(by_chance, (2.5, 97.5))
-    return silhouette, float((labels == labels[nearest]).mean()), float(by_chance.mean()), float(low), float(high)
+    shuffled = (shuffles == shuffles[:, nearest]).mean(axis=1)
+    low, high = np.percentile(shuffled, (2.5, 97.5))
+    return silhouette, float((labels == labels[nearest]).mean()), float(shuffled.mean()), float(low), float(high)

@@ -1,4 +1,4 @@
-"""A vision encoder and how pictures go through it: loading, checks before the weights are there, results."""
+"""Run a vision encoder on pictures and clips: loading, checks before the weights are loaded, results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, Stages, no_op
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.attention import EncoderAttention
-from qvl_attn.encoders.capture import PatchRows, capture_attention, in_parts
+from qvl_attn.encoders.capture import PatchRows, capture_attention, in_chunks
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.hidden_states import capture_and_pool, read_embedding, read_pooled
 from qvl_attn.encoders.inputs import Inputs, load_encoder_clip, read_inputs, reconstruct
@@ -44,10 +44,10 @@ from qvl_attn.model.memory import check_free, on_device
 
 
 class EncoderEngine:
-    """A vision encoder with its processor. Make one with `load`.
+    """A vision encoder with its processor. Create one with `load`.
 
-    The weights are fetched and loaded when the first picture needs them, so that every fault that can be known without
-    them is found first.
+    The weights are fetched and loaded when the first picture needs them: errors that can be found without them are
+    raised before.
     """
 
     def __init__(
@@ -79,23 +79,23 @@ class EncoderEngine:
         offline: bool = False,
         say: Callable[[str], None] = no_op,
     ) -> Self:
-        """Find an encoder and get ready to load it.
+        """Find a vision encoder and check that it can be loaded.
 
         Args:
-            model: a Hugging Face id, a local folder, or `demo`: Qwen2.5-VL (its tower alone is loaded), CLIP, SigLIP,
-                ViT, DINO, DINOv2, with registers or without.
+            model: a Hugging Face id, a local folder, or `demo`: Qwen2.5-VL (only its vision tower is loaded), CLIP,
+                SigLIP, ViT, DINO, DINOv2, with or without registers.
             revision: branch, tag or commit of a hub model.
             device: `auto`, `cpu`, `cuda` or `cuda:1`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
-            offline: never reach for the hub.
-            say: is told what was chosen, a line at a time.
+            offline: never access the hub.
+            say: called with messages, a line each: model, device and precision.
 
         Raises:
-            InputError: a word that is not one of these, or a GPU that is not there.
-            ModelError: the model cannot be had or is not served.
+            InputError: an unknown device or dtype, or a GPU that does not exist.
+            ModelError: the model is not found or not supported.
             MemoryLimitError: the weights do not fit.
         """
-        # The settings first: a family that is not served is named before its weights are looked for.
+        # The configuration first: an unsupported family is reported before its weights are searched for.
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
         spec, config = load_spec(checkpoint)
         if is_folder(model):
@@ -106,14 +106,14 @@ class EncoderEngine:
 
     @property
     def provenance(self) -> EncoderProvenance:
-        """What makes its results: enough to make them again."""
-        found = provenance_fields(self.checkpoint, self.placement, "")
-        del found["attention"]
-        return EncoderProvenance(**found, family=self.spec.family.name)
+        """The software, model, device and precision behind its results, enough to reproduce them."""
+        fields = provenance_fields(self.checkpoint, self.placement, "")
+        del fields["attention"]
+        return EncoderProvenance(**fields, family=self.spec.family.name)
 
     @cached_property
     def model(self) -> Any:
-        """The loaded model; of a hub model the weights are of the commit that the settings are of."""
+        """The loaded model. The weights of a hub model are of the same commit as its configuration."""
         name, checkpoint = self.checkpoint.name, self.checkpoint
         if not is_folder(name):
             checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
@@ -123,26 +123,30 @@ class EncoderEngine:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Of the text side; a model without one has none."""
+        """The tokenizer of the text tower.
+
+        Raises:
+            ModelError: the checkpoint has none, or it is broken.
+        """
         return load_tokenizer(self.checkpoint)
 
     def saliency_target(self, settings: EncoderSettings) -> SaliencyTarget | None:
-        """What the maps of saliency explain; None where none are wanted.
+        """Return what the saliency maps explain; None without `saliency`.
 
         Raises:
-            InputError: a fault in the class or the texts, or an encoder without a head.
+            InputError: the class or the texts are invalid, or the encoder has no head.
         """
         return check_saliency(self.spec, self.config, settings, lambda: self.tokenizer) if settings.saliency else None
 
     def read(self, media: Media, settings: EncoderSettings) -> tuple[Inputs, tuple[int, ...]]:
-        """Find every fault that can be known before the weights are loaded.
+        """Prepare the inputs and check everything that can be checked before the weights are loaded.
 
         Returns:
-            The encoder's input, and the places that are asked about.
+            The encoder's inputs, and the places in a step of the query patches.
 
         Raises:
-            InputError: a fault in what was given.
-            MemoryLimitError: it cannot fit the memory.
+            InputError: a setting or the picture is invalid.
+            MemoryLimitError: the run cannot fit into memory.
         """
         if settings.layer is not None and not 0 <= settings.layer < self.spec.layers:
             raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.spec.layers - 1}")
@@ -153,36 +157,36 @@ class EncoderEngine:
         t, h, w = inputs.grid
         if "tsne" in settings.embeddings:
             check_points(t * h * w, "patches")
-        asked = patches_at(settings.at, inputs.boxes_px[: h * w], media.size_px)
-        self._check_fits(media, inputs, len(asked), bool(settings.embeddings))
-        return inputs, asked
+        query_patches = patches_at(settings.at, inputs.boxes_px[: h * w], media.size_px)
+        self._check_memory(media, inputs, len(query_patches), bool(settings.embeddings))
+        return inputs, query_patches
 
-    def _check_fits(self, media: Media, inputs: Inputs, asked: int, embedded: bool) -> None:
-        device, host = held_bytes(self.spec, inputs.grid, asked)
-        together = next(in_parts(self.spec, inputs)).grid
-        device += pass_bytes(self.spec, self.config, DTYPES[self.placement.dtype].itemsize, together)
-        if embedded and together != inputs.grid:
+    def _check_memory(self, media: Media, inputs: Inputs, query_count: int, embed: bool) -> None:
+        device, host = held_bytes(self.spec, inputs.grid, query_count)
+        chunk_grid = next(in_chunks(self.spec, inputs)).grid
+        device += pass_bytes(self.spec, self.config, DTYPES[self.placement.dtype].itemsize, chunk_grid)
+        if embed and chunk_grid != inputs.grid:
             host += states_bytes(self.spec, self.config, inputs.grid)
         if "model" not in vars(self):
             device += self.placement.weight_bytes
         remedy = "lower --max-pixels" + (" or --max-frames" if media.clip is not None else "")
-        check_free(self.placement, device, host, f"looking at {media.source}", remedy)
+        check_free(self.placement, device, host, f"encoding {media.source}", remedy)
 
     def encode(
         self, picture: PictureLike, settings: EncoderSettings | None = None, progress: Progress = no_op, **options: Any
     ) -> EncoderResult:
-        """Look at one picture or clip.
+        """Encode one picture or clip.
 
         Args:
-            picture: path of a picture, a clip or a folder of numbered frames, or what was loaded.
-            settings: what is asked for.
-            progress: told what is being done, how much of it is done, and of how much: frames, then layers.
-            options: fields of `EncoderSettings`, in place of those.
+            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+            settings: the settings of the run.
+            progress: called with (stage, done, total); done counts frames, then layers.
+            options: fields of `EncoderSettings` that replace those of `settings`.
 
         Raises:
-            InputError: a fault in what was given.
-            CaptureError: the attention is not what attention must be.
-            MemoryLimitError: it does not fit the memory.
+            InputError: a setting or the picture is invalid.
+            CaptureError: the captured weights are not attention.
+            MemoryLimitError: the run does not fit into memory.
         """
         settings, stages = replace(settings or EncoderSettings(), **options), Stages()
         if isinstance(picture, Media):
@@ -193,20 +197,20 @@ class EncoderEngine:
         else:
             media = load_picture(picture)
         with stages.stage("prepare"):
-            (inputs, asked), saliency_target = self.read(media, settings), self.saliency_target(settings)
+            (inputs, query_patches), saliency_target = self.read(media, settings), self.saliency_target(settings)
         model, patch_rows = self.model, PatchRows(self.spec, inputs)
         with stages.stage("look"), on_device(self.placement, 0):
-            attention = capture_attention(model, self.spec, inputs, asked, patch_rows, progress)
+            attention = capture_attention(model, self.spec, inputs, query_patches, patch_rows, progress)
         similarity = embedding = None
-        if asked or settings.embeddings:
+        if query_patches or settings.embeddings:
             with stages.stage("embeddings"), on_device(self.placement, 0):
                 similarity, embedding = read_embedding(
-                    model, self.spec, inputs, asked, settings.embeddings, settings.seed
+                    model, self.spec, inputs, query_patches, settings.embeddings, settings.seed
                 )
-        decided: tuple[SaliencyMap, ...] = ()
+        saliency_maps: tuple[SaliencyMap, ...] = ()
         if saliency_target is not None:
             with stages.stage("saliency"), on_device(self.placement, 0):
-                decided = saliency(model, self.spec, inputs, saliency_target)
+                saliency_maps = saliency(model, self.spec, inputs, saliency_target)
         return EncoderResult(
             media=media,
             attention=attention,
@@ -217,7 +221,7 @@ class EncoderEngine:
             similarity=similarity,
             similarity_layers=None if similarity is None else np.arange(-1, self.spec.layers, dtype=np.int64),
             embedding=embedding,
-            saliency=decided,
+            saliency=saliency_maps,
             patch_rows=patch_rows.values() if len(patch_rows.places) else None,
             patch_row_places=patch_rows.places if len(patch_rows.places) else None,
             seconds=stages.seconds,
@@ -227,17 +231,20 @@ class EncoderEngine:
     def capture(
         self, media: Media, settings: EncoderSettings | None = None, *, pooled: bool = False
     ) -> tuple[EncoderAttention, FloatArray | None]:
-        """The attention alone, for many pictures: nothing is kept that only a page or a picture would show.
+        """Return only the attention, for runs over many pictures: nothing that only a page or a picture would show.
 
         Args:
-            media: as `load_picture` gives it.
-            settings: how large it is looked at.
-            pooled: whether its vectors are wanted, as `pooled` gives them, of the same pass.
+            media: the result of `load_picture`.
+            settings: limits of pixels.
+            pooled: whether to return the vectors of `pooled` as well, from the same forward pass.
+
+        Returns:
+            The attention, and the vectors (E, D) float32, None without `pooled`.
 
         Raises:
-            InputError: a fault in what was given.
-            CaptureError: the attention is not what attention must be, or the embeddings are not finite.
-            MemoryLimitError: it does not fit the memory.
+            InputError: a setting or the picture is invalid.
+            CaptureError: the captured weights are not attention, or the embeddings are not finite.
+            MemoryLimitError: the run does not fit into memory.
         """
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
@@ -249,18 +256,18 @@ class EncoderEngine:
             )
 
     def pooled(self, media: Media, settings: EncoderSettings | None = None) -> FloatArray:
-        """One vector for a whole picture or clip after each layer: (E, D) float32, before the first layer first.
+        """Return one vector for a whole picture or clip: (E, D) float32, before the first layer, then after each.
 
-        The state of [CLS] where there is one, else the mean over the patches; of a clip the mean over its steps.
+        It is the state of [CLS], or without [CLS] the mean over the patches; for a clip the mean over its steps.
 
         Args:
-            media: as `load_picture` or `load_encoder_clip` gives it.
-            settings: how large it is looked at.
+            media: the result of `load_picture` or `load_encoder_clip`.
+            settings: limits of pixels.
 
         Raises:
-            InputError: a fault in what was given.
+            InputError: a setting or the picture is invalid.
             CaptureError: the embeddings are not finite.
-            MemoryLimitError: it does not fit the memory.
+            MemoryLimitError: the run does not fit into memory.
         """
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model

@@ -1,6 +1,6 @@
-"""Which pictures a look has, and what stands in them: headline, sheets of layers and of heads, single layers, words.
+"""The pictures of an encoder's result: headline, sheets of layers and of heads, single layers, saliency.
 
-Of a clip a few steps stand side by side.
+Of a clip a few steps are drawn side by side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import FloatArray, HeatMap
-from qvl_attn.encoders.attention import over_heads
+from qvl_attn.encoders.attention import join_heads
 from qvl_attn.encoders.captions import (
     describe_input,
     describe_joining,
@@ -27,11 +27,11 @@ from qvl_attn.encoders.captions import (
     describe_share,
     describe_visible_region,
     foot_lines,
+    format_share,
     kind_lines,
     layer_name,
     map_title,
-    seen,
-    share_of_all,
+    visible_picture,
     visible_size_px,
 )
 from qvl_attn.encoders.input_figures import draw_grid, draw_reconstruction, mark_patch
@@ -43,33 +43,33 @@ from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 
-Draws = Iterator[tuple[str, Callable[[], Picture]]]
+NamedPictures = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnEncoderResult:
-    """The pictures of a look, each drawn when it is asked for.
+    """The pictures of an encoder's result, each drawn on demand.
 
     Attributes:
-        record: what is drawn.
-        drawing: how.
-        notes: what the reader of the pictures should know, a line each.
+        record: the result.
+        drawing: size, colours, scale and filters.
+        notes: notes for the reader of the pictures, a line each.
     """
 
     record: EncoderRecord
     drawing: Drawing
     notes: tuple[str, ...]
 
-    def images(self) -> Draws:
-        """Names relative to the folder, and what draws them, in any thread: (H, W, 3) uint8 RGB."""
+    def images(self) -> NamedPictures:
+        """Yield names relative to the folder, each with a thread-safe function that draws it: (H, W, 3) uint8 RGB."""
         record, attention = self.record, self.record.attention
         if not self._is_clip:
             yield "picture_1.png", self._original
         yield "overlay.png", self.overlay
         yield "grid.png", partial(draw_grid, record, self.drawing)
         yield "turned_back.png", partial(draw_reconstruction, record)
-        yield "figures.png", self._figures
+        yield "figures.png", self._statistics
         steps = self.steps
         pictures = self._pictures(steps)
         for query in attention.queries:
@@ -78,7 +78,11 @@ class DrawnEncoderResult:
         yield from self._saliency()
 
     def overlay(self) -> Picture:
-        """The headline: the last layer of [CLS], or where there is none what all patches together look at."""
+        """Draw the headline: the last layer's map of [CLS], or without [CLS] of the mean over all patches.
+
+        Raises:
+            CaptureError: a filter leaves nothing of it.
+        """
         record, query = self.record, self.headline_query
         steps, last = self.steps, record.attention.layer_count - 1
         panels = self._layer_panels(query, [last], steps)
@@ -88,7 +92,7 @@ class DrawnEncoderResult:
 
     @property
     def headline(self) -> HeatMap:
-        """The headline's map of every step, on one scale.
+        """Return the headline's map of every step, on one scale.
 
         Raises:
             CaptureError: a filter leaves nothing of it.
@@ -98,17 +102,17 @@ class DrawnEncoderResult:
 
     @property
     def foot(self) -> list[str]:
-        """What stands beneath every picture."""
+        """Return the caption beneath every picture."""
         return foot_lines(self.record, self.headline_query, self.record.attention.layer_count - 1)
 
     @property
     def headline_query(self) -> str:
-        """Whose attention the headline shows."""
+        """Return the query of the headline."""
         return self.record.attention.queries[0]
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The steps of a clip that stand side by side; of a picture its one."""
+        """Return the steps of a clip that are drawn side by side; for a picture its only one."""
         attention = self.record.attention
         return shown_steps(attention.map(self.headline_query, attention.layer_count - 1, self.record.settings.over))
 
@@ -120,74 +124,74 @@ class DrawnEncoderResult:
         media = self.record.media
         return resize_picture(media.frames[0], drawn_size_px(media.size_px, self.drawing))
 
-    def _figures(self) -> Picture:
-        from qvl_attn.encoders.charts import draw_figures  # loads matplotlib
+    def _statistics(self) -> Picture:
+        from qvl_attn.encoders.charts import draw_statistics  # loads matplotlib
 
-        return draw_figures(self.record)
+        return draw_statistics(self.record)
 
     def _pictures(self, steps: Sequence[int]) -> list[Picture]:
-        """What the patches cover of the picture, or of the first frame of some steps of a clip."""
-        part_px = visible_size_px(self.record.attention)
-        size_px = drawn_size_px(part_px, self.drawing)
+        """Return the visible part of the picture, or of the first frame of some steps of a clip."""
+        visible_px = visible_size_px(self.record.attention)
+        size_px = drawn_size_px(visible_px, self.drawing)
         if self._is_clip:
             longest = min(max(size_px), max(LEAST_STEP_PX, ROW_SCALE * max(size_px) // len(steps)))
-            size_px = fit_px(part_px, longest)
-        return [seen(self.record, step, size_px) for step in steps]
+            size_px = fit_px(visible_px, longest)
+        return [visible_picture(self.record, step, size_px) for step in steps]
 
-    def _layers(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
+    def _layers(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> NamedPictures:
         record, attention = self.record, self.record.attention
         layers = range(attention.layer_count)
         own = self._layer_panels(query, layers, steps)
         if not own:
             return
         shared = on_one_scale(own)
-        asked = f"{describe_query(record, query)} · {describe_joining(attention, record.settings.over)}"
+        title = f"{describe_query(record, query)} · {describe_joining(attention, record.settings.over)}"
         for name, panels, scale in (
             ("layers", own, "each on its own scale"),
             ("layers_shared", shared, "all on one scale"),
         ):
-            titles = [
-                asked,
+            lines = [
+                title,
                 f"a layer at a time, {scale}",
                 *kind_lines(attention, query),
                 *self._sheet_lines(query, steps),
             ]
-            yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=titles, drawing=self.drawing)
+            yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=self.drawing)
         large, scale = (shared, SHARED) if self.drawing.scale == "shared" else (own, OWN)
         for panel in large:
             (layer,) = panel.maps[0].layers
-            draws = partial(self._large_layer, pictures, panel, query, scale, steps)
-            yield f"{query}/layers/layer_{layer:02d}.png", draws
+            draw = partial(self._large_layer, pictures, panel, query, scale, steps)
+            yield f"{query}/layers/layer_{layer:02d}.png", draw
 
-    def _heads(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> Draws:
+    def _heads(self, query: str, pictures: list[Picture], steps: Sequence[int]) -> NamedPictures:
         record, attention, layer = self.record, self.record.attention, self.record.head_layer
         heads = attention.maps(query)[layer]
         shares = attention.patch_share(query)[layer]
         values = {
-            f"head {i}{self._share(share)}": one for i, (one, share) in enumerate(zip(heads, shares, strict=True))
+            f"head {i}{self._share(share)}": head for i, (head, share) in enumerate(zip(heads, shares, strict=True))
         }
-        values |= {f"mean{self._share(shares.mean())}": over_heads(heads, "mean")}
-        values |= {"maximum": over_heads(heads, "max"), "minimum": over_heads(heads, "min")}
-        own = [panel for name, one in values.items() for panel in self._panels(name, one, query, layer, steps)]
+        values |= {f"mean{self._share(shares.mean())}": join_heads(heads, "mean")}
+        values |= {"maximum": join_heads(heads, "max"), "minimum": join_heads(heads, "min")}
+        own = [panel for name, head in values.items() for panel in self._panels(name, head, query, layer, steps)]
         if not own:
             return
-        titled = f"{describe_query(record, query)} · {describe_layer(attention, layer)} · head by head"
+        title = f"{describe_query(record, query)} · {describe_layer(attention, layer)} · head by head"
         for name, panels, scale in (
             ("heads", own, "each on its own scale"),
             ("heads_shared", on_one_scale(own), "all on one scale"),
         ):
-            lines = [titled, f"every head and the mean, maximum and minimum over them, {scale}"]
+            lines = [title, f"every head and the mean, maximum and minimum over them, {scale}"]
             lines += [describe_share(attention, query, layer, "mean"), *self._sheet_lines(query, steps, layer)]
             yield f"{query}/{name}.png", partial(sheet, pictures, panels, title_lines=lines, drawing=self.drawing)
 
     def _sheet_lines(self, query: str, steps: Sequence[int], layer: int | None = None) -> list[str]:
         attention = self.record.attention
-        others = describe_prefix(attention)
-        description = [f"%: the share of the attention that is on patches; the rest is on {others}"] if others else []
-        return [*description, *foot_lines(self.record, query, layer), *self._step_lines(steps)]
+        prefix = describe_prefix(attention)
+        lines = [f"%: the share of the attention that is on patches; the rest is on {prefix}"] if prefix else []
+        return [*lines, *foot_lines(self.record, query, layer), *self._step_lines(steps)]
 
     def _layer_panels(self, query: str, layers: Sequence[int], steps: Sequence[int]) -> list[Panel]:
-        """A panel for each of some layers, but for those of which a filter leaves nothing."""
+        """Return a panel for each layer, except those of which a filter leaves nothing."""
         attention, over = self.record.attention, self.record.settings.over
         shares = attention.patch_share(query).mean(axis=1)
         panels = []
@@ -197,34 +201,34 @@ class DrawnEncoderResult:
         return panels
 
     def _share(self, share: np.floating[Any]) -> str:
-        return f" · {share_of_all(float(share))}" if self.record.attention.prefix else ""
+        return f" · {format_share(float(share))}" if self.record.attention.prefix else ""
 
     def _panels(self, label: str, values: FloatArray, query: str, layer: int, steps: Sequence[int]) -> list[Panel]:
-        """One panel of a (t, h, w) map; none where a filter leaves nothing of it."""
+        """Return the panel of a (t, h, w) map; none if a filter leaves nothing of it."""
         try:
-            one = self._filtered(values, query, layer)
+            heat = self._filtered(values, query, layer)
         except CaptureError:
             return []
-        return [Panel(label, _of_steps(one, steps), self._marks(query, len(steps)))]
+        return [Panel(label, _split_steps(heat, steps), self._marks(query, len(steps)))]
 
     def _filtered(self, values: FloatArray, query: str, layer: int) -> HeatMap:
-        """A (t, h, w) map as it is drawn."""
-        whole = HeatMap(
+        """Return a (t, h, w) map as a heat map with the filters of the drawing."""
+        heat = HeatMap(
             values=values,
             media_index=0,
             layers=(layer,),
             heads="all",
             query=query,
             queries=(),
-            uniform=self.record.attention.even(query, layer),
+            uniform=self.record.attention.uniform(query, layer),
             vision_mass=float(values.sum(axis=(1, 2)).mean()),
             scale=percentile_scale([values]),
         )
-        (one,) = filtered((whole,), self.drawing)
-        return one
+        (heat,) = filtered((heat,), self.drawing)
+        return heat
 
     def _marks(self, query: str, count: int) -> tuple[Callable[[Picture], Picture], ...]:
-        """The patch that asked is outlined, in each of the pictures side by side."""
+        """Return the functions that outline the query patch in each of the pictures side by side."""
         if not query.startswith("at_"):
             return ()
         _, h, w = self.record.attention.grid
@@ -242,11 +246,9 @@ class DrawnEncoderResult:
     ) -> Picture:
         record, attention = self.record, self.record.attention
         (layer,) = panel.maps[0].layers
-        asked = map_title(record, query, layer)
         lines = [scale, *foot_lines(record, query, layer), *self._step_lines(steps)]
-        return self._large(
-            pictures, panel, asked, describe_share(attention, query, layer, record.settings.over), lines, row_scale
-        )
+        share = describe_share(attention, query, layer, record.settings.over)
+        return self._large(pictures, panel, map_title(record, query, layer), share, lines, row_scale)
 
     def _large(
         self,
@@ -268,53 +270,51 @@ class DrawnEncoderResult:
         if not self._is_clip:
             return []
         record, count = self.record, self.record.attention.grid[0]
-        shown = ", ".join(f"{step + 1} ({record.media.times_s[record.frames[step, 0]]:.2f} s)" for step in steps)
-        some = "" if len(steps) == count else "; minimum, maximum and cells are of these alone"
-        return [f"from left to right: step {shown} of {count}{some}"]
+        labels = ", ".join(f"{step + 1} ({record.media.times_s[record.frames[step, 0]]:.2f} s)" for step in steps)
+        subset = "" if len(steps) == count else "; minimum, maximum and cells are of these steps only"
+        return [f"from left to right: step {labels} of {count}{subset}"]
 
-    def _saliency(self) -> Draws:
-        for number, one in enumerate(self.record.saliency, 1):
-            found = saliency_heat_map(one, self.drawing)
-            if found is not None:
-                name = f"saliency/{number:02d}_{one.method}_{slug(one.target)}.png"
-                yield name, partial(self._draw_saliency, one, found)
+    def _saliency(self) -> NamedPictures:
+        for number, saliency in enumerate(self.record.saliency, 1):
+            heat = saliency_heat_map(saliency, self.drawing)
+            if heat is not None:
+                name = f"saliency/{number:02d}_{saliency.method}_{slug(saliency.target)}.png"
+                yield name, partial(self._draw_saliency, saliency, heat)
 
-    def _draw_saliency(self, one: SaliencyMap, found: HeatMap) -> Picture:
-        record, steps = self.record, shown_steps(found.values)
-        kind, part = (
-            "cosine similarity" if one.target in record.settings.texts else "probability",
-            describe_visible_region(record),
-        )
+    def _draw_saliency(self, saliency: SaliencyMap, heat: HeatMap) -> Picture:
+        record, steps = self.record, shown_steps(heat.values)
+        score = "cosine similarity" if saliency.target in record.settings.texts else "probability"
+        part = describe_visible_region(record)
         lines = [
-            f"{METHOD_WORDS[one.method]}: what speaks for it · no attention; mean: that of the map itself",
+            f"{METHOD_WORDS[saliency.method]}: regions that raise the score, not attention · mean: of this map",
             f"{describe_provenance(record)} · {describe_input(record.attention)}",
             *([part] if part else []),
             *self._step_lines(steps),
         ]
-        panel = Panel("", _of_steps(found, steps), unit="mean")
-        return self._large(self._pictures(steps), panel, one.target, f"{kind} {one.score:.3f}", lines)
+        panel = Panel("", _split_steps(heat, steps), unit="mean")
+        return self._large(self._pictures(steps), panel, saliency.target, f"{score} {saliency.score:.3f}", lines)
 
 
-def _of_steps(one: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
-    """A map for each step that is shown."""
-    return tuple(replace(one, values=one.values[step : step + 1], media_index=i) for i, step in enumerate(steps))
+def _split_steps(heat: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
+    """Return one map for each step that is drawn."""
+    return tuple(replace(heat, values=heat.values[step : step + 1], media_index=i) for i, step in enumerate(steps))
 
 
 def draw_encoder_result(record: EncoderRecord, drawing: Drawing) -> DrawnEncoderResult:
-    """Prepare the pictures of a look."""
+    """Prepare the pictures of an encoder's result."""
     media, part = record.media, describe_visible_region(record)
     notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]
-    kept_px, wanted_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
-    if media.clip is None and kept_px < wanted_px:
-        notes.append(f"picture 1 is kept {kept_px} pixels wide and drawn larger")
+    stored_px, drawn_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
+    if media.clip is None and stored_px < drawn_px:
+        notes.append(f"picture 1 is kept {stored_px} pixels wide and drawn larger")
     notes += [part] if part else []
     notes += [
-        f"nothing speaks for “{one.target}”: the map of {METHOD_WORDS[one.method]} is zero everywhere"
-        f"{' after the filter' if one.values.any() else ''} and not drawn"
-        for one in record.saliency
-        if saliency_heat_map(one, drawing) is None
+        f"no region raises the score of “{saliency.target}”: the map of {METHOD_WORDS[saliency.method]} is zero "
+        f"everywhere{' after the filter' if saliency.values.any() else ''} and not drawn"
+        for saliency in record.saliency
+        if saliency_heat_map(saliency, drawing) is None
     ]
-    missing = undrawable("".join([record.provenance.model, *(one.target for one in record.saliency)]))
+    missing = undrawable("".join([record.provenance.model, *(saliency.target for saliency in record.saliency)]))
     if missing:
         notes.append(
             f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
@@ -329,24 +329,24 @@ METHOD_WORDS = {
 }
 
 
-def saliency_heat_map(one: SaliencyMap, drawing: Drawing) -> HeatMap | None:
-    """A map of saliency as it is drawn, its `uniform` its own mean; None where nothing is left of it to draw."""
-    if not one.values.any():
+def saliency_heat_map(saliency: SaliencyMap, drawing: Drawing) -> HeatMap | None:
+    """Return a saliency map as a heat map whose `uniform` is its mean; None if nothing of it is left to draw."""
+    if not saliency.values.any():
         return None
-    whole = HeatMap(
-        values=one.values,
+    heat = HeatMap(
+        values=saliency.values,
         media_index=0,
         layers=(),
         heads="all",
-        query=one.target,
+        query=saliency.target,
         queries=(),
-        uniform=float(one.values.mean(dtype=np.float64)),
+        uniform=float(saliency.values.mean(dtype=np.float64)),
         vision_mass=0.0,
-        scale=percentile_scale([one.values]),
-        method=one.method,
+        scale=percentile_scale([saliency.values]),
+        method=saliency.method,
     )
     try:
-        (found,) = filtered((whole,), drawing)
+        (heat,) = filtered((heat,), drawing)
     except CaptureError:
         return None
-    return replace(found, uniform=float(found.values.mean(dtype=np.float64)))
+    return replace(heat, uniform=float(heat.values.mean(dtype=np.float64)))

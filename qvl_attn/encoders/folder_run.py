@@ -1,6 +1,6 @@
-"""An encoder's figures over a folder of pictures, since one picture is an anecdote; sub-folders are classes.
+"""Run an encoder over a folder of pictures and average its statistics; sub-folders are classes.
 
-A run may be killed at any moment: a picture's row is safe once written, and the same command goes on.
+A run may be killed at any moment: rows that are written stay valid, and the same command resumes the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.folder_summary import summarize_folder, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import FIGURES, statistics_of
+from qvl_attn.encoders.statistics import STATISTICS, statistics_of
 from qvl_attn.media.image import check_local, fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
@@ -29,26 +29,26 @@ from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, op
 def encode_folder(
     encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = no_op
 ) -> dict[str, Any]:
-    """Look at every picture of a folder, and sum up the figures of the layers.
+    """Encode every picture of a folder and summarize the statistics of the layers.
 
-    A run goes on with new pictures, and with repaired ones that could not be looked at before.
+    A resumed run continues with new pictures and with repaired ones that could not be encoded before.
 
     Args:
-        encoder: that looks.
-        folder: of pictures; sub-folders are classes.
-        out: a folder to make, or that of a run that was stopped.
-        settings: their limits of pixels; with `embeddings` the pictures' embeddings are projected, too.
-        progress: told what is being done, how much of it is done, and of how much.
+        encoder: the encoder.
+        folder: a folder of pictures; sub-folders are classes.
+        out: the folder of the run: a new one, or that of a stopped run.
+        settings: limits of pixels; with `embeddings` the pictures' embeddings are projected, too.
+        progress: called with (stage, done, total).
 
     Returns:
         The contents of `summary.json`.
 
     Raises:
-        InputError: a fault in what was given, found before the weights are loaded; or pictures that have been looked at
-            are gone, or not what they were.
-        StoreError: it cannot be written, or no picture could be looked at.
+        InputError: an argument or setting is invalid, raised before the weights are loaded; or pictures that have a row
+            are missing or changed.
+        StoreError: the run cannot be written, or no picture could be encoded.
     """
-    _check_alone(settings)
+    _check_settings(settings)
     items = list_pictures(folder, out)
     check_limits(encoder.spec, encoder.processor, settings.min_pixels, settings.max_pixels)
     if settings.embeddings:
@@ -58,16 +58,16 @@ def encode_folder(
     others = count_others(folder, out)
     if others:
         files = "other file is" if others == 1 else "other files are"
-        encoder.say(f"{folder}: {others:,} {files} left out (clips, texts and the like)")
+        encoder.say(f"{folder}: {others:,} {files} left out (clips, texts and so on)")
     run, stages = _run_json(encoder, folder, items, settings, others), Stages()
     with open_run(out, run, grows=True) as ledger:
         if ledger.done:
-            finished = "; the run is finished, and nothing is run" if ledger.finished else ""
+            finished = "; the run is finished, nothing to do" if ledger.finished else ""
             encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures have their row already{finished}")
         if not ledger.finished:
-            with stages.stage("looking"):
+            with stages.stage("encoding"):
                 _encode_all(encoder, items, settings, ledger, run, progress)
-            with stages.stage("summing up"):
+            with stages.stage("summary"):
                 order = {item.id: number for number, item in enumerate(items)}
                 rows = sorted(read_rows(out), key=lambda row: order.get(row["id"], len(order)))
                 summarize_folder(out, run["facts"], rows, settings, progress)
@@ -76,20 +76,20 @@ def encode_folder(
         return read_json(out / SUMMARY_FILE)
 
 
-def _check_alone(settings: EncoderSettings) -> None:
-    """Refuse what is asked of single pictures.
+def _check_settings(settings: EncoderSettings) -> None:
+    """Refuse settings that apply only to single pictures.
 
     Raises:
-        InputError: something is.
+        InputError: one of them is given.
     """
-    asked = {
+    single = {
         "--at": settings.at,
         "--layer": settings.layer is not None,
         "--over": settings.over != "mean",
         "--saliency": settings.saliency,
         "a clip": settings.clip,
     }
-    for name, given in asked.items():
+    for name, given in single.items():
         if given:
             raise InputError(f"{name} is for single pictures, not for --input-dir", "leave it out")
 
@@ -97,13 +97,13 @@ def _check_alone(settings: EncoderSettings) -> None:
 def _run_json(
     encoder: EncoderEngine, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
 ) -> dict[str, Any]:
-    prints = {one.id: _print_of(one) for one in items}
-    made = asdict(encoder.provenance)
+    fingerprints = {item.id: _fingerprint_of(item) for item in items}
+    provenance = asdict(encoder.provenance)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "survey",
         "same": {
-            **made,
+            **provenance,
             "--min-pixels": settings.min_pixels,
             "--max-pixels": settings.max_pixels,
             "--embeddings": ",".join(settings.embeddings) or None,
@@ -111,19 +111,19 @@ def _run_json(
         },
         "facts": {
             "input": folder.resolve().name or str(folder.resolve()),
-            "model": made,
+            "model": provenance,
             "full": list(encoder.spec.full),
             "heads": encoder.spec.heads,
             "settings": asdict(settings),
             "pictures": len(items),
             "other_files": others,
         },
-        "samples": prints,
+        "samples": fingerprints,
     }
 
 
-def _print_of(item: Item) -> str:
-    """Of its content; of one that cannot be read its name alone: it becomes an error row."""
+def _fingerprint_of(item: Item) -> str:
+    """Return a digest of the content, or `unread` for a picture that cannot be read: it becomes an error row."""
     try:
         return fingerprint(item.path)[:12]
     except InputError:
@@ -138,50 +138,50 @@ def _encode_all(
     run: dict[str, Any],
     progress: Progress,
 ) -> None:
-    alone = replace(settings, embeddings=())
+    capture_settings = replace(settings, embeddings=())
     if len(ledger.done) < len(items):
-        _ = encoder.model  # a model that cannot be loaded is no picture's fault
+        _ = encoder.model  # outside the loop: a model that cannot be loaded must not become error rows
     with ledger.appending(run) as append:
-        progress("looking", len(ledger.done), len(items))
+        progress("encoding", len(ledger.done), len(items))
         for item in items:
             if item.id in ledger.done:
                 continue
             row: dict[str, Any] = {"id": item.id, "label": item.label}
             try:
-                found, vectors = _encode_one(encoder, item, alone, bool(settings.embeddings))
-            except Exception as fault:  # files hold anything, and one picture must not end the run
-                if "CUDA error" in str(fault):
+                outcome, vectors = _encode_one(encoder, item, capture_settings, bool(settings.embeddings))
+            except Exception as error:  # files may hold anything, and one picture must not end the run
+                if "CUDA error" in str(error):
                     raise
-                found, vectors = {"status": "error", "error": describe_error(fault)}, None
-            if vectors is not None:  # before the row, with which nothing of the picture is left to do
+                outcome, vectors = {"status": "error", "error": describe_error(error)}, None
+            if vectors is not None:  # before the row, which marks the picture as done
                 ledger.begin(run)
                 write_npz(ledger.folder / vectors_file(item.id), {"vectors": vectors})
-            row |= found
+            row |= outcome
             append(row)
-            progress("looking", len(ledger.done), len(items))
+            progress("encoding", len(ledger.done), len(items))
 
 
 def _encode_one(
     encoder: EncoderEngine, item: Item, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
-    """A picture's row but for its id, and its vectors where they are wanted."""
+    """Return a picture's row without its id, and its vectors if `embed`."""
     with suppress_stderr():
         media = load_picture(item.path)
     attention, vectors = encoder.capture(media, settings, pooled=embed)
-    figures = statistics_of(attention)
+    statistics = statistics_of(attention)
     row = {
         "status": "ok",
         "size_px": list(media.size_px),
         "grid": list(attention.grid),
         "tokens": attention.received.shape[-1],
-        "figures": {name: _rounded(figures[name].values) for name in FIGURES if name in figures},
-        "chance": {name: _rounded(figures[name].chance) for name in FIGURES if name in figures},
+        "figures": {name: _rounded(statistics[name].values) for name in STATISTICS if name in statistics},
+        "chance": {name: _rounded(statistics[name].chance) for name in STATISTICS if name in statistics},
     }
     return row, vectors
 
 
 def _rounded(values: NDArray[np.float64]) -> Any:
-    """To six digits, as lists: rows are many."""
+    """Return values rounded to six digits, as lists, to keep the rows short."""
     return np.vectorize(lambda value: float(f"{value:.6g}"))(values).tolist()
 
 
@@ -195,8 +195,8 @@ class Item:
 
     Attributes:
         id: its path within the folder, with `/`.
-        label: the sub-folder that it lies in, at any depth; empty for those in the folder itself.
-        path: where it is.
+        label: the top-level sub-folder that holds it, at any depth; empty for pictures in the folder itself.
+        path: its path.
     """
 
     id: str
@@ -205,24 +205,26 @@ class Item:
 
 
 def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
-    """The pictures of a folder and its sub-folders, in the order of their names; hidden ones are left out.
+    """Return the pictures of a folder and its sub-folders, sorted by name, without hidden ones.
 
     Args:
-        folder: that is looked through.
-        out: where results go: what lies there is left out, if it is within the folder.
+        folder: the folder that is searched.
+        out: the folder of the run; if it is within `folder`, its files are left out.
 
     Raises:
-        InputError: no such folder, none in it, or too many.
+        InputError: there is no such folder, or it has no pictures or too many.
     """
     name = check_local(str(folder))
     if not folder.is_dir():
-        raise InputError(f"--input-dir {name}: is no folder", "name a folder of pictures")
+        raise InputError(f"--input-dir {name}: not a folder", "name a folder of pictures")
     try:
         files = sorted(path for path in _files(folder, out) if path.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
     if not 0 < len(files) <= MAX_PICTURES:
-        raise InputError(f"--input-dir {name}: {len(files):,} pictures in it", f"want 1 to {MAX_PICTURES:,}")
+        raise InputError(
+            f"--input-dir {name}: {len(files):,} pictures in it", f"name a folder with 1 to {MAX_PICTURES:,} pictures"
+        )
     items = []
     for path in files:
         within = path.relative_to(folder)
@@ -231,7 +233,7 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
 
 
 def count_others(folder: Path, out: Path | None = None) -> int:
-    """How many files there are beside the pictures, in the same folders."""
+    """Return the number of files that are not pictures, in the same folders."""
     return sum(path.suffix.lower() not in SUFFIXES for path in _files(folder, out))
 
 
@@ -244,7 +246,7 @@ def _files(folder: Path, out: Path | None) -> Iterator[Path]:
 
 
 def _within(folder: Path, out: Path | None) -> Path | None:
-    """A folder within another, as `rglob` gives it; None where it is elsewhere."""
+    """Return a folder within another as a path that `rglob` gives; None if it is not within it."""
     if out is None:
         return None
     inner, outer = out.resolve(), folder.resolve()

@@ -1,4 +1,4 @@
-"""What a run over a folder of pictures ends with: means and spread of the figures by layer, a chart, embeddings."""
+"""The summary of a run over a folder of pictures: mean and spread of the statistics by layer, charts, embeddings."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from qvl_attn.core.text import percent
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.charts import draw_folder_statistics
-from qvl_attn.encoders.embedding import LEAST_POINTS, FolderEmbedding, folder_space
+from qvl_attn.encoders.embedding import LEAST_POINTS, FolderEmbedding, embed_folder
 from qvl_attn.encoders.embedding_charts import folder_images
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import FIGURES, Figure, said
+from qvl_attn.encoders.statistics import STATISTICS, Statistic, describe_statistics
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
-TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be looked at"
+TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be encoded"
 Floats = NDArray[np.float64]
 
 
 def vectors_file(name: str) -> str:
-    """Where a picture's pooled embeddings are kept until the run ends."""
+    """Return the file that holds a picture's pooled embeddings until the run ends."""
     return f"vectors/{sha256(name.encode(errors='backslashreplace')).hexdigest()[:16]}.npz"
 
 
@@ -43,47 +43,47 @@ def summarize_folder(
     settings: EncoderSettings,
     progress: Progress,
 ) -> None:
-    """Write what the rows add up to; `summary.json` last.
+    """Write the charts, the embeddings and, last, `summary.json`.
 
-    With embeddings `embeddings.npz`: `vectors` (E, N, D) float32, `layers` (E,), `names` and `classes` (N,).
+    `embeddings.npz` has `vectors` (E, N, D) float32, `layers` (E,), `names` and `classes` (N,).
 
     Raises:
-        StoreError: no picture could be looked at, or what was kept of them is damaged.
+        StoreError: no picture could be encoded, or the rows or vectors are damaged.
     """
     full = np.array(facts["full"], dtype=np.bool_)
-    with _damaged(folder / ROWS_FILE):
+    with _report_damage(folder / ROWS_FILE):
         good = [row for row in rows if row["status"] == "ok"]
         if not good:
-            raise StoreError(f"none of {len(rows)} pictures could be looked at: {rows[0]['error']}", "see scores.jsonl")
-        names = [name for name in FIGURES if name in good[0]["figures"]]
+            raise StoreError(f"none of {len(rows)} pictures could be encoded: {rows[0]['error']}", "see scores.jsonl")
+        names = [name for name in STATISTICS if name in good[0]["figures"]]
         shapes = {"figures": (len(full), facts["heads"]), "chance": (len(full),)}
         values, chance = ({name: _array(good, kind, name, shape) for name in names} for kind, shape in shapes.items())
     errors = len(rows) - len(good)
     title = f"{facts['model']['model']} · {len(good):,} pictures of {facts['input']}"
-    title += f" · {errors:,} could not be looked at" if errors else ""
+    title += f" · {errors:,} could not be encoded" if errors else ""
     write_png(folder / "figures.png", draw_folder_statistics(values, chance, full, title))
     files: list[str] = ["figures.png"]
     embedding: FolderEmbedding | None = None
     enough = len(good) >= LEAST_POINTS
     if settings.embeddings:
-        with _damaged(folder / vectors_file("").split("/")[0]):
-            names_of, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
-            vectors = _vectors(folder, names_of)
+        with _report_damage(folder / vectors_file("").split("/")[0]):
+            ids, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
+            vectors = _read_vectors(folder, ids)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
-        embedding = folder_space(names_of, classes, vectors, seed)
-        kept: dict[str, NDArray[Any]] = {
+        embedding = embed_folder(ids, classes, vectors, seed)
+        arrays: dict[str, NDArray[Any]] = {
             "vectors": vectors,
             "layers": embedding.layers,
-            "names": np.array(names_of),
+            "names": np.array(ids),
             "classes": np.array(classes),
         }
-        write_npz(folder / VECTORS_FILE, kept)
+        write_npz(folder / VECTORS_FILE, arrays)
         images = dict(folder_images(embedding, title, settings.embeddings))
-        for done, (name, image) in enumerate(images.items()):
+        for done, (name, draw) in enumerate(images.items()):
             progress("drawing", done, len(images))
-            write_png(folder / name, image())
+            write_png(folder / name, draw())
         files += [VECTORS_FILE, *images]
-    means = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in names}
+    means = {name: Statistic(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in names}
     write_json(
         folder / SUMMARY_FILE,
         {
@@ -101,8 +101,8 @@ def summarize_folder(
                 for layer in range(len(full))
             ],
             "said": [
-                *said(means),
-                *_apart_words(embedding),
+                *describe_statistics(means),
+                *_describe_separation(embedding),
                 *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
             ],
             "separation": _separation_json(embedding),
@@ -112,51 +112,54 @@ def summarize_folder(
             "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
         },
     )
-    shutil.rmtree((folder / vectors_file("")).parent, ignore_errors=True)  # they are all in one file now
+    shutil.rmtree((folder / vectors_file("")).parent, ignore_errors=True)  # all vectors are in one file now
 
 
 def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple[int, ...]) -> Floats:
-    """One figure of all rows."""
+    """Return one statistic of all rows."""
     values = np.array([row[kind][name] for row in rows], dtype=np.float64)
     if values.shape != (len(rows), *shape) or not np.isfinite(values).all():
         raise ValueError(f"{name}: {values.shape}")
     return values
 
 
-def _vectors(folder: Path, names: Sequence[str]) -> FloatArray:
-    """What was kept of each picture, in one array (E, N, D): read one by one, for they are large.
+def _read_vectors(folder: Path, names: Sequence[str]) -> FloatArray:
+    """Return the vectors of all pictures, (E, N, D), read file by file, because they are large.
 
-    Of a run that has grown since it was finished, most are in the file that it ended with.
+    If pictures were added to a finished run, the vectors of the others are in its `embeddings.npz`.
     """
-    before = read_npz(folder / VECTORS_FILE) if (folder / VECTORS_FILE).exists() else {"names": np.array([], dtype=str)}
-    places = {name: i for i, name in enumerate(before["names"].tolist())}
+    previous = (
+        read_npz(folder / VECTORS_FILE) if (folder / VECTORS_FILE).exists() else {"names": np.array([], dtype=str)}
+    )
+    indices = {name: i for i, name in enumerate(previous["names"].tolist())}
 
-    def own(name: str) -> FloatArray:
-        kept = folder / vectors_file(name)
-        found = read_npz(kept)["vectors"] if kept.exists() or name not in places else before["vectors"][:, places[name]]
-        return np.asarray(found, dtype=np.float32)
+    def read_one(name: str) -> FloatArray:
+        path = folder / vectors_file(name)
+        is_new = path.exists() or name not in indices
+        vectors = read_npz(path)["vectors"] if is_new else previous["vectors"][:, indices[name]]
+        return np.asarray(vectors, dtype=np.float32)
 
-    first = own(names[0])
+    first = read_one(names[0])
     layers, dimensions = first.shape
     vectors = np.empty((layers, len(names), dimensions), dtype=np.float32)
     for i, name in enumerate(names):
-        if (one := own(name)).shape != first.shape:
-            raise ValueError(f"{name}: {one.shape}")
-        vectors[:, i] = one
+        if (own := read_one(name)).shape != first.shape:
+            raise ValueError(f"{name}: {own.shape}")
+        vectors[:, i] = own
     return vectors
 
 
 @contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """What was read is not what was written."""
+def _report_damage(path: Path) -> Iterator[None]:
+    """Report a file that does not have the expected contents."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise StoreError(f"{path} is damaged: {type(fault).__name__}: {fault}", "name another --out") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "name another --out") from None
 
 
 def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
-    """Of a figure's mean over the heads: mean and spread over the pictures, beside what chance gives.
+    """Return mean and spread over the pictures of a statistic's mean over the heads, and its chance value.
 
     One picture has no deviation.
     """
@@ -170,40 +173,44 @@ def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:
     }
 
 
-def _apart_words(embedding: FolderEmbedding | None) -> list[str]:
-    """A sentence on how far apart the classes are in the layer where they are furthest apart."""
+def _describe_separation(embedding: FolderEmbedding | None) -> list[str]:
+    """Return a line on the layer where the classes are separated best."""
     if embedding is None or embedding.separation is None or np.isnan(embedding.separation.neighbour).all():
         return []
-    one = embedding.separation
-    best = max(np.flatnonzero(~np.isnan(one.neighbour)).tolist(), key=lambda i: (one.neighbour[i], one.silhouette[i]))
-    own, (chance, low, high) = percent(float(one.neighbour[best])), map(percent, one.shuffled[best].tolist())
-    words = f"classes lie furthest apart {describe_layer_output(int(embedding.layers[best]))}: the nearest other "
-    words += (
-        f"picture is of the same class for {own} of the pictures, with labels shuffled for {chance} ({low} to {high})"
-    )
-    return [f"{words}; silhouette {one.silhouette[best]:.2f}"]
+    separation, neighbour = embedding.separation, embedding.separation.neighbour
+    valid = np.flatnonzero(~np.isnan(neighbour)).tolist()
+    best = max(valid, key=lambda i: (neighbour[i], separation.silhouette[i]))
+    share, (chance, low, high) = percent(float(neighbour[best])), map(percent, separation.shuffled[best].tolist())
+    where = describe_layer_output(int(embedding.layers[best]))
+    line = f"classes are separated best {where}: the nearest other picture is of the same class for {share} of the "
+    line += f"pictures, with labels shuffled for {chance} ({low} to {high})"
+    return [f"{line}; silhouette {separation.silhouette[best]:.2f}"]
 
 
 def _separation_json(embedding: FolderEmbedding | None) -> list[dict[str, Any]] | None:
-    """How far apart the classes are, by layer; None where there are none."""
+    """Return the separation of the classes by layer as JSON; None without classes."""
     if embedding is None or embedding.separation is None:
         return None
-    one = embedding.separation
+    separation = embedding.separation
     return [
         {
             "layer": layer,
-            "silhouette": _known(silhouette),
-            "nearest_neighbour": _known(neighbour),
-            "nearest_neighbour_shuffled": _known(shuffled),
-            "largest_class": one.largest_class,
-            "pictures": len(one.pictures),
-            "of": one.named,
+            "silhouette": _finite_or_none(silhouette),
+            "nearest_neighbour": _finite_or_none(neighbour),
+            "nearest_neighbour_shuffled": _finite_or_none(shuffled),
+            "largest_class": separation.largest_class,
+            "pictures": len(separation.pictures),
+            "of": separation.named,
         }
         for layer, silhouette, neighbour, shuffled in zip(
-            embedding.layers.tolist(), one.silhouette, one.neighbour, one.shuffled[:, 0], strict=True
+            embedding.layers.tolist(),
+            separation.silhouette,
+            separation.neighbour,
+            separation.shuffled[:, 0],
+            strict=True,
         )
     ]
 
 
-def _known(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Find a vision encoder, say whether it is served, load its processor and its weights: safetensors only, no code."""
+"""Check that a vision encoder is supported, load its processor and its weights: safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from qvl_attn.model.checkpoint import (
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
-# A checkpoint of the whole model has the tower's weights under one of these.
+# The prefix of the vision tower's weights in a checkpoint of the whole model.
 _TOWER = {r"^(model\.)?visual\.": ""}
 
 
 def load_spec(checkpoint: Checkpoint) -> tuple[EncoderSpec, Any]:
-    """What is known of an encoder from its `config.json`, and the configuration.
+    """Return the specification of an encoder and its configuration, from `config.json`.
 
     Raises:
-        ModelError: a family that is not served, a quantised checkpoint, or a file that cannot be read.
+        ModelError: the family is not supported, the checkpoint is quantised, or the file cannot be read.
     """
     name = checkpoint.name
     try:
         raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name}: its config.json cannot be read ({type(error).__name__})") from None
     kind = family_of(name, raw)
@@ -56,14 +56,14 @@ def load_spec(checkpoint: Checkpoint) -> tuple[EncoderSpec, Any]:
 
 
 def load_encoder_processor(checkpoint: Checkpoint, spec: EncoderSpec, config: Any) -> Any:
-    """What makes pictures into the encoder's input: for Qwen2.5-VL the whole processor, else the pictures' alone.
+    """Load the processor of an encoder: for Qwen2.5-VL the whole processor, else the image processor.
 
     Raises:
         ModelError: files are missing or broken.
     """
     if spec.model_type == QWEN:
         return load_processor(checkpoint, config)
-    _want_one(checkpoint, PROCESSOR_FILES, "image processor", "it says how pictures are resized and normalised")
+    _require_file(checkpoint, PROCESSOR_FILES, "image processor", "it defines how pictures are resized and normalised")
     try:
         return AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file makes the libraries raise anything
@@ -71,13 +71,13 @@ def load_encoder_processor(checkpoint: Checkpoint, spec: EncoderSpec, config: An
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer of an encoder that compares pictures with texts.
+    """Load the tokenizer of an encoder that compares pictures with texts.
 
     Raises:
-        ModelError: files are missing or broken, or a library that it needs is not there: SigLIP's needs sentencepiece.
+        ModelError: files are missing or broken, or a library is not installed: SigLIP needs sentencepiece.
     """
-    # Without them transformers makes a tokenizer that knows no word, and all texts are alike to it.
-    _want_one(checkpoint, TOKENIZER_FILES, "tokenizer", "--text needs one")
+    # Without these files transformers builds an empty tokenizer, for which all texts are the same.
+    _require_file(checkpoint, TOKENIZER_FILES, "tokenizer", "--text needs one")
     try:
         return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
@@ -88,35 +88,35 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         raise ModelError(f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
 
 
-def _want_one(checkpoint: Checkpoint, files: Sequence[str], what: str, why: str) -> None:
+def _require_file(checkpoint: Checkpoint, files: Sequence[str], name: str, reason: str) -> None:
     if not any((checkpoint.folder / file).is_file() for file in files):
-        raise ModelError(f"{checkpoint.name}: no {what} in it ({why})", f"want one of {', '.join(files)}")
+        raise ModelError(f"{checkpoint.name}: it has no {name} ({reason})", f"add one of {', '.join(files)}")
 
 
 def build_encoder(name: str, spec: EncoderSpec, config: Any) -> Any:
-    """The model, its weights not loaded.
+    """Build the model without loading its weights.
 
     Raises:
-        ModelError: the configuration makes no model.
+        ModelError: no model can be built from the configuration.
     """
     try:
         return _class_of(spec)(config.vision_config if spec.model_type == QWEN else config)
-    except Exception as error:  # a configuration that makes no sense makes the libraries raise anything
-        raise ModelError(f"{name}: its config.json makes no model: {one_line(error)}") from error
+    except Exception as error:  # an inconsistent configuration makes the libraries raise anything
+        raise ModelError(f"{name}: no model can be built from its config.json: {one_line(error)}") from error
 
 
 def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any, placement: Placement) -> Any:
-    """Load an encoder, with SDPA, ready to look. Of Qwen2.5-VL its vision tower alone: the rest is not read.
+    """Load an encoder in evaluation mode with SDPA. For Qwen2.5-VL only the weights of the vision tower are read.
 
     Raises:
-        ModelError: weights are broken or do not fit the configuration.
+        ModelError: the weights are broken or do not match the configuration.
         MemoryLimitError: the device is full.
     """
     tower = {"config": config.vision_config, "key_mapping": _TOWER} if spec.model_type == QWEN else {"config": config}
-    # A pooler is not used here, and some checkpoints (DINO's) have none.
+    # The pooler is not used, and some checkpoints (DINO) have none.
     plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
     try:
-        with _quiet():
+        with _suppress_warnings():
             model, info = _class_of(spec).from_pretrained(
                 checkpoint.folder,
                 **tower,
@@ -125,7 +125,7 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
                 attn_implementation="sdpa",
                 device_map={"": placement.device},
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # they are told apart below, and by name
+                ignore_mismatched_sizes=True,  # `refuse_absent` reports them by name
                 local_files_only=True,
                 output_loading_info=True,
             )
@@ -144,11 +144,11 @@ def _class_of(spec: EncoderSpec) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the report of weights that are not wanted: most of a Qwen2.5-VL's are not its tower's."""
-    before = logging.get_verbosity()
+def _suppress_warnings() -> Iterator[None]:
+    """Suppress the warning about unused weights: most weights of Qwen2.5-VL are not those of its vision tower."""
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)

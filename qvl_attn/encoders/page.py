@@ -1,4 +1,4 @@
-"""What a page tells of a look: who asks, the maps of layers and heads, patches to click, figures, what went in."""
+"""The data of the page of an encoder's result: queries, maps of layers and heads, patches to click, statistics."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from qvl_attn.results.page_data import MAX_VALUES, LeftOut, drawn_px_of
 OTHERS: tuple[Over, ...] = ("max", "min")
 
 
-def kept_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
-    """The steps of a clip that a page has room for, evenly chosen, when it shows each once by layer."""
+def page_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
+    """Return the steps of a clip that fit into a page with one map for each layer, evenly spaced."""
     t, h, w = attention.grid
     most = max(MAX_VALUES // 2 // (attention.layer_count * h * w), 1)
     if t > most:
@@ -45,30 +45,30 @@ def kept_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
 
 
 def page_maps(record: EncoderRecord, steps: Sequence[int], payload: Payload, left_out: LeftOut) -> dict[str, Any]:
-    """All maps of a look.
+    """Return the maps of a result, most important first, until the page is full.
 
     Args:
-        record: made, or read back.
-        steps: those of a clip that the page shows.
-        payload: is added to.
-        left_out: is added to.
+        record: the result.
+        steps: the steps of the clip that the page shows.
+        payload: the maps are added to it.
+        left_out: what does not fit is added to it.
     """
     attention = record.attention
-    pack = _Pack(payload, steps, attention.grid[1] * attention.grid[2])
-    queries = [_query(record, name, steps) for name in attention.queries]
+    packer = _MapPacker(payload, steps, attention.grid[1] * attention.grid[2])
+    queries = [_query_data(record, name, steps) for name in attention.queries]
     for name, query in zip(attention.queries, queries, strict=True):
-        if pack.has_room(attention.layer_count) or name == attention.queries[0]:
-            query["maps"]["mean"] = _of_layers(attention, name, "mean", pack)
+        if packer.has_room(attention.layer_count) or name == attention.queries[0]:
+            query["maps"]["mean"] = _layer_maps(attention, name, "mean", packer)
         else:
             left_out.append(["query", name])
-    found = [(name, query) for name, query in zip(attention.queries, queries, strict=True) if query["maps"]]
+    included = [(name, query) for name, query in zip(attention.queries, queries, strict=True) if query["maps"]]
     clicked = None
     if (
         record.patch_rows is not None
         and record.patch_row_places is not None
-        and pack.has_room(record.patch_rows.shape[0] * record.patch_rows.shape[1])
+        and packer.has_room(record.patch_rows.shape[0] * record.patch_rows.shape[1])
     ):
-        blocks = [pack.add(rows) for rows in record.patch_rows]
+        blocks = [packer.add(rows) for rows in record.patch_rows]
         clicked = {
             "places": record.patch_row_places.tolist(),
             "blocks": blocks,
@@ -76,59 +76,65 @@ def page_maps(record: EncoderRecord, steps: Sequence[int], payload: Payload, lef
         }
     else:
         left_out.append(["clicked"])
-    for name, query in found:
+    for name, query in included:
         for over in OTHERS:
-            if pack.has_room(attention.layer_count):
-                query["maps"][over] = _of_layers(attention, name, over, pack)
+            if packer.has_room(attention.layer_count):
+                query["maps"][over] = _layer_maps(attention, name, over, packer)
             else:
                 left_out.append(["over", over, name])
     similarity = None
     if record.similarity is not None and record.similarity_layers is not None:
-        if pack.has_room(record.similarity.shape[0] * record.similarity.shape[1]):
+        if packer.has_room(record.similarity.shape[0] * record.similarity.shape[1]):
             # A cosine may be negative, a packed value may not.
-            blocks = [pack.add((one + 1) / 2) for one in record.similarity.swapaxes(0, 1)]
+            blocks = [packer.add((layers + 1) / 2) for layers in record.similarity.swapaxes(0, 1)]
             similarity = {"layers": record.similarity_layers.tolist(), "blocks": blocks}
         else:
             left_out.append(["similarity"])
     saliency = []
-    for one in record.saliency:
-        if pack.has_room(1):
-            description = {"method": one.method, "target": plain(one.target), "score": one.score}
-            description |= {"of_text": one.target in record.settings.texts}
+    for saliency_map in record.saliency:
+        method, target, values = saliency_map.method, saliency_map.target, saliency_map.values
+        if packer.has_room(1):
             saliency.append(
-                description | {"block": pack.add(one.values[None]), "high": percentile_scale([one.values]).high}
+                {
+                    "method": method,
+                    "target": plain(target),
+                    "score": saliency_map.score,
+                    "of_text": target in record.settings.texts,
+                    "block": packer.add(values[None]),
+                    "high": percentile_scale([values]).high,
+                }
             )
         else:
-            left_out.append(["saliency", one.method, plain(one.target)])
-    for name, query in found:
-        query["heads"] = _heads(record, name, pack, left_out)
+            left_out.append(["saliency", method, plain(target)])
+    for name, query in included:
+        query["heads"] = _head_maps(record, name, packer, left_out)
     return {
-        "queries": [query for _, query in found],
+        "queries": [query for _, query in included],
         "clicked": clicked,
         "similarity": similarity,
         "saliency": saliency,
     }
 
 
-class _Pack:
-    """Maps into a parcel, of the steps that are shown, as long as there is room."""
+class _MapPacker:
+    """Adds the maps of the steps of a page to its payload, up to `MAX_VALUES`."""
 
     def __init__(self, payload: Payload, steps: Sequence[int], cells: int) -> None:
         self.payload, self.steps, self.cells = payload, list(steps), cells
 
     def has_room(self, maps: int) -> bool:
-        """Whether so many maps fit."""
+        """Return whether so many more maps fit into the page."""
         return self.payload.values + maps * len(self.steps) * self.cells <= MAX_VALUES
 
     def add(self, maps: FloatArray) -> int:
-        """Keep (N, t, h, w) maps: the number of their block."""
+        """Add (N, t, h, w) maps and return the number of their block."""
         return self.payload.add_rows(maps[:, self.steps].reshape(len(maps), -1))
 
 
-def _query(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, Any]:
-    """Who asks, how many tokens it sees by layer, and what went to [CLS] and to registers, by layer, head and step."""
+def _query_data(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, Any]:
+    """Return a query: its place, its token count by layer, and its attention on the prefix by layer, head and step."""
     attention = record.attention
-    asked = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
+    index = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
     tokens = attention.tokens(name)[:, :, list(steps)]
     prefix = {
         role: tokens[..., np.flatnonzero(np.array(attention.prefix) == role)]
@@ -138,11 +144,11 @@ def _query(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, 
         for role in dict.fromkeys(attention.prefix)
     }
     return {
-        "kind": name if asked is None else "at",
-        "number": None if asked is None else asked + 1,
-        "point": None if asked is None else list(record.settings.at[asked]),
-        "place": None if asked is None else int(attention.query_patches[asked]),
-        "tokens": [round(1 / attention.even(name, layer)) for layer in range(attention.layer_count)],
+        "kind": name if index is None else "at",
+        "number": None if index is None else index + 1,
+        "point": None if index is None else list(record.settings.at[index]),
+        "place": None if index is None else int(attention.query_patches[index]),
+        "tokens": [round(1 / attention.uniform(name, layer)) for layer in range(attention.layer_count)],
         "prefix": prefix,
         "maps": {},
         "heads": None,
@@ -150,65 +156,65 @@ def _query(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, 
 
 
 def _window_tokens(attention: EncoderAttention, places: Sequence[int]) -> list[int] | None:
-    """How many tokens the patches at some places see in layers of windows; None where there are no such layers."""
+    """Return how many tokens some patches attend to in windowed layers; None if the encoder has no such layers."""
     if attention.full.all():
         return None
     layer = int(np.flatnonzero(~attention.full)[0])
-    return [round(1 / attention.even_at(place, layer)) for place in places]
+    return [round(1 / attention.uniform_at(place, layer)) for place in places]
 
 
-def _of_layers(attention: EncoderAttention, name: str, over: Over, pack: _Pack) -> dict[str, Any]:
+def _layer_maps(attention: EncoderAttention, name: str, over: Over, packer: _MapPacker) -> dict[str, Any]:
     maps = np.stack([attention.map(name, layer, over) for layer in range(attention.layer_count)])
     return {
-        "block": pack.add(maps),
-        "high": [percentile_scale([one]).high for one in maps],
+        "block": packer.add(maps),
+        "high": [percentile_scale([values]).high for values in maps],
         "shared": percentile_scale([maps]).high,
     }
 
 
-def _heads(record: EncoderRecord, name: str, pack: _Pack, left_out: LeftOut) -> dict[str, Any] | None:
-    """Each head, of all layers, or of the one whose heads were asked for."""
+def _head_maps(record: EncoderRecord, name: str, packer: _MapPacker, left_out: LeftOut) -> dict[str, Any] | None:
+    """Return the maps of each head, of all layers or, if these do not fit, of `head_layer` only."""
     attention, maps = record.attention, record.attention.maps(name)
     layers = list(range(attention.layer_count))
-    if not pack.has_room(len(maps) * attention.head_count):
-        layers = [record.head_layer] if pack.has_room(attention.head_count) else []
+    if not packer.has_room(len(maps) * attention.head_count):
+        layers = [record.head_layer] if packer.has_room(attention.head_count) else []
         left_out.append(["heads_but_one", name, record.head_layer] if layers else ["heads", name])
     if not layers:
         return None
     return {
         "layers": layers,
-        "blocks": [pack.add(maps[layer]) for layer in layers],
+        "blocks": [packer.add(maps[layer]) for layer in layers],
         "high": [[percentile_scale([head]).high for head in maps[layer]] for layer in layers],
         "shared": percentile_scale([maps[layer] for layer in layers]).high,
     }
 
 
-# Of the picture that is there without scripts.
+# The longest side of the picture that the page shows without scripts.
 STILL_PX = 640
 
 
 def encoder_html(record: EncoderRecord, notes: Sequence[str] = ()) -> str:
-    """The page of a look.
+    """Return the page of a result as HTML.
 
     Args:
-        record: made, or read back.
-        notes: what its reader should know, a line each.
+        record: the result.
+        notes: notes for the reader, a line each.
     """
     payload = Payload()
-    description = page_data(record, notes, payload)
-    title = f"{shortened(description['name'])} · {shortened(record.provenance.model)} · qvl-attn"
-    maps = description["queries"][0]["maps"]
+    data = page_data(record, notes, payload)
+    title = f"{shortened(data['name'])} · {shortened(record.provenance.model)} · qvl-attn"
+    maps = data["queries"][0]["maps"]
     first = maps.get(record.settings.over, maps["mean"])["block"]
-    return page_html("encoder", title, description, payload, {first}, b64encode(jpeg(still_picture(record))).decode())
+    return page_html("encoder", title, data, payload, {first}, b64encode(jpeg(still_picture(record))).decode())
 
 
 def page_data(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> dict[str, Any]:
-    """What the page is told of a look; its maps and pictures go into the parcel."""
+    """Return the JSON data of the page; maps and pictures are added to the payload."""
     left_out: LeftOut = []
     attention, media = record.attention, record.media
     drawn_px, (_, h, w) = drawn_px_of(media), attention.grid
     boxes = attention.boxes_px[: h * w].reshape(h, w, 4)
-    steps = kept_steps(attention, left_out)
+    steps = page_steps(attention, left_out)
     frames = [media.frames[record.frames[step, 0]] for step in steps]
     return {
         "name": base_name(media.source),
@@ -236,7 +242,7 @@ def page_data(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> 
         "prefix": {role: attention.prefix.count(role) for role in dict.fromkeys(attention.prefix)},
         "tokens": int(attention.received.shape[-1]),
         **page_maps(record, steps, payload, left_out),
-        "figures": list(_figures(attention)),
+        "figures": list(_statistics_data(attention)),
         "made": {
             **{
                 name: getattr(record.provenance, name)
@@ -249,11 +255,11 @@ def page_data(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> 
     }
 
 
-def _figures(attention: EncoderAttention) -> Iterator[dict[str, Any]]:
-    """Each figure, to four digits."""
-    for name, figure in statistics_of(attention).items():
-        values, chance = ([_four_digits(one) for one in part] for part in (figure.values, figure.chance[None]))
-        yield {"name": name, "values": values, "chance": chance[0]}
+def _statistics_data(attention: EncoderAttention) -> Iterator[dict[str, Any]]:
+    """Yield each statistic, to four digits."""
+    for name, statistic in statistics_of(attention).items():
+        values = [_four_digits(layer) for layer in statistic.values]
+        yield {"name": name, "values": values, "chance": _four_digits(statistic.chance)}
 
 
 def _four_digits(values: Any) -> list[float]:
@@ -261,36 +267,36 @@ def _four_digits(values: Any) -> list[float]:
 
 
 def describe_still(record: EncoderRecord) -> str:
-    """What the picture shows that is there without scripts."""
+    """Return the caption of the picture that the page shows without scripts."""
     attention, query = record.attention, record.attention.queries[0]
-    shown = (
+    labels = (
         describe_layer(attention, attention.layer_count - 1),
         describe_query(record, query),
         describe_joining(attention, record.settings.over),
     )
     step = [f"step 1 of {attention.grid[0]}"] if attention.grid[0] > 1 else []
     scale = scale_line(Panel("", (_still_map(record),)), Drawing())
-    return plain(" · ".join([base_name(record.media.source), *shown, *step, scale, describe_provenance(record)]))
+    return plain(" · ".join([base_name(record.media.source), *labels, *step, scale, describe_provenance(record)]))
 
 
 def still_picture(record: EncoderRecord) -> Picture:
-    """The last layer's map of who is shown first, over the first step's picture; where it does not see, the picture."""
+    """Draw the last layer's map of the first query over the visible region of the first step's picture."""
     attention, drawing = record.attention, Drawing()
     width, height = drawn_px_of(record.media, STILL_PX)
     picture = resize_picture(record.media.frames[record.frames[0, 0]], (width, height))
     scale = np.array([width / record.media.size_px[0], height / record.media.size_px[1]] * 2)
     x0, y0, x1, y1 = np.rint(np.array(visible_box_px(attention)) * scale).astype(int).tolist()
-    one = _still_map(record)
-    spread = upsample(np.ascontiguousarray(one.values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
+    heat = _still_map(record)
+    upsampled = upsample(np.ascontiguousarray(heat.values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    seen = np.ascontiguousarray(spread[top - y0 : bottom - y0, left - x0 : right - x0])
+    values = np.ascontiguousarray(upsampled[top - y0 : bottom - y0, left - x0 : right - x0])
     drawn = picture.copy()
     part = np.ascontiguousarray(picture[top:bottom, left:right])
-    drawn[top:bottom, left:right] = blend(part, seen, one.scale, drawing)
+    drawn[top:bottom, left:right] = blend(part, values, heat.scale, drawing)
     return drawn
 
 
 def _still_map(record: EncoderRecord) -> HeatMap:
-    """The headline's map, of the first step alone and on its scale."""
-    whole = draw_encoder_result(record, Drawing()).headline
-    return replace(whole, values=whole.values[:1], scale=percentile_scale([whole.values[:1]]))
+    """Return the headline's map of the first step only, on its own scale."""
+    heat = draw_encoder_result(record, Drawing()).headline
+    return replace(heat, values=heat.values[:1], scale=percentile_scale([heat.values[:1]]))

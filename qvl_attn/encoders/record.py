@@ -1,4 +1,4 @@
-"""What an encoder gives for one picture or clip: attention, embeddings, saliency, and what was asked for. Pure."""
+"""The record of an encoder's result: attention, embeddings, saliency, settings and provenance. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qvl_attn.results.record import Provenance, Record
 
 @dataclass(frozen=True)
 class EncoderProvenance(Provenance):
-    """What made an encoder's result."""
+    """The software and the vision encoder that made a result."""
 
     family: str
 
@@ -29,20 +29,20 @@ EMBEDDINGS = ("pca", "tsne")
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What was asked for, as it was typed.
+    """The settings of a run, as the user typed them.
 
     Attributes:
-        at: (x, y) in pixels of the upright original, each a place whose patch is asked about.
-        min_pixels: to which a picture is resized at least; None for what the processor does.
-        max_pixels: to which it is resized at most.
-        layer: whose heads are shown one by one; None for the last.
+        at: (x, y) in pixels of the upright original, one point for each query patch.
+        min_pixels: lower limit of a picture's pixels after resizing; None for the processor's default.
+        max_pixels: upper limit of a picture's pixels after resizing; None for the processor's default.
+        layer: the layer whose heads are drawn one by one; None for the last.
         over: how heads are joined in the maps of layers.
-        embeddings: `pca`, `tsne`, or both; kept in this order, each once.
-        saliency: whether maps of what decided a class or a likeness are wanted.
-        texts: that the picture is compared with.
+        embeddings: `pca`, `tsne`, or both; stored in this order, without duplicates.
+        saliency: whether to compute saliency maps of a class or of texts.
+        texts: the texts that the picture is compared with.
         label: a class, by name or number; None for the likeliest.
-        seed: of t-SNE.
-        clip: which frames of a clip; None for a picture.
+        seed: seed of t-SNE.
+        clip: which frames of a clip are sampled; None for a picture.
     """
 
     at: tuple[tuple[float, float], ...] = ()
@@ -61,35 +61,35 @@ class EncoderSettings:
         set_field = partial(object.__setattr__, self)
         set_field("at", _points(self.at))
         for name in ("embeddings", "texts"):
-            typed = getattr(self, name)
-            set_field(name, (typed,) if isinstance(typed, str) else tuple(typed))
+            value = getattr(self, name)
+            set_field(name, (value,) if isinstance(value, str) else tuple(value))
         if self.over not in OVER:
-            raise InputError(f"--over {self.over}: unknown", f"write {', '.join(OVER)}")
-        for one in self.embeddings:
-            if one not in EMBEDDINGS:
-                raise InputError(f"--embeddings {one}: unknown", "write pca, tsne or pca,tsne")
-        set_field("embeddings", tuple(one for one in EMBEDDINGS if one in self.embeddings))
+            raise InputError(f"--over {self.over}: unknown", f"choose one of {', '.join(OVER)}")
+        for name in self.embeddings:
+            if name not in EMBEDDINGS:
+                raise InputError(f"--embeddings {name}: unknown", "choose pca, tsne or pca,tsne")
+        set_field("embeddings", tuple(name for name in EMBEDDINGS if name in self.embeddings))
         if not self.saliency and (self.texts or self.label is not None):
             flag = "--text" if self.texts else "--label"
-            raise InputError(f"{flag} is of the maps of saliency, which are not asked for", "add --saliency")
+            raise InputError(f"{flag} needs --saliency", "add --saliency")
 
 
 def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
     try:
         return tuple((float(x), float(y)) for x, y in at)
     except (TypeError, ValueError):
-        raise InputError(f"at: {at!r}"[:80] + ": want (x, y) pairs", "such as [(100, 100)]") from None
+        raise InputError(f"at: {at!r}"[:80] + ": not (x, y) pairs", "such as [(100, 100)]") from None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SaliencyMap:
-    """What decided how like a text a picture is, or a class.
+    """Which patches raise the score of a class or of a text.
 
     Attributes:
         method: `gradcam` or `attention_gradient`.
-        target: the text, or the class, to be read.
-        score: the model's own figure for it: a probability for a class, a cosine similarity for a text.
-        values: (t, h, w) float32, not negative; zero everywhere where nothing speaks for the target.
+        target: the text, or the name of the class.
+        score: the model's score of the target: a probability for a class, a cosine similarity for a text.
+        values: (t, h, w) float32, not negative; all zero if no patch raises the score.
     """
 
     method: str
@@ -109,11 +109,11 @@ class PatchEmbedding:
     """The patches' embeddings by layer, projected.
 
     Attributes:
-        layers: (E,) int64, after which layer; -1 is before the first.
+        layers: (E,) int64, the layers whose outputs are projected; -1 is the input of the first.
         components: (E, P, 3) float32, the first three principal components of each layer's patches.
-        explained: (E, 3) float32, the share of the variance that each explains.
-        tsne: (S, 2) float32, t-SNE of the last layer's patches; None where it was not asked for.
-        tsne_patches: (S,) int64, which patches those are: all, or of very many an even subset; None without `tsne`.
+        explained: (E, 3) float32, the share of the variance that each component explains.
+        tsne: (S, 2) float32, t-SNE of the last layer's patches; None if it was not requested.
+        tsne_patches: (S,) int64, the patches of `tsne`: all, or an evenly spaced subset; None without `tsne`.
     """
 
     layers: IntArray
@@ -127,11 +127,16 @@ class PatchEmbedding:
         _require_array("layers", self.layers, np.int64, (E,))
         _require_array("components", self.components, np.float32, (E, P, 3))
         _require_array("explained", self.explained, np.float32, (E, 3))
-        _require((self.tsne is None) == (self.tsne_patches is None), "tsne without its patches, or they without it")
+        _require(
+            (self.tsne is None) == (self.tsne_patches is None), "tsne and tsne_patches: one given without the other"
+        )
         if self.tsne is not None and self.tsne_patches is not None:
             _require_array("tsne_patches", self.tsne_patches, np.int64, (None,))
             _require_array("tsne", self.tsne, np.float32, (len(self.tsne_patches), 2))
-            _require(bool(((self.tsne_patches >= 0) & (self.tsne_patches < P)).all()), "tsne_patches: no patches")
+            _require(
+                bool(((self.tsne_patches >= 0) & (self.tsne_patches < P)).all()),
+                "tsne_patches: outside the grid of patches",
+            )
         for name in ("components", "explained", "tsne"):
             values = getattr(self, name)
             _require(values is None or bool(np.isfinite(values).all()), f"{name}: not finite")
@@ -139,23 +144,23 @@ class PatchEmbedding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncoderRecord(Record):
-    """One picture or clip as an encoder sees it.
+    """The result of an encoder for one picture or clip, without its folder.
 
     Attributes:
         media: the picture or clip, upright.
         attention: the attention.
-        reconstruction: (t, H, W, 3) uint8, what went in, put together again from the normalised patches.
-        settings: what was asked for.
-        provenance: what made it.
+        reconstruction: (t, H, W, 3) uint8 RGB, the encoder's input, reconstructed from its normalised patches.
+        settings: the settings of the run.
+        provenance: the software and the vision encoder that made it.
         frames: (t, 2) int64, the first and last sampled frame of each step.
-        similarity: (E, A, t, h, w) float32, by layer, the cosine similarity of the patches that were asked about to all
-            of their step; None without `at`. Layers as in `similarity_layers`.
-        similarity_layers: (E,) int64, after which layer; -1 is before the first.
-        embedding: the embeddings, projected, where they were asked for.
-        saliency: where it was asked for.
-        patch_rows: (L, K, t, h, w) float32, what single patches give every patch of their step, the mean over the
-            heads; None where there is no room for them.
-        patch_row_places: (K,) int64, which patches those are, places in a step that lie evenly over it.
+        similarity: (E, A, t, h, w) float32, after each layer the cosine similarity of the query patches to all patches
+            of their step; None without query patches. Layers as in `similarity_layers`.
+        similarity_layers: (E,) int64, the layers whose outputs are compared; -1 is the input of the first.
+        embedding: the projected embeddings, if requested.
+        saliency: the saliency maps, if requested.
+        patch_rows: (L, K, t, h, w) float32, the attention of single patches on every patch of their step, the mean over
+            the heads; None if it would be too large.
+        patch_row_places: (K,) int64, the evenly spaced places in a step of these patches.
     """
 
     media: Media
@@ -175,26 +180,33 @@ class EncoderRecord(Record):
         L, A, grid = self.attention.layer_count, len(self.attention.query_patches), self.attention.grid
         t, h, w = grid
         _require_array("frames", self.frames, np.int64, (t, 2))
-        _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: not of the clip")
-        _require(len(self.settings.at) == A, "at: not the places of the queries")
+        _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: outside the clip")
+        _require(len(self.settings.at) == A, "at: not as many points as query patches")
         _require(0 <= self.head_layer < L, f"layer {self.settings.layer} of {L}")
-        _require((self.similarity is None) == (self.similarity_layers is None), "similarity without its layers")
+        _require(
+            (self.similarity is None) == (self.similarity_layers is None),
+            "similarity and similarity_layers: one given without the other",
+        )
         if self.similarity is not None and self.similarity_layers is not None:
             _require_array("similarity_layers", self.similarity_layers, np.int64, (None,))
             _require_array("similarity", self.similarity, np.float32, (len(self.similarity_layers), A, *grid))
             _require(bool(np.isfinite(self.similarity).all()), "similarity: not finite")
         if self.embedding is not None:
             _require_array("components", self.embedding.components, np.float32, (None, t * h * w, 3))
-        _require(all(one.values.shape == grid for one in self.saliency), "saliency: not of the grid")
-        _require((self.patch_rows is None) == (self.patch_row_places is None), "grid_rows without their places")
+        _require(all(saliency.values.shape == grid for saliency in self.saliency), "saliency: shape is not the grid")
+        _require(
+            (self.patch_rows is None) == (self.patch_row_places is None),
+            "grid_rows and grid_places: one given without the other",
+        )
         if self.patch_rows is not None and self.patch_row_places is not None:
             _require_array("grid_places", self.patch_row_places, np.int64, (None,))
             _require_array("grid_rows", self.patch_rows, np.float32, (L, len(self.patch_row_places), *grid))
             _require(
-                bool(np.isfinite(self.patch_rows).all() and (self.patch_rows >= 0).all()), "grid_rows: not attention"
+                bool(np.isfinite(self.patch_rows).all() and (self.patch_rows >= 0).all()),
+                "grid_rows: negative or not finite",
             )
             inside = (self.patch_row_places >= 0) & (self.patch_row_places < h * w)
-            _require(bool(inside.all()), "grid_places: not among the patches")
+            _require(bool(inside.all()), "grid_places: outside the grid of patches")
 
     def __repr__(self) -> str:
         t, h, w = self.attention.grid
@@ -202,12 +214,12 @@ class EncoderRecord(Record):
 
     @property
     def head_layer(self) -> int:
-        """The layer whose heads are shown one by one, 0-based."""
+        """The layer whose heads are drawn one by one, 0-based."""
         return self.attention.layer_count - 1 if self.settings.layer is None else self.settings.layer
 
 
 def patches_at(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px: tuple[int, int]) -> tuple[int, ...]:
-    """The places in a step of the patches that show some points.
+    """Return the places in a step of the patches that cover some points.
 
     Args:
         at: (x, y) in pixels of the upright original.
@@ -215,19 +227,19 @@ def patches_at(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px:
         size_px: (width, height) of the original.
 
     Raises:
-        InputError: a point that no patch shows.
+        InputError: no patch covers a point.
     """
-    found = []
+    places = []
     for x, y in at:
         x0, y0, x1, y1 = boxes_px.T
         inside = np.flatnonzero((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))
         if not len(inside):
-            ends = f"{x0.min():.0f},{y0.min():.0f} to {x1.max():.0f},{y1.max():.0f}"
+            region = f"{x0.min():.0f},{y0.min():.0f} to {x1.max():.0f},{y1.max():.0f}"
             if not (0 <= x < size_px[0] and 0 <= y < size_px[1]):
                 raise InputError(f"--at {x:g},{y:g}: outside the picture, which has {size_px[0]} x {size_px[1]} px")
             raise InputError(
-                f"--at {x:g},{y:g}: the encoder does not see it; what it sees reaches from {ends}",
-                "--max-pixels shows it the whole picture",
+                f"--at {x:g},{y:g}: the encoder does not see this point, only the region from {region}",
+                "set --max-pixels, with which it gets the whole picture",
             )
-        found.append(int(inside[0]))
-    return tuple(found)
+        places.append(int(inside[0]))
+    return tuple(places)

@@ -1,4 +1,4 @@
-"""An encoder's result and its folder: what is written into it, and how it is read back."""
+"""An encoder's result and its folder: saving and loading."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from qvl_attn.results.store import (
     save_record,
 )
 
-REMEDY = "look again with --overwrite, or name another folder"
+REMEDY = "run the command again with --overwrite, or name another folder"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncoderResult(EncoderRecord):
-    """One picture or clip as an encoder sees it: its record, and how to keep it."""
+    """The result of an encoder for one picture or clip: a record that can be saved and loaded."""
 
     def _repr_html_(self) -> str:
-        """In a notebook: the page of the result."""
+        """Return the page of the result, for notebooks."""
         title = f"{base_name(self.media.source)} — {self.provenance.model}"
         return framed(encoder_html(self), draw_encoder_result(self, Drawing()).overlay(), title)
 
@@ -57,34 +57,34 @@ class EncoderResult(EncoderRecord):
         """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
 
         Args:
-            out: the folder that holds results; made if need be.
-            drawing: how to draw.
-            overwrite: replace the same result.
-            progress: called with what is being done, how much of it is done, and of how much.
+            out: the folder that holds results; created if it does not exist.
+            drawing: size, colours and filters of the pictures.
+            overwrite: whether to replace an existing result of the same request.
+            progress: called with (stage, done, total).
 
         Returns:
             The folder that was written.
 
         Raises:
-            StoreError: it cannot be written, or is there already.
+            StoreError: it cannot be written, or exists already.
         """
-        how = drawing or Drawing()
-        threads = draw_threads([self.media], how)
-        drawn = partial(_contents, self, how, progress)
-        target = request_folder(Path(out), self.media, self.settings, how, self.provenance)
-        return save_record(self, target, drawn, threads, overwrite=overwrite, progress=progress)
+        drawing = drawing or Drawing()
+        threads = draw_threads([self.media], drawing)
+        contents = partial(_contents, self, drawing, progress)
+        target = request_folder(Path(out), self.media, self.settings, drawing, self.provenance)
+        return save_record(self, target, contents, threads, overwrite=overwrite, progress=progress)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> EncoderResult:
-        """Read one back from its folder. No model is needed.
+        """Load a result from its folder. No model is needed.
 
         Raises:
-            StoreError: it is not a complete result of a known schema.
+            StoreError: the folder holds no complete result of a known schema.
         """
         path = Path(folder)
         value = read_json(path / RESULT_FILE)
         if value.get("schema_version") != SCHEMA_VERSION or value.get("kind") != KIND:
-            raise StoreError(f"{path} is no look of an encoder of schema {SCHEMA_VERSION}", REMEDY)
+            raise StoreError(f"{path} is not an encoder's result of schema {SCHEMA_VERSION}", REMEDY)
         with reading(path, REMEDY):
             return _from_folder(path, value)
 
@@ -92,7 +92,7 @@ class EncoderResult(EncoderRecord):
 def request_folder(
     out: Path, media: Media, settings: EncoderSettings, drawing: Drawing, provenance: EncoderProvenance
 ) -> Path:
-    """The folder of a result, `<media>-<model>-<8 hex>`, which is the same for the same request."""
+    """Return the folder of a result, `<media>-<model>-<8 hex>`; the same request always has the same folder."""
     key = {
         "media": media.sha256,
         "settings": asdict(settings),
@@ -103,24 +103,24 @@ def request_folder(
 
 
 def reconstruction_file(step: int) -> str:
-    """The file of what went in at a step, turned back into a picture."""
+    """Return the file of the picture reconstructed from the encoder's input at a step."""
     return f"input/{step:06d}.png"
 
 
 def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Contents[EncoderResult]:
     drawn = draw_encoder_result(result, drawing)
-    turned: dict[str, Callable[[], Picture]] = {
+    reconstructions: dict[str, Callable[[], Picture]] = {
         reconstruction_file(step): partial(np.asarray, picture) for step, picture in enumerate(result.reconstruction)
     }
 
     def page(measured: EncoderResult, notes: list[str]) -> str:
-        # As the folder keeps it, so that a page that is made again is the same.
+        # With the arrays as the folder stores them, so that a page made from the folder is the same.
         rows = None if result.patch_rows is None else result.patch_rows.astype(GRID_DTYPE).astype(np.float32)
         return encoder_html(replace(measured, media=as_kept(result.media, drawing), patch_rows=rows), notes)
 
     return Contents(
         arrays=record_arrays(result),
-        images={**dict(drawn.images()), **dict(embedding_images(result, drawing)), **turned},
+        images={**dict(drawn.images()), **dict(embedding_images(result, drawing)), **reconstructions},
         notes=drawn.notes,
         clip=lambda draft: _draw_clip(draft, drawn, progress),
         page=page,
@@ -129,7 +129,7 @@ def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Co
 
 
 def _draw_clip(folder: Path, drawn: DrawnEncoderResult, progress: Progress) -> tuple[list[str], list[str]]:
-    """Of a clip, what moves, and the frames themselves: files and notes."""
+    """Write the moving pictures and the sampled frames of a clip; return file names and notes."""
     media = drawn.record.media
     if media.clip is None:
         return [], []
@@ -140,15 +140,17 @@ def _draw_clip(folder: Path, drawn: DrawnEncoderResult, progress: Progress) -> t
 
 
 def _from_folder(folder: Path, value: dict[str, Any]) -> EncoderResult:
-    (described,) = value["media"]
+    (media_json,) = value["media"]
     for name in ("notes", "said", "files"):
-        if not (isinstance(value[name], list) and all(isinstance(one, str) for one in value[name])):
-            raise ValueError(f"{name}: no lines")
-    for name in ("headline", "input_px", "layers", "patch_px"):  # shown as they are
+        if not (isinstance(value[name], list) and all(isinstance(line, str) for line in value[name])):
+            raise ValueError(f"{name}: not a list of lines")
+    for name in ("headline", "input_px", "layers", "patch_px"):  # displayed unchanged: only their presence is checked
         _ = value[name]
     arrays = read_npz(folder / ARRAYS_FILE)
-    result = record_from(EncoderResult, value, arrays, media_from(folder, 0, described))
-    turned = np.stack([read_png(folder / reconstruction_file(step)) for step in range(result.attention.grid[0])])
-    if turned.shape != result.reconstruction.shape:
-        raise ValueError(f"{reconstruction_file(0)} is not of the input's size")
-    return replace(result, reconstruction=turned)
+    result = record_from(EncoderResult, value, arrays, media_from(folder, 0, media_json))
+    reconstruction = np.stack(
+        [read_png(folder / reconstruction_file(step)) for step in range(result.attention.grid[0])]
+    )
+    if reconstruction.shape != result.reconstruction.shape:
+        raise ValueError(f"{reconstruction_file(0)} does not have the size of the input")
+    return replace(result, reconstruction=reconstruction)

@@ -1,4 +1,4 @@
-"""Which vision encoders are served, and what of their configuration matters here. Opens no file and knows no torch."""
+"""The supported vision encoders and their specifications, from their configurations. Opens no file, needs no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Head = Literal["classes", "text"]
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of encoder.
+    """A family of encoders.
 
     Attributes:
-        name: to be read.
+        name: its name as text.
         models: classes of transformers by the name in the configuration's `architectures`; the first is the default.
         nested: whether the encoder's configuration is the `vision_config` of a larger one.
-        cls: whether a [CLS] token stands before the patches.
+        cls: whether a [CLS] token precedes the patches.
         text: whether a picture can be compared with a text.
     """
 
@@ -43,24 +43,24 @@ FAMILIES: Mapping[str, Family] = {
         "DINOv2 with registers", ("Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification")
     ),
 }
-SERVED = "Qwen2.5-VL, CLIP, SigLIP, ViT, DINO, DINOv2, DINOv2 with registers"
+SUPPORTED = "Qwen2.5-VL, CLIP, SigLIP, ViT, DINO, DINOv2, DINOv2 with registers"
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What is known of an encoder before its weights are there.
+    """The specification of an encoder, known before its weights are loaded.
 
     Attributes:
-        model_type: as the configuration has it, a key of `FAMILIES`.
+        model_type: the configuration's `model_type`, a key of `FAMILIES`.
         model_class: the class of transformers that loads it.
         layers: L.
         heads: H.
         patch_px: side of a patch.
-        prefix: the roles of the tokens before the patches.
-        trained_px: side of the squares that its positions were trained on; None where positions have no such side.
-        merge: patches a side that become one token of a language model; 1 where there is none.
-        window_px: side of a window of the layers that are not full; 0 where the family has no windows.
-        full: (L,) whether a layer's patches see their whole step.
+        prefix: the roles of the prefix tokens.
+        trained_px: side of the square pictures of its training; None if its positions do not depend on the size.
+        merge: a square of this many patches a side becomes one token of the language model; 1 if there is none.
+        window_px: side of a window in windowed layers; 0 if the family has no windows.
+        full: (L,) whether the patches of a layer attend to their whole step.
     """
 
     model_type: str
@@ -80,55 +80,58 @@ class EncoderSpec:
 
     @property
     def family(self) -> Family:
-        """Its kind."""
+        """The family of the encoder."""
         return FAMILIES[self.model_type]
 
     @property
     def head(self) -> Head | None:
-        """What the model tells of a picture beside its patches."""
+        """What the model predicts: classes, similarity to texts, or None."""
         if self.model_class.endswith("ForImageClassification"):
             return "classes"
         return "text" if self.family.text else None
 
 
 def family_of(name: str, raw: Mapping[str, Any]) -> str:
-    """The model type of a checkpoint, from its `config.json`.
+    """Return the model type of a checkpoint, from its `config.json`.
 
     Args:
-        name: as the checkpoint was typed.
+        name: the checkpoint as the user typed it.
         raw: the contents of `config.json`.
 
     Raises:
-        ModelError: not one of the families that are served, or of a class that has no encoder here.
+        ModelError: the family is not supported.
     """
-    kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ModelError(f"{name} is a {kind!r} model, no vision encoder that is served", f"those that are: {SERVED}")
-    return kind
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        message = f"{name} is a {model_type!r} model, not a supported vision encoder"
+        raise ModelError(message, f"supported: {SUPPORTED}")
+    return model_type
 
 
-def class_of(kind: str, raw: Mapping[str, Any]) -> str:
-    """The class that loads it: the first of the configuration's `architectures` that is one of the family's.
+def class_of(model_type: str, raw: Mapping[str, Any]) -> str:
+    """Return the class that loads an encoder: the first of the configuration's `architectures` that the family has.
 
-    One of another task (masked pictures, say) is loaded as the family's plain model.
+    A checkpoint for another task (masked image modelling, for example) is loaded as the family's default class.
     """
-    named = raw.get("architectures")
-    classes = FAMILIES[kind].models
-    return next((one for one in named if one in classes), classes[0]) if isinstance(named, list) else classes[0]
+    architectures = raw.get("architectures")
+    classes = FAMILIES[model_type].models
+    if not isinstance(architectures, list):
+        return classes[0]
+    return next((name for name in architectures if name in classes), classes[0])
 
 
-def spec_of(config: Any, kind: str, model_class: str) -> EncoderSpec:
-    """What is known of an encoder from its configuration.
+def spec_of(config: Any, model_type: str, model_class: str) -> EncoderSpec:
+    """Return the specification of an encoder from its configuration.
 
     Raises:
-        ModelError: its patches are no squares.
-        AttributeError, TypeError, ValueError: the configuration lacks a field, or it makes no sense.
+        ModelError: its patches or training pictures are not square.
+        AttributeError, TypeError, ValueError: the configuration lacks a field or is inconsistent.
     """
-    family = FAMILIES[kind]
+    family = FAMILIES[model_type]
     vision = config.vision_config if family.nested else config
-    if kind == QWEN:
+    if model_type == QWEN:
         return EncoderSpec(
-            model_type=kind,
+            model_type=model_type,
             model_class=model_class,
             layers=vision.depth,
             heads=vision.num_heads,
@@ -142,7 +145,7 @@ def spec_of(config: Any, kind: str, model_class: str) -> EncoderSpec:
     registers = getattr(vision, "num_register_tokens", 0)
     layers, patch_px, side = vision.num_hidden_layers, vision.patch_size, vision.image_size
     return EncoderSpec(
-        model_type=kind,
+        model_type=model_type,
         model_class=model_class,
         layers=layers,
         heads=vision.num_attention_heads,
@@ -156,48 +159,50 @@ def spec_of(config: Any, kind: str, model_class: str) -> EncoderSpec:
 
 
 def _one_side(name: str, sides: Any) -> int:
-    """Of (height, width) the side, where both are the same."""
+    """Return the side of a square (height, width)."""
     height, width = sides
     if height != width:
-        raise ModelError(f"{name} {height} x {width}: patches and training pictures that are no squares are not served")
+        raise ModelError(
+            f"{name} {height} x {width}: patches and training pictures that are not square are not supported"
+        )
     return int(height)
 
 
-class Taken(NamedTuple):
-    """Bytes that a look takes where the model runs, and on the host: of a model on the CPU both are the host's."""
+class MemoryUse(NamedTuple):
+    """Bytes needed on the model's device and on the host; if the model runs on the CPU, both are on the host."""
 
     device: int
     host: int
 
 
-def held_bytes(spec: EncoderSpec, grid: tuple[int, int, int], asked: int) -> Taken:
-    """Of what is added up over the layers, as `record.Accumulator` holds it.
+def held_bytes(spec: EncoderSpec, grid: tuple[int, int, int], query_count: int) -> MemoryUse:
+    """Return the memory of `capture.Accumulator`.
 
-    Received attention and three sums in float64 where the model runs, 8 (L H t T + 3 L H t); and on the host, in
-    float32, the row of [CLS] where there is one and those of the patches asked about, 4 L H t T for each.
+    On the model's device: received attention and three sums in float64, 8 (L H t T + 3 L H t). On the host: the rows of
+    [CLS], if there is one, and of the query patches in float32, 4 L H t T for each.
 
     Args:
-        spec: of the encoder.
+        spec: the specification of the encoder.
         grid: (t, h, w) steps, rows and columns of patches.
-        asked: of how many places in a step the rows are kept.
+        query_count: number of query patches.
     """
     t, h, w = grid
     per_token = spec.layers * spec.heads * t
     values = per_token * (len(spec.prefix) + h * w)
-    return Taken(8 * (values + 3 * per_token), 4 * values * (("cls" in spec.prefix) + asked))
+    return MemoryUse(8 * (values + 3 * per_token), 4 * values * (("cls" in spec.prefix) + query_count))
 
 
 def pass_bytes(spec: EncoderSpec, config: Any, item_bytes: int, grid: tuple[int, int, int]) -> int:
-    """Of the activations of a layer, at least, for the tokens that run together.
+    """Return a lower bound of the bytes of a layer's activations, for the steps that run in one batch.
 
-    In its attention what goes in, the normed, queries, keys and values are there at once, 5 D a token; in its MLP what
-    goes in, and the inner width I before and after the activation, D + 2 I.
+    The attention holds its input, the normalised input, queries, keys and values at once, 5 D for each token; the MLP
+    holds its input and the inner width I before and after the activation, D + 2 I.
 
     Args:
-        spec: of the encoder.
-        config: of the encoder, or of the model that it is a part of.
-        item_bytes: of a number.
-        grid: of the steps that run together.
+        spec: the specification of the encoder.
+        config: the configuration of the encoder, or of the model it belongs to.
+        item_bytes: bytes of a number.
+        grid: the grid of the steps that run in one batch.
     """
     t, h, w = grid
     vision = config.vision_config if spec.family.nested else config
@@ -207,7 +212,7 @@ def pass_bytes(spec: EncoderSpec, config: Any, item_bytes: int, grid: tuple[int,
 
 
 def states_bytes(spec: EncoderSpec, config: Any, grid: tuple[int, int, int]) -> int:
-    """Of all layers' patches in float32, (E, P, D), as the components of a clip in several parts want them."""
+    """Return the bytes of all layers' patches in float32, (E, P, D), held for the components of a clip in chunks."""
     vision = config.vision_config if spec.family.nested else config
     t, h, w = grid
     return int(4 * (spec.layers + 1) * t * h * w * vision.hidden_size)

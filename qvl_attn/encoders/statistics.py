@@ -1,7 +1,7 @@
-"""Figures of an encoder's layers, and what attention that is spread evenly would give. Pure.
+"""Statistics of an encoder's layers, each with its chance value: what uniform attention would give. Pure.
 
-Some are of single rows, and taken while the model runs (`attention.py`): the mean attention distance, the entropy, the
-share within a window. The others are of what the patches' attention adds up to: does it gather on a few tokens?
+The mean attention distance, the entropy and the share within a window are means over single rows, computed while the
+model runs (`capture.py`). The others are of the attention averaged over the patches: is it concentrated on few tokens?
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.selection import describe_layers
 from qvl_attn.encoders.attention import EncoderAttention
 
-FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90", "window_share")
+STATISTICS = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90", "window_share")
 TITLES = {
     "distance_px": "mean attention distance, px of the encoder's input",
     "entropy_bits": "entropy of a patch's attention, bits",
@@ -29,61 +29,61 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Figure:
-    """One figure of every layer and head.
+class Statistic:
+    """One statistic of every layer and head.
 
     Attributes:
         values: (L, H) float64, the mean over the steps of a clip.
-        chance: (L,) float64, what it is where every patch spreads its attention evenly over the tokens that it sees.
+        chance: (L,) float64, its value if the attention of every patch is uniform over the tokens it can attend to.
     """
 
     values: Floats
     chance: Floats
 
 
-def statistics_of(attention: EncoderAttention) -> dict[str, Figure]:
-    """All figures of a sight, by name, in the order of `FIGURES`; without `window_share` where there are no windows.
+def statistics_of(attention: EncoderAttention) -> dict[str, Statistic]:
+    """Return all statistics by name, in the order of `STATISTICS`; no `window_share` if there are no windows.
 
-    - `distance_px`, `entropy_bits`, `window_share`: as `EncoderAttention` has them, means over single patches' rows.
-    - `top10_share`: of the mean over the patches' rows, what the ten strongest tokens of a step get.
-    - `tokens_50`, `tokens_90`: of the same, the fewest tokens that together get 50 % or 90 % of it; of the last one the
-      part that is needed counts, so that they are continuous: half of an even map of N tokens are N / 2.
+    - `distance_px`, `entropy_bits`, `window_share`: as in `EncoderAttention`, means over the rows of single patches.
+    - `top10_share`: the share of the ten strongest tokens of a step in the mean over the patches' rows.
+    - `tokens_50`, `tokens_90`: the fewest tokens that together get 50 % or 90 % of that mean. Of the last token the
+      fraction that is needed counts, so the values are continuous: for a uniform map of N tokens `tokens_50` is N / 2.
 
-    Tokens of the prefix count as tokens: attention that gathers on [CLS] or on registers gathers.
+    Prefix tokens count as tokens: attention on [CLS] or on registers may be concentrated, too.
     """
-    found = {
-        "distance_px": Figure(_over_steps(attention.distance_px), _chance_distance_px(attention)),
-        "entropy_bits": Figure(_over_steps(attention.entropy_bits), _chance_entropy_bits(attention)),
+    statistics = {
+        "distance_px": Statistic(_over_steps(attention.distance_px), _chance_distance_px(attention)),
+        "entropy_bits": Statistic(_over_steps(attention.entropy_bits), _chance_entropy_bits(attention)),
     }
     ordered = -np.sort(-attention.received.astype(np.float64), axis=-1)
     tokens, L = ordered.shape[-1], attention.layer_count
-    found["top10_share"] = Figure(
+    statistics["top10_share"] = Statistic(
         ordered[..., :STRONGEST].sum(axis=-1).mean(axis=-1), np.full(L, min(1.0, STRONGEST / tokens))
     )
     for percent in (50, 90):
-        values = _tokens_that_carry(ordered, percent / 100).mean(axis=-1)
-        found[f"tokens_{percent}"] = Figure(values, np.full(L, tokens * percent / 100))
+        values = _token_count(ordered, percent / 100).mean(axis=-1)
+        statistics[f"tokens_{percent}"] = Statistic(values, np.full(L, tokens * percent / 100))
     if attention.window_share is not None:
-        found["window_share"] = Figure(_over_steps(attention.window_share), _chance_window_share(attention))
-    return found
+        statistics["window_share"] = Statistic(_over_steps(attention.window_share), _chance_window_share(attention))
+    return statistics
 
 
 def _over_steps(values: NDArray[np.float32]) -> Floats:
     return np.asarray(values.mean(axis=-1, dtype=np.float64))
 
 
-def _tokens_that_carry(ordered: Floats, share: float) -> Floats:
-    """How many of the last axis's values, strongest first, add up to a share of their sum, the last one in part."""
+def _token_count(ordered: Floats, share: float) -> Floats:
+    """Return how many values of the last axis, in descending order, add up to a share of their sum, as a fraction."""
     sums = ordered.cumsum(axis=-1)
-    wanted = share * sums[..., -1:]
-    whole = (sums < wanted).sum(axis=-1, keepdims=True)
+    target = share * sums[..., -1:]
+    whole = (sums < target).sum(axis=-1, keepdims=True)
     before = np.where(whole > 0, np.take_along_axis(sums, np.maximum(whole - 1, 0), axis=-1), 0.0)
-    part = (wanted - before) / np.take_along_axis(ordered, whole, axis=-1)
-    return np.asarray((whole + part)[..., 0])
+    fraction = (target - before) / np.take_along_axis(ordered, whole, axis=-1)
+    return np.asarray((whole + fraction)[..., 0])
 
 
 def window_cells(attention: EncoderAttention) -> list[NDArray[np.int64]]:
-    """The places of each window's patches; one of all patches where there are no windows."""
+    """Return the places of the patches of each window; without windows, one array of all places."""
     _, h, w = attention.grid
     numbers = np.zeros(h * w, dtype=np.int64) if attention.window is None else attention.window
     return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
@@ -95,86 +95,86 @@ def _by_kind(attention: EncoderAttention, full: float, windowed: float) -> Float
 
 def _chance_distance_px(attention: EncoderAttention) -> Floats:
     _, h, w = attention.grid
-    shapes = [(len({*(place // w).tolist()}), len({*(place % w).tolist()})) for place in window_cells(attention)]
+    shapes = [(len({*(cells // w).tolist()}), len({*(cells % w).tolist()})) for cells in window_cells(attention)]
     weights = np.array([rows * columns for rows, columns in shapes])
     windowed = np.array([_mean_distance(rows, columns) for rows, columns in shapes]) @ weights / weights.sum()
     return _by_kind(attention, attention.patch_px * _mean_distance(h, w), attention.patch_px * windowed)
 
 
 def _mean_distance(rows: int, columns: int) -> float:
-    """The mean distance between two cells of a grid, each drawn evenly, in cells."""
+    """Return the mean distance between two cells drawn uniformly from a grid, in cells."""
     y, x = np.arange(rows)[:, None], np.arange(columns)
     pairs = (rows - y) * np.where(y > 0, 2, 1) * (columns - x) * np.where(x > 0, 2, 1)
     return float((pairs * np.hypot(y, x)).sum() / (rows * columns) ** 2)
 
 
 def _chance_entropy_bits(attention: EncoderAttention) -> Floats:
-    sizes = np.array([len(place) for place in window_cells(attention)])
+    sizes = np.array([len(cells) for cells in window_cells(attention)])
     windowed = float(np.log2(sizes) @ sizes / sizes.sum())
     return _by_kind(attention, float(np.log2(attention.received.shape[-1])), windowed)
 
 
 def _chance_window_share(attention: EncoderAttention) -> Floats:
-    sizes = np.array([len(place) for place in window_cells(attention)], dtype=np.float64)
+    sizes = np.array([len(cells) for cells in window_cells(attention)], dtype=np.float64)
     return _by_kind(attention, float(sizes @ sizes / sizes.sum() ** 2), 1.0)
 
 
 LOCAL_SHARE = 0.5
-# Of the tokens that carry half of it by chance: with nearly as many it is not gathered.
-GATHERED_SHARE = 0.8
+# Attention is concentrated if the tokens with half of it are fewer than this share of their number by chance.
+CONCENTRATED_SHARE = 0.8
 
 
-def local_until(distance_px: Figure) -> int | None:
-    """The last layer to which, it and all before it, the mean distance over heads is below half of what is even.
+def local_until(distance_px: Statistic) -> int | None:
+    """Return the last of the local layers that start at layer 0; None if layer 0 is not local.
 
-    Even is attention spread over the whole picture: a layer of windows is local however it spreads within them.
+    A layer is local if its mean distance over the heads is below half of that of attention that is uniform over the
+    whole picture. So a windowed layer may be local even if its attention is uniform within the windows.
     """
-    far = distance_px.values.mean(axis=1) >= LOCAL_SHARE * even_px(distance_px)
-    first = int(far.argmax()) if far.any() else len(far)
+    is_global = distance_px.values.mean(axis=1) >= LOCAL_SHARE * uniform_px(distance_px)
+    first = int(is_global.argmax()) if is_global.any() else len(is_global)
     return first - 1 if first else None
 
 
-def even_px(distance_px: Figure) -> float:
-    """The mean distance of attention that is spread over the whole picture: chance of the layers that see most."""
+def uniform_px(distance_px: Statistic) -> float:
+    """Return the mean distance of attention that is uniform over the whole picture: the largest chance value."""
     return float(distance_px.chance.max())
 
 
-def gathers_most(tokens_50: Figure) -> int:
-    """The layer where the fewest tokens, over their count by chance, carry half of the attention."""
+def most_concentrated(tokens_50: Statistic) -> int:
+    """Return the layer where the tokens with half of the attention are fewest, relative to chance."""
     return int((tokens_50.values.mean(axis=1) / tokens_50.chance).argmin())
 
 
-def said(figures: Mapping[str, Figure]) -> list[str]:
-    """Until which layer the encoder is local, and where it gathers on few tokens, a sentence each.
+def describe_statistics(statistics: Mapping[str, Statistic]) -> list[str]:
+    """Describe in two lines up to which layer attention is local, and where it is concentrated on few tokens.
 
     Args:
-        figures: `distance_px` and `tokens_50` among them.
+        statistics: by name, with `distance_px` and `tokens_50`.
     """
-    return [_local(figures["distance_px"]), _gathers(figures["tokens_50"])]
+    return [_describe_locality(statistics["distance_px"]), _describe_concentration(statistics["tokens_50"])]
 
 
-def _local(distance_px: Figure) -> str:
-    """A layer is local where attention reaches less than half as far as if it were spread over the whole picture."""
-    last, even = local_until(distance_px), even_px(distance_px)
+def _describe_locality(distance_px: Statistic) -> str:
+    last, uniform = local_until(distance_px), uniform_px(distance_px)
     means = distance_px.values.mean(axis=1)
-    near = (means < LOCAL_SHARE * even).nonzero()[0].tolist()
-    windows = [layer for layer in near if distance_px.chance[layer] < even]
-    at = 0 if last is None else last
-    reach = f"attention reaches {means[at]:.0f} px on average, {even:.0f} px if spread over the whole picture"
-    if len(near) == len(means):
-        description = f"local in all layers (in layer {at} {reach})"
+    local = (means < LOCAL_SHARE * uniform).nonzero()[0].tolist()
+    windowed = [layer for layer in local if distance_px.chance[layer] < uniform]
+    layer = 0 if last is None else last
+    reach = f"attention reaches {means[layer]:.0f} px on average, {uniform:.0f} px if uniform over the whole picture"
+    if len(local) == len(means):
+        description = f"local in all layers (in layer {layer} {reach})"
     elif last is None:
         description = f"not local in layer 0, where {reach}"
     else:
-        description = f"local until layer {last}, where {reach}"
-    again = [layer for layer in near if layer > (-1 if last is None else last)]
-    description += f"; local again: {describe_layers(again)}" if again else ""
-    return description + (f"; by their windows: {describe_layers(windows)}" if windows else "")
+        description = f"local up to layer {last}, where {reach}"
+    later = [layer for layer in local if layer > (-1 if last is None else last)]
+    description += f"; local again: {describe_layers(later)}" if later else ""
+    return description + (f"; local because of their windows: {describe_layers(windowed)}" if windowed else "")
 
 
-def _gathers(tokens_50: Figure) -> str:
-    few = gathers_most(tokens_50)
-    count, even = tokens_50.values[few].mean(), tokens_50.chance[few]
-    where = "most on few tokens in" if count < GATHERED_SHARE * even else "on few tokens in no layer, not even in"
-    half = f"half of what all patches give together is on {count:.1f} of them, by chance on {even:.1f}"
-    return f"gathers {where} layer {few}: {half}"
+def _describe_concentration(tokens_50: Statistic) -> str:
+    layer = most_concentrated(tokens_50)
+    count, chance = tokens_50.values[layer].mean(), tokens_50.chance[layer]
+    where = "most in" if count < CONCENTRATED_SHARE * chance else "in no layer, not even in"
+    half = f"half of the attention of all patches is on {count:.1f} tokens, by chance on {chance:.1f}"
+    return f"concentrated on few tokens {where} layer {layer}: {half}"

@@ -1,4 +1,4 @@
-"""What an encoder does over the time of a clip: figures of each step, and their picture."""
+"""The timeline of a clip: statistics of an encoder for each step, their chart, and the export of the clip."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ STRONGEST = "strongest cell of the map, multiples of a uniform map"
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One figure over the steps of a clip.
+    """One statistic over the steps of a clip.
 
     Attributes:
-        title: what it is.
+        title: its name and unit.
         values: (t,) float64.
-        chance: what it is where attention is spread evenly.
+        chance: its value for uniform attention.
     """
 
     title: str
@@ -49,32 +49,33 @@ class Line:
 
 
 def lines(record: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
-    """The figures of each step, of the layers of a map.
+    """Return the statistics of each step, for the layers of a map.
 
-    Each step's attention adds up to the same, so how much each gets says nothing here: how it is spread does. The
-    distance and the entropy are means over the patches and over all heads, whatever the map is of.
+    The attention of each step sums to one, so its amount says nothing; its distribution does. Distance and entropy are
+    means over the patches and over all heads, whatever the query of the map is.
     """
     layers = list(heat.layers)
-    figures = statistics_of(record.attention)
-    found = [Line(STRONGEST, heat.values.max(axis=(1, 2)).astype(np.float64) / heat.uniform, 1.0)]
+    statistics = statistics_of(record.attention)
+    result = [Line(STRONGEST, heat.values.max(axis=(1, 2)).astype(np.float64) / heat.uniform, 1.0)]
     for name in NAMES[1:]:
         values = getattr(record.attention, name)[layers].mean(axis=(0, 1), dtype=np.float64)
-        found.append(Line(f"{TITLES[name]}; mean of all heads", values, float(figures[name].chance[layers].mean())))
-    return tuple(found)
+        chance = float(statistics[name].chance[layers].mean())
+        result.append(Line(f"{TITLES[name]}; mean of all heads", values, chance))
+    return tuple(result)
 
 
 def draw_steps(record: EncoderRecord, heat: HeatMap, title: str) -> Picture:
-    """The picture of it, one figure beneath the other over the same seconds: (H, W, 3) uint8 RGB."""
+    """Draw the statistics one beneath the other over the seconds of the clip: (H, W, 3) uint8 RGB."""
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor="white")
-    canvas, drawn = FigureCanvasAgg(figure), lines(record, heat)
+    canvas, step_lines = FigureCanvasAgg(figure), lines(record, heat)
     edges = step_edges_s(record.media, record.attention.grid[0])
-    panels = figure.subplots(len(drawn), 1, sharex=True)
-    for axes, line in zip(panels, drawn, strict=True):
+    panels = figure.subplots(len(step_lines), 1, sharex=True)
+    for axes, line in zip(panels, step_lines, strict=True):
         axes.set_title(line.title, loc="left", fontsize=11, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=GREY)
         axes.stairs(line.values, edges, baseline=None, color=LINE, linewidth=2.2, label="by step")
-        axes.axhline(line.chance, color=INK, linewidth=1.3, linestyle=":", label="chance: attention spread evenly")
+        axes.axhline(line.chance, color=INK, linewidth=1.3, linestyle=":", label="chance: uniform attention")
         axes.set_ylim(0, 1.12 * max(float(line.values.max()), line.chance))
     panels[-1].set_xlabel("seconds", color=GREY)
     panels[-1].set_xlim(float(edges[0]), float(edges[-1]))
@@ -83,72 +84,73 @@ def draw_steps(record: EncoderRecord, heat: HeatMap, title: str) -> Picture:
     return titled(pixels_of(canvas), title)
 
 
-Part = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]
 
 
 def export_clip(
     folder: Path, record: EncoderRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
 ) -> tuple[list[str], list[str]]:
-    """Draw a clip that an encoder looked at.
+    """Draw the clip of an encoder's result with its heat map, and the timeline.
 
-    A map is drawn on the part of a frame that the encoder saw; the rest of the frame is faded, and a caption says so.
+    The map is drawn on the visible region of a frame; the rest of the frame is faded, and a caption says so.
 
     Args:
-        folder: where to.
-        record: at one clip.
-        heat: the map of each step, of one layer, with the clip's scale.
-        drawing: how.
-        captions: what the map is, for the foot of each frame.
-        progress: told what is being done, how much of it is done, and of how much.
+        folder: the folder of the result.
+        record: the result of a clip.
+        heat: the map of each step, of one layer, on the scale of the clip.
+        drawing: size, colours and interpolation.
+        captions: lines beneath each frame.
+        progress: called with (stage, done, total).
 
     Returns:
-        The files that were written, and what the reader should know.
+        The files that were written, and notes for the reader.
     """
-    how = record.settings.clip
-    description = frame_overlay(record, heat, captions)
-    files, notes = export_frames(folder, record.media, how.source_fps if how else None, description, drawing, progress)
-    write_png(
-        folder / "timeline.png", draw_steps(record, heat, f"{describe_provenance(record)} · {asked(record, heat)}")
-    )
+    clip_settings = record.settings.clip
+    source_fps = clip_settings.source_fps if clip_settings else None
+    overlay = frame_overlay(record, heat, captions)
+    files, notes = export_frames(folder, record.media, source_fps, overlay, drawing, progress)
+    title = f"{describe_provenance(record)} · {heat_map_title(record, heat)}"
+    write_png(folder / "timeline.png", draw_steps(record, heat, title))
     return [*files, "timeline.png"], notes
 
 
 def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
-    """What the film of a look tells."""
-    media, part = record.media, visible_part(record)
+    """Return the heat map and the captions for the frames of the exported clip."""
+    media, region = record.media, visible_region(record)
     steps = np.searchsorted(record.frames[:, 1], np.arange(len(media.frames)))
     return FrameOverlay(
         heat=heat,
         times_s=media.sampled_s.tolist(),
         steps=steps.tolist(),
-        question=asked(record, heat),
+        question=heat_map_title(record, heat),
         answers=(),
         captions=(
             describe_share(record.attention, heat.query, heat.layers[0], record.settings.over),
             *captions,
-            *_of_part(part),
+            *_describe_hidden(region),
         ),
-        visible_region=part,
+        visible_region=region,
     )
 
 
-def asked(record: EncoderRecord, heat: HeatMap) -> str:
-    """Who asks in a map, in which layer, and how heads are joined."""
+def heat_map_title(record: EncoderRecord, heat: HeatMap) -> str:
+    """Return the title of a heat map: its query, its layer, and how the heads are joined."""
     return map_title(record, heat.query, heat.layers[0])
 
 
-def visible_part(record: EncoderRecord) -> Part | None:
-    """The part of a frame that the encoder saw, xyxy in shares of its sides; None where that is all of it."""
+def visible_region(record: EncoderRecord) -> Box | None:
+    """Return the region of a frame that the encoder sees, xyxy as fractions of its sides; None if it is all of it."""
     if describe_visible_region(record) is None:
         return None
     (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media.size_px
     return x0 / width, y0 / height, x1 / width, y1 / height
 
 
-def _of_part(part: Part | None) -> list[str]:
-    """What is drawn of a part, to be read."""
-    if part is None:
+def _describe_hidden(region: Box | None) -> list[str]:
+    """Return the caption on what is faded and what is not drawn; none if the encoder sees the whole frame."""
+    if region is None:
         return []
-    faded = "what the encoder does not see is faded" if max(*part[:2], 1 - part[2], 1 - part[3]) > 0 else ""
-    cut = "what it sees beyond the frame is not drawn" if min(*part[:2], 1 - part[2], 1 - part[3]) < 0 else ""
+    margins = (*region[:2], 1 - region[2], 1 - region[3])
+    faded = "what the encoder does not see is faded" if max(margins) > 0 else ""
+    cut = "what it sees beyond the frame is not drawn" if min(margins) < 0 else ""
     return ["; ".join(filter(None, (faded, cut)))]

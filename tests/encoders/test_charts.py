@@ -1,12 +1,20 @@
-"""The chart of an encoder's figures, and what it says in words."""
+"""The charts of an encoder's statistics, and their description in words."""
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-import qvl_attn.encoders.charts as chart_room
-from qvl_attn.encoders.charts import draw_figures, draw_folder_statistics
-from qvl_attn.encoders.statistics import FIGURES, TITLES, Figure, gathers_most, local_until, said, statistics_of
+from qvl_attn.encoders import charts as charts_module
+from qvl_attn.encoders.charts import draw_folder_statistics, draw_statistics
+from qvl_attn.encoders.statistics import (
+    STATISTICS,
+    TITLES,
+    Statistic,
+    describe_statistics,
+    local_until,
+    most_concentrated,
+    statistics_of,
+)
 from tests.helpers.encoder_records import made_attention, made_picture, made_record
 
 WINDOW = np.repeat([0, 1], 12)
@@ -15,12 +23,14 @@ FULL = np.array([False, True, False, True, False])
 
 @pytest.fixture
 def charts(monkeypatch):
-    """The canvases of the charts, which are not painted, and the words around them."""
-    found, words = [], []
-    captioned = chart_room.captioned
-    monkeypatch.setattr(chart_room, "pixels_of", lambda canvas: found.append(canvas) or np.zeros((9, 9, 3), np.uint8))
-    monkeypatch.setattr(chart_room, "captioned", lambda *reported: words.append(reported[1:]) or captioned(*reported))
-    return found, words
+    """The canvases of the charts, which are not rendered, and their titles and captions."""
+    canvases, texts = [], []
+    captioned = charts_module.captioned
+    monkeypatch.setattr(
+        charts_module, "pixels_of", lambda canvas: canvases.append(canvas) or np.zeros((9, 9, 3), np.uint8)
+    )
+    monkeypatch.setattr(charts_module, "captioned", lambda *args: texts.append(args[1:]) or captioned(*args))
+    return canvases, texts
 
 
 def windowed():
@@ -31,41 +41,41 @@ def lines_of(axes, label):
     return [line for line in axes.get_lines() if line.get_label() == label]
 
 
-def test_every_figure_with_heads_mean_and_chance(charts):
+def test_every_statistic_with_heads_mean_and_chance(charts):
     attention = windowed()
-    draw_figures(made_record(attention))
-    figures, (axes_of, _) = statistics_of(attention), charts
-    panels = [axes for axes in axes_of[0].figure.axes if axes.axison]
-    assert [axes.get_title(loc="left") for axes in panels] == [TITLES[name] for name in FIGURES]
-    for axes, name in zip(panels, FIGURES, strict=True):
+    draw_statistics(made_record(attention))
+    statistics, (canvases, _) = statistics_of(attention), charts
+    panels = [axes for axes in canvases[0].figure.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in panels] == [TITLES[name] for name in STATISTICS]
+    for axes, name in zip(panels, STATISTICS, strict=True):
         (dots,), (mean,) = lines_of(axes, "a head"), lines_of(axes, "mean over heads")
         np.testing.assert_array_equal(dots.get_xdata(), np.repeat(np.arange(5), 3))
-        np.testing.assert_array_equal(dots.get_ydata(), figures[name].values.ravel())
-        np.testing.assert_allclose(mean.get_ydata(), figures[name].values.mean(axis=1))
+        np.testing.assert_array_equal(dots.get_ydata(), statistics[name].values.ravel())
+        np.testing.assert_allclose(mean.get_ydata(), statistics[name].values.mean(axis=1))
         (chance,) = [patch for patch in axes.patches if patch.get_label() == "chance"]
-        np.testing.assert_allclose(chance.get_data().values, figures[name].chance)
+        np.testing.assert_allclose(chance.get_data().values, statistics[name].chance)
         np.testing.assert_allclose(chance.get_data().edges, np.arange(6) - 0.5)
         assert chance.get_linestyle() in (":", "dotted")
         assert mean.get_linestyle() == "-"
         bottom, top = axes.get_ylim()
         assert bottom == 0
-        assert top >= max(figures[name].values.max(), figures[name].chance.max())
+        assert top >= max(statistics[name].values.max(), statistics[name].chance.max())
 
 
-def test_full_layers_are_marked_where_there_are_windows(charts):
+def test_full_layers_are_marked_if_there_are_windows(charts):
     def marked(axes):
         return [patch.get_x() for patch in axes.patches if patch.get_label() == "full layers"]
 
-    draw_figures(made_record(windowed()))
-    draw_figures(made_record(made_attention()))
+    draw_statistics(made_record(windowed()))
+    draw_statistics(made_record(made_attention()))
     with_windows, without = (canvas.figure.axes for canvas in charts[0])
     assert all(marked(axes) == pytest.approx([0.5, 2.5]) for axes in with_windows[:6])
     assert not any(marked(axes) for axes in without)
     assert [axes.axison for axes in without] == [True] * 5 + [False]
 
 
-def test_nothing_is_cut_and_chance_is_on_the_page(charts):
-    draw_figures(made_record(made_attention((1, 4, 6), layers=24, heads=16)))
+def test_nothing_is_cut_off_and_chance_is_drawn(charts):
+    draw_statistics(made_record(made_attention((1, 4, 6), layers=24, heads=16)))
     (canvas,) = charts[0]
     canvas.draw()
     renderer, (width, height) = canvas.get_renderer(), canvas.get_width_height()
@@ -76,7 +86,7 @@ def test_nothing_is_cut_and_chance_is_on_the_page(charts):
         assert box.y0 >= 0
         assert box.x1 <= width
         assert box.y1 <= height
-    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert not any(box.overlaps(earlier) for i, box in enumerate(boxes) for earlier in boxes[:i])
     axes = canvas.figure.axes[3]
     chance = statistics_of(made_attention((1, 4, 6), layers=24, heads=16))["tokens_50"].chance[0]
     _, y = axes.transData.transform((0, chance))
@@ -88,69 +98,70 @@ def test_nothing_is_cut_and_chance_is_on_the_page(charts):
 
 def folder_statistics(N=30, layers=5, heads=3):
     rng = np.random.default_rng(2)
-    values = {name: rng.random((N, layers, heads)) * (i + 1) for i, name in enumerate(FIGURES)}
-    chance = {name: 1 + rng.random((N, layers)) for name in FIGURES}
+    values = {name: rng.random((N, layers, heads)) * (i + 1) for i, name in enumerate(STATISTICS)}
+    chance = {name: 1 + rng.random((N, layers)) for name in STATISTICS}
     return values, chance
 
 
-def test_a_survey_shows_the_mean_over_pictures_and_their_spread(charts):
+def test_the_chart_of_a_folder_shows_mean_and_spread_over_pictures(charts):
     values, chance = folder_statistics()
-    draw_folder_statistics(values, chance, FULL, "an eye · a folder")
+    draw_folder_statistics(values, chance, FULL, "an encoder · a folder")
     panels = charts[0][0].figure.axes
-    for axes, name in zip(panels, FIGURES, strict=True):
-        own = values[name].mean(axis=2)
-        apart = np.sqrt(((own - own.mean(axis=0)) ** 2).sum(axis=0) / 29)
+    for axes, name in zip(panels, STATISTICS, strict=True):
+        by_picture = values[name].mean(axis=2)
+        mean_by_layer = by_picture.mean(axis=0)
+        deviation = np.sqrt(((by_picture - mean_by_layer) ** 2).sum(axis=0) / 29)
         (mean,) = lines_of(axes, "mean over pictures")
-        np.testing.assert_allclose(mean.get_ydata(), own.mean(axis=0))
+        np.testing.assert_allclose(mean.get_ydata(), mean_by_layer)
         ends = {
-            "standard deviation": (own.mean(axis=0) - apart, own.mean(axis=0) + apart),
-            "5 to 95 % of the pictures": np.percentile(own, (5, 95), axis=0),
+            "standard deviation": (mean_by_layer - deviation, mean_by_layer + deviation),
+            "5 to 95 % of the pictures": np.percentile(by_picture, (5, 95), axis=0),
         }
         alphas = []
         for label, (low, high) in ends.items():
-            (band,) = [one for one in axes.collections if one.get_label() == label]
+            (band,) = [collection for collection in axes.collections if collection.get_label() == label]
             corners = band.get_paths()[0].vertices
             for layer in range(5):
-                at = corners[np.isclose(corners[:, 0], layer), 1]
-                assert (at.min(), at.max()) == pytest.approx((low[layer], high[layer]))
+                y = corners[np.isclose(corners[:, 0], layer), 1]
+                assert (y.min(), y.max()) == pytest.approx((low[layer], high[layer]))
             alphas.append(band.get_facecolor()[0, 3])
         assert alphas[0] > alphas[1]
-        (drawn,) = [patch for patch in axes.patches if patch.get_label() == "chance"]
-        np.testing.assert_allclose(drawn.get_data().values, chance[name].mean(axis=0))
-        assert drawn.get_edgecolor() == to_rgba(chart_room.INK)
+        (stairs,) = [patch for patch in axes.patches if patch.get_label() == "chance"]
+        np.testing.assert_allclose(stairs.get_data().values, chance[name].mean(axis=0))
+        assert stairs.get_edgecolor() == to_rgba(charts_module.INK)
     title, lines = charts[1][0]
-    assert title == "an eye · a folder"
-    assert lines[-1] == "30 pictures · of each the mean over heads"
+    assert title == "an encoder · a folder"
+    assert lines[-1] == "30 pictures · mean over the heads of each"
 
 
-def test_a_survey_says_what_the_mean_says(charts):
+def test_the_caption_of_a_folder_describes_the_mean(charts):
     values, chance = folder_statistics()
     draw_folder_statistics(values, chance, FULL, "")
-    found = {name: Figure(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in FIGURES}
-    assert charts[1][0][1][:2] == said(found)
+    means = {name: Statistic(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in STATISTICS}
+    assert charts[1][0][1][:2] == describe_statistics(means)
 
 
-def test_a_survey_of_one_picture_without_windows(charts):
+def test_the_chart_of_a_folder_of_one_picture_without_windows(charts):
     values, chance = folder_statistics(1)
     del values["window_share"], chance["window_share"]
     draw_folder_statistics(values, chance, np.ones(5, bool), "")
     assert charts[1][0][1][-1] == "one picture: no spread"
-    assert not [one for axes in charts[0][0].figure.axes for one in axes.collections]
+    assert not [collection for axes in charts[0][0].figure.axes for collection in axes.collections]
 
 
-def test_the_words_around_a_chart(charts):
-    look = made_record(made_attention(), made_picture((60, 40), source="some/where/a.png"))
-    draw_figures(look)
+def test_title_and_caption_of_a_chart(charts):
+    result = made_record(made_attention(), made_picture((60, 40), source="some/where/a.png"))
+    draw_statistics(result)
     title, lines = charts[1][0]
-    assert title == "figures by layer · a.png"
-    assert lines[:2] == said(statistics_of(look.attention))
-    assert "someone/an-eye" in lines[-1]
+    assert title == "statistics by layer · a.png"
+    assert lines[:2] == describe_statistics(statistics_of(result.attention))
+    assert "someone/an-encoder" in lines[-1]
     assert "input 84 x 56 px · 6 x 4 patches of 14 px" in lines[-1]
 
 
-def figure(means, chance, heads=2):
+def statistic(means, chance, heads=2):
     values = np.repeat(np.array(means, float)[:, None], heads, axis=1) + np.linspace(-1, 1, heads)
-    return Figure(values, np.array(chance, float))
+    return Statistic(values, np.array(chance, float))
 
 
 @pytest.mark.parametrize(
@@ -166,32 +177,34 @@ def figure(means, chance, heads=2):
     ],
 )
 def test_local_until(means, chance, last):
-    assert local_until(figure(means, chance)) == last
+    assert local_until(statistic(means, chance)) == last
 
 
-def test_it_gathers_most_where_tokens_are_fewest_over_chance():
-    assert gathers_most(figure([50, 8, 20, 9], [100] * 4)) == 1
-    assert gathers_most(figure([50, 8, 20, 9], [100, 10, 100, 100])) == 3
+def test_most_concentrated_is_where_tokens_are_fewest_relative_to_chance():
+    assert most_concentrated(statistic([50, 8, 20, 9], [100] * 4)) == 1
+    assert most_concentrated(statistic([50, 8, 20, 9], [100, 10, 100, 100])) == 3
 
 
-def test_the_sentences():
-    tokens = figure([50, 8.25, 20], [100, 100, 100])
-    local, gathers = said({"distance_px": figure([10, 20, 60], [100, 100, 100]), "tokens_50": tokens})
-    assert local == (
-        "local until layer 1, where attention reaches 20 px on average, 100 px if spread over the whole picture"
+def test_the_description_in_words():
+    tokens = statistic([50, 8.25, 20], [100, 100, 100])
+    local, concentration = describe_statistics(
+        {"distance_px": statistic([10, 20, 60], [100, 100, 100]), "tokens_50": tokens}
     )
-    assert gathers == (
-        "gathers most on few tokens in layer 1: half of what all patches give together is on 8.2 of them, "
+    assert local == (
+        "local up to layer 1, where attention reaches 20 px on average, 100 px if uniform over the whole picture"
+    )
+    assert concentration == (
+        "concentrated on few tokens most in layer 1: half of the attention of all patches is on 8.2 tokens, "
         "by chance on 100.0"
     )
-    (local, _) = said({"distance_px": figure([80, 20, 60, 10], [100] * 4), "tokens_50": tokens})
+    (local, _) = describe_statistics({"distance_px": statistic([80, 20, 60, 10], [100] * 4), "tokens_50": tokens})
     assert local.startswith("not local in layer 0, where attention reaches 80 px")
     assert local.endswith("; local again: layers 1,3")
-    (local, _) = said({"distance_px": figure([8, 20, 6], [100] * 3), "tokens_50": tokens})
+    (local, _) = describe_statistics({"distance_px": statistic([8, 20, 6], [100] * 3), "tokens_50": tokens})
     assert local.startswith("local in all layers (in layer 2 attention reaches 6 px")
-    windows = figure([20, 80, 20, 30], [40, 100, 40, 100])
-    (local, _) = said({"distance_px": windows, "tokens_50": tokens})
-    assert local.startswith("local until layer 0, where")
-    assert local.endswith("; local again: layers 2-3; by their windows: layers 0,2")
-    (_, gathers) = said({"distance_px": windows, "tokens_50": figure([90, 85], [100, 100])})
-    assert gathers.startswith("gathers on few tokens in no layer, not even in layer 1: half of")
+    windows = statistic([20, 80, 20, 30], [40, 100, 40, 100])
+    (local, _) = describe_statistics({"distance_px": windows, "tokens_50": tokens})
+    assert local.startswith("local up to layer 0, where")
+    assert local.endswith("; local again: layers 2-3; local because of their windows: layers 0,2")
+    (_, concentration) = describe_statistics({"distance_px": windows, "tokens_50": statistic([90, 85], [100, 100])})
+    assert concentration.startswith("concentrated on few tokens in no layer, not even in layer 1: half of")

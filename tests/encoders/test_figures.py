@@ -1,21 +1,21 @@
-"""The pictures of a look, on looks whose every number is known."""
+"""The pictures of an encoder's result, on results whose every number is known."""
 
 import numpy as np
 import pytest
 import transformers
 
-import qvl_attn.encoders.figures as pictures_room
-import qvl_attn.encoders.input_figures as grid_room
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoder import Encoder
+from qvl_attn.encoders import figures as figures_module
+from qvl_attn.encoders import input_figures as input_figures_module
 from qvl_attn.encoders.captions import (
-    cut_out,
+    crop_and_resize,
     describe_layer,
     describe_query,
     describe_share,
     describe_visible_region,
-    seen,
-    share_of_all,
+    format_share,
+    visible_picture,
 )
 from qvl_attn.encoders.figures import draw_encoder_result, saliency_heat_map
 from qvl_attn.encoders.input_figures import (
@@ -23,7 +23,7 @@ from qvl_attn.encoders.input_figures import (
     draw_grid,
     draw_reconstruction,
     grid_patch_px,
-    levels_apart,
+    level_difference,
     mark_patch,
     with_patch_lines,
     with_window_lines,
@@ -44,7 +44,7 @@ BOXES = Drawing(alpha=1, interp="cells")
 
 
 def drawn_part(page):
-    """The picture on a page of `headline`: (y0, y1, x0, x1) of what is not white, from its left margin on."""
+    """Return the (y0, y1, x0, x1) of the picture on a page of `headline`: the part that is not white."""
     margin = np.flatnonzero((page != 255).any(axis=(0, 2)))[0]
     column = (page[:, margin + 1] != 255).any(axis=-1)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], column, [0]])))
@@ -54,14 +54,14 @@ def drawn_part(page):
 
 
 def where(picture, color):
-    """(x0, y0, x1, y1) of all pixels of a colour."""
-    places = np.argwhere((picture == color).all(axis=-1))
-    (y0, x0), (y1, x1) = places.min(axis=0), places.max(axis=0) + 1
+    """Return the (x0, y0, x1, y1) of all pixels of a colour."""
+    pixels = np.argwhere((picture == color).all(axis=-1))
+    (y0, x0), (y1, x1) = pixels.min(axis=0), pixels.max(axis=0) + 1
     return x0, y0, x1, y1
 
 
 def one_hot(attention, place, share=0.9):
-    """(L, H, t, T) that is even but for one patch."""
+    """Return (L, H, t, T) attention that is uniform except on one patch."""
     shape = attention.received.shape
     values = np.full(shape, (1 - share) / (shape[-1] - 1), np.float32)
     values[..., len(attention.prefix) + place] = share
@@ -70,34 +70,34 @@ def one_hot(attention, place, share=0.9):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """What each picture of a look is drawn from, by name: pictures, panel or panels, words."""
+    """The arguments that each picture of a result is drawn from, by name: pictures, panel or panels, texts."""
 
-    def record(look, drawing=None):
-        found, calls = {}, []
+    def record(result, drawing=None):
+        by_name, calls = {}, []
 
-        def keep(pictures, panels, **how):
-            calls.append((pictures, panels, how))
+        def keep(pictures, panels, **texts):
+            calls.append((pictures, panels, texts))
             return np.zeros((1, 1, 3), np.uint8)
 
-        monkeypatch.setattr(pictures_room, "sheet", keep)
-        monkeypatch.setattr(pictures_room, "headline", keep)
-        for name, draws in draw_encoder_result(look, drawing or Drawing()).images():
+        monkeypatch.setattr(figures_module, "sheet", keep)
+        monkeypatch.setattr(figures_module, "headline", keep)
+        for name, draw in draw_encoder_result(result, drawing or Drawing()).images():
             if name not in ("picture_1.png", "grid.png", "turned_back.png", "figures.png"):
-                draws()
-                found[name] = calls.pop()
+                draw()
+                by_name[name] = calls.pop()
         assert not calls
-        return found
+        return by_name
 
     return record
 
 
-def names_of(look):
-    return [name for name, _ in draw_encoder_result(look, Drawing()).images()]
+def names_of(result):
+    return [name for name, _ in draw_encoder_result(result, Drawing()).images()]
 
 
 def test_names():
     settings = EncoderSettings(at=((35.0, 5.0), (15.0, 15.0)))
-    look = made_record(made_attention(query_patches=np.array([3, 7])), settings=settings)
+    result = made_record(made_attention(query_patches=np.array([3, 7])), settings=settings)
     queries = [
         name
         for query in ("cls", "patch", "at_1", "at_2")
@@ -109,13 +109,13 @@ def test_names():
             f"{query}/heads_shared.png",
         )
     ]
-    assert names_of(look) == ["picture_1.png", "overlay.png", "grid.png", "turned_back.png", "figures.png", *queries]
+    assert names_of(result) == ["picture_1.png", "overlay.png", "grid.png", "turned_back.png", "figures.png", *queries]
 
 
 def test_every_picture_is_rgb_and_none_is_blank():
-    look = made_record(made_attention(query_patches=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
-    for name, draws in draw_encoder_result(look, Drawing()).images():
-        picture = draws()
+    result = made_record(made_attention(query_patches=np.array([3])), settings=EncoderSettings(at=((35.0, 5.0),)))
+    for name, draw in draw_encoder_result(result, Drawing()).images():
+        picture = draw()
         assert (picture.dtype, picture.ndim, picture.shape[-1]) == (np.uint8, 3, 3), name
         assert picture.std() > 1, name
 
@@ -131,84 +131,84 @@ def test_the_strongest_patch_is_brightest_at_its_place():
     assert box == pytest.approx((640 * 4 / 6, 427 * 2 / 4, 640 * 5 / 6, 427 * 3 / 4), abs=1)
 
 
-def test_single_layers_are_drawn_each_with_its_own():
+def test_single_layers_are_drawn_with_their_own_maps():
     attention = made_attention(prefix=())
     values = np.stack([one_hot(attention, place)[place // 5] for place in (0, 9, 13)])
     attention = made_attention(prefix=(), received=values)
-    found = dict(draw_encoder_result(made_record(attention), BOXES).images())
+    images = dict(draw_encoder_result(made_record(attention), BOXES).images())
     for layer, (row, column) in enumerate(((0, 0), (1, 3), (2, 1))):
-        page = found[f"patch/layers/layer_{layer:02d}.png"]()
+        page = images[f"patch/layers/layer_{layer:02d}.png"]()
         y0, y1, x0, x1 = drawn_part(page)
         box = where(page[y0:y1, x0:x1], color_table("inferno")[255, 0])
         assert box[:2] == pytest.approx((640 * column / 6, 427 * row / 4), abs=1)
 
 
-def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_said(recorded):
+def test_panels_of_layers_are_the_mean_over_heads_and_the_scale_is_named(recorded):
     attention = made_attention(layers=4, heads=3)
-    look = made_record(attention)
-    found = recorded(look)
+    result = made_record(attention)
+    drawn = recorded(result)
     for query, values in (("cls", attention.cls), ("patch", attention.received)):
         expected = values.mean(axis=1)[..., 2:].reshape(4, 4, 6)
         for name in ("layers", "layers_shared"):
-            _, panels, _how = found[f"{query}/{name}.png"]
+            _, panels, _ = drawn[f"{query}/{name}.png"]
             assert [panel.label.split(" · ")[0] for panel in panels] == [f"layer {i}" for i in range(4)]
             np.testing.assert_allclose([panel.cells[0] for panel in panels], expected, rtol=1e-5)
             assert {panel.maps[0].uniform for panel in panels} == {1 / 26}
             assert not any(panel.maps[0].queries for panel in panels)
-        own, shared = (found[f"{query}/{name}.png"][1] for name in ("layers", "layers_shared"))
+        own, shared = (drawn[f"{query}/{name}.png"][1] for name in ("layers", "layers_shared"))
         np.testing.assert_allclose(
             [panel.scale.high for panel in own], np.percentile(expected.reshape(4, -1), 99.5, axis=1), rtol=1e-5
         )
         np.testing.assert_allclose([panel.scale.high for panel in shared], np.percentile(expected, 99.5), rtol=1e-5)
-        assert "own scale" in found[f"{query}/layers.png"][2]["title_lines"][1]
-        assert "one scale" in found[f"{query}/layers_shared.png"][2]["title_lines"][1]
+        assert "own scale" in drawn[f"{query}/layers.png"][2]["title_lines"][1]
+        assert "one scale" in drawn[f"{query}/layers_shared.png"][2]["title_lines"][1]
         share = expected.sum(axis=(1, 2))
         assert [panel.label for panel in own] == [f"layer {i} · {100 * share[i]:.0f} %" for i in range(4)]
 
 
 def test_panels_of_heads(recorded):
     attention = made_attention(layers=4, heads=3)
-    _, panels, how = recorded(made_record(attention, settings=EncoderSettings(layer=1)))["cls/heads.png"]
+    _, panels, texts = recorded(made_record(attention, settings=EncoderSettings(layer=1)))["cls/heads.png"]
     heads = attention.cls[1, :, 0, 2:].reshape(3, 4, 6)
-    shown = np.stack([panel.cells[0] for panel in panels])
-    np.testing.assert_allclose(shown, [*heads, heads.mean(axis=0), heads.max(axis=0), heads.min(axis=0)], rtol=1e-5)
+    values = np.stack([panel.cells[0] for panel in panels])
+    np.testing.assert_allclose(values, [*heads, heads.mean(axis=0), heads.max(axis=0), heads.min(axis=0)], rtol=1e-5)
     assert [panel.label.split(" · ")[0] for panel in panels] == [
         *("head 0", "head 1", "head 2", "mean", "maximum", "minimum")
     ]
-    assert "layer 1 of 0-3" in how["title_lines"][0]
+    assert "layer 1 of 0-3" in texts["title_lines"][0]
     np.testing.assert_allclose(
-        [panel.scale.high for panel in panels], np.percentile(shown.reshape(6, -1), 99.5, axis=1), rtol=1e-5
+        [panel.scale.high for panel in panels], np.percentile(values.reshape(6, -1), 99.5, axis=1), rtol=1e-5
     )
     assert len({panel.scale for panel in recorded(made_record(attention))["cls/heads_shared.png"][1]}) == 1
 
 
 @pytest.mark.parametrize("over", ["mean", "max", "min"])
-def test_the_overlay_is_the_last_layer_joined_as_asked(recorded, over):
+def test_the_overlay_is_the_last_layer_joined_over_its_heads(recorded, over):
     attention = made_attention(heads=3)
-    _, panel, how = recorded(made_record(attention, settings=EncoderSettings(over=over)))["overlay.png"]
+    _, panel, texts = recorded(made_record(attention, settings=EncoderSettings(over=over)))["overlay.png"]
     expected = getattr(attention.cls[-1, :, 0, 2:], over)(axis=0).reshape(4, 6)
     np.testing.assert_allclose(panel.cells[0], expected, rtol=1e-5)
     word = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}[over]
-    assert how["question"] == f"[CLS] · layer 2 of 0-2 · {word} 3 heads"
+    assert texts["question"] == f"[CLS] · layer 2 of 0-2 · {word} 3 heads"
 
 
 def test_the_overlay_without_cls_is_of_all_patches(recorded):
-    _, panel, how = recorded(made_record(made_attention(prefix=())))["overlay.png"]
-    assert how["question"].startswith("attention received: mean over all patches that ask")
+    _, panel, texts = recorded(made_record(made_attention(prefix=())))["overlay.png"]
+    assert texts["question"].startswith("attention received: mean over all patches ·")
     assert panel.maps[0].query == "patch"
-    assert how["answer"] == "all attention is on patches: there are no other tokens"
+    assert texts["answer"] == "all attention is on patches: there are no other tokens"
 
 
 def test_single_layers_on_a_shared_scale(recorded):
-    found = recorded(made_record(), Drawing(scale="shared"))
-    panels = [found[f"cls/layers/layer_{i:02d}.png"][1] for i in range(3)]
+    drawn = recorded(made_record(), Drawing(scale="shared"))
+    panels = [drawn[f"cls/layers/layer_{i:02d}.png"][1] for i in range(3)]
     assert len({panel.scale for panel in panels}) == 1
-    assert "one scale" in found["cls/layers/layer_00.png"][2]["caption_lines"][0]
+    assert "one scale" in drawn["cls/layers/layer_00.png"][2]["caption_lines"][0]
 
 
 def test_shares_are_of_the_layer_over_all_heads_and_steps():
     values = random_attention(np.random.default_rng(0), 2, 3, 2, 3 + 24)
-    cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # of each head and step
+    cls = np.array([[0.01, 0.09], [0.02, 0.08], [0.03, 0.07]], np.float32)  # by head and step
     values[1, ..., 0], values[1, ..., 1:3] = cls, 0.2
     values[1, ..., 3:] *= ((0.6 - cls) / values[1, ..., 3:].sum(axis=-1))[..., None]
     attention = made_attention((2, 4, 6), ("cls", "register", "register"), 2, 3, cls=values)
@@ -218,13 +218,13 @@ def test_shares_are_of_the_layer_over_all_heads_and_steps():
     )
 
 
-def test_all_but_a_little_is_not_told_as_all():
-    assert [share_of_all(one) for one in (0.5, 0.994, 0.9961, 0.99991, 1.0)] == [
+def test_only_a_share_of_one_becomes_100_percent():
+    assert [format_share(share) for share in (0.5, 0.994, 0.9961, 0.99991, 1.0)] == [
         *("50 %", "99 %", "99.6 %", ">99.9 %", "100 %")
     ]
 
 
-def test_windows_are_told():
+def test_windows_are_described():
     window = np.repeat([0, 1], 12)
     attention = made_attention(prefix=(), window=window, full=[False, True, False])
     assert describe_layer(attention, 0) == "layer 0 of 0-2 · windows of 84 x 28 px"
@@ -232,66 +232,68 @@ def test_windows_are_told():
     assert describe_layer(made_attention(), 1) == "layer 1 of 0-2"
 
 
-def test_a_patch_is_named_by_what_was_typed():
+def test_a_patch_is_named_by_its_point():
     attention = made_attention(query_patches=np.array([3, 7]))
-    look = made_record(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
-    assert [describe_query(look, "at_1"), describe_query(look, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
+    result = made_record(attention, settings=EncoderSettings(at=((35.0, 5.5), (15.0, 15.0))))
+    assert [describe_query(result, "at_1"), describe_query(result, "at_2")] == ["patch at 35,5.5", "patch at 15,15"]
 
 
-# The part of the original that is drawn.
+# The visible region of the original.
 
 
 def ramp(width, height):
-    """A picture whose red is x and whose green is y, in quarters of a level's worth of pixels."""
+    """Return a picture whose red is x and whose green is y."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_the_part_is_cut_out_to_a_fraction_of_a_pixel(scale):
+def test_the_crop_is_accurate_to_a_fraction_of_a_pixel(scale):
     box = np.array([40.3, 20.6, 200.9, 140.2])
     width, height = round(160.6 * scale), round(119.6 * scale)
-    shown = cut_out(ramp(256, 200), box, (width, height)).astype(float)
+    cropped = crop_and_resize(ramp(256, 200), box, (width, height)).astype(float)
     x = 40.3 + (np.arange(width) + 0.5) * 160.6 / width - 0.5
     y = 20.6 + (np.arange(height) + 0.5) * 119.6 / height - 0.5
     inner = slice(4, -4)
-    assert np.abs(shown[inner, inner, 0] - x[inner]).max() < 0.56
-    assert np.abs(shown[inner, inner, 1] - y[inner, None]).max() < 0.56
+    assert np.abs(cropped[inner, inner, 0] - x[inner]).max() < 0.56
+    assert np.abs(cropped[inner, inner, 1] - y[inner, None]).max() < 0.56
 
 
 def test_beyond_the_picture_is_black():
-    shown = cut_out(np.full((50, 100, 3), 200, np.uint8), np.array([-20.0, -30.0, 120.0, 80.0]), (140, 110))
-    assert where(shown, (200, 200, 200)) == (20, 30, 120, 80)
-    assert not shown[:28].any()
-    assert not shown[82:].any()
-    assert not shown[:, :18].any()
-    assert not shown[:, 122:].any()
+    cropped = crop_and_resize(np.full((50, 100, 3), 200, np.uint8), np.array([-20.0, -30.0, 120.0, 80.0]), (140, 110))
+    assert where(cropped, (200, 200, 200)) == (20, 30, 120, 80)
+    assert not cropped[:28].any()
+    assert not cropped[82:].any()
+    assert not cropped[:, :18].any()
+    assert not cropped[:, 122:].any()
 
 
-def test_a_smaller_copy_of_the_original_shows_the_same_part():
+def test_a_smaller_copy_of_the_original_shows_the_same_region():
     boxes = cell_boxes_px(4, 6, (120, 80)) + np.array([60, 40, 60, 40], np.float32)
     attention, media = made_attention(boxes_px=boxes), made_picture((240, 160))
-    kept = made_picture((240, 160), media.frames[0][::2, ::2])
-    whole, small = (seen(made_record(attention, one), 0, (60, 40)).astype(int) for one in (media, kept))
+    reduced = made_picture((240, 160), media.frames[0][::2, ::2])
+    whole, small = (
+        visible_picture(made_record(attention, picture), 0, (60, 40)).astype(int) for picture in (media, reduced)
+    )
     assert np.abs(whole - small).max() <= 3
     assert whole[0, 0, 0] == pytest.approx(255 * 61 / 240, abs=2)
 
 
-def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
+def test_pictures_are_drawn_on_the_region_that_the_patches_cover(recorded):
     boxes = cell_boxes_px(4, 4, (100, 100)) + np.array([50, 0, 50, 0], np.float32)
     attention = made_attention((1, 4, 4), boxes_px=boxes)
-    look = made_record(attention, made_picture((200, 100)))
-    pictures, _, how = recorded(look)["overlay.png"]
+    result = made_record(attention, made_picture((200, 100)))
+    pictures, _, texts = recorded(result)["overlay.png"]
     assert pictures[0].shape == (640, 640, 3)
     assert pictures[0][320, [2, -3], 0].tolist() == pytest.approx([64, 191], abs=2)
     part = "the encoder sees the middle 100 x 100 of 200 x 100 px"
-    assert part in how["caption_lines"]
-    assert part in draw_encoder_result(look, Drawing()).notes
-    assert dict(draw_encoder_result(look, Drawing()).images())["picture_1.png"]().shape == (320, 640, 3)
+    assert part in texts["caption_lines"]
+    assert part in draw_encoder_result(result, Drawing()).notes
+    assert dict(draw_encoder_result(result, Drawing()).images())["picture_1.png"]().shape == (320, 640, 3)
 
 
 @pytest.mark.parametrize(
-    ("box", "words"),
+    ("box", "text"),
     [
         ((0, 0, 640, 480), None),
         ((0.4, -0.3, 640.6, 480.2), None),
@@ -300,14 +302,14 @@ def test_pictures_are_drawn_on_the_part_that_the_patches_cover(recorded):
         ((0, -80, 640, 560), "the encoder sees 640 x 640 px, more than the picture's 640 x 480 px: the rest is black"),
     ],
 )
-def test_the_part_is_told(box, words):
+def test_the_visible_region_is_described(box, text):
     x0, y0, x1, y1 = box
     boxes = cell_boxes_px(48, 64, (1, 1)) * np.array([x1 - x0, y1 - y0] * 2) + np.array([x0, y0] * 2)
     attention = made_attention((1, 48, 64), layers=1, heads=1, boxes_px=boxes.astype(np.float32))
-    assert describe_visible_region(made_record(attention, made_picture((640, 480)))) == words
+    assert describe_visible_region(made_record(attention, made_picture((640, 480)))) == text
 
 
-# Marks, the grid, the picture turned back.
+# Marks, the grid, the reconstruction.
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 3), (3, 5)])
@@ -322,18 +324,18 @@ def test_the_outline_goes_around_the_patch(row, column):
     edge = 6
     inside = marked[100 * row + edge : 100 * (row + 1) - edge, 100 * column + edge : 100 * (column + 1) - edge]
     assert (inside == 128).all()
-    if 0 < row < 3:  # away from the border nothing of the patch is covered
+    if 0 < row < 3:  # away from the border the outline covers nothing of the patch
         assert (marked[100 * row + 1 : 100 * (row + 1) - 1, 100 * column + 1 : 100 * (column + 1) - 1] == 128).all()
 
 
 @pytest.mark.parametrize("name", ["at_1/layers/layer_00.png", "at_1/layers.png", "at_1/heads.png"])
-def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
-    look = made_record(made_attention(query_patches=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
-    found = dict(draw_encoder_result(look, Drawing(alpha=0)).images())
+def test_the_query_patch_is_marked_only_in_its_own_pictures(name):
+    result = made_record(made_attention(query_patches=np.array([9])), settings=EncoderSettings(at=((35.0, 15.0),)))
+    images = dict(draw_encoder_result(result, Drawing(alpha=0)).images())
     count = {"at_1/layers/layer_00.png": 1, "at_1/layers.png": 3, "at_1/heads.png": 5}[name]
-    marked = (found[name]() == CYAN).all(axis=-1)
+    marked = (images[name]() == CYAN).all(axis=-1)
     assert marked.any()
-    assert not (found[name.replace("at_1", "cls")]() == CYAN).all(axis=-1).any()
+    assert not (images[name.replace("at_1", "cls")]() == CYAN).all(axis=-1).any()
     columns = np.flatnonzero(np.diff(np.concatenate([[0], marked.any(axis=0), [0]]))).reshape(-1, 2)
     rows = np.flatnonzero(np.diff(np.concatenate([[0], marked.any(axis=1), [0]]))).reshape(-1, 2)
     assert count <= len(columns) * len(rows) < count + len(columns)
@@ -341,25 +343,25 @@ def test_the_patch_that_asked_is_marked_in_its_pictures_alone(name):
 
 def test_each_place_has_its_own_mark():
     attention = made_attention(query_patches=np.array([0, 3 * 6 + 4]))
-    look = made_record(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
-    page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
+    result = made_record(attention, settings=EncoderSettings(at=((5.0, 5.0), (45.0, 35.0))))
+    page = dict(draw_encoder_result(result, Drawing(alpha=0)).images())["at_2/layers/layer_00.png"]()
     y0, y1, x0, x1 = drawn_part(page)
     box = where(page[y0:y1, x0:x1], CYAN)
     assert box == pytest.approx((640 * 4 / 6, 427 * 3 / 4, 640 * 5 / 6, 427), abs=5)
 
 
-def test_patch_lines_stand_between_patches_and_leave_them_clear():
+def test_patch_lines_are_between_patches_and_leave_them_clear():
     picture = np.full((4 * 20, 6 * 20, 3), 100, np.uint8)
     lines = (with_patch_lines(picture, 20) != 100).any(axis=-1)
-    at = np.arange(1, 6) * 20
-    assert np.flatnonzero(lines.all(axis=0)).tolist() == sorted([*(at - 1), *at])
-    at = np.arange(1, 4) * 20
-    assert np.flatnonzero(lines.all(axis=1)).tolist() == sorted([*(at - 1), *at])
+    edges = np.arange(1, 6) * 20
+    assert np.flatnonzero(lines.all(axis=0)).tolist() == sorted([*(edges - 1), *edges])
+    edges = np.arange(1, 4) * 20
+    assert np.flatnonzero(lines.all(axis=1)).tolist() == sorted([*(edges - 1), *edges])
     assert not lines[1:19, 1:19].any()
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (60, 80), (3, 300)])
-def test_patches_are_seen_beneath_their_lines(grid):
+def test_patches_are_visible_beneath_their_lines(grid):
     side = grid_patch_px(grid, Drawing())
     assert side * max(grid) <= 2400
     picture = np.full((grid[0] * side, grid[1] * side, 3), 100, np.uint8)
@@ -368,7 +370,7 @@ def test_patches_are_seen_beneath_their_lines(grid):
     assert side >= 24 or side == 2400 // max(grid)
 
 
-def test_window_lines_stand_where_windows_meet():
+def test_window_lines_are_where_windows_meet():
     window = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 3]])
     drawn = with_window_lines(np.zeros((120, 160, 3), np.uint8), window, 40)
     yellow = (drawn == WINDOW_COLOR).all(axis=-1)
@@ -382,24 +384,26 @@ def test_window_lines_stand_where_windows_meet():
     assert not yellow[40, [20, 60, 100, 140]].any()
 
 
-def captions(monkeypatch):
-    """What `captioned` is told, and the picture."""
-    found = []
-    monkeypatch.setattr(grid_room, "captioned", lambda *reported: found.append(reported) or reported[0])
-    return found
+def record_captions(monkeypatch):
+    """Record the arguments of `captioned`: the picture, its title and its lines."""
+    calls = []
+    monkeypatch.setattr(input_figures_module, "captioned", lambda *args: calls.append(args) or args[0])
+    return calls
 
 
 def test_the_grid_shows_the_input_and_counts(monkeypatch):
-    found, rng = captions(monkeypatch), np.random.default_rng(0)
-    back = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
+    calls, rng = record_captions(monkeypatch), np.random.default_rng(0)
+    reconstruction = rng.integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
     window = np.repeat([0, 1], 12)
     attention = made_attention(prefix=(), window=window, full=[False, True, False], query_patches=np.array([9]))
-    draw_grid(made_record(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=back), Drawing())
-    ((picture, title, lines),) = found
+    draw_grid(
+        made_record(attention, settings=EncoderSettings(at=((35.0, 15.0),)), reconstruction=reconstruction), Drawing()
+    )
+    ((picture, title, lines),) = calls
     side = picture.shape[1] // 6
     assert picture.shape == (4 * side, 6 * side, 3)
-    np.testing.assert_array_equal(picture[side // 28, side // 28], back[0, 0, 0])  # the first pixel's middle
-    np.testing.assert_array_equal(picture[round(side * 35.5 / 14), round(side * 7.5 / 14)], back[0, 35, 7])
+    np.testing.assert_array_equal(picture[side // 28, side // 28], reconstruction[0, 0, 0])  # the first pixel's middle
+    np.testing.assert_array_equal(picture[round(side * 35.5 / 14), round(side * 7.5 / 14)], reconstruction[0, 35, 7])
     assert title == "6 x 4 patches of 14 px, as the processor cut them"
     assert lines[1] == "original 60 x 40 px · input 84 x 56 px · 24 patches"
     assert lines[2:] == ["thick lines: 2 windows, the largest of 84 x 28 px", "outlined: 1: patch at 35,15"]
@@ -407,21 +411,21 @@ def test_the_grid_shows_the_input_and_counts(monkeypatch):
     assert (x0, y0) == pytest.approx((side, 0), abs=8)
 
 
-@pytest.mark.parametrize(("change", "reported"), [("none", (0, 0.0)), ("swap", None), ("one", (55, None))])
-def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, reported):
-    found, attention = captions(monkeypatch), made_attention()
+@pytest.mark.parametrize("change", ["none", "swap", "one"])
+def test_a_wrong_order_is_visible_in_the_reconstruction(monkeypatch, change):
+    calls, attention = record_captions(monkeypatch), made_attention()
     media = made_picture((84, 56))
     attention = made_attention(boxes_px=cell_boxes_px(4, 6, (84, 56)))
-    back = media.frames.copy()
+    pixels = media.frames.copy()
     if change == "swap":
-        back[0, :, :14], back[0, :, 28:42] = media.frames[0, :, 28:42], media.frames[0, :, :14]
+        pixels[0, :, :14], pixels[0, :, 28:42] = media.frames[0, :, 28:42], media.frames[0, :, :14]
     if change == "one":
-        back[0, 5, 5, 2] += 55
-    draw_reconstruction(made_record(attention, media, reconstruction=back))
-    ((picture, _, lines),) = found
-    apart = np.abs(back.astype(int) - media.frames)
-    assert f"by {apart.mean():.1f} of 255 levels on average, by {apart.max()} at most" in lines[1]
-    assert (change == "none") == (apart.max() == 0)
+        pixels[0, 5, 5, 2] += 55
+    draw_reconstruction(made_record(attention, media, reconstruction=pixels))
+    ((picture, _, lines),) = calls
+    difference = np.abs(pixels.astype(int) - media.frames)
+    assert f"by {difference.mean():.1f} of 255 levels on average, by {difference.max()} at most" in lines[1]
+    assert (change == "none") == (difference.max() == 0)
     half = (picture.shape[1] - 24) // 2
     left, right = picture[:, :half], picture[:, -half:]
     assert np.array_equal(left, right) == (change == "none")
@@ -430,34 +434,34 @@ def test_a_wrong_order_shows_in_the_picture_turned_back(monkeypatch, change, rep
 # Clips, saliency, notes.
 
 
-def test_of_a_clip_a_few_steps_stand_side_by_side(recorded):
+def test_a_few_steps_of_a_clip_are_drawn_side_by_side(recorded):
     attention, media = made_attention((9, 4, 6), ("cls",)), made_clip((60, 40), 18)
-    look = made_record(attention, media)
-    found = recorded(look)
-    assert "picture_1.png" not in names_of(look)
-    steps = draw_encoder_result(look, Drawing()).steps
+    result = made_record(attention, media)
+    drawn = recorded(result)
+    assert "picture_1.png" not in names_of(result)
+    steps = draw_encoder_result(result, Drawing()).steps
     last = attention.map("cls", 2)
     assert len(steps) == 6
     assert int(last.max(axis=(1, 2)).argmax()) in steps
-    pictures, panels, how = found["cls/layers.png"]
+    pictures, panels, texts = drawn["cls/layers.png"]
     assert [int(picture[5, 5, 0]) for picture in pictures] == [20 * step for step in steps]  # the first of two frames
     np.testing.assert_allclose(list(panels[2].cells), last[list(steps)], rtol=1e-6)
-    assert how["title_lines"][-1].startswith(f"from left to right: step {steps[0] + 1} ({2 * steps[0]:.2f} s)")
-    assert "these alone" in how["title_lines"][-1]
+    assert texts["title_lines"][-1].startswith(f"from left to right: step {steps[0] + 1} ({2 * steps[0]:.2f} s)")
+    assert "these steps only" in texts["title_lines"][-1]
     assert {panel.maps[0].uniform for panel in panels} == {1 / 25}
-    assert [name for name in found if name.startswith("cls/layers/")]
+    assert [name for name in drawn if name.startswith("cls/layers/")]
 
 
-def test_of_a_clip_the_patch_is_marked_in_every_step(recorded):
+def test_the_patch_is_marked_in_every_step_of_a_clip(recorded):
     attention = made_attention((3, 4, 6), query_patches=np.array([9]))
-    look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
-    assert len(recorded(look)["at_1/heads.png"][1][0].marks) == 3
+    result = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    assert len(recorded(result)["at_1/heads.png"][1][0].marks) == 3
 
 
-def test_of_a_clip_each_step_shows_its_mark():
+def test_the_picture_of_a_clip_has_a_mark_in_each_step():
     attention = made_attention((3, 4, 6), query_patches=np.array([9]))
-    look = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
-    page = dict(draw_encoder_result(look, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
+    result = made_record(attention, made_clip((60, 40), 6), settings=EncoderSettings(at=((35.0, 15.0),)))
+    page = dict(draw_encoder_result(result, Drawing(alpha=0)).images())["at_1/layers/layer_01.png"]()
     marked = (page == CYAN).all(axis=-1).any(axis=0)
     assert (np.diff(marked.astype(int)) == 1).sum() == 3
 
@@ -470,30 +474,30 @@ def test_saliency_is_in_multiples_of_its_own_mean(recorded):
     values = np.random.default_rng(0).random((4, 6)) ** 4
     settings = EncoderSettings(texts=("a cat",), saliency=True)
     maps = (saliency(values), saliency(values, "狗 dog!", "attention_gradient", 0.9))
-    found = recorded(made_record(settings=settings, saliency=maps))
-    _, panel, how = found["saliency/01_gradcam_a-cat.png"]
-    assert (how["question"], how["answer"]) == ("a cat", "cosine similarity 0.273")
-    assert found["saliency/02_attention_gradient_狗-dog.png"][2]["answer"] == "probability 0.900"
+    drawn = recorded(made_record(settings=settings, saliency=maps))
+    _, panel, texts = drawn["saliency/01_gradcam_a-cat.png"]
+    assert (texts["question"], texts["answer"]) == ("a cat", "cosine similarity 0.273")
+    assert drawn["saliency/02_attention_gradient_狗-dog.png"][2]["answer"] == "probability 0.900"
     line = scale_line(panel, Drawing())
     assert f"max {values.max():.3g} = {values.max() / values.mean():.1f}× mean" in line
-    assert "uniform" not in line + " ".join(how["caption_lines"])
+    assert "uniform" not in line + " ".join(texts["caption_lines"])
     assert panel.scale.low == 0
     assert panel.scale.high == pytest.approx(np.percentile(values, 99.5))
 
 
-def test_saliency_of_nothing_is_not_drawn_and_told():
-    one = saliency(np.zeros((4, 6)), "a tiger")
+def test_zero_saliency_is_not_drawn_but_noted():
+    zero = saliency(np.zeros((4, 6)), "a tiger")
     spot = np.zeros((4, 6))
     spot[2, 2] = 1
-    look = made_record(saliency=(one, saliency(spot)))
-    assert [name for name in names_of(look) if "saliency" in name] == ["saliency/02_gradcam_a-cat.png"]
-    (note,) = draw_encoder_result(look, Drawing()).notes
+    result = made_record(saliency=(zero, saliency(spot)))
+    assert [name for name in names_of(result) if "saliency" in name] == ["saliency/02_gradcam_a-cat.png"]
+    (note,) = draw_encoder_result(result, Drawing()).notes
     assert "“a tiger”" in note
     assert "zero everywhere and not drawn" in note
     assert saliency_heat_map(saliency(spot), Drawing(denoise="median")) is None
-    assert "after the filter" in draw_encoder_result(look, Drawing(denoise="median")).notes[1]
-    found = saliency_heat_map(saliency(np.random.default_rng(0).random((4, 6))), Drawing(denoise="median"))
-    assert found.uniform == pytest.approx(found.values.mean())
+    assert "after the filter" in draw_encoder_result(result, Drawing(denoise="median")).notes[1]
+    heat = saliency_heat_map(saliency(np.random.default_rng(0).random((4, 6))), Drawing(denoise="median"))
+    assert heat.uniform == pytest.approx(heat.values.mean())
 
 
 def test_notes():
@@ -507,31 +511,31 @@ def test_notes():
     assert draw_encoder_result(made_record(), Drawing()).notes == ()
 
 
-def test_an_overlay_of_which_a_filter_leaves_nothing_is_refused():
+def test_an_overlay_that_a_filter_makes_empty_is_refused():
     attention = made_attention(prefix=())
     received = np.zeros_like(attention.received)
     received[..., 3] = 1
-    look = made_record(made_attention(prefix=(), received=received))
+    result = made_record(made_attention(prefix=(), received=received))
     with pytest.raises(CaptureError, match="leaves nothing of layer 2"):
-        draw_encoder_result(look, Drawing(denoise="median")).overlay()
+        draw_encoder_result(result, Drawing(denoise="median")).overlay()
     assert not [
         name
-        for name in (n for n, _ in draw_encoder_result(look, Drawing(denoise="median")).images())
+        for name in (n for n, _ in draw_encoder_result(result, Drawing(denoise="median")).images())
         if "layers" in name
     ]
 
 
-def test_a_panel_wants_a_mark_for_each_map():
+def test_a_panel_needs_a_mark_for_each_map():
     attention = made_attention((2, 4, 6))
-    look = made_record(attention, made_clip((60, 40), 2))
-    drawn = draw_encoder_result(look, Drawing())
+    result = made_record(attention, made_clip((60, 40), 2))
+    drawn = draw_encoder_result(result, Drawing())
     panel = Panel("", drawn._layer_panels("cls", [0], (0, 1))[0].maps, marks=(lambda picture: picture,))
     with pytest.raises(ValueError, match=r"zip\(\)"):
         drawn._large(drawn._pictures((0, 1)), panel, "", "", [])
 
 
 @pytest.fixture(scope="module")
-def demo_look():
+def demo_result():
     media = load_picture(DEMO_PICTURES / "tall.png")
     width, height = media.size_px
     return Encoder.load("demo", device="cpu", dtype="float32").encode(
@@ -539,28 +543,27 @@ def demo_look():
     )
 
 
-def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeypatch):
+def test_the_texts_of_a_trained_encoder_fit(demo_result, monkeypatch):
     cut = []
-    wrap = pictures_room.sheet.__globals__["lettering"].wrap
+    wrap = figures_module.sheet.__globals__["lettering"].wrap
 
-    def watched(text, *how, **more):
-        lines = wrap(text, *how, **more)
+    def recording_wrap(text, *args, **kwargs):
+        lines = wrap(text, *args, **kwargs)
         cut.extend(line for line in lines if line.endswith("…"))
         return lines
 
-    monkeypatch.setattr(pictures_room.sheet.__globals__["lettering"], "wrap", watched)
-    found = draw_encoder_result(demo_look, Drawing()).images()
-    pages = {name: draws() for name, draws in found if name != "figures.png"}
+    monkeypatch.setattr(figures_module.sheet.__globals__["lettering"], "wrap", recording_wrap)
+    images = draw_encoder_result(demo_result, Drawing()).images()
+    pages = {name: draw() for name, draw in images if name != "figures.png"}
     assert not cut
     assert pages["patch/layers.png"].shape[1] <= 2400
-    found = []
-    monkeypatch.setattr(grid_room, "captioned", lambda *reported: found.append(reported) or reported[0])
-    draw_reconstruction(demo_look)
-    assert float(found[0][2][1].split(" of 255")[0].split()[-1]) < 2
+    calls = record_captions(monkeypatch)
+    draw_reconstruction(demo_result)
+    assert float(calls[0][2][1].split(" of 255")[0].split()[-1]) < 2
 
 
 @pytest.mark.parametrize(
-    ("name", "how", "words"),
+    ("name", "kwargs", "text"),
     [
         (
             "CLIPImageProcessor",
@@ -575,18 +578,18 @@ def test_of_a_trained_encoder_all_is_drawn_and_nothing_is_cut(demo_look, monkeyp
         ),
     ],
 )
-def test_what_is_drawn_is_what_a_processor_cuts_out(name, how, words):
-    processor = getattr(transformers, name)(**how, crop_size={"height": 56, "width": 56})
-    eye = EncoderSpec("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
+def test_the_visible_picture_is_the_crop_of_the_processor(name, kwargs, text):
+    processor = getattr(transformers, name)(**kwargs, crop_size={"height": 56, "width": 56})
+    spec = EncoderSpec("clip", "CLIPModel", 1, 1, 14, ("cls",), 56, 1, 0, (True,))
     y, x = np.mgrid[:160, :240]
     waves = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y[..., None] / [11.0, 13.0, 17.0])
     media = made_picture((240, 160), waves.astype(np.uint8))
-    inputs = read_inputs(eye, processor, media)
+    inputs = read_inputs(spec, processor, media)
     attention = made_attention((1, 4, 4), ("cls",), 1, 1, boxes_px=inputs.boxes_px)
-    back = reconstruct(eye, processor, inputs)
-    look = made_record(attention, media, reconstruction=back)
-    assert words in (describe_visible_region(look) or "")
+    reconstruction = reconstruct(spec, processor, inputs)
+    result = made_record(attention, media, reconstruction=reconstruction)
+    assert text in (describe_visible_region(result) or "")
     inside = np.s_[14:42, 14:42]  # at the edge of the black, resizing and padding do not commute
-    largest, mean = levels_apart(seen(look, 0, (56, 56))[inside], back[0][inside])
+    largest, mean = level_difference(visible_picture(result, 0, (56, 56))[inside], reconstruction[0][inside])
     assert mean < 1
     assert largest <= 4

@@ -1,4 +1,4 @@
-"""A look's folder: what is in it, that it comes back the same, its name, and what damage leads to."""
+"""The folder of an encoder's result: its contents, loading it again, its name, and damaged files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
 FRAMES = tiny_encoders.clip(96, 80, 3)
 FRAMES = replace(FRAMES, clip=replace(FRAMES.clip, frame_indices=(3, 7, 12)))
-# By name: the encoder, what is shown, and what is asked.
-ASKED = {
+# By name: the encoder, the media and the settings.
+REQUESTS = {
     "clip": (
         "clip",
         tiny_encoders.picture(120, 97),
@@ -52,12 +52,12 @@ ASKED = {
 
 
 @cache
-def looked(name: str) -> EncoderResult:
-    encoder, media, asked = ASKED[name]
-    return tiny_encoders.encoder(encoder).encode(media, EncoderSettings(**asked))
+def encoded(name: str) -> EncoderResult:
+    encoder, media, settings = REQUESTS[name]
+    return tiny_encoders.encoder(encoder).encode(media, EncoderSettings(**settings))
 
 
-# Which are drawn, too: that takes most of the time.
+# The results that are drawn, too: drawing takes most of the time.
 DRAWN = ("clip", "qwen", "frames")
 
 
@@ -65,85 +65,92 @@ DRAWN = ("clip", "qwen", "frames")
 def saved(name: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         if name not in DRAWN:
-            undraw(patch)
-        return looked(name).save(tiny_encoders.root() / "looks", SMALL)
+            skip_drawing(patch)
+        return encoded(name).save(tiny_encoders.root() / "results", SMALL)
 
 
-def undraw(patch) -> None:
+def skip_drawing(patch) -> None:
     patch.setattr(result_module, "embedding_images", lambda *args: ())
-    drawn = result_module.DrawnEncoderResult
-    patch.setattr(drawn, "images", lambda one: () if one._is_clip else [("picture_1.png", one._original)])
+    patch.setattr(
+        result_module.DrawnEncoderResult,
+        "images",
+        lambda drawn: () if drawn._is_clip else [("picture_1.png", drawn._original)],
+    )
     patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Without most pictures, for tests of what is done with files."""
-    undraw(monkeypatch)
+    """Draw almost no pictures, for tests of files."""
+    skip_drawing(monkeypatch)
 
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A copy that may be damaged."""
+    """A function that makes a copy of a folder, which a test may damage."""
 
     def copy(name: str = "clip") -> Path:
-        return Path(shutil.copytree(saved(name), tmp_path / "look", dirs_exist_ok=True))
+        return Path(shutil.copytree(saved(name), tmp_path / "result", dirs_exist_ok=True))
 
     return copy
 
 
-def same(one, other, within: float = 0.0) -> bool:
-    """Arrays of the same type and values; anything else equal."""
-    if not isinstance(one, np.ndarray):
-        return one == other
-    if one.dtype == np.bool_:
-        return other.dtype == np.bool_ and np.array_equal(one, other)
-    return one.dtype == other.dtype and one.shape == other.shape and bool((np.abs(one - other) <= within).all())
+def same(value, expected, tolerance: float = 0.0) -> bool:
+    """Return whether arrays have the same type and values, or other values are equal."""
+    if not isinstance(value, np.ndarray):
+        return value == expected
+    if value.dtype == np.bool_:
+        return expected.dtype == np.bool_ and np.array_equal(value, expected)
+    if value.dtype != expected.dtype or value.shape != expected.shape:
+        return False
+    return bool((np.abs(value - expected) <= tolerance).all())
 
 
 def json_of(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_what_is_saved_comes_back(name):
-    look, back = looked(name), EncoderResult.load(saved(name))
-    for one in fields(look.attention):
-        assert same(getattr(look.attention, one.name), getattr(back.attention, one.name)), one.name
-    for one in ("frames", "similarity", "similarity_layers", "reconstruction", "patch_row_places", "settings"):
-        assert same(getattr(look, one), getattr(back, one)), one
-    assert look.provenance == back.provenance
-    assert same(look.patch_rows, back.patch_rows, 5e-4)
-    assert (look.embedding is None) == (back.embedding is None) == ("embeddings" not in ASKED[name][2])
-    if look.embedding is not None:
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_saved_result_is_loaded_unchanged(name):
+    result, loaded = encoded(name), EncoderResult.load(saved(name))
+    for field in fields(result.attention):
+        assert same(getattr(result.attention, field.name), getattr(loaded.attention, field.name)), field.name
+    for attribute in ("frames", "similarity", "similarity_layers", "reconstruction", "patch_row_places", "settings"):
+        assert same(getattr(result, attribute), getattr(loaded, attribute)), attribute
+    assert result.provenance == loaded.provenance
+    assert same(result.patch_rows, loaded.patch_rows, 5e-4)
+    assert (result.embedding is None) == (loaded.embedding is None) == ("embeddings" not in REQUESTS[name][2])
+    if result.embedding is not None:
         assert all(
-            same(getattr(look.embedding, one.name), getattr(back.embedding, one.name)) for one in fields(look.embedding)
+            same(getattr(result.embedding, field.name), getattr(loaded.embedding, field.name))
+            for field in fields(result.embedding)
         )
-    assert len(look.saliency) == len(back.saliency) == (2 if "saliency" in ASKED[name][2] else 0)
-    for one, other in zip(look.saliency, back.saliency, strict=True):
-        assert all(same(getattr(one, part.name), getattr(other, part.name)) for part in fields(SaliencyMap))
-    for one in ("kind", "times_s", "size_px", "source", "sha256", "notes", "clip"):
-        assert same(getattr(look.media, one), getattr(back.media, one)), one
-    if look.media.clip is not None:  # a picture is kept at the size that it was drawn at
-        assert same(look.media.frames, back.media.frames)
-    assert {*back.seconds} == {*look.seconds, "draw"}
-    assert {*back.peak_memory_bytes} == {*look.peak_memory_bytes, "draw"}
+    assert len(result.saliency) == len(loaded.saliency) == (2 if "saliency" in REQUESTS[name][2] else 0)
+    for saliency, loaded_saliency in zip(result.saliency, loaded.saliency, strict=True):
+        for field in fields(SaliencyMap):
+            assert same(getattr(saliency, field.name), getattr(loaded_saliency, field.name)), field.name
+    for attribute in ("kind", "times_s", "size_px", "source", "sha256", "notes", "clip"):
+        assert same(getattr(result.media, attribute), getattr(loaded.media, attribute)), attribute
+    if result.media.clip is not None:  # a picture is saved at the size that it was drawn at
+        assert same(result.media.frames, loaded.media.frames)
+    assert {*loaded.seconds} == {*result.seconds, "draw"}
+    assert {*loaded.peak_memory_bytes} == {*result.peak_memory_bytes, "draw"}
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
-    look = looked(name)
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_arrays_have_the_documented_names_and_shapes(name):
+    result = encoded(name)
     with np.load(saved(name) / "attention.npz", allow_pickle=False) as file:
         arrays = dict(file)
-    t, h, w = look.attention.grid
+    t, h, w = result.attention.grid
     L, H, Q, R = (
-        look.attention.layer_count,
-        look.attention.head_count,
-        len(look.attention.queries),
-        len(look.attention.prefix),
+        result.attention.layer_count,
+        result.attention.head_count,
+        len(result.attention.queries),
+        len(result.attention.prefix),
     )
     P = t * h * w
-    reported = {
+    documented = {
         "weights": ("f4", (L, Q, P)),
         "weights_by_head": ("f4", (L, H, Q, P)),
         "prefix_weights": ("f4", (L, H, Q, t, R)),
@@ -163,29 +170,29 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
         "distance_px": ("f4", (L, H, t)),
         "entropy_bits": ("f4", (L, H, t)),
     }
-    for key, (kind, shape) in reported.items():
+    for key, (kind, shape) in documented.items():
         assert (arrays[key].dtype, arrays[key].shape) == (np.dtype(kind), shape), key
-    asked, has_cls = look.settings.at, look.attention.cls is not None
-    assert arrays["query_role"].tolist() == ["cls"] * has_cls + ["patch"] * (1 + len(asked))
+    at, has_cls = result.settings.at, result.attention.cls is not None
+    assert arrays["query_role"].tolist() == ["cls"] * has_cls + ["patch"] * (1 + len(at))
     assert arrays["queries"].tolist()[: 1 + has_cls] == [0] * has_cls + [-1]
     boxes = arrays["boxes_px"]
-    for place, (x, y) in zip(arrays["queries"][1 + has_cls :] - R, asked, strict=True):
+    for place, (x, y) in zip(arrays["queries"][1 + has_cls :] - R, at, strict=True):
         x0, y0, x1, y1 = boxes[place]
         assert x0 <= x < x1
         assert y0 <= y < y1
-    # A step's tokens stand behind each other: the prefix first.
+    # The tokens of a step are consecutive, the prefix first.
     assert arrays["vision_tokens"].tolist() == [s * (R + h * w) + R + i for s in range(t) for i in range(h * w)]
-    whole = arrays["weights_by_head"].reshape(L, H, Q, t, -1).sum(axis=-1) + arrays["prefix_weights"].sum(axis=-1)
-    assert np.abs(whole - 1).max() < 1e-5
+    total = arrays["weights_by_head"].reshape(L, H, Q, t, -1).sum(axis=-1) + arrays["prefix_weights"].sum(axis=-1)
+    assert np.abs(total - 1).max() < 1e-5
     mean = arrays["weights_by_head"].mean(axis=1)
     assert np.abs(arrays["weights"] - mean).max() < 1e-6
     assert np.abs(arrays["vision_mass"] - mean.reshape(L, Q, t, -1).sum(axis=-1).mean(axis=-1)).max() < 1e-6
-    if look.media.clip is not None:
-        first, last = look.frames[:, 0], look.frames[:, 1]
+    if result.media.clip is not None:
+        first, last = result.frames[:, 0], result.frames[:, 1]
         assert arrays["times_s"].reshape(t, -1, 2)[:, 0].tolist() == [
-            [look.media.times_s[a], look.media.times_s[b]] for a, b in zip(first, last, strict=True)
+            [result.media.times_s[a], result.media.times_s[b]] for a, b in zip(first, last, strict=True)
         ]
-        numbers = look.media.clip.frame_indices
+        numbers = result.media.clip.frame_indices
         assert arrays["frame_span"][:: h * w].tolist() == [
             [numbers[a], numbers[b]] for a, b in zip(first, last, strict=True)
         ]
@@ -193,45 +200,45 @@ def test_the_arrays_have_the_names_and_shapes_that_are_told(name):
 
 @pytest.mark.parametrize("name", ["dino", "registers"])
 def test_the_weights_are_those_of_plain_eager(name):
-    encoder, media, _ = ASKED[name]
-    look, eye = looked(name), tiny_encoders.encoder(encoder)
-    inputs, _ = eye.read(media, look.settings)
+    encoder, media, _ = REQUESTS[name]
+    result = encoded(name)
+    inputs, _ = tiny_encoders.encoder(encoder).read(media, result.settings)
     kwargs = {} if "registers" in encoder else {"interpolate_pos_encoding": inputs.interpolate}
     with torch.no_grad():
-        found = tiny_encoders.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **kwargs)
-    plain = torch.stack(found.attentions)[:, 0].mean(dim=1).numpy()  # (L, T, T)
-    R = len(look.attention.prefix)
+        output = tiny_encoders.plain(encoder)(inputs.tensors["pixel_values"], output_attentions=True, **kwargs)
+    plain = torch.stack(output.attentions)[:, 0].mean(dim=1).numpy()  # (L, T, T)
+    R = len(result.attention.prefix)
     with np.load(saved(name) / "attention.npz", allow_pickle=False) as arrays:
         weights = arrays["weights"]
     assert np.abs(weights[:, 0] - plain[:, 0, R:]).max() < 1e-6
     assert np.abs(weights[:, 1] - plain[:, R:, R:].mean(axis=1)).max() < 1e-6
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_every_file_is_told_and_nothing_else_is_there(name):
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_files_are_those_that_are_listed(name):
     folder, value = saved(name), json_of(saved(name))
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert there == {*value["files"]}
-    assert len(value["files"]) == len(there)
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert written == {*value["files"]}
+    assert len(value["files"]) == len(written)
     assert "NaN" not in (folder / "result.json").read_text(encoding="utf-8")
     assert value["kind"] == "encoder"
     assert [*folder.parent.glob(".draft*")] == []
-    counts = {one["role"]: (one["first"], one["count"]) for one in value["tokens"]}
-    R, cells = len(looked(name).attention.prefix), np.prod(looked(name).attention.grid[1:])
+    counts = {group["role"]: (group["first"], group["count"]) for group in value["tokens"]}
+    R, cells = len(encoded(name).attention.prefix), np.prod(encoded(name).attention.grid[1:])
     assert counts["patch"] == (R, cells)
-    assert ("cls" in counts) == (looked(name).attention.cls is not None)
+    assert ("cls" in counts) == (encoded(name).attention.cls is not None)
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_headline_and_layers_are_those_of_the_arrays(name):
-    look, value = looked(name), json_of(saved(name))
-    values = look.attention.tokens(look.attention.queries[0])[-1, ..., len(look.attention.prefix) :]
-    joined = {"mean": np.mean, "max": np.max, "min": np.min}[look.settings.over](values, axis=0)
+    result, value = encoded(name), json_of(saved(name))
+    values = result.attention.tokens(result.attention.queries[0])[-1, ..., len(result.attention.prefix) :]
+    joined = {"mean": np.mean, "max": np.max, "min": np.min}[result.settings.over](values, axis=0)
     assert value["headline"]["minimum"] == pytest.approx(joined.min(), abs=1e-7)
     assert value["headline"]["maximum"] == pytest.approx(joined.max(), abs=1e-7)
-    assert value["headline"]["uniform"] == pytest.approx(1 / look.attention.received.shape[-1])
+    assert value["headline"]["uniform"] == pytest.approx(1 / result.attention.received.shape[-1])
     for layer, row in enumerate(value["layers"]):
-        entropy = look.attention.entropy_bits[layer].mean(axis=-1)
+        entropy = result.attention.entropy_bits[layer].mean(axis=-1)
         assert row["entropy_bits"]["mean"] == pytest.approx(entropy.mean(), rel=1e-5)
         assert row["entropy_bits"]["least"] == pytest.approx(entropy.min(), rel=1e-5)
         assert row["entropy_bits"]["most"] == pytest.approx(entropy.max(), rel=1e-5)
@@ -248,22 +255,22 @@ def test_result_json_is_written_last(tmp_path, monkeypatch, undrawn):
             real(path, value)
 
         monkeypatch.setattr(store, name, write)
-    looked("dino").save(tmp_path, SMALL)
+    encoded("dino").save(tmp_path, SMALL)
     assert written[-1] == "result.json"
     assert {*written} >= {"attention.npz", "picture_1.png", "report.html"}
 
 
-def test_the_name_is_the_same_for_the_same_request_alone():
-    look = looked("clip")
-    settings, drawing, provenance = look.settings, SMALL, look.provenance
+def test_only_the_same_request_has_the_same_name():
+    result = encoded("clip")
+    settings, drawing, provenance = result.settings, SMALL, result.provenance
 
-    def name(media=look.media, settings=settings, drawing=drawing, provenance=provenance):
+    def name(media=result.media, settings=settings, drawing=drawing, provenance=provenance):
         return request_folder(Path("out"), media, settings, drawing, provenance).name
 
     first = name()
     assert first == saved("clip").name
-    assert name(media=tiny_encoders.picture(33, 44)) == first, "the content alone counts, which has the same hash here"
-    other = {
+    assert name(media=tiny_encoders.picture(33, 44)) == first, "only the content counts, which has the same hash here"
+    changed_settings = {
         "at": ((1.0, 2.0),),
         "min_pixels": 5000,
         "max_pixels": 5000,
@@ -276,8 +283,8 @@ def test_the_name_is_the_same_for_the_same_request_alone():
         "seed": 1,
         "clip": ClipSettings(),
     }
-    assert {*other} == {one.name for one in fields(EncoderSettings)}
-    drawn = {
+    assert {*changed_settings} == {field.name for field in fields(EncoderSettings)}
+    changed_drawing = {
         "colormap": "jet",
         "alpha": 0.6,
         "interp": "cells",
@@ -290,87 +297,92 @@ def test_the_name_is_the_same_for_the_same_request_alone():
         "side_by_side": True,
         "denoise": "median",
     }
-    assert {*drawn} == {one.name for one in fields(Drawing)}
-    names = [first, name(media=replace(look.media, sha256="1" * 64))]
+    assert {*changed_drawing} == {field.name for field in fields(Drawing)}
+    names = [first, name(media=replace(result.media, sha256="1" * 64))]
     names += [
-        name(settings=replace(settings, **({"texts": ()} if one == "saliency" else {}), **{one: value}))
-        for one, value in other.items()
+        name(settings=replace(settings, **({"texts": ()} if field == "saliency" else {}), **{field: value}))
+        for field, value in changed_settings.items()
     ]
-    names += [name(drawing=replace(drawing, **{one: value})) for one, value in drawn.items()]
-    names += [name(provenance=replace(provenance, **{one: f"{value}x"})) for one, value in asdict(provenance).items()]
-    assert len({one[-8:] for one in names}) == len(names)
+    names += [name(drawing=replace(drawing, **{field: value})) for field, value in changed_drawing.items()]
+    names += [
+        name(provenance=replace(provenance, **{field: f"{value}x"})) for field, value in asdict(provenance).items()
+    ]
+    assert len({folder_name[-8:] for folder_name in names}) == len(names)
 
 
 def test_names_are_safe(tmp_path):
-    look = looked("dino")
+    result = encoded("dino")
     for source in ("../../etc/passwd", "a\x1b[31m\nb.png", "猫 \udcff.png", "x" * 300 + ".png", "con.png", ""):
-        target = request_folder(tmp_path, replace(look.media, source=source), look.settings, SMALL, look.provenance)
+        target = request_folder(
+            tmp_path, replace(result.media, source=source), result.settings, SMALL, result.provenance
+        )
         assert target.parent == tmp_path
         assert len(target.name) < 100
         assert target.name.isprintable()
 
 
-def test_a_source_that_is_no_unicode_is_saved(tmp_path, undrawn):
-    look = looked("dino")
-    folder = replace(look, media=replace(look.media, source="/x/a\udcff<script>\x1b.png")).save(tmp_path, SMALL)
+def test_a_source_that_is_not_unicode_is_saved(tmp_path, undrawn):
+    result = encoded("dino")
+    folder = replace(result, media=replace(result.media, source="/x/a\udcff<script>\x1b.png")).save(tmp_path, SMALL)
     assert EncoderResult.load(folder).media.source == "a?<script>\x1b.png"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script>\x1b" not in page
 
 
-def test_it_is_not_replaced_unasked(tmp_path, undrawn):
-    look = looked("dino")
-    folder = look.save(tmp_path, SMALL)
+def test_a_result_is_only_replaced_with_overwrite(tmp_path, undrawn):
+    result = encoded("dino")
+    folder = result.save(tmp_path, SMALL)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ResultExistsError, match="is there already"):
-        look.save(tmp_path, SMALL)
+    with pytest.raises(ResultExistsError, match="already exists"):
+        result.save(tmp_path, SMALL)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     (folder / "left.txt").write_text("x")
-    assert look.save(tmp_path, SMALL, overwrite=True) == folder
+    assert result.save(tmp_path, SMALL, overwrite=True) == folder
     assert not (folder / "left.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_fault_in_between_leaves_nothing(tmp_path, undrawn, monkeypatch, fault):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_error_while_saving_leaves_nothing(tmp_path, undrawn, monkeypatch, error):
     def stop(*args):
-        raise fault
+        raise error
 
     monkeypatch.setattr(store, "write_text", stop)
-    kind = StoreError if isinstance(fault, OSError) else KeyboardInterrupt
+    kind = StoreError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(kind):
-        looked("dino").save(tmp_path, SMALL)
+        encoded("dino").save(tmp_path, SMALL)
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_fault_in_between_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
-    folder = looked("dino").save(tmp_path, SMALL)
+def test_an_error_while_saving_leaves_the_old_result(tmp_path, undrawn, monkeypatch):
+    folder = encoded("dino").save(tmp_path, SMALL)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr(store, "write_json", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(StoreError):
-        looked("dino").save(tmp_path, SMALL, overwrite=True)
+        encoded("dino").save(tmp_path, SMALL, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_clip_of_a_file_comes_back(tmp_path, undrawn):
+def test_a_clip_of_a_file_is_loaded_unchanged(tmp_path, undrawn):
     from qvl_attn.media.mp4 import write_mp4
     from tests.conftest import numbered_frames
 
     times = [i / 10 for i in range(7)]
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)
-    eye, how = tiny_encoders.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
-    settings = EncoderSettings(clip=how)
-    look = eye.encode(load_encoder_clip(eye.spec, eye.processor, tmp_path / "m.mp4", how, settings), settings)
-    back = EncoderResult.load(look.save(tmp_path / "out", SMALL))
-    assert same(back.media.frames, look.media.frames)
-    assert back.media.clip == look.media.clip
-    assert back.settings == settings
+    encoder, clip_settings = tiny_encoders.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
+    settings = EncoderSettings(clip=clip_settings)
+    media = load_encoder_clip(encoder.spec, encoder.processor, tmp_path / "m.mp4", clip_settings, settings)
+    result = encoder.encode(media, settings)
+    loaded = EncoderResult.load(result.save(tmp_path / "out", SMALL))
+    assert same(loaded.media.frames, result.media.frames)
+    assert loaded.media.clip == result.media.clip
+    assert loaded.settings == settings
 
 
 # Damage
 
 
-def reported(folder: Path) -> StoreError:
+def load_error(folder: Path) -> StoreError:
     with pytest.raises(StoreError) as caught:
         EncoderResult.load(folder)
     assert "\n" not in caught.value.message
@@ -379,18 +391,18 @@ def reported(folder: Path) -> StoreError:
 
 
 @pytest.mark.parametrize("file", ["result.json", "attention.npz", "picture_1.png", "input/000000.png"])
-@pytest.mark.parametrize("how", ["missing", "empty", "half", "noise"])
-def test_a_damaged_file_is_told(damaged, file, how):
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "noise"])
+def test_a_damaged_file_is_refused(damaged, file, damage):
     path = damaged() / file
     data = path.read_bytes()
     path.unlink()
-    if how != "missing":
-        path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "noise": os.urandom(500)}[how])
-    reported(path.parent if "/" not in file else path.parent.parent)
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "noise": os.urandom(500)}[damage])
+    load_error(path.parent if "/" not in file else path.parent.parent)
 
 
-def changed(folder: Path, name: str, value) -> Path:
-    """An array of another value; None takes it out."""
+def change_array(folder: Path, name: str, value) -> Path:
+    """Change the value of an array in a folder; None removes it."""
     with np.load(folder / "attention.npz", allow_pickle=False) as file:
         arrays = dict(file)
     if value is None:
@@ -406,30 +418,30 @@ NEEDED += ("step_frames", "patch_px", "full", "distance_px", "entropy_bits", "si
 NEEDED += ("saliency_0", "saliency_1")
 
 
-def spoil(values: np.ndarray, how: str) -> np.ndarray:
-    if how == "longer":
+def spoil(values: np.ndarray, change: str) -> np.ndarray:
+    if change == "longer":
         return np.concatenate([values, values]) if values.ndim else np.array([values, values])
-    if how == "text":
+    if change == "text":
         return np.full(values.shape, "x" * 30)
-    if how == "deeper":
+    if change == "deeper":
         return values[None]
-    other = values.astype(np.float32) if values.dtype.kind != "U" else values
-    return np.full(values.shape, np.nan, other.dtype) if values.dtype.kind in "fiu" else values[..., None]
+    as_float = values.astype(np.float32) if values.dtype.kind != "U" else values
+    return np.full(values.shape, np.nan, as_float.dtype) if values.dtype.kind in "fiu" else values[..., None]
 
 
-def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
+def test_arrays_that_are_missing_or_changed_are_refused(monkeypatch):
     folder = saved("clip")
     arrays = result_module.read_npz(folder / "attention.npz")
     for name in NEEDED:
-        gone = {one: values for one, values in arrays.items() if one != name}
-        monkeypatch.setattr(result_module, "read_npz", lambda path, gone=gone: gone)
-        reported(folder)
-        for how in ("longer", "text", "deeper", "nan"):
-            if (name, how) == ("grid_thw", "longer"):
-                continue  # what stands behind the first is not read
-            other = arrays | {name: spoil(arrays[name], how)}
-            monkeypatch.setattr(result_module, "read_npz", lambda path, other=other: other)
-            reported(folder)
+        without = {key: values for key, values in arrays.items() if key != name}
+        monkeypatch.setattr(result_module, "read_npz", lambda path, without=without: without)
+        load_error(folder)
+        for change in ("longer", "text", "deeper", "nan"):
+            if (name, change) == ("grid_thw", "longer"):
+                continue  # only the first row is read
+            spoilt = arrays | {name: spoil(arrays[name], change)}
+            monkeypatch.setattr(result_module, "read_npz", lambda path, spoilt=spoilt: spoilt)
+            load_error(folder)
 
 
 @pytest.mark.parametrize(
@@ -464,20 +476,20 @@ def test_arrays_that_are_missing_or_changed_are_told(monkeypatch):
     ],
     ids=lambda value: "changed" if callable(value) else str(value),
 )
-def test_hostile_arrays_are_told(damaged, name, value):
-    reported(changed(damaged(), name, value))
+def test_hostile_arrays_are_refused(damaged, name, value):
+    load_error(change_array(damaged(), name, value))
 
 
 @pytest.mark.parametrize("name", ["space_components", "space_explained", "space_tsne", "space_tsne_patches"])
-def test_hostile_embeddings_are_told(damaged, name):
+def test_hostile_embeddings_are_refused(damaged, name):
     for value in (
         lambda v: v[:1],
         lambda v: v[None],
         lambda v: v.astype("U8"),
         lambda v: v.astype(np.float32) * np.nan,
     ):
-        reported(changed(damaged("dino"), name, value))
-    reported(changed(damaged("dino"), name, None)) if name != "space_tsne" else None
+        load_error(change_array(damaged("dino"), name, value))
+    load_error(change_array(damaged("dino"), name, None)) if name != "space_tsne" else None
 
 
 def test_arrays_of_objects_are_not_unpickled(damaged):
@@ -486,66 +498,66 @@ def test_arrays_of_objects_are_not_unpickled(damaged):
         arrays = dict(file)
     arrays["weights_by_head"] = np.array([Bomb()], dtype=object)
     np.savez(folder / "attention.npz", **arrays)
-    reported(folder)
-    assert not Bomb.gone_off
+    load_error(folder)
+    assert not Bomb.exploded
 
 
 class Bomb:
-    """Says so when it is unpickled."""
+    """Sets a flag when it is unpickled."""
 
-    gone_off = False
+    exploded = False
 
     def __reduce__(self):
-        return (setattr, (Bomb, "gone_off", True))
+        return (setattr, (Bomb, "exploded", True))
 
 
 HOSTILE = (None, "x", -1, 2**70, 1.5, [], {}, [None], {"a": 1}, True, "\x1b[31m")
 
 
-def places(value, path=()):
-    """Where something stands in JSON; of lists the first alone."""
+def json_paths(value, path=()):
+    """Yield the path of each value in JSON; of lists only the first item."""
     items = value.items() if isinstance(value, dict) else [*enumerate(value)][:1] if isinstance(value, list) else ()
-    for key, one in items:
+    for key, item in items:
         yield (*path, key)
-        yield from places(one, (*path, key))
+        yield from json_paths(item, (*path, key))
 
 
 @pytest.mark.parametrize("name", ["clip", "qwen frames"])
-def test_hostile_json_is_told_or_does_no_harm(damaged, monkeypatch, name):
-    """Whatever stands at any place: a look whose parts are of their types, or one line."""
+def test_hostile_json_is_refused_or_harmless(damaged, monkeypatch, name):
+    """With any value at any path: a result whose fields have their types, or an error of one line."""
     folder, value = damaged(name), json_of(saved(name))
     arrays = result_module.read_npz(folder / "attention.npz")
-    monkeypatch.setattr(result_module, "read_npz", lambda path: arrays)  # the same, a thousand times
+    monkeypatch.setattr(result_module, "read_npz", lambda path: arrays)  # read once, not a thousand times
     pictures = {}
     real = result_module.read_png
-    for room in ("qvl_attn.encoders.result", "qvl_attn.results.codec"):
-        monkeypatch.setattr(f"{room}.read_png", lambda path: pictures.setdefault(path, real(path)))
+    for module in ("qvl_attn.encoders.result", "qvl_attn.results.codec"):
+        monkeypatch.setattr(f"{module}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()
-    wanted = ("media", "settings") if name == "qwen frames" else {*value} - {"layers", "headline", "said", "tokens"}
-    for path in places({one: value[one] for one in wanted}):
-        for hostile in (*HOSTILE, "gone"):
+    keys = ("media", "settings") if name == "qwen frames" else {*value} - {"layers", "headline", "said", "tokens"}
+    for path in json_paths({key: value[key] for key in keys}):
+        for hostile in (*HOSTILE, "missing"):
             spoilt = json.loads(json.dumps(value))
-            at = spoilt
+            parent = spoilt
             for key in path[:-1]:
-                at = at[key]
-            if hostile == "gone":
-                del at[path[-1]]
+                parent = parent[key]
+            if hostile == "missing":
+                del parent[path[-1]]
             else:
-                at[path[-1]] = hostile
+                parent[path[-1]] = hostile
             (folder / "result.json").write_text(json.dumps(spoilt))
             count += 1
             try:
-                look = EncoderResult.load(folder)
+                result = EncoderResult.load(folder)
             except StoreError as error:
                 refused += 1
                 lines.add(error.message)
             else:
-                assert look.provenance.model.encode(), path
-                assert 0 <= look.head_layer < look.attention.layer_count, path
-                assert {type(one) for one in look.seconds.values()} <= {float}, path
-                assert all({"host", "before"} <= {*peak} for peak in look.peak_memory_bytes.values()), path
-                assert isinstance(look.settings.label, str | None), path
-                assert isinstance(look.settings.min_pixels, int | None), path
+                assert result.provenance.model.encode(), path
+                assert 0 <= result.head_layer < result.attention.layer_count, path
+                assert {type(seconds) for seconds in result.seconds.values()} <= {float}, path
+                assert all({"host", "before"} <= {*peak} for peak in result.peak_memory_bytes.values()), path
+                assert isinstance(result.settings.label, str | None), path
+                assert isinstance(result.settings.min_pixels, int | None), path
     assert refused > 0.3 * count
     assert not [line for line in lines if "\n" in line]
 
@@ -553,29 +565,29 @@ def test_hostile_json_is_told_or_does_no_harm(damaged, monkeypatch, name):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", "[" * 10**5, '{"schema_version": NaN}', '{"schema_version": 2, "kind": "encoder"}', "1e999"]
 )
-def test_what_is_no_result_is_told(damaged, text):
+def test_json_that_is_not_a_result_is_refused(damaged, text):
     folder = damaged()
     (folder / "result.json").write_text(text)
-    reported(folder)
+    load_error(folder)
 
 
-def test_numbers_without_end_are_told(damaged):
+def test_infinite_numbers_are_refused(damaged):
     folder = damaged()
     text = (folder / "result.json").read_text(encoding="utf-8")
     value = json_of(folder)["seconds"]["look"]
     (folder / "result.json").write_text(text.replace(str(value), "1e999"), encoding="utf-8")
-    reported(folder)
+    load_error(folder)
 
 
-def test_a_result_of_ask_is_told(tmp_path):
+def test_a_result_of_ask_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"schema_version": 1, "question": "?"}')
-    assert "no look of an encoder" in reported(tmp_path).message
+    assert "is not an encoder's result" in load_error(tmp_path).message
 
 
-def test_a_picture_of_another_shape_is_told(damaged):
+def test_a_picture_of_another_shape_is_refused(damaged):
     from PIL import Image
 
     for file in ("picture_1.png", "input/000000.png"):
         folder = damaged()
         Image.new("RGB", (7, 60)).save(folder / file)
-        reported(folder)
+        load_error(folder)

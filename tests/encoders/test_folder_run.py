@@ -1,4 +1,4 @@
-"""A folder of pictures that an encoder looks at: what it adds up to, and that it survives faults and kills."""
+"""A run of an encoder over a folder of pictures: its summary, and that it survives errors and kills."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoder import Encoder
-from qvl_attn.encoders import folder_run as survey_room
+from qvl_attn.encoders import folder_run as folder_run_module
 from qvl_attn.encoders.folder_run import encode_folder, list_pictures
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
@@ -37,7 +37,7 @@ EMBED = EncoderSettings(embeddings=("pca",))
 
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
-    """Charts take most of a small run's time."""
+    """Draw no charts: they take most of the time of a small run."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(
             "qvl_attn.encoders.folder_summary.draw_folder_statistics", lambda *args: np.zeros((4, 4, 3), np.uint8)
@@ -47,7 +47,7 @@ def undrawn(request, monkeypatch):
 
 @pytest.fixture
 def drawn():
-    """Charts are wanted."""
+    """Do draw the charts."""
 
 
 def write(folder: Path, name: str, size=(80, 80), seed=0) -> Path:
@@ -65,7 +65,7 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def eye(name: str = "dino") -> Encoder:
+def encoder(name: str = "dino") -> Encoder:
     return tiny_encoders.encoder(name)
 
 
@@ -83,37 +83,37 @@ def run(*words, model: str = "dino"):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """The command with an encoder that is loaded already."""
+    """Run the command with an encoder that is already loaded."""
 
-    def load(model: str, **how):
-        found = tiny_encoders.encoder(Path(model).name)
-        monkeypatch.setattr(found, "say", how["say"])
-        return found
+    def load(model: str, **options):
+        loaded = tiny_encoders.encoder(Path(model).name)
+        monkeypatch.setattr(loaded, "say", options["say"])
+        return loaded
 
     monkeypatch.setattr(Encoder, "load", load)
 
 
 @pytest.mark.parametrize("name", ["dino", "registers", "qwen"])
-def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
+def test_mean_and_spread_are_those_of_single_results(photos, tmp_path, name):
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     limits = {"max_pixels": 9000} if name == "qwen" else {}
-    found = encode_folder(eye(name), photos, tmp_path / "out", EncoderSettings(**limits))
-    looks = [eye(name).encode(load_picture(photos / one), EncoderSettings(**limits)) for one in SIZES]
-    assert (found["pictures"], found["looked_at"], found["errors"]) == (6, 5, 1)
-    figures = [statistics_of(look.attention) for look in looks]
-    assert ("window_share" in figures[0]) == (name == "qwen")
-    for figure in figures[0]:
-        values = np.array([one[figure].values.mean(axis=1) for one in figures])  # (N, L)
-        chance = np.array([one[figure].chance for one in figures]).mean(axis=0)
-        for layer, row in enumerate(found["layers"]):
-            reported = row[figure]
-            assert reported["mean"] == pytest.approx(values[:, layer].mean(), rel=1e-5)
-            assert reported["deviation"] == pytest.approx(values[:, layer].std(ddof=1), rel=1e-3, abs=1e-5)
-            assert reported["low"] == pytest.approx(np.percentile(values[:, layer], 5), rel=1e-5)
-            assert reported["high"] == pytest.approx(np.percentile(values[:, layer], 95), rel=1e-5)
-            assert reported["chance"] == pytest.approx(chance[layer], rel=1e-5)
+    summary = encode_folder(encoder(name), photos, tmp_path / "out", EncoderSettings(**limits))
+    results = [encoder(name).encode(load_picture(photos / file), EncoderSettings(**limits)) for file in SIZES]
+    assert (summary["pictures"], summary["looked_at"], summary["errors"]) == (6, 5, 1)
+    all_statistics = [statistics_of(result.attention) for result in results]
+    assert ("window_share" in all_statistics[0]) == (name == "qwen")
+    for key in all_statistics[0]:
+        values = np.array([statistics[key].values.mean(axis=1) for statistics in all_statistics])  # (N, L)
+        chance = np.array([statistics[key].chance for statistics in all_statistics]).mean(axis=0)
+        for layer, row in enumerate(summary["layers"]):
+            summary_row = row[key]
+            assert summary_row["mean"] == pytest.approx(values[:, layer].mean(), rel=1e-5)
+            assert summary_row["deviation"] == pytest.approx(values[:, layer].std(ddof=1), rel=1e-3, abs=1e-5)
+            assert summary_row["low"] == pytest.approx(np.percentile(values[:, layer], 5), rel=1e-5)
+            assert summary_row["high"] == pytest.approx(np.percentile(values[:, layer], 95), rel=1e-5)
+            assert summary_row["chance"] == pytest.approx(chance[layer], rel=1e-5)
     by_id = rows(tmp_path / "out")
-    assert {one: row["label"] for one, row in by_id.items()} == {
+    assert {key: row["label"] for key, row in by_id.items()} == {
         "broken.png": "",
         "cats/a b.png": "cats",
         "cats/猫.png": "cats",
@@ -123,51 +123,53 @@ def test_mean_and_spread_are_those_of_looks_one_by_one(photos, tmp_path, name):
     }
     assert by_id["broken.png"]["status"] == "error"
     assert "broken" in by_id["broken.png"]["error"]
-    assert {*found["files"]} == {*files(tmp_path / "out")}
+    assert {*summary["files"]} == {*files(tmp_path / "out")}
 
 
-def test_embeddings_are_those_of_pictures_one_by_one(photos, tmp_path):
-    found = encode_folder(eye("registers"), photos, tmp_path / "out", EMBED)
+def test_embeddings_are_those_of_single_pictures(photos, tmp_path):
+    summary = encode_folder(encoder("registers"), photos, tmp_path / "out", EMBED)
     with np.load(tmp_path / "out" / "embeddings.npz", allow_pickle=False) as file:
-        kept = dict(file)
-    assert sorted(kept["names"].tolist()) == sorted(SIZES)
-    for name, label, vectors in zip(kept["names"], kept["classes"], kept["vectors"].transpose(1, 0, 2), strict=True):
-        assert np.allclose(vectors, eye("registers").pooled(load_picture(photos / name)), atol=1e-5)
+        arrays = dict(file)
+    assert sorted(arrays["names"].tolist()) == sorted(SIZES)
+    for name, label, vectors in zip(
+        arrays["names"], arrays["classes"], arrays["vectors"].transpose(1, 0, 2), strict=True
+    ):
+        assert np.allclose(vectors, encoder("registers").pooled(load_picture(photos / name)), atol=1e-5)
         assert label == ("" if "/" not in name else name.partition("/")[0])
     assert not (tmp_path / "out" / "vectors").exists()
-    assert len(found["separation"]) == tiny_encoders.LAYERS + 1
+    assert len(summary["separation"]) == tiny_encoders.LAYERS + 1
 
 
-def test_a_finished_run_is_told_again_without_weights(photos, tmp_path, monkeypatch):
-    first = encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
+def test_a_finished_run_is_reported_again_without_weights(photos, tmp_path, monkeypatch):
+    first = encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
-    monkeypatch.setattr(Encoder, "glance", lambda *args, **how: pytest.fail("it looked again"))
+    monkeypatch.setattr(Encoder, "capture", lambda *args, **options: pytest.fail("it encoded again"))
     fresh = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     assert encode_folder(fresh, photos, tmp_path / "out", EncoderSettings()) == first
     assert files(tmp_path / "out") == before
     assert "model" not in vars(fresh)
 
 
-def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
-    whole = encode_folder(eye(), photos, tmp_path / "whole", EMBED)
-    looks, glance = [], Encoder.capture
+def test_a_stopped_run_is_resumed(photos, tmp_path, monkeypatch):
+    whole = encode_folder(encoder(), photos, tmp_path / "whole", EMBED)
+    sources, capture = [], Encoder.capture
 
-    def stopped(self, media, settings=None, **how):
-        looks.append(media.source)
-        if len(looks) == 3:
+    def stopping(self, media, settings=None, **options):
+        sources.append(media.source)
+        if len(sources) == 3:
             raise KeyboardInterrupt
-        return glance(self, media, settings, **how)
+        return capture(self, media, settings, **options)
 
-    monkeypatch.setattr(Encoder, "glance", stopped)
+    monkeypatch.setattr(Encoder, "capture", stopping)
     with pytest.raises(KeyboardInterrupt):
-        encode_folder(eye(), photos, tmp_path / "out", EMBED)
+        encode_folder(encoder(), photos, tmp_path / "out", EMBED)
     assert len(rows(tmp_path / "out")) == 2
     with (tmp_path / "out" / "scores.jsonl").open("ab") as file:
         file.write(b'{"id": "dogs/c.png", "sta')  # torn by a kill
-    looks.clear()
-    looks.extend(["x"] * 3)
-    assert encode_folder(eye(), photos, tmp_path / "out", EMBED) == whole
-    assert len(looks) == 3 + 3
+    sources.clear()
+    sources.extend(["x"] * 3)
+    assert encode_folder(encoder(), photos, tmp_path / "out", EMBED) == whole
+    assert len(sources) == 3 + 3
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
     ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
     assert {*ours} == {*theirs}
@@ -183,64 +185,64 @@ def test_a_run_that_was_stopped_is_gone_on_with(photos, tmp_path, monkeypatch):
     ],
 )
 def test_changed_pictures_are_refused(photos, tmp_path, change, word):
-    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
+    encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
     change(photos)
     with pytest.raises(InputError) as caught:
-        encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
+        encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     assert any(word in line for line in caught.value.details)
     assert files(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("settings", [EMBED, EncoderSettings()], ids=str)
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_run_goes_on_with_new_and_repaired_pictures(photos, tmp_path, monkeypatch, settings, killed):
-    for name in ("cats/broken.png", "gone.png"):
+def test_a_run_is_extended_with_new_and_repaired_pictures(photos, tmp_path, monkeypatch, settings, killed):
+    for name in ("cats/broken.png", "removed.png"):
         (photos / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    first = encode_folder(eye(), photos, tmp_path / "out", settings)
+    first = encode_folder(encoder(), photos, tmp_path / "out", settings)
     assert (first["looked_at"], first["errors"]) == (5, 2)
     if killed:
         (tmp_path / "out" / "summary.json").unlink()
     write(photos, "cats/broken.png", seed=7)
     write(photos, "dogs/a new.png", seed=8)
-    (photos / "gone.png").unlink()
+    (photos / "removed.png").unlink()
     (photos / "still.png").write_bytes(b"x")
-    looked, glance = [], Encoder.capture
+    names, capture = [], Encoder.capture
 
-    def counted(self, media, settings=None, **how):
-        looked.append(Path(media.source).name)
-        return glance(self, media, settings, **how)
+    def counting(self, media, settings=None, **options):
+        names.append(Path(media.source).name)
+        return capture(self, media, settings, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "glance", counted)
-        grown = encode_folder(eye(), photos, tmp_path / "out", settings)
-        assert sorted(looked) == ["a new.png", "broken.png"]
-        assert encode_folder(eye(), photos, tmp_path / "out", settings) == grown
+        patch.setattr(Encoder, "capture", counting)
+        grown = encode_folder(encoder(), photos, tmp_path / "out", settings)
+        assert sorted(names) == ["a new.png", "broken.png"]
+        assert encode_folder(encoder(), photos, tmp_path / "out", settings) == grown
     assert (grown["looked_at"], grown["errors"], grown["pictures"]) == (7, 1, 8)
-    assert encode_folder(eye(), photos, tmp_path / "whole", settings) == grown
+    assert encode_folder(encoder(), photos, tmp_path / "whole", settings) == grown
     ours, theirs = files(tmp_path / "out"), files(tmp_path / "whole")
     assert {*ours} == {*theirs}
     assert [name for name in ours if name != "scores.jsonl" and ours[name] != theirs[name]] == []
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
-def test_one_pass_gives_what_two_give():
+def test_capture_with_pooled_is_encode_and_pooled():
     for name in ("registers", "qwen"):
         media = tiny_encoders.picture(90, 130)
-        attention, vectors = eye(name).capture(media, EncoderSettings(max_pixels=9000), pooled=True)
-        alone = eye(name).encode(media, EncoderSettings(max_pixels=9000)).attention
+        attention, vectors = encoder(name).capture(media, EncoderSettings(max_pixels=9000), pooled=True)
+        attention_only = encoder(name).encode(media, EncoderSettings(max_pixels=9000)).attention
         for field in ("received", "distance_px", "entropy_bits"):
-            np.testing.assert_allclose(getattr(attention, field), getattr(alone, field), atol=1e-5)
-        np.testing.assert_allclose(vectors, eye(name).pooled(media, EncoderSettings(max_pixels=9000)), atol=1e-5)
+            np.testing.assert_allclose(getattr(attention, field), getattr(attention_only, field), atol=1e-5)
+        np.testing.assert_allclose(vectors, encoder(name).pooled(media, EncoderSettings(max_pixels=9000)), atol=1e-5)
 
 
-def test_the_folder_in_which_one_stands_has_a_name(photos, tmp_path, monkeypatch):
+def test_the_current_folder_has_a_name(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
-    assert encode_folder(eye(), Path(), tmp_path / "out", EncoderSettings())["input"] == "photos"
-    assert encode_folder(eye(), photos / "cats" / "..", tmp_path / "other", EncoderSettings())["input"] == "photos"
+    assert encode_folder(encoder(), Path(), tmp_path / "out", EncoderSettings())["input"] == "photos"
+    assert encode_folder(encoder(), photos / "cats" / "..", tmp_path / "other", EncoderSettings())["input"] == "photos"
 
 
-def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
+def test_other_files_and_errors_are_reported(photos, tmp_path, loaded):
     (photos / "cats" / "clip.mp4").write_bytes(b"x")
     (photos / "notes.txt").write_text("x")
     (photos / ".hidden").write_text("x")
@@ -248,42 +250,41 @@ def test_what_is_left_out_and_what_fails_is_told(photos, tmp_path, loaded):
         (photos / f"broken {i}.png").write_bytes(b"x")
     done = run("--input-dir", photos, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    reported = " ".join(done.stderr.split())
-    assert "2 other files" in reported
-    assert ["broken" in reported, *(f"looked at: broken {i}.png:" in reported for i in range(4))] == [True] * 4 + [
-        False
-    ]
-    assert f"all 4 in {tmp_path / 'out' / 'scores.jsonl'}" in reported
-    assert reported.count("peak memory") == 1
-    found = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (found["other_files"], found["errors"]) == (2, 4)
+    stderr = " ".join(done.stderr.split())
+    assert "2 other files" in stderr
+    named = [f"could not be encoded: broken {i}.png:" in stderr for i in range(4)]
+    assert ["broken" in stderr, *named] == [True] * 4 + [False]
+    assert f"all 4 in {tmp_path / 'out' / 'scores.jsonl'}" in stderr
+    assert stderr.count("peak memory") == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["other_files"], summary["errors"]) == (2, 4)
     table = done.stdout.splitlines()
     start = next(i for i, line in enumerate(table) if line.startswith("layer "))
     lines = table[start : start + 1 + tiny_encoders.LAYERS]
-    assert len({len(line) for line in lines}) == 1, "columns stand one beneath another"
+    assert len({len(line) for line in lines}) == 1, "columns are aligned"
     names = lines[0].split()[1:]
-    for line, row in zip(lines[1:], found["layers"], strict=True):
+    for line, row in zip(lines[1:], summary["layers"], strict=True):
         cells = re.findall(r"(\S+) ± (\S+) \((\S+)\)", line)
         for name, cell in zip(names, cells, strict=True):
             assert len({len(number.partition(".")[2]) for number in cell}) == 1, "one notation"
-            wanted = [row[name][key] for key in ("mean", "deviation", "chance")]
-            np.testing.assert_allclose([float(number) for number in cell], wanted, rtol=2e-3, atol=0.06)
-            assert any(one.startswith(f"{name}: ") for one in table[:start])
+            expected = [row[name][key] for key in ("mean", "deviation", "chance")]
+            np.testing.assert_allclose([float(number) for number in cell], expected, rtol=2e-3, atol=0.06)
+            assert any(line.startswith(f"{name}: ") for line in table[:start])
 
 
-def test_how_far_classes_lie_apart_is_told(tmp_path, loaded):
+def test_the_separation_of_classes_is_reported(tmp_path, loaded):
     for i in range(6):
         path = tmp_path / "in" / f"{'ab'[i % 2]}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((80, 80, 3), [20, 200][i % 2] + i, np.uint8)).save(path)
     done = run("--input-dir", tmp_path / "in", "--out", tmp_path / "out", "--embeddings", "tsne,pca")
     assert done.exit_code == 0, done.output
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("classes lie furthest apart")]
-    found = json.loads((tmp_path / "out" / "summary.json").read_text())
-    best = max(one["nearest_neighbour"] or 0 for one in found["separation"])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("classes are separated best")]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    best = max(layer["nearest_neighbour"] or 0 for layer in summary["separation"])
     assert f"{100 * best:.0f}" in line
     assert "with labels shuffled" in line
-    assert found["tsne"] == {"pictures": 6, "of": 6}
+    assert summary["tsne"] == {"pictures": 6, "of": 6}
     again = run("--input-dir", tmp_path / "in", "--out", tmp_path / "out", "--embeddings", "pca,tsne,pca")
     assert "the run is finished" in again.stderr
 
@@ -300,10 +301,10 @@ def test_how_far_classes_lie_apart_is_told(tmp_path, loaded):
     ids=str,
 )
 def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
-    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
+    encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     with pytest.raises(InputError) as caught:
         encode_folder(
-            eye(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", EncoderSettings())
+            encoder(other.get("encoder", "dino")), photos, tmp_path / "out", other.get("settings", EncoderSettings())
         )
     assert any(line.startswith(f"{word}:") for line in caught.value.details)
 
@@ -324,7 +325,7 @@ def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
     ids=str,
 )
 @pytest.mark.parametrize("name", ["dino", "qwen"])
-def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, settings, word, name):
+def test_settings_that_fit_no_picture_are_refused_before_the_weights_are_loaded(tmp_path, settings, word, name):
     for i in range(2):
         write(tmp_path / "in", f"{i}.png")
     fresh = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
@@ -334,7 +335,7 @@ def test_settings_that_fit_no_picture_are_found_before_the_weights(tmp_path, set
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
+def test_weights_that_cannot_be_loaded_do_not_make_error_rows(photos, tmp_path):
     model = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights")
     broken = Encoder.load(str(model), device="cpu", dtype="float32")
@@ -343,16 +344,16 @@ def test_weights_that_cannot_be_loaded_are_no_pictures_fault(photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_no_pictures_fault(photos, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_make_error_rows(photos, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(survey_room, "write_npz", full)
+        patch.setattr(folder_run_module, "write_npz", full)
         with pytest.raises(StoreError, match="No space left"):
-            encode_folder(eye(), photos, tmp_path / "out", EMBED)
+            encode_folder(encoder(), photos, tmp_path / "out", EMBED)
     assert rows(tmp_path / "out") == {}
-    assert encode_folder(eye(), photos, tmp_path / "out", EMBED)["looked_at"] == 5
+    assert encode_folder(encoder(), photos, tmp_path / "out", EMBED)["looked_at"] == 5
 
 
 def test_one_picture_has_no_spread(tmp_path, loaded):
@@ -360,9 +361,9 @@ def test_one_picture_has_no_spread(tmp_path, loaded):
     done = run("--input-dir", tmp_path / "one", "--out", tmp_path / "out", "--embeddings", "pca")
     assert done.exit_code == 0, done.output
     assert "±" not in done.stdout.partition("\n")[2]
-    found = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert {row["entropy_bits"]["deviation"] for row in found["layers"]} == {None}
-    assert found["separation"] is None
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {row["entropy_bits"]["deviation"] for row in summary["layers"]} == {None}
+    assert summary["separation"] is None
 
 
 def test_only_broken_pictures(tmp_path, loaded):
@@ -372,7 +373,7 @@ def test_only_broken_pictures(tmp_path, loaded):
     for _ in range(2):
         done = run("--input-dir", tmp_path / "bad", "--out", tmp_path / "out")
         assert done.exit_code == 1
-        assert "none of 2 pictures could be looked at" in done.stderr
+        assert "none of 2 pictures could be encoded" in done.stderr
         assert done.stdout == ""
         assert {row["status"] for row in rows(tmp_path / "out").values()} == {"error"}
 
@@ -383,10 +384,10 @@ def test_no_picture(tmp_path):
     write(tmp_path / "none", ".hidden.png")
     write(tmp_path / "none", ".hidden/a.png")
     write(tmp_path / "none", "folder.png/.b.png")
-    for folder, word in ((tmp_path / "none", "0 pictures in it"), (tmp_path / "gone", "no folder")):
+    for folder, word in ((tmp_path / "none", "0 pictures in it"), (tmp_path / "missing", "not a folder")):
         with pytest.raises(InputError, match=word):
             list_pictures(folder)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         list_pictures(tmp_path / "none" / "readme.txt")
     with pytest.raises(InputError, match="URL"):
         list_pictures(Path("https://example.org/photos"))
@@ -397,29 +398,29 @@ def test_names_of_any_kind(tmp_path, drawn):
     folder = tmp_path / "in"
     write(folder, "a.png")
     (folder / "link.png").symlink_to(folder / "a.png")
-    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     (folder / os.fsdecode(b"\xff\xfe")).mkdir()
     write(folder, os.fsdecode(b"\xff\xfe/\xe9.png"), seed=1)
     write(folder, "x\x1b[31m\r\n.PNG", seed=2)
-    first = encode_folder(eye(), folder, tmp_path / "out", EMBED)
+    first = encode_folder(encoder(), folder, tmp_path / "out", EMBED)
     assert first["looked_at"] == 4
-    assert encode_folder(eye(), folder, tmp_path / "out", EMBED) == first
+    assert encode_folder(encoder(), folder, tmp_path / "out", EMBED) == first
     (tmp_path / "out" / "summary.json").unlink()
     assert {*rows(tmp_path / "out")} == {"a.png", "link.png", os.fsdecode(b"\xff\xfe/\xe9.png"), "x\x1b[31m\r\n.PNG"}
 
 
-def test_results_within_the_folder_are_no_pictures(photos, monkeypatch):
+def test_results_within_the_folder_are_left_out(photos, monkeypatch):
     monkeypatch.chdir(photos)
     for out in (Path("results"), photos / "dogs" / "run"):
-        first = encode_folder(eye(), Path(), out, EncoderSettings())
+        first = encode_folder(encoder(), Path(), out, EncoderSettings())
         assert first["pictures"] == 5 if out == Path("results") else 6
-        assert encode_folder(eye(), Path(), out, EncoderSettings()) == first
+        assert encode_folder(encoder(), Path(), out, EncoderSettings()) == first
     with pytest.raises(InputError, match="already exists"):
-        encode_folder(eye(), photos, photos, EncoderSettings())
+        encode_folder(encoder(), photos, photos, EncoderSettings())
 
 
-def test_two_at_once(photos, tmp_path, loaded):
+def test_two_runs_at_once(photos, tmp_path, loaded):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"):
         done = run("--input-dir", photos, "--out", tmp_path / "out")
@@ -448,41 +449,41 @@ def spoilt_line(text: str, old: str, new: str) -> str:
         ("run.json", lambda text: text.replace('"samples"', '"sample"')),
     ],
 )
-def test_damaged_runs_are_told(photos, tmp_path, file, spoil):
+def test_damaged_runs_are_refused(photos, tmp_path, file, spoil):
     out = tmp_path / "out"
-    encode_folder(eye(), photos, out, EMBED)
-    for name in SIZES:  # as a run that was killed before its end has it
-        vectors = out / survey_room.vectors_file(name)
+    encode_folder(encoder(), photos, out, EMBED)
+    for name in SIZES:  # as in a run that was killed before its end
+        vectors = out / folder_run_module.vectors_file(name)
         vectors.parent.mkdir(exist_ok=True)
-        survey_room.write_npz(vectors, {"vectors": eye().pooled(load_picture(photos / name))})
+        folder_run_module.write_npz(vectors, {"vectors": encoder().pooled(load_picture(photos / name))})
     (out / "summary.json").unlink()
     (out / file).write_text(spoil((out / file).read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(StoreError) as caught:
-        encode_folder(eye(), photos, out, EMBED)
+        encode_folder(encoder(), photos, out, EMBED)
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("how", ["gone", "torn", "another shape", "another name"])
-def test_damaged_vectors_are_told(photos, tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("damage", ["missing", "torn", "another shape", "another name"])
+def test_damaged_vectors_are_refused(photos, tmp_path, monkeypatch, damage):
     out = tmp_path / "out"
-    monkeypatch.setattr(survey_room, "summarize_folder", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(folder_run_module, "summarize_folder", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        encode_folder(eye(), photos, out, EMBED)
+        encode_folder(encoder(), photos, out, EMBED)
     monkeypatch.undo()
-    path = out / survey_room.vectors_file("loose.png")
-    if how == "gone":
+    path = out / folder_run_module.vectors_file("loose.png")
+    if damage == "missing":
         path.unlink()
-    elif how == "torn":
+    elif damage == "torn":
         path.write_bytes(path.read_bytes()[:40])
     else:
-        np.savez(path, **{"vectors" if "shape" in how else "other": np.zeros((1, 2), np.float32)})
+        np.savez(path, **{"vectors" if "shape" in damage else "other": np.zeros((1, 2), np.float32)})
     with pytest.raises(StoreError):
-        encode_folder(eye(), photos, out, EMBED)
+        encode_folder(encoder(), photos, out, EMBED)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"looked_at": 1, "errors": 0, "layers": []}', "[]", '{"layers": 3}'])
-def test_a_damaged_summary_is_told(photos, tmp_path, loaded, text):
-    encode_folder(eye(), photos, tmp_path / "out", EncoderSettings())
+def test_a_damaged_summary_is_refused(photos, tmp_path, loaded, text):
+    encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     (tmp_path / "out" / "summary.json").write_text(text)
     done = run("--input-dir", photos, "--out", tmp_path / "out")
     assert done.exit_code == 1
@@ -494,8 +495,8 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "in", f"{i}.png", seed=i)
     monkeypatch.setattr("qvl_attn.encoders.folder_summary.LEAST_POINTS", 9)
-    found = encode_folder(eye(), tmp_path / "in", tmp_path / "out", EncoderSettings(embeddings=("pca", "tsne")))
-    assert any("no t-SNE" in line for line in found["said"])
+    summary = encode_folder(encoder(), tmp_path / "in", tmp_path / "out", EncoderSettings(embeddings=("pca", "tsne")))
+    assert any("no t-SNE" in line for line in summary["said"])
 
 
 # Other commands and this folder
@@ -503,14 +504,14 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
 
 @cache
 def finished() -> Path:
-    folder = tiny_encoders.root() / "survey"
+    folder = tiny_encoders.root() / "folder run"
     write(folder / "in", "a.png")
-    encode_folder(eye(), folder / "in", folder / "out", EncoderSettings())
+    encode_folder(encoder(), folder / "in", folder / "out", EncoderSettings())
     return folder / "out"
 
 
 @pytest.mark.parametrize("words", ["report {}", "render {}", "compare {} {}", "merge {} {} --out m", "report {} {}"])
-def test_other_commands_name_what_it_is(words, tmp_path, monkeypatch):
+def test_other_commands_refuse_the_folder_by_name(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, words.format(finished(), finished()).split())
     assert done.exit_code in (1, 2)
@@ -521,7 +522,7 @@ def test_other_commands_name_what_it_is(words, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_check_and_a_survey_do_not_share_a_folder(tmp_path, loaded, monkeypatch):
+def test_a_check_and_a_folder_run_do_not_share_a_folder(tmp_path, loaded, monkeypatch):
     from tests.helpers.check_runs import make_data, write_rows
 
     monkeypatch.chdir(tmp_path)
@@ -551,7 +552,7 @@ def start(photos: Path, out: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_killed_and_gone_on_with(tmp_path):
+def test_a_killed_run_is_resumed(tmp_path):
     for i in range(12):
         write(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", seed=i)
     out = tmp_path / "out"
@@ -560,9 +561,9 @@ def test_killed_and_gone_on_with(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert 3 <= line_count(out) <= 12
-    gone_on = encode_folder(eye(), tmp_path / "in", out, EMBED)
-    whole = encode_folder(eye(), tmp_path / "in", tmp_path / "whole", EMBED)
+    resumed = encode_folder(encoder(), tmp_path / "in", out, EMBED)
+    whole = encode_folder(encoder(), tmp_path / "in", tmp_path / "whole", EMBED)
     ours, theirs = files(out), files(tmp_path / "whole")
     assert {*ours} == {*theirs}
     assert [name for name in ours if name != "run.json" and ours[name] != theirs[name]] == []
-    assert gone_on == whole
+    assert resumed == whole

@@ -1,4 +1,4 @@
-"""What goes into an encoder: against the processor's own, and by bright squares that must lie where the boxes are."""
+"""The inputs of an encoder: against the processor's own output, and with bright squares that must lie in the boxes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.encoders.inputs import MOST_PIXELS, merged_order, part_px, read_inputs, reconstruct
+from qvl_attn.encoders.inputs import MOST_PIXELS, input_box_px, merged_order, read_inputs, reconstruct
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import tiny_encoders
 
@@ -20,7 +20,7 @@ SIZES = [(70, 70), (190, 100), (64, 203), (1000, 40), (33, 500), (20, 31), (1, 1
 LIMITS = [(None, None), (None, 9000), (4000, 8000), (30000, None)]
 
 
-def shown(encoder, image: np.ndarray, low=None, high=None):
+def processed(encoder, image: np.ndarray, low=None, high=None):
     media = tiny_encoders.picture_of(image)
     inputs = read_inputs(encoder.spec, encoder.processor, media, low, high)
     return inputs, reconstruct(encoder.spec, encoder.processor, inputs)
@@ -28,12 +28,12 @@ def shown(encoder, image: np.ndarray, low=None, high=None):
 
 @pytest.mark.parametrize("size_px", SIZES, ids=str)
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip-vision", "dino", "dinov2", "registers-classes"])
-def test_without_limits_it_is_what_the_checkpoints_own_processor_makes(name, size_px):
+def test_without_limits_the_input_is_that_of_the_checkpoints_processor(name, size_px):
     image = tiny_encoders.pixels(*size_px)[0]
-    own = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name))
-    wanted = own(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
-    inputs, _ = shown(tiny_encoders.encoder(name), image)
-    assert torch.equal(inputs.tensors["pixel_values"], wanted)
+    processor = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name))
+    expected = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    inputs, _ = processed(tiny_encoders.encoder(name), image)
+    assert torch.equal(inputs.tensors["pixel_values"], expected)
     side = tiny_encoders.encoder(name).spec.trained_px // tiny_encoders.encoder(name).spec.patch_px
     assert inputs.grid == (1, side, side)
     assert not inputs.interpolate
@@ -42,20 +42,20 @@ def test_without_limits_it_is_what_the_checkpoints_own_processor_makes(name, siz
 @pytest.mark.parametrize("size_px", SIZES[:6], ids=str)
 @pytest.mark.parametrize("limits", LIMITS[1:], ids=str)
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2"])
-def test_with_limits_it_is_the_whole_picture_in_its_proportions(name, limits, size_px):
+def test_with_limits_the_input_is_the_whole_picture_with_its_aspect_ratio(name, limits, size_px):
     encoder, (width, height) = tiny_encoders.encoder(name), size_px
-    inputs, turned = shown(encoder, tiny_encoders.pixels(*size_px)[0], *limits)
+    inputs, reconstruction = processed(encoder, tiny_encoders.pixels(*size_px)[0], *limits)
     _, h, w = inputs.grid
     patch = encoder.spec.patch_px
-    # One scale for both sides, but for less than a patch.
+    # The same scale for both sides, to within a patch.
     assert max((w - 1) / width, (h - 1) / height) < min((w + 1) / width, (h + 1) / height)
     low, high = limits
-    if high is None:  # the minimum is the maximum too, as it is above what the encoder was trained on
+    if high is None:  # the minimum is also the maximum, because it is above the size of the training pictures
         assert abs(h * w - low / patch**2) <= h + w
     else:
         assert (low or 0) <= h * w * patch**2 <= high
     assert inputs.interpolate == ((h * patch, w * patch) != (encoder.spec.trained_px,) * 2)
-    assert turned.shape == (1, h * patch, w * patch, 3)
+    assert reconstruction.shape == (1, h * patch, w * patch, 3)
     x = np.linspace(0, width, w + 1)
     y = np.linspace(0, height, h + 1)
     boxes = [(x[j], y[i], x[j + 1], y[i + 1]) for i in range(h) for j in range(w)]
@@ -63,17 +63,17 @@ def test_with_limits_it_is_the_whole_picture_in_its_proportions(name, limits, si
 
 
 def overlap(boxes: np.ndarray, square: tuple[float, float, float, float]) -> np.ndarray:
-    """(P,) what part of each box a square covers."""
+    """Return the share of each box that a square covers: (P,)."""
     x0, y0, x1, y1 = square
-    wide = (np.minimum(boxes[:, 2], x1) - np.maximum(boxes[:, 0], x0)).clip(min=0)
-    high = (np.minimum(boxes[:, 3], y1) - np.maximum(boxes[:, 1], y0)).clip(min=0)
-    return wide * high / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    width = (np.minimum(boxes[:, 2], x1) - np.maximum(boxes[:, 0], x0)).clip(min=0)
+    height = (np.minimum(boxes[:, 3], y1) - np.maximum(boxes[:, 1], y0)).clip(min=0)
+    return width * height / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
-def brightness(turned: np.ndarray, size: int) -> np.ndarray:
-    """(P,) of each patch, 0 to 1."""
-    t, height, width, _ = turned.shape
-    patches = turned.reshape(t, height // size, size, width // size, size, 3) / 255
+def brightness(reconstruction: np.ndarray, size: int) -> np.ndarray:
+    """Return the brightness of each patch, 0 to 1: (P,)."""
+    t, height, width, _ = reconstruction.shape
+    patches = reconstruction.reshape(t, height // size, size, width // size, size, 3) / 255
     return patches.mean(axis=(2, 4, 5)).reshape(-1)
 
 
@@ -82,62 +82,64 @@ def brightness(turned: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip-vision", "dino", "dinov2", "registers", tiny_encoders.QWEN])
 def test_a_bright_square_lies_in_the_patches_whose_boxes_hold_it(name, limits, size_px):
     encoder, (width, height) = tiny_encoders.encoder(name), size_px
-    found = []
+    largest = []
     for left, top in ((0.4, 0.35), (0.55, 0.5), (0.0, 0.0), (0.7, 0.8)):
         x0, y0 = round(left * width), round(top * height)
         x1, y1 = x0 + max(3, round(0.3 * width)), y0 + max(3, round(0.2 * height))
         image = np.zeros((height, width, 3), np.uint8)
         image[y0:y1, x0:x1] = 255
-        inputs, turned = shown(encoder, image, *limits)
+        inputs, reconstruction = processed(encoder, image, *limits)
         covered = overlap(inputs.boxes_px, (x0, y0, min(x1, width), min(y1, height)))
-        bright = brightness(turned, encoder.spec.patch_px)
-        # An edge may be blurred over some pixels of a patch.
+        bright = brightness(reconstruction, encoder.spec.patch_px)
+        # Resizing may blur an edge over some pixels of a patch.
         assert np.abs(bright - covered).max() < 0.16
-        found.append(covered.max())
-    assert max(found) > 0.19, "no square was ever seen"
+        largest.append(covered.max())
+    assert max(largest) > 0.19, "no square was ever visible"
 
 
 @pytest.mark.parametrize("size_px", [(30, 20), (64, 48), (60, 200)], ids=str)
 def test_a_crop_that_is_larger_than_the_picture(size_px):
-    """What lies around it is no part of the picture, and its boxes say so."""
+    """The boxes of the padding lie outside the picture."""
     encoder = tiny_encoders.encoder("clip")
     small = CLIPImageProcessor(size={"shortest_edge": 42}, crop_size={"height": 70, "width": 70})
     media = tiny_encoders.picture_of(np.full((size_px[1], size_px[0], 3), 255, np.uint8))
     inputs = read_inputs(encoder.spec, small, media)
-    turned = reconstruct(encoder.spec, small, inputs)
+    reconstruction = reconstruct(encoder.spec, small, inputs)
     covered = overlap(inputs.boxes_px, (0, 0, *size_px))
     assert covered.min() == 0
-    assert np.abs(brightness(turned, 14) - covered).max() < 0.05
+    assert np.abs(brightness(reconstruction, 14) - covered).max() < 0.05
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dino", "dinov2", "registers"])
 @pytest.mark.parametrize("limits", [(None, None), (None, 9000)], ids=["squares", "whole"])
 @pytest.mark.parametrize("size_px", [(190, 100), (64, 203), (20, 31)], ids=str)
-def test_it_is_turned_back_into_the_resized_picture(name, limits, size_px):
+def test_the_reconstruction_is_the_resized_picture(name, limits, size_px):
     encoder, image = tiny_encoders.encoder(name), tiny_encoders.pixels(*size_px)[0]
-    inputs, turned = shown(encoder, image, *limits)
-    own, (_, h, w) = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name)), inputs.grid
+    inputs, reconstruction = processed(encoder, image, *limits)
+    processor, (_, h, w) = AutoImageProcessor.from_pretrained(tiny_encoders.folder(name)), inputs.grid
     size = encoder.spec.patch_px
-    how = {} if limits == (None, None) else {"size": {"height": h * size, "width": w * size}, "do_center_crop": False}
-    plain = own(images=image, do_rescale=False, do_normalize=False, return_tensors="pt", **how)["pixel_values"]
-    assert np.array_equal(turned, plain.permute(0, 2, 3, 1).numpy()[:, : h * size, : w * size])
+    kwargs = (
+        {} if limits == (None, None) else {"size": {"height": h * size, "width": w * size}, "do_center_crop": False}
+    )
+    plain = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt", **kwargs)["pixel_values"]
+    assert np.array_equal(reconstruction, plain.permute(0, 2, 3, 1).numpy()[:, : h * size, : w * size])
 
 
 @pytest.mark.parametrize("size_px", [(112, 84), (190, 100), (64, 203), (5, 60)], ids=str)
 @pytest.mark.parametrize("limits", [(None, None), (4000, 9000)], ids=str)
-def test_qwens_is_turned_back_into_the_resized_picture(size_px, limits):
+def test_qwens_reconstruction_is_the_resized_picture(size_px, limits):
     image = tiny_encoders.pixels(*size_px)[0]
     low, high = limits[0] or 4 * 28**2, limits[1] or 2**20
     content = [{"type": "image", "image": Image.fromarray(image), "min_pixels": low, "max_pixels": high}]
     (resized,), _ = process_vision_info([{"role": "user", "content": content}])
-    inputs, turned = shown(tiny_encoders.encoder(tiny_encoders.QWEN), image, *limits)
-    assert np.array_equal(turned[0], np.array(resized))
+    inputs, reconstruction = processed(tiny_encoders.encoder(tiny_encoders.QWEN), image, *limits)
+    assert np.array_equal(reconstruction[0], np.array(resized))
     assert inputs.grid == (1, resized.height // 14, resized.width // 14)
     np.testing.assert_allclose(inputs.boxes_px[-1, 2:], size_px)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
+def test_the_reconstruction_of_qwens_clip_is_the_first_frame_of_each_step(frames):
     encoder, media = tiny_encoders.encoder(tiny_encoders.QWEN), tiny_encoders.clip(140, 84, frames, size_px=(1000, 700))
     inputs = read_inputs(encoder.spec, encoder.processor, media)
     assert np.array_equal(reconstruct(encoder.spec, encoder.processor, inputs), media.frames[::2])
@@ -149,7 +151,7 @@ def test_qwens_clip_is_turned_back_into_the_first_frame_of_each_step(frames):
     )
 
 
-def test_a_clip_of_another_family_is_a_step_a_frame():
+def test_in_other_families_each_frame_of_a_clip_is_a_step():
     encoder, media = tiny_encoders.encoder("dino"), tiny_encoders.clip(70, 70, 3, size_px=(700, 350))
     inputs = read_inputs(encoder.spec, encoder.processor, media)
     assert inputs.grid == (3, 5, 5)
@@ -158,7 +160,7 @@ def test_a_clip_of_another_family_is_a_step_a_frame():
     assert inputs.boxes_px[6].tolist() == inputs.boxes_px[56].tolist() == [140, 70, 280, 140]
 
 
-def test_a_wrong_order_shows_in_the_picture_that_is_turned_back():
+def test_a_wrong_order_is_visible_in_the_reconstruction():
     encoder, media = tiny_encoders.encoder(tiny_encoders.QWEN), tiny_encoders.picture(140, 84)
     inputs = read_inputs(encoder.spec, encoder.processor, media)
     wrong = replace(inputs, place=np.roll(inputs.place, 1))
@@ -166,14 +168,14 @@ def test_a_wrong_order_shows_in_the_picture_that_is_turned_back():
 
 
 def test_the_order_of_patches_that_merge():
-    # Two by two: 0 1 stand over 6 7, then 2 3 over 8 9.
+    # Two by two: 0 1 are above 6 7, then 2 3 above 8 9.
     assert merged_order((1, 2, 6), 2).tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
     assert merged_order((2, 4, 2), 2).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     assert merged_order((1, 4, 4), 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
 
 
 @pytest.mark.parametrize("name", ["clip", "dino", tiny_encoders.QWEN])
-def test_a_point_is_asked_of_the_patch_that_shows_it(name):
+def test_a_point_gives_the_patch_that_covers_it(name):
     encoder, media = tiny_encoders.encoder(name), tiny_encoders.picture(190, 100)
     limits = {} if name == tiny_encoders.QWEN else {"max_pixels": 9000}
     for x, y in ((0.0, 0.0), (95.0, 50.0), (189.9, 99.9), (0.0, 99.0), (140.5, 20.25)):
@@ -185,13 +187,13 @@ def test_a_point_is_asked_of_the_patch_that_shows_it(name):
 @pytest.mark.parametrize(
     ("name", "at", "words"),
     [
-        ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see it; what it sees reaches from"),
+        ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see this point, only the region from"),
         ("dino", (190.0, 50.0), "outside the picture, which has"),
         ("dino", (-1.0, 50.0), "outside the picture, which has"),
         (tiny_encoders.QWEN, (10.0, 100.0), "outside the picture, which has"),
     ],
 )
-def test_a_point_that_no_patch_shows(name, at, words):
+def test_a_point_that_no_patch_covers(name, at, words):
     with pytest.raises(InputError, match=words):
         tiny_encoders.encoder(name).read(tiny_encoders.picture(190, 100), EncoderSettings(at=(at,)))
 
@@ -199,8 +201,8 @@ def test_a_point_that_no_patch_shows(name, at, words):
 @pytest.mark.parametrize(
     "at", [(100, 100), 5, ((1, 2, 3),), (("a", "b"),), "12", ((None, 1),), [[(1, 2), (3, 4)]]], ids=str
 )
-def test_points_that_are_no_pairs(at):
-    with pytest.raises(InputError, match=r"at: .*want .x, y. pairs") as caught:
+def test_points_that_are_not_pairs(at):
+    with pytest.raises(InputError, match=r"at: .*not .x, y. pairs") as caught:
         EncoderSettings(at=at)
     assert caught.value.hint == "such as [(100, 100)]"
     with pytest.raises(TypeError, match="layers"):
@@ -235,9 +237,9 @@ def test_a_picture_that_only_its_rounding_makes_too_narrow():
 @pytest.mark.parametrize(
     ("name", "limits", "words"),
     [
-        ("clip", {"max_pixels": 783}, f"--max-pixels 783: want 784 to {MOST_PIXELS}"),
-        ("clip", {"min_pixels": MOST_PIXELS + 1}, f"--min-pixels {MOST_PIXELS + 1}: want 784"),
-        ("siglip", {"max_pixels": 1023}, "--max-pixels 1023: want 1024"),
+        ("clip", {"max_pixels": 783}, f"--max-pixels 783: must be from 784 to {MOST_PIXELS}"),
+        ("clip", {"min_pixels": MOST_PIXELS + 1}, f"--min-pixels {MOST_PIXELS + 1}: must be from 784"),
+        ("siglip", {"max_pixels": 1023}, "--max-pixels 1023: must be from 1024"),
         ("dino", {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above --max-pixels 8000"),
         (tiny_encoders.QWEN, {"max_pixels": 3135}, "--max-pixels 3135: want at least 3136"),
         (tiny_encoders.QWEN, {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above"),
@@ -249,33 +251,33 @@ def test_limits_out_of_range(name, limits, words):
 
 
 @pytest.mark.parametrize("layer", [-1, 3, 100])
-def test_a_layer_that_is_not_there(layer):
+def test_a_layer_that_does_not_exist(layer):
     with pytest.raises(InputError, match=f"--layer {layer}: the encoder has layers 0 to 2"):
         tiny_encoders.encoder("clip").read(tiny_encoders.picture(90, 90), EncoderSettings(layer=layer))
 
 
 @pytest.mark.parametrize("settings", [{"over": "median"}, {"embeddings": ("umap",)}])
-def test_settings_that_are_not_known(settings):
+def test_unknown_settings(settings):
     with pytest.raises(InputError, match="unknown"):
         EncoderSettings(**settings)
 
 
-class Waves(BitImageProcessor):
-    """Does more than to scale and to crop."""
+class GammaProcessor(BitImageProcessor):
+    """Changes pixel values, too."""
 
     def _preprocess(self, images, **kwargs):
-        found = super()._preprocess(images, **kwargs)
-        found["pixel_values"] = found["pixel_values"] ** 1.5
-        return found
+        outputs = super()._preprocess(images, **kwargs)
+        outputs["pixel_values"] = outputs["pixel_values"] ** 1.5
+        return outputs
 
 
-def test_a_processor_that_does_more_than_to_scale_and_to_crop():
-    with pytest.raises(CaptureError, match="does more than to scale and crop"):
-        part_px(Waves(size={"shortest_edge": 80}, crop_size={"height": 70, "width": 70}), (300, 200))
+def test_a_processor_that_does_more_than_scale_and_crop():
+    with pytest.raises(CaptureError, match="does more than scale and crop"):
+        input_box_px(GammaProcessor(size={"shortest_edge": 80}, crop_size={"height": 70, "width": 70}), (300, 200))
 
 
 def test_a_processor_that_does_not_resize():
     plain = BitImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 70, "width": 84})
-    assert part_px(plain, (100, 90)) == pytest.approx((8, 10, 92, 80), abs=1e-3)
-    assert part_px(plain, (60, 90)) == pytest.approx((-12, 10, 72, 80), abs=1e-3)
-    assert part_px(plain, (20, 10)) == pytest.approx((-32, -30, 52, 40), abs=1e-3)
+    assert input_box_px(plain, (100, 90)) == pytest.approx((8, 10, 92, 80), abs=1e-3)
+    assert input_box_px(plain, (60, 90)) == pytest.approx((-12, 10, 72, 80), abs=1e-3)
+    assert input_box_px(plain, (20, 10)) == pytest.approx((-32, -30, 52, 40), abs=1e-3)

@@ -1,4 +1,4 @@
-"""Which encoders are loaded, what of a checkpoint is read, and what is said of those that are not served."""
+"""Loading of encoders: which are supported, what is read of a checkpoint, and the errors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from safetensors.torch import load_file, save_file
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.spec import FAMILIES, SERVED
+from qvl_attn.encoders.spec import FAMILIES, SUPPORTED
 from tests.helpers import tiny_encoders
 
 CLASSES = "ViTForImageClassification"
 
 
-def load(folder, **how) -> Encoder:
-    return Encoder.load(str(folder), **{"device": "cpu", "dtype": "float32"} | how)
+def load(folder, **options) -> Encoder:
+    return Encoder.load(str(folder), **{"device": "cpu", "dtype": "float32"} | options)
 
 
 @pytest.fixture
 def copy_of(tmp_path):
-    """A checkpoint that may be broken; without its weights where the settings alone are to be looked at."""
+    """A function that copies a checkpoint, which a test may break; with or without the weights."""
 
     def copy_of(name, *, weights=True, **changes):
         out = tmp_path / name
@@ -53,21 +53,20 @@ def test_every_weight_is_the_checkpoints(name):
     assert not tiny_encoders.encoder(name).model.training
 
 
-def test_every_class_that_is_served_is_tried_here():
-    tried = {kind for kind, *_ in tiny_encoders.SPECS.values()} | {"Qwen2_5_VisionTransformerPretrainedModel"}
-    assert tried == {kind for family in FAMILIES.values() for kind in family.models}
+def test_every_supported_class_is_tested():
+    tested = {kind for kind, *_ in tiny_encoders.SPECS.values()} | {"Qwen2_5_VisionTransformerPretrainedModel"}
+    assert tested == {kind for family in FAMILIES.values() for kind in family.models}
 
 
 @pytest.mark.parametrize("kind", ["bert", "llava", "dinov3_vit", "", None, ["vit"], 7])
-def test_a_family_that_is_not_served_is_named_before_its_weights_are_looked_for(copy_of, kind):
+def test_an_unsupported_family_is_refused_before_its_weights_are_searched(copy_of, kind):
     folder = copy_of("dino", weights=False, model_type=kind)
-    with pytest.raises(
-        ModelError, match=f"is a {kind!r} model, no vision encoder that is served".replace("[", r"\[")
-    ) as e:
+    message = f"is a {kind!r} model, not a supported vision encoder".replace("[", r"\[")
+    with pytest.raises(ModelError, match=message) as caught:
         load(folder)
-    assert SERVED in e.value.hint
+    assert SUPPORTED in caught.value.hint
     for family in FAMILIES.values():
-        assert all(part in SERVED for part in family.name.split(" or "))
+        assert all(part in SUPPORTED for part in family.name.split(" or "))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '"vit"', "null", "\xff", "[" * 100_000], ids=lambda text: text[:6])
@@ -98,18 +97,18 @@ def test_no_config(tmp_path):
     ],
     ids=str,
 )
-def test_a_config_that_makes_no_sense(copy_of, name, changes):
+def test_an_inconsistent_config(copy_of, name, changes):
     with pytest.raises(ModelError, match=r"config|misshapen"):
         _ = load(copy_of(name, **changes)).model
 
 
 @pytest.mark.parametrize(("name", "field"), [("dino", "patch_size"), ("dino", "image_size"), ("dinov2", "patch_size")])
-def test_patches_that_are_no_squares(copy_of, name, field):
-    with pytest.raises(ModelError, match=f"{field} 14 x 28: patches and training pictures that are no squares"):
+def test_patches_that_are_not_square(copy_of, name, field):
+    with pytest.raises(ModelError, match=f"{field} 14 x 28: patches and training pictures that are not square"):
         load(copy_of(name, **{field: [14, 28]}))
 
 
-def test_sides_that_are_written_out_are_squares(copy_of):
+def test_equal_height_and_width_are_a_square(copy_of):
     folder = copy_of("dino", patch_size=[14, 14], image_size=[70, 70])
     media = tiny_encoders.picture(90, 70)
     attention = load(folder).encode(media).attention
@@ -117,18 +116,18 @@ def test_sides_that_are_written_out_are_squares(copy_of):
     assert np.array_equal(attention.received, tiny_encoders.encoder("dino").encode(media).attention.received)
 
 
-@pytest.mark.parametrize(("name", "how"), [("dino", "awq"), (tiny_encoders.QWEN, "bitsandbytes")])
-def test_quantised(copy_of, name, how):
-    with pytest.raises(ModelError, match=rf"is quantised \({how}\)"):
-        load(copy_of(name, quantization_config={"quant_method": how}))
+@pytest.mark.parametrize(("name", "method"), [("dino", "awq"), (tiny_encoders.QWEN, "bitsandbytes")])
+def test_quantised(copy_of, name, method):
+    with pytest.raises(ModelError, match=rf"is quantised \({method}\)"):
+        load(copy_of(name, quantization_config={"quant_method": method}))
 
 
-def test_pickled_weights_alone(copy_of):
+def test_only_pickled_weights(copy_of):
     folder = copy_of("dino", weights=False)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(ModelError, match="no safetensors weights") as e:
+    with pytest.raises(ModelError, match="no safetensors weights") as caught:
         load(folder)
-    assert "pickled" in e.value.hint
+    assert "pickled" in caught.value.hint
 
 
 def test_weights_that_are_cut_off(copy_of):
@@ -145,14 +144,14 @@ def rewrite(folder, change) -> None:
 
 
 @pytest.mark.parametrize("name", ["dino", "clip", "registers", tiny_encoders.QWEN])
-@pytest.mark.parametrize("fault", ["missing", "misshapen"])
-def test_weights_that_are_missing_or_misshapen(copy_of, name, fault):
+@pytest.mark.parametrize("damage", ["missing", "misshapen"])
+def test_weights_that_are_missing_or_misshapen(copy_of, name, damage):
     folder = copy_of(name)
 
     def change(weights):
         key = next(key for key in weights if "norm" in key and (name != tiny_encoders.QWEN or "visual" in key))
         weight = weights.pop(key)
-        return weights if fault == "missing" else weights | {key: torch.zeros(len(weight) + 1)}
+        return weights if damage == "missing" else weights | {key: torch.zeros(len(weight) + 1)}
 
     rewrite(folder, change)
     with pytest.raises(ModelError, match=r"1 weights are missing or misshapen, such as .*norm"):
@@ -160,30 +159,30 @@ def test_weights_that_are_missing_or_misshapen(copy_of, name, fault):
 
 
 @pytest.mark.parametrize("prefix", ["model.visual.", "visual."])
-def test_the_tower_alone_is_taken_of_a_whole_qwen(copy_of, prefix, capfd):
-    """The model's own files have no `model.` before it; those that transformers writes today do."""
+def test_only_the_tower_of_a_whole_qwen_is_loaded(copy_of, prefix, capfd):
+    """The original files of the model have no `model.` prefix; those that transformers writes today have it."""
     folder = copy_of(tiny_encoders.QWEN)
     assert any(key.startswith("visual.") for key in load_file(folder / "model.safetensors"))
     rewrite(
         folder, lambda weights: {key.replace("visual.", prefix, 1): weight.clone() for key, weight in weights.items()}
     )
-    said = []
-    encoder = load(folder, say=said.append)
+    messages = []
+    encoder = load(folder, say=messages.append)
     theirs = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
     ours = encoder.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    # Of memory and of what is counted, the tower's weights alone.
+    # Only the weights of the tower are in memory and are counted.
     held = sum(weight.numel() * weight.itemsize for weight in encoder.model.parameters())
     assert held == encoder.placement.weight_bytes
     assert held < 0.5 * (folder / "model.safetensors").stat().st_size
-    assert said[0].startswith(f"{folder} ({encoder.checkpoint.revision[:12]}): float32 on cpu")
-    assert said[1:] == ["loading the weights"]
+    assert messages[0].startswith(f"{folder} ({encoder.checkpoint.revision[:12]}): float32 on cpu")
+    assert messages[1:] == ["loading the weights"]
     assert "unexpected" not in capfd.readouterr().err.lower()
 
 
-def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
-    whole = tiny_encoders.lively(transformers.ViTForMaskedImageModeling(tiny_encoders.SPECS["dino"][1]()))
+def test_a_checkpoint_for_another_task_is_loaded_as_the_default_class(tmp_path):
+    whole = tiny_encoders.randomize(transformers.ViTForMaskedImageModeling(tiny_encoders.SPECS["dino"][1]()))
     whole.config.encoder_stride = 14
     whole.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size={"height": 70, "width": 70}).save_pretrained(tmp_path)
@@ -193,15 +192,15 @@ def test_a_checkpoint_of_another_task_is_loaded_as_the_plain_model(tmp_path):
     inputs, _ = encoder.read(media, EncoderSettings())
     whole.set_attn_implementation("eager")
     with torch.no_grad():
-        found = whole.vit(inputs.tensors["pixel_values"], output_attentions=True).attentions
-    wanted = torch.stack(found)[:, 0, :, 1:].mean(dim=2).numpy()
-    assert np.abs(encoder.encode(media).attention.received[:, :, 0] - wanted).max() < 1e-6
+        attentions = whole.vit(inputs.tensors["pixel_values"], output_attentions=True).attentions
+    expected = torch.stack(attentions)[:, 0, :, 1:].mean(dim=2).numpy()
+    assert np.abs(encoder.encode(media).attention.received[:, :, 0] - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("architectures", [None, [], ["VitTypo", CLASSES]])
 def test_the_class_is_the_first_that_is_known(copy_of, architectures):
-    eye = load(copy_of("vit-classes", architectures=architectures)).spec
-    assert eye.model_class == (
+    spec = load(copy_of("vit-classes", architectures=architectures)).spec
+    assert spec.model_class == (
         "ViTForImageClassification" if isinstance(architectures, list) and architectures else "ViTModel"
     )
 
@@ -209,7 +208,7 @@ def test_the_class_is_the_first_that_is_known(copy_of, architectures):
 def test_no_image_processor(copy_of):
     folder = copy_of("dino")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ModelError, match="no image processor in it"):
+    with pytest.raises(ModelError, match="it has no image processor"):
         load(folder)
     (folder / "preprocessor_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="its image processor cannot be loaded"):
@@ -217,11 +216,11 @@ def test_no_image_processor(copy_of):
 
 
 def test_no_tokenizer(copy_of):
-    """Without its files transformers makes one that knows no word, and any two texts would be alike."""
+    """Without its files transformers builds an empty tokenizer, for which all texts are the same."""
     folder = copy_of("clip")
     (folder / "tokenizer.json").unlink()
     encoder = load(folder)
-    with pytest.raises(ModelError, match="no tokenizer in it"):
+    with pytest.raises(ModelError, match="it has no tokenizer"):
         encoder.read(tiny_encoders.picture(80, 80), EncoderSettings(saliency=True, texts=("a cat",)))
     encoder.read(tiny_encoders.picture(80, 80), EncoderSettings())
 
@@ -234,13 +233,13 @@ def test_texts_that_are_the_same_to_the_tokenizer():
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{"device": "mps"}, {"device": "gpu"}, {"device": "cuda:9"}, {"dtype": "int8"}, {"revision": "main"}],
     ids=str,
 )
-def test_words_that_are_not_known(how):
+def test_unknown_options(options):
     with pytest.raises(InputError):
-        load(tiny_encoders.folder("dino"), **how)
+        load(tiny_encoders.folder("dino"), **options)
 
 
 def test_a_name_that_is_neither_folder_nor_id(tmp_path):
@@ -252,11 +251,11 @@ def test_a_name_that_is_neither_folder_nor_id(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub with one model, its cache, and what was fetched of it: (revision, whether weights, too)."""
+    """A hub with one model: its cache, and the downloads as (revision, whether with weights)."""
     cached, fetched = tmp_path / "snapshots" / ("c0ffee" * 6 + "0000"), []
 
     def snapshot(name, *, revision, allow_patterns, local_files_only=False):
-        assert name == "someone/eyes"
+        assert name == "someone/encoder"
         if local_files_only and not cached.is_dir():
             raise OSError("not in the cache")
         if not local_files_only:
@@ -273,7 +272,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_weights_are_fetched_when_they_are_needed(hub):
     cached, fetched = hub
-    encoder = load("someone/eyes", revision="main")
+    encoder = load("someone/encoder", revision="main")
     assert fetched == [("main", False)]
     for settings in (EncoderSettings(layer=99), EncoderSettings(at=((900, 1),)), EncoderSettings(saliency=True)):
         with pytest.raises(InputError):
@@ -281,22 +280,23 @@ def test_weights_are_fetched_when_they_are_needed(hub):
     assert fetched == [("main", False)]
     before = encoder.provenance
     assert before.revision == cached.name
-    found = encoder.encode(tiny_encoders.picture(90, 80))
+    result = encoder.encode(tiny_encoders.picture(90, 80))
     assert fetched == [("main", False), (cached.name, True)]
     assert np.array_equal(
-        found.attention.received, tiny_encoders.encoder("dino").encode(tiny_encoders.picture(90, 80)).attention.received
+        result.attention.received,
+        tiny_encoders.encoder("dino").encode(tiny_encoders.picture(90, 80)).attention.received,
     )
-    again = load("someone/eyes", offline=True)
-    assert found.provenance == before == again.provenance
+    again = load("someone/encoder", offline=True)
+    assert result.provenance == before == again.provenance
     again.encode(tiny_encoders.picture(90, 80))
     assert len(fetched) == 2
 
 
 def test_weights_that_are_not_in_the_cache_are_not_fetched_offline(hub):
     _, fetched = hub
-    load("someone/eyes")
+    load("someone/encoder")
     with pytest.raises(ModelError, match="not in the cache, and --offline forbids downloading it"):
-        load("someone/eyes", offline=True).encode(tiny_encoders.picture(90, 80))
+        load("someone/encoder", offline=True).encode(tiny_encoders.picture(90, 80))
     assert fetched == [(None, False)]
 
 
@@ -307,9 +307,9 @@ def test_weights_that_do_not_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["clip", "dino", "registers", tiny_encoders.QWEN])
-def test_a_local_folder_asks_no_network(name, monkeypatch):
+def test_a_local_folder_needs_no_network(name, monkeypatch):
     def refuse(*args):
-        raise AssertionError(f"asked the network: {args[1:]}")
+        raise AssertionError(f"network access: {args[1:]}")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -332,7 +332,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 def test_the_demo_has_an_encoder():
     encoder = Encoder.load("demo", device="cpu", dtype="float32")
-    look = encoder.encode(tiny_encoders.picture(112, 84), EncoderSettings())
-    assert look.attention.family == look.provenance.family == "Qwen2.5-VL"
-    assert look.attention.received.shape == (4, 4, 1, 48)
-    assert look.seconds.keys() == {"prepare", "look"}
+    result = encoder.encode(tiny_encoders.picture(112, 84), EncoderSettings())
+    assert result.attention.family == result.provenance.family == "Qwen2.5-VL"
+    assert result.attention.received.shape == (4, 4, 1, 48)
+    assert result.seconds.keys() == {"prepare", "look"}

@@ -1,4 +1,4 @@
-"""The page of an encoder's folder, made again without a model."""
+"""The page of an encoder's result, made again without a model."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ from tests.helpers.pages import Reader, assert_close
 
 
 @pytest.fixture(scope="module")
-def look():
+def result():
     return tiny_encoders.encoder("registers").encode(
         tiny_encoders.picture(120, 118), EncoderSettings(at=((60.0, 50.0),))
     )
 
 
 @pytest.fixture(scope="module")
-def kept(look, tmp_path_factory):
-    return look.save(tmp_path_factory.mktemp("out"))
+def saved_folder(result, tmp_path_factory):
+    return result.save(tmp_path_factory.mktemp("out"))
 
 
-def test_it_is_there_and_is_made_again(look, kept, tmp_path):
-    first = Reader((kept / "report.html").read_text(encoding="utf-8"))
-    assert make_report(kept, tmp_path / "again.html") == tmp_path / "again.html"
+def test_the_page_is_written_and_made_again(result, saved_folder, tmp_path):
+    first = Reader((saved_folder / "report.html").read_text(encoding="utf-8"))
+    assert make_report(saved_folder, tmp_path / "again.html") == tmp_path / "again.html"
     again = Reader((tmp_path / "again.html").read_text(encoding="utf-8"))
     assert again.scripts["code"] == first.scripts["code"]
-    notes = json.loads((kept / "result.json").read_text(encoding="utf-8"))["notes"]
+    notes = json.loads((saved_folder / "result.json").read_text(encoding="utf-8"))["notes"]
     assert again.data["notes"] == first.data["notes"] == notes
-    read = EncoderResult.load(kept)
-    for page, shown in ((first, look), (again, read)):
-        for number, name in enumerate(shown.attention.queries):
+    loaded = EncoderResult.load(saved_folder)
+    for page, source in ((first, result), (again, loaded)):
+        for number, name in enumerate(source.attention.queries):
             block = page.data["queries"][number]["maps"]["mean"]["block"]
-            layers = [shown.attention.map(name, layer) for layer in range(shown.attention.layer_count)]
-            assert_close(page.block(block), [one.ravel() for one in layers])
+            layers = [source.attention.map(name, layer) for layer in range(source.attention.layer_count)]
+            assert_close(page.block(block), [values.ravel() for values in layers])
         clicked = page.data["clicked"]
-        assert clicked["places"] == look.patch_row_places.tolist()
+        assert clicked["places"] == result.patch_row_places.tolist()
         for layer, block in enumerate(clicked["blocks"]):
-            assert_close(page.block(block), read.patch_rows[layer].reshape(len(clicked["places"]), -1))
-    make_report(kept)
-    assert (kept / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(encoding="utf-8")
+            assert_close(page.block(block), loaded.patch_rows[layer].reshape(len(clicked["places"]), -1))
+    make_report(saved_folder)
+    assert (saved_folder / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_it_stands_alone(kept, tmp_path):
-    with pytest.raises(InputError, match="is an encoder result") as fault:
-        make_report([kept, tmp_path], tmp_path / "both.html")
-    assert "name it alone" in str(fault.value.hint)
+def test_an_encoder_result_has_a_page_of_its_own(saved_folder, tmp_path):
+    with pytest.raises(InputError, match="is an encoder result") as caught:
+        make_report([saved_folder, tmp_path], tmp_path / "both.html")
+    assert "name it alone" in str(caught.value.hint)
 
 
-def test_a_damaged_folder_is_told(kept, tmp_path):
-    reported = json.loads((kept / "result.json").read_text(encoding="utf-8"))
-    (tmp_path / "result.json").write_text(json.dumps({**reported, "notes": 3}), encoding="utf-8")
-    for one in kept.iterdir():
-        if one.name not in ("result.json", "report.html"):
-            (tmp_path / one.name).symlink_to(one)
+def test_a_damaged_folder_is_reported(saved_folder, tmp_path):
+    value = json.loads((saved_folder / "result.json").read_text(encoding="utf-8"))
+    (tmp_path / "result.json").write_text(json.dumps({**value, "notes": 3}), encoding="utf-8")
+    for path in saved_folder.iterdir():
+        if path.name not in ("result.json", "report.html"):
+            (tmp_path / path.name).symlink_to(path)
     with pytest.raises(StoreError, match="damaged"):
         make_report(tmp_path)
     (tmp_path / "attention.npz").unlink()

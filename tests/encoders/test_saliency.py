@@ -1,4 +1,4 @@
-"""Maps of what decided: against the formulas written out on the plainly loaded models, under eager attention."""
+"""Saliency maps, against the formulas written out on the plain transformers models with eager attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoder import Encoder
-from qvl_attn.encoders import capture as look_room
+from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders import saliency
 from qvl_attn.encoders.capture import encoder_of
 from qvl_attn.encoders.inputs import Inputs
@@ -26,16 +26,16 @@ from tests.helpers import tiny_encoders
 
 HEADS = (*tiny_encoders.WITH_CLASSES, *tiny_encoders.WITH_TEXT)
 TEXTS = ("a photo of a cat", "the red square on grass")
-# A square from the middle, and the whole of an oblong picture.
+# None: the middle square; 9000: the whole oblong picture.
 LIMITS = (None, 9000)
 PICTURE = tiny_encoders.picture(110, 70, seed=3)
 PREFIX = {"clip": 1, "clip-classes": 1, "vit-classes": 1, "dinov2-classes": 1, "registers-classes": 5}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def settings_of(name: str, **more) -> EncoderSettings:
+def settings_of(name: str, **options) -> EncoderSettings:
     texts = TEXTS if name in tiny_encoders.WITH_TEXT else ()
-    return EncoderSettings(saliency=True, **{"texts": texts, **more})
+    return EncoderSettings(saliency=True, **{"texts": texts, **options})
 
 
 def pixels_of(name: str, settings: EncoderSettings, media=PICTURE) -> torch.Tensor:
@@ -43,18 +43,19 @@ def pixels_of(name: str, settings: EncoderSettings, media=PICTURE) -> torch.Tens
     return inputs.tensors["pixel_values"]
 
 
-def run_plainly(name: str, pixels: torch.Tensor, **more):
-    """The tower's own output."""
+def run_plain(name: str, pixels: torch.Tensor, **options):
+    """Return the output of the plain transformers tower, and the tower."""
     plain = tiny_encoders.plain(name)
     tower = getattr(plain, "vision_model", None) or getattr(plain, plain.base_model_prefix)
     kwargs = {} if "dinov2" in type(plain).__name__.lower() else {"interpolate_pos_encoding": True}
-    return tower(pixels, **kwargs, **more), tower
+    return tower(pixels, **kwargs, **options), tower
 
 
 def text_features(name: str, text: str) -> torch.Tensor:
-    filled = {"padding": "max_length", "max_length": 16} if name == "siglip" else {}
-    words = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))(text, return_tensors="pt", **filled)
-    ids = {"input_ids": words["input_ids"]} if filled else dict(words)
+    padding = {"padding": "max_length", "max_length": 16} if name == "siglip" else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))
+    encoding = tokenizer(text, return_tensors="pt", **padding)
+    ids = {"input_ids": encoding["input_ids"]} if padding else dict(encoding)
     return tiny_encoders.plain(name).get_text_features(**ids).pooler_output
 
 
@@ -70,11 +71,11 @@ def last_norm(name: str, tower):
 
 
 def pool_by_hand(head, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """SigLIP's pooling with its attention (H, 1, T) in sight, a leaf of the graph: written out, no `nn` attention."""
+    """Return SigLIP's pooled output and its attention (H, 1, T) as part of the graph, without `torch.nn` attention."""
     heads, width = head.attention.num_heads, states.shape[-1] // head.attention.num_heads
     projected = [
-        linear(one, weight, bias).view(-1, heads, width).transpose(0, 1)
-        for one, weight, bias in zip(
+        linear(vectors, weight, bias).view(-1, heads, width).transpose(0, 1)
+        for vectors, weight, bias in zip(
             (head.probe[0], states[0], states[0]),
             head.attention.in_proj_weight.chunk(3),
             head.attention.in_proj_bias.chunk(3),
@@ -87,13 +88,13 @@ def pool_by_hand(head, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return (pooled + head.mlp(head.layernorm(pooled)))[:, 0], weights
 
 
-def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """(P,) Grad-CAM and (P,) Chefer's, with every matrix whole; and y."""
-    pixels, seen = pixels_of(name, settings_of(name, max_pixels=limit)).requires_grad_(), []
+def expected_maps(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return (P,) Grad-CAM and (P,) attention x gradient, with whole attention matrices; and y."""
+    pixels, norms = pixels_of(name, settings_of(name, max_pixels=limit)).requires_grad_(), []
     plain = tiny_encoders.plain(name)
-    tower = run_plainly(name, pixels)[1]
-    handle = last_norm(name, tower).register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
-    output, _ = run_plainly(name, pixels, output_attentions=True)
+    tower = run_plain(name, pixels)[1]
+    handle = last_norm(name, tower).register_forward_hook(lambda module, args, output: norms.append((args[0], output)))
+    output, _ = run_plain(name, pixels, output_attentions=True)
     handle.remove()
     R, states, probe = PREFIX.get(name, 0), output.last_hidden_state, None
     if name == "clip":
@@ -114,17 +115,17 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
             }[name]()
         )[0, column]
         torch.testing.assert_close(y, plain(pixels, **kwargs).logits[0, column])
-    where = seen[0][1] if name in ("vit-classes", "clip") else seen[0][0]
-    wanted = [where, *output.attentions, *([] if probe is None else [probe])]
-    gradients = torch.autograd.grad(y, wanted)
-    F, G = where[0, R:].detach().double(), gradients[0][0, R:].double()
+    target = norms[0][1] if name in ("vit-classes", "clip") else norms[0][0]
+    sources = [target, *output.attentions, *([] if probe is None else [probe])]
+    gradients = torch.autograd.grad(y, sources)
+    F, G = target[0, R:].detach().double(), gradients[0][0, R:].double()
     alpha = G.mean(dim=0)
     gradcam = torch.stack([(alpha * F[p]).sum().clamp(min=0) for p in range(len(F))])
     T = states.shape[1]
     matrix = torch.eye(T, dtype=torch.float64)
     for attention, gradient in zip(output.attentions, gradients[1:], strict=False):
-        relevant = (attention[0].detach().double() * gradient[0].double()).clamp(min=0).mean(dim=0)
-        matrix = matrix + relevant @ matrix
+        layer_relevance = (attention[0].detach().double() * gradient[0].double()).clamp(min=0).mean(dim=0)
+        matrix = matrix + layer_relevance @ matrix
     matrix = matrix - torch.eye(T)
     patches = matrix[R:].mean(dim=0)
     row = {
@@ -141,50 +142,51 @@ def by_hand(name: str, limit: int | None, column: int) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("name", HEADS)
 def test_maps_are_the_formulas(name, limit):
     encoder = tiny_encoders.encoder(name)
-    texts, spoke = name in tiny_encoders.WITH_TEXT, []
+    texts, maxima = name in tiny_encoders.WITH_TEXT, []
     for column in (0, 1) if texts else (1, 3):
-        more = {} if texts else {"label": str(column)}
-        look = encoder.encode(PICTURE, settings_of(name, max_pixels=limit, **more))
-        assert (look.attention.grid[1] != look.attention.grid[2]) is (limit is not None)
-        assert [one.method for one in look.saliency] == [*saliency.METHODS] * (2 if texts else 1)
-        maps = look.saliency[2 * column : 2 * column + 2] if texts else look.saliency
-        gradcam, relevance, y = by_hand(name, limit, column)
-        for found, expected in zip(maps, (gradcam, relevance), strict=True):
-            assert found.values.shape == look.attention.grid
-            np.testing.assert_allclose(found.values.ravel(), expected, rtol=1e-4, atol=1e-7 + 2e-6 * expected.max())
-        spoke.append([gradcam.max(), relevance.max()])
+        options = {} if texts else {"label": str(column)}
+        result = encoder.encode(PICTURE, settings_of(name, max_pixels=limit, **options))
+        assert (result.attention.grid[1] != result.attention.grid[2]) is (limit is not None)
+        assert [saliency_map.method for saliency_map in result.saliency] == [*saliency.METHODS] * (2 if texts else 1)
+        maps = result.saliency[2 * column : 2 * column + 2] if texts else result.saliency
+        gradcam, relevance, y = expected_maps(name, limit, column)
+        for saliency_map, expected in zip(maps, (gradcam, relevance), strict=True):
+            values = saliency_map.values
+            assert values.shape == result.attention.grid
+            np.testing.assert_allclose(values.ravel(), expected, rtol=1e-4, atol=1e-7 + 2e-6 * expected.max())
+        maxima.append([gradcam.max(), relevance.max()])
         if texts:
             assert maps[0].target == TEXTS[column]
             assert maps[0].score == pytest.approx(y, abs=1e-6)
-        assert look.seconds["saliency"] > 0
-    assert min(np.max(spoke, axis=0)) > 1e-4
+        assert result.seconds["saliency"] > 0
+    assert min(np.max(maxima, axis=0)) > 1e-4
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
     whole = tiny_encoders.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
     monkeypatch.setattr(flow, "BLOCK_ROWS", 7)
-    parts = tiny_encoders.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one.values, other.values, rtol=1e-4, atol=1e-7)
+    in_blocks = tiny_encoders.encoder("siglip").encode(PICTURE, settings_of("siglip", max_pixels=9000)).saliency
+    for expected, blocked in zip(whole, in_blocks, strict=True):
+        np.testing.assert_allclose(blocked.values, expected.values, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", tiny_encoders.WITH_TEXT)
-def test_each_text_has_its_own_maps_and_its_own_likeness(name):
-    found = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
+def test_each_text_has_its_own_maps_and_similarity(name):
+    maps = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
     alone = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name, texts=TEXTS[1:])).saliency
-    for one, other, again in zip(found[:2], found[2:], alone, strict=True):
-        assert np.abs(one.values / one.values.max() - other.values / other.values.max()).max() > 0.05
-        np.testing.assert_allclose(other.values, again.values, rtol=1e-4, atol=1e-7)
-        assert again.score == pytest.approx(other.score, abs=1e-6)
-    words = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))
-    filled = {"padding": "max_length", "max_length": 16} if name == "siglip" else {"padding": True}
-    ids = words([*TEXTS], return_tensors="pt", **filled)
+    for first, second, single in zip(maps[:2], maps[2:], alone, strict=True):
+        assert np.abs(first.values / first.values.max() - second.values / second.values.max()).max() > 0.05
+        np.testing.assert_allclose(second.values, single.values, rtol=1e-4, atol=1e-7)
+        assert single.score == pytest.approx(second.score, abs=1e-6)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_encoders.folder(name))
+    padding = {"padding": "max_length", "max_length": 16} if name == "siglip" else {"padding": True}
+    ids = tokenizer([*TEXTS], return_tensors="pt", **padding)
     ids = {"input_ids": ids["input_ids"]} if name == "siglip" else dict(ids)
     plain = tiny_encoders.plain(name)
-    likeness = plain(pixel_values=pixels_of(name, settings_of(name)), **ids)
+    output = plain(pixel_values=pixels_of(name, settings_of(name)), **ids)
     bias = getattr(plain, "logit_bias", torch.zeros(1))
-    cosines = (likeness.logits_per_image[0] - bias) / plain.logit_scale.exp()
-    assert [one.score for one in found[::2]] == pytest.approx(cosines.tolist(), abs=1e-5)
+    cosines = (output.logits_per_image[0] - bias) / plain.logit_scale.exp()
+    assert [saliency_map.score for saliency_map in maps[::2]] == pytest.approx(cosines.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", tiny_encoders.WITH_CLASSES)
@@ -192,35 +194,35 @@ def test_the_score_is_the_models_own_probability(name):
     kwargs = {} if "dinov2" in type(tiny_encoders.plain(name)).__name__.lower() else {"interpolate_pos_encoding": True}
     logits = tiny_encoders.plain(name)(pixel_values=pixels_of(name, settings_of(name)), **kwargs).logits[0]
     likeliest = int(logits.argmax())
-    found = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
-    assert {one.target for one in found} == {tiny_encoders.LABELS[likeliest]}
-    assert found[0].score == pytest.approx(float(logits.softmax(dim=0)[likeliest]), abs=1e-5)
+    maps = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
+    assert {saliency_map.target for saliency_map in maps} == {tiny_encoders.LABELS[likeliest]}
+    assert maps[0].score == pytest.approx(float(logits.softmax(dim=0)[likeliest]), abs=1e-5)
 
 
-def test_classes_that_do_not_exclude_each_other(tmp_path):
-    encoder = changed("vit-classes", tmp_path)
+def test_multi_label_classes(tmp_path):
+    encoder = fresh_encoder("vit-classes", tmp_path)
     encoder.model.config.problem_type = "multi_label_classification"
     logits = tiny_encoders.plain("vit-classes")(
         pixel_values=pixels_of("vit-classes", settings_of("vit-classes"))
     ).logits[0]
-    found = encoder.encode(PICTURE, settings_of("vit-classes", label="grass")).saliency
-    assert found[0].score == pytest.approx(float(logits[4].sigmoid()), abs=1e-5)
+    maps = encoder.encode(PICTURE, settings_of("vit-classes", label="grass")).saliency
+    assert maps[0].score == pytest.approx(float(logits[4].sigmoid()), abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("registers-classes", 1), ("siglip", 2)])
-def test_steps_of_a_clip_are_pictures(name, columns):
+def test_steps_of_a_clip_are_treated_as_pictures(name, columns):
     clip = tiny_encoders.clip(70, 70, 3, seed=5)
     settings = settings_of(name) if columns == 2 else settings_of(name, label="1")
-    found = tiny_encoders.encoder(name).encode(clip, settings).saliency
-    singly = [
+    maps = tiny_encoders.encoder(name).encode(clip, settings).saliency
+    by_frame = [
         tiny_encoders.encoder(name).encode(tiny_encoders.picture_of(frame), settings).saliency for frame in clip.frames
     ]
-    assert len(found) == 2 * columns
-    for i, one in enumerate(found):
-        np.testing.assert_allclose(
-            one.values, np.concatenate([each[i].values for each in singly]), rtol=1e-3, atol=1e-6
-        )
-        assert one.score == pytest.approx(np.mean([each[i].score for each in singly]), abs=1e-6)
+    assert len(maps) == 2 * columns
+    for i, saliency_map in enumerate(maps):
+        expected = np.concatenate([frame_maps[i].values for frame_maps in by_frame])
+        np.testing.assert_allclose(saliency_map.values, expected, rtol=1e-3, atol=1e-6)
+        score = np.mean([frame_maps[i].score for frame_maps in by_frame])
+        assert saliency_map.score == pytest.approx(score, abs=1e-6)
 
 
 def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
@@ -229,21 +231,21 @@ def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
     logits = tiny_encoders.plain("dinov2-classes")(
         pixels_of("dinov2-classes", settings_of("dinov2-classes"), clip)
     ).logits
-    found = tiny_encoders.encoder("dinov2-classes").encode(clip, settings_of("dinov2-classes")).saliency
+    maps = tiny_encoders.encoder("dinov2-classes").encode(clip, settings_of("dinov2-classes")).saliency
     mean = logits.softmax(dim=-1).mean(dim=0)
     assert logits[0].argmax() != mean.argmax()
-    assert found[0].target == tiny_encoders.LABELS[int(mean.argmax())]
-    assert found[0].score == pytest.approx(float(mean.max()), abs=1e-5)
+    assert maps[0].target == tiny_encoders.LABELS[int(mean.argmax())]
+    assert maps[0].score == pytest.approx(float(mean.max()), abs=1e-5)
 
 
-def changed(name: str, folder) -> Encoder:
-    """One that may be changed: loaded for itself."""
+def fresh_encoder(name: str, folder) -> Encoder:
+    """Load an encoder that a test may change."""
     shutil.copytree(tiny_encoders.folder(name), folder / name)
     return Encoder.load(str(folder / name), device="cpu", dtype="float32")
 
 
 def one_patch(folder) -> Encoder:
-    """A ViT that answers by what is bright: a black patch is zero throughout, and so are its keys and its values."""
+    """Save a ViT without biases and positions: the states, keys and values of a black patch are zero."""
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=48, patch_size=8
     )
@@ -262,67 +264,68 @@ def one_patch(folder) -> Encoder:
 
 @pytest.mark.parametrize("place", [0, 9, 35])
 def test_one_patch_that_matters(tmp_path, place):
-    """All that can speak for a class is one bright patch, and for one of the two classes it does."""
+    """Only one bright patch can raise a score, and it raises that of one of the two classes."""
     image = np.zeros((48, 48, 3), np.uint8)
     row, column = divmod(place, 6)
     image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (250, 120, 200)
     encoder = one_patch(tmp_path)
     maps = [
-        encoder.encode(tiny_encoders.picture_of(image), EncoderSettings(saliency=True, label=one)).saliency
-        for one in "01"
+        encoder.encode(tiny_encoders.picture_of(image), EncoderSettings(saliency=True, label=label)).saliency
+        for label in "01"
     ]
     for method in (0, 1):
-        spoken = [one[method].values.ravel() for one in maps]
-        assert max(values.max() for values in spoken) > 1e-4
-        for values in spoken:
-            assert np.delete(values, place).max() <= 1e-6 * max(values.max() for values in spoken)
+        by_class = [class_maps[method].values.ravel() for class_maps in maps]
+        largest = max(values.max() for values in by_class)
+        assert largest > 1e-4
+        for values in by_class:
+            assert np.delete(values, place).max() <= 1e-6 * largest
 
 
-def traces(model):
-    hooks = [(name, what, len(getattr(one, what))) for name, one in model.named_modules() for what in HOOKS]
-    gradients = [name for name, one in model.named_parameters() if one.grad is not None or one.requires_grad]
+def state_of(model):
+    hooks = [(name, kind, len(getattr(module, kind))) for name, module in model.named_modules() for kind in HOOKS]
+    gradients = [name for name, weight in model.named_parameters() if weight.grad is not None or weight.requires_grad]
     config = model.config
     return hooks, gradients, config._attn_implementation, getattr(config, "vision_config", config)._attn_implementation
 
 
 @pytest.mark.parametrize("name", ["vit-classes", "clip", "siglip"])
-def test_nothing_stays_behind(name):
+def test_the_model_is_unchanged_afterwards(name):
     model, settings = tiny_encoders.encoder(name).model, settings_of(name)
-    before, plain = traces(model), tiny_encoders.encoder(name).encode(PICTURE).attention.received
+    before, plain = state_of(model), tiny_encoders.encoder(name).encode(PICTURE).attention.received
     tiny_encoders.encoder(name).encode(PICTURE, settings)
-    assert traces(model) == before
+    assert state_of(model) == before
     assert before[1:] == ([], "sdpa", "sdpa")
     assert capture._observers == {}
 
     def fail(gradient):
         raise RuntimeError("on purpose")
 
-    def on_the_way_up(module, args, output):
+    def fail_in_forward(module, args, output):
         if torch.is_grad_enabled() and output.requires_grad:
             raise RuntimeError("on purpose")
 
-    def on_the_way_down(module, args, output):
+    def fail_in_backward(module, args, output):
         if output.requires_grad:
             output.register_hook(fail)
 
     tower = encoder_of(model, tiny_encoders.encoder(name).spec)
     norm = tower.layernorm if name == "vit-classes" else tower.post_layernorm
-    for fault in (on_the_way_up, on_the_way_down):
-        handle = norm.register_forward_hook(fault)
+    for hook in (fail_in_forward, fail_in_backward):
+        handle = norm.register_forward_hook(hook)
         with pytest.raises(RuntimeError, match="on purpose"):
             tiny_encoders.encoder(name).encode(PICTURE, settings)
         handle.remove()
-        assert traces(model) == before
+        assert state_of(model) == before
         assert capture._observers == {}
     np.testing.assert_array_equal(tiny_encoders.encoder(name).encode(PICTURE).attention.received, plain)
 
 
-def test_what_is_not_finite_is_no_map(tmp_path):
-    encoder = changed("vit-classes", tmp_path)
+def test_scores_and_gradients_that_are_not_finite_are_refused(tmp_path):
+    encoder = fresh_encoder("vit-classes", tmp_path)
     torch.nn.init.constant_(encoder.model.classifier.weight, torch.inf)
-    with pytest.raises(CaptureError, match="outcome is not finite"):
+    with pytest.raises(CaptureError, match="score of the model is not finite"):
         encoder.encode(PICTURE, settings_of("vit-classes"))
-    encoder = changed("clip", tmp_path)
+    encoder = fresh_encoder("clip", tmp_path)
 
     def spoil(module, args, output):
         if output.requires_grad:
@@ -334,29 +337,29 @@ def test_what_is_not_finite_is_no_map(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2-classes"])
-def test_scores_of_a_clip_in_parts_are_those_of_the_clip(name, monkeypatch):
-    encoder, media, given = tiny_encoders.encoder(name), tiny_encoders.clip(84, 84, 7), []
+def test_scores_of_a_clip_in_chunks_are_those_of_the_clip(name, monkeypatch):
+    encoder, media, batches = tiny_encoders.encoder(name), tiny_encoders.clip(84, 84, 7), []
     whole = encoder.encode(media, settings_of(name)).saliency
-    monkeypatch.setattr(look_room, "TOKENS_AT_ONCE", 60)
+    monkeypatch.setattr(capture_module, "TOKENS_AT_ONCE", 60)
     handle = encoder_of(encoder.model, encoder.spec).embeddings.register_forward_hook(
-        lambda module, args, output: given.append(len(output))
+        lambda module, args, output: batches.append(len(output))
     )
-    parted = encoder.encode(media, settings_of(name)).saliency
+    in_chunks = encoder.encode(media, settings_of(name)).saliency
     handle.remove()
-    assert max(given) == (3 if name == "siglip" else 2)
-    for one, other in zip(parted, whole, strict=True):
-        assert (one.method, one.target) == (other.method, other.target)
-        assert one.score == pytest.approx(other.score, abs=1e-6)
-        np.testing.assert_allclose(one.values, other.values, rtol=1e-4, atol=1e-7)
+    assert max(batches) == (3 if name == "siglip" else 2)
+    for chunked, expected in zip(in_chunks, whole, strict=True):
+        assert (chunked.method, chunked.target) == (expected.method, expected.target)
+        assert chunked.score == pytest.approx(expected.score, abs=1e-6)
+        np.testing.assert_allclose(chunked.values, expected.values, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["siglip", "dinov2-classes"])
-def test_half_precision_tells_the_same(name):
+def test_half_precision_gives_similar_maps(name):
     exact = tiny_encoders.encoder(name).encode(PICTURE, settings_of(name)).saliency
-    rough = tiny_encoders.encoder(name, "bfloat16").encode(PICTURE, settings_of(name)).saliency
-    for one, other in zip(exact, rough, strict=True):
-        assert one.target == other.target
-        assert np.corrcoef(one.values.ravel(), other.values.ravel())[0, 1] > 0.9
+    half = tiny_encoders.encoder(name, "bfloat16").encode(PICTURE, settings_of(name)).saliency
+    for expected, rounded in zip(exact, half, strict=True):
+        assert expected.target == rounded.target
+        assert np.corrcoef(expected.values.ravel(), rounded.values.ravel())[0, 1] > 0.9
 
 
 def test_without_saliency_there_are_no_maps_and_no_gradients():
@@ -365,32 +368,32 @@ def test_without_saliency_there_are_no_maps_and_no_gradients():
     handle = model.vision_model.post_layernorm.register_forward_hook(
         lambda module, args, output: grads.append(output.requires_grad)
     )
-    look = tiny_encoders.encoder("clip").encode(PICTURE)
+    result = tiny_encoders.encoder("clip").encode(PICTURE)
     handle.remove()
-    assert look.saliency == ()
+    assert result.saliency == ()
     assert grads == [False]
-    assert "saliency" not in look.seconds
+    assert "saliency" not in result.seconds
 
 
-def squares(count: int, drawn: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise with a coloured square in one of 16 places: pixels, places, and the colours."""
+def squares(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return pixels of noise with a coloured square in one of 16 places, the places, and the classes of the colours."""
     colours = torch.tensor([[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1], [1, 1, -0.5]])
-    pixels = 0.4 * torch.randn(count, 3, 32, 32, generator=drawn)
-    places, classes = (torch.randint(0, n, (count,), generator=drawn) for n in (16, 4))
-    for one, place, colour in zip(pixels, places.tolist(), colours[classes], strict=True):
+    pixels = 0.4 * torch.randn(count, 3, 32, 32, generator=generator)
+    places, classes = (torch.randint(0, n, (count,), generator=generator) for n in (16, 4))
+    for picture, place, colour in zip(pixels, places.tolist(), colours[classes], strict=True):
         row, column = 8 * (place // 4), 8 * (place % 4)
-        one[:, row : row + 8, column : column + 8] += 1.5 * colour[:, None, None]
+        picture[:, row : row + 8, column : column + 8] += 1.5 * colour[:, None, None]
     return pixels, places, classes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "floors"), [("vit", (0.3, 0.7)), ("siglip", (0.1, 0.7)), ("dinov2", (0.3, 0.7))])
-def test_maps_point_at_what_decides(name, floors):
-    """The colour of a square decides, its place does not: chance would point at it once in 16 times."""
+@pytest.mark.parametrize(("name", "minima"), [("vit", (0.3, 0.7)), ("siglip", (0.1, 0.7)), ("dinov2", (0.3, 0.7))])
+def test_maps_point_at_the_square_that_decides_the_class(name, minima):
+    """The class is the colour of a square at a random place: by chance a map points at it once in 16 times."""
     vision = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
     vision |= {"image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     model = {
         "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**vision, num_labels=4)),
         "siglip": lambda: transformers.SiglipForImageClassification(
@@ -402,22 +405,22 @@ def test_maps_point_at_what_decides(name, floors):
     }[name]()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for _ in range(150):
-        pixels, _, classes = squares(64, drawn)
+        pixels, _, classes = squares(64, generator)
         cross_entropy(model(pixel_values=pixels).logits, classes).backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval().requires_grad_(False)
-    eye, hits, count = spec_of(model.config, name, type(model).__name__), np.zeros(2), 0
-    pixels, places, classes = squares(120, drawn)
+    spec, hits, count = spec_of(model.config, name, type(model).__name__), np.zeros(2), 0
+    pixels, places, classes = squares(120, generator)
     for label in range(4):
-        shown = pixels[classes == label]
-        t = len(shown)
+        chosen = pixels[classes == label]
+        t = len(chosen)
         boxes, frames = np.zeros((16 * t, 4), np.float32), np.zeros((t, 2), np.int64)
-        inputs = Inputs({"pixel_values": shown}, (t, 4, 4), boxes, np.arange(16 * t), False, frames)
-        maps = saliency.saliency(model, eye, inputs, SaliencyTarget(label=label))
+        inputs = Inputs({"pixel_values": chosen}, (t, 4, 4), boxes, np.arange(16 * t), False, frames)
+        maps = saliency.saliency(model, spec, inputs, SaliencyTarget(label=label))
         assert maps[0].score > 0.9
-        where = places[classes == label].numpy()
-        hits += [(one.values.reshape(t, 16).argmax(axis=1) == where).sum() for one in maps]
+        targets = places[classes == label].numpy()
+        hits += [(saliency_map.values.reshape(t, 16).argmax(axis=1) == targets).sum() for saliency_map in maps]
         count += t
     print(f"{name}: {dict(zip(saliency.METHODS, (hits / count).round(2).tolist(), strict=True))}, chance {1 / 16:.2f}")
-    assert (hits / count > floors).all(), hits / count
+    assert (hits / count > minima).all(), hits / count

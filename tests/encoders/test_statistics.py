@@ -1,4 +1,4 @@
-"""Figures of an encoder's layers: each formula written out over dense attention, in loops, and even attention's own."""
+"""Statistics of an encoder's layers: each formula in plain loops over dense attention, and for uniform attention."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import Accumulator, windows_of
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import FIGURES, TITLES, statistics_of
+from qvl_attn.encoders.statistics import STATISTICS, TITLES, statistics_of
 from tests.encoders.test_capture import plain_attention
 from tests.helpers import tiny_encoders
 from tests.helpers.encoder_records import made_attention
 from tests.helpers.reference_tower import dense_attention, windows
 
 
-def row_figures(row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, float]:
-    """Of what one patch gives the tokens of its step."""
+def row_statistics(
+    row: np.ndarray, place: int, prefix: int, w: int, patch_px: int, own: np.ndarray
+) -> dict[str, float]:
+    """Return the statistics of the attention row of one patch."""
     centres = [((i // w + 0.5) * patch_px, (i % w + 0.5) * patch_px) for i in range(len(row) - prefix)]
     patches = row[prefix:] / row[prefix:].sum()
     return {
@@ -36,41 +38,41 @@ def strongest_share(row: np.ndarray) -> float:
     return sum(sorted(row.tolist(), reverse=True)[:10])
 
 
-def tokens_that_carry(row: np.ndarray, share: float) -> float:
-    left, count = share * row.sum(), 0.0
+def token_count(row: np.ndarray, share: float) -> float:
+    rest, count = share * row.sum(), 0.0
     for value in sorted(row.tolist(), reverse=True):
-        if value >= left:
-            return count + left / value
-        left, count = left - value, count + 1
+        if value >= rest:
+            return count + rest / value
+        rest, count = rest - value, count + 1
     raise AssertionError
 
 
-def by_hand(dense: np.ndarray, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, np.ndarray]:
-    """(L, H) of each figure: (L, H, t, T, T) attention."""
+def computed_in_loops(dense: np.ndarray, prefix: int, w: int, patch_px: int, own: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (L, H) values of each statistic of (L, H, t, T, T) attention."""
     L, H, t = dense.shape[:3]
-    found = {name: np.zeros((L, H)) for name in FIGURES}
+    statistics = {name: np.zeros((L, H)) for name in STATISTICS}
     for layer, head, step in product(range(L), range(H), range(t)):
         rows = dense[layer, head, step, prefix:].astype(np.float64)
         for place, row in enumerate(rows):
-            for name, value in row_figures(row, place, prefix, w, patch_px, own).items():
-                found[name][layer, head] += value / len(rows) / t
+            for name, value in row_statistics(row, place, prefix, w, patch_px, own).items():
+                statistics[name][layer, head] += value / len(rows) / t
         mean = rows.mean(axis=0)
-        found["top10_share"][layer, head] += strongest_share(mean) / t
-        found["tokens_50"][layer, head] += tokens_that_carry(mean, 0.5) / t
-        found["tokens_90"][layer, head] += tokens_that_carry(mean, 0.9) / t
-    return found
+        statistics["top10_share"][layer, head] += strongest_share(mean) / t
+        statistics["tokens_50"][layer, head] += token_count(mean, 0.5) / t
+        statistics["tokens_90"][layer, head] += token_count(mean, 0.9) / t
+    return statistics
 
 
-def held_against(attention: EncoderAttention, dense: np.ndarray, own: np.ndarray) -> None:
-    wanted = by_hand(dense, len(attention.prefix), attention.grid[2], attention.patch_px, own)
+def compare_with_formulas(attention: EncoderAttention, dense: np.ndarray, own: np.ndarray) -> None:
+    expected = computed_in_loops(dense, len(attention.prefix), attention.grid[2], attention.patch_px, own)
     if attention.window is None:
-        del wanted["window_share"]
-    found = statistics_of(attention)
-    assert list(found) == list(wanted) == [name for name in FIGURES if name in found]
-    for name, figure in found.items():
-        np.testing.assert_allclose(figure.values, wanted[name], rtol=2e-5, err_msg=name)
-        assert figure.values.shape == (attention.layer_count, attention.head_count)
-        assert figure.chance.shape == (attention.layer_count,)
+        del expected["window_share"]
+    statistics = statistics_of(attention)
+    assert list(statistics) == list(expected) == [name for name in STATISTICS if name in statistics]
+    for name, statistic in statistics.items():
+        np.testing.assert_allclose(statistic.values, expected[name], rtol=2e-5, err_msg=name)
+        assert statistic.values.shape == (attention.layer_count, attention.head_count)
+        assert statistic.chance.shape == (attention.layer_count,)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +85,11 @@ def held_against(attention: EncoderAttention, dense: np.ndarray, own: np.ndarray
     ],
     ids=["clip", "siglip", "registers", "dino"],
 )
-def test_every_figure_is_its_formula(name, media, limits):
+def test_every_statistic_is_its_formula(name, media, limits):
     encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     dense = plain_attention(name, inputs)
-    held_against(
+    compare_with_formulas(
         encoder.encode(media, EncoderSettings(**limits)).attention, dense, np.zeros(inputs.grid[1] * inputs.grid[2])
     )
 
@@ -95,16 +97,17 @@ def test_every_figure_is_its_formula(name, media, limits):
 @pytest.mark.parametrize(
     "media", [tiny_encoders.picture(140, 84), tiny_encoders.clip(84, 112, 3)], ids=["picture", "clip"]
 )
-def test_every_figure_of_qwens_tower_is_its_formula(media):
+def test_every_statistic_of_qwens_tower_is_its_formula(media):
     encoder = tiny_encoders.encoder(tiny_encoders.QWEN)
     attention = encoder.encode(media).attention
-    weights, one = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict(), encoder.processor.image_processor
-    dense = dense_attention(weights, encoder.config.vision_config, media.frames, one.image_mean, one.image_std)
-    held_against(attention, dense, windows(attention.grid[1], attention.grid[2], 4))
+    weights = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
+    processor, config = encoder.processor.image_processor, encoder.config.vision_config
+    dense = dense_attention(weights, config, media.frames, processor.image_mean, processor.image_std)
+    compare_with_formulas(attention, dense, windows(attention.grid[1], attention.grid[2], 4))
 
 
-def even(name: str, media, limits) -> EncoderAttention:
-    """What is added up where nothing is nearer to anything than anything else."""
+def uniform_attention(name: str, media, limits) -> EncoderAttention:
+    """Return what is accumulated if all queries and keys are zero."""
     encoder = tiny_encoders.encoder(name)
     inputs, _ = encoder.read(media, EncoderSettings(**limits))
     t, h, w = inputs.grid
@@ -118,10 +121,10 @@ def even(name: str, media, limits) -> EncoderAttention:
         counts = [T] if numbers is None or encoder.spec.full[layer] else np.bincount(numbers)
         for _ in range(t):
             for count in counts:
-                nothing = torch.zeros(1, encoder.spec.heads, int(count), size)
+                zeros = torch.zeros(1, encoder.spec.heads, int(count), size)
                 if numbers is None:
-                    nothing = nothing.expand(t, -1, -1, -1)
-                accumulator.see(layer, nothing, nothing, nothing, None, 1.0, nothing)
+                    zeros = zeros.expand(t, -1, -1, -1)
+                accumulator.observe(layer, zeros, zeros, zeros, None, 1.0, zeros)
             if numbers is None:
                 break
     return accumulator.attention()
@@ -141,17 +144,17 @@ def even(name: str, media, limits) -> EncoderAttention:
     ],
     ids=["clip", "siglip", "registers", "whole windows", "cut windows", "tall", "one window", "steps"],
 )
-def test_chance_is_what_even_attention_gives(name, media, limits):
-    attention = even(name, media, limits)
-    # In windows too, of whatever size: each of n patches gives each of n the n-th part.
+def test_chance_is_the_value_for_uniform_attention(name, media, limits):
+    attention = uniform_attention(name, media, limits)
+    # In windows of any size, too: each of n patches gives 1 / n to each of them.
     assert np.ptp(attention.received, axis=-1).max() < 1e-6
-    for what, figure in statistics_of(attention).items():
-        wanted = np.repeat(figure.chance[:, None], attention.head_count, axis=1)
-        np.testing.assert_allclose(figure.values, wanted, rtol=1e-5, atol=1e-6, err_msg=what)
+    for statistic_name, statistic in statistics_of(attention).items():
+        expected = np.repeat(statistic.chance[:, None], attention.head_count, axis=1)
+        np.testing.assert_allclose(statistic.values, expected, rtol=1e-5, atol=1e-6, err_msg=statistic_name)
 
 
-def sight_of(received: np.ndarray) -> EncoderAttention:
-    """One layer and head of a sight, of whose rows nothing is known."""
+def attention_of(received: np.ndarray) -> EncoderAttention:
+    """Return attention of one layer and head with given received attention and no rows."""
     cells = len(received)
     flat = np.zeros((1, 1, 1), np.float32)
     return EncoderAttention(
@@ -173,7 +176,7 @@ def sight_of(received: np.ndarray) -> EncoderAttention:
 
 
 @pytest.mark.parametrize(
-    ("received", "wanted"),
+    ("received", "expected"),
     [
         ([1, 0, 0, 0], {"top10_share": 1, "tokens_50": 0.5, "tokens_90": 0.9}),
         ([0.25] * 4, {"top10_share": 1, "tokens_50": 2, "tokens_90": 3.6}),
@@ -183,22 +186,22 @@ def sight_of(received: np.ndarray) -> EncoderAttention:
     ],
     ids=str,
 )
-def test_how_it_gathers(received, wanted):
-    found = statistics_of(sight_of(np.array(received)))
-    for name, value in wanted.items():
-        assert found[name].values.item() == pytest.approx(value, rel=1e-5)
+def test_concentration(received, expected):
+    statistics = statistics_of(attention_of(np.array(received)))
+    for name, value in expected.items():
+        assert statistics[name].values.item() == pytest.approx(value, rel=1e-5)
 
 
 def test_chance_of_a_few_tokens():
-    found = statistics_of(sight_of(np.full(4, 0.25)))
-    assert found["top10_share"].chance.tolist() == [1]
-    found = statistics_of(sight_of(np.full(40, 1 / 40)))
-    assert found["top10_share"].chance.tolist() == [0.25]
-    assert found["tokens_50"].chance.tolist() == [20]
+    statistics = statistics_of(attention_of(np.full(4, 0.25)))
+    assert statistics["top10_share"].chance.tolist() == [1]
+    statistics = statistics_of(attention_of(np.full(40, 1 / 40)))
+    assert statistics["top10_share"].chance.tolist() == [0.25]
+    assert statistics["tokens_50"].chance.tolist() == [20]
 
 
-def test_every_figure_has_a_title():
-    assert TITLES.keys() == {*FIGURES}
+def test_every_statistic_has_a_title():
+    assert TITLES.keys() == {*STATISTICS}
 
 
 @pytest.mark.parametrize(
@@ -219,10 +222,10 @@ def test_every_figure_has_a_title():
     ],
     ids=str,
 )
-def test_what_is_no_attention_is_no_sight(wrong):
-    right = sight_of(np.full(4, 0.25))
+def test_invalid_attention_is_refused(wrong):
+    valid = attention_of(np.full(4, 0.25))
     with pytest.raises(ValueError, match=r"\w"):
-        replace(right, **wrong)
+        replace(valid, **wrong)
 
 
 def test_maps_are_joined_over_heads():
@@ -246,20 +249,20 @@ def test_maps_are_joined_over_heads():
     for query, layer in (("cls", 3), ("patch", -1)):
         with pytest.raises(InputError, match="the encoder has layers 0 to 2"):
             attention.map(query, layer)
-    with pytest.raises(InputError, match="it has cls, patch, at_1"):
+    with pytest.raises(InputError, match="choose one of cls, patch, at_1"):
         attention.map("at_2", 0)
 
 
-def test_even_is_of_the_tokens_that_a_patch_sees():
-    """Of windows of unequal size, each patch's own; of all patches together the step, also in such layers."""
+def test_uniform_is_over_the_tokens_that_a_patch_attends_to():
+    """For a patch in a windowed layer its own window; for the mean over all patches the step, in all layers."""
     window = np.array([0, 0, 1, 0, 0, 1], dtype=np.int64)
     attention = made_attention(
         (1, 2, 3), prefix=(), layers=2, window=window, full=[False, True], query_patches=np.array([4, 5])
     )
-    assert [attention.even("at_1", 0), attention.even("at_2", 0)] == [1 / 4, 1 / 2]
-    assert {attention.even(query, 1) for query in attention.queries} == {attention.even("patch", 0)} == {1 / 6}
+    assert [attention.uniform("at_1", 0), attention.uniform("at_2", 0)] == [1 / 4, 1 / 2]
+    assert {attention.uniform(query, 1) for query in attention.queries} == {attention.uniform("patch", 0)} == {1 / 6}
     received = np.zeros((6, 6))
     for place in range(6):
-        received[place, window == window[place]] = attention.even_at(place, 0)
-    np.testing.assert_allclose(received.mean(axis=0), attention.even("patch", 0))
-    assert made_attention((1, 2, 3)).even("cls", 0) == 1 / 8, "[CLS] and a register are seen, too"
+        received[place, window == window[place]] = attention.uniform_at(place, 0)
+    np.testing.assert_allclose(received.mean(axis=0), attention.uniform("patch", 0))
+    assert made_attention((1, 2, 3)).uniform("cls", 0) == 1 / 8, "[CLS] and a register count, too"

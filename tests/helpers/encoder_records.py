@@ -1,4 +1,4 @@
-"""Looks made by hand: every number is known."""
+"""Encoder results and attention made by hand: every number is known."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.model.token_grid import cell_boxes_px
 
-PROVENANCE = EncoderProvenance("1", "4", "2", "someone/an-eye", "0" * 12, "float32", "cpu", "DINOv2 with registers")
+PROVENANCE = EncoderProvenance("1", "4", "2", "someone/an-encoder", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 
 
 def random_attention(rng, *shape):
@@ -17,11 +17,11 @@ def random_attention(rng, *shape):
 
 
 def made_attention(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2, window=None, full=None, **changes):
-    """A sight of random attention, in which some parts may be set."""
+    """Return random attention; `changes` replace fields."""
     rng, (t, h, w) = np.random.default_rng(5), grid
     A, T = len(changes.get("query_patches", ())), len(prefix) + h * w
-    figures = (rng.random((layers, heads, t), dtype=np.float32) for _ in range(3))
-    parts = {
+    statistics = (rng.random((layers, heads, t), dtype=np.float32) for _ in range(3))
+    values = {
         "family": "DINOv2 with registers",
         "grid": grid,
         "prefix": prefix,
@@ -33,15 +33,15 @@ def made_attention(grid=(1, 4, 6), prefix=("cls", "register"), layers=3, heads=2
         "cls": random_attention(rng, layers, heads, t, T) if "cls" in prefix else None,
         "query_patches": np.zeros(0, np.int64),
         "rows": random_attention(rng, layers, heads, A, t, T),
-        "distance_px": next(figures) * 40,
-        "entropy_bits": next(figures) * 4,
-        "window_share": None if window is None else next(figures),
+        "distance_px": next(statistics) * 40,
+        "entropy_bits": next(statistics) * 4,
+        "window_share": None if window is None else next(statistics),
     }
-    return EncoderAttention(**parts | changes)
+    return EncoderAttention(**values | changes)
 
 
 def made_picture(size_px, pixels=None, **changes):
-    """A picture; without pixels one in which every place has its own colour."""
+    """Return a picture; without `pixels` a gradient in which every place has its own colour."""
     width, height = size_px
     if pixels is None:
         y, x = np.mgrid[:height, :width]
@@ -56,11 +56,11 @@ def made_clip(size_px, frames):
 
 
 def made_record(attention=None, media=None, **changes):
-    """A look; what was turned back is grey."""
+    """Return an encoder's result; its reconstruction is grey."""
     attention = made_attention() if attention is None else attention
     t, h, w = attention.grid
     per_step = 1 if media is None else len(media.frames) // t
-    parts = {
+    values = {
         "media": made_picture((10 * w, 10 * h)) if media is None else media,
         "attention": attention,
         "reconstruction": np.full((t, *attention.input_px[::-1], 3), 128, np.uint8),
@@ -68,4 +68,4 @@ def made_record(attention=None, media=None, **changes):
         "provenance": PROVENANCE,
         "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
     }
-    return EncoderResult(**parts | changes)
+    return EncoderResult(**values | changes)
