@@ -189,11 +189,11 @@ def finished_check(demo, tmp_path_factory):
     """By kind (see `check_pages.KINDS`): a finished check, run once."""
     from functools import cache
 
-    from tests.helpers.check_pages import Checked, check
+    from tests.helpers.check_pages import FinishedCheck, run_check_of_kind
 
     @cache
-    def run_once(kind: str) -> Checked:
-        return check(demo, kind, tmp_path_factory.mktemp(kind))
+    def run_once(kind: str) -> FinishedCheck:
+        return run_check_of_kind(demo, kind, tmp_path_factory.mktemp(kind))
 
     return run_once
 
@@ -201,13 +201,13 @@ def finished_check(demo, tmp_path_factory):
 @pytest.fixture
 def open_check_page(chromium, finished_check):
     """Open the page of a check, by its kind or file; it must report no errors and make no requests."""
-    from tests.helpers.check_pages import Opened
+    from tests.helpers.check_pages import CheckPage
 
     pages = []
 
-    def open_page(kind_or_file, **options) -> Opened:
+    def open_page(kind_or_file, **options) -> CheckPage:
         file = kind_or_file if isinstance(kind_or_file, Path) else finished_check(kind_or_file).page
-        pages.append(Opened(chromium, file, **options))
+        pages.append(CheckPage(chromium, file, **options))
         return pages[-1]
 
     yield open_page

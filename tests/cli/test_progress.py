@@ -11,7 +11,7 @@ import pytest
 
 from qvl_attn.cli import progress
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
-from tests.helpers.check_runs import ENV, said
+from tests.helpers.check_runs import ENV, one_line
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_terminal_shows_bars_and_removes_them():
         assert process.wait(60) == 0
     text = output.decode()
     assert "asking" in text
-    assert "24/40" in said(text)
+    assert "24/40" in one_line(text)
     assert "━" in text
     assert "/s, " in text
     assert " left" in text

@@ -1,4 +1,4 @@
-"""Answers are compared as VQA compares them."""
+"""Answers are normalised and scored as VQA does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qvl_attn.evaluation.answer_accuracy import accuracy, normalise
 
-# Of what the rules speak of, so that they meet; the combining marks and the others are where Unicode is not idempotent.
+# Characters of the rules, and characters for which NFKC and lower case are not idempotent.
 TRICKY = st.text("aAnoneth ThE.,-'’!。“ 019Ⅸ½´ſİΣ\t\u00a0\u0301\u0323\u0338<", max_size=12)
 TEXTS = st.one_of(TRICKY, st.text(max_size=12))
 ANSWERS = st.sampled_from(["2", "two.", "a red car", "red car", "Blue", "no", "don't", ""])
@@ -37,12 +37,12 @@ def test_case_and_white_space(text, want):
         ("black-white", "black white"),
         ("black - white", "black white"),
         ("black- white", "black white"),
-        ("well-lit, black -white", "welllit black white"),  # one of them beside a space: all of its kind vanish
+        ("well-lit, black -white", "welllit black white"),  # one hyphen is next to a space: all hyphens are removed
         ("yes/no", "yes no"),
         ("red!", "red"),
         ('"stop" (sign)', "stop sign"),
         ("1,000", "1000"),
-        ("1,000 yes/no", "1000 yesno"),  # a comma in a number: all marks vanish
+        ("1,000 yes/no", "1000 yesno"),  # a comma in a number: all marks are removed
         ("red,blue", "red blue"),
         ("red, blue", "red blue"),
         ("10:30", "10:30"),
@@ -105,7 +105,7 @@ def test_chinese_and_full_width(text, want):
 
 
 @given(TEXTS)
-def test_what_is_normal_stays(text):
+def test_normalisation_is_idempotent(text):
     once = normalise(text)
     assert normalise(once) == once
 
@@ -135,7 +135,7 @@ def test_ten_annotators(matches):
 @given(ANSWERS, st.lists(ANSWERS, min_size=10, max_size=14))
 def test_each_annotator_is_left_out_once(answer, references):
     values = [
-        min(1, sum(normalise(one) == normalise(answer) for one in others) / 3)
+        min(1, sum(normalise(reference) == normalise(answer) for reference in others) / 3)
         for others in combinations(references, len(references) - 1)
     ]
     assert accuracy(answer, references) == pytest.approx(sum(values) / len(values))
@@ -148,12 +148,12 @@ def test_accuracy_is_a_share(answer, references):
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=14), st.data())
-def test_the_order_of_references_is_nothing(references, data):
+def test_the_order_of_references_does_not_matter(references, data):
     shuffled = data.draw(st.permutations(references))
     for answer in {"2", *references}:
         assert accuracy(answer, references) == accuracy(answer, shuffled)
 
 
-def test_nothing_is_right_without_references():
+def test_accuracy_needs_references():
     with pytest.raises(ValueError, match="without references"):
         accuracy("2", [])

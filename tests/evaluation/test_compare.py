@@ -259,7 +259,7 @@ def test_of_a_calibration_the_second_half_is_compared(run):
         found = compare_runs(folders)
         assert found["comparisons"][0]["samples"] == 4
         (note,) = (note for note in found["notes"] if "calibration" in note)
-        assert "4 samples that had no part in the choice" in note
+        assert "4 samples that were not used to choose its heads" in note
         assert note in printed(*folders)
 
 
@@ -440,27 +440,30 @@ def test_what_is_no_run_is_refused(run, tmp_path):
     a, b = run("a", [score(0)]), run("b", [score(0)])
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "empty", a / "summary.json", tmp_path / ("x" * 300)):
-        assert "is no run of qvl-attn check" in refused(a, path)
+        assert "is not a run of qvl-attn check" in refused(a, path)
     (b / "run.json").write_text('{"kind": "other"}')
-    assert "is no run of qvl-attn check" in refused(a, b)
+    assert "is not a run of qvl-attn check" in refused(a, b)
 
 
 def test_an_unfinished_run_is_refused_with_what_finishes_it(run):
     a, b = run("a", [score(0)]), run("b", [score(0)])
     (b / "summary.json").unlink()
-    assert f"{b} is not finished: it has no summary.json hint: the same qvl-attn check command goes on" in refused(a, b)
+    assert (
+        f"{b} is not finished: it has no summary.json hint: run the same qvl-attn check command to continue"
+        in refused(a, b)
+    )
 
 
 def test_a_folder_that_is_named_twice_is_refused(run, tmp_path):
     a, b = run("a", [score(0)]), run("b", [score(0)])
     (tmp_path / "link").symlink_to(a)
     for again in (a, tmp_path / "b" / ".." / "a", tmp_path / "link"):
-        assert "are one folder" in refused(a, b, again)
+        assert "are the same folder" in refused(a, b, again)
 
 
 def test_runs_without_a_sample_in_common_are_refused(run):
     a, b, c = run("a", [score(0), score(1)]), run("b", [score(0)]), run("c", [score(i) for i in (2, 3, 4)])
-    assert f"{a} and {c} have no sample in common: none of 2 and 3 ids" in refused(a, b, c)
+    assert f"{a} and {c} have no samples in common: none of 2 and 3 ids" in refused(a, b, c)
 
 
 def test_samples_about_other_evidence_are_refused(run):
@@ -474,7 +477,7 @@ def test_samples_about_other_evidence_are_refused(run):
 
 def test_an_unknown_figure_is_refused(run):
     a, b = run("a", [score(0)]), run("b", [score(0)])
-    assert "--by weight: is no figure" in refused(a, b, "--by", "weight")
+    assert "--by weight: is not a compared figure" in refused(a, b, "--by", "weight")
     assert refused(a, b, "--by", "weight").endswith("hint: figures: " + ", ".join(COMPARED))
     for name in COMPARED:
         assert compared(a, b, by=name)["changed_most"] == []
@@ -515,8 +518,8 @@ def test_json_is_what_the_api_gives(run):
 def test_the_note_on_intervals_is_always_there(run):
     a, b = run("a", [score(0)]), run("b", [score(0)])
     text = printed(a, b)
-    assert "where an interval includes 0, these samples cannot tell" in text
-    assert "not corrected for looking at many" in text
+    assert "where an interval includes 0, these samples show no difference" in text
+    assert "not corrected for multiple comparisons" in text
 
 
 def test_texts_are_safe_and_short(run):

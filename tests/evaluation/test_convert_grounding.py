@@ -1,4 +1,4 @@
-"""COCO instances and RefCOCO-like refs become the JSONL that `qvl-attn check` reads."""
+"""Conversion of COCO instances and RefCOCO-like refs to the JSONL that `qvl-attn check` reads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refs() -> list[dict[str, object]]:
 
 
 class Folder:
-    """A folder with both files, in which the script is run."""
+    """A folder with both files, and the script run on them."""
 
     def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.path, self.capsys = path, capsys
@@ -67,11 +67,11 @@ class Folder:
     def rows(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.out.read_text("utf-8").splitlines()]
 
-    def refused(self, kind: str, *more: str, said: str) -> None:
+    def refused(self, kind: str, *more: str, message: str) -> None:
         before = sorted(self.path.iterdir())
         code, output, errors = self.run(kind, *more)
         assert (code, output) == (2, "")
-        assert said in errors
+        assert message in errors
         assert errors.count("\n") == 1
         assert sorted(self.path.iterdir()) == before
 
@@ -82,9 +82,9 @@ def folder(tmp_path, capsys) -> Folder:
 
 
 def test_coco_has_a_row_for_each_picture_and_category(folder):
-    code, said, errors = folder.run("coco")
+    code, output, errors = folder.run("coco")
     assert (code, errors) == (0, "")
-    assert said == f"{folder.out}: 3 written, 1 left out, 1 for a crowd\n"
+    assert output == f"{folder.out}: 3 written, 1 left out, 1 for a crowd\n"
     rows = folder.rows()
     assert all(list(row) == FIELDS for row in rows)
     assert {(row["box_format"], row["box_units"]) for row in rows} == {("xywh", "px")}
@@ -95,10 +95,10 @@ def test_coco_has_a_row_for_each_picture_and_category(folder):
     ]
 
 
-def test_one_instance_keeps_only_what_is_there_once(folder):
-    code, said, _ = folder.run("coco", "--one-instance")
+def test_one_instance_keeps_only_categories_with_one_instance(folder):
+    code, output, _ = folder.run("coco", "--one-instance")
     assert code == 0
-    assert "2 written, 2 left out, 1 for more than one instance, 1 for a crowd" in said
+    assert "2 written, 2 left out, 1 for more than one instance, 1 for a crowd" in output
     assert [row["id"] for row in folder.rows()] == ["coco-1-18", "coco-2-18"]
 
 
@@ -108,9 +108,9 @@ def test_boxes_without_area_are_left_out(folder):
 
 
 def test_refcoco_has_a_row_for_each_sentence(folder):
-    code, said, errors = folder.run("refcoco", "--question", "Find {phrase} {here}")
+    code, output, errors = folder.run("refcoco", "--question", "Find {phrase} {here}")
     assert (code, errors) == (0, "")
-    assert "3 written, 1 left out, 1 for no words" in said
+    assert "3 written, 1 left out, 1 for no words" in output
     rows = folder.rows()
     assert all(list(row) == FIELDS for row in rows)
     assert [(row["id"], row["image"], row["question"], row["boxes"]) for row in rows] == [
@@ -143,9 +143,9 @@ def test_paths_are_relative_to_the_file(folder):
 def test_a_file_that_its_pictures_are_not_below_is_refused(folder):
     folder.out = folder.path / "sets" / "out.jsonl"
     folder.out.parent.mkdir()
-    code, _, said = folder.run("coco", images="pictures")
+    code, _, errors = folder.run("coco", images="pictures")
     assert code == 2
-    assert "write it above them" in said
+    assert "write --out to a folder above the pictures" in errors
 
 
 def test_it_runs_as_a_script(folder):
@@ -154,7 +154,7 @@ def test_it_runs_as_a_script(folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert folder.rows()[0]["image"] == "one.jpg"
     done = subprocess.run(command, cwd=folder.path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "--out out.jsonl: is there already\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "--out out.jsonl: already exists\n")
 
 
 def test_half_a_surrogate_pair_is_still_json(folder):
@@ -165,36 +165,38 @@ def test_half_a_surrogate_pair_is_still_json(folder):
 
 @pytest.mark.parametrize("kind", ["coco", "refcoco"])
 def test_a_question_without_its_phrase_is_refused(folder, kind):
-    folder.refused(kind, "--question", "Where is the {thing}?", said="'Where is the {thing}?': has no {phrase}")
+    folder.refused(
+        kind, "--question", "Where is the {thing}?", message="'Where is the {thing}?': does not contain {phrase}"
+    )
 
 
 @pytest.mark.parametrize("dangling", [False, True])
-def test_what_is_there_is_left_alone(folder, dangling):
+def test_an_existing_file_is_not_replaced(folder, dangling):
     if dangling:
         folder.out.symlink_to("nowhere")
     else:
         folder.out.write_text("mine")
-    folder.put(coco="said before anything is read")
-    folder.refused("coco", said="out.jsonl: is there already")
+    folder.put(coco="never read")
+    folder.refused("coco", message="out.jsonl: already exists")
     assert folder.out.is_symlink() if dangling else folder.out.read_text() == "mine"
 
 
-def test_what_came_to_be_there_meanwhile_is_left_alone(folder, monkeypatch):
+def test_a_file_created_meanwhile_is_not_replaced(folder, monkeypatch):
     real = grounding.box_of
 
-    def somebody_else(record):
+    def write_meanwhile(record):
         folder.out.write_text("mine")
         return real(record)
 
-    monkeypatch.setattr(grounding, "box_of", somebody_else)
+    monkeypatch.setattr(grounding, "box_of", write_meanwhile)
     code, _, errors = folder.run("coco")
-    assert (code, errors) == (2, f"--out {folder.out}: is there already\n")
+    assert (code, errors) == (2, f"--out {folder.out}: already exists\n")
     assert folder.out.read_text() == "mine"
     assert sorted(path.name for path in folder.path.iterdir()) == ["coco.json", "out.jsonl", "refs.json"]
 
 
 class Trap:
-    """What would run if a pickle of it were read."""
+    """Fails the test if a pickle of it is read."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return pytest.fail, ("the pickle was read",)
@@ -203,21 +205,21 @@ class Trap:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_is_refused(folder, protocol):
     (folder.path / "refs.json").write_bytes(pickle.dumps([Trap()], protocol))
-    folder.refused("refcoco", said="refs.json: is not JSON; a pickle is never read")
+    folder.refused("refcoco", message="refs.json: is not JSON; a pickle is never read")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 200_000])
-def test_what_is_not_json_is_refused(folder, content):
+def test_files_that_are_not_json_are_refused(folder, content):
     (folder.path / "coco.json").write_bytes(content)
-    folder.refused("coco", said="coco.json: is not JSON")
+    folder.refused("coco", message="coco.json: is not JSON")
 
 
 def test_files_that_cannot_be_opened_are_refused(folder):
     (folder.path / "coco.json").unlink()
-    folder.refused("coco", said="coco.json")
+    folder.refused("coco", message="coco.json")
     folder.put(coco=coco())
     folder.out = folder.path / "not there" / "out.jsonl"
-    folder.refused("coco", said="not there")
+    folder.refused("coco", message="not there")
 
 
 @pytest.mark.parametrize(
@@ -226,55 +228,55 @@ def test_files_that_cannot_be_opened_are_refused(folder):
 @pytest.mark.parametrize("kind", ["coco", "refcoco"])
 def test_pictures_outside_the_folder_are_refused(folder, kind, name):
     folder.put(coco=coco() | {"images": [{"id": 1, "file_name": "one.jpg"}, {"id": 2, "file_name": name}]})
-    folder.refused(kind, said=f"image 2: file_name {name!r} is not inside the folder of images")
+    folder.refused(kind, message=f"image 2: file_name {name!r} is not inside the folder of pictures")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"ann_id": 99}, "ref 7, ann_id: 99 is not among the annotations"),
-        ({"ann_id": None}, "ref 7: ann_id is missing, or no int"),
-        ({"image_id": 2}, "ref 7: its annotation 11 is not of its picture 2"),
-        ({"ref_id": 8}, "ref_id 8 is there twice"),
-        ({"sentences": ["left man"]}, "ref 7, sentence 0: raw is missing, or no str"),
-        ({"sentences": "left man"}, "ref 7: sentences is missing, or no list"),
+        ({"ann_id": None}, "ref 7: ann_id is missing or is not of type int"),
+        ({"image_id": 2}, "ref 7: annotation 11 does not belong to picture 2"),
+        ({"ref_id": 8}, "ref_id 8 is used twice"),
+        ({"sentences": ["left man"]}, "ref 7, sentence 0: raw is missing or is not of type str"),
+        ({"sentences": "left man"}, "ref 7: sentences is missing or is not of type list"),
     ],
 )
-def test_refs_at_fault_are_named(folder, change, said):
+def test_refs_at_fault_are_named(folder, change, message):
     folder.put(refs=[refs()[0] | change, refs()[1]])
-    folder.refused("refcoco", said=said)
+    folder.refused("refcoco", message=message)
 
 
-def test_refs_that_are_no_list_are_refused(folder):
+def test_refs_that_are_not_a_list_are_refused(folder):
     folder.put(refs={"refs": refs()})
-    folder.refused("refcoco", said="refs.json: is no list")
+    folder.refused("refcoco", message="refs.json: is not a list")
 
 
-def test_a_split_that_is_not_there_writes_nothing(folder):
-    folder.refused("refcoco", "--split", "vall", said="0 written, 4 left out, 4 for another split")
+def test_an_unknown_split_writes_nothing(folder):
+    folder.refused("refcoco", "--split", "vall", message="0 written, 4 left out, 4 for another split")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"image_id": 3}, "coco-3-18, image_id: 3 is not among the images"),
         ({"category_id": 3}, "coco-1-3, category_id: 3 is not among the categories"),
-        ({"category_id": "dog"}, "annotation 10: category_id is missing, or no int"),
+        ({"category_id": "dog"}, "annotation 10: category_id is missing or is not of type int"),
         ({"bbox": [1, 2, 3]}, "annotation 10: bbox [1, 2, 3] is not four numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "annotation 10: bbox [1, 2, 3, nan] is not four numbers"),
         ({"bbox": [1, 2, 3, "4"]}, "annotation 10: bbox [1, 2, 3, '4'] is not four numbers"),
-        ({"id": 11}, "annotations: id 11 is there twice"),
-        ({"id": None}, "annotations, record 0: id is missing, or no int"),
+        ({"id": 11}, "annotations: id 11 is used twice"),
+        ({"id": None}, "annotations, record 0: id is missing or is not of type int"),
     ],
 )
-def test_instances_at_fault_are_named(folder, change, said):
+def test_instances_at_fault_are_named(folder, change, message):
     whole = coco()
     whole["annotations"][0] |= change
     folder.put(coco=whole)
-    folder.refused("coco", said=said)
+    folder.refused("coco", message=message)
 
 
-def test_a_fault_half_way_leaves_nothing(folder, monkeypatch):
+def test_an_interrupt_half_way_leaves_no_file(folder, monkeypatch):
     real = grounding.json.dumps
 
     def fails(row, **more):

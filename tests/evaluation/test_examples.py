@@ -35,7 +35,7 @@ from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.check_runs import assert_same_run, command, rows_of, summary_of, write_rows
-from tests.helpers.run_comparison import ENVIRONMENT, assert_same_exhibits
+from tests.helpers.run_comparison import ENVIRONMENT, assert_same_examples
 
 LIMIT = 26
 
@@ -60,8 +60,8 @@ def choose(monkeypatch):
 
     def choose(shown, each):
         monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
-        monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", shown)
-        monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", each)
+        monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", shown)
+        monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", each)
 
     return choose
 
@@ -270,7 +270,7 @@ def test_what_is_made_with_the_score_is_what_asking_again_makes(demo, scenes, tm
     assert len(again) >= 4
     assert len(scored) == 12
     rtol = 1e-3 if asked.get("store_heads") == "float16" else 1e-4
-    assert_same_exhibits(again, {name: scored[name] for name in again}, rtol)
+    assert_same_examples(again, {name: scored[name] for name in again}, rtol)
     rows = {row["id"]: row for row in rows_of(tmp_path / "99")}
     for name, example in scored.items():
         mass = example.values[0].sum(dtype=float)
@@ -285,7 +285,7 @@ def test_of_clips_what_is_made_with_the_score_is_what_asking_again_makes(demo, c
         kept.append(read_examples(tmp_path / f"{shown}"))
     again, scored = kept
     assert again
-    assert_same_exhibits(again, {name: scored[name] for name in again})
+    assert_same_examples(again, {name: scored[name] for name in again})
 
 
 def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(
@@ -307,7 +307,7 @@ def test_a_calibration_shows_the_second_half_under_the_heads_that_were_found(
     assert {*written} == kept[0].keys() | kept[1].keys(), "none of the first half, even for a while"
     both = kept[0].keys() & kept[1].keys()
     assert both
-    assert_same_exhibits({name: kept[0][name] for name in both}, {name: kept[1][name] for name in both})
+    assert_same_examples({name: kept[0][name] for name in both}, {name: kept[1][name] for name in both})
 
 
 # What it costs, and what it leaves alone
@@ -384,8 +384,8 @@ def killed(cwd, data, at, where):
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "import qvl_attn.results.run_folder as ledger\n"
-        "import qvl_attn.evaluation.examples as exhibit, qvl_attn.evaluation.outputs as gallery\n"
-        "exhibit.SHOWN, gallery.EACH = 10, 2\n"
+        "import qvl_attn.evaluation.examples as examples, qvl_attn.evaluation.outputs as gallery\n"
+        "examples.RANDOM_EXAMPLES, gallery.GALLERY_SIZE = 10, 2\n"
         "count = [0]\n"
         "def first(what, room, name, ending):\n"
         "    there = getattr(room, name)\n"
@@ -409,8 +409,8 @@ def once(demo, scenes, tmp_path_factory):
     """A run that nothing happens to."""
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-        patch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
+        patch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 10)
+        patch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 2)
         run_of(demo, scenes, folder)
     return folder / "run"
 
@@ -421,8 +421,8 @@ def run_of(demo, scenes, folder):
 
 @pytest.mark.parametrize(("where", "at"), [*zip(KILLED, (4, 1), strict=True)])
 def test_a_row_has_its_exhibit_whenever_the_run_is_killed(demo, scenes, once, tmp_path, monkeypatch, where, at):
-    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 2)
     done = killed(tmp_path, scenes, at, KILLED[where])
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = tmp_path / "run"
@@ -455,8 +455,8 @@ def test_a_run_that_was_killed_before_its_first_row_goes_on(demo, scenes, tmp_pa
 
 def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scenes, once, tmp_path, monkeypatch):
     """Killed while the gallery was drawn; there are pages and exhibits of an end with other best ones."""
-    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 2)
     shutil.copytree(once, tmp_path / "run")
     kept = tmp_path / "run"
     (kept / "summary.json").unlink()
@@ -470,8 +470,8 @@ def test_a_run_that_is_ended_again_keeps_what_was_made_with_its_rows(demo, scene
 
 
 def test_one_that_was_deleted_is_missed_by_nobody(demo, scenes, once, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 10)
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 2)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 10)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 2)
     shutil.copytree(once, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "gallery")
@@ -496,7 +496,7 @@ def test_merged_parts_have_those_of_the_whole(demo, scenes, tmp_path, choose, sh
         assert read_examples(part).keys() <= own
         assert {*in_order(own)[:shown]} <= read_examples(part).keys()
     found = merge_runs(parts, tmp_path / "all")
-    assert_same_exhibits(read_examples(tmp_path / "all"), read_examples(tmp_path / "whole"))
+    assert_same_examples(read_examples(tmp_path / "all"), read_examples(tmp_path / "whole"))
     assert found["files"] == summary_of(tmp_path / "whole")["files"]
     there = {(part / name).read_bytes() for part in parts for name in npz_names(part)}
     assert {(tmp_path / "all" / name).read_bytes() for name in npz_names(tmp_path / "all")} <= there, "as they were"
@@ -644,5 +644,5 @@ def test_only_so_many_are_read_and_only_from_the_gallery(tmp_path, monkeypatch):
     (tmp_path / "attention.npz").write_text("mine")
     assert [*read_examples(tmp_path)] == sorted("abc")
     monkeypatch.setattr("qvl_attn.evaluation.examples.MAX_EXAMPLES", 2)
-    with pytest.raises(StoreError, match="3 exhibits"):
+    with pytest.raises(StoreError, match="3 examples"):
         read_examples(tmp_path)

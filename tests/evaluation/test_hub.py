@@ -1,4 +1,4 @@
-"""Hugging Face data sets: their columns become rows, their pictures are read from the bytes that were saved."""
+"""Hugging Face data sets: their columns become records, their pictures are read from the saved bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ORIENTATION = 0x0112
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """No bars of ours on the terminal of the tests; `hub_rows` silences its own."""
+    """Show no progress bars of the tests themselves; `hub_rows` switches off its own."""
     datasets.disable_progress_bars()
 
 
@@ -45,7 +45,7 @@ def pictures(make_picture):
 
 
 def table(**columns):
-    """A table of columns, each with its feature."""
+    """Return a table of columns, each given with its feature."""
     return Dataset.from_dict(
         {name: values for name, (values, _) in columns.items()},
         features=Features({name: feature for name, (_, feature) in columns.items()}),
@@ -58,33 +58,33 @@ def save(folder, **columns):
 
 
 @pytest.fixture
-def one(tmp_path, pictures):
-    """Save a set of one picture with a question, and further columns."""
+def one_picture_set(tmp_path, pictures):
+    """Save a data set of one picture with a question, and further columns."""
 
     def write(**columns):
-        asked = {"image": (pictures[:1], PICTURE), "question": (["Where?"], TEXT)}
-        return save(tmp_path / "set", **{**asked, **columns})
+        base = {"image": (pictures[:1], PICTURE), "question": (["Where?"], TEXT)}
+        return save(tmp_path / "set", **{**base, **columns})
 
     return write
 
 
 def read(name, root, columns=None, box_format=None, box_units=None, split="test", prompts=()):
-    """What `check` makes of a data set."""
+    """Return the samples of a data set as `check` reads them."""
     records, readers = hub_rows(name, split, columns, box_format, box_units)
     return read_samples(records, root, Faults(), prompts, readers)
 
 
-def told(*args, **how):
+def faults_of(*args, **options):
     with pytest.raises(InputError) as caught:
-        read(*args, **how)
+        read(*args, **options)
     assert caught.value.details
     return list(caught.value.details)
 
 
-def refusal(name, root, **how):
-    """The one line that says why a data set cannot be had at all."""
+def error_of(name, root, **options):
+    """Return the one line of the error of a data set that cannot be loaded."""
     with pytest.raises(InputError) as caught:
-        read(name, root, **how)
+        read(name, root, **options)
     assert caught.value.hint
     assert caught.value.details == ()
     assert str(caught.value).isprintable()
@@ -95,11 +95,11 @@ def check(*args):
     return CliRunner().invoke(app, ["check", *map(str, args)])
 
 
-# What is such a data set.
+# Names of data sets.
 
 
-def test_what_is_a_data_set(tmp_path, one, pictures):
-    name = one()
+def test_names_of_data_sets(tmp_path, one_picture_set, pictures):
+    name = one_picture_set()
     DatasetDict(val=table(image=(pictures, PICTURE))).save_to_disk(tmp_path / "splits")
     assert is_hub_set("hf:lmms-lab/RefCOCO")
     assert is_hub_set(name)
@@ -107,7 +107,7 @@ def test_what_is_a_data_set(tmp_path, one, pictures):
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "", "gone", "lmms-lab/RefCOCO", "a\0b", "a" * 300, "a" * 5000, "/"])
-def test_what_is_none(tmp_path, make_picture, monkeypatch, name):
+def test_names_of_other_things(tmp_path, make_picture, monkeypatch, name):
     make_picture(4, 4)
     (tmp_path / "rows.jsonl").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -115,10 +115,10 @@ def test_what_is_none(tmp_path, make_picture, monkeypatch, name):
     assert not is_hub_set(str(tmp_path))
 
 
-# Columns become fields.
+# Columns.
 
 
-def test_columns_of_our_names_are_taken(tmp_path, pictures):
+def test_columns_with_names_of_fields_are_used(tmp_path, pictures):
     name = save(
         tmp_path / "set",
         id=([7, 8], Value("int64")),
@@ -173,12 +173,12 @@ def test_a_single_box_stands_by_itself(tmp_path, pictures, kind):
 
 
 def test_a_row_may_have_no_box(tmp_path, pictures):
-    asked = {"image": (pictures, PICTURE), "question": (["Where?"] * 2, TEXT)}
-    name = save(tmp_path / "set", **asked, boxes=([None, []], List(List(Value("float64")))))
+    columns = {"image": (pictures, PICTURE), "question": (["Where?"] * 2, TEXT)}
+    name = save(tmp_path / "set", **columns, boxes=([None, []], List(List(Value("float64")))))
     assert [sample.boxes_px.shape for sample in read(name, tmp_path, None, "xyxy", "px")] == [(0, 4), (0, 4)]
 
 
-def test_a_column_says_more_than_an_option(tmp_path, pictures):
+def test_a_column_overrides_an_option(tmp_path, pictures):
     name = save(
         tmp_path / "set",
         image=(pictures[:1] * 3, PICTURE),
@@ -191,25 +191,28 @@ def test_a_column_says_more_than_an_option(tmp_path, pictures):
     assert [sample.boxes_px.tolist() for sample in samples] == [[[16, 8, 32, 16]], [[8, 4, 24, 12]], [[0, 0, 32, 16]]]
 
 
-def test_boxes_say_their_format_and_units(tmp_path, one):
-    name = one(boxes=([[1, 2, 5, 8]], BOX))
-    assert [line.split(":")[:2] for line in told(name, tmp_path)] == [["row 0", " box_format"], ["row 0", " box_units"]]
-    assert [line.split(":")[:2] for line in told(name, tmp_path, box_format="xyxy")] == [["row 0", " box_units"]]
+def test_boxes_say_their_format_and_units(tmp_path, one_picture_set):
+    name = one_picture_set(boxes=([[1, 2, 5, 8]], BOX))
+    assert [line.split(":")[:2] for line in faults_of(name, tmp_path)] == [
+        ["row 0", " box_format"],
+        ["row 0", " box_units"],
+    ]
+    assert [line.split(":")[:2] for line in faults_of(name, tmp_path, box_format="xyxy")] == [["row 0", " box_units"]]
 
 
 @pytest.mark.parametrize("values", [[1, 2, 5, float("nan")], [1, 2, 5, None], [1, 2, 5], [None]])
-def test_what_is_no_box_names_its_row(tmp_path, one, values):
-    name = one(boxes=([values], BOX))
-    assert told(name, tmp_path, None, "xyxy", "px") == ["row 0: boxes[0]: want four finite numbers"]
+def test_values_that_are_not_boxes_name_their_row(tmp_path, one_picture_set, values):
+    name = one_picture_set(boxes=([values], BOX))
+    assert faults_of(name, tmp_path, None, "xyxy", "px") == ["row 0: boxes[0]: want four finite numbers"]
 
 
-def test_boxes_that_are_objects_are_told(tmp_path, one):
-    name = one(boxes=([[{"x": 1.0, "y": 2.0}]], List({"x": Value("float64"), "y": Value("float64")})))
-    assert told(name, tmp_path, None, "xyxy", "px") == ["row 0: boxes[0]: want four finite numbers"]
+def test_boxes_that_are_objects_are_faults(tmp_path, one_picture_set):
+    name = one_picture_set(boxes=([[{"x": 1.0, "y": 2.0}]], List({"x": Value("float64"), "y": Value("float64")})))
+    assert faults_of(name, tmp_path, None, "xyxy", "px") == ["row 0: boxes[0]: want four finite numbers"]
 
 
-def test_types_that_json_does_not_know_are_texts(tmp_path, one):
-    (sample,) = read(one(id=([date(2025, 1, 2)], Value("date32"))), tmp_path)
+def test_types_that_json_does_not_have_become_strings(tmp_path, one_picture_set):
+    (sample,) = read(one_picture_set(id=([date(2025, 1, 2)], Value("date32"))), tmp_path)
     assert sample.id == "2025-01-02"
 
 
@@ -221,12 +224,12 @@ def test_several_faults_name_their_rows(tmp_path, pictures):
         question=(["Where?", "Where?", ""], TEXT),
         boxes=([[0, 0, 64, 32], [0, 0, 64, 32], [5, 2, 1, 8]], BOX),
     )
-    assert told(name, tmp_path, None, "xyxy", "px") == [
-        "row 1: id: 'a' stands at row 0 already",
-        "row 1: boxes[0]: 0, 0, 64, 32 (px, as xyxy) leaves the picture of 20 x 60 px: is it in other units?",
-        "row 2: image: want one of image, images and video, there is none",
+    assert faults_of(name, tmp_path, None, "xyxy", "px") == [
+        "row 1: id: 'a' is already used at row 0",
+        "row 1: boxes[0]: 0, 0, 64, 32 (px, as xyxy) extends beyond the picture of 20 x 60 px: wrong box_units?",
+        "row 2: image: want one of image, images and video; there is none",
         "row 2: boxes[0]: x2 1 is not right of x1 5",
-        "row 2: question: want a text that is not empty",
+        "row 2: question: want a non-empty string",
     ]
 
 
@@ -234,10 +237,10 @@ def test_prompts_are_asked_of_pictures_without_a_question(tmp_path, pictures):
     name = save(tmp_path / "set", image=(pictures, PICTURE))
     samples = read(name, tmp_path, prompts=[PromptItem("colour", "Which colour?")])
     assert [sample.id for sample in samples] == ["row-0/colour", "row-1/colour"]
-    assert told(name, tmp_path)[0] == "row 0: question: missing, and no --prompts are asked instead"
+    assert faults_of(name, tmp_path)[0] == "row 0: question: missing, and no --prompts are given"
 
 
-def test_rows_beyond_the_limit_are_not_looked_at(tmp_path, pictures):
+def test_rows_beyond_the_limit_are_not_read(tmp_path, pictures):
     name = save(tmp_path / "set", image=([pictures[0], None], PICTURE), question=(["Where?"] * 2, TEXT))
     records, readers = hub_rows(name, "test", None, None, None)
     (sample,) = read_samples(islice(records, 1), tmp_path, Faults(), (), readers)
@@ -256,32 +259,32 @@ def test_several_pictures_of_a_prompt(tmp_path, pictures):
         boxes=([[[0, 15, 10, 60], [32, 0, 64, 32]], [[0, 15, 10, 60]]], List(BOX)),
         frame=([[1, 0], [0]], List(Value("int64"))),
     )
-    two, single = read(name, tmp_path, None, "xyxy", "px")
-    assert [shown.size_px for shown in two.media_refs] == [(64, 32), (20, 60)]
-    assert two.unit_boxes().tolist() == [[0.5, 0, 1, 1]]
-    assert two.unit_boxes(1).tolist() == [[0, 0.25, 0.5, 1]]
-    assert [shown.size_px for shown in single.media_refs] == [(20, 60)]
-    for sample, files in ((two, pictures), (single, pictures[1:])):
-        for shown, file in zip(sample.media_refs, files, strict=True):
-            assert shown.source() == Path(file).read_bytes()
+    both, single = read(name, tmp_path, None, "xyxy", "px")
+    assert [media_ref.size_px for media_ref in both.media_refs] == [(64, 32), (20, 60)]
+    assert both.unit_boxes().tolist() == [[0.5, 0, 1, 1]]
+    assert both.unit_boxes(1).tolist() == [[0, 0.25, 0.5, 1]]
+    assert [media_ref.size_px for media_ref in single.media_refs] == [(20, 60)]
+    for sample, files in ((both, pictures), (single, pictures[1:])):
+        for media_ref, file in zip(sample.media_refs, files, strict=True):
+            assert media_ref.source() == Path(file).read_bytes()
 
 
 @pytest.mark.parametrize("feature", [List(PICTURE, length=2), datasets.LargeList(PICTURE)], ids=["fixed", "large"])
 def test_lists_of_either_kind(tmp_path, pictures, feature):
     name = save(tmp_path / "set", images=([pictures], feature), question=(["Which?"], TEXT))
     (sample,) = read(name, tmp_path)
-    assert [shown.size_px for shown in sample.media_refs] == [(64, 32), (20, 60)]
+    assert [media_ref.size_px for media_ref in sample.media_refs] == [(64, 32), (20, 60)]
 
 
-def test_one_or_several_is_told_by_the_column_itself(tmp_path, pictures):
-    asked = {"question": (["Which?"], TEXT)}
-    lists = save(tmp_path / "lists", image=([pictures], List(PICTURE)), **asked)
-    single = save(tmp_path / "single", images=(pictures[:1], PICTURE), **asked)
+def test_the_type_of_the_column_decides_between_one_and_several(tmp_path, pictures):
+    columns = {"question": (["Which?"], TEXT)}
+    lists = save(tmp_path / "lists", image=([pictures], List(PICTURE)), **columns)
+    single = save(tmp_path / "single", images=(pictures[:1], PICTURE), **columns)
     assert [len(sample.media_refs) for sample in read(lists, tmp_path)] == [2]
     assert [len(sample.media_refs) for sample in read(single, tmp_path)] == [1]
 
 
-def test_rows_about_the_same_picture_are_known_as_such(tmp_path, pictures):
+def test_rows_about_the_same_picture_share_its_name(tmp_path, pictures):
     rows = [pictures, pictures[1:], [pictures[0]] * 2]
     name = save(tmp_path / "set", images=(rows, List(PICTURE)), question=(["?"] * 3, TEXT))
     records, readers = hub_rows(name, "test", None, None, None)
@@ -289,8 +292,8 @@ def test_rows_about_the_same_picture_are_known_as_such(tmp_path, pictures):
     assert both.names == ("row-0-0", "row-0-1")
     assert second.names == ("row-0-1",)
     assert first.names == ("row-0-0", "row-0-0")
-    assert {label: read() for label, read in readers.items()} == {
-        label: Path(file).read_bytes() for label, file in zip(both.names, pictures, strict=True)
+    assert {picture: read() for picture, read in readers.items()} == {
+        picture: Path(file).read_bytes() for picture, file in zip(both.names, pictures, strict=True)
     }
 
 
@@ -337,7 +340,7 @@ def png_of(size):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"hello, I am a text", "row-1-0 is not a JPEG, PNG"),
         (b"\x89PNG\r\n\x1a\n\0\0", "row-1-0 cannot be decoded"),
@@ -347,50 +350,50 @@ def png_of(size):
     ],
     ids=["text", "broken", "empty", "large", "narrow"],
 )
-def test_what_is_no_picture_names_its_row(tmp_path, pictures, data, said):
+def test_bytes_that_are_not_a_picture_name_their_row(tmp_path, pictures, data, reason):
     rows = [pictures[0], {"bytes": data, "path": None}, pictures[1]]
     name = save(tmp_path / "set", image=(rows, PICTURE), question=(["?"] * 3, TEXT))
-    (line,) = told(name, tmp_path)
+    (line,) = faults_of(name, tmp_path)
     assert line.startswith("row 1: image: ")
-    assert said in line
+    assert reason in line
 
 
 def test_one_picture_of_several_is_missing(tmp_path, pictures):
     rows = [pictures, [pictures[0], None], []]
     name = save(tmp_path / "set", images=(rows, List(PICTURE)), question=(["?"] * 3, TEXT))
-    assert told(name, tmp_path) == [f"row {i}: images: want a list of paths" for i in (1, 2)]
+    assert faults_of(name, tmp_path) == [f"row {i}: images: want a list of paths" for i in (1, 2)]
 
 
-# Which column holds the pictures.
+# The column of the pictures.
 
 
 @pytest.mark.parametrize("typed", ["image=pixels", "images=pixels"])
 @pytest.mark.parametrize("values", [(["a.png"], TEXT), ([["a.png"]], List(TEXT)), ([3], Value("int64"))])
-def test_a_column_that_holds_no_pictures(tmp_path, one, values, typed):
-    assert "column pixels holds no pictures" in refusal(one(pixels=values), tmp_path, columns=typed)
+def test_a_column_that_holds_no_pictures(tmp_path, one_picture_set, values, typed):
+    assert "column pixels holds no pictures" in error_of(one_picture_set(pixels=values), tmp_path, columns=typed)
     name = save(tmp_path / "other", image=values, question=(["?"], TEXT))
-    assert "column image holds no pictures" in refusal(name, tmp_path)
+    assert "column image holds no pictures" in error_of(name, tmp_path)
 
 
-def test_a_column_that_is_named_stands_for_all_others(tmp_path, one, pictures):
-    name = one(images=(["a.png"], TEXT), other=(pictures[1:], PICTURE))
-    said = refusal(name, tmp_path)
-    assert "which column holds the pictures? columns image and images (name one: --columns image=COLUMN)" in said
+def test_a_listed_column_overrides_all_others(tmp_path, one_picture_set, pictures):
+    name = one_picture_set(images=(["a.png"], TEXT), other=(pictures[1:], PICTURE))
+    message = error_of(name, tmp_path)
+    assert "which column holds the pictures? candidates: image and images (name one: --columns image=COLUMN)" in message
     for typed, size in (("image=image", (64, 32)), ("image=other", (20, 60)), ("images=other", (20, 60))):
         (sample,) = read(name, tmp_path, typed)
-        assert [shown.size_px for shown in sample.media_refs] == [size]
+        assert [media_ref.size_px for media_ref in sample.media_refs] == [size]
 
 
 def test_a_data_set_without_such_a_column(tmp_path, pictures):
     name = save(tmp_path / "set", photo=(pictures, PICTURE), question=(["?"] * 2, TEXT))
-    assert "which column holds the pictures? there are photo, question" in refusal(name, tmp_path)
+    assert "which column holds the pictures? candidates: photo, question" in error_of(name, tmp_path)
     assert len(read(name, tmp_path, "image=photo")) == 2
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
-        ("question=nothing", "--columns question=nothing: no such column (there are: image, question)"),
+        ("question=nothing", "--columns question=nothing: no such column (columns: image, question)"),
         ("video=image", f"--columns video=image: want FIELD=COLUMN (fields: {', '.join(FIELDS)})"),
         ("question", "--columns question: want FIELD=COLUMN"),
         ("question=", "--columns question=: want FIELD=COLUMN"),
@@ -398,17 +401,17 @@ def test_a_data_set_without_such_a_column(tmp_path, pictures):
         ("image=image,,id=question", "--columns : want FIELD=COLUMN"),
     ],
 )
-def test_columns_that_are_mistyped(tmp_path, one, typed, said):
-    assert said in refusal(one(), tmp_path, columns=typed)
+def test_columns_that_are_mistyped(tmp_path, one_picture_set, typed, message):
+    assert message in error_of(one_picture_set(), tmp_path, columns=typed)
 
 
-@pytest.mark.parametrize("how", [{"box_format": "yolo"}, {"box_units": "pixels"}])
-def test_an_option_that_is_unknown(tmp_path, one, how):
-    ((field, value),) = how.items()
-    assert f"--{field.replace('_', '-')} {value}: unknown (write " in refusal(one(), tmp_path, **how)
+@pytest.mark.parametrize("options", [{"box_format": "yolo"}, {"box_units": "pixels"}])
+def test_an_option_that_is_unknown(tmp_path, one_picture_set, options):
+    ((field, value),) = options.items()
+    assert f"--{field.replace('_', '-')} {value}: unknown (want " in error_of(one_picture_set(), tmp_path, **options)
 
 
-# Where they lie.
+# Splits, folders and the hub.
 
 
 def test_splits_of_a_folder(tmp_path, pictures):
@@ -421,34 +424,36 @@ def test_splits_of_a_folder(tmp_path, pictures):
     for split, size in (("train", (64, 32)), ("val", (20, 60))):
         (sample,) = read(name, tmp_path, split=split)
         assert sample.media_refs[0].size_px == size
-    assert refusal(name, tmp_path) == f"{name} has no split test (--split train or val)"
+    assert error_of(name, tmp_path) == f"{name} has no split test (--split train or val)"
 
 
-def test_a_folder_of_one_split_is_not_asked_which(tmp_path, one):
-    assert len(read(one(), tmp_path, split="whatever")) == 1
+def test_a_folder_of_one_split_ignores_the_option(tmp_path, one_picture_set):
+    assert len(read(one_picture_set(), tmp_path, split="whatever")) == 1
 
 
-def test_without_the_library_it_is_named(tmp_path, one, monkeypatch):
-    name = one()
+def test_without_the_library_it_is_named(tmp_path, one_picture_set, monkeypatch):
+    name = one_picture_set()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for asked in (name, "hf:a/b"):
-        said = refusal(asked, tmp_path)
-        assert said == f"{asked}: Hugging Face data sets need the library datasets (pip install 'qvl-attn[datasets]')"
+    for source in (name, "hf:a/b"):
+        message = error_of(source, tmp_path)
+        assert (
+            message == f"{source}: Hugging Face data sets need the library datasets (pip install 'qvl-attn[datasets]')"
+        )
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000])
-def test_a_folder_that_is_damaged(tmp_path, one, cut):
-    name = one()
+def test_a_folder_that_is_damaged(tmp_path, one_picture_set, cut):
+    name = one_picture_set()
     (file,) = Path(name).glob("*.arrow")
     file.write_bytes(file.read_bytes()[:cut])
-    assert refusal(name, tmp_path).startswith(f"{name}, split test: cannot be loaded (")
+    assert error_of(name, tmp_path).startswith(f"{name}, split test: cannot be loaded (")
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "dataset_dict.json"])
-def test_a_folder_that_only_looks_like_one(tmp_path, file):
+def test_a_folder_that_only_has_the_file_of_one(tmp_path, file):
     (tmp_path / file).write_text("{}")
     assert is_hub_set(str(tmp_path))
-    assert "cannot be loaded" in refusal(str(tmp_path), tmp_path)
+    assert "cannot be loaded" in error_of(str(tmp_path), tmp_path)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
@@ -480,7 +485,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
 
 @pytest.fixture
 def parquet(tmp_path, monkeypatch):
-    """Write a set of which only the paths of its pictures are saved, as a hub may hold it: its name."""
+    """Write a data set with only the paths of its pictures, as a hub may hold it, and return its name."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def write(*paths, **more):
@@ -493,27 +498,27 @@ def parquet(tmp_path, monkeypatch):
     return write
 
 
-def test_paths_that_are_saved_stay_within_the_data_root(tmp_path, parquet, pictures):
+def test_saved_paths_stay_inside_the_data_root(tmp_path, parquet, pictures):
     (tmp_path / "root").mkdir()
     Path(pictures[1]).rename(tmp_path / "root" / "b.png")
     inside = ["b.png", str(tmp_path / "root" / "b.png")]
     outside = ["../a.png", pictures[0], "/etc/passwd"]
     name = parquet(*inside, *outside, "http://127.0.0.1:9/a.png")
-    *ways_out, url = told(name, tmp_path / "root")
-    assert [line.split(" (")[0] for line in ways_out] == [
-        f"row {i}: image: {path} leads out of the data root {tmp_path / 'root'}" for i, path in enumerate(outside, 2)
+    *outside_faults, url = faults_of(name, tmp_path / "root")
+    assert [line.split(" (")[0] for line in outside_faults] == [
+        f"row {i}: image: {path} is outside the data root {tmp_path / 'root'}" for i, path in enumerate(outside, 2)
     ]
     assert url.startswith("row 5: image: http://127.0.0.1:9/a.png is a URL")
 
 
-def test_paths_that_are_saved_are_read(tmp_path, parquet, pictures):
-    one, other = read(parquet("a.png", pictures[1]), tmp_path)
-    assert (one.media_refs[0].source, one.media_refs[0].size_px) == (tmp_path / "a.png", (64, 32))
-    assert other.media_refs[0].size_px == (20, 60)
+def test_saved_paths_are_read(tmp_path, parquet, pictures):
+    first, second = read(parquet("a.png", pictures[1]), tmp_path)
+    assert (first.media_refs[0].source, first.media_refs[0].size_px) == (tmp_path / "a.png", (64, 32))
+    assert second.media_refs[0].size_px == (20, 60)
 
 
 def test_a_split_that_a_hub_does_not_have(tmp_path, parquet):
-    assert "split val: cannot be loaded (Unknown split" in refusal(parquet("a.png"), tmp_path, split="val")
+    assert "split val: cannot be loaded (Unknown split" in error_of(parquet("a.png"), tmp_path, split="val")
 
 
 def test_no_bars_of_the_library_are_shown(tmp_path, parquet, pictures, capfd):
@@ -526,12 +531,12 @@ def test_no_bars_of_the_library_are_shown(tmp_path, parquet, pictures, capfd):
 # On the command line.
 
 
-def test_the_command_tells_the_faults_of_a_data_set(tmp_path, one):
-    name = one(bbox=([[60, 0, 70, 9]], BOX))
-    said = ["--columns", "boxes=bbox", "--box-format", "xyxy", "--box-units", "px"]
-    done = check(name, "--out", tmp_path / "out", *said)
+def test_the_command_prints_the_faults_of_a_data_set(tmp_path, one_picture_set):
+    name = one_picture_set(bbox=([[60, 0, 70, 9]], BOX))
+    options = ["--columns", "boxes=bbox", "--box-format", "xyxy", "--box-units", "px"]
+    done = check(name, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2
-    assert "row 0: boxes[0]: 60, 0, 70, 9 (px, as xyxy) leaves the picture of 64 x 32 px" in done.stderr
+    assert "row 0: boxes[0]: 60, 0, 70, 9 (px, as xyxy) extends beyond the picture of 64 x 32 px" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -543,10 +548,10 @@ def test_options_of_columns_are_for_such_data_sets(tmp_path):
         assert "are for Hugging Face data sets" in done.stderr
 
 
-def test_a_set_of_the_hub_wants_no_data_root(tmp_path, parquet):
+def test_a_set_of_the_hub_has_no_data_root(tmp_path, parquet):
     done = check(parquet("gone.png"), "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "row 0: image: gone.png is a file beside the data set" in " ".join(done.stderr.split())
+    assert "row 0: image: gone.png is a file outside the data set" in " ".join(done.stderr.split())
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path):

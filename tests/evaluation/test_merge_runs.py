@@ -18,7 +18,7 @@ from qvl_attn import merge_runs
 from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.run_comparison import ENVIRONMENT, assert_alike, files_of, pictures_of, rows_of, summary_of
+from tests.helpers.run_comparison import ENVIRONMENT, assert_runs_match, files_of, pictures_of, rows_of, summary_of
 
 OF = 3
 
@@ -83,7 +83,7 @@ def test_merged_parts_are_the_whole_run(command, made, tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == summary_of(tmp_path / "all")
-    assert_alike(tmp_path / "all", made / "whole")
+    assert_runs_match(tmp_path / "all", made / "whole")
     assert {"scores.csv", "layers.png", "patterns.png"} <= set(files_of(tmp_path / "all"))
     assert sum(name.startswith("gallery/") for name in pictures_of(tmp_path / "all")) == 12
     assert summary_of(tmp_path / "all")["errors"] == 1
@@ -114,7 +114,7 @@ def test_a_check_of_everything_finds_the_merged_run_finished(command, made, tmp_
     done = command("check", made / "rows.jsonl", *words)
     assert done.exit_code == 0, done.output
     count = len(rows_of(made / "whole"))
-    assert f"{count} of {count} samples have their row already; the run is finished, and nothing is run" in told(done)
+    assert f"{count} of {count} samples are already done; the run is finished, nothing is left to do" in told(done)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "all").rglob("*.*")} == before
 
 
@@ -154,7 +154,7 @@ def test_parts_without_samples_are_parts_and_many_errors_fail(command, tmp_path)
     assert done.exit_code == 1
     assert "2 of 4 samples have no score" in told(done)
     assert "2 of 4 samples could not be scored" in done.stdout
-    assert_alike(tmp_path / "all", tmp_path / "whole")
+    assert_runs_match(tmp_path / "all", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("bar", "code"), [("accuracy=1.1", 1), ("beauty=1", 2)])
@@ -172,7 +172,7 @@ def test_a_picture_that_a_part_has_lost_is_a_note(made, runs, tmp_path):
     found = merge_runs(parts_in(runs), tmp_path / "all")
     missing = pictures_of(made / "whole").keys() - pictures_of(tmp_path / "all").keys()
     assert len(missing) <= 1
-    assert len([note for note in found["notes"] if "is not drawn in its part" in note]) == len(missing)
+    assert len([note for note in found["notes"] if "its part has no drawing of" in note]) == len(missing)
     assert found["files"] == files_of(tmp_path / "all")
 
 
@@ -208,11 +208,11 @@ def test_all_that_is_wrong_is_told_at_once(command, made, runs):
     assert lines[0] == "error: these are not all the finished parts of one check"
     assert len(lines) == 7
     for one in (
-        f"{runs / 'other'} is not of the same check as {runs / 'part-1'}: --query",
+        f"{runs / 'other'} is not a part of the same check as {runs / 'part-1'}: --query",
         f"{runs / 'half'} is one of 2 parts, {runs / 'part-1'} one of 3",
-        f"part 1/3 is there twice: {runs / 'part-1'} and {runs / 'again'}",
+        f"part 1/3 is given twice: {runs / 'part-1'} and {runs / 'again'}",
         "part 2/3 is missing: run it with --shard 2/3",
-        f"part 3/3 is there twice: {runs / 'part-3'} and {runs / 'other'}",
+        f"part 3/3 is given twice: {runs / 'part-3'} and {runs / 'other'}",
         f"{runs / 'part-3'} is not finished",
     ):
         assert sum(line.strip().startswith(one) for line in lines) == 1, one
@@ -223,7 +223,7 @@ def test_a_whole_run_among_the_parts_is_refused(command, runs, first):
     folders = sorted([*parts_in(runs), runs / "whole"], key=lambda path: path.name != first)
     done = refused(command, folders, runs / "all")
     assert done.exit_code == 2
-    assert f"{runs / 'whole'} is of no part" in told(done)
+    assert f"{runs / 'whole'} is not a part" in told(done)
 
 
 @pytest.mark.parametrize("there", ["part-1", "file"])
@@ -231,7 +231,7 @@ def test_what_is_there_already_stays(command, runs, there):
     (runs / "file").write_text("mine")
     done = refused(command, parts_in(runs), runs / there)
     assert done.exit_code == 2
-    assert f"--out {runs / there}: is there already" in told(done)
+    assert f"--out {runs / there}: already exists" in told(done)
     assert (runs / "file").read_text() == "mine"
 
 
@@ -290,7 +290,7 @@ def test_a_kill_in_the_middle_leaves_nothing_under_its_name(made, tmp_path, numb
         assert "nothing was written" in done.stderr
     else:
         merge_runs(parts_in(made), tmp_path / "all", csv=True)
-        assert_alike(tmp_path / "all", made / "whole")
+        assert_runs_match(tmp_path / "all", made / "whole")
 
 
 @pytest.mark.parametrize("api", [False, True])

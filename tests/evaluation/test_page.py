@@ -21,7 +21,7 @@ from qvl_attn.evaluation import page as of_check
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
-from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, SHOWN, page_data
+from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, RANDOM, page_data
 from tests.helpers.check_runs import ENV, ROOT
 
 PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
@@ -197,7 +197,7 @@ def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(finishe
     monkeypatch.setattr(of_check, "MAX_ROWS", most)
     run = finished_check("boxed")
     kept = read_examples(run.folder)
-    assert SHOWN <= len(kept) < 20
+    assert RANDOM <= len(kept) < 20
     page = page_data(check_html(run.summary, read_scores(run.folder), kept))
     ids = [row["id"] for row in page["rows"]]
     count = max(most, len(kept))

@@ -1,4 +1,4 @@
-"""Sets of questions: those that ship, their format, and the command that shows them."""
+"""Question sets: those that ship, their format, and the command that lists them."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_a_set_is_small_in_one_language_and_without_control_tokens(name):
         assert item.question == item.question.strip()
 
 
-def test_ids_stand_once_in_all_sets():
+def test_ids_are_unique_over_all_sets():
     ids = [item.id for items in SETS.values() for item in items]
     assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize("name", ENGLISH)
-def test_each_question_stands_in_both_languages(name):
+def test_each_question_is_there_in_both_languages(name):
     assert [f"{item.id}-zh" for item in SETS[name]] == [item.id for item in SETS[f"{name}-zh"]]
 
 
@@ -64,8 +64,8 @@ def test_the_generic_prompt_of_relative_attention_comes_first():
 
 def test_the_readme_names_the_sets_and_how_many_questions_they_have():
     rows = re.findall(r"^\| `(\S+)` \| `(\S+)` \| (\d+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
-    told = [(name, int(count)) for english, chinese, count in rows for name in (english, chinese)]
-    assert sorted(told) == sorted((name, len(items)) for name, items in SETS.items())
+    counts = [(name, int(count)) for english, chinese, count in rows for name in (english, chinese)]
+    assert sorted(counts) == sorted((name, len(items)) for name, items in SETS.items())
 
 
 @pytest.mark.parametrize("language", ["3", "null", '""', '" "', '["en"]'])
@@ -86,8 +86,8 @@ def test_the_command_lists_the_sets():
     header, *rows = lines_of(run())
     assert header.split() == ["set", "questions", "language", "first", "question"]
     first_at = header.index("first question")
-    told = [(*row[:first_at].split(), row[first_at:]) for row in rows]
-    assert told == [
+    cells = [(*row[:first_at].split(), row[first_at:]) for row in rows]
+    assert cells == [
         (name, str(len(items)), items[0].language, items[0].question) for name, items in sorted(SETS.items())
     ]
 
@@ -110,7 +110,7 @@ def test_the_command_prints_a_set(name):
     assert lines_of(run(name)) == [f"{item.id}\t{item.question}" for item in SETS[name]]
 
 
-def test_what_it_prints_as_json_is_a_set_again(tmp_path):
+def test_its_json_output_is_a_question_set(tmp_path):
     lines = ['{"id": "a", "question": "x?"}', '{"id": "b", "question": "\\u51e0\\u4e2a\\uff1f", "language": "zh"}']
     file = tmp_path / "set.jsonl"
     file.write_text("\n".join(lines))
@@ -123,10 +123,10 @@ def test_control_characters_never_reach_the_terminal(tmp_path):
     assert lines_of(run(file)) == ["a b\t[31mcats ?"]
 
 
-def test_a_set_that_is_not_there_names_those_that_are():
+def test_an_unknown_set_is_an_error_that_lists_the_sets():
     done = run("nothing")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "error: --prompts nothing: no such file or set" in done.stderr
+    assert "error: --prompts nothing: no such file or question set" in done.stderr
     assert "Traceback" not in done.stderr
     assert all(name in re.split(r"[\s,]+", done.stderr) for name in SETS)
 

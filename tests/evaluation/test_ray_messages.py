@@ -45,7 +45,7 @@ def test_no_actor_is_none(concurrency):
 def test_a_share_of_gpus_is_refused_in_one_line(local, tmp_path):
     done = local(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, "--gpus-per-worker", 2.5, "--quiet")
     assert done.exit_code == 2
-    assert done.stderr == ("error: --gpus-per-worker 2.5: want a whole number, or a share of one between 0 and 1\n")
+    assert done.stderr == ("error: --gpus-per-worker 2.5: want a whole number, or a fraction between 0 and 1\n")
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli import app
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
-from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_alike, differing, rows_of, summary_of
+from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_runs_match, json_differences, rows_of, summary_of
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'qvl-attn[ray]'")
 WITH_RAY = ("--engine", "ray", "--concurrency", "2")
@@ -143,12 +143,12 @@ def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
     assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "connecting", "demo", "Ray:", "Ray:"], (
         stderr
     )
-    assert "Ray: 2 actors to ask, with " in stderr
+    assert "Ray: 2 actors to score, with " in stderr
     summary = (tmp_path / "local" / "summary.json").read_bytes()
     assert (tmp_path / "ray" / "summary.json").read_bytes() == summary
     assert summary_of(tmp_path / "ray")["errors"] == 1
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "local")
-    assert_alike(tmp_path / "ray", tmp_path / "local")
+    assert_runs_match(tmp_path / "ray", tmp_path / "local")
     assert_gone(family)
 
 
@@ -166,7 +166,7 @@ def test_an_actor_that_is_killed_costs_no_row(local, tmp_path):
     returned, stdout, stderr = finished(run)
     assert (returned, stdout, stderr) == (0, f"{tmp_path / 'ray' / 'summary.json'}\n", "")
     assert local(data, tmp_path / "local").exit_code == 0
-    assert_alike(tmp_path / "ray", tmp_path / "local")
+    assert_runs_match(tmp_path / "ray", tmp_path / "local")
     assert_gone(family)
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_interrupted_and_killed_goes_on_with_either_engine(local, 
     family = family_of(run)
     assert len(actors_in(family)) == 2
     run.kill()
-    assert f"{len(kept)} of 601 samples have their row already" in finished(run)[2]
+    assert f"{len(kept)} of 601 samples are already done" in finished(run)[2]
     assert_gone(family)
     assert lines_of(out)[: len(kept)] == kept
 
@@ -203,7 +203,7 @@ def test_a_run_that_is_interrupted_and_killed_goes_on_with_either_engine(local, 
     assert len(whole) >= len(kept) - 1
     assert lines_of(out)[: len(whole)] == whole
     assert local(data, tmp_path / "local").exit_code == 0
-    assert_alike(out, tmp_path / "local")
+    assert_runs_match(out, tmp_path / "local")
 
 
 @needs_ray
@@ -229,8 +229,8 @@ def test_what_kills_every_actor_costs_its_own_row(local, tmp_path):
     (place,) = [i for i, row in enumerate(sound) if row["id"] == "2-3"]
     killed = rows.pop(place)
     sound.pop(place)
-    assert (killed["id"], killed["error"]) == ("2-3", "the actor that asked it died, 4 times")
-    assert differing(rows, sound) == []
+    assert (killed["id"], killed["error"]) == ("2-3", "the actor that ran this sample died 4 times")
+    assert json_differences(rows, sound) == []
 
 
 @needs_ray
@@ -245,7 +245,7 @@ def test_with_every_row_there_no_actor_scores(local, tmp_path):
     returned, _, stderr = finished(command(data, tmp_path / "ray", *WITH_RAY))
     assert returned == 0, stderr
     assert stderr.count("Ray: ") == 1
-    assert_alike(tmp_path / "ray", tmp_path / "local")
+    assert_runs_match(tmp_path / "ray", tmp_path / "local")
 
 
 @needs_ray

@@ -1,4 +1,4 @@
-"""Records of a data set: what is read from each field, and the line that names each fault."""
+"""Records of a data set: the values of their fields, and the message of each fault."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def parsed(value):
     return parse_row(value, "line 3", faults), faults.lines
 
 
-def sound(value):
+def valid_row(value):
     row, faults = parsed(value)
     assert faults == []
     return row
 
 
-def told(value):
-    """Everything that is wrong, without the place, which all of it must name."""
+def faults_of(value):
+    """Return all faults without their place, which each must name."""
     row, faults = parsed(value)
     assert row is None
     assert faults
@@ -41,42 +41,42 @@ def without(field):
     return {name: value for name, value in {**BOXED, "boxes": [BOX]}.items() if name != field}
 
 
-# What is read.
+# Valid records.
 
 
 def test_a_picture_and_its_question():
-    row = sound({"id": "a", "image": "deep/a.png", "question": " Where? "})
+    row = valid_row({"id": "a", "image": "deep/a.png", "question": " Where? "})
     assert (row.place, row.id, row.media, row.paths) == ("line 3", "a", "image", ("deep/a.png",))
     assert row.question == " Where? "
     assert (row.answers, row.boxes, row.frames) == ((), (), ())
 
 
 def test_several_pictures_and_a_clip():
-    several, clip = sound(SEVERAL), sound(CLIP)
-    assert (several.media, several.paths) == ("images", ("a.png", "b.png"))
-    assert (clip.media, clip.paths) == ("video", ("a.mp4",))
+    images_row, video_row = valid_row(SEVERAL), valid_row(CLIP)
+    assert (images_row.media, images_row.paths) == ("images", ("a.png", "b.png"))
+    assert (video_row.media, video_row.paths) == ("video", ("a.mp4",))
 
 
 def test_a_question_may_be_left_out():
-    assert sound({"id": "a", "image": "a.png"}).question is None
-    assert sound({"id": "a", "image": "a.png", "question": None}).question is None
+    assert valid_row({"id": "a", "image": "a.png"}).question is None
+    assert valid_row({"id": "a", "image": "a.png", "question": None}).question is None
 
 
 def test_a_whole_number_is_an_id():
-    assert sound({**BOXED, "id": 0}).id == "0"
+    assert valid_row({**BOXED, "id": 0}).id == "0"
 
 
 @pytest.mark.parametrize(
     ("answer", "answers"), [(None, ()), ("red", ("red",)), (["red", "red", "pink"], ("red", "red", "pink"))]
 )
 def test_answers(answer, answers):
-    assert sound({**BOXED, "answer": answer}).answers == answers
+    assert valid_row({**BOXED, "answer": answer}).answers == answers
 
 
 @pytest.mark.parametrize("units", BOX_UNITS)
 @pytest.mark.parametrize(("form", "box"), [("xyxy", [1, 2, 5, 8]), ("xywh", [1, 2, 4, 6]), ("cxcywh", [3, 5, 4, 6])])
 def test_every_format_becomes_xyxy_in_its_own_units(form, box, units):
-    row = sound({**BOXED, "boxes": [box, box], "box_format": form, "box_units": units})
+    row = valid_row({**BOXED, "boxes": [box, box], "box_format": form, "box_units": units})
     assert row.boxes == ((1, 2, 5, 8),) * 2
     assert all(type(value) is float for value in row.boxes[0])
     assert row.box_units == units
@@ -89,57 +89,57 @@ def test_the_formats_agree(values):
     typed = {"xyxy": [x1, y1, x2, y2], "xywh": [x1, y1, w, h], "cxcywh": [x1 + w / 2, y1 + h / 2, w, h]}
     assert set(typed) == set(BOX_FORMATS)
     for form, box in typed.items():
-        assert sound({**BOXED, "boxes": [box], "box_format": form}).boxes == ((x1, y1, x2, y2),)
+        assert valid_row({**BOXED, "boxes": [box], "box_format": form}).boxes == ((x1, y1, x2, y2),)
 
 
 @pytest.mark.parametrize("boxes", [None, []])
 @pytest.mark.parametrize("value", [BOXED, CLIP, SEVERAL])
 def test_no_boxes_want_neither_format_nor_units_nor_frame(value, boxes):
-    row = sound({**value, "boxes": boxes, "box_format": None, "box_units": None})
+    row = valid_row({**value, "boxes": boxes, "box_format": None, "box_units": None})
     assert (row.boxes, row.frames) == ((), ())
 
 
 @pytest.mark.parametrize("units", [None, "furlong"])
 def test_a_sound_row_has_units_that_are_known(units):
-    assert sound({**BOXED, "box_units": units}).box_units in BOX_UNITS
+    assert valid_row({**BOXED, "box_units": units}).box_units in BOX_UNITS
 
 
 @pytest.mark.parametrize("frame", [None, []])
 def test_boxes_of_one_picture_are_on_it(frame):
-    assert sound({**BOXED, "boxes": [BOX, BOX], "frame": frame}).frames == (0, 0)
+    assert valid_row({**BOXED, "boxes": [BOX, BOX], "frame": frame}).frames == (0, 0)
 
 
 @pytest.mark.parametrize(("frame", "frames"), [([7, 0], (7, 0)), (7, (7, 7)), (0, (0, 0))])
 def test_frames_of_a_clip_are_one_a_box_or_one_for_all(frame, frames):
-    assert sound({**CLIP, "boxes": [BOX, BOX], "frame": frame}).frames == frames
+    assert valid_row({**CLIP, "boxes": [BOX, BOX], "frame": frame}).frames == frames
 
 
 @pytest.mark.parametrize(("frame", "frames"), [([1, 0], (1, 0)), (1, (1, 1))])
 def test_of_several_pictures_the_frame_is_the_picture(frame, frames):
-    assert sound({**SEVERAL, "boxes": [BOX, BOX], "frame": frame}).frames == frames
+    assert valid_row({**SEVERAL, "boxes": [BOX, BOX], "frame": frame}).frames == frames
 
 
-def test_other_fields_are_left_alone():
+def test_other_fields_are_ignored():
     more = {"split": None, "Boxes": "x", "bbox": [[0]], "nested": {"image": 3}, "images": None, "": math.nan}
-    assert sound({**BOXED, "boxes": [BOX], **more}) == sound({**BOXED, "boxes": [BOX]})
+    assert valid_row({**BOXED, "boxes": [BOX], **more}) == valid_row({**BOXED, "boxes": [BOX]})
 
 
-# What is wrong.
+# Faults.
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 0.5, "a.png", [], [BOXED]])
-def test_what_is_no_object(value):
-    assert told(value) == ["not a JSON object"]
+def test_values_that_are_not_objects(value):
+    assert faults_of(value) == ["not a JSON object"]
 
 
 @pytest.mark.parametrize("value", [without("id"), {**BOXED, "id": None}])
 def test_a_missing_id(value):
-    assert told(value) == ["id: missing"]
+    assert faults_of(value) == ["id: missing"]
 
 
 @pytest.mark.parametrize("value", ["", " \n", True, False, 1.0, math.nan, ["a"], {"a": 1}])
-def test_what_is_no_id(value):
-    assert told({**BOXED, "id": value}) == ["id: want a text that is not empty, or a whole number"]
+def test_values_that_are_not_ids(value):
+    assert faults_of({**BOXED, "id": value}) == ["id: want a non-empty string or a whole number"]
 
 
 @pytest.mark.parametrize(
@@ -152,44 +152,44 @@ def test_what_is_no_id(value):
         ({"image": 0, "images": [], "video": ""}, "image and images and video"),
     ],
 )
-def test_one_thing_is_shown(fields, named):
-    wanted = f"image: want one of image, images and video, there is {named}"
-    assert told({"id": "a", "question": "?", **fields}) == [wanted]
+def test_a_record_has_one_kind_of_media(fields, named):
+    want = f"image: want one of image, images and video; there is {named}"
+    assert faults_of({"id": "a", "question": "?", **fields}) == [want]
 
 
 @pytest.mark.parametrize("name", ["image", "video"])
 @pytest.mark.parametrize("path", ["", " ", 3, True, ["a.png"], {"bytes": "", "path": "a.png"}])
-def test_what_is_no_path(name, path):
-    assert told({"id": "a", "question": "?", name: path}) == [f"{name}: want a path"]
+def test_values_that_are_not_paths(name, path):
+    assert faults_of({"id": "a", "question": "?", name: path}) == [f"{name}: want a path"]
 
 
 @pytest.mark.parametrize("paths", ["a.png", [], [""], ["a.png", None], ["a.png", 3], {"a.png": 1}])
-def test_what_is_no_list_of_paths(paths):
-    assert told({"id": "a", "question": "?", "images": paths}) == ["images: want a list of paths"]
+def test_values_that_are_not_lists_of_paths(paths):
+    assert faults_of({"id": "a", "question": "?", "images": paths}) == ["images: want a list of paths"]
 
 
 @pytest.mark.parametrize("question", ["", " \t", 3, False, ["Where?"], {"en": "Where?"}])
-def test_what_is_no_question(question):
-    assert told({**BOXED, "question": question}) == ["question: want a text that is not empty"]
+def test_values_that_are_not_questions(question):
+    assert faults_of({**BOXED, "question": question}) == ["question: want a non-empty string"]
 
 
 @pytest.mark.parametrize("answer", ["", "  ", 3, True, [], ["red", ""], ["red", 3], [["red"]], {"a": "red"}])
-def test_what_is_no_answer(answer):
-    assert told({**BOXED, "answer": answer}) == ["answer: want a text that is not empty, or a list of them"]
+def test_values_that_are_not_answers(answer):
+    assert faults_of({**BOXED, "answer": answer}) == ["answer: want a non-empty string or a list of them"]
 
 
 def test_boxes_say_their_format():
-    assert told(without("box_format")) == ["box_format: missing: want xyxy, xywh, cxcywh"]
+    assert faults_of(without("box_format")) == ["box_format: missing: want xyxy, xywh, cxcywh"]
 
 
 def test_boxes_say_their_units():
-    assert told(without("box_units")) == ["box_units: missing: want px, normalized, permille"]
+    assert faults_of(without("box_units")) == ["box_units: missing: want px, normalized, permille"]
 
 
 @pytest.mark.parametrize("field", ["box_format", "box_units"])
 @pytest.mark.parametrize("typed", ["", "XYXY", "pixels", 3, True, "px\x1b[31m"])
 def test_an_unknown_format_or_unit_is_named(field, typed):
-    (line,) = told({**BOXED, "boxes": [BOX], field: typed})
+    (line,) = faults_of({**BOXED, "boxes": [BOX], field: typed})
     assert line.startswith(f"{field}: {typed!r} is unknown: want ")
     assert line.isprintable()
 
@@ -197,13 +197,13 @@ def test_an_unknown_format_or_unit_is_named(field, typed):
 @pytest.mark.parametrize("typed", [[], ["px"], {}, {"px": 1}])
 @pytest.mark.parametrize("field", ["box_format", "box_units"])
 def test_a_format_or_unit_is_a_text(field, typed):
-    (line,) = told({**BOXED, "boxes": [BOX], field: typed})
+    (line,) = faults_of({**BOXED, "boxes": [BOX], field: typed})
     assert line.startswith(f"{field}: {typed!r} is unknown: want ")
 
 
 @pytest.mark.parametrize("boxes", [3, "1,2,3,4", {"x": 1}, True])
-def test_what_is_no_list_of_boxes(boxes):
-    assert told({**BOXED, "boxes": boxes}) == ["boxes: want a list of boxes"]
+def test_values_that_are_not_lists_of_boxes(boxes):
+    assert faults_of({**BOXED, "boxes": boxes}) == ["boxes: want a list of boxes"]
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def test_what_is_no_list_of_boxes(boxes):
     ids=str,
 )
 @pytest.mark.parametrize("form", BOX_FORMATS)
-def test_what_is_no_box(form, box):
+def test_values_that_are_not_boxes(form, box):
     right = [1, 1, 2, 2]
-    assert told({**BOXED, "box_format": form, "boxes": [right, box]}) == ["boxes[1]: want four finite numbers"]
+    assert faults_of({**BOXED, "box_format": form, "boxes": [right, box]}) == ["boxes[1]: want four finite numbers"]
 
 
 def test_four_numbers_that_do_not_stand_in_a_list():
-    assert told({**BOXED, "boxes": BOX}) == [f"boxes[{i}]: want four finite numbers" for i in range(4)]
+    assert faults_of({**BOXED, "boxes": BOX}) == [f"boxes[{i}]: want four finite numbers" for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_four_numbers_that_do_not_stand_in_a_list():
     ],
 )
 def test_corners_that_are_swapped(box, faults):
-    assert told({**BOXED, "boxes": [box]}) == [f"boxes[0]: {fault}" for fault in faults]
+    assert faults_of({**BOXED, "boxes": [box]}) == [f"boxes[0]: {fault}" for fault in faults]
 
 
 @pytest.mark.parametrize("form", ["xywh", "cxcywh"])
@@ -260,7 +260,7 @@ def test_corners_that_are_swapped(box, faults):
     ],
 )
 def test_sides_that_are_not_positive(form, box, faults):
-    assert told({**BOXED, "box_format": form, "boxes": [box]}) == [f"boxes[0]: {fault}" for fault in faults]
+    assert faults_of({**BOXED, "box_format": form, "boxes": [box]}) == [f"boxes[0]: {fault}" for fault in faults]
 
 
 @pytest.mark.parametrize(("value", "noun"), [(CLIP, "frame"), (SEVERAL, "image")])
@@ -268,35 +268,35 @@ def test_sides_that_are_not_positive(form, box, faults):
     "frame", [None, [], [0], [0, 0, 0], [0, -1], -1, [0, 1.0], 0.0, "0", ["0", "0"], [0, True], True, [None, 0], {}]
 )
 def test_each_box_says_where_it_is(value, noun, frame):
-    wanted = f"frame: want for each box the number of its {noun}, from 0"
-    assert told({**value, "boxes": [BOX, BOX], "frame": frame}) == [wanted]
+    want = f"frame: want one {noun} number for each box, counted from 0"
+    assert faults_of({**value, "boxes": [BOX, BOX], "frame": frame}) == [want]
 
 
 @pytest.mark.parametrize("frame", [2, [0, 2], [2, 3]])
 def test_a_picture_beyond_the_last(frame):
-    wanted = "frame: there is no image 2: they are 0 to 1"
-    assert told({**SEVERAL, "boxes": [BOX, BOX], "frame": frame}) == [wanted]
+    want = "frame: image 2 does not exist: want 0 to 1"
+    assert faults_of({**SEVERAL, "boxes": [BOX, BOX], "frame": frame}) == [want]
 
 
 @pytest.mark.parametrize("frame", [0, 3, [0], "0", False])
 def test_one_picture_has_no_frames(frame):
-    assert told({**BOXED, "boxes": [BOX], "frame": frame}) == ["frame: only of a video or of several images"]
+    assert faults_of({**BOXED, "boxes": [BOX], "frame": frame}) == ["frame: only for a video or several images"]
 
 
 @pytest.mark.parametrize("value", [CLIP, SEVERAL])
 def test_a_faulty_box_does_not_make_the_frames_wrong(value):
-    assert told({**value, "boxes": [BOX, ["x"]], "frame": [0, 1]}) == ["boxes[1]: want four finite numbers"]
+    assert faults_of({**value, "boxes": [BOX, ["x"]], "frame": [0, 1]}) == ["boxes[1]: want four finite numbers"]
 
 
-def test_frames_are_looked_at_whatever_the_boxes_are_worth():
+def test_frames_are_checked_even_if_the_boxes_are_faulty():
     for boxes, fault in (([BOX], "box_units: missing"), ([["x"]], "boxes[0]: want four finite numbers")):
         units = None if boxes == [BOX] else "px"
-        first, second = told({**CLIP, "boxes": boxes, "box_units": units, "frame": [0, 1]})
+        first, second = faults_of({**CLIP, "boxes": boxes, "box_units": units, "frame": [0, 1]})
         assert first.startswith(fault)
-        assert second == "frame: want for each box the number of its frame, from 0"
+        assert second == "frame: want one frame number for each box, counted from 0"
 
 
-def test_all_faults_of_a_row_are_told():
+def test_all_faults_of_a_row_are_reported():
     value = {
         "id": "",
         "image": "a.png",
@@ -308,9 +308,9 @@ def test_all_faults_of_a_row_are_told():
         "box_units": "px",
         "frame": 3,
     }
-    fields = [line.split(": ")[0] for line in told(value)]
+    fields = [line.split(": ")[0] for line in faults_of(value)]
     assert sorted(fields) == ["answer", "boxes[0]", "boxes[1]", "frame", "id", "image", "question"]
-    both = told({**value, "box_format": "yolo", "box_units": None})
+    both = faults_of({**value, "box_format": "yolo", "box_units": None})
     assert [line.split(":")[0] for line in both if line.startswith("box")] == ["box_format", "box_units"]
 
 
@@ -351,7 +351,7 @@ rows = st.fixed_dictionaries(
 @example({**BOXED, "boxes": [BOX], "box_units": []})
 @example({**BOXED, "boxes": [[1, 2, 3, 10**400]]})
 @given(rows | anything)
-def test_whatever_stands_there_is_a_row_or_told(value):
+def test_any_value_is_a_row_or_has_faults(value):
     row, faults = parsed(value)
     assert (row is None) == bool(faults)
     assert all(line.startswith("line 3: ") for line in faults)
@@ -375,6 +375,6 @@ def test_a_sound_row_has_a_frame_and_an_area_for_each_box(value, form, units, bo
     if form == "xyxy":
         boxes = [[x, y, x + w, y + h] for x, y, w, h in boxes]
     more = {} if value is BOXED else {"frame": frame}
-    row = sound({**value, "boxes": boxes, "box_format": form, "box_units": units, **more})
+    row = valid_row({**value, "boxes": boxes, "box_format": form, "box_units": units, **more})
     assert row.frames == (0 if value is BOXED else frame,) * len(boxes)
     assert all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in row.boxes)

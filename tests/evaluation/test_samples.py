@@ -1,4 +1,4 @@
-"""Data sets as files: their lines, the pictures and clips they name, where boxes come to lie, and every fault told."""
+"""Data sets as files: their lines, their pictures and clips, the positions of boxes, and the message of each fault."""
 
 from __future__ import annotations
 
@@ -38,54 +38,54 @@ PIXELS = {"box_format": "xyxy", "box_units": "px"}
 ORIENTATION = 0x0112
 
 
-def read(path, root=None, **how):
-    """What `check` makes of a JSONL file."""
+def read(path, root=None, **options):
+    """Return the samples of a JSONL file as `check` reads them."""
     faults = Faults()
-    return read_samples(read_jsonl(path, faults), root or path.parent, faults, **how)
+    return read_samples(read_jsonl(path, faults), root or path.parent, faults, **options)
 
 
 def write(folder, *rows):
-    """A file of rows, or of lines as they are."""
+    """Write a JSONL file of records, or of lines given as strings."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder / "rows.jsonl"
 
 
-def asked(**fields):
-    """A row with an id and a question."""
+def record(**fields):
+    """Return a record with an id and a question."""
     return {"id": "a", "question": "Where?", **fields}
 
 
-def boxed(*boxes, image="a.png", **fields):
-    return asked(image=image, boxes=list(boxes), **{**PIXELS, **fields})
+def boxed_record(*boxes, image="a.png", **fields):
+    return record(image=image, boxes=list(boxes), **{**PIXELS, **fields})
 
 
-def only(folder, row, **how):
-    (sample,) = read(write(folder, row), **how)
+def read_one(folder, row, **options):
+    (sample,) = read(write(folder, row), **options)
     return sample
 
 
-def found(root, *rows, **how):
-    """Samples of rows, and all that is wrong with them: one of both is empty."""
+def samples_or_faults(root, *rows, **options):
+    """Return the samples of records and their faults; one of them is empty."""
     try:
-        return read_samples(((f"line {i}", row) for i, row in enumerate(rows, 1)), root, Faults(), **how), ()
+        return read_samples(((f"line {i}", row) for i, row in enumerate(rows, 1)), root, Faults(), **options), ()
     except InputError as error:
         return [], error.details
 
 
-def told(folder, *rows, **how):
-    """Every fault of rows."""
+def faults_of(folder, *rows, **options):
+    """Return all faults of records."""
     with pytest.raises(InputError) as caught:
-        read(write(folder, *rows), **how)
-    details = caught.value.details
-    assert str(caught.value) == f"the data set has {len(details)} fault{'' if len(details) == 1 else 's'}"
-    assert all(line.isprintable() for line in details)
-    return list(details)
+        read(write(folder, *rows), **options)
+    faults = caught.value.details
+    assert str(caught.value) == f"the data set has {len(faults)} fault{'' if len(faults) == 1 else 's'}"
+    assert all(line.isprintable() for line in faults)
+    return list(faults)
 
 
 @pytest.fixture
 def root(tmp_path, make_picture):
-    """A data root with pictures of two sizes, beside it what must not be read."""
+    """A data root with pictures of two sizes, and beside it a picture that must not be read."""
     make_picture(8, 8, "secret.png")
     for name, size in {"a.png": (64, 32), "b.png": (20, 60)}.items():
         make_picture(*size, name)
@@ -118,32 +118,37 @@ def frames(root):
 
 def test_a_sample_is_what_its_row_says(root):
     row = {"id": 7, "image": "a.png", "question": "Where?", "answer": ["left", "right"], "split": "val"}
-    sample = only(root, {**row, "boxes": [[1, 2, 5, 8], [0, 0, 64, 32]], **PIXELS})
+    sample = read_one(root, {**row, "boxes": [[1, 2, 5, 8], [0, 0, 64, 32]], **PIXELS})
     assert (sample.place, sample.id, sample.question, sample.answers) == ("line 1", "7", "Where?", ("left", "right"))
     assert sample.boxes_px.tolist() == [[1, 2, 5, 8], [0, 0, 64, 32]]
     assert (sample.boxes_px.dtype, sample.frames.dtype) == (np.float64, np.int64)
     assert sample.frames.tolist() == [0, 0]
     assert (sample.names, sample.is_clip) == (("a.png",), False)
-    (shown,) = sample.media_refs
-    assert (shown.kind, shown.size_px, shown.source, shown.frame_count) == ("picture", (64, 32), root / "a.png", 1)
+    (media_ref,) = sample.media_refs
+    assert (media_ref.kind, media_ref.size_px, media_ref.source, media_ref.frame_count) == (
+        "picture",
+        (64, 32),
+        root / "a.png",
+        1,
+    )
 
 
-def test_every_faulty_line_is_told_with_its_number(root):
+def test_every_faulty_line_is_reported_with_its_number(root):
     rows = [
-        asked(image="a.png"),
+        record(image="a.png"),
         "{'id': 'b'}",
         "",
         {"image": "a.png", "question": ""},
         "   ",
         '[{"id": "c"}]',
         '{"id": "d", "image": "a.png"',
-        asked(id="e", image="gone.png"),
-        asked(id="f", image="a.png", boxes=[[1, 2, 3]], **PIXELS),
+        record(id="e", image="gone.png"),
+        record(id="f", image="a.png", boxes=[[1, 2, 3]], **PIXELS),
     ]
-    assert told(root, *rows) == [
+    assert faults_of(root, *rows) == [
         "line 2: not JSON",
         "line 4: id: missing",
-        "line 4: question: want a text that is not empty",
+        "line 4: question: want a non-empty string",
         "line 6: not a JSON object",
         "line 7: not JSON",
         "line 8: image: gone.png does not exist (check the path)",
@@ -151,20 +156,20 @@ def test_every_faulty_line_is_told_with_its_number(root):
     ]
 
 
-def test_the_fault_of_one_line_is_told_alone(root):
-    assert told(root, asked(image="a.png"), "x", asked(id="b", image="a.png")) == ["line 2: not JSON"]
+def test_the_fault_of_one_line_is_reported_alone(root):
+    assert faults_of(root, record(image="a.png"), "x", record(id="b", image="a.png")) == ["line 2: not JSON"]
 
 
 def test_empty_lines_are_skipped_and_counted(root):
-    path = write(root, "", asked(image="a.png"), " \t", asked(id="b", image="b.png"), "", "")
+    path = write(root, "", record(image="a.png"), " \t", record(id="b", image="b.png"), "", "")
     assert [sample.place for sample in read(path)] == ["line 2", "line 4"]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_other_editors_files(root, ending):
     lines = [
-        json.dumps(asked(image="a.png", question="在哪里？"), ensure_ascii=False),
-        json.dumps(asked(id="b", image="a.png")),
+        json.dumps(record(image="a.png", question="在哪里？"), ensure_ascii=False),
+        json.dumps(record(id="b", image="a.png")),
     ]
     path = root / "rows.jsonl"
     path.write_bytes(("\ufeff" + ending.join(lines) + ending).encode())
@@ -172,7 +177,9 @@ def test_other_editors_files(root, ending):
 
 
 def test_a_byte_order_mark_stands_at_the_beginning_only(root):
-    assert told(root, asked(image="a.png"), "\ufeff" + json.dumps(asked(id="b", image="a.png"))) == ["line 2: not JSON"]
+    assert faults_of(root, record(image="a.png"), "\ufeff" + json.dumps(record(id="b", image="a.png"))) == [
+        "line 2: not JSON"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,50 +187,50 @@ def test_a_byte_order_mark_stands_at_the_beginning_only(root):
     [b"\xff\xfe{\0}\0", b'{"id": "\xe9"}', b"[" * 100_000, b'{"id": ' + b"1" * 5000 + b"}", b"\0", b"{} {}"],
     ids=["utf-16", "latin-1", "deep", "digits", "zero", "two"],
 )
-def test_a_line_that_is_not_json_stands_in_nobody_s_way(root, line):
+def test_a_line_that_is_not_json_does_not_stop_the_others(root, line):
     path = root / "rows.jsonl"
-    path.write_bytes(line + b"\n" + json.dumps(asked(image="a.png")).encode())
+    path.write_bytes(line + b"\n" + json.dumps(record(image="a.png")).encode())
     faults = Faults()
     assert [place for place, _ in read_jsonl(path, faults)] == ["line 2"]
     assert faults.lines == ["line 1: not JSON"]
 
 
-def test_numbers_that_are_none_are_told(root):
-    lines = [json.dumps(boxed([0, 0, value, 9], id=str(value))) for value in (math.nan, math.inf)]
+def test_nan_and_infinity_are_faults(root):
+    lines = [json.dumps(boxed_record([0, 0, value, 9], id=str(value))) for value in (math.nan, math.inf)]
     assert "NaN" in lines[0]
     assert "Infinity" in lines[1]
-    assert told(root, *lines) == [
+    assert faults_of(root, *lines) == [
         "line 1: boxes[0]: want four finite numbers",
         "line 2: boxes[0]: want four finite numbers",
     ]
 
 
 def test_an_id_that_stands_twice_names_the_first_line(root):
-    rows = [asked(id=one, image="a.png") for one in ("b", "1", "b", 1, "c", "b")]
-    assert told(root, *rows) == [
-        "line 3: id: 'b' stands at line 1 already",
-        "line 4: id: '1' stands at line 2 already",
-        "line 6: id: 'b' stands at line 1 already",
+    rows = [record(id=sample_id, image="a.png") for sample_id in ("b", "1", "b", 1, "c", "b")]
+    assert faults_of(root, *rows) == [
+        "line 3: id: 'b' is already used at line 1",
+        "line 4: id: '1' is already used at line 2",
+        "line 6: id: 'b' is already used at line 1",
     ]
 
 
 def test_a_line_may_be_so_long(root):
-    row = json.dumps(asked(image="a.png"))
-    path = write(root, row[:-1] + " " * (MAX_LINE_BYTES - len(row) - 1) + "}", asked(id="b", image="a.png"))
+    row = json.dumps(record(image="a.png"))
+    path = write(root, row[:-1] + " " * (MAX_LINE_BYTES - len(row) - 1) + "}", record(id="b", image="a.png"))
     assert path.read_bytes().index(b"\n") == MAX_LINE_BYTES - 1
     assert len(read(path)) == 2
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n{}"])
 def test_a_line_that_is_too_long(root, ending):
-    path = write(root, asked(image="a.png"), "x" * (MAX_LINE_BYTES + 1) + ending)
+    path = write(root, record(image="a.png"), "x" * (MAX_LINE_BYTES + 1) + ending)
     with pytest.raises(InputError, match=r"rows\.jsonl: line 2 is longer than 1 MiB"):
         read(path)
 
 
 def test_a_file_of_too_many_lines(root):
     path = root / "rows.jsonl"
-    path.write_bytes(b"\n" * (MAX_ROWS - 1) + json.dumps(asked(image="a.png")).encode())
+    path.write_bytes(b"\n" * (MAX_ROWS - 1) + json.dumps(record(image="a.png")).encode())
     assert [sample.place for sample in read(path)] == [f"line {MAX_ROWS}"]
     with path.open("ab") as file:
         file.write(b"\n\n")
@@ -240,39 +247,39 @@ def test_a_file_that_cannot_be_read(root, name, reason):
 
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
 def test_a_file_without_rows(root, lines):
-    with pytest.raises(InputError, match="the data set has no sample"):
+    with pytest.raises(InputError, match="the data set has no samples"):
         read(write(root, *lines))
 
 
-def test_what_is_beyond_the_limit_is_not_read(root):
-    path, faults = write(root, asked(image="a.png"), "x", "y"), Faults()
+def test_records_beyond_the_limit_are_not_read(root):
+    path, faults = write(root, record(image="a.png"), "x", "y"), Faults()
     (sample,) = read_samples(islice(read_jsonl(path, faults), 1), root, faults)
     assert sample.id == "a"
 
 
 def test_progress_counts_the_records(root):
     done = []
-    read(write(root, asked(image="a.png"), "", asked(id="b", image="a.png")), progress=done.append)
+    read(write(root, record(image="a.png"), "", record(id="b", image="a.png")), progress=done.append)
     assert done == [1, 2]
 
 
 # Files.
 
 
-def test_files_are_looked_for_in_the_data_root(root, tmp_path):
-    row = asked(image="deep/c.png")
-    assert only(tmp_path, row, root=root).media_refs[0].source == root / "deep" / "c.png"
-    assert told(tmp_path, row) == ["line 1: image: deep/c.png does not exist (check the path)"]
+def test_paths_are_relative_to_the_data_root(root, tmp_path):
+    row = record(image="deep/c.png")
+    assert read_one(tmp_path, row, root=root).media_refs[0].source == root / "deep" / "c.png"
+    assert faults_of(tmp_path, row) == ["line 1: image: deep/c.png does not exist (check the path)"]
 
 
 def test_a_file_is_opened_once(root):
-    one, other = read(write(root, asked(image="a.png"), asked(id="b", image="a.png")))
-    assert one.media_refs[0] is other.media_refs[0]
+    first, second = read(write(root, record(image="a.png"), record(id="b", image="a.png")))
+    assert first.media_refs[0] is second.media_refs[0]
 
 
 @pytest.fixture
-def ways_out(root):
-    """Links that lead out of the data root."""
+def outside_links(root):
+    """Links that point outside the data root."""
     (root / "link.png").symlink_to("../secret.png")
     (root / "again.png").symlink_to("link.png")
     (root / "linked").symlink_to("..")
@@ -301,54 +308,54 @@ def ways_out(root):
     ],
 )
 @pytest.mark.parametrize("field", ["image", "images", "video"])
-@pytest.mark.usefixtures("ways_out")
-def test_no_way_leads_out_of_the_data_root(root, name, field):
+@pytest.mark.usefixtures("outside_links")
+def test_no_path_is_outside_the_data_root(root, name, field):
     name = name.replace("ABSOLUTE", str(root.parent / "secret.png"))
-    (line,) = told(root, asked(**{field: [name] if field == "images" else name}))
-    assert line == f"line 1: {field}: {name} leads out of the data root {root} (set --data-root)"
+    (line,) = faults_of(root, record(**{field: [name] if field == "images" else name}))
+    assert line == f"line 1: {field}: {name} is outside the data root {root} (set --data-root)"
 
 
 def test_a_wider_data_root_lets_it_in(root):
-    assert only(root, asked(image="root/../secret.png"), root=root.parent).media_refs[0].size_px == (8, 8)
+    assert read_one(root, record(image="root/../secret.png"), root=root.parent).media_refs[0].size_px == (8, 8)
 
 
 @pytest.mark.parametrize("name", ["ABSOLUTE", "deep/../a.png", "./a.png", "link.png", "linked/c.png"])
-def test_ways_that_stay_within(root, name):
+def test_paths_that_stay_inside_the_data_root(root, name):
     (root / "link.png").symlink_to("deep/c.png")
     (root / "linked").symlink_to(root / "deep")
-    assert only(root, asked(image=name.replace("ABSOLUTE", str(root / "a.png")))).media_refs[0].size_px == (64, 32)
+    assert read_one(root, record(image=name.replace("ABSOLUTE", str(root / "a.png")))).media_refs[0].size_px == (64, 32)
 
 
 def test_the_data_root_may_be_a_link(root):
     (root.parent / "linked").symlink_to("root")
-    assert only(root, asked(image="deep/c.png"), root=root.parent / "linked").media_refs[0].size_px == (64, 32)
+    assert read_one(root, record(image="deep/c.png"), root=root.parent / "linked").media_refs[0].size_px == (64, 32)
     absolute = str(root / "a.png")
-    assert only(root, asked(image=absolute), root=root.parent / "linked").names == (absolute,)
+    assert read_one(root, record(image=absolute), root=root.parent / "linked").names == (absolute,)
 
 
 def test_a_folder_of_frames_stays_within(root, frames):
     (frames / "00021.png").symlink_to("00004.png")
     (root / "linked").symlink_to("frames")
-    one, other = read(write(root, asked(video="frames"), asked(id="b", video="linked")))
-    assert (one.media_refs[0].frame_count, other.media_refs[0].frame_count) == (4, 4)
+    first, second = read(write(root, record(video="frames"), record(id="b", video="linked")))
+    assert (first.media_refs[0].frame_count, second.media_refs[0].frame_count) == (4, 4)
 
 
-def test_a_folder_of_frames_with_a_way_out(root, frames):
+def test_a_folder_of_frames_with_a_link_outside(root, frames):
     (frames / "00021.png").symlink_to(root.parent / "secret.png")
-    wanted = f"line 1: video: frames leads out of the data root {root} (set --data-root)"
-    assert told(root, asked(video="frames")) == [wanted]
+    want = f"line 1: video: frames is outside the data root {root} (set --data-root)"
+    assert faults_of(root, record(video="frames")) == [want]
 
 
 def test_a_link_to_a_folder_of_frames_outside(root, frames):
     frames.rename(root.parent / "frames")
     (root / "linked").symlink_to("../frames")
-    wanted = f"line 1: video: linked leads out of the data root {root} (set --data-root)"
-    assert told(root, asked(video="linked")) == [wanted]
+    want = f"line 1: video: linked is outside the data root {root} (set --data-root)"
+    assert faults_of(root, record(video="linked")) == [want]
 
 
 @pytest.fixture
 def listener():
-    """A server on this machine that keeps the paths it is asked for."""
+    """A local server that records the requested paths."""
     paths: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -370,13 +377,13 @@ def listener():
 def test_nothing_is_fetched(root, listener, field):
     address, paths = listener
     for url in (f"{address}/a.png", f"{address}/a.mp4", f" {address}/a", f"file://{root}/a.png", "hf://a/b.png"):
-        (line,) = told(root, asked(**{field: [url] if field == "images" else url}))
+        (line,) = faults_of(root, record(**{field: [url] if field == "images" else url}))
         assert line.startswith(f"line 1: {field}: {url} is a URL")
     assert paths == []
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "reason"),
     [
         ("gone.png", None, "does not exist"),
         ("a.png/b.png", None, "cannot be read: not a directory"),
@@ -386,31 +393,31 @@ def test_nothing_is_fetched(root, listener, field):
         ("empty.png", b"", "is empty"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0", "cannot be decoded"),
         ("page.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "is not a JPEG, PNG"),
-        ("text.mp4", b"hello", "is a clip (write it as video)"),
+        ("text.mp4", b"hello", "is a clip (name it in the field video)"),
         ("a" * 300, None, "a" * 300),
     ],
 )
-def test_what_is_no_picture(root, name, content, said):
+def test_files_that_are_not_pictures(root, name, content, reason):
     if content is not None:
         (root / name).write_bytes(content)
-    one, several = told(root, asked(image=name), asked(id="b", images=["a.png", name]))
-    assert one.startswith("line 1: image: ")
-    assert several.startswith("line 2: images: ")
-    assert said in one
-    assert said in several
+    single_fault, list_fault = faults_of(root, record(image=name), record(id="b", images=["a.png", name]))
+    assert single_fault.startswith("line 1: image: ")
+    assert list_fault.startswith("line 2: images: ")
+    assert reason in single_fault
+    assert reason in list_fault
 
 
 @pytest.mark.usefixtures("clip")
 def test_a_clip_is_no_picture(root):
     shutil.copy(root / "clip.mp4", root / "clip.png")
-    named, disguised = told(root, asked(image="clip.mp4"), asked(id="b", image="clip.png"))
-    assert named == "line 1: image: clip.mp4 is a clip (write it as video)"
-    assert disguised.startswith("line 2: image: clip.png is not a JPEG, PNG")
+    clip_fault, disguised_fault = faults_of(root, record(image="clip.mp4"), record(id="b", image="clip.png"))
+    assert clip_fault == "line 1: image: clip.mp4 is a clip (name it in the field video)"
+    assert disguised_fault.startswith("line 2: image: clip.png is not a JPEG, PNG")
 
 
 def test_a_picture_is_no_clip(root):
     Image.open(root / "a.png").save(root / "a.jpg")
-    png, jpeg, gone = told(root, *(asked(id=name, video=name) for name in ("a.png", "a.jpg", "gone.mp4")))
+    png, jpeg, gone = faults_of(root, *(record(id=name, video=name) for name in ("a.png", "a.jpg", "gone.mp4")))
     assert "line 1: video: " in png
     assert "does not move" in png
     assert "line 2: video: " in jpeg
@@ -418,25 +425,25 @@ def test_a_picture_is_no_clip(root):
     assert "gone.mp4 does not exist" in gone
 
 
-def test_every_missing_picture_of_a_prompt_is_told(root):
-    assert told(root, asked(images=["gone.png", "a.png", "lost.png"])) == [
+def test_every_missing_picture_of_a_prompt_is_reported(root):
+    assert faults_of(root, record(images=["gone.png", "a.png", "lost.png"])) == [
         "line 1: images: gone.png does not exist (check the path)",
         "line 1: images: lost.png does not exist (check the path)",
     ]
 
 
 def test_boxes_beside_a_missing_picture_are_not_measured_by_another(root):
-    row = asked(images=["a.png", "gone.png"], boxes=[[0, 0, 500, 500]], frame=1, **PIXELS)
-    assert told(root, row) == ["line 1: images: gone.png does not exist (check the path)"]
+    row = record(images=["a.png", "gone.png"], boxes=[[0, 0, 500, 500]], frame=1, **PIXELS)
+    assert faults_of(root, row) == ["line 1: images: gone.png does not exist (check the path)"]
 
 
-def test_pictures_that_are_no_files_are_read_by_those_who_have_them(root):
+def test_pictures_that_are_not_files_are_read_by_their_readers(root):
     readers = {}
 
     def records():
         for name in ("a.png", "b.png"):
             readers[f"saved {name}"] = (root / name).read_bytes
-            yield name, asked(id=name, image=f"saved {name}")
+            yield name, record(id=name, image=f"saved {name}")
 
     samples = read_samples(records(), root, Faults(), (), readers)
     assert [sample.media_refs[0].size_px for sample in samples] == [(64, 32), (20, 60)]
@@ -445,38 +452,38 @@ def test_pictures_that_are_no_files_are_read_by_those_who_have_them(root):
     ]
 
 
-def test_a_file_that_is_missing_is_told_wherever_it_is_asked_about(root):
-    rows = told(root, asked(image="gone.png"), asked(id="b", image="gone.png"))
+def test_a_missing_file_is_reported_for_every_record(root):
+    rows = faults_of(root, record(image="gone.png"), record(id="b", image="gone.png"))
     assert [row.split(":")[0] for row in rows] == ["line 1", "line 2"]
 
 
-def test_links_that_lead_to_themselves(root):
+def test_links_to_themselves(root):
     (root / "loop.png").symlink_to("loop.png")
-    (line,) = told(root, asked(image="loop.png"))
+    (line,) = faults_of(root, record(image="loop.png"))
     assert line.startswith("line 1: image: loop.png ")
 
 
-def test_links_that_lead_to_themselves_in_a_folder_of_frames(root, frames):
+def test_links_to_themselves_in_a_folder_of_frames(root, frames):
     (frames / "00021.png").symlink_to("00021.png")
-    (line,) = told(root, asked(video="frames"))
+    (line,) = faults_of(root, record(video="frames"))
     assert line.startswith("line 1: video: frames")
 
 
 @pytest.mark.parametrize("size", [(9460, 9460), (402, 2)])
 def test_pictures_beyond_the_limits(root, size):
     Image.new("1", size).save(root / "large.png")
-    (line,) = told(root, asked(image="large.png"))
+    (line,) = faults_of(root, record(image="large.png"))
     assert line.startswith(f"line 1: image: large.png has {size[0]:,} x {size[1]:,}")
 
 
 def test_a_file_beyond_the_limits(root):
     os.truncate(root / "a.png", 513 * 2**20)
-    (line,) = told(root, asked(image="a.png"))
+    (line,) = faults_of(root, record(image="a.png"))
     assert "the limit is" in line
 
 
-def test_broken_files_are_told_and_sound_ones_have_the_size_they_are_decoded_to(shared_data):
-    told_of = measured = 0
+def test_broken_files_are_faults_and_valid_ones_have_their_decoded_size(shared_data):
+    faulty = measured = 0
     for path in sorted((shared_data / "images").glob("[ce]*/**/*.*")):
         if path.parent.name in ("coco128", "exif_orientation"):
             continue
@@ -484,16 +491,16 @@ def test_broken_files_are_told_and_sound_ones_have_the_size_they_are_decoded_to(
             decoded = load_picture(path).size_px
         except InputError:
             decoded = None
-        samples, faults = found(shared_data, asked(image=str(path.relative_to(shared_data))))
+        samples, faults = samples_or_faults(shared_data, record(image=str(path.relative_to(shared_data))))
         if faults:
-            told_of += 1
+            faulty += 1
             assert decoded is None
             assert len(faults) == 1
             assert path.name in faults[0]
         else:
             measured += decoded is not None
             assert decoded in (None, samples[0].media_refs[0].size_px)
-    assert told_of > 30
+    assert faulty > 30
     assert measured > 80
 
 
@@ -504,8 +511,8 @@ def test_broken_files_are_told_and_sound_ones_have_the_size_they_are_decoded_to(
 def test_photographs_in_every_orientation_have_the_same_boxes(shared_data, tmp_path, orientation):
     folder = shared_data / "images" / "exif_orientation"
     rows = [
-        boxed([1700, 1100, 1790, 1190], image=f"Landscape_{orientation}.jpg"),
-        boxed([0.5, 0.25, 1, 1], id="b", image=f"Landscape_{orientation}.jpg", box_units="normalized"),
+        boxed_record([1700, 1100, 1790, 1190], image=f"Landscape_{orientation}.jpg"),
+        boxed_record([0.5, 0.25, 1, 1], id="b", image=f"Landscape_{orientation}.jpg", box_units="normalized"),
     ]
     pixels, shares = read(write(tmp_path, *rows), root=folder)
     assert pixels.media_refs[0].size_px == (1800, 1200)
@@ -520,11 +527,11 @@ def test_boxes_are_in_the_upright_picture(root, suffix, orientation):
     exif[ORIENTATION] = orientation
     Image.new("RGB", (32, 64) if orientation > 4 else (64, 32)).save(root / f"turned.{suffix}", exif=exif)
     assert load_picture(root / f"turned.{suffix}").size_px == (64, 32)
-    sample = only(root, boxed([60, 1, 64, 8], image=f"turned.{suffix}"))
+    sample = read_one(root, boxed_record([60, 1, 64, 8], image=f"turned.{suffix}"))
     assert sample.media_refs[0].size_px == (64, 32)
     assert sample.unit_boxes().tolist() == [[60 / 64, 1 / 32, 1, 8 / 32]]
-    (line,) = told(root, boxed([1, 60, 8, 64], image=f"turned.{suffix}"))
-    assert "leaves the picture of 64 x 32 px" in line
+    (line,) = faults_of(root, boxed_record([1, 60, 8, 64], image=f"turned.{suffix}"))
+    assert "extends beyond the picture of 64 x 32 px" in line
 
 
 @pytest.mark.parametrize(
@@ -532,14 +539,14 @@ def test_boxes_are_in_the_upright_picture(root, suffix, orientation):
     [("px", [16, 4, 32, 24]), ("normalized", [0.25, 0.125, 0.5, 0.75]), ("permille", [250, 125, 500, 750])],
 )
 def test_units_become_pixels(root, units, box):
-    sample = only(root, boxed(box, box_units=units))
+    sample = read_one(root, boxed_record(box, box_units=units))
     assert sample.boxes_px.tolist() == [[16, 4, 32, 24]]
     assert sample.unit_boxes().tolist() == [[0.25, 0.125, 0.5, 0.75]]
 
 
 @pytest.mark.parametrize(("form", "box"), [("xywh", [0.25, 0.125, 0.5, 0.75]), ("cxcywh", [0.5, 0.5, 0.5, 0.75])])
 def test_formats_become_corners(root, form, box):
-    sample = only(root, boxed(box, box_format=form, box_units="normalized"))
+    sample = read_one(root, boxed_record(box, box_format=form, box_units="normalized"))
     assert sample.boxes_px.tolist() == [[16, 4, 48, 28]]
 
 
@@ -553,8 +560,8 @@ def test_formats_become_corners(root, form, box):
         ("permille", [-15, 500, 1015, 1031], [0, 16, 64, 32]),
     ],
 )
-def test_what_sticks_out_by_a_pixel_is_cut_off(root, units, box, cut):
-    assert only(root, boxed(box, box_units=units)).boxes_px.tolist() == [cut]
+def test_boxes_are_clipped_if_they_extend_by_a_pixel(root, units, box, cut):
+    assert read_one(root, boxed_record(box, box_units=units)).boxes_px.tolist() == [cut]
 
 
 @pytest.mark.parametrize(
@@ -574,39 +581,39 @@ def test_what_sticks_out_by_a_pixel_is_cut_off(root, units, box, cut):
     ],
 )
 def test_a_box_outside_of_the_picture(root, units, box):
-    named = ", ".join(f"{value:g}" for value in box)
-    wanted = f"boxes[1]: {named} ({units}, as xyxy) leaves the picture of 64 x 32 px: is it in other units?"
-    right = {"px": [1, 1, 5, 5], "normalized": [0, 0, 1, 1], "permille": [0, 0, 90, 90]}[units]
-    assert told(root, boxed(right, box, box_units=units)) == [f"line 1: {wanted}"]
+    text = ", ".join(f"{value:g}" for value in box)
+    want = f"boxes[1]: {text} ({units}, as xyxy) extends beyond the picture of 64 x 32 px: wrong box_units?"
+    valid_box = {"px": [1, 1, 5, 5], "normalized": [0, 0, 1, 1], "permille": [0, 0, 90, 90]}[units]
+    assert faults_of(root, boxed_record(valid_box, box, box_units=units)) == [f"line 1: {want}"]
 
 
 def test_numbers_that_overflow_leave_the_picture(root):
-    (line,) = told(root, boxed([1e308, 0, 1e308, 9], box_format="xywh"))
-    assert line.startswith("line 1: boxes[0]: 1e+308, 0, inf, 9 (px, as xyxy) leaves the picture")
+    (line,) = faults_of(root, boxed_record([1e308, 0, 1e308, 9], box_format="xywh"))
+    assert line.startswith("line 1: boxes[0]: 1e+308, 0, inf, 9 (px, as xyxy) extends beyond the picture")
 
 
 @pytest.mark.parametrize("box", [[0.1, 0.2, 0.5, 0.9], [0, 0, 1, 1]])
 def test_pixels_that_look_like_shares(root, box):
-    (line,) = told(root, boxed(box))
-    named = ", ".join(f"{value:g}" for value in box)
-    assert line == f"line 1: boxes[0]: {named} (px, as xyxy) is smaller than a pixel: is it in other units?"
-    assert only(root, boxed(box, box_units="normalized")).unit_boxes() == pytest.approx(np.array([box]))
+    (line,) = faults_of(root, boxed_record(box))
+    text = ", ".join(f"{value:g}" for value in box)
+    assert line == f"line 1: boxes[0]: {text} (px, as xyxy) is smaller than a pixel: wrong box_units?"
+    assert read_one(root, boxed_record(box, box_units="normalized")).unit_boxes() == pytest.approx(np.array([box]))
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1, 1.5], [63, 31, 64, 32], [0.1, 0.1, 1.1, 0.9]])
 def test_a_box_of_a_pixel(root, box):
-    assert only(root, boxed(box)).boxes_px.tolist() == [box]
+    assert read_one(root, boxed_record(box)).boxes_px.tolist() == [box]
 
 
 def test_a_picture_of_a_pixel(make_picture, tmp_path):
     make_picture(1, 1, "dot.png")
-    assert only(tmp_path, boxed([0, 0, 1, 1], image="dot.png")).boxes_px.tolist() == [[0, 0, 1, 1]]
+    assert read_one(tmp_path, boxed_record([0, 0, 1, 1], image="dot.png")).boxes_px.tolist() == [[0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("box", [[64, 1, 65, 9], [1, 32.25, 9, 33], [-1, 1, 0, 9], [9, -1, 10, -0.5]])
-def test_a_box_of_which_nothing_is_left(root, box):
-    (line,) = told(root, boxed(box))
-    assert line.endswith("has no area within the picture of 64 x 32 px")
+def test_a_box_with_no_area_after_clipping(root, box):
+    (line,) = faults_of(root, boxed_record(box))
+    assert line.endswith("has no area inside the picture of 64 x 32 px")
 
 
 @pytest.fixture(scope="module")
@@ -622,8 +629,8 @@ def still(tmp_path_factory):
     st.sampled_from(["px", "normalized", "permille"]),
 )
 def test_a_sound_box_lies_within_the_picture(still, box, form, units):
-    row = json.loads(json.dumps(boxed(box, box_format=form, box_units=units)))
-    samples, faults = found(still, row)
+    row = json.loads(json.dumps(boxed_record(box, box_format=form, box_units=units)))
+    samples, faults = samples_or_faults(still, row)
     assert all(line.startswith("line 1: boxes[0]: ") for line in faults)
     if faults:
         return
@@ -638,25 +645,25 @@ def test_a_sound_box_lies_within_the_picture(still, box, form, units):
 
 
 def test_boxes_of_several_pictures_are_measured_by_their_own(root):
-    row = asked(images=["a.png", "b.png"], boxes=[[0, 15, 10, 60], [32, 0, 64, 32], [10, 0, 20, 6]], **PIXELS)
-    sample = only(root, {**row, "frame": [1, 0, 1]})
+    row = record(images=["a.png", "b.png"], boxes=[[0, 15, 10, 60], [32, 0, 64, 32], [10, 0, 20, 6]], **PIXELS)
+    sample = read_one(root, {**row, "frame": [1, 0, 1]})
     assert sample.names == ("a.png", "b.png")
     assert sample.unit_boxes().tolist() == [[0.5, 0, 1, 1]]
     assert sample.unit_boxes(1).tolist() == [[0, 0.25, 0.5, 1], [0.5, 0, 1, 0.1]]
-    (line,) = told(root, {**row, "frame": [0, 0, 1]})
-    assert line.startswith("line 1: boxes[0]: 0, 15, 10, 60 (px, as xyxy) leaves the picture of 64 x 32 px")
+    (line,) = faults_of(root, {**row, "frame": [0, 0, 1]})
+    assert line.startswith("line 1: boxes[0]: 0, 15, 10, 60 (px, as xyxy) extends beyond the picture of 64 x 32 px")
 
 
 def test_a_picture_without_boxes_of_its_own(root):
-    sample = only(root, asked(images=["a.png", "b.png"], boxes=[[0, 15, 10, 60]], frame=1, **PIXELS))
+    sample = read_one(root, record(images=["a.png", "b.png"], boxes=[[0, 15, 10, 60]], frame=1, **PIXELS))
     assert sample.unit_boxes(0).shape == (0, 4)
     assert sample.unit_boxes(1).shape == (1, 4)
-    assert only(root, asked(image="a.png")).unit_boxes().shape == (0, 4)
+    assert read_one(root, record(image="a.png")).unit_boxes().shape == (0, 4)
 
 
 @pytest.mark.usefixtures("clip")
 def test_boxes_of_a_clip_are_on_its_frames(root):
-    sample = only(root, asked(video="clip.mp4", boxes=[[0, 0, 32, 48]] * 2, frame=[19, 0], **PIXELS))
+    sample = read_one(root, record(video="clip.mp4", boxes=[[0, 0, 32, 48]] * 2, frame=[19, 0], **PIXELS))
     assert sample.is_clip
     assert (sample.media_refs[0].kind, sample.media_refs[0].size_px, sample.media_refs[0].frame_count) == (
         "clip",
@@ -670,44 +677,44 @@ def test_boxes_of_a_clip_are_on_its_frames(root):
 @pytest.mark.usefixtures("clip", "frames")
 def test_a_frame_beyond_the_last(root):
     box = {"boxes": [[0, 0, 32, 48]] * 2, **PIXELS}
-    rows = [asked(video="clip.mp4", frame=[19, 20], **box), asked(id="b", video="frames", frame=[3, 20], **box)]
-    assert told(root, *rows) == [
-        "line 1: frame: there is no frame 20: they are 0 to 19",
-        "line 2: frame: there is no frame 3: they are 0 to 2",
-        "line 2: frame: there is no frame 20: they are 0 to 2",
+    rows = [record(video="clip.mp4", frame=[19, 20], **box), record(id="b", video="frames", frame=[3, 20], **box)]
+    assert faults_of(root, *rows) == [
+        "line 1: frame: frame 20 does not exist: want 0 to 19",
+        "line 2: frame: frame 3 does not exist: want 0 to 2",
+        "line 2: frame: frame 20 does not exist: want 0 to 2",
     ]
 
 
 @pytest.mark.usefixtures("clip")
 def test_a_frame_beyond_all_numbers(root):
-    (line,) = told(root, asked(video="clip.mp4", boxes=[[0, 0, 32, 48]], frame=10**30, **PIXELS))
-    assert line.startswith("line 1: frame: there is no frame 1000")
+    (line,) = faults_of(root, record(video="clip.mp4", boxes=[[0, 0, 32, 48]], frame=10**30, **PIXELS))
+    assert line.startswith("line 1: frame: frame 1000")
 
 
 def test_an_animation_is_a_picture_or_a_clip_as_it_is_named(root):
     moving = [Image.fromarray(frame) for frame in numbered_frames(5)]
     moving[0].save(root / "moving.gif", save_all=True, append_images=moving[1:], duration=100)
-    still, clip = read(write(root, asked(image="moving.gif"), asked(id="b", video="moving.gif")))
+    still, clip = read(write(root, record(image="moving.gif"), record(id="b", video="moving.gif")))
     assert (still.is_clip, clip.is_clip) == (False, True)
     assert (still.media_refs[0].frame_count, clip.media_refs[0].frame_count) == (1, 5)
 
 
 @pytest.mark.parametrize(("boxes", "frames"), [((1, 4), 2), ((0, 4), 1), ((2, 3), 2), ((4,), 1)])
 def test_a_sample_has_a_frame_for_each_box(boxes, frames):
-    shown = (MediaRef("picture", "a.png", (4, 4), Path("a.png")),)
+    media_refs = (MediaRef("picture", "a.png", (4, 4), Path("a.png")),)
     with pytest.raises(ValueError, match="boxes"):
-        Sample("line 1", "a", shown, "?", (), np.zeros(boxes), np.zeros(frames, np.int64))
+        Sample("line 1", "a", media_refs, "?", (), np.zeros(boxes), np.zeros(frames, np.int64))
     with pytest.raises(ValueError, match="boxes"):
         Sample("line 1", "a", (), "?", (), np.zeros((0, 4)), np.zeros(0, np.int64))
 
 
-# Questions that are asked of each picture.
+# Question sets.
 
 
 def test_prompts_are_asked_of_rows_without_a_question(root):
     bare = {"id": "b", "image": "a.png", "boxes": [[1, 2, 5, 8]], "answer": "red", **PIXELS}
-    samples = read(write(root, asked(image="a.png"), bare), prompts=PROMPTS)
-    assert [(one.id, one.question, one.place) for one in samples] == [
+    samples = read(write(root, record(image="a.png"), bare), prompts=PROMPTS)
+    assert [(sample.id, sample.question, sample.place) for sample in samples] == [
         ("a", "Where?", "line 1"),
         ("b/colour", "Which colour?", "line 2"),
         ("b/where", "Where is it?", "line 2"),
@@ -717,17 +724,17 @@ def test_prompts_are_asked_of_rows_without_a_question(root):
 
 
 def test_a_row_without_a_question_wants_prompts(root):
-    rows = [asked(image="a.png"), {"id": "b", "image": "a.png"}, {"id": "c", "image": "a.png", "question": None}]
-    wanted = "question: missing, and no --prompts are asked instead"
-    assert told(root, *rows) == [f"line 2: {wanted}", f"line 3: {wanted}"]
+    rows = [record(image="a.png"), {"id": "b", "image": "a.png"}, {"id": "c", "image": "a.png", "question": None}]
+    want = "question: missing, and no --prompts are given"
+    assert faults_of(root, *rows) == [f"line 2: {want}", f"line 3: {want}"]
 
 
 def test_ids_stand_once_with_prompts_too(root):
-    rows = [asked(id="a/colour", image="a.png"), {"id": "a", "image": "a.png"}]
-    (line,) = told(root, *rows, prompts=PROMPTS)
+    rows = [record(id="a/colour", image="a.png"), {"id": "a", "image": "a.png"}]
+    (line,) = faults_of(root, *rows, prompts=PROMPTS)
     assert line.startswith("line 2: id: 'a/colour'")
-    assert line.endswith("stands at line 1 already")
-    assert len(read(write(root, asked(id="a/size", image="a.png"), rows[1]), prompts=PROMPTS)) == 3
+    assert line.endswith("is already used at line 1")
+    assert len(read(write(root, record(id="a/size", image="a.png"), rows[1]), prompts=PROMPTS)) == 3
 
 
 def test_every_picture_of_a_folder_is_asked_about(root, clip):
@@ -739,8 +746,8 @@ def test_every_picture_of_a_folder_is_asked_about(root, clip):
     names = ["a.png", "b.png", "deep/c.png", "deep/no ending"]
     assert list(picture_rows(root)) == [(name, {"id": name, "image": name}) for name in names]
     samples = read_samples(picture_rows(root), root, Faults(), PROMPTS)
-    assert [one.id for one in samples] == [f"{name}/{item.id}" for name in names for item in PROMPTS]
-    assert [one.media_refs[0].size_px for one in samples[::2]] == [(64, 32), (20, 60), (64, 32), (64, 32)]
+    assert [sample.id for sample in samples] == [f"{name}/{item.id}" for name in names for item in PROMPTS]
+    assert [sample.media_refs[0].size_px for sample in samples[::2]] == [(64, 32), (20, 60), (64, 32), (64, 32)]
     assert clip.is_file()
 
 
@@ -758,7 +765,7 @@ def test_faults_of_a_folder_name_the_picture(root):
         read_samples(picture_rows(root), root, Faults(), PROMPTS)
     broken, out = caught.value.details
     assert broken.startswith("broken.png: image: broken.png ")
-    assert out.startswith("out.png: image: out.png leads out of the data root")
+    assert out.startswith("out.png: image: out.png is outside the data root")
 
 
 def test_a_picture_of_a_folder_that_may_not_be_read():
@@ -767,7 +774,7 @@ def test_a_picture_of_a_folder_that_may_not_be_read():
         folder.chmod(0o755)
         Image.new("RGB", (4, 4)).save(folder / "a.png")
         (folder / "a.png").chmod(0)
-        root = os.geteuid() == 0  # who may read everything, so be somebody else for a moment
+        root = os.geteuid() == 0  # root may read everything, so become another user for a moment
         if root:
             os.seteuid(65534)
         try:
@@ -781,13 +788,13 @@ def test_a_picture_of_a_folder_that_may_not_be_read():
 def test_pictures_want_prompts(root):
     with pytest.raises(InputError) as caught:
         read_samples(picture_rows(root), root, Faults())
-    assert caught.value.details[0] == "a.png: question: missing, and no --prompts are asked instead"
+    assert caught.value.details[0] == "a.png: question: missing, and no --prompts are given"
     assert len(caught.value.details) == 3
 
 
 def test_a_folder_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(InputError, match="the data set has no sample"):
+    with pytest.raises(InputError, match="the data set has no samples"):
         read_samples(picture_rows(tmp_path), tmp_path, Faults(), PROMPTS)
 
 
@@ -798,21 +805,21 @@ def test_every_photograph_with_its_boxes_is_sound(shared_data, tmp_path):
     index = json.loads((shared_data / "images" / "grounding_index.json").read_text())
     rows = [
         {
-            **{name: one[name] for name in ("image", "question")},
+            **{name: photograph[name] for name in ("image", "question")},
             "id": f"{i}",
-            "boxes": one["boxes_xywh"],
+            "boxes": photograph["boxes_xywh"],
             "box_format": "xywh",
             "box_units": "px",
         }
-        for i, one in enumerate(index)
+        for i, photograph in enumerate(index)
     ]
     samples = read(write(tmp_path, *rows), root=shared_data)
     assert len(samples) == len(index) > 100
-    for sample, one in zip(samples, index, strict=True):
-        assert sample.media_refs[0].size_px == (one["width"], one["height"])
-        assert len(sample.boxes_px) == one["n"]
-        x, y, w, h = np.array(one["boxes_xywh"]).T
+    for sample, photograph in zip(samples, index, strict=True):
+        assert sample.media_refs[0].size_px == (photograph["width"], photograph["height"])
+        assert len(sample.boxes_px) == photograph["n"]
+        x, y, w, h = np.array(photograph["boxes_xywh"]).T
         assert sample.boxes_px == pytest.approx(np.stack([x, y, x + w, y + h], axis=1), abs=1)
-        if one["n"] == 1:
+        if photograph["n"] == 1:
             (x1, y1, x2, y2) = sample.unit_boxes()[0]
-            assert math.isclose((x2 - x1) * (y2 - y1), one["area_frac"], abs_tol=0.01)
+            assert math.isclose((x2 - x1) * (y2 - y1), photograph["area_frac"], abs_tol=0.01)

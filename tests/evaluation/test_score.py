@@ -1,4 +1,4 @@
-"""How a sample is scored and drawn: shares, patterns, groups, controls, portions and the gallery's choice."""
+"""Scoring and drawing of samples: shares, patterns, groups, controls, chunks and the choice for the gallery."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
-from qvl_attn.evaluation.loop import AT_ONCE, chunks, other_samples
-from qvl_attn.evaluation.outputs import EACH, chosen
+from qvl_attn.evaluation.loop import CHUNK_QUESTIONS, chunks, other_samples
+from qvl_attn.evaluation.outputs import GALLERY_SIZE, gallery_scores
 from qvl_attn.evaluation.score import as_json, score_row, score_sample
 from qvl_attn.evaluation.summary import layer_table
 from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.vqa.question import read_question
-from tests.evaluation.test_summary import score
+from tests.evaluation.test_summary import make_score
 
 BOX = {"boxes": [[0, 0, 1, 1]], "box_format": "xyxy", "box_units": "normalized"}
 EVERYTHING = Headline((0, 1, 2, 3), None)
@@ -41,92 +41,96 @@ def samples_of(folder, *rows):
 # One sample
 
 
-def test_the_share_on_vision_is_set_beside_that_of_a_query_that_spreads_evenly(demo, folder):
+def test_the_vision_mass_has_that_of_evenly_spread_attention_as_chance(demo, folder):
     (sample,) = samples_of(folder, {"image": "a.png"})
     for query in ("last", "question"):
         result = demo.ask(folder / "a.png", sample.question, query=query)
-        found = score_sample(sample, result, EVERYTHING, None, by_head=False)
+        scored = score_sample(sample, result, EVERYTHING, None, by_head=False)
         capture = result.capture
         shares = []
         for position, role in zip(capture.queries.tolist(), capture.query_role.tolist(), strict=True):
             if role == query:
-                seen = [token for token in capture.tokens if token.position <= position]
-                shares.append(sum(token.role == "vision" for token in seen) / len(seen))
-        assert found.controls["chance"]["vision_mass"] == pytest.approx(np.mean(shares))
-        assert np.allclose(found.layer_controls["chance"]["vision_mass"], np.mean(shares))
+                visible_tokens = [token for token in capture.tokens if token.position <= position]
+                shares.append(sum(token.role == "vision" for token in visible_tokens) / len(visible_tokens))
+        assert scored.controls["chance"]["vision_mass"] == pytest.approx(np.mean(shares))
+        assert np.allclose(scored.layer_controls["chance"]["vision_mass"], np.mean(shares))
 
 
 def test_the_spread_of_two_pictures_is_within_each(demo, folder):
     (sample,) = samples_of(folder, {"images": ["a.png", "b.png"], "frame": [0]})
     result = demo.ask(folder / "a.png", sample.question, [folder / "b.png"], query="last")
-    found = score_sample(sample, result, EVERYTHING, None, by_head=False)
+    scored = score_sample(sample, result, EVERYTHING, None, by_head=False)
     maps = result.heatmaps(layers="all")
-    total, variance = sum(one.values.sum() for one in maps), 0.0
-    for one, grid, media in zip(maps, result.capture.grids, result.media, strict=True):
-        weights = one.values.ravel() / total
+    total, variance = sum(heatmap.values.sum() for heatmap in maps), 0.0
+    for heatmap, grid, media in zip(maps, result.capture.grids, result.media, strict=True):
+        weights = heatmap.values.ravel() / total
         centres = (grid.boxes_px[:, :2] + grid.boxes_px[:, 2:]) / 2 / np.hypot(*media.size_px)
         middle = (weights[:, None] * centres).sum(axis=0) / weights.sum()
         variance += (weights * ((centres - middle) ** 2).sum(axis=1)).sum()
-    assert found.all_layers["spread"] == pytest.approx(np.sqrt(variance), rel=1e-4)
+    assert scored.all_layers["spread"] == pytest.approx(np.sqrt(variance), rel=1e-4)
 
 
-def test_a_row_is_json_whatever_is_not_defined():
-    row = score_row(score(0, np.nan, accuracy=np.nan, area=np.nan))
+def test_a_row_is_valid_json_without_defined_figures():
+    row = score_row(make_score(0, np.nan, accuracy=np.nan, area=np.nan))
     assert json.loads(json.dumps(row, allow_nan=False))["accuracy"] is None
     assert row["right"] is None
     assert row["grounded"] is None
     assert as_json({"a": [np.inf, 1 / 3, 7, "x"]}) == {"a": [None, 0.333333, 7, "x"]}
 
 
-# Which samples are about the same
+# Groups
 
 
 def test_a_picture_is_known_however_it_is_written(folder):
     (folder / "link.png").symlink_to("a.png")
-    found = samples_of(folder, *({"image": name} for name in ("a.png", "./a.png", "link.png", "b.png")))
-    assert len({one.group for one in found}) == 2
-    assert len({one.group for one in found[:3]}) == 1
+    samples = samples_of(folder, *({"image": name} for name in ("a.png", "./a.png", "link.png", "b.png")))
+    assert len({sample.group for sample in samples}) == 2
+    assert len({sample.group for sample in samples[:3]}) == 1
 
 
 def test_prompts_that_share_a_picture_belong_together(folder):
     pairs = [["a.png", "b.png"], ["b.png", "c.png"], ["d.png", "e.png"]]
-    found = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs), {"image": "c.png"})
-    first, second, third, fourth = (one.group for one in found)
+    samples = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs), {"image": "c.png"})
+    first, second, third, fourth = (sample.group for sample in samples)
     assert first == second == fourth == "a.png"
     assert third == "d.png"
-    assert [one.group for one in samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs[::-1]))] == [
-        "d.png", "a.png", "a.png"
-    ]  # fmt: skip
+    reversed_samples = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs[::-1]))
+    assert [sample.group for sample in reversed_samples] == ["d.png", "a.png", "a.png"]
 
 
 def test_the_control_is_never_about_a_picture_of_the_same_group(folder):
     pairs = [["a.png", "b.png"], ["b.png", "c.png"], ["d.png", "e.png"]]
-    found = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs))
-    others = other_samples(found, 0)
-    assert {one.id: others[one.id].group != one.group for one in found} == {"0": True, "1": True, "2": True}
-    assert other_samples(found[:2], 0) == {}, "there is no other"
+    samples = samples_of(folder, *({"images": pair, "frame": [0]} for pair in pairs))
+    others = other_samples(samples, 0)
+    assert {sample.id: others[sample.id].group != sample.group for sample in samples} == {
+        "0": True,
+        "1": True,
+        "2": True,
+    }
+    assert other_samples(samples[:2], 0) == {}, "there is no other group"
 
 
 def test_controls_of_many_questions_about_one_picture_take_no_time(folder):
-    (one,) = samples_of(folder, {"image": "a.png"})
-    many = [replace(one, id=str(i)) for i in range(20_000)]
+    (sample,) = samples_of(folder, {"image": "a.png"})
+    many = [replace(sample, id=str(i)) for i in range(20_000)]
     assert other_samples(many, 0) == {}
 
 
-def test_half_a_character_is_a_fault(folder):
+def test_a_lone_surrogate_is_a_fault(folder):
     for field in ("id", "question", "answer", "image"):
         with pytest.raises(InputError) as fault:
             samples_of(folder, {"image": "a.png", field: "x\ud800"})
         assert f"line 0: {field}" in fault.value.details[0]
 
 
-# How they run
+# Chunks
 
 
-def test_portions_are_cut_where_the_pictures_change(folder):
+def test_chunks_end_where_the_pictures_change(folder):
     (a,), (b,) = samples_of(folder, {"image": "a.png"}), samples_of(folder, {"image": "b.png"})
-    found = list(chunks([a] * (AT_ONCE + 5) + [b] * 200, 1))
-    assert [len(one) for one in found] == [AT_ONCE + 5, 4 * AT_ONCE, 4 * AT_ONCE, 4 * AT_ONCE, 8]
+    size = CHUNK_QUESTIONS
+    sizes = [len(chunk) for chunk in chunks([a] * (size + 5) + [b] * 200, 1)]
+    assert sizes == [size + 5, 4 * size, 4 * size, 4 * size, 8]
     few = list(chunks([a] * 3 + [b] * 4, 1))
     assert few == [[a] * 3 + [b] * 4]
 
@@ -137,11 +141,11 @@ def test_samples_about_the_same_picture_come_together_wherever_they_stand(folder
     assert list(chunks([a, b] * 4, 1)) == [[a] * 4 + [b] * 4]
 
 
-def test_one_clip_at_a_time_is_decoded(tmp_path, clip_file):
+def test_each_clip_is_a_chunk(tmp_path, clip_file):
     for name in ("a.mp4", "b.mp4"):
         clip_file(4, name)
-    found = samples_of(tmp_path, *({"video": name, "frame": 0} for name in ("a.mp4", "a.mp4", "b.mp4")))
-    assert [len(one) for one in chunks(found, 1)] == [2, 1]
+    samples = samples_of(tmp_path, *({"video": name, "frame": 0} for name in ("a.mp4", "a.mp4", "b.mp4")))
+    assert [len(chunk) for chunk in chunks(samples, 1)] == [2, 1]
 
 
 def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):
@@ -154,38 +158,40 @@ def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):
     assert costs == [0, 1, 4], "two layers of two heads, spread over four layers"
 
 
-# What is drawn
+# Gallery and charts
 
 
-def drawn_from(i, pointing, mass, area=0.2, picture=None):
-    one = score(i, pointing, picture=picture, area=area)
-    return replace(one, headline=one.headline | {"mass": mass})
+def scored_sample(i, pointing, mass, area=0.2, picture=None):
+    base = make_score(i, pointing, picture=picture, area=area)
+    return replace(base, headline=base.headline | {"mass": mass})
 
 
 def test_the_gallery_takes_misses_for_worst_and_no_picture_twice():
-    hits = [drawn_from(i, 1.0, 0.3 + i / 100, picture=f"{i // 2}.png") for i in range(40)]
-    misses = [drawn_from(40 + i, 0.0, 0.9 - i / 100) for i in range(7)]
-    names = dict(chosen([*misses, *hits]))
-    best, worst = ([one.id for name, one in names.items() if name.startswith(kind)] for kind in ("best", "worst"))
+    hits = [scored_sample(i, 1.0, 0.3 + i / 100, picture=f"{i // 2}.png") for i in range(40)]
+    misses = [scored_sample(40 + i, 0.0, 0.9 - i / 100) for i in range(7)]
+    names = dict(gallery_scores([*misses, *hits]))
+    best, worst = ([score.id for name, score in names.items() if name.startswith(kind)] for kind in ("best", "worst"))
     assert best == ["39", "37", "35", "33", "31", "29"]
     assert worst == ["46", "45", "44", "43", "42", "41"]
-    assert len(best) == len(worst) == EACH
+    assert len(best) == len(worst) == GALLERY_SIZE
 
 
 def test_large_boxes_are_not_the_worst_for_being_large():
-    half, whole = drawn_from(0, 1.0, 0.9, area=0.5), drawn_from(1, 1.0, 1.0, area=1.0)
-    little = drawn_from(2, 1.0, 0.2, area=0.1)
-    assert [one.id for name, one in chosen([half, whole, little])] == ["0", "2"], "of the whole there is no worse"
+    half, whole = scored_sample(0, 1.0, 0.9, area=0.5), scored_sample(1, 1.0, 1.0, area=1.0)
+    little = scored_sample(2, 1.0, 0.2, area=0.1)
+    assert [score.id for name, score in gallery_scores([half, whole, little])] == ["0", "2"], (
+        "a box over the whole picture cannot be ranked"
+    )
 
 
 def test_the_gallery_of_few_has_none_twice():
-    names = [one.id for _, one in chosen([drawn_from(i, 1.0, 0.4) for i in range(3)])]
+    names = [score.id for _, score in gallery_scores([scored_sample(i, 1.0, 0.4) for i in range(3)])]
     assert sorted(names) == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("title", ["plain", "$\\frac$ and $x_", "猫 <b>", "x" * 400])
 def test_charts_take_any_title(title):
-    table = layer_table([score(i) for i in range(4)], [0, 1], 0)
+    table = layer_table([make_score(i) for i in range(4)], [0, 1], 0)
     heads = {name: np.random.default_rng(0).random((2, 4)) for name in ("pointing", "lift")}
     for chart in (
         draw_layers(table, [1], title),
@@ -200,7 +206,7 @@ def test_charts_take_any_title(title):
 
 def test_a_chart_shows_each_layer_where_its_figure_is():
     """The line of a figure that grows with the layer goes up from left to right."""
-    rows = layer_table([score(i) for i in range(4)], list(range(2)), 0)
+    rows = layer_table([make_score(i) for i in range(4)], list(range(2)), 0)
     for i, row in enumerate(rows):
         row["pointing"] |= {"mean": float(i), "low": float(i), "high": float(i)}
     chart = draw_layers(rows, [], "t").astype(int)

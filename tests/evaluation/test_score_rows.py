@@ -1,4 +1,4 @@
-"""Scores as lines and back: nothing is lost but digits after the sixth, and what is no row is named."""
+"""Scores as lines and back: only digits after the sixth are lost, and invalid rows are reported by line."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def numbers(names):
 
 def arrays(names, *shape):
     count = int(np.prod(shape))
-    several = st.lists(NUMBER, min_size=count, max_size=count)
-    return st.fixed_dictionaries({name: several.map(lambda one: np.array(one).reshape(shape)) for name in names})
+    lists = st.lists(NUMBER, min_size=count, max_size=count)
+    return st.fixed_dictionaries({name: lists.map(lambda values: np.array(values).reshape(shape)) for name in names})
 
 
 COMMON = {
@@ -62,16 +62,16 @@ SCORED = st.builds(
     seconds=st.floats(0, 1e4),
 )
 FAILED = st.builds(Score, **COMMON, status=st.just("error"), error=TEXT)
-# A sample without boxes, all of whose grounding is undefined.
-NOTHING = SCORED.map(
-    lambda one: Score(
+# A sample without boxes, whose grounding is not defined.
+WITHOUT_BOXES = SCORED.map(
+    lambda score: Score(
         **{
-            **vars(one),
+            **vars(score),
             "area": np.nan,
             "inside": np.nan,
             "boxes": 0,
-            "headline": one.headline | dict.fromkeys(GROUNDING, np.nan),
-            "layers": one.layers | {name: np.full(LAYERS, np.nan) for name in GROUNDING},
+            "headline": score.headline | dict.fromkeys(GROUNDING, np.nan),
+            "layers": score.layers | {name: np.full(LAYERS, np.nan) for name in GROUNDING},
         }
     )
 )
@@ -81,36 +81,36 @@ def line_of(score):
     return json.dumps(score_row(score), ensure_ascii=False, allow_nan=False)
 
 
-def assert_same(one, other):
-    """To six digits."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert_same(one[name], other[name])
-    elif isinstance(one, np.ndarray):
-        assert one.shape == other.shape
-        assert other.dtype == np.float64
-        np.testing.assert_allclose(other, one, rtol=1e-5)
-    elif isinstance(one, float):
-        assert isinstance(other, float)
-        np.testing.assert_allclose(other, one, rtol=1e-5)
+def assert_same(actual, expected):
+    """Check that two values are equal to six digits."""
+    if isinstance(actual, dict):
+        assert actual.keys() == expected.keys()
+        for name in actual:
+            assert_same(actual[name], expected[name])
+    elif isinstance(actual, np.ndarray):
+        assert actual.shape == expected.shape
+        assert expected.dtype == np.float64
+        np.testing.assert_allclose(expected, actual, rtol=1e-5)
+    elif isinstance(actual, float):
+        assert isinstance(expected, float)
+        np.testing.assert_allclose(expected, actual, rtol=1e-5)
     else:
-        assert one == other
-        assert type(one) is type(other)
+        assert actual == expected
+        assert type(actual) is type(expected)
 
 
-@given(SCORED | FAILED | NOTHING)
+@given(SCORED | FAILED | WITHOUT_BOXES)
 def test_a_score_comes_back_from_its_line(score):
     line = line_of(score)
     assert "\n" not in line
-    back = score_of(json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
+    back = score_of(json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")))
     assert_same(vars(score), vars(back))
     assert (back.right, back.grounded, back.boxed) == (score.right, score.grounded, score.boxed)
     assert line_of(back) == line, "and gives the same line again"
 
 
 @pytest.mark.parametrize("name", ["methods", "method_chance"])
-def test_what_a_method_does_not_define_is_null_and_comes_back(name):
+def test_undefined_figures_of_a_method_are_null_and_come_back(name):
     controls = {control: {} for control in CONTROLS}
     row = score_row(Score("a", ("a.png",), "?", controls=controls, **{name: {"tam": {"lift": np.nan, "auc": 0.5}}}))
     assert row[name] == {"tam": {"lift": None, "auc": 0.5}}
@@ -150,11 +150,11 @@ BROKEN = score_row(Score("a", ("a.png",), "?", status="error", error="x", accura
 
 def test_scores_are_in_the_order_of_the_data_set(tmp_path):
     lines_of(tmp_path, *(FULL | {"id": str(i), "index": i} for i in (3, 1, 2, 0)))
-    assert [one.id for one in read_scores(tmp_path)] == ["0", "1", "2", "3"]
+    assert [score.id for score in read_scores(tmp_path)] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("name", sorted((FULL.keys() | {"error"}) - {"right", "grounded", "id", "half", "retried"}))
-def test_a_row_that_lacks_something_is_named_by_its_line(tmp_path, name):
+def test_a_row_that_lacks_a_field_is_reported_by_line(tmp_path, name):
     whole = BROKEN if name == "error" else FULL
     lines_of(tmp_path, whole, {key: value for key, value in whole.items() if key != name} | {"id": "b"})
     with pytest.raises(StoreError, match="line 2 is not a row of this version"):
@@ -167,7 +167,7 @@ def test_a_row_that_lacks_something_is_named_by_its_line(tmp_path, name):
     ["text", [1, 2], {"a": "b"}, {"a": {"b": "c"}}, {"a": [[1], [2, 3]]}, 10**400],
     ids=["text", "list", "words", "deep", "ragged", "huge"],
 )
-def test_a_row_with_something_else_in_it_is_named_by_its_line(tmp_path, name, value):
+def test_a_row_with_another_value_is_reported_by_line(tmp_path, name, value):
     lines_of(tmp_path, FULL, FULL | {"id": "b", name: value})
     with pytest.raises(StoreError, match="line 2 is not a row of this version"):
         read_scores(tmp_path)

@@ -1,4 +1,4 @@
-"""Parts of a data set: which samples are whose, whoever asks, and that controls and galleries are the whole set's."""
+"""Parts of a data set: their samples, and that controls and galleries are those of the whole data set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from qvl_attn.cli import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.samples import MediaRef, Sample
 from qvl_attn.evaluation.loop import other_samples
-from qvl_attn.evaluation.outputs import chosen
+from qvl_attn.evaluation.outputs import gallery_scores
 from qvl_attn.evaluation.score import Score
-from qvl_attn.evaluation.sharding import MOST_SHARDS, Shard
-from tests.helpers.run_comparison import differing, rows_of
+from qvl_attn.evaluation.sharding import MAX_SHARDS, Shard
+from tests.helpers.run_comparison import json_differences, rows_of
 
 
-def sample(names, i) -> Sample:
-    shown = tuple(MediaRef("picture", name, (56, 56), Path(name)) for name in names)
-    return Sample(f"line {i}", f"id-{i}", shown, f"question {i}?", (), np.zeros((0, 4)), np.zeros(0, int), index=i)
+def make_sample(names, i) -> Sample:
+    media_refs = tuple(MediaRef("picture", name, (56, 56), Path(name)) for name in names)
+    return Sample(f"line {i}", f"id-{i}", media_refs, f"question {i}?", (), np.zeros((0, 4)), np.zeros(0, int), index=i)
 
 
 def samples_about(*pictures) -> list[Sample]:
-    """One of each, about a picture or several."""
-    return [sample([names] if isinstance(names, str) else names, i) for i, names in enumerate(pictures)]
+    """Return a sample for each argument, about one picture or several."""
+    return [make_sample([names] if isinstance(names, str) else names, i) for i, names in enumerate(pictures)]
 
 
 def parts_of(samples, of):
@@ -40,21 +40,21 @@ def parts_of(samples, of):
 
 
 def ids(samples):
-    return [one.id for one in samples]
+    return [sample.id for sample in samples]
 
 
-# Names that follow one another are others' names: none may be taken for another.
+# Some names joined together are other names: none may be mistaken for another.
 NAMES = [*"abcdef", "ab", "bc", "cd", "abc", "bcd", "a b", "é", "a.png", "./a.png"]
 prompts = st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(tuple), max_size=60)
 
 
 @pytest.mark.parametrize(
-    ("typed", "found"),
+    ("typed", "want"),
     [("1/1", (1, 1)), ("2/8", (2, 8)), ("8/8", (8, 8)), ("02/08", (2, 8)), ("100000/100000", (100_000, 100_000))],
 )
-def test_words_that_name_a_part(typed, found):
+def test_valid_shards(typed, want):
     shard = Shard.parse(typed)
-    assert (shard.number, shard.of) == found
+    assert (shard.number, shard.of) == want
     assert Shard.parse(str(shard)) == shard
 
 
@@ -64,13 +64,13 @@ WRONG += ["1/100001", "1/" + "9" * 30, "9" * 5000 + "/" + "9" * 5000]
 
 
 @pytest.mark.parametrize("typed", WRONG, ids=lambda typed: repr(typed)[:20])
-def test_words_that_name_none(typed):
+def test_invalid_shards(typed):
     with pytest.raises(InputError, match="--shard") as fault:
         Shard.parse(typed)
     assert fault.value.exit_code == 2
 
 
-def test_the_command_says_what_is_wrong_with_a_part_and_reads_nothing(tmp_path):
+def test_the_command_refuses_an_invalid_shard_and_reads_nothing(tmp_path):
     done = CliRunner().invoke(app, ["check", "nowhere.jsonl", "--shard", "4/3", "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
     assert "--shard 4/3: want 1/N to N/N" in " ".join(done.stderr.split())
@@ -81,23 +81,23 @@ def test_the_command_says_what_is_wrong_with_a_part_and_reads_nothing(tmp_path):
 def test_each_sample_is_in_one_part_in_its_order(pictures, of):
     samples = samples_about(*pictures)
     parts = parts_of(samples, of)
-    assert sorted(ids(one for part in parts for one in part)) == sorted(ids(samples))
-    assert all([one.index for one in part] == sorted(one.index for one in part) for part in parts)
+    assert sorted(ids(sample for part in parts for sample in part)) == sorted(ids(samples))
+    assert all([sample.index for sample in part] == sorted(sample.index for sample in part) for part in parts)
 
 
 @given(prompts, st.integers(1, 9))
 def test_questions_about_the_same_pictures_are_in_one_part(pictures, of):
-    where: dict[tuple[str, ...], set[int]] = {}
+    parts_by_names: dict[tuple[str, ...], set[int]] = {}
     for number, part in enumerate(parts_of(samples_about(*pictures), of)):
-        for one in part:
-            where.setdefault(one.names, set()).add(number)
-    assert all(len(numbers) == 1 for numbers in where.values())
+        for sample in part:
+            parts_by_names.setdefault(sample.names, set()).add(number)
+    assert all(len(numbers) == 1 for numbers in parts_by_names.values())
 
 
 @given(prompts, st.integers(1, 9))
 def test_parts_are_as_large_as_one_another_but_for_a_picture(pictures, of):
     samples = samples_about(*pictures)
-    largest = max(Counter(one.names for one in samples).values(), default=0)
+    largest = max(Counter(sample.names for sample in samples).values(), default=0)
     for part in parts_of(samples, of):
         assert abs(len(part) - len(samples) / of) <= largest
 
@@ -105,17 +105,17 @@ def test_parts_are_as_large_as_one_another_but_for_a_picture(pictures, of):
 @given(prompts, st.integers(1, 9), st.randoms())
 def test_the_order_of_the_questions_moves_none_to_another_part(pictures, of, chance: random.Random):
     samples = samples_about(*pictures)
-    mixed = chance.sample(samples, len(samples))
-    for part, other in zip(parts_of(samples, of), parts_of(mixed, of), strict=True):
-        assert sorted(ids(part)) == sorted(ids(other))
+    mixed_samples = chance.sample(samples, len(samples))
+    for part, mixed_part in zip(parts_of(samples, of), parts_of(mixed_samples, of), strict=True):
+        assert sorted(ids(part)) == sorted(ids(mixed_part))
 
 
 def test_a_part_holds_pictures_from_the_whole_data_set():
-    """Data sets are often sorted, by difficulty for one; a part of it must not be a stretch of them."""
+    """Data sets are often sorted, for example by difficulty: a part must not be consecutive samples."""
     samples = samples_about(*(f"picture-{i:04d}.png" for i in range(1000)))
     for part in parts_of(samples, 4):
         assert len(part) == 250
-        quarters = Counter(one.index // 250 for one in part)
+        quarters = Counter(sample.index // 250 for sample in part)
         assert all(40 < quarters[i] < 85 for i in range(4))
 
 
@@ -125,13 +125,13 @@ def test_with_more_parts_than_pictures_some_are_empty(count, more):
     samples = samples_about(*(f"{i}.png" for i in range(count)))
     parts = parts_of(samples, count + more)
     assert sorted(len(part) for part in parts if part) == [1] * count
-    assert ids(Shard(MOST_SHARDS, MOST_SHARDS).own(samples)) in ([], *([one.id] for one in samples))
+    assert ids(Shard(MAX_SHARDS, MAX_SHARDS).own(samples)) in ([], *([sample.id] for sample in samples))
 
 
 def test_where_pictures_go_is_the_same_in_every_process():
-    """Python's own hash of a text is another one in each."""
+    """The hash of a string in Python differs between processes."""
     parts = parts_of(samples_about(*"abcdefghij", ("a", "b")), 3)
-    assert ["".join("+".join(one.names) for one in part) for part in parts] == ["cdfj", "beha+b", "agi"]
+    assert ["".join("+".join(sample.names) for sample in part) for part in parts] == ["cdfj", "beha+b", "agi"]
 
 
 # Galleries
@@ -142,26 +142,26 @@ figures = st.tuples(st.integers(0, 6), st.sampled_from([0.0, 1.0]), st.sampled_f
 
 @settings(max_examples=300)
 @given(st.lists(figures, max_size=40), st.integers(1, 6), st.integers(0, 10**6))
-def test_the_best_and_the_worst_of_all_are_among_those_of_the_parts(told, of, salt):
-    """Or else there would be no drawing of them to take. Ties are frequent here."""
-    home = np.random.default_rng(salt).integers(of, size=7)
+def test_the_best_and_the_worst_of_all_are_among_those_of_the_parts(figure_rows, of, salt):
+    """Else a merge would have no drawing of them to copy. Ties are frequent here."""
+    part_of_picture = np.random.default_rng(salt).integers(of, size=7)
     scores = [
         Score(f"id-{i}", (f"{picture}.png",), "?", boxes=1, index=i, area=0.1, headline={"pointing": hit, "mass": mass})
-        for i, (picture, hit, mass) in enumerate(told)
+        for i, (picture, hit, mass) in enumerate(figure_rows)
     ]
-    drawn = {
+    drawn_ids = {
         score.id
         for part in range(of)
-        for _, score in chosen([one for one in scores if home[int(one.media[0][0])] == part])
+        for _, score in gallery_scores([score for score in scores if part_of_picture[int(score.media[0][0])] == part])
     }
-    assert {score.id for _, score in chosen(scores)} <= drawn
+    assert {score.id for _, score in gallery_scores(scores)} <= drawn_ids
 
 
 # Controls
 
 
 def test_a_sample_has_the_same_control_in_its_part_as_in_the_whole(demo, tmp_path):
-    """Its control is other boxes, those of a picture of another part mostly: figures must not depend on the parts."""
+    """The control uses the boxes of another sample, mostly of another part: figures must not depend on the parts."""
     colors, rows = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200), (200, 40, 200)), []
     for i, color in enumerate(colors):
         Image.fromarray(np.full((112, 112, 3), color, np.uint8)).save(tmp_path / f"{i}.png")
@@ -171,14 +171,16 @@ def test_a_sample_has_the_same_control_in_its_part_as_in_the_whole(demo, tmp_pat
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     samples = load_samples(tmp_path / "rows.jsonl")
     others = other_samples(samples, 0)
-    homes = {one.id: number for number, part in enumerate(parts_of(samples, 2)) for one in part}
-    assert sum(homes[name] != homes[other.id] for name, other in others.items()) > 4, "or the test would prove nothing"
+    part_by_id = {sample.id: number for number, part in enumerate(parts_of(samples, 2)) for sample in part}
+    assert sum(part_by_id[name] != part_by_id[other.id] for name, other in others.items()) > 4, (
+        "or the test would prove nothing"
+    )
 
-    def controls(out, **more):
-        demo.check(samples, tmp_path / out, max_new_tokens=1, **more)
+    def controls(out, **options):
+        demo.check(samples, tmp_path / out, max_new_tokens=1, **options)
         return {row["id"]: row["controls"]["other"] for row in rows_of(tmp_path / out)}
 
     whole = controls("whole")
     apart = {name: value for i in (1, 2) for name, value in controls(f"part-{i}", shard=f"{i}/2").items()}
     assert apart.keys() == whole.keys()
-    assert [line for name in whole for line in differing(whole[name], apart[name], name)] == []
+    assert [line for name in whole for line in json_differences(whole[name], apart[name], name)] == []

@@ -1,4 +1,4 @@
-"""Runs of checks whose pages are tested, and their pages in a browser."""
+"""Finished checks whose pages are tested, and their pages in a browser."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.helpers.check_runs import rows_of, summary_of
 
 EVIL = "</script><img src=x onerror=\"document.title='evil'\">"
 EVIL_FILE = "'><img src=x onerror=alert(1)>&amp;.png"
-# By chance, and of the best and the worst: fewer than there are samples.
-SHOWN, EACH = 13, 2
+# Random examples, and best and worst ones: fewer than there are samples.
+RANDOM, PER_END = 13, 2
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A finished run, whose data set is gone, and what was typed in it."""
+class FinishedCheck:
+    """A finished run, and the records of its data set by id; the data set itself is deleted."""
 
     folder: Path
-    typed: dict[str, dict[str, Any]]
+    records: dict[str, dict[str, Any]]
     sizes_px: dict[str, tuple[int, int]]
 
     @property
@@ -44,7 +44,7 @@ class Checked:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """In the order of the data set."""
+        """The rows in the order of the data set."""
         return sorted(rows_of(self.folder), key=lambda row: row["index"])
 
 
@@ -57,7 +57,7 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wrong(row: dict[str, Any]) -> dict[str, Any]:
-    """Every third answer is what the model does not say."""
+    """Give every third record an answer that the model does not give."""
     return row | ({"answer": "an Elephant"} if row["number"] % 3 == 1 else {})
 
 
@@ -67,7 +67,7 @@ def _evil(row: dict[str, Any]) -> dict[str, Any]:
     return row | ({"id": f"broken {EVIL}", "image": f"broken {EVIL_FILE}"} if row["number"] == 2 else {})
 
 
-# What is typed of each row, how many rows, and how they are asked.
+# By kind: the function that changes each record, the number of records, the arguments of the check.
 KINDS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], int, dict[str, Any]]] = {
     "boxed": (_wrong, 24, {"by_head": True, "layers": "1-2", "query": "last"}),
     "heads": (_plain, 10, {"by_head": True, "heads": "1.0,2.1"}),
@@ -80,9 +80,9 @@ KINDS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], int, dict[str
 }
 
 
-def check(demo: Any, kind: str, folder: Path) -> Checked:
-    """Make a data set, run it, and take the data set away."""
-    alter, limit, how = KINDS[kind]
+def run_check_of_kind(demo: Any, kind: str, folder: Path) -> FinishedCheck:
+    """Write a data set, run a check over it, and delete the data set."""
+    alter, limit, options = KINDS[kind]
     data = folder / "data"
     write_dataset(data, 4, video=kind == "clips")
     file = data / "questions.jsonl"
@@ -100,104 +100,107 @@ def check(demo: Any, kind: str, folder: Path) -> Checked:
         if "image" in row and not row["image"].startswith("broken"):
             with Image.open(data / row["image"]) as image:
                 sizes_px[row["image"]] = image.size
-    if "calibrate" in how:
-        how = how | {"calibrate": folder / "profile.json"}
+    if "calibrate" in options:
+        options = options | {"calibrate": folder / "profile.json"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
-        patch.setattr("qvl_attn.evaluation.examples.SHOWN", SHOWN)
-        patch.setattr("qvl_attn.evaluation.outputs.EACH", EACH)
+        patch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", RANDOM)
+        patch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", PER_END)
         if kind == "merged":
             for part in (1, 2):
-                demo.check(samples, folder / f"part-{part}", shard=f"{part}/2", **how)
+                demo.check(samples, folder / f"part-{part}", shard=f"{part}/2", **options)
             merge_runs([folder / "part-1", folder / "part-2"], folder / "run")
         else:
-            demo.check(samples, folder / "run", **how)
+            demo.check(samples, folder / "run", **options)
     shutil.rmtree(data)
-    return Checked(folder / "run", {row["id"]: row for row in rows}, sizes_px)
+    return FinishedCheck(folder / "run", {row["id"]: row for row in rows}, sizes_px)
 
 
 def page_data(page: Path | str) -> dict[str, Any]:
-    """What a page's script is told."""
+    """Return the JSON data of a page."""
     text = page.read_text(encoding="utf-8") if isinstance(page, Path) else page
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    data: dict[str, Any] = json.loads(html.unescape(found) if "&#34;" in found else found)
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    data: dict[str, Any] = json.loads(html.unescape(content) if "&#34;" in content else content)
     return data
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """As the page writes a figure of a table: a half is rounded up, as JavaScript does."""
+    """Format a figure as the tables of the page do: halves are rounded up, as in JavaScript."""
     if value is None:
         return "–"
     return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def number(text: str) -> float:
+    """Return the number of a table cell."""
     return np.nan if text == "–" else float(text.replace("−", "-"))
 
 
-class Opened:
-    """A page in a browser, and everything that it complained about or asked for."""
+class CheckPage:
+    """The page of a check in a browser, with its console messages and requests."""
 
     def __init__(self, chromium: Any, file: Path, **options: Any) -> None:
         self.file = file
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
         options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-US"} | options
         self.context = chromium.new_context(**options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(10_000)
-        self.page.on("console", lambda one: self.complaints.append(f"{one.type}: {one.text}"))
-        self.page.on("pageerror", lambda fault: self.complaints.append(f"error: {fault}"))
-        self.page.on("request", lambda one: self.requests.append(one.url))
+        self.page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda fault: self.messages.append(f"error: {fault}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
         self.page.wait_for_selector("html[data-state=fine]", state="attached")
 
     def close(self) -> None:
-        """It was silent, and asked for nothing."""
+        """Close the page, and check that it reported no errors and requested nothing."""
         self.context.close()
-        assert [line for line in self.complaints if line.startswith(("error", "warning"))] == []
+        assert [line for line in self.messages if line.startswith(("error", "warning"))] == []
         assert {url for url in self.requests if not url.startswith("data:")} == {self.file.as_uri()}
 
     def table(self, name: str) -> list[list[str]]:
-        found: list[list[str]] = self.page.evaluate(
-            "(name) => [...$(name).rows].map((row) => [...row.cells].map((one) => one.innerText))", name
+        """Return the texts of a table's cells, row by row."""
+        cells: list[list[str]] = self.page.evaluate(
+            "(name) => [...$(name).rows].map((row) => [...row.cells].map((cell) => cell.innerText))", name
         )
-        return found
+        return cells
 
     def cards(self) -> list[int]:
-        """The rows of the cards, in their order."""
-        found: list[int] = self.page.evaluate(
-            "() => [...document.querySelectorAll('#cards .pictures')].map((one) => drawnCards.get(one).row)"
+        """Return the row number of each card, in their order."""
+        rows: list[int] = self.page.evaluate(
+            "() => [...document.querySelectorAll('#cards .pictures')].map((card) => drawnCards.get(card).row)"
         )
-        return found
+        return rows
 
     def listed(self) -> list[str]:
-        """The ids in the table of all samples, in their order."""
-        found: list[str] = self.page.evaluate(
-            "() => [...document.querySelectorAll('#rows tbody .open')].map((one) => one.textContent)"
+        """Return the ids in the table of all samples, in their order."""
+        ids: list[str] = self.page.evaluate(
+            "() => [...document.querySelectorAll('#rows tbody .open')].map((button) => button.textContent)"
         )
-        return found
+        return ids
 
     def text(self, selector: str) -> str:
+        """Return the text of an element."""
         return str(self.page.locator(selector).inner_text())
 
     def wait(self, expression: str, argument: Any = None, within_s: float = 5) -> None:
-        """Until it is so; the page's policy forbids Playwright's own way."""
+        """Wait until a JavaScript expression is true; the page's policy forbids Playwright's `wait_for_function`."""
         for _ in range(int(within_s / 0.02)):
             if self.page.evaluate(expression, argument):
                 return
             self.page.wait_for_timeout(20)
-        raise AssertionError(f"it never came to be so: {expression} {argument}")
+        raise AssertionError(f"never true: {expression} {argument}")
 
     def wait_drawn(self, row: int) -> None:
-        """Scroll to a card, and wait until all of its maps are there."""
+        """Scroll to the card of a row, and wait until all its maps are drawn."""
         self.page.evaluate("(row) => cardRow(row).scrollIntoView({ block: 'center' })".replace("cardRow", CARD), row)
         self.wait(f"(row) => ({INKED})(({CARD})(row))", row)
 
 
-CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((one) => drawnCards.get(one).row === row))"
-# Whether every map of a row of pictures has been painted at the size of its picture. It is read from a copy, since
-# Chromium warns of a canvas that is read often.
+CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((card) => drawnCards.get(card).row === row))"
+# Whether every map of a row of pictures is painted at the size of its picture. The pixels are read from a copy, because
+# Chromium warns about a canvas that is read often.
 INKED = """(row) => [...row.children].every((figure) => {
   const [img, canvas] = figure.children, copy = new OffscreenCanvas(6, 6).getContext("2d");
   if (!img.naturalWidth || canvas.width !== img.naturalWidth || canvas.height !== img.naturalHeight) return false;

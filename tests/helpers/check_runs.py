@@ -1,4 +1,4 @@
-"""Checks of data sets, in this process and in ones of their own, and what they left."""
+"""Run `qvl-attn check` in this process or in a new one, and read and compare the outputs."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-# A process of its own imports the package that lies beside these tests.
+# New processes import the package of this checkout.
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-# What is not the same in two runs that are.
+# Fields that differ between two identical runs.
 TIMES = ("seconds",)
 
 
 def command(data, *args, out="run") -> list[str]:
-    """As it would be typed."""
-    words = [str(arg) for arg in (data, "--out", out, *args)]
-    return [sys.executable, "-m", "qvl_attn", "check", "--model", "demo", *words]
+    """Return the command line of a check."""
+    arguments = [str(arg) for arg in (data, "--out", out, *args)]
+    return [sys.executable, "-m", "qvl_attn", "check", "--model", "demo", *arguments]
 
 
-def start(cwd: Path, data, *args, out="run") -> subprocess.Popen[str]:
-    """A process of its own."""
+def start_process(cwd: Path, data, *args, out="run") -> subprocess.Popen[str]:
+    """Start a check in a new process."""
     return subprocess.Popen(
         command(data, *args, out=out), cwd=cwd, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def whole(cwd: Path, data, *args, out="run") -> subprocess.CompletedProcess[str]:
-    """The same, and wait for its end."""
+def run_process(cwd: Path, data, *args, out="run") -> subprocess.CompletedProcess[str]:
+    """Run a check in a new process, and wait until it ends."""
     return subprocess.run(
         command(data, *args, out=out), cwd=cwd, env=ENV, text=True, capture_output=True, check=False, timeout=600
     )
 
 
 def invoke(data, *args, out="run"):
-    """The command in this process."""
+    """Run a check in this process."""
     from typer.testing import CliRunner
 
     from qvl_attn.cli import app
@@ -51,24 +51,24 @@ def invoke(data, *args, out="run"):
     return CliRunner().invoke(app, command(data, *args, out=out)[3:])
 
 
-def undrawn(monkeypatch) -> None:
-    """Without charts, gallery and exhibits, for tests of what is in the rows: they take most of a small run's time."""
+def without_drawings(monkeypatch) -> None:
+    """Switch off charts, gallery and examples, which take most of the time of a small run, for tests of the rows."""
     monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 0)
-    monkeypatch.setattr("qvl_attn.evaluation.examples.SHOWN", 0)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 0)
+    monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 0)
 
 
-def wait_until(there: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 180) -> None:
-    """Until something is so; a process that ends before is a fault of the test."""
-    end = time.monotonic() + within_s
-    while not there():
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 180) -> None:
+    """Wait until a condition is true; it fails if the process ends before."""
+    end_s = time.monotonic() + within_s
+    while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never came to be so"
+        assert time.monotonic() < end_s, "the condition was never true"
         time.sleep(0.002)
 
 
 def line_count(out: Path) -> int:
-    """How many rows are whole, while they are being written."""
+    """Return the number of complete rows, while they are being written."""
     try:
         return (out / "scores.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
@@ -79,28 +79,28 @@ def rows_of(out: Path | str = "run") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(out) / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def timeless(out: Path | str) -> dict[str, dict[str, Any]]:
-    """Rows by id, each once, without what no two runs have in common."""
+def rows_without_times(out: Path | str) -> dict[str, dict[str, Any]]:
+    """Return the rows by id, without the fields that differ between runs; ids must be unique."""
     rows = rows_of(out)
-    found = {row["id"]: {name: value for name, value in row.items() if name not in TIMES} for row in rows}
-    assert len(found) == len(rows), "an id stands twice"
-    return found
+    by_id = {row["id"]: {name: value for name, value in row.items() if name not in TIMES} for row in rows}
+    assert len(by_id) == len(rows), "an id is used twice"
+    return by_id
 
 
 def files_of(out: Path | str) -> dict[str, bytes]:
-    """All that a run left but its rows, and no drafts or locks."""
+    """Return the contents of all files of a run except its rows."""
     root = Path(out)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return {name: (root / name).read_bytes() for name in names if name != "scores.jsonl"}
 
 
-def assert_same_run(one: Path | str, other: Path | str) -> None:
-    """The same summary, charts and gallery to the last byte, and rows that differ in their times alone."""
-    ours, theirs = files_of(one), files_of(other)
-    assert ours.keys() == theirs.keys()
-    assert ours["summary.json"] == theirs["summary.json"]
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-    assert timeless(one) == timeless(other)
+def assert_same_run(actual: Path | str, expected: Path | str) -> None:
+    """Check that summary, charts and gallery are equal to the byte, and that rows differ only in their times."""
+    files, expected_files = files_of(actual), files_of(expected)
+    assert files.keys() == expected_files.keys()
+    assert files["summary.json"] == expected_files["summary.json"]
+    assert [name for name in files if files[name] != expected_files[name]] == []
+    assert rows_without_times(actual) == rows_without_times(expected)
 
 
 def write_rows(folder: Path, rows, name="rows.jsonl") -> Path:
@@ -109,18 +109,18 @@ def write_rows(folder: Path, rows, name="rows.jsonl") -> Path:
     return path
 
 
-def said(text: str) -> str:
-    """What was printed, however the lines were broken."""
+def one_line(text: str) -> str:
+    """Return printed text without its line breaks."""
     return " ".join(text.split())
 
 
-# Data sets of which one sample is spoiled
+# Data sets with one faulty sample
 
 COUNT, BAD = 12, 3
 
 
 def make_data(folder, count=COUNT):
-    """A picture a sample."""
+    """Write a picture for each row, and return the rows."""
     rows = []
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 256, (112, 112, 3), dtype=np.uint8)
@@ -134,24 +134,24 @@ def summary_of(out="run"):
     return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
 
 
-def assert_spoiled(done, error, name=str(BAD), count=COUNT):
-    """It is a row with this error, the others are scored, and it counts."""
+def assert_one_error(done, error, name=str(BAD), count=COUNT):
+    """Check that only one sample has an error, that the summary counts it, and return its row."""
     assert done.exit_code == 0, done.output
     assert "Traceback" not in done.output
-    found = timeless("run")
-    assert len(found) == count
-    bad = found.pop(name)
-    assert bad["status"] == "error"
-    assert error in bad["error"].replace(f"{Path.cwd()}/", "")
-    assert bad["accuracy"] == 0
-    assert bad["boxes"] > 0
-    assert {one["status"] for one in found.values()} == {"ok"}
-    reported = summary_of()
-    assert (reported["samples"], reported["errors"], reported["with_boxes"]) == (count, 1, count - 1)
-    assert reported["errors_with_boxes"] == 1
-    assert reported["accuracy"]["n"] == count
-    right = sum(one["accuracy"] for one in found.values())
-    assert reported["accuracy"]["mean"] == pytest.approx(right / count, abs=1e-6)
-    assert reported["first_error"] == bad["error"]
-    assert f"1 of {count} samples could not be scored" in said(done.stdout)
-    return bad
+    rows = rows_without_times("run")
+    assert len(rows) == count
+    faulty = rows.pop(name)
+    assert faulty["status"] == "error"
+    assert error in faulty["error"].replace(f"{Path.cwd()}/", "")
+    assert faulty["accuracy"] == 0
+    assert faulty["boxes"] > 0
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    summary = summary_of()
+    assert (summary["samples"], summary["errors"], summary["with_boxes"]) == (count, 1, count - 1)
+    assert summary["errors_with_boxes"] == 1
+    assert summary["accuracy"]["n"] == count
+    right = sum(row["accuracy"] for row in rows.values())
+    assert summary["accuracy"]["mean"] == pytest.approx(right / count, abs=1e-6)
+    assert summary["first_error"] == faulty["error"]
+    assert f"1 of {count} samples could not be scored" in one_line(done.stdout)
+    return faulty

@@ -1,4 +1,4 @@
-"""Whether two runs say the same."""
+"""Compare the outputs of two runs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from qvl_attn.evaluation.examples import read_examples
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "qvl_attn"]
-# Of this checkout, whatever is installed: Ray's workers and launchers inherit it.
+# New processes import the package of this checkout; Ray's workers and launchers inherit it.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def differing(one, other, where="", abs_tol=1e-5):
-    """Where two values of JSON differ: numbers by more than rounding, all else at all."""
-    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
-        return [line for name in one for line in differing(one[name], other[name], f"{where}.{name}", abs_tol)]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+def json_differences(a, b, path="", abs_tol=1e-5):
+    """Return where two JSON values differ: floats by more than rounding, everything else by any difference."""
+    if isinstance(a, dict) and isinstance(b, dict) and list(a) == list(b):
+        return [line for name in a for line in json_differences(a[name], b[name], f"{path}.{name}", abs_tol)]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [
             line
-            for i, (a, b) in enumerate(zip(one, other, strict=True))
-            for line in differing(a, b, f"{where}[{i}]", abs_tol)
+            for i, (item_a, item_b) in enumerate(zip(a, b, strict=True))
+            for line in json_differences(item_a, item_b, f"{path}[{i}]", abs_tol)
         ]
-    if isinstance(one, float) and isinstance(other, float):
-        # Files hold six digits.
-        return [] if abs(one - other) <= abs_tol + 2e-6 * abs(one) else [f"{where}: {one} {other}"]
-    return [] if type(one) is type(other) and one == other else [f"{where}: {one} {other}"]
+    if isinstance(a, float) and isinstance(b, float):
+        # Files have six digits.
+        return [] if abs(a - b) <= abs_tol + 2e-6 * abs(a) else [f"{path}: {a} {b}"]
+    return [] if type(a) is type(b) and a == b else [f"{path}: {a} {b}"]
 
 
 def summary_of(folder):
@@ -38,7 +38,7 @@ def summary_of(folder):
 
 
 def rows_of(folder):
-    """In the order of the data set, without the time that each took."""
+    """Return the rows in the order of the data set, without their times."""
     lines = (Path(folder) / "scores.jsonl").read_text(encoding="utf-8").splitlines()
     rows = sorted(map(json.loads, lines), key=lambda row: row["index"])
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
@@ -52,26 +52,26 @@ def files_of(folder):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
 
 
-def assert_alike(one, other):
-    """Rows, summary, pictures, exhibits and the names of all files."""
-    assert differing(rows_of(one), rows_of(other)) == []
-    assert differing(summary_of(one), summary_of(other)) == []
-    assert pictures_of(one) == pictures_of(other)
-    assert files_of(one) == files_of(other)
-    assert_same_exhibits(read_examples(one), read_examples(other))
+def assert_runs_match(actual, expected):
+    """Check that rows, summary and examples match up to rounding, and that drawings and file names are equal."""
+    assert json_differences(rows_of(actual), rows_of(expected)) == []
+    assert json_differences(summary_of(actual), summary_of(expected)) == []
+    assert pictures_of(actual) == pictures_of(expected)
+    assert files_of(actual) == files_of(expected)
+    assert_same_examples(read_examples(actual), read_examples(expected))
 
 
-def assert_same_exhibits(ours, theirs, rtol=1e-4):
-    """Of the same samples, the same pictures under the same boxes, and values that differ by rounding alone."""
-    assert ours.keys() == theirs.keys()
-    for name, example in ours.items():
-        other = theirs[name]
+def assert_same_examples(actual, expected, rtol=1e-4):
+    """Check that examples are of the same samples, pictures and boxes, and that their values match up to rounding."""
+    assert actual.keys() == expected.keys()
+    for name, example in actual.items():
+        want = expected[name]
         for field in ("id", "jpegs", "places", "of", "times_s"):
-            assert getattr(example, field) == getattr(other, field), (name, field)
-        for boxes, values, others, other_values in zip(
-            example.boxes, example.values, other.boxes, other.values, strict=True
+            assert getattr(example, field) == getattr(want, field), (name, field)
+        for boxes, values, want_boxes, want_values in zip(
+            example.boxes, example.values, want.boxes, want.values, strict=True
         ):
-            assert np.array_equal(boxes, others)
-            np.testing.assert_allclose(values, other_values, rtol=rtol, atol=1e-7)
+            assert np.array_equal(boxes, want_boxes)
+            np.testing.assert_allclose(values, want_values, rtol=rtol, atol=1e-7)
         for field in ("uniform", "high"):
-            assert abs(getattr(example, field) / getattr(other, field) - 1) < rtol, (name, field)
+            assert abs(getattr(example, field) / getattr(want, field) - 1) < rtol, (name, field)

@@ -12,7 +12,15 @@ from PIL import Image
 
 from qvl_attn.cli import app
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.check_runs import files_of, invoke, rows_of, said, timeless, undrawn, write_rows
+from tests.helpers.check_runs import (
+    files_of,
+    invoke,
+    one_line,
+    rows_of,
+    rows_without_times,
+    without_drawings,
+    write_rows,
+)
 
 MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 COUNT = 6
@@ -47,7 +55,7 @@ def begun(tmp_path_factory, demo):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-        undrawn(patch)
+        without_drawings(patch)
         assert invoke("set/rows.jsonl", "--max-new-tokens", 2, out="finished").exit_code == 0
     shutil.copytree(folder / "finished", folder / "run")
     (folder / "run" / "summary.json").unlink()
@@ -68,7 +76,7 @@ def go_on(begun, tmp_path, monkeypatch, weights):
     """The same command once more, in a copy of all of it."""
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
 
     def invoked(*args, data="set/rows.jsonl", out="run"):
         tokens = () if "--max-new-tokens" in args else ("--max-new-tokens", 2)
@@ -81,7 +89,7 @@ def assert_refused(done, *lines, out="run"):
     """Before the weights are loaded, by name, with everything left as it was."""
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
-    assert f"--out {out} was started with other settings or samples" in said(done.stderr)
+    assert f"--out {out} was started with other settings or samples" in one_line(done.stderr)
     for line in lines:
         assert any(told.strip().startswith(line) for told in done.stderr.splitlines()), (line, done.stderr)
     assert not (Path(out) / "summary.json").exists()
@@ -166,7 +174,7 @@ def test_a_changed_sample_is_named(go_on, changes):
     change_row(2, **changes)
     done = go_on()
     assert_refused(done, "the data: ", "samples changed (question, answers, boxes or pictures): 1 (2)")
-    assert said(done.stderr).count("samples changed") == 1
+    assert one_line(done.stderr).count("samples changed") == 1
 
 
 def test_a_changed_picture_of_the_same_size_is_named(go_on):
@@ -218,8 +226,8 @@ def test_other_weights_of_the_same_name_are_named(go_on, weights):
     before = files_of("other")
     done = go_on("--model", "model", out="other")
     assert done.exit_code == 2, done.output
-    assert "the model's files: " in said(done.stderr)
-    assert "--model: " not in said(done.stderr)
+    assert "the model's files: " in one_line(done.stderr)
+    assert "--model: " not in one_line(done.stderr)
     assert files_of("other") == before
 
 
@@ -230,7 +238,7 @@ def test_changed_settings_of_a_models_processor_are_named(go_on, weights):
     Path("other/summary.json").unlink()
     file = Path("model/preprocessor_config.json")
     file.write_text(file.read_text(encoding="utf-8").replace("{", '{"qvl": 1,', 1), encoding="utf-8")
-    assert "the model's files: " in said(go_on("--model", "model", out="other").stderr)
+    assert "the model's files: " in one_line(go_on("--model", "model", out="other").stderr)
 
 
 def test_a_model_of_another_name_is_named(go_on):
@@ -254,11 +262,11 @@ def test_what_may_change(go_on, weights, args):
     done = go_on(*args)
     assert done.exit_code == 0, done.output
     assert Path("run/scores.jsonl").read_bytes().startswith(kept), "the rows that were there are as they were"
-    assert timeless("run").keys() == timeless("finished").keys()
+    assert rows_without_times("run").keys() == rows_without_times("finished").keys()
     assert (Path("run") / "scores.csv").exists() == ("--csv" in args)
     if not args:
         assert files_of("run") == files_of("finished")
-        assert timeless("run") == timeless("finished")
+        assert rows_without_times("run") == rows_without_times("finished")
 
 
 def test_the_data_may_lie_elsewhere(go_on, weights):
@@ -266,7 +274,7 @@ def test_the_data_may_lie_elsewhere(go_on, weights):
     shutil.move("set", "moved")
     assert go_on(data=Path("moved/rows.jsonl").absolute()).exit_code == 0
     assert files_of("run") == files_of("finished")
-    assert timeless("run") == timeless("finished")
+    assert rows_without_times("run") == rows_without_times("finished")
 
 
 def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
@@ -279,9 +287,9 @@ def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
     first.write_bytes(second.read_bytes())
     done = invoke(*words)
     assert done.exit_code == 2
-    changed = [name for name, row in timeless("run").items() if row["media"] == ["videos/clip-00000.mp4"]]
-    assert f"boxes or pictures): {len(changed)} (" in said(done.stderr)
-    assert set(said(done.stderr).partition("pictures): ")[2].partition("(")[2].partition(")")[0].split(", ")) <= {
+    changed = [name for name, row in rows_without_times("run").items() if row["media"] == ["videos/clip-00000.mp4"]]
+    assert f"boxes or pictures): {len(changed)} (" in one_line(done.stderr)
+    assert set(one_line(done.stderr).partition("pictures): ")[2].partition("(")[2].partition(")")[0].split(", ")) <= {
         *changed,
         "...",
     }

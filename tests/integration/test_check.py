@@ -438,7 +438,7 @@ def test_a_profile_that_came_to_be_there_meanwhile_is_left_alone(check, scenes, 
     monkeypatch.setattr(run, "_calibrated", slow)
     done = check(scenes, "--calibrate", "found.json")
     assert done.exit_code == 1
-    assert "left as it is" in " ".join(done.stderr.split())
+    assert "was not replaced" in " ".join(done.stderr.split())
     assert Path("found.json").read_text() == "mine"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
-from tests.helpers.check_runs import invoke, undrawn
+from tests.helpers.check_runs import invoke, without_drawings
 from tests.helpers.run_comparison import rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
@@ -29,7 +29,7 @@ def check(demo):
     """The command, without loading the weights each time, and without charts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-        undrawn(patch)
+        without_drawings(patch)
         yield lambda data, out, *args: invoke(data, *args, out=out)
 
 

@@ -15,8 +15,8 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.outputs import draw_sample
 from qvl_attn.evaluation.score import read_scores
-from tests.helpers.check_runs import make_data, undrawn, write_rows
-from tests.helpers.run_comparison import differing, rows_of, summary_of
+from tests.helpers.check_runs import make_data, without_drawings, write_rows
+from tests.helpers.run_comparison import json_differences, rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
 AREAS = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean")
@@ -109,19 +109,19 @@ def test_methods_are_scored_beside_a_headline_that_is_as_without_them(whole, che
         assert "methods" not in row
         assert row["answer"] == known[name]["answer"]
         for part in ("headline", "layers", "all_layers"):
-            assert not differing(row[part], known[name][part], abs_tol=1e-4), (name, part)
+            assert not json_differences(row[part], known[name][part], abs_tol=1e-4), (name, part)
     assert summary_of(tmp_path / "plain")["methods"] == {}
     assert not (tmp_path / "plain" / "methods.png").exists()
 
 
 def test_the_mean_of_the_named_layers_is_the_headline(check, scenes, tmp_path, monkeypatch):
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     for named, method in ((("--layers", 1), "mean"), (("--heads", "1.0,2.3"), "heads")):
         folder = tmp_path / method
         assert check(scenes, folder, "--limit", 6, "--methods", method, *named, "--quiet").exit_code == 0
         for row in rows_of(folder):
             figures = {"empty": 0.0, **{name: row["headline"][name] for name in GROUNDING}}
-            assert not differing(row["methods"][method], figures)
+            assert not json_differences(row["methods"][method], figures)
 
 
 def test_the_summary_is_the_mean_of_the_rows(whole):
@@ -195,9 +195,9 @@ def test_the_gallery_shows_the_headlines_map_whose_figures_it_tells(whole, scene
 
 
 def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_path, monkeypatch):
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     assert check(scenes, tmp_path / "one", "--methods", METHODS, "--batch-size", 1, "--quiet").exit_code == 0
-    assert not differing(rows_of(tmp_path / "one"), rows_of(whole[0]), abs_tol=1e-3)
+    assert not json_differences(rows_of(tmp_path / "one"), rows_of(whole[0]), abs_tol=1e-3)
 
 
 def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, monkeypatch):
@@ -207,8 +207,8 @@ def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, mon
         assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0
     done = check(parts, tmp_path / "all", "--csv", command="merge")
     assert done.exit_code == 0, done.output
-    assert not differing(rows_of(tmp_path / "all"), rows_of(whole[0]), abs_tol=1e-3)
-    assert not differing(summary_of(tmp_path / "all")["methods"], summary_of(whole[0])["methods"], abs_tol=1e-3)
+    assert not json_differences(rows_of(tmp_path / "all"), rows_of(whole[0]), abs_tol=1e-3)
+    assert not json_differences(summary_of(tmp_path / "all")["methods"], summary_of(whole[0])["methods"], abs_tol=1e-3)
     assert (tmp_path / "all" / "methods.png").is_file()
     assert "pointing_gradient" in (tmp_path / "all" / "scores.csv").read_text(encoding="utf-8-sig").splitlines()[0]
 
@@ -231,7 +231,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with_alone(check, scenes, whole, a
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, monkeypatch):
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     args = ("--methods", "mean,relative", "--limit", 12, "--quiet")
     assert check(scenes, tmp_path / "once", *args).exit_code == 0
     assert check(scenes, tmp_path / "twice", *args).exit_code == 0
@@ -239,7 +239,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, mon
     (tmp_path / "twice" / "scores.jsonl").write_text("".join(rows[:5]), encoding="utf-8")
     (tmp_path / "twice" / "summary.json").unlink()
     assert check(scenes, tmp_path / "twice", *args).exit_code == 0
-    assert not differing(rows_of(tmp_path / "twice"), rows_of(tmp_path / "once"))
+    assert not json_differences(rows_of(tmp_path / "twice"), rows_of(tmp_path / "once"))
     assert summary_of(tmp_path / "twice")["methods"] == summary_of(tmp_path / "once")["methods"]
 
 

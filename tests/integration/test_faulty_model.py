@@ -14,12 +14,12 @@ from qvl_attn.vqa.engine import Engine
 from tests.helpers.check_runs import (
     BAD,
     COUNT,
-    assert_spoiled,
+    assert_one_error,
     invoke,
     make_data,
     rows_of,
     summary_of,
-    undrawn,
+    without_drawings,
     write_rows,
 )
 
@@ -29,7 +29,7 @@ def check(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
 
 
@@ -98,7 +98,7 @@ def test_memory_that_ends_again_spoils_its_sample_and_no_other_of_its_batch(
 
     at_the_marked_one(act)
     done = check(write_rows(tmp_path, marked), "--batch-size", batch)
-    bad = assert_spoiled(done, "MemoryLimitError: out of memory on cpu with a prompt of")
+    bad = assert_one_error(done, "MemoryLimitError: out of memory on cpu with a prompt of")
     assert bad["retried"].startswith("MemoryLimitError")
     assert len(ended) == 2, "once more, and not a third time"
 
@@ -121,7 +121,7 @@ def test_attention_that_is_no_number_spoils_its_sample(check, demo, tmp_path, ma
     finally:
         with torch.no_grad():
             bias.copy_(sound)
-    bad = assert_spoiled(done, "CaptureError: ")
+    bad = assert_one_error(done, "CaptureError: ")
     assert "not finite" in bad["error"]
     assert "retried" not in bad
 
@@ -175,7 +175,7 @@ def test_what_nobody_foresaw_spoils_its_sample(check, tmp_path, marked, at_the_m
             raise KeyError("unforeseen")
 
     at_the_marked_one(act)
-    bad = assert_spoiled(check(write_rows(tmp_path, marked), "--batch-size", batch), "KeyError: 'unforeseen'")
+    bad = assert_one_error(check(write_rows(tmp_path, marked), "--batch-size", batch), "KeyError: 'unforeseen'")
     assert "retried" not in bad
 
 

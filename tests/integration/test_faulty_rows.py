@@ -17,15 +17,15 @@ from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.check_runs import (
     BAD,
     COUNT,
-    assert_spoiled,
+    assert_one_error,
     files_of,
     invoke,
     make_data,
+    one_line,
     rows_of,
-    said,
+    rows_without_times,
     summary_of,
-    timeless,
-    undrawn,
+    without_drawings,
     write_rows,
 )
 
@@ -35,7 +35,7 @@ def check(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
 
 
@@ -86,7 +86,7 @@ CHANGES = {
     "text": "InputError: 2.png is not a JPEG",
     "empty": "InputError: 3.png is empty",
     "folder": "InputError: 4.png is a directory",
-    "other": "InputError: 5.png is not what it was when it was checked",
+    "other": "InputError: 5.png has changed since the data set was checked",
 }
 
 
@@ -96,7 +96,7 @@ def test_a_picture_that_changes_meanwhile_spoils_its_sample(check, tmp_path, aft
     after_the_check(lambda: [rewrite(tmp_path / f"{i}.png", how) for i, how in enumerate(CHANGES)])
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
-    found = timeless("run")
+    found = rows_without_times("run")
     assert [name for name, row in found.items() if row["status"] == "error"] == list("012345")
     assert len(found) == 60
     for i, (how, error) in enumerate(CHANGES.items()):
@@ -114,7 +114,7 @@ def test_another_picture_of_that_name_spoils_every_sample_about_it(check, tmp_pa
     after_the_check(lambda: rewrite(tmp_path / "3.png", "other"))
     done = check(write_rows(tmp_path, rows + more))
     assert done.exit_code == 0, done.output
-    assert {name for name, row in timeless("run").items() if row["status"] == "error"} == {"3", "again 3"}
+    assert {name for name, row in rows_without_times("run").items() if row["status"] == "error"} == {"3", "again 3"}
 
 
 def test_a_clip_that_cannot_be_decoded_spoils_its_sample(check, tmp_path, after_the_check):
@@ -134,7 +134,7 @@ def test_a_clip_that_cannot_be_decoded_spoils_its_sample(check, tmp_path, after_
     after_the_check(damage)
     done = check(write_rows(file.parent, one_each), "--fps", 1)
     assert len(one_each) == 12
-    assert_spoiled(done, f"InputError: clips/videos/{clip.name}: 0 of", one_each[BAD]["id"])
+    assert_one_error(done, f"InputError: clips/videos/{clip.name}: 0 of", one_each[BAD]["id"])
 
 
 # Reading
@@ -150,12 +150,12 @@ def test_a_disk_that_fails_once_is_tried_once_more(check, tmp_path, rows, monkey
     assert found["3"]["retried"].startswith(f"InputError: {tmp_path}/3.png cannot be read: input/output error")
     assert [name for name, row in found.items() if "retried" in row] == ["3"]
     assert (summary_of()["retried"], summary_of()["errors"]) == (1, 0)
-    assert "1 samples were tried once more" in said(done.stdout)
+    assert "1 samples were tried twice" in one_line(done.stdout)
 
 
 def test_a_disk_that_fails_again_spoils_the_sample(check, tmp_path, rows, monkeypatch, after_the_check):
     failed = fail_to_open(monkeypatch, after_the_check, "3.png", times=99)
-    bad = assert_spoiled(check(write_rows(tmp_path, rows)), "InputError: 3.png cannot be read: input/output error")
+    bad = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: 3.png cannot be read: input/output error")
     assert bad["retried"] == bad["error"]
     assert failed == ["3.png"] * 2, "not a third time"
 
@@ -190,14 +190,14 @@ def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, mo
     monkeypatch.setattr(portion_room, "load_picture", fails)
     done = check(write_rows(tmp_path, make_data(tmp_path, 30)))
     assert done.exit_code == 0, done.output
-    errors = {row["media"][0]: row["error"] for row in timeless("run").values() if row["status"] == "error"}
+    errors = {row["media"][0]: row["error"] for row in rows_without_times("run").values() if row["status"] == "error"}
     assert errors == {name: f"{type(fault).__name__}: {fault}" for name, fault in faults.items()}
     assert len(rows_of()) == 30
 
 
 def test_a_prompt_that_is_too_long_spoils_its_sample(check, tmp_path, rows):
     rows[BAD]["question"] = "what color is the cat? " * 1000
-    bad = assert_spoiled(check(write_rows(tmp_path, rows)), "InputError: the prompt is ")
+    bad = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: the prompt is ")
     assert "the model's context is 4096" in bad["error"]
     assert "retried" not in bad, "that is no fault of the disk or the memory"
 
@@ -214,7 +214,7 @@ def test_a_tenth_may_fail_and_no_more(check, tmp_path, after_the_check, count, b
     assert "Traceback" not in done.output
     told = summary_of()
     assert (told["samples"], told["errors"]) == (count, bad)
-    assert (f"{bad} of {count} samples have no score" in said(done.stderr)) == bool(code)
+    assert (f"{bad} of {count} samples have no score" in one_line(done.stderr)) == bool(code)
 
 
 def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, 
     monkeypatch.setattr(portion_room, "load_picture", load)
     done = check(data)
     assert done.exit_code == 1, done.output
-    assert "3 of 12 samples have no score" in said(done.stderr)
+    assert "3 of 12 samples have no score" in one_line(done.stderr)
     assert files_of("run") == before
 
 
@@ -244,7 +244,7 @@ def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check
     done = check(tmp_path / "rows.jsonl", "--fail-under", "pointing=1")
     assert summary_of()["headline"]["pointing"]["mean"] == 1
     assert done.exit_code == 1
-    assert "--fail-under pointing=1: it is 0.9167" in said(done.stderr)
+    assert "--fail-under pointing=1: it is 0.9167" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])
@@ -264,7 +264,7 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
             shutil.move("3.png", "gone.png")
         return write_outputs(*args, **more)
 
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.EACH", 6)
+    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 6)
     monkeypatch.setattr(evaluation, "write_outputs", hooked)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.check_runs import ROOT, assert_same_run, invoke, line_count, start, wait_until, whole
+from tests.helpers.check_runs import ROOT, assert_same_run, invoke, line_count, run_process, start_process, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def moments(rng, rows, early_s, late_s):
 def watched(cwd, data, args, rows):
     """A run that nothing happens to: how long until its first row, and from its last row to its end."""
     begun_s = time.monotonic()
-    process = start(cwd, data, *args, out="whole")
+    process = start_process(cwd, data, *args, out="whole")
     wait_until(lambda: line_count(cwd / "whole") >= 1, process)
     first_s = time.monotonic()
     wait_until(lambda: line_count(cwd / "whole") >= rows, process)
@@ -77,7 +77,7 @@ def test_killed_at_a_dozen_random_moments(tmp_path, scenes, kind):
     for i, (count, then_s) in enumerate(moments(random.Random(seed), rows, early_s, late_s)):
         cwd = tmp_path / str(i)
         cwd.mkdir()
-        process = start(cwd, data, *args, out="whole")
+        process = start_process(cwd, data, *args, out="whole")
         if count:
             wait_until(lambda cwd=cwd, count=count: line_count(cwd / "whole") >= count, process)
         time.sleep(then_s)
@@ -86,7 +86,7 @@ def test_killed_at_a_dozen_random_moments(tmp_path, scenes, kind):
         there = {path.name for path in cwd.rglob("*") if path.is_file()}
         where.append((count, round(then_s, 2), line_count(cwd / "whole"), "summary.json" in there))
         print(*where[-1], flush=True)
-        done = whole(cwd, data, *args, out="whole")
+        done = run_process(cwd, data, *args, out="whole")
         assert done.returncode == 0, (where[-1], done.stderr)
         assert_same_run(cwd / "whole", tmp_path / "whole")
         if kind == "calibrate":

@@ -18,13 +18,13 @@ from tests.helpers.check_runs import (
     invoke,
     line_count,
     make_data,
+    one_line,
     rows_of,
-    said,
-    start,
-    timeless,
-    undrawn,
+    rows_without_times,
+    run_process,
+    start_process,
     wait_until,
-    whole,
+    without_drawings,
     write_rows,
 )
 
@@ -64,13 +64,13 @@ def contents(out) -> dict[str, bytes]:
 
 
 def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, scenes, once, here):
-    process = start(tmp_path, scenes)
+    process = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
     process.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
     there = contents("run")
     second = here(scenes)
     assert second.exit_code == 2, second.output
-    assert "--out run: another process is writing to it" in said(second.stderr)
+    assert "--out run: another process is writing to it" in one_line(second.stderr)
     assert second.stdout == ""
     assert contents("run") == there, "who is refused changes nothing"
     process.kill()
@@ -78,12 +78,12 @@ def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, sce
     process.communicate()
     rows = there["scores.jsonl"]
     kept = rows[: rows.rfind(b"\n") + 1]
-    count, total = kept.count(b"\n"), len(timeless(once))
+    count, total = kept.count(b"\n"), len(rows_without_times(once))
     assert 3 <= count < total
     assert "summary.json" not in there
-    done = whole(tmp_path, scenes)
+    done = run_process(tmp_path, scenes)
     assert done.returncode == 0, done.stderr
-    assert f"run: {count} of {total} samples have their row already" in said(done.stderr)
+    assert f"run: {count} of {total} samples are already done" in one_line(done.stderr)
     assert_same_run("run", once)
     assert Path("run/scores.jsonl").read_bytes().startswith(kept), "what was there is as it was"
     assert len(rows_of("run")) == total
@@ -95,13 +95,13 @@ def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, sce
     [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # test_check has a quick one
 )
 def test_a_signal_keeps_what_is_finished(tmp_path, scenes, once, here, number, code):
-    process = start(tmp_path, scenes)
+    process = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     assert stdout == ""
-    assert said(stderr).endswith(KEPT)
+    assert one_line(stderr).endswith(KEPT)
     assert "Traceback" not in stderr
     rows = (tmp_path / "run" / "scores.jsonl").read_bytes()
     assert rows.endswith(b"\n"), "no row is torn"
@@ -150,10 +150,10 @@ def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeyp
     done = here(scenes)
     assert done.exit_code == 0, done.output
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
-    assert "the run is finished, and nothing is run" in said(done.stderr)
+    assert "the run is finished, nothing is left to do" in one_line(done.stderr)
     bad = here(scenes, "--fail-under", "accuracy=1.01")
     assert bad.exit_code == 1
-    assert "--fail-under accuracy=1.01: it is" in said(bad.stderr)
+    assert "--fail-under accuracy=1.01: it is" in one_line(bad.stderr)
     assert here(scenes, "--json").stdout.strip() == json.dumps(json.loads(Path("run/summary.json").read_text("utf-8")))
     after = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
     assert after == before, "and nothing is written"
@@ -179,7 +179,7 @@ def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shared):
     """In batches of another make-up the last digits are others."""
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     run_group, together = engine_room.run_group, []
 
     def told(model, processor, config, group, **more):
@@ -204,7 +204,7 @@ def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shar
 
 @pytest.mark.parametrize("count", [7, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     assert here(scenes, "--calibrate", "found.json", out="whole").exit_code == 0
     profile = Path("found.json").read_bytes()
     Path("found.json").unlink()
@@ -217,7 +217,7 @@ def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
 
 def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scenes, here, monkeypatch):
     """Killed between the summary and the profile."""
-    undrawn(monkeypatch)
+    without_drawings(monkeypatch)
     assert here(scenes, "--calibrate", "found.json").exit_code == 0
     before, profile = files_of("run"), Path("found.json").read_bytes()
     Path("found.json").unlink()
@@ -229,7 +229,7 @@ def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scene
 @pytest.mark.slow
 def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
     """The second is refused, and the first does not notice."""
-    first = start(tmp_path, scenes)
+    first = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 1, first)
     first.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
     try:
@@ -239,7 +239,7 @@ def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
     finally:
         first.send_signal(signal.SIGCONT)
     assert done.exit_code == 2, done.output
-    assert "--out run: another process is writing to it" in said(done.stderr)
+    assert "--out run: another process is writing to it" in one_line(done.stderr)
     assert done.stdout == ""
     assert after == before
     _, stderr = first.communicate(timeout=120)
