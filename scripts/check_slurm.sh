@@ -6,10 +6,10 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.log
-# `qvl-attn check` as an array of jobs, each with a part of the data.
+# Runs `qvl-attn check` as an array of jobs, each on a part of the data.
 # usage: sbatch --array=1-8 scripts/check_slurm.sh 8 OUT DATA [options of qvl-attn check]
 # then:  qvl-attn merge OUT/part-* --out OUT/all
-# A part that was stopped or preempted goes on: sbatch --array=3 scripts/check_slurm.sh 8 OUT DATA [the same options]
+# To continue a stopped or preempted part: sbatch --array=3 scripts/check_slurm.sh 8 OUT DATA [the same options]
 set -euo pipefail
 [ $# -ge 3 ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || { sed -n 9,12p "$0" >&2; exit 2; }
 parts="$1" out="$2"

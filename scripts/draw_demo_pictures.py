@@ -1,7 +1,7 @@
-"""Draws the pictures and the clip that ship with the demo, and writes what is in them beside them.
+"""Draws the pictures and the clip that ship with the demo, and writes JSON files that describe them.
 
-The layouts and the clip's seed were picked so that the checkpoint answers these questions right: they show it, they do
-not measure it.
+The layouts and the clip's seed were chosen so that the checkpoint answers the questions correctly: they are examples,
+not an evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "qvl_attn" / "demo" / "pictures"
 
 @dataclass(frozen=True)
 class Layout:
-    """One picture: its ground, its things, and questions with the answer and the indices of the things it stands on."""
+    """One picture: its background, its things, and questions, each with its answer and the indices of its things."""
 
     file: str
     size_px: tuple[int, int]
@@ -151,11 +151,12 @@ CLIP_QUESTIONS = (
 
 def write_clip() -> None:
     clip = draw_clip(np.random.default_rng(CLIP_SEED), CLIP_FRAMES, CLIP_FPS, CLIP_SIZE_PX, 3, "move")
-    shown = ((pixels, i / clip.fps) for i, pixels in enumerate(clip.frames))
-    write_mp4(FOLDER / "clip.mp4", shown, CLIP_FRAMES / CLIP_FPS, rate_fps=clip.fps, quality=8)
+    timed_frames = ((pixels, i / clip.fps) for i, pixels in enumerate(clip.frames))
+    write_mp4(FOLDER / "clip.mp4", timed_frames, CLIP_FRAMES / CLIP_FPS, rate_fps=clip.fps, quality=8)
     questions = [{"question": text, "answer": answer} for text, answer in CLIP_QUESTIONS]
-    told = {"file": "clip.mp4", "fps": clip.fps, "boxes_xyxy_px": clip.tracks[0].boxes_xyxy_px, "questions": questions}
-    (FOLDER / "clip.json").write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+    boxes = clip.tracks[0].boxes_xyxy_px
+    description = {"file": "clip.mp4", "fps": clip.fps, "boxes_xyxy_px": boxes, "questions": questions}
+    (FOLDER / "clip.json").write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def draw(layout: Layout) -> Scene:
@@ -167,8 +168,8 @@ def describe(layout: Layout, scene: Scene) -> dict[str, Any]:
         "file": layout.file,
         "things": [asdict(thing) for thing in scene.things],
         "questions": [
-            {"question": text, "answer": answer, "boxes_xyxy_px": [scene.things[i].box_xyxy_px for i in found]}
-            for text, answer, found in layout.questions
+            {"question": text, "answer": answer, "boxes_xyxy_px": [scene.things[i].box_xyxy_px for i in indices]}
+            for text, answer, indices in layout.questions
         ],
     }
 

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv once and installs the package with the versions in constraints.txt.
+# Sourced by the other scripts: creates .venv once and installs the package with the versions in constraints.txt.
 # usage: setup_environment EXTRA        (EXTRA: "", "test" or "dev")
 
 setup_environment() {

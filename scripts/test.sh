@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole test suite. Arguments go to pytest: scripts/test.sh -m slow
+# Runs the whole test suite. Arguments go to pytest: scripts/test.sh -m slow
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite with the oldest version of every dependency that pyproject.toml admits.
+# Runs the test suite with the oldest version of every dependency that pyproject.toml allows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=".venv-oldest/.installed-$(cksum <pyproject.toml | cut -d ' ' -f 1)"
@@ -10,5 +10,5 @@ if [ ! -e "$stamp" ]; then
     touch "$stamp"
 fi
 .venv-oldest/bin/uv pip list --python .venv-oldest/bin/python 2>/dev/null | grep -E '^(torch|transformers|numpy|pillow|typer) '
-# Old libraries warn of each other: what is an error with the newest is not one here.
+# Old libraries warn about each other: these warnings are errors only with the newest versions.
 exec .venv-oldest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::ResourceWarning "$@"

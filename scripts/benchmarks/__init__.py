@@ -1,1 +1,1 @@
-"""Benchmarks, each a script of its own."""
+"""Benchmarks, one script each."""

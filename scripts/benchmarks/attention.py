@@ -1,19 +1,18 @@
-"""Times four ways to answer the same question about the same picture, and measures their memory.
+"""Measures time and memory of four ways to answer the same question about the same picture.
 
     python scripts/benchmarks/attention.py --out benchmark
 
-usual   what notebooks do: the language model under eager attention, all matrices of `output_attentions=True` kept,
-        stacked, averaged over heads, and only then cut down to rows. The vision tower stays under SDPA, so that what is
-        compared is the capture of attention and nothing else.
-eager   our capture, eager attention in blocks of rows.
-rows    our capture, the rows beside SDPA: the code that `ask` runs.
-plain   SDPA, and nothing captured.
+usual   as in notebooks: eager attention in the language model, all matrices of `output_attentions=True` stored,
+        stacked, averaged over heads, and then reduced to rows. The vision encoder uses SDPA, so that only the capture
+        of attention is compared.
+eager   this package's capture, eager attention in blocks of rows.
+rows    this package's capture, rows computed beside SDPA: the code that `ask` runs.
+plain   SDPA without capture.
 
-Every run is a process of its own, and the ways take turns, so that a machine that grows slower is slower for all of
-them. Weights are random, from a fixed seed, and the picture is noise: neither changes what attention costs. Memory is
-the peak of the answer over what the process held with weights and inputs ready: on a GPU what torch held there, else
-what was resident. Writes `benchmark.json` with every run, and `benchmark.png` where there is matplotlib (the extra
-`benchmark`).
+Every run is a separate process, and the ways alternate, so that a slowdown of the machine affects all of them. Weights
+are random with a fixed seed, and the picture is noise: neither changes the cost of attention. Memory is the peak during
+the answer minus the memory with weights and inputs loaded: torch's allocations on a GPU, else the resident size. Writes
+`benchmark.json` with every run, and `benchmark.png` with a plot (needs the extra `benchmark`, matplotlib).
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def _vision(*sizes: int, full: list[int]) -> dict[str, Any]:
 
 
 REAL = [7, 15, 23, 31]
-# What differs from the embedded model, whose tokenizer serves all of them; and whether the head is the embedding.
+# Changes to the configs of the embedded model, whose tokenizer all shapes use, and whether embeddings are tied.
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "small": ({}, {}, True),
     "middle": (_text(512, 2752, 8, 8, 2, 560), _vision(4, 160, 428, 2, 512, full=[3]), True),
@@ -76,7 +75,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run; `tokens` are vision tokens."""
+    """One benchmark case; `tokens` is the number of vision tokens."""
 
     way: str
     tokens: int
@@ -100,13 +99,13 @@ def random_model(case: Case) -> Any:
         model = AutoModelForImageTextToText.from_config(
             shape_config(case.shape), dtype=DTYPES[case.dtype], attn_implementation="sdpa"
         )
-    # Without an end token every way generates as many tokens as it may.
+    # Without an end token every way generates the maximum number of tokens.
     model.generation_config = GenerationConfig(pad_token_id=0)
     return model.eval()
 
 
 def noise_question(processor: Any, config: Any, tokens: int, new_tokens: int) -> Question:
-    """The question about a picture of noise with so many vision tokens."""
+    """Prepare a question about a picture of noise with `tokens` vision tokens."""
     rows = next(n for n in range(math.isqrt(tokens), 0, -1) if tokens % n == 0)
     size_px = (tokens // rows * CELL_PX, rows * CELL_PX)
     pixels = np.random.default_rng(0).integers(0, 256, (1, *reversed(size_px), 3), dtype=np.uint8)
@@ -116,11 +115,11 @@ def noise_question(processor: Any, config: Any, tokens: int, new_tokens: int) ->
 
 
 def answer(way: str, model: Any, tokenizer: Any, question: Question) -> tuple[int, np.ndarray | None]:
-    """How many tokens one way generated, and the rows it captured: (layers, rows, vision tokens)."""
+    """Return the number of tokens that a way generated, and the rows it captured: (layers, rows, vision tokens)."""
     prompt, generation = question.prompt, greedy(model, question.settings.max_new_tokens)
     if way in ("eager", "rows"):
-        (own,) = own_answers(model, tokenizer, [prompt], Recording(way, question.layers), generation)
-        return len(own.capture.tokens) - prompt.length, own.capture.weights
+        (answered,) = own_answers(model, tokenizer, [prompt], Recording(way, question.layers), generation)
+        return len(answered.capture.tokens) - prompt.length, answered.capture.weights
     inputs = on_model(prompt.inputs, model)
     with torch.inference_mode():
         if way == "plain":
@@ -132,9 +131,9 @@ def answer(way: str, model: Any, tokenizer: Any, question: Question) -> tuple[in
         output = model.generate(**inputs, generation_config=generation)
         ids = output.sequences[0, prompt.length :]
         tokenizer.decode(ids.tolist())
-        wanted, vision = [*prompt.positions("question"), prompt.length - 1], list(prompt.positions("vision"))
+        queries, vision = [*prompt.positions("question"), prompt.length - 1], list(prompt.positions("vision"))
         first, *steps = (torch.stack(layers)[:, 0].mean(dim=1) for layers in output.attentions)
-        rows = torch.cat([first[:, wanted][:, :, vision], *(step[:, :, vision] for step in steps)], dim=1)
+        rows = torch.cat([first[:, queries][:, :, vision], *(step[:, :, vision] for step in steps)], dim=1)
         return len(ids), rows.float().cpu().numpy()
 
 
@@ -144,11 +143,11 @@ def _resident(name: str) -> int:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Run one case; in a process of its own, since the memory of a process never quite returns."""
+    """Run one case, in a separate process: a process never returns all its memory."""
     checkpoint, config = find_checkpoint("demo"), shape_config(case.shape)
     processor = load_processor(checkpoint, config)
     model = random_model(case)
-    answer(case.pass_mode, model, processor.tokenizer, noise_question(processor, config, min(64, case.tokens), 2))
+    answer(case.way, model, processor.tokenizer, noise_question(processor, config, min(64, case.tokens), 2))
     question = noise_question(processor, config, case.tokens, case.new_tokens)
     cuda = case.device.startswith("cuda")
     device_before = 0
@@ -156,23 +155,21 @@ def measure(case: Case) -> dict[str, Any]:
     if cuda:
         torch.cuda.synchronize()
         device_before = torch.cuda.memory_allocated()
-    peaks = Path("/proc/self/clear_refs")
-    if peaks.exists():
-        peaks.write_text("5", encoding="ascii")  # VmHWM starts anew
+    clear_refs = Path("/proc/self/clear_refs")
+    if clear_refs.exists():
+        clear_refs.write_text("5", encoding="ascii")  # resets VmHWM
     stages = Stages()
-    before = _resident("VmRSS") if peaks.exists() else 0
+    before = _resident("VmRSS") if clear_refs.exists() else 0
     with stages.stage("answer"):
         started = time.perf_counter()
-        count, rows = answer(case.pass_mode, model, processor.tokenizer, question)
+        count, rows = answer(case.way, model, processor.tokenizer, question)
         if cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
     sampled = stages.peak_bytes["answer"]
-    host = _resident("VmHWM") - before if peaks.exists() else sampled["host"] - sampled["before"]
+    host = _resident("VmHWM") - before if clear_refs.exists() else sampled["host"] - sampled["before"]
     if (question.job.cells, count) != (case.tokens, case.new_tokens):
-        raise ValueError(
-            f"{question.job.cells} vision tokens and {count} new ones, where others were asked for: {case}"
-        )
+        raise ValueError(f"{question.job.cells} vision tokens and {count} new tokens instead of those of {case}")
     return {
         **asdict(case),
         "prompt_tokens": question.prompt.length,
@@ -189,7 +186,7 @@ def in_own_process(case: Case) -> dict[str, Any]:
 
 
 def choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[dict[str, Any]]]:
-    """The cases that are estimated to fit the free memory, and those that are not."""
+    """Return the cases that should fit the free memory, and the skipped ones."""
     config = shape_config(options.shape)
     placement = choose_placement(config, options.device, options.dtype)
     job = noise_question(load_processor(find_checkpoint("demo"), config), config, 4, options.new_tokens).job
@@ -205,73 +202,73 @@ def choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[dict[str
             if needed <= free:
                 cases.append(case)
                 continue
-            why = f"needs about {needed / 2**30:.1f} GiB with the weights, and {free / 2**30:.1f} GiB are free"
-            skipped.append({"way": way, "tokens": tokens, "estimated_bytes": needed, "why": why})
-            print(f"{tokens:6} {way:6} skipped: {why}", flush=True)
+            reason = f"needs about {needed / 2**30:.1f} GiB with the weights, and {free / 2**30:.1f} GiB are free"
+            skipped.append({"way": way, "tokens": tokens, "estimated_bytes": needed, "why": reason})
+            print(f"{tokens:6} {way:6} skipped: {reason}", flush=True)
     return cases, skipped
 
 
 def run_all(cases: list[Case], repeats: int, skipped: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every case once, then every case again: what slows the machine for a while falls on all ways."""
+    """Run all cases, then all again, so that a temporary slowdown of the machine affects all ways."""
     runs = []
     for repeat in range(repeats):
         for case in list(cases):
-            said = f"{case.tokens:6} {case.pass_mode:6}"
+            label = f"{case.tokens:6} {case.way:6}"
             try:
                 run = in_own_process(case)
-            except (MemoryError, RuntimeError) as error:  # of torch, or the system ended the process
-                why = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            except (MemoryError, RuntimeError) as error:  # from torch, or the system killed the process
+                reason = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 cases.remove(case)
-                skipped.append({"way": case.pass_mode, "tokens": case.tokens, "why": why})
-                print(said, why, flush=True)
+                skipped.append({"way": case.way, "tokens": case.tokens, "why": reason})
+                print(label, reason, flush=True)
                 continue
             runs.append(run | {"repeat": repeat})
-            print(said, f"{run['seconds']:8.2f} s {run['extra_bytes'] / 2**20:8.0f} MiB", flush=True)
+            print(label, f"{run['seconds']:8.2f} s {run['extra_bytes'] / 2**20:8.0f} MiB", flush=True)
     return runs
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Median time and memory of each way at each size, and both over those of plain."""
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    """Return the median time and memory of each way at each size, and their ratios to `plain`."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
     for run in runs:
-        found.setdefault((run["tokens"], run["way"]), {"tokens": run["tokens"], "way": run["way"]})
-    for (tokens, way), row in found.items():
-        same = [run for run in runs if (run["tokens"], run["way"]) == (tokens, way)]
+        rows.setdefault((run["tokens"], run["way"]), {"tokens": run["tokens"], "way": run["way"]})
+    for (tokens, way), row in rows.items():
+        repeats = [run for run in runs if (run["tokens"], run["way"]) == (tokens, way)]
         for name in ("seconds", "extra_bytes", "host_bytes"):
-            row[name] = statistics.median(run[name] for run in same)
-    for (tokens, _), row in found.items():
-        plain = found.get((tokens, "plain"))
+            row[name] = statistics.median(run[name] for run in repeats)
+    for (tokens, _), row in rows.items():
+        plain = rows.get((tokens, "plain"))
         row["time_ratio"] = row["seconds"] / plain["seconds"] if plain else None
         row["memory_ratio"] = row["extra_bytes"] / plain["extra_bytes"] if plain and plain["extra_bytes"] else None
-    return list(found.values())
+    return list(rows.values())
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the capture promises on a CPU from 4k tokens on, and whether it was kept."""
-    found = {(row["tokens"], row["way"]): row for row in rows if row["tokens"] >= 4000}
-    kept = []
-    for tokens in sorted({tokens for tokens, _ in found}):
-        ours, plain, usual = (found.get((tokens, way)) for way in ("rows", "plain", "usual"))
+    """Check the limits that the capture must meet on a CPU from 4,000 tokens on."""
+    large = {(row["tokens"], row["way"]): row for row in rows if row["tokens"] >= 4000}
+    checks = []
+    for tokens in sorted({tokens for tokens, _ in large}):
+        ours, plain, usual = (large.get((tokens, way)) for way in ("rows", "plain", "usual"))
         for name, kind in (("seconds", "time"), ("extra_bytes", "memory")):
             if ours and plain:
                 ratio = ours[name] / plain[name]
-                kept.append({"bar": f"{tokens}: rows / plain {kind} <= 1.10", "value": ratio, "passed": ratio <= 1.1})
+                checks.append({"bar": f"{tokens}: rows / plain {kind} <= 1.10", "value": ratio, "passed": ratio <= 1.1})
             if ours and usual:
-                ratio, least = usual[name] / ours[name], 3 if kind == "time" else 25
-                kept.append(
-                    {"bar": f"{tokens}: usual / rows {kind} >= {least}", "value": ratio, "passed": ratio >= least}
+                ratio, minimum = usual[name] / ours[name], 3 if kind == "time" else 25
+                checks.append(
+                    {"bar": f"{tokens}: usual / rows {kind} >= {minimum}", "value": ratio, "passed": ratio >= minimum}
                 )
-    return kept
+    return checks
 
 
-def print_report(rows: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]) -> None:
+def print_report(rows: Sequence[dict[str, Any]], checks: Sequence[dict[str, Any]]) -> None:
     print(f"\n{'tokens':>6} {'way':6} {'seconds':>9} {'x plain':>8} {'extra MiB':>10} {'x plain':>8}")
     for row in rows:
         ratios = [f"{row[name]:8.2f}" if row[name] else f"{'':8}" for name in ("time_ratio", "memory_ratio")]
         size = row["extra_bytes"] / 2**20
         print(f"{row['tokens']:6} {row['way']:6} {row['seconds']:9.2f} {ratios[0]} {size:10.0f} {ratios[1]}")
-    for one in kept:
-        print(f"{'PASS' if one['passed'] else 'FAIL'}  {one['bar']}  ({one['value']:.2f})")
+    for check in checks:
+        print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['bar']}  ({check['value']:.2f})")
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -290,8 +287,8 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Time over plain and extra memory against vision tokens."""
-    from matplotlib.figure import Figure  # an extra that nothing else needs
+    """Plot the time relative to `plain`, and the extra memory, against the number of vision tokens."""
+    from matplotlib.figure import Figure  # optional: nothing else needs it
 
     names = {"usual": "usual way", "eager": "qvl-attn, eager", "rows": "qvl-attn, rows", "plain": "plain SDPA"}
     styles = {
@@ -324,20 +321,22 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    def numbers(words: str) -> list[int]:
-        return sorted({int(word) for word in words.split(",")})
+    def numbers(text: str) -> list[int]:
+        return sorted({int(number) for number in text.split(",")})
 
-    summary, _, more = (__doc__ or "").partition("\n\n")
+    summary, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=numbers, default=[1024, 2048, 4096, 8192, 16384], help="vision tokens")
-    parser.add_argument("--ways", type=lambda words: words.split(","), default=list(WAYS), help=",".join(WAYS))
-    parser.add_argument("--shape", choices=SHAPES, default="middle", help="of the model; 3b and 7b are the real ones")
+    parser.add_argument("--ways", type=lambda text: text.split(","), default=list(WAYS), help=",".join(WAYS))
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="middle", help="model geometry; 3b and 7b are the released ones"
+    )
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--new-tokens", type=int, default=4, help="how many tokens are generated")
-    parser.add_argument("--repeats", type=int, default=3, help="processes for each way and size")
+    parser.add_argument("--new-tokens", type=int, default=4, help="number of generated tokens")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way and size")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for benchmark.json and .png")
     options = parser.parse_args()
     if unknown := set(options.ways) - set(WAYS):
@@ -347,7 +346,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    # For the processes to come: else glibc keeps freed blocks of up to 32 MiB, in one run more than in the next.
+    # For the child processes: otherwise glibc keeps freed blocks of up to 32 MiB, and how many differs between runs.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 2**20))
     cases, skipped = choose_cases(options)
     runs = run_all(cases, options.repeats, skipped)
@@ -355,8 +354,8 @@ def main() -> None:
     if not runs:
         raise SystemExit("nothing was measured")
     device, dtype = runs[0]["device"], runs[0]["dtype"]
-    kept = bars(rows) if device == "cpu" else []
-    print_report(rows, kept)
+    checks = bars(rows) if device == "cpu" else []
+    print_report(rows, checks)
     report = {
         "machine": machine(device),
         "versions": {name: version(name) for name in ("qvl-attn", "torch", "transformers", "numpy")},
@@ -364,12 +363,12 @@ def main() -> None:
         "runs": runs,
         "skipped": skipped,
         "medians": rows,
-        "bars": kept,
+        "bars": checks,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    where = report["machine"]["gpu"] or f"{report['machine']['threads']} CPU threads"
-    title = f"shape {options.shape}, {dtype}, {where}, {options.new_tokens} new tokens"
+    hardware = report["machine"]["gpu"] or f"{report['machine']['threads']} CPU threads"
+    title = f"shape {options.shape}, {dtype}, {hardware}, {options.new_tokens} new tokens"
     draw(rows, title, options.out / "benchmark.png")
 
 

@@ -1,9 +1,9 @@
-"""Times a check, rows of attention, figures and all, against a plain generate loop over the same samples.
+"""Measures the time of a check, with attention rows and figures, against a plain generate loop over the same samples.
 
-`python scripts/benchmarks/check.py` makes scenes; `--data` names another set, `--model` another model, and `--wide`
-takes one with random weights, 16 times as large as the embedded one, so that less of the time is Python's. The plain
-loop is the model card's: open, processor, `generate` with SDPA, decode, one by one. Turns of both in one process;
-prints medians and their ratios: above 1, the check is the faster.
+`python scripts/benchmarks/check.py` draws scenes; `--data` names another data set, `--model` another model, and
+`--wide` uses random weights, 16 times as large as the embedded model, so that Python takes a smaller part of the time.
+The plain loop is that of the model card: open, processor, `generate` with SDPA, decode, one sample at a time. Both
+alternate in one process. Prints medians and their ratios; above 1, the check is faster.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qvl_attn.evaluation.score import score_row
 from qvl_attn.evaluation.workers import InProcess
 from qvl_attn.model.generate import greedy, on_model
 
-# hidden, MLP, layers, heads, key heads of the language model; hidden, MLP, depth, heads of the vision tower
+# Language model: hidden, MLP, layers, heads, key heads. Vision encoder: hidden, MLP, depth, heads.
 WIDE = ((1024, 4096, 8, 8, 2), (640, 1710, 4, 8))
 
 
@@ -40,10 +40,10 @@ def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Names
     generation = greedy(model, options.max_new_tokens)
     size = dict(processor.image_processor.size) | ({"shortest_edge": options.min_pixels} if options.min_pixels else {})
     for sample in samples:
-        shown = [{"type": "image", "image": Image.open(one.source).convert("RGB")} for one in sample.media_refs]
-        messages = [{"role": "user", "content": [*shown, {"type": "text", "text": sample.question}]}]
+        images = [{"type": "image", "image": Image.open(ref.source).convert("RGB")} for ref in sample.media_refs]
+        messages = [{"role": "user", "content": [*images, {"type": "text", "text": sample.question}]}]
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        pictures = [item["image"] for item in shown]
+        pictures = [item["image"] for item in images]
         inputs = processor(text=[text], images=pictures, size=size, return_tensors="pt")
         with torch.inference_mode():
             ids = model.generate(**on_model(inputs, model), generation_config=generation)
@@ -73,20 +73,20 @@ def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: a
     ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(analyzer, samples, options)}
     for size in options.batch_sizes:
         ways[f"batches of {size}"] = lambda size=size: check(analyzer, samples, settings, size)
-    found: dict[str, list[float]] = {way: [] for way in ways}
+    times_s: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(options.repeats + 1):  # the first warms up
         for way, run in ways.items():
             seconds = seconds_of(run)
             if turn:
-                found[way].append(seconds)
-    print(f"{name}: {len(samples)} samples, {len({one.names for one in samples})} pictures", flush=True)
-    base = statistics.median(found["plain"])
+                times_s[way].append(seconds)
+    print(f"{name}: {len(samples)} samples, {len({sample.names for sample in samples})} pictures", flush=True)
+    base = statistics.median(times_s["plain"])
     print(f"  plain loop         {base:7.2f} s  {len(samples) / base:6.2f} a second")
     for way in list(ways)[1:]:
-        ratios = sorted(one / other for one, other in zip(found["plain"], found[way], strict=True))
-        middle = statistics.median(found[way])
+        ratios = sorted(plain_s / check_s for plain_s, check_s in zip(times_s["plain"], times_s[way], strict=True))
+        median_s = statistics.median(times_s[way])
         print(
-            f"  check, {way:<13}{middle:6.2f} s  {len(samples) / middle:6.2f} a second  "
+            f"  check, {way:<13}{median_s:6.2f} s  {len(samples) / median_s:6.2f} a second  "
             f"{statistics.median(ratios):5.2f} times the plain loop ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             flush=True,
         )
@@ -95,11 +95,13 @@ def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: a
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", default="demo", help="Hugging Face id or folder; demo is embedded")
-    parser.add_argument("--wide", action="store_true", help="instead, random weights, 1024 wide, 8 layers")
+    parser.add_argument(
+        "--wide", action="store_true", help="use a model with random weights instead, 1,024 wide, 8 layers"
+    )
     parser.add_argument("--attn", default="auto")
     parser.add_argument("--min-pixels", type=int)
-    parser.add_argument("--data", type=Path, help="JSONL of pictures; by default demo scenes are made")
-    parser.add_argument("--scenes", type=int, default=20, help="how many of them")
+    parser.add_argument("--data", type=Path, help="JSONL of questions about pictures; by default demo scenes are drawn")
+    parser.add_argument("--scenes", type=int, default=20, help="number of demo scenes")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -113,11 +115,11 @@ def main() -> None:
         if options.data is None:
             write_dataset(Path(folder) / "scenes", options.scenes)
         samples = load_samples(options.data or Path(folder) / "scenes" / "questions.jsonl", limit=options.limit)
-        seen: set[tuple[str, ...]] = set()
-        alone = [one for one in samples if not (one.names in seen or seen.add(one.names))]
+        known: set[tuple[str, ...]] = set()
+        first_questions = [sample for sample in samples if not (sample.names in known or known.add(sample.names))]
         compare("all questions", analyzer, samples, options)
-        if len(alone) < len(samples):
-            compare("one question a picture", analyzer, alone, options)
+        if len(first_questions) < len(samples):
+            compare("one question a picture", analyzer, first_questions, options)
 
 
 if __name__ == "__main__":

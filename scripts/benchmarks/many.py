@@ -1,7 +1,7 @@
-"""Times many questions at once against the same ones by one.
+"""Compares the time of many questions asked together with the same questions asked one by one.
 
-`python scripts/benchmarks/many.py` asks about different pictures of noise, in a batch and one by one, and several
-questions about one picture, together and one by one. All in one process, in turns; prints medians and their ratios.
+`python scripts/benchmarks/many.py` asks about different pictures of noise, in batches and one by one, and several
+questions about one picture, together and one by one. All alternate in one process. Prints medians and their ratios.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ def noise(side_px: int, seed: int) -> Media:
 
 def compare(name: str, together: Callable[[], object], alone: Callable[[], object], repeats: int) -> None:
     seconds: dict[str, list[float]] = {"together": [], "alone": []}
-    for _ in range(repeats + 1):  # the first round warms up
+    for _ in range(repeats + 1):  # the first round is a warm-up
         for way, run in (("alone", alone), ("together", together)):
             started = time.perf_counter()
             run()
             seconds[way].append(time.perf_counter() - started)
-    one, many = (statistics.median(seconds[way][1:]) for way in ("alone", "together"))
-    print(f"{name:<46} one by one {one:6.2f} s   together {many:6.2f} s   {one / many:5.2f} times as fast", flush=True)
+    alone_s, together_s = (statistics.median(seconds[way][1:]) for way in ("alone", "together"))
+    ratio = f"{alone_s / together_s:5.2f} times as fast"
+    print(f"{name:<46} one by one {alone_s:6.2f} s   together {together_s:6.2f} s   {ratio}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", default="demo", help="Hugging Face id or folder; demo is embedded")
-    parser.add_argument("--side-px", type=int, default=280, help="of the pictures")
-    parser.add_argument("--pictures", type=int, default=16, help="in the batched part")
+    parser.add_argument("--side-px", type=int, default=280, help="side of the pictures, in pixels")
+    parser.add_argument("--pictures", type=int, default=16, help="number of pictures in the batched part")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -47,14 +48,14 @@ def main() -> None:
     pictures = [noise(options.side_px, seed) for seed in range(options.pictures)]
     pairs = [(picture, QUESTIONS[i % len(QUESTIONS)]) for i, picture in enumerate(pictures)]
     about_one = [(pictures[0], question) for question in QUESTIONS]
-    for name, asked in (
+    for name, questions in (
         (f"{len(pairs)} pictures, batches of {options.batch_size}", pairs),
         (f"{len(about_one)} questions about one picture", about_one),
     ):
         compare(
             name,
-            lambda asked=asked: analyzer.ask_many(asked, batch_size=options.batch_size, max_new_tokens=8),
-            lambda asked=asked: [analyzer.ask(picture, text, max_new_tokens=8) for picture, text in asked],
+            lambda questions=questions: analyzer.ask_many(questions, batch_size=options.batch_size, max_new_tokens=8),
+            lambda questions=questions: [analyzer.ask(picture, text, max_new_tokens=8) for picture, text in questions],
             options.repeats,
         )
 

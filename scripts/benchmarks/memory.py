@@ -1,12 +1,12 @@
-"""Compares what `qvl-attn estimate` expects with what is then measured, for each way of computing attention.
+"""Compares the memory that `qvl-attn estimate` expects with the measured one, for each attention mode.
 
-`python scripts/benchmarks/memory.py` makes two checkpoints with random weights, of the real widths and few layers, and
-asks each way about pictures of noise of three sizes, every question in a process of its own. Measured is the peak of
-the process's resident memory, looked at every 5 ms, less what it was when the question was prepared and the weights
-were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.
+`python scripts/benchmarks/memory.py` creates two checkpoints with random weights, of the real widths and few layers,
+and asks about pictures of noise of three sizes in each mode, every question in a separate process. The measured memory
+is the peak of the process's resident size, sampled every 5 ms, minus its size after the question was prepared and the
+weights were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.
 
 The processes run with MALLOC_MMAP_THRESHOLD_=4194304 unless it is set already: by default glibc keeps freed blocks of
-up to 32 MiB, in one run of a question more than in the next, and that is no matter of attention.
+up to 32 MiB, and how many differs between runs, independently of attention.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from qvl_attn.vqa.question import Question
 
 DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 FLOOR_MIB, TOLERANCE = 150, 0.2
-# Vision tokens: rows is lean, the usual way squares them.
+# Numbers of vision tokens. The memory of the usual way grows with their square.
 SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (1000, 2000, 3000)}
-# Language model: hidden, MLP, layers, heads, key heads. Vision tower: hidden, MLP, depth, heads.
-# As wide as the 3B and the 7B, with few layers; layers cost keys and values, which are counted alone.
+# Language model: hidden, MLP, layers, heads, key heads. Vision encoder: hidden, MLP, depth, heads.
+# As wide as the 3B and the 7B, with few layers; each layer adds only its keys and values, which are counted separately.
 GEOMETRIES = {
     "3b-wide": ((2048, 11008, 4, 16, 2), (1280, 3420, 2, 16)),
     "7b-wide": ((3584, 18944, 2, 28, 4), (1280, 3420, 2, 16)),
@@ -47,8 +47,8 @@ GEOMETRIES = {
 
 
 def make_checkpoint(geometry: tuple[tuple[int, ...], tuple[int, ...]], folder: Path) -> None:
-    """A random model of a geometry like those of `GEOMETRIES`, with the embedded model's processor."""
-    (hidden, mlp, layers, heads, key_heads), (tower, tower_mlp, depth, tower_heads) = geometry
+    """Save a model with random weights of a geometry as in `GEOMETRIES`, with the embedded model's processor."""
+    (hidden, mlp, layers, heads, key_heads), (vision_hidden, vision_mlp, depth, vision_heads) = geometry
     folder.mkdir()
     for file in DEMO.iterdir():
         if file.suffix != ".safetensors":
@@ -65,10 +65,10 @@ def make_checkpoint(geometry: tuple[tuple[int, ...], tuple[int, ...]], folder: P
     }
     raw["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24]}
     raw["vision_config"] |= {
-        "hidden_size": tower,
-        "intermediate_size": tower_mlp,
+        "hidden_size": vision_hidden,
+        "intermediate_size": vision_mlp,
         "depth": depth,
-        "num_heads": tower_heads,
+        "num_heads": vision_heads,
         "out_hidden_size": hidden,
         "fullatt_block_indexes": [depth // 2 - 1, depth - 1],
     }
@@ -78,14 +78,14 @@ def make_checkpoint(geometry: tuple[tuple[int, ...], tuple[int, ...]], folder: P
 
 
 def noise(cells: int, path: Path) -> None:
-    """A picture that becomes about so many vision tokens."""
+    """Save a picture of noise that gives about `cells` vision tokens."""
     rows = round(cells**0.5)
     shape = (rows * CELL_PX, round(cells / rows) * CELL_PX, 3)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
 
 
 def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
-    """All matrices of all layers, stacked, averaged over heads."""
+    """Return the attention matrices of all layers, stacked and averaged over heads."""
     model = analyzer.model
     model.set_attn_implementation({"text_config": "eager"})
     with torch.inference_mode():
@@ -105,25 +105,26 @@ def measure(model: str, picture: str, way: str, dtype: str) -> dict[str, Any]:
     analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn=attention)
     settings = Settings(max_new_tokens=8, max_pixels=2**25)
     question = analyzer.prepare([([picture], "Describe this image.")], settings)[0]
-    found = estimate_of(analyzer.config, analyzer.placement, question, analyzer.free_bytes())
+    estimate = estimate_of(analyzer.config, analyzer.placement, question, analyzer.free_bytes())
     _ = analyzer.model
     stages = Stages()
     with stages.stage("answer"):
         _ = usual(analyzer, question) if way == "usual" else list(analyzer.answer([question]))
     peak = stages.peak_bytes["answer"]
-    return {"tokens": found.job.tokens, "estimated": found.needed_bytes[way], "measured": peak["host"] - peak["before"]}
+    measured = peak["host"] - peak["before"]
+    return {"tokens": estimate.job.tokens, "estimated": estimate.needed_bytes[way], "measured": measured}
 
 
 def in_own_process(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", *arguments]
     environment = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), **os.environ}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the table; 1 if an estimate is too far off."""
-    off = 0
+    """Print the table; return 1 if an estimate is too far off."""
+    failures = 0
     print(f"{'model':<12}{'way':<8}{'tokens':>8}{'estimated MiB':>15}{'measured MiB':>14}{'ratio':>8}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder, models = Path(name), options.model
@@ -137,25 +138,27 @@ def main(options: argparse.Namespace) -> int:
                     noise(cells, folder / "noise.png")
                     row = in_own_process(model, str(folder / "noise.png"), way, options.dtype)
                     estimated, measured = row["estimated"] / 2**20, row["measured"] / 2**20
-                    bad = measured > FLOOR_MIB and abs(estimated / measured - 1) > TOLERANCE
-                    off += bad
+                    failed = measured > FLOOR_MIB and abs(estimated / measured - 1) > TOLERANCE
+                    failures += failed
                     numbers = f"{row['tokens']:>8}{estimated:>15.0f}{measured:>14.0f}{estimated / measured:>8.2f}"
-                    print(f"{Path(model).name:<12}{way:<8}{numbers}{'  OFF' if bad else ''}", flush=True)
-    return int(off > 0)
+                    print(f"{Path(model).name:<12}{way:<8}{numbers}{'  OFF' if failed else ''}", flush=True)
+    return int(failures > 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", action="append", help="a checkpoint instead of random ones; repeatable")
-    parser.add_argument("--geometry", nargs="+", default=list(GEOMETRIES), choices=GEOMETRIES, help="random ones")
+    parser.add_argument("--model", action="append", help="a checkpoint to use instead of random ones; repeatable")
     parser.add_argument(
-        "--ways", nargs="+", default=list(ESTIMATED_MODES), choices=ESTIMATED_MODES, help="ways of computing attention"
+        "--geometry", nargs="+", default=list(GEOMETRIES), choices=GEOMETRIES, help="of random checkpoints"
     )
-    parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default three sizes that suit each way")
+    parser.add_argument(
+        "--ways", nargs="+", default=list(ESTIMATED_MODES), choices=ESTIMATED_MODES, help="attention modes"
+    )
+    parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default three sizes for each mode")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure(*given.measure)))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*arguments.measure)))
     else:
-        sys.exit(main(given))
+        sys.exit(main(arguments))

@@ -1,15 +1,15 @@
-"""Times each method against the plain capture on the same picture, and measures the memory of both.
+"""Compares time and memory of each method with those of the plain capture on the same picture.
 
     python scripts/benchmarks/methods.py
 
-makes a checkpoint with random weights (8 layers, 1,024 wide, 8 heads over 2) and asks about pictures of noise of
-several sizes, plain and by each method. Every run is a process of its own that has answered a small question before;
-the ways take turns, so that a machine that grows slower is slower for all of them. Seconds are those of answer, generic
-prompt and methods together, `x plain` is the median of the ratios to the plain run of the same turn. Memory is the peak
-of the process's resident size over what it was when the weights were loaded, looked at every 5 ms; `estimated` is what
-the question was refused for if it did not fit. The last column is the exponent with which memory grew from the smallest
-to the largest picture: 1 is linear, 2 would be the square. Exit code 1 if `relative` takes more than 1.5 times the
-plain time, `gradient` more than 4 times, or any memory grows faster than the power 1.3.
+It creates a checkpoint with random weights (8 layers, 1,024 wide, 8 heads, 2 key heads) and asks about pictures of
+noise of several sizes, with the plain capture and with each method. Every run is a separate process that has answered a
+small question before; the methods alternate, so that a slowdown of the machine affects all of them. The time is that of
+answer, generic prompt and methods together; `x plain` is the median ratio to the plain run of the same turn. Memory is
+the peak of the process's resident size, sampled every 5 ms, minus its size with the weights loaded; `estimated` is the
+estimate that is compared with the free memory. The last column is the exponent with which memory grows from the
+smallest to the largest picture: 1 is linear, 2 quadratic. Exit code 1 if `relative` takes more than 1.5 times the plain
+time, `gradient` more than 4 times, or the exponent is above 1.3.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ QUESTION = "how many people are standing in front of the red house?"
 
 
 def measure(model: str, picture: str, small: str, way: str) -> dict[str, Any]:
-    """Ask once, and say what it took."""
+    """Ask once; return the time, and the measured and estimated memory."""
     analyzer = Analyzer.load(model, dtype="float32", device="cpu", attn="rows")
     method = None if way == PLAIN else way
     settings = analyzer.settings(query="last", method=method, max_new_tokens=8, max_pixels=2**25)
@@ -50,12 +50,12 @@ def measure(model: str, picture: str, small: str, way: str) -> dict[str, Any]:
     stages = Stages()
     with stages.stage("all"):
         ((_, result),) = analyzer.answer([question])
-    spent = sum(seconds for stage, seconds in result.seconds.items() if stage not in ("prepare", "load"))
+    seconds = sum(seconds for stage, seconds in result.seconds.items() if stage not in ("prepare", "load"))
     peak = stages.peak_bytes["all"]
     estimated = peak_bytes(analyzer.config, "float32", question.job, "rows")
     return {
         "tokens": question.prompt.length,
-        "seconds": spent,
+        "seconds": seconds,
         "measured": peak["host"] - peak["before"],
         "estimated": estimated,
     }
@@ -64,13 +64,13 @@ def measure(model: str, picture: str, small: str, way: str) -> dict[str, Any]:
 def in_own_process(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", *arguments]
     environment = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), **os.environ}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    completed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    row: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    return row
 
 
 def run_all(options: argparse.Namespace) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """The runs of each way and size, turn by turn."""
+    """Return the runs of each method and size, in the order of the turns."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -89,37 +89,39 @@ def run_all(options: argparse.Namespace) -> dict[tuple[str, int], list[dict[str,
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the table; 1 if a bar is not met."""
-    runs, off = run_all(options), 0
+    """Print the table; return 1 if a limit is exceeded."""
+    runs, failures = run_all(options), 0
     head = f"{'method':<20}{'tokens':>8}{'seconds':>9}{'x plain':>9}{'MiB':>8}{'estimated':>11}{'grows as':>10}"
     print(head, flush=True)
     for way in options.ways:
         for cells in options.cells:
-            own, plain = runs[way, cells], runs[PLAIN, cells]
-            ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(own, plain, strict=True))
+            rows, plain_rows = runs[way, cells], runs[PLAIN, cells]
+            ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(rows, plain_rows, strict=True))
             memory = {c: statistics.median(row["measured"] for row in runs[way, c]) for c in options.cells}
             first, last = options.cells[0], options.cells[-1]
             lengths = [runs[way, c][0]["tokens"] for c in (first, last)]
             exponent = math.log(memory[last] / memory[first]) / math.log(lengths[1] / lengths[0])
-            seconds = statistics.median(row["seconds"] for row in own)
-            off += ratio > BARS.get(way, math.inf) or exponent > MOST_EXPONENT
-            estimated = own[0]["estimated"] / 2**20
+            seconds = statistics.median(row["seconds"] for row in rows)
+            failures += ratio > BARS.get(way, math.inf) or exponent > MOST_EXPONENT
+            estimated = rows[0]["estimated"] / 2**20
             grows = f"{exponent:>10.2f}" if cells == last else ""
             numbers = (
-                f"{own[0]['tokens']:>8}{seconds:>9.2f}{ratio:>9.2f}{memory[cells] / 2**20:>8.0f}{estimated:>11.0f}"
+                f"{rows[0]['tokens']:>8}{seconds:>9.2f}{ratio:>9.2f}{memory[cells] / 2**20:>8.0f}{estimated:>11.0f}"
             )
             print(f"{way:<20}{numbers}{grows}", flush=True)
-    return int(off > 0)
+    return int(failures > 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="plain must be among them")
+    parser.add_argument(
+        "--ways", nargs="+", default=list(WAYS), choices=WAYS, help="methods to run; must include plain"
+    )
     parser.add_argument("--cells", nargs="+", type=int, default=[500, 1000, 2000, 4000], help="vision tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure(*given.measure)))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*arguments.measure)))
     else:
-        sys.exit(main(given))
+        sys.exit(main(arguments))

@@ -1,12 +1,12 @@
-"""How large the page of a large result is, and how quick: made here, opened in a real browser without a window.
+"""Measures the size and speed of the page of a large result in a headless browser.
 
     python scripts/benchmarks/report.py [--layers 28 --heads 28 --words 40 --rows 25 --columns 40]
 
-The result is as a 7B gives it, with attention drawn at random (log-normal, a few sinks): 28 layers of 28 heads,
-40 words on 1,000 cells. Printed are: seconds to make the page and its size, the picture's own and the rest; from the
-opening of the file, when the first (coarse) maps stood and when all were there, and the longest task meanwhile; then
-the median and the worst time from a change of the layer, the word, the opacity, the colours and the pointed cell to the
-next picture on the screen. Exit code 1 if what is beside the picture is more than 5 MB.
+The result has the size of a 7B result, with random attention (log-normal, a few sinks): 28 layers of 28 heads, 40 words
+on 1,000 cells. Prints the seconds to build the page, and its size with and without the picture; the times from opening
+the file until the coarse maps and until all maps are shown, and the longest task in between; then the median and worst
+time from a change of the layer, the word, the opacity, the colours or the cell under the pointer to the next frame on
+screen. Exit code 1 if the page without the picture is larger than 5 MB.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.record import VqaProvenance
 from qvl_attn.vqa.result import Result
 
-MOST_BYTES = 5_000_000
-# What a user does, and how long until it is on the screen.
-SCRIPT = """async (how) => {
+MAX_BYTES = 5_000_000
+# Simulates user input, and measures the time until the next frame is on screen.
+SCRIPT = """async (change) => {
   const fire = (id, name, value) => {
     const element = document.getElementById(id);
     element.value = value;
@@ -49,10 +49,10 @@ SCRIPT = """async (how) => {
   const times = [];
   for (let i = 0; i < 25; i++) {
     const start = performance.now();
-    changes[how](i);
-    await new Promise((done) => requestAnimationFrame(() => {
+    changes[change](i);
+    await new Promise((resolve) => requestAnimationFrame(() => {
       const channel = new MessageChannel();
-      channel.port1.onmessage = done;
+      channel.port1.onmessage = resolve;
       channel.port2.postMessage(0);
     }));
     times.push(performance.now() - start);
@@ -61,16 +61,16 @@ SCRIPT = """async (how) => {
 }"""
 WATCH = """
 new PerformanceObserver((list) => {
-  for (const one of list.getEntries()) window.longest = Math.max(window.longest ?? 0, one.duration);
+  for (const entry of list.getEntries()) window.longest = Math.max(window.longest ?? 0, entry.duration);
 }).observe({ type: "longtask", buffered: true });
 new MutationObserver(() => {
-  (window.stood ??= {})[document.documentElement.dataset.state] = performance.now();
+  (window.stateTimes ??= {})[document.documentElement.dataset.state] = performance.now();
 }).observe(document, { attributes: true, subtree: true, attributeFilter: ["data-state"] });
 """
 
 
 def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int = 25, columns: int = 40) -> Result:
-    """A result of that many of each, its attention drawn at random; 0 heads for none kept apart."""
+    """Return a result of this size with random attention; with 0 heads it has no attention by head."""
     rng = np.random.default_rng(0)
     size_px, cells = (columns * 28, rows * 28), rows * columns
     smooth = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8).repeat(28, axis=0).repeat(28, axis=1)
@@ -81,14 +81,14 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
         for i in range(words)
     ]
     roles = ["template", *["vision"] * cells, "template", *["question"] * words, "template", "last", "answer", "answer"]
-    asked = 2 + cells
+    first_word = 2 + cells
     tokens = [Token(i, "x", role) for i, role in enumerate(roles)]
     for i, (start, stop) in enumerate(spans):
-        tokens[asked + i] = Token(asked + i, question[start:stop], "question", (start, stop))
+        tokens[first_word + i] = Token(first_word + i, question[start:stop], "question", (start, stop))
     tokens[-2:] = [Token(len(roles) - 2, "two", "answer", (0, 3)), Token(len(roles) - 1, " cats", "answer", (3, 8))]
-    last = asked + words + 1
-    queries = np.array([*range(asked, asked + words), last, last + 1], dtype=np.int64)
-    roles_of = np.array([*["question"] * words, "last", "answer"])
+    last = first_word + words + 1
+    queries = np.array([*range(first_word, first_word + words), last, last + 1], dtype=np.int64)
+    query_roles = np.array([*["question"] * words, "last", "answer"])
     attention = rng.lognormal(0, 1.6, (layers, max(heads, 1), len(queries), cells)).astype(np.float32)
     attention[..., :: cells // 3] *= 40
     attention *= rng.uniform(0.05, 0.6, attention.shape[:3])[..., None] / attention.sum(axis=-1, keepdims=True)
@@ -96,7 +96,7 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
     capture = Capture(
         layers=np.arange(layers, dtype=np.int64),
         queries=queries,
-        query_role=roles_of,
+        query_role=query_roles,
         produces=np.array([*[-1] * words, last + 1, last + 2], dtype=np.int64),
         weights=mean,
         vision_mass=mean.sum(axis=-1),
@@ -104,9 +104,9 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
         tokens=tuple(tokens),
         weights_by_head=attention if heads else None,
     )
-    made = VqaProvenance("0", "0", "0", "random", "0", "float32", "cpu", "eager", layers, max(heads, 1), {}, {})
+    provenance = VqaProvenance("0", "0", "0", "random", "0", "float32", "cpu", "eager", layers, max(heads, 1), {}, {})
     media = Media("picture", picture[None], np.zeros(1), size_px, "noise.png", "0")
-    return Result(question, "two cats", 0.0, None, None, (media,), capture, Settings(), made)
+    return Result(question, "two cats", 0.0, None, None, (media,), capture, Settings(), provenance)
 
 
 def main() -> int:
@@ -118,30 +118,30 @@ def main() -> int:
     html = result_html([result])
     seconds = time.perf_counter() - start
     picture = html.index('id="picture-0">') + len('id="picture-0">')
-    of_picture = html.index("<", picture) - picture
-    beside = len(html.encode()) - of_picture
-    print(f"made in {seconds:.2f} s; {beside / 1e6:.2f} MB beside the picture ({of_picture / 1e6:.2f} MB)")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+    picture_bytes = html.index("<", picture) - picture
+    other_bytes = len(html.encode()) - picture_bytes
+    print(f"built in {seconds:.2f} s; {other_bytes / 1e6:.2f} MB without the picture ({picture_bytes / 1e6:.2f} MB)")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "report.html"
         file.write_text(html, encoding="utf-8")
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.add_init_script(WATCH)
         page.goto(file.as_uri())
         page.wait_for_selector("html[data-state=fine]", state="attached", timeout=60_000)
         report(page)
         browser.close()
-    return int(beside > MOST_BYTES)
+    return int(other_bytes > MAX_BYTES)
 
 
 def report(page: Page) -> None:
-    """Print what the browser measured."""
-    stood = page.evaluate("window.stood")
-    print(f"coarse maps stood after {stood['coarse']:.0f} ms, all after {stood['fine']:.0f} ms")
-    print(f"longest task meanwhile {page.evaluate('window.longest ?? 0'):.0f} ms")
-    for how in ("layer", "word", "opacity", "colours", "cell"):
-        times = page.evaluate(SCRIPT, how)
-        print(f"{how:<8} median {statistics.median(times):5.0f} ms, worst {max(times):5.0f} ms")
+    """Print the times measured in the browser."""
+    state_times_ms = page.evaluate("window.stateTimes")
+    print(f"coarse maps after {state_times_ms['coarse']:.0f} ms, all maps after {state_times_ms['fine']:.0f} ms")
+    print(f"longest task until then {page.evaluate('window.longest ?? 0'):.0f} ms")
+    for change in ("layer", "word", "opacity", "colours", "cell"):
+        times_ms = page.evaluate(SCRIPT, change)
+        print(f"{change:<8} median {statistics.median(times_ms):5.0f} ms, worst {max(times_ms):5.0f} ms")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Times the two costs that are not the model's: starting up, and drawing.
+"""Measures the two costs besides the model: start-up and drawing.
 
-`python scripts/benchmarks/startup.py` times whole processes in turn: a cold `ask` with the embedded model, and a script
-that imports torch and transformers and loads the same model and processor. `--draw` draws and saves a result of the
-3B's geometry: synthetic attention over a picture as noisy as a photograph.
+`python scripts/benchmarks/startup.py` times two kinds of processes in turn: a cold `ask` with the embedded model, and a
+script that imports torch and transformers and loads the same model and processor. `--draw` draws and saves a result
+with the geometry of the 3B model: synthetic attention on a picture as noisy as a photograph.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qvl_attn.vqa.record import VqaProvenance
 from qvl_attn.vqa.result import Result
 
 DEMO = Path(qvl_attn.__file__).parent / "demo"
-ALONE = f"""
+LOAD_ONLY = f"""
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 Qwen2_5_VLForConditionalGeneration.from_pretrained({str(DEMO / "model")!r}, dtype=torch.float32,
@@ -48,28 +48,28 @@ def process_seconds(arguments: list[str]) -> float:
 
 
 def compare_startup(times: int) -> None:
-    asked, alone = [], []
+    ask_times_s, load_times_s = [], []
     for _ in range(times):
-        alone.append(process_seconds(["-c", ALONE]))
+        load_times_s.append(process_seconds(["-c", LOAD_ONLY]))
         with tempfile.TemporaryDirectory() as out:
-            asked.append(process_seconds([*ASK, "--out", out]))
-    first, second = statistics.median(asked), statistics.median(alone)
-    print(f"ask {first:.2f} s, imports and loading alone {second:.2f} s, ratio {first / second:.2f} ({times} times)")
+            ask_times_s.append(process_seconds([*ASK, "--out", out]))
+    ask_s, load_s = statistics.median(ask_times_s), statistics.median(load_times_s)
+    print(f"ask {ask_s:.2f} s, imports and loading alone {load_s:.2f} s, ratio {ask_s / load_s:.2f} ({times} times)")
 
 
 def photograph(rng: np.random.Generator) -> np.ndarray:
-    """Noise of every size, the larger the stronger, as in photographs."""
+    """Return noise at all scales, stronger at larger ones, as in photographs."""
     octaves = [cv2.resize(rng.normal(0, 2.0**-i, (3 * 2**i, 4 * 2**i, 3)), SIZE_PX) for i in range(9)]
     return np.clip(128 + 60 * sum(octaves), 0, 255).astype(np.uint8)
 
 
 def word_tokens(text: str, role: str, start: int) -> list[Token]:
-    """A token for every word, with the space before it."""
-    tokens, at = [], 0
+    """Return one token for every word, with the space before it."""
+    tokens, offset = [], 0
     for i, word in enumerate(text.split()):
-        stop = text.index(word, at) + len(word)
-        tokens.append(Token(start + i, text[at:stop], role, (at, stop)))
-        at = stop
+        stop = text.index(word, offset) + len(word)
+        tokens.append(Token(start + i, text[offset:stop], role, (offset, stop)))
+        offset = stop
     return tokens
 
 
@@ -95,9 +95,9 @@ def synthetic_result() -> Result:
         grids=(grid,),
         tokens=tuple(tokens),
     )
-    made = {"qvl_attn": __version__, "transformers": "", "torch": "", "model": "synthetic", "revision": ""}
-    made |= {"dtype": "float32", "device": "cpu", "attention": "eager"}
-    provenance = VqaProvenance(**made, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
+    versions = {"qvl_attn": __version__, "transformers": "", "torch": "", "model": "synthetic", "revision": ""}
+    versions |= {"dtype": "float32", "device": "cpu", "attention": "eager"}
+    provenance = VqaProvenance(**versions, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
     media = Media("picture", photograph(rng)[None], np.zeros(1), SIZE_PX, "photograph.png", "")
     return Result(QUESTION, ANSWER, -1.0, None, None, (media,), capture, Settings(), provenance)
 
@@ -114,7 +114,7 @@ def time_drawing(times: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5, help="repetitions")
-    parser.add_argument("--draw", action="store_true", help="time the drawing instead")
+    parser.add_argument("--times", type=int, default=5, help="number of repetitions")
+    parser.add_argument("--draw", action="store_true", help="measure drawing instead of start-up")
     options = parser.parse_args()
     (time_drawing if options.draw else compare_startup)(options.times)

@@ -1,9 +1,9 @@
-"""Times drawing and encoding a heat-map video, beside matplotlib, and looks at the memory of a long clip.
+"""Measures drawing and encoding of a heat-map video, compared with matplotlib, and the memory for a long clip.
 
-`python scripts/benchmarks/video.py` draws the film of a 720p clip (its own, or one named with --clip) from a result of
-the embedded model: decoding, drawing and encoding together, each of them alone, and the same frames with matplotlib's
-`imshow` of picture and map, which is drawn but not encoded. `--minutes 10` does it for a clip of that length and prints
-the memory beyond what was held before the film.
+`python scripts/benchmarks/video.py` exports the heat-map video (`film`) of a 720p clip (drawn, or named with --clip)
+from a result of the embedded model: decoding, drawing and encoding together, each of them alone, and the same frames
+with matplotlib's `imshow` of picture and map, drawn but not encoded. `--minutes 10` exports a clip of that length, and
+prints the additional memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIZE_PX, FPS = (1280, 720), 25
 
 
 def moving_frames(count: int) -> Iterator[tuple[np.ndarray, float]]:
-    """A window that wanders over noise of every size, as a camera does over a scene."""
+    """Yield frames of a window that moves over noise of all scales, like a camera over a scene."""
     rng = np.random.default_rng(0)
     width, height = SIZE_PX
     large = (width + 400, height + 400)
@@ -56,7 +56,7 @@ def decode(path: Path) -> list[np.ndarray]:
 
 
 def with_matplotlib(frames: list[np.ndarray], values: np.ndarray) -> None:
-    """The notebooks' way: picture and map in one figure, a canvas a frame."""
+    """Draw picture and map in one figure, one canvas per frame, as notebooks do."""
     figure = Figure(figsize=(SIZE_PX[0] / 100, SIZE_PX[1] / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     for frame in frames:
@@ -69,32 +69,32 @@ def with_matplotlib(frames: list[np.ndarray], values: np.ndarray) -> None:
         np.asarray(canvas.buffer_rgba())
 
 
-def film_alone(result: Result, drawing: Drawing, frames: list[np.ndarray], times_s: np.ndarray) -> list[np.ndarray]:
-    drawer = FrameRenderer(frame_overlay(result, result.heatmap(), ("caption",)), result.media[0].size_px, drawing)
+def draw_frames(result: Result, drawing: Drawing, frames: list[np.ndarray], times_s: np.ndarray) -> list[np.ndarray]:
+    renderer = FrameRenderer(frame_overlay(result, result.heatmap(), ("caption",)), result.media[0].size_px, drawing)
     sampled = set(result.media[0].clip.frame_indices)
     return [
-        drawer.draw(frame, float(time_s), sampled=i in sampled)
+        renderer.draw(frame, float(time_s), sampled=i in sampled)
         for i, (frame, time_s) in enumerate(zip(frames, times_s, strict=True))
     ]
 
 
 def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, float]:
-    """The best of some runs of each part, one after the other, in frames a second."""
+    """Return the best speed of each part over `repeats` runs, in frames per second."""
     drawing = Drawing(smooth=smooth)
     frames, times_s = decode(path), open_clip(path).times_s
-    pages = film_alone(result, drawing, frames, times_s)
-    few = frames[:40]
+    drawn_frames = draw_frames(result, drawing, frames, times_s)
+    first_frames = frames[:40]
     best: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def film() -> None:
+        def export() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                export_clip(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *told: None)
+                export_clip(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *values: None)
 
         def encode() -> None:
             write_mp4(
                 Path(folder) / "a.mp4",
-                zip(pages, times_s.tolist(), strict=True),
+                zip(drawn_frames, times_s.tolist(), strict=True),
                 float(times_s[-1]) + 1 / FPS,
                 rate_fps=FPS,
                 quality=QUALITY,
@@ -102,11 +102,14 @@ def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, 
             )
 
         parts = {
-            "film": (film, len(frames)),
+            "film": (export, len(frames)),
             "decoding alone": (lambda: decode(path), len(frames)),
-            "drawing alone": (lambda: film_alone(result, drawing, frames, times_s), len(frames)),
+            "drawing alone": (lambda: draw_frames(result, drawing, frames, times_s), len(frames)),
             "encoding alone": (encode, len(frames)),
-            "matplotlib, drawing alone": (lambda: with_matplotlib(few, result.heatmap().values[0]), len(few)),
+            "matplotlib, drawing alone": (
+                lambda: with_matplotlib(first_frames, result.heatmap().values[0]),
+                len(first_frames),
+            ),
         }
         for _ in range(repeats):
             for name, (work, count) in parts.items():
@@ -115,30 +118,30 @@ def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, 
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--clip", type=Path, help="a 720p clip; one is drawn if none is named")
-    options.add_argument("--seconds", type=float, default=8.0, help="of the clip that is drawn")
-    options.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, help="a 720p clip; drawn if not given")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of the drawn clip")
+    parser.add_argument(
         "--minutes", type=float, default=0.0, help="measure the memory of a clip of this length instead"
     )
-    options.add_argument("--smooth", action="store_true", help="maps mixed by time between sampled frames")
-    options.add_argument("--repeats", type=int, default=3)
-    typed = options.parse_args()
+    parser.add_argument("--smooth", action="store_true", help="interpolate the maps in time between sampled frames")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
     analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
     _ = analyzer.model
     with tempfile.TemporaryDirectory() as folder:
-        path = typed.clip or Path(folder) / "clip.mp4"
-        if typed.clip is None:
-            count = int((typed.minutes * 60 or typed.seconds) * FPS)
+        path = options.clip or Path(folder) / "clip.mp4"
+        if options.clip is None:
+            count = int((options.minutes * 60 or options.seconds) * FPS)
             write_mp4(path, moving_frames(count), count / FPS, rate_fps=FPS, preset="ultrafast", quality=23)
         stages = Stages()
         with stages.stage("ask"):
             result = analyzer.ask_video(path, "what moves?", max_frames=8, max_pixels=100_000, max_new_tokens=2)
-        if typed.minutes:
+        if options.minutes:
             with stages.stage("film"):
                 result.save(Path(folder) / "out")
             frames = result.media[0].clip.decoded_frames
-            told = {
+            figures = {
                 "frames": frames,
                 "film_frames_per_s": round(frames / stages.seconds["film"], 1),
                 **{
@@ -147,11 +150,11 @@ def main() -> None:
                 },
             }
         else:
-            best = speeds(result, path, typed.repeats, typed.smooth)
-            told = {name: round(value, 1) for name, value in best.items()}
-            told["drawing over matplotlib's"] = round(best["drawing alone"] / best["matplotlib, drawing alone"], 1)
-        told["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(json.dumps(told, indent=1))
+            best = speeds(result, path, options.repeats, options.smooth)
+            figures = {name: round(value, 1) for name, value in best.items()}
+            figures["drawing over matplotlib's"] = round(best["drawing alone"] / best["matplotlib, drawing alone"], 1)
+        figures["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Measures a checkpoint of the embedded model on the held-out distribution: answers, and where it looked.
+"""Evaluates a checkpoint of the embedded model on the held-out distribution: answers and grounding.
 
     .venv/bin/python scripts/training/evaluate_demo_model.py --scenes 500 --clips 504
 
-Prints the tables of the model card; exit code 1 if a bar is missed. The real processors and `generate` do the work.
+Prints the tables of the model card; exit code 1 if a figure misses its range. Uses the real processors and `generate`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from demo_model import grounding
 from demo_model.arguments import count
 from demo_model.build import build_model
-from demo_model.measures import Asked, ask_all
+from demo_model.measures import EvaluatedQuestion, ask_all
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.demo import heldout
@@ -29,13 +29,13 @@ MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 PLACE = ("side", "level", "where")
 MOVING = ("move_color", "move_shape")
 EVENTS = (*MOVING, "appear", "vanish", "recolor")
-# A map that knows nothing has a lift of 1.0 but for the luck of the sample.
+# The range of lifts by chance; an uninformative map has a lift of 1.0 on average.
 NO_LIFT = (0.95, 1.5)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure that is asked for: at least `least`, at most `most`."""
+    """A figure with its required range, from `least` to `most`."""
 
     name: str
     value: float
@@ -44,20 +44,20 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the value is within."""
+        """Whether the value is in the range."""
         return self.least <= self.value <= self.most
 
     def __str__(self) -> str:
-        wanted = f"at least {self.least:g}" if np.isfinite(self.least) else f"at most {self.most:g}"
+        required = f"at least {self.least:g}" if np.isfinite(self.least) else f"at most {self.most:g}"
         if np.isfinite(self.least) and np.isfinite(self.most):
-            wanted = f"{self.least:g} to {self.most:g}"
-        return f"{'ok    ' if self.met else 'MISSED'} {self.name}: {self.value:.3f} ({wanted})"
+            required = f"{self.least:g} to {self.most:g}"
+        return f"{'ok    ' if self.met else 'MISSED'} {self.name}: {self.value:.3f} ({required})"
 
 
-def right(asked: Sequence[Asked], language: str, kinds: Sequence[str] = ()) -> float:
-    """Share of the answers that are right, of all kinds if none is given."""
-    chosen = [one for one in asked if one.question.language == language]
-    return float(np.mean([one.right for one in chosen if not kinds or one.question.kind in kinds]))
+def accuracy(items: Sequence[EvaluatedQuestion], language: str, kinds: Sequence[str] = ()) -> float:
+    """Return the share of correct answers, of all kinds if none is given."""
+    chosen = [item for item in items if item.question.language == language]
+    return float(np.mean([item.correct for item in chosen if not kinds or item.question.kind in kinds]))
 
 
 def table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]]) -> str:
@@ -66,113 +66,118 @@ def table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]]) 
     return "\n".join(lines) + "\n"
 
 
-def by(name: str, asked: Sequence[Asked], part: Callable[[Asked], str]) -> str:
+def accuracy_by(name: str, items: Sequence[EvaluatedQuestion], key: Callable[[EvaluatedQuestion], str]) -> str:
     rows: dict[str, Sequence[float]] = {}
-    for value in sorted({part(one) for one in asked}):
-        chosen = [one for one in asked if part(one) == value]
-        rows[f"{value}, n={len(chosen) // 2}"] = [right(chosen, language) for language in LANGUAGES]
+    for value in sorted({key(item) for item in items}):
+        chosen = [item for item in items if key(item) == value]
+        rows[f"{value}, n={len(chosen) // 2}"] = [accuracy(chosen, language) for language in LANGUAGES]
     return table(name, ["English", "Chinese"], rows)
 
 
-def answer_bars(scenes: Sequence[Asked], pairs: Sequence[Asked], clips: Sequence[Asked]) -> list[Bar]:
+def answer_bars(
+    scenes: Sequence[EvaluatedQuestion], pairs: Sequence[EvaluatedQuestion], clips: Sequence[EvaluatedQuestion]
+) -> list[Bar]:
     bars = []
     for language in LANGUAGES:
         for kind, least in (("color", 0.98), ("shape", 0.98), ("exist", 0.98), ("count", 0.95), ("side", 0.8)):
-            bars.append(Bar(f"{kind}, {language}: right", right(scenes, language, [kind]), least))
-        bars.append(Bar(f"place ({', '.join(PLACE)}), {language}: right", right(scenes, language, PLACE), 0.8))
-        bars.append(Bar(f"two pictures, {language}: right", right(pairs, language), 0.9))
-        bars.append(Bar(f"clips, {language}: right", right(clips, language), 0.95))
-        bars.append(Bar(f"clips, what happens, {language}: right", right(happenings(clips), language), 0.9))
+            bars.append(Bar(f"{kind}, {language}: right", accuracy(scenes, language, [kind]), least))
+        bars.append(Bar(f"place ({', '.join(PLACE)}), {language}: right", accuracy(scenes, language, PLACE), 0.8))
+        bars.append(Bar(f"two pictures, {language}: right", accuracy(pairs, language), 0.9))
+        bars.append(Bar(f"clips, {language}: right", accuracy(clips, language), 0.95))
+        bars.append(Bar(f"clips, what happens, {language}: right", accuracy(event_questions(clips), language), 0.9))
     return bars
 
 
-def happenings(asked: Sequence[Asked]) -> list[Asked]:
-    """Questions that no single frame answers; "when" is mostly "start", and so counts only where it is not."""
+def event_questions(items: Sequence[EvaluatedQuestion]) -> list[EvaluatedQuestion]:
+    """Return the questions that no single frame answers; of kind "when" only those whose answer is not "start"."""
     return [
-        one
-        for one in asked
-        if one.question.kind in EVENTS or (one.question.kind == "when" and one.question.fact.answer != "start")
+        item
+        for item in items
+        if item.question.kind in EVENTS or (item.question.kind == "when" and item.question.fact.answer != "start")
     ]
 
 
-def look_at_pictures(asked: Sequence[Asked], random: Sequence[Asked]) -> tuple[str, list[Bar]]:
+def picture_grounding(items: Sequence[EvaluatedQuestion], random: Sequence[EvaluatedQuestion]) -> tuple[str, list[Bar]]:
     rows: dict[str, Sequence[float]] = {}
-    bars = [Bar("pictures, chance of pointing", grounding.chance_of_pointing(asked), most=0.1)]
+    bars = [Bar("pictures, chance of pointing", grounding.chance_of_pointing(items), most=0.1)]
     for query, name, least in (("last", "last prompt token", 5), ("words", "question tokens", 2)):
-        figures = {
-            wrong: grounding.on_pictures(asked, query, change) for wrong, change in grounding.WRONG_GRIDS.items()
-        }
+        figures = {grid: grounding.on_pictures(items, query, change) for grid, change in grounding.WRONG_GRIDS.items()}
         figures["random weights"] = grounding.on_pictures(random, query, grounding.WRONG_GRIDS["right grid"])
-        rows |= {f"{name}, {wrong}": [one.pointing, one.lift] for wrong, one in figures.items()}
-        whole = figures.pop("right grid")
-        bars.append(Bar(f"pictures, {name}: lift", whole.lift, least))
+        rows |= {f"{name}, {grid}": [row.pointing, row.lift] for grid, row in figures.items()}
+        right = figures.pop("right grid")
+        bars.append(Bar(f"pictures, {name}: lift", right.lift, least))
         if query == "last":
-            bars.append(Bar(f"pictures, {name}: pointing", whole.pointing, 0.9))
-        for wrong, one in figures.items():
-            if wrong in ("transposed", "shuffled", "random weights"):
-                bars.append(Bar(f"pictures, {name}, {wrong}: lift", one.lift, *NO_LIFT))
+            bars.append(Bar(f"pictures, {name}: pointing", right.pointing, 0.9))
+        for grid, row in figures.items():
+            if grid in ("transposed", "shuffled", "random weights"):
+                bars.append(Bar(f"pictures, {name}, {grid}: lift", row.lift, *NO_LIFT))
             else:
-                bars.append(Bar(f"pictures, {name}, {wrong}: of the right lift", one.lift / whole.lift, most=0.8))
-    return table(f"pictures, n={whole.maps}", ["pointing", "lift"], rows), bars
+                bars.append(Bar(f"pictures, {name}, {grid}: of the right lift", row.lift / right.lift, most=0.8))
+    return table(f"pictures, n={right.maps}", ["pointing", "lift"], rows), bars
 
 
-def look_at_clips(asked: Sequence[Asked], random: Sequence[Asked]) -> tuple[str, list[Bar]]:
-    changing = [one for one in asked if grounding.changes(one)]
-    moving = [one for one in asked if one.question.kind in MOVING]
+def clip_grounding(items: Sequence[EvaluatedQuestion], random: Sequence[EvaluatedQuestion]) -> tuple[str, list[Bar]]:
+    changing = [item for item in items if grounding.changes(item)]
+    moving = [item for item in items if item.question.kind in MOVING]
     right_grid = grounding.WRONG_TIMES["right grid"]
     rows: dict[str, Sequence[float]] = {}
-    for name, chosen in (("all", asked), ("what changes place or comes or goes", changing), ("what moves", moving)):
+    for name, chosen in (("all", items), ("what changes place or comes or goes", changing), ("what moves", moving)):
         for wrong, change in grounding.WRONG_TIMES.items():
             figures = grounding.on_clips(chosen, change)
-            together = grounding.in_space_and_time(chosen, change)
-            rows[f"{name}, {wrong}"] = [figures.pointing, figures.lift, together]
+            lift = grounding.in_space_and_time(chosen, change)
+            rows[f"{name}, {wrong}"] = [figures.pointing, figures.lift, lift]
     figures = grounding.on_clips(random, right_grid)
     rows["all, random weights"] = [figures.pointing, figures.lift, grounding.in_space_and_time(random, right_grid)]
-    good, turning = rows["all, right grid"], "what changes place or comes or goes"
+    all_right, changing_name = rows["all, right grid"], "what changes place or comes or goes"
     bars = [
-        Bar("clips, step by step: pointing", good[0], 0.75),
-        Bar("clips, step by step: lift", good[1], 3.5),
+        Bar("clips, step by step: pointing", all_right[0], 0.75),
+        Bar("clips, step by step: lift", all_right[1], 3.5),
         Bar("clips, what moves: pointing", rows["what moves, right grid"][0], 0.6),
         Bar("clips, transposed: lift", rows["all, transposed"][1], *NO_LIFT),
         Bar("clips, random weights: lift", rows["all, random weights"][1], *NO_LIFT),
     ]
     for wrong in ("steps shuffled", "another step's map"):
-        share = rows[f"{turning}, {wrong}"][2] / rows[f"{turning}, right grid"][2]
-        bars.append(Bar(f"clips, {turning}, {wrong}: of the right lift in space and time", share, most=0.8))
-    for kind in dict.fromkeys(one.question.kind for one in asked):
-        chosen = [one for one in asked if one.question.kind == kind]
+        share = rows[f"{changing_name}, {wrong}"][2] / rows[f"{changing_name}, right grid"][2]
+        bars.append(Bar(f"clips, {changing_name}, {wrong}: of the right lift in space and time", share, most=0.8))
+    for kind in dict.fromkeys(item.question.kind for item in items):
+        chosen = [item for item in items if item.question.kind == kind]
         figures = grounding.on_clips(chosen, right_grid)
         rows[f"{kind}, right grid"] = [figures.pointing, figures.lift, grounding.in_space_and_time(chosen, right_grid)]
-    steps = grounding.on_clips(asked, right_grid).maps
+    steps = grounding.on_clips(items, right_grid).maps
     return table(f"clips, step by step, n={steps}", ["pointing", "lift", "lift in space and time"], rows), bars
 
 
 def evaluate(model_folder: Path, scenes: int, pairs: int, clips: int) -> list[Bar]:
-    """Prints all tables and returns the bars."""
+    """Print all tables and return the required figures."""
     processor = AutoProcessor.from_pretrained(model_folder)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).eval()
     random = build_model(model.config, seed=1).eval()
     started = time.monotonic()
-    shown, films = [heldout.scene(i) for i in range(scenes)], [heldout.clip(i) for i in range(clips)]
-    pictures = ask_all(model, processor, shown)
-    which = ask_all(model, processor, [heldout.pair(i) for i in range(pairs)])
-    filmed = ask_all(model, processor, films)
-    look, bars = look_at_pictures(pictures, ask_all(random, processor, shown[: -(-scenes // 4)]))
-    watch, more = look_at_clips(filmed, ask_all(random, processor, films[: -(-clips // 4)]))
-    counted = [one for one in pictures if one.question.kind == "count"]
+    scene_samples = [heldout.scene(i) for i in range(scenes)]
+    clip_samples = [heldout.clip(i) for i in range(clips)]
+    on_scenes = ask_all(model, processor, scene_samples)
+    on_pairs = ask_all(model, processor, [heldout.pair(i) for i in range(pairs)])
+    on_clips = ask_all(model, processor, clip_samples)
+    picture_table, picture_bars = picture_grounding(
+        on_scenes, ask_all(random, processor, scene_samples[: -(-scenes // 4)])
+    )
+    clip_table, clip_bars = clip_grounding(on_clips, ask_all(random, processor, clip_samples[: -(-clips // 4)]))
+    counts = [item for item in on_scenes if item.question.kind == "count"]
     for text in (
-        by(f"right, {scenes} pictures", pictures, lambda one: one.question.kind),
-        by("right, by true count", counted, lambda one: one.question.fact.answer),
-        by(f"right, {pairs} pairs of pictures", which, lambda one: one.question.kind),
-        by(f"right, {clips} clips", filmed, lambda one: one.question.kind),
-        by("right, what happens", happenings(filmed), lambda one: one.question.kind),
-        by("right, by length and interval", filmed, lambda one: f"{one.frames} frames, {2 / one.fps:g} s a step"),
-        look,
-        watch,
+        accuracy_by(f"right, {scenes} pictures", on_scenes, lambda item: item.question.kind),
+        accuracy_by("right, by true count", counts, lambda item: item.question.fact.answer),
+        accuracy_by(f"right, {pairs} pairs of pictures", on_pairs, lambda item: item.question.kind),
+        accuracy_by(f"right, {clips} clips", on_clips, lambda item: item.question.kind),
+        accuracy_by("right, what happens", event_questions(on_clips), lambda item: item.question.kind),
+        accuracy_by(
+            "right, by length and interval", on_clips, lambda item: f"{item.frames} frames, {2 / item.fps:g} s a step"
+        ),
+        picture_table,
+        clip_table,
         f"{time.monotonic() - started:.0f} s\n",
     ):
         print(text, flush=True)
-    return [*answer_bars(pictures, which, filmed), *bars, *more]
+    return [*answer_bars(on_scenes, on_pairs, on_clips), *picture_bars, *clip_bars]
 
 
 def main() -> None:
@@ -181,10 +186,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=count, default=500)
     parser.add_argument("--pairs", type=count, default=500)
     parser.add_argument("--clips", type=count, default=504)
-    wanted = parser.parse_args()
-    if not (wanted.model / "config.json").is_file():
-        sys.exit(f"--model {wanted.model}: no checkpoint is there")
-    bars = evaluate(wanted.model, wanted.scenes, wanted.pairs, wanted.clips)
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        sys.exit(f"--model {options.model}: there is no checkpoint")
+    bars = evaluate(options.model, options.scenes, options.pairs, options.clips)
     print("\n".join(map(str, bars)))
     sys.exit(0 if all(bar.met for bar in bars) else 1)
 

@@ -1,4 +1,4 @@
-"""The benchmark of attention, on a size where it proves nothing but that it runs."""
+"""The attention benchmark runs, on sizes too small to measure anything."""
 
 from __future__ import annotations
 

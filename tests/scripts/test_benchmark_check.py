@@ -1,4 +1,4 @@
-"""The benchmark of a check, on sizes where it proves nothing but that it runs."""
+"""The benchmark of a check runs, on sizes too small to measure anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_benchmark_of_a_check_times_all_ways(tmp_path):
         "  check, batches of 4",
     ] * 2
     ratio = re.compile(r"([\d.]+) times the plain loop \(([\d.]+) to ([\d.]+)\)")
-    found = [[float(part) for part in match.groups()] for match in map(ratio.search, lines) if match]
-    assert len(found) == 4
-    assert all(0 < low == middle == high for middle, low, high in found), "of one turn"
-    assert not list(tmp_path.iterdir()), "what it made it takes away"
+    ratios = [[float(part) for part in match.groups()] for match in map(ratio.search, lines) if match]
+    assert len(ratios) == 4
+    assert all(0 < low == median == high for median, low, high in ratios), "there is only one turn"
+    assert not list(tmp_path.iterdir()), "temporary files are removed"

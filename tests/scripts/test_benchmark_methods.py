@@ -1,4 +1,4 @@
-"""The scripts that measure methods: what they print of a few small questions."""
+"""The scripts that measure methods: the tables they print for a few small questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed(script: str, *arguments: str) -> list[list[str]]:
-    """The script's table, a list of cells a row."""
+    """Run a script and return the rows of its table as lists of cells."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -54,5 +54,5 @@ def test_a_method_is_timed_against_the_plain_capture():
     plain, gradient = ([row for row in rows if row[0] == way] for way in ("plain", "gradient"))
     assert [float(row[3]) for row in plain] == [1, 1]
     assert all(float(row[3]) > 0 for row in gradient)
-    assert float(gradient[1][4]) > float(plain[1][4])  # activations are kept
+    assert float(gradient[1][4]) > float(plain[1][4])  # activations are stored
     assert len(gradient[0]) == len(gradient[1]) - 1 == 6

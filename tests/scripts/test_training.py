@@ -1,4 +1,4 @@
-"""The training of the embedded model: the same sequences as the real model's, and the same bits after a break."""
+"""The training of the embedded model: the same sequences as the real model, bit-identical weights after a resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from demo_model import lessons, training
 from demo_model.build import build_config, build_model, build_processor, build_tokenizer, save
-from demo_model.forward import learn, see
+from demo_model.forward import compute_losses, encode
 from demo_model.lessons import NOTHING, STATES, draw_lesson
 from demo_model.packing import END, pack, patches
 from demo_model.training import Trainer, TrainingPlan
@@ -39,11 +39,11 @@ def untrained(processor):
 
 @pytest.fixture
 def small_lessons(monkeypatch):
-    monkeypatch.setattr(lessons, "SHOWN_TOGETHER", {"picture": 2, "pair": 2, "clip": 2})
+    monkeypatch.setattr(lessons, "SAMPLES_PER_LESSON", {"picture": 2, "pair": 2, "clip": 2})
 
 
 def real_inputs(processor, lesson, sample, question):
-    """One question as anyone would put it to the model, with its answer behind it."""
+    """The model inputs of one question in a single turn, followed by its answer."""
     frames = lesson.frames[sample]
     visuals = [{"type": "video"}] if lesson.kind == "clip" else [{"type": "image"}] * len(frames)
     message = {"role": "user", "content": [*visuals, {"type": "text", "text": question.question}]}
@@ -62,46 +62,46 @@ def real_inputs(processor, lesson, sample, question):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_trained_is_what_the_real_model_computes(processor, untrained, small_lessons, kind) -> None:
-    """Every packed question gets the logits of its own single turn through the real processor and forward."""
+    """Every packed question has the logits of its single turn through the real processor and forward pass."""
     for seed in range(2):
         lesson = draw_lesson(np.random.default_rng((5, seed)), kind, 4)
         pixels, packed = patches(lesson, processor), pack(lesson, processor.tokenizer, untrained)
         _, _, rows, columns = lesson.grid
-        seen = see(untrained.model.visual, pixels, rows, columns).reshape(len(lesson.questions), -1, 128)
-        embedded = untrained.get_input_embeddings()(packed.ids).index_copy(1, packed.vision, seen)
+        encoded = encode(untrained.model.visual, pixels, rows, columns).reshape(len(lesson.questions), -1, 128)
+        embedded = untrained.get_input_embeddings()(packed.ids).index_copy(1, packed.vision, encoded)
         with torch.inference_mode():
             out = untrained.model.language_model(
                 inputs_embeds=embedded, position_ids=packed.positions, attention_mask=packed.visible, use_cache=False
             )
             scores = untrained.lm_head(out.last_hidden_state[packed.asks[:, 0], packed.asks[:, 1]])
         number = 0
-        for sample, asked in enumerate(lesson.questions):
-            for question in asked:
+        for sample, questions in enumerate(lesson.questions):
+            for question in questions:
                 inputs = real_inputs(processor, lesson, sample, question)
                 with torch.inference_mode():
-                    want = untrained(**inputs).logits[0]
-                mine = packed.question == number
-                answered = int(mine.sum())
-                assert torch.equal(packed.answers[mine], inputs["input_ids"][0, -answered:])
-                assert torch.allclose(scores[mine], want[-answered - 1 : -1], atol=2e-5)
+                    expected = untrained(**inputs).logits[0]
+                selected = packed.question == number
+                answer_length = int(selected.sum())
+                assert torch.equal(packed.answers[selected], inputs["input_ids"][0, -answer_length:])
+                assert torch.allclose(scores[selected], expected[-answer_length - 1 : -1], atol=2e-5)
                 number += 1
 
 
-def test_every_word_of_ours_is_one_token_and_others_survive() -> None:
+def test_every_word_of_the_demo_is_one_token_and_others_can_be_decoded() -> None:
     tokenizer = build_tokenizer()
-    spoken = [*SHAPES, *COLORS, *"01234", "yes", "no", "left", "right", "top", "bottom", "first", "second"]
-    for word in (*spoken, *wording.CHINESE.values(), *(f" {word}" for word in (*SHAPES, *COLORS))):
+    words = [*SHAPES, *COLORS, *"01234", "yes", "no", "left", "right", "top", "bottom", "first", "second"]
+    for word in (*words, *wording.CHINESE.values(), *(f" {word}" for word in (*SHAPES, *COLORS))):
         assert len(tokenizer(word).input_ids) == 1, word
     for text in ("Qwen2.5-VL 看图 🐈‍⬛", "zebra\n\t", "a  b"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
 def test_the_tokenizer_is_the_same_each_time() -> None:
-    first, again = build_tokenizer(), build_tokenizer()
-    assert first.get_vocab() == again.get_vocab()
+    first, second = build_tokenizer(), build_tokenizer()
+    assert first.get_vocab() == second.get_vocab()
 
 
-def test_cells_are_labelled_by_what_they_show() -> None:
+def test_cells_are_labelled_by_their_content() -> None:
     lesson = draw_lesson(np.random.default_rng(8), "picture", 5)
     assert (lesson.shapes == SHAPES.index("square")).any()
     _, _, rows, columns = lesson.grid
@@ -114,23 +114,23 @@ def test_cells_are_labelled_by_what_they_show() -> None:
             block = picture[28 * y : 28 * y + 28, 28 * x : 28 * x + 28].reshape(-1, 3)
             spread = block.max(axis=0) - block.min(axis=0)
             if shape == len(SHAPES):
-                assert spread.max() <= 80, "a ground has noise or stripes, and nothing on it"
-            elif shape == SHAPES.index("square"):  # others do not fill their box
+                assert spread.max() <= 80, "the background has only noise or stripes"
+            elif shape == SHAPES.index("square"):  # other shapes do not fill their box
                 near = np.abs(block - np.array(list(COLORS.values())[color])).max(axis=1) <= 20
-                assert near.any(), "the colour that is claimed is in the cell"
+                assert near.any(), "the labelled colour is in the cell"
         assert rows * columns == len(shapes)
 
 
-def test_states_tell_nothing_of_the_future() -> None:
-    seen = set()
+def test_states_do_not_depend_on_later_steps() -> None:
+    first_states = set()
     for seed in range(12):
         lesson = draw_lesson(np.random.default_rng((9, seed)), "clip", 5)
         _, steps, rows, columns = lesson.grid
         for states in lesson.states.reshape(-1, steps, rows * columns):
             first = set(states[0].tolist()) - {NOTHING, len(STATES)}
-            seen |= first
+            first_states |= first
             assert first <= {STATES.index("still"), STATES.index("moving")}
-    assert len(seen) == 2
+    assert len(first_states) == 2
 
 
 def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) -> None:
@@ -138,7 +138,7 @@ def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) ->
     trainer.step()
     lesson = draw_lesson(np.random.default_rng(4), "clip", 5)
     pixels, packed = patches(lesson, processor), pack(lesson, processor.tokenizer, trainer.model)
-    losses = learn(trainer.model, trainer.heads, lesson, pixels, packed)
+    losses = compute_losses(trainer.model, trainer.heads, lesson, pixels, packed)
     (losses.answer + losses.inventory + losses.cells + losses.place + losses.state).backward()
     parameters = [*trainer.model.named_parameters(), *trainer.heads.named_parameters()]
     assert [name for name, p in parameters if p.grad is None or not p.grad.abs().sum()] == []
@@ -149,11 +149,11 @@ def test_losses_fall_and_every_part_gets_a_gradient(processor, small_lessons) ->
     assert np.mean(later) < 0.8 * np.mean(first)
 
 
-def test_a_break_changes_nothing(processor, small_lessons, tmp_path) -> None:
+def test_a_resumed_run_gives_the_same_weights(processor, small_lessons, tmp_path) -> None:
     plan = TrainingPlan(seed=2, look_steps=8, answer_steps=22)
-    whole, first = (Trainer(plan, processor, torch.device("cpu")) for _ in range(2))
+    uninterrupted, first = (Trainer(plan, processor, torch.device("cpu")) for _ in range(2))
     for _ in range(plan.steps):
-        whole.step()
+        uninterrupted.step()
     for _ in range(17):
         first.step()
     first.save(tmp_path / "checkpoint.safetensors")
@@ -161,7 +161,7 @@ def test_a_break_changes_nothing(processor, small_lessons, tmp_path) -> None:
     second.resume(tmp_path / "checkpoint.safetensors")
     while second.done < plan.steps:
         second.step()
-    for name, tensor in whole.model.state_dict().items():
+    for name, tensor in uninterrupted.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
 
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_plan_is_refused(processor, tmp_path) -> None:
         Trainer(TrainingPlan(seed=3), processor, torch.device("cpu")).resume(tmp_path / "checkpoint.safetensors")
 
 
-def test_what_is_saved_is_bfloat16_and_says_so(processor, untrained, tmp_path) -> None:
+def test_a_saved_checkpoint_is_bfloat16_and_its_config_says_so(processor, untrained, tmp_path) -> None:
     from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     save(untrained, processor, tmp_path)
@@ -180,11 +180,12 @@ def test_what_is_saved_is_bfloat16_and_says_so(processor, untrained, tmp_path) -
     assert {config.dtype, config.text_config.dtype, config.vision_config.dtype} == {torch.bfloat16}
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.equal(loaded.model.visual.merger.mlp[0].weight, untrained.model.visual.merger.mlp[0].weight.bfloat16())
-    again = AutoProcessor.from_pretrained(tmp_path)
+    reloaded = AutoProcessor.from_pretrained(tmp_path)
     assert (
-        again.tokenizer("what color is the 猫？").input_ids == processor.tokenizer("what color is the 猫？").input_ids
+        reloaded.tokenizer("what color is the 猫？").input_ids
+        == processor.tokenizer("what color is the 猫？").input_ids
     )
-    assert again.video_processor.size["shortest_edge"] == 3136
+    assert reloaded.video_processor.size["shortest_edge"] == 3136
 
 
 def test_every_step_is_drawn_anew_from_the_seed(monkeypatch, processor, small_lessons) -> None:
@@ -195,10 +196,10 @@ def test_every_step_is_drawn_anew_from_the_seed(monkeypatch, processor, small_le
         trainer = Trainer(TrainingPlan(seed=seed, look_steps=2, answer_steps=2), processor, torch.device("cpu"))
         trainer.step()
         trainer.step()
-    first, second, again, _, other, _ = (lesson.frames for lesson in drawn)
-    assert np.array_equal(first, again)
+    first, second, repeated, _, other_seed, _ = (lesson.frames for lesson in drawn)
+    assert np.array_equal(first, repeated)
     assert not np.array_equal(first, second)
-    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, other_seed)
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""How the embedded model is made: its vocabulary and geometry, what it is shown, its losses and its training."""
+"""The training of the embedded model: vocabulary, geometry, training data, losses, optimizer and evaluation."""

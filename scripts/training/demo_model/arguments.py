@@ -1,4 +1,4 @@
-"""What the scripts take on their command lines."""
+"""Argument types of the scripts' command lines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 
 
 def count(text: str) -> int:
-    """A number of steps, samples or threads.
+    """Parse a number of steps, samples or threads.
 
     Raises:
-        argparse.ArgumentTypeError: less than 1.
+        argparse.ArgumentTypeError: the number is less than 1.
     """
     number = int(text)
     if number < 1:

@@ -1,4 +1,4 @@
-"""The embedded model before it has learnt anything: vocabulary, chat template, processor settings and geometry."""
+"""The untrained embedded model: vocabulary, chat template, processor settings and geometry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIZES = {"shortest_edge": 56 * 56, "longest_edge": 1280 * 28 * 28}
 
 
 def texts() -> Iterator[str]:
-    """Every English sentence and every Chinese word that the model is to read or write, the template's included."""
+    """Yield all English sentences and Chinese words that the model reads or writes, and those of the template."""
     yield "system\nYou are a helpful assistant."
     yield "user\n"
     yield "assistant\n"
@@ -51,13 +51,13 @@ def texts() -> Iterator[str]:
     yield from wording.CHINESE
     yield from (f"a {shape}, {color} {shape}s" for shape in SHAPES for color in COLORS)
     yield from "01234"
-    # Chinese has no spaces: whole sentences would become single tokens, so only words are shown.
+    # Chinese has no spaces: whole sentences would become single tokens, so only words are given.
     yield from wording.CHINESE_WORDS
     yield from "？，。吗"
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE over `texts`, trained until each word is one token; other words fall apart down to bytes."""
+    """Train a byte-level BPE tokenizer on `texts` until each word is one token; others are split, down to bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -86,7 +86,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_processor(chat_template: str) -> Qwen2_5_VLProcessor:
-    """The real processor classes around our tokenizer."""
+    """Return the processor classes of Qwen2.5-VL with the embedded model's tokenizer."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=SIZES),
         tokenizer=build_tokenizer(),
@@ -96,7 +96,7 @@ def build_processor(chat_template: str) -> Qwen2_5_VLProcessor:
 
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    """The geometry: everything of Qwen2.5-VL, small."""
+    """Return a small config with all parts of Qwen2.5-VL."""
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     start, end = (tokenizer.convert_tokens_to_ids(f"<|vision_{edge}|>") for edge in ("start", "end"))
     text = {
@@ -108,7 +108,7 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "initializer_range": 0.05,
-        # Widths turn in the slowest channels: at 100 a column was told from its neighbour by 0.013 to 0.056 rad only.
+        # Columns rotate the slowest channels: with a theta of 100, neighbouring columns differed by 0.013 to 0.056 rad.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -142,7 +142,7 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 
 
 def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Random weights; half of the patch filters start without a mean, so that edges are seen as early as colours."""
+    """Return a model with random weights; half of the patch filters have zero mean, so that edges are learnt early."""
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
@@ -152,14 +152,14 @@ def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditional
 
 
 def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
-    """Writes a checkpoint in bfloat16 that `from_pretrained` takes, with every part's config saying so."""
+    """Save a bfloat16 checkpoint for `from_pretrained`, with that dtype in the config of every part."""
     config = deepcopy(model.config)
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.bfloat16
     half = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
-    # A file for each part, as the released checkpoints have them.
+    # One file for each part, as in the released checkpoints.
     for part in (processor.tokenizer, processor.image_processor, processor.video_processor):
         part.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The forward pass of training, over the real model's own modules, and its losses.
+"""The forward pass and the losses of training, with the modules of the transformers model.
 
-The vision tower's windows of one shape go through attention together, and the patch embedding is a matrix product;
-the language model is the real one. No attention map enters a loss.
+The vision encoder computes all windows of one shape together, and the patch embedding as a matrix product; the language
+model is unchanged. No loss depends on an attention map.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from demo_model.packing import Packed
 from qvl_attn.demo.scenes import COLORS, SHAPES
 
 GROUND_WEIGHT = 0.3
-# The layer of the language model after which the throw-away heads read the vision tokens.
+# The layer of the language model after which the auxiliary heads read the vision tokens.
 READ_AFTER = 2
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars, each a mean; and which questions were answered right, token by token under teacher forcing."""
+    """Mean losses, and for each question whether all its answer tokens are correct under teacher forcing."""
 
     answer: torch.Tensor
     inventory: torch.Tensor
     cells: torch.Tensor
     place: torch.Tensor
     state: torch.Tensor
-    right: torch.Tensor
+    correct: torch.Tensor
 
 
 class Heads(nn.Module):
-    """Throw-away classifiers.
+    """Auxiliary classifiers, used in training only.
 
-    What each cell shows, where it lies and what has happened to it; and, from each word of a question, how many things
-    of each shape and colour there are.
+    For each cell: shape, colour, position and state; for each token of a question: the number of things of each shape
+    and colour.
     """
 
     def __init__(self, width: int) -> None:
@@ -53,32 +53,32 @@ class Heads(nn.Module):
 
 
 def _windows(rows: int, columns: int, side: int) -> Iterator[torch.Tensor]:
-    """(windows, cells) numbers of the cells of all windows of one shape, for each of the up to four shapes."""
+    """Yield the cell numbers, (windows, cells), of all windows of one shape, for each of up to four shapes."""
     cells = torch.arange(rows * columns).view(rows, columns)
-    for tall in (cells[: rows // side * side], cells[rows // side * side :]):
-        for part in (tall[:, : columns // side * side], tall[:, columns // side * side :]):
-            if part.numel():
-                height, width = min(side, part.shape[0]), min(side, part.shape[1])
-                parted = part.unfold(0, height, height).unfold(1, width, width)
-                yield parted.reshape(-1, height * width)
+    for band in (cells[: rows // side * side], cells[rows // side * side :]):
+        for block in (band[:, : columns // side * side], band[:, columns // side * side :]):
+            if block.numel():
+                height, width = min(side, block.shape[0]), min(side, block.shape[1])
+                windows = block.unfold(0, height, height).unfold(1, width, width)
+                yield windows.reshape(-1, height * width)
 
 
-def see(visual: nn.Module, patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """What the vision tower gives for B pictures of one size: (B, rows * columns, width), in the cells' order."""
+def encode(visual: nn.Module, patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Run the vision encoder on B pictures of one size: (B, rows * columns, width), in cell order."""
     config = visual.config
     merge = config.spatial_merge_size
     windows = list(_windows(rows, columns, config.window_size // merge // config.patch_size))
     order = torch.cat([window.ravel() for window in windows])
-    fine = (order[:, None] * merge**2 + torch.arange(merge**2)).ravel()
+    patch_order = (order[:, None] * merge**2 + torch.arange(merge**2)).ravel()
     y, x = (
-        axis.view(rows, merge, columns, merge).transpose(1, 2).ravel()[fine]
+        axis.view(rows, merge, columns, merge).transpose(1, 2).ravel()[patch_order]
         for axis in torch.meshgrid(torch.arange(rows * merge), torch.arange(columns * merge), indexing="ij")
     )
     device = patches.device
-    hidden = linear(patches[:, fine.to(device)], visual.patch_embed.proj.weight.flatten(1))
-    # The module's own forward differs from one version of transformers to the next.
+    hidden = linear(patches[:, patch_order.to(device)], visual.patch_embed.proj.weight.flatten(1))
+    # The module's own forward differs between versions of transformers.
     angles = (torch.stack([y, x], dim=-1).to(device)[..., None] * visual.rotary_pos_emb.inv_freq).flatten(-2)
-    cos, sin = (both.repeat(1, 2) for both in (angles.cos(), angles.sin()))
+    cos, sin = (values.repeat(1, 2) for values in (angles.cos(), angles.sin()))
     for number, block in enumerate(visual.blocks):
         attention = block.attn
         normed = block.norm1(hidden)
@@ -97,7 +97,7 @@ def see(visual: nn.Module, patches: torch.Tensor, rows: int, columns: int) -> to
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """(B, n, heads, d) each."""
+    """Attention with inputs and output of shape (B, n, heads, d)."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
@@ -108,15 +108,15 @@ def _attend_in_windows(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
 
 
 def cell_loss(heads: Heads, cells: torch.Tensor, lesson: Lesson) -> torch.Tensor:
-    """How badly shape and colour are read from each cell (N, V, width), in each of the two frames of its step."""
+    """Cross-entropy of shape and colour from each cell (N, V, width), in both frames of its step."""
     total = cells.new_zeros(())
     for head, labels in ((heads.shapes, lesson.shapes), (heads.colors, lesson.colors)):
         scores = head(cells).unflatten(-1, (2, -1))
-        total = total + _classified(scores, torch.from_numpy(labels).to(cells.device))
+        total = total + _class_loss(scores, torch.from_numpy(labels).to(cells.device))
     return total
 
 
-def _classified(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _class_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     weight = scores.new_ones(scores.shape[-1])
     weight[-1] = GROUND_WEIGHT
     if bool((labels == NOTHING).all()):
@@ -125,20 +125,20 @@ def _classified(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _places(lesson: Lesson) -> torch.Tensor:
-    """(V, 3) of each cell: step, row and column, from -1 to 1 over the clip and the picture."""
+    """Return (V, 3): step, row and column of each cell, from -1 to 1 over the clip and the picture."""
     pictures, *sizes = lesson.grid
     axes = [(torch.arange(size) + 0.5) / size * 2 - 1 for size in sizes]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2).repeat(pictures, 1)
 
 
-def learn(
+def compute_losses(
     model: Qwen2_5_VLForConditionalGeneration, heads: Heads, lesson: Lesson, patches: torch.Tensor, packed: Packed
 ) -> Losses:
-    """All losses of one lesson; tensors on the model's device."""
+    """Return all losses of one lesson, on the model's device."""
     _, _, rows, columns = lesson.grid
-    seen = see(model.model.visual, patches, rows, columns)
+    encoded = encode(model.model.visual, patches, rows, columns)
     samples = len(lesson.questions)
-    cells = seen.reshape(samples, -1, seen.shape[-1])
+    cells = encoded.reshape(samples, -1, encoded.shape[-1])
     embedded = model.get_input_embeddings()(packed.ids).index_copy(1, packed.vision, cells)
     out = model.model.language_model(
         inputs_embeds=embedded,
@@ -149,19 +149,19 @@ def learn(
     )
     sample, position = packed.asks.T
     scores = model.lm_head(out.last_hidden_state[sample, position])
-    each = cross_entropy(scores, packed.answers, reduction="none") * packed.weights
+    token_losses = cross_entropy(scores, packed.answers, reduction="none") * packed.weights
     wrong = torch.zeros(int(packed.question[-1]) + 1, device=scores.device)
     wrong.index_add_(0, packed.question, (scores.argmax(-1) != packed.answers).float())
     sample, position = packed.words.T
-    told = heads.inventory(out.last_hidden_state[sample, position]).unflatten(-1, (-1, MOST_OF_A_KIND + 1))
-    inventory = torch.from_numpy(lesson.inventory).to(told.device)[sample]
-    read = out.hidden_states[READ_AFTER][:, packed.vision]
-    places = _places(lesson).to(read.device)
+    inventory_scores = heads.inventory(out.last_hidden_state[sample, position]).unflatten(-1, (-1, MOST_OF_A_KIND + 1))
+    inventory = torch.from_numpy(lesson.inventory).to(inventory_scores.device)[sample]
+    hidden = out.hidden_states[READ_AFTER][:, packed.vision]
+    places = _places(lesson).to(hidden.device)
     return Losses(
-        answer=each.sum() / len(wrong),
-        inventory=cross_entropy(told.flatten(0, 1), inventory.ravel()),
+        answer=token_losses.sum() / len(wrong),
+        inventory=cross_entropy(inventory_scores.flatten(0, 1), inventory.ravel()),
         cells=cell_loss(heads, cells, lesson),
-        place=mse_loss(heads.place(read), places.expand(samples, -1, -1)),
-        state=_classified(heads.state(read), torch.from_numpy(lesson.states).to(read.device)),
-        right=wrong == 0,
+        place=mse_loss(heads.place(hidden), places.expand(samples, -1, -1)),
+        state=_class_loss(heads.state(hidden), torch.from_numpy(lesson.states).to(hidden.device)),
+        correct=wrong == 0,
     )

@@ -1,4 +1,4 @@
-"""Figures of where a checkpoint looked: on the right grid, and on wrong ones, which must do clearly worse."""
+"""Grounding figures of a checkpoint's attention maps: on the right grid, and on wrong grids, which must be worse."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo_model.measures import Asked, Map, inside, lift, points
+from demo_model.measures import EvaluatedQuestion, Map, inside, lift, points
 from qvl_attn.demo.scenes import Box
 
-POINTED = ("color", "shape", "exist")
+GROUNDED_KINDS = ("color", "shape", "exist")
 Change = Callable[[Map], Map]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Means over maps: pointing game and lift, and how many maps there were."""
+    """Means over maps of pointing game and lift, and the number of maps."""
 
     pointing: float
     lift: float
@@ -24,7 +24,7 @@ class Figures:
 
 
 def _window_order(values: Map) -> Map:
-    """The map as it comes out if the tokens stood in the vision tower's window order."""
+    """Return the map that results if the tokens were in the window order of the vision encoder."""
     rows, columns = values.shape
     cells = np.arange(rows * columns).reshape(rows, columns)
     order = [cells[y : y + 4, x : x + 4].ravel() for y in range(0, rows, 4) for x in range(0, columns, 4)]
@@ -32,11 +32,11 @@ def _window_order(values: Map) -> Map:
 
 
 def _shuffled(values: Map) -> Map:
-    return _dice(values).permutation(values.ravel()).reshape(values.shape)
+    return _generator(values).permutation(values.ravel()).reshape(values.shape)
 
 
-def _dice(values: Map) -> np.random.Generator:
-    """Other dice for each map, the same ones whenever it is asked for."""
+def _generator(values: Map) -> np.random.Generator:
+    """Return a random generator seeded by the map."""
     return np.random.default_rng(list(values.tobytes()[:8]))
 
 
@@ -50,29 +50,29 @@ WRONG_GRIDS: dict[str, Change] = {
 }
 
 
-def on_pictures(asked: Sequence[Asked], query: str, change: Change) -> Figures:
-    """Colour, shape and existence: the map against the boxes of what was asked about.
+def on_pictures(questions: Sequence[EvaluatedQuestion], query: str, change: Change) -> Figures:
+    """Score the maps of colour, shape and existence questions against the boxes of the things asked about.
 
     Args:
-        asked: questions on single pictures.
+        questions: questions on single pictures.
         query: "last" or "words".
-        change: what is done to the map first.
+        change: function that is applied to each map first.
     """
     results = []
-    for one, boxes in _pointed(asked):
-        values = getattr(one, query)[0]
-        share, centers = inside(boxes, values.shape, one.size_px)
+    for item, boxes in _with_boxes(questions):
+        values = getattr(item, query)[0]
+        share, centers = inside(boxes, values.shape, item.size_px)
         changed = change(values)
         results.append((points(changed, centers), lift(changed, share)))
     return _mean(results)
 
 
-def _pointed(asked: Sequence[Asked]) -> Iterator[tuple[Asked, Sequence[Box]]]:
-    """The questions of colour, shape and existence that are about something there, and its boxes."""
-    for one in asked:
-        boxes = one.question.fact.boxes_xyxy_px
-        if one.question.kind in POINTED and boxes:
-            yield one, boxes
+def _with_boxes(questions: Sequence[EvaluatedQuestion]) -> Iterator[tuple[EvaluatedQuestion, Sequence[Box]]]:
+    """Yield the questions of colour, shape and existence about present things, with their boxes."""
+    for item in questions:
+        boxes = item.question.fact.boxes_xyxy_px
+        if item.question.kind in GROUNDED_KINDS and boxes:
+            yield item, boxes
 
 
 def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
@@ -82,25 +82,25 @@ def _mean(results: Sequence[tuple[bool, float]]) -> Figures:
     return Figures(float(pointing), float(lifts), len(results))
 
 
-def chance_of_pointing(asked: Sequence[Asked]) -> float:
-    """Mean share of cells whose centre lies in a box, over the maps of `on_pictures`."""
-    shares = [inside(boxes, one.last.shape[1:], one.size_px)[1].mean() for one, boxes in _pointed(asked)]
+def chance_of_pointing(questions: Sequence[EvaluatedQuestion]) -> float:
+    """Return the mean share of cells whose centre lies in a box, over the maps of `on_pictures`."""
+    shares = [inside(boxes, item.last.shape[1:], item.size_px)[1].mean() for item, boxes in _with_boxes(questions)]
     return float(np.mean(shares))
 
 
-def _steps(one: Asked) -> Iterator[tuple[int, Sequence[Box]]]:
-    """Each temporal step in which something asked about is seen, and its boxes in the step's two frames."""
-    fact = one.question.fact
-    for step in range(len(one.last)):
+def _steps(item: EvaluatedQuestion) -> Iterator[tuple[int, Sequence[Box]]]:
+    """Yield each temporal step in which the thing asked about is visible, and its boxes in the step's two frames."""
+    fact = item.question.fact
+    for step in range(len(item.last)):
         boxes = [box for box, frame in zip(fact.boxes_xyxy_px, fact.frames, strict=True) if frame // 2 == step]
         if boxes:
             yield step, boxes
 
 
-def changes(one: Asked) -> bool:
-    """Whether what is asked about is not in the same place in all steps: only then can a wrong time show."""
-    seen = dict(_steps(one))
-    return len({tuple(sorted(set(seen.get(step, ())))) for step in range(len(one.last))}) > 1
+def changes(item: EvaluatedQuestion) -> bool:
+    """Whether the boxes of the thing asked about differ between steps: only then do wrong times lower figures."""
+    boxes = dict(_steps(item))
+    return len({tuple(sorted(set(boxes.get(step, ())))) for step in range(len(item.last))}) > 1
 
 
 def _other_step(maps: Map) -> Map:
@@ -108,9 +108,9 @@ def _other_step(maps: Map) -> Map:
 
 
 def _steps_shuffled(maps: Map) -> Map:
-    dice, steps = _dice(maps), np.arange(len(maps))
+    generator, steps = _generator(maps), np.arange(len(maps))
     while True:
-        order = dice.permutation(steps)
+        order = generator.permutation(steps)
         if (order != steps).any():
             return maps[order]
 
@@ -127,30 +127,30 @@ WRONG_TIMES: dict[str, Change] = {
 }
 
 
-def on_clips(asked: Sequence[Asked], change: Change) -> Figures:
-    """Step by step: the map of a step, on its own scale, against the boxes in the step's frames.
+def on_clips(questions: Sequence[EvaluatedQuestion], change: Change) -> Figures:
+    """Score the map of each step, by itself, against the boxes in the step's frames.
 
     Args:
-        asked: questions on clips; steps without the thing asked about are left out.
-        change: what is done to the maps of all steps first.
+        questions: questions on clips; steps without the thing asked about are left out.
+        change: function that is applied to the maps of all steps first.
     """
     results = []
-    for one in asked:
-        changed = change(one.last)
-        for step, boxes in _steps(one):
-            share, centers = inside(boxes, changed.shape[1:], one.size_px)
+    for item in questions:
+        changed = change(item.last)
+        for step, boxes in _steps(item):
+            share, centers = inside(boxes, changed.shape[1:], item.size_px)
             results.append((points(changed[step], centers), lift(changed[step], share)))
     return _mean(results)
 
 
-def in_space_and_time(asked: Sequence[Asked], change: Change) -> float:
-    """Mass in the boxes over their share of the whole clip, all steps together: one scale, so times count too."""
+def in_space_and_time(questions: Sequence[EvaluatedQuestion], change: Change) -> float:
+    """Return the mean lift over all steps of a clip together, which also depends on the steps being in order."""
     lifts = []
-    for one in asked:
-        if one.question.fact.boxes_xyxy_px:
-            changed = change(one.last)
+    for item in questions:
+        if item.question.fact.boxes_xyxy_px:
+            changed = change(item.last)
             share = np.zeros(changed.shape)
-            for step, boxes in _steps(one):
-                share[step] = inside(boxes, changed.shape[1:], one.size_px)[0]
+            for step, boxes in _steps(item):
+                share[step] = inside(boxes, changed.shape[1:], item.size_px)[0]
             lifts.append(lift(changed, share))
     return float(np.mean(lifts))

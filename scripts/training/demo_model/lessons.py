@@ -1,7 +1,7 @@
-"""What the model is shown in one training step: pictures, pairs of pictures or clips of one size, and questions.
+"""The data of one training step: pictures, pairs of pictures or clips of one size, and questions.
 
-Everything is drawn anew from the run's seed and the step's number, so a step is the same whenever it is taken. The
-held-out distribution has generators of its own (`qvl_attn.demo.heldout`), which nothing here can reach.
+All data is drawn from the run's seed and the step's number, so a step is reproducible. The held-out distribution has
+other seeds (`qvl_attn.demo.heldout`), which are never used here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from qvl_attn.demo.scenes import COLORS, PAIR_SIDES_PX, SHAPES, SIDES_PX, Box, S
 from qvl_attn.demo.wording import LANGUAGES
 from qvl_attn.model.prompt import CELL_PX
 
-SHOWN_TOGETHER = {"picture": 16, "pair": 8, "clip": 8}
+SAMPLES_PER_LESSON = {"picture": 16, "pair": 8, "clip": 8}
 QUESTIONS_EACH = 8
-# How often a kind is asked, against the others that can be asked of the same scene.
+# Relative frequency of each kind among the questions that can be asked about the same scene.
 WEIGHTS = {
     "color": 5.0,
     "shape": 5.0,
@@ -54,19 +54,19 @@ Cells = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One step's material: N samples of M pictures, or clips of T steps, of h x w cells each.
+    """The data of one step: N samples of M pictures, or clips of T steps, of h x w cells each.
 
     Attributes:
-        kind: what each sample is.
-        frames: (N, M, 2T, H, W, 3) uint8; a picture is a frame shown twice.
-        seconds_per_step: of a clip's temporal step; 0 for pictures.
-        questions: of each sample.
-        shapes: (N, M * T * h * w, 2) in each of a step's two frames, the shape in each cell, `len(SHAPES)` for the
-            ground, `NOTHING` where a cell is covered in part.
-        colors: likewise for colours.
-        states: (N, M * T * h * w) of clips, one of `STATES`, `len(STATES)` for the ground; `NOTHING` for pictures.
-        inventory: (N, shapes + colours) how many things of each shape and of each colour are seen, at most
-            `MOST_OF_A_KIND`.
+        kind: kind of all samples.
+        frames: (N, M, 2T, H, W, 3) uint8; a picture is repeated as two frames.
+        seconds_per_step: duration of a clip's temporal step; 0 for pictures.
+        questions: the questions of each sample.
+        shapes: (N, M * T * h * w, 2) index of the shape in each cell, in both frames of a step; `len(SHAPES)` for the
+            background, `NOTHING` for a partly covered cell.
+        colors: the same for colours.
+        states: (N, M * T * h * w) for clips, index into `STATES`, `len(STATES)` for the background; `NOTHING` for
+            pictures.
+        inventory: (N, shapes + colours) number of visible things of each shape and colour, at most `MOST_OF_A_KIND`.
     """
 
     kind: Kind
@@ -80,36 +80,36 @@ class Lesson:
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
-        """Pictures a sample, temporal steps, and rows and columns of cells."""
+        """Pictures per sample, temporal steps, rows and columns of cells."""
         _, pictures, frames, height, width, _ = self.frames.shape
         return pictures, frames // 2, height // CELL_PX, width // CELL_PX
 
 
 def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int, late: bool = False) -> Lesson:
-    """Draws one step's material.
+    """Draw the data of one step.
 
     Args:
-        rng: decides everything else.
+        rng: random generator for everything else.
         kind: pictures, pairs or clips.
-        most_things: on a picture; clips hold two or three.
-        late: more of what is learnt last: pictures of several things, counts above one, rare events.
+        most_things: maximum number of things in a picture; clips have two or three.
+        late: more of the harder data: pictures of several things, counts above one, rare events.
     """
-    count = SHOWN_TOGETHER[kind]
+    count = SAMPLES_PER_LESSON[kind]
     if kind == "clip":
         return _clips(rng, count, min(most_things, int(rng.integers(2, 4))), late)
     sides = SIDES_PX if kind == "picture" else PAIR_SIDES_PX
     size_px = (int(rng.choice(sides)), int(rng.choice(sides)))
     pictures = 1 if kind == "picture" else 2
-    samples, asked = [], []
+    samples, questions = [], []
     while len(samples) < count:
         scenes = [
             draw_scene(rng, size_px, int(rng.integers(2 if late else 1, most_things + 1))) for _ in range(pictures)
         ]
         facts = scene_facts(scenes[0], rng) if kind == "picture" else pair_facts((scenes[0], scenes[1]))
-        # Two pictures of the very same things leave nothing to ask.
+        # There is no question about two pictures of the same things.
         if facts:
             samples.append(scenes)
-            asked.append(_choose(facts, rng, late))
+            questions.append(_choose(facts, rng, late))
     frames = np.stack([np.stack([scene.picture for scene in scenes]) for scenes in samples])
     labels = [[_labels(scene) for scene in scenes] for scenes in samples]
     shapes, colors = (
@@ -119,7 +119,7 @@ def draw_lesson(rng: np.random.Generator, kind: Kind, most_things: int, late: bo
         kind,
         np.repeat(frames[:, :, None], 2, axis=2),
         0.0,
-        tuple(asked),
+        tuple(questions),
         np.repeat(shapes[..., None], 2, axis=2),
         np.repeat(colors[..., None], 2, axis=2),
         np.full(shapes.shape, NOTHING),
@@ -160,7 +160,7 @@ def _choose(facts: Sequence[Fact], rng: np.random.Generator, late: bool) -> tupl
 
 
 def _cells(boxes: Sequence[Box], labels: Sequence[int], height: int, width: int, ground: int) -> Cells:
-    """(h * w,) the label of the box that each cell's centre lies in, the ground's where no box touches the cell."""
+    """Return (h * w,): label of the box that contains the cell's centre, `ground` if no box touches the cell."""
     y, x = (CELL_PX * np.arange(side // CELL_PX) for side in (height, width))
     cells = np.full((len(y), len(x)), ground)
     for box in boxes:
@@ -189,27 +189,27 @@ def _labels(scene: Scene) -> tuple[Cells, Cells]:
 
 
 def _clip_labels(clip: Clip, what: Literal["shape", "color"]) -> Cells:
-    """(T * h * w, 2)."""
+    """Return (T * h * w, 2): the shape or colour in each cell, in both frames of each step."""
     frames, height, width = clip.frames.shape[:3]
     ground = len(SHAPES) if what == "shape" else len(COLORS)
     rows = []
     for k in range(frames):
-        there = [track for track in clip.tracks if track.boxes_xyxy_px[k] is not None]
-        boxes = [box for track in there if (box := track.boxes_xyxy_px[k])]
-        labels = [SHAPES.index(t.shape) if what == "shape" else list(COLORS).index(str(t.colors[k])) for t in there]
+        visible = [track for track in clip.tracks if track.boxes_xyxy_px[k] is not None]
+        boxes = [box for track in visible if (box := track.boxes_xyxy_px[k])]
+        labels = [SHAPES.index(t.shape) if what == "shape" else list(COLORS).index(str(t.colors[k])) for t in visible]
         rows.append(_cells(boxes, labels, height, width, ground))
     return np.stack(rows).reshape(frames // 2, 2, -1).transpose(0, 2, 1).reshape(-1, 2)
 
 
 def _states(clip: Clip) -> Cells:
-    """(T * h * w,) what is known of each cell by the end of its step: later steps are not known yet."""
+    """Return (T * h * w,): state of each cell at the end of its step; later steps have no influence."""
     frames, height, width = clip.frames.shape[:3]
     actor, *others = clip.tracks
     steps = []
     for step in range(frames // 2):
         boxes = [box for track in others if (box := track.boxes_xyxy_px[2 * step + 1])]
         labels = [0] * len(boxes)
-        # What vanishes stood still before, so its place is that of the first frame.
+        # A thing that vanishes did not move before, so its box is that of the first frame.
         box = actor.boxes_xyxy_px[0] if clip.event == "vanish" else actor.boxes_xyxy_px[2 * step + 1]
         if box:
             boxes.append(box)

@@ -1,4 +1,4 @@
-"""How well a checkpoint answers and where it looks, on held-out samples, through the real processors and `generate`."""
+"""Answers and attention maps of a checkpoint on held-out samples, with the real processors and `generate`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from qvl_attn.model.recorder import AttentionRecorder, Target
 MAX_NEW_TOKENS = 24
 BATCH = 16
 Map = NDArray[np.float64]
-MediaRef = Scene | tuple[Scene, Scene] | Clip
+Content = Scene | tuple[Scene, Scene] | Clip
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """One question that was answered, and where the model looked.
+class EvaluatedQuestion:
+    """One question with the model's answer and attention maps.
 
     Attributes:
-        question: what was asked.
-        answer: what the model said.
-        last: (t, h, w) attention of the last prompt token, heads and layers averaged.
-        words: (t, h, w) of the question's own tokens, averaged.
-        size_px: (width, height) of what was shown.
-        frames: of the clip, 1 for a picture.
-        fps: of the clip, 0 for a picture.
+        question: the question.
+        answer: the model's answer.
+        last: (t, h, w) attention of the last prompt token, averaged over heads and layers.
+        words: (t, h, w) attention of the question's tokens, averaged also over them.
+        size_px: (width, height) of the picture or clip.
+        frames: number of frames of the clip, 1 for a picture.
+        fps: frames per second of the clip, 0 for a picture.
     """
 
     question: Question
@@ -48,35 +48,36 @@ class Asked:
     fps: float
 
     @property
-    def right(self) -> bool:
-        """Whether the answer is the expected one, letter by letter."""
+    def correct(self) -> bool:
+        """Whether the answer is exactly the expected one."""
         return self.answer == self.question.answer
 
 
 def ask_all(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, samples: Iterable[HeldOut]
-) -> list[Asked]:
-    """Puts every question of every sample to the model; what is of one size goes in batches."""
-    together: dict[tuple[object, ...], list[tuple[Question, MediaRef]]] = {}
+) -> list[EvaluatedQuestion]:
+    """Ask every question about every sample, in batches of samples of one size."""
+    groups: dict[tuple[object, ...], list[tuple[Question, Content]]] = {}
     for sample in samples:
-        shape = sample.shown.frames.shape if isinstance(sample.shown, Clip) else _scenes(sample.shown)[0].picture.shape
+        content = sample.content
+        shape = content.frames.shape if isinstance(content, Clip) else _scenes(content)[0].picture.shape
         for question in sample.questions:
-            # Long answers apart, or every batch would wait for one.
-            together.setdefault((shape, question.kind == "describe"), []).append((question, sample.shown))
-    asked = []
-    for items in together.values():
+            # Long answers have their own batches, so that other batches do not wait for them.
+            groups.setdefault((shape, question.kind == "describe"), []).append((question, content))
+    evaluated = []
+    for items in groups.values():
         for start in range(0, len(items), BATCH):
-            asked += _ask_batch(model, processor, items[start : start + BATCH])
-    return asked
+            evaluated += _ask_batch(model, processor, items[start : start + BATCH])
+    return evaluated
 
 
-def _scenes(shown: Scene | tuple[Scene, Scene]) -> tuple[Scene, ...]:
-    return (shown,) if isinstance(shown, Scene) else shown
+def _scenes(content: Scene | tuple[Scene, Scene]) -> tuple[Scene, ...]:
+    return (content,) if isinstance(content, Scene) else content
 
 
-def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, MediaRef]]) -> dict[str, torch.Tensor]:
-    shown = items[0][1]
-    visuals = [{"type": "video"}] if isinstance(shown, Clip) else [{"type": "image"}] * len(_scenes(shown))
+def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, Content]]) -> dict[str, torch.Tensor]:
+    content = items[0][1]
+    visuals = [{"type": "video"}] if isinstance(content, Clip) else [{"type": "image"}] * len(_scenes(content))
     text = [
         processor.apply_chat_template(
             [{"role": "user", "content": [*visuals, {"type": "text", "text": question.question}]}],
@@ -84,25 +85,27 @@ def _inputs(processor: Qwen2_5_VLProcessor, items: Sequence[tuple[Question, Medi
         )
         for question, _ in items
     ]
-    how = {"text": text, "return_tensors": "pt", "padding": True, "padding_side": "left"}
-    if isinstance(shown, Clip):
+    options = {"text": text, "return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if isinstance(content, Clip):
         clips = [clip for _, clip in items]
         metadata = [
             {"total_num_frames": len(clip.frames), "fps": clip.fps, "frames_indices": list(range(len(clip.frames)))}
             for clip in clips
         ]
         return dict(
-            processor(**how, videos=[clip.frames for clip in clips], video_metadata=metadata, do_sample_frames=False)
+            processor(
+                **options, videos=[clip.frames for clip in clips], video_metadata=metadata, do_sample_frames=False
+            )
         )
     pictures = [[Image.fromarray(scene.picture) for scene in _scenes(scenes)] for _, scenes in items]
-    return dict(processor(**how, images=pictures))
+    return dict(processor(**options, images=pictures))
 
 
 def _ask_batch(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    items: Sequence[tuple[Question, MediaRef]],
-) -> list[Asked]:
+    items: Sequence[tuple[Question, Content]],
+) -> list[EvaluatedQuestion]:
     inputs = _inputs(processor, items)
     ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
     targets = []
@@ -120,18 +123,19 @@ def _ask_batch(
     answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
     grid = inputs["video_grid_thw"][0] if "video_grid_thw" in inputs else inputs["image_grid_thw"][0]
     steps, rows, columns = int(grid[0]), int(grid[1]) // 2, int(grid[2]) // 2
-    asked = []
-    for (question, shown), target, recorded, answer in zip(items, targets, recorder.results(), answers, strict=True):
+    evaluated = []
+    for (question, content), target, recorded, answer in zip(items, targets, recorder.results(), answers, strict=True):
         prompt = recorded.weights[:, : len(target.rows)].mean(axis=0, dtype=np.float64)
-        maps = prompt.reshape(len(target.rows), -1, rows, columns)  # a pair's two pictures stand like two steps
+        maps = prompt.reshape(len(target.rows), -1, rows, columns)  # the two pictures of a pair are like two steps
         height, width = rows * CELL_PX, columns * CELL_PX
-        frames, fps = (2 * steps, shown.fps) if isinstance(shown, Clip) else (1, 0.0)
-        asked.append(Asked(question, answer, maps[-1], maps[:-1].mean(axis=0), (width, height), frames, fps))
-    return asked
+        frames, fps = (2 * steps, content.fps) if isinstance(content, Clip) else (1, 0.0)
+        words = maps[:-1].mean(axis=0)
+        evaluated.append(EvaluatedQuestion(question, answer, maps[-1], words, (width, height), frames, fps))
+    return evaluated
 
 
 def inside(boxes: Sequence[Box], shape: tuple[int, int], size_px: tuple[int, int]) -> tuple[Map, NDArray[np.bool_]]:
-    """Share of each cell's area in the union of boxes, (h, w), and whether the cell's centre lies in one of them."""
+    """Return the share of each cell's area in the union of boxes, (h, w), and whether its centre lies in a box."""
     width, height = size_px
     covered = np.zeros((height, width))
     for x0, y0, x1, y1 in boxes:
@@ -143,11 +147,11 @@ def inside(boxes: Sequence[Box], shape: tuple[int, int], size_px: tuple[int, int
 
 
 def points(values: Map, centers: NDArray[np.bool_]) -> bool:
-    """Whether the one highest cell has its centre inside; a tie or an empty map does not point (the pointing game)."""
-    best = values == values.max()
-    return bool(values.max() > 0 and best.sum() == 1 and centers[best][0])
+    """Pointing game: whether the centre of the highest cell is in a box; false for ties and empty maps."""
+    highest = values == values.max()
+    return bool(values.max() > 0 and highest.sum() == 1 and centers[highest][0])
 
 
 def lift(values: Map, share: Map) -> float:
-    """The map's mass inside over the area inside: 1 for a uniform map."""
+    """Return the map's share of mass in the boxes over the boxes' share of the area: 1 for a uniform map."""
     return float((values * share).sum() / values.sum() / share.mean())

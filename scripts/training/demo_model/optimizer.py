@@ -1,8 +1,9 @@
-"""Muon: momentum made orthogonal, for the matrices within blocks (Jordan et al. 2024).
+"""Muon: orthogonalized momentum, for the matrices within blocks (Jordan et al. 2024).
 
 https://kellerjordan.github.io/posts/muon
 
-torch's own works in bfloat16, which most CPUs only emulate: here it is float32, all matrices of one shape at once.
+torch's implementation uses bfloat16, which most CPUs only emulate; this one uses float32, for all matrices of one shape
+at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ ITERATIONS = 5
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """(n, rows, columns): singular values brought to about one by the quintic Newton-Schulz iteration."""
+    """Bring the singular values of (n, rows, columns) matrices to about 1, by the quintic Newton-Schulz iteration."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -28,7 +29,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal, as large as AdamW steps (0.2 root mean square; Liu et al. 2502.16982)."""
+    """Orthogonalized Nesterov momentum, scaled to the size of AdamW steps (RMS 0.2; Liu et al. 2502.16982)."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Moves every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
@@ -49,9 +50,9 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
                 size = 0.2 * max(shape) ** 0.5 * group["lr"]
-                moves = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
-                for parameter, move in zip(parameters, moves, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(move, alpha=size)
+                updates = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=size)
 
     def _momentum(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:
         state = self.state[parameter]

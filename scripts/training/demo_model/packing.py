@@ -1,6 +1,6 @@
-"""A lesson as tensors: one shared prefix with the pictures, then all its questions, each seeing the prefix and itself.
+"""A lesson as tensors: a shared prefix with the pictures, then all questions, each attending to the prefix and itself.
 
-Positions start again after the prefix for every question, so each sees exactly the sequence of a single turn.
+Positions start again after the prefix for every question, so that each question is computed as in a single turn.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Packed:
     """N sequences of S tokens.
 
     Attributes:
-        ids: (N, S).
-        positions: (3, N, S) time, height and width.
-        visible: (N, 1, S, S) bool, true where a row may look.
+        ids: (N, S) token ids.
+        positions: (3, N, S) position ids for time, height and width.
+        visible: (N, 1, S, S) bool, the attention mask: true where a query may attend to a key.
         vision: (V,) positions of the vision tokens, the same in all sequences.
-        asks: (A, 2) sequence and position of every token that has to be predicted, at the position that predicts it.
-        answers: (A,) what it has to predict.
-        weights: (A,) of the loss; a question's tokens add up to the square root of their number.
+        asks: (A, 2) sequence and position of every query that predicts an answer token.
+        answers: (A,) id of the token to predict.
+        weights: (A,) loss weights; those of one answer add up to the square root of its length.
         question: (A,) number of the question within the lesson.
         words: (W, 2) sequence and position of every token of the questions.
     """
@@ -48,7 +48,7 @@ class Packed:
 
 
 def patches(lesson: Lesson, processor: Qwen2_5_VLProcessor) -> torch.Tensor:
-    """(N * M * T, h * w * 4, 1176): pixels ordered and scaled as by the real processors, for sides of whole cells."""
+    """Return (N * M * T, h * w * 4, 1176): pixels as from the real processors, for sides that are whole cells."""
     settings = processor.image_processor
     size, merge = settings.patch_size, settings.merge_size
     samples, pictures, frames, height, width, _ = lesson.frames.shape
@@ -60,7 +60,7 @@ def patches(lesson: Lesson, processor: Qwen2_5_VLProcessor) -> torch.Tensor:
 
 
 def prefix(lesson: Lesson, tokenizer: Qwen2Tokenizer) -> list[int]:
-    """The tokens of system prompt and pictures."""
+    """Return the tokens of the system prompt and the pictures."""
     pictures, steps, rows, columns = lesson.grid
     pad = "<|video_pad|>" if lesson.kind == "clip" else "<|image_pad|>"
     visual = f"<|vision_start|>{pad * (steps * rows * columns)}<|vision_end|>"
@@ -70,29 +70,29 @@ def prefix(lesson: Lesson, tokenizer: Qwen2Tokenizer) -> list[int]:
 def _prefix_positions(
     lesson: Lesson, ids: list[int], model: Qwen2_5_VLForConditionalGeneration
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(3, P) from the model's own rule, and which tokens are vision's."""
+    """Return (3, P) position ids from the model's own function, and the positions of the vision tokens."""
     tokens = torch.tensor([ids])
     images, videos = tokens == model.config.image_token_id, tokens == model.config.video_token_id
     pictures, steps, rows, columns = lesson.grid
     grid = torch.tensor([[steps, 2 * rows, 2 * columns]] * pictures)
-    how: Mapping[str, object] = {"image_grid_thw": grid}
+    grids: Mapping[str, object] = {"image_grid_thw": grid}
     if lesson.kind == "clip":
-        how = {"video_grid_thw": grid, "second_per_grid_ts": torch.tensor([lesson.seconds_per_step])}
-    positions, _ = model.model.get_rope_index(tokens, mm_token_type_ids=images.int() + 2 * videos.int(), **how)
+        grids = {"video_grid_thw": grid, "second_per_grid_ts": torch.tensor([lesson.seconds_per_step])}
+    positions, _ = model.model.get_rope_index(tokens, mm_token_type_ids=images.int() + 2 * videos.int(), **grids)
     return positions[:, 0], (images | videos)[0].nonzero()[:, 0]
 
 
 def _turn(question: Question, tokenizer: Qwen2Tokenizer) -> tuple[list[int], int, int]:
-    """A question and its answer as tokens, and how many of them are the question's and the answer's."""
-    asked, answer = (list(tokenizer(text).input_ids) for text in (question.question, question.answer + END))
-    return [*asked, *tokenizer(TURN).input_ids, *answer], len(asked), len(answer)
+    """Return the tokens of a question and its answer, and the numbers of tokens of the question and of the answer."""
+    words, answer = (list(tokenizer(text).input_ids) for text in (question.question, question.answer + END))
+    return [*words, *tokenizer(TURN).input_ids, *answer], len(words), len(answer)
 
 
 def pack(lesson: Lesson, tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditionalGeneration) -> Packed:
-    """Lays out a lesson's questions behind one another."""
+    """Pack a lesson's questions one after another."""
     head = prefix(lesson, tokenizer)
     start, vision = _prefix_positions(lesson, head, model)
-    turns = [[_turn(question, tokenizer) for question in asked] for asked in lesson.questions]
+    turns = [[_turn(question, tokenizer) for question in questions] for questions in lesson.questions]
     length = len(head) + max(sum(len(ids) for ids, *_ in row) for row in turns)
     samples = len(turns)
     ids = torch.full((samples, length), tokenizer.pad_token_id)
@@ -102,21 +102,21 @@ def pack(lesson: Lesson, tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditio
     positions[:, :, : len(head)] = start[:, None]
     asks, answers, weights, number, words = [], [], [], [], []
     for sample, row in enumerate(turns):
-        at = len(head)
-        for index, (tokens, asked, answered) in enumerate(row):
-            end = at + len(tokens)
-            ids[sample, at:end] = torch.tensor(tokens)
-            segment[sample, at:end] = index + 1
-            positions[:, sample, at:end] = start[:, -1:] + 1 + torch.arange(len(tokens))
-            asks += [(sample, position - 1) for position in range(end - answered, end)]
-            answers += tokens[-answered:]
-            words += [(sample, position) for position in range(at, at + asked)]
-            weights += [answered**-0.5] * answered
-            number += [sum(map(len, turns[:sample])) + index] * answered
-            at = end
+        begin = len(head)
+        for index, (tokens, question_length, answer_length) in enumerate(row):
+            end = begin + len(tokens)
+            ids[sample, begin:end] = torch.tensor(tokens)
+            segment[sample, begin:end] = index + 1
+            positions[:, sample, begin:end] = start[:, -1:] + 1 + torch.arange(len(tokens))
+            asks += [(sample, position - 1) for position in range(end - answer_length, end)]
+            answers += tokens[-answer_length:]
+            words += [(sample, position) for position in range(begin, begin + question_length)]
+            weights += [answer_length**-0.5] * answer_length
+            number += [sum(map(len, turns[:sample])) + index] * answer_length
+            begin = end
     order = torch.arange(length)
-    same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    visible = (same & (order[None, :] <= order[:, None]))[:, None]
+    attended = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    visible = (attended & (order[None, :] <= order[:, None]))[:, None]
     return Packed(
         ids,
         positions,
