@@ -1,4 +1,4 @@
-"""The samples on the page of a check, in a browser: which cards are there, in what order, and what is drawn on them."""
+"""The samples on the page of a check in a browser: selection and order of the cards, and what is drawn on them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.helpers.check_pages import CARD, INKED, number
 pytestmark = pytest.mark.browser
 DRAWN = """(row) => [...ROW.children].map((figure) => {
   const [img, canvas, svg] = figure.children;
-  const place = (one) => {
-    const box = one.getBoundingClientRect();
+  const place = (element) => {
+    const box = element.getBoundingClientRect();
     return [box.left, box.top, box.right, box.bottom];
   };
   return {
@@ -51,15 +51,15 @@ def example_of(run, row):
 
 
 def rows_with_example(run):
-    kept = read_examples(run.folder)
-    return [i for i, row in enumerate(run.rows) if row["id"] in kept]
+    examples = read_examples(run.folder)
+    return [i for i, row in enumerate(run.rows) if row["id"] in examples]
 
 
-# Which, and in what order
+# Selection and order
 
-SEEN = """() => [
-  [...document.querySelectorAll("#cards .pictures")].map((one) => drawnCards.get(one).row),
-  [...document.querySelectorAll("#rows tbody .open")].map((one) => one.textContent),
+LISTED = """() => [
+  [...document.querySelectorAll("#cards .pictures")].map((row) => drawnCards.get(row).row),
+  [...document.querySelectorAll("#rows tbody .open")].map((button) => button.textContent),
   $("order").textContent, $("count").textContent,
 ]"""
 SET = """(id, value) => {
@@ -67,24 +67,24 @@ SET = """(id, value) => {
   $(id).dispatchEvent(new Event(id === "search" ? "input" : "change"));
 }"""
 SORTED = f"""(names) => {{
-  const found = {{}}, set = {SET}, seen = {SEEN};
+  const orders = {{}}, set = {SET}, listed = {LISTED};
   for (const down of [false, true]) {{
     if (($("order").getAttribute("aria-pressed") === "true") !== down) $("order").click();
     for (const name of names) {{
       set("sort", name);
-      found[`${{name}} ${{down}}`] = seen().slice(0, 3);
+      orders[`${{name}} ${{down}}`] = listed().slice(0, 3);
     }}
   }}
-  return found;
+  return orders;
 }}"""
-FILTERED = f"""(asked) => asked.map((three) => {{
-  ["right", "grounded", "search"].forEach((id, i) => ({SET})(id, three[i]));
-  return ({SEEN})();
+FILTERED = f"""(requests) => requests.map((values) => {{
+  ["right", "grounded", "search"].forEach((id, i) => ({SET})(id, values[i]));
+  return ({LISTED})();
 }})"""
 
 
 def order_of(rows, values, down):
-    """What has no value comes last, and the data set's order decides among equals."""
+    """Sort rows by values; rows without a value come last, and equal rows keep the order of the data set."""
     values = np.array([np.nan if value is None else value for value in values], float)
     sign = -1 if down else 1
     return sorted(rows, key=lambda i: (np.isnan(values[i]), 0 if np.isnan(values[i]) else sign * values[i], i))
@@ -93,39 +93,39 @@ def order_of(rows, values, down):
 @pytest.mark.parametrize("kind", ["boxed", "bare", "evil"])
 def test_samples_are_sorted_by_every_figure_both_ways(open_check_page, finished_check, kind):
     page, run = open_check_page(kind), finished_check(kind)
-    rows, shown = run.rows, rows_with_example(run)
+    rows, with_example = run.rows, rows_with_example(run)
     if kind == "boxed":
-        assert len(shown) < len(rows)
-    names = page.page.eval_on_selector("#sort", "(one) => [...one.options].map((option) => option.value)")
+        assert len(with_example) < len(rows)
+    names = page.page.eval_on_selector("#sort", "(select) => [...select.options].map((option) => option.value)")
     assert names == ["order", *FIGURES, "area"]
-    found = page.page.evaluate(SORTED, names)
+    orders = page.page.evaluate(SORTED, names)
     for down, name in product((False, True), names):
         if name == "order":
             values = range(len(rows))
         else:
             values = [row.get("area") if name == "area" else row.get("headline", {}).get(name) for row in rows]
         want = order_of(range(len(rows)), values, down)
-        cards, listed, order = found[f"{name} {str(down).lower()}"]
-        assert cards == [i for i in want if i in shown], (name, down)
+        cards, listed, order = orders[f"{name} {str(down).lower()}"]
+        assert cards == [i for i in want if i in with_example], (name, down)
         assert listed == [rows[i]["id"] for i in want], (name, down)
         assert order == ["ascending", "descending"][down]
 
 
 def test_filters_and_search_alone_and_together(open_check_page, finished_check):
     page, run = open_check_page("boxed"), finished_check("boxed")
-    rows, shown = run.rows, rows_with_example(run)
+    rows, with_example = run.rows, rows_with_example(run)
     texts = [[row["id"], row["question"], row["answer"], *row["references"], *row["media"]] for row in rows]
     right = [row["accuracy"] >= 0.5 for row in rows]
     counts = set()
-    asked = [
+    requests = [
         *product(
             ("", "right", "wrong"),
             ("", "grounded", "elsewhere"),
             ("", "purple", "  SCENE-00001 ", "an elephant", "颜色", "scene-00000.png", "nobody says this"),
         )
     ]
-    found = page.page.evaluate(FILTERED, asked)
-    for (answers, grounding, words), (cards, listed, _, count) in zip(asked, found, strict=True):
+    results = page.page.evaluate(FILTERED, requests)
+    for (answers, grounding, words), (cards, listed, _, count) in zip(requests, results, strict=True):
         want = [
             i
             for i, row in enumerate(rows)
@@ -133,10 +133,10 @@ def test_filters_and_search_alone_and_together(open_check_page, finished_check):
             and (not grounding or row["grounded"] is (grounding == "grounded"))
             and any(words.strip().lower() in text.lower() for text in texts[i])
         ]
-        with_picture = [i for i in want if i in shown]
+        with_picture = [i for i in want if i in with_example]
         assert cards == with_picture, (answers, grounding, words)
         assert listed == [rows[i]["id"] for i in want]
-        assert count.startswith(f"{len(want)} of 24 samples pass; {len(with_picture)} of them have")
+        assert count.startswith(f"{len(want)} of 24 samples match; {len(with_picture)} of them have")
         counts.add(len(want))
     assert len(counts) > 6
     assert page.page.get_attribute("#count", "role") == "status"
@@ -152,7 +152,7 @@ def test_a_filter_and_an_order_together(open_check_page, finished_check):
     assert page.listed() == [run.rows[i]["id"] for i in want]
 
 
-def test_a_card_says_what_was_asked_answered_and_judged(open_check_page, finished_check):
+def test_a_card_shows_question_answer_and_verdicts(open_check_page, finished_check):
     page, run = open_check_page("boxed"), finished_check("boxed")
     for sort, names in (("order", ("lift", "mass")), ("entropy", ("entropy", "lift")), ("lift", ("lift", "mass"))):
         page.page.select_option("#sort", sort)
@@ -164,15 +164,15 @@ def test_a_card_says_what_was_asked_answered_and_judged(open_check_page, finishe
             tags = ["right" if row["accuracy"] >= 0.5 else "wrong"]
             tags += [] if row["grounded"] is None else ["points into a box" if row["grounded"] else "points elsewhere"]
             words = {"lift": "lift over the area", "mass": "share in the box", "entropy": "entropy"}
-            known = [name for name in names if row["headline"][name] is not None]
-            reported = [part for part in re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ") if part]
-            for part, name in zip(reported, known, strict=True):
+            defined = [name for name in names if row["headline"][name] is not None]
+            parts = [part for part in re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ") if part]
+            for part, name in zip(parts, defined, strict=True):
                 assert part.startswith(words[name])
-                shown = number(part.removeprefix(words[name]).strip())
-                assert shown == pytest.approx(row["headline"][name], rel=6e-3)
+                value = number(part.removeprefix(words[name]).strip())
+                assert value == pytest.approx(row["headline"][name], rel=6e-3)
 
 
-# What is drawn
+# Drawing
 
 
 @pytest.mark.parametrize(("interp", "colormap"), [("linear", "inferno"), ("cells", "viridis"), ("linear", "jet")])
@@ -184,49 +184,49 @@ def test_maps_are_coloured_as_python_does(open_check_page, finished_check, kind,
     table = color_table(colormap)[:, 0].astype(int)
     for row in rows_with_example(run)[::4]:
         example, brightest = example_of(run, row), []
-        for found, values in zip(drawn(page, row), example.values, strict=True):
-            width, height = found["size"]
+        for picture, values in zip(drawn(page, row), example.values, strict=True):
+            width, height = picture["size"]
             shares = upsample(values, (width, height), Drawing(interp=interp)) / example.high
-            pixels = decoded(found["map"])
+            pixels = decoded(picture["map"])
             assert pixels.shape[:2] == shares.shape
             levels = np.rint(np.clip(shares, 0, 1) * 255).astype(int)
             near = [table[np.clip(levels + step, 0, 255)] for step in (-1, 0, 1)]
-            assert np.any([(one == pixels[..., :3]).all(axis=2) for one in near], axis=0).all()
+            assert np.any([(colors == pixels[..., :3]).all(axis=2) for colors in near], axis=0).all()
             assert (near[1] == pixels[..., :3]).all(axis=2).mean() > 0.95
             brightest.append(levels.max())
         assert max(brightest) > 200
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_pictures_are_those_that_were_kept_and_lie_under_their_maps(open_check_page, finished_check, kind):
+def test_pictures_are_those_of_the_examples_and_lie_under_their_maps(open_check_page, finished_check, kind):
     page, run = open_check_page(kind), finished_check(kind)
     for row in rows_with_example(run)[::3]:
-        for found, jpeg in zip(drawn(page, row), example_of(run, row).jpegs, strict=True):
-            assert b64decode(found["source"].removeprefix("data:image/jpeg;base64,")) == jpeg
-            assert list(decoded(found["map"]).shape[1::-1]) == found["size"]
-            picture, canvas, svg = found["places"]
+        for card_picture, jpeg in zip(drawn(page, row), example_of(run, row).jpegs, strict=True):
+            assert b64decode(card_picture["source"].removeprefix("data:image/jpeg;base64,")) == jpeg
+            assert list(decoded(card_picture["map"]).shape[1::-1]) == card_picture["size"]
+            picture, canvas, svg = card_picture["places"]
             assert picture == pytest.approx(canvas, abs=0.1)
             assert picture == pytest.approx(svg, abs=0.1)
             width, height = picture[2] - picture[0], picture[3] - picture[1]
-            assert width / height == pytest.approx(found["size"][0] / found["size"][1], rel=0.02)
+            assert width / height == pytest.approx(card_picture["size"][0] / card_picture["size"][1], rel=0.02)
 
 
 def test_boxes_are_where_the_data_set_says_until_they_are_switched_off(open_check_page, finished_check):
     page, run = open_check_page("boxed"), finished_check("boxed")
-    shown, outlined = rows_with_example(run), 0
-    for row in shown:
-        (found,) = drawn(page, row)
-        typed = run.typed[run.rows[row]["id"]]
-        left, top, right, bottom = found["places"][0]
+    rows, outlined = rows_with_example(run), 0
+    for row in rows:
+        (picture,) = drawn(page, row)
+        typed = run.records[run.rows[row]["id"]]
+        left, top, right, bottom = picture["places"][0]
         width, height = run.sizes_px[typed["image"]]
         scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
         want = np.reshape(np.array(typed["boxes"], float), (-1, 4)) * scale + [left, top] * 2
-        np.testing.assert_allclose(np.reshape(found["boxes"], (-1, 4)), want, atol=0.6)
-        assert found["under"] == len(want)
+        np.testing.assert_allclose(np.reshape(picture["boxes"], (-1, 4)), want, atol=0.6)
+        assert picture["under"] == len(want)
         outlined += len(want)
     assert outlined > 8
     page.page.uncheck("#outlines")
-    for row in (shown[0], shown[-1], shown[0]):
+    for row in (rows[0], rows[-1], rows[0]):
         page.wait_drawn(row)
         page.wait(f"(row) => {CARD}(row).querySelectorAll('rect').length === 0", row)
     page.page.check("#outlines")
@@ -249,15 +249,15 @@ def test_clips_show_their_steps(open_check_page, finished_check):
     boxed = 0
     for row in rows_with_example(run):
         example = example_of(run, row)
-        found = drawn(page, row)
-        assert len(found) == len(example.places) > 1
-        lefts = [one["places"][0][0] for one in found]
+        pictures = drawn(page, row)
+        assert len(pictures) == len(example.places) > 1
+        lefts = [picture["places"][0][0] for picture in pictures]
         assert lefts == sorted({*lefts}), "side by side, in the order of time"
-        for one, boxes in zip(found, example.boxes, strict=True):
-            left, top, right, bottom = one["places"][0]
+        for picture, boxes in zip(pictures, example.boxes, strict=True):
+            left, top, right, bottom = picture["places"][0]
             size = np.array([right - left, bottom - top] * 2)
             want = boxes * size + np.array([left, top] * 2)
-            np.testing.assert_allclose(np.reshape(one["boxes"], (-1, 4)), want, atol=0.6)
+            np.testing.assert_allclose(np.reshape(picture["boxes"], (-1, 4)), want, atol=0.6)
             boxed += len(boxes)
         page.page.evaluate("(row) => openSample(row)", row)
         times = ", ".join(f"{time:.2f} s" for time in example.times_s)
@@ -266,7 +266,7 @@ def test_clips_show_their_steps(open_check_page, finished_check):
     assert boxed
 
 
-# When it is drawn
+# Time of drawing
 
 EMPTY = f"""() => [...document.querySelectorAll(".sample .pictures, #sample-card .pictures")].filter((row) => {{
   const box = row.getBoundingClientRect();
@@ -275,30 +275,30 @@ EMPTY = f"""() => [...document.querySelectorAll(".sample .pictures, #sample-card
 
 
 def scroll_through(page):
-    """Nothing in sight stays empty, from the top to the end."""
-    seen, at = set(), 0
+    """Scroll from the top to the end; no visible card stays empty."""
+    visible_rows, offset_px = set(), 0
     page.page.evaluate("scrollTo(0, 0)")
     while True:
         page.wait(f"() => ({EMPTY})() === 0")
-        seen |= set(
+        visible_rows |= set(
             page.page.evaluate("""() => [...document.querySelectorAll("#cards .pictures")]
           .filter((row) => { const box = row.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; })
           .map((row) => drawnCards.get(row).row)""")
         )
-        at += 350
+        offset_px += 350
         page.page.mouse.wheel(0, 350)
         end = page.page.evaluate("() => document.documentElement.scrollHeight - innerHeight")
         page.page.wait_for_timeout(30)
-        if at > end + 350:
+        if offset_px > end + 350:
             break
-    assert seen == {*page.cards()}
+    assert visible_rows == {*page.cards()}
 
 
-def test_nothing_stays_empty_when_it_comes_into_sight(open_check_page, finished_check):
+def test_no_card_stays_empty_when_it_becomes_visible(open_check_page, finished_check):
     page = open_check_page("boxed", viewport={"width": 420, "height": 500})
     count = len(rows_with_example(finished_check("boxed")))
     inked = f"() => [...document.querySelectorAll('#cards .pictures')].filter({INKED}).length"
-    assert page.page.evaluate(inked) < count, "what is far away is not drawn yet"
+    assert page.page.evaluate(inked) < count, "cards far from the window are not drawn yet"
     page.page.mouse.move(200, 250)
     scroll_through(page)
     for change in (
@@ -315,15 +315,15 @@ def test_nothing_stays_empty_when_it_comes_into_sight(open_check_page, finished_
         scroll_through(page)
 
 
-def test_what_comes_into_sight_after_a_change_has_the_new_colours(open_check_page, finished_check):
+def test_a_card_that_becomes_visible_after_a_change_has_the_new_colours(open_check_page, finished_check):
     page, run = open_check_page("boxed", viewport={"width": 420, "height": 500}), finished_check("boxed")
-    shown = rows_with_example(run)
-    for row in (shown[0], shown[-1]):
+    rows = rows_with_example(run)
+    for row in (rows[0], rows[-1]):
         page.wait_drawn(row)
     page.page.evaluate("scrollTo(0, 0)")
     page.page.select_option("#colormap", "viridis")
     darkest = color_table("viridis")[:, 0].astype(int)
-    page.page.evaluate(f"(row) => {CARD}(row).scrollIntoView({{ block: 'center' }})", shown[-1])
+    page.page.evaluate(f"(row) => {CARD}(row).scrollIntoView({{ block: 'center' }})", rows[-1])
     first = """(row) => {
       const copy = new OffscreenCanvas(1, 1).getContext("2d");
       copy.drawImage(CARD(row).querySelector("canvas"), 0, 0);
@@ -332,7 +332,7 @@ def test_what_comes_into_sight_after_a_change_has_the_new_colours(open_check_pag
     page.wait(
         f"([row, known]) => known.includes(({first})(row).slice(0, 3).join())",
         [
-            shown[-1],
+            rows[-1],
             [",".join(map(str, color)) for color in darkest.tolist()],
         ],
     )

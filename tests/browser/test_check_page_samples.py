@@ -1,4 +1,4 @@
-"""One sample by itself, and all of them as a table, on the page of a check in a browser."""
+"""The dialog of one sample and the table of all samples on the page of a check in a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips", "evil"])
-def test_a_sample_opens_and_tells_everything(open_check_page, finished_check, kind):
+def test_a_sample_opens_with_all_its_data(open_check_page, finished_check, kind):
     page, run = open_check_page(kind), finished_check(kind)
     page.page.click("#table-of-all summary")
     for i, row in enumerate(run.rows[:6]):
@@ -39,9 +39,9 @@ def test_a_sample_opens_and_tells_everything(open_check_page, finished_check, ki
         if row["id"] in read_examples(run.folder):
             page.wait(f"() => ({INKED})(document.querySelector('#sample-card .pictures'))")
             example = example_of(run, i)
-            found = re.search(r"colours end at (\S+) = (\S+)× uniform", text)
-            assert float(found[1]) == pytest.approx(example.high, rel=6e-3)
-            assert float(found[2]) == pytest.approx(example.high / example.uniform, abs=0.06)
+            numbers = re.search(r"the colour scale ends at (\S+) = (\S+)× uniform", text)
+            assert float(numbers[1]) == pytest.approx(example.high, rel=6e-3)
+            assert float(numbers[2]) == pytest.approx(example.high / example.uniform, abs=0.06)
             assert card.bounding_box()["width"] > 200
         else:
             assert card.count() == 0
@@ -54,9 +54,9 @@ def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(open_check_pa
     page, run = open_check_page("boxed"), finished_check("boxed")
     focused = "() => document.activeElement.textContent"
     for row in (rows_with_example(run)[0], rows_with_example(run)[2]):
-        at = page.cards().index(row)
+        index = page.cards().index(row)
         for close in ("Escape", "Enter"):
-            page.page.locator("#cards .open").nth(at).focus()
+            page.page.locator("#cards .open").nth(index).focus()
             page.page.keyboard.press("Enter")
             assert page.page.locator("#sample").is_visible()
             assert run.rows[row]["id"] in page.text("#sample-card")
@@ -64,7 +64,7 @@ def test_the_dialog_opens_by_card_and_row_and_gives_the_focus_back(open_check_pa
             page.page.keyboard.press(close)
             assert not page.page.locator("#sample").is_visible()
             assert page.page.evaluate(focused) == run.rows[row]["question"]
-        page.page.locator("#cards .pictures").nth(at).click()
+        page.page.locator("#cards .pictures").nth(index).click()
         assert run.rows[row]["id"] in page.text("#sample-card")
         page.page.click("#close")
     page.page.click("#table-of-all summary")
@@ -78,11 +78,11 @@ def test_the_table_of_all_samples(open_check_page, finished_check):
     page, run = open_check_page("evil"), finished_check("evil")
     page.page.click("#table-of-all summary")
     head, *lines = page.table("rows")
-    assert head[:5] == ["id", "Question", "Answer", "accepted", "judged"]
+    assert head[:5] == ["id", "Question", "Answer", "accepted", "verdict"]
     names = ("pointing", "lift", "mass", "auc", "iou", "vision_mass")
     for line, row in zip(lines, run.rows, strict=True):
-        said = [row["id"], row["question"], row.get("error") or row["answer"], " | ".join(row["references"])]
-        assert [" ".join(cell.split()) for cell in line[:4]] == [" ".join(text.split()) for text in said]
+        texts = [row["id"], row["question"], row.get("error") or row["answer"], " | ".join(row["references"])]
+        assert [" ".join(cell.split()) for cell in line[:4]] == [" ".join(text.split()) for text in texts]
         assert ("error" in line[4]) == (row["status"] == "error")
         want = [row.get("headline", {}).get(name) for name in names]
         want = [np.nan if value is None else value for value in want]
@@ -90,7 +90,7 @@ def test_the_table_of_all_samples(open_check_page, finished_check):
     assert not page.page.locator("#more").is_visible()
 
 
-def test_a_long_table_shows_more_when_asked(open_check_page, finished_check, tmp_path):
+def test_a_long_table_shows_more_on_request(open_check_page, finished_check, tmp_path):
     run = finished_check("boxed")
     scores = read_scores(run.folder)
     many = [replace(scores[i % 24], id=f"n{i}", index=i) for i in range(250)]
@@ -110,11 +110,11 @@ def test_a_long_table_shows_more_when_asked(open_check_page, finished_check, tmp
         assert len(page.listed()) == count, id_
 
 
-def test_what_was_left_out_is_said(open_check_page, finished_check, monkeypatch, tmp_path):
+def test_the_page_notes_rows_that_were_left_out(open_check_page, finished_check, monkeypatch, tmp_path):
     monkeypatch.setattr("qvl_attn.evaluation.page.MAX_ROWS", 20)
     run = finished_check("boxed")
     html = check_html(run.summary, read_scores(run.folder), read_examples(run.folder))
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     page = open_check_page(tmp_path / "page.html")
-    assert page.text("#count").endswith("4 further samples are in scores.jsonl alone.")
+    assert page.text("#count").endswith("4 further samples are only in scores.jsonl.")
     assert "further samples" not in open_check_page("boxed").text("#count")

@@ -29,12 +29,12 @@ from tests.helpers.pages import (
 pytestmark = pytest.mark.browser
 
 
-def choose(page, name):
+def choose_query(page, name):
     page.locator("#queries button", has_text=name).click()
     wait_until_drawn(page)
 
 
-def point(page, result, place, click=False):
+def point_at(page, result, place, click=False):
     """Move the pointer to the middle of a patch, or click it."""
     box = page.locator("#picture").bounding_box()
     x0, y0, x1, y1 = result.attention.boxes_px[place].tolist()
@@ -46,7 +46,7 @@ def point(page, result, place, click=False):
     wait_until_drawn(page)
 
 
-def shows(page, maps, step=0, high=None, **drawn):
+def assert_shows(page, maps, step=0, high=None, **drawn):
     """The page has (t, h, w) values, and its canvas is painted with those of a step."""
     assert_close(np.array(page.evaluate("[...valuesOf(entryOf())]")), maps.ravel())
     assert_painted(page, maps[step], percentile_scale([maps]).high if high is None else high, **drawn)
@@ -61,7 +61,7 @@ def text_of(page, name):
 
 def test_it_begins_with_the_last_layer_of_cls(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("cls"), encoder_results("cls").attention
-    shows(page, attention.map("cls", 2))
+    assert_shows(page, attention.map("cls", 2))
     assert text_of(page, "what") == "layer 2 of 0-2 · attention of [CLS] · mean of all 4 heads"
     assert page.locator("#queries button").all_inner_texts() == [
         "[CLS]",
@@ -78,20 +78,20 @@ def test_it_begins_with_the_last_layer_of_cls(open_encoder_page, encoder_results
 def test_every_query_layer_and_way_to_join_heads(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     for chip, query in (("[CLS]", "cls"), ("mean of all", "patch"), ("patch at", "at_1")):
-        choose(page, chip)
+        choose_query(page, chip)
         for over in ("mean", "max", "min"):
             set_control(page, "over", over)
             assert ("no share" in text_of(page, "share")) == (over != "mean")
             for layer in (0, 2):
                 set_control(page, "layer", layer)
-                shows(page, join_heads(attention.maps(query)[layer], over))
+                assert_shows(page, join_heads(attention.maps(query)[layer], over))
                 assert text_of(page, "what").startswith(f"layer {layer} of 0-2")
 
 
 def test_every_head(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("cls"), encoder_results("cls").attention
     for chip, query in (("[CLS]", "cls"), ("patch at", "at_1")):
-        choose(page, chip)
+        choose_query(page, chip)
         for layer, head in ((0, 3), (2, 0), (1, 2)):
             set_control(page, "layer", layer)
             if layer == 2:
@@ -99,7 +99,7 @@ def test_every_head(open_encoder_page, encoder_results):
             else:
                 page.locator("#head-thumbs button").nth(head).click()
                 wait_until_drawn(page)
-            shows(page, attention.maps(query)[layer, head])
+            assert_shows(page, attention.maps(query)[layer, head])
             assert text_of(page, "what").endswith(f"head {head}")
             assert page.locator("#head-thumbs button[aria-pressed=true]").all_inner_texts() == [str(head)]
             assert text_of(page, "heads-title") == f"Heads of layer {layer}"
@@ -110,7 +110,7 @@ def test_every_head(open_encoder_page, encoder_results):
 
 def test_the_settings_that_were_asked_for_come_first(open_encoder_page, encoder_results):
     page, attention = open_encoder_page("registers"), encoder_results("registers").attention
-    shows(page, attention.map("cls", 2, "max"))
+    assert_shows(page, attention.map("cls", 2, "max"))
     assert text_of(page, "what").endswith("maximum of all 4 heads")
 
 
@@ -120,9 +120,9 @@ def test_one_scale_for_all_layers(open_encoder_page, encoder_results):
     for layer in (0, 2):
         set_control(page, "layer", layer)
         shared = percentile_scale([attention.map("cls", layer) for layer in range(3)]).high
-        shows(page, attention.map("cls", layer), high=shared, least=10)
+        assert_shows(page, attention.map("cls", layer), high=shared, least=10)
     set_control(page, "over", 1)
-    shows(page, attention.maps("cls")[2, 1], high=percentile_scale([attention.maps("cls")]).high, least=10)
+    assert_shows(page, attention.maps("cls")[2, 1], high=percentile_scale([attention.maps("cls")]).high, least=10)
 
 
 def test_colours_boxes_and_opacity(open_encoder_page, encoder_results):
@@ -131,7 +131,7 @@ def test_colours_boxes_and_opacity(open_encoder_page, encoder_results):
     for colormap, interp in (("viridis", "linear"), ("jet", "cells")):
         set_control(page, "colormap", colormap)
         set_control(page, "interp", interp)
-        shows(page, attention.map("cls", 2), colormap=colormap, interp=interp)
+        assert_shows(page, attention.map("cls", 2), colormap=colormap, interp=interp)
     assert page.locator("#map").evaluate("(canvas) => canvas.style.opacity") == "0.8"
     assert text_of(page, "alpha-told") == "80 %"
 
@@ -179,7 +179,7 @@ def test_a_pointed_patch_shows_its_box_value_and_rank(open_encoder_page, encoder
     page, result = open_encoder_page("cls"), encoder_results("cls")
     values = result.attention.map("cls", 2).ravel()
     for place in (0, 19, 47, int(values.argmax())):
-        point(page, result, place)
+        point_at(page, result, place)
         x0, y0, x1, y1 = result.attention.boxes_px[place]
         rank = int((values > values[place]).sum()) + 1
         assert text_of(page, "cell").startswith(f"row {place // 8 + 1}, column {place % 8 + 1}: ")
@@ -201,10 +201,10 @@ def test_the_arrow_keys_move_and_enter_shows_the_attention_of_a_patch(open_encod
     assert text_of(page, "cell").startswith("row 2, column 2")
     page.keyboard.press("Enter")
     wait_until_drawn(page)
-    shows(page, result.patch_rows[2, 9])
+    assert_shows(page, result.patch_rows[2, 9])
     page.keyboard.press("Escape")
     wait_until_drawn(page)
-    shows(page, result.attention.map("cls", 2))
+    assert_shows(page, result.attention.map("cls", 2))
 
 
 # Patches to click
@@ -213,10 +213,10 @@ def test_the_arrow_keys_move_and_enter_shows_the_attention_of_a_patch(open_encod
 def test_a_clicked_patch_shows_its_attention(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     for place in (0, 26, 47):
-        point(page, result, place, click=True)
+        point_at(page, result, place, click=True)
         for layer in (0, 2):
             set_control(page, "layer", layer)
-            shows(page, result.patch_rows[layer, place])
+            assert_shows(page, result.patch_rows[layer, place])
         assert f"attention of the patch at row {place // 8 + 1}, column {place % 8 + 1} ·" in text_of(page, "what")
         marks = page.locator("#marks .kept:not(.under)")
         assert [float(marks.get_attribute(name)) for name in ("x", "y")] == result.attention.boxes_px[
@@ -224,11 +224,11 @@ def test_a_clicked_patch_shows_its_attention(open_encoder_page, encoder_results)
         ].tolist()
         assert page.locator("#nearest").is_hidden()
     set_control(page, "scale", "shared")
-    shows(page, result.patch_rows[2, 47], high=percentile_scale([result.patch_rows[:, 47]]).high, least=10)
+    assert_shows(page, result.patch_rows[2, 47], high=percentile_scale([result.patch_rows[:, 47]]).high, least=10)
     share = percent(float(result.patch_rows[2, 47].sum()))
     assert text_of(page, "share") == f"{share} of this attention goes to patches; the rest goes to [CLS]"
     assert text_of(page, "heads-hint") == "For a clicked patch only the mean of the heads is available."
-    point(page, result, 47, click=True)
+    point_at(page, result, 47, click=True)
     assert page.evaluate("state.place") is None
     assert text_of(page, "what").endswith("attention of [CLS] · mean of all 4 heads")
 
@@ -241,8 +241,8 @@ def test_a_click_on_the_darkened_region_has_no_effect(open_encoder_page, encoder
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
         wait_until_drawn(page)
         assert page.evaluate("[state.place, state.cell]") == [None, None]
-        shows(page, result.attention.map("cls", 2))
-    point(page, result, 9, click=True)
+        assert_shows(page, result.attention.map("cls", 2))
+    point_at(page, result, 9, click=True)
     page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.5 * box["height"])
     wait_until_drawn(page)
     assert page.evaluate("state.place") == 9
@@ -256,15 +256,15 @@ def test_uniform_is_over_the_window_of_a_single_patch(chromium, tmp_path):
 
         def check_numbers(values, layer, tokens, windowed):
             set_control(page, "layer", layer)
-            point(page, result, 3)
-            most, high = values[layer].max(), percentile_scale([values[layer]]).high
+            point_at(page, result, 3)
+            highest, high = values[layer].max(), percentile_scale([values[layer]]).high
             uniform = f"uniform is 1/{tokens}" + (" (its window)" if windowed else "")
             assert text_of(page, "told").endswith(uniform)
-            assert f"= {most * tokens:.1f}× uniform" in text_of(page, "told")
+            assert f"= {highest * tokens:.1f}× uniform" in text_of(page, "told")
             assert text_of(page, "high").endswith(f"= {high * tokens:.1f}× uniform")
             assert f"= {values[layer].ravel()[3] * tokens:.1f}× uniform" in text_of(page, "cell")
             first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
-            assert float(first[2]) == pytest.approx(most * tokens, abs=0.06)
+            assert float(first[2]) == pytest.approx(highest * tokens, abs=0.06)
 
         # Windows are of 4 x 4 patches; the lower ones are cut to 2 rows of 4.
         mean = [[result.attention.map(name, layer) for layer in range(3)] for name in result.attention.queries]
@@ -273,7 +273,7 @@ def test_uniform_is_over_the_window_of_a_single_patch(chromium, tmp_path):
             check_numbers(values, 0, window, window < 48)
             check_numbers(values, 1, 48, False)
         for place, window in ((9, 16), (47, 8)):
-            point(page, result, place, click=True)
+            point_at(page, result, place, click=True)
             check_numbers(result.patch_rows[:, place], 2, window, True)
             check_numbers(result.patch_rows[:, place], 1, 48, False)
         page.locator("#language").click()
@@ -284,7 +284,7 @@ def test_uniform_is_over_the_window_of_a_single_patch(chromium, tmp_path):
 def test_a_patch_without_its_own_attention_shows_the_nearest(open_encoder_page, encoder_results):
     page, result = open_encoder_page("sparse"), encoder_results("sparse")
     assert "the attention of 10 of 48 patches" in text_of(page, "click-hint")
-    point(page, result, 0, click=True)
+    point_at(page, result, 0, click=True)
     assert page.locator("#nearest").is_hidden()
     place = 17
     places = result.patch_row_places
@@ -292,8 +292,8 @@ def test_a_patch_without_its_own_attention_shows_the_nearest(open_encoder_page, 
     number = int(distance.argmin())
     assert distance[number] > 0
     assert (distance == distance[number]).sum() == 1
-    point(page, result, place, click=True)
-    shows(page, result.patch_rows[2, number])
+    point_at(page, result, place, click=True)
+    assert_shows(page, result.patch_rows[2, number])
     assert "row 3, column 2: it shows the nearest patch" in text_of(page, "nearest")
     near = int(places[number])
     assert f"attention of the patch at row {near // 8 + 1}, column {near % 8 + 1} ·" in text_of(page, "what")
@@ -304,8 +304,8 @@ def test_a_page_without_single_patches_says_so(open_encoder_page, encoder_result
     page, result = open_encoder_page("none"), encoder_results("none")
     assert text_of(page, "click-hint") == "The page has no attention of single patches."
     assert any("single patches" in line for line in page.locator("#notes li").all_inner_texts())
-    point(page, result, 3, click=True)
-    shows(page, result.attention.map("patch", 2))
+    point_at(page, result, 3, click=True)
+    assert_shows(page, result.attention.map("patch", 2))
 
 
 # Other maps, and the encoder's input
@@ -313,7 +313,7 @@ def test_a_page_without_single_patches_says_so(open_encoder_page, encoder_result
 
 def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
-    choose(page, "patch at")
+    choose_query(page, "patch at")
     set_control(page, "kind", "similarity")
     for number in range(4):
         set_control(page, "layer", number)
@@ -330,7 +330,7 @@ def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
     set_control(page, "layer", 0)
     assert text_of(page, "what").endswith("before layer 0")
     set_control(page, "kind", "attention")
-    shows(page, result.attention.map("at_1", 0))
+    assert_shows(page, result.attention.map("at_1", 0))
 
 
 def test_similarity_is_offered_where_it_is_saved_and_a_click_has_no_effect(open_encoder_page, encoder_results):
@@ -338,11 +338,11 @@ def test_similarity_is_offered_where_it_is_saved_and_a_click_has_no_effect(open_
     option = page.locator("#kind option[value=similarity]")
     assert option.is_disabled()
     assert option.inner_text() == "cosine similarity: choose a patch given with --at first"
-    choose(page, "patch at")
+    choose_query(page, "patch at")
     assert option.is_enabled()
-    point(page, result, 5, click=True)
+    point_at(page, result, 5, click=True)
     assert option.is_disabled()
-    point(page, result, 5, click=True)
+    point_at(page, result, 5, click=True)
     for kind, reported in (
         ("similarity", "The map shows the similarity to the patch at 140, 100 px."),
         ("0", "choose the attention map to see the attention of a patch."),
@@ -350,7 +350,7 @@ def test_similarity_is_offered_where_it_is_saved_and_a_click_has_no_effect(open_
         set_control(page, "kind", kind)
         before = text_of(page, "what")
         for _ in range(2):
-            point(page, result, 5, click=True)
+            point_at(page, result, 5, click=True)
             assert text_of(page, "what") == before
             assert text_of(page, "nearest").endswith(reported)
             assert page.evaluate("[state.place, String(state.kind)]") == [None, kind]
@@ -358,14 +358,14 @@ def test_similarity_is_offered_where_it_is_saved_and_a_click_has_no_effect(open_
 
 def test_cosines_have_three_decimals(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
-    choose(page, "patch at")
+    choose_query(page, "patch at")
     set_control(page, "kind", "similarity")
     values = result.similarity[3, 0].ravel()
-    least, most = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", text_of(page, "told")).groups()
-    np.testing.assert_allclose([float(least), float(most)], [values.min(), values.max()], atol=1e-3)
+    lowest, highest = re.fullmatch(r"min (-?\d\.\d{3}) · max (-?\d\.\d{3})", text_of(page, "told")).groups()
+    np.testing.assert_allclose([float(lowest), float(highest)], [values.min(), values.max()], atol=1e-3)
     small = int(np.abs(values).argmin())
     assert abs(values[small]) < 0.1
-    point(page, result, small)
+    point_at(page, result, small)
     cosine = re.search(r": (-?\d\.\d{3}) · rank", text_of(page, "cell"))[1]
     assert float(cosine) == pytest.approx(values[small], abs=1e-3)
 
@@ -390,7 +390,7 @@ def test_saliency_for_a_text_has_a_cosine_and_is_listed_where_left_out(chromium,
 def test_a_saliency_map(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     set_control(page, "kind", 0)
-    shows(page, result.saliency[0].values)
+    assert_shows(page, result.saliency[0].values)
     assert text_of(page, "what") == "Grad-CAM on the patch grid for “a cat” · probability 0.250"
     for name in ("layer-line", "over-line", "layers-card", "heads-card", "queries"):
         assert page.locator(f"#{name}").is_hidden()
@@ -437,7 +437,7 @@ def test_thumbnails_of_layers_are_their_maps_and_choose_them(open_encoder_page, 
         assert_painted(page, values[0], percentile_scale([values]).high, which=first + 3 + head)
     page.locator("#layer-thumbs button").nth(1).click()
     wait_until_drawn(page)
-    shows(page, attention.map("cls", 1))
+    assert_shows(page, attention.map("cls", 1))
     assert page.locator("#layer-thumbs button[aria-pressed=true]").all_inner_texts() == ["1"]
     assert text_of(page, "layer-told") == "1"
     assert page.locator("#layer").input_value() == "1"
@@ -482,7 +482,7 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_encoder_page, encoder_r
     sources = []
     for step in range(3):
         set_control(page, "step", step)
-        shows(page, result.attention.map("cls", 2), step=step, least=10)
+        assert_shows(page, result.attention.map("cls", 2), step=step, least=10)
         page.locator("#back").click()
         wait_until_drawn(page)
         sources.append([page.locator(name).get_attribute("src") for name in ("#original", "#turned-back")])
@@ -492,8 +492,8 @@ def test_a_clip_goes_from_step_to_step_on_one_scale(open_encoder_page, encoder_r
     page.keyboard.press(",")
     wait_until_drawn(page)
     assert page.evaluate("state.step") == 1
-    point(page, result, 26, click=True)
-    shows(page, result.patch_rows[2, 26], step=1, least=10)
+    point_at(page, result, 26, click=True)
+    assert_shows(page, result.patch_rows[2, 26], step=1, least=10)
     share = float(result.attention.cls[2, :, 1, 0].mean())
     page.keyboard.press("Escape")
     wait_until_drawn(page)
@@ -523,16 +523,16 @@ def test_what_does_not_fit_is_left_out_in_order_and_listed(chromium, monkeypatch
         ],
         10: [["query", "patch"], ["query", "at_1"], ["clicked"], ["over", "max", "cls"], ["over", "min", "cls"]],
     }
-    for most, lines in expected.items():
-        monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
+    for limit, lines in expected.items():
+        monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", limit)
         data = Reader(encoder_html(result)).data
         assert data["left_out"][: len(lines)] == lines
         assert lines or not data["left_out"]
-        assert sum(rows * cells for rows, cells in data["blocks"]) <= max(most, 3 * cells)
+        assert sum(rows * cells for rows, cells in data["blocks"]) <= max(limit, 3 * cells)
     monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", means + 10)
     (tmp_path / "few.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "few.html") as page:
-        shows(page, result.attention.map("cls", 2))
+        assert_shows(page, result.attention.map("cls", 2))
         lines = page.locator("#notes li").all_inner_texts()
         assert "Left out: maximum over the heads for [CLS]." in lines
         assert "Left out: attention of single patches." in lines
@@ -544,19 +544,19 @@ def test_single_heads_of_one_layer_are_shown_and_noted(chromium, monkeypatch, tm
     (tmp_path / "one.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "one.html") as page:
         set_control(page, "over", 1)
-        shows(page, result.attention.maps("patch")[2, 1])
+        assert_shows(page, result.attention.maps("patch")[2, 1])
         assert "show the mean of the heads" in text_of(page, "layers-hint")
         set_control(page, "layer", 0)
-        shows(page, result.attention.map("patch", 0))
+        assert_shows(page, result.attention.map("patch", 0))
         assert text_of(page, "heads-hint").startswith("Single heads of this layer are left out")
 
 
 def test_steps_of_a_long_clip_are_evenly_chosen(chromium, monkeypatch, tmp_path):
     result = made_up_result((5, 6, 8), query_patches=(), extras=False, places=())
-    most = 2 * 3 * 48 * 3 + 200  # fits one more map of a step, but not one of three steps
-    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", most)
+    limit = 2 * 3 * 48 * 3 + 200  # fits one more map of a step, but not one of three steps
+    monkeypatch.setattr("qvl_attn.encoders.page.MAX_VALUES", limit)
     data = Reader(encoder_html(result)).data
-    assert most / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= most
+    assert limit / 2 < sum(rows * cells for rows, cells in data["blocks"]) <= limit
     (tmp_path / "long.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "long.html") as page:
         assert page.evaluate("DATA.steps.numbers") == [0, 2, 4]

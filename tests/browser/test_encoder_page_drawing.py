@@ -19,7 +19,7 @@ from qvl_attn.encoders.record import SaliencyMap
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, upsample
-from tests.browser.test_encoder_page import point
+from tests.browser.test_encoder_page import point_at
 from tests.browser.test_page_drawing import CONTRASTS, PAGE, used_keys
 from tests.helpers.made_up_encoder_results import PROVENANCE, made_up_result
 from tests.helpers.pages import EVIL, Reader, assert_evil_free, open_in_browser, set_control, wait_until_drawn
@@ -78,7 +78,7 @@ def test_all_text_can_be_read_in_both_themes(open_encoder_page, encoder_results,
     page = open_encoder_page("windows", color_scheme=scheme)
     for _ in range(2):
         page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-        point(page, encoder_results("windows"), 9, click=True)
+        point_at(page, encoder_results("windows"), 9, click=True)
         page.mouse.move(1, 1)
         wait_until_drawn(page)
         contrasts = page.evaluate(CONTRASTS)
@@ -92,7 +92,7 @@ def test_all_text_can_be_read_in_both_themes(open_encoder_page, encoder_results,
 @pytest.mark.parametrize("name", ["registers", "steps"])
 def test_on_a_narrow_screen_nothing_lies_outside(open_encoder_page, encoder_results, name, locale):
     page = open_encoder_page(name, viewport={"width": 360, "height": 800}, locale=locale)
-    point(page, encoder_results(name), 9, click=True)
+    point_at(page, encoder_results(name), 9, click=True)
     page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     outside = page.evaluate(
@@ -269,8 +269,8 @@ def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
     result = made_up_result(grid, size_px=size_px, query_patches=(), places=())
     (tmp_path / "tall.html").write_text(encoder_html(result), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
-        for name, most in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
-            assert page.locator(name).bounding_box()["height"] <= most
+        for name, limit_px in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
+            assert page.locator(name).bounding_box()["height"] <= limit_px
         box = page.locator("#picture").bounding_box()
         assert box["width"] / box["height"] == pytest.approx(size_px[0] / size_px[1], rel=0.15)
         with page.expect_download() as waiting:

@@ -79,7 +79,7 @@ def goto(page, url, state):
 @pytest.mark.parametrize("name", ["two", "clip"])
 def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, name):
     result = results(name)
-    maps, other = result.heatmaps(query="question"), result.heatmaps(layers=0, heads="all", query="question")
+    maps, first_layer = result.heatmaps(query="question"), result.heatmaps(layers=0, heads="all", query="question")
     with (
         dripping(page_file(name).read_text(encoding="utf-8")) as (url, go),
         open_in_browser(chromium, "about:blank", "") as page,
@@ -94,14 +94,14 @@ def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, na
         assert page.locator(".told").inner_text() == "not loaded yet"
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         set_control(page, "layer", 0)
-        assert_painted(page, means(other[0].values[0]), other[0].scale.high, least=1)
+        assert_painted(page, means(first_layer[0].values[0]), first_layer[0].scale.high, least=1)
         assert panel_caption(page).startswith("layer 0 of 0-3")
         assert page.locator("#strongest tbody tr").count() == page.locator("#lookers li").count() == 0
         set_control(page, "alpha", 0.3)
         go.set()
         page.wait_for_selector("html[data-state=fine]", state="attached")
         wait_until_drawn(page)
-        assert_shows(page, other)
+        assert_shows(page, first_layer)
         assert page.locator(".panel.coarse").count() == 0
         assert page.locator("#strongest tbody tr").count() == 10
         assert page.locator("#lookers li").count() > 0
@@ -188,7 +188,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
 
 
 def test_what_is_left_out_is_listed_and_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2000)
+    monkeypatch.setattr("qvl_attn.vqa.page.MAX_VALUES", 2000)
     result = results("one")
     (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "less.html") as page:

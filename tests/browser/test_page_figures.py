@@ -29,14 +29,12 @@ def page_of(folder, *results):
 
 
 def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, results, monkeypatch, tmp_path):
-    monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2000)
+    monkeypatch.setattr("qvl_attn.vqa.page.MAX_VALUES", 2000)
     result = results("one")
     with open_in_browser(chromium, page_of(tmp_path, result)) as page:
         page.locator("#question .word", has_text="cats").click()
         wait_until_drawn(page)
-        reported = page.evaluate(
-            "[...document.querySelectorAll('#shares .area title')].map((title) => title.textContent)"
-        )
+        titles = page.locator("#shares .area title").all_text_contents()
         want = [result.heatmap(layers=layer, heads="all", query="text:cats").vision_mass for layer in range(4)]
         assert titles == [f"Layer {layer}: {percent(share)}" for layer, share in enumerate(want)]
         box = page.locator(".picture").bounding_box()
