@@ -131,7 +131,7 @@ def _download(name: str, revision: str | None, offline: bool, weights: bool) -> 
 def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
     """Check that a checkpoint is complete and return a hash of its files: sizes, first and last MiB of the weights."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: not a model (no config.json)")
+        raise ModelError(f"{name}: no config.json in it, so it is not a model")
     try:
         if not weights and not any(folder.glob("*.safetensors")):
             return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
