@@ -504,7 +504,7 @@ def test_too_few_for_tsne_at_the_end(tmp_path, monkeypatch):
 
 @cache
 def finished() -> Path:
-    folder = tiny_encoders.root() / "folder run"
+    folder = tiny_encoders.root() / "folder_run"
     write(folder / "in", "a.png")
     encode_folder(encoder(), folder / "in", folder / "out", EncoderSettings())
     return folder / "out"

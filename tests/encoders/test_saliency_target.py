@@ -40,7 +40,7 @@ ERRORS = [
     (tiny_encoders.QWEN, {}, "--method gradient"),
     ("clip", {"texts": ()}, "none is given"),
     ("siglip", {"texts": ("a cat", " ")}, "the text after --text is empty"),
-    ("clip", {"texts": ("a </s> cat",)}, "'</s>' in it"),
+    ("clip", {"texts": ("a </s> cat",)}, "contains '</s>'"),
     ("clip", {"texts": ("cat \ud800",)}, "not valid Unicode"),
     ("clip", {"texts": ("cat",) * 2}, "twice"),
     ("clip", {"texts": ("a " * 15,)}, "17 tokens; the encoder reads at most 16"),
