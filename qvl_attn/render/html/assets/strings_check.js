@@ -53,7 +53,7 @@ Object.assign(WORDS.en, {
   f_question_rank: "rank correlation, another question",
   f_picture_rank: "rank correlation, another picture",
   counted:
-    "{0} of {1} samples match; {2} of them have a picture here. Pictures are kept of a random choice by a hash of the ids, and of the best and the worst samples.",
+    "{0} of {1} samples match; {2} of them have a picture here. The page keeps pictures of a random choice (by a hash of the ids) and of the best and the worst samples.",
   rows_left_out: "{0} further samples are only in scores.jsonl.",
   title: "{0} on {1}",
   said: "{0} samples about {1} pictures or clips, {2} with boxes, {3} errors · headline: {4}",
