@@ -164,7 +164,7 @@ def check(
         handle_errors(
             debug=debug, interrupted=f"interrupted; finished rows are kept in {out}: run the same command to continue"
         ),
-        progress_bars(shown=not quiet) as progress,
+        progress_bars(enabled=not quiet) as progress,
     ):
         if offline:
             go_offline()

@@ -157,7 +157,7 @@ def encoder(
 
     qvl-attn encoder cats.png --model openai/clip-vit-large-patch14-336
     """
-    with handle_errors(debug=debug), progress_bars(shown=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         if offline:
             go_offline()
         if bool(media) == (input_dir is not None):

@@ -104,8 +104,8 @@ def _report(analyzer: Analyzer, result: Estimate) -> dict[str, Any]:
         "max_new_tokens": result.job.new_tokens,
         "context": result.context,
         "ways": {
-            way: {"bytes": needed, "with_weights_bytes": needed + result.weight_bytes, "fits": result.fits(way)}
-            for way, needed in result.needed_bytes.items()
+            mode: {"bytes": needed, "with_weights_bytes": needed + result.weight_bytes, "fits": result.fits(mode)}
+            for mode, needed in result.needed_bytes.items()
         },
         "attention": result.attention,
         "reason": result.reason,
@@ -133,9 +133,9 @@ def _table(report: dict[str, Any]) -> str:
         "",
         f"{'attention':<16}{'beside the weights':>20}{'with weights':>14}",
     ]
-    for way, cost in report["ways"].items():
+    for mode, cost in report["ways"].items():
         sizes = f"{_size(cost['bytes']):>20}{_size(cost['with_weights_bytes']):>14}"
-        lines.append(f"{NAMES[way]:<16}{sizes}   {FITS[cost['fits']]}")
+        lines.append(f"{NAMES[mode]:<16}{sizes}   {FITS[cost['fits']]}")
     lines += ["", f"--attn auto takes {report['attention']}: {report['reason']}"]
     lines += [f"cannot be asked: {fault}" for fault in report["faults"]]
     if len(report["faults"]) > 1 and report["max_pixels"]:

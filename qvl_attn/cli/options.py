@@ -106,7 +106,7 @@ Layers = _option(
     "those at 50-85 % of the depth.",
     MAPS,
 )
-Heads = _option(str | None, "Heads to average, also stored one by one: 3,5 or 21.9,21.11 (layer.head).", MAPS)
+Heads = _option(str | None, "Heads to average and to show one by one: 3,5 or 21.9,21.11 (layer.head).", MAPS)
 Method = _option(
     str | None, "How the headline map is computed: mean, relative, gradient, ... (see qvl-attn methods).", MAPS
 )

@@ -48,9 +48,9 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bars(*, shown: bool) -> Iterator[Progress]:
+def progress_bars(*, enabled: bool) -> Iterator[Progress]:
     """Yield a progress callback, called with (stage, done, total)."""
-    if not shown:
+    if not enabled:
         yield no_op
     elif stderr.is_terminal:
         with _bars() as update:

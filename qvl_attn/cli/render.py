@@ -92,7 +92,7 @@ def render(
 
     qvl-attn render qvl-attn-out/cats-how-many-cats-1a2b3c4d --layers 14-20 --colormap viridis
     """
-    with handle_errors(debug=debug), progress_bars(shown=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
         from qvl_attn.vqa.redraw import check_whole, left_behind, read_result, redrawn

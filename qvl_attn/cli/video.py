@@ -120,7 +120,7 @@ def video(
 
     qvl-attn video clip.mp4 "what is the man holding?" --fps 2
     """
-    with handle_errors(debug=debug), progress_bars(shown=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         if offline:
             go_offline()
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"

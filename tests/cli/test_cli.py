@@ -166,8 +166,8 @@ def test_heads(run, cats):
     arrays = attention(folder)
     result = Result.load(folder)
     rows = arrays["query_role"] == "question"
-    want = arrays["weights_by_head"][2][[0, 3]][:, rows].mean(axis=(0, 1))
-    assert np.allclose(result.heatmap().values.ravel(), want, atol=1e-7)
+    expected = arrays["weights_by_head"][2][[0, 3]][:, rows].mean(axis=(0, 1))
+    assert np.allclose(result.heatmap().values.ravel(), expected, atol=1e-7)
     assert result.heatmap().heads == "2.0,2.3"
     assert np.allclose(arrays["weights_by_head"].mean(axis=1), arrays["weights"], atol=1e-6)
 

@@ -158,15 +158,15 @@ def test_progress_is_reported(tmp_path, monkeypatch):
     reported = []
 
     @contextmanager
-    def bars(*, shown):
+    def bars(*, enabled):
         yield lambda *values: reported.append(values)
 
     monkeypatch.setattr(sys.modules["qvl_attn.cli.encoder"], "progress_bars", bars)
     assert run(media_dir() / "a.png", "--out", tmp_path / "a").exit_code == 0
-    assert ("looking", tiny_encoders.LAYERS, tiny_encoders.LAYERS) in reported
+    assert ("encoding", tiny_encoders.LAYERS, tiny_encoders.LAYERS) in reported
     reported.clear()
     assert run("--input-dir", media_dir(), "--out", tmp_path / "b").exit_code == 0
-    assert {total for what, _, total in reported if what == "looking"} == {11}
+    assert {total for what, _, total in reported if what == "encoding"} == {11}
 
 
 def test_quiet(tmp_path):
@@ -229,7 +229,7 @@ FAULTS = [
     (("{a}", "--embeddings", "pca,,tsne"), "--embeddings"),
     (("{a}", "--text", "a cat"), "--saliency"),
     (("{a}", "--label", "cat"), "--saliency"),
-    (("{a}", "--saliency"), "neither classes nor a text side"),
+    (("{a}", "--saliency"), "neither classes nor a text tower"),
     (("{a}", "--max-pixels", "3"), "--max-pixels 3"),
     (("{a}", "--max-pixels", str(2**40)), "--max-pixels"),
     (("{a}", "--min-pixels", "9000", "--max-pixels", "8000"), "above --max-pixels"),
@@ -249,8 +249,8 @@ FAULTS = [
     (("{a}", "--alpha", "7"), "alpha"),
     (("{a}", "--draw-size", "1"), "draw"),
     (("{a}", "--device", "tpu"), "tpu"),
-    (("--input-dir", "{.}/gone"), "no folder"),
-    (("--input-dir", "{.}/a.png"), "no folder"),
+    (("--input-dir", "{.}/gone"), "not a folder"),
+    (("--input-dir", "{.}/a.png"), "not a folder"),
     (("--input-dir", "https://example.org/x"), "URL"),
     (("--input-dir", "{.}", "--overwrite"), "--overwrite"),
     (("--input-dir", "{.}", "--at", "1,1"), "--at"),

@@ -57,7 +57,7 @@ def clock(monkeypatch):
 
 
 def test_a_stage_that_begins_again_has_a_new_pace(clock, capsys):
-    with progress_bars(shown=True) as update:
+    with progress_bars(enabled=True) as update:
         update("looking", 0, 10)
         clock.now_s += 1000
         update("looking", 10, 10)
@@ -68,7 +68,7 @@ def test_a_stage_that_begins_again_has_a_new_pace(clock, capsys):
 
 
 def test_a_log_has_at_most_a_line_per_minute(clock, capsys):
-    with progress_bars(shown=True) as update:
+    with progress_bars(enabled=True) as update:
         for done in range(901):
             update("asking", 100 + done, 1000)
             clock.now_s += 1
@@ -79,7 +79,7 @@ def test_a_log_has_at_most_a_line_per_minute(clock, capsys):
 
 
 def test_work_of_less_than_a_minute_prints_nothing(clock, capsys):
-    with progress_bars(shown=True) as update:
+    with progress_bars(enabled=True) as update:
         for done in range(60):
             update("asking", done, 60)
             clock.now_s += 0.9
@@ -88,7 +88,7 @@ def test_work_of_less_than_a_minute_prints_nothing(clock, capsys):
 
 
 def test_a_slow_sample_is_printed_when_it_is_done(clock, capsys):
-    with progress_bars(shown=True) as update:
+    with progress_bars(enabled=True) as update:
         update("asking", 0, 3)
         clock.now_s += 600
         update("asking", 1, 3)
@@ -97,7 +97,7 @@ def test_a_slow_sample_is_printed_when_it_is_done(clock, capsys):
 
 
 def test_each_stage_has_its_own_pace(clock, capsys):
-    with progress_bars(shown=True) as update:
+    with progress_bars(enabled=True) as update:
         update("checking the data", 100, 101)
         clock.now_s += 1000
         update("asking", 0, 90)
@@ -107,7 +107,7 @@ def test_each_stage_has_its_own_pace(clock, capsys):
 
 
 def test_quiet_prints_nothing(clock, capsys):
-    with progress_bars(shown=False) as update:
+    with progress_bars(enabled=False) as update:
         for done in range(100):
             update("asking", done, 100)
             clock.now_s += 100
@@ -119,7 +119,7 @@ def test_a_terminal_shows_bars_and_removes_them():
     code = (
         "import time\n"
         "from qvl_attn.cli.progress import progress_bars\n"
-        "with progress_bars(shown=True) as update:\n"
+        "with progress_bars(enabled=True) as update:\n"
         "    for done in range(5):\n"
         "        update('asking', 20 + done, 40)\n"
         "        time.sleep(0.15)\n"
