@@ -291,7 +291,7 @@ def test_faults_are_reported_before_the_weights_are_loaded(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("model", "words", "reported"),
     [
-        ("clip", ["--saliency"], "there is none"),
+        ("clip", ["--saliency"], "none is given"),
         ("clip", ["--saliency", "--label", "cat"], "no classes"),
         ("clip", ["--saliency", "--text", ""], "the text after --text is empty"),
         ("clip", ["--saliency", "--text", "cat", "--text", "cat"], "twice"),
@@ -333,11 +333,11 @@ def model_with(folder: Path, **config) -> Path:
     ("config", "reported"),
     [
         ({"model_type": "llama"}, "'llama' model"),
-        ({"model_type": "\x1b[31m"}, "no vision encoder"),
-        ({"model_type": 5}, "no vision encoder"),
+        ({"model_type": "\x1b[31m"}, "not a supported vision encoder"),
+        ({"model_type": 5}, "not a supported vision encoder"),
         ({"model_type": "beit"}, "Qwen2.5-VL, CLIP, SigLIP, ViT, DINO, DINOv2, DINOv2 with registers"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
-        ({"patch_size": [14, 7]}, "squares"),
+        ({"patch_size": [14, 7]}, "not square are not supported"),
         ({"num_hidden_layers": "many"}, ""),
     ],
 )
