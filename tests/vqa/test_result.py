@@ -265,7 +265,15 @@ def test_a_drawing_out_of_range():
 
 def test_what_the_package_shows():
     public = {"Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"}
-    public |= {"compare_runs", "load_samples", "make_report", "merge_runs", "Encoder", "Look", "LookSettings"}
+    public |= {
+        "compare_runs",
+        "load_samples",
+        "make_report",
+        "merge_runs",
+        "Encoder",
+        "EncoderResult",
+        "EncoderSettings",
+    }
     assert set(dir(qvl_attn)) == public
     for name in dir(qvl_attn):
         assert getattr(qvl_attn, name) is not None
