@@ -182,7 +182,7 @@ def overlay(picture: Picture, colors: Picture, drawing: Drawing, mask: Mask | No
 
 
 def faded(picture: Picture) -> Picture:
-    """Return a picture faded to light grey, a colour that no colour map uses for low values."""
+    """Return a picture faded to light grey, unlike low values, which are dark in every colour map."""
     grey = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     return np.asarray(cv2.convertScaleAbs(grey, alpha=0.3, beta=165), dtype=np.uint8)
 
