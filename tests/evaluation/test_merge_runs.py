@@ -1,4 +1,4 @@
-"""`qvl-attn merge`: the parts of a check together say what one run over everything says, or nothing is made of them."""
+"""`qvl-attn merge`: merged parts equal one run over everything; anything else is refused."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ def command(demo):
 
 
 @pytest.fixture(scope="module")
-def made(command, tmp_path_factory) -> Path:
+def finished_runs(command, tmp_path_factory) -> Path:
     """A data set with a broken picture, the run over all of it, `whole`, and its parts, `part-1` and on."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("finished")
     rows = []
     for i, picture in enumerate(sorted(DEMO_PICTURES.glob("*.png"))):
         shutil.copyfile(picture, folder / picture.name)
         row = {"image": picture.name, "boxes": [[20 * i, 30, 20 * i + 40, 80]], "box_format": "xyxy", "box_units": "px"}
-        asked = ("how many cats?", "what color is the star?", "有几条鱼？", "is there a dog?")
-        rows += [row | {"id": f"{i}-{j}", "question": words, "answer": "2"} for j, words in enumerate(asked)]
+        questions = ("how many cats?", "what color is the star?", "有几条鱼？", "is there a dog?")
+        rows += [row | {"id": f"{i}-{j}", "question": words, "answer": "2"} for j, words in enumerate(questions)]
     (folder / "cut.png").write_bytes((folder / "cats.png").read_bytes()[:400])
     rows.insert(5, rows[0] | {"id": "cut", "image": "cut.png"})
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, words in {"whole": (), **{f"part-{i}": ("--shard", f"{i}/{OF}") for i in range(1, OF + 1)}}.items():
         done = command("check", data, "--out", folder / name, "--model", "demo", "--max-new-tokens", 4, "--csv", *words)
-        assert done.exit_code in (0, 1), done.output  # one error is many in the part that has it
+        assert done.exit_code in (0, 1), done.output  # a single error exceeds the limit of a small part
         assert (folder / name / "summary.json").exists(), done.output
     return folder
 
 
 @pytest.fixture
-def runs(made, tmp_path) -> Path:
-    """A copy of them to do harm to."""
+def runs(finished_runs, tmp_path) -> Path:
+    """A copy of the runs, to damage them."""
     for name in (*(f"part-{i}" for i in range(1, OF + 1)), "whole"):
-        shutil.copytree(made / name, tmp_path / "runs" / name)
+        shutil.copytree(finished_runs / name, tmp_path / "runs" / name)
     return tmp_path / "runs"
 
 
@@ -68,58 +68,62 @@ def parts_in(folder):
     return [folder / f"part-{i}" for i in range(1, OF + 1)]
 
 
-def told(done):
+def stderr_line(done):
     return " ".join(done.stderr.split())
 
 
-# What is made
+# Merged runs
 
 
-def test_merged_parts_are_the_whole_run(command, made, tmp_path):
-    first, second, third = parts_in(made)
-    assert all(summary_of(part)["samples"] > 3 for part in (first, second, third)), "or it would prove little"
+def test_merged_parts_are_the_whole_run(command, finished_runs, tmp_path):
+    first, second, third = parts_in(finished_runs)
+    assert all(summary_of(part)["samples"] > 3 for part in (first, second, third)), "else the test would prove little"
     done = command(
         "merge", third, first, second, "--out", tmp_path / "all", "--csv", "--json", "--fail-under", "lift=0"
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == summary_of(tmp_path / "all")
-    assert_runs_match(tmp_path / "all", made / "whole")
+    assert_runs_match(tmp_path / "all", finished_runs / "whole")
     assert {"scores.csv", "layers.png", "patterns.png"} <= set(files_of(tmp_path / "all"))
     assert sum(name.startswith("gallery/") for name in pictures_of(tmp_path / "all")) == 12
     assert summary_of(tmp_path / "all")["errors"] == 1
-    runs = [json.loads((folder / "run.json").read_text("utf-8")) for folder in (tmp_path / "all", made / "whole")]
+    runs = [
+        json.loads((folder / "run.json").read_text("utf-8")) for folder in (tmp_path / "all", finished_runs / "whole")
+    ]
     assert runs[0] == runs[1]
     assert list(runs[0]["samples"]) == list(runs[1]["samples"])
     lines = (tmp_path / "all" / "scores.csv").read_text("utf-8-sig").splitlines()
-    assert [line.partition(",")[0] for line in lines[1:]] == [row["id"] for row in rows_of(made / "whole")]
+    assert [line.partition(",")[0] for line in lines[1:]] == [row["id"] for row in rows_of(finished_runs / "whole")]
 
 
-def test_each_part_is_a_run_of_its_own(made):
-    whole = rows_of(made / "whole")
-    seen: list[str] = []
-    for number, part in enumerate(parts_in(made), 1):
+def test_each_part_is_a_run_of_its_own(finished_runs):
+    whole = rows_of(finished_runs / "whole")
+    ids: list[str] = []
+    for number, part in enumerate(parts_in(finished_runs), 1):
         summary = summary_of(part)
         assert summary["shard"] == {"number": number, "of": OF}
         assert summary["samples"] == len(rows_of(part)) == len(json.loads((part / "run.json").read_text())["samples"])
         assert summary["files"] == files_of(part)
-        seen += [row["id"] for row in rows_of(part)]
-    assert sorted(seen) == sorted(row["id"] for row in whole)
+        ids += [row["id"] for row in rows_of(part)]
+    assert sorted(ids) == sorted(row["id"] for row in whole)
 
 
-def test_a_check_of_everything_finds_the_merged_run_finished(command, made, tmp_path, monkeypatch):
-    merge_runs(parts_in(made), tmp_path / "all", csv=True)
+def test_a_check_of_everything_finds_the_merged_run_finished(command, finished_runs, tmp_path, monkeypatch):
+    merge_runs(parts_in(finished_runs), tmp_path / "all", csv=True)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "all").rglob("*.*")}
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     words = ("--out", tmp_path / "all", "--model", "demo", "--max-new-tokens", 4, "--csv")
-    done = command("check", made / "rows.jsonl", *words)
+    done = command("check", finished_runs / "rows.jsonl", *words)
     assert done.exit_code == 0, done.output
-    count = len(rows_of(made / "whole"))
-    assert f"{count} of {count} samples are already done; the run is finished, nothing is left to do" in told(done)
+    count = len(rows_of(finished_runs / "whole"))
+    assert f"{count} of {count} samples are already done; the run is finished, nothing is left to do" in stderr_line(
+        done
+    )
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "all").rglob("*.*")} == before
 
 
-def test_it_needs_no_model_and_imports_no_torch(made, tmp_path):
-    words = ["merge", *map(str, parts_in(made)), "--out", str(tmp_path / "all"), "--quiet"]
+def test_it_needs_no_model_and_imports_no_torch(finished_runs, tmp_path):
+    words = ["merge", *map(str, parts_in(finished_runs)), "--out", str(tmp_path / "all"), "--quiet"]
     code = (
         "import atexit, sys\n"
         f"sys.argv = ['qvl-attn', *{words!r}]\n"
@@ -132,7 +136,7 @@ def test_it_needs_no_model_and_imports_no_torch(made, tmp_path):
     assert done.stdout.splitlines() == [str(tmp_path / "all" / "summary.json"), "[]"]
 
 
-def test_parts_without_samples_are_parts_and_many_errors_fail(command, tmp_path):
+def test_parts_without_samples_are_merged_and_many_errors_fail(command, tmp_path):
     """Two pictures, one of them broken, in three parts."""
     rows = []
     for name in ("sound.png", "cut.png"):
@@ -152,31 +156,31 @@ def test_parts_without_samples_are_parts_and_many_errors_fail(command, tmp_path)
     assert command("check", data, "--out", tmp_path / "whole", *words).exit_code == 1
     done = command("merge", *folders, "--out", tmp_path / "all")
     assert done.exit_code == 1
-    assert "2 of 4 samples have no score" in told(done)
+    assert "2 of 4 samples have no score" in stderr_line(done)
     assert "2 of 4 samples could not be scored" in done.stdout
     assert_runs_match(tmp_path / "all", tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("bar", "code"), [("accuracy=1.1", 1), ("beauty=1", 2)])
-def test_a_bar_fails_the_command_but_the_run_is_there(command, made, tmp_path, bar, code):
-    (tmp_path / "all").mkdir()  # an empty folder is as good as none
-    done = command("merge", *parts_in(made), "--out", tmp_path / "all", "--fail-under", bar, "--quiet")
+@pytest.mark.parametrize(("threshold", "code"), [("accuracy=1.1", 1), ("beauty=1", 2)])
+def test_a_missed_threshold_fails_the_command_but_the_run_is_written(command, finished_runs, tmp_path, threshold, code):
+    (tmp_path / "all").mkdir()  # an empty folder may be used
+    done = command("merge", *parts_in(finished_runs), "--out", tmp_path / "all", "--fail-under", threshold, "--quiet")
     assert done.exit_code == code
     assert (tmp_path / "all" / "summary.json").exists() == (code == 1)
-    assert f"--fail-under {bar}" in told(done)
+    assert f"--fail-under {threshold}" in stderr_line(done)
 
 
-def test_a_picture_that_a_part_has_lost_is_a_note(made, runs, tmp_path):
+def test_a_drawing_that_a_part_lacks_is_a_note(finished_runs, runs, tmp_path):
     lost = next(runs.glob("part-*/gallery/best_1_*"))
     lost.unlink()
-    found = merge_runs(parts_in(runs), tmp_path / "all")
-    missing = pictures_of(made / "whole").keys() - pictures_of(tmp_path / "all").keys()
+    summary = merge_runs(parts_in(runs), tmp_path / "all")
+    missing = pictures_of(finished_runs / "whole").keys() - pictures_of(tmp_path / "all").keys()
     assert len(missing) <= 1
-    assert len([note for note in found["notes"] if "its part has no drawing of" in note]) == len(missing)
-    assert found["files"] == files_of(tmp_path / "all")
+    assert len([note for note in summary["notes"] if "its part has no drawing of" in note]) == len(missing)
+    assert summary["files"] == files_of(tmp_path / "all")
 
 
-# What is refused
+# Errors
 
 
 def refused(command, folders, out):
@@ -188,18 +192,18 @@ def refused(command, folders, out):
     return done
 
 
-def test_all_that_is_wrong_is_told_at_once(command, made, runs):
+def test_all_faults_are_reported_at_once(command, finished_runs, runs):
     shutil.copytree(runs / "part-1", runs / "again")
     (runs / "part-3" / "summary.json").unlink()
     for name, old, changes in (
         ("half", "part-1", {'"of": 3': '"of": 2', "1/3": "1/2"}),
         ("other", "part-3", {'"--query": "question"': '"--query": "last"'}),
     ):
-        text = (made / old / "run.json").read_text("utf-8")
-        for one, another in changes.items():
-            assert one in text
-            text = text.replace(one, another)
-        shutil.copytree(made / old, runs / name)
+        text = (finished_runs / old / "run.json").read_text("utf-8")
+        for old_text, new_text in changes.items():
+            assert old_text in text
+            text = text.replace(old_text, new_text)
+        shutil.copytree(finished_runs / old, runs / name)
         (runs / name / "run.json").write_text(text, encoding="utf-8")
     folders = [runs / name for name in ("part-1", "part-3", "other", "half", "again")]
     done = refused(command, folders, runs / "all")
@@ -207,7 +211,7 @@ def test_all_that_is_wrong_is_told_at_once(command, made, runs):
     lines = done.stderr.splitlines()
     assert lines[0] == "error: these are not all the finished parts of one check"
     assert len(lines) == 7
-    for one in (
+    for start in (
         f"{runs / 'other'} is not a part of the same check as {runs / 'part-1'}: --query",
         f"{runs / 'half'} is one of 2 parts, {runs / 'part-1'} one of 3",
         f"part 1/3 is given twice: {runs / 'part-1'} and {runs / 'again'}",
@@ -215,7 +219,7 @@ def test_all_that_is_wrong_is_told_at_once(command, made, runs):
         f"part 3/3 is given twice: {runs / 'part-3'} and {runs / 'other'}",
         f"{runs / 'part-3'} is not finished",
     ):
-        assert sum(line.strip().startswith(one) for line in lines) == 1, one
+        assert sum(line.strip().startswith(start) for line in lines) == 1, start
 
 
 @pytest.mark.parametrize("first", ["whole", "part-1"])
@@ -223,28 +227,28 @@ def test_a_whole_run_among_the_parts_is_refused(command, runs, first):
     folders = sorted([*parts_in(runs), runs / "whole"], key=lambda path: path.name != first)
     done = refused(command, folders, runs / "all")
     assert done.exit_code == 2
-    assert f"{runs / 'whole'} is not a part" in told(done)
+    assert f"{runs / 'whole'} is not a part" in stderr_line(done)
 
 
-@pytest.mark.parametrize("there", ["part-1", "file"])
-def test_what_is_there_already_stays(command, runs, there):
+@pytest.mark.parametrize("target", ["part-1", "file"])
+def test_an_existing_file_or_folder_is_not_replaced(command, runs, target):
     (runs / "file").write_text("mine")
-    done = refused(command, parts_in(runs), runs / there)
+    done = refused(command, parts_in(runs), runs / target)
     assert done.exit_code == 2
-    assert f"--out {runs / there}: already exists" in told(done)
+    assert f"--out {runs / target}: already exists" in stderr_line(done)
     assert (runs / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
-def test_what_is_no_run_is_refused(command, runs, name):
+def test_folders_that_are_not_runs_are_refused(command, runs, name):
     (runs / "empty").mkdir()
     (runs / "file").write_text("")
     done = refused(command, [*parts_in(runs), runs / name], runs / "all")
     assert done.exit_code in (1, 2)
-    assert str(runs / name) in told(done)
+    assert str(runs / name) in stderr_line(done)
 
 
-def test_no_part_is_no_run(tmp_path):
+def test_no_parts_are_refused(tmp_path):
     with pytest.raises(InputError, match="no part"):
         merge_runs([], tmp_path / "all")
 
@@ -267,12 +271,12 @@ def test_a_finished_part_without_its_rows_is_damaged(command, runs, change):
     change_rows(runs / "part-1", changes[change])
     done = refused(command, parts_in(runs), runs / "all")
     assert done.exit_code == 1
-    assert str(runs / "part-1") in told(done)
+    assert str(runs / "part-1") in stderr_line(done)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_kill_in_the_middle_leaves_nothing_under_its_name(made, tmp_path, number):
-    words = ["merge", *map(str, parts_in(made)), "--out", str(tmp_path / "all"), "--csv", "--quiet"]
+def test_a_kill_in_the_middle_leaves_no_merged_run(finished_runs, tmp_path, number):
+    words = ["merge", *map(str, parts_in(finished_runs)), "--out", str(tmp_path / "all"), "--csv", "--quiet"]
     code = (
         "import os, sys\n"
         "import qvl_attn.evaluation.sharding as parts\n"
@@ -289,21 +293,21 @@ def test_a_kill_in_the_middle_leaves_nothing_under_its_name(made, tmp_path, numb
         assert not list(tmp_path.iterdir())
         assert "nothing was written" in done.stderr
     else:
-        merge_runs(parts_in(made), tmp_path / "all", csv=True)
-        assert_runs_match(tmp_path / "all", made / "whole")
+        merge_runs(parts_in(finished_runs), tmp_path / "all", csv=True)
+        assert_runs_match(tmp_path / "all", finished_runs / "whole")
 
 
 @pytest.mark.parametrize("api", [False, True])
-def test_parts_are_not_calibrated(command, demo, made, tmp_path, monkeypatch, api):
+def test_parts_are_not_calibrated(command, demo, finished_runs, tmp_path, monkeypatch, api):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     if api:
         from qvl_attn import load_samples
 
         with pytest.raises(InputError, match="in one process"):
-            demo.check(load_samples(made / "rows.jsonl"), tmp_path / "run", calibrate="p.json", shard="1/2")
+            demo.check(load_samples(finished_runs / "rows.jsonl"), tmp_path / "run", calibrate="p.json", shard="1/2")
     else:
         words = ("--calibrate", tmp_path / "p.json", "--shard", "1/2", "--model", "demo")
-        done = command("check", made / "rows.jsonl", "--out", tmp_path / "run", *words)
+        done = command("check", finished_runs / "rows.jsonl", "--out", tmp_path / "run", *words)
         assert done.exit_code == 2
-        assert "--calibrate keeps the maps of all heads in one process" in told(done)
+        assert "--calibrate keeps the maps of all heads in one process" in stderr_line(done)
     assert not list(tmp_path.iterdir())

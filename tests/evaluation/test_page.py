@@ -1,4 +1,4 @@
-"""The page of a check as a file: when it is written, made again and refused, what it says, and that it is safe."""
+"""The page of a check as a file: when it is written, rewritten and refused, its contents and its safety."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ def report(*args):
 
 @pytest.fixture
 def copied(finished_check, tmp_path):
-    """A run to be spoiled."""
+    """Return a copy of a run, to damage it."""
 
-    def copied(kind):
+    def copy(kind):
         return shutil.copytree(finished_check(kind).folder, tmp_path / kind)
 
-    return copied
+    return copy
 
 
 def altered(file, **changes):
+    """Change fields of a JSON file; `...` removes a field."""
     value = json.loads(file.read_text(encoding="utf-8"))
     value |= changes
-    file.write_text(json.dumps({name: one for name, one in value.items() if one is not ...}), encoding="utf-8")
+    file.write_text(json.dumps({name: field for name, field in value.items() if field is not ...}), encoding="utf-8")
 
 
 # When it is written
@@ -62,9 +63,9 @@ def altered(file, **changes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_and_a_merge_write_the_page_and_list_it(finished_check, kind):
     run = finished_check(kind)
-    there = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     assert "report.html" in run.summary["files"]
-    assert set(run.summary["files"]) == there
+    assert set(run.summary["files"]) == files
     assert run.page.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
@@ -103,7 +104,7 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
     assert len(page["rows"]) == 24
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -125,16 +126,16 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
         (lambda run: min((run / "gallery").glob("*.npz")).rename(run / "gallery" / "a.npz"), 1, "of another sample"),
     ],
 )
-def test_what_is_damaged_is_told_in_a_line_and_the_page_stays(copied, spoil, code, words):
+def test_a_damaged_run_is_an_error_of_one_line_and_the_page_stays(copied, spoil, code, words):
     folder = copied("boxed")
     before = (folder / "report.html").read_bytes()
     spoil(folder)
     done = report(folder)
     assert done.exit_code == code, done.output
-    said = " ".join(done.output.split())
-    assert words.replace(" ", "") in said.replace(" ", "")
+    output = " ".join(done.output.split())
+    assert words.replace(" ", "") in output.replace(" ", "")
     assert "Traceback" not in done.output
-    assert said.startswith("error: ")
+    assert output.startswith("error: ")
     assert (folder / "report.html").read_bytes() == before
 
 
@@ -144,7 +145,7 @@ def test_a_check_stands_alone(finished_check, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-# What it says
+# Contents
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,14 +175,14 @@ def test_its_numbers_are_those_of_the_summary_and_the_rows(finished_check, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_cards_are_the_exhibits(finished_check, kind):
+def test_its_cards_are_the_examples(finished_check, kind):
     run, page = finished_check(kind), page_data(finished_check(kind).page)
     text = run.page.read_text(encoding="utf-8")
     pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', text)
-    kept = read_examples(run.folder)
-    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == kept.keys()
+    examples = read_examples(run.folder)
+    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == examples.keys()
     for card in page["cards"]:
-        example = kept[page["rows"][card["row"]]["id"]]
+        example = examples[page["rows"][card["row"]]["id"]]
         assert tuple(b64decode(pictures[i][1]) for i in card["pictures"]) == example.jpegs
         assert card["boxes"] == [boxes.tolist() for boxes in example.boxes]
         assert card["grids"] == [list(values.shape) for values in example.values]
@@ -193,104 +194,104 @@ def test_its_cards_are_the_exhibits(finished_check, kind):
 
 
 @pytest.mark.parametrize("most", [0, 3, 20, 23, 24])
-def test_rows_beyond_the_most_are_left_out_and_those_with_pictures_never(finished_check, monkeypatch, most):
+def test_rows_beyond_the_maximum_are_left_out_but_never_those_with_examples(finished_check, monkeypatch, most):
     monkeypatch.setattr(of_check, "MAX_ROWS", most)
     run = finished_check("boxed")
-    kept = read_examples(run.folder)
-    assert RANDOM <= len(kept) < 20
-    page = page_data(check_html(run.summary, read_scores(run.folder), kept))
+    examples = read_examples(run.folder)
+    assert RANDOM <= len(examples) < 20
+    page = page_data(check_html(run.summary, read_scores(run.folder), examples))
     ids = [row["id"] for row in page["rows"]]
-    count = max(most, len(kept))
+    count = max(most, len(examples))
     assert len(ids) == count
     assert page["left_out"] == 24 - count
-    assert kept.keys() <= {*ids}
+    assert examples.keys() <= {*ids}
     order = [row["id"] for row in run.rows]
     assert ids == [name for name in order if name in ids]
-    others = [name for name in order if name not in kept]
-    assert [name for name in ids if name not in kept] == others[: count - len(kept)]
-    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == kept.keys()
+    others = [name for name in order if name not in examples]
+    assert [name for name in ids if name not in examples] == others[: count - len(examples)]
+    assert {page["rows"][card["row"]]["id"] for card in page["cards"]} == examples.keys()
 
 
-# That it is safe and small
+# Safety and size
 
 
 class _Elements(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.found = []
+        self.elements = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
 def evil_page(run):
-    """Evil wherever there is a text."""
+    """Return a page with an evil string in place of every text."""
     scores = [
-        replace(one, id=one.id + EVIL, media=(EVIL,), question=EVIL, answer=EVIL, references=(EVIL, "\u2028"))
-        for one in read_scores(run.folder)
+        replace(score, id=score.id + EVIL, media=(EVIL,), question=EVIL, answer=EVIL, references=(EVIL, "\u2028"))
+        for score in read_scores(run.folder)
     ]
-    examples = {name + EVIL: one for name, one in read_examples(run.folder).items()}
+    examples = {name + EVIL: example for name, example in read_examples(run.folder).items()}
     summary = run.summary | {"data": EVIL, "headline_map": EVIL, "notes": [EVIL]}
     summary["model"] = summary["model"] | dict.fromkeys(("name", "revision", "dtype", "device", "attention"), EVIL)
     return check_html(summary, scores, examples)
 
 
 def test_evil_texts_stay_texts(finished_check):
-    kept = page_data(finished_check("evil").page)
-    assert kept["rows"][1]["question"] == f"what? {EVIL}"
-    assert kept["rows"][1]["references"] == [EVIL]
-    assert kept["rows"][1]["media"] == [EVIL_FILE]
-    assert kept["rows"][2]["error"]
-    assert kept["rows"][2]["id"] == f"broken {EVIL}"
-    sound = _Elements(finished_check("heads").page.read_text(encoding="utf-8")).found
+    data = page_data(finished_check("evil").page)
+    assert data["rows"][1]["question"] == f"what? {EVIL}"
+    assert data["rows"][1]["references"] == [EVIL]
+    assert data["rows"][1]["media"] == [EVIL_FILE]
+    assert data["rows"][2]["error"]
+    assert data["rows"][2]["id"] == f"broken {EVIL}"
+    elements = _Elements(finished_check("heads").page.read_text(encoding="utf-8")).elements
     page = evil_page(finished_check("heads"))
-    assert _Elements(page).found == sound
-    assert page.count("</script>") == sum(tag == "script" for tag, _ in sound)
+    assert _Elements(page).elements == elements
+    assert page.count("</script>") == sum(tag == "script" for tag, _ in elements)
     assert page_data(page)["rows"][0]["answer"] == EVIL
 
 
-def test_the_policy_allows_the_style_and_the_script_that_are_there_and_nothing_else(finished_check):
+def test_the_policy_allows_only_the_style_and_the_script_of_the_page(finished_check):
     text = finished_check("boxed").page.read_text(encoding="utf-8")
-    page = _Elements(text)
-    (policy,) = (one["content"] for tag, one in page.found if one.get("http-equiv") == "Content-Security-Policy")
+    elements = _Elements(text).elements
+    (policy,) = (attrs["content"] for tag, attrs in elements if attrs.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     for tag, rule in (("style", "style-src"), ("script", "script-src")):
         (code,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         assert rules.pop(rule) == f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
     assert rules == {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
-    assert {one.get("type") for tag, one in page.found if tag == "script"} == {None, "application/json", "text/plain"}
-    assert not [one for _, one in page.found if any(name.startswith("on") or name == "style" for name in one)]
-    assert not [one for _, one in page.found if one.get("src") or (one.get("href") or "data:,") != "data:,"]
+    assert {attrs.get("type") for tag, attrs in elements if tag == "script"} == {None, "application/json", "text/plain"}
+    assert not [attrs for _, attrs in elements if any(name.startswith("on") or name == "style" for name in attrs)]
+    assert not [attrs for _, attrs in elements if attrs.get("src") or (attrs.get("href") or "data:,") != "data:,"]
 
 
 @pytest.mark.parametrize("kind", ["boxed", "clips"])
-def test_a_card_costs_its_picture_its_map_and_a_few_words(finished_check, kind):
+def test_a_card_adds_little_more_than_its_picture_and_its_map(finished_check, kind):
     run = finished_check(kind)
-    scores, kept = read_scores(run.folder), read_examples(run.folder)
-    grown = len(check_html(run.summary, scores, kept)) - len(check_html(run.summary, scores, {}))
-    pictures = sum(len(b64encode(file)) for file in {file for one in kept.values() for file in one.jpegs})
-    cells = sum(values.size for one in kept.values() for values in one.values)
-    assert grown < pictures + 4 * cells + 1500 * len(kept)
+    scores, examples = read_scores(run.folder), read_examples(run.folder)
+    added_bytes = len(check_html(run.summary, scores, examples)) - len(check_html(run.summary, scores, {}))
+    pictures = sum(len(b64encode(file)) for file in {file for example in examples.values() for file in example.jpegs})
+    cells = sum(values.size for example in examples.values() for values in example.values)
+    assert added_bytes < pictures + 4 * cells + 1500 * len(examples)
     assert len(run.page.read_bytes()) < 150_000 + pictures + 4 * cells + 2500 * len(scores)
 
 
-# Its words
+# Texts
 
 
 def _words(text):
-    """By language, in the order of the file."""
-    found = {"en": {}, "zh": {}}
+    """Return the texts by language, in the order of the file."""
+    words = {"en": {}, "zh": {}}
     parts = re.split(r"(?:^  (en|zh): \{|^Object\.assign\(WORDS\.(en|zh), \{)", text, flags=re.MULTILINE)
     for i in range(1, len(parts), 3):
         body = re.split(r"^(?:  \},|\}\);)", parts[i + 2], flags=re.MULTILINE)[0]
         pairs = re.finditer(r'(?:(\w+)|"([^"]+)"):\s+"((?:[^"\\]|\\.)*)"', body)
-        found[parts[i] or parts[i + 1]] |= {one[1] or one[2]: one[3] for one in pairs}
-    return found
+        words[parts[i] or parts[i + 1]] |= {match[1] or match[2]: match[3] for match in pairs}
+    return words
 
 
 def used_keys(scripts):
-    """Of `t("...")`, also within a choice, `data-t` and what is put together: figures and controls."""
+    """Return the keys in `t("...")`, also in conditional expressions, in `data-t`, and of figures and controls."""
     keys = set()
     for name in scripts:
         text = (PAGE / name).read_text(encoding="utf-8")
@@ -302,7 +303,7 @@ def used_keys(scripts):
     return keys | {f"f_{name}" for name in (*FIGURES, "area")} | {f"c_{name}" for name in CONTROLS}
 
 
-def test_every_word_is_there_in_both_languages():
+def test_every_text_is_there_in_both_languages():
     scripts = ("words.js", "chart.js", "matrix.js", "cards.js", "table.js", "check.js")
     strings = ("strings.js", "strings_check.js")
     words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in strings))
@@ -327,10 +328,10 @@ def test_every_word_is_there_in_both_languages():
         assert places["en"] == places["zh"], name
 
 
-def test_what_is_not_defined_is_null_and_never_nan(finished_check):
+def test_undefined_figures_are_null_and_not_nan(finished_check):
     for kind in ("bare", "evil", "boxed"):
         text = finished_check(kind).page.read_text(encoding="utf-8")
-        found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
-        json.loads(found, parse_constant=lambda name: pytest.fail(name))
+        data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+        json.loads(data, parse_constant=lambda name: pytest.fail(name))
     assert all(value is None for row in page_data(finished_check("bare").page)["rows"] for value in row["figures"][:5])
     assert np.isfinite(page_data(finished_check("bare").page)["rows"][0]["figures"][5])

@@ -1,4 +1,4 @@
-"""The words of a check with Ray, without starting Ray."""
+"""Options and messages of a check with Ray, without starting Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["local"]  # a fixture
 
 
 @pytest.mark.parametrize("words", [("--concurrency", "2"), ("--gpus-per-worker", "0.5"), ("--concurrency", "1")])
-def test_words_for_ray_without_ray_are_refused(local, tmp_path, words):
+def test_options_of_ray_without_the_engine_are_refused(local, tmp_path, words):
     done = local("nowhere.jsonl", tmp_path / "run", *words)
     assert done.exit_code == 2
     assert "--concurrency and --gpus-per-worker are for --engine ray" in " ".join(done.stderr.split())
@@ -23,26 +23,26 @@ def test_words_for_ray_without_ray_are_refused(local, tmp_path, words):
 
 @needs_ray
 @pytest.mark.parametrize("gpus", [1.5, 2.5, 64.5, 65, -1, -0.5, float("nan"), float("inf"), -float("inf")])
-def test_a_share_of_gpus_that_no_machine_can_give(gpus):
+def test_invalid_gpus_per_worker(gpus):
     with pytest.raises(InputError, match=r"--gpus-per-worker .*want a whole number"):
         RayWorkers(1, gpus)
 
 
 @needs_ray
 @pytest.mark.parametrize("gpus", [None, 0, 0.25, 1, 2, 64])
-def test_shares_of_gpus(gpus):
+def test_valid_gpus_per_worker(gpus):
     assert RayWorkers(3, gpus).gpus_per_worker == gpus
 
 
 @needs_ray
 @pytest.mark.parametrize("concurrency", [0, -1])
-def test_no_actor_is_none(concurrency):
+def test_invalid_concurrency(concurrency):
     with pytest.raises(InputError, match="--concurrency"):
         RayWorkers(concurrency)
 
 
 @needs_ray
-def test_a_share_of_gpus_is_refused_in_one_line(local, tmp_path):
+def test_invalid_gpus_per_worker_is_an_error_of_one_line(local, tmp_path):
     done = local(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, "--gpus-per-worker", 2.5, "--quiet")
     assert done.exit_code == 2
     assert done.stderr == ("error: --gpus-per-worker 2.5: want a whole number, or a fraction between 0 and 1\n")
@@ -66,8 +66,8 @@ def test_ray_does_not_calibrate(local, demo, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_without_ray_its_extra_is_named_before_anything_is_read(local, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks what cannot be imported
+def test_without_ray_the_error_names_the_extra_before_anything_is_read(local, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks a module that cannot be imported
     assert find_spec("ray") is None
     done = local("nowhere.jsonl", tmp_path / "run", *WITH_RAY)
     assert done.exit_code == 2

@@ -1,4 +1,4 @@
-"""A check with Ray: the same run as a local one, whoever dies in the middle. Ray runs in processes of its own here."""
+"""A check with Ray: the same outputs as a local run, even if actors die. Each test runs Ray in new processes."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ PATIENCE_S = 240
 
 @pytest.fixture
 def local(demo, monkeypatch):
-    """The command in this process, without loading the weights."""
+    """Run the command in this process, without loading the weights."""
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-    return lambda data, out, *words: CliRunner().invoke(app, words_of(data, out, *words))
+    return lambda data, out, *words: CliRunner().invoke(app, arguments_of(data, out, *words))
 
 
-def words_of(data, out, *words):
+def arguments_of(data, out, *words):
     return ["check", *map(str, (data, "--out", out, "--model", "demo", "--max-new-tokens", 3, "--batch-size", 1))] + [
         str(word) for word in words
     ]
 
 
-def command(data, out, *words, code=None, **more):
-    """The command as a process; with Python code that is run before it."""
+def command(data, out, *words, code=None, **options):
+    """Start the command in a new process, optionally with Python code that runs first."""
     start = COMMAND if code is None else [sys.executable, "-c", code + "\nfrom qvl_attn.__main__ import main\nmain()\n"]
     return subprocess.Popen(
-        [*start, *words_of(data, out, *words)],
+        [*start, *arguments_of(data, out, *words)],
         env=RAY_ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # as a terminal does
-        **more,
+        **options,
     )
 
 
-def finished(process):
-    """Exit code, stdout and stderr."""
+def wait_for_end(process):
+    """Wait until a process ends, and return its exit code, stdout and stderr."""
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     return process.returncode, stdout, stderr
 
 
 def write_data(folder, copies, questions) -> Path:
-    """Some questions about copies of the demo pictures, and about one that is cut off after its header."""
+    """Write questions about copies of the demo pictures, and one about a truncated picture."""
     rows = []
     for i, picture in enumerate([*sorted(DEMO_PICTURES.glob("*.png"))] * copies):
         shutil.copyfile(picture, folder / f"{i}.png")
@@ -83,7 +83,7 @@ def wait_for_rows(process, out, count):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert not (out / "summary.json").exists(), "it is in the middle"
+    assert not (out / "summary.json").exists(), "the run must still be going on"
 
 
 def family_of(process) -> list[psutil.Process]:
@@ -91,55 +91,55 @@ def family_of(process) -> list[psutil.Process]:
 
 
 def actors_in(family) -> list[psutil.Process]:
-    return [one for one in family if "ray::MapWorker" in " ".join(one.cmdline())]
+    return [process for process in family if "ray::MapWorker" in " ".join(process.cmdline())]
 
 
 def assert_gone(family):
-    """Soon, and what is left is ended here. A zombie is only an entry that nobody has asked for.
+    """Check that processes end soon, and kill those that remain. Zombies do not count.
 
-    Two small agents of Ray may stay for a minute after a driver that did not say goodbye; they hold no model.
+    Two small agents of Ray may stay for a minute if the driver was killed; they hold no model.
     """
 
     def running():
-        return [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
-    def told():
-        words = [" ".join(one.cmdline()).strip() for one in running()]
-        return [line for line in words if not (line.startswith("ray::") and line.endswith("Agent"))]
+    def command_lines():
+        lines = [" ".join(process.cmdline()).strip() for process in running()]
+        return [line for line in lines if not (line.startswith("ray::") and line.endswith("Agent"))]
 
     end = time.monotonic() + 20
-    while told() and time.monotonic() < end:
+    while command_lines() and time.monotonic() < end:
         time.sleep(0.1)
-    left = told()
-    for one in running():
-        one.kill()
-    assert left == []
+    remaining = command_lines()
+    for process in running():
+        process.kill()
+    assert remaining == []
 
 
-# The same run
+# Equal outputs
 
 
 @needs_ray
 def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
-    """To the last byte, but for the order of the rows and the time they took; and nobody is told of it."""
+    """Equal to the byte except for the order of the rows and their times; no usage is reported."""
     data = write_data(tmp_path, 1, 3)
     code = (
         "import atexit, os, sys\n"
-        "def tell():\n"
+        "def report():\n"
         "    from ray._common.usage import usage_lib\n"
-        "    told = 'not there' if 'ray' not in sys.modules else usage_lib.usage_stats_enabled()\n"
-        "    print(f'report of usage: {told}')\n"
-        "atexit.register(tell)\n"
+        "    enabled = 'not imported' if 'ray' not in sys.modules else usage_lib.usage_stats_enabled()\n"
+        "    print(f'usage stats: {enabled}')\n"
+        "atexit.register(report)\n"
     )
     done = command(data, tmp_path / "ray", *WITH_RAY, "--json", "--csv", code=code)
     wait_for_rows(done, tmp_path / "ray", 1)
     family = family_of(done)
-    returned, stdout, stderr = finished(done)
+    returned, stdout, stderr = wait_for_end(done)
     assert returned == 0, stderr
     assert local(data, tmp_path / "local", "--csv").exit_code == 0
     printed, report = stdout.splitlines()
     assert json.loads(printed) == summary_of(tmp_path / "ray")
-    assert report == "report of usage: False"
+    assert report == "usage stats: False"
     assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "connecting", "demo", "Ray:", "Ray:"], (
         stderr
     )
@@ -152,18 +152,18 @@ def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
     assert_gone(family)
 
 
-# Who dies in the middle
+# Kills and resumed runs
 
 
 @needs_ray
 @pytest.mark.slow
 def test_an_actor_that_is_killed_costs_no_row(local, tmp_path):
     data = write_data(tmp_path, 10, 10)
-    run = command(data, tmp_path / "ray", *WITH_RAY, "--quiet")
-    wait_for_rows(run, tmp_path / "ray", 20)
-    family = family_of(run)
+    process = command(data, tmp_path / "ray", *WITH_RAY, "--quiet")
+    wait_for_rows(process, tmp_path / "ray", 20)
+    family = family_of(process)
     actors_in(family)[0].kill()
-    returned, stdout, stderr = finished(run)
+    returned, stdout, stderr = wait_for_end(process)
     assert (returned, stdout, stderr) == (0, f"{tmp_path / 'ray' / 'summary.json'}\n", "")
     assert local(data, tmp_path / "local").exit_code == 0
     assert_runs_match(tmp_path / "ray", tmp_path / "local")
@@ -174,33 +174,33 @@ def test_an_actor_that_is_killed_costs_no_row(local, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_and_killed_goes_on_with_either_engine(local, tmp_path):
     data, out = write_data(tmp_path, 10, 10), tmp_path / "ray"
-    run = command(data, out, *WITH_RAY)
-    wait_for_rows(run, out, 10)
-    family = family_of(run)
-    os.killpg(run.pid, signal.SIGINT)
-    returned, stdout, stderr = finished(run)
+    process = command(data, out, *WITH_RAY)
+    wait_for_rows(process, out, 10)
+    family = family_of(process)
+    os.killpg(process.pid, signal.SIGINT)
+    returned, stdout, stderr = wait_for_end(process)
     assert (returned, stdout) == (130, "")
     assert f"interrupted; finished rows are kept in {out}: run the same command to continue" in " ".join(stderr.split())
     assert "Traceback" not in stderr
     assert_gone(family)
-    kept = lines_of(out)
-    assert len(kept) >= 10
+    lines = lines_of(out)
+    assert len(lines) >= 10
     assert not (out / "summary.json").exists()
 
-    run = command(data, out, *WITH_RAY)
-    wait_for_rows(run, out, len(kept) + 100)
-    family = family_of(run)
+    process = command(data, out, *WITH_RAY)
+    wait_for_rows(process, out, len(lines) + 100)
+    family = family_of(process)
     assert len(actors_in(family)) == 2
-    run.kill()
-    assert f"{len(kept)} of 601 samples are already done" in finished(run)[2]
+    process.kill()
+    assert f"{len(lines)} of 601 samples are already done" in wait_for_end(process)[2]
     assert_gone(family)
-    assert lines_of(out)[: len(kept)] == kept
+    assert lines_of(out)[: len(lines)] == lines
 
-    kept = lines_of(out)
+    lines = lines_of(out)
     done = local(data, out)
     assert done.exit_code == 0, done.output
-    whole = [line for line in kept if line.endswith("}")]  # the last may be torn
-    assert len(whole) >= len(kept) - 1
+    whole = [line for line in lines if line.endswith("}")]  # the last line may be incomplete
+    assert len(whole) >= len(lines) - 1
     assert lines_of(out)[: len(whole)] == whole
     assert local(data, tmp_path / "local").exit_code == 0
     assert_runs_match(out, tmp_path / "local")
@@ -208,20 +208,20 @@ def test_a_run_that_is_interrupted_and_killed_goes_on_with_either_engine(local, 
 
 @needs_ray
 @pytest.mark.slow
-def test_what_kills_every_actor_costs_its_own_row(local, tmp_path):
-    """All that an actor had in hand is lost with it, and then asked one by one, however often it is started again."""
+def test_a_sample_that_kills_every_actor_costs_only_its_own_row(local, tmp_path):
+    """The samples of a task whose actor died are tried again one per task, however often the actor is restarted."""
     data, out = write_data(tmp_path, 1, 10), tmp_path / "ray"
     code = (
         "import os\n"
-        "import qvl_attn.evaluation.ray_workers as room\n"
-        "room.RESTARTS = 0\n"
-        "class Deadly(room._Scorer):\n"
-        "    def answer(self, hand):\n"
-        "        if any(one.id == '2-3' for i in hand for one in self.work[0][i]): os._exit(1)\n"
-        "        yield from super().answer(hand)\n"
-        "room._Scorer = Deadly\n"
+        "import qvl_attn.evaluation.ray_workers as ray_workers\n"
+        "ray_workers.RESTARTS = 0\n"
+        "class Deadly(ray_workers._Scorer):\n"
+        "    def answer(self, task):\n"
+        "        if any(sample.id == '2-3' for i in task for sample in self.work[0][i]): os._exit(1)\n"
+        "        yield from super().answer(task)\n"
+        "ray_workers._Scorer = Deadly\n"
     )
-    returned, _, stderr = finished(command(data, out, "--engine", "ray", code=code))
+    returned, _, stderr = wait_for_end(command(data, out, "--engine", "ray", code=code))
     assert returned == 0, stderr
     assert "Traceback" not in stderr
     assert local(data, tmp_path / "local").exit_code == 0
@@ -235,14 +235,14 @@ def test_what_kills_every_actor_costs_its_own_row(local, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_with_every_row_there_no_actor_scores(local, tmp_path):
-    """But one draws the pictures."""
+def test_with_all_rows_written_no_actor_scores(local, tmp_path):
+    """Only the gallery is drawn by an actor."""
     data = write_data(tmp_path, 1, 2)
     assert local(data, tmp_path / "local").exit_code == 0
     shutil.copytree(tmp_path / "local", tmp_path / "ray")
     (tmp_path / "ray" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "ray" / "gallery")
-    returned, _, stderr = finished(command(data, tmp_path / "ray", *WITH_RAY))
+    returned, _, stderr = wait_for_end(command(data, tmp_path / "ray", *WITH_RAY))
     assert returned == 0, stderr
     assert stderr.count("Ray: ") == 1
     assert_runs_match(tmp_path / "ray", tmp_path / "local")
@@ -250,15 +250,15 @@ def test_with_every_row_there_no_actor_scores(local, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_a_bug_in_an_actor_is_told_with_its_traceback(tmp_path):
+def test_a_bug_in_an_actor_is_shown_with_its_traceback(tmp_path):
     code = (
-        "import qvl_attn.evaluation.ray_workers as room\n"
-        "class Wrong(room._Scorer):\n"
-        "    def answer(self, hand):\n"
+        "import qvl_attn.evaluation.ray_workers as ray_workers\n"
+        "class Wrong(ray_workers._Scorer):\n"
+        "    def answer(self, task):\n"
         "        yield {'row': 1 / 0}\n"
-        "room._Scorer = Wrong\n"
+        "ray_workers._Scorer = Wrong\n"
     )
-    returned, stdout, stderr = finished(command(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, code=code))
+    returned, stdout, stderr = wait_for_end(command(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, code=code))
     assert (returned, stdout) == (1, "")
     assert "RuntimeError: in an actor of Ray:" in stderr
     assert "ZeroDivisionError: division by zero" in stderr
@@ -268,12 +268,12 @@ def test_a_bug_in_an_actor_is_told_with_its_traceback(tmp_path):
 @needs_ray
 @pytest.mark.slow
 def test_a_model_that_no_actor_can_load_is_one_line(tmp_path):
-    """This process never reads the weights: only an actor can find that they are broken."""
+    """This process never reads the weights: only an actor can find the damage."""
     shutil.copytree(DEMO_MODEL, tmp_path / "model")
     (weights,) = (tmp_path / "model").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:100_000])
-    run = command(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, "--quiet", "--model", tmp_path / "model")
-    returned, stdout, stderr = finished(run)
+    process = command(write_data(tmp_path, 1, 1), tmp_path / "run", *WITH_RAY, "--quiet", "--model", tmp_path / "model")
+    returned, stdout, stderr = wait_for_end(process)
     assert (returned, stdout) == (1, "")
     assert len(stderr.splitlines()) <= 2, stderr
     assert "error: an actor of Ray: " in stderr
@@ -285,7 +285,7 @@ def test_a_model_that_no_actor_can_load_is_one_line(tmp_path):
 @pytest.mark.slow
 def test_more_gpus_than_there_are_are_one_line(tmp_path):
     words = (*WITH_RAY, "--gpus-per-worker", 64, "--quiet")
-    returned, stdout, stderr = finished(command(write_data(tmp_path, 1, 1), tmp_path / "run", *words))
+    returned, stdout, stderr = wait_for_end(command(write_data(tmp_path, 1, 1), tmp_path / "run", *words))
     assert (returned, stdout) == (2, "")
     assert stderr.startswith("error: --gpus-per-worker 64: this machine has ")
     assert len(stderr.splitlines()) == 1
