@@ -382,5 +382,5 @@ def test_a_check_that_lacks_rows_or_has_words_for_figures_is_told_so(scored, tmp
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     summary["headline"]["vision_mass"]["low"] = "x"
     (tmp_path / "run" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    with pytest.raises(StoreError, match="'x' is no number"):
+    with pytest.raises(StoreError, match="'x' is not a number"):
         make_report(tmp_path / "run")
