@@ -37,11 +37,20 @@ from qvl_attn.encoders.captions import (
 from qvl_attn.encoders.input_figures import draw_grid, draw_reconstruction, mark_patch
 from qvl_attn.encoders.record import EncoderRecord, SaliencyMap
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
-from qvl_attn.render.layout import Panel, filtered, headline, on_one_scale, sheet
+from qvl_attn.render.layout import (
+    LEAST_STEP_PX,
+    MAX_ROW_PX,
+    ROW_SCALE,
+    Panel,
+    filtered,
+    headline,
+    on_one_scale,
+    sheet,
+    shown_steps,
+)
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 
 NamedPictures = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"

@@ -25,12 +25,11 @@ from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import Payload, jpeg
+from qvl_attn.render.html.payload import MAX_VALUES, LeftOut, Payload, drawn_px_of, jpeg
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import blend, upsample
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import base_name
-from qvl_attn.results.page_data import MAX_VALUES, LeftOut, drawn_px_of
 
 OTHERS: tuple[Over, ...] = ("max", "min")
 

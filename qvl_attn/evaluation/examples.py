@@ -26,7 +26,7 @@ from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.render.html.payload import jpeg
-from qvl_attn.results.figures import MAX_STEPS, shown_steps
+from qvl_attn.render.layout import MAX_STEPS, shown_steps
 from qvl_attn.vqa.figures import first_frames
 from qvl_attn.vqa.result import Result
 

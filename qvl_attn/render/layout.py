@@ -389,3 +389,15 @@ def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
     page.paste(Image.fromarray(picture), (MARGIN_PX, top))
     lettering.draw_lines(page, (MARGIN_PX, foot), beneath, line_px, GREY)
     return np.asarray(page)
+
+
+# The most steps of a clip in one row, the scale of that row over one picture, and its limits in pixels.
+MAX_STEPS, ROW_SCALE, LEAST_STEP_PX, MAX_ROW_PX = 6, 2, 240, 16384
+
+
+def shown_steps(values: FloatArray) -> tuple[int, ...]:
+    """Return the steps of a clip's (t, h, w) map to draw: evenly spaced, with the step of the strongest cell."""
+    chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
+    strongest = int(values.max(axis=(1, 2)).argmax())
+    chosen[np.abs(chosen - strongest).argmin()] = strongest
+    return tuple(np.unique(chosen).tolist())

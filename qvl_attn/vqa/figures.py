@@ -20,11 +20,21 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import HeatMap, IntArray
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
-from qvl_attn.render.layout import Panel, filtered, headline, marked, on_one_scale, sheet
+from qvl_attn.render.layout import (
+    LEAST_STEP_PX,
+    MAX_ROW_PX,
+    ROW_SCALE,
+    Panel,
+    filtered,
+    headline,
+    marked,
+    on_one_scale,
+    sheet,
+    shown_steps,
+)
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.figures import LEAST_STEP_PX, MAX_ROW_PX, ROW_SCALE, shown_steps
 from qvl_attn.vqa.record import VqaRecord
 
 MAX_WORDS = 48

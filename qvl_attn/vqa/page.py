@@ -18,9 +18,8 @@ from qvl_attn.core.types import Capture, IntArray, Media, TokenGrid
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import Payload, coarse
+from qvl_attn.render.html.payload import MAX_FRAMES, MAX_PICTURE_PX, MAX_VALUES, LeftOut, Payload, coarse, drawn_px_of
 from qvl_attn.results.codec import base_name
-from qvl_attn.results.page_data import MAX_FRAMES, MAX_PICTURE_PX, MAX_VALUES, LeftOut, drawn_px_of
 from qvl_attn.vqa.codec import faithfulness_json
 from qvl_attn.vqa.record import VqaRecord
 

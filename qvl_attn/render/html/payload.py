@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.media.resize import Picture
+from qvl_attn.core.types import Media
+from qvl_attn.media.resize import Picture, fit_px
 
 # The half float that the largest value of a row becomes: values down to 2e-9 of it keep the full 11 bits.
 TOP = 32768.0
@@ -92,3 +93,19 @@ def jpeg(picture: Picture) -> bytes:
     # Without optimize: its buffer of one byte per pixel is too small for noise.
     Image.fromarray(picture).save(file, format="JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
+
+
+# The most map values of one result in a page, some 2 bytes each; the page lists what is left out beyond that.
+MAX_VALUES = 4_000_000
+
+
+# Parts that were left out of a page: a key of the page's strings and the values for its placeholders.
+LeftOut = list[list[str | int]]
+
+
+MAX_PICTURE_PX, MAX_FRAMES = 1280, 128
+
+
+def drawn_px_of(media: Media, longest_px: int = MAX_PICTURE_PX) -> tuple[int, int]:
+    """Return (width, height) of a picture in a page: not enlarged, its longer side at most `longest_px`."""
+    return fit_px(media.size_px, min(max(media.frames.shape[1:3]), longest_px))
