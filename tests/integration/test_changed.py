@@ -1,4 +1,4 @@
-"""A run goes on with what it was begun with, and with nothing else: what is not the same is named."""
+"""A run is only resumed with the same settings, data and model: every difference is reported."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ PROFILE = {
 
 
 def write_picture(path, seed, size_px=112):
-    """Of random colours and not compressed: of the same size the files are as long as each other."""
+    """Write a picture of random colours without compression: pictures of one size have files of one length."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, compress_level=0)
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory, demo):
-    """A data set, and a run of it that was stopped before its last row."""
-    folder = tmp_path_factory.mktemp("begun")
+def stopped_run(tmp_path_factory, demo):
+    """A folder with a data set, and a run of it that was stopped before its last row."""
+    folder = tmp_path_factory.mktemp("stopped")
     (folder / "set").mkdir()
     for i in range(COUNT):
         write_picture(folder / "set" / f"{i}.png", i)
@@ -66,15 +66,15 @@ def begun(tmp_path_factory, demo):
 
 @pytest.fixture
 def weights(monkeypatch, demo):
-    """Which were loaded, and none are unless this is asked for."""
+    """Loading the weights fails until the returned function is called."""
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     return lambda: monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
 
 @pytest.fixture
-def go_on(begun, tmp_path, monkeypatch, weights):
-    """The same command once more, in a copy of all of it."""
-    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+def resume(stopped_run, tmp_path, monkeypatch, weights):
+    """Run the same command again, in a copy of the folder."""
+    shutil.copytree(stopped_run, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     without_drawings(monkeypatch)
 
@@ -86,12 +86,15 @@ def go_on(begun, tmp_path, monkeypatch, weights):
 
 
 def assert_refused(done, *lines, out="run"):
-    """Before the weights are loaded, by name, with everything left as it was."""
+    """Check that the command was refused with these lines before the weights were loaded, and changed no file."""
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
     assert f"--out {out} was started with other settings or samples" in one_line(done.stderr)
     for line in lines:
-        assert any(told.strip().startswith(line) for told in done.stderr.splitlines()), (line, done.stderr)
+        assert any(stderr_line.strip().startswith(line) for stderr_line in done.stderr.splitlines()), (
+            line,
+            done.stderr,
+        )
     assert not (Path(out) / "summary.json").exists()
     assert len(rows_of(out)) == COUNT
 
@@ -117,13 +120,13 @@ def assert_refused(done, *lines, out="run"):
         (("--limit", "3"), "samples removed (another --limit?): 4 (3, 4, 5, large)"),
     ],
 )
-def test_settings(go_on, args, line):
+def test_settings(resume, args, line):
     Path("own.json").write_text(json.dumps(PROFILE), encoding="utf-8")
-    assert_refused(go_on(*args), line)
+    assert_refused(resume(*args), line)
 
 
-def test_several_at_once_are_all_named(go_on):
-    done = go_on("--query", "last", "--seed", 7, "--limit", 5)
+def test_several_differences_are_all_reported(resume):
+    done = resume("--query", "last", "--seed", 7, "--limit", 5)
     names = (
         "--query: ",
         "--seed: 0 before, 7 now",
@@ -133,18 +136,18 @@ def test_several_at_once_are_all_named(go_on):
     assert_refused(done, *names)
 
 
-def test_every_word_of_the_command_is_held_to_or_may_change(begun):
-    """A word that is added has to be put into one of the two."""
+def test_every_option_must_be_the_same_or_may_change(stopped_run):
+    """A new option must be added to one of the two."""
     import typer
 
-    (command,) = [one for one in typer.main.get_group(app).commands.items() if one[0] == "check"]
-    words = {name for one in command[1].params for name in one.opts if name.startswith("--")}
+    (command,) = [command for name, command in typer.main.get_group(app).commands.items() if name == "check"]
+    options = {name for option in command.params for name in option.opts if name.startswith("--")}
     may_change = {"--out", "--batch-size", "--csv", "--json", "--quiet", "--debug", "--offline", "--fail-under"}
     may_change |= {"--engine", "--concurrency", "--gpus-per-worker", "--device-map", "--revision", "--help"}
-    of_the_data = {"--prompts", "--data-root", "--limit", "--split", "--columns", "--box-format", "--box-units"}
-    same = json.loads((begun / "run" / "run.json").read_text(encoding="utf-8"))["same"]
-    held_to = {name for name in same if name.startswith("--")}
-    assert words - may_change - of_the_data == held_to
+    data_options = {"--prompts", "--data-root", "--limit", "--split", "--columns", "--box-format", "--box-units"}
+    same = json.loads((stopped_run / "run" / "run.json").read_text(encoding="utf-8"))["same"]
+    compared = {name for name in same if name.startswith("--")}
+    assert options - may_change - data_options == compared
     assert "the data" in same
     assert "the model's files" in same
 
@@ -170,98 +173,98 @@ def change_row(place, **changes):
         {"image": "3.png"},
     ],
 )
-def test_a_changed_sample_is_named(go_on, changes):
+def test_a_changed_sample_is_named(resume, changes):
     change_row(2, **changes)
-    done = go_on()
+    done = resume()
     assert_refused(done, "the data: ", "samples changed (question, answers, boxes or pictures): 1 (2)")
     assert one_line(done.stderr).count("samples changed") == 1
 
 
-def test_a_changed_picture_of_the_same_size_is_named(go_on):
+def test_a_changed_picture_of_the_same_size_is_named(resume):
     path = Path("set/4.png")
     before = path.stat().st_size
     write_picture(path, 77)
     assert path.stat().st_size == before
-    assert_refused(go_on(), "the data: ", "samples changed (question, answers, boxes or pictures): 1 (4)")
+    assert_refused(resume(), "the data: ", "samples changed (question, answers, boxes or pictures): 1 (4)")
 
 
 @pytest.mark.parametrize("where", [0.5, 1.0])
-def test_a_large_file_that_changed_in_its_middle_or_end_is_named(go_on, where):
+def test_a_large_file_that_changed_in_its_middle_or_end_is_named(resume, where):
     path = Path("set/large.png")
     data = bytearray(path.read_bytes())
     assert len(data) > 2**20
     data[min(int(len(data) * where), len(data) - 1)] ^= 1
     path.write_bytes(data)
-    assert_refused(go_on(), "samples changed (question, answers, boxes or pictures): 1 (large)")
+    assert_refused(resume(), "samples changed (question, answers, boxes or pictures): 1 (large)")
 
 
-def test_a_sample_more_or_less_is_named(go_on):
+def test_a_sample_more_or_less_is_named(resume):
     lines = Path("set/rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     Path("set/rows.jsonl").write_text("".join([*lines[1:], lines[0].replace('"0"', '"new"')]), encoding="utf-8")
     assert_refused(
-        go_on(),
+        resume(),
         "the data: ",
         "samples removed (another --limit?): 1 (0)",
         "samples added (another --limit?): 1 (new)",
     )
 
 
-def test_another_order_is_refused(go_on):
-    """The halves, the other pictures and the batches would be others."""
+def test_another_order_is_refused(resume):
+    """The halves, the controls and the batches would be different."""
     lines = Path("set/rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     Path("set/rows.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
-    assert_refused(go_on(), "the data: ")
+    assert_refused(resume(), "the data: ")
 
 
 # The model
 
 
-def test_other_weights_of_the_same_name_are_named(go_on, weights):
+def test_other_weights_of_the_same_name_are_named(resume, weights):
     shutil.copytree(MODEL, "model")
     weights()
-    assert go_on("--model", "model", out="other").exit_code == 0
+    assert resume("--model", "model", out="other").exit_code == 0
     data = bytearray(Path("model/model.safetensors").read_bytes())
     data[-1] ^= 1
     Path("model/model.safetensors").write_bytes(data)
     before = files_of("other")
-    done = go_on("--model", "model", out="other")
+    done = resume("--model", "model", out="other")
     assert done.exit_code == 2, done.output
     assert "the model's files: " in one_line(done.stderr)
     assert "--model: " not in one_line(done.stderr)
     assert files_of("other") == before
 
 
-def test_changed_settings_of_a_models_processor_are_named(go_on, weights):
+def test_changed_settings_of_a_models_processor_are_named(resume, weights):
     shutil.copytree(MODEL, "model")
     weights()
-    assert go_on("--model", "model", out="other").exit_code == 0
+    assert resume("--model", "model", out="other").exit_code == 0
     Path("other/summary.json").unlink()
     file = Path("model/preprocessor_config.json")
     file.write_text(file.read_text(encoding="utf-8").replace("{", '{"qvl": 1,', 1), encoding="utf-8")
-    assert "the model's files: " in one_line(go_on("--model", "model", out="other").stderr)
+    assert "the model's files: " in one_line(resume("--model", "model", out="other").stderr)
 
 
-def test_a_model_of_another_name_is_named(go_on):
+def test_a_model_of_another_name_is_named(resume):
     shutil.copytree(MODEL, "model")
-    assert_refused(go_on("--model", "model"), "--model: demo before, model now")
+    assert_refused(resume("--model", "model"), "--model: demo before, model now")
 
 
-def test_another_version_is_named(go_on, monkeypatch):
+def test_another_version_is_named(resume, monkeypatch):
     monkeypatch.setattr("qvl_attn.core.version.__version__", "99.0")
-    monkeypatch.setattr("transformers.__version__", "98.0")
-    assert_refused(go_on(), "qvl_attn: ", "transformers: ")
+    monkeypatch.setattr("qvl_attn.model.checkpoint.transformers.__version__", "98.0")
+    assert_refused(resume(), "qvl_attn: ", "transformers: ")
 
 
 # What may change
 
 
 @pytest.mark.parametrize("args", [(), ("--batch-size", 1), ("--batch-size", 3, "--quiet"), ("--csv",)])
-def test_what_may_change(go_on, weights, args):
+def test_what_may_change(resume, weights, args):
     weights()
-    kept = Path("run/scores.jsonl").read_bytes()
-    done = go_on(*args)
+    rows = Path("run/scores.jsonl").read_bytes()
+    done = resume(*args)
     assert done.exit_code == 0, done.output
-    assert Path("run/scores.jsonl").read_bytes().startswith(kept), "the rows that were there are as they were"
+    assert Path("run/scores.jsonl").read_bytes().startswith(rows), "earlier rows are unchanged"
     assert rows_without_times("run").keys() == rows_without_times("finished").keys()
     assert (Path("run") / "scores.csv").exists() == ("--csv" in args)
     if not args:
@@ -269,10 +272,10 @@ def test_what_may_change(go_on, weights, args):
         assert rows_without_times("run") == rows_without_times("finished")
 
 
-def test_the_data_may_lie_elsewhere(go_on, weights):
+def test_the_data_may_lie_elsewhere(resume, weights):
     weights()
     shutil.move("set", "moved")
-    assert go_on(data=Path("moved/rows.jsonl").absolute()).exit_code == 0
+    assert resume(data=Path("moved/rows.jsonl").absolute()).exit_code == 0
     assert files_of("run") == files_of("finished")
     assert rows_without_times("run") == rows_without_times("finished")
 
@@ -281,11 +284,11 @@ def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     write_dataset(Path("clips"), 2, video=True)
-    words = ("clips/questions.jsonl", "--fps", 1, "--max-new-tokens", 1)
-    assert invoke(*words).exit_code == 0
+    arguments = ("clips/questions.jsonl", "--fps", 1, "--max-new-tokens", 1)
+    assert invoke(*arguments).exit_code == 0
     first, second = sorted(Path("clips/videos").iterdir())
     first.write_bytes(second.read_bytes())
-    done = invoke(*words)
+    done = invoke(*arguments)
     assert done.exit_code == 2
     changed = [name for name, row in rows_without_times("run").items() if row["media"] == ["videos/clip-00000.mp4"]]
     assert f"boxes or pictures): {len(changed)} (" in one_line(done.stderr)

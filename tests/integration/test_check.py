@@ -1,4 +1,4 @@
-"""`qvl-attn check` on the embedded model: what it scores, writes, prints and refuses."""
+"""`qvl-attn check` on the embedded model: scores, outputs, calibration and errors."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, demo):
-    """The command in an empty folder, without loading the weights each time."""
+    """Run the command in an empty folder, without loading the weights each time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
     def invoke(data, *args, out="run"):
-        words = [str(arg) for arg in (data, "--out", out, *args)]
-        return CliRunner().invoke(app, ["check", "--model", "demo", *words])
+        arguments = [str(arg) for arg in (data, "--out", out, *args)]
+        return CliRunner().invoke(app, ["check", "--model", "demo", *arguments])
 
     return invoke
 
 
 @pytest.fixture
-def summary(check):
-    """Run, expect success, and give the summary back."""
+def run_summary(check):
+    """Run a check, expect success, and return the summary."""
 
     def invoke(data, *args, out="run"):
         done = check(data, *args, "--json", out=out)
@@ -76,7 +76,7 @@ def write_rows(folder, rows, name="rows.jsonl") -> Path:
 
 @pytest.fixture
 def row(tmp_path):
-    """A sound row about a small picture."""
+    """A valid record about a small picture."""
     Image.fromarray(np.full((112, 168, 3), (200, 60, 60), np.uint8)).save(tmp_path / "red.png")
     return {
         "id": "one",
@@ -89,14 +89,14 @@ def row(tmp_path):
     }
 
 
-# What it says
+# Scores
 
 
-def test_every_sample_is_scored_as_its_result_says(summary, demo, scenes):
-    found = summary(scenes, "--query", "last", "--layers", "1-2", "--limit", 25)
-    rows, typed = sorted(rows_of(), key=lambda row: row["index"]), questions_of(scenes)[:25]
-    assert [row["id"] for row in rows] == [row["id"] for row in typed]
-    for row, sample in list(zip(rows, typed, strict=True))[::4]:
+def test_every_sample_is_scored_as_its_result_says(run_summary, demo, scenes):
+    summary = run_summary(scenes, "--query", "last", "--layers", "1-2", "--limit", 25)
+    rows, records = sorted(rows_of(), key=lambda row: row["index"]), questions_of(scenes)[:25]
+    assert [row["id"] for row in rows] == [row["id"] for row in records]
+    for row, sample in list(zip(rows, records, strict=True))[::4]:
         result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", max_new_tokens=64)
         assert row["answer"] == result.answer
         assert row["accuracy"] == accuracy(result.answer, [sample["answer"]])
@@ -118,15 +118,17 @@ def test_every_sample_is_scored_as_its_result_says(summary, demo, scenes):
             values = result.heatmap(layers=layer).values
             assert row["layers"]["vision_mass"][layer] == pytest.approx(values.sum(), abs=1e-5)
     boxed = [row for row in rows if row["grounded"] is not None]
-    assert found["headline"]["pointing"]["mean"] == pytest.approx(np.mean([row["grounded"] for row in boxed]), abs=1e-5)
-    assert found["headline"]["pointing"]["n"] == len(boxed) == found["with_boxes"]
+    assert summary["headline"]["pointing"]["mean"] == pytest.approx(
+        np.mean([row["grounded"] for row in boxed]), abs=1e-5
+    )
+    assert summary["headline"]["pointing"]["n"] == len(boxed) == summary["with_boxes"]
     for layer in range(4):
         mean = np.mean([row["layers"]["lift"][layer] for row in boxed])
-        assert found["layers"][layer]["lift"]["mean"] == pytest.approx(mean, rel=1e-4)
+        assert summary["layers"][layer]["lift"]["mean"] == pytest.approx(mean, rel=1e-4)
 
 
 def mass_by_raster(values, boxes, grid, size_px):
-    """The share of the attention in the boxes and of the area, by counting pixels."""
+    """Return the boxes' share of the attention and of the area, by counting pixels."""
     width, height = size_px
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     inside = np.zeros(x.shape, dtype=bool)
@@ -138,49 +140,49 @@ def mass_by_raster(values, boxes, grid, size_px):
     return (density * inside).sum() / values.sum(), inside.mean()
 
 
-def test_heads_are_scored_one_by_one(summary, demo, scenes):
-    found = summary(scenes, "--query", "last", "--by-head", "--limit", 3)
+def test_heads_are_scored_separately(run_summary, demo, scenes):
+    summary = run_summary(scenes, "--query", "last", "--by-head", "--limit", 3)
     sample = questions_of(scenes)[0]
     result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", heads="0-3")
     rows = query_rows(result.capture, sample["question"], "last")
     masses = result.capture.weights_by_head[:, :, rows].mean(axis=2).sum(axis=-1)
     assert np.allclose(rows_of()[0]["heads"]["vision_mass"], masses, atol=1e-5)
-    assert np.shape(found["heads"]["pointing"]) == (4, 4)
-    assert "heads.png" in found["files"]
+    assert np.shape(summary["heads"]["pointing"]) == (4, 4)
+    assert "heads.png" in summary["files"]
 
 
-def test_it_looks_where_it_should_and_controls_do_not(summary, scenes):
-    found = summary(scenes, "--query", "last", "--layers", "all", "--limit", 80)["headline"]
-    assert found["pointing"]["mean"] > 0.9
-    assert found["pointing"]["low"] > found["pointing"]["chance"] + 0.5
-    assert found["lift"]["mean"] > 3
-    assert found["lift"]["chance"] == found["lift"]["uniform"] == 1
-    assert found["lift"]["other"] < 1.6
-    assert found["auc"]["mean"] > 0.9
-    assert found["auc"]["uniform"] == found["auc"]["chance"] == 0.5
-    assert found["pointing"]["uniform"] == 0
-    assert found["lift"]["centre"] < 2
+def test_the_headline_is_grounded_and_controls_are_not(run_summary, scenes):
+    headline = run_summary(scenes, "--query", "last", "--layers", "all", "--limit", 80)["headline"]
+    assert headline["pointing"]["mean"] > 0.9
+    assert headline["pointing"]["low"] > headline["pointing"]["chance"] + 0.5
+    assert headline["lift"]["mean"] > 3
+    assert headline["lift"]["chance"] == headline["lift"]["uniform"] == 1
+    assert headline["lift"]["other"] < 1.6
+    assert headline["auc"]["mean"] > 0.9
+    assert headline["auc"]["uniform"] == headline["auc"]["chance"] == 0.5
+    assert headline["pointing"]["uniform"] == 0
+    assert headline["lift"]["centre"] < 2
 
 
-def test_the_two_by_two_counts_answers_and_places(summary, scenes):
-    found = summary(scenes, "--query", "last", "--layers", "0", "--limit", 60)["answers_and_grounding"]
+def test_the_two_by_two_table_counts_answers_and_grounding(run_summary, scenes):
+    cells = run_summary(scenes, "--query", "last", "--layers", "0", "--limit", 60)["answers_and_grounding"]
     rows = [row for row in rows_of() if row["grounded"] is not None]
-    for word, right in (("right", True), ("wrong", False)):
-        for where, grounded in (("grounded", True), ("elsewhere", False)):
+    for verdict, right in (("right", True), ("wrong", False)):
+        for place, grounded in (("grounded", True), ("elsewhere", False)):
             count = sum((row["right"], row["grounded"]) == (right, grounded) for row in rows)
-            assert found[f"{word}_{where}"] == count
+            assert cells[f"{verdict}_{place}"] == count
 
 
-def test_clips_are_scored_step_by_step(summary, tmp_path):
+def test_clips_are_scored_by_step(run_summary, tmp_path):
     write_dataset(tmp_path / "clips", 3, video=True)
-    found = summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--layers", "all", "--fps", 4)
-    assert found["accuracy"]["mean"] > 0.9
-    assert found["headline"]["pointing"]["mean"] > 0.8
-    assert found["headline"]["lift"]["mean"] > 2.5
-    assert found["headline"]["lift"]["other"] < 2
+    summary = run_summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--layers", "all", "--fps", 4)
+    assert summary["accuracy"]["mean"] > 0.9
+    assert summary["headline"]["pointing"]["mean"] > 0.8
+    assert summary["headline"]["lift"]["mean"] > 2.5
+    assert summary["headline"]["lift"]["other"] < 2
 
 
-def test_boxes_may_be_on_the_second_picture(summary, demo, tmp_path, cats, wide):
+def test_boxes_may_be_on_the_second_picture(run_summary, demo, tmp_path, cats, wide):
     for file in (cats, wide):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     row = {
@@ -192,57 +194,57 @@ def test_boxes_may_be_on_the_second_picture(summary, demo, tmp_path, cats, wide)
         "box_units": "normalized",
         "frame": [1],
     }
-    found = summary(write_rows(tmp_path, [row]), "--query", "last", "--layers", "all")
+    summary = run_summary(write_rows(tmp_path, [row]), "--query", "last", "--layers", "all")
     result = demo.ask(tmp_path / cats.name, row["question"], [tmp_path / wide.name], query="last")
-    first, second = (one.values.sum() for one in result.heatmaps(layers="all"))
-    assert found["headline"]["mass"]["mean"] == pytest.approx(second / (first + second), rel=1e-4)
+    first, second = (heatmap.values.sum() for heatmap in result.heatmaps(layers="all"))
+    assert summary["headline"]["mass"]["mean"] == pytest.approx(second / (first + second), rel=1e-4)
     cells = [grid.cells for grid in result.capture.grids]
     assert rows_of()[0]["area"] == pytest.approx(cells[1] / sum(cells), rel=1e-5)
 
 
-def test_the_other_boxes_are_another_pictures(scenes):
+def test_the_control_boxes_are_those_of_another_picture(scenes):
     samples = read_samples(read_jsonl(scenes, Faults()), scenes.parent, Faults())
     others = other_samples(samples, 0)
-    boxed = [one for one in samples if len(one.boxes_px)]
-    assert set(others) == {one.id for one in boxed}
-    assert all(others[one.id].names != one.names and len(others[one.id].boxes_px) for one in boxed)
-    assert len({other.id for other in others.values()}) > len(boxed) / 3, "not always the same one"
+    boxed = [sample for sample in samples if len(sample.boxes_px)]
+    assert set(others) == {sample.id for sample in boxed}
+    assert all(others[sample.id].names != sample.names and len(others[sample.id].boxes_px) for sample in boxed)
+    assert len({other_sample.id for other_sample in others.values()}) > len(boxed) / 3, "not always the same sample"
 
 
 # Calibration
 
 
-def test_the_calibrated_profile_beats_the_mean_of_all_layers_on_unseen_scenes(summary, scenes, capsys):
-    found = summary(scenes, "--calibrate", "found.json", out="calibrated")
-    over = found["headline"]["lift"]["over_all_layers"]
-    print(found["headline"]["pointing"], over)
-    assert over["low"] > 0, "with the default query, and with 95 % certainty"
+def test_the_calibrated_profile_beats_the_mean_of_all_layers_on_unseen_scenes(run_summary, scenes, capsys):
+    summary = run_summary(scenes, "--calibrate", "mine.json", out="calibrated")
+    lift = summary["headline"]["lift"]["over_all_layers"]
+    print(summary["headline"]["pointing"], lift)
+    assert lift["low"] > 0, "with the default query, at the 95 % level"
     first, second = (
         {row["media"][0] for row in rows_of("calibrated") if row["half"] == half} for half in ("first", "second")
     )
     assert not first & second
     assert len(first) == len(second) == SCENES / 2
-    assert found["samples"] == sum(row["half"] == "second" for row in rows_of("calibrated")), (
-        "the first is in no figure"
+    assert summary["samples"] == sum(row["half"] == "second" for row in rows_of("calibrated")), (
+        "the first half is in no figure"
     )
-    profile = load_profile("found.json")
+    profile = load_profile("mine.json")
     assert profile.evidence == "measured"
     assert profile.query == "question"
-    assert len(found["calibration"]["ranking"]["layers"]) == 4
+    assert len(summary["calibration"]["ranking"]["layers"]) == 4
 
 
-def test_a_profile_is_used_by_check(summary, scenes):
-    summary(scenes, "--query", "last", "--calibrate", "found.json", out="calibrated")
-    found = summary(scenes, "--profile", "found.json", "--limit", 10, out="again")
-    assert found["settings"]["query"] == "last"
-    assert "profile found: calibrated" in found["headline_map"]
-    words = ",".join(f"{layer}.{head}" for layer, head in load_profile("found.json").heads)
-    same = summary(scenes, "--query", "last", "--heads", words, "--limit", 10, out="typed")
+def test_a_profile_is_used_by_check(run_summary, scenes):
+    run_summary(scenes, "--query", "last", "--calibrate", "mine.json", out="calibrated")
+    with_profile = run_summary(scenes, "--profile", "mine.json", "--limit", 10, out="again")
+    assert with_profile["settings"]["query"] == "last"
+    assert "profile mine: calibrated" in with_profile["headline_map"]
+    heads = ",".join(f"{layer}.{head}" for layer, head in load_profile("mine.json").heads)
+    with_heads = run_summary(scenes, "--query", "last", "--heads", heads, "--limit", 10, out="typed")
     for name in ("pointing", "lift", "auc"):
-        assert found["headline"][name]["mean"] == pytest.approx(same["headline"][name]["mean"], rel=1e-4)
+        assert with_profile["headline"][name]["mean"] == pytest.approx(with_heads["headline"][name]["mean"], rel=1e-4)
 
 
-def test_calibration_stands_alone(check, scenes):
+def test_calibration_excludes_other_choices_of_layers(check, scenes):
     done = check(scenes, "--calibrate", "p.json", "--layers", "1")
     assert done.exit_code == 2
     assert "--calibrate chooses the headline itself" in " ".join(done.stderr.split())
@@ -251,23 +253,23 @@ def test_calibration_stands_alone(check, scenes):
     assert Path("there.json").read_text() == "mine"
 
 
-# What it writes and prints
+# Output
 
 
 def test_what_it_writes(check, scenes):
     before = set(Path().iterdir())
     done = check(scenes, "--query", "last", "--by-head", "--csv", "--limit", 30)
     assert done.exit_code == 0, done.output
-    assert set(Path().iterdir()) - before == {Path("run")}, "nothing outside of --out"
-    found = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
-    there = sorted(path.relative_to("run").as_posix() for path in Path("run").rglob("*") if path.is_file())
-    assert there == found["files"]
-    assert {"scores.jsonl", "scores.csv", "layers.png", "patterns.png", "heads.png"} <= set(there)
-    assert sum(name.startswith("gallery/best_") for name in there) >= 2
-    assert sum(name.startswith("gallery/worst_") for name in there) >= 2
+    assert set(Path().iterdir()) - before == {Path("run")}, "nothing is written outside --out"
+    summary = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
+    files = sorted(path.relative_to("run").as_posix() for path in Path("run").rglob("*") if path.is_file())
+    assert files == summary["files"]
+    assert {"scores.jsonl", "scores.csv", "layers.png", "patterns.png", "heads.png"} <= set(files)
+    assert sum(name.startswith("gallery/best_") for name in files) >= 2
+    assert sum(name.startswith("gallery/worst_") for name in files) >= 2
     for name in ("pointing game", "ROC-AUC", "answers right", "not grounded", "layer"):
         assert name in done.stdout
-    for name in there:
+    for name in files:
         if name.endswith(".png"):
             assert np.asarray(Image.open(Path("run") / name)).std() > 5, f"{name} is blank"
 
@@ -278,33 +280,35 @@ def test_quiet_prints_the_path_alone(check, scenes):
     assert done.stderr == ""
 
 
-def test_a_spreadsheet_runs_nothing(check, tmp_path, row):
+def test_formulas_in_the_csv_are_quoted(check, tmp_path, row):
     bad = row | {"id": "=1+1", "question": "@SUM(A1) what color?", "answer": ["-red", "+x"]}
     assert check(write_rows(tmp_path, [bad]), "--csv").exit_code == 0
     with Path("run/scores.csv").open(encoding="utf-8-sig", newline="") as file:
-        (one,) = csv.DictReader(file)
-    assert one["id"] == "'=1+1"
-    assert one["question"] == "'@SUM(A1) what color?"
-    assert one["references"] == "'-red | +x"
-    assert float(one["area"]) > 0
+        (csv_row,) = csv.DictReader(file)
+    assert csv_row["id"] == "'=1+1"
+    assert csv_row["question"] == "'@SUM(A1) what color?"
+    assert csv_row["references"] == "'-red | +x"
+    assert float(csv_row["area"]) > 0
 
 
-def test_names_of_samples_are_safe_files(check, tmp_path, row):
+def test_file_names_of_samples_are_safe(check, tmp_path, row):
     assert check(write_rows(tmp_path, [row | {"id": "../../../a:b|\x07" + "x" * 300}])).exit_code == 0
     names = sorted(path.name for path in Path("run/gallery").iterdir())
     assert [name[-4:] for name in names] == [".npz", ".png"]
     assert max(len(name.encode()) for name in names) < 100
 
 
-@pytest.mark.parametrize(("bar", "code"), [("pointing=0.6", 0), ("lift=99", 1), ("accuracy=0.5", 0), ("mass=1.01", 1)])
-def test_fail_under(check, scenes, bar, code):
-    done = check(scenes, "--query", "last", "--layers", "all", "--limit", 20, "--fail-under", bar)
+@pytest.mark.parametrize(
+    ("threshold", "code"), [("pointing=0.6", 0), ("lift=99", 1), ("accuracy=0.5", 0), ("mass=1.01", 1)]
+)
+def test_fail_under(check, scenes, threshold, code):
+    done = check(scenes, "--query", "last", "--layers", "all", "--limit", 20, "--fail-under", threshold)
     assert done.exit_code == code, done.output
     assert Path("run/summary.json").is_file()
 
 
-def test_fail_under_judges_the_headline_and_not_the_best_layer(check, scenes):
-    """Layer 0 points badly, layer 2 well: the bar is that of the named one."""
+def test_fail_under_applies_to_the_headline_and_not_to_the_best_layer(check, scenes):
+    """Layer 0 points badly, layer 2 well: the threshold applies to the layers of the headline."""
     assert (
         check(
             scenes, "--query", "last", "--layers", "2", "--limit", 40, "--fail-under", "pointing=0.8", out="good"
@@ -319,35 +323,35 @@ def test_fail_under_judges_the_headline_and_not_the_best_layer(check, scenes):
     )
 
 
-def test_a_figure_that_nothing_defines_fails_its_bar(check, tmp_path, row):
+def test_an_undefined_figure_fails_its_threshold(check, tmp_path, row):
     without = {name: value for name, value in row.items() if not name.startswith("box")}
     assert check(write_rows(tmp_path, [without]), "--fail-under", "pointing=0.1").exit_code == 1
 
 
-def test_two_runs_say_the_same(summary, scenes):
-    first, second = (summary(scenes, "--limit", 20, out=out) for out in ("a", "b"))
+def test_two_runs_have_the_same_summary(run_summary, scenes):
+    first, second = (run_summary(scenes, "--limit", 20, out=out) for out in ("a", "b"))
     assert first == second
 
 
-def test_prompts_are_asked_of_pictures(summary, tmp_path, cats, wide):
+def test_prompts_are_asked_of_pictures(run_summary, tmp_path, cats, wide):
     (tmp_path / "pictures").mkdir()
     for file in (cats, wide):
         (tmp_path / "pictures" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "pictures" / "notes.txt").write_text("no picture")
-    found = summary(tmp_path / "pictures", "--prompts", "counting", "--max-new-tokens", 4)
-    assert found["pictures"] == 2
-    assert found["samples"] == 2 * 10
-    assert found["with_boxes"] == 0
+    summary = run_summary(tmp_path / "pictures", "--prompts", "counting", "--max-new-tokens", 4)
+    assert summary["pictures"] == 2
+    assert summary["samples"] == 2 * 10
+    assert summary["with_boxes"] == 0
     assert rows_of()[0]["id"] == f"{cats.name}/counting-cats"
-    assert found["headline"]["pointing"]["mean"] is None
-    assert found["headline"]["vision_mass"]["mean"] > 0
+    assert summary["headline"]["pointing"]["mean"] is None
+    assert summary["headline"]["vision_mass"]["mean"] > 0
 
 
-# Faults
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
         (("--fail-under", "beauty=1"), "--fail-under beauty=1"),
         (("--fail-under", "pointing"), "--fail-under pointing"),
@@ -364,16 +368,16 @@ def test_prompts_are_asked_of_pictures(summary, tmp_path, cats, wide):
         (("--prompts", "nothing"), "--prompts nothing"),
     ],
 )
-def test_words_are_checked_before_the_weights(check, tmp_path, row, monkeypatch, args, says):
+def test_options_are_checked_before_the_weights_are_loaded(check, tmp_path, row, monkeypatch, args, message):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = check(write_rows(tmp_path, [row]), *args)
     assert done.exit_code == 2, done.output
-    assert says in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.output
     assert not Path("run").exists()
 
 
-def test_all_faults_of_the_data_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
+def test_all_faults_of_the_data_are_reported_before_the_weights_are_loaded(check, tmp_path, row, monkeypatch):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     bad = [
         row,
@@ -384,13 +388,20 @@ def test_all_faults_of_the_data_are_told_before_the_weights(check, tmp_path, row
         row | {"id": "six", "box_units": "inches"},
     ]
     done = check(write_rows(tmp_path, bad))
-    told = " ".join(done.stderr.split())
+    errors = " ".join(done.stderr.split())
     assert done.exit_code == 2
-    for say in ("5 faults", "line 2: boxes[0]", "line 3: image", "line 4: id", "line 5: boxes[0]", "line 6: box_units"):
-        assert say in told
+    for text in (
+        "5 faults",
+        "line 2: boxes[0]",
+        "line 3: image",
+        "line 4: id",
+        "line 5: boxes[0]",
+        "line 6: box_units",
+    ):
+        assert text in errors
 
 
-def test_questions_with_control_tokens_are_told_before_the_weights(check, tmp_path, row, monkeypatch):
+def test_questions_with_control_tokens_are_reported_before_the_weights_are_loaded(check, tmp_path, row, monkeypatch):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
     done = check(write_rows(tmp_path, [row, row | {"id": "b", "question": "<|image_pad|>?"}]))
     assert done.exit_code == 2
@@ -398,18 +409,18 @@ def test_questions_with_control_tokens_are_told_before_the_weights(check, tmp_pa
     assert "image_pad" in " ".join(done.stderr.split())
 
 
-def test_a_broken_picture_is_an_error_row_and_on_it_goes(check, tmp_path, row):
-    """Its head is sound, so that it is found only when it is read."""
+def test_a_broken_picture_is_an_error_row_and_the_run_continues(check, tmp_path, row):
+    """Its header is valid, so that the fault is found only when the picture is decoded."""
     whole = (tmp_path / "red.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     rows = [row | {"id": str(i)} for i in range(12)]
     rows[3] |= {"image": "cut.png"}
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
-    found = {one["id"]: one for one in rows_of()}
-    assert found["3"]["status"] == "error"
-    assert "cut.png" in found["3"]["error"]
-    assert sum(one["status"] == "ok" for one in found.values()) == 11
+    by_id = {scored["id"]: scored for scored in rows_of()}
+    assert by_id["3"]["status"] == "error"
+    assert "cut.png" in by_id["3"]["error"]
+    assert sum(scored["status"] == "ok" for scored in by_id.values()) == 11
     assert "1 of 12 samples could not be scored" in done.stdout
 
 
@@ -421,28 +432,28 @@ def test_too_many_errors_fail(check, tmp_path, row):
     assert "1 of 2 samples have no score" in " ".join(done.stderr.split())
 
 
-def test_a_word_that_is_missing_in_one_question_spoils_that_one(check, tmp_path, row):
+def test_a_question_without_the_query_words_is_an_error_row(check, tmp_path, row):
     rows = [row | {"id": str(i)} for i in range(11)] + [row | {"id": "x", "question": "how many cats?"}]
     assert check(write_rows(tmp_path, rows), "--query", "text:color").exit_code == 0
-    assert [one["status"] for one in rows_of()].count("error") == 1
+    assert [scored["status"] for scored in rows_of()].count("error") == 1
 
 
-def test_a_profile_that_came_to_be_there_meanwhile_is_left_alone(check, scenes, monkeypatch):
+def test_a_profile_created_meanwhile_is_not_replaced(check, scenes, monkeypatch):
     from qvl_attn.evaluation import run
 
     def slow(*args, **more):
-        Path("found.json").write_text("mine")
+        Path("mine.json").write_text("mine")
         return run.profile_from_first_half(*args, **more)
 
     monkeypatch.setattr(run, "profile_from_first_half", run._calibrated, raising=False)
     monkeypatch.setattr(run, "_calibrated", slow)
-    done = check(scenes, "--calibrate", "found.json")
+    done = check(scenes, "--calibrate", "mine.json")
     assert done.exit_code == 1
     assert "was not replaced" in " ".join(done.stderr.split())
-    assert Path("found.json").read_text() == "mine"
+    assert Path("mine.json").read_text() == "mine"
 
 
-def test_a_model_that_cannot_be_loaded_leaves_nothing(check, tmp_path, row, monkeypatch):
+def test_a_model_that_cannot_be_loaded_leaves_no_files(check, tmp_path, row, monkeypatch):
     def fails(*args):
         raise ModelError("no such weights")
 
@@ -452,11 +463,11 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(check, tmp_path, row, monk
     assert not list(Path("run").glob("*"))
 
 
-def test_boxes_on_frames_that_were_not_sampled_are_told(summary, tmp_path):
+def test_boxes_on_frames_that_were_not_sampled_are_noted(run_summary, tmp_path):
     write_dataset(tmp_path / "clips", 2, video=True)
-    found = summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--fps", 0.5)
-    assert found["unsampled_boxes"] > 0
-    assert any("not sampled" in note for note in found["notes"])
+    summary = run_summary(tmp_path / "clips" / "questions.jsonl", "--query", "last", "--fps", 0.5)
+    assert summary["unsampled_boxes"] > 0
+    assert any("not sampled" in note for note in summary["notes"])
 
 
 def test_a_run_is_never_written_over(check, scenes):
@@ -493,54 +504,60 @@ def test_an_interrupt_keeps_the_rows(scenes, tmp_path):
 
 
 def test_real_photographs_with_human_boxes_run_through(check, shared_data, tmp_path):
-    """Read in place; the embedded model knows nothing of photographs, so its maps must not look as if it did."""
+    """The embedded model cannot ground photographs, so the lift of its maps must be near chance."""
     index = json.loads((shared_data / "images" / "grounding_index.json").read_text(encoding="utf-8"))
     rows = [
         {
             "id": f"{i}",
-            "image": one["image"],
-            "question": one["question"],
-            "boxes": one["boxes_xywh"],
+            "image": photograph["image"],
+            "question": photograph["question"],
+            "boxes": photograph["boxes_xywh"],
             "box_format": "xywh",
             "box_units": "px",
         }
-        for i, one in enumerate(index)
+        for i, photograph in enumerate(index)
     ]
     before = {path: path.stat().st_mtime_ns for path in shared_data.rglob("*")}
     done = check(
         write_rows(tmp_path, rows), "--data-root", shared_data, "--max-pixels", 60_000, "--max-new-tokens", 1, "--json"
     )
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert (found["samples"], found["errors"], found["with_boxes"]) == (len(index), 0, len(index))
+    summary = json.loads(done.stdout)
+    assert (summary["samples"], summary["errors"], summary["with_boxes"]) == (len(index), 0, len(index))
     assert {path: path.stat().st_mtime_ns for path in shared_data.rglob("*")} == before
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "run"}
     rows = {row["id"]: row for row in rows_of()}
     assert len(rows) == len(index)
-    for i, one in enumerate(index):
+    for i, photograph in enumerate(index):
         row = rows[str(i)]
-        width, height = one["width"], one["height"]
-        boxes = np.array(one["boxes_xywh"])
+        width, height = photograph["width"], photograph["height"]
+        boxes = np.array(photograph["boxes_xywh"])
         biggest = (boxes[:, 2] * boxes[:, 3]).max() / (width * height)
         assert biggest - 0.01 <= row["area"] <= (boxes[:, 2] * boxes[:, 3]).sum() / (width * height) + 0.01
-    lift = found["headline"]["lift"]
+    lift = summary["headline"]["lift"]
     assert 0.7 < lift["mean"] < 1.3
     assert list((tmp_path / "run" / "gallery").iterdir())
 
 
-def test_random_weights_under_the_genuine_vocabulary_look_nowhere(genuine, shared_data, tmp_path):
+def test_random_weights_with_the_genuine_vocabulary_are_at_chance(genuine, shared_data, tmp_path):
     from qvl_attn import load_samples
 
     index = json.loads((shared_data / "images" / "grounding_index.json").read_text(encoding="utf-8"))[::12]
     rows = [
-        {"id": i, "image": one["image"], "question": one["question"], "boxes": one["boxes_xywh"], "box_format": "xywh"}
+        {
+            "id": i,
+            "image": photograph["image"],
+            "question": photograph["question"],
+            "boxes": photograph["boxes_xywh"],
+            "box_format": "xywh",
+        }
         | {"box_units": "px", "answer": "nothing of the kind"}
-        for i, one in enumerate(index)
+        for i, photograph in enumerate(index)
     ]
     samples = load_samples(write_rows(tmp_path, rows), data_root=shared_data)
-    found = genuine.check(samples, tmp_path / "run", by_head=True, max_pixels=60_000, max_new_tokens=1)
-    assert (found["samples"], found["errors"]) == (len(index), 0)
-    assert found["accuracy"]["mean"] == 0
-    assert np.shape(found["heads"]["lift"]) == (3, 2)
-    assert 0.7 < found["headline"]["lift"]["mean"] < 1.4
-    assert 0.3 < found["headline"]["auc"]["mean"] < 0.7
+    summary = genuine.check(samples, tmp_path / "run", by_head=True, max_pixels=60_000, max_new_tokens=1)
+    assert (summary["samples"], summary["errors"]) == (len(index), 0)
+    assert summary["accuracy"]["mean"] == 0
+    assert np.shape(summary["heads"]["lift"]) == (3, 2)
+    assert 0.7 < summary["headline"]["lift"]["mean"] < 1.4
+    assert 0.3 < summary["headline"]["auc"]["mean"] < 0.7

@@ -1,4 +1,4 @@
-"""`check --faithfulness`: areas and likenesses in rows, summary, table and spreadsheet, of the maps that were named."""
+"""`check --faithfulness`: curve areas and sanity checks in rows, summary, printed table and CSV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def check(demo):
-    """The command, without loading the weights each time, and without charts."""
+    """Run the command without loading the weights each time, and without charts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
         without_drawings(patch)
@@ -34,7 +34,7 @@ def check(demo):
 
 
 def samples_of(scenes):
-    return {one.id: one for one in load_samples(str(scenes))}
+    return {sample.id: sample for sample in load_samples(str(scenes))}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def faithful(check, scenes, tmp_path_factory):
     return folder, done.stdout
 
 
-def test_a_row_has_the_areas_and_likenesses_of_the_sample_asked_alone(faithful, scenes, demo):
+def test_a_row_has_the_areas_and_similarities_of_the_sample_asked_alone(faithful, scenes, demo):
     samples = samples_of(scenes)
     row = rows_of(faithful[0])[1]
     sample = samples[row["id"]]
@@ -60,23 +60,27 @@ def test_a_row_has_the_areas_and_likenesses_of_the_sample_asked_alone(faithful, 
     assert list(row["methods"]) == ["gradient", "random", "uniform"]
     assert list(row["methods"]["gradient"]) == [*GROUNDING, "empty", *AREAS, *SANITY]
     assert list(row["methods"]["random"]) == list(AREAS) == list(row["methods"]["uniform"])
-    for name, own in alone.curves.figures().items():
-        for figure, value in own.items():
+    for name, figures in alone.curves.figures().items():
+        for figure, value in figures.items():
             assert row["methods"][name][figure] == pytest.approx(value, rel=1e-3, abs=1e-3)
     checks = alone.sanity["gradient"]
-    for name, one in (("weights", checks.weights[3]), ("question", checks.question), ("picture", checks.picture)):
-        for how, value in (("rank", one.rank_correlation), ("ssim", one.ssim)):
-            assert row["methods"]["gradient"][f"{name}_{how}"] == pytest.approx(value, abs=2e-3)
+    for name, similarity in (
+        ("weights", checks.weights[3]),
+        ("question", checks.question),
+        ("picture", checks.picture),
+    ):
+        for measure, value in (("rank", similarity.rank_correlation), ("ssim", similarity.ssim)):
+            assert row["methods"]["gradient"][f"{name}_{measure}"] == pytest.approx(value, abs=2e-3)
     assert "top 4 of 4" in checks.weights[3].label
 
 
-def test_faithfulness_is_in_summary_table_and_spreadsheet(faithful):
+def test_faithfulness_is_in_summary_table_and_csv(faithful):
     rows, table = rows_of(faithful[0]), summary_of(faithful[0])["methods"]
-    for name, own in table.items():
-        for figure in own:
-            known = [row["methods"][name][figure] for row in rows if row["methods"][name][figure] is not None]
-            assert own[figure]["mean"] == pytest.approx(np.mean(known), rel=2e-5, abs=2e-6)
-            assert ("chance" in own[figure]) == (figure in GROUNDING)
+    for name, figures in table.items():
+        for figure in figures:
+            values = [row["methods"][name][figure] for row in rows if row["methods"][name][figure] is not None]
+            assert figures[figure]["mean"] == pytest.approx(np.mean(values), rel=2e-5, abs=2e-6)
+            assert ("chance" in figures[figure]) == (figure in GROUNDING)
     lines = faithful[1].splitlines()
     for title, columns, names in (
         ("area, nats", ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean"), list(table)),
@@ -94,8 +98,8 @@ def test_faithfulness_is_in_summary_table_and_spreadsheet(faithful):
     assert "weights_rank_random" not in header
 
 
-def test_without_methods_the_headline_that_was_named_is_judged(check, scenes, tmp_path, demo):
-    """Its curves and its sanity checks are of the layers and heads that were named, not of the usual ones."""
+def test_without_methods_the_chosen_headline_is_tested(check, scenes, tmp_path, demo):
+    """Curves and sanity checks are those of the chosen layers and heads, not of the default ones."""
     sample = next(iter(samples_of(scenes).values()))
     alone = demo.ask(
         sample.media_refs[0].source, sample.question, faithfulness=True, max_pixels=6272, max_new_tokens=64, heads="1.0"
@@ -107,6 +111,6 @@ def test_without_methods_the_headline_that_was_named_is_judged(check, scenes, tm
     (row,) = rows_of(tmp_path / "run")
     assert list(row["methods"]) == ["headline", "random", "uniform"]
     assert "method_chance" not in row
-    wanted = alone.curves.figures()["headline"] | alone.sanity["headline"].figures()
-    for figure, value in wanted.items():
+    want = alone.curves.figures()["headline"] | alone.sanity["headline"].figures()
+    for figure, value in want.items():
         assert row["methods"]["headline"][figure] == pytest.approx(value, abs=2e-3), figure

@@ -1,4 +1,4 @@
-"""`check --methods`: what is scored, written, printed, drawn, refused, and the same in any parts."""
+"""`check --methods`: scores, outputs, errors, and equal results in any batches and parts."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def check(demo):
-    """The command, without loading the weights each time."""
+    """Run the command without loading the weights each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
 
         def invoke(data, out, *args, command="check"):
-            own = [str(data), "--model", "demo"] if command == "check" else [*map(str, data)]
-            return CliRunner().invoke(app, [command, *own, "--out", str(out), *map(str, args)])
+            inputs = [str(data), "--model", "demo"] if command == "check" else [*map(str, data)]
+            return CliRunner().invoke(app, [command, *inputs, "--out", str(out), *map(str, args)])
 
         yield invoke
 
 
 @pytest.fixture(scope="module")
 def whole(check, scenes, tmp_path_factory):
-    """A run over all questions."""
+    """The folder of a run over all questions, and its output."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     done = check(scenes, folder, "--methods", METHODS, "--csv")
     assert done.exit_code == 0, done.output
@@ -58,11 +58,11 @@ def by_id(folder):
 
 
 def samples_of(scenes):
-    return {one.id: one for one in load_samples(str(scenes))}
+    return {sample.id: sample for sample in load_samples(str(scenes))}
 
 
 def inside_and_covered(sample, grid):
-    """Cells whose centre lies in a box, and each cell's share in the boxes, on a raster 40 times as fine."""
+    """Return the cells whose centre is in a box, and each cell's share in the boxes, on a raster 40 times as fine."""
     _, rows, columns = grid.shape
     fine = 40
     y, x = ((np.arange(n * fine) + 0.5) / (n * fine) for n in (rows, columns))
@@ -81,44 +81,44 @@ def test_the_figures_in_a_row_are_those_of_each_methods_map(whole, scenes, demo)
         sample = samples[row["id"]]
         assert list(row["methods"]) == METHODS.split(",") == list(row["method_chance"])
         if not len(sample.boxes_px):
-            assert all(own.pop("empty") == 0 for own in row["methods"].values()), "a map is there all the same"
-            assert all(value is None for own in row["methods"].values() for value in own.values())
+            assert all(figures.pop("empty") == 0 for figures in row["methods"].values()), "its maps are not empty"
+            assert all(value is None for figures in row["methods"].values() for value in figures.values())
             continue
         scored += 1
         result = demo.ask(sample.media_refs[0].source, sample.question, method=METHODS, max_new_tokens=64)
         inside, covered = inside_and_covered(sample, result.capture.grids[0])
-        for one in result.methods:
-            values, own = one.values.astype(float), row["methods"][one.method]
-            assert own["mass"] == pytest.approx((values * covered).sum() / values.sum(), abs=3e-3)
-            assert own["lift"] == pytest.approx((values * covered).sum() / values.sum() / covered.mean(), rel=0.02)
+        for method_map in result.methods:
+            values, figures = method_map.values.astype(float), row["methods"][method_map.method]
+            assert figures["mass"] == pytest.approx((values * covered).sum() / values.sum(), abs=3e-3)
+            assert figures["lift"] == pytest.approx((values * covered).sum() / values.sum() / covered.mean(), rel=0.02)
             if inside.any() and not inside.all():
                 wins = np.sign(values[inside][:, None] - values[~inside]).mean() / 2 + 0.5
-                assert own["auc"] == pytest.approx(wins, abs=2e-5)
-            assert own["pointing"] == float(inside[values.argmax()])
-            assert 0 <= own["iou"] <= 1
-            chance = row["method_chance"][one.method]
+                assert figures["auc"] == pytest.approx(wins, abs=2e-5)
+            assert figures["pointing"] == float(inside[values.argmax()])
+            assert 0 <= figures["iou"] <= 1
+            chance = row["method_chance"][method_map.method]
             assert chance["pointing"] == pytest.approx(inside.mean(), abs=1e-5)
             assert (chance["lift"], chance["auc"]) == (1, 0.5 if inside.any() else None)
     assert scored >= 5
 
 
-def test_methods_are_scored_beside_a_headline_that_is_as_without_them(whole, check, scenes, tmp_path):
+def test_methods_do_not_change_the_headline(whole, check, scenes, tmp_path):
     assert check(scenes, tmp_path / "plain", "--limit", 12, "--quiet").exit_code == 0
-    known = by_id(whole[0])
+    with_methods = by_id(whole[0])
     for name, row in by_id(tmp_path / "plain").items():
         assert "methods" not in row
-        assert row["answer"] == known[name]["answer"]
+        assert row["answer"] == with_methods[name]["answer"]
         for part in ("headline", "layers", "all_layers"):
-            assert not json_differences(row[part], known[name][part], abs_tol=1e-4), (name, part)
+            assert not json_differences(row[part], with_methods[name][part], abs_tol=1e-4), (name, part)
     assert summary_of(tmp_path / "plain")["methods"] == {}
     assert not (tmp_path / "plain" / "methods.png").exists()
 
 
-def test_the_mean_of_the_named_layers_is_the_headline(check, scenes, tmp_path, monkeypatch):
+def test_the_mean_of_the_chosen_layers_is_the_headline(check, scenes, tmp_path, monkeypatch):
     without_drawings(monkeypatch)
-    for named, method in ((("--layers", 1), "mean"), (("--heads", "1.0,2.3"), "heads")):
+    for options, method in ((("--layers", 1), "mean"), (("--heads", "1.0,2.3"), "heads")):
         folder = tmp_path / method
-        assert check(scenes, folder, "--limit", 6, "--methods", method, *named, "--quiet").exit_code == 0
+        assert check(scenes, folder, "--limit", 6, "--methods", method, *options, "--quiet").exit_code == 0
         for row in rows_of(folder):
             figures = {"empty": 0.0, **{name: row["headline"][name] for name in GROUNDING}}
             assert not json_differences(row["methods"][method], figures)
@@ -127,19 +127,21 @@ def test_the_mean_of_the_named_layers_is_the_headline(check, scenes, tmp_path, m
 def test_the_summary_is_the_mean_of_the_rows(whole):
     rows, table = rows_of(whole[0]), summary_of(whole[0])["methods"]
     assert list(table) == METHODS.split(",")
-    for name, own in table.items():
-        assert list(own) == [*GROUNDING, "empty"]
-        assert own.pop("empty")["mean"] == 0
-        for figure, one in own.items():
-            known = [row["methods"][name][figure] for row in rows if row["methods"][name][figure] is not None]
+    for name, figures in table.items():
+        assert list(figures) == [*GROUNDING, "empty"]
+        assert figures.pop("empty")["mean"] == 0
+        for figure, estimate in figures.items():
+            values = [row["methods"][name][figure] for row in rows if row["methods"][name][figure] is not None]
             by_chance = [row["method_chance"][name][figure] for row in rows]
-            assert one["n"] == len(known) > 20
-            assert one["mean"] == pytest.approx(np.mean(known), rel=2e-5, abs=2e-6)
-            assert one["chance"] == pytest.approx(np.mean([x for x in by_chance if x is not None]), rel=2e-5, abs=2e-6)
-            assert one["low"] <= one["mean"] <= one["high"]
+            assert estimate["n"] == len(values) > 20
+            assert estimate["mean"] == pytest.approx(np.mean(values), rel=2e-5, abs=2e-6)
+            assert estimate["chance"] == pytest.approx(
+                np.mean([x for x in by_chance if x is not None]), rel=2e-5, abs=2e-6
+            )
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
 
 
-def test_the_table_that_is_printed_is_the_summarys(whole):
+def test_the_printed_table_has_the_figures_of_the_summary(whole):
     table = summary_of(whole[0])["methods"]
     lines = whole[1].splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("method "))
@@ -151,13 +153,14 @@ def test_the_table_that_is_printed_is_the_summarys(whole):
         ]
         assert line.split() == f"{name} {' '.join(cells)}".split()
     chances = [
-        np.median([own[figure]["chance"] for own in table.values()]) for figure in ("pointing", "lift", "auc", "iou")
+        np.median([figures[figure]["chance"] for figures in table.values()])
+        for figure in ("pointing", "lift", "auc", "iou")
     ]
     assert lines[head + 4].split() == ["chance", *(f"{chance:.3f}" for chance in chances)]
     assert "area, nats" not in whole[1]
 
 
-def test_the_spreadsheet_has_a_column_for_each_figure_of_each_method(whole):
+def test_the_csv_has_a_column_for_each_figure_of_each_method(whole):
     with (whole[0] / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     for name, row in by_id(whole[0]).items():
@@ -168,13 +171,13 @@ def test_the_spreadsheet_has_a_column_for_each_figure_of_each_method(whole):
 
 
 def test_scores_of_methods_come_back_from_their_rows(whole):
-    known = by_id(whole[0])
+    rows = by_id(whole[0])
     for score in read_scores(whole[0]):
         for field in ("methods", "method_chance"):
-            own = getattr(score, field)
-            for method, figures in own.items():
+            by_method = getattr(score, field)
+            for method, figures in by_method.items():
                 values = [None if np.isnan(value) else value for value in figures.values()]
-                assert values == list(known[score.id][field][method].values())
+                assert values == list(rows[score.id][field][method].values())
 
 
 def test_the_chart_is_listed_and_drawn(whole):
@@ -183,12 +186,12 @@ def test_the_chart_is_listed_and_drawn(whole):
         assert picture.width > 1000
 
 
-def test_the_gallery_shows_the_headlines_map_whose_figures_it_tells(whole, scenes, demo):
+def test_the_gallery_shows_the_map_of_the_headline_with_its_figures(whole, scenes, demo):
     samples = samples_of(scenes)
     scores = {score.id: score for score in read_scores(whole[0])}
     files = sorted((whole[0] / "gallery").glob("best_1_*.png"))
     (path,) = files
-    (name,) = [one for one in samples if path.stem.endswith(one.replace("/", "-"))]
+    (name,) = [sample_id for sample_id in samples if path.stem.endswith(sample_id.replace("/", "-"))]
     plain = demo.ask(samples[name].media_refs[0].source, samples[name].question, max_new_tokens=64)
     with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture), draw_sample(samples[name], scores[name], plain))
@@ -200,7 +203,7 @@ def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_pat
     assert not json_differences(rows_of(tmp_path / "one"), rows_of(whole[0]), abs_tol=1e-3)
 
 
-def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, monkeypatch):
+def test_merged_parts_equal_the_whole_run(check, scenes, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 0)
     parts = [tmp_path / "a", tmp_path / "b"]
     for i, part in enumerate(parts):
@@ -222,7 +225,7 @@ def test_parts_that_are_merged_are_the_whole(check, scenes, whole, tmp_path, mon
         (("--methods", METHODS, "--faithfulness"), "--faithfulness: False before, True now"),
     ],
 )
-def test_a_run_goes_on_with_what_it_was_begun_with_alone(check, scenes, whole, args, line):
+def test_a_run_is_only_resumed_with_the_same_methods(check, scenes, whole, args, line):
     before = (whole[0] / "scores.jsonl").read_bytes()
     done = check(scenes, whole[0], *args)
     assert done.exit_code == 2
@@ -230,7 +233,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with_alone(check, scenes, whole, a
     assert (whole[0] / "scores.jsonl").read_bytes() == before
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, monkeypatch):
+def test_a_stopped_run_is_resumed_with_equal_results(check, scenes, tmp_path, monkeypatch):
     without_drawings(monkeypatch)
     args = ("--methods", "mean,relative", "--limit", 12, "--quiet")
     assert check(scenes, tmp_path / "once", *args).exit_code == 0
@@ -253,8 +256,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(check, scenes, tmp_path, mon
         (("--methods", "mean", "--query", "text:zebra"), "--query text:zebra"),
     ],
 )
-def test_faults_of_methods_are_one_line_before_anything_is_computed(check, scenes, tmp_path, monkeypatch, args, words):
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: pytest.fail("the weights are not wanted"))
+def test_errors_of_methods_are_one_line_before_anything_is_computed(check, scenes, tmp_path, monkeypatch, args, words):
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: pytest.fail("the weights must not be loaded"))
     done = check(scenes, tmp_path / "run", *args)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
@@ -263,7 +266,7 @@ def test_faults_of_methods_are_one_line_before_anything_is_computed(check, scene
     assert not (tmp_path / "run").exists()
 
 
-def test_methods_and_calibration_are_one_at_a_time(check, tmp_path, tmp_path_factory):
+def test_methods_exclude_calibration(check, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many") / "set"
     write_dataset(folder, 24)
     for extra in (("--methods", "mean"), ("--faithfulness",)):
@@ -273,17 +276,17 @@ def test_methods_and_calibration_are_one_at_a_time(check, tmp_path, tmp_path_fac
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sample_that_cannot_be_read_spoils_no_method_of_the_others(check, tmp_path):
+def test_an_unreadable_sample_does_not_affect_the_methods_of_the_others(check, tmp_path):
     rows = make_data(tmp_path)
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:2000])
     data = write_rows(tmp_path, rows)
     done = check(data, tmp_path / "run", "--methods", "tam,mean", "--quiet")
     assert done.exit_code == 0, done.output
-    found, table = by_id(tmp_path / "run"), summary_of(tmp_path / "run")["methods"]
-    assert found.pop("2")["status"] == "error"
+    scored_rows, table = by_id(tmp_path / "run"), summary_of(tmp_path / "run")["methods"]
+    assert scored_rows.pop("2")["status"] == "error"
     assert "methods" not in by_id(tmp_path / "run")["2"]
-    assert {row["status"] for row in found.values()} == {"ok"}
+    assert {row["status"] for row in scored_rows.values()} == {"ok"}
     assert table["tam"]["mass"]["n"] == table["mean"]["mass"]["n"] == 11
     assert table["tam"]["mass"]["mean"] == pytest.approx(
-        np.mean([row["methods"]["tam"]["mass"] for row in found.values()]), rel=2e-5
+        np.mean([row["methods"]["tam"]["mass"] for row in scored_rows.values()]), rel=2e-5
     )

@@ -1,4 +1,4 @@
-"""Memory that ends and attention that is no number: the sample's fault, and not that of its batch or of the run."""
+"""Out of memory, attention that is not finite, and other faults affect only their own sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.check_runs import (
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, demo):
-    """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
+    """Run the command in an empty folder, without loading the weights each time and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     without_drawings(monkeypatch)
@@ -39,8 +39,8 @@ def rows(tmp_path):
 
 
 @pytest.fixture
-def at_the_marked_one(demo):
-    """Do something to the model whenever a prompt with the marked question goes through it."""
+def before_forward(demo):
+    """Call a function before each forward, with whether its prompt contains the marked question."""
     handles = []
     word = demo.processor.tokenizer(" triangle")["input_ids"][-1]
 
@@ -63,48 +63,46 @@ def marked(rows):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_memory_that_ends_once_is_tried_once_more(check, tmp_path, marked, at_the_marked_one, batch):
-    ended = []
+def test_out_of_memory_once_is_retried(check, tmp_path, marked, before_forward, batch):
+    failures = []
 
     def act(is_marked):
-        if is_marked and not ended:
-            ended.append(1)
+        if is_marked and not failures:
+            failures.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    at_the_marked_one(act)
+    before_forward(act)
     done = check(write_rows(tmp_path, marked), "--batch-size", batch)
     assert done.exit_code == 0, done.output
-    assert ended
-    found = {row["id"]: row for row in rows_of()}
-    assert len(found) == COUNT
-    assert {row["status"] for row in found.values()} == {"ok"}
-    again = [name for name, row in found.items() if "retried" in row]
-    assert "3" in again
-    assert len(again) <= batch
-    assert found["3"]["retried"].startswith("MemoryLimitError: out of memory on cpu")
-    assert summary_of()["retried"] == len(again)
+    assert failures
+    by_id = {row["id"]: row for row in rows_of()}
+    assert len(by_id) == COUNT
+    assert {row["status"] for row in by_id.values()} == {"ok"}
+    retried = [name for name, row in by_id.items() if "retried" in row]
+    assert "3" in retried
+    assert len(retried) <= batch
+    assert by_id["3"]["retried"].startswith("MemoryLimitError: out of memory on cpu")
+    assert summary_of()["retried"] == len(retried)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_memory_that_ends_again_spoils_its_sample_and_no_other_of_its_batch(
-    check, tmp_path, marked, at_the_marked_one, batch
-):
-    ended = []
+def test_out_of_memory_twice_is_an_error_of_this_sample_alone(check, tmp_path, marked, before_forward, batch):
+    failures = []
 
     def act(is_marked):
         if is_marked:
-            ended.append(1)
+            failures.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    at_the_marked_one(act)
+    before_forward(act)
     done = check(write_rows(tmp_path, marked), "--batch-size", batch)
-    bad = assert_one_error(done, "MemoryLimitError: out of memory on cpu with a prompt of")
-    assert bad["retried"].startswith("MemoryLimitError")
-    assert len(ended) == 2, "once more, and not a third time"
+    faulty = assert_one_error(done, "MemoryLimitError: out of memory on cpu with a prompt of")
+    assert faulty["retried"].startswith("MemoryLimitError")
+    assert len(failures) == 2, "it is tried twice, not three times"
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_attention_that_is_no_number_spoils_its_sample(check, demo, tmp_path, marked, at_the_marked_one, shared):
+def test_attention_that_is_not_finite_is_an_error_row(check, demo, tmp_path, marked, before_forward, shared):
     bias = demo.model.model.language_model.layers[2].self_attn.q_proj.bias
     sound = bias.detach().clone()
 
@@ -112,8 +110,8 @@ def test_attention_that_is_no_number_spoils_its_sample(check, demo, tmp_path, ma
         with torch.no_grad():
             bias.fill_(float("nan")) if is_marked else bias.copy_(sound)
 
-    at_the_marked_one(act)
-    if shared:  # all about the same picture, which is then read once for all
+    before_forward(act)
+    if shared:  # all samples share a picture, which is encoded once
         for row in marked:
             row["image"] = "0.png"
     try:
@@ -121,30 +119,30 @@ def test_attention_that_is_no_number_spoils_its_sample(check, demo, tmp_path, ma
     finally:
         with torch.no_grad():
             bias.copy_(sound)
-    bad = assert_one_error(done, "CaptureError: ")
-    assert "not finite" in bad["error"]
-    assert "retried" not in bad
+    faulty = assert_one_error(done, "CaptureError: ")
+    assert "not finite" in faulty["error"]
+    assert "retried" not in faulty
 
 
-def test_the_second_try_has_the_memory_of_the_first(check, demo, tmp_path, marked, at_the_marked_one):
-    """Nothing that the first one made is still held by its fault."""
-    made, alive = [], []
+def test_the_memory_of_the_first_attempt_is_freed_before_the_second(check, demo, tmp_path, marked, before_forward):
+    """The fault of the first attempt must not keep its tensors alive."""
+    tensors, alive = [], []
 
     def act(is_marked):
-        if is_marked and made:
+        if is_marked and tensors:
             gc.collect()
-            alive.append(made[0]() is not None)
-        if is_marked and not made:
+            alive.append(tensors[0]() is not None)
+        if is_marked and not tensors:
             hidden = torch.zeros(1000)
-            made.append(weakref.ref(hidden))
+            tensors.append(weakref.ref(hidden))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    at_the_marked_one(act)
+    before_forward(act)
     assert check(write_rows(tmp_path, marked), "--batch-size", 4).exit_code == 0
     assert alive == [False]
 
 
-def test_a_prompt_that_the_free_memory_refuses_is_tried_once_more(check, tmp_path, rows, monkeypatch):
+def test_a_prompt_that_does_not_fit_the_free_memory_is_retried(check, tmp_path, rows, monkeypatch):
     fit, refused = Engine.fit, []
 
     def short(self, questions):
@@ -156,43 +154,43 @@ def test_a_prompt_that_the_free_memory_refuses_is_tried_once_more(check, tmp_pat
     monkeypatch.setattr(Engine, "fit", short)
     times = 1
     assert check(write_rows(tmp_path, rows)).exit_code == 0
-    found = {row["id"]: row for row in rows_of()}
-    assert {row["status"] for row in found.values()} == {"ok"}
-    assert found["3"]["retried"] == "MemoryLimitError: no room"
+    by_id = {row["id"]: row for row in rows_of()}
+    assert {row["status"] for row in by_id.values()} == {"ok"}
+    assert by_id["3"]["retried"] == "MemoryLimitError: no room"
     assert summary_of()["retried"] == 1
     times = 99
     refused.clear()
     assert check(write_rows(tmp_path, rows), out="again").exit_code == 0
-    (bad,) = [row for row in rows_of("again") if row["status"] == "error"]
-    assert (bad["id"], bad["error"], bad["retried"]) == ("3", *["MemoryLimitError: no room"] * 2)
+    (faulty,) = [row for row in rows_of("again") if row["status"] == "error"]
+    assert (faulty["id"], faulty["error"], faulty["retried"]) == ("3", *["MemoryLimitError: no room"] * 2)
     assert len(refused) == 2
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_what_nobody_foresaw_spoils_its_sample(check, tmp_path, marked, at_the_marked_one, batch):
+def test_an_unexpected_fault_is_an_error_row(check, tmp_path, marked, before_forward, batch):
     def act(is_marked):
         if is_marked:
             raise KeyError("unforeseen")
 
-    at_the_marked_one(act)
-    bad = assert_one_error(check(write_rows(tmp_path, marked), "--batch-size", batch), "KeyError: 'unforeseen'")
-    assert "retried" not in bad
+    before_forward(act)
+    faulty = assert_one_error(check(write_rows(tmp_path, marked), "--batch-size", batch), "KeyError: 'unforeseen'")
+    assert "retried" not in faulty
 
 
-def test_a_device_that_is_dead_ends_the_run_and_not_every_sample(check, tmp_path, marked, at_the_marked_one):
+def test_a_dead_device_ends_the_run(check, tmp_path, marked, before_forward):
     def act(is_marked):
         if is_marked:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    at_the_marked_one(act)
+    before_forward(act)
     done = check(write_rows(tmp_path, marked), "--batch-size", 1)
     assert isinstance(done.exception, RuntimeError)
     assert {row["status"] for row in rows_of()} == {"ok"}
     assert 0 < len(rows_of()) < COUNT
 
 
-def test_a_picture_is_read_by_the_tower_once_wherever_its_questions_stand(check, demo, tmp_path, rows):
-    """And a clip of the same name is not taken for it."""
+def test_a_picture_is_encoded_once_for_all_its_questions(check, demo, tmp_path, rows):
+    """The order of the questions does not matter."""
     calls = []
     handle = demo.model.model.visual.register_forward_pre_hook(lambda *args: calls.append(1))
     for i, row in enumerate(rows):
@@ -201,7 +199,7 @@ def test_a_picture_is_read_by_the_tower_once_wherever_its_questions_stand(check,
         assert check(write_rows(tmp_path, rows)).exit_code == 0
     finally:
         handle.remove()
-    assert len(calls) == 2 + 3, "two for the proof of the capture"
+    assert len(calls) == 2 + 3, "two for the self-test of the capture"
     assert [row["index"] for row in rows_of()] != list(range(COUNT))
 
 
@@ -215,5 +213,5 @@ def test_a_picture_and_a_clip_of_one_name_are_two(check, tmp_path, rows):
     assert {row["status"] for row in rows_of()} == {"ok"}
     assert check(write_rows(tmp_path, rows[1:2]), "--batch-size", 1, out="alone").exit_code == 0
     (alone,) = rows_of("alone")
-    (among,) = [row for row in rows_of() if row["id"] == "1"]
-    assert among["headline"]["vision_mass"] == pytest.approx(alone["headline"]["vision_mass"], abs=1e-5)
+    (with_clip,) = [row for row in rows_of() if row["id"] == "1"]
+    assert with_clip["headline"]["vision_mass"] == pytest.approx(alone["headline"]["vision_mass"], abs=1e-5)

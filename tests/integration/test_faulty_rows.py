@@ -1,4 +1,4 @@
-"""What spoils one sample of a data set becomes its row, counts as a wrong answer, and on it goes."""
+"""A fault of one sample becomes an error row that counts as a wrong answer, and the run continues."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import qvl_attn.evaluation.data.load as data_room
-import qvl_attn.evaluation.loop as portion_room
-import qvl_attn.evaluation.run as evaluation
+import qvl_attn.evaluation.data.load as load_module
+import qvl_attn.evaluation.loop as loop_module
+import qvl_attn.evaluation.run as run_module
 from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.check_runs import (
     BAD,
@@ -32,7 +32,7 @@ from tests.helpers.check_runs import (
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, demo):
-    """The command in an empty folder, without loading the weights each time, and without most of the drawing."""
+    """Run the command in an empty folder, without loading the weights each time and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     without_drawings(monkeypatch)
@@ -46,22 +46,22 @@ def rows(tmp_path):
 
 @pytest.fixture
 def after_the_check(monkeypatch):
-    """Do something to the files when all of them were found sound."""
+    """Call a function that damages files after all of them were checked."""
 
     def set_up(damage):
-        load = data_room.load_samples
+        load = load_module.load_samples
 
-        def hooked(*args, **more):
+        def damage_after(*args, **more):
             samples = load(*args, **more)
             damage()
             return samples
 
-        monkeypatch.setattr(data_room, "load_samples", hooked)
+        monkeypatch.setattr(load_module, "load_samples", damage_after)
 
     return set_up
 
 
-# Files that change after they were found sound
+# Files that change after they were checked
 
 
 def rewrite(path, how):
@@ -70,7 +70,7 @@ def rewrite(path, how):
     elif how == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif how == "text":
-        path.write_text("no picture any more")
+        path.write_text("not a picture")
     elif how == "empty":
         path.write_bytes(b"")
     elif how == "folder":
@@ -90,26 +90,26 @@ CHANGES = {
 }
 
 
-def test_a_picture_that_changes_meanwhile_spoils_its_sample(check, tmp_path, after_the_check):
-    """Six of sixty, which is just not too many."""
+def test_a_picture_that_changes_meanwhile_is_an_error_row(check, tmp_path, after_the_check):
+    """Six of sixty errors are within the limit."""
     rows = make_data(tmp_path, 60)
     after_the_check(lambda: [rewrite(tmp_path / f"{i}.png", how) for i, how in enumerate(CHANGES)])
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
-    found = rows_without_times("run")
-    assert [name for name, row in found.items() if row["status"] == "error"] == list("012345")
-    assert len(found) == 60
+    rows_by_id = rows_without_times("run")
+    assert [name for name, row in rows_by_id.items() if row["status"] == "error"] == list("012345")
+    assert len(rows_by_id) == 60
     for i, (how, error) in enumerate(CHANGES.items()):
-        bad = found[str(i)]
-        assert error in bad["error"].replace(f"{tmp_path}/", ""), how
-        assert bad["retried"] == bad["error"], "it was tried once more"
-    told = summary_of()
-    assert (told["samples"], told["errors"], told["retried"], told["with_boxes"]) == (60, 6, 6, 54)
-    assert told["accuracy"]["n"] == 60
+        faulty = rows_by_id[str(i)]
+        assert error in faulty["error"].replace(f"{tmp_path}/", ""), how
+        assert faulty["retried"] == faulty["error"], "it was tried twice"
+    summary = summary_of()
+    assert (summary["samples"], summary["errors"], summary["retried"], summary["with_boxes"]) == (60, 6, 6, 54)
+    assert summary["accuracy"]["n"] == 60
 
 
-def test_another_picture_of_that_name_spoils_every_sample_about_it(check, tmp_path, rows, after_the_check):
-    """The boxes are in pixels of the picture that was checked."""
+def test_a_replaced_picture_is_an_error_of_every_sample_about_it(check, tmp_path, rows, after_the_check):
+    """The boxes are in pixels of the checked picture."""
     more = [row | {"id": f"again {row['id']}", "question": "how many?"} for row in rows]
     after_the_check(lambda: rewrite(tmp_path / "3.png", "other"))
     done = check(write_rows(tmp_path, rows + more))
@@ -117,7 +117,7 @@ def test_another_picture_of_that_name_spoils_every_sample_about_it(check, tmp_pa
     assert {name for name, row in rows_without_times("run").items() if row["status"] == "error"} == {"3", "again 3"}
 
 
-def test_a_clip_that_cannot_be_decoded_spoils_its_sample(check, tmp_path, after_the_check):
+def test_a_clip_that_cannot_be_decoded_is_an_error_row(check, tmp_path, after_the_check):
     write_dataset(tmp_path / "clips", 12, video=True)
     file = tmp_path / "clips" / "questions.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -140,23 +140,23 @@ def test_a_clip_that_cannot_be_decoded_spoils_its_sample(check, tmp_path, after_
 # Reading
 
 
-def test_a_disk_that_fails_once_is_tried_once_more(check, tmp_path, rows, monkeypatch, after_the_check):
+def test_a_disk_that_fails_once_is_retried(check, tmp_path, rows, monkeypatch, after_the_check):
     failed = fail_to_open(monkeypatch, after_the_check, "3.png", times=1)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
     assert failed == ["3.png"]
-    found = {row["id"]: row for row in rows_of()}
-    assert {row["status"] for row in found.values()} == {"ok"}
-    assert found["3"]["retried"].startswith(f"InputError: {tmp_path}/3.png cannot be read: input/output error")
-    assert [name for name, row in found.items() if "retried" in row] == ["3"]
+    by_id = {row["id"]: row for row in rows_of()}
+    assert {row["status"] for row in by_id.values()} == {"ok"}
+    assert by_id["3"]["retried"].startswith(f"InputError: {tmp_path}/3.png cannot be read: input/output error")
+    assert [name for name, row in by_id.items() if "retried" in row] == ["3"]
     assert (summary_of()["retried"], summary_of()["errors"]) == (1, 0)
     assert "1 samples were tried twice" in one_line(done.stdout)
 
 
-def test_a_disk_that_fails_again_spoils_the_sample(check, tmp_path, rows, monkeypatch, after_the_check):
+def test_a_disk_that_fails_twice_is_an_error_row(check, tmp_path, rows, monkeypatch, after_the_check):
     failed = fail_to_open(monkeypatch, after_the_check, "3.png", times=99)
-    bad = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: 3.png cannot be read: input/output error")
-    assert bad["retried"] == bad["error"]
+    faulty = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: 3.png cannot be read: input/output error")
+    assert faulty["retried"] == faulty["error"]
     assert failed == ["3.png"] * 2, "not a third time"
 
 
@@ -178,8 +178,8 @@ def fail_to_open(monkeypatch, after_the_check, name, times):
     return failed
 
 
-def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, monkeypatch):
-    load = portion_room.load_picture
+def test_an_unexpected_fault_while_reading_is_an_error_row(check, tmp_path, monkeypatch):
+    load = loop_module.load_picture
     faults = {"3.png": RuntimeError("of no known kind"), "4.png": MemoryError("no room"), "5.png": KeyError("a")}
 
     def fails(path):
@@ -187,7 +187,7 @@ def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, mo
             raise faults[path.name]
         return load(path)
 
-    monkeypatch.setattr(portion_room, "load_picture", fails)
+    monkeypatch.setattr(loop_module, "load_picture", fails)
     done = check(write_rows(tmp_path, make_data(tmp_path, 30)))
     assert done.exit_code == 0, done.output
     errors = {row["media"][0]: row["error"] for row in rows_without_times("run").values() if row["status"] == "error"}
@@ -195,14 +195,14 @@ def test_what_nobody_foresaw_while_reading_spoils_the_sample(check, tmp_path, mo
     assert len(rows_of()) == 30
 
 
-def test_a_prompt_that_is_too_long_spoils_its_sample(check, tmp_path, rows):
+def test_a_prompt_that_is_too_long_is_an_error_row(check, tmp_path, rows):
     rows[BAD]["question"] = "what color is the cat? " * 1000
-    bad = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: the prompt is ")
-    assert "the model's context is 4096" in bad["error"]
-    assert "retried" not in bad, "that is no fault of the disk or the memory"
+    faulty = assert_one_error(check(write_rows(tmp_path, rows)), "InputError: the prompt is ")
+    assert "the model's context is 4096" in faulty["error"]
+    assert "retried" not in faulty, "only faults of disk and memory are retried"
 
 
-# How many are too many
+# The limit of errors
 
 
 @pytest.mark.parametrize(("count", "bad", "code"), [(10, 1, 0), (10, 2, 1), (9, 1, 1), (20, 2, 0), (2, 2, 1)])
@@ -212,33 +212,33 @@ def test_a_tenth_may_fail_and_no_more(check, tmp_path, after_the_check, count, b
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == code, done.output
     assert "Traceback" not in done.output
-    told = summary_of()
-    assert (told["samples"], told["errors"]) == (count, bad)
+    summary = summary_of()
+    assert (summary["samples"], summary["errors"]) == (count, bad)
     assert (f"{bad} of {count} samples have no score" in one_line(done.stderr)) == bool(code)
 
 
 def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, monkeypatch):
-    load = portion_room.load_picture
+    load = loop_module.load_picture
 
     def fails(path):
         if path.stem in "012":
             raise RuntimeError("of no known kind")
         return load(path)
 
-    monkeypatch.setattr(portion_room, "load_picture", fails)
+    monkeypatch.setattr(loop_module, "load_picture", fails)
     data = write_rows(tmp_path, rows)
     assert check(data).exit_code == 1
     before = files_of("run")
-    monkeypatch.setattr(portion_room, "load_picture", load)
+    monkeypatch.setattr(loop_module, "load_picture", load)
     done = check(data)
     assert done.exit_code == 1, done.output
     assert "3 of 12 samples have no score" in one_line(done.stderr)
     assert files_of("run") == before
 
 
-def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check):
+def test_errors_count_as_misses_for_a_threshold(check, tmp_path, rows, after_the_check):
     for row in rows:
-        row["boxes"] = [[0, 0, 112, 112]]  # whatever it points at is a hit
+        row["boxes"] = [[0, 0, 112, 112]]  # any pointing is a hit
     assert check(write_rows(tmp_path, rows), "--fail-under", "pointing=1", out="whole").exit_code == 0
     after_the_check((tmp_path / "3.png").unlink)
     done = check(tmp_path / "rows.jsonl", "--fail-under", "pointing=1")
@@ -248,9 +248,9 @@ def test_errors_count_as_misses_for_a_bar(check, tmp_path, rows, after_the_check
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])
-def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows, monkeypatch, fault):
-    """It goes after it was scored: the run ends, and the gallery lacks it."""
-    write_outputs, load = evaluation.write_outputs, portion_room.load_picture
+def test_a_picture_that_can_no_longer_be_drawn_is_a_note(check, tmp_path, rows, monkeypatch, fault):
+    """It is deleted after it was scored: the run ends, and the gallery lacks it."""
+    write_outputs, load = run_module.write_outputs, loop_module.load_picture
 
     def fails(path):
         if path.name == "3.png":
@@ -259,13 +259,13 @@ def test_a_picture_that_cannot_be_drawn_any_more_is_a_note(check, tmp_path, rows
 
     def hooked(*args, **more):
         if fault:
-            monkeypatch.setattr(portion_room, "load_picture", fails)
+            monkeypatch.setattr(loop_module, "load_picture", fails)
         else:
             shutil.move("3.png", "gone.png")
         return write_outputs(*args, **more)
 
     monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 6)
-    monkeypatch.setattr(evaluation, "write_outputs", hooked)
+    monkeypatch.setattr(run_module, "write_outputs", hooked)
     done = check(write_rows(tmp_path, rows))
     assert done.exit_code == 0, done.output
     assert any(note.startswith("gallery: 3 could not be drawn") for note in summary_of()["notes"])

@@ -1,4 +1,4 @@
-"""A check that is killed, interrupted or run again: real processes, and the same in the end as if nothing had been."""
+"""A check that is killed, interrupted or run again in real processes ends with the same outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import qvl_attn.vqa.engine as engine_room
+import qvl_attn.vqa.engine as engine_module
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.examples import example_file
 from tests.helpers.check_runs import (
@@ -40,7 +40,7 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def once(scenes, demo) -> Path:
-    """A run that nothing happened to, in this process, and what it printed."""
+    """An uninterrupted run in this process; its output is in the file `stdout` beside it."""
     folder = scenes.parent.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -53,7 +53,7 @@ def once(scenes, demo) -> Path:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, demo):
-    """The command in this process, in an empty folder."""
+    """Run the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return invoke
@@ -63,29 +63,29 @@ def contents(out) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
 
 
-def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, scenes, once, here):
+def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path, scenes, once, here):
     process = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
     process.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
-    there = contents("run")
+    files = contents("run")
     second = here(scenes)
     assert second.exit_code == 2, second.output
     assert "--out run: another process is writing to it" in one_line(second.stderr)
     assert second.stdout == ""
-    assert contents("run") == there, "who is refused changes nothing"
+    assert contents("run") == files, "a refused run changes nothing"
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     process.communicate()
-    rows = there["scores.jsonl"]
-    kept = rows[: rows.rfind(b"\n") + 1]
-    count, total = kept.count(b"\n"), len(rows_without_times(once))
+    rows = files["scores.jsonl"]
+    complete_rows = rows[: rows.rfind(b"\n") + 1]
+    count, total = complete_rows.count(b"\n"), len(rows_without_times(once))
     assert 3 <= count < total
-    assert "summary.json" not in there
+    assert "summary.json" not in files
     done = run_process(tmp_path, scenes)
     assert done.returncode == 0, done.stderr
     assert f"run: {count} of {total} samples are already done" in one_line(done.stderr)
     assert_same_run("run", once)
-    assert Path("run/scores.jsonl").read_bytes().startswith(kept), "what was there is as it was"
+    assert Path("run/scores.jsonl").read_bytes().startswith(complete_rows), "earlier rows are unchanged"
     assert len(rows_of("run")) == total
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
 
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_in_another_process_and_ends_the_same(tmp_path, sce
     ("number", "code"),
     [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # test_check has a quick one
 )
-def test_a_signal_keeps_what_is_finished(tmp_path, scenes, once, here, number, code):
+def test_a_signal_keeps_finished_rows(tmp_path, scenes, once, here, number, code):
     process = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
     process.send_signal(number)
@@ -104,7 +104,7 @@ def test_a_signal_keeps_what_is_finished(tmp_path, scenes, once, here, number, c
     assert one_line(stderr).endswith(KEPT)
     assert "Traceback" not in stderr
     rows = (tmp_path / "run" / "scores.jsonl").read_bytes()
-    assert rows.endswith(b"\n"), "no row is torn"
+    assert rows.endswith(b"\n"), "the last row is complete"
     assert rows.count(b"\n") >= 3
     assert not (tmp_path / "run" / "summary.json").exists()
     assert here(scenes).exit_code == 0
@@ -112,38 +112,40 @@ def test_a_signal_keeps_what_is_finished(tmp_path, scenes, once, here, number, c
     assert (tmp_path / "run" / "scores.jsonl").read_bytes().startswith(rows)
 
 
-def part_of(run: Path, out: Path, count: int) -> None:
-    """As a run that was killed after so many rows."""
+def copy_partial_run(run: Path, out: Path, count: int) -> None:
+    """Copy a run as if it had been killed after so many rows."""
     out.mkdir()
     shutil.copy(run / "run.json", out)
     lines = (run / "scores.jsonl").read_bytes().splitlines(keepends=True)
     (out / "scores.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:50])
-    for name in (example_file(json.loads(line)["id"]) for line in lines[: count + 1]):  # each is there before its row
+    for name in (
+        example_file(json.loads(line)["id"]) for line in lines[: count + 1]
+    ):  # an example is written before its row
         if (run / name).exists():
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copy(run / name, out / name)
 
 
-def test_only_what_is_left_is_asked_and_progress_counts_from_there(tmp_path, scenes, once, demo):
+def test_only_open_samples_are_asked_and_progress_starts_from_their_number(tmp_path, scenes, once, demo):
     from qvl_attn import load_samples
 
     count = 30
-    part_of(once, tmp_path / "run", count)
-    told = []
+    copy_partial_run(once, tmp_path / "run", count)
+    calls = []
     samples = load_samples(scenes)
     demo.check(
         samples,
         tmp_path / "run",
         name="questions.jsonl",
         max_new_tokens=64,
-        progress=lambda *one: told.append(one),
+        progress=lambda *call: calls.append(call),
     )
-    asked = [one[1:] for one in told if one[0] == "asking"]
-    assert asked == [(i, len(samples)) for i in range(count, len(samples) + 1)]
+    counts = [call[1:] for call in calls if call[0] == "asking"]
+    assert counts == [(i, len(samples)) for i in range(count, len(samples) + 1)]
     assert_same_run(tmp_path / "run", once)
 
 
-def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeypatch):
+def test_a_finished_run_is_only_printed_again(tmp_path, scenes, once, here, monkeypatch):
     shutil.copytree(once, "run")
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
@@ -156,14 +158,14 @@ def test_a_finished_run_is_only_told_again(tmp_path, scenes, once, here, monkeyp
     assert "--fail-under accuracy=1.01: it is" in one_line(bad.stderr)
     assert here(scenes, "--json").stdout.strip() == json.dumps(json.loads(Path("run/summary.json").read_text("utf-8")))
     after = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
-    assert after == before, "and nothing is written"
+    assert after == before, "nothing is written"
     assert not Path("run/scores.csv").exists()
     assert here(scenes, "--csv").exit_code == 0
     assert len(Path("run/scores.csv").read_text(encoding="utf-8-sig").splitlines()) == 1 + len(rows_of("run"))
 
 
-def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here):
-    """Killed while charts and gallery were written: drafts of theirs may be there."""
+def test_a_run_that_lacks_only_the_summary(tmp_path, scenes, once, here):
+    """It was killed while charts and gallery were written: their drafts may be there."""
     shutil.copytree(once, "run")
     Path("run/summary.json").unlink()
     Path("run/layers.png").unlink()
@@ -177,46 +179,46 @@ def test_a_run_in_which_only_the_summary_is_missing(tmp_path, scenes, once, here
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_what_runs_together_is_what_would_have(tmp_path, here, monkeypatch, shared):
-    """In batches of another make-up the last digits are others."""
+def test_a_resumed_run_has_the_same_batches(tmp_path, here, monkeypatch, shared):
+    """Other batches would change the last digits."""
     without_drawings(monkeypatch)
-    run_group, together = engine_room.run_group, []
+    run_group, groups = engine_module.run_group, []
 
-    def told(model, processor, config, group, **more):
-        together.append([(one.media[0].source, one.prompt.question) for batch in group for one in batch])
+    def record_group(model, processor, config, group, **more):
+        groups.append([(job.media[0].source, job.prompt.question) for batch in group for job in batch])
         return run_group(model, processor, config, group, **more)
 
-    monkeypatch.setattr(engine_room, "run_group", told)
+    monkeypatch.setattr(engine_module, "run_group", record_group)
     rows = make_data(tmp_path, 24)
     for i, row in enumerate(rows):
         row["question"] += " and why" * (i * 7 % 5) + "?" * (i % 3)
         row["image"] = f"{i // 6}.png" if shared else row["image"]
-    words = (write_rows(tmp_path, rows), "--batch-size", 4, "--max-new-tokens", 2)
-    assert here(*words, out="whole").exit_code == 0
-    usual = list(together)
-    part_of(Path("whole"), Path("run"), 7)
-    together.clear()
-    assert here(*words).exit_code == 0
-    assert len(usual) > len(together) > 0
-    assert [group for group in together if group not in usual] == []
+    arguments = (write_rows(tmp_path, rows), "--batch-size", 4, "--max-new-tokens", 2)
+    assert here(*arguments, out="whole").exit_code == 0
+    usual = list(groups)
+    copy_partial_run(Path("whole"), Path("run"), 7)
+    groups.clear()
+    assert here(*arguments).exit_code == 0
+    assert len(usual) > len(groups) > 0
+    assert [group for group in groups if group not in usual] == []
     assert_same_run("run", "whole")
 
 
 @pytest.mark.parametrize("count", [7, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_calibration_goes_on_in_either_half(scenes, here, monkeypatch, count):
+def test_a_calibration_is_resumed_in_either_half(scenes, here, monkeypatch, count):
     without_drawings(monkeypatch)
     assert here(scenes, "--calibrate", "found.json", out="whole").exit_code == 0
     profile = Path("found.json").read_bytes()
     Path("found.json").unlink()
     assert rows_of("whole")[count]["half"] == ("first" if count == 7 else "second")
-    part_of(Path("whole"), Path("run"), count)
+    copy_partial_run(Path("whole"), Path("run"), count)
     assert here(scenes, "--calibrate", "found.json").exit_code == 0
     assert_same_run("run", "whole")
     assert Path("found.json").read_bytes() == profile
 
 
-def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scenes, here, monkeypatch):
-    """Killed between the summary and the profile."""
+def test_a_finished_run_without_its_profile_writes_the_profile(scenes, here, monkeypatch):
+    """It was killed between the summary and the profile."""
     without_drawings(monkeypatch)
     assert here(scenes, "--calibrate", "found.json").exit_code == 0
     before, profile = files_of("run"), Path("found.json").read_bytes()
@@ -228,7 +230,7 @@ def test_a_profile_is_written_by_whoever_finds_the_run_finished_without_it(scene
 
 @pytest.mark.slow
 def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
-    """The second is refused, and the first does not notice."""
+    """The second run is refused, and the first is not affected."""
     first = start_process(tmp_path, scenes)
     wait_until(lambda: line_count(tmp_path / "run") >= 1, first)
     first.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
