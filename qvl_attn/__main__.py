@@ -13,12 +13,20 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; finished results are kept\n")
+        _report()
         _exit_now()
     except SystemExit as error:
         if error.code == INTERRUPTED:
+            from qvl_attn.cli.console import interrupt_reported
+
+            if not interrupt_reported.is_set():
+                _report()
             _exit_now()
         raise
+
+
+def _report() -> None:
+    sys.stderr.write("interrupted; finished results are kept\n")
 
 
 def _exit_now() -> None:

@@ -18,7 +18,7 @@ from qvl_attn.demo.clips import draw_clip
 from qvl_attn.demo.scenes import COLORS, Scene, ScenePlan, draw_ground, paint
 from qvl_attn.media.mp4 import write_mp4
 
-FOLDER = Path(__file__).parents[2] / "qvl_attn" / "demo" / "pictures"
+FOLDER = Path(__file__).parents[1] / "qvl_attn" / "demo" / "pictures"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MAX_DETAILS = 50
+# Set once the line about a Ctrl-C was printed: typer ends silently if the signal arrives while it parses.
+interrupt_reported = Event()
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -127,6 +130,7 @@ def handle_errors(*, debug: bool, interrupted: str = "interrupted; finished resu
         yield
     except KeyboardInterrupt:
         stderr.print(interrupted)
+        interrupt_reported.set()
         raise typer.Exit(130) from None
     except _Terminated:
         stderr.print(interrupted)

@@ -165,9 +165,9 @@ def _load_frames(paths: list[Path], size_px: Size | None, first: int) -> Iterato
         except InputError:
             yield number, None
             continue
-        if size_px not in (None, media.size_px):
+        if size_px is not None and size_px != media.size_px:
             raise InputError(
-                f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {size_px}",
+                f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {size_px[0]}x{size_px[1]}",
                 "a folder is read as the frames of one clip; name pictures one by one (encoder: --input-dir)",
             )
         yield number, partial(at_size, media.frames[0])
