@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Mapping
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "qvl_attn"
@@ -68,18 +68,17 @@ def _reachable(graph: Graph, module: str) -> set[str]:
 
 
 def depth(graph: Graph) -> int:
-    """How many modules the longest chain of imports has; a circle counts as one."""
+    """How many modules the longest chain of imports has. A circle counts with all its modules."""
     member = {module: min(group) for group in circles(graph) for module in group}
+    size: dict[str, int] = {}
     merged: dict[str, set[str]] = {}
     for module, imported in graph.items():
         own = member.get(module, module)
+        size[own] = size.get(own, 0) + 1
         merged.setdefault(own, set()).update({member.get(other, other) for other in imported} - {own})
     levels: dict[str, int] = {}
-    try:
-        for module in TopologicalSorter(merged).static_order():
-            levels[module] = 1 + max((levels[other] for other in merged[module]), default=0)
-    except CycleError as error:
-        raise AssertionError(error) from None
+    for module in TopologicalSorter(merged).static_order():
+        levels[module] = size[module] + max((levels[other] for other in merged[module]), default=0)
     return max(levels.values())
 
 
