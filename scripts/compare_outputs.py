@@ -4,11 +4,12 @@
 
 REF is checked out in a temporary git worktree. Every command runs once from there and once from the tree that this
 script stands in, side by side, one thread each, on the same inputs, with the Python that runs this script. Compared are
-exit codes, stdout and all files: arrays bit by bit, JSON, JSONL and CSV by structure, pictures pixel by pixel, films
+exit codes, stdout and all files: arrays bit by bit, JSON, JSONL and CSV by structure, pictures pixel by pixel, videos
 frame by frame, pages by the data that they carry. One line a command is printed, with the first difference (REF's
 value, then this tree's); the exit code is 1 if anything differs.
 
-Pictures and films have captions, so a change of wording changes their pixels: move code and compare first, then reword.
+Pictures and videos have captions, so a change of wording changes their pixels: move code, compare, then reword.
+After a change of wording, `--no-drawings` still compares everything else.
 Without --words, text that is only there to be read is not compared: of stdout and of pages the words, in JSON the
 values of PROSE_KEYS. Names that change on purpose go into the two tables below.
 """
@@ -101,8 +102,8 @@ check-faulty: check ../in/faulty.jsonl --fail-under pointing=0.99 --json
 check-folder: check ../in/photos --prompts existence --limit 6
 encoder: encoder ../in/cats.png --at 60,160 --at 10,10 --layer 1 --over max --embeddings pca,tsne
 encoder-clip: encoder ../in/clip.mp4 --fps 4 --side-by-side --smooth --at 60,60
-encoder-classes: encoder ../in/shapes.png ../in/turned.jpg -m ../in/eye --saliency --at 90,90 --json
-encoder-whole: encoder ../in/wide.png -m ../in/eye --saliency --label cat --max-pixels 20000 --over min
+encoder-classes: encoder ../in/shapes.png ../in/turned.jpg -m ../in/encoder --saliency --at 90,90 --json
+encoder-whole: encoder ../in/wide.png -m ../in/encoder --saliency --label cat --max-pixels 20000 --over min
 encoder-folder: encoder --input-dir ../in/photos --embeddings pca,tsne
 render: render ask-methods/* --method gradient --colormap viridis --interp cells --draw-size 300
 render-picture: render ask/* --layers 1-2 --query last --media ../in/cats.png --scale shared --draw-size full
@@ -211,12 +212,12 @@ def make_inputs(side: Side, folder: Path) -> None:
             shutil.copy(folder / f"{name}.png", folder / "photos" / kind)
     (folder / "broken.png").write_bytes((folder / "cats.png").read_bytes()[:2000])
     boxes = {"boxes": [[10, 10, 90, 90]], "box_format": "xyxy", "box_units": "px"}
-    asked = {"question": "how many cats?", "answer": ["2", "two"], **boxes}
-    rows = [{"id": "two", "images": ["cats.png", "fish.png"], "frame": [0], **asked}]
+    question = {"question": "how many cats?", "answer": ["2", "two"], **boxes}
+    rows = [{"id": "two", "images": ["cats.png", "fish.png"], "frame": [0], **question}]
     rows += [{"id": "none", "image": "shapes.png", "question": "is there a dog?", "answer": "no"}]
-    rows += [{"id": "broken", "image": "broken.png", **asked}]
+    rows += [{"id": "broken", "image": "broken.png", **question}]
     (folder / "faulty.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    make_encoder(folder / "eye")
+    make_encoder(folder / "encoder")
 
 
 def make_encoder(folder: Path) -> None:
@@ -268,7 +269,7 @@ def picture(file: bytes) -> list[np.ndarray]:
         return [np.asarray(frame) for frame in ImageSequence.Iterator(image)]
 
 
-def film(file: bytes) -> list[dict[str, Any]]:
+def video_frames(file: bytes) -> list[dict[str, Any]]:
     with av.open(io.BytesIO(file), "r") as container:
         frames = container.decode(video=0)
         return [{"time": float(frame.time), "pixels": frame.to_ndarray(format="rgb24")} for frame in frames]
@@ -276,19 +277,19 @@ def film(file: bytes) -> list[dict[str, Any]]:
 
 def page(file: bytes) -> dict[str, Any]:
     """What a page carries, by name: data, blocks of maps, pictures; and its lines."""
-    html, found = file.decode(), dict[str, Any]()
+    html, parts = file.decode(), dict[str, Any]()
     for name, text in CARRIED.findall(html):
         if name.startswith("block-"):
-            found[name] = raw(zlib.decompress(b64decode(text)))
+            parts[name] = raw(zlib.decompress(b64decode(text)))
         elif name.startswith("picture-"):
-            found[name] = picture(b64decode(text))
+            parts[name] = picture(b64decode(text))
         else:
-            found[name] = json.loads(text)
+            parts[name] = json.loads(text)
     html = CARRIED.sub("", html)
-    found |= {f"inline-{i}": picture(b64decode(text)) for i, text in enumerate(INLINE.findall(html))}
-    if "data" not in found:
+    parts |= {f"inline-{i}": picture(b64decode(text)) for i, text in enumerate(INLINE.findall(html))}
+    if "data" not in parts:
         raise ValueError("a page without data")
-    return {**found, "(lines)": INLINE.sub("", html).splitlines()}
+    return {**parts, "(lines)": INLINE.sub("", html).splitlines()}
 
 
 def raw(file: bytes) -> np.ndarray:
@@ -301,7 +302,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     ".stdout": printed,
     ".csv": table,
     ".npz": arrays,
-    ".mp4": film,
+    ".mp4": video_frames,
     ".html": page,
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif"), picture),
 }
@@ -312,17 +313,21 @@ class Comparison:
     """How two outputs are compared.
 
     Attributes:
-        words: compare text that is only there to be read.
-        any_hash: take names that differ in the eight hex digits at their end for the same.
+        words: compare prose as well.
+        any_hash: treat names as equal that differ only in the eight hex digits at their end.
+        drawings: compare the pixels of pictures and videos, whose captions change with the wording.
     """
 
     words: bool = False
     any_hash: bool = False
+    drawings: bool = True
 
     def differences(self, old: Any, new: Any) -> Iterator[str]:
         """Where two values differ: files are read, dicts compared by key, lists by place, arrays bit by bit."""
         if isinstance(old, Path) and isinstance(new, Path):
             reader = READERS.get(new.suffix, raw)
+            if reader in (picture, video_frames) and not self.drawings:
+                return
             yield from self.differences(reader(old.read_bytes()), reader(new.read_bytes()))
         elif isinstance(old, dict) and isinstance(new, dict):
             old = {self.name(key, RENAMED_KEYS): value for key, value in old.items()}
@@ -331,9 +336,9 @@ class Comparison:
                 if key not in old or key not in new:
                     yield f"{key}: only in {'REF' if key in old else 'this tree'}"
                 elif key not in UNSTABLE_KEYS and not self.skips(key, old[key]):
-                    yield from (f"{key}: {found}" for found in self.differences(old[key], new[key]))
+                    yield from (f"{key}: {line}" for line in self.differences(old[key], new[key]))
         elif isinstance(old, list) and isinstance(new, list):
-            yield from self.differences(*({str(i): one for i, one in enumerate(side)} for side in (old, new)))
+            yield from self.differences(*({str(i): item for i, item in enumerate(side)} for side in (old, new)))
         elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
             yield from array_differences(old, new)
         elif isinstance(old, str) and isinstance(new, str):
@@ -343,7 +348,9 @@ class Comparison:
             yield f"{old!r:.100}, {new!r:.100}"
 
     def skips(self, key: str, value: Any) -> bool:
-        """Whether a value is prose that is not compared."""
+        """Whether a value is not compared: prose, or a drawing in a page."""
+        if key.startswith("inline-") and not self.drawings:
+            return True
         texts = value if isinstance(value, list) else [value]
         return key in PROSE_KEYS and not self.words and all(isinstance(text, str) for text in texts)
 
@@ -358,7 +365,7 @@ def array_differences(old: np.ndarray, new: np.ndarray) -> Iterator[str]:
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         yield f"{old.dtype} {old.shape}, {new.dtype} {new.shape}"
     elif old.tobytes() != new.tobytes():
-        bits = (np.frombuffer(one.tobytes(), np.uint8).reshape(-1, one.itemsize) for one in (old, new))
+        bits = (np.frombuffer(array.tobytes(), np.uint8).reshape(-1, array.itemsize) for array in (old, new))
         apart = np.not_equal(*bits).any(axis=1)
         first = tuple(int(i) for i in np.unravel_index(apart.argmax(), old.shape))
         yield f"{list(first)}: {old[first]}, {new[first]} ({apart.sum()} of {apart.size} differ)"
@@ -366,41 +373,48 @@ def array_differences(old: np.ndarray, new: np.ndarray) -> Iterator[str]:
 
 def with_needed(names: Sequence[str]) -> list[str]:
     """These commands and those whose folders they read, in order."""
-    wanted = set(names)
+    needed = set(names)
     for name in reversed(COMMANDS):
-        if name in wanted:
-            wanted |= {word.split("/")[0] for word in [*COMMANDS[name][1:], STOPPED.get(name, "")]} & {*COMMANDS}
-    return [name for name in COMMANDS if name in wanted]
+        if name in needed:
+            needed |= {word.split("/")[0] for word in [*COMMANDS[name][1:], STOPPED.get(name, "")]} & {*COMMANDS}
+    return [name for name in COMMANDS if name in needed]
 
 
 def compare(name: str, sides: Sequence[Side], comparison: Comparison) -> tuple[list[str], np.ndarray]:
     """Run a command on both sides. All differences, and the seconds that each side took."""
     with ThreadPoolExecutor() as pool:
         codes, seconds = zip(*pool.map(lambda side: side.run(name), sides), strict=True)
-    found, wanted = [], EXIT_CODES.get(name, 0)
+    differences, expected = [], EXIT_CODES.get(name, 0)
     for side, code in zip(sides, codes, strict=True):
-        if code != wanted:
-            said = " ".join((side.work / f"{name}.stderr").read_text(errors="replace").split())
-            found.append(f"exit code: {code} in {side.work.name}, want {wanted}: {said[-300:]}")
+        if code != expected:
+            message = " ".join((side.work / f"{name}.stderr").read_text(errors="replace").split())
+            differences.append(f"exit code: {code} in {side.work.name}, want {expected}: {message[-300:]}")
     old, new = (side.outputs(name) for side in sides)
-    return [*found, *comparison.differences(old, new)], np.array(seconds)
+    return [*differences, *comparison.differences(old, new)], np.array(seconds)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("ref", metavar="REF", nargs="?", help="a commit, branch or tag")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=COMMANDS, help="these, and what they read")
-    parser.add_argument("--words", action="store_true", help="compare text that is only there to be read, too")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=COMMANDS,
+        help="run these commands, and those whose outputs they read",
+    )
+    parser.add_argument("--words", action="store_true", help="compare prose as well")
     parser.add_argument("--any-hash", action="store_true", help="folders may differ in the hash of their settings")
-    parser.add_argument("--list", action="store_true", help="list the commands and leave")
+    parser.add_argument("--no-drawings", action="store_true", help="skip the pixels of pictures and videos")
+    parser.add_argument("--list", action="store_true", help="list the commands and exit")
     options = parser.parse_args()
     names = with_needed(options.only or [*COMMANDS])
     if options.list:
         print("\n".join(f"{name}: {shlex.join(COMMANDS[name])}" for name in names))
         return 0
     if options.ref is None:
-        parser.error("want REF, which this tree is compared with")
-    comparison = Comparison(options.words, options.any_hash)
+        parser.error("REF is missing: name the commit to compare this tree with")
+    comparison = Comparison(options.words, options.any_hash, not options.no_drawings)
     differing, seconds = 0, np.zeros(2)
     with tempfile.TemporaryDirectory() as made, worktree(options.ref, Path(made) / "tree") as tree:
         sides = [Side(tree, Path(made) / "REF"), Side(TREE, Path(made) / "this tree")]
@@ -409,10 +423,10 @@ def main() -> int:
             side.check()
         make_inputs(sides[0], Path(made) / "in")
         for name in names:
-            found, took = compare(name, sides, comparison)
-            differing, seconds = differing + bool(found), seconds + took
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            print(f"{name}: {f'differs: {found[0]}{more}' if found else 'same'}", flush=True)
+            differences, took = compare(name, sides, comparison)
+            differing, seconds = differing + bool(differences), seconds + took
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            print(f"{name}: {f'differs: {differences[0]}{more}' if differences else 'same'}", flush=True)
     print(f"{len(names)} commands, {differing} differ; {seconds[0]:.0f} s for REF, {seconds[1]:.0f} s for this tree")
     return int(differing > 0)
 

@@ -45,7 +45,7 @@ def image(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
     return stream.getvalue()
 
 
-def film(levels: list[int], step: int = 1) -> bytes:
+def video(levels: list[int], step: int = 1) -> bytes:
     """Grey frames."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
@@ -91,9 +91,9 @@ CASES = {
         image(PIXELS, "GIF"),
         "1: only in REF",
     ),
-    "frame.mp4": (film([20, 60]), film([20, 90]), "1: pixels: [0, 0, 0]: "),
-    "dropped.mp4": (film([20, 60, 90]), film([20, 60]), "2: only in REF"),
-    "time.mp4": (film([20, 60]), film([20, 60], step=2), "1: time: "),
+    "frame.mp4": (video([20, 60]), video([20, 90]), "1: pixels: [0, 0, 0]: "),
+    "dropped.mp4": (video([20, 60, 90]), video([20, 60]), "2: only in REF"),
+    "time.mp4": (video([20, 60]), video([20, 60], step=2), "1: time: "),
     "block.html": (page(), page(block=WEIGHTS + 1), "block-0: [2]: 0, 128"),
     "data.html": (page(), page(high=2.0), "data: high: 1.0, 2.0"),
     "picture.html": (page(), page(level=91), "picture-0: 0: [0, 0, 0]: 90, 91"),
@@ -211,3 +211,15 @@ def test_commands_run_after_those_that_they_read():
     for i, name in enumerate(names):
         assert with_needed([name])[-1] == name, "it reads what is made later"
         assert {*with_needed([name])} <= {*names[: i + 1]}
+
+
+def test_drawings_can_be_left_out(tmp_path):
+    for name, level in (("old", 20), ("new", 90)):
+        (tmp_path / f"{name}.png").write_bytes(image(np.full((4, 4, 3), level, np.uint8)))
+        (tmp_path / f"{name}.mp4").write_bytes(video([level, level]))
+    for suffix in (".png", ".mp4"):
+        files = tmp_path / f"old{suffix}", tmp_path / f"new{suffix}"
+        assert list(Comparison().differences(*files))
+        assert not list(Comparison(drawings=False).differences(*files))
+    old, new = {"inline-0": [np.zeros(3)], "block-0": np.zeros(3)}, {"inline-0": [np.ones(3)], "block-0": np.ones(3)}
+    assert len(list(Comparison(drawings=False).differences(old, new))) == 1, "maps are still compared"
