@@ -9,7 +9,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line. Ctrl-C ends it at any point with one line and exit code 130."""
     try:
-        from qvl_attn.cli import run
+        from qvl_attn.cli.app import run
 
         run()
     except KeyboardInterrupt:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from qvl_attn.attribution.profiles import NO_PROFILE
 from qvl_attn.attribution.settings import headline_of
@@ -14,6 +14,7 @@ from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Placement, choose_placement
 from qvl_attn.vqa.clip import ask_video
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate, estimate_of
@@ -32,6 +33,57 @@ class Analyzer(Engine):
     Create one with `Analyzer.load`. The weights are loaded for the first question, so that all errors that can be
     found without them are raised before.
     """
+
+    workers: Workers | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | None = None,
+        attn: str = "auto",
+        offline: bool = False,
+        say: Callable[[str], None] = no_op,
+        place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
+        workers: Workers | None = None,
+    ) -> Self:
+        """Find a model and prepare to load it.
+
+        Args:
+            model: as in `Engine.load`.
+            revision: as in `Engine.load`.
+            device: as in `Engine.load`.
+            dtype: as in `Engine.load`.
+            device_map: as in `Engine.load`.
+            attn: as in `Engine.load`.
+            offline: as in `Engine.load`.
+            say: as in `Engine.load`.
+            place: as in `Engine.load`.
+            workers: processes that run the model of a check, and choose its device in place of `place`; by default this
+                process.
+
+        Raises:
+            InputError: as in `Engine.load`.
+            ModelError: as in `Engine.load`.
+            MemoryLimitError: as in `Engine.load`.
+        """
+        analyzer = super().load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            attn=attn,
+            offline=offline,
+            say=say,
+            place=workers.place if workers else place,
+        )
+        analyzer.workers = workers
+        return analyzer
 
     def ask(
         self,
@@ -63,7 +115,7 @@ class Analyzer(Engine):
                 default the profile's, else `question`.
             profile: layers or heads that the headline map averages: the name of a built-in profile, a file, or `none`;
                 by default the profile for models of this shape.
-            method: how the headline map is computed: one of `qvl_attn.attribution.methods.METHODS`; by default the mean
+            method: how the headline map is computed: a name in `attribution.methods.registry`; by default the mean
                 over the layers or heads of the headline map.
             faithfulness: also measure how the answer's probability changes when cells are removed in the map's order
                 (`Result.curves`), and how similar the map is under scrambled weights, another question and another
@@ -197,7 +249,6 @@ class Analyzer(Engine):
         batch_size: int = 8,
         fps: float = ClipSettings.fps,
         max_frames: int = ClipSettings.max_frames,
-        workers: Workers | None = None,
         progress: Progress = no_op,
         **options: Any,
     ) -> dict[str, Any]:
@@ -210,7 +261,7 @@ class Analyzer(Engine):
             name: name of the data set, for the summary.
             by_head: also score every head.
             methods: also score the maps of these methods, as `mean,relative` or as a list of names from
-                `qvl_attn.attribution.methods.METHODS`.
+                `qvl_attn.attribution.methods.registry.METHODS`.
             faithfulness: deletion, insertion and sanity checks of each method's map, or of the headline map.
             calibrate: a new file. Layers and heads are ranked on one half of the pictures and measured on the other,
                 and the best heads are written to this file as a profile.
@@ -221,8 +272,6 @@ class Analyzer(Engine):
             batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
             fps: for clips, frames sampled per second.
             max_frames: for clips, most frames to sample.
-            workers: the processes that hold the model; this analyzer was then loaded with their `place`. By default
-                this process.
             progress: called with (stage, done, total).
             options: the keywords of `ask` except `images`, `answer` and `method`; layers, heads and profile are those
                 of the headline map.
@@ -248,7 +297,7 @@ class Analyzer(Engine):
             raise InputError(f"batch size {batch_size}: want at least 1")
         check_begun(folder)
         if profile_file is not None:
-            if parsed_shard or workers:
+            if parsed_shard or self.workers:
                 raise InputError(
                     "--calibrate keeps the maps of all heads in one process", "leave out --shard and workers"
                 )
@@ -278,7 +327,7 @@ class Analyzer(Engine):
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
         run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, parsed_shard, batch_size)
-        return run_check(self, samples, settings, run_config, progress, workers)
+        return run_check(self, samples, settings, run_config, progress, self.workers)
 
     def estimate(
         self, pictures: PictureLike | Sequence[PictureLike], question: str = "Describe this image.", **options: Any

@@ -6,6 +6,7 @@ not an evaluation.
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,14 +150,14 @@ CLIP_QUESTIONS = (
 )
 
 
-def write_clip() -> None:
+def write_clip(folder: Path) -> None:
     clip = draw_clip(np.random.default_rng(CLIP_SEED), CLIP_FRAMES, CLIP_FPS, CLIP_SIZE_PX, 3, "move")
     timed_frames = ((pixels, i / clip.fps) for i, pixels in enumerate(clip.frames))
-    write_mp4(FOLDER / "clip.mp4", timed_frames, CLIP_FRAMES / CLIP_FPS, rate_fps=clip.fps, quality=8)
+    write_mp4(folder / "clip.mp4", timed_frames, CLIP_FRAMES / CLIP_FPS, rate_fps=clip.fps, quality=8)
     questions = [{"question": text, "answer": answer} for text, answer in CLIP_QUESTIONS]
     boxes = clip.tracks[0].boxes_xyxy_px
     description = {"file": "clip.mp4", "fps": clip.fps, "boxes_xyxy_px": boxes, "questions": questions}
-    (FOLDER / "clip.json").write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "clip.json").write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def draw(layout: Layout) -> Scene:
@@ -175,13 +176,16 @@ def describe(layout: Layout, scene: Scene) -> dict[str, Any]:
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: the shipped pictures)")
+    folder: Path = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
     scenes = [draw(layout) for layout in LAYOUTS]
     for layout, scene in zip(LAYOUTS, scenes, strict=True):
-        Image.fromarray(scene.picture).save(FOLDER / layout.file, optimize=True)
+        Image.fromarray(scene.picture).save(folder / layout.file, optimize=True)
     rows = [json.dumps(describe(*pair), ensure_ascii=False) for pair in zip(LAYOUTS, scenes, strict=True)]
-    (FOLDER / "pictures.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
-    write_clip()
+    (folder / "pictures.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    write_clip(folder)
 
 
 if __name__ == "__main__":

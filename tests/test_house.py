@@ -1,4 +1,4 @@
-"""The shape of the house: the order of the wings, no circles, where heavy libraries live, what --help may cost."""
+"""The structure of the package: the order of its parts, no circles, homes of heavy libraries, what --help costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import qvl_attn
 from tests.helpers.import_graph import (
     PACKAGE,
     circles,
@@ -19,7 +20,8 @@ from tests.helpers.import_graph import (
     sources,
 )
 
-# Each may import those before it, never those after it. What names several may not import among themselves.
+# Each part may import those before it, never those after it. Parts of one level do not import each other. `audit` and
+# `app` do not exist yet.
 ORDER = (
     "core",
     "media",
@@ -36,18 +38,26 @@ ORDER = (
     "app",
     "cli",
 )
-# May be named by anything: it imports lazily, so that names are at hand without their cost.
+# They import lazily, so that names are available without their cost.
 FACES = {"qvl_attn", "qvl_attn.__main__"}
 ENCODERS = ("capture", "hidden_states", "inputs", "loading", "saliency")
 VQA = ("batching", "engine", "explain", "sanity")
-TORCH = ("model", *(f"encoders.{name}" for name in ENCODERS), *(f"vqa.{name}" for name in VQA), "selftest")
+MODEL = ("capture", "checkpoint", "generate", "memory", "preprocess", "probe", "recorder")
+TORCH = (
+    *(f"model.{name}" for name in MODEL),
+    *(f"encoders.{name}" for name in ENCODERS),
+    *(f"vqa.{name}" for name in VQA),
+    "selftest",
+)
 MAY_IMPORT = {
     "torch": (*TORCH, "cli.selftest"),
     "torchvision": ("model",),
-    "transformers": ("model", "vqa.batching", "encoders.loading", "selftest", "cli"),
+    "transformers": ("model", "vqa.batching", "encoders.loading", "selftest", "cli.console", "cli.selftest"),
     "typer": ("cli",),
     "rich": ("cli",),
 }
+# What the order alone would allow.
+FORBIDDEN = {("media", "demo"), ("model", "demo"), ("attribution", "demo"), ("render", "demo"), ("render", "model")}
 # Saved results are drawn, reported and compared without these.
 LIGHT = ("qvl_attn.vqa.redraw", "qvl_attn.encoders.result", "qvl_attn.report", "qvl_attn.evaluation.compare")
 GRAPH = import_graph()
@@ -77,6 +87,14 @@ def test_wings_import_those_before_them():
     assert against_the_order(GRAPH) == []
     assert against_the_order({"qvl_attn.vqa.a": {"qvl_attn.encoders.b"}, "qvl_attn.encoders.b": set()})
     assert against_the_order({"qvl_attn.core.a": {"qvl_attn.cli.b"}, "qvl_attn.cli.b": set()})
+
+
+def test_parts_do_not_know_what_they_need_not_know():
+    pairs = {(wing(module), wing(other)) for module in GRAPH.keys() - FACES for other in GRAPH[module] - FACES}
+    assert not pairs & FORBIDDEN
+    attribution = [module for module in GRAPH.keys() - FACES if wing(module) == "attribution"]
+    used = {other for module in attribution for other in GRAPH[module] if wing(other) in ("model", "media")}
+    assert used <= {"qvl_attn.model", "qvl_attn.media", "qvl_attn.model.signals", "qvl_attn.media.sampling"}
 
 
 def test_no_import_runs_in_a_circle():
@@ -120,7 +138,7 @@ def test_files_stay_readable():
 @pytest.mark.parametrize("command", ["ask", "encoder", "render"])
 def test_help_imports_neither_torch_nor_numpy(command):
     code = (
-        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli.app import app;"
         f"assert CliRunner().invoke(app, ['{command}', '--help']).exit_code == 0;"
         "print(sorted({'torch', 'transformers', 'numpy', 'cv2', 'PIL'} & set(sys.modules)))"
     )
@@ -139,3 +157,28 @@ def test_the_demo_stays_small():
     files = [path for path in (PACKAGE / "demo").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 12 * 2**20
     assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_relative_imports_are_refused(tmp_path):
+    for line in ("from . import b", "from .. import b", "from .b import c"):
+        (tmp_path / "a.py").write_text(line, encoding="utf-8")
+        with pytest.raises(AssertionError, match="relative"):
+            imported_names(tmp_path / "a.py")
+
+
+def test_packages_count_where_their_modules_are_imported(tmp_path):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    (tmp_path / "p" / "q" / "__init__.py").write_text("from p.q.a import x", encoding="utf-8")
+    (tmp_path / "p" / "q" / "a.py").write_text("x = 1", encoding="utf-8")
+    assert circles(import_graph(tmp_path / "p")) == [{"p.q", "p.q.a"}]
+
+
+def test_modules_are_not_imported_by_name():
+    """The graph cannot see it; the lazy names of the package itself are those that type checkers see."""
+    for module, path in module_files().items():
+        text = path.read_text(encoding="utf-8")
+        if module != "qvl_attn":
+            assert not re.search(r"import_module\((?!type\()|__import__\(", text), module
+    seen_by_type_checkers = {name for name in imported_names(PACKAGE / "__init__.py") if name.startswith("qvl_attn.")}
+    lazy = {f"qvl_attn.{home}.{name}" for name, home in qvl_attn._MODULES.items()}
+    assert lazy == seen_by_type_checkers - {"qvl_attn.core.version.__version__"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qvl_attn.attribution.methods import METHODS, parse_methods
+from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, choose_profile
 from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers
 from qvl_attn.core.errors import InputError

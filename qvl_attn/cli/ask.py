@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, no_op, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
-from qvl_attn.core.runtime import suppress_stderr
+from qvl_attn.core.runtime import no_op, suppress_stderr
 
 FILES = (
     "report.html",

@@ -60,7 +60,7 @@ def methods(
 ) -> None:
     """List the methods that compute maps: what each needs and costs, when to use it, its known faults."""
     with handle_errors(debug=debug):
-        from qvl_attn.attribution.methods import METHODS
+        from qvl_attn.attribution.methods.registry import METHODS
 
         for method in METHODS.values():
             fields = {

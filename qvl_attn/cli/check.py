@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, no_op, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, print_line
 from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, print_summary
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.runtime import no_op
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.ray_workers import RayWorkers
@@ -214,7 +215,7 @@ def check(
             dtype=dtype,
             device_map=device_map,
             attn=attn.value,
-            **({"place": workers.place} if workers else {}),
+            workers=workers,
         )
         # Ray prints to stdout when an actor dies.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
@@ -241,7 +242,6 @@ def check(
                 min_pixels=min_pixels,
                 max_pixels=max_pixels,
                 max_new_tokens=max_new_tokens,
-                workers=workers,
             )
         print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         apply_gate(summary, thresholds)

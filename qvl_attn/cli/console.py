@@ -37,11 +37,6 @@ def print_line(message: str) -> None:
     stderr.print(Text(plain(message), style="dim"))
 
 
-def no_op(message: str) -> None:
-    """Print nothing: takes the place of `print_line` under `--quiet`."""
-    del message
-
-
 def silence_libraries(*, bars: bool) -> None:
     """Keep log lines of libraries off the terminal, and their progress bars too unless `bars` is set on a terminal."""
     from transformers.utils import logging as transformers_logging

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, no_op, print_line
+from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
 from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import suppress_stderr
+from qvl_attn.core.runtime import no_op, suppress_stderr
 
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress

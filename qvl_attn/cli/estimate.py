@@ -127,17 +127,17 @@ def _table(report: dict[str, Any]) -> str:
             f"{picture['rows']} rows x {picture['columns']} columns = {picture['vision_tokens']} vision tokens"
         )
     lines += [
-        f"prompt    {report['prompt_tokens']} tokens, {report['max_new_tokens']} may follow; "
-        f"the context is {report['context']}",
-        f"free      {free} beside the weights",
+        f"prompt    {report['prompt_tokens']} tokens + up to {report['max_new_tokens']} new; "
+        f"context limit {report['context']}",
+        f"free      {free} after loading the weights",
         "",
-        f"{'attention':<16}{'beside the weights':>20}{'with weights':>14}",
+        f"{'attention':<16}{'without weights':>20}{'with weights':>14}",
     ]
     for mode, cost in report["ways"].items():
         sizes = f"{_size(cost['bytes']):>20}{_size(cost['with_weights_bytes']):>14}"
         lines.append(f"{NAMES[mode]:<16}{sizes}   {FITS[cost['fits']]}")
     lines += ["", f"--attn auto takes {report['attention']}: {report['reason']}"]
-    lines += [f"cannot be asked: {fault}" for fault in report["faults"]]
+    lines += [f"does not fit: {fault}" for fault in report["faults"]]
     if len(report["faults"]) > 1 and report["max_pixels"]:
         lines.append(f"--max-pixels {report['max_pixels']} makes all of it fit")
     return "\n".join(plain(line) for line in lines)

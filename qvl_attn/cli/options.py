@@ -72,7 +72,7 @@ DeviceMap = _option(str | None, "auto: spread the model over several GPUs.", MOD
 Dtype = _option(str, "auto, float32, bfloat16 or float16.", MODEL)
 Attn = _option(
     AttnMode,
-    "eager: eager attention, the reference; rows: SDPA, and the rows that are shown computed beside it; "
+    "eager: eager attention, the reference; rows: SDPA; only the displayed rows are recomputed, in float32; "
     "auto: eager in float32 where it fits the memory, else rows.",
     MODEL,
 )

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, no_op, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
 from qvl_attn.cli.progress import progress_bars
+from qvl_attn.core.runtime import no_op
 
 FILES = (
     "report.html",

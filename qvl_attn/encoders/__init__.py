@@ -1,0 +1,1 @@
+"""Vision encoders without a language model: load, capture, embed, explain, draw, save."""

@@ -220,7 +220,7 @@ def _score_alone(engine: Engine, prepared: Prepared, question: Question, plan: S
 
 
 def _check_device(fault: Exception) -> None:
-    """Re-raise a fault that every further sample would have, too."""
+    """Re-raise a device fault: it would fail every later sample."""
     if "CUDA error" in str(fault):
         raise fault
 

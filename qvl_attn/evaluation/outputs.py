@@ -251,7 +251,7 @@ def draw_sample(sample: Sample, score: Score, result: Result) -> Picture:
 
 
 def draw_both(sample: Sample, score: Score, result: Result) -> Drawn:
-    """Return the drawing of a sample, as of `draw_sample`, and its example."""
+    """Return `draw_sample`'s picture and the sample's example."""
     return draw_sample(sample, score, result), example_of(sample, result)
 
 

@@ -24,7 +24,7 @@ from qvl_attn.evaluation.loop import ScoringPlan, other_samples
 from qvl_attn.evaluation.outputs import CSV_FILE, file_name, gallery_scores, write_csv, write_outputs
 from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_of, run_json
 from qvl_attn.evaluation.score import Score, read_scores, score_row
-from qvl_attn.evaluation.workers import InProcess, Workers
+from qvl_attn.evaluation.workers import InProcess, Runner
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run_check(
     settings: Settings,
     run_config: RunConfig,
     progress: Progress = no_op,
-    workers: Workers | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Score all samples, or those that a stopped run has not scored, and write everything to the run's folder.
 
@@ -47,7 +47,7 @@ def run_check(
         settings: the settings of every question; layers, heads or profile are those of the headline.
         run_config: the options of the check.
         progress: called with (stage, done, total).
-        workers: the processes that run the model; by default this process.
+        runner: runs the model; by default this process.
 
     Returns:
         The contents of `summary.json`.
@@ -57,7 +57,7 @@ def run_check(
             is running it.
         StoreError: the run cannot be written.
     """
-    workers = workers or InProcess()
+    runner = runner or InProcess()
     parts = {"": run_config.shard.own(samples) if run_config.shard else list(samples)}
     if run_config.profile_file:
         parts = dict(zip(("first", "second"), halves(samples, run_config.seed), strict=True))
@@ -72,7 +72,7 @@ def run_check(
             )
         if not was_finished:
             score = partial(
-                _score_part, workers, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
+                _score_part, runner, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
             )
             if run_config.profile_file:
                 first = score(parts["first"], settings, "first")
@@ -85,7 +85,7 @@ def run_check(
                 run_config.out,
                 facts_of(engine, settings, run_config),
                 scores,
-                partial(_draw_gallery, workers, run_config.out, engine, samples, settings, progress),
+                partial(_draw_gallery, runner, run_config.out, engine, samples, settings, progress),
                 csv=run_config.csv,
                 calibration=calibration,
             )
@@ -103,7 +103,7 @@ def run_check(
 
 
 def _score_part(
-    workers: Workers,
+    runner: Runner,
     engine: Engine,
     ledger: Ledger,
     run: dict[str, Any],
@@ -130,7 +130,7 @@ def _score_part(
 
     with ledger.appending(run) as append:
         progress("asking", len(ledger.done), total)
-        for score in workers.score(engine, part, plan, done):
+        for score in runner.score(engine, part, plan, done):
             maps_bytes += sum(weights.nbytes for weights, _ in score.head_maps)
             if maps_bytes <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
@@ -151,7 +151,7 @@ def _score_part(
 
 
 def _draw_gallery(
-    workers: Workers,
+    runner: Runner,
     folder: Path,
     engine: Engine,
     samples: Sequence[Sample],
@@ -164,7 +164,7 @@ def _draw_gallery(
     settings = replace(settings, methods=(), faithfulness=False)
     by_id, files, best_and_worst = {sample.id: sample for sample in samples}, [], list(gallery_scores(scores))
     pairs = [(by_id[score.id], score) for _, score in best_and_worst]
-    drawings = zip(best_and_worst, workers.draw(engine, pairs, settings), strict=True)
+    drawings = zip(best_and_worst, runner.draw(engine, pairs, settings), strict=True)
     for done, ((name, score), drawn) in enumerate(drawings, 1):
         if isinstance(drawn, QvlAttnError):
             notes.append(f"gallery: {score.id} could not be drawn ({drawn})")

@@ -13,16 +13,13 @@ from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.loop import FAULTS, ScoringPlan, ask_again, chunks, score_chunks
 from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score
-from qvl_attn.model.checkpoint import Placement, choose_placement
+from qvl_attn.model.checkpoint import Placement
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.result import Result
 
 
-class Workers(Protocol):
-    """Processes that run the model."""
-
-    def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
-        """Return the device and the precision that the model has in the workers, as `choose_placement` does."""
+class Runner(Protocol):
+    """Runs the model of a check."""
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
@@ -35,12 +32,15 @@ class Workers(Protocol):
         """Yield for each sample, in order, its picture for the gallery and its example, or the fault."""
 
 
-class InProcess:
-    """Runs the model in this process."""
+class Workers(Runner, Protocol):
+    """Processes of their own that run the model."""
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
-        """Return the placement of `choose_placement`."""
-        return choose_placement(config, device, dtype, device_map)
+        """Return the device and the precision that the model has in the workers, as `choose_placement` does."""
+
+
+class InProcess:
+    """Runs the model in this process."""
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]

@@ -228,7 +228,10 @@ def _change_samples(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
 ) -> list[str]:
-    """Return a line for each difference between the `same` of two runs; `words` labels the first and second value."""
+    """Return a line for each setting that differs between two runs (entries of `same` in run.json).
+
+    `words` labels the first and the second value.
+    """
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     values = {name: (_describe(first.get(name)), _describe(second.get(name))) for name in names}
     return [f"{name}: {a} {words[0]}, {b} {words[1]}" for name, (a, b) in values.items()]

@@ -18,7 +18,7 @@ import numpy as np
 
 from qvl_attn.core.errors import QvlAttnError, StoreError
 from qvl_attn.core.files import slug, whole_folder, write_json, write_npz, write_png, write_text
-from qvl_attn.core.runtime import Progress, Stages
+from qvl_attn.core.runtime import Progress, Stages, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.page import REPORT_FILE
@@ -29,9 +29,8 @@ from qvl_attn.results.record import Record
 RESULT_FILE, ARRAYS_FILE = "result.json", "attention.npz"
 # The most pixels in all pictures that are drawn at the same time; each takes some 40 bytes of memory.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
-# What damaged values raise, besides `QvlAttnError`.
-DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
-
+# What the use of damaged values raises.
+DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 R = TypeVar("R", bound=Record)
 
@@ -76,7 +75,7 @@ def save_record(
     threads: int,
     *,
     overwrite: bool,
-    progress: Progress,
+    progress: Progress = no_op,
 ) -> Path:
     """Draw and write a result into its folder; `result.json` is written last.
 
@@ -86,7 +85,7 @@ def save_record(
         prepare: returns what to draw and write; its time counts as drawing.
         threads: how many pictures are drawn at once.
         overwrite: whether to replace an existing folder of the same result.
-        progress: called with (stage, done, total).
+        progress: called with (stage, done, total) for each picture.
 
     Raises:
         StoreError: the folder cannot be written, or already exists.
@@ -147,9 +146,15 @@ def damage(name: object, remedy: str = "") -> Iterator[None]:
 
 @contextmanager
 def reading(folder: Path, remedy: str) -> Iterator[None]:
-    """Like `damage`; errors about files in the folder are also reported as damage of the folder."""
+    """Like `damage`, for the files of a folder: sizes in them may also overflow, and their own errors name a file.
+
+    Raises:
+        StoreError: the files are damaged.
+    """
     with damage(folder, remedy):
         try:
             yield
+        except (ArithmeticError, MemoryError) as error:
+            raise StoreError(f"{folder} is damaged: {type(error).__name__}: {error}", remedy) from None
         except QvlAttnError as error:
             raise StoreError(f"{folder} is damaged: {error.message}", remedy) from None

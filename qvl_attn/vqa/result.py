@@ -77,7 +77,7 @@ class Result(VqaRecord):
         threads = draw_threads(self.media, drawing)
         prepare = partial(_contents, self, drawing, progress)
         target = self.folder(out, drawing)
-        return save_record(self, target, prepare, threads, overwrite=overwrite, progress=progress)
+        return save_record(self, target, prepare, threads, overwrite=overwrite)
 
     def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
         """Return the folder that `save` writes."""

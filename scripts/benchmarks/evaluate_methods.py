@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from qvl_attn import Analyzer, load_samples
-from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
 

@@ -28,7 +28,7 @@ from typing import Any
 from memory import make_checkpoint, noise
 
 from qvl_attn import Analyzer
-from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.core.runtime import Stages
 from qvl_attn.model.memory import peak_bytes
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qvl_attn.attribution.methods import METHODS, MethodMap, parse_methods
 from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.methods.registry import METHODS, MethodMap, parse_methods
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
 from tests.helpers.plain_eager import cut_by_picture
@@ -105,7 +105,7 @@ def test_methods_stand_in_the_order_in_which_they_were_named(examples):
 
 
 def test_layers_of_the_headline_that_were_not_captured_are_named(examples):
-    from qvl_attn.attribution.methods import View
+    from qvl_attn.attribution.methods.registry import View
     from qvl_attn.model.signals import Signals
 
     result = examples("demo", "one").result(layers="1")

@@ -22,7 +22,7 @@ from qvl_attn.attribution.profiles import (
     shipped_profiles,
 )
 from qvl_attn.attribution.selection import query_rows
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.merge_passes import merge_captures
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_attn.attribution.methods import DIMENSIONS, sinks
+from qvl_attn.attribution.methods import sinks
+from qvl_attn.attribution.methods.registry import DIMENSIONS
 from qvl_attn.attribution.methods.sinks import redistributed, removed, sink_cells
 from qvl_attn.model.signals import States
 from tests.helpers.plain_eager import Example, assert_close

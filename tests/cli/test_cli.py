@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import Result, __version__
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from tests.conftest import DEMO_PICTURES
 
 QUESTION = "how many cats?"
@@ -396,7 +396,7 @@ def test_heads_apply_to_the_sheets_too(run, cats):
 
 def test_shell_completion():
     completion = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --he", "COMP_CWORD": "2"}
-    code = "from qvl_attn.cli import app; app(prog_name='qvl-attn')"
+    code = "from qvl_attn.cli.app import app; app(prog_name='qvl-attn')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | completion, capture_output=True, text=True, check=False
     )

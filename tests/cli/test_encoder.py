@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import engine as encoder_engine
 from qvl_attn.encoders import inputs as encoder_inputs

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn import Result
-from qvl_attn.attribution.methods import METHODS, parse_methods
+from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 
 QUESTION = "how many cats?"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from tests.conftest import CLIP_FPS
 
 QUESTION = "what moves?"

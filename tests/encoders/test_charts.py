@@ -194,8 +194,7 @@ def test_the_description_in_words():
         "local up to layer 1, where attention reaches 20 px on average, 100 px if uniform over the whole picture"
     )
     assert concentration == (
-        "concentrated on few tokens most in layer 1: half of the attention of all patches is on 8.2 tokens, "
-        "by chance on 100.0"
+        "most concentrated in layer 1, where half of the attention of all patches is on 8.2 tokens, by chance on 100.0"
     )
     (local, _) = describe_statistics({"distance_px": statistic([80, 20, 60, 10], [100] * 4), "tokens_50": tokens})
     assert local.startswith("not local in layer 0, where attention reaches 80 px")
@@ -207,4 +206,4 @@ def test_the_description_in_words():
     assert local.startswith("local up to layer 0, where")
     assert local.endswith("; local again: layers 2-3; local because of their windows: layers 0,2")
     (_, concentration) = describe_statistics({"distance_px": windows, "tokens_50": statistic([90, 85], [100, 100])})
-    assert concentration.startswith("concentrated on few tokens in no layer, not even in layer 1: half of")
+    assert concentration.startswith("not concentrated in any layer; closest: layer 1, where half of")

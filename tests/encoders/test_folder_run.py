@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import folder_run as folder_run_module

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import qvl_attn
 from qvl_attn import compare_runs, load_samples
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.compare import COMPARED
@@ -422,7 +422,7 @@ def test_a_real_calibration_is_compared_on_its_second_half(real):
 
 def test_it_needs_no_torch_and_no_charts(real):
     code = (
-        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli.app import app;"
         "assert CliRunner().invoke(app, ['compare', '--help']).exit_code == 0;"
         "print(sorted({'torch', 'transformers', 'numpy', 'cv2', 'PIL'} & set(sys.modules)));"
         f"done = CliRunner().invoke(app, ['compare', {str(real / 'last')!r}, {str(real / 'question')!r}]);"

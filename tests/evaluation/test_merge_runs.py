@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import merge_runs
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.run_comparison import ENVIRONMENT, assert_runs_match, files_of, pictures_of, rows_of, summary_of

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
-from qvl_attn.evaluation import page as of_check
+from qvl_attn.cli.app import app
+from qvl_attn.evaluation import page as check_page
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
@@ -28,7 +28,7 @@ PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """
 import sys
 from typer.testing import CliRunner
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 for folder in sys.argv[1:]:
     done = CliRunner().invoke(app, ["report", folder])
     assert done.exit_code == 0, done.output
@@ -195,7 +195,7 @@ def test_its_cards_are_the_examples(finished_check, kind):
 
 @pytest.mark.parametrize("most", [0, 3, 20, 23, 24])
 def test_rows_beyond_the_maximum_are_left_out_but_never_those_with_examples(finished_check, monkeypatch, most):
-    monkeypatch.setattr(of_check, "MAX_ROWS", most)
+    monkeypatch.setattr(check_page, "MAX_ROWS", most)
     run = finished_check("boxed")
     examples = read_examples(run.folder)
     assert RANDOM <= len(examples) < 20

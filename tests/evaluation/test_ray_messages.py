@@ -50,12 +50,13 @@ def test_invalid_gpus_per_worker_is_an_error_of_one_line(local, tmp_path):
 
 
 @needs_ray
-def test_ray_does_not_calibrate(local, demo, tmp_path):
+def test_ray_does_not_calibrate(local, demo, tmp_path, monkeypatch):
     done = local("nowhere.jsonl", tmp_path / "run", *WITH_RAY, "--calibrate", tmp_path / "p.json")
     assert done.exit_code == 2
     assert "--calibrate keeps the maps of all heads in one process" in " ".join(done.stderr.split())
     from qvl_attn import load_samples
 
+    monkeypatch.setattr(demo, "workers", RayWorkers())
     with pytest.raises(InputError, match="in one process"):
         demo.check(
             load_samples(write_data(tmp_path, 1, 1)),

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
 from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_runs_match, json_differences, rows_of, summary_of
 

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn import load_samples
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.samples import MediaRef, Sample
 from qvl_attn.evaluation.loop import other_samples

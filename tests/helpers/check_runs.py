@@ -46,7 +46,7 @@ def invoke(data, *args, out="run"):
     """Run a check in this process."""
     from typer.testing import CliRunner
 
-    from qvl_attn.cli import app
+    from qvl_attn.cli.app import app
 
     return CliRunner().invoke(app, command(data, *args, out=out)[3:])
 

@@ -34,24 +34,36 @@ def imported_names(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
 def import_graph(package: Path = PACKAGE) -> Graph:
-    """For each module the modules of the package that it imports. A package's own file counts where it is named."""
+    """For each module the modules of the package that it imports.
+
+    To import `a.b.c` is to import `a` and `a.b` as well: these packages' own files count, except the top one's, which
+    imports lazily.
+    """
     modules = module_files(package)
     graph = {}
     for module, path in modules.items():
-        found = {name if name in modules else name.rpartition(".")[0] for name in imported_names(path)}
-        graph[module] = frozenset(found & modules.keys()) - {module}
+        named = {name if name in modules else name.rpartition(".")[0] for name in imported_names(path)} & modules.keys()
+        parents = {parent for name in (*named, module) for parent in _parents(name)} & modules.keys()
+        graph[module] = frozenset(named | parents) - {module, package.name}
+        if package.name in named and module != package.name:
+            graph[module] |= {package.name}
     return graph
 
 
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(2, len(parts))]
+
+
 def circles(graph: Graph) -> list[set[str]]:
-    """The groups of modules that import each other, directly or through others (Tarjan's algorithm by reachability)."""
+    """The groups of modules that import each other, directly or through others (each reaches the other)."""
     reach = {module: _reachable(graph, module) for module in graph}
     groups = {frozenset({module, *(other for other in reach[module] if module in reach[other])}) for module in graph}
     return [set(group) for group in groups if len(group) > 1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.check_runs import (
     files_of,

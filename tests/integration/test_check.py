@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.attribution.profiles import load_profile
 from qvl_attn.attribution.selection import query_rows
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.answer_accuracy import accuracy

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.outputs import draw_sample

@@ -106,7 +106,8 @@ def test_the_picture_says_which_map_it_shows():
     assert plain._moment(1.0, True).caption == "sampled frame 2 of 4: the map of step 1 of 2"
     assert plain._moment(1.5, False).caption == "after sampled frame 2 of 4: still the map of step 1 of 2"
     assert (
-        smooth._moment(0.5, False).caption == "between sampled frames 1 and 2: the map of step 1 of 2, which both fed"
+        smooth._moment(0.5, False).caption
+        == "between sampled frames 1 and 2: the map of step 1 of 2, computed from both frames"
     )
     assert (
         smooth._moment(1.5, False).caption == "between sampled frames 2 and 3: the maps of steps 1 and 2 mixed by time"

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn import Drawing, Result
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
@@ -123,7 +123,7 @@ def test_the_command_makes_it_again_and_never_imports_torch(saved, scored, tmp_p
     before = (saved / "report.html").read_bytes()
     (saved / "report.html").unlink()
     code = (
-        "import sys; from qvl_attn.cli import app\n"
+        "import sys; from qvl_attn.cli.app import app\n"
         "for words in (['report', sys.argv[1]], ['report', sys.argv[2], '--out', sys.argv[3]]):\n"
         "    app(words, standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers', 'torchvision', 'matplotlib'} & {*sys.modules}))"

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from qvl_attn import Analyzer
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.model import capture, generate, token_grid
 from qvl_attn.model.prompt import Prompt
 from qvl_attn.selftest import selftest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture
 from qvl_attn.model.probe import Probe, window_order

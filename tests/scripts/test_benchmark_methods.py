@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.checkpoint import Placement
@@ -283,11 +283,11 @@ def test_the_command_as_json(cats, wide, demo):
         assert cost["fits"]
 
 
-def test_the_command_says_what_cannot_be_asked_and_still_prints(cats):
+def test_the_command_says_what_does_not_fit_and_still_prints(cats):
     done = run(cats, "--model", "demo", "--device", "cpu", "--min-pixels", 4_000_000, "--max-pixels", 5_000_000)
     assert done.exit_code == 0, done.output
     assert "the usual way" in done.stdout
-    assert re.search(r"cannot be asked: the prompt is .* context is 4096 \(--max-pixels \d+ fits\)", done.stdout)
+    assert re.search(r"does not fit: the prompt is .* context is 4096 \(--max-pixels \d+ fits\)", done.stdout)
 
 
 def test_the_command_refuses_as_ask_does(cats, tmp_path):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qvl_attn import Drawing, Result
 from qvl_attn.attribution.profiles import Profile, Shape
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.figures import headline_caption
 from qvl_attn.vqa.redraw import read_result, redrawn
@@ -558,7 +558,7 @@ def test_no_torch(plain, clips, clip_path, tmp_path, kind):
     """The whole command imports neither torch nor a library that needs it."""
     folder, media = (clips["both"], clip_path) if kind == "clip" else (plain, ROOT / "qvl_attn/demo/pictures/cats.png")
     code = (
-        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli.app import app;"
         "done = CliRunner().invoke(app, sys.argv[1:]); assert done.exit_code == 0, done.output;"
         "print(sorted({'torch', 'torchvision', 'transformers', 'safetensors', 'qwen_vl_utils'} & set(sys.modules)))"
     )

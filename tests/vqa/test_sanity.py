@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
-from qvl_attn.attribution.methods import GENERIC_PROMPT
+from qvl_attn.attribution.methods.registry import GENERIC_PROMPT
 from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, sanity_from, sanity_json, ssim
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.demo.heldout import scene

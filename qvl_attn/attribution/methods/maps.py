@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.attribution.heatmap import percentile_scale, split_by_picture
-from qvl_attn.attribution.methods import METHODS, MethodMap
+from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
 

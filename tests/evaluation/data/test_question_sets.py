@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.question_sets import PromptItem, load_prompts, shipped_sets
 
 SETS = {name: load_prompts(str(path)) for name, path in shipped_sets().items()}
 ENGLISH = ["colour", "counting", "existence", "generic", "place", "reading", "video"]
-README = Path(__file__).parents[2] / "prompts" / "README.md"
+README = Path(__file__).parents[3] / "prompts" / "README.md"
 
 
 def run(*args):
@@ -133,7 +133,7 @@ def test_an_unknown_set_is_an_error_that_lists_the_sets():
 
 def test_the_command_imports_neither_torch_nor_numpy():
     code = (
-        "import sys; from typer.testing import CliRunner; from qvl_attn.cli import app;"
+        "import sys; from typer.testing import CliRunner; from qvl_attn.cli.app import app;"
         "assert all(CliRunner().invoke(app, ['prompts', *args]).exit_code == 0 for args in ([], ['counting']));"
         "print(sorted({'torch', 'transformers', 'numpy', 'cv2', 'PIL'} & set(sys.modules)))"
     )

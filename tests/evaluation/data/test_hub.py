@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 from typer.testing import CliRunner
 
-from qvl_attn.cli import app
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation.data.hub import FIELDS, hub_rows, is_hub_set
 from qvl_attn.evaluation.data.question_sets import PromptItem
@@ -27,7 +27,7 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.media.image import load_picture, picture_from
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PICTURE, TEXT, BOX = datasets.Image(), Value("string"), List(Value("float64"))
 ORIENTATION = 0x0112
 

@@ -1,0 +1,75 @@
+"""The command line: parse the arguments, call the API, print. torch is imported only when a command needs it."""
+
+from __future__ import annotations
+
+import gc
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from qvl_attn.cli.ask import ask
+from qvl_attn.cli.catalogue import methods, prompts
+from qvl_attn.cli.check import check
+from qvl_attn.cli.compare import compare
+from qvl_attn.cli.demo_data import demo_data
+from qvl_attn.cli.encoder import encoder
+from qvl_attn.cli.estimate import estimate
+from qvl_attn.cli.merge import merge
+from qvl_attn.cli.render import render
+from qvl_attn.cli.report import report
+from qvl_attn.cli.selftest import selftest
+from qvl_attn.cli.video import video
+from qvl_attn.core.version import __version__
+
+app = typer.Typer(
+    name="qvl-attn",
+    help="See where each layer of Qwen2.5-VL looked while it answered.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"qvl-attn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(ask)
+app.command()(video)
+app.command()(encoder)
+app.command()(render)
+app.command()(check)
+app.command()(merge)
+app.command()(compare)
+app.command()(report)
+app.command()(estimate)
+app.command()(selftest)
+app.command("demo-data")(demo_data)
+app.command("prompts")(prompts)
+app.command("methods")(methods)
+
+
+def run() -> None:
+    """Run the command line."""
+    # A terminal or pipe that lacks a character (a Windows code page) gets a replacement, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        app(prog_name="qvl-attn")
+    finally:
+        gc.freeze()  # otherwise the interpreter scans all of torch for garbage once more at exit
