@@ -198,7 +198,7 @@ class Apart:
         for numbers in (self.layers, self.heads):
             _require(
                 bool(numbers) and list(numbers) == sorted({*numbers}) and numbers[0] >= 0,
-                f"layers or heads: {numbers} is not ascending from 0",
+                f"layers or heads: {numbers}: want unique numbers >= 0, ascending",
             )
 
 
@@ -255,7 +255,7 @@ class Capture:
             dtype = np.float16 if half else np.float32
             _require_array("weights_by_head", self.weights_by_head, dtype, (*layers_heads, Q, V))
             _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
-        _require(self.apart is None or self.weights_by_head is not None, "apart: set, but there is no weights_by_head")
+        _require(self.apart is None or self.weights_by_head is not None, "apart is set, but weights_by_head is None")
         if self.weights_max is not None:
             _require_array("weights_max", self.weights_max, np.float32, (L, Q, V))
             _require(bool((self.weights_max >= self.weights * (1 - 1e-3)).all()), "weights_max: less than the mean")

@@ -74,7 +74,7 @@ class EncoderAttention:
         _require_array("received", self.received, np.float32, (L, H, t, T))
         _require(
             (self.cls is None) == ("cls" not in self.prefix),
-            "cls: given without a [CLS] token in the prefix, or the other way round",
+            "cls and the prefix disagree about a [CLS] token",
         )
         _require_array("query_patches", self.query_patches, np.int64, (A,))
         _require(

@@ -315,7 +315,7 @@ def draw_encoder_result(record: EncoderRecord, drawing: Drawing) -> DrawnEncoder
     notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]
     stored_px, drawn_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
     if media.clip is None and stored_px < drawn_px:
-        notes.append(f"picture 1 is kept {stored_px} pixels wide and drawn larger")
+        notes.append(f"picture 1 is stored {stored_px} pixels wide and drawn larger")
     notes += [part] if part else []
     notes += [
         f"no region raises the score of “{saliency.target}”: the map of {METHOD_WORDS[saliency.method]} is zero "
@@ -326,7 +326,7 @@ def draw_encoder_result(record: EncoderRecord, drawing: Drawing) -> DrawnEncoder
     missing = undrawable("".join([record.provenance.model, *(saliency.target for saliency in record.saliency)]))
     if missing:
         notes.append(
-            f"no font on this machine has {missing!r}: the pictures say where it is left out; install a font "
+            f"no font on this machine has {missing!r}: the pictures mark where it is left out; install a font "
             "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
         )
     return DrawnEncoderResult(record, drawing, tuple(notes))

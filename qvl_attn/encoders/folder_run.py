@@ -62,8 +62,8 @@ def encode_folder(
     run, stages = _run_json(encoder, folder, items, settings, others), Stages()
     with open_run(out, run, grows=True) as ledger:
         if ledger.done:
-            finished = "; the run is finished, nothing to do" if ledger.finished else ""
-            encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures have their row already{finished}")
+            finished = "; the run is finished, nothing is left to do" if ledger.finished else ""
+            encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures are already done{finished}")
         if not ledger.finished:
             with stages.stage("encoding"):
                 _encode_all(encoder, items, settings, ledger, run, progress)

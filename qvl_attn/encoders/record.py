@@ -196,17 +196,17 @@ class EncoderRecord(Record):
         _require(all(saliency.values.shape == grid for saliency in self.saliency), "saliency: shape is not the grid")
         _require(
             (self.patch_rows is None) == (self.patch_row_places is None),
-            "grid_rows and grid_places: one given without the other",
+            "patch_rows and patch_row_places: one given without the other",
         )
         if self.patch_rows is not None and self.patch_row_places is not None:
-            _require_array("grid_places", self.patch_row_places, np.int64, (None,))
-            _require_array("grid_rows", self.patch_rows, np.float32, (L, len(self.patch_row_places), *grid))
+            _require_array("patch_row_places", self.patch_row_places, np.int64, (None,))
+            _require_array("patch_rows", self.patch_rows, np.float32, (L, len(self.patch_row_places), *grid))
             _require(
                 bool(np.isfinite(self.patch_rows).all() and (self.patch_rows >= 0).all()),
-                "grid_rows: negative or not finite",
+                "patch_rows: negative or not finite",
             )
             inside = (self.patch_row_places >= 0) & (self.patch_row_places < h * w)
-            _require(bool(inside.all()), "grid_places: outside the grid of patches")
+            _require(bool(inside.all()), "patch_row_places: outside the grid of patches")
 
     def __repr__(self) -> str:
         t, h, w = self.attention.grid

@@ -1,4 +1,4 @@
-"""Statistics of an encoder's layers, each with its chance value: what uniform attention would give. Pure.
+"""Statistics of an encoder's layers, each with its value for uniform attention. Pure.
 
 The mean attention distance, the entropy and the share within a window are means over single rows, computed while the
 model runs (`capture.py`). The others are of the attention averaged over the patches: is it concentrated on few tokens?
@@ -136,7 +136,7 @@ def local_until(distance_px: Statistic) -> int | None:
 
 
 def uniform_px(distance_px: Statistic) -> float:
-    """Return the mean distance of attention that is uniform over the whole picture: the largest chance value."""
+    """Return the mean distance of attention that is uniform over the whole picture: the largest of all layers."""
     return float(distance_px.chance.max())
 
 
@@ -175,6 +175,6 @@ def _describe_locality(distance_px: Statistic) -> str:
 def _describe_concentration(tokens_50: Statistic) -> str:
     layer = most_concentrated(tokens_50)
     count, chance = tokens_50.values[layer].mean(), tokens_50.chance[layer]
-    where = "most in" if count < CONCENTRATED_SHARE * chance else "in no layer, not even in"
+    where = "most concentrated in" if count < CONCENTRATED_SHARE * chance else "not concentrated in any layer; closest:"
     half = f"half of the attention of all patches is on {count:.1f} tokens, by chance on {chance:.1f}"
-    return f"concentrated on few tokens {where} layer {layer}: {half}"
+    return f"{where} layer {layer}, where {half}"

@@ -65,8 +65,11 @@ class ClipSettings:
         _require(window == 0 or 2 <= window <= MOST_FRAMES, f"--window {window}", f"2 to {MOST_FRAMES} frames")
         _require(window % 2 == 0, f"--window {window}", "an even number: two frames make one step of tokens")
         _require(window == 0 or self.mode == "clip", f"--window with --mode {self.mode}", "--mode clip")
-        _require(stride == 0 or window > 0, f"--stride {stride}", "--window as well")
-        _require(0 <= stride <= window, f"--stride {stride}", f"1 to {window}, or frames are left out between windows")
+        if stride and not window:
+            raise InputError("--stride needs --window")
+        if stride > window:
+            raise InputError(f"--stride {stride}: larger than --window {window}, which would skip frames")
+        _require(stride >= 0, f"--stride {stride}", f"2 to {window}")
         _require(stride % 2 == 0, f"--stride {stride}", "an even number: two frames make one step of tokens")
 
     def windows(self, frames: int) -> tuple[tuple[int, int], ...]:

@@ -187,7 +187,10 @@ def _language_stages(config: Any, item: int, job: Job, attention: str, on_cpu: b
 
 
 def _probe_stages(config: Any, item: int, job: Job) -> list[Tensors]:
-    """Stages of a pass with the answer: the kept tensors of every layer, with one layer's work or one matrix block."""
+    """Memory of each stage of a probe pass.
+
+    Tensors kept for all layers, plus one layer's temporaries or one matrix block.
+    """
     text = config.text_config
     layers, heads, length = text.num_hidden_layers, text.num_attention_heads, job.tokens + job.new_tokens
     hidden, inner = length * text.hidden_size, length * text.intermediate_size

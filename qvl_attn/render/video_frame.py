@@ -151,7 +151,7 @@ class FrameRenderer:
             return _Moment(i, step, step, 0.0, f"after {frame_label}: still {map_label}")
         between, following = f"between sampled frames {i + 1} and {i + 2}", steps[i + 1]
         if following == step:
-            return _Moment(i, step, step, 0.0, f"{between}: {map_label}, which both fed")
+            return _Moment(i, step, step, 0.0, f"{between}: {map_label}, computed from both frames")
         next_weight = (time_s - times[i]) / (times[i + 1] - times[i])
         caption = f"{between}: the maps of steps {step + 1} and {following + 1} mixed by time"
         return _Moment(i, step, following, next_weight, caption)

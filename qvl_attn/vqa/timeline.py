@@ -1,4 +1,4 @@
-"""The timeline of a clip: attention on each step over that of a uniform map, as data and as a chart."""
+"""The timeline of a clip: attention on each step, relative to a uniform map, as data and as a chart."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ HEADLINE_COLOR, FRAMES_COLOR, CHANCE_COLOR = "#be3e14", "#3c8d5a", "#686d77"
 
 
 CAPTIONS = {
-    "clip": "attention over time: that on each step over that of a uniform map (dotted)",
-    "both": "attention over time: that on each step over that of a uniform map (dotted); each frame alone, in a prompt "
-    "of its own, over the mean of all frames",
-    "frames": "each frame alone, in a prompt of its own: its attention on vision over the mean of all frames (dotted)",
-    "windows": "attention over time: that on each step over that of a uniform map (dotted); each window distributes "
-    "its own attention, so compare places rather than times across windows",
+    "clip": "attention on each step, relative to a uniform map (dotted)",
+    "both": "attention on each step, relative to a uniform map (dotted); each frame alone, in a prompt of its own, "
+    "relative to the mean of all frames",
+    "frames": "each frame alone, in a prompt of its own: attention on vision, relative to the mean of all frames "
+    "(dotted)",
+    "windows": "attention on each step, relative to a uniform map (dotted); attention sums to one within each window: "
+    "do not compare amounts across windows",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A line of a timeline: (N,) times in seconds, and (N,) attention over that of a uniform map (1 is uniform)."""
+    """A line of a timeline: (N,) times in seconds, and (N,) attention relative to a uniform map (1 is uniform)."""
 
     label: str
     times_s: NDArray[np.float64]

@@ -108,7 +108,7 @@ const WORDS = {
     "faith_rank": "rank correlation",
     "faith_ssim": "SSIM",
     "faith_hint":
-      "In brackets: the mean of the curve in nats; lower is better for removing, higher for putting back. A map that does no better than random orders says nothing about what the answer depends on.",
+      "In brackets: the mean of the curve in nats; lower is better for removing, higher for putting back. If a map does no better than random orders, do not use it to explain the answer.",
     "faith_like":
       "A map that stays similar when the weights, the question or the picture change does not depend on them.",
     "map_headline": "headline",
@@ -234,7 +234,7 @@ const WORDS = {
     "faith_rank": "秩相关",
     "faith_ssim": "SSIM",
     "faith_hint":
-      "括号里是曲线的均值（纳特）：去除时越低越好，放回时越高越好。不优于随机顺序的热图，不能说明回答依赖什么。",
+      "括号里是曲线的均值（纳特）：去除时越低越好，放回时越高越好。如果热图不优于随机顺序，就不能用它解释回答。",
     "faith_like": "权重、问题或图像改变后热图仍然相似，说明它不依赖这些因素。",
     "map_headline": "主图",
     "map_random": "随机顺序",

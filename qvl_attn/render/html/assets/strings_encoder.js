@@ -9,7 +9,7 @@ Object.assign(WORDS.en, {
     "The page has the attention of {0} of {1} patches, evenly spaced; for a patch between them it shows the nearest.",
   click_none: "The page has no attention of single patches.",
   click_alike:
-    "Clicking has no effect here: cosine similarity is available only for patches chosen with --at. The map shows the similarity to the patch at {0}, {1} px.",
+    "Cosine similarity is stored only for the --at patches; clicking does nothing in this view. The map shows the similarity to the patch at {0}, {1} px.",
   click_saliency: "Clicking has no effect here: choose the attention map to see the attention of a patch.",
   nearest:
     "The page does not have the attention of the patch you chose, row {0}, column {1}: it shows the nearest patch.",
@@ -110,7 +110,7 @@ Object.assign(WORDS.zh, {
   click_hint: "点击图中的一个图块（或用方向键移到那里再按回车），查看它的注意力。",
   click_some: "此页包含 {1} 个图块中均匀选取的 {0} 个的注意力；其他图块显示最近的一个。",
   click_none: "此页不含单个图块的注意力。",
-  click_alike: "在此点击无效：余弦相似度只有用 --at 指定的图块才有。图中所示为与位于 {0}, {1} 像素的图块的相似度。",
+  click_alike: "余弦相似度只保存了 --at 指定的图块；在此视图中点击无效。图中所示为与位于 {0}, {1} 像素的图块的相似度。",
   click_saliency: "在此点击无效：要查看一个图块的注意力，请先选择注意力图。",
   nearest: "此页没有所选图块（第 {0} 行第 {1} 列）的注意力：显示的是最近的图块。",
   w_cls: "[CLS]",
