@@ -13,8 +13,8 @@ import numpy as np
 
 from qvl_attn.attribution.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.attribution.heatmap import CLIP_PERCENTILE, heat_maps, layer_figures, over_chance
-from qvl_attn.attribution.methods import parse_methods
 from qvl_attn.attribution.methods.maps import method_arrays, methods_from, methods_json
+from qvl_attn.attribution.methods.registry import parse_methods
 from qvl_attn.attribution.profiles import profile_from
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from

@@ -22,7 +22,7 @@ from qvl_attn.attribution.faithfulness import (
     seed_of,
 )
 from qvl_attn.attribution.heatmap import mean_over
-from qvl_attn.attribution.methods import DIMENSIONS, METHODS, MethodMap, View, needs_of
+from qvl_attn.attribution.methods.registry import DIMENSIONS, METHODS, MethodMap, View, needs_of
 from qvl_attn.attribution.selection import default_layers, query_rows
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import CaptureError

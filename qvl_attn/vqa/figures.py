@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
-from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import describe_layers, produced_words, question_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.heatmap import mean_over, percentile_scale
-from qvl_attn.attribution.methods import METHODS, MethodMap
+from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import QUERY_KINDS, query_rows, words
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import Capture, IntArray, Media, TokenGrid
@@ -312,7 +312,7 @@ def _drawn_px(media: Media, pictures: int = 1) -> tuple[int, int]:
 
 def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, Any]:
     """Return the page data of a clip: sampled frames, their times and steps, and the answer of each pass."""
-    from qvl_attn.results.clip_export import step_edges_s  # loads matplotlib
+    from qvl_attn.results.clip_export import step_edges_s  # loads PyAV
 
     media, grid = result.media[0], result.capture.grids[0]
     count = len(media.frames)

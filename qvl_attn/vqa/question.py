@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.attribution.methods import GENERIC_PROMPT, needs_of
+from qvl_attn.attribution.methods.registry import GENERIC_PROMPT, needs_of
 from qvl_attn.attribution.selection import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.heatmap import heat_maps
-from qvl_attn.attribution.methods import METHODS, MethodMap
 from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import Sanity

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qvl_attn.attribution.faithfulness import CONTROLS, Curves
-from qvl_attn.attribution.methods import METHODS
+from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import parse_heads, parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
