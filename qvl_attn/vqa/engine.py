@@ -31,6 +31,7 @@ from qvl_attn.model.checkpoint import (
 )
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
+from qvl_attn.model.positions import checked_media, prove_positions
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
 from qvl_attn.vqa.estimate import (
     ATTENTION_MODES,
@@ -134,6 +135,8 @@ class Engine:
 
     def _load(self) -> Any:
         model = load_weights(self.checkpoint, self.placement)
+        for media in checked_media():
+            prove_positions(model, read_question(self.processor, self.config, media, "?", Settings()).prompt)
         inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
         auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
         for attention in auto if self.attn == "auto" else (self.attn,):
