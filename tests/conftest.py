@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -17,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_MODEL = Path(__file__).parent.parent / "qvl_attn" / "demo" / "model"
 CLIP_FPS = 10
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
 
 

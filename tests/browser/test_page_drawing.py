@@ -103,7 +103,7 @@ def test_the_language_switches(open_page, name):
     page.keyboard.press("Escape")
     page.reload()
     page.wait_for_selector("html[data-state=fine]", state="attached")
-    assert page.locator("main").inner_text() == english
+    page.wait_for_function("text => document.querySelector('main').innerText === text", arg=english)
 
 
 def test_a_chinese_browser_gets_the_chinese_texts(open_page):

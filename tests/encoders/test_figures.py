@@ -506,7 +506,7 @@ def test_notes():
         made_record(made_attention(boxes_px=cell_boxes_px(4, 6, (1000, 500))), media), Drawing()
     ).notes
     assert notes[0] == "picture 1: transparency: drawn on white"
-    assert "kept 100 pixels wide" in notes[1]
+    assert "stored 100 pixels wide" in notes[1]
     assert len(notes) == 2
     assert draw_encoder_result(made_record(), Drawing()).notes == ()
 
