@@ -164,8 +164,8 @@ def draw_reconstruction(record: EncoderRecord) -> Picture:
     lines = [
         f"left: {part_px[0]} x {part_px[1]} px of the original at {input_px[0]} x {input_px[1]} px · "
         "right: the picture as the encoder receives it, reconstructed from its normalised patches",
-        f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most; the original was not resized "
-        "by the processor, so edges differ a little, but a shape in another place would be an error",
+        f"they differ by {mean:.1f} of 255 levels on average, by {largest} at most: the left one was resized "
+        "here and not by the processor, so edges differ a little; a shape in another place would be an error",
         *([part] if part else []),
         *(["the first step is drawn"] if record.attention.grid[0] > 1 else []),
         describe_provenance(record),

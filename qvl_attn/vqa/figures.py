@@ -383,7 +383,7 @@ def describe_query(result: VqaRecord, heat: HeatMap) -> str:
     count = len(heat.queries)
     tokens = f"{count} token{'s' if count != 1 else ''}"
     if heat.query == "last":
-        return "attention of the last prompt token, which produces the answer's first"
+        return "attention of the last prompt token, which produces the answer's first token"
     if heat.query == "answer":
         return f"attention of the {tokens} that produced the answer"
     if heat.query == "question":

@@ -271,7 +271,7 @@ def test_beside_the_old_one_from_wherever_it_is_named(plain, tmp_path, monkeypat
     [
         (["--layers", "3"], "attention of the question, 4 tokens · layer 3 of 0-3 · mean of all 4 heads |"),
         (["--layers", "2"], "attention of the question, 4 tokens · layer 2 of 0-3 · mean of all 4 heads |"),
-        (["--query", "last"], "produces the answer's first · layer 2 of 0-3 (50 to 85 % of the depth) · mean of all"),
+        (["--query", "last"], "the answer's first token · layer 2 of 0-3 (50 to 85 % of the depth) · mean of all"),
         (["--query", "text:cats"], "attention of “cats”, 1 token · layer 2 of 0-3 (50 to 85 % of the depth) ·"),
     ],
 )
