@@ -42,11 +42,11 @@ from qvl_attn.render.layout import (
     MAX_ROW_PX,
     ROW_SCALE,
     Panel,
+    drawn_steps,
     filtered,
     headline,
     on_one_scale,
     sheet,
-    shown_steps,
 )
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
@@ -123,7 +123,7 @@ class DrawnEncoderResult:
     def steps(self) -> tuple[int, ...]:
         """Return the steps of a clip that are drawn side by side; for a picture its only one."""
         attention = self.record.attention
-        return shown_steps(attention.map(self.headline_query, attention.layer_count - 1, self.record.settings.over))
+        return drawn_steps(attention.map(self.headline_query, attention.layer_count - 1, self.record.settings.over))
 
     @property
     def _is_clip(self) -> bool:
@@ -291,7 +291,7 @@ class DrawnEncoderResult:
                 yield name, partial(self._draw_saliency, saliency, heat)
 
     def _draw_saliency(self, saliency: SaliencyMap, heat: HeatMap) -> Picture:
-        record, steps = self.record, shown_steps(heat.values)
+        record, steps = self.record, drawn_steps(heat.values)
         score = "cosine similarity" if saliency.target in record.settings.texts else "probability"
         part = describe_visible_region(record)
         lines = [

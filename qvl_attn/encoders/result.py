@@ -23,7 +23,7 @@ from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSe
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.codec import as_kept, base_name, media_from, write_sampled_frames
+from qvl_attn.results.codec import as_stored, base_name, media_from, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
     RESULT_FILE,
@@ -116,7 +116,7 @@ def _contents(result: EncoderResult, drawing: Drawing, progress: Progress) -> Co
     def page(measured: EncoderResult, notes: list[str]) -> str:
         # With the arrays as the folder stores them, so that a page made from the folder is the same.
         rows = None if result.patch_rows is None else result.patch_rows.astype(GRID_DTYPE).astype(np.float32)
-        return encoder_html(replace(measured, media=as_kept(result.media, drawing), patch_rows=rows), notes)
+        return encoder_html(replace(measured, media=as_stored(result.media, drawing), patch_rows=rows), notes)
 
     return Contents(
         arrays=record_arrays(result),

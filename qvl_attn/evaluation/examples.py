@@ -26,7 +26,7 @@ from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.render.html.payload import jpeg
-from qvl_attn.render.layout import MAX_STEPS, shown_steps
+from qvl_attn.render.layout import MAX_STEPS, drawn_steps
 from qvl_attn.vqa.figures import first_frames
 from qvl_attn.vqa.result import Result
 
@@ -133,7 +133,7 @@ def example_of(sample: Sample, result: Result) -> Example:
     maps = result.heatmaps(query=result.settings.query)
     clip, grid, times = sample.is_clip, result.capture.grids[0], ()
     if clip:
-        places, of = shown_steps(maps[0].values), grid.shape[0]
+        places, of = drawn_steps(maps[0].values), grid.shape[0]
         pictures = first_frames(result, places)
         values = [maps[0].values[step] for step in places]
         times = tuple(grid.times_s[list(places), 0].tolist())

@@ -130,7 +130,7 @@ def plan_frames(video: VideoSource, settings: ClipSettings) -> FramePlan:
             "(--start and --end choose another part)"
         )
     times = video.times_s
-    first, stop = shown_between(times, start, end)
+    first, stop = frames_between(times, start, end)
     fps, clip_fps = settings.fps, _max_fps(times[first:stop], end - start)
     if clip_fps < 0.99 * fps:
         fps = clip_fps
@@ -150,7 +150,7 @@ def plan_frames(video: VideoSource, settings: ClipSettings) -> FramePlan:
     return FramePlan(start, end, first, stop, tuple(np.clip(indices, first, stop - 1).tolist()), fps, tuple(notes))
 
 
-def shown_between(times_s: NDArray[np.float64], start_s: float, end_s: float) -> tuple[int, int]:
+def frames_between(times_s: NDArray[np.float64], start_s: float, end_s: float) -> tuple[int, int]:
     """Return the frames, [first, stop), on screen in a part of a clip; the first may begin before the part."""
     first = max(0, int(np.searchsorted(times_s, start_s + TOLERANCE_S, side="right")) - 1)
     return first, max(first + 1, int(np.searchsorted(times_s, end_s - TOLERANCE_S, side="left")))

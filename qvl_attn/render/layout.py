@@ -395,7 +395,7 @@ def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
 MAX_STEPS, ROW_SCALE, LEAST_STEP_PX, MAX_ROW_PX = 6, 2, 240, 16384
 
 
-def shown_steps(values: FloatArray) -> tuple[int, ...]:
+def drawn_steps(values: FloatArray) -> tuple[int, ...]:
     """Return the steps of a clip's (t, h, w) map to draw: evenly spaced, with the step of the strongest cell."""
     chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_STEPS)).round().astype(int)
     strongest = int(values.max(axis=(1, 2)).argmax())

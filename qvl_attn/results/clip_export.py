@@ -18,7 +18,7 @@ from qvl_attn.core.runtime import Progress, prefetch
 from qvl_attn.core.types import Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.resize import Picture, at_size
-from qvl_attn.media.sampling import shown_between
+from qvl_attn.media.sampling import frames_between
 from qvl_attn.media.video import open_clip
 from qvl_attn.media.video_source import Pixels, VideoSource
 from qvl_attn.model.token_grid import frames_per_step
@@ -113,7 +113,7 @@ class _Frame(NamedTuple):
 def _clip_frames(video: VideoSource, media: Media, size_px: Size) -> Generator[_Frame]:
     """Yield the frames between the clip's start and end time; the first may have appeared before the start."""
     facts = media.facts
-    first, stop = shown_between(video.times_s, facts.start_s, facts.end_s)
+    first, stop = frames_between(video.times_s, facts.start_s, facts.end_s)
     indices, sampled_s = np.array(facts.frame_indices), media.sampled_s
     for number, pixels in video.frames(first):
         if number >= stop:

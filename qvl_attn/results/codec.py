@@ -55,7 +55,7 @@ def picture_file(index: int) -> str:
     return f"picture_{index + 1}.png"
 
 
-def as_kept(media: Media, drawing: Drawing) -> Media:
+def as_stored(media: Media, drawing: Drawing) -> Media:
     """Return a picture or clip as its folder stores it, so that a page written again later is the same."""
     if media.clip is not None:
         return media

@@ -25,12 +25,12 @@ from qvl_attn.render.layout import (
     MAX_ROW_PX,
     ROW_SCALE,
     Panel,
+    drawn_steps,
     filtered,
     headline,
     marked,
     on_one_scale,
     sheet,
-    shown_steps,
 )
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
@@ -166,7 +166,7 @@ class DrawnResult:
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps of a clip that are drawn side by side."""
-        return shown_steps(self.headline[0].values)
+        return drawn_steps(self.headline[0].values)
 
     def _describe_steps(self) -> list[str]:
         if self.result.media[0].clip is None:

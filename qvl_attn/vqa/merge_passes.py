@@ -40,16 +40,16 @@ def merge_captures(captures: Sequence[Capture], first_steps: Sequence[int], clip
     grid = _whole_grid(captures, first_steps, clip)
     steps, cells = grid.shape[0], grid.cells // grid.shape[0]
     first_pass = captures[0]
-    kept_rows = [np.flatnonzero(capture.query_role != "answer") for capture in captures]
-    if len({len(rows) for rows in kept_rows}) > 1 or any(
+    common_rows = [np.flatnonzero(capture.query_role != "answer") for capture in captures]
+    if len({len(rows) for rows in common_rows}) > 1 or any(
         (capture.layers != first_pass.layers).any() for capture in captures
     ):
         raise CaptureError("the passes over the clip do not have the same rows")
 
     def joined(name: str, heads: tuple[int, ...] = ()) -> np.ndarray:
-        shape = (*(heads or (len(first_pass.layers),)), len(kept_rows[0]), steps, cells)
+        shape = (*(heads or (len(first_pass.layers),)), len(common_rows[0]), steps, cells)
         total, pass_counts, mass = np.zeros(shape, np.float64), np.zeros(steps), np.zeros(shape[:-2])
-        for capture, first_step, rows in zip(captures, first_steps, kept_rows, strict=True):
+        for capture, first_step, rows in zip(captures, first_steps, common_rows, strict=True):
             count = capture.grids[0].shape[0]
             weights = np.asarray(getattr(capture, name)[..., rows, :], dtype=np.float64)
             total[..., first_step : first_step + count, :] += weights.reshape(*shape[:-2], count, cells) * count / steps
@@ -62,13 +62,13 @@ def merge_captures(captures: Sequence[Capture], first_steps: Sequence[int], clip
         return np.asarray(scaled, dtype=getattr(first_pass, name).dtype)
 
     offset = grid.cells - first_pass.grids[0].cells
-    queries = first_pass.queries[kept_rows[0]]
+    queries = first_pass.queries[common_rows[0]]
     weights = joined("weights")
     by_head = first_pass.weights_by_head
     return Capture(
         layers=first_pass.layers,
         queries=np.where(queries >= first_pass.grids[0].stop, queries + offset, queries),
-        query_role=first_pass.query_role[kept_rows[0]],
+        query_role=first_pass.query_role[common_rows[0]],
         produces=np.full(len(queries), -1, dtype=np.int64),
         weights=weights,
         vision_mass=np.minimum(weights.sum(axis=-1, dtype=np.float32), np.float32(1)),

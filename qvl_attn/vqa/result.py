@@ -16,7 +16,7 @@ from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.codec import as_kept, media_from, picture_file, write_sampled_frames
+from qvl_attn.results.codec import as_stored, media_from, picture_file, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
     RESULT_FILE,
@@ -126,7 +126,7 @@ def _contents(result: Result, drawing: Drawing, progress: Progress) -> Contents[
     drawn = draw_result(result, drawing)
 
     def page(measured: Result, notes: list[str]) -> str:
-        stored = replace(measured, media=tuple(as_kept(medium, drawing) for medium in result.media))
+        stored = replace(measured, media=tuple(as_stored(medium, drawing) for medium in result.media))
         return result_html([stored], [notes])
 
     return Contents(
