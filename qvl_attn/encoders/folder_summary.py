@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from qvl_attn.encoders.embedding_charts import folder_images
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, Statistic, describe_statistics
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
+from qvl_attn.results.store import damage
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
+REMEDY = "name another --out"
 TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be encoded"
 Floats = NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def summarize_folder(
         StoreError: no picture could be encoded, or the rows or vectors are damaged.
     """
     full = np.array(facts["full"], dtype=np.bool_)
-    with _report_damage(folder / ROWS_FILE):
+    with damage(folder / ROWS_FILE, REMEDY):
         good = [row for row in rows if row["status"] == "ok"]
         if not good:
             raise StoreError(f"none of {len(rows)} pictures could be encoded: {rows[0]['error']}", "see scores.jsonl")
@@ -66,7 +67,7 @@ def summarize_folder(
     embedding: FolderEmbedding | None = None
     enough = len(good) >= LEAST_POINTS
     if settings.embeddings:
-        with _report_damage(folder / vectors_file("").split("/")[0]):
+        with damage(folder / vectors_file("").split("/")[0], REMEDY):
             ids, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
             vectors = _read_vectors(folder, ids)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
@@ -147,15 +148,6 @@ def _read_vectors(folder: Path, names: Sequence[str]) -> FloatArray:
             raise ValueError(f"{name}: {own.shape}")
         vectors[:, i] = own
     return vectors
-
-
-@contextmanager
-def _report_damage(path: Path) -> Iterator[None]:
-    """Report a file that does not have the expected contents."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "name another --out") from None
 
 
 def _spread(values: Floats, chance: Floats) -> dict[str, float | None]:

@@ -52,10 +52,11 @@ def checked_media() -> list[list[Media]]:
     )
     pixels = np.full((frames, 56, 84, 3), 127, dtype=np.uint8)
     clip = Media("clip", pixels, np.arange(frames) / CHECKED_FPS, (84, 56), "self-check", "", clip=facts)
-    return [[_grey(84, 56)], [_grey(56, 112), _grey(84, 56)], [clip]]
+    return [[grey_picture(84, 56)], [grey_picture(56, 112), grey_picture(84, 56)], [clip]]
 
 
-def _grey(width: int, height: int) -> Media:
+def grey_picture(width: int, height: int) -> Media:
+    """Return a grey picture of a size in pixels, for checks of the model."""
     frames = np.full((1, height, width, 3), 127, dtype=np.uint8)
     return Media("picture", frames, np.zeros(1), (width, height), "self-check", "")
 

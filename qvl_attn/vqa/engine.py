@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from qvl_attn.attribution.settings import Settings, settings_of
@@ -31,7 +30,7 @@ from qvl_attn.model.checkpoint import (
 )
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
-from qvl_attn.model.positions import checked_media, prove_positions
+from qvl_attn.model.positions import checked_media, grey_picture, prove_positions
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
 from qvl_attn.vqa.estimate import (
     ATTENTION_MODES,
@@ -49,14 +48,7 @@ ESTIMATE_MARGIN = 1.25
 
 
 # A small grey picture for checks of the model.
-DOT = Media(
-    kind="picture",
-    frames=np.full((1, 56, 56, 3), 127, dtype=np.uint8),
-    times_s=np.zeros(1),
-    size_px=(56, 56),
-    source="self-check",
-    sha256="",
-)
+DOT = grey_picture(56, 56)
 
 
 class Engine:

@@ -51,9 +51,7 @@ def import_graph(package: Path = PACKAGE) -> Graph:
     for module, path in modules.items():
         named = {name if name in modules else name.rpartition(".")[0] for name in imported_names(path)} & modules.keys()
         parents = {parent for name in (*named, module) for parent in _parents(name)} & modules.keys()
-        graph[module] = frozenset(named | parents) - {module, package.name}
-        if package.name in named and module != package.name:
-            graph[module] |= {package.name}
+        graph[module] = frozenset(named | parents) - {module}
     return graph
 
 
