@@ -15,27 +15,10 @@ from tests.helpers.check_runs import (
     BAD,
     COUNT,
     assert_one_error,
-    invoke,
-    make_data,
     rows_of,
     summary_of,
-    without_drawings,
     write_rows,
 )
-
-
-@pytest.fixture
-def check(tmp_path, monkeypatch, demo):
-    """Run the command in an empty folder, without loading the weights each time and without most of the drawing."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-    without_drawings(monkeypatch)
-    return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
-
-
-@pytest.fixture
-def rows(tmp_path):
-    return make_data(tmp_path)
 
 
 @pytest.fixture

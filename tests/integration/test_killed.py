@@ -10,34 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.check_runs import ROOT, assert_same_run, invoke, line_count, run_process, start_process, wait_until
+from tests.helpers.check_runs import ROOT, assert_same_run, line_count, run_process, start_process, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resume") / "set"
-    write_dataset(folder, 4)
-    return folder / "questions.jsonl"
-
-
-@pytest.fixture(scope="module")
-def once(scenes, demo) -> Path:
-    """An uninterrupted run in this process; its output is in the file `stdout` beside it."""
-    folder = scenes.parent.parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-        done = invoke(scenes)
-    assert done.exit_code == 0, done.output
-    (folder / "stdout").write_text(done.stdout, encoding="utf-8")
-    return folder / "run"
 
 
 def moments(rng, rows, early_s, late_s):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import qvl_attn.vqa.engine as engine_module
-from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.examples import example_file
 from tests.helpers.check_runs import (
     assert_same_run,
@@ -29,26 +28,6 @@ from tests.helpers.check_runs import (
 )
 
 KEPT = "interrupted; finished rows are kept in run: run the same command to continue"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resume") / "set"
-    write_dataset(folder, 4)
-    return folder / "questions.jsonl"
-
-
-@pytest.fixture(scope="module")
-def once(scenes, demo) -> Path:
-    """An uninterrupted run in this process; its output is in the file `stdout` beside it."""
-    folder = scenes.parent.parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
-        done = invoke(scenes)
-    assert done.exit_code == 0, done.output
-    (folder / "stdout").write_text(done.stdout, encoding="utf-8")
-    return folder / "run"
 
 
 @pytest.fixture
