@@ -9,40 +9,50 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from qwen_vl_utils.vision_process import smart_resize
+from qwen_vl_utils import vision_process
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from qvl_attn.core.errors import InputError
+from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.model.prompt import MIN_PIXELS
 
 # The model card's example (`"max_pixels": 360 * 420`).
 CLIP_FRAME_PIXELS = 360 * 420
-# The limits of qwen-vl-utils 0.0.14: 768 tokens a step, and 90 % of 128,000 tokens a clip.
-_MAX_FRAME_CELLS, _MAX_CLIP_CELLS = 768, 0.9 * 128_000
 
 
 def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None, frames: int) -> tuple[int, int]:
-    """Return the minimum and maximum number of pixels of a resized clip frame.
+    """Return the minimum and maximum number of pixels of a resized clip frame, as qwen-vl-utils' `fetch_video` has them.
+
+    A checkpoint replaces the recipe's minimum with `clip_min_pixels` in its `video_preprocessor_config.json`.
 
     Args:
-        processor: the model's processor; its own minimum is the default of `min_pixels`.
-        min_pixels: the value of `--min-pixels`.
+        processor: the model's processor.
+        min_pixels: the value of `--min-pixels`; the recipe's or the checkpoint's own minimum by default.
         max_pixels: the value of `--max-pixels`; `CLIP_FRAME_PIXELS` by default.
         frames: number of sampled frames.
 
     Raises:
         InputError: a limit is out of range, or the minimum is above the maximum.
+        ModelError: the checkpoint's own minimum is out of range.
     """
-    cell = (processor.video_processor.patch_size * processor.video_processor.merge_size) ** 2
-    most = int(min(_MAX_FRAME_CELLS, _MAX_CLIP_CELLS / frames * 2) * cell)
+    video_processor = processor.video_processor
+    cell = (video_processor.patch_size * video_processor.merge_size) ** 2
+    most_cells = vision_process.VIDEO_MAX_TOKEN_NUM
+    clip_cells = 0.9 * vision_process.MODEL_SEQ_LEN * vision_process.FRAME_FACTOR
+    most = int(min(most_cells, clip_cells / frames) * cell)
     for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
         if value is not None and not MIN_PIXELS <= value <= most:
             raise InputError(
                 f"{flag} {value}: want {MIN_PIXELS} to {most} for each of {frames} frames of a clip",
-                "a lower --max-frames allows more pixels" if most < _MAX_FRAME_CELLS * cell else "",
+                "a lower --max-frames allows more pixels" if most < most_cells * cell else "",
             )
-    low = min_pixels or min(processor.video_processor.size["shortest_edge"], max_pixels or CLIP_FRAME_PIXELS)
+    own = getattr(video_processor, "clip_min_pixels", vision_process.VIDEO_MIN_TOKEN_NUM * cell)
+    if not isinstance(own, int) or not MIN_PIXELS <= own <= most_cells * cell:
+        raise ModelError(
+            f"the model's video_preprocessor_config.json has clip_min_pixels {own!r}: "
+            f"want {MIN_PIXELS} to {most_cells * cell}"
+        )
+    low = min_pixels or min(own, max_pixels or CLIP_FRAME_PIXELS)
     high = max_pixels or max(CLIP_FRAME_PIXELS, low)
     if low > high:
         raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
@@ -60,7 +70,7 @@ def frame_resizer(
 
 def resize_frame(frame: NDArray[np.uint8], cell_px: int, limits: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an (H, W, 3) uint8 frame as qwen-vl-utils does: bicubic, with anti-aliasing."""
-    size = smart_resize(*frame.shape[:2], cell_px, *limits)
+    size = vision_process.smart_resize(*frame.shape[:2], cell_px, *limits)
     tensor = torch.from_numpy(frame).permute(2, 0, 1)
     resized = resize(tensor, list(size), InterpolationMode.BICUBIC, antialias=True)
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())

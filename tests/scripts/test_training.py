@@ -185,7 +185,7 @@ def test_a_saved_checkpoint_is_bfloat16_and_its_config_says_so(processor, untrai
         reloaded.tokenizer("what color is the 猫？").input_ids
         == processor.tokenizer("what color is the 猫？").input_ids
     )
-    assert reloaded.video_processor.size["shortest_edge"] == 3136
+    assert reloaded.video_processor.size["shortest_edge"] == reloaded.video_processor.clip_min_pixels == 3136
 
 
 def test_every_step_is_drawn_anew_from_the_seed(monkeypatch, processor, small_lessons) -> None:

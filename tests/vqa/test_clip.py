@@ -12,7 +12,7 @@ from qwen_vl_utils import process_vision_info, vision_process
 
 from qvl_attn import Result
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.prompt import build_prompt, chat_messages
@@ -28,16 +28,16 @@ def loaded(analyzer, path, *, min_pixels=None, max_pixels=None, **how):
     return load_clip(analyzer.processor, open_clip(path), settings), settings
 
 
-def recipe(processor, frames, indices, total, fps, question, monkeypatch, **limits):
-    """The model card's recipe, with a video reader that returns these frames."""
+def recipe(processor, frames, indices, total, question, arguments, monkeypatch):
+    """The model card's recipe with these arguments of a clip, and a video reader that returns these frames."""
 
     def reader(element):
         tensor = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-        metadata = {"fps": fps, "frames_indices": list(indices), "total_num_frames": total}
-        return tensor, metadata, len(indices) / total * fps
+        metadata = {"fps": CLIP_FPS, "frames_indices": list(indices), "total_num_frames": total}
+        return tensor, metadata, len(indices) / total * CLIP_FPS
 
     monkeypatch.setitem(vision_process.VIDEO_READER_BACKENDS, vision_process.get_video_reader_backend(), reader)
-    content = [{"type": "video", "video": "clip.mp4", **limits}, {"type": "text", "text": question}]
+    content = [{"type": "video", "video": "clip.mp4", **arguments}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     _, videos, how = process_vision_info(messages, return_video_kwargs=True, return_video_metadata=True)
@@ -47,24 +47,63 @@ def recipe(processor, frames, indices, total, fps, question, monkeypatch, **limi
     )
 
 
-@pytest.mark.parametrize("which", ["demo", "genuine"])
-@pytest.mark.parametrize("size_px", [(200, 120), (420, 360), (64, 300)])
-@pytest.mark.parametrize("limits", [{}, {"min_pixels": 20_000, "max_pixels": 40_000}])
-def test_inputs_are_those_of_the_model_cards_recipe(request, monkeypatch, clip_file, which, size_px, limits):
-    analyzer = request.getfixturevalue(which)
-    path = clip_file(20, size_px=size_px)
-    media, settings = loaded(analyzer, path, fps=CLIP_FPS / 2, **limits)
-    (clip_question,) = prepare_clip(analyzer, media, [QUESTION], settings)
-    ours = analyzer.prepare([(media, QUESTION)], settings)[0].prompt.inputs
+# The first example of the model card has these arguments and no others.
+CARD = {"max_pixels": 360 * 420, "fps": 1.0}
+
+
+@pytest.mark.parametrize(
+    "size_px", [(176, 144), (320, 240), (64, 48), (64, 300), (40, 800), (420, 360), (640, 480), (854, 480)], ids=str
+)
+@pytest.mark.parametrize(
+    ("typed", "arguments"),
+    [
+        ({}, CARD),
+        ({"max_pixels": vision_process.VIDEO_MAX_TOKEN_NUM * 28**2}, {"fps": 1.0}),
+        ({"min_pixels": 20_000, "max_pixels": 40_000}, {"min_pixels": 20_000, "max_pixels": 40_000}),
+    ],
+    ids=["card", "without max_pixels", "both limits"],
+)
+def test_inputs_are_those_of_the_model_cards_recipe(genuine, monkeypatch, clip_file, size_px, typed, arguments):
+    path = clip_file(5, size_px=size_px)
+    media, settings = loaded(genuine, path, fps=CLIP_FPS / 2, **typed)
+    ours = genuine.prepare([(media, QUESTION)], settings)[0].prompt.inputs
 
     whole = [pixels(None) for _, pixels in open_clip(path).frames(0)]
-    typed = limits or {"min_pixels": 3136, "max_pixels": 151_200}
-    theirs = recipe(analyzer.processor, whole[::2], range(0, 20, 2), 20, CLIP_FPS, QUESTION, monkeypatch, **typed)
+    theirs = recipe(genuine.processor, whole[::2], range(0, 5, 2), 5, QUESTION, arguments, monkeypatch)
     assert set(theirs) == set(ours)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "video_grid_thw", "pixel_values_videos"):
         assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize(("size_px", "cells"), [((176, 144), 143), ((320, 240), 140)], ids=str)
+def test_small_frames_are_enlarged(genuine, clip_file, size_px, cells):
+    media, settings = loaded(genuine, clip_file(4, size_px=size_px))
+    (prompt,) = genuine.prepare([(media, QUESTION)], settings)
+    assert prompt.prompt.grids[0].shape[1] * prompt.prompt.grids[0].shape[2] == cells
+
+
+@pytest.mark.parametrize("size_px", [(64, 48), (200, 120), (420, 360)], ids=str)
+@pytest.mark.parametrize(
+    ("typed", "low"), [({}, 3136), ({"min_pixels": 20_000, "max_pixels": 40_000}, 20_000)], ids=["own", "typed"]
+)
+def test_a_checkpoint_may_have_a_minimum_of_its_own(demo, monkeypatch, clip_file, size_px, typed, low):
+    """The embedded model has one: `clip_min_pixels` in its `video_preprocessor_config.json`."""
+    path = clip_file(20, size_px=size_px)
+    media, settings = loaded(demo, path, fps=CLIP_FPS / 2, **typed)
+    ours = demo.prepare([(media, QUESTION)], settings)[0].prompt.inputs
+    whole = [pixels(None) for _, pixels in open_clip(path).frames(0)]
+    arguments = {**CARD, **typed, "min_pixels": low}
+    theirs = recipe(demo.processor, whole[::2], range(0, 20, 2), 20, QUESTION, arguments, monkeypatch)
+    for name in ("input_ids", "video_grid_thw", "pixel_values_videos"):
+        assert torch.equal(ours[name], theirs[name]), name
     assert float(ours["second_per_grid_ts"][0]) == pytest.approx(float(theirs["second_per_grid_ts"][0]))
-    assert clip_question.whole is not None
+
+
+@pytest.mark.parametrize("value", ["3136", 3000, 602_113, None, True])
+def test_a_minimum_that_a_checkpoint_cannot_have(genuine, clip_file, monkeypatch, value):
+    monkeypatch.setattr(genuine.processor.video_processor, "clip_min_pixels", value, raising=False)
+    with pytest.raises(ModelError, match=f"clip_min_pixels {value!r}: want 3136 to 602112"):
+        loaded(genuine, clip_file(4))
 
 
 @pytest.mark.parametrize("fps", [0.7, 2.0, 3.0, 10.0])

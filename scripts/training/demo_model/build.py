@@ -90,7 +90,7 @@ def build_processor(chat_template: str) -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=SIZES),
         tokenizer=build_tokenizer(),
-        video_processor=Qwen2VLVideoProcessor(size=SIZES),
+        video_processor=Qwen2VLVideoProcessor(size=SIZES, clip_min_pixels=SIZES["shortest_edge"]),
         chat_template=chat_template,
     )
 
