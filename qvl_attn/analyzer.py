@@ -14,7 +14,9 @@ from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.model.checkpoint import DEFAULT_MODEL, Placement, choose_placement
+from qvl_attn.model.checkpoint import DEFAULT_MODEL
+from qvl_attn.model.loading import choose_placement
+from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.clip import ask_video
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate, estimate_of

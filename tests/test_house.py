@@ -42,7 +42,7 @@ ORDER = (
 FACES = {"qvl_attn", "qvl_attn.__main__"}
 ENCODERS = ("capture", "hidden_states", "inputs", "loading", "saliency")
 VQA = ("batching", "engine", "explain", "sanity")
-MODEL = ("capture", "checkpoint", "generate", "memory", "preprocess", "probe", "recorder")
+MODEL = ("capture", "generate", "loading", "memory", "preprocess", "probe", "recorder")
 TORCH = (
     *(f"model.{name}" for name in MODEL),
     *(f"encoders.{name}" for name in ENCODERS),
@@ -51,8 +51,17 @@ TORCH = (
 )
 MAY_IMPORT = {
     "torch": (*TORCH, "cli.selftest"),
-    "torchvision": ("model",),
-    "transformers": ("model", "vqa.batching", "encoders.loading", "selftest", "cli.console", "cli.selftest"),
+    "torchvision": ("model.preprocess",),
+    "qwen_vl_utils": ("model.preprocess", "model.prompt", "encoders.inputs"),  # imports torch
+    "transformers": (
+        *(f"model.{name}" for name in ("capture", "generate", "loading", "positions")),
+        *("vqa.batching", "encoders.loading", "selftest", "cli.console", "cli.selftest"),
+    ),
+    "matplotlib": (
+        "render.charts",
+        "vqa.timeline",
+        *(f"encoders.{name}" for name in ("charts", "embedding_charts", "timeline")),
+    ),
     "typer": ("cli",),
     "rich": ("cli",),
 }

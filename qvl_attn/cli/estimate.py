@@ -59,7 +59,8 @@ def estimate(
             pictures = [load_picture(path) for path in (media, *(image or []))]
         with importing():
             from qvl_attn.analyzer import Analyzer
-            from qvl_attn.model.checkpoint import choose_placement, find_checkpoint, load_config
+            from qvl_attn.model.checkpoint import find_checkpoint
+            from qvl_attn.model.loading import choose_placement, load_config
 
         silence_libraries(bars=not as_json)
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)

@@ -30,17 +30,10 @@ from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
 from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
 from qvl_attn.media.image import PictureLike, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.model.checkpoint import (
-    DEFAULT_MODEL,
-    DTYPES,
-    Checkpoint,
-    Placement,
-    find_checkpoint,
-    is_folder,
-    placement_of,
-    provenance_fields,
-)
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, is_folder
+from qvl_attn.model.loading import DTYPES, placement_of, provenance_fields
 from qvl_attn.model.memory import check_free, on_device
+from qvl_attn.model.placement import Placement
 
 
 class EncoderEngine:

@@ -15,15 +15,9 @@ from transformers.utils import logging
 
 from qvl_attn.core.errors import MemoryLimitError, ModelError
 from qvl_attn.encoders.spec import QWEN, EncoderSpec, class_of, family_of, spec_of
-from qvl_attn.model.checkpoint import (
-    DTYPES,
-    Checkpoint,
-    Placement,
-    load_processor,
-    one_line,
-    refuse_absent,
-    refuse_quantised,
-)
+from qvl_attn.model.checkpoint import Checkpoint, one_line, refuse_quantised
+from qvl_attn.model.loading import DTYPES, load_processor, refuse_absent
+from qvl_attn.model.placement import Placement
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")

@@ -35,7 +35,9 @@ from qvl_attn.evaluation.loop import FAULTS, Prepared, ScoringPlan, ask_again, c
 from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score, score_of, score_row
 from qvl_attn.media.resize import Picture
-from qvl_attn.model.checkpoint import Checkpoint, Placement, choose_placement, find_checkpoint, load_config
+from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint
+from qvl_attn.model.loading import choose_placement, load_config
+from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.engine import Engine
 
 # Chunks per task, so that an actor reads one chunk while the model runs on another. A task has fewer chunks if there

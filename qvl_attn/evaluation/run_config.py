@@ -14,7 +14,7 @@ from qvl_attn.attribution.selection import describe_layers
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.sharding import Shard
-from qvl_attn.model.checkpoint import model_provenance, provenance_fields
+from qvl_attn.model.loading import model_provenance, provenance_fields
 from qvl_attn.results.run_folder import SCHEMA_VERSION
 
 if TYPE_CHECKING:

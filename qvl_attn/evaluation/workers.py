@@ -13,7 +13,7 @@ from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.loop import FAULTS, ScoringPlan, ask_again, chunks, score_chunks
 from qvl_attn.evaluation.outputs import Drawn, draw_both
 from qvl_attn.evaluation.score import Score
-from qvl_attn.model.checkpoint import Placement
+from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.result import Result
 

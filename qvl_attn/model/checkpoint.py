@@ -1,4 +1,4 @@
-"""Find a model, check that it is supported, choose device and dtype, load processor and weights.
+"""Find a model and check its files and its configuration, without torch and transformers.
 
 Only safetensors are read, no code of a checkpoint is run, and the network is not used if the files are already local.
 """
@@ -9,14 +9,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -24,14 +21,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from qvl_attn.core import version
-from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.core.errors import InputError, ModelError
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The files of a checkpoint, without pickles and code.
 _SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
@@ -51,17 +45,6 @@ class Checkpoint:
     name: str
     folder: Path
     revision: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Device and precision of a model, the size of its weights there, and the reason for the choice."""
-
-    device: str
-    dtype: str
-    device_map: str | None
-    weight_bytes: int
-    reason: str
 
 
 def find_checkpoint(
@@ -165,24 +148,21 @@ def _read_fingerprint(folder: Path, name: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def load_config(checkpoint: Checkpoint) -> Any:
-    """Read the configuration and refuse unsupported models.
+def read_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Read `config.json` and refuse unsupported models.
 
     Raises:
-        ModelError: the model is not a Qwen2.5-VL, or is quantised.
+        ModelError: the model is not a Qwen2.5-VL, or is quantised, or the file cannot be read.
     """
     try:
-        raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        raw: dict[str, Any] = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         kind = raw.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{checkpoint.name}: its config.json cannot be read ({type(error).__name__})") from None
     if kind != SUPPORTED:
         raise ModelError(f"{checkpoint.name} is a {kind!r} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
     refuse_quantised(checkpoint.name, raw)
-    try:
-        return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {one_line(error)}") from error
+    return raw
 
 
 def refuse_quantised(name: str, raw: Mapping[str, Any]) -> None:
@@ -200,157 +180,6 @@ def refuse_quantised(name: str, raw: Mapping[str, Any]) -> None:
         )
 
 
-def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
-    """Read tokenizer, chat template and picture settings, and check that they belong to the model.
-
-    Raises:
-        ModelError: files are missing, broken, or those of another model.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-        image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {one_line(error)}") from error
-    if image_token is None or image_token != config.image_token_id:
-        raise ModelError(f"{checkpoint.name}: its tokenizer has no {processor.image_token} where the model expects it")
-    if not processor.chat_template:
-        raise ModelError(f"{checkpoint.name}: it has no chat template")
-    return processor
-
-
 def one_line(error: Exception) -> str:
     """Return the first line of an error's message, or the name of its type."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def choose_placement(
-    config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None, *, must_fit: bool = True
-) -> Placement:
-    """Choose device and dtype of a Qwen2.5-VL, as `placement_of` does."""
-    return placement_of(
-        lambda: Qwen2_5_VLForConditionalGeneration(config), device, dtype, device_map, must_fit=must_fit
-    )
-
-
-def placement_of(
-    build: Callable[[], Any], device: str, dtype: str, device_map: str | None = None, *, must_fit: bool = True
-) -> Placement:
-    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 if the weights fit the free memory, else bfloat16.
-
-    Args:
-        build: builds the model; called on the meta device, to count its weights.
-        device: the value of `--device`.
-        dtype: the value of `--dtype`.
-        device_map: the value of `--device-map`.
-        must_fit: raise if the weights do not fit the free memory.
-
-    Raises:
-        InputError: unknown device or dtype, or no such GPU.
-        MemoryLimitError: `must_fit`, and the weights do not fit the free memory.
-    """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype}: unknown", f"write auto, {', '.join(DTYPES)}")
-    if device_map is not None and device_map not in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise InputError(f"--device-map {device_map}: unknown", "write auto, balanced, balanced_low_0 or sequential")
-    if device_map is not None and device != "auto":
-        raise InputError(f"--device {device} and --device-map {device_map}: give one of them")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_device(device)
-    with torch.device("meta"):
-        count = sum(p.numel() for p in build().parameters())
-    if device.startswith("cuda"):
-        dtype = "bfloat16" if dtype == "auto" else dtype
-        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is available")
-    free = psutil.virtual_memory().available
-    if dtype == "auto":
-        dtype = "float32" if 4 * count < free else "bfloat16"
-    size = count * DTYPES[dtype].itemsize
-    reason = f"{size / 2**30:.2g} GiB of weights, {free / 2**30:.1f} GiB free"
-    if must_fit and size > free:
-        raise MemoryLimitError(f"the weights do not fit: {reason}", "take a smaller model, or free some memory")
-    return Placement(device, dtype, device_map, size, reason)
-
-
-def _check_device(device: str) -> None:
-    if device == "mps":
-        raise InputError("--device mps: not supported", "use --device cpu")
-    match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", device, re.ASCII)
-    if not match:
-        raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
-    if device.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(match[1] or 0) >= count:
-            raise InputError(f"--device {device}: not available ({count} CUDA devices found)", "use --device cpu")
-
-
-def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
-    """Load the model in evaluation mode, with SDPA in the vision encoder and the language model.
-
-    Raises:
-        ModelError: weights are broken or do not fit the configuration.
-        MemoryLimitError: the weights do not fit on the device.
-    """
-    try:
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            checkpoint.folder,
-            dtype=DTYPES[placement.dtype],
-            attn_implementation="sdpa",
-            device_map=placement.device_map or {"": placement.device},
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise MemoryLimitError(
-            f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
-        ) from None
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {one_line(error)}") from error
-    refuse_absent(checkpoint.name, info)
-    # Methods need gradients of activations only, never of weights.
-    return model.eval().requires_grad_(False)
-
-
-def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
-    """Refuse a model if weights are missing from its files.
-
-    Raises:
-        ModelError: a weight is missing or has another shape.
-    """
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if absent:
-        raise ModelError(f"{name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
-
-
-def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
-    """Return versions, model, device and dtype, and the attention mode."""
-    return {
-        "qvl_attn": version.__version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "dtype": placement.dtype,
-        "device": placement.device_map or placement.device,
-        "attention": attention,
-    }
-
-
-def model_provenance(config: Any, processor: Any) -> dict[str, Any]:
-    """Return the number of layers and heads, and the processor's limits of picture size."""
-    text, size = config.text_config, processor.image_processor.size
-    return {
-        "layer_count": text.num_hidden_layers,
-        "head_count": text.num_attention_heads,
-        "processor_size": {edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge")},
-    }
-
-
-def generation_provenance(generation: Any) -> dict[str, float | int | bool]:
-    """Return the generation settings in force."""
-    return {
-        "do_sample": False,
-        "repetition_penalty": float(generation.repetition_penalty),
-        "max_new_tokens": int(generation.max_new_tokens),
-    }

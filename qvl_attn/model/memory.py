@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.model.checkpoint import Placement
+from qvl_attn.model.placement import Placement
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Attention modes that can be estimated; `usual` keeps all matrices of all layers, then stacks them.

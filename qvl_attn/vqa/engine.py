@@ -15,12 +15,10 @@ from qvl_attn.core.runtime import Stages, joined, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.model.capture import prove_capture
-from qvl_attn.model.checkpoint import (
-    DEFAULT_MODEL,
-    Checkpoint,
-    Placement,
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from qvl_attn.model.generate import on_model
+from qvl_attn.model.loading import (
     choose_placement,
-    find_checkpoint,
     generation_provenance,
     load_config,
     load_processor,
@@ -28,8 +26,8 @@ from qvl_attn.model.checkpoint import (
     model_provenance,
     provenance_fields,
 )
-from qvl_attn.model.generate import on_model
 from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
+from qvl_attn.model.placement import Placement
 from qvl_attn.model.positions import checked_media, grey_picture, prove_positions
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
 from qvl_attn.vqa.estimate import (

@@ -12,7 +12,7 @@ from qvl_attn.core.types import TokenGrid
 from qvl_attn.model.memory import ESTIMATED_MODES, Job, peak_bytes
 
 if TYPE_CHECKING:
-    from qvl_attn.model.checkpoint import Placement
+    from qvl_attn.model.placement import Placement
     from qvl_attn.vqa.question import Question
 
 ATTENTION_MODES = ("auto", "eager", "rows")

@@ -41,8 +41,9 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Qwen2_5_
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
 from qvl_attn.core.types import Media
-from qvl_attn.model.checkpoint import DTYPES, choose_placement, find_checkpoint, load_config, load_processor
+from qvl_attn.model.checkpoint import find_checkpoint
 from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
+from qvl_attn.model.loading import DTYPES, choose_placement, load_config, load_processor
 from qvl_attn.model.memory import free_bytes, peak_bytes
 from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.vqa.question import Question, read_question

@@ -35,7 +35,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from qvl_attn.encoders.capture import capture_attention, run_encoder
 from qvl_attn.encoders.inputs import Inputs, merged_order
 from qvl_attn.encoders.spec import QWEN, spec_of
-from qvl_attn.model.checkpoint import find_checkpoint, load_config
+from qvl_attn.model.checkpoint import find_checkpoint
+from qvl_attn.model.loading import load_config
 from qvl_attn.model.token_grid import cell_boxes_px
 
 WAYS, ENCODERS = ("plain", "look", "usual"), ("clip", "qwen")

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from qvl_attn import Analyzer
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.model.checkpoint import _DEMO, DEFAULT_MODEL, Placement, choose_placement, find_checkpoint, load_config
+from qvl_attn.model.checkpoint import _DEMO, DEFAULT_MODEL, find_checkpoint
+from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.memory import free_bytes, on_device
+from qvl_attn.model.placement import Placement
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, MemoryLimitError
 from qvl_attn.media.image import load_picture
-from qvl_attn.model.checkpoint import Placement
 from qvl_attn.model.memory import ESTIMATED_MODES, Job, peak_bytes
+from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.vqa.question import read_question
 
@@ -251,7 +251,7 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
-    for module in ("model.checkpoint", "vqa.engine"):
+    for module in ("model.loading", "vqa.engine"):
         monkeypatch.setattr(f"qvl_attn.{module}.load_weights", lambda *args: pytest.fail("weights were loaded"))
     done = run(cats, "--model", "demo", "--device", "cpu", "--question", QUESTION)
     assert done.exit_code == 0, done.output
