@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
+from qvl_attn.cli.plain_help import PlainCommand, PlainGroup
 from qvl_attn.cli.render import render
 from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest
@@ -25,7 +27,8 @@ from qvl_attn.core.version import __version__
 
 app = typer.Typer(
     name="qvl-attn",
-    help="See where each layer of Qwen2.5-VL looked while it answered.",
+    cls=PlainGroup,
+    help="See where each layer of Qwen2.5-VL looked while it answered a question about a picture or a clip.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -48,19 +51,23 @@ def _options(
     pass
 
 
-app.command()(ask)
-app.command()(video)
-app.command()(encoder)
-app.command()(render)
-app.command()(check)
-app.command()(merge)
-app.command()(compare)
-app.command()(report)
-app.command()(estimate)
-app.command()(selftest)
-app.command("demo-data")(demo_data)
-app.command("prompts")(prompts)
-app.command("methods")(methods)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ask": ask,
+    "video": video,
+    "encoder": encoder,
+    "render": render,
+    "check": check,
+    "merge": merge,
+    "compare": compare,
+    "report": report,
+    "estimate": estimate,
+    "selftest": selftest,
+    "demo-data": demo_data,
+    "prompts": prompts,
+    "methods": methods,
+}
+for _name, _function in COMMANDS.items():
+    app.command(_name, cls=PlainCommand)(_function)
 
 
 def run() -> None:

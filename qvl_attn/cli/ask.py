@@ -10,7 +10,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
 from qvl_attn.core.runtime import no_op, suppress_stderr
 
@@ -36,17 +36,18 @@ class ScaleMode(StrEnum):
 def ask(
     media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or more questions about the picture.")
+        list[str] | None, typer.Argument(metavar="QUESTION", help="One or more questions about the picture.")
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option("--image", "-i", help="Another picture in the same prompt; repeatable.")
+        list[str] | None,
+        typer.Option("--image", "-i", metavar="FILE", help="Another picture for the same questions. Can be repeated."),
     ] = None,
     prompts: options.Prompts = None,
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     attn: options.Attn = AttnMode.auto,
     offline: options.Offline = False,
     system: options.System = None,
@@ -68,7 +69,7 @@ def ask(
     denoise: options.Denoise = None,
     blur: options.Blur = 0.0,
     scale: Annotated[
-        ScaleMode, typer.Option(help="Colour scale: one per layer, or one shared by all.", rich_help_panel=DRAWING)
+        ScaleMode, typer.Option(help="Colour scale: one for each layer, or one shared by all.", rich_help_panel=DRAWING)
     ] = ScaleMode.layer,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
@@ -113,7 +114,7 @@ def ask(
             say=no_op if quiet else print_line,
             revision=revision,
             device=device,
-            dtype=dtype,
+            dtype=dtype.value,
             device_map=device_map,
             attn=attn.value,
         )

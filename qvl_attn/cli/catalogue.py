@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qvl_attn.cli import options
+from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import handle_errors
+from qvl_attn.cli.options import OUTPUT
 from qvl_attn.core.text import plain
 from qvl_attn.evaluation.data.question_sets import load_prompts, shipped_sets
 
@@ -18,13 +19,18 @@ def prompts(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME_OR_FILE", help="A built-in question set, or a JSONL file. Default: list all sets."
+            metavar="SET",
+            help="A built-in set of questions, or a JSONL file. Default: list the built-in sets.",
+            autocompletion=completion.prompt_sets,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per set, or per question.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print each set, or each question, as a JSON object.", rich_help_panel=OUTPUT),
+    ] = False,
+    debug: options.Debug = False,
 ) -> None:
-    """List the built-in question sets, or print the questions of one set.
+    """List the built-in sets of questions, or print the questions of one set.
 
     qvl-attn prompts counting
     """
@@ -55,10 +61,12 @@ def _table(sets: list[dict[str, Any]]) -> str:
 
 
 def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per method on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each method as a JSON object.", rich_help_panel=OUTPUT)
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the methods that compute maps: what each needs and costs, when to use it, its known faults."""
+    """List the methods that compute maps: what each shows, needs and costs, when to use it, and its known faults."""
     with handle_errors(debug=debug):
         from qvl_attn.attribution.methods.registry import METHODS
 

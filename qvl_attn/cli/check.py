@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl_attn.cli import options
+from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, print_line
 from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, print_summary
-from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, EngineName
+from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, DtypeName, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
@@ -30,8 +30,8 @@ def check(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A JSONL file of questions with boxes; a folder of pictures (with --prompts); hf:OWNER/NAME; or a "
-            "folder written by the datasets library.",
+            help="A JSONL file of questions with boxes, a folder of pictures (with --prompts), hf:OWNER/NAME, or a "
+            "folder that the datasets library wrote.",
         ),
     ],
     out: Annotated[
@@ -39,7 +39,8 @@ def check(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the run: a new one, or that of a stopped run, which continues.",
+            metavar="DIR",
+            help="Folder for the run: a new one, or that of a stopped run, which continues.",
             rich_help_panel=options.OUTPUT,
         ),
     ],
@@ -47,65 +48,89 @@ def check(
     data_root: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that holds the files; paths are relative to it. Default: the folder of DATA.",
+            metavar="DIR",
+            help="Folder that the paths in DATA start from. Default: the folder of DATA.",
             rich_help_panel=DATA,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Use only this many records, from the start.", min=1, max=1_000_000, rich_help_panel=DATA),
+        typer.Option(metavar="N", help="Ask only the first N questions.", min=1, max=1_000_000, rich_help_panel=DATA),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set.", rich_help_panel=DATA)] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="Split of a Hugging Face data set.", rich_help_panel=DATA)
+    ] = "test",
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Columns of a Hugging Face data set: question=sent,boxes=bbox,image=image,id=ref_id.",
+            metavar="FIELD=COLUMN,...",
+            help="Columns of a Hugging Face data set, such as question=sent,boxes=bbox,id=ref_id.",
             rich_help_panel=DATA,
         ),
     ] = None,
     box_format: Annotated[
-        str | None, typer.Option(help="Boxes of a Hugging Face data set: xyxy, xywh, cxcywh.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of the boxes of a Hugging Face data set: xyxy, xywh or cxcywh.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     box_units: Annotated[
         str | None,
-        typer.Option(help="Units of these boxes: px, normalized (0 to 1), permille (0 to 1000).", rich_help_panel=DATA),
+        typer.Option(
+            metavar="UNITS",
+            help="Units of these boxes: px, normalized (0 to 1) or permille (0 to 1000).",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Ask only part I of N, to share the data among N processes; see qvl-attn merge.",
+            help="Ask only part I of N, so that N processes share the work. qvl-attn merge joins the parts.",
             rich_help_panel=RUN,
         ),
     ] = None,
     batch_size: Annotated[
         int,
         typer.Option(
-            help="Most prompts per batch; fewer where they do not fit the memory.",
+            metavar="N",
+            help="Most prompts in a batch. Fewer are taken where they would not fit the memory.",
             min=1,
             max=4096,
             rich_help_panel=RUN,
         ),
     ] = 8,
     engine: Annotated[
-        EngineName, typer.Option(help="local: run in this process; ray: in actors of Ray Data.", rich_help_panel=RUN)
+        EngineName,
+        typer.Option(help="local: run in this process. ray: run in actors of Ray Data.", rich_help_panel=RUN),
     ] = EngineName.local,
     concurrency: Annotated[
-        int | None, typer.Option(help="Ray: number of actors, each with the model.", min=1, rich_help_panel=RUN)
+        int | None,
+        typer.Option(metavar="N", help="Ray: number of actors. Each loads the model.", min=1, rich_help_panel=RUN),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            help="Ray: GPUs per actor. Default: 1 if the cluster has GPUs.", min=0, max=64, rich_help_panel=RUN
+            metavar="N",
+            help="Ray: GPUs for each actor. Default: 1 if the cluster has GPUs.",
+            min=0,
+            max=64,
+            rich_help_panel=RUN,
         ),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Clips: frames sampled per second.", rich_help_panel=DATA)] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Clips: most frames to sample.", rich_help_panel=DATA)] = 64,
+    fps: Annotated[
+        float, typer.Option(metavar="N", help="Clips: frames to sample per second.", rich_help_panel=DATA)
+    ] = 2.0,
+    max_frames: Annotated[
+        int, typer.Option(metavar="N", help="Clips: most frames to sample.", rich_help_panel=DATA)
+    ] = 64,
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     attn: options.Attn = AttnMode.auto,
     offline: options.Offline = False,
     system: options.System = None,
@@ -115,19 +140,28 @@ def check(
     query: options.Query = None,
     profile: options.Profile = None,
     layers: Annotated[
-        str | None, typer.Option(help="Layers of the headline map: 18, 14-20, all.", rich_help_panel=options.MAPS)
+        str | None,
+        typer.Option(
+            metavar="LAYERS", help="Layers of the headline map: 18, 14-20 or all.", rich_help_panel=options.MAPS
+        ),
     ] = None,
     heads: Annotated[
         str | None,
-        typer.Option(help="Heads of the headline map: 3,5 or 21.9,21.11 (layer.head).", rich_help_panel=options.MAPS),
+        typer.Option(
+            metavar="HEADS",
+            help="Heads of the headline map: 3,5, or 21.9,21.11 (layer.head).",
+            rich_help_panel=options.MAPS,
+        ),
     ] = None,
     by_head: Annotated[
-        bool, typer.Option("--by-head", help="Also score every head; draws heads.png.", rich_help_panel=CHECK)
+        bool, typer.Option("--by-head", help="Also score every head, and draw heads.png.", rich_help_panel=CHECK)
     ] = False,
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Also score the maps of these methods: mean,relative,gradient (see qvl-attn methods).",
+            metavar="METHODS",
+            help="Also score the maps of these methods, such as mean,relative,gradient (qvl-attn methods lists all).",
+            autocompletion=completion.method_lists,
             rich_help_panel=CHECK,
         ),
     ] = None,
@@ -135,29 +169,35 @@ def check(
         bool,
         typer.Option(
             "--faithfulness",
-            help="Test each method's map by deletion, insertion and sanity checks.",
+            help="Also test the map of each method by deletion, insertion and sanity checks.",
             rich_help_panel=CHECK,
         ),
     ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            metavar="PROFILE.json",
+            metavar="FILE",
             help="Rank layers and heads on one half of the pictures, measure them on the other, and write the best "
-            "heads to this file.",
+            "heads to this file as a profile.",
             rich_help_panel=CHECK,
         ),
     ] = None,
     fail_under: FailUnder = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of intervals, halves and controls.", min=0, max=2**63 - 1, rich_help_panel=CHECK)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Seed of intervals, halves and controls.",
+            callback=options.check_seed,
+            rich_help_panel=CHECK,
+        ),
     ] = 0,
     as_csv: AsCsv = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Ask every question of a data set: is the answer right, and did the model look at the evidence?
+    """Ask all questions of a data set: are the answers right, and did the model look at the evidence?
 
     qvl-attn check questions.jsonl --model demo --out runs/demo
     """
@@ -212,7 +252,7 @@ def check(
             say=say,
             revision=revision,
             device=device,
-            dtype=dtype,
+            dtype=dtype.value,
             device_map=device_map,
             attn=attn.value,
             workers=workers,

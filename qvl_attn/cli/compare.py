@@ -22,31 +22,32 @@ WIDTHS = (10, 10, 12, 20, 9)
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Folders that `check` wrote. The others are compared with the first."),
+        typer.Argument(metavar="RUN", help="Folders that check wrote. Each is compared with the first."),
     ],
     by: Annotated[
         str,
         typer.Option(
-            metavar="FIGURE", help=f"Sort the samples by their change in this figure: accuracy, {', '.join(BY_LAYER)}."
+            metavar="FIGURE",
+            help=f"Figure that sorts the samples, by how much it changed: accuracy, {', '.join(BY_LAYER)}.",
         ),
     ] = "mass",
-    top: Annotated[int, typer.Option(help="Most samples to list.", min=0, max=1_000_000)] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the intervals.", min=0, max=2**63 - 1)] = 0,
+    top: Annotated[int, typer.Option(metavar="N", help="Most samples to list.", min=0, max=1_000_000)] = 10,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the intervals.", callback=options.check_seed)] = 0,
     as_csv: Annotated[
         Path | None,
         typer.Option(
             "--csv",
             metavar="FILE",
-            help="Write a CSV: a row per sample, all runs side by side.",
+            help="Write a CSV file: a row for each sample, all runs side by side.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything as one JSON object.", rich_help_panel=options.OUTPUT)
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=options.OUTPUT)
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare finished runs of `check` sample by sample: other models, prompts or settings. No model is needed.
+    """Compare finished checks, sample by sample: other models, prompts or settings. No model is needed.
 
     qvl-attn compare runs/last runs/question
     """

@@ -7,19 +7,21 @@ from typing import Annotated
 
 import typer
 
+from qvl_attn.cli import options
 from qvl_attn.cli.console import handle_errors
 
 
 def demo_data(
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the data set.")],
-    count: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of scenes or clips.")] = 200,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder for the data set.")],
+    count: Annotated[int, typer.Option("--n", "-n", metavar="N", min=1, help="Number of scenes or clips.")] = 200,
     video: Annotated[bool, typer.Option("--video", help="Write clips instead of pictures.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Write drawn scenes or clips with questions, answers and boxes: the held-out test set of the embedded model.
 
-    The scenes are always the same, in the same order. The model's published figures are measured on them: do not train
-    on them.
+    They are always the same, in the same order. The model's published figures are measured on them.
+
+    So do not train on them.
 
     qvl-attn demo-data --out scenes --n 200
     """

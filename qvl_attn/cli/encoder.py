@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl_attn.cli import options
+from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, print_line
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, drawing_of
+from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, DtypeName, drawing_of
 from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
@@ -45,12 +45,14 @@ def encoder(
     ctx: typer.Context,
     media: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MEDIA...", help="Pictures, clips, or folders of numbered frames (each one a clip)."),
+        typer.Argument(metavar="MEDIA", help="Pictures, clips, or folders of numbered frames (each one a clip)."),
     ] = None,
     input_dir: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of pictures, in place of MEDIA: figures with mean and spread. Sub-folders are classes."
+            metavar="DIR",
+            help="In place of MEDIA: a folder of pictures. Gives the mean and spread of each figure. Sub-folders are "
+            "classes. Name a folder for the run with --out.",
         ),
     ] = None,
     model: Annotated[
@@ -58,20 +60,23 @@ def encoder(
         typer.Option(
             "--model",
             "-m",
-            help="Hugging Face id or local folder of a Qwen2.5-VL, CLIP, SigLIP, ViT, DINO or DINOv2; 'demo' is the "
+            metavar="MODEL",
+            help="Hugging Face id or local folder of a Qwen2.5-VL, CLIP, SigLIP, ViT, DINO or DINOv2. 'demo' is the "
             "embedded model.",
+            autocompletion=completion.models,
             rich_help_panel=MODEL,
         ),
     ] = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     offline: options.Offline = False,
     min_pixels: options.MinPixels = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(
-            help="Pictures are resized to at most this many pixels. An encoder of square inputs then gets the whole "
+            metavar="PX",
+            help="Shrink larger pictures to at most this many pixels. An encoder of square inputs then gets the whole "
             "picture in its own proportions, with interpolated positions.",
             rich_help_panel=MODEL,
         ),
@@ -80,20 +85,24 @@ def encoder(
         list[str] | None,
         typer.Option(
             metavar="X,Y",
-            help="Show where the patch at this pixel of the picture looks, and which patches are similar; repeatable.",
+            help="Show where the patch at this pixel of the picture looks, and which patches are similar to it. Can be "
+            "repeated.",
             rich_help_panel=MAPS,
         ),
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Layer whose heads are drawn one by one. Default: the last.", rich_help_panel=MAPS),
+        typer.Option(
+            metavar="N", help="Draw the heads of this layer one by one. Default: the last.", rich_help_panel=MAPS
+        ),
     ] = None,
     over: Annotated[
-        OverHeads, typer.Option(help="How the maps of layers combine the heads.", rich_help_panel=MAPS)
+        OverHeads, typer.Option(help="How the map of a layer combines its heads.", rich_help_panel=MAPS)
     ] = OverHeads.mean,
     embeddings: Annotated[
         str | None,
         typer.Option(
+            metavar="NAMES",
             help="Project the patches: pca, tsne or pca,tsne (pip install 'qvl-attn\\[embeddings]').",
             rich_help_panel=MAPS,
         ),
@@ -109,17 +118,22 @@ def encoder(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help='With --saliency, for CLIP and SigLIP: a text such as "a photo of a cat"; repeatable.',
+            metavar="TEXT",
+            help='With --saliency, for CLIP and SigLIP: a text such as "a photo of a cat". Can be repeated.',
             rich_help_panel=MAPS,
         ),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
-            help="With --saliency: a class, by name or number. Default: the most likely class.", rich_help_panel=MAPS
+            metavar="CLASS",
+            help="With --saliency: a class, by name or number. Default: the most likely class.",
+            rich_help_panel=MAPS,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of t-SNE.", min=0, max=2**31 - 1, rich_help_panel=MAPS)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of t-SNE.", callback=options.check_seed, rich_help_panel=MAPS)
+    ] = 0,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,
     start: options.Start = 0.0,
@@ -127,7 +141,7 @@ def encoder(
     source_fps: options.SourceFps = 24.0,
     scale: Annotated[
         ScaleChoice,
-        typer.Option(help="Clips: one colour scale for the clip, or one per frame.", rich_help_panel=DRAWING),
+        typer.Option(help="Clips: one colour scale for the clip, or one for each frame.", rich_help_panel=DRAWING),
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
@@ -142,14 +156,15 @@ def encoder(
         typer.Option(
             "--out",
             "-o",
-            help="Folder that holds the results; with --input-dir, the folder of the run.",
+            metavar="DIR",
+            help="Folder for the results. With --input-dir: the folder of the run.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("qvl-attn-out"),
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print only the folders, or the JSON.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="Print only the folders, or only the JSON.", rich_help_panel=OUTPUT)
     ] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -217,7 +232,7 @@ def encoder(
             say=no_op if quiet else print_line,
             revision=revision,
             device=device,
-            dtype=dtype,
+            dtype=dtype.value,
         )
         if input_dir is not None:
             from qvl_attn.encoders.folder_run import encode_folder

@@ -9,7 +9,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import go_offline, handle_errors, importing, silence_libraries
-from qvl_attn.cli.options import DEFAULT_MODEL
+from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
 from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.text import plain
 
@@ -24,13 +24,14 @@ FITS = {True: "fits", False: "does not fit", None: "not known"}
 def estimate(
     media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
     image: Annotated[
-        list[str] | None, typer.Option("--image", "-i", help="Another picture in the same prompt; repeatable.")
+        list[str] | None,
+        typer.Option("--image", "-i", metavar="FILE", help="Another picture for the same question. Can be repeated."),
     ] = None,
-    question: Annotated[str, typer.Option(help="Question about the picture.")] = "Describe this image.",
+    question: Annotated[str, typer.Option(metavar="TEXT", help="Question about the picture.")] = "Describe this image.",
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     offline: options.Offline = False,
     system: options.System = None,
     min_pixels: options.MinPixels = None,
@@ -39,13 +40,12 @@ def estimate(
     profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Estimate the tokens of a question, and the memory that each kind of attention needs. Loads no weights.
+    """Estimate how many tokens a question has, and how much memory each kind of attention needs. Loads no weights.
 
-    "The usual way" is that of transformers: eager attention that returns the matrices of all layers, which are then
-    stacked.
+    "The usual way" is that of transformers: eager attention that returns the matrices of all layers.
 
     qvl-attn estimate cats.png --model demo
     """
@@ -65,7 +65,7 @@ def estimate(
         silence_libraries(bars=not as_json)
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
         config = load_config(checkpoint)
-        analyzer = Analyzer(checkpoint, config, choose_placement(config, device, dtype, must_fit=False))
+        analyzer = Analyzer(checkpoint, config, choose_placement(config, device, dtype.value, must_fit=False))
         result = analyzer.estimate(
             pictures,
             question,

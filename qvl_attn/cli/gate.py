@@ -23,12 +23,12 @@ FailUnder = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIGURE=X",
-        help=f"Exit with 1 if a figure is below X: {', '.join(GATED_FIGURES)}.",
+        help=f"Exit with code 1 if this figure is below X. Can be repeated. Figures: {', '.join(GATED_FIGURES)}.",
         rich_help_panel=CHECK,
     ),
 ]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Also write scores.csv.", rich_help_panel=options.OUTPUT)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json on stdout.", rich_help_panel=options.OUTPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json.", rich_help_panel=options.OUTPUT)]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only the path of summary.json.", rich_help_panel=options.OUTPUT)
 ]

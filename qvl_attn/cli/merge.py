@@ -14,10 +14,13 @@ from qvl_attn.cli.gate import AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse
 
 def merge(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of all parts of a check, in any order.")
+        list[Path], typer.Argument(metavar="RUN", help="The folders of all parts of a check, in any order.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="New folder for the merged run.", rich_help_panel=options.OUTPUT)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="New folder for the merged run.", rich_help_panel=options.OUTPUT
+        ),
     ],
     fail_under: FailUnder = None,
     as_csv: AsCsv = False,
@@ -25,7 +28,7 @@ def merge(
     quiet: Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Merge the parts that `check --shard` wrote into one run, as if one process had made it. No model is needed.
+    """Join the parts that check --shard wrote to one run, as if one process had made it. No model is needed.
 
     qvl-attn merge runs/part-* --out runs/all
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl_attn.cli import completion
 from qvl_attn.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ class AttnMode(StrEnum):
     auto = "auto"
     eager = "eager"
     rows = "rows"
+
+
+class DtypeName(StrEnum):
+    """Precisions of a model."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class HeadDtype(StrEnum):
@@ -61,77 +71,121 @@ class DenoiseFilter(StrEnum):
     rank_gaussian = "rank-gaussian"
 
 
-def _option(value_type: Any, text: str, panel: str, *names: str, **limits: Any) -> Any:
-    return Annotated[value_type, typer.Option(*names, help=text, rich_help_panel=panel, **limits)]
+def check_seed(value: int) -> int:
+    """Check a seed here, since help would show the limits of an option as a range of numbers with 19 digits.
+
+    Raises:
+        BadParameter: out of range.
+    """
+    if not 0 <= value < 2**63:
+        raise typer.BadParameter(f"{value} is not a whole number from 0 to 2^63 - 1")
+    return value
 
 
-Model = _option(str, "Hugging Face id or local folder; 'demo' is the embedded model.", MODEL, "--model", "-m")
-Revision = _option(str | None, "Branch, tag or commit of a model on the Hugging Face Hub.", MODEL)
-Device = _option(str, "auto, cpu, cuda or cuda:1.", MODEL)
-DeviceMap = _option(str | None, "auto: spread the model over several GPUs.", MODEL)
-Dtype = _option(str, "auto, float32, bfloat16 or float16.", MODEL)
+def _option(value_type: Any, metavar: str | None, text: str, panel: str, *names: str, **more: Any) -> Any:
+    return Annotated[value_type, typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)]
+
+
+def _flag(text: str, panel: str, *names: str) -> Any:
+    return _option(bool, None, text, panel, *names)
+
+
+Model = _option(
+    str,
+    "MODEL",
+    "Hugging Face id or local folder. 'demo' is the embedded model.",
+    MODEL,
+    "--model",
+    "-m",
+    autocompletion=completion.models,
+)
+Revision = _option(str | None, "NAME", "Branch, tag or commit of the model on the Hugging Face Hub.", MODEL)
+Device = _option(str, "DEVICE", "auto, cpu, cuda or cuda:1.", MODEL, autocompletion=completion.devices)
+DeviceMap = _option(str | None, "MAP", "auto spreads the model over several GPUs.", MODEL)
+Dtype = _option(DtypeName, "DTYPE", "Precision: auto, float32, bfloat16 or float16.", MODEL)
 Attn = _option(
     AttnMode,
-    "eager: eager attention, the reference; rows: SDPA; only the displayed rows are recomputed, in float32; "
-    "auto: eager in float32 where it fits the memory, else rows.",
+    "MODE",
+    "How attention is computed. eager: the reference. rows: with SDPA; only the rows that are shown are computed once "
+    "more, in float32. auto: eager in float32 where it fits the memory, else rows.",
     MODEL,
 )
-Offline = _option(bool, "Never connect to the Hugging Face Hub.", MODEL, "--offline")
-System = _option(str | None, "System prompt, in place of the template's.", MODEL)
-MinPixels = _option(int | None, "Pictures and frames are resized to at least this many pixels.", MODEL)
-MaxPixels = _option(int | None, "Pictures are resized to at most this many pixels.", MODEL)
-MaxNewTokens = _option(int, "Longest answer, in tokens.", MODEL)
-Seed = _option(int, "Seed for torch; answers are greedy.", MODEL, min=-(2**63), max=2**63 - 1)
+Offline = _flag("Never connect to the Hugging Face Hub.", MODEL, "--offline")
+System = _option(str | None, "TEXT", "System prompt. Default: that of the chat template.", MODEL)
+MinPixels = _option(int | None, "PX", "Enlarge smaller pictures and frames to at least this many pixels.", MODEL)
+MaxPixels = _option(int | None, "PX", "Shrink larger pictures to at most this many pixels.", MODEL)
+MaxNewTokens = _option(int, "N", "Longest answer, in tokens.", MODEL)
+Seed = _option(
+    int, "N", "Seed of all random numbers. Answers do not depend on it: they are greedy.", MODEL, callback=check_seed
+)
 Prompts = Annotated[
-    str | None, typer.Option(help="A set of questions: a JSONL file, or a built-in set (see qvl-attn prompts).")
+    str | None,
+    typer.Option(
+        metavar="SET",
+        help="Ask the questions of a set: a JSONL file, or a built-in set (qvl-attn prompts lists them).",
+        autocompletion=completion.prompt_sets,
+    ),
 ]
 Query = _option(
     str | None,
-    "Tokens whose attention is shown: question, last, answer or text:WORDS. Default: the profile's, else question.",
+    "QUERY",
+    "Show the attention of these tokens: question, last (the last of the prompt), answer or text:WORDS. Default: that "
+    "of the profile, else question.",
     MAPS,
+    autocompletion=completion.queries,
 )
 Profile = _option(
     str | None,
+    "PROFILE",
     "Layers or heads of the headline map: the name of a profile, a file, or none. Default: the profile for this model.",
     MAPS,
+    autocompletion=completion.profiles,
 )
-Fps = _option(float, "Frames sampled per second.", CLIP)
-MaxFrames = _option(int, "Most frames to sample; a longer clip is sampled more sparsely.", CLIP)
-Start = _option(float, "Start of the part to sample, in seconds.", CLIP)
-End = _option(float | None, "End of the part to sample, in seconds. Default: the clip's end.", CLIP)
-SourceFps = _option(float, "For a folder of frames: how many frame numbers make one second.", CLIP)
+Fps = _option(float, "N", "Frames to sample per second.", CLIP)
+MaxFrames = _option(int, "N", "Most frames to sample. A longer clip is sampled more sparsely.", CLIP)
+Start = _option(float, "SECONDS", "Start of the part to sample.", CLIP)
+End = _option(float | None, "SECONDS", "End of the part to sample. Default: the end of the clip.", CLIP)
+SourceFps = _option(float, "N", "For a folder of frames: how many frame numbers make one second.", CLIP)
 Layers = _option(
     str | None,
+    "LAYERS",
     "Layers to capture and average: all, 18, 14-20 or 4,8,12. Default: capture all; average those of the profile, or "
-    "those at 50-85 % of the depth.",
+    "those at 50 to 85 % of the depth.",
     MAPS,
 )
-Heads = _option(str | None, "Heads to average and to show one by one: 3,5 or 21.9,21.11 (layer.head).", MAPS)
+Heads = _option(str | None, "HEADS", "Heads to average and to show one by one: 3,5, or 21.9,21.11 (layer.head).", MAPS)
 Method = _option(
-    str | None, "How the headline map is computed: mean, relative, gradient, ... (see qvl-attn methods).", MAPS
+    str | None,
+    "METHOD",
+    "How to compute the headline map, such as mean, relative or gradient (qvl-attn methods lists all).",
+    MAPS,
+    autocompletion=completion.methods,
 )
-Faithfulness = _option(
-    bool,
-    "Test the map by deletion, insertion and sanity checks: some hundred more passes.",
+Faithfulness = _flag(
+    "Also test the map by deletion, insertion and sanity checks. Takes some hundred more passes.",
     MAPS,
     "--faithfulness",
 )
-Denoise = _option(DenoiseFilter | None, "Filter the map over 3x3 cells: median, or the rank Gaussian of TAM.", DRAWING)
-StoreHeads = _option(HeadDtype, "Precision of heads that are stored one by one; float16 rounds by 2^-11 at most.", MAPS)
-Answer = _option(str | None, "Teacher-force this answer: show its maps and its log-probability.", MAPS)
-Colormap = _option(Colors, "Colour map.", DRAWING)
-Alpha = _option(float, "Opacity of the colours, 0 to 1.", DRAWING)
-Interp = _option(Cells, "linear: interpolate between cells; cells: draw each cell as a box.", DRAWING)
-Blur = _option(float, "Gaussian blur of the map: sigma in cells.", DRAWING)
-Smooth = _option(bool, "Clips: blend the maps of sampled frames over time.", DRAWING, "--smooth")
-SideBySide = _option(bool, "Clips: draw the clip next to its heat map.", DRAWING, "--side-by-side")
-TopPercent = _option(float, "Colour only the strongest cells: this percentage of all.", DRAWING)
-DrawSize = _option(str, "Longest side of drawn pictures in pixels, or 'full'.", DRAWING)
-Out = _option(Path, "Folder that holds the results.", OUTPUT, "--out", "-o")
-Overwrite = _option(bool, "Replace an identical result.", OUTPUT, "--overwrite")
-Json = _option(bool, "Print one JSON object per result on stdout.", OUTPUT, "--json")
-Quiet = _option(bool, "Print only the answers, or the JSON.", OUTPUT, "--quiet", "-q")
-Debug = _option(bool, "Show tracebacks.", OUTPUT, "--debug")
+Denoise = _option(
+    DenoiseFilter | None, "FILTER", "Filter the map over 3x3 cells: median, or rank-gaussian, that of TAM.", DRAWING
+)
+StoreHeads = _option(
+    HeadDtype, "DTYPE", "Precision of heads stored one by one: float32, or float16, which rounds by up to 2^-11.", MAPS
+)
+Answer = _option(str | None, "TEXT", "Teacher-force this answer: show its maps and its log-probability.", MAPS)
+Colormap = _option(Colors, None, "Colour map.", DRAWING)
+Alpha = _option(float, "NUMBER", "Opacity of the colours, from 0 to 1.", DRAWING)
+Interp = _option(Cells, None, "linear: interpolate between cells. cells: draw each cell as a box.", DRAWING)
+Blur = _option(float, "CELLS", "Blur the map: sigma of a Gaussian, in cells.", DRAWING)
+Smooth = _flag("Clips: blend the maps of sampled frames over time.", DRAWING, "--smooth")
+SideBySide = _flag("Clips: draw the clip beside its heat map.", DRAWING, "--side-by-side")
+TopPercent = _option(float, "PERCENT", "Colour only the strongest cells: this percentage of all.", DRAWING)
+DrawSize = _option(str, "PX", "Longest side of drawn pictures in pixels, or full for the size of the file.", DRAWING)
+Out = _option(Path, "DIR", "Folder for the results.", OUTPUT, "--out", "-o")
+Overwrite = _flag("Do it again where the same result exists, and replace it.", OUTPUT, "--overwrite")
+Json = _flag("Print each result as a JSON object.", OUTPUT, "--json")
+Quiet = _flag("Print only the answers, or only the JSON.", OUTPUT, "--quiet", "-q")
+Debug = _flag("Show the traceback of an error.", OUTPUT, "--debug")
 
 
 def drawing_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl_attn.cli import options
+from qvl_attn.cli import completion, options
 from qvl_attn.cli.ask import FILES as PICTURE_FILES
 from qvl_attn.cli.console import handle_errors, print_line
 from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, drawing_of
@@ -36,33 +36,44 @@ CLIP_SCALES = (ScaleChoice.clip, ScaleChoice.frame)
 
 
 def render(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `ask` or `video` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that ask or video wrote.")],
     layers: Annotated[
         str | None,
-        typer.Option(help="Captured layers to average: all, 18, 14-20 or 4,8,12.", rich_help_panel=MAPS),
+        typer.Option(metavar="LAYERS", help="Layers to average: all, 18, 14-20 or 4,8,12.", rich_help_panel=MAPS),
     ] = None,
     heads: options.Heads = None,
     query: Annotated[
         str | None,
         typer.Option(
-            help="Tokens whose attention is shown: question, last, answer or text:WORDS.", rich_help_panel=MAPS
+            metavar="QUERY",
+            help="Show the attention of these tokens: question, last, answer or text:WORDS.",
+            rich_help_panel=MAPS,
+            autocompletion=completion.queries,
         ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="A saved method, or mean: plain attention.", rich_help_panel=MAPS),
+        typer.Option(
+            metavar="METHOD",
+            help="Draw the map of this method, if it is saved. mean: plain attention.",
+            rich_help_panel=MAPS,
+            autocompletion=completion.methods,
+        ),
     ] = None,
     media: Annotated[
         list[str] | None,
         typer.Option(
-            help="The original file, to draw full-size pictures or all frames of a clip; repeat it for each picture.",
+            metavar="FILE",
+            help="The original file, to draw pictures at full size, or all frames of a clip. Can be repeated.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
     scale: Annotated[
         ScaleChoice | None,
         typer.Option(
-            help="Colour scale of pictures: layer or shared; of clips: clip or frame.", rich_help_panel=DRAWING
+            metavar="SCALE",
+            help="Colour scale. Pictures: layer or shared. Clips: clip or frame.",
+            rich_help_panel=DRAWING,
         ),
     ] = None,
     smooth: options.Smooth = False,
@@ -79,7 +90,8 @@ def render(
         typer.Option(
             "--out",
             "-o",
-            help="Folder that holds the result. Default: the folder that holds DIR.",
+            metavar="FOLDER",
+            help="Folder for the result. Default: the folder that DIR is in.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -88,7 +100,7 @@ def render(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw a saved result again from its saved attention: other layers, heads or colours. No model is needed.
+    """Draw a saved result again, with other layers, heads or colours. No model is needed.
 
     qvl-attn render qvl-attn-out/cats-how-many-cats-1a2b3c4d --layers 14-20 --colormap viridis
     """

@@ -15,8 +15,8 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...",
-            help="Folders that ask, video, encoder, check, merge or render wrote; several results share one page.",
+            metavar="DIR",
+            help="Folders that ask, video, encoder, check, merge or render wrote. Several results share one page.",
         ),
     ],
     out: Annotated[
@@ -25,13 +25,13 @@ def report(
             "--out",
             "-o",
             metavar="FILE",
-            help="New file for the page. Default: report.html in DIR, which is replaced.",
+            help="New file for the page. Default: replace report.html in DIR.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Make the page of a saved result again, or one page of several. No model is needed.
+    """Make the page of a saved result again, or one page of several results. No model is needed.
 
     qvl-attn report qvl-attn-out/cats-how-many-cats-1a2b3c4d
     """

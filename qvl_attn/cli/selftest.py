@@ -12,7 +12,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
-from qvl_attn.cli.options import DEFAULT_MODEL
+from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def selftest(
     revision: options.Revision = None,
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     offline: options.Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check that attention is captured correctly with your weights on your machine. Exit code 1 if a check fails.
+    """Check that attention is captured correctly with your model on your machine. Exit code 1 if a check fails.
 
     qvl-attn selftest --model demo
     """
@@ -47,7 +47,7 @@ def selftest(
             bars=not as_json,
             revision=revision,
             device=device,
-            dtype=dtype,
+            dtype=dtype.value,
             device_map=device_map,
             attn="rows",
         )

@@ -10,7 +10,18 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
-from qvl_attn.cli.options import CLIP, DEFAULT_MODEL, DRAWING, MODEL, AttnMode, Cells, Colors, HeadDtype, drawing_of
+from qvl_attn.cli.options import (
+    CLIP,
+    DEFAULT_MODEL,
+    DRAWING,
+    MODEL,
+    AttnMode,
+    Cells,
+    Colors,
+    DtypeName,
+    HeadDtype,
+    drawing_of,
+)
 from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op
@@ -53,7 +64,7 @@ def video(
         ),
     ],
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION...", help="One or more questions about the clip.")
+        list[str] | None, typer.Argument(metavar="QUESTION", help="One or more questions about the clip.")
     ] = None,
     prompts: options.Prompts = None,
     fps: options.Fps = 2.0,
@@ -64,21 +75,26 @@ def video(
     mode: Annotated[
         Mode,
         typer.Option(
-            help="clip: all frames in one prompt; frames: one prompt per frame; both: do both.", rich_help_panel=CLIP
+            help="clip: all frames in one prompt. frames: a prompt for each frame. both: both.", rich_help_panel=CLIP
         ),
     ] = Mode.clip,
-    window: Annotated[int, typer.Option(help="Sampled frames per prompt; 0 for all in one.", rich_help_panel=CLIP)] = 0,
+    window: Annotated[
+        int,
+        typer.Option(metavar="N", help="Sampled frames in each prompt. 0: all in one prompt.", rich_help_panel=CLIP),
+    ] = 0,
     stride: Annotated[
         int,
         typer.Option(
-            help="Sampled frames from the start of one window to the next; 0 for half a window.", rich_help_panel=CLIP
+            metavar="N",
+            help="Sampled frames from the start of one window to the start of the next. 0: half a window.",
+            rich_help_panel=CLIP,
         ),
     ] = 0,
     model: options.Model = DEFAULT_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = DtypeName.auto,
     attn: options.Attn = AttnMode.auto,
     offline: options.Offline = False,
     system: options.System = None,
@@ -86,6 +102,7 @@ def video(
     max_pixels: Annotated[
         int | None,
         typer.Option(
+            metavar="PX",
             help="Frames are resized to at most this many pixels, at most 602112. Default: 151200.",
             rich_help_panel=MODEL,
         ),
@@ -100,7 +117,8 @@ def video(
     store_heads: options.StoreHeads = HeadDtype.float32,
     answer: options.Answer = None,
     scale: Annotated[
-        ScaleChoice, typer.Option(help="One colour scale for the clip, or one per frame.", rich_help_panel=DRAWING)
+        ScaleChoice,
+        typer.Option(help="Colour scale: one for the clip, or one for each frame.", rich_help_panel=DRAWING),
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
@@ -155,7 +173,7 @@ def video(
             say=no_op if quiet else print_line,
             revision=revision,
             device=device,
-            dtype=dtype,
+            dtype=dtype.value,
             device_map=device_map,
             attn=attn.value,
         )

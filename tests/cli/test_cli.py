@@ -395,12 +395,17 @@ def test_heads_apply_to_the_sheets_too(run, cats):
 
 
 def test_shell_completion():
-    completion = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --he", "COMP_CWORD": "2"}
-    code = "from qvl_attn.cli.app import app; app(prog_name='qvl-attn')"
+    completion = {"_QVL_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "qvl-attn ask --method gr", "COMP_CWORD": "3"}
+    code = (
+        "import atexit, sys; from qvl_attn.cli.app import app;"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers', 'PIL'} & set(sys.modules)), file=sys.stderr));"
+        "app(prog_name='qvl-attn')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | completion, capture_output=True, text=True, check=False
     )
-    assert {"--heads", "--help"} <= set(done.stdout.split())
+    assert done.stdout.split() == ["gradient", "gradcam"]
+    assert done.stderr.strip() == "[]", "it answers before heavy libraries are loaded"
 
 
 def test_quiet(run, cats):
