@@ -21,7 +21,7 @@ CLIP_FRAME_PIXELS = 360 * 420
 
 
 def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None, frames: int) -> tuple[int, int]:
-    """Return the minimum and maximum number of pixels of a resized clip frame, as qwen-vl-utils' `fetch_video` has them.
+    """Return the minimum and maximum number of pixels of a resized clip frame, those of qwen-vl-utils' `fetch_video`.
 
     A checkpoint replaces the recipe's minimum with `clip_min_pixels` in its `video_preprocessor_config.json`.
 

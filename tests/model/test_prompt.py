@@ -12,6 +12,8 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.model.prompt import answer_tokens, build_prompt, chat_messages
+from tests.conftest import DEMO_PICTURES
+from tests.helpers.plain_eager import eager
 from tests.helpers.recipe import recipe
 
 QUESTIONS = [
@@ -88,6 +90,30 @@ def test_inputs_equal_the_recipe(genuine, make_picture, sizes):
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw", "pixel_values"):
         assert torch.equal(prompt.inputs[name], want[name]), name
     assert [grid.grid_thw for grid in prompt.grids] == [tuple(grid) for grid in want["image_grid_thw"].tolist()]
+
+
+def test_the_chat_template_alone_resizes_otherwise(demo, tmp_path):
+    """The README's "up to 0.002": the largest difference of a weight, among the embedded pictures at another size."""
+    question, differences = "how many cats?", {}
+    for path in sorted(DEMO_PICTURES.glob("*.png")):
+        picture = Image.open(path)
+        picture = picture.resize((picture.width * 19 // 10, picture.height * 19 // 10), Image.Resampling.BICUBIC)
+        picture.save(tmp_path / path.name)
+        ours = dict(demo.prepare([([load_picture(tmp_path / path.name)], question)], Settings())[0].prompt.inputs)
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+        alone = demo.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        assert torch.equal(ours["input_ids"], alone["input_ids"])
+        with eager(demo.model), torch.no_grad():
+            attention = [torch.cat(demo.model(**i, output_attentions=True).attentions) for i in (ours, alone)]
+        differences[path.stem] = float((attention[0] - attention[1]).abs().max())
+    assert min(differences.values()) > 1e-5
+    assert max(differences.values()) == pytest.approx(0.002, abs=0.0005)
 
 
 def test_transparency_is_white_as_in_the_recipe(demo, tmp_path):
