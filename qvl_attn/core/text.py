@@ -9,11 +9,19 @@ _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # Spreadsheets read a cell that begins with one of these as a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
+# What data sets write where a picture or a clip belongs.
+_PLACEHOLDER = re.compile("<(?:image|video)>")
 
 
 def shortened(text: str) -> str:
     """Return a text cut to `LONG` characters, for lists."""
     return text if len(text) <= LONG else text[: LONG - 1].rstrip() + "…"
+
+
+def placeholder(text: str) -> str | None:
+    """Return the first `<image>` or `<video>` of a question, which would be asked as text; None if it has none."""
+    found = _PLACEHOLDER.search(text)
+    return found and found[0]
 
 
 def inert(text: str) -> str:

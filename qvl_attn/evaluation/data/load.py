@@ -65,9 +65,24 @@ def load_samples(
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{name} is neither a file nor a folder", "write the data to a file first")
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
+        if not is_rows and not prompts:
+            raise InputError(f"{name} {_what(path)}, and no --prompts are given", _questions_hint(path))
         records = read_jsonl(path, faults) if is_rows else picture_rows(path)
     default_root = None if is_hub_set(name) else path if path.is_dir() else path.parent
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
     return read_samples(islice(records, limit), root, faults, prompt_items, readers, progress)
+
+
+def _what(path: Path) -> str:
+    return "is a folder of pictures" if path.is_dir() else f"is not a file of rows ({', '.join(ROW_FILES)})"
+
+
+def _questions_hint(path: Path) -> str:
+    """Return where the questions of a picture, or of a folder, may be."""
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    row_files = [file for file in inside if file.suffix.lower() in ROW_FILES[:2] and file.is_file()]
+    if row_files:
+        return f"it holds rows: name their file, {row_files[0]}"
+    return "--prompts counting asks each picture the questions of a set; qvl-attn prompts lists the sets"

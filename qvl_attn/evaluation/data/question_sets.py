@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import placeholder, shortened
+from qvl_attn.evaluation.data.rows import MEDIA, unknown_fields
 
 MAX_BYTES = 16 * 2**20
+FIELDS = ("id", "question", "language")
 _PACKAGE = Path(__file__).parents[2]
 
 
@@ -61,43 +66,46 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"--prompts {name}: larger than {MAX_BYTES >> 20} MiB")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may hold what splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prompts {name}: cannot be read as text ({type(error).__name__})") from None
-    items: list[PromptItem] = []
+    items: dict[str, PromptItem] = {}
     faults: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        item = _item(line)
-        if isinstance(item, str):
-            faults.append(f"line {number}: {item}")
-        elif item.id in {earlier.id for earlier in items}:
-            faults.append(f"line {number}: id {item.id!r} is used twice")
-        else:
-            items.append(item)
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            faults.append(f"line {number}: not JSON")
+            continue
+        messages = list(_faults(value)) if isinstance(value, dict) else ["not a JSON object"]
+        if not messages and value["id"] in items:
+            messages.append(f"id {shortened(repr(value['id']))} is used twice")
+        faults += [f"line {number}: {message}" for message in messages]
+        if not messages:
+            items[value["id"]] = PromptItem(value["id"], value["question"], value.get("language"))
     if faults:
-        raise InputError(f"--prompts {name}: {'; '.join(faults)}", 'want {"id": "...", "question": "..."} per line')
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        hint = 'want {"id": "...", "question": "..."} per line'
+        raise InputError(f"--prompts {name}: the question set has {count}", hint, tuple(faults))
     if not items:
         raise InputError(f"--prompts {name}: contains no question")
-    return tuple(items)
+    return tuple(items.values())
 
 
-def _item(line: str) -> PromptItem | str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return "not JSON"
-    if not isinstance(value, dict):
-        return "not a JSON object"
+def _faults(value: dict[str, Any]) -> Iterator[str]:
     for field in ("id", "question"):
         if not isinstance(value.get(field), str) or not value[field].strip():
-            return f"{field}: want a non-empty string"
-        if any("\ud800" <= char <= "\udfff" for char in value[field]):
-            return f"{field}: not valid Unicode"
+            yield f"{field}: want a non-empty string"
+        elif any("\ud800" <= char <= "\udfff" for char in value[field]):
+            yield f"{field}: not valid Unicode"
+        elif field == "question" and (mark := placeholder(value[field])):
+            yield f"question: contains {mark}: leave it out; the pictures come before the question"
     if "language" in value and not (isinstance(value["language"], str) and value["language"].strip()):
-        return "language: want a non-empty string"
-    for field in ("image", "images", "video"):
-        if field in value:
-            return f"{field}: a question set names no pictures; this looks like a data set"
-    return PromptItem(value["id"], value["question"], value.get("language"))
+        yield "language: want a non-empty string"
+    pictures = [field for field in MEDIA if field in value]
+    if pictures:
+        yield f"{pictures[0]}: a question set names no pictures; this looks like a data set"
+    else:
+        yield from (f"{field}: {message}" for field, message in unknown_fields(value, FIELDS))

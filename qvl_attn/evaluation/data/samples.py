@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.data.question_sets import PromptItem
-from qvl_attn.evaluation.data.rows import BOX_UNITS, Faults, Row, parse_row
+from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
 from qvl_attn.media.video import open_clip
 
@@ -222,16 +223,25 @@ def read_samples(
     resolver = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
     places: dict[str, str] = {}
+    sample_ids: list[tuple[str, str]] = []
     for done, (place, value) in enumerate(records, 1):
+        before = len(faults.lines)
         row = parse_row(value, place, faults)
         if row is not None:
             if row.id in places:
-                faults.add(place, "id", f"{row.id!r} is already used at {places[row.id]}")
-            places.setdefault(row.id, place)
-            samples += _samples(row, resolver, prompts, faults)
+                faults.add(place, "id", f"{shortened(repr(row.id))} is already used at {places[row.id]}")
+            elif row.id:
+                places[row.id] = place
+                names = [row.id] if row.question is not None else [f"{row.id}/{item.id}" for item in prompts]
+                sample_ids += [(name, place) for name in names]
+            media_refs = _find_media(row, resolver, faults)
+            boxes = _clipped_boxes(row, media_refs, faults) if media_refs else []
+            if row.question is None and not prompts:
+                faults.add(row.place, "question", "missing, and no --prompts are given")
+            if len(faults.lines) == before:
+                samples += _samples(row, media_refs, boxes, prompts)
         progress(done)
-    if prompts and not faults.lines:
-        _check_prompt_ids(samples, faults)
+    _check_sample_ids(sample_ids, faults)
     if faults.lines:
         raise all_faults(faults.lines)
     if not samples:
@@ -267,34 +277,34 @@ def _grouped(samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _check_prompt_ids(samples: Sequence[Sample], faults: Faults) -> None:
-    """Find ids that are no longer unique after the question's id was appended to the record's."""
+def _check_sample_ids(ids: Sequence[tuple[str, str]], faults: Faults) -> None:
+    """Find ids, each with its place, that are no longer unique after a question's id was appended to the record's."""
     places: dict[str, str] = {}
-    for sample in samples:
-        if sample.id in places:
-            message = f"{sample.id!r}, with the id of its question, is already used at {places[sample.id]}"
-            faults.add(sample.place, "id", message)
-        places.setdefault(sample.id, sample.place)
+    for name, place in ids:
+        if name in places:
+            message = f"{shortened(repr(name))}, with the id of its question, is already used at {places[name]}"
+            faults.add(place, "id", message)
+        places.setdefault(name, place)
 
 
-def _samples(row: Row, resolver: Root, prompts: Sequence[PromptItem], faults: Faults) -> list[Sample]:
-    kind = "clip" if row.media == "video" else "picture"
+def _find_media(row: Row, resolver: Root, faults: Faults) -> tuple[MediaRef, ...]:
+    """Return the pictures or the clip of a record; nothing if one of them has a fault."""
     media_refs = []
     for path in row.paths:
         try:
-            media_refs.append(resolver.find(path, kind))
+            media_refs.append(resolver.find(path, "clip" if row.media == "video" else "picture"))
         except InputError as error:
             faults.add(row.place, row.media, str(error))
-    if len(media_refs) < len(row.paths):
-        return []
-    boxes = [_clipped_box(row, i, media_refs, faults) for i in range(len(row.boxes))]
-    if row.question is None and not prompts:
-        faults.add(row.place, "question", "missing, and no --prompts are given")
-        return []
+    return tuple(media_refs) if len(media_refs) == len(row.paths) else ()
+
+
+def _samples(
+    row: Row, media_refs: tuple[MediaRef, ...], boxes: Sequence[Sequence[float]], prompts: Sequence[PromptItem]
+) -> list[Sample]:
     sample = Sample(
         place=row.place,
         id=row.id,
-        media_refs=tuple(media_refs),
+        media_refs=media_refs,
         question=row.question or "",
         answers=row.answers,
         boxes_px=np.array(boxes, dtype=np.float64).reshape(-1, 4),
@@ -305,19 +315,27 @@ def _samples(row: Row, resolver: Root, prompts: Sequence[PromptItem], faults: Fa
     return [replace(sample, id=f"{row.id}/{item.id}", question=item.question) for item in prompts]
 
 
-def _clipped_box(row: Row, i: int, media_refs: Sequence[MediaRef], faults: Faults) -> list[float]:
+def _clipped_boxes(row: Row, media_refs: Sequence[MediaRef], faults: Faults) -> list[list[float]]:
+    """Return the boxes without a fault as xyxy in pixels, clipped to their pictures."""
+    places = zip(row.boxes, row.frames, strict=False)  # frames with a fault are not there
+    return [
+        _clipped_box(row, i, box, frame, media_refs, faults) for i, (box, frame) in enumerate(places) if box is not None
+    ]
+
+
+def _clipped_box(
+    row: Row, i: int, xyxy: Box, frame: int, media_refs: Sequence[MediaRef], faults: Faults
+) -> list[float]:
     """Return a box as xyxy in pixels, clipped to the picture."""
-    frame, per_side, field = row.frames[i], BOX_UNITS[row.box_units], f"boxes[{i}]"
+    per_side, field = BOX_UNITS[row.box_units], f"boxes[{i}]"
     media_ref = media_refs[0 if row.media == "video" or frame >= len(media_refs) else frame]
     if row.media == "video" and frame >= media_ref.frame_count:
         faults.add(row.place, "frame", f"frame {frame} does not exist: want 0 to {media_ref.frame_count - 1}")
     width, height = media_ref.size_px
     sides = (width, height, width, height)
-    box = [
-        value if per_side is None else value / per_side * side for value, side in zip(row.boxes[i], sides, strict=True)
-    ]
+    box = [value if per_side is None else value / per_side * side for value, side in zip(xyxy, sides, strict=True)]
     clipped = [min(max(value, 0.0), float(side)) for value, side in zip(box, sides, strict=True)]
-    text = f"{', '.join(f'{value:g}' for value in row.boxes[i])} ({row.box_units}, as xyxy)"
+    text = f"{', '.join(f'{value:g}' for value in xyxy)} ({row.box_units}, as xyxy)"
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > SLACK_PX:
         faults.add(row.place, field, f"{text} extends beyond the picture of {width} x {height} px: wrong box_units?")
     elif max(box) <= 1 < min(width, height):

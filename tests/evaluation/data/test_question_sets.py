@@ -72,8 +72,70 @@ def test_the_readme_names_the_sets_and_how_many_questions_they_have():
 def test_a_language_is_a_text(tmp_path, language):
     file = tmp_path / "set.jsonl"
     file.write_text(f'{{"id": "a", "question": "x?", "language": {language}}}')
-    with pytest.raises(InputError, match="line 1: language"):
+    with pytest.raises(InputError) as caught:
         load_prompts(str(file))
+    assert caught.value.details == ("line 1: language: want a non-empty string",)
+
+
+def faults_of(tmp_path, *lines):
+    """Return all faults of the lines of a question set."""
+    file = tmp_path / "set.jsonl"
+    file.write_bytes("\n".join(lines).encode())
+    with pytest.raises(InputError) as caught:
+        load_prompts(str(file))
+    return list(caught.value.details)
+
+
+def test_every_fault_of_every_line_is_reported(tmp_path):
+    lines = [
+        '{"id": "a", "question": "x?"}',
+        "[]",
+        '{"id": 1, "quesion": "x?", "language": ""}',
+        '{"id": "a", "question": "y?"}',
+        '{"id": "b", "question": "<image> y?", "x_a": 1, "meta": 2}',
+        "{",
+        '{"id": "c", "question": "x?", "image": "a.png"}',
+    ]
+    assert faults_of(tmp_path, *lines) == [
+        "line 2: not a JSON object",
+        "line 3: id: want a non-empty string",
+        "line 3: question: want a non-empty string",
+        "line 3: language: want a non-empty string",
+        "line 3: quesion: unknown field: did you mean question? (meta and x_... are free)",
+        "line 4: id 'a' is used twice",
+        "line 5: question: contains <image>: leave it out; the pictures come before the question",
+        "line 6: not JSON",
+        "line 7: image: a question set names no pictures; this looks like a data set",
+    ]
+
+
+@pytest.mark.parametrize("char", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_line_feed_only(tmp_path, char):
+    file = tmp_path / "set.jsonl"
+    file.write_text(f'{{"id": "a", "question": "first{char}second?"}}\r\n{{"id": "b", "question": "x?"}}', "utf-8")
+    assert [item.question for item in load_prompts(str(file))] == [f"first{char}second?", "x?"]
+
+
+def test_the_time_grows_with_the_lines_and_not_with_their_square(tmp_path, monkeypatch):
+    """A set of 20,000 questions took half a minute: all ids before each line were collected anew."""
+    loads, hashed = json.loads, []
+
+    class Counted(str):
+        __slots__ = ()
+        __eq__ = str.__eq__
+
+        def __hash__(self):
+            hashed.append(self)
+            return str.__hash__(self)
+
+    def counted(line):
+        return {name: Counted(value) for name, value in loads(line).items()}
+
+    monkeypatch.setattr("qvl_attn.evaluation.data.question_sets.json.loads", counted)
+    file = tmp_path / "set.jsonl"
+    file.write_text("".join(json.dumps({"id": f"q{i}", "question": "q?"}) + "\n" for i in range(500)))
+    assert len(load_prompts(str(file))) == 500
+    assert 500 <= len(hashed) < 10 * 500
 
 
 def test_a_language_may_be_left_out(tmp_path):

@@ -30,8 +30,7 @@ def valid_row(value):
 
 def faults_of(value):
     """Return all faults without their place, which each must name."""
-    row, faults = parsed(value)
-    assert row is None
+    _, faults = parsed(value)
     assert faults
     assert all(line.startswith("line 3: ") for line in faults)
     return [line.removeprefix("line 3: ") for line in faults]
@@ -119,12 +118,49 @@ def test_of_several_pictures_the_frame_is_the_picture(frame, frames):
     assert valid_row({**SEVERAL, "boxes": [BOX, BOX], "frame": frame}).frames == frames
 
 
-def test_other_fields_are_ignored():
-    more = {"split": None, "Boxes": "x", "bbox": [[0]], "nested": {"image": 3}, "images": None, "": math.nan}
+def test_meta_and_fields_of_ones_own_are_free():
+    more = {"meta": {"image": 3}, "x_split": None, "x_": [[0]], "images": None}
     assert valid_row({**BOXED, "boxes": [BOX], **more}) == valid_row({**BOXED, "boxes": [BOX]})
 
 
 # Faults.
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("awnser", "answer"),
+        ("answers", "answer"),
+        ("bbox", "boxes"),
+        ("Boxes", "boxes"),
+        ("img", "image"),
+        ("image_path", "image"),
+        ("box_unit", "box_units"),
+        ("frames", "frame"),
+        ("Question", "question"),
+    ],
+)
+def test_an_unknown_field_is_a_fault_that_names_the_nearest(name, near):
+    want = f"{name}: unknown field: did you mean {near}? (meta and x_... are free)"
+    assert faults_of({**BOXED, name: None}) == [want]
+
+
+@pytest.mark.parametrize("name", ["split", "label", "", "X_a", "a\nb", "\ud800", "y" * 10_000])
+def test_an_unknown_field_without_a_near_one_is_told_all(name):
+    (line,) = faults_of({**BOXED, name: 1})
+    assert line.endswith(
+        "unknown field: want id, image, images, video, question, answer, boxes, box_format, box_units, frame "
+        "(meta and x_... are free)"
+    )
+    assert line.isprintable()
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize("mark", ["<image>", "<video>"])
+def test_a_placeholder_for_a_picture_is_a_fault_and_not_asked(mark):
+    (line,) = faults_of({**BOXED, "question": f"{mark}\nhow many cats?"})
+    assert line.startswith(f"question: contains {mark}: leave it out; ")
+    assert valid_row({**BOXED, "question": "what is an image?"})
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 0.5, "a.png", [], [BOXED]])
@@ -309,14 +345,14 @@ def test_all_faults_of_a_row_are_reported():
         "frame": 3,
     }
     fields = [line.split(": ")[0] for line in faults_of(value)]
-    assert sorted(fields) == ["answer", "boxes[0]", "boxes[1]", "frame", "id", "image", "question"]
+    assert sorted(fields) == ["answer", "boxes[0]", "boxes[1]", "id", "image", "question"]
     both = faults_of({**value, "box_format": "yolo", "box_units": None})
     assert [line.split(":")[0] for line in both if line.startswith("box")] == ["box_format", "box_units"]
 
 
 def test_faults_of_rows_before_do_not_spoil_a_row():
     faults = Faults()
-    assert parse_row({}, "line 1", faults) is None
+    assert parse_row({}, "line 1", faults).paths == ()
     before = list(faults.lines)
     assert parse_row(BOXED, "line 2", faults).id == "a"
     assert faults.lines == before
@@ -353,14 +389,15 @@ rows = st.fixed_dictionaries(
 @given(rows | anything)
 def test_any_value_is_a_row_or_has_faults(value):
     row, faults = parsed(value)
-    assert (row is None) == bool(faults)
+    assert row or faults
     assert all(line.startswith("line 3: ") for line in faults)
-    if row:
+    if not faults:
         assert row.id.strip()
         assert row.paths
         assert all(path.strip() for path in (*row.paths, *row.answers))
         assert row.question is None or row.question.strip()
         assert len(row.frames) == len(row.boxes)
+        assert None not in row.boxes
         assert all(frame >= 0 for frame in row.frames)
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import (
@@ -117,7 +118,7 @@ def frames(root):
 
 
 def test_a_sample_is_what_its_row_says(root):
-    row = {"id": 7, "image": "a.png", "question": "Where?", "answer": ["left", "right"], "split": "val"}
+    row = {"id": 7, "image": "a.png", "question": "Where?", "answer": ["left", "right"], "meta": "val"}
     sample = read_one(root, {**row, "boxes": [[1, 2, 5, 8], [0, 0, 64, 32]], **PIXELS})
     assert (sample.place, sample.id, sample.question, sample.answers) == ("line 1", "7", "Where?", ("left", "right"))
     assert sample.boxes_px.tolist() == [[1, 2, 5, 8], [0, 0, 64, 32]]
@@ -154,6 +155,34 @@ def test_every_faulty_line_is_reported_with_its_number(root):
         "line 8: image: gone.png does not exist (check the path)",
         "line 9: boxes[0]: want four finite numbers",
     ]
+
+
+def test_all_faults_of_one_line_are_reported_in_one_round(root):
+    first = record(image="a.png", answer=2.5)
+    second = record(image="none.png", question="", awnser="2", boxes=[[0, 0, 0, 0]])
+    third = record(id="c", images=["a.png", "gone.png"], answer=[], boxes=[[1, 2, 3], [0, 0, 99, 9]], frame=[0, 1])
+    fourth = record(id="", image="a.png", boxes=[[0, 0, 9, 9], [0, 0, 99, 9], "x"], **PIXELS)
+    assert faults_of(root, first, second, {**third, **PIXELS}, fourth) == [
+        "line 1: answer: want a non-empty string or a list of them",
+        "line 2: awnser: unknown field: did you mean answer? (meta and x_... are free)",
+        "line 2: box_format: missing: want xyxy, xywh, cxcywh",
+        "line 2: box_units: missing: want px, normalized, permille",
+        "line 2: question: want a non-empty string",
+        "line 2: id: 'a' is already used at line 1",
+        "line 2: image: none.png does not exist (check the path)",
+        "line 3: boxes[0]: want four finite numbers",
+        "line 3: answer: want a non-empty string or a list of them",
+        "line 3: images: gone.png does not exist (check the path)",
+        "line 4: boxes[2]: want four finite numbers",
+        "line 4: id: want a non-empty string or a whole number",
+        "line 4: boxes[1]: 0, 0, 99, 9 (px, as xyxy) extends beyond the picture of 64 x 32 px: wrong box_units?",
+    ]
+
+
+def test_a_lone_separator_of_lines_is_no_end_of_a_line(root):
+    path = root / "rows.jsonl"
+    path.write_text(json.dumps(record(image="a.png", question="first\u2028second?"), ensure_ascii=False), "utf-8")
+    assert [sample.question for sample in read(path)] == ["first\u2028second?"]
 
 
 def test_the_fault_of_one_line_is_reported_alone(root):
@@ -790,6 +819,21 @@ def test_pictures_want_prompts(root):
         read_samples(picture_rows(root), root, Faults())
     assert caught.value.details[0] == "a.png: question: missing, and no --prompts are given"
     assert len(caught.value.details) == 3
+
+
+def test_a_folder_without_prompts_names_its_file_of_rows_in_one_line(root):
+    with pytest.raises(InputError) as caught:
+        load_samples(root)
+    assert str(caught.value).startswith(f"{root} is a folder of pictures, and no --prompts are given (--prompts ")
+    write(root, record(image="a.png"))
+    with pytest.raises(InputError) as caught:
+        load_samples(root)
+    assert caught.value.hint == f"it holds rows: name their file, {root / 'rows.jsonl'}"
+    assert caught.value.details == ()
+    with pytest.raises(InputError, match=r"a.png is not a file of rows \(.jsonl, .ndjson, .json\), and no --prompts"):
+        load_samples(root / "a.png")
+    samples = load_samples(root / "a.png", prompts="generic", limit=1)
+    assert samples[0].id == "a.png/generic-general"
 
 
 def test_a_folder_without_pictures(tmp_path):
