@@ -188,7 +188,7 @@ def check(
         typer.Option(
             metavar="N",
             help="Seed of intervals, halves and controls.",
-            callback=options.check_seed,
+            callback=options.seed_of(63),
             rich_help_panel=CHECK,
         ),
     ] = 0,

@@ -32,7 +32,7 @@ def compare(
         ),
     ] = "mass",
     top: Annotated[int, typer.Option(metavar="N", help="Most samples to list.", min=0, max=1_000_000)] = 10,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the intervals.", callback=options.check_seed)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the intervals.", callback=options.seed_of(63))] = 0,
     as_csv: Annotated[
         Path | None,
         typer.Option(

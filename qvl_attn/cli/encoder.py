@@ -132,7 +132,7 @@ def encoder(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of t-SNE.", callback=options.check_seed, rich_help_panel=MAPS)
+        int, typer.Option(metavar="N", help="Seed of t-SNE.", callback=options.seed_of(32), rich_help_panel=MAPS)
     ] = 0,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,

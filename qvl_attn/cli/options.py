@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,15 +72,15 @@ class DenoiseFilter(StrEnum):
     rank_gaussian = "rank-gaussian"
 
 
-def check_seed(value: int) -> int:
-    """Check a seed here, since help would show the limits of an option as a range of numbers with 19 digits.
+def seed_of(bits: int) -> Callable[[int], int]:
+    """Return a check of a seed: help would show the limits of an option as a range of numbers with 19 digits."""
 
-    Raises:
-        BadParameter: out of range.
-    """
-    if not 0 <= value < 2**63:
-        raise typer.BadParameter(f"{value} is not a whole number from 0 to 2^63 - 1")
-    return value
+    def check(value: int) -> int:
+        if not 0 <= value < 2**bits:
+            raise typer.BadParameter(f"{value} is not a whole number from 0 to 2^{bits} - 1")
+        return value
+
+    return check
 
 
 def _option(value_type: Any, metavar: str | None, text: str, panel: str, *names: str, **more: Any) -> Any:
@@ -116,7 +117,7 @@ MinPixels = _option(int | None, "PX", "Enlarge smaller pictures and frames to at
 MaxPixels = _option(int | None, "PX", "Shrink larger pictures to at most this many pixels.", MODEL)
 MaxNewTokens = _option(int, "N", "Longest answer, in tokens.", MODEL)
 Seed = _option(
-    int, "N", "Seed of all random numbers. Answers do not depend on it: they are greedy.", MODEL, callback=check_seed
+    int, "N", "Seed of all random numbers. Answers do not depend on it: they are greedy.", MODEL, callback=seed_of(63)
 )
 Prompts = Annotated[
     str | None,

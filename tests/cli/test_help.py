@@ -81,9 +81,10 @@ def test_models_in_the_cache_are_completed(tmp_path, monkeypatch):
     assert completed("ask", "model") == ["demo"]
 
 
-@pytest.mark.parametrize("seed", ["-1", str(2**63)])
 @pytest.mark.parametrize("command", ["ask x.png hi", "video x.mp4 hi", "encoder x.png", "check x --out y", "compare x"])
-def test_seeds_out_of_range_are_refused_at_once(command, seed):
-    done = CliRunner().invoke(app, [*command.split(), "--seed", seed])
-    assert done.exit_code == 2
-    assert "from 0 to 2^63 - 1" in re.sub(r"[│\s]+", " ", done.output)
+def test_seeds_out_of_range_are_refused_at_once(command):
+    bits = 32 if command.startswith("encoder") else 63  # scikit-learn's t-SNE takes 32 bits
+    for seed in (-1, 2**bits):
+        done = CliRunner().invoke(app, [*command.split(), "--seed", str(seed)])
+        assert done.exit_code == 2
+        assert f"from 0 to 2^{bits} - 1" in re.sub(r"[│\s]+", " ", done.output)
