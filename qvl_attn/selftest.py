@@ -9,7 +9,7 @@ judged in float32, and only reported in 16 bits.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ PAINTED = ((0, 0), (0, 8), (4, 0), (4, 8), (2, 4), (1, 6))
 MAX_MISSED = 1
 # Must not contain "sdpa", "flash" or "flex": transformers searches the name for these words.
 _NAME = "qvl_attn_selftest"
+CHECKS = 6
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -71,20 +72,23 @@ def selftest(analyzer: Analyzer) -> list[Check]:
         CaptureError: the rows recorded under SDPA are invalid.
         MemoryLimitError: the weights do not fit.
     """
+    return list(iterate_checks(analyzer))
+
+
+def iterate_checks(analyzer: Analyzer) -> Iterator[Check]:
+    """Run the checks one by one, like `selftest`; yield each outcome as soon as it is known."""
     model = analyzer.model
     prompts = [_prompt(analyzer, picture) for picture in painted_pictures()]
     prompt, inputs = prompts[-1], on_model(prompts[-1].inputs, model)
     answer = _answer(model, inputs)
     rows, recorded_answer = _record(model, inputs, "rows")
     arithmetic = same_arithmetic(model, inputs)
-    return [
-        arithmetic,
-        same_run(model, inputs, rows, recorded_answer, arithmetic.figures["largest_score"]),
-        sums(rows, prompt.length),
-        future(rows, prompt.length),
-        painted_cells(analyzer, prompts),
-        same_answer(answer, recorded_answer),
-    ]
+    yield arithmetic
+    yield same_run(model, inputs, rows, recorded_answer, arithmetic.figures["largest_score"])
+    yield sums(rows, prompt.length)
+    yield future(rows, prompt.length)
+    yield painted_cells(analyzer, prompts)
+    yield same_answer(answer, recorded_answer)
 
 
 def painted_pictures() -> list[Media]:

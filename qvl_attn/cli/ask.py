@@ -12,6 +12,7 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
 from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
+from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op, suppress_stderr
 
 FILES = (
@@ -83,7 +84,7 @@ def ask(
 
     qvl-attn ask cats.png "how many cats?" --model demo
     """
-    with handle_errors(debug=debug):
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         if offline:
             go_offline()
         texts = read_questions(
@@ -139,7 +140,9 @@ def ask(
         folders = [folder_of(analyzer, question, question.media, drawing, out, overwrite) for question in prepared]
         for result, folder, reused in iterate_results(
             folders,
-            lambda missing: with_sanity(analyzer, analyzer.answer([prepared[i] for i in missing])),
+            lambda missing: with_sanity(
+                analyzer, analyzer.answer([prepared[i] for i in missing], progress=progress), progress
+            ),
             lambda result: result.save(out, drawing, overwrite=overwrite),
             overwrite,
         ):

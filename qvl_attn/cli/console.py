@@ -38,15 +38,15 @@ def print_line(message: str) -> None:
 
 
 def silence_libraries(*, bars: bool) -> None:
-    """Keep log lines of libraries off the terminal, and their progress bars too unless `bars` is set on a terminal."""
+    """Keep log lines and bars of libraries off the terminal, but for bars of downloads on a terminal with `bars`."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # the loading of weights is reported by `Engine.model`
     logging.getLogger("qwen_vl_utils").setLevel(logging.ERROR)
     if not (bars and sys.stderr.isatty()):
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        transformers_logging.disable_progress_bar()
         disable_progress_bars()
 
 

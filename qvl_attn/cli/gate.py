@@ -37,11 +37,11 @@ Quiet = Annotated[
 def print_summary(summary: dict[str, Any], out: Path, profile: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print a summary on stdout: as a table, as JSON, or only the path of its file."""
     if as_json:
-        typer.echo(json.dumps(summary, allow_nan=False))
+        print(json.dumps(summary, allow_nan=False))
     elif quiet:
-        typer.echo(out / "summary.json")
+        print(out / "summary.json")
     else:
-        typer.echo(check_table(summary, out, profile))
+        print(check_table(summary, out, profile))
 
 
 def parse_thresholds(typed: list[str] | None) -> dict[str, float]:

@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from qvl_attn.cli.console import print_line
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 from qvl_attn.core.runtime import describe_memory
@@ -155,32 +153,32 @@ def print_result(
         for note in read_json(folder / "result.json")["notes"]:
             print_line(f"note: {note}")
     if as_json:
-        typer.echo(json.dumps(_summary(result, folder, reused), allow_nan=False))
+        print(json.dumps(_summary(result, folder, reused), allow_nan=False))
         return
     if quiet:
-        typer.echo(plain(result.answer))
+        print(plain(result.answer))
         return
-    typer.echo(f"question: {plain(result.question)}")
+    print(f"question: {plain(result.question)}")
     merged = (
         f"   (the different answers of {len(result.passes)} prompts)"
         if result.pass_mode in ("windows", "frames")
         else ""
     )
-    typer.echo(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
+    print(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
     for single in result.passes:
-        typer.echo(f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}")
+        print(f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}")
     if result.supplied_answer is not None:
-        typer.echo(f"answer log-probability: {result.answer_logprob:.3f}")
-        typer.echo(f"supplied answer: {plain(result.supplied_answer)}")
-        typer.echo(f"supplied log-probability: {result.supplied_logprob:.3f}")
+        print(f"answer log-probability: {result.answer_logprob:.3f}")
+        print(f"supplied answer: {plain(result.supplied_answer)}")
+        print(f"supplied log-probability: {result.supplied_logprob:.3f}")
     if result.settings.faithfulness:
         from qvl_attn.render.charts import faithfulness_lines
 
         for line in faithfulness_lines(result.curves, result.sanity or {}):
-            typer.echo(line)
+            print(line)
         files = (*files[:2], "faithfulness.png", *files[2:])
     for name in files:
-        typer.echo(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
+        print(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
@@ -255,26 +253,26 @@ def _print_encoder_result(
         for stage, peak in record["peak_memory_bytes"].items():
             print_line(describe_memory(stage, peak))
     if as_json:
-        typer.echo(json.dumps(_encoder_summary(result, folder, record, reused), allow_nan=False))
+        print(json.dumps(_encoder_summary(result, folder, record, reused), allow_nan=False))
         return
     if quiet:
-        typer.echo(str(folder))
+        print(str(folder))
         return
     attention, provenance = result.attention, result.provenance
     t, h, w = attention.grid
     steps = f"{t} steps of " if t > 1 else ""
-    typer.echo(f"{plain(result.media.source)}: {plain(provenance.family)} ({plain(provenance.model)})")
-    typer.echo(
+    print(f"{plain(result.media.source)}: {plain(provenance.family)} ({plain(provenance.model)})")
+    print(
         f"{steps}{w} x {h} patches of {attention.patch_px} px, "
         f"{attention.layer_count} layers, {attention.head_count} heads"
     )
     for line in describe_statistics(statistics_of(attention)):
-        typer.echo(line)
+        print(line)
     for saliency in result.saliency:
-        typer.echo(f"{saliency.method}: {saliency.score:.3f} {plain(saliency.target)}")
+        print(f"{saliency.method}: {saliency.score:.3f} {plain(saliency.target)}")
     for name in ("report.html", *(file for file in record["files"] if _is_listed(file))):
         label = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
-        typer.echo(plain(f"{label}: {folder / name}"))
+        print(plain(f"{label}: {folder / name}"))
 
 
 def _is_listed(file: str) -> bool:
@@ -322,22 +320,22 @@ def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, q
         for line in _error_lines(summary["errors"], out):
             print_line(line)
     if as_json:
-        typer.echo(json.dumps({**summary, "folder": str(out)}, allow_nan=False))
+        print(json.dumps({**summary, "folder": str(out)}, allow_nan=False))
         return
     if quiet:
-        typer.echo(str(out))
+        print(str(out))
         return
     errors = f", {summary['errors']:,} could not be encoded" if summary["errors"] else ""
     spread = " ± standard deviation over the pictures" if summary["looked_at"] > 1 else ""
-    typer.echo(f"{summary['looked_at']:,} pictures{errors}; mean{spread} (by chance)")
+    print(f"{summary['looked_at']:,} pictures{errors}; mean{spread} (by chance)")
     for line in _table(summary["layers"]):
-        typer.echo(line)
+        print(line)
     for line in summary["said"]:
-        typer.echo(line)
+        print(line)
     for name in summary["files"]:
         if name.endswith(".png"):
-            typer.echo(f"{name.removesuffix('.png')}: {out / name}")
-    typer.echo(f"summary: {out / 'summary.json'}")
+            print(f"{name.removesuffix('.png')}: {out / name}")
+    print(f"summary: {out / 'summary.json'}")
 
 
 def _error_lines(count: int, out: Path) -> Iterator[str]:

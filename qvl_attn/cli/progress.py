@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,27 +62,44 @@ def progress_bars(*, enabled: bool) -> Iterator[Progress]:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    with Bars(*columns, console=stderr, transient=True) as bars:
-        tasks: dict[str, tuple[TaskID, Pace]] = {}
+    fields = (TextColumn(f"{{task.fields[{name}]}}") for name in ("count", "pace"))
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *fields,
+        console=stderr,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # a file or pipe gets what is printed, a terminal shows it above the bars
+    )
+    tasks: dict[str, tuple[TaskID, Pace]] = {}
 
-        def update(stage: str, done: int, total: int) -> None:
-            now = time.monotonic()
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None, pace=""), Pace(now, done)
-            task, pace = tasks[stage]
-            if done <= pace.done:  # the same stage begins again, for the next item
-                pace = Pace(now, done)
-                tasks[stage] = task, pace
-            running = done < total or not total
-            bars.update(
-                task, completed=done, total=total or None, visible=running, pace=pace.describe(now, done, total)
-            )
+    def update(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total or None, count="", pace=""), Pace(now, done)
+        task, pace = tasks[stage]
+        if done <= pace.done:  # the same stage begins again, for the next item
+            pace = Pace(now, done)
+            tasks[stage] = task, pace
+        if done == total > 0:
+            del tasks[stage]
+            bars.remove_task(task)
+        else:
+            count = f"{done:,}/{total:,}" if total else f"{done:,}"
+            bars.update(task, completed=done, total=total or None, count=count, pace=pace.describe(now, done, total))
+        # Between stages the terminal is free: for results, and for bars of others (a download).
+        if tasks:
+            bars.start()
+        else:
+            bars.stop()
 
+    try:
         yield update
+    finally:
+        bars.stop()
 
 
 def _log() -> Progress:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
+from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def selftest(
 
     qvl-attn selftest --model demo
     """
-    with handle_errors(debug=debug):
+    with handle_errors(debug=debug), progress_bars(enabled=not as_json) as progress:
         if offline:
             go_offline()
         analyzer = find_model(
@@ -53,16 +54,22 @@ def selftest(
         )
         from qvl_attn.core.runtime import Stages
         from qvl_attn.model.memory import on_device
-        from qvl_attn.selftest import selftest as run_checks
+        from qvl_attn.selftest import CHECKS, iterate_checks
 
         stages = Stages()
         with stages.stage("load"):
             _ = analyzer.model
-        print_line("checking")
+        checks: list[Check] = []
+        progress("checking", 0, CHECKS)
         with stages.stage("check"), on_device(analyzer.placement, 0):
-            checks = run_checks(analyzer)
+            for check in iterate_checks(analyzer):
+                checks.append(check)
+                progress("checking", len(checks), CHECKS)
+                if not as_json:
+                    print(plain(f"{VERDICTS[check.passed]:<8}{check.name}: {check.what}"))
+                    print(plain(f"        {check.detail}"), flush=True)
         report = _report(analyzer, checks, stages)
-        typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
+        print(json.dumps(report, allow_nan=False) if as_json else _summary(report))
         if not report["passed"]:
             raise typer.Exit(1)
 
@@ -97,12 +104,9 @@ def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str
     }
 
 
-def _table(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     peak = {name: max(stage.get(name, 0) for stage in report["peak_memory_bytes"].values()) for name in PEAKS}
-    lines = []
-    for check in report["checks"]:
-        lines += [f"{VERDICTS[check['passed']]:<8}{check['name']}: {check['what']}", f"        {check['detail']}"]
-    lines += [
+    lines = [
         "",
         f"model     {report['model']} ({report['revision'][:12]})",
         f"where     {report['dtype']} on {report['device']} ({report['device_name']})",

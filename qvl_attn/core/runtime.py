@@ -77,6 +77,20 @@ def describe_memory(stage: str, peak: Mapping[str, int]) -> str:
     return f"peak memory, {stage}: {peak['host'] / 2**20:,.0f} MiB, {above:,.0f} MiB more than at its start{device}"
 
 
+def describe_size(size_bytes: float) -> str:
+    """Describe a size in MiB, or from 1 GiB on in GiB."""
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:.1f} GiB"
+
+
+@contextmanager
+def loading(size_bytes: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Say that weights of a size are loaded, and when they are, how long it took."""
+    say(f"loading the weights: {describe_size(size_bytes)}")
+    started_s = time.perf_counter()
+    yield
+    say(f"loaded in {time.perf_counter() - started_s:.1f} s")
+
+
 def joined(first: Stages, second: Stages) -> Stages:
     """Return the stages of both."""
     union = Stages()

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, Stages, no_op
+from qvl_attn.core.runtime import Progress, Stages, loading, no_op
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import PatchRows, capture_attention, in_chunks
@@ -110,8 +110,7 @@ class EncoderEngine:
         name, checkpoint = self.checkpoint.name, self.checkpoint
         if not is_folder(name):
             checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
-        self.say("loading the weights")
-        with on_device(self.placement, 0):
+        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
             return load_encoder_weights(checkpoint, self.spec, self.config, self.placement)
 
     @cached_property

@@ -11,11 +11,14 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Apart, Capture, Token
 from qvl_attn.model.capture import record_attention
 from qvl_attn.model.prompt import Prompt, answer_tokens
 from qvl_attn.model.recorder import AttentionRecorder, Rows, Target
 
+# The stage that counts the tokens of an answer.
+TOKENS = "answer tokens"
 # The processor's tensors of pictures and clips; those of several prompts are concatenated.
 VISION_INPUTS = {"pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}
 
@@ -121,13 +124,19 @@ def greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
 
 
 def own_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    recording: Recording,
+    generation: GenerationConfig,
+    progress: Progress = no_op,
 ) -> list[Pass]:
-    """Generate the answers to a batch of prompts.
+    """Generate the answers to a batch of prompts; `progress` counts the tokens.
 
     The recorded rows are those of the question's tokens, the last prompt token and every generated token but the last.
     """
-    return _own_answers(model, tokenizer, prompts, recording, generation, on_model(padded_batch(prompts), model))
+    inputs = on_model(padded_batch(prompts), model)
+    return _own_answers(model, tokenizer, prompts, recording, generation, inputs, progress)
 
 
 def _own_answers(
@@ -137,13 +146,14 @@ def _own_answers(
     recording: Recording,
     generation: GenerationConfig,
     inputs: dict[str, Any],
+    progress: Progress,
     cached: int = 0,
 ) -> list[Pass]:
     length = inputs["input_ids"].shape[1]
     targets = [_target(prompt, padding=length - prompt.length, head=cached) for prompt in prompts]
     recorder = recording.recorder(targets, length, cached)
     with record_attention(model, recorder, recording.attention):
-        ids, logprobs = _generate(model, inputs, generation)
+        ids, logprobs = _generate(model, inputs, generation, progress)
     return [
         _trimmed_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
         for prompt, answer, logprob, rows in zip(prompts, ids, logprobs, recorder.results(), strict=True)
@@ -169,12 +179,17 @@ class SharedPictures:
         self._rope_deltas = model.model.rope_deltas
 
     def own_answers(
-        self, tokenizer: Any, prompts: Sequence[Prompt], recording: Recording, generation: GenerationConfig
+        self,
+        tokenizer: Any,
+        prompts: Sequence[Prompt],
+        recording: Recording,
+        generation: GenerationConfig,
+        progress: Progress = no_op,
     ) -> list[Pass]:
         """Do as `own_answers` for prompts with these pictures. The padding stands right after the pictures."""
         padded = {name: _padded(prompts, name, self._stop) for name in ("input_ids", "attention_mask")}
         inputs = {**on_model(padded, self._model), "past_key_values": self._cache_for(len(prompts))}
-        return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, self._stop)
+        return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, progress, self._stop)
 
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
         """Do as `supplied_answer` for one prompt with these pictures."""
@@ -231,7 +246,8 @@ class _TokenLogprobs:
     It is a stopping criterion that never stops: `generate` calls it with each new token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
         self.steps: list[torch.Tensor] = []
         self._logits: torch.Tensor | None = None
 
@@ -243,14 +259,16 @@ class _TokenLogprobs:
         assert self._logits is not None
         chosen = input_ids[:, -1:].to(self._logits.device)
         self.steps.append(self._logits.float().log_softmax(dim=-1).gather(1, chosen)[:, 0])
+        self.progress(TOKENS, len(self.steps), 0)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _generate(
-    model: Any, inputs: dict[str, Any], generation: GenerationConfig
+    model: Any, inputs: dict[str, Any], generation: GenerationConfig, progress: Progress
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return the generated tokens of each sequence of a batch and their log-probabilities, with padding at the end."""
-    logprobs = _TokenLogprobs()
+    logprobs = _TokenLogprobs(progress)
+    progress(TOKENS, 0, 0)
     hook = model.lm_head.register_forward_hook(logprobs.store_logits)
     try:
         with torch.inference_mode():
@@ -258,6 +276,7 @@ def _generate(
             ids = model.generate(**inputs, generation_config=generation, stopping_criteria=criteria)
     finally:
         hook.remove()
+    progress(TOKENS, len(logprobs.steps), len(logprobs.steps))
     length = inputs["input_ids"].shape[1]
     return ids[:, length:].tolist(), torch.stack(logprobs.steps, dim=1).tolist()
 

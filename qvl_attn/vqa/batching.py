@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from qvl_attn.core.runtime import Stages
+from qvl_attn.core.runtime import Progress, Stages, no_op
 from qvl_attn.core.types import Capture
 from qvl_attn.model.generate import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
 from qvl_attn.vqa.question import Question, same_pictures, with_pixels, with_pixels_of
@@ -104,9 +104,15 @@ def groups(
 
 
 def run_group(
-    model: Any, processor: Any, config: Any, batches: Sequence[Sequence[Question]], *, shared: bool
+    model: Any,
+    processor: Any,
+    config: Any,
+    batches: Sequence[Sequence[Question]],
+    *,
+    shared: bool,
+    progress: Progress = no_op,
 ) -> Iterator[Run]:
-    """Run the questions of a group batch by batch, in order.
+    """Run the questions of a group batch by batch, in order; `progress` counts the tokens of each batch.
 
     Raises:
         CaptureError: the captured attention fails its checks.
@@ -121,11 +127,11 @@ def run_group(
             if shared:
                 prompts = [question.prompt for question in batch]
                 pictures = pictures or SharedPictures(model, with_pixels(first, processor, config).prompt, recording)
-                answers = pictures.own_answers(tokenizer, prompts, recording, generation)
+                answers = pictures.own_answers(tokenizer, prompts, recording, generation, progress)
                 supply = pictures.supplied_answer
             else:
                 prompts = [with_pixels(question, processor, config).prompt for question in batch]
-                answers = own_answers(model, tokenizer, prompts, recording, generation)
+                answers = own_answers(model, tokenizer, prompts, recording, generation, progress)
                 supply = partial(supplied_answer, model)
         batch_stages.seconds["answer"] = round(batch_stages.seconds["answer"] / len(batch), 3)
         for question, prompt, own in zip(batch, prompts, answers, strict=True):

@@ -150,7 +150,7 @@ def answer_clip(
     prompts = [(i, k, prompt) for i, question in enumerate(clip_questions) for k, prompt in enumerate(question.prompts)]
     results: list[dict[int, Result]] = [{} for _ in clip_questions]
     progress("asking", 0, len(prompts))
-    answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE)
+    answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE, progress)
     for done, (index, result) in enumerate(answers, 1):
         i, k, _ = prompts[index]
         results[i][k] = result

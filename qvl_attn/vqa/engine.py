@@ -11,7 +11,7 @@ import torch
 
 from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Stages, joined, no_op
+from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.model.capture import prove_capture
@@ -119,8 +119,7 @@ class Engine:
     @cached_property
     def model(self) -> Any:
         """The loaded model, after a check that its attention can be captured."""
-        self.say("loading the weights")
-        with on_device(self.placement, 0):
+        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
             return self._load()
 
     def _load(self) -> Any:
@@ -228,23 +227,28 @@ class Engine:
         loaded = "model" in self.__dict__
         return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
 
-    def answer(self, questions: Sequence[Question], batch_size: int = 1) -> Iterator[tuple[int, Result]]:
+    def answer(
+        self, questions: Sequence[Question], batch_size: int = 1, progress: Progress = no_op
+    ) -> Iterator[tuple[int, Result]]:
         """Answer prepared questions; yield (index of the question, result) as soon as each is done.
 
         Questions are grouped as in `ask_many`. `batch_size` is a limit: batches are smaller if they would not fit.
+        `progress` is called with the number of tokens of each answer so far.
 
         Raises:
             CaptureError: the captured attention fails its checks.
             MemoryLimitError: a question does not fit the memory.
         """
         for group in self.groups(questions, batch_size):
-            yield from self.answer_group(questions, group)
+            yield from self.answer_group(questions, group, progress)
 
     def groups(self, questions: Sequence[Question], batch_size: int) -> Iterator[Group]:
         """Yield groups of questions that run together and are estimated to fit the memory."""
         return groups(questions, self.config, batch_size, self._fits)
 
-    def answer_group(self, questions: Sequence[Question], group: Group) -> Iterator[tuple[int, Result]]:
+    def answer_group(
+        self, questions: Sequence[Question], group: Group, progress: Progress = no_op
+    ) -> Iterator[tuple[int, Result]]:
         """Answer the questions of one group, like `answer`."""
         batches = [[questions[i] for i in batch] for batch in group.batches]
         first = batches[0][0]
@@ -254,7 +258,7 @@ class Engine:
         loading = Stages()
         with loading.stage("load"):
             model = self.model
-        runs = run_group(model, self.processor, self.config, batches, shared=group.shared)
+        runs = run_group(model, self.processor, self.config, batches, shared=group.shared, progress=progress)
         for batch in group.batches:
             for i in batch:
                 explaining = Stages()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,20 @@ def test_the_main_job(run, cats):
     assert "demo" in done.stderr
     assert "float32 on cpu" in done.stderr
     assert not list(Path("qvl-attn-out").glob(".*")), "no draft is left"
+
+
+def test_progress_of_the_weights_and_of_the_answer(run, cats, monkeypatch):
+    reported = []
+
+    @contextmanager
+    def bars(*, enabled):
+        yield lambda *values: reported.append(values)
+
+    monkeypatch.setattr(sys.modules["qvl_attn.cli.ask"], "progress_bars", bars)
+    done = run(cats, QUESTION, "--overwrite")
+    assert re.search(r"^loading the weights: 8 MiB\nloaded in \d+\.\d s$", done.stderr, re.MULTILINE)
+    tokens = [count for stage, *count in reported if stage == "answer tokens"]
+    assert tokens == [[0, 0], [1, 0], [2, 0], [2, 2]], "a digit, and the end"
 
 
 def test_several_questions_and_a_set(run, cats):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import select
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from qvl_attn.cli import progress
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
@@ -112,6 +115,43 @@ def test_quiet_prints_nothing(clock, capsys):
             update("asking", done, 100)
             clock.now_s += 100
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """What a terminal gets on stderr."""
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "stderr", Console(file=screen, force_terminal=True, width=100))
+    return screen
+
+
+def test_between_stages_the_terminal_is_free(screen):
+    show_cursor, hide_cursor = "\x1b[?25h", "\x1b[?25l"
+    with progress_bars(enabled=True) as update:
+        assert screen.getvalue() == "", "a download may show its own bar"
+        for answer in range(2):
+            for done in range(4):
+                update("answer tokens", done, 0)
+            update("answer tokens", 3, 3)
+            assert screen.getvalue().count(hide_cursor) == screen.getvalue().count(show_cursor) == answer + 1
+            assert "3/" not in screen.getvalue(), "it is not known how many there will be"
+        update("asking", 0, 2)
+        assert screen.getvalue().count(show_cursor) == 2
+    assert screen.getvalue().count(show_cursor) == 3, "after an error too"
+
+
+def test_results_go_to_a_pipe_or_above_the_bars(screen, capsys, monkeypatch):
+    with progress_bars(enabled=True) as update:
+        update("asking", 1, 2)
+        print("answer: 2")
+    assert capsys.readouterr().out == "answer: 2\n"
+    assert "answer: 2" not in screen.getvalue()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with progress_bars(enabled=True) as update:
+        update("asking", 1, 2)
+        print("answer: [b]2[/b]")
+    assert capsys.readouterr().out == ""
+    assert re.search(r"\x1b\[2Kanswer: \[b\]2\[/b\]\n", screen.getvalue()), "on a line of its own"
 
 
 def test_a_terminal_shows_bars_and_removes_them():

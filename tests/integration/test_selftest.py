@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from qvl_attn import Analyzer
 from qvl_attn.cli.app import app
+from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture, generate, token_grid
 from qvl_attn.model.prompt import Prompt
-from qvl_attn.selftest import selftest
+from qvl_attn.selftest import CHECKS, selftest
 
 NAMES = ["arithmetic", "run", "sums", "future", "cells", "answer"]
 ORIGINALS = {
@@ -33,6 +34,7 @@ def failed_checks(analyzer):
 def test_the_embedded_model_passes(dtype):
     checks = selftest(Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows"))
     assert [check.name for check in checks] == NAMES
+    assert len(checks) == CHECKS
     assert [check.passed for check in checks] == [True, True if dtype == "float32" else None, True, True, True, True]
     figures = {check.name: check.figures for check in checks}
     assert figures["arithmetic"]["difference"] < 1e-6
@@ -195,6 +197,17 @@ def loaded(demo, monkeypatch):
     """The command on the embedded model, without loading its weights each time."""
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     return lambda *args: CliRunner().invoke(app, ["selftest", "--model", "demo", "--dtype", "float32", *args])
+
+
+def test_each_check_is_printed_when_it_is_done(loaded, monkeypatch):
+    def breaks_off(*args):
+        raise CaptureError("broken")
+
+    monkeypatch.setattr("qvl_attn.selftest.painted_cells", breaks_off)
+    done = loaded()
+    assert done.exit_code == 1
+    assert [line.split()[1] for line in done.stdout.splitlines()[::2]] == ["arithmetic:", "run:", "sums:", "future:"]
+    assert loaded("--json").stdout == ""
 
 
 def test_the_command_prints_a_table(loaded):

@@ -55,6 +55,18 @@ def test_answers_of_different_lengths_end_where_they_end(engine):
         same(result, engine.ask(path, question))
 
 
+@pytest.mark.parametrize(
+    "pairs", [[(CATS, "list the objects")], [(CATS, "list the objects"), (CATS, "how many cats?")]]
+)
+def test_tokens_are_counted_while_they_are_generated(engine, pairs):
+    calls = []
+    questions = engine.prepare(pairs, Settings())
+    ((_, result), *_) = engine.answer(questions, len(pairs), lambda *values: calls.append(values))
+    longest = len(result.capture.tokens) - questions[0].prompt.length
+    counts = [*((count, 0) for count in range(longest + 1)), (longest, longest)]
+    assert calls == [("answer tokens", *count) for count in counts]
+
+
 def test_questions_about_one_picture_read_it_once(engine):
     calls = []
     handle = engine.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
