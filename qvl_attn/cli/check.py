@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +14,24 @@ import typer
 
 from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, print_line
-from qvl_attn.cli.gate import CHECK, AsCsv, AsJson, FailUnder, Quiet, apply_gate, parse_thresholds, print_summary
+from qvl_attn.cli.gate import (
+    CHECK,
+    AsCsv,
+    AsJson,
+    FailUnder,
+    Quiet,
+    apply_gate,
+    check_thresholds,
+    parse_thresholds,
+    print_summary,
+)
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, DtypeName, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
 
 if TYPE_CHECKING:
+    from qvl_attn.analyzer import Analyzer
     from qvl_attn.evaluation.ray_workers import RayWorkers
 
 DATA, RUN = "Data", "Run"
@@ -218,8 +230,7 @@ def check(
         from qvl_attn.results.run_folder import check_begun, is_finished
 
         ClipSettings(fps, max_frames)
-        if shard:
-            Shard.parse(shard)
+        own_shard = Shard.parse(shard) if shard else None
         if engine == "local" and (concurrency is not None or gpus_per_worker is not None):
             raise InputError("--concurrency and --gpus-per-worker are for --engine ray", "add --engine ray")
         if engine == "ray" and find_spec("ray") is None:
@@ -229,6 +240,29 @@ def check(
         check_begun(out)
         if calibrate and not is_finished(out):
             check_new(calibrate, "--calibrate", empty_folder=False)
+        say = no_op if quiet else print_line
+
+        @cache
+        def analyzer() -> Analyzer:
+            return find_model(
+                model,
+                offline=offline,
+                bars=not quiet,
+                say=say,
+                revision=revision,
+                device=device,
+                dtype=dtype,
+                device_map=device_map,
+                attn=attn.value,
+                workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,
+            )
+
+        def check_question(question: str) -> None:
+            if "<" in question:  # as in all words that are commands; other questions are checked without a model
+                from qvl_attn.model.prompt import check_text, control_words
+
+                check_text("question", question, control_words(analyzer().processor))
+
         samples = load_samples(
             data,
             data_root=data_root,
@@ -238,28 +272,17 @@ def check(
             columns=columns,
             box_format=box_format,
             box_units=box_units,
+            check_question=check_question,
             progress=lambda done: progress("checking the data", done, 0),
         )
         progress("checking the data", len(samples), len(samples))
-        say = no_op if quiet else print_line
+        run_samples = own_shard.own(samples) if own_shard else samples
+        check_thresholds(thresholds, [s for s in run_samples if len(s.boxes_px)] if calibrate else run_samples)
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
         say(f"{len(samples)} samples about {len(media)} pictures or clips; all files found")
-        workers = _ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None
-        analyzer = find_model(
-            model,
-            offline=offline,
-            bars=not quiet,
-            say=say,
-            revision=revision,
-            device=device,
-            dtype=dtype.value,
-            device_map=device_map,
-            attn=attn.value,
-            workers=workers,
-        )
         # Ray prints to stdout when an actor dies.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
-            summary = analyzer.check(
+            summary = analyzer().check(
                 samples,
                 out,
                 name=data if data.startswith("hf:") else Path(data).name,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import print_line
 from qvl_attn.cli.tables import check_table
 from qvl_attn.core.errors import InputError
+
+if TYPE_CHECKING:
+    from qvl_attn.evaluation.data.samples import Sample
 
 CHECK = "Figures"
 # A run with a larger share of errors fails, whatever its figures.
@@ -60,6 +64,24 @@ def parse_thresholds(typed: list[str] | None) -> dict[str, float]:
         if name not in GATED_FIGURES or not -1e9 < thresholds[name] < 1e9:
             raise InputError(f"--fail-under {item}: want FIGURE=NUMBER", f"figures: {', '.join(GATED_FIGURES)}")
     return thresholds
+
+
+def check_thresholds(thresholds: dict[str, float], samples: Sequence[Sample]) -> None:
+    """Check that a run over these samples will have the figures of `--fail-under`.
+
+    Raises:
+        InputError: it cannot have one of them.
+    """
+    answers = any(sample.answers for sample in samples)
+    boxes = any(len(sample.boxes_px) for sample in samples)
+    will_have = [name for name in GATED_FIGURES if {"accuracy": answers, "vision_mass": True}.get(name, boxes)]
+    lacking = [name for name in thresholds if name not in will_have]
+    if lacking:
+        reasons = ["an answer"] * ("accuracy" in lacking) + ["boxes"] * (lacking != ["accuracy"])
+        raise InputError(
+            f"--fail-under {', '.join(lacking)}: this run will not have it, because no row has {' or '.join(reasons)}",
+            f"figures that it will have: {', '.join(will_have)}",
+        )
 
 
 def apply_gate(summary: dict[str, Any], thresholds: dict[str, float]) -> None:

@@ -100,12 +100,12 @@ def check_text(name: str, text: str, control_tokens: Sequence[str]) -> None:
         raise InputError(f"the {name} is not valid Unicode text") from None
     if _SENTINEL[0] in text:
         raise InputError(f"the {name} contains the private use character U+E000, which no tokenizer knows")
-    for token in control_tokens:
-        if token in text:
-            raise InputError(
-                f"the {name} contains {token!r}, which the model would read as a command and not as text",
-                "write it another way",
-            )
+    commands = [repr(token) for token in control_tokens if token in text]
+    if commands:
+        raise InputError(
+            f"the {name} contains {' and '.join(commands)}, which the model would read as a command and not as text",
+            "write it another way",
+        )
 
 
 def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int] | tuple[None, None]:

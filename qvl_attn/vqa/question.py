@@ -13,6 +13,7 @@ from qvl_attn.attribution.methods.registry import GENERIC_PROMPT, needs_of
 from qvl_attn.attribution.selection import parse_heads, parse_layers, parse_query, text_positions
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import placeholder
 from qvl_attn.core.types import Media
 from qvl_attn.model.memory import Job
 from qvl_attn.model.preprocess import clip_pixel_limits
@@ -91,6 +92,11 @@ def read_question(
     for name, typed in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
         if typed is not None:
             check_text(name, typed, control)
+    if mark := placeholder(text):
+        raise InputError(
+            f"the question contains {mark}, which would be asked as text",
+            "leave it out: the pictures come before the question, in their order",
+        )
     requested = settings.min_pixels, settings.max_pixels
     limits = (
         clip_pixel_limits(processor, *requested, len(media[0].frames))

@@ -473,7 +473,7 @@ def test_media_that_are_not_a_picture(run, media, words):
     fails(run(media, QUESTION), 2, *words)
 
 
-@pytest.mark.parametrize("question", ["", "   ", "how many <|image_pad|> cats?"])
+@pytest.mark.parametrize("question", ["", "   ", "how many <|image_pad|> cats?", "<image>\nhow many cats?"])
 def test_questions_that_are_refused(run, cats, question):
     fails(run(cats, question), 2, "question")
 

@@ -323,9 +323,28 @@ def test_fail_under_applies_to_the_headline_and_not_to_the_best_layer(check, sce
     )
 
 
-def test_an_undefined_figure_fails_its_threshold(check, tmp_path, row):
-    without = {name: value for name, value in row.items() if not name.startswith("box")}
-    assert check(write_rows(tmp_path, [without]), "--fail-under", "pointing=0.1").exit_code == 1
+@pytest.mark.parametrize(
+    ("lacking", "thresholds", "want"),
+    [
+        ("box", ["mass=0.1"], "--fail-under mass: this run will not have it, because no row has boxes"),
+        ("answer", ["accuracy=1", "lift=1"], "--fail-under accuracy: this run will not have it, because no row has an"),
+        ("", ["accuracy=1", "lift=1"], "--fail-under accuracy, lift: this run will not have it, because no row has an"),
+    ],
+)
+def test_a_figure_that_a_run_cannot_have_is_refused_before_a_model_is_found(
+    check, tmp_path, row, monkeypatch, lacking, thresholds, want
+):
+    monkeypatch.setattr("qvl_attn.cli.check.find_model", None)
+    parts = (lacking,) if lacking else ("box", "answer")
+    without = {name: value for name, value in row.items() if not name.startswith(parts)}
+    done = check(write_rows(tmp_path, [without]), *(word for item in thresholds for word in ("--fail-under", item)))
+    assert done.exit_code == 2, done.output
+    errors = " ".join(done.stderr.split())
+    assert want in errors
+    figures = {"answer": "accuracy", "box": "pointing, mass, lift, auc, iou"}
+    has = [name for part, name in figures.items() if part not in parts]
+    assert f"hint: figures that it will have: {', '.join([*has, 'vision_mass'])}" in errors
+    assert not Path("run").exists()
 
 
 def test_two_runs_have_the_same_summary(run_summary, scenes):
@@ -401,12 +420,36 @@ def test_all_faults_of_the_data_are_reported_before_the_weights_are_loaded(check
         assert text in errors
 
 
-def test_questions_with_control_tokens_are_reported_before_the_weights_are_loaded(check, tmp_path, row, monkeypatch):
+def test_words_that_are_commands_are_reported_with_all_other_faults(check, tmp_path, row, monkeypatch):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
-    done = check(write_rows(tmp_path, [row, row | {"id": "b", "question": "<|image_pad|>?"}]))
+    commands = ["<|image_pad|>", "<|im_end|>"]
+    bad = [
+        row,
+        row | {"id": "b", "question": "".join(commands), "boxes": [[5, 5, 1, 9]]},
+        row | {"id": "c", "awnser": ""},
+    ]
+    done = check(write_rows(tmp_path, bad))
     assert done.exit_code == 2
-    assert "line 2" in " ".join(done.stderr.split())
-    assert "image_pad" in " ".join(done.stderr.split())
+    errors = " ".join(done.stderr.split())
+    assert "3 faults" in errors
+    assert "line 2: boxes[0]" in errors
+    assert "line 2: question: the question contains '<|im_end|>' and '<|image_pad|>', which the model would" in errors
+    assert "line 3: awnser" in errors
+
+
+def test_words_that_are_commands_in_a_question_set_are_reported(check, tmp_path, cats, monkeypatch):
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
+    (tmp_path / "set.jsonl").write_text('{"id": "a", "question": "x?"}\n{"id": "b", "question": "<|im_end|> y?"}')
+    done = check(cats, "--prompts", "set.jsonl")
+    assert done.exit_code == 2
+    assert "--prompts b: question: the question contains '<|im_end|>'" in " ".join(done.stderr.split())
+
+
+def test_questions_without_such_words_are_checked_without_a_model(check, tmp_path, row, monkeypatch):
+    monkeypatch.setattr("qvl_attn.cli.check.find_model", None)
+    done = check(write_rows(tmp_path, [row | {"awnser": ""}]))
+    assert done.exit_code == 2
+    assert "line 1: awnser: unknown field: did you mean answer?" in " ".join(done.stderr.split())
 
 
 def test_a_broken_picture_is_an_error_row_and_the_run_continues(check, tmp_path, row):

@@ -14,6 +14,7 @@ import qvl_attn.evaluation.data.load as load_module
 import qvl_attn.evaluation.loop as loop_module
 import qvl_attn.evaluation.run as run_module
 from qvl_attn.demo.dataset import write_dataset
+from qvl_attn.evaluation.sharding import Shard
 from tests.helpers.check_runs import (
     BAD,
     COUNT,
@@ -229,6 +230,14 @@ def test_errors_count_as_misses_for_a_threshold(check, tmp_path, rows, after_the
     assert summary_of()["headline"]["pointing"]["mean"] == 1
     assert done.exit_code == 1
     assert "--fail-under pointing=1: it is 0.9167" in one_line(done.stderr)
+
+
+def test_a_figure_that_only_another_part_can_have_is_refused(check, tmp_path):
+    rows = make_data(tmp_path, 6)
+    own = {sample.id for sample in Shard(1, 2).own(load_module.load_samples(write_rows(tmp_path, rows)))}
+    data = write_rows(tmp_path, [row if row["id"] in own else {**row, "boxes": []} for row in rows])
+    assert check(data, "--fail-under", "pointing=0", "--shard", "2/2").exit_code == 2
+    assert check(data, "--fail-under", "pointing=0", "--shard", "1/2").exit_code == 0
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("of no known kind")])

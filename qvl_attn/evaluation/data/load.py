@@ -27,6 +27,7 @@ def load_samples(
     columns: str | None = None,
     box_format: str | None = None,
     box_units: str | None = None,
+    check_question: Callable[[str], None] = lambda question: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Read and check a whole data set, files included. No model is needed.
@@ -42,6 +43,7 @@ def load_samples(
         columns: the columns of a Hugging Face data set, as comma-separated `field=column`.
         box_format: the box format of a Hugging Face data set.
         box_units: the box units of a Hugging Face data set.
+        check_question: raises an `InputError` for a question that the model cannot be asked.
         progress: called with the number of records checked.
 
     Raises:
@@ -72,7 +74,7 @@ def load_samples(
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
-    return read_samples(islice(records, limit), root, faults, prompt_items, readers, progress)
+    return read_samples(islice(records, limit), root, faults, prompt_items, readers, check_question, progress)
 
 
 def _what(path: Path) -> str:
@@ -84,5 +86,5 @@ def _questions_hint(path: Path) -> str:
     inside = sorted(path.iterdir()) if path.is_dir() else []
     row_files = [file for file in inside if file.suffix.lower() in ROW_FILES[:2] and file.is_file()]
     if row_files:
-        return f"it holds rows: name their file, {row_files[0]}"
+        return f"it holds rows: name their file, {' or '.join(map(str, row_files[:3]))}"
     return "--prompts counting asks each picture the questions of a set; qvl-attn prompts lists the sets"

@@ -205,6 +205,7 @@ def read_samples(
     faults: Faults,
     prompts: Sequence[PromptItem] = (),
     readers: Mapping[str, Reader] | None = None,
+    check_question: Callable[[str], None] = lambda question: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Check all records and their files, and report all faults at once.
@@ -215,11 +216,14 @@ def read_samples(
         faults: the faults so far.
         prompts: the questions for each record without a question.
         readers: the readers of pictures that are not files, by name.
+        check_question: as in `load_samples`.
         progress: called with the number of records checked.
 
     Raises:
         InputError: lists every fault with its place and field.
     """
+    for item in prompts:
+        _check_question(item.question, f"--prompts {item.id}", check_question, faults)
     resolver = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
     places: dict[str, str] = {}
@@ -236,7 +240,9 @@ def read_samples(
                 sample_ids += [(name, place) for name in names]
             media_refs = _find_media(row, resolver, faults)
             boxes = _clipped_boxes(row, media_refs, faults) if media_refs else []
-            if row.question is None and not prompts:
+            if row.question:
+                _check_question(row.question, place, check_question, faults)
+            elif row.question is None and not prompts:
                 faults.add(row.place, "question", "missing, and no --prompts are given")
             if len(faults.lines) == before:
                 samples += _samples(row, media_refs, boxes, prompts)
@@ -285,6 +291,13 @@ def _check_sample_ids(ids: Sequence[tuple[str, str]], faults: Faults) -> None:
             message = f"{shortened(repr(name))}, with the id of its question, is already used at {places[name]}"
             faults.add(place, "id", message)
         places.setdefault(name, place)
+
+
+def _check_question(question: str, place: str, check: Callable[[str], None], faults: Faults) -> None:
+    try:
+        check(question)
+    except InputError as error:
+        faults.add(place, "question", str(error))
 
 
 def _find_media(row: Row, resolver: Root, faults: Faults) -> tuple[MediaRef, ...]:
