@@ -12,6 +12,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.helpers.processes import PATIENCE_S
+
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
@@ -20,7 +22,7 @@ def executed(tmp_path_factory):
     """The executed notebook; a cell that fails, fails here."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=PATIENCE_S, resources={"metadata": {"path": str(folder)}}).execute()
     return notebook
 
 

@@ -22,6 +22,7 @@ from tests.helpers.pages import (
     set_control,
     wait_until_drawn,
 )
+from tests.helpers.processes import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 
@@ -169,7 +170,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
         assert panel_caption(page, 1).startswith("layer 3, head 4")
         set_control(page, "colormap", "jet")
         page.keyboard.press("]")
-        page.wait_for_selector("html[data-state=fine]", state="attached", timeout=60_000)
+        page.wait_for_selector("html[data-state=fine]", state="attached", timeout=PATIENCE_S * 1000)
         wait_until_drawn(page)
         want = values.maps(5)[3 + 7]
         np.testing.assert_allclose(panel_values(page, 0), want, rtol=1e-5)

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from qvl_attn import Result, __version__
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_PICTURES
+from tests.helpers.processes import PATIENCE_S, signal_at_call, signal_at_import, start_command
 
 QUESTION = "how many cats?"
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
@@ -489,79 +489,49 @@ def test_the_default_model_is_never_replaced_silently(run, cats, monkeypatch, tm
     fails(done, 1, "hf download Qwen/Qwen2.5-VL-3B-Instruct", "--model demo")
 
 
-def command(*args, **kwargs):
-    # A shell starts background jobs with interrupts ignored, and children would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "qvl_attn", *map(str, args)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **kwargs,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+def run_command(cwd, *args, code=""):
+    """Run a real process to its end: its exit code, stdout and stderr."""
+    process = start_command(args, cwd, code)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err
 
 
-def test_a_real_process_by_module_name(cats, tmp_path):
-    process = command("ask", cats, QUESTION, "-m", "demo", "-q", cwd=tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out, err) == (0, f"{COUNT}\n", "")
-
-
-@pytest.fixture
-def long_run(cats, tmp_path):
-    """A real process with two hundred questions, of which two are answered, and its folder of results."""
-    lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(200)]
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_an_interrupted_run_keeps_finished_results(cats, tmp_path, number, code):
+    """The signal comes while the third result is written; a kill leaves its draft, which nobody reads."""
+    lines = [json.dumps({"id": str(i), "question": f"how many cats? {i}"}) for i in range(5)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines))
-    process = command("ask", cats, "--prompts", "set.jsonl", "-m", "demo", cwd=tmp_path)
-    out = tmp_path / "qvl-attn-out"
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("cats-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    yield process, out
-    process.kill()
-    process.communicate()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_finished_results(long_run, number, code):
-    process, out = long_run
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    ending = signal_at_call("qvl_attn.results.store:write_text", 3, number)
+    words = ("ask", cats, "--prompts", "set.jsonl", "-m", "demo", "--draw-size", 256)
+    returned, _, err = run_command(tmp_path, *words, code=ending)
+    assert returned == code, err
     assert "Traceback" not in err
-    assert "interrupted; finished results are kept" in err
-    folders = list(out.iterdir())
-    assert 2 <= len(folders) < 200
-    assert all((folder / "result.json").exists() and not folder.name.startswith(".") for folder in folders)
+    folders = list((tmp_path / "qvl-attn-out").iterdir())
+    if number != signal.SIGKILL:
+        assert "interrupted; finished results are kept" in err
+        assert len(folders) == 2
+    results = [Result.load(folder) for folder in folders if not folder.name.startswith(".")]
+    assert len(results) == 2
+    assert all(result.answer for result in results)
 
 
-@pytest.mark.parametrize("wait_s", [0.7, 1.0, 1.5, 2.5])
-def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, wait_s):
-    process = command("ask", cats, QUESTION, "-m", "demo", cwd=tmp_path)
-    time.sleep(wait_s)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+@pytest.mark.parametrize("module", ["typer", "torch", "torch.nn", "transformers"])
+def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, module):
+    code = signal_at_import(module, signal.SIGINT)
+    returned, _, err = run_command(tmp_path, "ask", cats, QUESTION, "-m", "demo", code=code)
+    assert returned == 130, err
     assert "Traceback" not in err
     assert "interrupted" in err
 
 
-def test_a_killed_run_leaves_only_whole_results(long_run):
-    process, out = long_run
-    process.kill()
-    process.communicate()
-    results = [Result.load(folder) for folder in out.glob("cats-*")]
-    assert len(results) >= 2
-    assert all(result.answer for result in results)
-
-
 def test_two_runs_in_one_folder(cats, tmp_path):
-    processes = [command("ask", cats, QUESTION, "-m", "demo", "-q", cwd=tmp_path) for _ in range(2)]
-    done = [(process.communicate(timeout=120), process.returncode) for process in processes]
-    assert [code for _, code in done] == [0, 0], done
+    """Real processes, by the module's name."""
+    processes = [start_command(("ask", cats, QUESTION, "-m", "demo", "-q"), tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
+    assert outputs == [(f"{COUNT}\n", "")] * 2
+    assert [process.returncode for process in processes] == [0, 0]
     (folder,) = (tmp_path / "qvl-attn-out").iterdir()
     assert Result.load(folder).answer == COUNT
 
@@ -598,7 +568,6 @@ def test_every_file_gives_an_answer_or_one_clear_line(run, shared_data):
 
 def test_a_broken_tiff_gives_one_line_though_libtiff_writes_its_own(shared_data, tmp_path):
     path = shared_data / "images" / "corrupt" / "crash-4f085cc12ece8cde18758d42608bed6a2a2cfb1c.tif"
-    process = command("ask", path, QUESTION, "-m", "demo", cwd=tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (2, "")
+    returned, out, err = run_command(tmp_path, "ask", path, QUESTION, "-m", "demo")
+    assert (returned, out) == (2, "")
     assert len([line for line in err.splitlines() if not line.startswith("hint: ")]) == 1, err

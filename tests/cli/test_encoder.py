@@ -27,7 +27,7 @@ from qvl_attn.media import image as media_image
 from qvl_attn.media.mp4 import write_mp4
 from tests.conftest import numbered_frames
 from tests.helpers import tiny_encoders
-from tests.helpers.check_runs import ENV
+from tests.helpers.processes import ENV, PATIENCE_S
 
 
 @cache
@@ -436,7 +436,7 @@ def test_in_a_separate_process(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from qvl_attn.cli import progress
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
-from tests.helpers.check_runs import ENV, one_line
+from tests.helpers.check_runs import one_line
+from tests.helpers.processes import ENV, PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -155,31 +156,35 @@ def test_results_go_to_a_pipe_or_above_the_bars(screen, capsys, monkeypatch):
 
 
 def test_a_terminal_shows_bars_and_removes_them():
-    """In a real pseudo-terminal."""
+    """In a real pseudo-terminal; the process ends once the bar was redrawn a few times."""
     code = (
-        "import time\n"
+        "import select, sys\n"
+        "from itertools import count\n"
         "from qvl_attn.cli.progress import progress_bars\n"
         "with progress_bars(enabled=True) as update:\n"
-        "    for done in range(5):\n"
-        "        update('asking', 20 + done, 40)\n"
-        "        time.sleep(0.15)\n"
+        "    for done in count():\n"
+        "        update('asking', 20 + min(done, 4), 40)\n"
+        "        if select.select([sys.stdin], [], [], 0.05)[0]: break\n"
         "print('over', flush=True)\n"
     )
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", code]
     env = {name: value for name, value in ENV.items() if name not in ("NO_COLOR", "CI")} | {"TERM": "xterm-256color"}
-    process = subprocess.Popen(command, env=env | {"COLUMNS": "120"}, stdout=theirs, stderr=theirs)
+    pipes = {"stdin": subprocess.PIPE, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen(command, env=env | {"COLUMNS": "120"}, **pipes)
     os.close(theirs)
     output = b""
     try:
-        while select.select([ours], [], [], 60)[0]:
+        while select.select([ours], [], [], PATIENCE_S)[0]:
             output += os.read(ours, 2**16)
+            if output.count(b"\x1b[2K") > 3 and b"24/40" in output and b" left" in output:
+                process.stdin.close()
     except OSError:  # the other side is closed
         pass
     finally:
         os.close(ours)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
     text = output.decode()
     assert "asking" in text
     assert "24/40" in one_line(text)

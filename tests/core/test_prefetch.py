@@ -53,5 +53,5 @@ def test_closing_the_generator_closes_the_items():
     before = threading.active_count()
     for _ in (used := prefetch(items())):
         used.close()
-    assert closed.wait(5)
+    assert closed.wait(60)
     assert threading.active_count() == before

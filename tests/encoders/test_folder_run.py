@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +26,8 @@ from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
 from tests.helpers import tiny_encoders
-from tests.helpers.check_runs import ENV, line_count, wait_until
+from tests.helpers.check_runs import line_count
+from tests.helpers.processes import PATIENCE_S, signal_at_call, start_command
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}
@@ -544,23 +543,18 @@ def test_a_check_and_a_folder_run_do_not_share_a_folder(tmp_path, loaded, monkey
 # Real processes
 
 
-def start(photos: Path, out: Path) -> subprocess.Popen[str]:
-    words = ["encoder", "--input-dir", str(photos), "--model", str(tiny_encoders.folder("dino")), "--out", str(out)]
-    words += ["--device", "cpu", "--dtype", "float32", "--embeddings", "pca"]
-    command = [sys.executable, "-m", "qvl_attn", *words]
-    return subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_run_is_resumed(tmp_path):
     for i in range(12):
         write(tmp_path / "in", f"{'ab'[i % 2]}/{i}.png", seed=i)
     out = tmp_path / "out"
-    process = start(tmp_path / "in", out)
-    wait_until(lambda: line_count(out) >= 3, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert 3 <= line_count(out) <= 12
+    words = ["encoder", "--input-dir", tmp_path / "in", "--model", tiny_encoders.folder("dino"), "--out", out]
+    words += ["--device", "cpu", "--dtype", "float32", "--embeddings", "pca"]
+    killing = signal_at_call("qvl_attn.results.run_folder:_write", 4, signal.SIGKILL)
+    process = start_command(words, tmp_path, killing)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == -signal.SIGKILL
+    assert line_count(out) == 3
     resumed = encode_folder(encoder(), tmp_path / "in", out, EMBED)
     whole = encode_folder(encoder(), tmp_path / "in", tmp_path / "whole", EMBED)
     ours, theirs = files(out), files(tmp_path / "whole")

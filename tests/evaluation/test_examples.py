@@ -34,7 +34,7 @@ from qvl_attn.evaluation.examples import (
 from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
 from tests.conftest import DEMO_PICTURES
-from tests.helpers.check_runs import assert_same_run, command, rows_of, summary_of, write_rows
+from tests.helpers.check_runs import assert_same_run, rows_of, summary_of, words_of, write_rows
 from tests.helpers.run_comparison import ENVIRONMENT, assert_same_examples
 
 LIMIT = 26
@@ -402,7 +402,7 @@ def run_killed(cwd, data, at, hook):
         "from qvl_attn.__main__ import main\n"
         "main()\n"
     )
-    words = command(data, "--limit", LIMIT, "--quiet", "--max-new-tokens", 2)[3:]
+    words = words_of(data, "--limit", LIMIT, "--quiet", "--max-new-tokens", 2)
     return subprocess.run(
         [sys.executable, "-c", code, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )

@@ -22,7 +22,7 @@ from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
 from tests.helpers.check_pages import EVIL, EVIL_FILE, KINDS, RANDOM, page_data
-from tests.helpers.check_runs import ENV, ROOT
+from tests.helpers.processes import ENV, ROOT
 
 PAGE = ROOT / "qvl_attn" / "render" / "html" / "assets"
 AGAIN = """

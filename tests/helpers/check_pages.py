@@ -19,6 +19,7 @@ from PIL import Image
 from qvl_attn import load_samples, merge_runs
 from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.check_runs import rows_of, summary_of
+from tests.helpers.processes import PATIENCE_S
 
 EVIL = "</script><img src=x onerror=\"document.title='evil'\">"
 EVIL_FILE = "'><img src=x onerror=alert(1)>&amp;.png"
@@ -146,7 +147,7 @@ class CheckPage:
         options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-US"} | options
         self.context = chromium.new_context(**options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE_S * 1000)
         self.page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda fault: self.messages.append(f"error: {fault}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -184,9 +185,9 @@ class CheckPage:
         """Return the text of an element."""
         return str(self.page.locator(selector).inner_text())
 
-    def wait(self, expression: str, argument: Any = None, within_s: float = 5) -> None:
+    def wait(self, expression: str, argument: Any = None) -> None:
         """Wait until a JavaScript expression is true; the page's policy forbids Playwright's `wait_for_function`."""
-        for _ in range(int(within_s / 0.02)):
+        for _ in range(PATIENCE_S * 50):
             if self.page.evaluate(expression, argument):
                 return
             self.page.wait_for_timeout(20)

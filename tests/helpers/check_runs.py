@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +11,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-# New processes import the package of this checkout.
-ENV = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+from tests.helpers.processes import PATIENCE_S, start_command
+
 # Fields that differ between two identical runs.
 TIMES = ("seconds",)
 
 
-def command(data, *args, out="run") -> list[str]:
-    """Return the command line of a check."""
-    arguments = [str(arg) for arg in (data, "--out", out, *args)]
-    return [sys.executable, "-m", "qvl_attn", "check", "--model", "demo", *arguments]
+def words_of(data, *args, out="run") -> list[str]:
+    """Return the words of a check."""
+    return ["check", "--model", "demo", *(str(arg) for arg in (data, "--out", out, *args))]
 
 
-def start_process(cwd: Path, data, *args, out="run") -> subprocess.Popen[str]:
-    """Start a check in a new process."""
-    return subprocess.Popen(
-        command(data, *args, out=out), cwd=cwd, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def start_process(cwd: Path, data, *args, out="run", code="") -> subprocess.Popen[str]:
+    """Start a check in a new process, optionally with Python code that runs first."""
+    return start_command(words_of(data, *args, out=out), cwd, code)
 
 
-def run_process(cwd: Path, data, *args, out="run") -> subprocess.CompletedProcess[str]:
+def run_process(cwd: Path, data, *args, out="run", code="") -> subprocess.CompletedProcess[str]:
     """Run a check in a new process, and wait until it ends."""
-    return subprocess.run(
-        command(data, *args, out=out), cwd=cwd, env=ENV, text=True, capture_output=True, check=False, timeout=600
-    )
+    process = start_process(cwd, data, *args, out=out, code=code)
+    output = process.communicate(timeout=PATIENCE_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
 
 def invoke(data, *args, out="run"):
@@ -48,7 +40,7 @@ def invoke(data, *args, out="run"):
 
     from qvl_attn.cli.app import app
 
-    return CliRunner().invoke(app, command(data, *args, out=out)[3:])
+    return CliRunner().invoke(app, words_of(data, *args, out=out))
 
 
 def without_drawings(monkeypatch) -> None:
@@ -56,15 +48,6 @@ def without_drawings(monkeypatch) -> None:
     monkeypatch.setattr("qvl_attn.evaluation.outputs.write_charts", lambda *args: [])
     monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 0)
     monkeypatch.setattr("qvl_attn.evaluation.examples.RANDOM_EXAMPLES", 0)
-
-
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 180) -> None:
-    """Wait until a condition is true; it fails if the process ends before."""
-    end_s = time.monotonic() + within_s
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end_s, "the condition was never true"
-        time.sleep(0.002)
 
 
 def line_count(out: Path) -> int:

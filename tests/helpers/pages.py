@@ -20,6 +20,7 @@ from PIL import Image
 from qvl_attn import Drawing
 from qvl_attn.core.types import Scale
 from qvl_attn.render.overlay import color_table, colorize, upsample
+from tests.helpers.processes import PATIENCE_S
 
 QUESTION = "how many cats? 有几只猫"
 ANSWER = "two 猫 cats!"
@@ -126,7 +127,7 @@ def open_in_browser(
     """Open a page; it must not request anything, and must report exactly the errors named in `faults`."""
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}, "accept_downloads": True} | options)
     page, reported, requests = context.new_page(), [], []
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_S * 1000)
     page.on("pageerror", lambda error: reported.append(str(error)))
     page.on("console", lambda line: reported.append(line.text) if line.type in ("error", "warning") else None)
     from_tests = "willReadFrequently"  # the tests read the canvases, the page does not

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import http.server
-import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import av
 import cv2
@@ -30,6 +25,7 @@ from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
+from tests.helpers.processes import PATIENCE_S, signal_at_call, start_command
 
 QUESTION = "what moves?"
 # Two steps with one non-zero cell each.
@@ -316,22 +312,19 @@ def test_a_full_disk_leaves_the_old_result_whole(result, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
-    clip = clip_file(200, size_px=(640, 360))
+    clip = clip_file(40)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "qvl_attn", "video", str(clip), QUESTION]
-    command += ["--model", "demo", "--max-frames", "4", "--max-new-tokens", "2", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    begun = time.monotonic()
-    while not list(out.glob(".draft-*/heatmap.mp4")):
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() - begun < 120
-        time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
-    left = [path.name for path in out.iterdir()]
-    assert not [name for name in left if not name.startswith(".draft-")]
-    assert number == signal.SIGKILL or left == []
+    words = ["video", clip, QUESTION, "--model", "demo", "--max-frames", 4, "--max-new-tokens", 2, "--out", out]
+    drawing = "qvl_attn.results.clip_export:FrameRenderer.draw"
+    process = start_command(words, tmp_path, signal_at_call(drawing, 20, number))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == (143 if number == signal.SIGTERM else -number), errors
+    left = [path.relative_to(out).as_posix() for path in out.rglob("*.mp4")]
+    if number == signal.SIGKILL:
+        (file,) = left
+        assert file.startswith(".draft-")
+    else:
+        assert list(out.iterdir()) == []
 
 
 # The browser
@@ -361,7 +354,7 @@ def test_it_plays_in_a_real_browser(result, saved, tmp_path, chromium):
     try:
         page = chromium.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
-        page.wait_for_function("document.title === 'done'", timeout=30_000)
+        page.wait_for_function("document.title === 'done'", timeout=PATIENCE_S * 1000)
         playback = page.evaluate("window.playback")
     finally:
         server.shutdown()

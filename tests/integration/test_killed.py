@@ -14,7 +14,8 @@ import time
 import pytest
 
 from qvl_attn.demo.dataset import write_dataset
-from tests.helpers.check_runs import ROOT, assert_same_run, line_count, run_process, start_process, wait_until
+from tests.helpers.check_runs import assert_same_run, line_count, run_process, start_process
+from tests.helpers.processes import ENV, PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def time_run(cwd, data, args, rows):
     first_s = time.monotonic()
     wait_until(lambda: line_count(cwd / "whole") >= rows, process)
     last_s = time.monotonic()
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     return first_s - started_s, time.monotonic() - last_s
 
@@ -90,12 +91,13 @@ def test_killed_before_every_rename_of_a_draft(tmp_path, scenes, once):
         "from qvl_attn.__main__ import main\n"
         "main()\n"
     )
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
     arguments = ["check", str(scenes), "--model", "demo", "--out", "run"]
     killed = []
     for at in range(1, 40):
         command = [sys.executable, "-c", code, str(at), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr

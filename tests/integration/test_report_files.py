@@ -23,6 +23,7 @@ from qvl_attn.vqa.page import result_html
 from tests.cli.test_cli import fails
 from tests.helpers.check_runs import without_drawings
 from tests.helpers.pages import EVIL, Reader, assert_close, read_png
+from tests.helpers.processes import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "how many cats?"
@@ -130,7 +131,7 @@ def test_the_command_makes_it_again_and_never_imports_torch(saved, scored, tmp_p
     )
     args = [sys.executable, "-c", code, str(saved), str(scored), str(tmp_path / "check.html")]
     done = subprocess.run(
-        args, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=True
+        args, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S, check=True
     )
     assert done.stdout.splitlines() == [
         f"report: {saved / 'report.html'}",

@@ -15,18 +15,19 @@ from tests.helpers.check_runs import (
     assert_same_run,
     files_of,
     invoke,
-    line_count,
     make_data,
     one_line,
     rows_of,
     rows_without_times,
     run_process,
     start_process,
-    wait_until,
     without_drawings,
     write_rows,
 )
+from tests.helpers.processes import PATIENCE_S, signal_at_call, wait_until_stopped
 
+# The function that writes a row.
+WRITE = "qvl_attn.results.run_folder:_write"
 KEPT = "interrupted; finished rows are kept in run: run the same command to continue"
 
 
@@ -43,9 +44,8 @@ def contents(out) -> dict[str, bytes]:
 
 
 def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path, scenes, once, here):
-    process = start_process(tmp_path, scenes)
-    wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
-    process.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
+    process = start_process(tmp_path, scenes, code=signal_at_call(WRITE, 4, signal.SIGSTOP))
+    wait_until_stopped(process)
     files = contents("run")
     second = here(scenes)
     assert second.exit_code == 2, second.output
@@ -53,18 +53,17 @@ def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path,
     assert second.stdout == ""
     assert contents("run") == files, "a refused run changes nothing"
     process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
     process.communicate()
-    rows = files["scores.jsonl"]
-    complete_rows = rows[: rows.rfind(b"\n") + 1]
-    count, total = complete_rows.count(b"\n"), len(rows_without_times(once))
-    assert 3 <= count < total
+    rows, total = files["scores.jsonl"], len(rows_without_times(once))
+    assert rows.count(b"\n") == 3
+    assert rows.endswith(b"\n")
     assert "summary.json" not in files
     done = run_process(tmp_path, scenes)
     assert done.returncode == 0, done.stderr
-    assert f"run: {count} of {total} samples are already done" in one_line(done.stderr)
+    assert f"run: 3 of {total} samples are already done" in one_line(done.stderr)
     assert_same_run("run", once)
-    assert Path("run/scores.jsonl").read_bytes().startswith(complete_rows), "earlier rows are unchanged"
+    assert Path("run/scores.jsonl").read_bytes().startswith(rows), "earlier rows are unchanged"
     assert len(rows_of("run")) == total
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
 
@@ -74,17 +73,13 @@ def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path,
     [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # test_check has a quick one
 )
 def test_a_signal_keeps_finished_rows(tmp_path, scenes, once, here, number, code):
-    process = start_process(tmp_path, scenes)
-    wait_until(lambda: line_count(tmp_path / "run") >= 3, process)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert stdout == ""
-    assert one_line(stderr).endswith(KEPT)
-    assert "Traceback" not in stderr
+    done = run_process(tmp_path, scenes, code=signal_at_call(WRITE, 4, number))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert one_line(done.stderr).endswith(KEPT)
+    assert "Traceback" not in done.stderr
     rows = (tmp_path / "run" / "scores.jsonl").read_bytes()
     assert rows.endswith(b"\n"), "the last row is complete"
-    assert rows.count(b"\n") >= 3
+    assert rows.count(b"\n") == 3
     assert not (tmp_path / "run" / "summary.json").exists()
     assert here(scenes).exit_code == 0
     assert_same_run("run", once)
@@ -210,9 +205,8 @@ def test_a_finished_run_without_its_profile_writes_the_profile(scenes, here, mon
 @pytest.mark.slow
 def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
     """The second run is refused, and the first is not affected."""
-    first = start_process(tmp_path, scenes)
-    wait_until(lambda: line_count(tmp_path / "run") >= 1, first)
-    first.send_signal(signal.SIGSTOP)  # or it would be over before the second has begun
+    first = start_process(tmp_path, scenes, code=signal_at_call(WRITE, 2, signal.SIGSTOP))
+    wait_until_stopped(first)
     try:
         before = contents("run")
         done = here(scenes)
@@ -223,6 +217,6 @@ def test_two_runs_in_one_folder(tmp_path, scenes, once, here):
     assert "--out run: another process is writing to it" in one_line(done.stderr)
     assert done.stdout == ""
     assert after == before
-    _, stderr = first.communicate(timeout=120)
+    _, stderr = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, stderr
     assert_same_run("run", once)

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.helpers.processes import PATIENCE_S
+
 ANSWERS = {
     "gated": (403, "GatedRepo"),
     "private": (401, "RepoNotFound"),
@@ -53,7 +55,7 @@ def ask(endpoint, model, cats, folder, *args):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -26,6 +26,7 @@ from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.media.image import load_picture, picture_from
+from tests.helpers.processes import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[3]
 PICTURE, TEXT, BOX = datasets.Image(), Value("string"), List(Value("float64"))
@@ -471,7 +472,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
         env={**os.environ, **offline},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=True,
     )
     lines = done.stdout.splitlines()
