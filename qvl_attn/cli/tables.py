@@ -31,6 +31,8 @@ BY_LAYER = {
     "entropy": "entropy",
     "distance": "distance",
 }
+# Names in summary.json, and in words.
+GROUNDED = {"grounded": "grounded", "elsewhere": "not grounded"}
 MAX_HEADS = 8
 WIDTHS = (10, 17, 9, 9, 9, 13, 12)
 
@@ -97,9 +99,9 @@ def _answers(summary: dict[str, Any]) -> list[str]:
     lines = [f"answers right: {accuracy['mean']:.3f} {_interval(accuracy)} of {accuracy['n']}"]
     total = sum(counts.values())
     if total:
-        lines.append(f"{'':<10}{'grounded':>18}{'not grounded':>18}")
+        lines.append(f"{'':<10}" + "".join(f"{words:>18}" for words in GROUNDED.values()))
         for word in ("right", "wrong"):
-            row = [counts[f"{word}_{where}"] for where in ("grounded", "elsewhere")]
+            row = [counts[f"{word}_{where}"] for where in GROUNDED]
             lines.append(f"{word:<10}" + "".join(f"{f'{count} ({count / total:.1%})':>18}" for count in row))
     return lines
 

@@ -265,10 +265,10 @@ def _caption(score: Score, *, clip: bool) -> list[str]:
     figures, right = score.headline, score.right
     judged = "" if right is None else f" · the answer is {'right' if right else 'wrong'}"
     accepted = f" (accepted: {' | '.join(dict.fromkeys(score.references))})" if right is False else ""
-    pointing = "points into the box" if score.grounded else "points elsewhere"
-    pointing = pointing if score.inside else "no cell has its centre in the box"
-    whole = "of the attention on each step with boxes, on average," if clip else "of the attention on vision"
+    grounded = "grounded" if score.grounded else "not grounded"
+    grounded += "" if score.inside else " (no cell has its centre in the box)"
+    mean = ", mean of the steps with boxes" if clip else ""
     return [
-        f"outlined: the evidence · {pointing} · lift {figures['lift']:.2f} (chance 1) · "
-        f"{percent(figures['mass'])} {whole} in the box (area {percent(score.area)}){judged}{accepted}"
+        f"outlined: the evidence · {grounded} · lift {figures['lift']:.2f} (chance 1) · "
+        f"mass in the box {percent(figures['mass'])} (area {percent(score.area)}{mean}){judged}{accepted}"
     ]

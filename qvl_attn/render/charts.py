@@ -26,13 +26,13 @@ PAGE, TEXT = (255, 255, 255), (24, 26, 31)
 INK, GREY, LINE, ACCENT, OTHER = "#181a1f", "#686d77", "#2f6690", "#be3e14", "#3c8d5a"
 TITLES = {
     "pointing": "pointing game: strongest cell in the box",
-    "mass": "share of the attention in the box",
-    "lift": "attention in the box over its share of the area",
+    "mass": "mass in the box: share of the attention",
+    "lift": "lift over the area: 1 for a uniform map",
     "auc": "ROC-AUC of cells in the box",
-    "iou": "IoU of the Otsu-thresholded map",
-    "vision_mass": "share of all attention that goes to vision",
+    "iou": "IoU after Otsu",
+    "vision_mass": "share on vision, of all attention",
     "entropy": "entropy over that of a uniform map",
-    "top10_share": "share of the ten strongest cells",
+    "top10_share": "ten strongest cells: their share",
     "spread": "spatial spread over the diagonal",
     "distance": "distance to the box over the diagonal",
 }
@@ -157,7 +157,7 @@ FIGURES = {
     "pointing": "pointing game",
     "lift": "lift over the area",
     "auc": "ROC-AUC of cells in the box",
-    "iou": "IoU of the Otsu-thresholded map",
+    "iou": "IoU after Otsu",
     "deletion_blur": "deletion, blur (nats; lower is better)",
     "insertion_blur": "insertion, blur (nats; higher is better)",
     "deletion_mean": "deletion, mean colour (nats; lower is better)",

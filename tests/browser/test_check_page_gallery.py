@@ -162,8 +162,8 @@ def test_a_card_shows_question_answer_and_verdicts(open_check_page, finished_che
             assert text.startswith(row["question"] + row["answer"])
             assert (" (accepted: an Elephant)" in text) == (row["accuracy"] < 0.5)
             tags = ["right" if row["accuracy"] >= 0.5 else "wrong"]
-            tags += [] if row["grounded"] is None else ["points into a box" if row["grounded"] else "points elsewhere"]
-            words = {"lift": "lift over the area", "mass": "share in the box", "entropy": "entropy"}
+            tags += [] if row["grounded"] is None else ["grounded" if row["grounded"] else "not grounded"]
+            words = {"lift": "lift over the area", "mass": "mass in the box", "entropy": "entropy"}
             defined = [name for name in names if row["headline"][name] is not None]
             parts = [part for part in re.search(rf"{''.join(tags)} (.*)$", text)[1].split(" · ") if part]
             for part, name in zip(parts, defined, strict=True):

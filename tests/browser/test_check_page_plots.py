@@ -101,7 +101,7 @@ def test_right_and_wrong_against_grounded_and_elsewhere(open_check_page, finishe
     if kind == "boxed":
         assert min(cells.values()) > 0
     head, *rows = page.table("both")
-    assert head == ["", "points into a box", "points elsewhere"]
+    assert head == ["", "grounded", "not grounded"]
     for row, verdict in zip(rows, ("right", "wrong"), strict=True):
         assert row[0] == verdict
         for cell, where in zip(row[1:], ("grounded", "elsewhere"), strict=True):
@@ -121,7 +121,7 @@ def test_without_boxes_their_tables_are_hidden(open_check_page):
 def test_the_table_of_methods(open_check_page, finished_check):
     page, methods = open_check_page("methods"), finished_check("methods").summary["methods"]
     head, *rows = page.table("methods")
-    assert head == ["method", "pointing game", "lift over the area", "ROC-AUC", "IoU (Otsu)"]
+    assert head == ["method", "pointing game", "lift over the area", "ROC-AUC", "IoU after Otsu"]
     assert {row[0]: row[1:] for row in rows} == {
         name: [fixed(figures[figure]["mean"]) for figure in ("pointing", "lift", "auc", "iou")]
         for name, figures in methods.items()

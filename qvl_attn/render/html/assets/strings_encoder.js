@@ -144,7 +144,7 @@ Object.assign(WORDS.zh, {
   patches: "图块",
   patch: "图块",
   back: "编码器输入",
-  back_hint: "显示由编码器输入重建的图像（代替原图），丢失的细节一看便知。",
+  back_hint: "显示由编码器输入重建的图片（代替原图），丢失的细节一看便知。",
   veiled: "变暗的部分编码器看不到。",
   all_layers: "每一层",
   whole_step: "整步",
