@@ -103,6 +103,7 @@ class Analyzer(Engine):
         answer: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        stretch: bool = False,
         max_new_tokens: int = 128,
         seed: int = 0,
         store_heads: str = "float32",
@@ -129,6 +130,7 @@ class Analyzer(Engine):
             answer: an answer to teacher-force: the maps are those of its tokens; the model's own answer is kept too.
             min_pixels: pictures are resized to at least this many pixels; by default the checkpoint's limit.
             max_pixels: pictures are resized to at most this many pixels; by default the checkpoint's limit.
+            stretch: of pictures of more than 8 bits per channel, scale the range that they use, not the whole one.
             max_new_tokens: longest answer, in tokens.
             seed: seed for torch; the answer is greedy and does not depend on it.
             store_heads: `float32`, or `float16` to store single heads in half the space; each weight is then rounded
@@ -153,6 +155,7 @@ class Analyzer(Engine):
             answer=answer,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
+            stretch=stretch,
             max_new_tokens=max_new_tokens,
             seed=seed,
             store_heads=store_heads,
@@ -344,6 +347,7 @@ class Analyzer(Engine):
         Raises:
             InputError: an argument is wrong.
         """
-        media = load_pictures(pictures, {})
-        prepared = read_question(self.processor, self.config, media, question, self.settings(**options))
+        settings = self.settings(**options)
+        media = load_pictures(pictures, {}, settings.stretch)
+        prepared = read_question(self.processor, self.config, media, question, settings)
         return estimate_of(self.config, self.placement, prepared, self.free_bytes())

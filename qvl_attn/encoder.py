@@ -27,7 +27,7 @@ class Encoder(EncoderEngine):
             folder: a folder of pictures.
             out: the folder of the run, created if it does not exist.
             progress: called with (stage, done, total).
-            options: `min_pixels`, `max_pixels`, `embeddings` and `seed` of `EncoderSettings`.
+            options: `min_pixels`, `max_pixels`, `stretch`, `embeddings` and `seed` of `EncoderSettings`.
 
         Returns:
             The contents of `summary.json`: for each layer the mean, spread and chance value of each statistic.

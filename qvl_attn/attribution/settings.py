@@ -37,6 +37,7 @@ class Settings:
     answer: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    stretch: bool = False
     max_new_tokens: int = 128
     seed: int = 0
     store_heads: str = "float32"

@@ -54,6 +54,7 @@ def ask(
     system: options.System = None,
     min_pixels: options.MinPixels = None,
     max_pixels: options.MaxPixels = None,
+    stretch: options.Stretch = False,
     max_new_tokens: options.MaxNewTokens = 128,
     seed: options.Seed = 0,
     query: options.Query = None,
@@ -95,7 +96,7 @@ def ask(
         from qvl_attn.media.image import load_picture
 
         with suppress_stderr():
-            pictures = [load_picture(path) for path in (media, *(image or []))]
+            pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
         drawing = drawing_of(
             colormap,
             interp,
@@ -132,6 +133,7 @@ def ask(
             answer=answer,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
+            stretch=stretch,
             max_new_tokens=max_new_tokens,
             seed=seed,
             store_heads=store_heads.value,

@@ -148,6 +148,7 @@ def check(
     system: options.System = None,
     min_pixels: options.MinPixels = None,
     max_pixels: options.MaxPixels = None,
+    stretch: options.Stretch = False,
     max_new_tokens: options.MaxNewTokens = 64,
     query: options.Query = None,
     profile: options.Profile = None,
@@ -304,6 +305,7 @@ def check(
                 system=system,
                 min_pixels=min_pixels,
                 max_pixels=max_pixels,
+                stretch=stretch,
                 max_new_tokens=max_new_tokens,
             )
         print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)

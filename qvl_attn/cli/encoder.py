@@ -81,6 +81,7 @@ def encoder(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    stretch: options.Stretch = False,
     at: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,6 +194,7 @@ def encoder(
             at=points,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
+            stretch=stretch,
             layer=layer,
             over=over.value,
             embeddings=tuple(name.strip() for name in embeddings.split(",")) if embeddings else (),
@@ -224,6 +226,8 @@ def encoder(
             _check_opens(path, clip_settings)
         if media and not any(moves(path) for path in media):
             _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
+        if media and all(moves(path) for path in media):
+            _refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
         check_writable(out)
         encoder = find_encoder(
             model,
@@ -277,11 +281,11 @@ def _parse_point(typed: str) -> tuple[float, float]:
     return x, y
 
 
-def _load_picture(path: str) -> Media:
+def _load_picture(path: str, stretch: bool = False) -> Media:
     from qvl_attn.media.image import load_picture
 
     with suppress_stderr():
-        return load_picture(path)
+        return load_picture(path, stretch)
 
 
 def _check_opens(path: str, clip_settings: ClipSettings) -> None:
@@ -322,7 +326,7 @@ def _encode_or_load(
         settings = replace(settings, clip=clip_settings)
         media = load_encoder_clip(encoder.spec, encoder.processor, path, clip_settings, settings, progress)
     else:
-        media = _load_picture(path)
+        media = _load_picture(path, settings.stretch)
     folder = request_folder(out, media, settings, drawing, encoder.provenance)
     if overwrite or not is_complete(folder):
         result = encoder.encode(media, settings, progress)

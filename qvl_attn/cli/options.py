@@ -115,6 +115,9 @@ Offline = _flag("Never connect to the Hugging Face Hub.", MODEL, "--offline")
 System = _option(str | None, "TEXT", "System prompt. Default: that of the chat template.", MODEL)
 MinPixels = _option(int | None, "PX", "Enlarge smaller pictures and frames to at least this many pixels.", MODEL)
 MaxPixels = _option(int | None, "PX", "Shrink larger pictures to at most this many pixels.", MODEL)
+Stretch = _flag(
+    "Pictures of more than 8 bits: scale the range that they use, their minimum to their maximum.", MODEL, "--stretch"
+)
 MaxNewTokens = _option(int, "N", "Longest answer, in tokens.", MODEL)
 Seed = _option(
     int, "N", "Seed of all random numbers. Answers do not depend on it: they are greedy.", MODEL, callback=seed_of(63)

@@ -239,6 +239,7 @@ def _settings_from(value: Mapping[str, Any]) -> EncoderSettings:
         **{
             **value,
             **{name: None if number is None else int(number) for name, number in numbers.items()},
+            "stretch": bool(value.get("stretch")),
             "seed": int(value["seed"]),
             "saliency": bool(value["saliency"]),
             "label": None if label is None else str(label),

@@ -187,7 +187,7 @@ class EncoderEngine:
             settings = replace(settings, clip=settings.clip or ClipSettings())
             media = load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress)
         else:
-            media = load_picture(picture)
+            media = load_picture(picture, settings.stretch)
         with stages.stage("prepare"):
             (inputs, query_patches), saliency_target = self.read(media, settings), self.saliency_target(settings)
         model, patch_rows = self.model, PatchRows(self.spec, inputs)

@@ -106,6 +106,7 @@ def _run_json(
             **provenance,
             "--min-pixels": settings.min_pixels,
             "--max-pixels": settings.max_pixels,
+            "--stretch": settings.stretch,
             "--embeddings": ",".join(settings.embeddings) or None,
             "--seed": settings.seed,
         },
@@ -166,7 +167,7 @@ def _encode_one(
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """Return a picture's row without its id, and its vectors if `embed`."""
     with suppress_stderr():
-        media = load_picture(item.path)
+        media = load_picture(item.path, settings.stretch)
     attention, vectors = encoder.capture(media, settings, pooled=embed)
     statistics = statistics_of(attention)
     row = {

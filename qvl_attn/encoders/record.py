@@ -35,6 +35,7 @@ class EncoderSettings:
         at: (x, y) in pixels of the upright original, one point for each query patch.
         min_pixels: lower limit of a picture's pixels after resizing; None for the processor's default.
         max_pixels: upper limit of a picture's pixels after resizing; None for the processor's default.
+        stretch: whether pictures of more than 8 bits per channel are scaled from the range that they use.
         layer: the layer whose heads are drawn one by one; None for the last.
         over: how heads are joined in the maps of layers.
         embeddings: `pca`, `tsne`, or both; stored in this order, without duplicates.
@@ -48,6 +49,7 @@ class EncoderSettings:
     at: tuple[tuple[float, float], ...] = ()
     min_pixels: int | None = None
     max_pixels: int | None = None
+    stretch: bool = False
     layer: int | None = None
     over: Over = "mean"
     embeddings: tuple[str, ...] = ()

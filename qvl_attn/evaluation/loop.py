@@ -24,7 +24,7 @@ from qvl_attn.core.types import Media
 from qvl_attn.evaluation.data.samples import MediaRef, Sample, all_faults
 from qvl_attn.evaluation.examples import example_of
 from qvl_attn.evaluation.score import Score, score_sample
-from qvl_attn.media.image import fingerprint, load_picture, picture_from
+from qvl_attn.media.image import STRETCH_HINT, fingerprint, load_picture, picture_from, printable
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import check_text, control_words
@@ -134,10 +134,15 @@ def score_chunks(
     stop = Event()
 
     def read() -> Generator[list[Prepared], None, None]:
+        said = False
         for chunk in sample_chunks:
             finished = done()
             if any(sample.id not in finished for sample in chunk):
-                yield read_chunk(engine, chunk, plan.settings, stop)
+                prepared_chunk = read_chunk(engine, chunk, plan.settings, stop)
+                if not said and (note := _first_of_little_range(prepared_chunk)):
+                    engine.say(f"{note}; said of the first such picture only")
+                    said = True
+                yield prepared_chunk
 
     with closing(prefetch(read(), depth=1)) as prepared_chunks:
         try:
@@ -145,6 +150,13 @@ def score_chunks(
                 yield from _score_chunk(engine, chunk, plan, done())
         finally:
             stop.set()
+
+
+def _first_of_little_range(prepared: Sequence[Prepared]) -> str:
+    """Return the note on the first picture of more than 8 bits that uses little of them, or an empty text."""
+    media = (medium for item in prepared if item.question for medium in item.question.media)
+    notes = (f"{printable(medium.source)}: {note}" for medium in media for note in medium.notes if STRETCH_HINT in note)
+    return next(notes, "")
 
 
 def _score_chunk(
@@ -363,7 +375,7 @@ def load_media(engine: Engine, media_ref: MediaRef, settings: Settings, loaded: 
     Args:
         engine: its processor decides the size of the frames.
         media_ref: the picture or clip.
-        settings: `clip` decides which frames are sampled.
+        settings: `clip` decides which frames are sampled, `stretch` how pictures of more than 8 bits are scaled.
         loaded: media that are already loaded, by kind and name; the new one is added.
 
     Raises:
@@ -372,11 +384,11 @@ def load_media(engine: Engine, media_ref: MediaRef, settings: Settings, loaded: 
     key = media_ref.kind, media_ref.name
     if key not in loaded:
         if not isinstance(media_ref.source, Path):
-            media = picture_from(media_ref.source(), media_ref.name)
+            media = picture_from(media_ref.source(), media_ref.name, settings.stretch)
         elif media_ref.kind == "clip":
             media = load_clip(engine.processor, open_clip(media_ref.source), settings)
         else:
-            media = load_picture(media_ref.source)
+            media = load_picture(media_ref.source, settings.stretch)
         changed = isinstance(media_ref.source, Path) and fingerprint(media_ref.source) != media_ref.fingerprint
         if changed or media.size_px != media_ref.size_px:
             raise InputError(f"{media_ref.name} has changed since the data set was checked")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Packages that decode and resize pictures.
 _DECODERS = ("torchvision", "pillow", "av", "opencv-python-headless", "qwen-vl-utils")
-_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "max_new_tokens")
+_FLAGS = ("query", "layers", "heads", "system", "min_pixels", "max_pixels", "stretch", "max_new_tokens")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ PictureLike = str | os.PathLike[str] | Media
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
 MAX_ASPECT_RATIO = 200
+# Of pictures of more than 8 bits per channel a smaller part of the range is noted: 12 bits in 16 use a sixteenth.
+LITTLE_RANGE = 1 / 8
+STRETCH_HINT = "--stretch scales what it uses"
 
 # Pillow opens the MPO files of phones as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -75,7 +78,9 @@ def moves(path: str | os.PathLike[str]) -> bool:
     return is_clip(path) or os.path.isdir(path)  # pathlib raises on names that are too long  # noqa: PTH112
 
 
-def load_pictures(pictures: PictureLike | Sequence[PictureLike], loaded: dict[str, Media]) -> tuple[Media, ...]:
+def load_pictures(
+    pictures: PictureLike | Sequence[PictureLike], loaded: dict[str, Media], stretch: bool = False
+) -> tuple[Media, ...]:
     """Load the pictures of one prompt, one or several; `loaded` is a cache by path, and is added to.
 
     Raises:
@@ -86,20 +91,21 @@ def load_pictures(pictures: PictureLike | Sequence[PictureLike], loaded: dict[st
         if not isinstance(picture, Media):
             name = os.fspath(picture)
             if name not in loaded:
-                loaded[name] = load_picture(name)
+                loaded[name] = load_picture(name, stretch)
             picture = loaded[name]
         media.append(picture)
     return tuple(media)
 
 
-def load_picture(path: str | os.PathLike[str]) -> Media:
+def load_picture(path: str | os.PathLike[str], stretch: bool = False) -> Media:
     """Read a picture, turn it upright and convert it to 8-bit RGB.
 
     Transparency is drawn on white; more than 8 bits per channel are scaled, not clipped; the first of several frames or
-    pages is used. `Media.notes` lists which of these happened.
+    pages is used. `Media.notes` lists which of these happened, and whether little of such a range is used.
 
     Args:
         path: a local file: JPEG, PNG, WebP, GIF, BMP, TIFF, or AVIF if Pillow was built with it.
+        stretch: of more than 8 bits per channel, scale the range that the picture uses, its minimum to its maximum.
 
     Returns:
         Media with frames (1, H, W, 3) uint8, times_s zeros (1,), size_px (W, H) of the upright picture.
@@ -110,10 +116,10 @@ def load_picture(path: str | os.PathLike[str]) -> Media:
             more than `MAX_ASPECT_RATIO` times the other.
     """
     source = os.fspath(path)
-    return picture_from(_read(source, check_local(source)), source)
+    return picture_from(_read(source, check_local(source)), source, stretch)
 
 
-def picture_from(data: bytes, source: str) -> Media:
+def picture_from(data: bytes, source: str, stretch: bool = False) -> Media:
     """Decode a picture from the bytes of a file, as `load_picture` does.
 
     Raises:
@@ -122,7 +128,7 @@ def picture_from(data: bytes, source: str) -> Media:
     name = printable(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frame, notes = _decode(data, name)
+        frame, notes = _decode(data, name, stretch)
     height, width, _ = frame.shape
     return Media(
         kind="picture",
@@ -227,14 +233,18 @@ def file_faults(name: str) -> Iterator[None]:
         raise InputError(f"{name} cannot be read: {reason.lower()}", "check the path and its permissions") from None
 
 
-def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Return the first frame, (H, W, 3) upright, and notes on its conversion."""
     with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=_FORMATS)
     check_size(*image.size, name)
     with decoding_faults(name, data):
+        many_bits = any("RGB;16" in str(tile) for tile in image.tile)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
-        frame, color_notes = to_rgb(upright)
+        frame, color_notes = to_rgb(upright, stretch)
+        if many_bits and upright.mode == "RGB":
+            frame, range_notes = _used_range(frame, stretch)
+            color_notes += range_notes
     return frame, (*rotation_notes, *color_notes, *_further_frames(image))
 
 
@@ -309,10 +319,10 @@ def _further_frames(image: Image.Image) -> list[str]:
     return []
 
 
-def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
+def to_rgb(image: Image.Image, stretch: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the pixels, (H, W, 3) uint8, of a loaded picture of any Pillow mode, and notes on the conversion."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _scaled_grey(np.asarray(image))
+        return _scaled_grey(np.asarray(image), stretch)
     notes = []
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -331,23 +341,43 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     return np.array(image.convert("RGB")), notes
 
 
-def _scaled_grey(values: np.ndarray) -> tuple[NDArray[np.uint8], list[str]]:
+def _scaled_grey(values: np.ndarray, stretch: bool) -> tuple[NDArray[np.uint8], list[str]]:
     """Scale grey values of more than 8 bits (H, W) linearly, rounded, into (H, W, 3) uint8.
 
     Integers within 0 to 65535 are scaled from that range (value / 257), floats within 0 to 1 from 0 to 1, other values
-    from their minimum and maximum. NaN becomes black, infinities the ends of the range.
+    and those to `stretch` from their minimum and maximum. NaN becomes black, infinities the ends of the range.
     """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    full_scale = 1.0 if values.dtype.kind == "f" else 65535.0
-    if low >= 0 and high <= full_scale:
+    full_scale, little_used = 1.0 if values.dtype.kind == "f" else 65535.0, []
+    if low >= 0 and high <= full_scale and not (stretch and high > low):
+        little_used = _little_used(low, high, full_scale)
         low, high = 0.0, full_scale
     grey = np.zeros(values.shape, np.uint8)
     if high > low:
         for row, target in zip(values, grey, strict=True):  # by rows: float64 of a whole picture may be a gigabyte
             target[:] = np.rint(np.nan_to_num(np.interp(row, (low, high), (0, 255))))
     note = f"{8 * values.itemsize}-bit grey: {low:g} to {high:g} scaled to 8 bits"
-    return np.repeat(grey[:, :, None], 3, axis=2), [note]
+    return np.repeat(grey[:, :, None], 3, axis=2), [note, *little_used]
+
+
+def _used_range(frame: NDArray[np.uint8], stretch: bool) -> tuple[NDArray[np.uint8], list[str]]:
+    """Stretch 16-bit colours, of which Pillow decodes the upper 8 bits, or say that they use little of their range."""
+    low, high = int(frame.min()), int(frame.max())
+    if not stretch or low == high:
+        return frame, _little_used(low, high, 255)
+    levels = np.rint(np.interp(np.arange(256), (low, high), (0, 255))).astype(np.uint8)
+    return levels[frame], [f"16-bit colour: {low} to {high} of 255 scaled, {high - low + 1} levels"]
+
+
+def _little_used(low: float, high: float, full_scale: float) -> list[str]:
+    share = (high - low) / full_scale
+    if not 0 < share < LITTLE_RANGE:
+        return []
+    return [
+        f"it uses {low:g} to {high:g} of 0 to {full_scale:g}, {share:.1%} of the range: the model sees little contrast "
+        f"({STRETCH_HINT})"
+    ]
 
 
 # Of files above WHOLE_BYTES only the size and PART_BYTES at the beginning, middle and end are hashed: reading a data

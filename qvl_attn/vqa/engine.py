@@ -197,7 +197,7 @@ class Engine:
         """
         stages = Stages()
         with stages.stage("prepare"):
-            media = load_pictures(pictures, loaded)
+            media = load_pictures(pictures, loaded, settings.stretch)
             key = tuple(map(id, media))
             like = by_media[key].prompt if key in by_media else None
             question = read_question(self.processor, self.config, media, text, settings, like)

@@ -178,19 +178,17 @@ def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple
     if len(paths) != len(result.media):
         count = f"{len(result.media)} {result.media[0].kind}{'s' if len(result.media) > 1 else ''}"
         raise InputError(f"--media names {len(paths)}, and the result has {count}", "name all of them, in prompt order")
-    return tuple(
-        _original(medium, path, result.settings.clip) for medium, path in zip(result.media, paths, strict=True)
-    )
+    return tuple(_original(medium, path, result.settings) for medium, path in zip(result.media, paths, strict=True))
 
 
-def _original(media: Media, path: str | os.PathLike[str], settings: ClipSettings | None) -> Media:
+def _original(media: Media, path: str | os.PathLike[str], settings: Settings) -> Media:
     if media.clip is None:
-        picture = load_picture(path)
+        picture = load_picture(path, settings.stretch)
         sha256, original = picture.sha256, replace(media, frames=picture.frames)
     else:
         from qvl_attn.media.video import open_clip  # loads PyAV
 
-        sha256 = open_clip(path, (settings or ClipSettings()).source_fps).sha256
+        sha256 = open_clip(path, (settings.clip or ClipSettings()).source_fps).sha256
         original = replace(media, path=os.fspath(path))
     if sha256 != media.sha256:
         name = check_local(os.fspath(path))

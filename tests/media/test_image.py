@@ -398,6 +398,30 @@ def test_16_bit_colour_is_scaled(tmp_path):
     assert difference(load_picture(tmp_path / "a.png").frames[0], np.rint(values / 257)).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("top", "noted"), [(4095, True), (8190, True), (8300, False)])
+def test_a_range_of_which_less_than_an_eighth_is_used(tmp_path, suffix, top, noted):
+    """Of 16-bit colours Pillow decodes the upper 8 bits, so these are stretched in fewer levels."""
+    values = np.linspace(0, top, 48 * 64).round().astype(np.uint16).reshape(48, 64)
+    cv2.imwrite(str(tmp_path / f"grey.{suffix}"), values)
+    cv2.imwrite(str(tmp_path / f"colour.{suffix}"), np.repeat(values[:, :, None], 3, axis=2))
+    for name in ("grey", "colour"):
+        plain, stretched = (load_picture(tmp_path / f"{name}.{suffix}", stretch) for stretch in (False, True))
+        assert difference(plain.frames[0, :, :, 0], np.rint(values / 257)).max() <= 1
+        assert any("--stretch" in note for note in plain.notes) == noted
+        assert not any("--stretch" in note for note in stretched.notes)
+        step = 1 if name == "grey" else 255 / (top // 256)
+        assert difference(stretched.frames[0, :, :, 0], values / top * 255).max() <= step
+
+
+def test_what_cannot_be_stretched_or_need_not_be(tmp_path, cats):
+    cv2.imwrite(str(tmp_path / "one.png"), np.full((20, 30), 300, np.uint16))
+    for path in (tmp_path / "one.png", cats):
+        plain, stretched = load_picture(path), load_picture(path, stretch=True)
+        assert np.array_equal(plain.frames, stretched.frames)
+        assert plain.notes == stretched.notes
+
+
 @pytest.mark.parametrize(
     ("values", "low", "high"),
     [
