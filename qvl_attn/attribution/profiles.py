@@ -92,6 +92,21 @@ def shape_of(config: Any) -> Shape:
     return Shape(text.num_hidden_layers, text.num_attention_heads, text.hidden_size)
 
 
+def stated_shape(config: Mapping[str, Any]) -> Shape | None:
+    """Return the shape that a `config.json` states; None if it leaves a number to the defaults of transformers.
+
+    Args:
+        config: the contents of the file. Released checkpoints have the language model's fields beside the others,
+            newer files under `text_config`.
+    """
+    text = config.get("text_config")
+    text = config if text is None else text
+    if not isinstance(text, Mapping):
+        return None
+    numbers = [text.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
+    return Shape(*numbers) if all(type(number) is int for number in numbers) else None
+
+
 def profile_from(value: Mapping[str, Any]) -> Profile:
     """Return a profile from its JSON value.
 
@@ -159,14 +174,14 @@ def load_profile(name: str) -> Profile:
         raise InputError(f"--profile {name}: {error.message}", error.hint) from None
 
 
-def choose_profile(typed: str | None, config: Any, *, chosen: bool) -> Profile | None:
+def choose_profile(typed: str | None, shape: Shape, *, chosen: bool) -> Profile | None:
     """Return the profile of a run: the named one, else the one that ships for models of this shape.
 
     Only the shape is compared, so that a fine-tuned or local copy of a model gets its profile as well.
 
     Args:
         typed: the value of `--profile`: a name, a path, `none`, or None.
-        config: the model's configuration.
+        shape: the model's shape.
         chosen: whether layers or heads are given, which exclude a profile.
 
     Raises:
@@ -174,7 +189,6 @@ def choose_profile(typed: str | None, config: Any, *, chosen: bool) -> Profile |
     """
     if typed == NO_PROFILE or (typed is None and chosen):
         return None
-    shape = shape_of(config)
     if typed is None:
         candidates = [load_profile(name) for name in shipped_profiles() if not name.endswith("-text")]
         return next((profile for profile in candidates if profile.model == shape), None)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvl_attn.attribution.methods.registry import METHODS, parse_methods
-from qvl_attn.attribution.profiles import Profile, choose_profile
-from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers
+from qvl_attn.attribution.profiles import Profile, Shape, choose_profile
+from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, parse_query
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import check_written
 from qvl_attn.core.types import Apart
 from qvl_attn.media.sampling import ClipSettings
+
+MAX_NEW_TOKENS = 4096
+HEAD_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def headline_of(settings: Settings, config: Any) -> Headline:
 
 
 def settings_of(
-    config: Any,
+    shape: Shape,
     say: Callable[[str], None],
     *,
     query: str | None = None,
@@ -108,7 +112,7 @@ def settings_of(
     """Return the settings, with the model's default profile and the profile's query unless they are given.
 
     Args:
-        config: the model's configuration.
+        shape: the model's shape.
         say: called with a line about the profile.
         query: the value of `--query`; by default the profile's query, else `question`.
         profile: a name, a path, `none`, or None.
@@ -122,13 +126,32 @@ def settings_of(
     """
     names = () if method is None else parse_methods(method, method_option)
     named = fields.get("layers") is not None or fields.get("heads") is not None
-    chosen = choose_profile(profile, config, chosen=named)
+    chosen = choose_profile(profile, shape, chosen=named)
     if chosen is not None:
         say(f"headline: {chosen.selection} ({chosen.status}; --profile none for the default layers)")
     query = query or (chosen.query if chosen else None) or "question"
     settings = Settings(query=query, profile=chosen, methods=names, **fields)
     _check_methods(settings, method_option)
     return settings
+
+
+def captured_layers(settings: Settings, shape: Shape) -> tuple[int, ...]:
+    """Check settings against the model's shape, and return the layers to record.
+
+    Raises:
+        InputError: no such layer or head, an unknown query or precision, a length out of range, or an empty text.
+    """
+    layers = parse_layers(settings.layers, shape.layers)
+    parse_heads(settings.heads, layers, shape.heads)
+    parse_query(settings.query)
+    if settings.store_heads not in HEAD_DTYPES:
+        raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
+    if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
+        raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
+    for name, typed in (("system prompt", settings.system), ("answer", settings.answer)):
+        if typed is not None:
+            check_written(name, typed)
+    return layers
 
 
 def _check_methods(settings: Settings, option: str) -> None:

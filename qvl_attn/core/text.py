@@ -5,12 +5,32 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from qvl_attn.core.errors import InputError
+
 _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # Spreadsheets read a cell that begins with one of these as a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
 # What data sets write where a picture or a clip belongs.
 _PLACEHOLDER = re.compile("<(?:image|video)>")
+
+
+def check_written(name: str, text: str) -> None:
+    """Refuse a text that is empty or not valid Unicode.
+
+    Args:
+        name: what the message calls it.
+        text: as the user typed it.
+
+    Raises:
+        InputError: the text is empty or holds a lone surrogate.
+    """
+    if not text.strip():
+        raise InputError(f"the {name} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the {name} is not valid Unicode text") from None
 
 
 def shortened(text: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from qwen_vl_utils import process_vision_info
 
 from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.text import check_written
 from qvl_attn.core.types import Media, Token, TokenGrid
 from qvl_attn.model.token_grid import VISION_TYPES, locate_grids
 
@@ -92,12 +93,7 @@ def check_text(name: str, text: str, control_tokens: Sequence[str]) -> None:
     Raises:
         InputError: the text is empty, is not valid Unicode, or contains one of `control_tokens`.
     """
-    if not text.strip():
-        raise InputError(f"the {name} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the {name} is not valid Unicode text") from None
+    check_written(name, text)
     if _SENTINEL[0] in text:
         raise InputError(f"the {name} contains the private use character U+E000, which no tokenizer knows")
     commands = [repr(token) for token in control_tokens if token in text]

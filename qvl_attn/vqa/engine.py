@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from qvl_attn.attribution.profiles import shape_of
 from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
@@ -138,7 +139,7 @@ class Engine:
         Raises:
             InputError: a profile or method does not exist, or does not fit the model.
         """
-        return settings_of(self.config, self.say, **typed)
+        return settings_of(shape_of(self.config), self.say, **typed)
 
     def prepare(
         self,

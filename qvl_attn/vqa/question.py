@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.attribution.methods.registry import GENERIC_PROMPT, needs_of
-from qvl_attn.attribution.selection import parse_heads, parse_layers, parse_query, text_positions
-from qvl_attn.attribution.settings import Settings
+from qvl_attn.attribution.profiles import shape_of
+from qvl_attn.attribution.selection import text_positions
+from qvl_attn.attribution.settings import Settings, captured_layers
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import placeholder
 from qvl_attn.core.types import Media
@@ -20,8 +21,6 @@ from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import PIXELS, Prompt, build_prompt, chat_messages, check_text, control_words, pixel_limits
 from qvl_attn.model.signals import ATTENTION, GENERIC, RELEVANCE, TOWER
 
-MAX_NEW_TOKENS = 4096
-HEAD_DTYPES = ("float32", "float16")
 # Older tokenizers raise "Already borrowed" if two threads encode at once.
 _TOKENIZER = Lock()
 
@@ -80,14 +79,8 @@ def read_question(
         raise InputError("no picture to ask about")
     if not isinstance(text, str):
         raise TypeError(f"the question is {type(text).__name__}, not str")
-    model = config.text_config
-    layers = parse_layers(settings.layers, model.num_hidden_layers)
-    parse_heads(settings.heads, layers, model.num_attention_heads)
-    parse_query(settings.query)
-    if settings.store_heads not in HEAD_DTYPES:
-        raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
-    if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
-        raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
+    shape = shape_of(config)
+    layers = captured_layers(settings, shape)
     control = control_words(processor)
     for name, typed in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
         if typed is not None:
@@ -122,13 +115,13 @@ def read_question(
         new_tokens=max(settings.max_new_tokens, len(supplied)),
         queries=len(prompt.positions("question")) + 1,
         layers=len(layers),
-        heads=_heads_per_layer(settings, len(layers), model.num_attention_heads) + settings.head_max,
+        heads=_heads_per_layer(settings, len(layers), shape.heads) + settings.head_max,
         probed=bool(needs - {GENERIC}),
         products=bool({ATTENTION, RELEVANCE} & needs),
         gradients=bool({RELEVANCE, TOWER} & needs),
         head_bytes=2 if settings.store_heads == "float16" else 4,
     )
-    return Question(tuple(media), settings, prompt, tuple(layers), job, generic)
+    return Question(tuple(media), settings, prompt, layers, job, generic)
 
 
 def _heads_per_layer(settings: Settings, layers: int, heads: int) -> int:

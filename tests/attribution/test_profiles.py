@@ -77,25 +77,25 @@ def test_they_are_the_default_of_models_of_the_real_shape(shared_data, size, nam
     value = json.loads((shared_data / "tokenizer" / size / "config.json").read_text())
     text = value.get("text_config", value)
     config = config_of(text["num_hidden_layers"], text["num_attention_heads"], text["hidden_size"])
-    assert choose_profile(None, config, chosen=False) == load_profile(name)
-    assert choose_profile(None, config, chosen=True) is None, "layers or heads were named"
-    assert choose_profile("none", config, chosen=False) is None
-    assert choose_profile(f"{name}-text", config, chosen=False) == load_profile(f"{name}-text")
+    assert choose_profile(None, shape_of(config), chosen=False) == load_profile(name)
+    assert choose_profile(None, shape_of(config), chosen=True) is None, "layers or heads were named"
+    assert choose_profile("none", shape_of(config), chosen=False) is None
+    assert choose_profile(f"{name}-text", shape_of(config), chosen=False) == load_profile(f"{name}-text")
 
 
 def test_other_models_have_none_by_default(demo):
-    assert choose_profile(None, demo.config, chosen=False) is None
+    assert choose_profile(None, shape_of(demo.config), chosen=False) is None
     assert shape_of(demo.config) == Shape(4, 4, 128)
 
 
 def test_a_profile_for_another_model_is_refused(demo):
     with pytest.raises(InputError, match="is for a model of 36 layers of 16 heads"):
-        choose_profile("qwen2.5-vl-3b", demo.config, chosen=False)
+        choose_profile("qwen2.5-vl-3b", shape_of(demo.config), chosen=False)
 
 
 def test_a_profile_beside_layers_is_refused(demo, file):
     with pytest.raises(InputError, match="cannot be combined with --layers"):
-        choose_profile(str(file(demo_profile())), demo.config, chosen=True)
+        choose_profile(str(file(demo_profile())), shape_of(demo.config), chosen=True)
 
 
 def test_a_file_gives_its_profile_back(file):
