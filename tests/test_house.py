@@ -67,8 +67,14 @@ MAY_IMPORT = {
 }
 # What the order alone would allow.
 FORBIDDEN = {("media", "demo"), ("model", "demo"), ("attribution", "demo"), ("render", "demo"), ("render", "model")}
-# Saved results are drawn, reported and compared without these.
-LIGHT = ("qvl_attn.vqa.redraw", "qvl_attn.encoders.result", "qvl_attn.report", "qvl_attn.evaluation.compare")
+# Saved results are found, drawn, reported and compared without torch and transformers.
+LIGHT = (
+    "qvl_attn.vqa.saved",
+    "qvl_attn.vqa.redraw",
+    "qvl_attn.encoders.result",
+    "qvl_attn.report",
+    "qvl_attn.evaluation.compare",
+)
 GRAPH = import_graph()
 PLACE = {wing: i for i, level in enumerate(ORDER) for wing in ([level] if isinstance(level, str) else level)}
 

@@ -103,8 +103,10 @@ def stated_shape(config: Mapping[str, Any]) -> Shape | None:
     text = config if text is None else text
     if not isinstance(text, Mapping):
         return None
-    numbers = [text.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
-    return Shape(*numbers) if all(type(number) is int for number in numbers) else None
+    try:
+        return Shape(*(_integer(text[name]) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")))
+    except (KeyError, TypeError):
+        return None
 
 
 def profile_from(value: Mapping[str, Any]) -> Profile:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
-from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
+from qvl_attn.cli.output import (
+    folder_of,
+    iterate_results,
+    print_result,
+    print_saved,
+    print_side_by_side,
+    read_questions,
+)
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op, suppress_stderr
 
@@ -91,9 +98,10 @@ def ask(
         texts = read_questions(
             questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "add a picture with --image {}"
         )
-        # Imported here, so that --help and a mistyped path need not wait for torch.
+        # Imported here, so that --help and a mistyped path need not wait for numpy.
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.image import load_picture
+        from qvl_attn.vqa.saved import find_saved
 
         with suppress_stderr():
             pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
@@ -108,36 +116,39 @@ def ask(
             denoise=denoise,
         )
         check_writable(out)
+        load_options: dict[str, Any] = {
+            "revision": revision,
+            "device": device,
+            "dtype": dtype.value,
+            "device_map": device_map,
+            "attn": attn.value,
+            "offline": offline,
+        }
+        typed: dict[str, Any] = {
+            "query": query,
+            "profile": profile,
+            "method": method,
+            "faithfulness": faithfulness,
+            "layers": layers,
+            "heads": heads,
+            "system": system,
+            "answer": answer,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "stretch": stretch,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "store_heads": store_heads.value,
+        }
+        saved = find_saved(pictures, texts, drawing, out, typed, model, **load_options)
+        if saved and not overwrite:
+            print_saved(saved, FILES, as_json=as_json, quiet=quiet)
+            return
 
-        analyzer = find_model(
-            model,
-            offline=offline,
-            bars=not quiet,
-            say=no_op if quiet else print_line,
-            revision=revision,
-            device=device,
-            dtype=dtype.value,
-            device_map=device_map,
-            attn=attn.value,
-        )
+        analyzer = find_model(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
         from qvl_attn.vqa.sanity import with_sanity
 
-        settings = analyzer.settings(
-            query=query,
-            profile=profile,
-            method=method,
-            faithfulness=faithfulness,
-            layers=layers,
-            heads=heads,
-            system=system,
-            answer=answer,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            stretch=stretch,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            store_heads=store_heads.value,
-        )
+        settings = analyzer.settings(**typed)
         prepared = analyzer.prepare([(pictures, text) for text in texts], settings)
         folders = [folder_of(analyzer, question, question.media, drawing, out, overwrite) for question in prepared]
         for result, folder, reused in iterate_results(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.cli.console import print_line
-from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.core.errors import InputError, ResultExistsError, StoreError, numbered
 from qvl_attn.core.runtime import describe_memory
-from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.text import check_written, plain, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -37,11 +37,13 @@ def read_questions(questions: Sequence[str], prompts: str | None, example: str, 
         instead: hint if a question is the name of a file; `{}` is replaced by the name.
 
     Raises:
-        InputError: there is no question, or a file is given in place of one.
+        InputError: there is no question, an empty one, or a file in place of one.
     """
-    for question in questions:
+    for i, question in enumerate(questions):
         if os.path.isfile(question):  # pathlib raises on names that are too long  # noqa: PTH113
             raise InputError(f"{question!r} is a file, and a question belongs here", instead.format(question))
+        with numbered(i, len(questions), "question"):
+            check_written("question", question)
     texts = list(questions)
     if prompts is not None:
         from qvl_attn.evaluation.data.question_sets import load_prompts
@@ -63,7 +65,7 @@ def folder_of(
     out: Path,
     overwrite: bool,
 ) -> Path:
-    """Return the folder of a question's result. With `--attn auto` a saved result of either kind of attention is used.
+    """Return the folder of a question's result: a saved one of any of `attention_modes`, else that of a new one.
 
     Args:
         analyzer: the model that answers.
@@ -74,16 +76,14 @@ def folder_of(
         overwrite: whether an existing result is computed again.
     """
     from qvl_attn.results.store import is_complete
-    from qvl_attn.vqa.result import request_folder
+    from qvl_attn.vqa.saved import attention_modes, request_folders
 
-    attention_modes = [prompt.attention]
-    if analyzer.attn == "auto" and analyzer.placement.dtype == "float32" and not overwrite:
-        attention_modes += ["rows" if prompt.attention == "eager" else "eager"]
-    folders = []
-    for attention in attention_modes:
-        provenance = analyzer.made_by(prompt) | {"attention": attention}
-        folders.append(request_folder(out, media, prompt.prompt.question, prompt.settings, drawing, provenance))
-    return next((folder for folder in folders if is_complete(folder)), folders[0])
+    modes = () if overwrite else attention_modes(analyzer.attn, analyzer.placement.dtype)
+    made_by = analyzer.made_by(prompt)
+    *saved, new = request_folders(
+        out, media, prompt.prompt.question, prompt.settings, drawing, made_by, (*modes, prompt.attention)
+    )
+    return next(filter(is_complete, saved), new)
 
 
 def iterate_results(
@@ -116,6 +116,15 @@ def iterate_results(
             except ResultExistsError:  # another run has finished the same result meanwhile
                 reused[missing[position]] = True
         yield (Result.load(folder), folder, True) if reused[i] else (computed.pop(i), folder, False)
+
+
+def print_saved(folders: Sequence[Path], files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
+    """Print saved results, as `print_result` does."""
+    from qvl_attn.vqa.result import Result
+
+    for folder in folders:
+        print_result(Result.load(folder), folder, True, files, as_json=as_json, quiet=quiet)
+    print_side_by_side(folders, quiet=quiet)
 
 
 def print_side_by_side(folders: Sequence[Path], *, quiet: bool) -> None:
@@ -172,7 +181,7 @@ def print_result(
         print(f"supplied answer: {plain(result.supplied_answer)}")
         print(f"supplied log-probability: {result.supplied_logprob:.3f}")
     if result.settings.faithfulness:
-        from qvl_attn.render.charts import faithfulness_lines
+        from qvl_attn.cli.tables import faithfulness_lines
 
         for line in faithfulness_lines(result.curves, result.sanity or {}):
             print(line)

@@ -1,13 +1,17 @@
-"""The summary of a check as tables for the terminal."""
+"""The summary of a check and the faithfulness of a result, as lines for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvl_attn.core.text import plain
+
+if TYPE_CHECKING:
+    from qvl_attn.attribution.faithfulness import Curves
+    from qvl_attn.attribution.similarity import Sanity
 
 NAMES = {
     "pointing": "pointing game",
@@ -183,3 +187,23 @@ def _cell(figure: dict[str, Any] | None) -> str:
 def _chance(table: dict[str, Any], name: str) -> str:
     values = [figures[name]["chance"] for figures in table.values() if figures.get(name, {}).get("chance") is not None]
     return f"{median(values):.3f}" if values else "-"  # a map without attention has no chance value
+
+
+def faithfulness_lines(curves: Curves | None, sanity: Mapping[str, Sanity]) -> list[str]:
+    """Return the figures of `faithfulness.png` as lines of text."""
+    from qvl_attn.attribution.faithfulness import FILLS, KINDS
+
+    lines = []
+    if curves is None:
+        lines.append("faithfulness: the answer has no text whose probability could change")
+    else:
+        figures = curves.figures()
+        for kind, better in zip(KINDS, ("lower", "higher"), strict=True):
+            for fill in FILLS:
+                parts = [f"{name} {areas[f'{kind}_{fill}']:.2f}" for name, areas in figures.items()]
+                lines.append(f"{kind}, {fill} fill ({better} is better, nats): {', '.join(parts)}")
+    for name, checks in sanity.items():
+        for row in (*checks.weights, checks.question, checks.picture):
+            values = ["-" if value is None else f"{value:.2f}" for value in (row.rank_correlation, row.ssim)]
+            lines.append(f"{name} with {row.label}: rank correlation {values[0]}, SSIM {values[1]}")
+    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,14 @@ from qvl_attn.cli.options import (
     HeadDtype,
     drawing_of,
 )
-from qvl_attn.cli.output import folder_of, iterate_results, print_result, print_side_by_side, read_questions
+from qvl_attn.cli.output import (
+    folder_of,
+    iterate_results,
+    print_result,
+    print_saved,
+    print_side_by_side,
+    read_questions,
+)
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op
 
@@ -144,10 +151,11 @@ def video(
             go_offline()
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"
         texts = read_questions(questions or [], prompts, example, instead)
-        # Imported here, so that --help and a mistyped path need not wait for torch.
+        # Imported here, so that --help and a mistyped path need not wait for numpy.
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.sampling import ClipSettings, plan_frames
         from qvl_attn.media.video import open_clip
+        from qvl_attn.vqa.saved import find_saved
 
         clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         video = open_clip(media, source_fps)
@@ -165,35 +173,38 @@ def video(
             side_by_side=side_by_side,
         )
         check_writable(out)
+        load_options: dict[str, Any] = {
+            "revision": revision,
+            "device": device,
+            "dtype": dtype.value,
+            "device_map": device_map,
+            "attn": attn.value,
+            "offline": offline,
+        }
+        typed: dict[str, Any] = {
+            "query": query,
+            "profile": profile,
+            "method": method,
+            "layers": layers,
+            "heads": heads,
+            "system": system,
+            "answer": answer,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "store_heads": store_heads.value,
+            "clip": clip_settings,
+        }
+        saved = find_saved([video], texts, drawing, out, typed, model, **load_options)
+        if saved and not overwrite:
+            print_saved(saved, FILES, as_json=as_json, quiet=quiet)
+            return
 
-        analyzer = find_model(
-            model,
-            offline=offline,
-            bars=not quiet,
-            say=no_op if quiet else print_line,
-            revision=revision,
-            device=device,
-            dtype=dtype.value,
-            device_map=device_map,
-            attn=attn.value,
-        )
+        analyzer = find_model(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
         from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 
-        settings = analyzer.settings(
-            query=query,
-            profile=profile,
-            method=method,
-            layers=layers,
-            heads=heads,
-            system=system,
-            answer=answer,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            store_heads=store_heads.value,
-            clip=clip_settings,
-        )
+        settings = analyzer.settings(**typed)
         clip = load_clip(analyzer.processor, video, settings, progress)
         prepared = prepare_clip(analyzer, clip, texts, settings)
         folders = [folder_of(analyzer, question.prompts[0], (clip,), drawing, out, overwrite) for question in prepared]

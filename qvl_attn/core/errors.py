@@ -3,6 +3,9 @@
 Any other exception is a bug in this package and may show a traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class QvlAttnError(Exception):
     """An expected error: one clear line, and a hint.
@@ -54,3 +57,22 @@ class ResultExistsError(StoreError):
 def describe_error(error: Exception) -> str:
     """Return an error as result rows store it: its type and message."""
     return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def numbered(i: int, count: int, noun: str) -> Iterator[None]:
+    """Name the item in an error about one of several.
+
+    Args:
+        i: its index.
+        count: how many there are.
+        noun: what messages call one of them.
+
+    Raises:
+        InputError: the block raised one.
+    """
+    try:
+        yield
+    except InputError as error:
+        prefix = f"{noun} {i + 1} of {count}: " if count > 1 else ""
+        raise InputError(prefix + error.message, error.hint) from None

@@ -7,7 +7,7 @@ t, h, w are steps, rows and columns of a merged grid. Sizes are (width, height),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,21 @@ class ClipFacts:
         _require(0 <= self.start_s < self.end_s, f"start {self.start_s} s, end {self.end_s} s")
         _require(min(self.rate_fps, self.sampled_fps) > 0, f"rates {self.rate_fps}, {self.sampled_fps}")
         _require(len(self.frame_indices) > 0 and min(self.frame_indices) >= 0, "frame_indices: none, or negative")
+
+
+class Source(Protocol):
+    """What was asked about: `Media`, or a clip that is not decoded yet.
+
+    Attributes:
+        source: the path as it was typed.
+        sha256: SHA-256 of its file or files, in hex.
+    """
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False, repr=False)

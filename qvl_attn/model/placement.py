@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
+from ctypes import CDLL
 from dataclasses import dataclass
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+import psutil
+from safetensors import SafetensorError, safe_open
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.model.checkpoint import Checkpoint
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+# More than torch and transformers take before the free memory is asked for.
+SPARE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -43,3 +54,49 @@ def check_options(device: str, dtype: str, device_map: str | None) -> None:
         raise InputError("--device mps: not supported", "use --device cpu")
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII):
         raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
+
+
+def sure_placement(checkpoint: Checkpoint, device: str, dtype: str, device_map: str | None) -> tuple[str, str] | None:
+    """Return the device and the precision that torch would choose; None if only torch can tell.
+
+    That is the CPU where it is named or no driver of a GPU is installed; for `auto`, float32 where the weights leave
+    plenty of memory.
+
+    Args:
+        checkpoint: the model, with its weights.
+        device: as in `check_options`.
+        dtype: as in `check_options`.
+        device_map: as in `check_options`.
+    """
+    if device_map is not None or device.startswith("cuda") or (device == "auto" and _may_have_gpu()):
+        return None
+    if dtype != "auto":
+        return "cpu", dtype
+    weights = _weight_count(checkpoint.folder)
+    plenty = weights is not None and 4 * weights + SPARE_BYTES < psutil.virtual_memory().available
+    return ("cpu", "float32") if plenty else None
+
+
+def _may_have_gpu() -> bool:
+    """Return whether torch might find a GPU: it can be built for one, and the driver that it opens is installed."""
+    if version("torch").endswith("+cpu") or sys.platform == "darwin":
+        return False
+    if sys.platform != "linux" or Path("/dev/kfd").exists():  # AMD's
+        return True
+    try:
+        CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _weight_count(folder: Path) -> int | None:
+    """Return the number of weights, from the headers of the files; None if one cannot be read."""
+    try:
+        count = 0
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="numpy") as weights:
+                count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return count

@@ -285,21 +285,3 @@ def _similarity(axes: Axes, sanity: Mapping[str, Sanity]) -> None:
 def _short(label: str) -> str:
     """Return a label without the text of the question, whose script matplotlib's font may lack."""
     return label.partition(":")[0]
-
-
-def faithfulness_lines(curves: Curves | None, sanity: Mapping[str, Sanity]) -> list[str]:
-    """Return the figures of the chart as lines of text."""
-    lines = []
-    if curves is None:
-        lines.append("faithfulness: the answer has no text whose probability could change")
-    else:
-        figures = curves.figures()
-        for kind, better in zip(KINDS, ("lower", "higher"), strict=True):
-            for fill in FILLS:
-                parts = [f"{name} {areas[f'{kind}_{fill}']:.2f}" for name, areas in figures.items()]
-                lines.append(f"{kind}, {fill} fill ({better} is better, nats): {', '.join(parts)}")
-    for name, checks in sanity.items():
-        for row in (*checks.weights, checks.question, checks.picture):
-            values = ["-" if value is None else f"{value:.2f}" for value in (row.rank_correlation, row.ssim)]
-            lines.append(f"{name} with {row.label}: rank correlation {values[0]}, SSIM {values[1]}")
-    return lines

@@ -19,7 +19,7 @@ import numpy as np
 from qvl_attn.core.errors import QvlAttnError, StoreError
 from qvl_attn.core.files import slug, whole_folder, write_json, write_npz, write_png, write_text
 from qvl_attn.core.runtime import Progress, Stages, no_op
-from qvl_attn.core.types import Media
+from qvl_attn.core.types import Media, Source
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.overlay import drawn_size_px
@@ -56,7 +56,7 @@ class Contents(Generic[R]):
     json: Callable[[R, list[str], list[str]], dict[str, Any]]
 
 
-def folder_name(media: Media, label: str, key: Mapping[str, Any]) -> str:
+def folder_name(media: Source, label: str, key: Mapping[str, Any]) -> str:
     """Return `<media>-<label slug>-<8 hex>`: readable, safe on every file system, and the same for the same request.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 
 from qvl_attn.attribution.profiles import shape_of
 from qvl_attn.attribution.settings import Settings, settings_of
-from qvl_attn.core.errors import InputError
+from qvl_attn.core.errors import InputError, numbered
 from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
@@ -165,11 +165,8 @@ class Engine:
         by_media: dict[tuple[int, ...], Question] = {}
         questions = []
         for i, (pictures, text) in enumerate(pairs):
-            try:
+            with numbered(i, len(pairs), noun):
                 question = self.read(pictures, text, settings, loaded, by_media)
-            except InputError as error:
-                prefix = f"{noun} {i + 1} of {len(pairs)}: " if len(pairs) > 1 else ""
-                raise InputError(prefix + error.message, error.hint) from None
             questions.append(without_pixels(question) if len(pairs) > 1 else question)
         return self.fit(questions)
 

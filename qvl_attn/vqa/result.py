@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.core.types import Media
+from qvl_attn.core.types import Source
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import as_stored, media_from, picture_file, write_sampled_frames
@@ -96,11 +96,11 @@ class Result(VqaRecord):
 
 def request_folder(
     out: Path,
-    media: Sequence[Media],
+    media: Sequence[Source],
     question: str,
     settings: Settings,
     drawing: Drawing,
-    made_by: dict[str, Any],
+    made_by: Mapping[str, Any],
 ) -> Path:
     """Return the folder of a result, which is the same for the same request.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import Qwen2_5_VLConfig
 from typer.testing import CliRunner
 
 from qvl_attn import Result
@@ -20,6 +20,7 @@ from qvl_attn.attribution.profiles import (
     profile_json,
     shape_of,
     shipped_profiles,
+    stated_shape,
 )
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.cli.app import app
@@ -34,11 +35,6 @@ PUBLISHED = {
     "qwen2.5-vl-7b-text": ((22, 1), (22, 4), (23, 6), (23, 11)),
 }
 QUESTION = "how many cats?"
-
-
-def config_of(layers, heads, hidden):
-    text = SimpleNamespace(num_hidden_layers=layers, num_attention_heads=heads, hidden_size=hidden)
-    return SimpleNamespace(text_config=text)
 
 
 def demo_profile(**changes):
@@ -75,17 +71,32 @@ def test_the_published_heads_ship_and_say_that_they_are_not_measured_here():
 @pytest.mark.parametrize(("size", "name"), [("3B", "qwen2.5-vl-3b"), ("7B", "qwen2.5-vl-7b")])
 def test_they_are_the_default_of_models_of_the_real_shape(shared_data, size, name):
     value = json.loads((shared_data / "tokenizer" / size / "config.json").read_text())
-    text = value.get("text_config", value)
-    config = config_of(text["num_hidden_layers"], text["num_attention_heads"], text["hidden_size"])
-    assert choose_profile(None, shape_of(config), chosen=False) == load_profile(name)
-    assert choose_profile(None, shape_of(config), chosen=True) is None, "layers or heads were named"
-    assert choose_profile("none", shape_of(config), chosen=False) is None
-    assert choose_profile(f"{name}-text", shape_of(config), chosen=False) == load_profile(f"{name}-text")
+    shape = stated_shape(value)
+    assert shape == shape_of(Qwen2_5_VLConfig.from_dict(value))
+    assert choose_profile(None, shape, chosen=False) == load_profile(name)
+    assert choose_profile(None, shape, chosen=True) is None, "layers or heads were named"
+    assert choose_profile("none", shape, chosen=False) is None
+    assert choose_profile(f"{name}-text", shape, chosen=False) == load_profile(f"{name}-text")
 
 
 def test_other_models_have_none_by_default(demo):
     assert choose_profile(None, shape_of(demo.config), chosen=False) is None
-    assert shape_of(demo.config) == Shape(4, 4, 128)
+    config = json.loads((demo.checkpoint.folder / "config.json").read_text())
+    assert stated_shape(config) == shape_of(demo.config) == Shape(4, 4, 128)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"text_config": []},
+        {"text_config": {"num_hidden_layers": 4, "num_attention_heads": 4}, "hidden_size": 128},
+        {"num_hidden_layers": 4, "num_attention_heads": 4.0, "hidden_size": 128},
+        {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": None},
+    ],
+)
+def test_a_shape_that_is_not_stated_is_not_guessed(config):
+    assert stated_shape(config) is None
 
 
 def test_a_profile_for_another_model_is_refused(demo):

@@ -11,7 +11,8 @@ from PIL import ImageColor
 from qvl_attn import Drawing
 from qvl_attn.attribution.faithfulness import STEPS, Curves
 from qvl_attn.attribution.similarity import Likeness, Sanity
-from qvl_attn.render.charts import draw_faithfulness, draw_methods, faithfulness_lines
+from qvl_attn.cli.tables import faithfulness_lines
+from qvl_attn.render.charts import draw_faithfulness, draw_methods
 from qvl_attn.render.overlay import crossed_out
 from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result, headline_caption

@@ -1,0 +1,105 @@
+"""What needs no model is answered without the libraries that take seconds and hundreds of megabytes to load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from qvl_attn.cli.app import app
+
+HEAVY = {"torch", "transformers", "torchvision", "qwen_vl_utils", "matplotlib"}
+QUESTION = "how many cats?"
+IN_ONE_PROCESS = """
+import json, sys
+from typer.testing import CliRunner
+from qvl_attn.cli.app import app
+done = [CliRunner().invoke(app, args) for args in json.loads(sys.argv[1])]
+json.dump([[one.exit_code, one.stdout, one.stderr] for one in done] + [sorted(sys.modules)], sys.stdout)
+"""
+
+
+def run_together(commands):
+    """Run commands in one new process; return (exit code, stdout, stderr) of each, and check what was imported."""
+    arguments = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps([[*map(str, command)] for command in commands])]
+    out = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    *done, modules = json.loads(out)
+    assert not HEAVY & set(modules)
+    return done
+
+
+@pytest.fixture
+def in_process(tmp_path, monkeypatch, demo):
+    """Run a command here, without loading the embedded model's weights each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+
+    def run(command):
+        done = CliRunner().invoke(app, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        return done
+
+    return run
+
+
+def test_saved_results_are_found(in_process, cats, wide, clip_file):
+    model = ("--model", "demo")
+    commands = [
+        ("ask", cats, QUESTION, *model),
+        ("ask", cats, QUESTION, "what is in the middle?", "--image", wide, *model, "--json"),
+        ("ask", cats, QUESTION, "--method", "mean", "--quiet", *model),
+        ("video", clip_file(4), "what moves?", "--mode", "both", *model),
+    ]
+    before = [in_process(command).stdout for command in commands]
+    for command, first, (code, stdout, stderr) in zip(commands, before, run_together(commands), strict=True):
+        assert code == 0, stderr
+        assert stdout == first.replace('"reused": false', '"reused": true')
+        assert ("nothing was computed" in stderr) == ("--quiet" not in command)
+
+
+def test_the_command_itself(in_process, cats):
+    """With the imports of the whole process, as the interpreter lists them."""
+    command = ("ask", str(cats), QUESTION, "--model", "demo")
+    in_process(command)
+    again = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "qvl_attn", *command], capture_output=True, text=True, check=True
+    )
+    assert "nothing was computed" in again.stderr
+    imported = {line.rpartition("|")[2].strip() for line in again.stderr.splitlines() if "import time:" in line}
+    assert "numpy" in imported, "the list is complete"
+    assert not HEAVY & imported
+
+
+def test_refusals(tmp_path, cats, clip_file):
+    clip = clip_file(4)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llava"}')
+    (tmp_path / "model" / "model.safetensors").touch()
+    model = ("--model", "demo")
+    commands = {
+        ("ask", cats, " ", *model): (2, "the question is empty"),
+        ("ask", cats, QUESTION, "", *model): (2, "question 2 of 2: the question is empty"),
+        ("ask", "nowhere.png", QUESTION, *model): (2, "nowhere.png does not exist"),
+        ("ask", broken, QUESTION, *model): (2, "broken.png"),
+        ("ask", cats, QUESTION, *model, "--method", "foo"): (2, "no method 'foo'"),
+        ("ask", cats, QUESTION, *model, "--layers", "9"): (2, "no layer 9"),
+        ("ask", cats, QUESTION, *model, "--query", "cats"): (2, "--query cats"),
+        ("ask", cats, QUESTION, *model, "--system", " "): (2, "the system prompt is empty"),
+        ("ask", cats, QUESTION, *model, "--alpha", 7): (2, "alpha 7"),
+        ("ask", cats, QUESTION, *model, "--device", "mps"): (2, "--device mps"),
+        ("ask", cats, QUESTION, *model, "--overwrite", "--layers", "9"): (2, "no layer 9"),
+        ("ask", cats, QUESTION, "--model", tmp_path / "model"): (1, "'llava' model"),
+        ("ask", cats, QUESTION, "--model", "nobody/nothing", "--offline"): (1, "not in the cache"),
+        ("video", clip, "", *model): (2, "the question is empty"),
+        ("video", "nowhere.mp4", QUESTION, *model): (2, "nowhere.mp4 does not exist"),
+        ("video", clip, QUESTION, *model, "--heads", "9"): (2, "no head 9"),
+    }
+    done = run_together(commands)
+    for command, (code, words), (exit_code, stdout, stderr) in zip(commands, commands.values(), done, strict=True):
+        assert (exit_code, stdout) == (code, ""), (command, stderr)
+        assert words in " ".join(stderr.split()), (command, stderr)
