@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,14 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
+from tests.helpers.processes import PATIENCE_S, signal_at_call, wait_until, wait_until_stopped
 from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_runs_match, json_differences, rows_of, summary_of
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'qvl-attn[ray]'")
 WITH_RAY = ("--engine", "ray", "--concurrency", "2")
 RAY_ENVIRONMENT = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("RAY_")}
-PATIENCE_S = 240
+# A line of progress, of which a slow run prints one a minute.
+PROGRESS = re.compile(r"[a-z ]+: [\d,]+ of [\d,]+, ")
 
 
 @pytest.fixture
@@ -78,11 +81,7 @@ def lines_of(out) -> list[str]:
 
 
 def wait_for_rows(process, out, count):
-    end = time.monotonic() + PATIENCE_S
-    while len(lines_of(out)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: len(lines_of(out)) >= count, process)
     assert not (out / "summary.json").exists(), "the run must still be going on"
 
 
@@ -107,7 +106,7 @@ def assert_gone(family):
         lines = [" ".join(process.cmdline()).strip() for process in running()]
         return [line for line in lines if not (line.startswith("ray::") and line.endswith("Agent"))]
 
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_S
     while command_lines() and time.monotonic() < end:
         time.sleep(0.1)
     remaining = command_lines()
@@ -131,18 +130,19 @@ def test_two_actors_make_the_run_that_this_process_makes(local, tmp_path):
         "    print(f'usage stats: {enabled}')\n"
         "atexit.register(report)\n"
     )
+    code += signal_at_call("qvl_attn.results.run_folder:_write", 2, signal.SIGSTOP)
     done = command(data, tmp_path / "ray", *WITH_RAY, "--json", "--csv", code=code)
-    wait_for_rows(done, tmp_path / "ray", 1)
+    wait_until_stopped(done)
     family = family_of(done)
+    done.send_signal(signal.SIGCONT)
     returned, stdout, stderr = wait_for_end(done)
     assert returned == 0, stderr
     assert local(data, tmp_path / "local", "--csv").exit_code == 0
     printed, report = stdout.splitlines()
     assert json.loads(printed) == summary_of(tmp_path / "ray")
     assert report == "usage stats: False"
-    assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["19", "connecting", "demo", "Ray:", "Ray:"], (
-        stderr
-    )
+    messages = [line for line in stderr.splitlines() if not PROGRESS.match(line)]
+    assert [line.partition(" ")[0] for line in messages] == ["19", "connecting", "demo", "Ray:", "Ray:"], stderr
     assert "Ray: 2 actors to score, with " in stderr
     summary = (tmp_path / "local" / "summary.json").read_bytes()
     assert (tmp_path / "ray" / "summary.json").read_bytes() == summary
