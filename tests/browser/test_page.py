@@ -24,6 +24,7 @@ from tests.helpers.pages import (
     read_png,
     selected_queries,
     set_control,
+    stopped_clock,
     wait_until_drawn,
 )
 
@@ -140,19 +141,18 @@ def test_a_page_of_few_layers_has_these_layers(open_page, results):
 def test_play_goes_through_the_layers_and_stops(open_page):
     page = open_page("one")
     button, layer = page.locator("#play"), "document.getElementById('layer-told').textContent"
-    button.click()
-    assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Stop", "true")
-    labels = []
-    while len(labels) < 6:
-        page.wait_for_timeout(40)
-        label = page.evaluate(layer)
-        if not labels or labels[-1] != label:
-            labels.append(label)
-    assert labels == ["–", "3", "0", "1", "2", "3"], "the headline is layer 2"
-    page.keyboard.press("p")
-    assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Play", "false")
-    page.wait_for_timeout(700)
-    assert page.evaluate(layer) == "3"
+    with stopped_clock(page) as pass_ms:
+        button.click()
+        assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Stop", "true")
+        labels = [page.evaluate(layer)]
+        for _ in range(5):
+            pass_ms(620)
+            labels.append(page.evaluate(layer))
+        assert labels == ["–", "3", "0", "1", "2", "3"], "the headline is layer 2"
+        page.keyboard.press("p")
+        assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Play", "false")
+        pass_ms(3100)
+        assert page.evaluate(layer) == "3"
 
 
 def test_the_bars_are_shares_and_choose_a_layer(open_page, results):

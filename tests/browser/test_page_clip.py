@@ -21,6 +21,7 @@ from tests.helpers.pages import (
     panel_values,
     read_png,
     set_control,
+    stopped_clock,
     wait_until_drawn,
 )
 
@@ -94,15 +95,16 @@ def test_keys_and_play_go_through_the_frames(open_page):
         wait_until_drawn(page)
         frames.append(page.evaluate(value))
     assert frames == [0, 1, 2, 3, 4, 5, 6, 6, 6, 5]
-    page.locator("#film-play").click()
-    assert page.locator("#film-play").inner_text() == "Stop"
-    page.wait_for_selector("#film-play[aria-pressed=true]")
-    for want in (6, 0, 1):
-        while page.evaluate(value) != want:
-            page.wait_for_timeout(40)
-    page.locator("#film-play").click()
-    page.wait_for_timeout(600)
-    assert page.evaluate(value) in (1, 2)
+    with stopped_clock(page) as pass_ms:
+        page.locator("#film-play").click()
+        assert page.locator("#film-play").inner_text() == "Stop"
+        assert page.locator("#film-play").get_attribute("aria-pressed") == "true"
+        for frame in (6, 0, 1):
+            pass_ms(520)
+            assert page.evaluate(value) == frame
+        page.locator("#film-play").click()
+        pass_ms(5000)
+        assert page.evaluate(value) == 1
 
 
 def test_a_click_on_the_timeline_goes_there(open_page):
@@ -152,14 +154,15 @@ def test_a_scale_for_each_frame(open_page, results):
 
 def test_a_clip_beside_a_picture(open_page, results):
     page = open_page("clip", "one")
-    page.locator("#film-play").click()
-    page.locator("#compare").click()
-    wait_until_drawn(page)
-    assert_shows(page, results("one").heatmaps(), panel=1)
-    assert page.locator("#film").is_hidden()
-    assert page.locator("#scale-frame").is_disabled()
-    page.keyboard.press(".")
-    page.wait_for_timeout(1100)
+    with stopped_clock(page) as pass_ms:
+        page.locator("#film-play").click()
+        page.locator("#compare").click()
+        pass_ms(50)
+        assert_shows(page, results("one").heatmaps(), panel=1)
+        assert page.locator("#film").is_hidden()
+        assert page.locator("#scale-frame").is_disabled()
+        page.keyboard.press(".")
+        pass_ms(1100)
     page.locator(".pick").first.click()
     wait_until_drawn(page)
     assert page.locator("#film").is_visible()

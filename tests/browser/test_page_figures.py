@@ -10,7 +10,7 @@ import pytest
 
 from qvl_attn.core.text import percent
 from qvl_attn.vqa.page import result_html
-from tests.helpers.pages import open_in_browser, panel_caption, set_control, wait_until_drawn
+from tests.helpers.pages import open_in_browser, panel_caption, set_control, stopped_clock, wait_until_drawn
 
 pytestmark = pytest.mark.browser
 RECORD_CANVAS_TEXT = """() => {
@@ -118,14 +118,15 @@ def test_playing_and_the_frames_scale_end_where_there_is_no_clip(open_page):
     page = open_page("clip", "one")
     set_control(page, "scale", "frame")
     set_control(page, "frame", 3)
-    page.locator("#film-play").click()
-    page.locator("#questions button").last.click()
-    wait_until_drawn(page)
-    assert page.locator("#film-play").get_attribute("aria-pressed") == "false"
-    assert page.locator("#scale").input_value() == "own"
-    before = page.evaluate("state.frame")
-    page.wait_for_timeout(1100)
-    assert page.evaluate("state.frame") == before
+    with stopped_clock(page) as pass_ms:
+        page.locator("#film-play").click()
+        page.locator("#questions button").last.click()
+        pass_ms(50)
+        assert page.locator("#film-play").get_attribute("aria-pressed") == "false"
+        assert page.locator("#scale").input_value() == "own"
+        before = page.evaluate("state.frame")
+        pass_ms(1100)
+        assert page.evaluate("state.frame") == before
     page.locator("#questions button").first.click()
     wait_until_drawn(page)
     assert page.evaluate("state.frame") == before, "the clip continues at its frame"

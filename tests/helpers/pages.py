@@ -156,6 +156,15 @@ def wait_until_drawn(page) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+@contextmanager
+def stopped_clock(page) -> Iterator[Callable[[int], None]]:
+    """Stop the page's clock; yield a function that lets so many milliseconds pass at once, with what is due in them."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+    yield page.clock.run_for
+    page.clock.resume()
+
+
 def set_control(page, name: str, value: Any) -> None:
     """Move a slider or choose from a list, as a user does: set the value, then send the event."""
     event = "change" if page.locator(f"#{name}").evaluate("(control) => control.tagName") == "SELECT" else "input"
