@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -55,7 +56,8 @@ class _Index:
         declared: number of frames according to the container; None if it does not say.
         declared_s: end time according to the container; 0 if it does not say.
         last_packet_end_s: end time of the last packet in the file, of any stream.
-        pixel_aspect: width over height of a pixel, as text; empty for square pixels.
+        pixel_aspect: width over height of a pixel.
+        coded_aspect: the same according to the codec at the beginning; None if it does not say.
     """
 
     stamps: NDArray[np.int64]
@@ -69,7 +71,8 @@ class _Index:
     declared: int | None
     declared_s: float
     last_packet_end_s: float
-    pixel_aspect: str
+    pixel_aspect: Fraction
+    coded_aspect: Fraction | None
 
 
 def container_source(path: Path, name: str) -> VideoSource:
@@ -86,23 +89,28 @@ def container_source(path: Path, name: str) -> VideoSource:
     first = next((frame for _, frame in _decode(path, name, index, 0) if frame is not None), None)
     if first is None:
         raise InputError(f"{name}: 0 of {index.declared or len(index.stamps)} declared frames decoded", COPY_AGAIN)
-    rotation = _rotation_of(first)
-    size_px = (first.height, first.width) if rotation.transposed else (first.width, first.height)
     return VideoSource(
         source=str(path),
         sha256=_sha256(path),
-        size_px=size_px,
+        size_px=_upright_px(first, index.pixel_aspect),
         times_s=(index.stamps - index.stamps[0]) * index.unit_s,
         end_s=_end_s(index),
         declared_frames=index.declared,
         frames=partial(_frames, path, name, index, (first.width, first.height)),
-        notes=(*(["turned upright as its metadata says"] if any(rotation) else []), *_notes(index)),
+        notes=tuple(_notes(index, first)),
     )
 
 
-def _notes(index: _Index) -> Iterator[str]:
-    if index.pixel_aspect:
-        yield f"its pixels are not square ({index.pixel_aspect}); they are read and drawn as if they were"
+def _notes(index: _Index, first: VideoFrame) -> Iterator[str]:
+    if any(_rotation_of(first)):
+        yield "turned upright as its metadata says"
+    width, height = _square_px(first, index.pixel_aspect)
+    if (width, height) != (first.width, first.height):
+        aspect = f"{index.pixel_aspect.numerator}:{index.pixel_aspect.denominator}"
+        yield (
+            f"its pixels are not square ({aspect}): {first.width}x{first.height} are shown as {width}x{height}, "
+            "as players do"
+        )
     if index.starts_again:
         yield f"its times start again in the middle; one frame every {index.unit_s:.3g} s is assumed"
     if index.declared and index.declared > index.packets and not index.discarded:
@@ -151,7 +159,8 @@ def _read_index(path: Path, name: str) -> _Index:
     with _open_container(path, name) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE_FPS)
         unit_s = float(stream.time_base or 0)
-        declared, aspect, format_name = stream.frames or None, stream.sample_aspect_ratio, container.format.name
+        declared, format_name = stream.frames or None, container.format.name
+        aspect, coded_aspect = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
         declared_s = ((container.duration or 0) - min(container.start_time or 0, 0)) / av.time_base
         last_packet_end_s = 0.0  # of sound too, which may be longer
         for packet in container.demux():
@@ -195,7 +204,8 @@ def _read_index(path: Path, name: str) -> _Index:
         declared=declared,
         declared_s=declared_s,
         last_packet_end_s=last_packet_end_s,
-        pixel_aspect="" if aspect in (None, 0, 1) else f"{aspect.numerator}:{aspect.denominator}",
+        pixel_aspect=aspect or Fraction(1),
+        coded_aspect=coded_aspect or None,
     )
 
 
@@ -233,6 +243,14 @@ def _decode_from(path: Path, name: str, index: _Index, stamp: int | None) -> Ite
                     if not last < number < len(index.stamps):
                         continue
                     last = number
+                    aspect = stream.codec_context.sample_aspect_ratio
+                    if aspect and index.coded_aspect and aspect != index.coded_aspect:
+                        time_s = (index.stamps[number] - index.stamps[0]) * index.unit_s
+                        raise InputError(
+                            f"{name}: from about {time_s:.1f} s on its pixels have another shape ({aspect}, before "
+                            f"{index.coded_aspect})",
+                            "cut it there, with --end or --start, or encode it again",
+                        )
                     yield number, None if frame.is_corrupt else frame
         except av.error.FFmpegError:  # the rest cannot be read; the frame counts show it
             yield max(last, 0), None
@@ -246,7 +264,7 @@ def _frames(path: Path, name: str, index: _Index, stored_px: Size, first: int) -
                 f"those before it {stored_px[0]}x{stored_px[1]}",
                 "cut it where its size changes, or encode it again",
             )
-        yield number, None if frame is None else partial(_pixels, frame)
+        yield number, None if frame is None else partial(_pixels, frame, index.pixel_aspect)
 
 
 class _Rotation(NamedTuple):
@@ -268,9 +286,21 @@ def _rotation_of(frame: VideoFrame) -> _Rotation:
     return _Rotation(True, c < 0, b < 0)
 
 
-def _pixels(frame: VideoFrame, size_px: Size | None) -> NDArray[np.uint8]:
+def _square_px(frame: VideoFrame, pixel_aspect: Fraction) -> Size:
+    """Return the size with square pixels, as browsers compute it: one side is enlarged, the other stays."""
+    if pixel_aspect > 1:
+        return round(frame.width * pixel_aspect), frame.height
+    return frame.width, round(frame.height / pixel_aspect)
+
+
+def _upright_px(frame: VideoFrame, pixel_aspect: Fraction) -> Size:
+    width, height = _square_px(frame, pixel_aspect)
+    return (height, width) if _rotation_of(frame).transposed else (width, height)
+
+
+def _pixels(frame: VideoFrame, pixel_aspect: Fraction, size_px: Size | None) -> NDArray[np.uint8]:
     rotation = _rotation_of(frame)
-    size = size_px or ((frame.height, frame.width) if rotation.transposed else (frame.width, frame.height))
+    size = size_px or _upright_px(frame, pixel_aspect)
     width, height = reversed(size) if rotation.transposed else size
     resized = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
     pixels = np.asarray(resized.to_ndarray(), dtype=np.uint8)

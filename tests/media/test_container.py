@@ -18,9 +18,12 @@ from tests.conftest import CLIP_FPS, numbered_frames
 COUNT = 40
 
 
-def write(path: Path, codec: str, *, options=None, size_px=(160, 120), pix_fmt="yuv420p", fps=CLIP_FPS, count=COUNT):
+def write(
+    path: Path, codec: str, *, options=None, size_px=(160, 120), pix_fmt="yuv420p", fps=CLIP_FPS, count=COUNT, aspect=0
+):
     with av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=fps)
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         stream.width, stream.height, stream.pix_fmt, stream.options = *size_px, pix_fmt, options or {}
         for i, pixels in enumerate(numbered_frames(count, size_px)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
@@ -123,6 +126,70 @@ def test_a_size_that_changes_is_an_error(tmp_path):
     (tmp_path / "both.ts").write_bytes(first + second)
     with pytest.raises(InputError, match="has 64x160 pixels, those before it 160x120"):
         sample(tmp_path / "both.ts")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "size_px", "aspect", "shown_px"),
+    [
+        ("pal.ts", "mpeg2video", (720, 576), "16/15", (768, 576)),
+        ("anamorphic.mp4", "libx264", (1440, 1080), "4/3", (1920, 1080)),
+        ("a.mkv", "libx264", (160, 120), "4/3", (213, 120)),
+        ("a.avi", "mpeg4", (160, 120), "3/4", (160, 160)),
+        ("a.mp4", "mpeg4", (160, 120), "1/2", (160, 240)),
+    ],
+)
+def test_pixels_that_are_not_square_are_shown_as_players_show_them(tmp_path, name, codec, size_px, aspect, shown_px):
+    path = write(tmp_path / name, codec, size_px=size_px, aspect=aspect, fps=25, count=4)
+    media = sample(path, fps=25)
+    with av.open(str(path)) as source:  # FFmpeg's own arithmetic, rounded to a pixel
+        display_aspect = float(source.streams.video[0].display_aspect_ratio)
+    assert media.size_px == shown_px
+    assert abs(media.size_px[0] / media.size_px[1] / display_aspect - 1) <= 1 / min(shown_px)
+    assert media.frames.shape[1:3] == shown_px[::-1]
+    # A bar that covers three quarters of the stored frame covers three quarters of what is shown.
+    edge = np.flatnonzero(media.frames[2, shown_px[1] // 2, :, 0] > 120).max() + 1
+    assert abs(edge - 0.75 * shown_px[0]) <= 3
+    assert media.notes == (
+        f"its pixels are not square ({aspect.replace('/', ':')}): {size_px[0]}x{size_px[1]} are shown as "
+        f"{shown_px[0]}x{shown_px[1]}, as players do",
+    )
+
+
+def test_pixels_that_are_not_square_are_turned_with_the_frame(tmp_path):
+    path = write(tmp_path / "a.mp4", "libx264", aspect="4/3", count=4)
+    plain = sample(path, fps=CLIP_FPS)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    one, zero = (65536).to_bytes(4, "big", signed=True), bytes(4)
+    data[place : place + 20] = zero + one + zero + (-65536).to_bytes(4, "big", signed=True) + zero
+    path.write_bytes(data)
+    turned = sample(path, fps=CLIP_FPS)
+    assert (plain.size_px, turned.size_px) == ((213, 120), (120, 213))
+    assert np.array_equal(turned.frames[1], np.rot90(plain.frames[1], -1))
+
+
+def test_maps_and_boxes_lie_on_what_is_shown(demo, tmp_path):
+    path = write(tmp_path / "a.mp4", "libx264", size_px=(140, 168), aspect="8/5", count=6)
+    result = demo.ask_video(path, "what moves?", fps=CLIP_FPS)
+    grid = result.capture.grids[0]
+    assert result.media[0].size_px == (224, 168)
+    assert grid.shape[1:] == (6, 8)
+    assert grid.boxes_px[0].tolist() == [0, 0, 28, 28]
+    assert grid.boxes_px[-1].tolist() == [196, 140, 224, 168]
+
+
+def test_a_shape_of_pixels_that_changes_is_an_error(tmp_path):
+    parts = [write(tmp_path / f"{i}.ts", "mpeg2video", aspect=aspect, fps=25) for i, aspect in enumerate(("1", "4/3"))]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(InputError, match=r"from about 1\.[56] s on its pixels have another shape \(4/3, before 1\)"):
+        sample(tmp_path / "both.ts")
+    assert sample(tmp_path / "both.ts", end_s=1.2).size_px == (160, 120)
+
+
+@pytest.mark.parametrize("aspect", ["1/1", "0", "1000/1001"])
+def test_pixels_that_are_square_or_nearly(tmp_path, aspect):
+    media = sample(write(tmp_path / "a.mp4", "libx264", aspect=aspect, count=2))
+    assert (media.size_px, media.notes) == ((160, 120), ())
 
 
 def test_joined_clips_are_counted_and_noted(tmp_path):
