@@ -66,7 +66,7 @@ def methods(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the methods that compute maps: what each shows, needs and costs, when to use it, and its known faults."""
+    """List the methods that compute maps: needs and costs, when to use each, known faults, departures from its source."""
     with handle_errors(debug=debug):
         from qvl_attn.attribution.methods.registry import METHODS
 
@@ -77,9 +77,11 @@ def methods(
                 "cost": method.cost,
                 "when": method.when,
                 "wrong": method.wrong,
+                "differs": method.differs,
                 "source": method.source,
             }
             if as_json:
                 typer.echo(json.dumps({"name": method.name, **fields}, ensure_ascii=False))
             else:
-                typer.echo("\n".join([method.name, *(f"  {name + ':':7} {text}" for name, text in fields.items()), ""]))
+                lines = [f"  {name + ':':8} {text}" for name, text in fields.items() if text]
+                typer.echo("\n".join([method.name, *lines, ""]))

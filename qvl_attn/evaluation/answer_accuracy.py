@@ -27,10 +27,10 @@ def normalise(text: str) -> str:
     otherwise it becomes a space. A period is removed if no digit follows it; none and zero to ten become digits; a, an
     and the are dropped.
 
-    There are four differences. NFKC is applied first, and Chinese marks count as marks. Apostrophes are dropped where
+    There are five differences. NFKC is applied first, and Chinese marks count as marks. Apostrophes are dropped where
     VQA uses a table of contractions: this makes the same words equal, and a few more ("its" and "it's"). A text of
-    articles only keeps them, so that the choice "A" differs from the choice "an" and from an empty answer.
-    Normalisation is idempotent.
+    articles only keeps them, so that the choice "A" differs from the choice "an" and from an empty answer. And
+    references are normalised as answers are: see `accuracy`. Normalisation is idempotent.
     """
     text = " ".join(unicodedata.normalize("NFKC", text).lower().translate(_APOSTROPHES).split())
     words = _PERIOD.sub("", _without_marks(text)).split()
@@ -50,6 +50,9 @@ def _without_marks(text: str) -> str:
 
 def accuracy(answer: str, references: Sequence[str]) -> float:
     """Return the accuracy of an answer, from 0 to 1. All texts are normalised before they are compared.
+
+    VQA itself removes only the marks of its references, so that "two", which becomes "2", has no match in "two" and
+    "yes", and scores 0; here it matches.
 
     Up to nine references are accepted alternatives: the accuracy is 1 if the answer equals one of them. Ten or more
     references are the answers of as many annotators, and the accuracy is VQA's (Antol et al. 2015; vqaEval.py,

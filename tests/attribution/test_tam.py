@@ -33,19 +33,25 @@ def rank_gaussian(picture: np.ndarray) -> np.ndarray:
     return filtered
 
 
-def by_hand(example: Example, logits: np.ndarray, ids, target: int) -> np.ndarray:
-    """Return the map of the answer's token number `target`, (V,)."""
+def by_hand(
+    example: Example, logits: np.ndarray, ids, target: int, replaced: dict[int, int] | None = None
+) -> np.ndarray:
+    """Return the map of the answer's token number `target`, (V,).
+
+    `replaced` has, by place in question and answer, other tokens whose logits are taken.
+    """
     question = example.inputs["input_ids"][0, example.question_positions].tolist()
     words = [*question, *ids[:target]]
+    classes = [(replaced or {}).get(i, word) for i, word in enumerate([*words, ids[target]])]
     # The position of each: a question token at its own position, an answer token where it is produced.
     places = [*example.question_positions, *(example.length - 1 + i for i in range(target))]
     target_id = ids[target]
-    strength = [max(float(logits[place, target_id]), 0) for place in places]
-    scores = np.array([max(float(logits[cell, target_id]), 0) for cell in example.vision_positions])
+    strength = [max(float(logits[place, classes[-1]]), 0) for place in places]
+    scores = np.array([max(float(logits[cell, classes[-1]]), 0) for cell in example.vision_positions])
     interference, total = np.zeros(len(scores)), 0.0
-    for word, weight in zip(words, strength, strict=True):
+    for word, logit_of, weight in zip(words, classes[:-1], strength, strict=True):
         if word != target_id:
-            interference += weight * np.maximum(logits[example.vision_positions, word], 0)
+            interference += weight * np.maximum(logits[example.vision_positions, logit_of], 0)
             total += weight
     interference /= total + 1e-8
     if interference.any():
@@ -64,6 +70,20 @@ def test_the_published_definition_in_loops(example, query):
     want = [by_hand(example, logits, example.ids, target) for target in example.explained_indices(query)]
     assert_close(method_map.values, np.mean(want, axis=0), 3e-4)
     assert (method_map.layers, method_map.layer_values) == ((), None)
+
+
+@pytest.mark.parametrize(("kind", "correlation"), [("one", 0.43), ("two", 0.54), ("clip", -0.88)])
+def test_the_authors_code_maps_the_line_break_in_place_of_the_first_token(examples, kind, correlation):
+    """Their tam.py (github.com/xmed-lab/TAM) takes, where the paper has the question's first token, the likeliest word
+    after it, and where the paper has the answer's first token the token before it. The README has these figures."""
+    example = examples("demo", kind)
+    logits = example.plain.logits[0].double().numpy()
+    start, count = example.question_positions[0], len(example.question_positions)
+    line_break = example.inputs["input_ids"][0, -1].item()
+    assert example.analyzer.processor.tokenizer.decode([line_break]) == "\n"
+    replaced = {0: int(logits[start].argmax()), count: line_break}
+    theirs = by_hand(example, logits, example.ids, 0, replaced)
+    assert np.corrcoef(example.map("tam", "last").values, theirs)[0, 1] == pytest.approx(correlation, abs=0.01)
 
 
 def test_a_supplied_answer_with_words_of_the_question(examples):

@@ -59,14 +59,9 @@ def test_all_methods_are_listed_with_all_fields():
     blocks = [block.splitlines() for block in done.stdout.strip().split("\n\n")]
     assert [block[0] for block in blocks] == NAMES
     for block in blocks:
-        assert [line.split(":")[0].strip() for line in block[1:]] == [
-            "shows",
-            "needs",
-            "cost",
-            "when",
-            "wrong",
-            "source",
-        ]
+        differs = ["differs"] if METHODS[block[0]].differs else []
+        fields = ["shows", "needs", "cost", "when", "wrong", *differs, "source"]
+        assert [line.split(":")[0].strip() for line in block[1:]] == fields
         assert all(line.split(":", 1)[1].strip() for line in block[1:]), block
 
 
@@ -76,7 +71,12 @@ def test_the_list_as_json_has_the_same_fields():
     for row in rows:
         method = METHODS[row["name"]]
         assert (row["wrong"], row["source"], row["cost"]) == (method.wrong, method.source, method.cost)
+        assert row["differs"] == method.differs
         assert row["needs"].startswith("attention rows")
+    differs = {row["name"]: row["differs"] for row in rows}
+    assert "the line break before the answer in place of its first token" in differs["tam"]
+    assert "“Answer the question using a single word or phrase.”" in differs["relative"]
+    assert not differs["mean"]
     needs = {row["name"]: row["needs"] for row in rows}
     assert needs["mean"] == "attention rows"
     assert needs["heads"] == "attention rows; the profile's single heads"

@@ -132,6 +132,12 @@ def test_ten_annotators(matches):
     assert accuracy("two", ["2"] * matches + ["3"] * (10 - matches)) == pytest.approx(figures[matches])
 
 
+def test_references_are_normalised_too():
+    """VQA's evaluate compares "2", the normalised answer, with "two", of which it only removes marks: 0."""
+    assert accuracy("two", ["two"] * 9 + ["yes"]) == 1
+    assert accuracy("2", ["two"] * 9 + ["Yes!"]) == 1
+
+
 @given(ANSWERS, st.lists(ANSWERS, min_size=10, max_size=14))
 def test_each_annotator_is_left_out_once(answer, references):
     values = [

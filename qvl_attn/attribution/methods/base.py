@@ -104,6 +104,7 @@ class Method:
         cost: cost beyond the answer itself.
         when: when to use it.
         wrong: known problems.
+        differs: how it departs from the publication or from its authors' code; empty if it does not.
         heads: whether it needs a profile with heads.
         head_max: whether it uses the maximum over heads of each row.
         follows_query: whether the map depends on the query; else it explains the answer's tokens.
@@ -118,6 +119,7 @@ class Method:
     cost: str
     when: str
     wrong: str
+    differs: str = ""
     heads: bool = False
     head_max: bool = False
     follows_query: bool = True

@@ -4,9 +4,10 @@
 
 a (V,) is the attention of the query, g (V,) that of a prompt about the same picture that asks for a general
 description, both averaged over heads, layers and the rows of the same role. Zhang et al. (2502.17422, section 4) use
-one layer, the last row and no epsilon; without it the ratio explodes on cells without attention. Cells that are bright
-for every question, such as borders and sinks, cancel. The picture is processed once: the generic prompt costs only its
-own few tokens, O(tokens V).
+one layer, the last row and no epsilon; without it the ratio explodes on cells without attention. Their code ends both
+prompts with "Answer the question using a single word or phrase."; here the question is the user's, and the generic
+prompt has no such end. Cells that are bright for every question, such as borders and sinks, cancel. The picture is
+processed once: the generic prompt costs only its own few tokens, O(tokens V).
 """
 
 from __future__ import annotations
@@ -52,5 +53,7 @@ RELATIVE = Method(
     source="Zhang et al. 2025, arXiv 2502.17422 (layer 22 of the 3B, last token)",
     cost="the generic prompt's own tokens; for a clip one more pass",
     when="the mean is bright at borders and sinks for every question",
+    differs="the authors take one layer and the last token (--layers 22 --query last for the 3B), add nothing to the "
+    "denominator, and end both prompts with “Answer the question using a single word or phrase.”",
     wrong="a ratio: cells that both prompts ignore are noise; cells that a description attends to as well cancel",
 )

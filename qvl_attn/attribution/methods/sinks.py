@@ -85,6 +85,7 @@ SINKS = Method(
     cost="one more pass without generation",
     when="single cells outshine the picture and have no content",
     wrong="an object under a sink is removed too; thresholds are from other models; bright borders can remain",
+    differs="Kang et al. spread the attention of sinks instead: see sinks-redistributed; the norm's threshold is ours",
 )
 REDISTRIBUTED = Method(
     name="sinks-redistributed",
@@ -94,5 +95,7 @@ REDISTRIBUTED = Method(
     source="Kang et al. 2025, arXiv 2503.03321",
     cost="one more pass without generation",
     when="layers with large sinks should count as much as the others",
-    wrong="as for sinks; the published method treats only heads that attend to the picture, this one treats all",
+    wrong="as for sinks",
+    differs="spreads all of a sink's attention, in all heads; published are a share of it, in heads that attend to the "
+    "picture",
 )

@@ -7,7 +7,8 @@
 h (S, D) are the last hidden states, w_t is the LM head's row of t; an answer token has the position that produced it.
 M_t and the S_t(i) before it are scaled together to [0, 1], and the rank Gaussian filter is applied to each picture's
 map (Li et al. 2506.23270). The maps of several answer tokens are averaged. This follows the paper; the authors' code
-replaces the question's first token by the likeliest word, and the answer's first token by the line break before it.
+takes the likeliest word in place of the question's first token, and in place of the answer's first token the line break
+before it.
 Cost: one more pass; memory (tokens of question and answer) x V.
 """
 
@@ -58,5 +59,7 @@ TAM = Method(
     cost="one more pass without generation",
     when="the answer names a thing, and you ask where it is in the picture",
     wrong="a number, yes or no has no place in the picture; hidden states of cells before the question do not know it",
+    differs="follows the paper; the authors' code explains the line break before the answer in place of its first token "
+    "and takes the likeliest word in place of the question's: another map",
     follows_query=False,
 )
