@@ -66,7 +66,7 @@ def methods(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the methods that compute maps: needs and costs, when to use each, known faults, departures from its source."""
+    """List the methods that compute maps: needs, costs, when to use each, known faults, departures from the source."""
     with handle_errors(debug=debug):
         from qvl_attn.attribution.methods.registry import METHODS
 

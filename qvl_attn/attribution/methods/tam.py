@@ -59,7 +59,7 @@ TAM = Method(
     cost="one more pass without generation",
     when="the answer names a thing, and you ask where it is in the picture",
     wrong="a number, yes or no has no place in the picture; hidden states of cells before the question do not know it",
-    differs="follows the paper; the authors' code explains the line break before the answer in place of its first token "
-    "and takes the likeliest word in place of the question's: another map",
+    differs="follows the paper; the authors' code explains the line break before the answer in place of its first "
+    "token and takes the likeliest word in place of the question's: another map",
     follows_query=False,
 )
