@@ -6,12 +6,14 @@ the name of a clip reads no other file and fetches nothing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from io import BufferedReader, FileIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,12 +125,35 @@ def _end_s(index: _Index) -> float:
     return float((index.stamps[-1] - index.stamps[0]) * index.unit_s + index.tail_s)
 
 
+class _ClipFile(BufferedReader):
+    """A file whose errors are numbers, as FFmpeg's callbacks return them: PyAV prints a traceback of an exception."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return bytes; none where they cannot be read, which is the end of the file for FFmpeg."""
+        try:
+            return super().read(size)
+        except OSError:
+            return b""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Return the new position, or a negative number for a place that no file has."""
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
+
+
 @contextmanager
 def _open_container(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with (
-            path.open("rb") as file,
-            av.open(file, "r", options={"format_whitelist": DEMUXERS, "protocol_whitelist": ""}) as container,
+            _ClipFile(FileIO(path)) as file,
+            av.open(
+                file,
+                "r",
+                options={"format_whitelist": DEMUXERS, "protocol_whitelist": ""},
+                metadata_errors="replace",  # titles may be in Latin-1
+            ) as container,
         ):
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:

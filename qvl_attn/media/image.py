@@ -228,7 +228,9 @@ def file_faults(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{name} does not exist", "check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a null character
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "null" not in str(error):
+            raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a path"
         raise InputError(f"{name} cannot be read: {reason.lower()}", "check the path and its permissions") from None
 

@@ -243,6 +243,40 @@ def test_longer_sound_is_not_an_error(tmp_path):
     assert sample(tmp_path / "a.mkv").notes == ()
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
+def test_metadata_in_another_encoding(tmp_path, name):
+    """The title and the name of the stream are Latin-1."""
+    with av.open(str(tmp_path / name), "w") as target:
+        target.metadata["title"] = "Ete a la mer"
+        stream = target.add_stream("mpeg4", rate=CLIP_FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["title"] = "Ete a la mer"
+        for pixels in numbered_frames(4):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        target.mux(stream.encode())
+    data = (tmp_path / name).read_bytes()
+    assert b"Ete a la mer" in data
+    (tmp_path / name).write_bytes(data.replace(b"Ete a la mer", "Été à la mer".encode("latin-1")))
+    assert sample(tmp_path / name).clip.decoded_frames == 4
+
+
+@pytest.mark.parametrize("size", [2**63 - 50, 2**63 - 1, 2**64 - 1])
+def test_a_place_that_no_file_has_prints_nothing(tmp_path, capfd, size):
+    """Each object of an ASF header in turn says that it ends beyond all files, and FFmpeg seeks there."""
+    data, place, errors = write(tmp_path / "a.wmv", "wmv2", count=4).read_bytes(), 30, 0
+    while data[place : place + 4] != b"6&\xb2u":  # the data follow the header
+        broken = bytearray(data)
+        broken[place + 16 : place + 24] = size.to_bytes(8, "little")
+        (tmp_path / "broken.wmv").write_bytes(broken)
+        try:
+            sample(tmp_path / "broken.wmv")
+        except InputError:
+            errors += 1
+        place += int.from_bytes(data[place + 16 : place + 24], "little")
+    assert errors
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_decoder_gets_a_file_handle_and_the_whitelists(clip_file, monkeypatch):
     """PyAV gets an open file, the allowed demuxers, and no protocol."""
     calls, path = [], clip_file(4)
