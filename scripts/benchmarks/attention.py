@@ -1,6 +1,6 @@
 """Measures time and memory of four ways to answer the same question about the same picture.
 
-    python scripts/benchmarks/attention.py --out benchmark
+    python scripts/benchmarks/attention.py --repeats 2 --write
 
 usual   as in notebooks: eager attention in the language model, all matrices of `output_attentions=True` stored,
         stacked, averaged over heads, and then reduced to rows. The vision encoder uses SDPA, so that only the capture
@@ -11,30 +11,24 @@ plain   SDPA without capture.
 
 Every run is a separate process, and the ways alternate, so that a slowdown of the machine affects all of them. Weights
 are random with a fixed seed, and the picture is noise: neither changes the cost of attention. Memory is the peak during
-the answer minus the memory with weights and inputs loaded: torch's allocations on a GPU, else the resident size. Writes
-`benchmark.json` with every run, and `benchmark.png` with a plot (needs the extra `benchmark`, matplotlib).
+the answer minus the memory with weights and inputs loaded: torch's allocations on a GPU, else the resident size.
+`--write` keeps the figures, and a plot beside them (needs the extra `benchmark`, matplotlib).
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
-import psutil
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, Qwen2_5_VLConfig
 
@@ -56,7 +50,7 @@ def _text(*sizes: int) -> dict[str, Any]:
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     head_size = sizes[0] // sizes[3]
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [head_size * n // 16 for n in (2, 3, 3)]}
-    return {**dict(zip((*names, "vocab_size"), sizes, strict=True)), "rope_parameters": rope, "initializer_range": 0.02}
+    return {**dict(zip(names, sizes, strict=True)), "rope_parameters": rope, "initializer_range": 0.02}
 
 
 def _vision(*sizes: int, full: list[int]) -> dict[str, Any]:
@@ -65,12 +59,13 @@ def _vision(*sizes: int, full: list[int]) -> dict[str, Any]:
 
 
 REAL = [7, 15, 23, 31]
-# Changes to the configs of the embedded model, whose tokenizer all shapes use, and whether embeddings are tied.
+# Changes to the configs of the embedded model, whose tokenizer all shapes use (so that none may have a smaller
+# vocabulary than it), and whether embeddings are tied.
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "small": ({}, {}, True),
-    "middle": (_text(512, 2752, 8, 8, 2, 560), _vision(4, 160, 428, 2, 512, full=[3]), True),
-    "3b": (_text(2048, 11008, 36, 16, 2, 151936), _vision(32, 1280, 3420, 16, 2048, full=REAL), True),
-    "7b": (_text(3584, 18944, 28, 28, 4, 152064), _vision(32, 1280, 3420, 16, 3584, full=REAL), False),
+    "middle": (_text(512, 2752, 8, 8, 2), _vision(4, 160, 428, 2, 512, full=[3]), True),
+    "3b": (_text(2048, 11008, 36, 16, 2) | {"vocab_size": 151936}, _vision(32, 1280, 3420, 16, 2048, full=REAL), True),
+    "7b": (_text(3584, 18944, 28, 28, 4) | {"vocab_size": 152064}, _vision(32, 1280, 3420, 16, 3584, full=REAL), False),
 }
 
 
@@ -138,11 +133,6 @@ def answer(way: str, model: Any, tokenizer: Any, question: Question) -> tuple[in
         return len(ids), rows.float().cpu().numpy()
 
 
-def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def measure(case: Case) -> dict[str, Any]:
     """Run one case, in a separate process: a process never returns all its memory."""
     checkpoint, config = find_checkpoint("demo"), shape_config(case.shape)
@@ -156,19 +146,15 @@ def measure(case: Case) -> dict[str, Any]:
     if cuda:
         torch.cuda.synchronize()
         device_before = torch.cuda.memory_allocated()
-    clear_refs = Path("/proc/self/clear_refs")
-    if clear_refs.exists():
-        clear_refs.write_text("5", encoding="ascii")  # resets VmHWM
-    stages = Stages()
-    before = _resident("VmRSS") if clear_refs.exists() else 0
+    measuring.forget_peak()
+    before, stages = measuring.resident_bytes(), Stages()
     with stages.stage("answer"):
         started = time.perf_counter()
         count, rows = answer(case.way, model, processor.tokenizer, question)
         if cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    sampled = stages.peak_bytes["answer"]
-    host = _resident("VmHWM") - before if clear_refs.exists() else sampled["host"] - sampled["before"]
+    host = measuring.peak_bytes() - before
     if (question.job.cells, count) != (case.tokens, case.new_tokens):
         raise ValueError(f"{question.job.cells} vision tokens and {count} new tokens instead of those of {case}")
     return {
@@ -176,14 +162,9 @@ def measure(case: Case) -> dict[str, Any]:
         "prompt_tokens": question.prompt.length,
         "seconds": seconds,
         "host_bytes": host,
-        "extra_bytes": sampled["device"] - device_before if cuda else host,
+        "extra_bytes": stages.peak_bytes["answer"]["device"] - device_before if cuda else host,
         "vision_share": None if rows is None else float(rows.sum(axis=-1).mean()),
     }
-
-
-def in_own_process(case: Case) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, case).result()
 
 
 def choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[dict[str, Any]]]:
@@ -216,7 +197,7 @@ def run_all(cases: list[Case], repeats: int, skipped: list[dict[str, Any]]) -> l
         for case in list(cases):
             label = f"{case.tokens:6} {case.way:6}"
             try:
-                run = in_own_process(case)
+                run = measuring.in_own_process(measure, case)
             except (MemoryError, RuntimeError) as error:  # from torch, or the system killed the process
                 reason = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 cases.remove(case)
@@ -239,8 +220,8 @@ def medians(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row[name] = statistics.median(run[name] for run in repeats)
     for (tokens, _), row in rows.items():
         plain = rows.get((tokens, "plain"))
-        row["time_ratio"] = row["seconds"] / plain["seconds"] if plain else None
-        row["memory_ratio"] = row["extra_bytes"] / plain["extra_bytes"] if plain and plain["extra_bytes"] else None
+        row["time_ratio"] = measuring.ratio(row["seconds"], plain["seconds"]) if plain else None
+        row["memory_ratio"] = measuring.ratio(row["extra_bytes"], plain["extra_bytes"]) if plain else None
     return list(rows.values())
 
 
@@ -272,19 +253,21 @@ def print_report(rows: Sequence[dict[str, Any]], checks: Sequence[dict[str, Any]
         print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['bar']}  ({check['value']:.2f})")
 
 
-def machine(device: str) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "system": platform.platform(),
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "environment": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_")},
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-    }
+def tables(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Return time and memory relative to plain by number of tokens, then seconds and MiB of plain."""
+    by_case = {(row["tokens"], row["way"]): row for row in rows}
+    table = []
+    for tokens in sorted({tokens for tokens, _ in by_case}):
+        cells = [f"{tokens:,}"]
+        for way in ways:
+            row = by_case.get((tokens, way), {})
+            if way == "plain":
+                mib = row["extra_bytes"] / 2**20 if row else None
+                cells += [measuring.shown(row.get("seconds"), 1), measuring.shown(mib, 0)]
+            else:
+                cells += [measuring.shown(row.get(name)) for name in ("time_ratio", "memory_ratio")]
+        table.append(cells)
+    return {"ways": table}
 
 
 def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
@@ -321,7 +304,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return sorted({int(number) for number in text.split(",")})
 
@@ -338,39 +321,34 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--new-tokens", type=int, default=4, help="number of generated tokens")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way and size")
-    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for benchmark.json and .png")
-    options = parser.parse_args()
+    measuring.add_write_option(parser, "attention")
+    options = parser.parse_args(arguments)
     if unknown := set(options.ways) - set(WAYS):
         parser.error(f"--ways {','.join(sorted(unknown))}: unknown")
     return options
 
 
-def main() -> None:
-    options = parse_arguments()
-    # For the child processes: otherwise glibc keeps freed blocks of up to 32 MiB, and how many differs between runs.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 2**20))
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    measuring.keep_no_freed_blocks()
     cases, skipped = choose_cases(options)
     runs = run_all(cases, options.repeats, skipped)
     rows = medians(runs)
     if not runs:
         raise SystemExit("nothing was measured")
     device, dtype = runs[0]["device"], runs[0]["dtype"]
-    checks = bars(rows) if device == "cpu" else []
-    print_report(rows, checks)
-    report = {
-        "machine": machine(device),
-        "versions": {name: version(name) for name in ("qvl-attn", "torch", "transformers", "numpy")},
-        "arguments": {**vars(options), "out": str(options.out)},
-        "runs": runs,
-        "skipped": skipped,
-        "medians": rows,
-        "bars": checks,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    hardware = report["machine"]["gpu"] or f"{report['machine']['threads']} CPU threads"
-    title = f"shape {options.shape}, {dtype}, {hardware}, {options.new_tokens} new tokens"
-    draw(rows, title, options.out / "benchmark.png")
+    print_report(rows, bars(rows) if device == "cpu" else [])
+    if options.write:
+        estimates = {f"{case['way']} {case['tokens']} GiB": round(case["estimated_bytes"] / 2**30) for case in skipped if "estimated_bytes" in case}
+        measuring.write_figures(
+            options.write, "attention", arguments, estimates, tables(rows, options.ways), device=device
+        )
+        title = f"shape {options.shape}, {dtype}, {hardware(device)}, {options.new_tokens} new tokens"
+        draw(rows, title, options.write.with_suffix(".png"))
+
+
+def hardware(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import measuring
 import torch
-from memory import make_checkpoint
 from PIL import Image
+from random_checkpoint import make_checkpoint
 
 from qvl_attn import Analyzer, load_samples
 from qvl_attn.attribution.settings import headline_of
@@ -68,7 +69,8 @@ def seconds_of(run: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> None:
+def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> list[str]:
+    """Return the samples a second of a check over those of the plain loop, for each batch size."""
     settings = analyzer.settings(query="last", max_new_tokens=options.max_new_tokens, min_pixels=options.min_pixels)
     ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(analyzer, samples, options)}
     for size in options.batch_sizes:
@@ -82,17 +84,20 @@ def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: a
     print(f"{name}: {len(samples)} samples, {len({sample.names for sample in samples})} pictures", flush=True)
     base = statistics.median(times_s["plain"])
     print(f"  plain loop         {base:7.2f} s  {len(samples) / base:6.2f} a second")
+    medians = []
     for way in list(ways)[1:]:
         ratios = sorted(plain_s / check_s for plain_s, check_s in zip(times_s["plain"], times_s[way], strict=True))
+        medians.append(f"{statistics.median(ratios):.2f}")
         median_s = statistics.median(times_s[way])
         print(
             f"  check, {way:<13}{median_s:6.2f} s  {len(samples) / median_s:6.2f} a second  "
-            f"{statistics.median(ratios):5.2f} times the plain loop ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            f"{medians[-1]:>5} times the plain loop ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             flush=True,
         )
+    return medians
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", default="demo", help="Hugging Face id or folder; demo is embedded")
     parser.add_argument(
@@ -106,7 +111,8 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    measuring.add_write_option(parser, "check")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if options.wide:
             options.model = str(Path(folder) / "wide")
@@ -117,9 +123,12 @@ def main() -> None:
         samples = load_samples(options.data or Path(folder) / "scenes" / "questions.jsonl", limit=options.limit)
         known: set[tuple[str, ...]] = set()
         first_questions = [sample for sample in samples if not (sample.names in known or known.add(sample.names))]
-        compare("all questions", analyzer, samples, options)
+        columns = [compare("all questions", analyzer, samples, options)]
         if len(first_questions) < len(samples):
-            compare("one question a picture", analyzer, first_questions, options)
+            columns.append(compare("one question a picture", analyzer, first_questions, options))
+        rows = [[str(size), *cells] for size, *cells in zip(options.batch_sizes, *columns, strict=True)]
+        counts: dict[str, float | str] = {"questions": len(samples), "pictures": len(first_questions)}
+        measuring.write_figures(options.write, "check", arguments, counts, {"batches": rows})
 
 
 if __name__ == "__main__":

@@ -9,26 +9,22 @@ usual   as in notebooks: eager attention, `output_attentions=True`, all matrices
 
 The encoders have the real width and heads, CLIP's ViT-L/14 and the vision encoder of Qwen2.5-VL-3B, but fewer layers
 (`--layers`) and random weights; neither changes the cost of a layer's attention. Every run is a separate process, and
-the ways alternate. Memory is the peak minus the memory with weights and inputs loaded. Prints a table, and writes
-`benchmark_encoder.json` with every run.
+the ways alternate. Memory is the peak minus the memory with weights and inputs loaded. Prints a table; `--write` keeps it.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import measuring
 import numpy as np
 import torch
-from attention import _resident
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
@@ -96,46 +92,55 @@ def measure(way: str, name: str, patches: int, layers: int) -> dict[str, Any]:
     run(way, model, spec, noise(name, 64))
     inputs = noise(name, patches)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
-    before, started = _resident("VmRSS"), time.perf_counter()
+    measuring.forget_peak()
+    before, started = measuring.resident_bytes(), time.perf_counter()
     run(way, model, spec, inputs)
     seconds = time.perf_counter() - started
-    host = _resident("VmHWM") - before
+    host = measuring.peak_bytes() - before
     return {"way": way, "encoder": name, "patches": patches, "seconds": seconds, "host_bytes": host}
 
 
-def in_own_process(*case: Any) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *case).result()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--patches", type=int, nargs="+", default=[576, 1024, 2304, 4096])
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-usual", type=int, default=2304, help="largest number of patches for the usual way")
-    parser.add_argument("--out", type=Path, default=Path("benchmark_encoder.json"))
-    options = parser.parse_args()
-    runs: list[dict[str, Any]] = []
+    measuring.add_write_option(parser, "encoder")
+    options = parser.parse_args(arguments)
+    tables: dict[str, list[list[str]]] = {}
     print(f"{options.layers} layers; seconds, extra MiB, and ratios to plain")
     for name in options.encoders:
         for patches in options.patches:
             ways = [way for way in WAYS if way != "usual" or (name == "clip" and patches <= options.most_usual)]
-            for _ in range(options.repeats):
-                runs += [in_own_process(way, name, patches, options.layers) for way in ways]
-            medians = {}
-            for way in ways:
-                repeats = [row for row in runs if (row["way"], row["encoder"], row["patches"]) == (way, name, patches)]
-                medians[way] = [statistics.median(row[key] for row in repeats) for key in ("seconds", "host_bytes")]
-            plain_s, plain_bytes = medians["plain"]
-            cells = [
-                f"{way} {s:.2f} s {size / 2**20:,.0f} MiB ({s / plain_s:.2f} x, {size / plain_bytes:.2f} x)"
-                for way, (s, size) in medians.items()
+            runs = [
+                measuring.in_own_process(measure, way, name, patches, options.layers)
+                for _ in range(options.repeats)
+                for way in ways
             ]
+            row = table_row(runs)
+            tables.setdefault(name, []).append([f"{patches:,}", *row])
+            names = ("s", "MiB", "look: time", "memory", "usual: time", "memory")
+            cells = [f"{title} {cell}" for title, cell in zip(names, row, strict=True)]
             print(f"{name} {patches:>6}: {' · '.join(cells)}", flush=True)
-            options.out.write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    measuring.write_figures(options.write, "encoder", arguments, {}, tables)
+
+
+def table_row(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return seconds and MiB of plain, then time and memory of the other ways relative to it; medians."""
+    medians = {
+        (way, key): statistics.median(run[key] for run in runs if run["way"] == way)
+        for way in {run["way"] for run in runs}
+        for key in ("seconds", "host_bytes")
+    }
+    plain_s, plain_bytes = (medians["plain", key] for key in ("seconds", "host_bytes"))
+    cells = [measuring.shown(plain_s, 1), measuring.shown(plain_bytes / 2**20, 0)]
+    for way in ("look", "usual"):
+        for key, plain in (("seconds", plain_s), ("host_bytes", plain_bytes)):
+            value = medians.get((way, key))
+            cells.append(measuring.shown(None if value is None else measuring.ratio(value, plain)))
+    return cells
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 import torch
 
@@ -27,7 +28,9 @@ from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
 
 COLUMNS = ("pointing", "lift", "auc", "iou", "deletion_blur", "insertion_blur")
+TITLES = ("pointing", "lift", "ROC-AUC", "IoU", "deletion", "insertion", "× plain time", "MiB")
 SANITY = ("weights_rank", "question_rank", "picture_rank")
+SANITY_TITLES = ("scrambled weights", "another question", "another picture")
 CALIBRATION_SHARE = 0.4  # of the scenes: the last ones, which are used for nothing else
 QUERY = "last"
 
@@ -80,18 +83,16 @@ def costs(analyzer: Analyzer, samples: Sequence[Sample], profile: str) -> dict[s
     return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in rows.items()}
 
 
-def table(summary: dict[str, Any], cost: dict[str, tuple[float, float]]) -> list[str]:
-    """Return a Markdown table of the grounding, faithfulness and cost of each method."""
-    titles = ["pointing", "lift", "ROC-AUC", "IoU", "deletion", "insertion", "× plain time", "MiB"]
-    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+def table(summary: dict[str, Any], cost: dict[str, tuple[float, float]]) -> list[list[str]]:
+    """Return rows of the grounding, faithfulness and cost of each method."""
+    rows = []
     for name, figures in summary["methods"].items():
         cells = [_cell(figures.get(column)) for column in COLUMNS[:4]]
         cells += [_against_random(figures.get(column)) for column in COLUMNS[4:]]
         cells += [f"{cost[name][0]:.2f}", f"{cost[name][1]:.1f}"] if name in cost else ["", ""]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append([name, *cells])
     mean = summary["methods"]["mean"]
-    lines.append("| chance | " + " | ".join(f"{mean[column]['chance']:.3f}" for column in COLUMNS[:4]) + " | | | | |")
-    return lines
+    return [*rows, ["chance", *(f"{mean[column]['chance']:.3f}" for column in COLUMNS[:4]), "", "", "", ""]]
 
 
 def _against_random(figure: dict[str, Any] | None) -> str:
@@ -103,13 +104,19 @@ def _against_random(figure: dict[str, Any] | None) -> str:
     return f"{figure['mean']:.1f} ({over['mean']:+.1f}{interval})"
 
 
-def sanity_table(summary: dict[str, Any]) -> list[str]:
-    """Return a Markdown table of the rank correlations of the sanity checks."""
-    lines = ["| method | scrambled weights | another question | another picture |", "|---|---|---|---|"]
-    for name, figures in summary["methods"].items():
-        if SANITY[0] in figures:
-            lines.append(f"| {name} | " + " | ".join(_cell(figures.get(column)) for column in SANITY) + " |")
-    return lines
+def sanity_table(summary: dict[str, Any]) -> list[list[str]]:
+    """Return rows of the rank correlations of the sanity checks."""
+    return [
+        [name, *(_cell(figures.get(column)) for column in SANITY)]
+        for name, figures in summary["methods"].items()
+        if SANITY[0] in figures
+    ]
+
+
+def print_markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *rows)]
+    print("\n".join(lines), flush=True)
 
 
 def _cell(figure: dict[str, Any] | None) -> str:
@@ -119,8 +126,10 @@ def _cell(figure: dict[str, Any] | None) -> str:
     return f"{figure['mean']:.2f}{interval}"
 
 
-def evaluate(analyzer: Analyzer, out: Path, count: int, timed: int, *, video: bool) -> None:
-    """Calibrate `heads`, evaluate all methods, and print the tables."""
+def evaluate(
+    analyzer: Analyzer, out: Path, count: int, timed: int, *, video: bool
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Calibrate `heads`, evaluate all methods, and print and return the two tables."""
     data, total = out / "data", round(count / (1 - CALIBRATION_SHARE))
     if not data.exists():
         write_dataset(data, total, video=video)
@@ -138,22 +147,30 @@ def evaluate(analyzer: Analyzer, out: Path, count: int, timed: int, *, video: bo
     cost = costs(analyzer, chosen[:timed], str(profile))
     noun = "clips" if video else "scenes"
     print(f"\n{len(chosen)} questions, one of each of {len(chosen)} held-out {noun}, `--query {QUERY}`\n")
-    print("\n".join([*table(summary, cost), "", *sanity_table(summary)]), flush=True)
+    tables = table(summary, cost), sanity_table(summary)
+    print_markdown(["method", *TITLES], tables[0])
+    print()
+    print_markdown(["method", *SANITY_TITLES], tables[1])
+    return tables
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to create or to continue in")
     parser.add_argument("--scenes", type=int, default=80)
     parser.add_argument("--clips", type=int, default=30)
     parser.add_argument("--timed", type=int, default=10, help="number of questions that are timed")
-    options = parser.parse_args()
+    measuring.add_write_option(parser, "evaluate_methods")
+    options = parser.parse_args(arguments)
     analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
     options.out.mkdir(parents=True, exist_ok=True)
+    tables = {}
     for noun, count in (("scenes", options.scenes), ("clips", options.clips)):
         if count:
             (options.out / noun).mkdir(exist_ok=True)
-            evaluate(analyzer, options.out / noun, count, options.timed, video=noun == "clips")
+            evaluated = evaluate(analyzer, options.out / noun, count, options.timed, video=noun == "clips")
+            tables[noun], tables[f"{noun} sanity"] = evaluated
+    measuring.write_figures(options.write, "evaluate_methods", arguments, {}, tables)
 
 
 if __name__ == "__main__":

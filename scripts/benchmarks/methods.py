@@ -15,17 +15,16 @@ time, `gradient` more than 4 times, or the exponent is above 1.3.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memory import make_checkpoint, noise
+import measuring
+from random_checkpoint import make_checkpoint, noise
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.methods.registry import METHODS
@@ -61,14 +60,6 @@ def measure(model: str, picture: str, small: str, way: str) -> dict[str, Any]:
     }
 
 
-def in_own_process(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", *arguments]
-    environment = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), **os.environ}
-    completed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    row: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
-    return row
-
-
 def run_all(options: argparse.Namespace) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """Return the runs of each method and size, in the order of the turns."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -80,48 +71,47 @@ def run_all(options: argparse.Namespace) -> dict[tuple[str, int], list[dict[str,
             noise(cells, folder / "noise.png")
             for turn in range(options.repeats):
                 for way in options.ways:
-                    row = in_own_process(
-                        str(folder / "model"), str(folder / "noise.png"), str(folder / "small.png"), way
-                    )
+                    names = ("model", "noise.png", "small.png")
+                    row = measuring.in_own_process(measure, *(str(folder / name) for name in names), way)
                     runs.setdefault((way, cells), []).append(row)
                     print(f"turn {turn + 1} of {cells} cells, {way}: {row['seconds']:.2f} s", file=sys.stderr)
     return runs
 
 
-def main(options: argparse.Namespace) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return 1 if a limit is exceeded."""
-    runs, failures = run_all(options), 0
-    head = f"{'method':<20}{'tokens':>8}{'seconds':>9}{'x plain':>9}{'MiB':>8}{'estimated':>11}{'grows as':>10}"
-    print(head, flush=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="methods; must include plain")
+    parser.add_argument("--cells", nargs="+", type=int, default=[500, 1000, 2000, 4000], help="vision tokens")
+    parser.add_argument("--repeats", type=int, default=3)
+    measuring.add_write_option(parser, "methods")
+    options = parser.parse_args(arguments)
+    measuring.keep_no_freed_blocks()
+    runs, failures, table = run_all(options), 0, []
+    first, last = options.cells[0], options.cells[-1]
+    titles = ("method", "tokens", "x plain", "MiB", "estimated MiB", "grows as")
+    print(("{:<20}" + "{:>14}" * 5).format(*titles), flush=True)
     for way in options.ways:
+        memory = {cells: statistics.median(row["measured"] for row in runs[way, cells]) for cells in options.cells}
+        growth = exponent(memory[first], memory[last], *(runs[way, cells][0]["tokens"] for cells in (first, last)))
+        failures += growth is not None and growth > MOST_EXPONENT
         for cells in options.cells:
-            rows, plain_rows = runs[way, cells], runs[PLAIN, cells]
-            ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(rows, plain_rows, strict=True))
-            memory = {c: statistics.median(row["measured"] for row in runs[way, c]) for c in options.cells}
-            first, last = options.cells[0], options.cells[-1]
-            lengths = [runs[way, c][0]["tokens"] for c in (first, last)]
-            exponent = math.log(memory[last] / memory[first]) / math.log(lengths[1] / lengths[0])
-            seconds = statistics.median(row["seconds"] for row in rows)
-            failures += ratio > BARS.get(way, math.inf) or exponent > MOST_EXPONENT
-            estimated = rows[0]["estimated"] / 2**20
-            grows = f"{exponent:>10.2f}" if cells == last else ""
-            numbers = (
-                f"{rows[0]['tokens']:>8}{seconds:>9.2f}{ratio:>9.2f}{memory[cells] / 2**20:>8.0f}{estimated:>11.0f}"
-            )
-            print(f"{way:<20}{numbers}{grows}", flush=True)
+            rows = runs[way, cells]
+            times_s = [[row["seconds"] for row in runs[name, cells]] for name in (way, PLAIN)]
+            ratio = measuring.median_ratio(*times_s)
+            failures += ratio is not None and ratio > BARS.get(way, math.inf)
+            sizes = [f"{size / 2**20:,.0f}" for size in (memory[cells], rows[0]["estimated"])]
+            cells_shown = [f"{rows[0]['tokens']:,}", measuring.shown(ratio), *sizes, measuring.shown(growth)]
+            table.append([way, *cells_shown])
+            print(("{:<20}" + "{:>14}" * 5).format(*table[-1]), flush=True)
+    measuring.write_figures(options.write, "methods", arguments, {}, {"costs": table})
     return int(failures > 0)
 
 
+def exponent(small: float, large: float, short: int, long: int) -> float | None:
+    """Return the power of the number of tokens with which memory grows; None where nothing was measured."""
+    return math.log(large / small) / math.log(long / short) if min(small, large) > 0 and long > short else None
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--ways", nargs="+", default=list(WAYS), choices=WAYS, help="methods to run; must include plain"
-    )
-    parser.add_argument("--cells", nargs="+", type=int, default=[500, 1000, 2000, 4000], help="vision tokens")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(measure(*arguments.measure)))
-    else:
-        sys.exit(main(arguments))
+    sys.exit(main())

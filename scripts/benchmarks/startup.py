@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import measuring
 import numpy as np
 
 import qvl_attn
@@ -47,14 +49,16 @@ def process_seconds(arguments: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def compare_startup(times: int) -> None:
+def compare_startup(times: int) -> dict[str, float | str]:
     ask_times_s, load_times_s = [], []
     for _ in range(times):
         load_times_s.append(process_seconds(["-c", LOAD_ONLY]))
         with tempfile.TemporaryDirectory() as out:
             ask_times_s.append(process_seconds([*ASK, "--out", out]))
     ask_s, load_s = statistics.median(ask_times_s), statistics.median(load_times_s)
-    print(f"ask {ask_s:.2f} s, imports and loading alone {load_s:.2f} s, ratio {ask_s / load_s:.2f} ({times} times)")
+    ratio = measuring.shown(measuring.median_ratio(ask_times_s, load_times_s))
+    print(f"ask {ask_s:.2f} s, imports and loading alone {load_s:.2f} s, ratio {ratio} ({times} times)")
+    return {"ask over loading": ratio}
 
 
 def photograph(rng: np.random.Generator) -> np.ndarray:
@@ -102,7 +106,7 @@ def synthetic_result() -> Result:
     return Result(QUESTION, ANSWER, -1.0, None, None, (media,), capture, Settings(), provenance)
 
 
-def time_drawing(times: int) -> None:
+def time_drawing(times: int) -> dict[str, float | str]:
     result, seconds = synthetic_result(), []
     for _ in range(times):
         with tempfile.TemporaryDirectory() as out:
@@ -110,11 +114,18 @@ def time_drawing(times: int) -> None:
             result.save(out)
             seconds.append(time.perf_counter() - started)
     print(f"drawing and saving {LAYERS} layers: {statistics.median(seconds):.2f} s ({times} times)")
+    return {"drawing s": measuring.shown(statistics.median(seconds), 1)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--times", type=int, default=5, help="number of repetitions")
+    parser.add_argument("--draw", action="store_true", help="measure drawing instead of start-up")
+    measuring.add_write_option(parser, "startup")
+    options = parser.parse_args(arguments)
+    figures = (time_drawing if options.draw else compare_startup)(options.times)
+    measuring.write_figures(options.write, "startup", arguments, figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5, help="number of repetitions")
-    parser.add_argument("--draw", action="store_true", help="measure drawing instead of start-up")
-    options = parser.parse_args()
-    (time_drawing if options.draw else compare_startup)(options.times)
+    main()

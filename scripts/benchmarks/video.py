@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import measuring
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, 
     return best
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="a 720p clip; drawn if not given")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the drawn clip")
@@ -126,7 +126,8 @@ def main() -> None:
     )
     parser.add_argument("--smooth", action="store_true", help="interpolate the maps in time between sampled frames")
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    measuring.add_write_option(parser, "video")
+    options = parser.parse_args(arguments)
     analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
     _ = analyzer.model
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +144,7 @@ def main() -> None:
             frames = result.media[0].clip.decoded_frames
             figures = {
                 "frames": frames,
-                "film_frames_per_s": round(frames / stages.seconds["film"], 1),
+                "film_frames_per_s": round(frames / stages.seconds["film"]),
                 **{
                     f"{name}_beyond_MiB": (peak["host"] - peak["before"]) >> 20
                     for name, peak in stages.peak_bytes.items()
@@ -151,10 +152,10 @@ def main() -> None:
             }
         else:
             best = speeds(result, path, options.repeats, options.smooth)
-            figures = {name: round(value, 1) for name, value in best.items()}
-            figures["drawing over matplotlib's"] = round(best["drawing alone"] / best["matplotlib, drawing alone"], 1)
-        figures["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            figures = {name: round(value) for name, value in best.items()}
+            figures["drawing over matplotlib's"] = round(best["drawing alone"] / best["matplotlib, drawing alone"])
         print(json.dumps(figures, indent=1))
+        measuring.write_figures(options.write, "video", arguments, figures)
 
 
 if __name__ == "__main__":
