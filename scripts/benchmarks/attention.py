@@ -339,7 +339,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device, dtype = runs[0]["device"], runs[0]["dtype"]
     print_report(rows, bars(rows) if device == "cpu" else [])
     if options.write:
-        estimates = {f"{case['way']} {case['tokens']} GiB": round(case["estimated_bytes"] / 2**30) for case in skipped if "estimated_bytes" in case}
+        estimates = {
+            f"{case['way']} {case['tokens']} GiB": round(case["estimated_bytes"] / 2**30)
+            for case in skipped
+            if "estimated_bytes" in case
+        }
         measuring.write_figures(
             options.write, "attention", arguments, estimates, tables(rows, options.ways), device=device
         )

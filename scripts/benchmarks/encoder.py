@@ -9,7 +9,7 @@ usual   as in notebooks: eager attention, `output_attentions=True`, all matrices
 
 The encoders have the real width and heads, CLIP's ViT-L/14 and the vision encoder of Qwen2.5-VL-3B, but fewer layers
 (`--layers`) and random weights; neither changes the cost of a layer's attention. Every run is a separate process, and
-the ways alternate. Memory is the peak minus the memory with weights and inputs loaded. Prints a table; `--write` keeps it.
+the ways alternate. Memory is the peak minus the memory with weights and inputs loaded.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ SANITY = ("weights_rank", "question_rank", "picture_rank")
 SANITY_TITLES = ("scrambled weights", "another question", "another picture")
 CALIBRATION_SHARE = 0.4  # of the scenes: the last ones, which are used for nothing else
 QUERY = "last"
+FAITHFULNESS = True
 
 
 def one_per_scene(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -143,7 +144,7 @@ def evaluate(
         )
     chosen = one_per_scene([sample for sample in samples if sample.group in scenes[:count]], seed=0)
     options: dict[str, Any] = {"query": QUERY, "profile": str(profile), "progress": print_progress}
-    summary = analyzer.check(chosen, out / "check", methods=list(METHODS), faithfulness=True, **options)
+    summary = analyzer.check(chosen, out / "check", methods=list(METHODS), faithfulness=FAITHFULNESS, **options)
     cost = costs(analyzer, chosen[:timed], str(profile))
     noun = "clips" if video else "scenes"
     print(f"\n{len(chosen)} questions, one of each of {len(chosen)} held-out {noun}, `--query {QUERY}`\n")

@@ -20,21 +20,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from random_checkpoint import make_checkpoint, noise
 
-import qvl_attn
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.runtime import Stages
 from qvl_attn.model.memory import ESTIMATED_MODES
-from qvl_attn.model.prompt import CELL_PX
 from qvl_attn.vqa.estimate import estimate_of
 from qvl_attn.vqa.question import Question
 
-DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 FLOOR_MIB, TOLERANCE = 150, 0.2
 # Numbers of vision tokens. The memory of the usual way grows with their square.
 SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (1000, 2000, 3000)}
@@ -44,44 +39,6 @@ GEOMETRIES = {
     "3b-wide": ((2048, 11008, 4, 16, 2), (1280, 3420, 2, 16)),
     "7b-wide": ((3584, 18944, 2, 28, 4), (1280, 3420, 2, 16)),
 }
-
-
-def make_checkpoint(geometry: tuple[tuple[int, ...], tuple[int, ...]], folder: Path) -> None:
-    """Save a model with random weights of a geometry as in `GEOMETRIES`, with the embedded model's processor."""
-    (hidden, mlp, layers, heads, key_heads), (vision_hidden, vision_mlp, depth, vision_heads) = geometry
-    folder.mkdir()
-    for file in DEMO.iterdir():
-        if file.suffix != ".safetensors":
-            (folder / file.name).write_bytes(file.read_bytes())
-    raw = json.loads((DEMO / "config.json").read_text())
-    raw["text_config"] |= {
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "layer_types": ["full_attention"] * layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
-        "max_position_embeddings": 32768,
-    }
-    raw["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24]}
-    raw["vision_config"] |= {
-        "hidden_size": vision_hidden,
-        "intermediate_size": vision_mlp,
-        "depth": depth,
-        "num_heads": vision_heads,
-        "out_hidden_size": hidden,
-        "fullatt_block_indexes": [depth // 2 - 1, depth - 1],
-    }
-    (folder / "config.json").write_text(json.dumps(raw))
-    torch.manual_seed(0)
-    Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder)).save_pretrained(folder)
-
-
-def noise(cells: int, path: Path) -> None:
-    """Save a picture of noise that gives about `cells` vision tokens."""
-    rows = round(cells**0.5)
-    shape = (rows * CELL_PX, round(cells / rows) * CELL_PX, 3)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
 
 
 def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
