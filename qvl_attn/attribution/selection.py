@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import shortened
 from qvl_attn.core.types import Capture, IntArray, Token
 
 QUERY_KINDS = ("question", "last", "answer")
@@ -56,9 +57,10 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
         return tuple((layer, head) for layer in layers for head in heads)
     pairs = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", part, re.ASCII)
+        match = re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part, re.ASCII)
         if not match:
-            raise InputError(f"--heads {text}: {part.strip()!r} is not layer.head", "write 3,5 or 21.9,21.11, not both")
+            typed, wrong = shortened(text), shortened(repr(part.strip()))
+            raise InputError(f"--heads {typed}: {wrong} is not layer.head", "write 3,5 or 21.9,21.11, not both")
         layer, head = int(match[1]), int(match[2])
         if layer not in layers:
             raise InputError(f"--heads {text}: layer {layer} is not among layers {describe(layers)}")

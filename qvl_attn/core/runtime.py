@@ -5,6 +5,7 @@ Does not import torch; uses it only if it is already loaded.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -150,6 +151,35 @@ def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, No
                 queue.get_nowait()
             except Empty:
                 producer.join(_STOP_EVERY_S)
+
+
+def finished_within(seconds: float, run: Callable[[], T]) -> T:
+    """Run something in a thread of its own and return its value; if it takes longer, stop it.
+
+    A thread is stopped between two of its operations; one that is inside a long operation is left behind.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(run())
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(seconds)
+    if worker.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(SystemExit))
+        worker.join(seconds)
+        raise TimeoutError
+    if errors:
+        raise errors[0]
+    return values[0]
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
@@ -30,7 +31,8 @@ from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
 from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
 from qvl_attn.media.image import PictureLike, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, is_folder
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, is_folder
+from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.loading import DTYPES, placement_of, provenance_fields
 from qvl_attn.model.memory import check_free, on_device
 from qvl_attn.model.placement import Placement
@@ -96,6 +98,13 @@ class EncoderEngine:
         placement = placement_of(lambda: build_encoder(model, spec, config), device, dtype)
         say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
         return cls(checkpoint, spec, config, placement, say, offline=offline)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Turn an error of the model's code into a `ModelError`, and a lack of memory into a `MemoryLimitError`."""
+        claim = f"{self.checkpoint.name}: the encoder cannot run"
+        with guarded(claim, WRONG_CONFIG), on_device(self.placement, 0):
+            yield
 
     @property
     def provenance(self) -> EncoderProvenance:
@@ -191,17 +200,17 @@ class EncoderEngine:
         with stages.stage("prepare"):
             (inputs, query_patches), saliency_target = self.read(media, settings), self.saliency_target(settings)
         model, patch_rows = self.model, PatchRows(self.spec, inputs)
-        with stages.stage("look"), on_device(self.placement, 0):
+        with stages.stage("look"), self._running():
             attention = capture_attention(model, self.spec, inputs, query_patches, patch_rows, progress)
         similarity = embedding = None
         if query_patches or settings.embeddings:
-            with stages.stage("embeddings"), on_device(self.placement, 0):
+            with stages.stage("embeddings"), self._running():
                 similarity, embedding = read_embedding(
                     model, self.spec, inputs, query_patches, settings.embeddings, settings.seed
                 )
         saliency_maps: tuple[SaliencyMap, ...] = ()
         if saliency_target is not None:
-            with stages.stage("saliency"), on_device(self.placement, 0):
+            with stages.stage("saliency"), self._running():
                 saliency_maps = saliency(model, self.spec, inputs, saliency_target)
         return EncoderResult(
             media=media,
@@ -240,7 +249,7 @@ class EncoderEngine:
         """
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
-        with on_device(self.placement, 0):
+        with self._running():
             return (
                 capture_and_pool(model, self.spec, inputs)
                 if pooled
@@ -263,5 +272,5 @@ class EncoderEngine:
         """
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
-        with on_device(self.placement, 0):
+        with self._running():
             return read_pooled(model, self.spec, inputs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 
-from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.encoders.record import EncoderSettings
@@ -22,8 +22,9 @@ from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import VideoSource
+from qvl_attn.model.checkpoint import guarded
 from qvl_attn.model.preprocess import frame_resizer
-from qvl_attn.model.prompt import chat_messages, pixel_limits, video_kwargs
+from qvl_attn.model.prompt import PREPARE, REMEDY, chat_messages, pixel_limits, video_kwargs
 from qvl_attn.model.token_grid import cell_boxes_px
 
 # The largest input of an encoder that was trained on squares.
@@ -81,8 +82,9 @@ def read_inputs(
         raise _narrow_error(media)
     if spec.model_type == QWEN:
         try:
-            return _qwen_inputs(spec, processor, media, min_pixels, max_pixels)
-        except ValueError as error:
+            with guarded(PREPARE, REMEDY):
+                return _qwen_inputs(spec, processor, media, min_pixels, max_pixels)
+        except ModelError as error:
             if "aspect ratio" not in str(error) and "height and width" not in str(error):
                 raise
             raise _narrow_error(media) from None
@@ -115,8 +117,11 @@ def _batch_starts(frames: int) -> range:
 
 def _pixel_values(processor: Any, frames: NDArray[np.uint8], kwargs: Mapping[str, Any]) -> torch.Tensor:
     """Return (t, 3, H, W) pixel values of (t, height, width, 3) uint8 frames."""
-    outputs = processor(images=list(frames), return_tensors="pt", input_data_format="channels_last", **kwargs)
-    values: torch.Tensor = outputs["pixel_values"]
+    with guarded(PREPARE, REMEDY):
+        outputs = processor(images=list(frames), return_tensors="pt", input_data_format="channels_last", **kwargs)
+        values: torch.Tensor = outputs["pixel_values"]
+        if values.ndim != 4 or values.shape[1] != 3:
+            raise ValueError(f"it has the shape {tuple(values.shape)}")
     return values
 
 

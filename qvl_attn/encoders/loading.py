@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +14,9 @@ from transformers.utils import logging
 
 from qvl_attn.core.errors import MemoryLimitError, ModelError
 from qvl_attn.encoders.spec import QWEN, EncoderSpec, class_of, family_of, spec_of
-from qvl_attn.model.checkpoint import Checkpoint, one_line, refuse_quantised
-from qvl_attn.model.loading import DTYPES, load_processor, refuse_absent
+from qvl_attn.model.checkpoint import Checkpoint, check_config, guarded
+from qvl_attn.model.checkpoint_files import read_object
+from qvl_attn.model.loading import DTYPES, check_amount, load_config, load_processor, refuse_absent
 from qvl_attn.model.placement import Placement
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -32,21 +32,16 @@ def load_spec(checkpoint: Checkpoint) -> tuple[EncoderSpec, Any]:
         ModelError: the family is not supported, the checkpoint is quantised, or the file cannot be read.
     """
     name = checkpoint.name
-    try:
-        raw = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(raw, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: its config.json cannot be read ({type(error).__name__})") from None
+    raw = read_object(checkpoint.folder / "config.json", name)
     kind = family_of(name, raw)
-    refuse_quantised(name, raw)
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    check_config(name, raw)
+    if kind == QWEN:
+        config = load_config(checkpoint)
         return spec_of(config, kind, class_of(kind, raw)), config
-    except ModelError:
-        raise
-    except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{name}: its config.json cannot be read: {one_line(error)}") from error
+    with guarded(f"{name}: its config.json cannot be read"):
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        config._attn_implementation = "sdpa"  # whatever kernel, on the hub for example, the file names
+        return spec_of(config, kind, class_of(kind, raw)), config
 
 
 def load_encoder_processor(checkpoint: Checkpoint, spec: EncoderSpec, config: Any) -> Any:
@@ -58,10 +53,8 @@ def load_encoder_processor(checkpoint: Checkpoint, spec: EncoderSpec, config: An
     if spec.model_type == QWEN:
         return load_processor(checkpoint, config)
     _require_file(checkpoint, PROCESSOR_FILES, "image processor", "it defines how pictures are resized and normalised")
-    try:
+    with guarded(f"{checkpoint.name}: its image processor cannot be loaded"):
         return AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its image processor cannot be loaded: {one_line(error)}") from error
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -72,14 +65,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     # Without these files transformers builds an empty tokenizer, for which all texts are the same.
     _require_file(checkpoint, TOKENIZER_FILES, "tokenizer", "--text needs one")
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise ModelError(
-            f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}", "pip install sentencepiece"
-        ) from error
-    except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+    claim = f"{checkpoint.name}: its tokenizer cannot be loaded"
+    with guarded(claim):
+        try:
+            return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        except ImportError as error:
+            raise ModelError(f"{claim}: it needs a library", "pip install sentencepiece") from error
 
 
 def _require_file(checkpoint: Checkpoint, files: Sequence[str], name: str, reason: str) -> None:
@@ -93,10 +84,8 @@ def build_encoder(name: str, spec: EncoderSpec, config: Any) -> Any:
     Raises:
         ModelError: no model can be built from the configuration.
     """
-    try:
+    with guarded(f"{name}: no model can be built from its config.json"):
         return _class_of(spec)(config.vision_config if spec.model_type == QWEN else config)
-    except Exception as error:  # an inconsistent configuration makes the libraries raise anything
-        raise ModelError(f"{name}: no model can be built from its config.json: {one_line(error)}") from error
 
 
 def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any, placement: Placement) -> Any:
@@ -109,8 +98,9 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
     tower = {"config": config.vision_config, "key_mapping": _TOWER} if spec.model_type == QWEN else {"config": config}
     # The pooler is not used, and some checkpoints (DINO) have none.
     plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
-    try:
-        with _suppress_warnings():
+    check_amount(checkpoint, placement)
+    with guarded(f"{checkpoint.name}: its weights cannot be loaded"), _suppress_warnings():
+        try:
             model, info = _class_of(spec).from_pretrained(
                 checkpoint.folder,
                 **tower,
@@ -123,11 +113,11 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise MemoryLimitError(f"{checkpoint.name} does not fit on {placement.device}", "try --device cpu") from None
-    except Exception as error:  # a broken file makes the libraries raise anything
-        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {one_line(error)}") from error
-    refuse_absent(checkpoint.name, info)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise MemoryLimitError(
+                f"{checkpoint.name} does not fit on {placement.device}", "try --device cpu"
+            ) from None
+    refuse_absent(checkpoint.name, model, info)
     return model.eval().requires_grad_(False)
 
 

@@ -5,11 +5,10 @@ Only safetensors are read, no code of a checkpoint is run, and the network is no
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from qvl_attn.core.errors import InputError, ModelError
+from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
+from qvl_attn.core.text import plain, shortened
+from qvl_attn.model.checkpoint_files import SETTINGS, WEIGHTS, check_files, fingerprint, missing_part, read_object
+from qvl_attn.model.config_check import check_numbers
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
-# The files of a checkpoint, without pickles and code.
-_SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]
-_WEIGHTS = ["*.safetensors"]
+_LONGEST_WORDS = 200
 _DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
@@ -64,11 +64,12 @@ def find_checkpoint(
     """
     if not name:
         raise InputError("--model is empty", "try --model demo")
-    folder = _DEMO if name == "demo" else Path(name).expanduser()
     if is_folder(name):
         if revision is not None:
             raise InputError(f"--revision {revision}: {name} is a folder, and folders have no revisions")
-        return Checkpoint(name, folder.resolve(), _fingerprint(folder, name, weights))
+        folder = Path(_path(name)).resolve()
+        _check(folder, name, weights)
+        return Checkpoint(name, folder, fingerprint(folder, name))
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or ".." in name:
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
     folder = _cached(name, revision, weights) or _download(name, revision, offline, weights)
@@ -77,20 +78,32 @@ def find_checkpoint(
 
 def is_folder(name: str) -> bool:
     """Whether a model is `demo` or a local folder. Nothing is downloaded for these."""
-    return name == "demo" or os.path.isdir(Path(name).expanduser())  # pathlib raises on long names  # noqa: PTH112
+    return os.path.isdir(_path(name))  # pathlib raises on long names  # noqa: PTH112
 
 
-def _files(weights: bool) -> list[str]:
-    return [*_SETTINGS, *(_WEIGHTS if weights else ())]
+def _path(name: str) -> str:
+    return str(_DEMO) if name == "demo" else os.path.expanduser(name)  # pathlib raises on ~nobody  # noqa: PTH111
+
+
+def _check(folder: Path, name: str, weights: bool) -> None:
+    check_files(folder, name)
+    missing = missing_part(folder, name, weights)
+    if missing:
+        raise missing
+
+
+def _patterns(weights: bool) -> list[str]:
+    return [*SETTINGS, *(WEIGHTS if weights else ())]
 
 
 def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
+    patterns = _patterns(weights)
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_files(weights), local_files_only=True))
-        _fingerprint(folder, name, weights)
-    except (OSError, ValueError, ModelError):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+    except (OSError, ValueError):
         return None
-    return folder
+    check_files(folder, name)
+    return None if missing_part(folder, name, weights) else folder
 
 
 def _download(name: str, revision: str | None, offline: bool, weights: bool) -> Path:
@@ -99,7 +112,7 @@ def _download(name: str, revision: str | None, offline: bool, weights: bool) -> 
     if offline:
         raise ModelError(f"{name} is not in the cache, and --offline forbids downloading it", remedy)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_files(weights)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_patterns(weights)))
     except GatedRepoError:
         raise ModelError(f"{name} is gated: the hub requires a login", "hf auth login, then: " + remedy) from None
     except RevisionNotFoundError:
@@ -109,77 +122,68 @@ def _download(name: str, revision: str | None, offline: bool, weights: bool) -> 
     except (HfHubHTTPError, OSError, ValueError) as error:
         kind = type(error).__name__
         raise ModelError(f"{name} is not in the cache and the hub cannot be reached ({kind})", remedy) from None
-
-
-def _fingerprint(folder: Path, name: str, weights: bool = True) -> str:
-    """Check that a checkpoint is complete and return a hash of its files: sizes, first and last MiB of the weights."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: no config.json in it, so it is not a model")
-    try:
-        if not weights and not any(folder.glob("*.safetensors")):
-            return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
-        return _read_fingerprint(folder, name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name}: its files cannot be read: {one_line(error)}") from error
-
-
-def _read_fingerprint(folder: Path, name: str) -> str:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        expected = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [file for file in expected if not (folder / file).is_file()]
-        if missing:
-            raise ModelError(f"{name}: {missing[0]} is missing ({len(missing)} of {len(expected)} weight files)")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"{name}: it has no safetensors weights", "pickled weights (.bin, .pt) are not loaded; convert them"
-        )
-    digest = hashlib.sha256()
-    for file in sorted(file for kind in _SETTINGS for file in folder.glob(kind)):  # with processor and template
-        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(2**20))
-            stream.seek(max(0, size - 2**20))
-            digest.update(stream.read())
-    return digest.hexdigest()[:12]
+    _check(folder, name, weights)
+    return folder
 
 
 def read_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Read `config.json` and refuse unsupported models.
 
     Raises:
-        ModelError: the model is not a Qwen2.5-VL, or is quantised, or the file cannot be read.
+        ModelError: the model is not a Qwen2.5-VL, or as `check_config` raises, or the file cannot be read.
     """
-    try:
-        raw: dict[str, Any] = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        kind = raw.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{checkpoint.name}: its config.json cannot be read ({type(error).__name__})") from None
+    raw = read_object(checkpoint.folder / "config.json", checkpoint.name)
+    kind = raw.get("model_type")
     if kind != SUPPORTED:
-        raise ModelError(f"{checkpoint.name} is a {kind!r} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
-    refuse_quantised(checkpoint.name, raw)
+        kind = shortened(repr(kind))
+        raise ModelError(f"{checkpoint.name} is a {kind} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
+    check_config(checkpoint.name, raw)
     return raw
 
 
-def refuse_quantised(name: str, raw: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose `config.json` says that it is quantised.
+def check_config(name: str, raw: Mapping[str, Any]) -> None:
+    """Check the `config.json` of a supported family before a library sees it.
+
+    Args:
+        name: the checkpoint as the user typed it.
+        raw: the contents of its `config.json`.
 
     Raises:
-        ModelError: the checkpoint is quantised.
+        ModelError: the checkpoint is quantised, or a number is out of range.
     """
     quantisation = raw.get("quantization_config")
     if quantisation:
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
         raise ModelError(
-            f"{name} is quantised ({method}); quantised checkpoints are not supported",
+            f"{name} is quantised ({plain(shortened(str(method)))}); quantised checkpoints are not supported",
             "use a checkpoint in 16 or 32 bits, such as " + DEFAULT_MODEL,
         )
+    check_numbers(name, raw)
 
 
-def one_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its type."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+@contextmanager
+def guarded(claim: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever a library raises on a stranger's files into one line.
+
+    Args:
+        claim: what failed, with the name of the checkpoint; the library's words follow it.
+        hint: what to do about it.
+
+    Raises:
+        ModelError: a library raised an error. Our own errors and a lack of memory pass.
+    """
+    try:
+        yield
+    except (QvlAttnError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise any type on a broken file
+        raise ModelError(f"{claim}: {_one_line(error)}", hint) from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error of a library in one line: its message, with the name of its type if it says little."""
+    text = plain(" ".join(str(error).split()))
+    words = text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS].rsplit(" ", 1)[0] + " …"
+    if " " in words:
+        return words
+    return f"{words} is unknown" if isinstance(error, KeyError) else f"{type(error).__name__} {words}".rstrip()

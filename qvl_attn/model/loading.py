@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.model.checkpoint import Checkpoint, one_line, read_config
+from qvl_attn.core.text import shortened
+from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
+from qvl_attn.model.checkpoint_files import read_object
+from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.placement import Placement, check_options
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+# Limits of pixels: as transformers reads them, and as some checkpoints have them inside of `size`.
+_SIZE_NAMES = (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels"))
+# The fields of a processor that say how pictures and clips become patches.
+_GEOMETRY = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_IMAGE_PROCESSOR = "Qwen2VLImageProcessor"
+# A processor may enlarge pictures to at most this, about 21,000 cells.
+_MOST_ENLARGED = 2**24
+_COPY = "copy the tokenizer and processor files of the base model into it (*.json, *.jinja, *.txt, but no config.json)"
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
     """Read the configuration and refuse unsupported models.
 
     Raises:
-        ModelError: the model is not a Qwen2.5-VL, or is quantised.
+        ModelError: the model is not a Qwen2.5-VL, or is quantised, or its file is broken.
     """
     read_config(checkpoint)
-    try:
-        return Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its config.json cannot be read: {one_line(error)}") from error
+    with guarded(f"{checkpoint.name}: its config.json cannot be read"):
+        config = Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        config.name_or_path = checkpoint.name
+        config._attn_implementation = "sdpa"  # whatever kernel, on the hub for example, the file names
+        vision = config.vision_config
+        if vision.window_size < vision.patch_size * vision.spatial_merge_size:
+            raise ValueError(f"a window of {vision.window_size} px is smaller than a cell")
+    return config
 
 
 def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
@@ -37,25 +62,69 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     Raises:
         ModelError: files are missing, broken, or those of another model.
     """
-    try:
+    name = checkpoint.name
+    if not any((checkpoint.folder / file).is_file() for file in _PROCESSOR_FILES):
+        raise ModelError(f"{name}: it has no processor ({_PROCESSOR_FILES[0]})", _COPY)
+    _refuse_image_processor(checkpoint)
+    with guarded(f"{name}: its processor cannot be loaded", _COPY):
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-        image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its processor cannot be loaded: {one_line(error)}") from error
-    if image_token is None or image_token != config.image_token_id:
-        raise ModelError(f"{checkpoint.name}: its tokenizer has no {processor.image_token} where the model expects it")
-    if not processor.chat_template:
-        raise ModelError(f"{checkpoint.name}: it has no chat template")
+        ids = processor.tokenizer.convert_tokens_to_ids([processor.image_token, processor.video_token])
+        words, template = processor.tokenizer.vocab_size, processor.chat_template
+        for part in (processor.image_processor, processor.video_processor):
+            part.size = _pixel_limits(dict(part.size))
+            for field, of_model in _GEOMETRY.items():
+                want = getattr(config.vision_config, of_model)
+                if getattr(part, field) != want:
+                    raise ValueError(f"{field} is {getattr(part, field)}, and {want} in config.json")
+    if ids[0] is None or ids[0] != config.image_token_id:
+        raise ModelError(f"{name}: its tokenizer has no {processor.image_token} where the model expects it", _COPY)
+    if ids[1] is None or ids[1] != config.video_token_id:
+        raise ModelError(f"{name}: its tokenizer has no {processor.video_token} where the model expects it", _COPY)
+    if max(words - 1, *ids) >= config.text_config.vocab_size:
+        raise ModelError(f"{name}: its tokenizer has more tokens than the model ({words})", _COPY)
+    if not template:
+        raise ModelError(f"{name}: it has no chat template", _COPY)
     return processor
+
+
+def _refuse_image_processor(checkpoint: Checkpoint) -> None:
+    """Refuse a name that older or newer versions of transformers gave to the image processor."""
+    file = checkpoint.folder / _PROCESSOR_FILES[0]
+    kind = read_object(file, checkpoint.name).get("image_processor_type") if file.is_file() else None
+    if kind is not None and kind not in (_IMAGE_PROCESSOR, f"{_IMAGE_PROCESSOR}Fast"):
+        raise ModelError(
+            f"{checkpoint.name}: its {file.name} names the image processor {shortened(repr(kind))}, which is not that "
+            "of Qwen2.5-VL",
+            f'write "image_processor_type": "{_IMAGE_PROCESSOR}" there',
+        )
+
+
+def _pixel_limits(size: Mapping[str, Any]) -> dict[str, int]:
+    """Return a processor's limits of pixels, under the names that transformers reads.
+
+    Some checkpoints have them as `min_pixels` and `max_pixels` inside of `size`, where transformers leaves them unread.
+
+    Raises:
+        ValueError: a limit is missing or out of range.
+    """
+    low, high = limits = [size.get(edge, size.get(old)) for edge, old in _SIZE_NAMES]
+    if not all(isinstance(limit, int) and not isinstance(limit, bool) for limit in limits):
+        raise ValueError(f"size has no shortest_edge and longest_edge, the limits of pixels, but {sorted(size)}")
+    if not 1 <= low <= min(high, _MOST_ENLARGED):
+        raise ValueError(f"size has a shortest_edge of {low} pixels and a longest_edge of {high}")
+    return {"shortest_edge": low, "longest_edge": high}
 
 
 def choose_placement(
     config: Any, device: str = "auto", dtype: str = "auto", device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
     """Choose device and dtype of a Qwen2.5-VL, as `placement_of` does."""
-    return placement_of(
-        lambda: Qwen2_5_VLForConditionalGeneration(config), device, dtype, device_map, must_fit=must_fit
-    )
+
+    def build() -> Any:
+        with guarded(f"{config.name_or_path}: no model can be built from its config.json"):
+            return Qwen2_5_VLForConditionalGeneration(config)
+
+    return placement_of(build, device, dtype, device_map, must_fit=must_fit)
 
 
 def placement_of(
@@ -100,43 +169,100 @@ def _check_device(device: str) -> None:
             raise InputError(f"--device {device}: not available ({count} CUDA devices found)", "use --device cpu")
 
 
-def load_weights(checkpoint: Checkpoint, placement: Placement) -> Any:
+def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> Any:
     """Load the model in evaluation mode, with SDPA in the vision encoder and the language model.
 
     Raises:
         ModelError: weights are broken or do not fit the configuration.
         MemoryLimitError: the weights do not fit on the device.
     """
-    try:
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            checkpoint.folder,
-            dtype=DTYPES[placement.dtype],
-            attn_implementation="sdpa",
-            device_map=placement.device_map or {"": placement.device},
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise MemoryLimitError(
-            f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
-        ) from None
-    except Exception as error:  # the libraries raise any type on a broken file
-        raise ModelError(f"{checkpoint.name}: its weights cannot be loaded: {one_line(error)}") from error
-    refuse_absent(checkpoint.name, info)
+    check_amount(checkpoint, placement)
+    with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
+        try:
+            model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=DTYPES[placement.dtype],
+                attn_implementation="sdpa",
+                device_map=placement.device_map or {"": placement.device},
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # `refuse_absent` reports them by name
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise MemoryLimitError(
+                f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
+            ) from None
+    refuse_absent(checkpoint.name, model, info)
     # Methods need gradients of activations only, never of weights.
     return model.eval().requires_grad_(False)
 
 
-def refuse_absent(name: str, info: Mapping[str, Any]) -> None:
+def check_amount(checkpoint: Checkpoint, placement: Placement) -> None:
+    """Refuse files with less than half of the numbers that the configuration asks for: the rest would be made up.
+
+    Raises:
+        ModelError: the files cannot be read, or do not hold the weights.
+    """
+    held, empty = 0, ""
+    with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
+        for file in sorted(checkpoint.folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as weights:
+                for key in weights.keys():  # noqa: SIM118  not a dict
+                    count = math.prod(weights.get_slice(key).get_shape())
+                    held, empty = held + count, empty or ("" if count else key)
+    wanted = placement.weight_bytes // DTYPES[placement.dtype].itemsize
+    if 2 * held < wanted and empty:
+        raise _shard_error(checkpoint.name, empty)
+    if 2 * held < wanted:
+        raise ModelError(
+            f"{checkpoint.name}: its weights are {held:,} numbers, and its config.json asks for {wanted:,}",
+            WRONG_CONFIG,
+        )
+
+
+def _shard_error(name: str, weight: str) -> ModelError:
+    return ModelError(
+        f"{name}: its weight {weight} has no elements, so it was saved from one shard of a training run (ZeRO-3)",
+        "make the whole weights of the training checkpoint with its zero_to_fp32.py --safe_serialization",
+    )
+
+
+def refuse_absent(name: str, model: Any, info: Mapping[str, Any]) -> None:
     """Refuse a model if weights are missing from its files.
+
+    Args:
+        name: the checkpoint as the user typed it.
+        model: the loaded model.
+        info: what transformers says about the loading.
 
     Raises:
         ModelError: a weight is missing or has another shape.
     """
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if absent:
-        raise ModelError(f"{name}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
+    misshapen = sorted(info.get("mismatched_keys", ()))
+    for weight, in_file, in_model in misshapen:
+        if 0 in in_file:
+            raise _shard_error(name, weight)
+        raise ModelError(
+            f"{name}: {len(misshapen)} weights are misshapen, such as {weight}: {_shape(in_file)} in the file, and "
+            f"{_shape(in_model)} by its config.json",
+            WRONG_CONFIG,
+        )
+    missing, others = sorted(info["missing_keys"]), sorted(info.get("unexpected_keys", ()))
+    if not missing:
+        return
+    prefix = os.path.commonprefix(others).rpartition(".")[0]  # noqa: RUF071  not paths
+    if prefix and len(missing) > 0.9 * len(model.state_dict()):
+        raise ModelError(
+            f"{name}: the names of its weights begin with {prefix}, which those of the model do not",
+            "save the model itself, not what wrapped it in training (DataParallel, peft), or take the prefix off",
+        )
+    raise ModelError(f"{name}: {len(missing)} weights are missing, such as {missing[0]}")
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:

@@ -14,16 +14,18 @@ from typing import Any
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 
-from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.core.text import check_written
 from qvl_attn.core.types import Media, Token, TokenGrid
+from qvl_attn.model.chat_template import Message, render
+from qvl_attn.model.checkpoint import guarded
 from qvl_attn.model.token_grid import VISION_TYPES, locate_grids
-
-Message = dict[str, Any]
 
 # Replaces the question in a second rendering of the template, to find its place. Private use characters.
 _SENTINEL = "\ue000\ue001\ue002"
 
+# Said when the processor fails.
+PREPARE, REMEDY = "the model's processor cannot prepare the input", "take the processor files of the base model"
 CELL_PX = 28
 PIXELS = {"pixel_values", "pixel_values_videos"}
 # The processor's own minimum: two by two cells.
@@ -188,15 +190,16 @@ def _run_processor(
     clips = [item for item in media if item.clip is not None]
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels} if min_pixels and max_pixels else {}
     try:
-        inputs: dict[str, Any] = processor(
-            text=[text],
-            **(video_kwargs(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
-            padding=True,
-            return_tensors="pt",
-            return_offsets_mapping=True,
-            size=dict((processor.video_processor if clips else processor.image_processor).size) | size,
-        )
-    except ValueError as error:
+        with guarded(PREPARE, REMEDY):
+            inputs: dict[str, Any] = processor(
+                text=[text],
+                **(video_kwargs(processor, clips) if clips else {"images": process_vision_info(messages)[0]}),
+                padding=True,
+                return_tensors="pt",
+                return_offsets_mapping=True,
+                size=dict((processor.video_processor if clips else processor.image_processor).size) | size,
+            )
+    except ModelError as error:
         if "aspect ratio" not in str(error) and "height and width" not in str(error):
             raise
         sizes = ", ".join(f"{item.source} is {item.size_px[0]}x{item.size_px[1]}" for item in media)
@@ -258,10 +261,8 @@ def _render(processor: Any, messages: Sequence[Message]) -> tuple[str, str, str]
     content = [
         {**item, "text": _SENTINEL} if i == at else item for i, item in enumerate(last["content"])
     ]  # rendered again with a sentinel, since the question's text may also occur elsewhere in the template
-    text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    marked = processor.apply_chat_template(
-        [*earlier, {**last, "content": content}], tokenize=False, add_generation_prompt=True
-    )
+    text = render(processor, messages)
+    marked = render(processor, [*earlier, {**last, "content": content}])
     before, sentinel, after = marked.partition(_SENTINEL)
     if not sentinel or text != before + question + after:
         raise CaptureError("the model's chat template changes the question, so its tokens cannot be found")

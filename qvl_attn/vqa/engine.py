@@ -16,7 +16,8 @@ from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.model.capture import prove_capture
-from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded
+from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.loading import (
     choose_placement,
@@ -120,11 +121,12 @@ class Engine:
     @cached_property
     def model(self) -> Any:
         """The loaded model, after a check that its attention can be captured."""
-        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
+        claim = f"{self.checkpoint.name}: its self-check failed"
+        with loading(self.placement.weight_bytes, self.say), guarded(claim, WRONG_CONFIG), on_device(self.placement, 0):
             return self._load()
 
     def _load(self) -> Any:
-        model = load_weights(self.checkpoint, self.placement)
+        model = load_weights(self.checkpoint, self.config, self.placement)
         for media in checked_media():
             prove_positions(model, read_question(self.processor, self.config, media, "?", Settings()).prompt)
         inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)

@@ -1,0 +1,68 @@
+"""Render a checkpoint's chat template, which is a stranger's program, within bounds of time and size.
+
+transformers renders templates in Jinja's sandbox, which keeps them from files and from the interpreter, but neither
+from looping for ever nor from growing for ever. So each rendering runs in a thread of its own, which is ended when it
+takes too long: no process has to be started, a signal handler would need the main thread, and a trace function would
+slow every line. What a thread cannot be stopped in, one operation that takes for ever, is refused before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, TemplateError
+
+from qvl_attn.core.errors import ModelError, QvlAttnError
+from qvl_attn.core.runtime import finished_within
+from qvl_attn.core.text import plain, shortened
+
+Message = dict[str, Any]
+
+# A rendering takes less than a millisecond.
+LIMIT_S = 5.0
+# Characters of a template, and of a prompt beside the texts that the user gave.
+MAX_CHARACTERS = 2**20
+# The largest integer that a template may write.
+_LARGEST = 10**6
+_REMEDY = "take the chat_template.jinja of the base model"
+
+
+def render(processor: Any, messages: Sequence[Message]) -> str:
+    """Return the prompt's text, as the processor's template renders it.
+
+    Raises:
+        ModelError: the template is broken, refuses the messages, or is over a limit.
+    """
+    _check_template(str(processor.chat_template))
+    given = sum(len(item["text"]) for message in messages for item in message["content"] if item["type"] == "text")
+    try:
+        text = finished_within(
+            LIMIT_S,
+            lambda: processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True),
+        )
+        if not isinstance(text, str) or len(text) > MAX_CHARACTERS + given:
+            raise ModelError(f"the model's chat template makes a prompt of over {MAX_CHARACTERS:,} characters", _REMEDY)
+    except QvlAttnError:
+        raise
+    except TimeoutError:
+        raise ModelError(f"the model's chat template took more than {LIMIT_S:g} s and was stopped", _REMEDY) from None
+    except Exception as error:  # a template can raise anything
+        kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__} "
+        words = shortened(plain(" ".join(str(error).split())))
+        raise ModelError(f"the model's chat template cannot be used: {kind}{words}", _REMEDY) from error
+    return text
+
+
+@lru_cache(maxsize=8)
+def _check_template(template: str) -> None:
+    if len(template) > MAX_CHARACTERS:
+        raise ModelError(f"the model's chat template has over {MAX_CHARACTERS:,} characters", _REMEDY)
+    try:
+        tokens = list(Environment().lex(template))
+    except TemplateError:
+        return  # said when it is rendered
+    for _, kind, word in tokens:
+        if (kind, word) == ("operator", "**") or (kind == "integer" and len(word) > len(str(_LARGEST))):
+            raise ModelError(f"the model's chat template computes with {shortened(word)}, which is refused", _REMEDY)
