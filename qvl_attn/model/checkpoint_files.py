@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from qvl_attn.core.errors import ModelError
 
@@ -118,6 +121,19 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
         if not isinstance(file, str) or not file.endswith(".safetensors") or {"/", "\\", "\0", "\n"} & set(file):
             raise ModelError(f"{name}: its {INDEX} names {str(file)[:100]!r}, which is no safetensors file beside it")
     return sorted(set(weight_map.values()))
+
+
+def weight_counts(folder: Path) -> dict[str, int]:
+    """Return how many numbers each weight has, from the headers of the files.
+
+    Raises:
+        OSError, SafetensorError: a file cannot be read.
+    """
+    counts: dict[str, int] = {}
+    for file in _files(folder, *WEIGHTS):
+        with safe_open(file, framework="numpy") as weights:
+            counts |= {name: prod(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return counts
 
 
 def fingerprint(folder: Path, name: str) -> str:

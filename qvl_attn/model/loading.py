@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import psutil
 import torch
 import transformers
-from safetensors import safe_open
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.text import shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
-from qvl_attn.model.checkpoint_files import read_object
+from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.placement import Placement, check_options
 
@@ -205,16 +203,12 @@ def check_amount(checkpoint: Checkpoint, placement: Placement) -> None:
     Raises:
         ModelError: the files cannot be read, or do not hold the weights.
     """
-    held, empty = 0, ""
     with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
-        for file in sorted(checkpoint.folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as weights:
-                for key in weights.keys():  # noqa: SIM118  not a dict
-                    count = math.prod(weights.get_slice(key).get_shape())
-                    held, empty = held + count, empty or ("" if count else key)
+        counts = weight_counts(checkpoint.folder)
+    held, empty = sum(counts.values()), [name for name, count in counts.items() if not count]
     wanted = placement.weight_bytes // DTYPES[placement.dtype].itemsize
     if 2 * held < wanted and empty:
-        raise _shard_error(checkpoint.name, empty)
+        raise _shard_error(checkpoint.name, empty[0])
     if 2 * held < wanted:
         raise ModelError(
             f"{checkpoint.name}: its weights are {held:,} numbers, and its config.json asks for {wanted:,}",

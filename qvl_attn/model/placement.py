@@ -7,14 +7,14 @@ import sys
 from ctypes import CDLL
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 
 import psutil
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.model.checkpoint import Checkpoint
+from qvl_attn.model.checkpoint_files import weight_counts
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -72,9 +72,11 @@ def sure_placement(checkpoint: Checkpoint, device: str, dtype: str, device_map: 
         return None
     if dtype != "auto":
         return "cpu", dtype
-    weights = _weight_count(checkpoint.folder)
-    plenty = weights is not None and 4 * weights + SPARE_BYTES < psutil.virtual_memory().available
-    return ("cpu", "float32") if plenty else None
+    try:
+        weights = sum(weight_counts(checkpoint.folder).values())
+    except (OSError, SafetensorError):
+        return None
+    return ("cpu", "float32") if 4 * weights + SPARE_BYTES < psutil.virtual_memory().available else None
 
 
 def _may_have_gpu() -> bool:
@@ -88,15 +90,3 @@ def _may_have_gpu() -> bool:
     except OSError:
         return False
     return True
-
-
-def _weight_count(folder: Path) -> int | None:
-    """Return the number of weights, from the headers of the files; None if one cannot be read."""
-    try:
-        count = 0
-        for file in folder.glob("*.safetensors"):
-            with safe_open(file, framework="numpy") as weights:
-                count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    return count
