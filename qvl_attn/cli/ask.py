@@ -42,7 +42,9 @@ class ScaleMode(StrEnum):
 
 
 def ask(
-    media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
+    media: Annotated[
+        str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
+    ],
     questions: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION", help="One or more questions about the picture.")
     ] = None,

@@ -22,7 +22,9 @@ FITS = {True: "fits", False: "does not fit", None: "not known"}
 
 
 def estimate(
-    media: Annotated[str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF.")],
+    media: Annotated[
+        str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
+    ],
     image: Annotated[
         list[str] | None,
         typer.Option("--image", "-i", metavar="FILE", help="Another picture for the same question. Can be repeated."),

@@ -186,7 +186,7 @@ def _rounded(values: NDArray[np.float64]) -> Any:
     return np.vectorize(lambda value: float(f"{value:.6g}"))(values).tolist()
 
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 MAX_PICTURES = 1_000_000
 
 

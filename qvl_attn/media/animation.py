@@ -23,7 +23,7 @@ MAX_FRAMES = 100_000
 # As browsers do: frames with a shorter duration get the default one.
 MIN_DURATION_S, DEFAULT_DURATION_S = 0.011, 0.1
 NUMBERED = re.compile(r"(\d+)\D*\Z")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 
 
 def is_animation(head: bytes) -> bool:

@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
+from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
 
 PictureLike = str | os.PathLike[str] | Media
 
@@ -65,7 +66,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 def is_picture(head: bytes) -> bool:
     """Whether a file with these first bytes is a picture, valid or broken, still or animated."""
-    return bool(_SIGNATURE.match(head))
+    return is_heif(head) or bool(_SIGNATURE.match(head))
 
 
 def is_clip(path: str | os.PathLike[str]) -> bool:
@@ -104,7 +105,7 @@ def load_picture(path: str | os.PathLike[str], stretch: bool = False) -> Media:
     pages is used. `Media.notes` lists which of these happened, and whether little of such a range is used.
 
     Args:
-        path: a local file: JPEG, PNG, WebP, GIF, BMP, TIFF, or AVIF if Pillow was built with it.
+        path: a local file: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF if Pillow was built with it, or HEIC with pillow-heif.
         stretch: of more than 8 bits per channel, scale the range that the picture uses, its minimum to its maximum.
 
     Returns:
@@ -156,11 +157,12 @@ def upright_size_px(data: bytes | Path, name: str) -> tuple[int, int]:
         with file_faults(name):
             count, stream = check_file(data, name, "a picture"), data
             with data.open("rb") as file:
-                head = file.read(64)
+                head = file.read(HEAD_BYTES)
     _check_bytes(count, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with decoding_faults(name, head), Image.open(stream, formats=_FORMATS) as image:
+        formats = _formats(head, name)
+        with decoding_faults(name, head), Image.open(stream, formats=formats) as image:
             size_px = image.size
             # Pillow reports a TIFF's size upright.
             has_orientation = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
@@ -235,14 +237,20 @@ def file_faults(name: str) -> Iterator[None]:
         raise InputError(f"{name} cannot be read: {reason.lower()}", "check the path and its permissions") from None
 
 
+def _formats(head: bytes, name: str) -> tuple[str, ...]:
+    return (heif_format(name),) if is_heif(head) else _FORMATS
+
+
 def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Return the first frame, (H, W, 3) upright, and notes on its conversion."""
+    formats = _formats(data, name)
     with decoding_faults(name, data):
-        image = Image.open(BytesIO(data), formats=_FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     check_size(*image.size, name)
     with decoding_faults(name, data):
         many_bits = any("RGB;16" in str(tile) for tile in image.tile)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
+        check_size(*upright.size, name)  # in a HEIC the decoder has the last word
         frame, color_notes = to_rgb(upright, stretch)
         if many_bits and upright.mode == "RGB":
             frame, range_notes = _used_range(frame, stretch)
@@ -257,8 +265,10 @@ def decoding_faults(name: str, data: bytes) -> Iterator[None]:
         yield
     except Image.DecompressionBombError:
         raise InputError(f"{name} has too many pixels; the limit is {MAX_PIXELS:,}", "scale it down first") from None
+    except InputError:
+        raise
     except Exception as error:
-        if isinstance(error, UnidentifiedImageError) and not _SIGNATURE.match(data):
+        if isinstance(error, UnidentifiedImageError) and not is_picture(data):
             raise InputError(
                 f"{name} is not a {_FORMAT_NAMES} picture",
                 "save it as PNG or JPEG; a new file name does not convert it",
@@ -316,7 +326,11 @@ def _further_frames(image: Image.Image) -> list[str]:
     """Return a note if the file has more frames than the one used; counting them would read the whole file."""
     with suppress(Exception):  # an error after the first frame does not matter
         if getattr(image, "is_animated", False):
-            several = {"TIFF": "several pages: only the first page", "MPO": "several pictures: only the first picture"}
+            several = {
+                "TIFF": "several pages: only the first page",
+                "MPO": "several pictures: only the first picture",
+                "HEIF": "several pictures: only the main picture",
+            }
             return [several.get(image.format or "", "animated: only the first frame") + " is used"]
     return []
 

@@ -15,6 +15,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
 from qvl_attn.media.container import container_source
+from qvl_attn.media.heif import HEAD_BYTES
 from qvl_attn.media.image import check_file, check_local, check_size, file_faults, is_picture, printable
 from qvl_attn.media.sampling import ClipSettings, FramePlan
 from qvl_attn.media.video_source import Pixels, VideoSource
@@ -45,7 +46,7 @@ def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.sou
         else:
             check_file(file_path, name, "a clip")
             with file_path.open("rb") as file:
-                head = file.read(16)
+                head = file.read(HEAD_BYTES)
             if is_animation(head):
                 video = animation_source(file_path, name)
             elif is_picture(head):
