@@ -1,8 +1,9 @@
 """Measures the two costs besides the model: start-up and drawing.
 
-`python scripts/benchmarks/startup.py` times two kinds of processes in turn: a cold `ask` with the embedded model, and a
-script that imports torch and transformers and loads the same model and processor. `--draw` draws and saves a result
-with the geometry of the 3B model: synthetic attention on a picture as noisy as a photograph.
+`python scripts/benchmarks/startup.py` measures four kinds of processes in turn: a cold `ask` with the embedded model; a
+script that imports torch and transformers and loads the same model and processor; the same `ask` again, whose result is
+found; and an empty question. Of the last two it shows CPU time (user and system) and peak memory. `--draw` draws and
+saves a result with the geometry of the 3B model: synthetic attention on a picture as noisy as a photograph.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -36,29 +38,61 @@ Qwen2_5_VLForConditionalGeneration.from_pretrained({str(DEMO / "model")!r}, dtyp
     attn_implementation="sdpa")
 AutoProcessor.from_pretrained({str(DEMO / "model")!r})
 """
-ASK = ["-m", "qvl_attn", "ask", str(DEMO / "pictures" / "cats.png"), "how many cats?", "--model", "demo"]
+ASK = ["-m", "qvl_attn", "ask", str(DEMO / "pictures" / "cats.png")]
+OPTIONS = ["--model", "demo", "--out"]
+# From a small process of its own: the peak of a process begins with the size of the one that starts it.
+WAIT = """
+import os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, file, os.devnull, os.O_WRONLY, 0) for file in (1, 2)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, used = os.wait4(process, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 
 LAYERS, HEADS, SIZE_PX, GRID_THW, START = 36, 16, (1280, 960), (1, 68, 92), 15
 QUESTION = "how many people in the picture are looking at the camera, and what are they all wearing on their heads?"
 ANSWER = "Three people, and they wear hats."
 
 
-def process_seconds(arguments: list[str]) -> float:
+@dataclass(frozen=True)
+class Use:
+    """What a process used: seconds of wall clock, seconds of CPU (user and system), and its peak memory."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def use_of(arguments: list[str], code: int = 0) -> Use:
+    """Run Python with these arguments, which must end with this code, and return what the process used."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    return time.perf_counter() - started
+    out = subprocess.run([sys.executable, "-c", WAIT, sys.executable, *arguments], check=True, capture_output=True)
+    wall_s = time.perf_counter() - started
+    ended_with, cpu_s, peak = out.stdout.split()
+    if int(ended_with) != code:
+        raise RuntimeError(f"{arguments} ended with {int(ended_with)}")
+    return Use(wall_s, float(cpu_s), int(peak) * (1 if sys.platform == "darwin" else 1024))
 
 
 def compare_startup(times: int) -> dict[str, float | str]:
-    ask_times_s, load_times_s = [], []
+    uses: dict[str, list[Use]] = {"ask": [], "loading": [], "found": [], "empty question": []}
     for _ in range(times):
-        load_times_s.append(process_seconds(["-c", LOAD_ONLY]))
         with tempfile.TemporaryDirectory() as out:
-            ask_times_s.append(process_seconds([*ASK, "--out", out]))
+            uses["loading"].append(use_of(["-c", LOAD_ONLY]))
+            uses["ask"].append(use_of([*ASK, "how many cats?", *OPTIONS, out]))
+            uses["found"].append(use_of([*ASK, "how many cats?", *OPTIONS, out]))
+            uses["empty question"].append(use_of([*ASK, "", *OPTIONS, out], code=2))
+    ask_times_s, load_times_s = ([use.wall_s for use in uses[name]] for name in ("ask", "loading"))
     ask_s, load_s = statistics.median(ask_times_s), statistics.median(load_times_s)
     ratio = measuring.shown(measuring.median_ratio(ask_times_s, load_times_s))
     print(f"ask {ask_s:.2f} s, imports and loading alone {load_s:.2f} s, ratio {ratio} ({times} times)")
-    return {"ask over loading": ratio}
+    figures: dict[str, float | str] = {"ask over loading": ratio}
+    for name in ("found", "empty question"):
+        cpu_s = statistics.median(use.cpu_s for use in uses[name])
+        peak_mb = statistics.median(use.peak_bytes for use in uses[name]) / 1e6
+        figures |= {f"{name} CPU s": measuring.shown(cpu_s), f"{name} MB": measuring.shown(peak_mb)}
+        print(f"{name}: {cpu_s:.2f} s of CPU, {peak_mb:.0f} MB")
+    return figures
 
 
 def photograph(rng: np.random.Generator) -> np.ndarray:
