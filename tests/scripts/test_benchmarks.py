@@ -115,6 +115,13 @@ def test_many_questions_are_timed_against_single_ones(tmp_path):
     assert kept["figures"].keys() == {"pictures", "one picture"}
 
 
+def test_what_needs_no_model_is_small(tmp_path, monkeypatch):
+    """Torch alone takes hundreds of megabytes."""
+    monkeypatch.setattr(startup, "LOAD_ONLY", "")
+    kept = figures("startup", "--times 1", tmp_path)["figures"]
+    assert 0 < float(kept["empty question MB"]) < float(kept["found MB"]) < 200
+
+
 def test_drawing_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(startup, "LAYERS", 2)
     monkeypatch.setattr(startup, "SIZE_PX", (184, 136))
@@ -162,7 +169,7 @@ COMMANDS = sorted(
 
 def test_the_documents_name_every_benchmark():
     named = {re.search(r"benchmarks/(\w+)\.py", command)[1] for command in COMMANDS}
-    assert named >= {path.stem for path in SCRIPTS.glob("*.py")} - SHARED - {"startup"}
+    assert named >= {path.stem for path in SCRIPTS.glob("*.py")} - SHARED
 
 
 @pytest.mark.slow
