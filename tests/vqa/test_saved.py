@@ -17,7 +17,7 @@ from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.model import placement
-from qvl_attn.model.checkpoint import find_checkpoint
+from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint
 from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import sure_placement
 from qvl_attn.render.style import Drawing
@@ -166,20 +166,18 @@ def test_only_torch_can_tell_where_a_driver_is_installed(monkeypatch, build, dri
     assert sure_placement(checkpoint, "auto", "float32", "auto") is None
 
 
-def test_only_torch_can_tell_where_memory_is_short(monkeypatch):
+def test_only_torch_can_tell_where_memory_is_short(demo, monkeypatch):
     checkpoint = find_checkpoint("demo")
-    weights = placement._weight_count(checkpoint.folder)
-    for free, sure in ((4 * weights + placement.SPARE_BYTES, False), (4 * weights + placement.SPARE_BYTES + 1, True)):
+    needed = 4 * sum(parameter.numel() for parameter in demo.model.parameters()) + placement.SPARE_BYTES
+    for free, sure in ((needed, False), (needed + 1, True)):
         monkeypatch.setattr(placement.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert (sure_placement(checkpoint, "cpu", "auto", None) is not None) == sure
         assert sure_placement(checkpoint, "cpu", "bfloat16", None) == ("cpu", "bfloat16")
 
 
-def test_the_weights_are_counted_as_the_model_has_them(demo, tmp_path):
-    parameters = sum(parameter.numel() for parameter in demo.model.parameters())
-    assert placement._weight_count(demo.checkpoint.folder) == parameters
+def test_only_torch_can_tell_what_is_wrong_with_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"broken")
-    assert placement._weight_count(tmp_path) is None
+    assert sure_placement(Checkpoint("broken", tmp_path, ""), "cpu", "auto", None) is None
 
 
 def test_what_transformers_would_fill_in_is_left_to_it(here, cats, wide, tmp_path):
