@@ -8,7 +8,7 @@ from contextlib import nullcontext, redirect_stdout
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,7 @@ from qvl_attn.core.runtime import no_op
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.evaluation.ray_workers import RayWorkers
+    from qvl_attn.evaluation.sharding import Shard
 
 DATA, RUN = "Data", "Run"
 
@@ -226,12 +227,12 @@ def check(
         # Imported here, so that --help and a mistyped option need not wait for torch.
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
-        from qvl_attn.evaluation.sharding import Shard
         from qvl_attn.media.sampling import ClipSettings
         from qvl_attn.results.run_folder import check_begun, is_finished
+        from qvl_attn.vqa.saved import check_settings
 
         ClipSettings(fps, max_frames)
-        own_shard = Shard.parse(shard) if shard else None
+        own_shard = _parse_shard(shard) if shard else None
         if engine == "local" and (concurrency is not None or gpus_per_worker is not None):
             raise InputError("--concurrency and --gpus-per-worker are for --engine ray", "add --engine ray")
         if engine == "ray" and find_spec("ray") is None:
@@ -243,19 +244,35 @@ def check(
             check_new(calibrate, "--calibrate", empty_folder=False)
         say = no_op if quiet else print_line
 
+        load_options: dict[str, Any] = {
+            "offline": offline,
+            "revision": revision,
+            "device": device,
+            "dtype": dtype.value,
+            "device_map": device_map,
+        }
+        typed: dict[str, Any] = {
+            "query": query,
+            "profile": profile,
+            "layers": layers,
+            "heads": heads,
+            "system": system,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "stretch": stretch,
+            "max_new_tokens": max_new_tokens,
+        }
+
         @cache
         def analyzer() -> Analyzer:
+            check_settings({**typed, "method": methods, "method_option": "--methods"}, model, **load_options)
             return find_model(
                 model,
-                offline=offline,
                 bars=not quiet,
                 say=say,
-                revision=revision,
-                device=device,
-                dtype=dtype,
-                device_map=device_map,
                 attn=attn.value,
                 workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,
+                **load_options,
             )
 
         def check_question(question: str) -> None:
@@ -298,18 +315,16 @@ def check(
                 fps=fps,
                 max_frames=max_frames,
                 progress=progress,
-                query=query,
-                profile=profile,
-                layers=layers,
-                heads=heads,
-                system=system,
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-                stretch=stretch,
-                max_new_tokens=max_new_tokens,
+                **typed,
             )
         print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
         apply_gate(summary, thresholds)
+
+
+def _parse_shard(typed: str) -> Shard:
+    from qvl_attn.evaluation.sharding import Shard  # loads matplotlib
+
+    return Shard.parse(typed)
 
 
 def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, say: Callable[[str], None]) -> RayWorkers:

@@ -62,6 +62,7 @@ def find_model(
         say: called with each line about what was chosen.
         load_options: the other keywords of `Analyzer.load`.
     """
+    _check_model(model, offline=offline, weights=True, **load_options)
     with importing():
         from qvl_attn.analyzer import Analyzer
 
@@ -71,11 +72,36 @@ def find_model(
 
 def find_encoder(model: str, *, offline: bool, bars: bool, say: Callable[[str], None], **load_options: Any) -> Encoder:
     """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
+    _check_model(model, offline=offline, weights=False, **load_options)
     with importing():
         from qvl_attn.encoder import Encoder
 
     silence_libraries(bars=bars)
     return Encoder.load(model, offline=offline, say=say, **load_options)
+
+
+def _check_model(
+    model: str,
+    *,
+    offline: bool,
+    weights: bool,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    **others: Any,
+) -> None:
+    """Refuse a mistyped model or device before the seconds that torch takes to load.
+
+    Raises:
+        InputError: an unknown device, or neither a folder nor an id.
+        ModelError: the model's files are incomplete.
+    """
+    from qvl_attn.model.checkpoint import find_on_disk
+    from qvl_attn.model.placement import check_options
+
+    check_options(device, dtype, device_map)
+    find_on_disk(model, revision, offline=offline, weights=weights)
 
 
 def go_offline() -> None:

@@ -182,10 +182,10 @@ def encoder(
                 "qvl-attn encoder cats.png, or --input-dir photos/",
             )
         points = tuple(_parse_point(value) for value in at or [])
-        # Imported here, so that --help and a mistyped option need not wait for torch.
+        # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
         from qvl_attn.encoders.embedding import check_available
-        from qvl_attn.encoders.folder_run import list_pictures
+        from qvl_attn.encoders.folder_pictures import list_pictures
         from qvl_attn.encoders.record import EncoderSettings
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
@@ -229,6 +229,8 @@ def encoder(
         if media and all(moves(path) for path in media):
             _refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
         check_writable(out)
+        if input_dir is not None:
+            _check_run_folder(ctx, out)
         encoder = find_encoder(
             model,
             offline=offline,
@@ -266,6 +268,25 @@ def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
             raise InputError(f"--{name.replace('_', '-')} {why}", "leave it out")
+
+
+def _check_run_folder(ctx: typer.Context, out: Path) -> None:
+    """Check that a run can begin or continue in `--out`.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    from qvl_attn.results.run_folder import check_begun
+
+    try:
+        check_begun(out)
+    except InputError:
+        source = ctx.get_parameter_source("out")
+        default = ", where results go without --out," if source is not None and source.name == "DEFAULT" else ""
+        raise InputError(
+            f"--out {out}{default} holds something other than a run over a folder",
+            "name a new folder for the run: --out runs/photos",
+        ) from None
 
 
 def _parse_point(typed: str) -> tuple[float, float]:

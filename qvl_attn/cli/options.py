@@ -192,6 +192,10 @@ Quiet = _flag("Print only the answers, or only the JSON.", OUTPUT, "--quiet", "-
 Debug = _flag("Show the traceback of an error.", OUTPUT, "--debug")
 
 
+# Fields of `Drawing` whose option has another name.
+_OPTION_OF = {"blur_cells": "blur", "draw_size_px": "draw-size", "top_percent": "top-percent", "clip_scale": "scale"}
+
+
 def drawing_of(
     colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **fields: Any
 ) -> Drawing:
@@ -204,10 +208,14 @@ def drawing_of(
 
     if draw_size != "full" and not (draw_size.isdecimal() and int(draw_size) > 0):
         raise InputError(f"--draw-size {draw_size}: want a number of pixels, or full")
-    return Drawing(
-        colormap=colormap.value,
-        interp=interp.value,
-        denoise=denoise and denoise.value,
-        draw_size_px=0 if draw_size == "full" else int(draw_size),
-        **fields,
-    )
+    try:
+        return Drawing(
+            colormap=colormap.value,
+            interp=interp.value,
+            denoise=denoise and denoise.value,
+            draw_size_px=0 if draw_size == "full" else int(draw_size),
+            **fields,
+        )
+    except InputError as error:
+        field, _, fault = error.message.partition(" ")
+        raise InputError(f"--{_OPTION_OF.get(field, field)} {fault}", error.hint) from None

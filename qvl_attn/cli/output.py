@@ -259,7 +259,7 @@ def _print_encoder_result(
             print_line(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
         for note in record["notes"]:
             print_line(f"note: {note}")
-        for stage, peak in record["peak_memory_bytes"].items():
+        for stage, peak in ({} if reused else record["peak_memory_bytes"]).items():
             print_line(describe_memory(stage, peak))
     if as_json:
         print(json.dumps(_encoder_summary(result, folder, record, reused), allow_nan=False))

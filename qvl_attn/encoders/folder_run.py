@@ -5,8 +5,8 @@ A run may be killed at any moment: rows that are written stay valid, and the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op, suppress_stderr
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
+from qvl_attn.encoders.folder_pictures import Item, count_others, list_pictures
 from qvl_attn.encoders.folder_summary import summarize_folder, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, statistics_of
-from qvl_attn.media.image import check_local, fingerprint, load_picture
+from qvl_attn.media.image import fingerprint, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
@@ -184,71 +185,3 @@ def _encode_one(
 def _rounded(values: NDArray[np.float64]) -> Any:
     """Return values rounded to six digits, as lists, to keep the rows short."""
     return np.vectorize(lambda value: float(f"{value:.6g}"))(values).tolist()
-
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-MAX_PICTURES = 1_000_000
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture of a folder.
-
-    Attributes:
-        id: its path within the folder, with `/`.
-        label: the top-level sub-folder that holds it, at any depth; empty for pictures in the folder itself.
-        path: its path.
-    """
-
-    id: str
-    label: str
-    path: Path
-
-
-def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
-    """Return the pictures of a folder and its sub-folders, sorted by name, without hidden ones.
-
-    Args:
-        folder: the folder that is searched.
-        out: the folder of the run; if it is within `folder`, its files are left out.
-
-    Raises:
-        InputError: there is no such folder, or it has no pictures or too many.
-    """
-    name = check_local(str(folder))
-    if not folder.is_dir():
-        raise InputError(f"--input-dir {name}: not a folder", "name a folder of pictures")
-    try:
-        files = sorted(path for path in _files(folder, out) if path.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
-    if not 0 < len(files) <= MAX_PICTURES:
-        raise InputError(
-            f"--input-dir {name}: {len(files):,} pictures in it", f"name a folder with 1 to {MAX_PICTURES:,} pictures"
-        )
-    items = []
-    for path in files:
-        within = path.relative_to(folder)
-        items.append(Item(within.as_posix(), within.parts[0] if len(within.parts) > 1 else "", path))
-    return items
-
-
-def count_others(folder: Path, out: Path | None = None) -> int:
-    """Return the number of files that are not pictures, in the same folders."""
-    return sum(path.suffix.lower() not in SUFFIXES for path in _files(folder, out))
-
-
-def _files(folder: Path, out: Path | None) -> Iterator[Path]:
-    results = _within(folder, out)
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if results not in path.parents and not hidden and path.is_file():
-            yield path
-
-
-def _within(folder: Path, out: Path | None) -> Path | None:
-    """Return a folder within another as a path that `rglob` gives; None if it is not within it."""
-    if out is None:
-        return None
-    inner, outer = out.resolve(), folder.resolve()
-    return folder / inner.relative_to(outer) if outer in inner.parents else None

@@ -59,7 +59,7 @@ def find_checkpoint(
         weights: whether weights are needed, or only the configuration files.
 
     Raises:
-        InputError: `name` is neither a folder nor an id.
+        InputError: `name` is neither an id nor a folder with a model.
         ModelError: the model cannot be found or downloaded, or its files are not those of a model.
     """
     if not name:
@@ -74,6 +74,23 @@ def find_checkpoint(
         raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
     folder = _cached(name, revision, weights) or _download(name, revision, offline, weights)
     return Checkpoint(name, folder, folder.name)
+
+
+def find_on_disk(
+    name: str, revision: str | None = None, *, offline: bool = False, weights: bool = True
+) -> Checkpoint | None:
+    """Return a model whose files are local, as `find_checkpoint` does; None if it would be downloaded.
+
+    Raises:
+        InputError: `name` is neither an id nor a folder with a model.
+        ModelError: its files are not those of a model, or it is missing and `offline` is set.
+    """
+    try:
+        return find_checkpoint(name, revision, offline=True, weights=weights)
+    except ModelError:
+        if offline or is_folder(name):
+            raise
+        return None
 
 
 def is_folder(name: str) -> bool:

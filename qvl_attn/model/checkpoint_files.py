@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from qvl_attn.core.errors import ModelError
+from qvl_attn.core.errors import InputError, ModelError
 
 # The files of a checkpoint, without pickles and code.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -85,7 +85,7 @@ def read_object(file: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def missing_part(folder: Path, name: str, weights: bool) -> ModelError | None:
+def missing_part(folder: Path, name: str, weights: bool) -> InputError | ModelError | None:
     """Return the error that names a part that is not there; None if the checkpoint is complete.
 
     Args:
@@ -97,7 +97,10 @@ def missing_part(folder: Path, name: str, weights: bool) -> ModelError | None:
         ModelError: the index of the weights cannot be read, or names other files than safetensors of this folder.
     """
     if not (folder / "config.json").is_file():
-        return ModelError(f"{name}: no config.json in it, so it is not a model")
+        return InputError(
+            f"--model {name}: no config.json in it, so it is not a model",
+            "name the folder of a checkpoint, a Hugging Face id (owner/name), or demo",
+        )
     files = _files(folder, *WEIGHTS)
     if not weights and not files:
         return None

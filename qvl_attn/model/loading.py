@@ -13,6 +13,7 @@ from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForCondition
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
+from qvl_attn.core.runtime import describe_size
 from qvl_attn.core.text import shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
@@ -154,7 +155,7 @@ def placement_of(
     if dtype == "auto":
         dtype = "float32" if 4 * count < free else "bfloat16"
     size = count * DTYPES[dtype].itemsize
-    reason = f"{size / 2**30:.2g} GiB of weights, {free / 2**30:.1f} GiB free"
+    reason = f"{describe_size(size)} of weights, {describe_size(free)} free"
     if must_fit and size > free:
         raise MemoryLimitError(f"the weights do not fit: {reason}", "take a smaller model, or free some memory")
     return Placement(device, dtype, device_map, size, reason)

@@ -45,13 +45,13 @@ class Drawing:
         _require(self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap}", "inferno, viridis, jet")
         _require(0 <= self.alpha <= 1, f"alpha {self.alpha}", "0 to 1")
         _require(self.interp in ("linear", "cells"), f"interp {self.interp}", "linear, cells")
-        _require(0 <= self.blur_cells <= 100, f"blur {self.blur_cells}", "0 to 100 cells")
+        _require(0 <= self.blur_cells <= 100, f"blur_cells {self.blur_cells}", "0 to 100 cells")
         _require(self.denoise in (None, "median", "rank-gaussian"), f"denoise {self.denoise}", "median, rank-gaussian")
         _require(self.scale in ("layer", "shared"), f"scale {self.scale}", "layer, shared")
-        _require(self.clip_scale in ("clip", "frame"), f"scale {self.clip_scale}", "clip, frame")
-        _require(0 < self.top_percent <= 100, f"top percent {self.top_percent}", "above 0, at most 100")
+        _require(self.clip_scale in ("clip", "frame"), f"clip_scale {self.clip_scale}", "clip, frame")
+        _require(0 < self.top_percent <= 100, f"top_percent {self.top_percent}", "above 0, at most 100")
         size = self.draw_size_px
-        _require(size == 0 or 64 <= size <= 16384, f"draw size {size}", "64 to 16384 pixels, or the original's size")
+        _require(size == 0 or 64 <= size <= 16384, f"draw_size_px {size}", "64 to 16384 pixels, or the original's size")
 
 
 def _require(valid: bool, option: str, allowed: str) -> None:

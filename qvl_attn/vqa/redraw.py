@@ -182,14 +182,18 @@ def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple
 
 
 def _original(media: Media, path: str | os.PathLike[str], settings: Settings) -> Media:
-    if media.clip is None:
-        picture = load_picture(path, settings.stretch)
-        sha256, original = picture.sha256, replace(media, frames=picture.frames)
-    else:
-        from qvl_attn.media.video import open_clip  # loads PyAV
+    try:
+        if media.clip is None:
+            picture = load_picture(path, settings.stretch)
+            sha256, original = picture.sha256, replace(media, frames=picture.frames)
+        else:
+            from qvl_attn.media.video import open_clip  # loads PyAV
 
-        sha256 = open_clip(path, (settings.clip or ClipSettings()).source_fps).sha256
-        original = replace(media, path=os.fspath(path))
+            sha256 = open_clip(path, (settings.clip or ClipSettings()).source_fps).sha256
+            original = replace(media, path=os.fspath(path))
+    except InputError as error:
+        kind = "picture" if media.clip is None else "clip"
+        raise InputError(f"--media {error.message}", f"name the {kind} that was asked about") from None
     if sha256 != media.sha256:
         name = check_local(os.fspath(path))
         raise InputError(

@@ -9,11 +9,10 @@ from typing import Any
 
 from qvl_attn.attribution.profiles import stated_shape
 from qvl_attn.attribution.settings import Settings, captured_layers, settings_of
-from qvl_attn.core.errors import ModelError
 from qvl_attn.core.runtime import no_op
 from qvl_attn.core.types import Source
 from qvl_attn.core.version import __version__
-from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint, is_folder, read_config
+from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
 from qvl_attn.model.placement import check_options, sure_placement
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.store import is_complete
@@ -59,12 +58,12 @@ def find_saved(
         InputError: an option or a setting is invalid.
         ModelError: the model is not supported, or cannot be found and may not be downloaded.
     """
-    check_options(device, dtype, device_map)
-    checkpoint = _on_disk(model, revision, offline)
-    if checkpoint is None or (shape := stated_shape(read_config(checkpoint))) is None:
+    checked = check_settings(
+        typed, model, revision=revision, device=device, dtype=dtype, device_map=device_map, offline=offline
+    )
+    if checked is None:
         return None
-    settings = settings_of(shape, no_op, **typed)
-    captured_layers(settings, shape)
+    checkpoint, settings = checked
     placement = sure_placement(checkpoint, device, dtype, device_map)
     if placement is None:
         return None
@@ -83,14 +82,27 @@ def find_saved(
     return found if len(found) == len(saved) else None
 
 
-def _on_disk(model: str, revision: str | None, offline: bool) -> Checkpoint | None:
-    """Return a model whose files are local; None if it would be downloaded."""
-    try:
-        return find_checkpoint(model, revision, offline=True)
-    except ModelError:
-        if offline or is_folder(model):
-            raise
+def check_settings(
+    typed: Mapping[str, Any],
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    offline: bool = False,
+) -> tuple[Checkpoint, Settings] | None:
+    """Return the model and the settings of a request; None if the model is not on disk, or its shape not in a file.
+
+    Arguments and errors are those of `find_saved`.
+    """
+    check_options(device, dtype, device_map)
+    checkpoint = find_on_disk(model, revision, offline=offline)
+    if checkpoint is None or (shape := stated_shape(read_config(checkpoint))) is None:
         return None
+    settings = settings_of(shape, no_op, **typed)
+    captured_layers(settings, shape)
+    return checkpoint, settings
 
 
 def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:

@@ -338,7 +338,8 @@ def test_an_unfinished_folder_is_computed_again(run, cats):
 
 def test_a_folder_that_cannot_be_written(run, cats):
     Path("file").write_text("")
-    fails(run(cats, QUESTION, "--out", "file/deeper"), 2, "--out")
+    for out in ("file", "file/deeper"):
+        fails(run(cats, QUESTION, "--out", out), 2, f"--out {out}: file is a file, and results go into a folder")
     fails(run(cats, QUESTION, "--out", "/proc/nothing"), 2, "--out")
 
 

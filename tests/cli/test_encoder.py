@@ -107,6 +107,7 @@ def test_a_saved_result_is_reused(tmp_path, monkeypatch):
     again = run(media_dir() / "a.png", "--out", tmp_path, "--json")
     assert again.exit_code == 0, again.output
     assert "nothing was computed" in again.stderr
+    assert ("peak memory" in first.stderr, "peak memory" in again.stderr) == (True, False)
     computed, reused = json.loads(first.stdout), json.loads(again.stdout)
     assert (computed.pop("reused"), reused.pop("reused")) == (False, True)
     assert computed == reused
@@ -246,8 +247,10 @@ FAULTS = [
     (("{.}/clip.mp4", "--fps", "nan"), "--fps"),
     (("{.}/clip.mp4", "--max-frames", "0"), "--max-frames"),
     (("{.}/frames", "--source-fps", "-1"), "--source-fps"),
-    (("{a}", "--alpha", "7"), "alpha"),
-    (("{a}", "--draw-size", "1"), "draw"),
+    (("{a}", "--alpha", "7"), "error: --alpha 7.0: want 0 to 1"),
+    (("{a}", "--draw-size", "1"), "error: --draw-size 1: want 64"),
+    (("{a}", "--top-percent", "0"), "error: --top-percent 0.0: want"),
+    (("{a}", "--blur", "-1"), "error: --blur -1.0: want"),
     (("{a}", "--device", "tpu"), "tpu"),
     (("--input-dir", "{.}/gone"), "not a folder"),
     (("--input-dir", "{.}/a.png"), "not a folder"),
@@ -348,7 +351,7 @@ def test_unsupported_models(tmp_path, config, reported):
 
 
 def test_folders_that_are_not_a_model(tmp_path):
-    assert refused(media_dir() / "a.png", "--out", tmp_path / "x", model=media_dir(), code=1)
+    assert "hint: name the folder of a checkpoint" in refused(media_dir() / "a.png", model=media_dir())
     pickled = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     assert "safetensors" in refused(media_dir() / "a.png", "--out", tmp_path / "x", model=pickled, code=1)
@@ -399,6 +402,17 @@ def test_an_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     assert "--out" in refused(media_dir() / "a.png", "--out", tmp_path / "file")
     assert "--out" in refused("--input-dir", media_dir(), "--out", tmp_path / "file")
+
+
+def test_a_folder_run_needs_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(media_dir() / "a.png").exit_code == 0
+    stderr = refused("--input-dir", media_dir())
+    assert "--out qvl-attn-out, where results go without --out, holds something other than a run" in stderr
+    assert "name a new folder for the run: --out" in stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert "--out mine holds something" in refused("--input-dir", media_dir(), "--out", "mine")
 
 
 def test_a_folder_run_is_printed(tmp_path):

@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written(run, clip_file, tmp_path):
     (tmp_path / "file").write_text("")
     done = run(clip_file(4), QUESTION, "--out", tmp_path / "file" / "out")
     assert done.exit_code == 2
-    assert "cannot be written to" in done.stderr
+    assert "is a file, and results go into a folder" in done.stderr
 
 
 def shared_clips() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,11 @@ def test_refusals(tmp_path, cats, clip_file):
     clip = clip_file(4)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": 1, "image": cats.name, "question": QUESTION}))
+    shutil.copy(cats, tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llava"}')
     (tmp_path / "model" / "model.safetensors").touch()
@@ -90,7 +96,7 @@ def test_refusals(tmp_path, cats, clip_file):
         ("ask", cats, QUESTION, *model, "--layers", "9"): (2, "no layer 9"),
         ("ask", cats, QUESTION, *model, "--query", "cats"): (2, "--query cats"),
         ("ask", cats, QUESTION, *model, "--system", " "): (2, "the system prompt is empty"),
-        ("ask", cats, QUESTION, *model, "--alpha", 7): (2, "alpha 7"),
+        ("ask", cats, QUESTION, *model, "--alpha", 7): (2, "error: --alpha 7"),
         ("ask", cats, QUESTION, *model, "--device", "mps"): (2, "--device mps"),
         ("ask", cats, QUESTION, *model, "--overwrite", "--layers", "9"): (2, "no layer 9"),
         ("ask", cats, QUESTION, "--model", tmp_path / "model"): (1, "'llava' model"),
@@ -98,6 +104,19 @@ def test_refusals(tmp_path, cats, clip_file):
         ("video", clip, "", *model): (2, "the question is empty"),
         ("video", "nowhere.mp4", QUESTION, *model): (2, "nowhere.mp4 does not exist"),
         ("video", clip, QUESTION, *model, "--heads", "9"): (2, "no head 9"),
+        ("ask", cats, QUESTION, "--model", empty): (2, "not a model hint: name the folder of a checkpoint"),
+        ("encoder", "nowhere.png", *model): (2, "nowhere.png does not exist"),
+        ("encoder", cats, *model, "--top-percent", 0): (2, "error: --top-percent 0"),
+        ("encoder", cats, "--model", "nowhere"): (2, "--model nowhere: no such folder"),
+        ("encoder", cats, "--model", empty): (2, "not a model"),
+        ("encoder", cats, *model, "--device", "tpu"): (2, "--device tpu"),
+        ("encoder", "--input-dir", empty, *model): (2, "0 pictures"),
+        ("check", rows, "--out", tmp_path / "run", *model, "--methods", "foo"): (2, "--methods foo: no method 'foo'"),
+        ("check", rows, "--out", tmp_path / "run", *model, "--query", "x"): (2, "--query x"),
+        ("check", rows, "--out", tmp_path / "run", "--model", "nowhere"): (2, "--model nowhere: no such folder"),
+        ("selftest", "--model", "nowhere"): (2, "--model nowhere: no such folder"),
+        ("selftest", *model, "--device", "tpu"): (2, "--device tpu"),
+        ("prompts", "foo"): (2, "error: foo: no such file or question set"),
     }
     done = run_together(commands)
     for command, (code, words), (exit_code, stdout, stderr) in zip(commands, commands.values(), done, strict=True):

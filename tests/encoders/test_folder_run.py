@@ -20,7 +20,8 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import folder_run as folder_run_module
-from qvl_attn.encoders.folder_run import encode_folder, list_pictures
+from qvl_attn.encoders.folder_pictures import list_pictures
+from qvl_attn.encoders.folder_run import encode_folder
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.image import load_picture

@@ -390,7 +390,7 @@ def test_mean_is_always_there(demo, cats, plain, tmp_path):
         (["--query", "text:dogs"], "not in the question 'how many cats?'"),
         (["--query", ""], "--query : unknown"),
         (["--query", "all"], "--query all: unknown"),
-        (["--alpha", "7"], "alpha 7.0: want 0 to 1"),
+        (["--alpha", "7"], "error: --alpha 7.0: want 0 to 1"),
         (["--draw-size", "small"], "--draw-size small"),
         (["--scale", "frame"], "--scale frame is for clips, and this result is of a picture"),
         (["--smooth"], "--smooth is for clips"),
@@ -493,6 +493,12 @@ def test_only_the_original_will_do(saved, cats, wide, tmp_path):
     assert (folder / "picture_2.png").read_bytes() == (saved / "picture_2.png").read_bytes()
 
 
+def test_a_clip_is_not_the_original_of_a_picture(plain, clip_path):
+    says = refused(plain, "--media", clip_path)
+    assert f"--media {clip_path}" in says
+    assert "hint: name the picture that was asked about" in says
+
+
 def test_a_clip_with_its_file_is_drawn_as_it_was(clips, clip_path, tmp_path):
     folder = render_clip(clips["clip"], "--media", clip_path, "-o", tmp_path)
     assert folder.name == clips["clip"].name
@@ -539,7 +545,9 @@ def test_a_clips_own_options(clips, clip_path, tmp_path):
 
 def test_another_clip_will_not_do(clips, clip_file, cats):
     assert "not the file that was asked about" in refused(clips["clip"], "--media", clip_file(8))
-    assert "is a picture that does not move" in refused(clips["clip"], "--media", cats)
+    says = refused(clips["clip"], "--media", cats)
+    assert f"--media {cats} is a picture that does not move" in says
+    assert "hint: name the clip that was asked about" in says
 
 
 def test_a_fault_while_it_is_written_leaves_nothing(plain, tmp_path, monkeypatch):

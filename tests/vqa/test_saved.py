@@ -11,7 +11,7 @@ import pytest
 from qvl_attn import Analyzer
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.cli.output import folder_of
-from qvl_attn.core.errors import InputError, ModelError
+from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_json
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
@@ -201,7 +201,7 @@ def test_what_transformers_would_fill_in_is_left_to_it(here, cats, wide, tmp_pat
         ({"profile": "none", "method": "heads"}, InputError, "no profile with heads"),
         ({"dtype": "int8"}, InputError, "--dtype int8"),
         ({"model": "nowhere"}, InputError, "no such folder"),
-        ({"model": "."}, ModelError, r"no config\.json"),
+        ({"model": "."}, InputError, r"no config\.json"),
     ],
 )
 def test_what_is_wrong_is_refused(in_folder, cats, wide, tmp_path, changed, error, words):

@@ -43,32 +43,31 @@ def shipped_sets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
 
 
-def load_prompts(name: str) -> tuple[PromptItem, ...]:
+def load_prompts(name: str, option: str = "--prompts ") -> tuple[PromptItem, ...]:
     """Read a question set.
 
     Args:
         name: a path, or the name of a set that ships with the package.
+        option: what stands before the name in messages.
 
     Raises:
         InputError: it does not exist, or has invalid lines; every fault is listed with its line.
     """
-    path = Path(name)
+    path, typed = Path(name), option + name
     # A folder with the name of a shipped set is ignored; pathlib raises on names that are too long.
     if not os.path.isfile(name) and (name in shipped_sets() or not os.path.exists(name)):  # noqa: PTH110, PTH113
         shipped = shipped_sets()
         if name not in shipped:
-            raise InputError(
-                f"--prompts {name}: no such file or question set", f"sets that ship: {', '.join(sorted(shipped))}"
-            )
+            raise InputError(f"{typed}: no such file or question set", f"sets that ship: {', '.join(sorted(shipped))}")
         path = shipped[name]
     if not path.is_file():
-        raise InputError(f"--prompts {name}: not a file")
+        raise InputError(f"{typed}: not a file")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"--prompts {name}: larger than {MAX_BYTES >> 20} MiB")
+            raise InputError(f"{typed}: larger than {MAX_BYTES >> 20} MiB")
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may hold what splitlines takes for an end
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts {name}: cannot be read as text ({type(error).__name__})") from None
+        raise InputError(f"{typed}: cannot be read as text ({type(error).__name__})") from None
     items: dict[str, PromptItem] = {}
     faults: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -88,9 +87,9 @@ def load_prompts(name: str) -> tuple[PromptItem, ...]:
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         hint = 'want {"id": "...", "question": "..."} per line'
-        raise InputError(f"--prompts {name}: the question set has {count}", hint, tuple(faults))
+        raise InputError(f"{typed}: the question set has {count}", hint, tuple(faults))
     if not items:
-        raise InputError(f"--prompts {name}: contains no question")
+        raise InputError(f"{typed}: contains no question")
     return tuple(items.values())
 
 

@@ -188,7 +188,7 @@ def test_control_characters_never_reach_the_terminal(tmp_path):
 def test_an_unknown_set_is_an_error_that_lists_the_sets():
     done = run("nothing")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "error: --prompts nothing: no such file or question set" in done.stderr
+    assert "error: nothing: no such file or question set" in done.stderr
     assert "Traceback" not in done.stderr
     assert all(name in re.split(r"[\s,]+", done.stderr) for name in SETS)
 
