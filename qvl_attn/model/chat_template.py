@@ -22,8 +22,8 @@ Message = dict[str, Any]
 
 # A rendering takes less than a millisecond.
 LIMIT_S = 5.0
-# Characters of a template, and of a prompt beside the texts that the user gave.
-MAX_CHARACTERS = 2**20
+# Characters of a template, and of a prompt beside the texts that the user gave. Tokenizing takes time.
+MAX_CHARACTERS = 2**16
 # The largest integer that a template may write.
 _LARGEST = 10**6
 _REMEDY = "take the chat_template.jinja of the base model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import psutil
 import torch
 import transformers
-from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.runtime import describe_size
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import plain, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
@@ -194,8 +195,26 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
                 f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
             ) from None
     refuse_absent(checkpoint.name, model, info)
+    model.generation_config = _generation(checkpoint.name, model.generation_config, config.text_config.vocab_size)
     # Methods need gradients of activations only, never of weights.
     return model.eval().requires_grad_(False)
+
+
+def _generation(name: str, stated: Any, vocabulary: int) -> GenerationConfig:
+    """Return the settings of generation that are the checkpoint's own: see `generate.greedy`.
+
+    Others, which transformers would take from the file wherever ours are silent, are left out.
+
+    Raises:
+        ModelError: a setting has another type, or is out of range.
+    """
+    penalty, end, pad = stated.repetition_penalty, stated.eos_token_id, stated.pad_token_id
+    ids = [*(end if isinstance(end, list) else [end]), pad]
+    known = all(token is None or (type(token) is int and 0 <= token < vocabulary) for token in ids)
+    if not known or not (penalty is None or (type(penalty) in (int, float) and 0 < penalty < math.inf)):
+        settings = shortened(plain(f"repetition_penalty {penalty}, eos_token_id {end}, pad_token_id {pad}"))
+        raise ModelError(f"{name}: its generation_config.json cannot be used: {settings}", "take the base model's")
+    return GenerationConfig(repetition_penalty=penalty, eos_token_id=end, pad_token_id=pad)
 
 
 def check_amount(checkpoint: Checkpoint, placement: Placement) -> None:

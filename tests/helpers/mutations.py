@@ -115,7 +115,7 @@ def _nudged(rng: random.Random, value: Any) -> Any:
         return rng.choice((value[:at], value + value, value.upper(), value[:at] + "\u2028" + value[at:], [value]))
     if isinstance(value, list):
         return rng.choice((value[:-1], value * 2, value[::-1], dict(enumerate(map(str, value)))))
-    return list(value.items())
+    return [list(pair) for pair in value.items()]
 
 
 def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
