@@ -70,6 +70,7 @@ FORBIDDEN = {("media", "demo"), ("model", "demo"), ("attribution", "demo"), ("re
 # Saved results are found, drawn, reported and compared without torch and transformers.
 LIGHT = (
     "qvl_attn.vqa.saved",
+    "qvl_attn.encoders.saved",
     "qvl_attn.vqa.redraw",
     "qvl_attn.encoders.result",
     "qvl_attn.report",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,7 +20,7 @@ from qvl_attn.core.runtime import no_op, suppress_stderr
 
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
-    from qvl_attn.core.types import Media
+    from qvl_attn.core.types import Media, Source
     from qvl_attn.encoder import Encoder
     from qvl_attn.encoders.record import EncoderSettings
     from qvl_attn.encoders.result import EncoderResult
@@ -187,6 +187,7 @@ def encoder(
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_pictures import list_pictures
         from qvl_attn.encoders.record import EncoderSettings
+        from qvl_attn.encoders.saved import find_saved
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
 
@@ -222,8 +223,7 @@ def encoder(
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is continued, not replaced", "name another --out")
             list_pictures(input_dir, out)
-        for path in media or []:
-            _check_opens(path, clip_settings)
+        asked = [_check_opens(path, settings, clip_settings) for path in media or []]
         if media and not any(moves(path) for path in media):
             _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
         if media and all(moves(path) for path in media):
@@ -231,15 +231,18 @@ def encoder(
         check_writable(out)
         if input_dir is not None:
             _check_run_folder(ctx, out)
-        encoder = find_encoder(
-            model,
-            offline=offline,
-            bars=not quiet,
-            say=no_op if quiet else print_line,
-            revision=revision,
-            device=device,
-            dtype=dtype.value,
-        )
+        load_options: dict[str, Any] = {
+            "revision": revision,
+            "device": device,
+            "dtype": dtype.value,
+            "offline": offline,
+        }
+        saved = find_saved(asked, drawing, out, model, **load_options)
+        if saved and not overwrite:
+            for path, folder in zip(media or [], saved, strict=True):
+                print_encoder_result(_saved(folder, path), folder, True, as_json=as_json, quiet=quiet)
+            return
+        encoder = find_encoder(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
         if input_dir is not None:
             from qvl_attn.encoders.folder_run import encode_folder
 
@@ -309,8 +312,18 @@ def _load_picture(path: str, stretch: bool = False) -> Media:
         return load_picture(path, stretch)
 
 
-def _check_opens(path: str, clip_settings: ClipSettings) -> None:
+class _Picture(NamedTuple):
+    """A picture without its pixels."""
+
+    source: str
+    sha256: str
+
+
+def _check_opens(path: str, settings: EncoderSettings, clip_settings: ClipSettings) -> tuple[Source, EncoderSettings]:
     """Check that a picture can be read, or that a clip can be opened and has the requested frames.
+
+    Returns:
+        What was opened, without pixels, and its settings.
 
     Raises:
         InputError: it cannot, or has not.
@@ -320,10 +333,19 @@ def _check_opens(path: str, clip_settings: ClipSettings) -> None:
     from qvl_attn.media.video import open_clip
 
     if not moves(path):
-        _load_picture(path)
-        return
+        return _Picture(path, _load_picture(path).sha256), settings
     with suppress_stderr():
-        plan_frames(open_clip(path, clip_settings.source_fps), clip_settings)
+        video = open_clip(path, clip_settings.source_fps)
+        plan_frames(video, clip_settings)
+    return video, replace(settings, clip=clip_settings)
+
+
+def _saved(folder: Path, source: str) -> EncoderResult:
+    """Return a saved result with its picture's path as it was typed."""
+    from qvl_attn.encoders.result import EncoderResult
+
+    saved = EncoderResult.load(folder)
+    return replace(saved, media=replace(saved.media, source=source))
 
 
 def _encode_or_load(
@@ -339,7 +361,7 @@ def _encode_or_load(
     """Return an encoder result, its folder, and whether it existed already."""
     from qvl_attn.core.errors import ResultExistsError
     from qvl_attn.encoders.inputs import load_encoder_clip
-    from qvl_attn.encoders.result import EncoderResult, request_folder
+    from qvl_attn.encoders.result import request_folder
     from qvl_attn.media.image import moves
     from qvl_attn.results.store import is_complete
 
@@ -356,5 +378,4 @@ def _encode_or_load(
             return result, folder, False
         except ResultExistsError:  # another run has finished the same result meanwhile
             pass
-    saved = EncoderResult.load(folder)
-    return replace(saved, media=replace(saved.media, source=media.source)), folder, True
+    return _saved(folder, media.source), folder, True

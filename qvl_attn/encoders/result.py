@@ -14,7 +14,7 @@ import numpy as np
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.core.types import Media
+from qvl_attn.core.types import Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
 from qvl_attn.encoders.embedding_figures import embedding_images
 from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result
@@ -90,7 +90,7 @@ class EncoderResult(EncoderRecord):
 
 
 def request_folder(
-    out: Path, media: Media, settings: EncoderSettings, drawing: Drawing, provenance: EncoderProvenance
+    out: Path, media: Source, settings: EncoderSettings, drawing: Drawing, provenance: EncoderProvenance
 ) -> Path:
     """Return the folder of a result, `<media>-<model>-<8 hex>`; the same request always has the same folder."""
     key = {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
+from typing import Any
 
 import psutil
 from safetensors import SafetensorError
@@ -56,7 +59,9 @@ def check_options(device: str, dtype: str, device_map: str | None) -> None:
         raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
 
 
-def sure_placement(checkpoint: Checkpoint, device: str, dtype: str, device_map: str | None) -> tuple[str, str] | None:
+def sure_placement(
+    checkpoint: Checkpoint, device: str, dtype: str, device_map: str | None = None
+) -> tuple[str, str] | None:
     """Return the device and the precision that torch would choose; None if only torch can tell.
 
     That is the CPU where it is named or no driver of a GPU is installed; for `auto`, float32 where the weights leave
@@ -76,12 +81,23 @@ def sure_placement(checkpoint: Checkpoint, device: str, dtype: str, device_map: 
         weights = sum(weight_counts(checkpoint.folder).values())
     except (OSError, SafetensorError):
         return None
-    return ("cpu", "float32") if 4 * weights + SPARE_BYTES < psutil.virtual_memory().available else None
+    plenty = weights > 0 and 4 * weights + SPARE_BYTES < psutil.virtual_memory().available
+    return ("cpu", "float32") if plenty else None
+
+
+def torch_build() -> Mapping[str, Any] | None:
+    """Return the version of torch and what it is built for, without importing it; None if it does not say."""
+    torch = find_spec("torch")
+    try:
+        return run_path(str(Path(torch.origin).with_name("version.py"))) if torch and torch.origin else None
+    except Exception:  # whatever another version writes there
+        return None
 
 
 def _may_have_gpu() -> bool:
-    """Return whether torch might find a GPU: it can be built for one, and the driver that it opens is installed."""
-    if version("torch").endswith("+cpu") or sys.platform == "darwin":
+    """Return whether torch might find a GPU: it is built for one, and the driver that it opens is installed."""
+    build = torch_build()
+    if build is not None and build.get("cuda", "") is None and build.get("hip", "") is None:
         return False
     if sys.platform != "linux" or Path("/dev/kfd").exists():  # AMD's
         return True

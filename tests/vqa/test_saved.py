@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from qvl_attn import Analyzer
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
@@ -147,9 +148,24 @@ def test_the_placement_is_that_of_torch():
             assert sure is not None or device == "auto", "the CPU was named"
 
 
+def test_what_torch_says_of_itself_is_read_without_it(monkeypatch, tmp_path):
+    assert placement.torch_build()["__version__"] == torch.__version__
+    assert placement.torch_build()["cuda"] == torch.version.cuda
+    for origin in (None, str(tmp_path / "__init__.py")):
+        monkeypatch.setattr(placement, "find_spec", lambda name, origin=origin: SimpleNamespace(origin=origin))
+        assert placement.torch_build() is None
+
+
 @pytest.mark.parametrize(
     ("build", "driver", "sure"),
-    [("2.9.0+cpu", True, True), ("2.9.0", False, True), ("2.9.0", True, False), ("2.9.0+cu128", True, False)],
+    [
+        ({"cuda": None, "hip": None}, True, True),
+        ({"cuda": "13.0", "hip": None}, False, True),
+        ({"cuda": "13.0", "hip": None}, True, False),
+        ({"cuda": None, "hip": "7.0"}, True, False),
+        ({}, True, False),
+        (None, True, False),
+    ],
 )
 def test_only_torch_can_tell_where_a_driver_is_installed(monkeypatch, build, driver, sure):
     def load(name):
@@ -157,7 +173,7 @@ def test_only_torch_can_tell_where_a_driver_is_installed(monkeypatch, build, dri
             raise OSError(name)
 
     monkeypatch.setattr(placement, "CDLL", load)
-    monkeypatch.setattr(placement, "version", lambda name: build)
+    monkeypatch.setattr(placement, "torch_build", lambda: build)
     monkeypatch.setattr(placement.sys, "platform", "linux")
     checkpoint = find_checkpoint("demo")
     assert (sure_placement(checkpoint, "auto", "float32", None) is not None) == sure
