@@ -47,18 +47,20 @@ def in_process(tmp_path, monkeypatch, demo):
 
 
 def test_saved_results_are_found(in_process, cats, wide, clip_file):
-    model = ("--model", "demo")
+    model, clip = ("--model", "demo"), clip_file(4)
     commands = [
         ("ask", cats, QUESTION, *model),
         ("ask", cats, QUESTION, "what is in the middle?", "--image", wide, *model, "--json"),
         ("ask", cats, QUESTION, "--method", "mean", "--quiet", *model),
-        ("video", clip_file(4), "what moves?", "--mode", "both", *model),
+        ("video", clip, "what moves?", "--mode", "both", *model),
+        ("encoder", cats, clip, *model),
     ]
     before = [in_process(command).stdout for command in commands]
     for command, first, (code, stdout, stderr) in zip(commands, before, run_together(commands), strict=True):
         assert code == 0, stderr
         assert stdout == first.replace('"reused": false', '"reused": true')
         assert ("nothing was computed" in stderr) == ("--quiet" not in command)
+        assert "loading the weights" not in stderr
 
 
 def test_the_command_itself(in_process, cats):

@@ -1,0 +1,60 @@
+"""Saved results of encoders are found without torch exactly where a run would look for them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from qvl_attn import Drawing, Encoder, EncoderSettings
+from qvl_attn.core.errors import ModelError
+from qvl_attn.encoders import saved
+from qvl_attn.encoders.result import request_folder
+from qvl_attn.encoders.saved import find_saved
+from qvl_attn.media.sampling import ClipSettings
+from tests.helpers import tiny_encoders
+
+PICTURE = SimpleNamespace(source="a/cats.png", sha256="00")
+ASKED = {
+    "a picture": (PICTURE, EncoderSettings()),
+    "another picture": (SimpleNamespace(source="a/cats.png", sha256="01"), EncoderSettings()),
+    "points": (PICTURE, EncoderSettings(at=((3.0, 4.0),))),
+    "a layer": (PICTURE, EncoderSettings(layer=1)),
+    "a clip": (PICTURE, EncoderSettings(clip=ClipSettings(fps=4))),
+}
+
+
+@pytest.fixture(params=["demo", *tiny_encoders.NAMES])
+def model(request) -> str:
+    return request.param if request.param == "demo" else str(tiny_encoders.folder(request.param))
+
+
+def finish(folder) -> None:
+    folder.mkdir(parents=True)
+    (folder / "result.json").touch()
+
+
+@pytest.mark.parametrize("options", [{}, {"device": "cpu", "dtype": "bfloat16"}], ids=["auto", "named"])
+def test_every_request_finds_its_own_result_and_no_other(model, options, tmp_path):
+    provenance = Encoder.load(model, **options).provenance
+    folders = [request_folder(tmp_path, *asked, Drawing(), provenance) for asked in ASKED.values()]
+    assert len(set(folders)) == len(folders)
+    for folder in folders:
+        assert find_saved(list(ASKED.values()), Drawing(), tmp_path, model, **options) is None
+        finish(folder)
+    assert find_saved(list(ASKED.values()), Drawing(), tmp_path, model, **options) == folders
+    assert find_saved([ASKED["a picture"]], Drawing(alpha=0.3), tmp_path, model, **options) is None
+    assert find_saved([ASKED["a picture"]], Drawing(), tmp_path, model, dtype="float16", device="cpu") is None
+
+
+def test_only_torch_can_tell_where_it_does_not_say_its_version(tmp_path, monkeypatch):
+    provenance = Encoder.load("demo").provenance
+    finish(request_folder(tmp_path, *ASKED["a picture"], Drawing(), provenance))
+    monkeypatch.setattr(saved, "torch_build", lambda: None)
+    assert find_saved([ASKED["a picture"]], Drawing(), tmp_path, "demo") is None
+
+
+def test_another_family_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ModelError, match="'llava' model, not a supported vision encoder"):
+        find_saved([], Drawing(), tmp_path, str(tmp_path))
