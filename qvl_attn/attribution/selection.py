@@ -150,7 +150,7 @@ def query_rows(capture: Capture, question: str, query: str) -> IntArray:
     each answer token the next. Rows that produce control tokens, such as the end token, are left out.
 
     Raises:
-        InputError: unknown query, or an empty answer.
+        InputError: unknown query, an empty answer, or a capture without such rows.
     """
     parse_query(query)
     if query == "answer":
@@ -160,9 +160,13 @@ def query_rows(capture: Capture, question: str, query: str) -> IntArray:
             raise InputError("--query answer: the answer is empty, it has no tokens", "use --query last")
         return np.array(rows, dtype=np.int64)
     if query in QUERY_KINDS:
-        return np.flatnonzero(capture.query_role == query)
-    positions = text_positions(capture.tokens, question, query.removeprefix("text:"))
-    return np.flatnonzero(np.isin(capture.queries, positions))
+        found = np.flatnonzero(capture.query_role == query)
+    else:
+        positions = text_positions(capture.tokens, question, query.removeprefix("text:"))
+        found = np.flatnonzero(np.isin(capture.queries, positions))
+    if not len(found):
+        raise InputError(f"--query {query}: the result has no row of it")
+    return found
 
 
 def words(tokens: Sequence[Token], text: str, role: str) -> tuple[Word, ...]:

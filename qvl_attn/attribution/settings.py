@@ -25,6 +25,10 @@ class Headline:
     layers: tuple[int, ...]
     heads: tuple[tuple[int, int], ...] | None
 
+    def __post_init__(self) -> None:
+        if not (self.layers or self.heads):
+            raise ValueError("a headline without layers or heads")
+
 
 @dataclass(frozen=True)
 class Settings:

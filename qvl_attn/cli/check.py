@@ -228,7 +228,8 @@ def check(
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
         from qvl_attn.media.sampling import ClipSettings
-        from qvl_attn.results.run_folder import check_begun, is_finished
+        from qvl_attn.results.run_folder import SUMMARY_FILE, check_begun, is_finished
+        from qvl_attn.results.store import damage
         from qvl_attn.vqa.saved import check_settings
 
         ClipSettings(fps, max_frames)
@@ -317,8 +318,10 @@ def check(
                 progress=progress,
                 **typed,
             )
-        print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
-        apply_gate(summary, thresholds)
+        # A run that was finished before is read from its files.
+        with damage(out / SUMMARY_FILE, "remove it and run the same command, which writes it again"):
+            print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
+            apply_gate(summary, thresholds)
 
 
 def _parse_shard(typed: str) -> Shard:

@@ -26,6 +26,8 @@ from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 MAX_PNG_PIXELS = 89_478_485
+# Kinds of NumPy types in our files: truth values, whole numbers, floats, text.
+_KINDS = "biufU"
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -277,11 +279,15 @@ def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np
         if isinstance(path, BytesIO):
             path.seek(0)
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            read = dict(arrays)
     except StoreError:
         raise
     except Exception as error:  # zipfile and NumPy's header parser raise almost any type
         raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
+    strange = [key for key, array in read.items() if array.dtype.kind not in _KINDS]
+    if strange:
+        raise StoreError(f"{name}: {strange[0]} has numbers of type {read[strange[0]].dtype}, which no result has")
+    return read
 
 
 def _reject_constant(constant: str) -> NoReturn:

@@ -288,6 +288,8 @@ def still_picture(record: EncoderRecord) -> Picture:
     heat = _still_map(record)
     upsampled = upsample(np.ascontiguousarray(heat.values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if right <= left or bottom <= top:  # what the encoder saw of a very long picture is less than a pixel here
+        return picture
     values = np.ascontiguousarray(upsampled[top - y0 : bottom - y0, left - x0 : right - x0])
     drawn = picture.copy()
     part = np.ascontiguousarray(picture[top:bottom, left:right])

@@ -183,6 +183,11 @@ class EncoderRecord(Record):
         t, h, w = grid
         _require_array("frames", self.frames, np.int64, (t, 2))
         _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: outside the clip")
+        boxes_px, size_px = self.attention.boxes_px, np.array(self.media.size_px)
+        _require(bool((boxes_px[:, :2] < boxes_px[:, 2:]).all()), "boxes_px: a patch without area")
+        _require(float(np.abs(boxes_px).max()) <= 4 * size_px.max(), "boxes_px: far outside the picture")
+        low, high = boxes_px[:, :2].min(axis=0), boxes_px[:, 2:].max(axis=0)
+        _require(bool(((low < size_px) & (high > 0)).all()), "boxes_px: outside the picture")
         _require(len(self.settings.at) == A, "at: not as many points as query patches")
         _require(0 <= self.head_layer < L, f"layer {self.settings.layer} of {L}")
         _require(

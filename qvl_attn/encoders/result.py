@@ -83,6 +83,8 @@ class EncoderResult(EncoderRecord):
         """
         path = Path(folder)
         value = read_json(path / RESULT_FILE)
+        if value.get("kind") in ("ask", "video"):
+            raise StoreError(f"{path} is a result of {value['kind']}, not of encoder", "Result.load reads it")
         if value.get("schema_version") != SCHEMA_VERSION or value.get("kind") != KIND:
             raise StoreError(f"{path} is not an encoder's result of schema {SCHEMA_VERSION}", REMEDY)
         with reading(path, REMEDY):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
+from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import inert
 from qvl_attn.evaluation.score import Score, as_json, read_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
@@ -117,16 +118,19 @@ def _check_finished(folder: Path) -> None:
 def _read(folder: Path) -> Run:
     run, summary, scores = read_run(folder), read_json(folder / SUMMARY_FILE), read_scores(folder)
     try:
-        return Run(
-            folder,
-            run["same"] | {"data set": summary["data"]},
-            model=summary["model"]["name"],
-            headline_map=summary["headline_map"],
-            calibrated=summary["calibration"] is not None,
-            scores={score.id: score for score in scores if score.half != "first"},
+        check_shape(
+            summary, {"data": str, "model": {"name": str}, "headline_map": str, "calibration": ({}, None)}, "it"
         )
-    except (KeyError, TypeError):
-        raise StoreError(f"{folder}: run.json or {SUMMARY_FILE} is not of this version") from None
+    except ValueError as error:
+        raise StoreError(f"{folder / SUMMARY_FILE} is not of this version ({error})") from None
+    return Run(
+        folder,
+        run["same"] | {"data set": summary["data"]},
+        model=summary["model"]["name"],
+        headline_map=summary["headline_map"],
+        calibrated=summary["calibration"] is not None,
+        scores={score.id: score for score in scores if score.half != "first"},
+    )
 
 
 def _check_paired(first: Run, other: Run) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.attribution.settings import Headline
+from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import slug, write_json, write_png, write_text
+from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import inert, percent, shortened
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import (
@@ -90,6 +92,30 @@ def write_outputs(
     write_text(folder / REPORT_FILE, check_html(written, scores, read_examples(folder)))
     write_json(folder / SUMMARY_FILE, written)
     return written
+
+
+_FACTS = {
+    **{"data": str, "headline_map": str, "seed": int, "settings": {"query": str}},
+    **{"headline_of": {"layers": [int], "heads": ([[int]], None)}},
+    "model": {"name": str, "revision": str, "dtype": str, "layer_count": int},
+}
+
+
+def check_facts(folder: Path, facts: Mapping[str, Any], scores: Sequence[Score]) -> None:
+    """Check the facts of a run that was read back, before its outputs are written anew.
+
+    Raises:
+        StoreError: a fact is not what this version writes, or does not fit the scores.
+    """
+    try:
+        check_shape(facts, _FACTS, "facts")
+        layers = {len(score.layers["pointing"]) for score in scores if score.status == "ok"}
+        if not layers <= {facts["model"]["layer_count"]}:
+            raise ValueError("facts.model.layer_count: not that of the rows")
+        if facts["seed"] < 0 or any(len(pair) != 2 for pair in facts["headline_of"]["heads"] or ()):
+            raise ValueError("facts: want a seed of 0 or more, and heads as pairs")
+    except ValueError as error:
+        raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run it again") from None
 
 
 def _title(summary: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_o
 from qvl_attn.evaluation.score import Score, read_scores, score_row
 from qvl_attn.evaluation.workers import InProcess, Runner
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
+from qvl_attn.results.store import damage
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
@@ -93,12 +94,10 @@ def run_check(
             scores = [score for score in read_scores(run_config.out) if score.half != "first"]
             write_csv(run_config.out / CSV_FILE, scores)
         summary = read_json(run_config.out / SUMMARY_FILE)
-        if (
-            run_config.profile_file
-            and summary["with_boxes"]
-            and not (was_finished and run_config.profile_file.exists())
-        ):
-            _write_profile(summary, run_config.profile_file)
+        if run_config.profile_file and not (was_finished and run_config.profile_file.exists()):
+            with damage(run_config.out / SUMMARY_FILE):
+                if summary["with_boxes"]:
+                    _write_profile(summary, run_config.profile_file)
     return summary
 
 

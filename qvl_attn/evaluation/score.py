@@ -18,6 +18,7 @@ from qvl_attn.attribution.regions import Floats, Region, picture_region, step_bo
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import StoreError
+from qvl_attn.core.shape import NUMBER, check_shape
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.samples import Sample
@@ -296,6 +297,24 @@ _ALWAYS = ("id", "status", "index", "media", "question", "references", "group", 
 _FIGURES = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")
 _SCORED = ("answer", "right", "grounded", "unsampled", *_FIGURES, "attention", "seconds")
 _IF_ANY = ("retried", "half", "headline_map", "methods", "method_chance")
+_BY_LAYER = [NUMBER]
+_CONTROLLED = (*GROUNDING, "vision_mass")
+# What the lines of `scores.jsonl` hold: all of them, those of errors, those of scored samples, and what some have.
+_EVERY_ROW = {"id": str, "status": str, "index": int, "media": [str], "question": str, "references": [str]}
+_EVERY_ROW |= {"group": str, "evidence": str, "boxes": int, "accuracy": NUMBER}
+_ERROR_ROW = {"error": str}
+_SCORED_ROW = {
+    **{"answer": str, "unsampled": bool, "area": NUMBER, "inside": NUMBER, "attention": str, "seconds": float},
+    **{part: dict.fromkeys(FIGURES, NUMBER) for part in ("headline", "all_layers")},
+    "controls": {control: dict.fromkeys(_CONTROLLED, NUMBER) for control in CONTROLS},
+    "layers": dict.fromkeys(FIGURES, _BY_LAYER),
+    "layer_controls": {control: dict.fromkeys(_CONTROLLED, _BY_LAYER) for control in ("chance", "other")},
+    "heads": {str: [_BY_LAYER]},
+}
+_OPTIONAL = {
+    **{"retried": str, "half": str, "headline_map": str},
+    **{"methods": {str: {str: NUMBER}}, "method_chance": {str: {str: NUMBER}}},
+}
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -316,8 +335,9 @@ def read_scores(folder: Path) -> list[Score]:
     for number, row in enumerate(read_rows(folder), 1):
         try:
             scores.append(score_of(row))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            raise StoreError(f"{folder / ROWS_FILE}: line {number} is not a row of this version") from None
+        except ValueError as error:
+            message = f"{folder / ROWS_FILE}: line {number} is not a row of this version ({error})"
+            raise StoreError(message, "remove the line and run the same command: it asks the sample again") from None
     return sorted(scores, key=lambda score: score.index)
 
 
@@ -325,14 +345,17 @@ def score_of(row: Mapping[str, Any]) -> Score:
     """Return the score of a line of `scores.jsonl`, which has six digits.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError, OverflowError: it is not such a line.
+        ValueError: it is not such a line.
     """
+    check_shape(row, _EVERY_ROW, "row")
+    scored = row["status"] == "ok"
+    check_shape(row, _SCORED_ROW if scored else _ERROR_ROW, "row")
+    check_shape(row, {name: shape for name, shape in _OPTIONAL.items() if name in row}, "row")
     fields: dict[str, Any] = {name: row[name] for name in _ALWAYS}
     fields |= {name: row[name] for name in _IF_ANY if name in row}
     fields |= {name: tuple(row[name]) for name in ("media", "references")}
-    fields["index"] = int(row["index"])
     fields["accuracy"] = _number(row["accuracy"])
-    if row["status"] != "ok":
+    if not scored:
         return Score(**fields, error=row["error"])
     fields |= {name: row[name] for name in ("answer", "unsampled", "attention", "seconds")}
     fields |= {name: _number(row[name]) for name in ("area", "inside")}
@@ -341,6 +364,14 @@ def score_of(row: Mapping[str, Any]) -> Score:
     for name in ("controls", *(name for name in ("methods", "method_chance") if name in row)):
         fields[name] = {key: _numbers(values) for key, values in row[name].items()}
     fields["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
+    layers = {
+        len(values) for part in (fields["layers"], *fields["layer_controls"].values()) for values in part.values()
+    }
+    heads = {values.shape for values in fields["heads"].values()}
+    if len(layers) != 1 or len(heads) > 1 or not {shape[0] for shape in heads} <= layers:
+        raise ValueError("row: not one number of layers and of heads")
+    if fields["heads"] and fields["heads"].keys() != {*HEAD_FIGURES}:
+        raise ValueError("row.heads: not the figures of this version")
     return Score(**fields)
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
+from qvl_attn.core.shape import check_shape
+from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.examples import example_file
-from qvl_attn.evaluation.outputs import file_name, gallery_scores, scored_example_files, write_outputs
+from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
 from qvl_attn.evaluation.score import Score, read_scores
-from qvl_attn.results.run_folder import Ledger, differences, is_finished, read_rows, read_run
+from qvl_attn.results.run_folder import RUN_FILE, Ledger, differences, is_finished, read_rows, read_run
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
@@ -76,11 +78,8 @@ def _sort_key(names: Sequence[str]) -> bytes:
 class _Part:
     folder: Path
     run: dict[str, Any]
+    shard: Shard
     scores: list[Score]
-
-    @property
-    def number(self) -> int:
-        return int(self.run["facts"]["shard"]["number"])
 
 
 def merge_runs(
@@ -128,30 +127,32 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     """
     faults: list[str] = []
     runs: dict[Path, dict[str, Any]] = {}
+    shards: dict[Path, Shard] = {}
     for folder in folders:
+        if not folder.is_dir():
+            faults.append(f"{folder} is not a folder: name the --out folder of a part")
+            continue
         try:
             run = read_run(folder)
+            if run["facts"].get("shard") is None:
+                faults.append(f"{folder} is not a part: it was run without --shard")
+            else:
+                shards[folder], runs[folder] = _shard_of(folder, run["facts"]["shard"]), run
         except StoreError as fault:
             faults.append(str(fault))
-            continue
-        if run["facts"]["shard"] is None:
-            faults.append(f"{folder} is not a part: it was run without --shard")
-        else:
-            runs[folder] = run
     if not runs:
         raise InputError("there is no part of a check to merge", "check --shard I/N writes the parts", tuple(faults))
-    shards = {folder: run["facts"]["shard"] for folder, run in runs.items()}
     first = next(iter(runs))
     for folder, run in runs.items():
         lines = differences(_without_shard(runs[first]), _without_shard(run), (f"in {first}", f"in {folder}"))
         faults += [f"{folder} is not a part of the same check as {first}: {line}" for line in lines]
-    of = shards[first]["of"]
+    of = shards[first].of
     by_number: dict[int, list[Path]] = {}
     for folder, shard in shards.items():
-        if shard["of"] == of:
-            by_number.setdefault(shard["number"], []).append(folder)
+        if shard.of == of:
+            by_number.setdefault(shard.number, []).append(folder)
         else:
-            faults.append(f"{folder} is one of {shard['of']} parts, {first} one of {of}")
+            faults.append(f"{folder} is one of {shard.of} parts, {first} one of {of}")
     for number in range(1, of + 1):
         same_number = by_number.get(number, [])
         if not same_number:
@@ -163,12 +164,32 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     ]
     if faults:
         raise InputError("these are not all the finished parts of one check", "", tuple(faults))
-    parts = [_Part(folder, run, read_scores(folder)) for folder, run in runs.items()]
-    parts.sort(key=lambda part: part.number)
+    parts = [_Part(folder, run, shards[folder], read_scores(folder)) for folder, run in runs.items()]
+    parts.sort(key=lambda part: part.shard.number)
     for part in parts:
         if {score.id for score in part.scores} != part.run["samples"].keys():
             raise StoreError(f"{part.folder}: its rows are not those of its samples", "run this part again")
+        check_facts(part.folder, part.run["facts"], part.scores)
+    names = Counter(name for part in parts for name in part.run["samples"])
+    if names and max(names.values()) > 1:
+        twice = shortened(repr(max(names, key=names.__getitem__)))
+        raise StoreError(
+            f"{parts[0].folder} and others: sample {twice} is in more than one part", "run the parts again"
+        )
     return parts
+
+
+def _shard_of(folder: Path, value: Any) -> Shard:
+    """Return the shard that a run's facts name.
+
+    Raises:
+        StoreError: they name none.
+    """
+    try:
+        check_shape(value, {"number": int, "of": int}, "shard")
+        return Shard.parse(f"{value['number']}/{value['of']}")
+    except (ValueError, InputError) as error:
+        raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run this part again") from None
 
 
 def _without_shard(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
+from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import shortened
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
@@ -175,11 +176,14 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
         StoreError: `run.json` has an unknown kind or schema version.
     """
     run = read_json(folder / RUN_FILE)
-    if run.get("kind") in KINDS and run["kind"] != kind:
+    if isinstance(run.get("kind"), str) and run["kind"] in KINDS and run["kind"] != kind:
         raise InputError(f"{folder} is {KINDS[run['kind']]}, not {KINDS[kind]}", "name another folder")
-    known = run.get("kind") == kind and run.get("schema_version") == SCHEMA_VERSION
-    if not known or not all(isinstance(run.get(name), dict) for name in ("same", "facts", "samples")):
+    if run.get("kind") != kind or run.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(f"{folder / RUN_FILE} has an unknown kind or schema version")
+    try:
+        check_shape(run, {"same": {}, "facts": {}, "samples": {str: str}}, RUN_FILE)
+    except ValueError as error:
+        raise StoreError(f"{folder} is damaged: {error}") from None
     return run
 
 
@@ -277,21 +281,25 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a run in the order in which they were written.
 
     Raises:
-        StoreError: a line is not a JSON object with an id, or repeats the id of an earlier row.
+        StoreError: a line is not a JSON object with an id, repeats the id of an earlier row, or is about another sample
+            than those of the run.
     """
     path, ids = folder / ROWS_FILE, set()
     with suppress(FileNotFoundError), path.open("rb") as lines:
+        samples = read_json(folder / RUN_FILE).get("samples")
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                sample_id = row["id"]
-                repeated = sample_id in ids
-            except (ValueError, KeyError, TypeError, RecursionError):
+                check_shape(row, {"id": str}, "row")
+            except (ValueError, RecursionError):
                 raise StoreError(
                     f"{path}: line {number} is not a JSON object with an id",
                     "remove the line and run the same command: it asks the sample again",
                 ) from None
-            if repeated:
+            if row["id"] in ids:
                 raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
-            ids.add(sample_id)
+            if not isinstance(samples, dict) or row["id"] not in samples:
+                name = shortened(repr(row["id"]))
+                raise StoreError(f"{path}: line {number} is about {name}, no sample of this run", "remove the line")
+            ids.add(row["id"])
             yield row

@@ -19,6 +19,7 @@ from qvl_attn.attribution.profiles import profile_from
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
+from qvl_attn.core.shape import check_shape
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
@@ -27,6 +28,8 @@ from qvl_attn.vqa.merge_passes import RULE
 from qvl_attn.vqa.record import VqaProvenance, VqaRecord
 
 SCHEMA_VERSION = 1
+_TEXT = (str, None)
+_SETTINGS = {"query": str, "heads": _TEXT, "system": _TEXT, "answer": _TEXT, "store_heads": str, "faithfulness": bool}
 R = TypeVar("R", bound=VqaRecord)
 
 
@@ -242,6 +245,7 @@ def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
 
 
 def _settings_from(value: Mapping[str, Any]) -> Settings:
+    check_shape(value, _SETTINGS, "settings")
     clip, profile = value.get("clip"), value.get("profile")
     return Settings(
         **{

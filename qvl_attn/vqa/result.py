@@ -170,7 +170,10 @@ def _write_pass(folder: Path, name: str, result: Result) -> list[str]:
 def _load(folder: Path) -> Result:
     value = read_json(folder / RESULT_FILE)
     if value.get("kind") == "encoder":
-        raise StoreError(f"{folder} is an encoder result, not a result of ask or video", "its page is report.html")
+        raise StoreError(
+            f"{folder} is a result of encoder, not of ask or video",
+            "EncoderResult.load reads it; its page is report.html",
+        )
     if value.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(f"{folder} has schema {value.get('schema_version')!r}", f"this version reads {SCHEMA_VERSION}")
     with reading(folder, REMEDY):

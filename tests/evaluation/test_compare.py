@@ -21,6 +21,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.compare import COMPARED
 from qvl_attn.evaluation.score import FIGURES, Score, score_row
+from tests.helpers.made_up_scores import OTHER_FIGURES
 
 SAME = {"--model": "demo", "--query": "last", "--profile": None}
 
@@ -35,6 +36,7 @@ def make_score(name, mass=0.5, *, accuracy=1.0, group=None, **changes):
         "evidence": f"of {name}",
         "headline": dict.fromkeys(FIGURES, 0.5) | {"mass": mass},
         "area": 0.1,
+        **OTHER_FIGURES,
     }
     group = group or f"{name}.png"
     return Score(str(name), (group,), accuracy=accuracy, group=group, **(values | changes))
@@ -56,7 +58,8 @@ def run(tmp_path):
         numbered = [score_row(replace(score, index=i)) for i, score in enumerate(scores)]
         lines = [numbered[i] for i in (range(len(scores)) if rows is None else rows)]
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
-        run_json = {"schema_version": 1, "kind": "check", "same": SAME | same, "facts": {}, "samples": {}}
+        run_json = {"schema_version": 1, "kind": "check", "same": SAME | same, "facts": {}}
+        run_json["samples"] = {score.id: "1" for score in scores}
         (folder / "run.json").write_text(json.dumps(run_json))
         summary = {
             "data": data,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import StoreError
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score, read_scores, score_of, score_row
+from tests.helpers.made_up_scores import OTHER_FIGURES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.floats(width=64, allow_infinity=False) | st.floats(0, 1)
@@ -109,12 +110,13 @@ def test_a_score_comes_back_from_its_line(score):
     assert line_of(back) == line, "and gives the same line again"
 
 
+WHOLE = {"headline": dict.fromkeys(FIGURES, 1.0), **OTHER_FIGURES}
+
+
 @pytest.mark.parametrize("name", ["methods", "method_chance"])
 def test_undefined_figures_of_a_method_are_null_and_come_back(name):
-    controls = {control: {} for control in CONTROLS}
-    row = score_row(Score("a", ("a.png",), "?", controls=controls, **{name: {"tam": {"lift": np.nan, "auc": 0.5}}}))
+    row = score_row(Score("a", ("a.png",), "?", **WHOLE, **{name: {"tam": {"lift": np.nan, "auc": 0.5}}}))
     assert row[name] == {"tam": {"lift": None, "auc": 0.5}}
-    row |= {"layer_controls": {}}
     assert_same(getattr(score_of(row), name), {"tam": {"lift": np.nan, "auc": 0.5}})
     assert not score_row(Score("a", ("a.png",), "?")).keys() & {"methods", "method_chance"}
 
@@ -129,22 +131,11 @@ def test_an_error_has_no_figures_and_an_answer_no_error():
 
 def lines_of(folder, *rows):
     (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps({"samples": {row["id"]: "1" for row in rows}}))
     return folder
 
 
-FULL = score_row(
-    Score(
-        "a",
-        ("a.png",),
-        "?",
-        headline={"pointing": 1.0},
-        controls={"chance": {"pointing": 0.1}},
-        layers={"pointing": np.ones(2)},
-        layer_controls={"other": {"pointing": np.ones(2)}},
-        half="first",
-        retried="x",
-    )
-)
+FULL = score_row(Score("a", ("a.png",), "?", **WHOLE, half="first", retried="x"))
 BROKEN = score_row(Score("a", ("a.png",), "?", status="error", error="x", accuracy=0.0))
 
 
@@ -158,6 +149,31 @@ def test_a_row_that_lacks_a_field_is_reported_by_line(tmp_path, name):
     whole = BROKEN if name == "error" else FULL
     lines_of(tmp_path, whole, {key: value for key, value in whole.items() if key != name} | {"id": "b"})
     with pytest.raises(StoreError, match="line 2 is not a row of this version"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("question", 7),
+        ("status", 0),
+        ("group", None),
+        ("references", "red"),
+        ("media", [1]),
+        ("index", "1"),
+        ("boxes", True),
+        ("unsampled", "no"),
+        ("half", 1),
+        ("methods", {"mean": 1}),
+        ("area", float("nan")),
+        ("layers", FULL["layers"] | {"lift": [1.0]}),
+        ("heads", {"lift": [[1.0], [1.0]]}),
+        ("headline", {name: 1 for name in FIGURES if name != "pointing"}),
+    ],
+)
+def test_a_value_of_another_kind_is_reported_by_line_and_field(tmp_path, name, value):
+    lines_of(tmp_path, FULL, FULL | {"id": "b", name: value})
+    with pytest.raises(StoreError, match=f"line 2 is not a row of this version .*row.*{name[:5]}|number of layers"):
         read_scores(tmp_path)
 
 

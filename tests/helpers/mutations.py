@@ -139,6 +139,13 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
 
 def mutate_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
     """Return a copy of an array with another shape, type or other values."""
+    try:
+        return _mutated_array(rng, array)
+    except (ValueError, TypeError, OverflowError):  # its values have no such type
+        return array.reshape(-1)[:1]
+
+
+def _mutated_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
     action = rng.random()
     if action < 0.3 and array.size:
         changed = array.copy()

@@ -95,17 +95,42 @@ def test_rows_without_any_newline_are_none(out, content):
 
 
 def test_whole_lines_are_left_alone_however_long(out):
-    add(out, {"id": "c", "answer": "x" * 200_000})
+    run = RUN | {"samples": {**RUN["samples"], "c": "3"}}
+    (out / RUN_FILE).write_text(json.dumps(run))
+    add(out, {"id": "c", "answer": "x" * 200_000}, run=run)
     before = (out / ROWS_FILE).stat()
-    with open_run(out, RUN) as ledger:
+    with open_run(out, run) as ledger:
         assert ledger.done == {"a", "b", "c"}
     assert (out / ROWS_FILE).stat().st_mtime_ns == before.st_mtime_ns
     assert (out / ROWS_FILE).stat().st_size == before.st_size
 
 
+def test_a_row_about_no_sample_of_the_run_is_refused_and_not_counted(out):
+    with (out / ROWS_FILE).open("a") as file:
+        file.write(json.dumps({"id": "nobody asked"}) + "\n")
+    with (
+        pytest.raises(StoreError, match="line 3 is about 'nobody asked', no sample of this run"),
+        open_run(out, RUN),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     "damage",
-    [b"{broken}", b"", b"[]", b'"id"', b"7", b"null", b"{}", b"\xff\xfe", b'{"id": []}', b"[" * 100_000, b"\0" * 9],
+    [
+        b'{"id": 7}',
+        b"{broken}",
+        b"",
+        b"[]",
+        b'"id"',
+        b"7",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b'{"id": []}',
+        b"[" * 100_000,
+        b"\0" * 9,
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_changed(out, damage):
     first, second = LINES.splitlines(keepends=True)

@@ -1,0 +1,153 @@
+"""Damage to saved results and runs that ended in a traceback, a crash or a hang: one line now."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from qvl_attn.cli.app import app
+from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.evaluation.compare import compare_runs
+from qvl_attn.evaluation.sharding import merge_runs
+from qvl_attn.report import make_report
+from qvl_attn.results.run_folder import open_run
+from qvl_attn.vqa.redraw import read_result
+from tests.helpers.kept import kept_files, write_kept
+
+CHECK = kept_files("check")
+RUN = json.loads(CHECK["run.json"])
+ROWS = [json.loads(line) for line in CHECK["scores.jsonl"].splitlines()]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def run_with(folder, name, rows=ROWS, **facts):
+    """Write the kept run with other rows or facts."""
+    run = RUN | {"facts": {**RUN["facts"], **facts}}
+    changed = {"run.json": json.dumps(run).encode(), "scores.jsonl": lines(rows)}
+    return write_kept("check", folder / name, **changed)
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_question_that_is_a_number_is_named_by_compare(tmp_path):
+    whole, other = write_kept("check", tmp_path / "a"), run_with(tmp_path, "b", [ROWS[0] | {"question": 7}, *ROWS[1:]])
+    with pytest.raises(StoreError) as error:
+        compare_runs([whole, other])
+    assert "scores.jsonl: line 1 is not a row of this version (row.question: want a text)" in one_line(error)
+
+
+def test_a_row_of_a_sample_that_is_not_in_the_run_is_never_counted(tmp_path):
+    run = run_with(tmp_path, "run", [*ROWS, ROWS[0] | {"id": "nobody-asked"}])
+    whole = write_kept("check", tmp_path / "whole")
+    for use in (lambda: open_run(run, RUN).__enter__(), lambda: make_report(run), lambda: compare_runs([run, whole])):
+        with pytest.raises(StoreError) as error:
+            use()
+        assert "line 4 is about 'nobody-asked', no sample of this run (remove the line)" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [
+        (None, "is not a part: it was run without --shard"),
+        ("1/2", "run.json: shard: want an object"),
+        ({"number": 1, "of": 10**8}, "want 1/N to N/N, with N at most 100,000"),
+        ({"number": 3, "of": 2}, "want 1/N to N/N"),
+        ({"number": "1", "of": 2}, "run.json: shard.number: want a whole number"),
+        ({"number": True, "of": 2}, "run.json: shard.number: want a whole number"),
+    ],
+)
+def test_a_part_with_another_shard_is_refused_in_one_line(tmp_path, shard, message):
+    part = run_with(tmp_path, "part", shard=shard)
+    with pytest.raises((InputError, StoreError)) as error:
+        merge_runs([part], tmp_path / "all")
+    assert message in " ".join([one_line(error), *error.value.details])
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"model": {**RUN["facts"]["model"], "layer_count": 10**9}}, "layer_count: not that of the rows"),
+        ({"seed": -1}, "seed of 0 or more"),
+        ({"headline_of": {"layers": ["all"], "heads": None}}, "facts.headline_of.layers[0]: want a whole number"),
+        ({"settings": None}, "facts.settings: want an object"),
+    ],
+)
+def test_facts_that_a_run_cannot_have_are_refused_by_merge(tmp_path, facts, message):
+    part = run_with(tmp_path, "part", **{"shard": {"number": 1, "of": 1}, **facts})
+    with pytest.raises(StoreError) as error:
+        merge_runs([part], tmp_path / "all")
+    assert message in one_line(error)
+
+
+def test_a_sample_in_two_parts_is_not_counted_twice(tmp_path):
+    parts = [run_with(tmp_path, f"part-{number}", shard={"number": number, "of": 2}) for number in (1, 2)]
+    with pytest.raises(StoreError) as error:
+        merge_runs(parts, tmp_path / "all")
+    assert f"sample {ROWS[0]['id']!r} is in more than one part" in one_line(error)
+
+
+def test_a_folder_that_is_no_run_is_named_by_merge(tmp_path):
+    part = run_with(tmp_path, "part", shard={"number": 1, "of": 1})
+    done = CliRunner().invoke(app, ["merge", str(part), str(tmp_path / "nope"), "--out", str(tmp_path / "all")])
+    assert done.exit_code == 2, done.output
+    assert f"{tmp_path}/nope is not a folder: name the --out folder of a part" in " ".join(done.stderr.split())
+
+
+def arrays_with(kind, **changed):
+    arrays = dict(np.load(io.BytesIO(kept_files(kind)["attention.npz"])))
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays | {name: change(arrays[name]) for name, change in changed.items()})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change"),
+    [
+        ("encoder", "boxes_px", lambda array: array + np.float32(1e5)),
+        ("encoder", "boxes_px", lambda array: array * np.float32(1e6)),
+        ("encoder", "boxes_px", lambda array: array[:, [2, 3, 0, 1]]),
+        ("encoder", "grid_rows", lambda array: array.astype(np.complex64)),
+        ("encoder", "weights_by_head", lambda array: array[:0]),
+        ("ask", "query_role", lambda array: np.where(array == "last", "question", array)),
+        ("ask", "weights", lambda array: array.astype("M8[s]")),
+        ("ask", "layers", lambda array: array[:0]),
+    ],
+)
+def test_damaged_arrays_are_an_error_before_anything_is_drawn(tmp_path, kind, name, change):
+    """Boxes outside the picture ended the whole process: OpenCV divides by zero for an empty array."""
+    folder = write_kept(kind, tmp_path / "result", **{"attention.npz": arrays_with(kind, **{name: change})})
+    with pytest.raises((StoreError, InputError)) as error:
+        make_report(folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, 7, ["1.2"]])
+def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
+    result = json.loads(kept_files("ask")["result.json"])
+    result["settings"]["heads"] = value
+    folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
+    with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: want a text"):
+        read_result(folder)
+
+
+def test_a_result_of_another_kind_is_told_apart(tmp_path):
+    ask, encoder = write_kept("ask", tmp_path / "ask"), write_kept("encoder", tmp_path / "encoder")
+    with pytest.raises(StoreError, match=r"is a result of ask, not of encoder \(Result.load reads it\)"):
+        EncoderResult.load(ask)
+    with pytest.raises(
+        StoreError, match=r"is a result of encoder, not of ask or video \(EncoderResult.load reads it; "
+    ):
+        read_result(encoder)
