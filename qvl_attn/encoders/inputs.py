@@ -234,11 +234,12 @@ def reconstruct(spec: EncoderSpec, processor: Any, inputs: Inputs) -> NDArray[np
         picture = patches.transpose(0, 1, 4, 2, 5, 3).reshape(t, h * size, w * size, 3)
     else:
         picture = values[:, :, : h * size, : w * size].transpose(0, 2, 3, 1)
-    if image_processor.do_normalize:
-        std, mean = (np.array(values, np.float32) for values in (image_processor.image_std, image_processor.image_mean))
-        picture = picture * std + mean
-    if image_processor.do_rescale:
-        picture = picture / image_processor.rescale_factor
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        if image_processor.do_normalize:
+            std, mean = (np.array(item, np.float32) for item in (image_processor.image_std, image_processor.image_mean))
+            picture = picture * std + mean
+        if image_processor.do_rescale:
+            picture = picture / image_processor.rescale_factor
     if not np.isfinite(picture).all():
         raise CaptureError("the processor's output is not finite")
     return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)

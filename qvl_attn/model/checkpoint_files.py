@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from qvl_attn.core.errors import InputError, ModelError
+from qvl_attn.core.text import shortened
 
 # The files of a checkpoint, without pickles and code.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -22,6 +23,7 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # The largest tokenizers of public models have half of this.
 MAX_SETTINGS_BYTES = 64 * 2**20
+_MERGE = "merge it into its base with peft's merge_and_unload, as the README shows under 'With a real model'"
 
 
 def check_files(folder: Path, name: str) -> None:
@@ -53,17 +55,13 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
 def _adapter_error(folder: Path, name: str) -> ModelError:
     """Say what to do with an adapter. transformers would apply it if peft is installed, and else silently leave it."""
     base = read_object(folder / ADAPTER, name).get("base_model_name_or_path")
-    merge = "merge it with peft: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)"
     if any(file.name != "adapter_model.safetensors" for file in _files(folder, *WEIGHTS)):
         return ModelError(
             f"{name} holds the weights of a model and an adapter ({ADAPTER}); adapters are not supported",
-            f"{merge}, or move {ADAPTER} away to use the weights without it",
+            f"{_MERGE}, or move {ADAPTER} away to use the weights without it",
         )
-    whose = f" of {' '.join(base[:200].split())}" if isinstance(base, str) and base.strip() else ""
-    return ModelError(
-        f"{name} is an adapter{whose}, not a whole model; adapters are not supported",
-        f"{merge}, and save the base model's processor there",
-    )
+    whose = f" of {shortened(' '.join(base.split()))}" if isinstance(base, str) and base.strip() else ""
+    return ModelError(f"{name} is an adapter{whose}, not a whole model; adapters are not supported", _MERGE)
 
 
 def read_object(file: Path, name: str) -> dict[str, Any]:

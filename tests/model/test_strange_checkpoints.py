@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -385,3 +387,50 @@ def test_an_adapter_whose_base_is_not_known(adapter, text):
     (adapter / "model.safetensors").unlink()
     (adapter / "adapter_config.json").write_text(text)
     refused(adapter, "adapter")
+
+
+def test_an_adapter_is_merged_as_the_readme_shows(folder, tmp_path, monkeypatch):
+    """With the names of before transformers 4.52, which peft by itself ignores."""
+    pytest.importorskip("peft")
+    value = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(value))
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    low_rank = {f"{stem}.lora_A.weight": torch.ones(2, 128), f"{stem}.lora_B.weight": torch.ones(128, 2)}
+    save_file(low_rank, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    text = (DEMO_MODEL.parents[2] / "README.md").read_text()
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "merge_and_unload" in block)
+    for name, path in {"Qwen/Qwen2.5-VL-3B-Instruct": folder, "my-adapter": tmp_path / "adapter"}.items():
+        program = program.replace(name, str(path))
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(program, {})
+    before, after = (Analyzer.load(str(path), device="cpu").model for path in (folder, tmp_path / "merged"))
+    before, after = (model.model.language_model.layers[0].self_attn.q_proj.weight for model in (before, after))
+    assert torch.allclose(after, before + 2, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"eos_token_id": "x"},
+        {"eos_token_id": [659, 10**6]},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": float("nan")},
+        {"pad_token_id": -1},
+    ],
+    ids=str,
+)
+def test_settings_of_generation_that_cannot_be_used(folder, fields):
+    edit(folder / "generation_config.json", **fields)
+    assert "its generation_config.json cannot be used" in model_error(folder)
+
+
+def test_other_settings_of_generation_are_left_out(folder, demo, cats):
+    """transformers takes from the file what the call leaves open: lengths, penalties, even a limit of time."""
+    others = {"output_hidden_states": "a", "bos_token_id": "x", "max_time": 1e-9, "min_new_tokens": 9}
+    edit(folder / "generation_config.json", **others, no_repeat_ngram_size=1, suppress_tokens=[0, 1, 2])
+    result = Analyzer.load(str(folder), device="cpu", dtype="float32").ask(cats, "how many cats?")
+    assert result.answer == demo.ask(cats, "how many cats?").answer
+    assert len(result.capture.tokens) == len(demo.ask(cats, "how many cats?").capture.tokens)
