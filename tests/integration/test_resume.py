@@ -43,7 +43,8 @@ def contents(out) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
 
 
-def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path, scenes, once, here):
+def test_a_run_that_is_killed_terminated_and_interrupted_ends_with_equal_outputs(tmp_path, scenes, once, here):
+    """Each time it goes on after the rows that are there; while it runs, another process is refused."""
     process = start_process(tmp_path, scenes, code=signal_at_call(WRITE, 4, signal.SIGSTOP))
     wait_until_stopped(process)
     files = contents("run")
@@ -55,35 +56,26 @@ def test_a_killed_run_is_resumed_in_another_process_with_equal_outputs(tmp_path,
     process.kill()
     assert process.wait(PATIENCE_S) == -signal.SIGKILL
     process.communicate()
-    rows, total = files["scores.jsonl"], len(rows_without_times(once))
-    assert rows.count(b"\n") == 3
-    assert rows.endswith(b"\n")
-    assert "summary.json" not in files
-    done = run_process(tmp_path, scenes)
-    assert done.returncode == 0, done.stderr
-    assert f"run: 3 of {total} samples are already done" in one_line(done.stderr)
+    total = len(rows_without_times(once))
+    for count, number, code in ((3, signal.SIGTERM, 143), (5, signal.SIGINT, 130)):
+        rows = Path("run/scores.jsonl").read_bytes()
+        assert rows.count(b"\n") == count
+        assert rows.endswith(b"\n"), "the last row is complete"
+        assert not Path("run/summary.json").exists()
+        done = run_process(tmp_path, scenes, code=signal_at_call(WRITE, 3, number))
+        assert (done.returncode, done.stdout) == (code, "")
+        assert f"run: {count} of {total} samples are already done" in one_line(done.stderr)
+        assert one_line(done.stderr).endswith(KEPT)
+        assert "Traceback" not in done.stderr
+        assert Path("run/scores.jsonl").read_bytes().startswith(rows), "earlier rows are unchanged"
+    rows = Path("run/scores.jsonl").read_bytes()
+    done = here(scenes)
+    assert done.exit_code == 0, done.output
+    assert f"run: 7 of {total} samples are already done" in one_line(done.stderr)
     assert_same_run("run", once)
-    assert Path("run/scores.jsonl").read_bytes().startswith(rows), "earlier rows are unchanged"
+    assert Path("run/scores.jsonl").read_bytes().startswith(rows)
     assert len(rows_of("run")) == total
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # test_check has a quick one
-)
-def test_a_signal_keeps_finished_rows(tmp_path, scenes, once, here, number, code):
-    done = run_process(tmp_path, scenes, code=signal_at_call(WRITE, 4, number))
-    assert (done.returncode, done.stdout) == (code, "")
-    assert one_line(done.stderr).endswith(KEPT)
-    assert "Traceback" not in done.stderr
-    rows = (tmp_path / "run" / "scores.jsonl").read_bytes()
-    assert rows.endswith(b"\n"), "the last row is complete"
-    assert rows.count(b"\n") == 3
-    assert not (tmp_path / "run" / "summary.json").exists()
-    assert here(scenes).exit_code == 0
-    assert_same_run("run", once)
-    assert (tmp_path / "run" / "scores.jsonl").read_bytes().startswith(rows)
 
 
 def copy_partial_run(run: Path, out: Path, count: int) -> None:

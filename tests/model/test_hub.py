@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import threading
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.helpers.processes import PATIENCE_S
+from tests.helpers.processes import ENV, PATIENCE_S
 
 ANSWERS = {
     "gated": (403, "GatedRepo"),
@@ -46,11 +46,23 @@ def hub():
     thread.join()
 
 
-def ask(endpoint, model, cats, folder, *args):
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+# Each request in its turn, in a process that is not offline: its exit code, stdout and stderr as a line of JSON.
+ASK = """
+import json, sys
+from typer.testing import CliRunner
+from qvl_attn.cli.app import app
+for words in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, words)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+"""
+
+
+def ask(endpoint, cats, folder, *requests):
+    environment = {name: value for name, value in ENV.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_ETAG_TIMEOUT": "2"}
-    return subprocess.run(
-        [sys.executable, "-m", "qvl_attn", "ask", str(cats), "how many cats?", "--model", model, *args],
+    words = [["ask", str(cats), "how many cats?", "--model", *request] for request in requests]
+    process = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(words)],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -58,30 +70,30 @@ def ask(endpoint, model, cats, folder, *args):
         timeout=PATIENCE_S,
         check=False,
     )
+    assert (process.returncode, process.stderr) == (0, "")
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("someone/gated", ["gated", "hf auth login", "hf download someone/gated"]),
-        ("someone/private", ["private", "hf auth login"]),
-        ("someone/missing", ["not found on the hub"]),
-        ("someone/revision", ["no revision v9"]),
-        ("someone/broken", ["cannot be reached", "--model demo"]),
-    ],
-)
-def test_an_error_of_the_hub_becomes_one_line(hub, cats, tmp_path, model, words):
-    options = ("--revision", "v9") if model == "someone/revision" else ()
-    process = ask(hub, model, cats, tmp_path, *options)
-    assert (process.returncode, process.stdout) == (1, ""), process.stderr
-    for word in words:
-        assert word in process.stderr
-    assert len([line for line in process.stderr.splitlines() if not line.startswith("hint: ")]) == 1, process.stderr
+def test_an_error_of_the_hub_becomes_one_line(hub, cats, tmp_path):
+    expected = {
+        "gated": ["gated", "hf auth login", "hf download someone/gated"],
+        "private": ["private", "hf auth login"],
+        "missing": ["not found on the hub"],
+        "revision": ["no revision v9"],
+        "broken": ["cannot be reached", "--model demo"],
+    }
+    revision = {"revision": ["--revision", "v9"]}
+    answers = ask(hub, cats, tmp_path, *([f"someone/{name}", *revision.get(name, [])] for name in expected))
+    for words, (code, stdout, stderr) in zip(expected.values(), answers, strict=True):
+        assert (code, stdout) == (1, ""), stderr
+        for word in words:
+            assert word in stderr
+        assert len([line for line in stderr.splitlines() if not line.startswith("hint: ")]) == 1, stderr
 
 
 def test_a_hub_out_of_reach(cats, tmp_path):
-    process = ask("http://127.0.0.1:9", "Qwen/Qwen2.5-VL-3B-Instruct", cats, tmp_path)
-    assert process.returncode == 1, process.stderr
-    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in process.stderr
-    assert "--model demo" in process.stderr
-    assert "Traceback" not in process.stderr
+    ((code, _, stderr),) = ask("http://127.0.0.1:9", cats, tmp_path, ["Qwen/Qwen2.5-VL-3B-Instruct"])
+    assert code == 1, stderr
+    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in stderr
+    assert "--model demo" in stderr
+    assert "Traceback" not in stderr
