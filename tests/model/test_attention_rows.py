@@ -211,12 +211,17 @@ def bare_eager(model, prompt):
     return torch.stack(layers)[:, 0, :, rows][..., list(prompt.positions("vision"))].float().numpy()
 
 
-def test_in_16_bits_rows_are_no_further_from_float32_than_eager(demo, half, prompts):
+@pytest.fixture(scope="module")
+def truths(demo, prompts):
+    """The rows of each prompt in float32, from transformers' own eager attention."""
+    return [bare_eager(demo.model, prompt) for prompt in prompts]
+
+
+def test_in_16_bits_rows_are_no_further_from_float32_than_eager(half, prompts, truths):
     """The demo weights were saved in bfloat16, so float32 has the same weights."""
     assert len(prompts) >= 50
     distances = {"bare eager": [], "eager": [], "rows": []}
-    for prompt in prompts:
-        truth = bare_eager(demo.model, prompt)
+    for prompt, truth in zip(prompts, truths, strict=True):
         bare = bare_eager(half.model, prompt)
         for name, got in (
             ("bare eager", bare),
@@ -238,20 +243,24 @@ def test_a_batch_in_16_bits_has_a_note(half, cats, tmp_path):
         assert any("run together" in note for note in notes) is result.provenance.shared_pictures
 
 
-def test_answers_are_those_of_sdpa_token_for_token(demo, half, prompts, monkeypatch):
-    """Recording as `ask` does."""
-    monkeypatch.setattr(demo, "attn", "rows")
-    for analyzer in (demo, half):
-        for prompt in prompts[::3]:
-            generation = greedy(analyzer.model, 12)
-            with torch.inference_mode():
-                bare = analyzer.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
-            layers = tuple(range(4))
-            recording = Recording("rows", layers, by_head=True)
-            (result,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
-            tokens, text = answer_tokens(analyzer.processor.tokenizer, bare.tolist(), prompt.length)
-            assert result.capture.tokens[prompt.length :] == tokens
-            assert result.answer == text
+def assert_answers_are_those_of_sdpa(analyzer, prompts):
+    """Recording as `ask` does, against `generate` alone, token for token."""
+    generation, recording = greedy(analyzer.model, 12), Recording("rows", (0, 1, 2, 3), by_head=True)
+    for prompt in prompts:
+        with torch.inference_mode():
+            bare = analyzer.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
+        (result,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
+        tokens, text = answer_tokens(analyzer.processor.tokenizer, bare.tolist(), prompt.length)
+        assert result.capture.tokens[prompt.length :] == tokens
+        assert result.answer == text
+
+
+def test_answers_are_those_of_sdpa(demo, prompts):
+    assert_answers_are_those_of_sdpa(demo, prompts[::3])
+
+
+def test_answers_in_16_bits_are_those_of_sdpa(half, prompts):
+    assert_answers_are_those_of_sdpa(half, prompts[::3])
 
 
 def test_finite_where_eager_overflows_in_fp16(cats):
