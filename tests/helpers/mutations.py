@@ -137,6 +137,18 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
+def mutate_numbers(rng: random.Random, data: bytes) -> bytes:
+    """Return data of the same length, with some of its numbers replaced by those at the limits of their types."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        length = rng.choice((1, 2, 2, 4, 4, 4, 8))
+        reach = len(changed) if rng.random() < 0.4 else min(512, len(changed))
+        at, top = rng.randrange(max(1, reach - length)), 256**length
+        number = rng.choice((0, 1, 2, 255, 65535, top - 1, top // 2, top // 2 - 1, top // 16, rng.randrange(top)))
+        changed[at : at + length] = (number % top).to_bytes(length, rng.choice(("big", "little")))
+    return bytes(changed)
+
+
 def mutate_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
     """Return a copy of an array with another shape, type or other values."""
     try:

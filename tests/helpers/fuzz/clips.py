@@ -13,7 +13,7 @@ import numpy as np
 
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
-from tests.helpers.mutations import mutate_bytes
+from tests.helpers.mutations import mutate_bytes, mutate_numbers
 from tests.helpers.silence import silent
 
 NAME = "clips"
@@ -70,7 +70,7 @@ def seed(name: str) -> bytes:
 def try_one(rng: random.Random, folder: Path) -> None:
     name = rng.choice(list(KINDS))
     path = folder / (name if rng.random() < 0.9 else rng.choice(list(KINDS)))
-    path.write_bytes(mutate_bytes(rng, seed(name)))
+    path.write_bytes(rng.choice((mutate_bytes, mutate_numbers))(rng, seed(name)))
     settings = ClipSettings(
         fps=rng.choice((2, 12.5, 25)), max_frames=rng.choice((2, 8, 64)), start_s=rng.choice((0, 0, 0.2))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.media.image import MAX_PIXELS, load_picture, upright_size_px
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
-from tests.helpers.mutations import mutate_bytes
+from tests.helpers.mutations import mutate_bytes, mutate_numbers
 from tests.helpers.silence import silent
 
 NAME = "pictures"
@@ -88,7 +89,8 @@ def seeds() -> dict[str, bytes]:
 def try_one(rng: random.Random, folder: Path) -> None:
     name = rng.choice(list(seeds()))
     path = folder / (name if rng.random() < 0.8 else rng.choice(list(seeds())))
-    path.write_bytes(mutate_bytes(rng, seeds()[name]))
+    data = rng.choice((mutate_bytes, mutate_numbers))(rng, seeds()[name])
+    path.write_bytes(_with_checksums(data) if rng.random() < 0.7 else data)
     if rng.random() < 0.1:
         return _read_frames(rng, path)
     with silent():
@@ -102,6 +104,18 @@ def try_one(rng: random.Random, folder: Path) -> None:
     assert size_px in (None, media.size_px), f"{size_px} by the header, {media.size_px} decoded"
     assert all(note.isprintable() for note in media.notes), media.notes
     return None
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Return a PNG whose chunks have the right checksums, so that its decoder goes on to their content."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    place, corrected = 8, bytearray(data)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        corrected[end : end + 4] = zlib.crc32(data[place + 4 : end]).to_bytes(4, "big")[: max(0, len(data) - end)]
+        place = end + 4
+    return bytes(corrected)
 
 
 def _read_frames(rng: random.Random, path: Path) -> None:
