@@ -20,7 +20,7 @@ from qvl_attn.cli.output import (
     read_questions,
 )
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.core.runtime import no_op, suppress_stderr
+from qvl_attn.core.runtime import no_op
 
 FILES = (
     "report.html",
@@ -105,8 +105,7 @@ def ask(
         from qvl_attn.media.image import load_picture
         from qvl_attn.vqa.saved import find_saved
 
-        with suppress_stderr():
-            pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
+        pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
         drawing = drawing_of(
             colormap,
             interp,

@@ -16,7 +16,7 @@ from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import no_op, suppress_stderr
+from qvl_attn.core.runtime import no_op
 
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
@@ -308,8 +308,7 @@ def _parse_point(typed: str) -> tuple[float, float]:
 def _load_picture(path: str, stretch: bool = False) -> Media:
     from qvl_attn.media.image import load_picture
 
-    with suppress_stderr():
-        return load_picture(path, stretch)
+    return load_picture(path, stretch)
 
 
 class _Picture(NamedTuple):
@@ -334,9 +333,8 @@ def _check_opens(path: str, settings: EncoderSettings, clip_settings: ClipSettin
 
     if not moves(path):
         return _Picture(path, _load_picture(path).sha256), settings
-    with suppress_stderr():
-        video = open_clip(path, clip_settings.source_fps)
-        plan_frames(video, clip_settings)
+    video = open_clip(path, clip_settings.source_fps)
+    plan_frames(video, clip_settings)
     return video, replace(settings, clip=clip_settings)
 
 

@@ -10,7 +10,6 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
-from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def estimate(
         # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.media.image import load_picture
 
-        with suppress_stderr():
-            pictures = [load_picture(path) for path in (media, *(image or []))]
+        pictures = [load_picture(path) for path in (media, *(image or []))]
         with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import find_checkpoint

@@ -17,7 +17,6 @@ from qvl_attn.cli.output import iterate_results, print_result
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import suppress_stderr
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.result import Result
@@ -122,8 +121,7 @@ def render(
             top_percent=top_percent,
             **_drawing_fields(saved, scale, smooth, side_by_side),
         )
-        with suppress_stderr():
-            result = redrawn(saved, layers=layers, heads=heads, query=query, method=method, media=media or [])
+        result = redrawn(saved, layers=layers, heads=heads, query=query, method=method, media=media or [])
         out = out or (folder if folder.name not in ("", "..") else folder.resolve()).parent
         check_writable(out)
         for name in left_behind(saved, result):

@@ -182,15 +182,20 @@ def finished_within(seconds: float, run: Callable[[], T]) -> T:
     return values[0]
 
 
+# Two threads at once would restore each other's null device.
+_STDERR = threading.RLock()
+
+
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
     """Redirect the stderr of C libraries to the null device (libtiff on a broken file, Ray about its own log)."""
-    sys.stderr.flush()
-    saved_stderr = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved_stderr, 2)
-        os.close(saved_stderr)
+    with _STDERR:
+        sys.stderr.flush()
+        saved_stderr = os.dup(2)
+        try:
+            with Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
-from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op, suppress_stderr
+from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.folder_pictures import Item, count_others, list_pictures
@@ -167,8 +167,7 @@ def _encode_one(
     encoder: EncoderEngine, item: Item, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """Return a picture's row without its id, and its vectors if `embed`."""
-    with suppress_stderr():
-        media = load_picture(item.path, settings.stretch)
+    media = load_picture(item.path, settings.stretch)
     attention, vectors = encoder.capture(media, settings, pooled=embed)
     statistics = statistics_of(attention)
     row = {

@@ -12,7 +12,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
 
@@ -247,7 +248,8 @@ def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], t
     with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=formats)
     check_size(*image.size, name)
-    with decoding_faults(name, data):
+    # libtiff prints what it finds wrong
+    with decoding_faults(name, data), suppress_stderr() if image.format == "TIFF" else nullcontext():
         many_bits = any("RGB;16" in str(tile) for tile in image.tile)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
         check_size(*upright.size, name)  # in a HEIC the decoder has the last word
