@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -13,16 +14,18 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 
+_DRAFT_LOCK = ".lock"
 MAX_NPZ_BYTES = 8 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 MAX_PNG_PIXELS = 89_478_485
@@ -96,6 +99,7 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     with _draft_of(target) as draft:
         yield draft
+        (draft / _DRAFT_LOCK).unlink(missing_ok=True)
         sync_folder(draft)
         _put_in_place(draft, target, overwrite)
 
@@ -118,6 +122,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     with _draft_of(target) as draft:
         yield draft
+        (draft / _DRAFT_LOCK).unlink(missing_ok=True)
         sync_folder(draft)
         try:
             draft.rename(target)
@@ -131,7 +136,8 @@ def new_folder(target: Path) -> Iterator[Path]:
 def _draft_of(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+        _clear_drafts(target.parent)
+        draft, lock = _locked_draft(target.parent)
     except OSError as error:
         raise StoreError(
             f"cannot write to {target.parent}: {error.strerror}", "choose another folder with --out"
@@ -142,7 +148,38 @@ def _draft_of(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}", "nothing was changed") from None
     finally:
+        lock.release()
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_prefix() -> str:
+    return f".draft-{slug(platform.node())}."
+
+
+def _locked_draft(folder: Path) -> tuple[Path, BaseFileLock]:
+    while True:
+        draft = Path(tempfile.mkdtemp(prefix=_draft_prefix(), dir=folder))
+        lock = FileLock(draft / _DRAFT_LOCK, timeout=10)
+        try:
+            lock.acquire()
+        except (OSError, NotImplementedError, Timeout):  # a disk without locks
+            (draft / _DRAFT_LOCK).unlink(missing_ok=True)  # so nobody takes the draft for an abandoned one
+            return draft, lock
+        if (draft / _DRAFT_LOCK).exists():  # else another process cleared it before it was locked
+            return draft, lock
+        lock.release()
+
+
+def _clear_drafts(folder: Path) -> None:
+    """Remove the drafts that killed processes of this machine left.
+
+    Who writes a draft holds the lock in it, which the system frees when the process ends in whatever way. Drafts of
+    other machines are left alone, because on a shared disk a lock may be seen by one machine only.
+    """
+    for draft in folder.glob(f"{_draft_prefix()}*"):
+        if (draft / _DRAFT_LOCK).is_file():
+            with suppress(OSError, NotImplementedError, Timeout), FileLock(draft / _DRAFT_LOCK, timeout=0):
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from qvl_attn.core.files import (
     write_npz,
     write_png,
 )
+from tests.helpers.processes import ENV
 
 
 @given(st.text(max_size=400))
@@ -209,3 +214,55 @@ def test_files_that_are_no_json_object(tmp_path):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(StoreError, match="JSON"):
             read_json(tmp_path / "a.json")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from qvl_attn.core.files import whole_folder
+with whole_folder(Path(sys.argv[1]), overwrite=False) as draft:
+    (draft / "half").write_text("x")
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(draft.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_draft(target, way):
+    words = [sys.executable, "-c", KILLED, str(target), way]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV)
+
+
+def drafts_in(folder):
+    return sorted(path.name for path in folder.glob(".draft-*"))
+
+
+def test_the_draft_of_a_killed_process_is_cleared_by_the_next_and_a_living_one_is_not(tmp_path):
+    with start_draft(tmp_path / "killed", "kill") as killed:
+        assert killed.wait() == -signal.SIGKILL
+    (left,) = drafts_in(tmp_path)
+    elsewhere = tmp_path / ".draft-another-machine.abc"
+    shutil.copytree(tmp_path / left, elsewhere)
+    with start_draft(tmp_path / "living", "wait") as living:
+        alive = living.stdout.readline().strip()
+        assert drafts_in(tmp_path) == sorted([alive, elsewhere.name])
+        with whole_folder(tmp_path / "next", overwrite=False) as draft:
+            fill(draft)
+            assert drafts_in(tmp_path) == sorted([alive, elsewhere.name, draft.name])
+        living.stdin.close()
+        assert living.wait() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "living", "next"]
+    assert sorted(path.name for path in (tmp_path / "living").iterdir()) == ["half"], "the lock is not part of it"
+
+
+def test_a_disk_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def fails(*args, **more):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("qvl_attn.core.files.FileLock.acquire", fails)
+    with whole_folder(tmp_path / "result", overwrite=False) as draft:
+        fill(draft)
+    with whole_folder(tmp_path / "other", overwrite=False) as draft:
+        fill(draft)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "result"]
