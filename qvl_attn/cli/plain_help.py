@@ -1,9 +1,10 @@
-"""Help without the types of Python: typer would show `<bool>` at every flag and `<list[str]>` at an argument."""
+"""Help and errors without Python's words: typer would show `<bool>` at every flag, and `Value error` in an error."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -22,6 +23,14 @@ class PlainCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, `--help` too."""
         return _plain(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, which typer does not remove
+            raise
 
 
 class PlainGroup(TyperGroup):

@@ -33,9 +33,9 @@ def check_written(name: str, text: str) -> None:
         raise InputError(f"the {name} is not valid Unicode text") from None
 
 
-def shortened(text: str) -> str:
-    """Return a text cut to `LONG` characters, for lists."""
-    return text if len(text) <= LONG else text[: LONG - 1].rstrip() + "…"
+def shortened(text: str, limit: int = LONG) -> str:
+    """Return a text cut to `limit` characters, for lists and pages."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def placeholder(text: str) -> str | None:

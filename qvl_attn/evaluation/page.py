@@ -15,6 +15,8 @@ from qvl_attn.render.html.payload import Payload
 
 # The table's limit; the page states how many rows it leaves out, which are in `scores.jsonl`.
 MAX_ROWS = 5000
+# The limit of a text in it.
+MAX_TEXT = 2000
 _COPIED = ("headline", "accuracy", "answers_and_grounding", "layers", "heads", "methods", "headline_map")
 _COUNTS = ("samples", "pictures", "with_boxes", "errors", "groups")
 
@@ -68,9 +70,9 @@ def _row(score: Score) -> dict[str, Any]:
     return {
         "id": score.id,
         "media": list(score.media),
-        "question": score.question,
-        "answer": score.answer,
-        "references": list(dict.fromkeys(score.references)),
+        "question": shortened(score.question, MAX_TEXT),
+        "answer": shortened(score.answer, MAX_TEXT),
+        "references": [shortened(text, MAX_TEXT) for text in dict.fromkeys(score.references)],
         "right": score.right,
         "grounded": score.grounded,
         "error": score.error,

@@ -25,6 +25,8 @@ from qvl_attn.vqa.record import VqaRecord
 
 # Methods whose values are attention weights and sum to the share on vision.
 ATTENTION_METHODS = ("mean", "heads")
+# Browsers need seconds to lay out an endless word; `result.json` has it whole.
+MAX_WORD, MAX_TEXT = 500, 5000
 Maps = NDArray[np.float32]
 
 
@@ -227,14 +229,14 @@ def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> di
     rows = fit_rows(list(_rows(result)), len(result.capture.vision_tokens), left_out)
     provenance = result.provenance
     return {
-        "question": result.question,
-        "answer": result.mapped_answer,
-        "own_answer": None if result.supplied_answer is None else result.answer,
+        "question": shortened(result.question, MAX_TEXT),
+        "answer": shortened(result.mapped_answer, MAX_TEXT),
+        "own_answer": None if result.supplied_answer is None else shortened(result.answer, MAX_TEXT),
         "pieces": {
-            "question": _pieces(result.capture, result.question, "question", rows),
-            "answer": _pieces(result.capture, result.mapped_answer, "answer", rows),
+            "question": _pieces(result.capture, result.question, "question", rows, left_out),
+            "answer": _pieces(result.capture, result.mapped_answer, "answer", rows, left_out),
         },
-        "rows": [{"kind": row.kind, "text": row.text, "tokens": len(row.rows)} for row in rows],
+        "rows": [{"kind": row.kind, "text": shortened(row.text, MAX_WORD), "tokens": len(row.rows)} for row in rows],
         "maps": result_maps(result, rows, payload, left_out),
         "headline": len(result.methods[:1]),
         "layer_count": provenance.layer_count,
@@ -277,8 +279,8 @@ def _word_rows(result: VqaRecord) -> Iterator[Row]:
                 yield Row(f"{role} word", plain(word.text), np.array(word_rows, dtype=np.int64), word.positions)
 
 
-def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row]) -> list[list[Any]]:
-    """Return a text as `[piece, index of its row or None]`, so that its words can be clicked."""
+def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row], left_out: LeftOut) -> list[list[Any]]:
+    """Return a text as `[piece, index of its row or None]`, so that its words can be clicked; long words are cut."""
     numbers = {row.positions: i for i, row in enumerate(rows) if row.is_word}
     spans = {token.position: token.span for token in capture.tokens if token.role == role and token.span}
     pieces: list[list[Any]] = []
@@ -287,7 +289,10 @@ def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row]) -> list
         start, stop = (of(spans[at][i] for at in word.positions) for i, of in ((0, min), (1, max)))
         pieces += [[text[end:start], None], [text[start:stop], numbers.get(word.positions)]]
         end = stop
-    return [piece for piece in [*pieces, [text[end:], None]] if piece[0]]
+    pieces.append([text[end:], None])
+    if any(len(piece) > MAX_WORD for piece, _ in pieces):
+        left_out.append(["long_words", MAX_WORD])
+    return [[shortened(piece, MAX_WORD), row] for piece, row in pieces if piece]
 
 
 def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], payload: Payload) -> dict[str, Any]:

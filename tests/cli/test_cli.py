@@ -276,6 +276,7 @@ def test_values_that_are_not_among_the_choices(run, cats, flag, value):
     done = run(cats, QUESTION, flag, value)
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
+    assert "Value error" not in done.output
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,13 @@ from benchmarks.report import MAX_BYTES, large_result
 from qvl_attn import __version__
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.media.resize import resize_picture
-from qvl_attn.render.html.payload import coarse, pack_rows
+from qvl_attn.render.html.payload import Payload, coarse, pack_rows
 from qvl_attn.vqa import page as maps
-from qvl_attn.vqa.page import result_html
+from qvl_attn.vqa.codec import record_json
+from qvl_attn.vqa.page import MAX_TEXT, MAX_WORD, result_data, result_html
+from qvl_attn.vqa.result import Result
 from tests.attribution.test_profiles import demo_profile
+from tests.helpers.kept import KEPT
 from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, assert_close, unpack
 
 LAYERS = range(4)
@@ -423,3 +426,23 @@ def test_several_results_share_their_pictures(results, read):
     for number, result in enumerate((first, second, third)):
         assert_close(page.maps("headline", result=number)[0], flat(result.heatmaps()))
     assert page.texts["title"].count(" · ") == 3
+
+
+def test_an_endless_word_is_cut_in_the_page_and_whole_in_the_result():
+    """A browser took seconds to lay out a word of 100 KB."""
+    result = Result.load(KEPT / "ask")
+    count, step = sum(token.role == "question" for token in result.capture.tokens), 10_000
+    spans = iter((i * step, (i + 1) * step) for i in range(count))
+    tokens = [
+        replace(token, span=next(spans)) if token.role == "question" else token for token in result.capture.tokens
+    ]
+    question = "w" * (count * step)
+    result = replace(result, question=question, capture=replace(result.capture, tokens=tuple(tokens)))
+    panel = result_data(result, (), Payload())
+    text = "w" * (MAX_WORD - 1) + "…"
+    assert [piece for piece, _ in panel["pieces"]["question"]] == [text]
+    assert [row["text"] for row in panel["rows"] if row["kind"] == "question word"] == [text]
+    assert panel["question"] == "w" * (MAX_TEXT - 1) + "…"
+    assert ["long_words", MAX_WORD] in panel["left_out"]
+    assert len(result_html([result])) < len(question) + len(result_html([Result.load(KEPT / "ask")]))
+    assert record_json(result, result.heatmaps(), [], [])["question"] == question

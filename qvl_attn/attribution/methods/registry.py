@@ -33,8 +33,10 @@ def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple
     """Parse `mean,relative`, or a sequence of names, to unique names in the given order.
 
     Raises:
-        InputError: the text is empty or has an unknown name.
+        InputError: the text is empty or has an unknown name, or it is neither text nor names.
     """
+    if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(name, str) for name in text)):
+        raise InputError(f"{option} {text!r}: want names of methods", f"there are {', '.join(METHODS)}")
     typed = text if isinstance(text, str) else ",".join(text)
     names = [name.strip() for name in typed.split(",")]
     for name in names:
