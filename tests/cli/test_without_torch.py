@@ -47,7 +47,7 @@ def in_process(tmp_path, monkeypatch, demo):
 
 
 def test_saved_results_are_found(in_process, cats, wide, clip_file):
-    model, clip = ("--model", "demo"), clip_file(4)
+    model, clip = ("--model", "demo", "--draw-size", 128), clip_file(4)
     commands = [
         ("ask", cats, QUESTION, *model),
         ("ask", cats, QUESTION, "what is in the middle?", "--image", wide, *model, "--json"),
