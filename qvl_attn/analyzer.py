@@ -12,12 +12,15 @@ from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.media.image import PictureLike, load_pictures
+from qvl_attn.core.types import Media
+from qvl_attn.media.image import PictureLike, load_pictures, moves
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.loading import choose_placement
+from qvl_attn.model.memory import mapped_bytes, process_bytes
 from qvl_attn.model.placement import Placement
-from qvl_attn.vqa.clip import ask_video
+from qvl_attn.vqa.clip import ask_video, load_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate, estimate_of
 from qvl_attn.vqa.question import read_question
@@ -335,19 +338,43 @@ class Analyzer(Engine):
         return run_check(self, samples, settings, run_config, progress, self.workers)
 
     def estimate(
-        self, pictures: PictureLike | Sequence[PictureLike], question: str = "Describe this image.", **options: Any
+        self,
+        media: PictureLike | Sequence[PictureLike],
+        question: str = "Describe this image.",
+        *,
+        fps: float = ClipSettings.fps,
+        max_frames: int = ClipSettings.max_frames,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        **options: Any,
     ) -> Estimate:
         """Estimate what a question costs, whether or not it fits: tokens, grids, and memory by kind of attention.
 
         Args:
-            pictures: a picture, or the pictures of one prompt.
+            media: a picture, the pictures of one prompt, or a clip: a file, or a folder of numbered frames.
             question: a question about them.
+            fps: as in `ask_video`, whose prompt of all frames is estimated.
+            max_frames: as in `ask_video`.
+            start_s: as in `ask_video`.
+            end_s: as in `ask_video`.
             options: the keywords of `ask` except `images`.
 
         Raises:
             InputError: an argument is wrong.
         """
-        settings = self.settings(**options)
-        media = load_pictures(pictures, {}, settings.stretch)
-        prepared = read_question(self.processor, self.config, media, question, settings)
-        return estimate_of(self.config, self.placement, prepared, self.free_bytes())
+        if isinstance(media, (str, os.PathLike)) and moves(media):
+            settings = self.settings(**options, clip=ClipSettings(fps, max_frames, start_s, end_s))
+            loaded: tuple[Media, ...] = (load_clip(self.processor, open_clip(media), settings),)
+        else:
+            settings = self.settings(**options)
+            loaded = load_pictures(media, {}, settings.stretch)
+        prepared = read_question(self.processor, self.config, loaded, question, settings)
+        weights_here = self.placement.weight_bytes if "model" in self.__dict__ and self.placement.device == "cpu" else 0
+        return estimate_of(
+            self.config,
+            self.placement,
+            prepared,
+            self.free_bytes(),
+            process_bytes() - weights_here,
+            mapped_bytes(self.config, self.placement, self.checkpoint.folder),
+        )

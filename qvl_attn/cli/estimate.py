@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,20 +11,25 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
+from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.vqa.estimate import Estimate
 
+DEFAULT_MAX_PIXELS = 12_845_056  # 16,384 tokens: the limit of the released processors
 NAMES = {"eager": "eager", "rows": "rows", "usual": "the usual way"}
 FITS = {True: "fits", False: "does not fit", None: "not known"}
 
 
 def estimate(
     media: Annotated[
-        str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MEDIA", help="A picture, a clip or a folder of frames. Without it: what fits a memory."
+        ),
+    ] = None,
     image: Annotated[
         list[str] | None,
         typer.Option("--image", "-i", metavar="FILE", help="Another picture for the same question. Can be repeated."),
@@ -38,6 +44,10 @@ def estimate(
     min_pixels: options.MinPixels = None,
     max_pixels: options.MaxPixels = None,
     max_new_tokens: options.MaxNewTokens = 128,
+    fps: options.Fps = 2.0,
+    max_frames: options.MaxFrames = 64,
+    start: options.Start = 0.0,
+    end: options.End = None,
     profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
@@ -46,17 +56,28 @@ def estimate(
 ) -> None:
     """Estimate how many tokens a question has, and how much memory each kind of attention needs. Loads no weights.
 
-    "The usual way" is that of transformers: eager attention that returns the matrices of all layers.
+    "The usual way" is that of transformers: eager attention that returns the matrices of all layers. Without MEDIA:
+    the largest --max-pixels that fits 8 to 80 GB, in each precision, of a GPU (or of the machine, with --device cpu);
+    for the 3B and the 7B without a download, or for the --model that is named.
 
     qvl-attn estimate cats.png --model demo
     """
     with handle_errors(debug=debug):
         if offline:
             go_offline()
+        if media is None:
+            if image:
+                raise InputError(
+                    f"--image {image[0]}: name the first picture before it", "qvl-attn estimate FILE --image ..."
+                )
+            _estimate_sizes(model, revision, device.partition(":")[0], offline=offline, as_json=as_json)
+            return
         # Imported here, so that --help and a mistyped path need not wait for torch.
-        from qvl_attn.media.image import load_picture
+        from qvl_attn.media.image import load_picture, moves
 
-        pictures = [load_picture(path) for path in (media, *(image or []))]
+        if moves(media) and image:
+            raise InputError(f"{media} is a clip, which is asked about alone", "drop --image")
+        pictures = media if moves(media) else [load_picture(path) for path in (media, *(image or []))]
         with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import find_checkpoint
@@ -76,12 +97,16 @@ def estimate(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             max_new_tokens=max_new_tokens,
+            fps=fps,
+            max_frames=max_frames,
+            start_s=start,
+            end_s=end,
         )
-        report = _report(analyzer, result)
+        report = _report(analyzer, result, clip=moves(media))
         typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
 
 
-def _report(analyzer: Analyzer, result: Estimate) -> dict[str, Any]:
+def _report(analyzer: Analyzer, result: Estimate, *, clip: bool) -> dict[str, Any]:
     return {
         "model": analyzer.checkpoint.name,
         "revision": analyzer.checkpoint.revision,
@@ -97,6 +122,7 @@ def _report(analyzer: Analyzer, result: Estimate) -> dict[str, Any]:
                 "rows": grid.shape[1],
                 "columns": grid.shape[2],
                 "vision_tokens": grid.cells,
+                "clip": clip,
             }
             for name, size_px, grid in result.pictures
         ],
@@ -105,9 +131,17 @@ def _report(analyzer: Analyzer, result: Estimate) -> dict[str, Any]:
         "max_new_tokens": result.job.new_tokens,
         "context": result.context,
         "ways": {
-            mode: {"bytes": needed, "with_weights_bytes": needed + result.weight_bytes, "fits": result.fits(mode)}
+            mode: {
+                "bytes": needed,
+                "with_weights_bytes": needed + result.weight_bytes,
+                "peak_bytes": result.peak_bytes(mode) if analyzer.placement.device == "cpu" else None,
+                "fits": result.fits(mode),
+            }
             for mode, needed in result.needed_bytes.items()
         },
+        "process_bytes": result.process_bytes,
+        "loading_bytes": result.loading_bytes if analyzer.placement.device == "cpu" else None,
+        "mapped_bytes": result.mapped_bytes,
         "attention": result.attention,
         "reason": result.reason,
         "faults": result.faults,
@@ -120,28 +154,70 @@ def _table(report: dict[str, Any]) -> str:
     lines = [
         f"model     {report['model']} ({report['revision'][:12]}): {report['dtype']} on {report['device']}",
         f"weights   {_size(report['weight_bytes'])}",
+        f"process   {_size(report['process_bytes'])} before the weights: Python, libraries and pictures, measured",
     ]
     for picture in report["pictures"]:
         width, height = picture["size_px"]
+        kind, steps = ("clip", f"{picture['grid_thw'][0]} steps x ") if picture["clip"] else ("picture", "")
         lines.append(
-            f"picture   {picture['name']}: {width}x{height} px, grid_thw {'x'.join(map(str, picture['grid_thw']))}, "
-            f"{picture['rows']} rows x {picture['columns']} columns = {picture['vision_tokens']} vision tokens"
+            f"{kind:<10}{picture['name']}: {width}x{height} px, grid_thw {'x'.join(map(str, picture['grid_thw']))}, "
+            f"{steps}{picture['rows']} rows x {picture['columns']} columns = {picture['vision_tokens']} vision tokens"
         )
     lines += [
         f"prompt    {report['prompt_tokens']} tokens + up to {report['max_new_tokens']} new; "
         f"context limit {report['context']}",
         f"free      {free} after loading the weights",
-        "",
-        f"{'attention':<16}{'without weights':>20}{'with weights':>14}",
     ]
+    if report["loading_bytes"] and report["mapped_bytes"]:
+        lines.append(
+            f"loading   up to {_size(report['loading_bytes'])}, of which {_size(report['mapped_bytes'])} are pages of "
+            "the files, which the system takes back when it needs them"
+        )
+    total = "with weights" if report["loading_bytes"] is None else "whole process"
+    lines += ["", f"{'attention':<16}{'without weights':>20}{total:>15}"]
     for mode, cost in report["ways"].items():
-        sizes = f"{_size(cost['bytes']):>20}{_size(cost['with_weights_bytes']):>14}"
-        lines.append(f"{NAMES[mode]:<16}{sizes}   {FITS[cost['fits']]}")
+        whole = cost["with_weights_bytes"] if cost["peak_bytes"] is None else cost["peak_bytes"]
+        lines.append(f"{NAMES[mode]:<16}{_size(cost['bytes']):>20}{_size(whole):>15}   {FITS[cost['fits']]}")
     lines += ["", f"--attn auto takes {report['attention']}: {report['reason']}"]
     lines += [f"does not fit: {fault}" for fault in report["faults"]]
     if len(report["faults"]) > 1 and report["max_pixels"]:
         lines.append(f"--max-pixels {report['max_pixels']} makes all of it fit")
     return "\n".join(plain(line) for line in lines)
+
+
+def _estimate_sizes(model: str, revision: str | None, device: str, *, offline: bool, as_json: bool) -> None:
+    with importing():
+        from qvl_attn.model.checkpoint import find_checkpoint
+        from qvl_attn.model.loading import choose_placement, load_config
+        from qvl_attn.model.memory import process_bytes
+        from qvl_attn.model.released import RELEASED, released_config
+        from qvl_attn.vqa.fitting import MEMORY_GB, fits_of
+
+    silence_libraries(bars=not as_json)
+    if model == DEFAULT_MODEL:
+        configs = {name: released_config(name) for name in RELEASED}
+    else:
+        configs = {model: load_config(find_checkpoint(model, revision, offline=offline, weights=False))}
+    place = "cpu" if device == "cpu" else "cuda"
+    fits = []
+    for name, config in configs.items():
+        weights = choose_placement(config, "cpu", "float32", must_fit=False).weight_bytes // 4
+        fits += fits_of(name, config, weights, place, process_bytes())
+    if as_json:
+        typer.echo(json.dumps({"device": place, "models": [asdict(fit) for fit in fits]}, allow_nan=False))
+        return
+    memory = "of the machine, with nothing else in it" if place == "cpu" else "of one GPU"
+    typer.echo(f"largest --max-pixels of one picture that fits the memory {memory} (--attn rows)\n")
+    width = max(len(fit.model) for fit in fits) + 2
+    typer.echo(f"{'model':<{width}}{'precision':<12}{'weights':>10}" + "".join(f"{f'{gb} GB':>13}" for gb in MEMORY_GB))
+    for fit in fits:
+        cells = "".join(f"{_pixels(fit.max_pixels[gb]):>13}" for gb in MEMORY_GB)
+        typer.echo(f"{plain(fit.model):<{width}}{fit.dtype:<12}{_size(fit.weight_bytes):>10}{cells}")
+    typer.echo("\n-: the model does not fit; any: every size that the processor lets through by default")
+
+
+def _pixels(count: int) -> str:
+    return "-" if not count else "any" if count >= DEFAULT_MAX_PIXELS else f"{count:,}"
 
 
 def _size(size: int) -> str:

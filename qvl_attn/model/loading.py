@@ -130,7 +130,7 @@ def choose_placement(
 def placement_of(
     build: Callable[[], Any], device: str, dtype: str, device_map: str | None = None, *, must_fit: bool = True
 ) -> Placement:
-    """Choose device and dtype: bfloat16 on CUDA; on the CPU float32 if the weights fit the free memory, else bfloat16.
+    """Choose device and dtype: 16 bits on CUDA; on the CPU float32 if the weights fit the free memory, else bfloat16.
 
     Args:
         build: builds the model; called on the meta device, to count its weights.
@@ -150,8 +150,9 @@ def placement_of(
     with torch.device("meta"):
         count = sum(p.numel() for p in build().parameters())
     if device.startswith("cuda"):
-        dtype = "bfloat16" if dtype == "auto" else dtype
-        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, "a GPU is available")
+        natural, reason = _natural_precision(device, device_map)
+        dtype = natural if dtype == "auto" else dtype
+        return Placement(device, dtype, device_map, count * DTYPES[dtype].itemsize, reason)
     free = psutil.virtual_memory().available
     if dtype == "auto":
         dtype = "float32" if 4 * count < free else "bfloat16"
@@ -160,6 +161,19 @@ def placement_of(
     if must_fit and size > free:
         raise MemoryLimitError(f"the weights do not fit: {reason}", "take a smaller model, or free some memory")
     return Placement(device, dtype, device_map, size, reason)
+
+
+def _natural_precision(device: str, device_map: str | None) -> tuple[str, str]:
+    """Return the 16-bit precision that all GPUs which may be used compute in, and the reason.
+
+    That is bfloat16 from compute capability 8.0 on, else float16 (T4, V100). `torch.cuda.is_bf16_supported` is also
+    true where bfloat16 is emulated.
+    """
+    gpus = range(torch.cuda.device_count()) if device_map else [torch.device(device)]
+    major, minor = min(torch.cuda.get_device_capability(gpu) for gpu in gpus)
+    if major >= 8:
+        return "bfloat16", "a GPU is available"
+    return "float16", f"a GPU of compute capability {major}.{minor}, which has no native bfloat16"
 
 
 def _check_device(device: str) -> None:

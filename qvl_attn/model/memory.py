@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,11 +21,22 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ESTIMATED_MODES = ("eager", "rows", "usual")
 BLOCK_ROWS = 512  # query rows that are computed at a time
 # glibc returns a block of 32 MiB or more to the system when it is freed (mallopt(3), M_MMAP_THRESHOLD). Smaller blocks
-# come from the heap, which fragments: it was measured at 1.1 to 2.2 times its content, and two runs of one question
-# differed by up to a quarter. This limits the accuracy of an estimate on the CPU, unless the environment sets the
-# threshold.
+# come from the heap, which keeps what is freed and fragments: it holds what the stage with the most small blocks
+# needed, beside the large blocks of whatever stage runs. It was measured at 1.1 to 2.2 times its content, and two runs
+# of one question differed by up to a quarter; the estimate takes the most.
 HEAP_BELOW_BYTES = int(os.environ.get("MALLOC_MMAP_THRESHOLD_", 32 * 2**20))
-HEAP_FACTOR = 1.5
+HEAP_FACTOR = 2.2
+# Buffers of the CPU's kernels: 10 to 30 MiB were measured beyond the tensors, most of all with small prompts.
+KERNEL_BYTES = 32 * 2**20
+# Modules that are imported while the weights are loaded: 22 to 29 MiB were measured.
+CODE_BYTES = 32 * 2**20
+# Drawing, page and saving: 90 to 195 MiB were measured, of 4 to 36 layers and pictures of up to 12 megapixels; of a
+# clip also the encoder's frames, 260 MiB at 1280x720.
+DRAWING_BYTES = 224 * 2**20
+CLIP_BYTES_PER_PX = 320
+# What a GPU holds beside tensors: CUDA's context and kernels, and what torch's allocator cannot use. An allowance, not
+# measured here.
+CUDA_BYTES = 2**30
 
 Tensors = list[tuple[float, float]]  # (how many, bytes of each)
 
@@ -80,9 +92,10 @@ class Job:
 def peak_bytes(config: Any, dtype: str, job: Job, attention: str, device: str = "cpu") -> int:
     """Return the expected peak memory of answering and recording, without the weights and the prepared prompt.
 
-    It is the largest sum, over the stages, of the tensors that are alive at once, as torch's memory profiler showed
-    them (torch 2.13, transformers 5.23). The MLP of the vision encoder or of the language model dominates until the
-    attention matrices are larger.
+    Of each stage the tensors that are alive at once are summed, as torch's memory profiler showed them (torch 2.13,
+    transformers 5.23). The MLP of the vision encoder or of the language model dominates until the attention matrices
+    are larger. On a GPU the largest sum is the peak. On the CPU it is the largest sum of large tensors, the heap (see
+    `HEAP_FACTOR`) and the kernels' buffers: an upper bound, since the two need not peak in one stage.
 
     Args:
         config: the model's configuration.
@@ -111,14 +124,39 @@ def peak_bytes(config: Any, dtype: str, job: Job, attention: str, device: str = 
         stages = [[*stage, (job.layers, job.layer_row_bytes * job.queries)] for stage in stages]
         # The rows, and those of one layer a second time while they are concatenated.
         stages.append([(1, job.result_bytes), (1, job.result_bytes / job.layers)])
-    return max(_resident_bytes(stage, job.batch, on_cpu) for stage in stages)
+    sized = [[(count, size * job.batch) for count, size in stage] for stage in stages]
+    if not on_cpu:
+        return max(_sum_bytes(stage) for stage in sized)
+    mapped = max(_sum_bytes([tensor for tensor in stage if tensor[1] >= HEAP_BELOW_BYTES]) for stage in sized)
+    heap = max(_sum_bytes([tensor for tensor in stage if tensor[1] < HEAP_BELOW_BYTES]) for stage in sized)
+    return mapped + int(heap * HEAP_FACTOR) + KERNEL_BYTES
 
 
-def _resident_bytes(tensors: Tensors, batch: int, on_cpu: bool) -> int:
-    def resident(size: float) -> float:
-        return size * HEAP_FACTOR if on_cpu and size < HEAP_BELOW_BYTES else size
+def _sum_bytes(tensors: Tensors) -> int:
+    return int(sum(count * size for count, size in tensors))
 
-    return int(sum(count * resident(size * batch) for count, size in tensors))
+
+def drawing_bytes(frame_px: int = 0) -> int:
+    """Return the expected memory of drawing and saving a result; of a clip, with the pixels of one of its frames."""
+    return DRAWING_BYTES + CLIP_BYTES_PER_PX * frame_px
+
+
+def mapped_bytes(config: Any, placement: Placement, folder: Path) -> int:
+    """Return how much of the weights' files is in memory beside the weights while they are read.
+
+    Files are mapped. In the precision in which they are stored the weights are those pages; in another one they are
+    beside them, until all are read.
+    """
+    files = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    stored = str(config.dtype).removeprefix("torch.")
+    counted = placement.weight_bytes // ITEM_BYTES[placement.dtype] * ITEM_BYTES.get(stored, 4)
+    same_size = not files or abs(files - placement.weight_bytes) < placement.weight_bytes / 10
+    return 0 if stored == placement.dtype and same_size else files or counted
+
+
+def process_bytes() -> int:
+    """Return the resident size of this process: interpreter, libraries, and what is loaded so far."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _pixels(config: Any, job: Job, on_cpu: bool) -> tuple[float, float, bool]:

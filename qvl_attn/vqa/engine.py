@@ -93,8 +93,8 @@ class Engine:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
             revision: branch, tag or commit of a hub model.
             device: `auto`, `cpu`, `cuda` or `cuda:1`.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 on CUDA, and float32 on the CPU if the
-                weights fit the free memory.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 on CUDA (float16 on a
+                GPU that only emulates it), and float32 on the CPU if the weights fit the free memory.
             device_map: `auto` or another value of transformers, which spreads a model over several GPUs.
             attn: `eager`, the reference; `rows`, SDPA plus the recorded rows alone; `auto`, eager in float32 if it is
                 estimated to fit the free memory, else rows.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.core.files import MAX_NPZ_BYTES
 from qvl_attn.core.types import TokenGrid
-from qvl_attn.model.memory import ESTIMATED_MODES, Job, peak_bytes
+from qvl_attn.model.memory import CODE_BYTES, ESTIMATED_MODES, Job, drawing_bytes, peak_bytes
 
 if TYPE_CHECKING:
     from qvl_attn.model.placement import Placement
@@ -34,6 +35,9 @@ class Estimate:
         reason: why it is chosen.
         faults: reasons why the question cannot run as it is, one line each; empty if it can.
         max_pixels: the largest `--max-pixels` that would fit; None if no change is needed, 0 if no value fits.
+        process_bytes: measured size of this process without weights: interpreter, libraries, processor, pictures.
+        drawing_bytes: expected memory of drawing and saving, which begins when the answer is there.
+        mapped_bytes: of the weights' files, what is in memory beside the weights while they are read.
     """
 
     pictures: tuple[tuple[str, tuple[int, int], TokenGrid], ...]
@@ -46,6 +50,23 @@ class Estimate:
     reason: str
     faults: tuple[str, ...]
     max_pixels: int | None
+    process_bytes: int
+    drawing_bytes: int
+    mapped_bytes: int
+
+    def peak_bytes(self, mode: str) -> int:
+        """Return the expected peak of the whole process on the CPU, after loading, for one of `ESTIMATED_MODES`."""
+        base = self.process_bytes + CODE_BYTES + self.weight_bytes
+        return base + max(self.needed_bytes[mode], self.drawing_bytes)
+
+    @property
+    def loading_bytes(self) -> int:
+        """Expected peak of the whole process on the CPU while it reads the weights.
+
+        Of it `mapped_bytes` are pages of the files, which the system takes back when it needs the memory; they do not
+        count in what fits.
+        """
+        return self.process_bytes + CODE_BYTES + self.weight_bytes + self.mapped_bytes
 
     def fits(self, mode: str) -> bool | None:
         """Return whether one of `ESTIMATED_MODES` fits the free memory; None if that is not known."""
@@ -58,9 +79,9 @@ def check_context(config: Any, job: Job, pictures: int) -> None:
     Raises:
         InputError: the prompt is too long; the hint has the `--max-pixels` that fits.
     """
-    if _in_context(config, job):
+    if in_context(config, job):
         return
-    pixels = _largest_pixels(config, job, pictures, lambda smaller: _in_context(config, smaller))
+    pixels = largest_pixels(config, job, pictures, lambda smaller: in_context(config, smaller))
     raise InputError(
         f"the prompt is {job.tokens} tokens and {job.new_tokens} may follow; "
         f"the model's context is {config.text_config.max_position_embeddings}",
@@ -83,8 +104,7 @@ def choose_attention(config: Any, dtype: str, job: Job, free: int | None, device
     if free is None:
         return "rows", "the model is spread over several GPUs, whose free memory is not known"
     needed = peak_bytes(config, dtype, job, "eager", device)
-    amount = f"about {needed / 2**30:.1f}" if needed > 2**30 / 10 else "less than 0.1"
-    memory = f"{amount} of the {max(free, 0) / 2**30:.1f} GiB that are free"
+    memory = f"about {_size(needed)} of the {_gib(max(free, 0))} that are free"
     if needed <= free:
         return "eager", f"float32, and it needs {memory}"
     return "rows", f"eager attention would need {memory}"
@@ -108,7 +128,7 @@ def check_memory(
     needed = peak_bytes(config, dtype, job, attention, device)
     if free is None or needed <= free:
         return
-    pixels = _largest_pixels(
+    pixels = largest_pixels(
         config, job, pictures, lambda smaller: peak_bytes(config, dtype, smaller, attention, device) <= free
     )
     hints = [f"--max-pixels {pixels} fits" if pixels else "take a smaller model"]
@@ -121,7 +141,9 @@ def check_memory(
     )
 
 
-def estimate_of(config: Any, placement: Placement, question: Question, free: int | None) -> Estimate:
+def estimate_of(
+    config: Any, placement: Placement, question: Question, free: int | None, process: int = 0, mapped: int = 0
+) -> Estimate:
     """Estimate the cost of a question, whether or not it fits.
 
     Args:
@@ -129,6 +151,8 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
         placement: device and precision of the model.
         question: the prepared question.
         free: free bytes beside the weights; None if they are spread over several GPUs.
+        process: bytes of this process without the weights.
+        mapped: bytes of the weights' files that are in memory while they are read.
     """
     job, dtype, device = question.job, placement.dtype, placement.device
     attention, reason = choose_attention(config, dtype, job, free, device)
@@ -147,7 +171,7 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
 
     def possible(smaller: Job) -> bool:
         fits = free is None or peak_bytes(config, dtype, smaller, attention, device) <= free
-        return fits and _in_context(config, smaller) and smaller.result_bytes <= MAX_NPZ_BYTES
+        return fits and in_context(config, smaller) and smaller.result_bytes <= MAX_NPZ_BYTES
 
     return Estimate(
         pictures=tuple(
@@ -161,15 +185,19 @@ def estimate_of(config: Any, placement: Placement, question: Question, free: int
         attention=attention,
         reason=reason,
         faults=tuple(faults),
-        max_pixels=_largest_pixels(config, job, question.pictures, possible) if faults else None,
+        max_pixels=largest_pixels(config, job, question.pictures, possible) if faults else None,
+        process_bytes=process,
+        drawing_bytes=drawing_bytes(max((prod(clip.size_px) for clip in media if clip.clip is not None), default=0)),
+        mapped_bytes=mapped,
     )
 
 
-def _in_context(config: Any, job: Job) -> bool:
+def in_context(config: Any, job: Job) -> bool:
+    """Return whether a prompt and its answer fit the model's context."""
     return bool(job.tokens + job.new_tokens <= config.text_config.max_position_embeddings)
 
 
-def _largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job], bool]) -> int:
+def largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job], bool]) -> int:
     """Return the largest `--max-pixels` per picture or frame with which a job is possible; 0 if there is none."""
     low, high = 0, job.cells
     while high - low > 1:
@@ -181,3 +209,7 @@ def _largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Jo
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def _size(size: int) -> str:
+    return _gib(size) if size > 2**30 else f"{size / 2**20:.0f} MiB"

@@ -1,44 +1,43 @@
-"""Compares the memory that `qvl-attn estimate` expects with the measured one, for each attention mode.
+"""Compares the memory that `qvl-attn estimate` expects with what a process uses.
 
-`python scripts/benchmarks/memory.py` creates two checkpoints with random weights, of the real widths and few layers,
-and asks about pictures of noise of three sizes in each mode, every question in a separate process. The measured memory
-is the peak of the process's resident size, sampled every 5 ms, minus its size after the question was prepared and the
-weights were loaded. Exit code 1 if an estimate is more than 20 % off where more than 150 MiB were measured.
+    python scripts/benchmarks/memory.py                                                         # some ten minutes
+    python scripts/benchmarks/memory.py --geometry 3b --ways rows --dtypes bfloat16 --cells 1000 2000
 
-The processes run with MALLOC_MMAP_THRESHOLD_=4194304 unless it is set already: by default glibc keeps freed blocks of
-up to 32 MiB, and how many differs between runs, independently of attention.
+Checkpoints with random weights in bfloat16, as wide as the 3B and the 7B and with few layers (`3b` has all 36, and
+takes 7 GiB of disk and 9 of memory), are asked about pictures of noise, every question in a process of its own, which
+loads, answers, draws and saves. Compared are the peaks of the resident size of that process while it reads the weights
+and after that, and the memory of the answer alone. Exit code 1 if a process used more than was estimated, or less than
+two thirds of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import measuring
 import torch
-from random_checkpoint import make_checkpoint, noise
+from random_checkpoint import Geometry, make_checkpoint, noise
 
 from qvl_attn import Analyzer
-from qvl_attn.attribution.settings import Settings
-from qvl_attn.core.runtime import Stages
-from qvl_attn.model.memory import ESTIMATED_MODES
-from qvl_attn.vqa.estimate import estimate_of
+from qvl_attn.model.memory import ESTIMATED_MODES, drawing_bytes
 from qvl_attn.vqa.question import Question
 
-FLOOR_MIB, TOLERANCE = 150, 0.2
+MOST = 1.5  # times what was used
 # Numbers of vision tokens. The memory of the usual way grows with their square.
-SIZES = {"rows": (1000, 2000, 4000), "eager": (1000, 2000, 4000), "usual": (1000, 2000, 3000)}
-# Language model: hidden, MLP, layers, heads, key heads. Vision encoder: hidden, MLP, depth, heads.
-# As wide as the 3B and the 7B, with few layers; each layer adds only its keys and values, which are counted separately.
-GEOMETRIES = {
+SIZES = {"rows": (1000, 4000), "eager": (1000, 4000), "usual": (1000, 2000)}
+# As wide as the 3B and the 7B; each layer adds only its weights, its keys and its values.
+GEOMETRIES: dict[str, Geometry] = {
     "3b-wide": ((2048, 11008, 4, 16, 2), (1280, 3420, 2, 16)),
     "7b-wide": ((3584, 18944, 2, 28, 4), (1280, 3420, 2, 16)),
+    "3b": ((2048, 11008, 36, 16, 2), (1280, 3420, 32, 16)),
 }
+VOCABULARY = {"3b": 151936}
+QUESTION = "Describe this image."
 
 
 def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
@@ -56,66 +55,90 @@ def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
         return torch.stack(out.attentions[0]).mean(dim=2)
 
 
-def measure(model: str, picture: str, way: str, dtype: str) -> dict[str, Any]:
-    """Estimate a question, then ask it."""
-    attention = "rows" if way == "usual" else way
-    analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn=attention)
-    settings = Settings(max_new_tokens=8, max_pixels=2**25)
-    question = analyzer.prepare([([picture], "Describe this image.")], settings)[0]
-    estimate = estimate_of(analyzer.config, analyzer.placement, question, analyzer.free_bytes())
+def measure(model: str, media: str, way: str, dtype: str, **options: Any) -> dict[str, Any]:
+    """Estimate a question, then ask it and save the result; return both, in bytes.
+
+    Args:
+        model: a checkpoint.
+        media: a picture or a clip.
+        way: one of `ESTIMATED_MODES`.
+        dtype: the precision.
+        options: the keywords of `Analyzer.estimate`.
+    """
+    analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn="rows" if way == "usual" else way)
+    estimate = analyzer.estimate(media, QUESTION, **options)
+    measuring.forget_peak()
     _ = analyzer.model
-    stages = Stages()
-    with stages.stage("answer"):
-        _ = usual(analyzer, question) if way == "usual" else list(analyzer.answer([question]))
-    peak = stages.peak_bytes["answer"]
-    measured = peak["host"] - peak["before"]
-    return {"tokens": estimate.job.tokens, "estimated": estimate.needed_bytes[way], "measured": measured}
+    loading, loaded = measuring.peak_bytes(), measuring.resident_bytes()
+    measuring.forget_peak()
+    if way == "usual":
+        usual(analyzer, analyzer.prepare([([media], QUESTION)], analyzer.settings(**options))[0])
+        answered = measuring.peak_bytes()
+    else:
+        ask = analyzer.ask_video if estimate.drawing_bytes > drawing_bytes() else analyzer.ask
+        result = ask(media, QUESTION, **options)
+        answered = measuring.peak_bytes()
+        with tempfile.TemporaryDirectory() as out:
+            result.save(out)
+    return {
+        "tokens": estimate.job.tokens,
+        "answer": (estimate.needed_bytes[way], answered - loaded),
+        "loading": (estimate.loading_bytes, loading),
+        "process": (estimate.peak_bytes(way), measuring.peak_bytes()),
+    }
 
 
-def in_own_process(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", *arguments]
-    environment = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), **os.environ}
-    completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(completed.stdout.splitlines()[-1])
+def is_off(row: dict[str, Any]) -> bool:
+    """Return whether a process used more than was estimated, or much less."""
+    return any(not used <= estimated <= MOST * used for estimated, used in (row["loading"], row["process"]))
 
 
-def main(options: argparse.Namespace) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return 1 if an estimate is too far off."""
-    failures = 0
-    print(f"{'model':<12}{'way':<8}{'tokens':>8}{'estimated MiB':>15}{'measured MiB':>14}{'ratio':>8}", flush=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--model", action="append", help="a checkpoint to use instead of random ones; repeatable")
+    parser.add_argument("--geometry", nargs="+", default=list(GEOMETRIES)[:2], choices=GEOMETRIES)
+    parser.add_argument("--ways", nargs="+", default=list(ESTIMATED_MODES), choices=ESTIMATED_MODES)
+    parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default two sizes for each mode")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="float32, bfloat16, float16")
+    measuring.add_write_option(parser, "memory")
+    options = parser.parse_args(arguments)
+    failures, table, ratios = 0, [], []
+    titles = ("answer", "used", "loading", "used", "process", "used", "ratio")
+    print(f"{'model':<10}{'way':<7}{'dtype':<10}{'tokens':>7}  MiB:" + "".join(f"{title:>9}" for title in titles))
     with tempfile.TemporaryDirectory() as name:
         folder, models = Path(name), options.model
         if not models:
             for geometry in options.geometry:
-                make_checkpoint(GEOMETRIES[geometry], folder / geometry)
+                sizes = GEOMETRIES[geometry], folder / geometry, VOCABULARY.get(geometry)
+                measuring.in_own_process(make_checkpoint, *sizes)
             models = [str(folder / geometry) for geometry in options.geometry]
         for model in models:
-            for way in options.ways:
-                for cells in options.cells or SIZES[way]:
-                    noise(cells, folder / "noise.png")
-                    row = in_own_process(model, str(folder / "noise.png"), way, options.dtype)
-                    estimated, measured = row["estimated"] / 2**20, row["measured"] / 2**20
-                    failed = measured > FLOOR_MIB and abs(estimated / measured - 1) > TOLERANCE
-                    failures += failed
-                    numbers = f"{row['tokens']:>8}{estimated:>15.0f}{measured:>14.0f}{estimated / measured:>8.2f}"
-                    print(f"{Path(model).name:<12}{way:<8}{numbers}{'  OFF' if failed else ''}", flush=True)
+            for dtype in options.dtypes:
+                for way in options.ways:
+                    for cells in options.cells or SIZES[way]:
+                        noise(cells, folder / "noise.png")
+                        case = model, str(folder / "noise.png"), way, dtype
+                        row = measuring.in_own_process(measure_at, *case)
+                        failures += is_off(row)
+                        mib = [f"{size / 2**20:,.0f}" for key in ("answer", "loading", "process") for size in row[key]]
+                        ratios.append(row["process"][0] / row["process"][1])
+                        table.append([Path(model).name, way, dtype, f"{row['tokens']:,}", *mib, f"{ratios[-1]:.2f}"])
+                        print(
+                            f"{table[-1][0]:<10}{way:<7}{dtype:<10}{table[-1][3]:>7}      "
+                            + "".join(f"{cell:>9}" for cell in table[-1][4:])
+                            + ("  OFF" if is_off(row) else ""),
+                            flush=True,
+                        )
+    figures: dict[str, float | str] = {"least": f"{min(ratios):.2f}", "most": f"{max(ratios):.2f}"}
+    measuring.write_figures(options.write, "memory", arguments, figures, {"cases": table})
     return int(failures > 0)
 
 
+def measure_at(*case: str) -> dict[str, Any]:
+    """Measure a picture at its own size, with a short answer."""
+    return measure(*case, max_new_tokens=8, max_pixels=2**25)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", action="append", help="a checkpoint to use instead of random ones; repeatable")
-    parser.add_argument(
-        "--geometry", nargs="+", default=list(GEOMETRIES), choices=GEOMETRIES, help="of random checkpoints"
-    )
-    parser.add_argument(
-        "--ways", nargs="+", default=list(ESTIMATED_MODES), choices=ESTIMATED_MODES, help="attention modes"
-    )
-    parser.add_argument("--cells", nargs="+", type=int, help="vision tokens; by default three sizes for each mode")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(measure(*arguments.measure)))
-    else:
-        sys.exit(main(arguments))
+    sys.exit(main())

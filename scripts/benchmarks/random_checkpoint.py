@@ -18,8 +18,8 @@ DEMO = Path(qvl_attn.__file__).parent / "demo" / "model"
 Geometry = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def make_checkpoint(geometry: Geometry, folder: Path) -> None:
-    """Save a model with random weights in a new folder, with the embedded model's processor."""
+def make_checkpoint(geometry: Geometry, folder: Path, vocabulary: int | None = None) -> None:
+    """Save a model with random weights in bfloat16 in a new folder, with the embedded model's processor."""
     (hidden, mlp, layers, heads, key_heads), (vision_hidden, vision_mlp, depth, vision_heads) = geometry
     folder.mkdir()
     for file in DEMO.iterdir():
@@ -34,6 +34,7 @@ def make_checkpoint(geometry: Geometry, folder: Path) -> None:
         "num_attention_heads": heads,
         "num_key_value_heads": key_heads,
         "max_position_embeddings": 32768,
+        "vocab_size": vocabulary or raw["text_config"]["vocab_size"],
     }
     raw["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24]}
     raw["vision_config"] |= {
@@ -46,7 +47,8 @@ def make_checkpoint(geometry: Geometry, folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(raw))
     torch.manual_seed(0)
-    Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder)).save_pretrained(folder)
+    config = Qwen2_5_VLConfig.from_pretrained(folder)
+    Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
 
 
 def noise(cells: int, path: Path) -> None:

@@ -172,6 +172,29 @@ def test_memory_that_torch_reserved_but_does_not_use_is_free(monkeypatch):
     assert free_bytes(placement) == 500
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "device_map", "dtype", "words"),
+    [
+        ([(8, 0)], None, "bfloat16", "a GPU is available"),
+        ([(7, 5)], None, "float16", "compute capability 7.5, which has no native bfloat16"),  # T4
+        ([(7, 0)], None, "float16", "compute capability 7.0"),  # V100
+        ([(9, 0), (7, 5)], "auto", "float16", "compute capability 7.5"),
+        ([(9, 0), (7, 5)], None, "bfloat16", "a GPU is available"),
+    ],
+)
+def test_a_gpu_without_native_bfloat16_gets_float16(monkeypatch, capabilities, device_map, dtype, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(capabilities))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *args, **kwargs: True)  # by emulation
+    capability = lambda gpu: capabilities[(gpu if isinstance(gpu, int) else gpu.index) or 0]  # noqa: E731
+    monkeypatch.setattr("torch.cuda.get_device_capability", capability)
+    placement = choose_placement(load_config(find_checkpoint("demo")), device_map=device_map)
+    assert (placement.device, placement.dtype) == ("cuda", dtype)
+    assert words in placement.reason
+    asked = choose_placement(load_config(find_checkpoint("demo")), dtype="bfloat16", device_map=device_map)
+    assert asked.dtype == "bfloat16", "what is asked for is taken"
+
+
 def test_placement_on_a_cpu(monkeypatch):
     config = load_config(find_checkpoint("demo"))
     size = choose_placement(config, "cpu").weight_bytes
