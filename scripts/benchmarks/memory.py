@@ -55,14 +55,15 @@ def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
         return torch.stack(out.attentions[0]).mean(dim=2)
 
 
-def measure(model: str, media: str, way: str, dtype: str, **options: Any) -> dict[str, Any]:
-    """Estimate a question, then ask it and save the result; return both, in bytes.
+def measure(model: str, media: str, way: str, dtype: str, *, save: bool = True, **options: Any) -> dict[str, Any]:
+    """Estimate a question, then ask it; return both, in bytes.
 
     Args:
         model: a checkpoint.
         media: a picture or a clip.
         way: one of `ESTIMATED_MODES`.
         dtype: the precision.
+        save: whether to draw and save the result, too.
         options: the keywords of `Analyzer.estimate`.
     """
     analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn="rows" if way == "usual" else way)
@@ -78,8 +79,9 @@ def measure(model: str, media: str, way: str, dtype: str, **options: Any) -> dic
         ask = analyzer.ask_video if estimate.drawing_bytes > drawing_bytes() else analyzer.ask
         result = ask(media, QUESTION, **options)
         answered = measuring.peak_bytes()
-        with tempfile.TemporaryDirectory() as out:
-            result.save(out)
+        if save:
+            with tempfile.TemporaryDirectory() as out:
+                result.save(out)
     return {
         "tokens": estimate.job.tokens,
         "answer": (estimate.needed_bytes[way], answered - loaded),
