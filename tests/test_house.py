@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "torchvision": ("model.preprocess",),
     "qwen_vl_utils": ("model.preprocess", "model.prompt", "encoders.inputs"),  # imports torch
     "transformers": (
-        *(f"model.{name}" for name in ("capture", "generate", "loading", "positions")),
+        *(f"model.{name}" for name in ("capture", "generate", "loading", "positions", "released")),
         *("vqa.batching", "encoders.loading", "selftest", "cli.console", "cli.selftest"),
     ),
     "matplotlib": (
