@@ -302,7 +302,11 @@ class _Rotation(NamedTuple):
 
 def _rotation_of(frame: VideoFrame) -> _Rotation:
     """Read the display matrix [a b u; c d v; ...], which maps a pixel (x, y) to (a x + c y, b x + d y)."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know a type of side data, such as the EXIF of a camera's JPEG frames
+        quarters = round(frame.rotation / 90)
+        return _Rotation(quarters % 2 == 1, quarters in (-1, 2, -2), quarters in (1, 2, -2))
     if data is None:
         return _Rotation(False, False, False)
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32)[:9].tolist()

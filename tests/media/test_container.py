@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageOps
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.media import container
@@ -226,6 +228,26 @@ def test_every_display_matrix_is_applied(clip_file, matrix, turned):
     assert media.size_px == expected.shape[1::-1]
     assert np.array_equal(media.frames[2], expected)
     assert "turned upright" in media.notes[0]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_jpeg_frames_with_exif_as_cameras_write_them(tmp_path, orientation):
+    """PyAV does not know EXIF among the side data of a frame. Pillow's turned picture is the reference."""
+    exif, streams = Image.Exif(), []
+    exif[ExifTags.Base.Orientation] = orientation
+    with av.open(str(tmp_path / "a.mkv"), "w") as target:
+        stream = target.add_stream("mjpeg", rate=CLIP_FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for i, pixels in enumerate(numbered_frames(4)):
+            streams.append(BytesIO())
+            Image.fromarray(pixels).save(streams[-1], format="JPEG", exif=exif, quality=95)
+            packet = av.Packet(streams[-1].getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, Fraction(1, CLIP_FPS)
+            target.mux(packet)
+    media = sample(tmp_path / "a.mkv", fps=CLIP_FPS)
+    expected = ImageOps.exif_transpose(Image.open(streams[2]))
+    assert media.size_px == expected.size
+    assert np.abs(media.frames[2].astype(int) - np.asarray(expected)).mean() < 4
 
 
 def test_longer_sound_is_not_an_error(tmp_path):
