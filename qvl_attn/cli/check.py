@@ -29,6 +29,7 @@ from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, DtypeName, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
+from qvl_attn.core.text import pluralize
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -298,7 +299,8 @@ def check(
         run_samples = own_shard.own(samples) if own_shard else samples
         check_thresholds(thresholds, [s for s in run_samples if len(s.boxes_px)] if calibrate else run_samples)
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
-        say(f"{len(samples)} samples about {len(media)} pictures or clips; all files found")
+        about = f"{pluralize(len(samples), 'sample')} about {pluralize(len(media), 'picture or clip')}"
+        say(f"{about}; all files found")
         # Ray prints to stdout when an actor dies.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
             summary = analyzer().check(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.cli.console import print_line
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError, numbered
 from qvl_attn.core.runtime import describe_memory
-from qvl_attn.core.text import check_written, plain, shortened
+from qvl_attn.core.text import check_written, plain, pluralize, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -168,11 +168,11 @@ def print_result(
         print(plain(result.answer))
         return
     print(f"question: {plain(result.question)}")
-    merged = (
-        f"   (the different answers of {len(result.passes)} prompts)"
-        if result.pass_mode in ("windows", "frames")
-        else ""
-    )
+    merged = ""
+    if result.pass_mode in ("windows", "frames"):
+        answers = len({single.answer.strip() for single in result.passes})
+        merged = f"   ({f'{answers} different answers of' if answers > 1 else 'the answer of all'} "
+        merged += f"{pluralize(len(result.passes), 'prompt')})"
     print(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
     for single in result.passes:
         print(f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qvl_attn.core.text import plain
+from qvl_attn.core.text import plain, pluralize
 
 if TYPE_CHECKING:
     from qvl_attn.attribution.faithfulness import Curves
@@ -45,8 +45,9 @@ def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str
     """Return a summary as text for the terminal."""
     lines = [
         f"model      {summary['model']['name']} ({summary['model']['revision'][:12]}), {summary['model']['dtype']}",
-        f"data       {summary['data']}: {summary['samples']} samples about {summary['pictures']} pictures or clips, "
-        f"{summary['with_boxes']} with boxes, {summary['errors']} errors",
+        f"data       {summary['data']}: {pluralize(summary['samples'], 'sample')} about "
+        f"{pluralize(summary['pictures'], 'picture or clip')}, "
+        f"{summary['with_boxes']} with boxes, {pluralize(summary['errors'], 'error')}",
         f"headline   {summary['headline_map']}",
         "",
         *_headline(summary),

@@ -67,6 +67,11 @@ def plain(text: str) -> str:
     return "".join(safe)
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with its noun, such as `picture` or `picture or clip`, in singular or plural."""
+    return f"{count} {noun if count == 1 else noun.replace(' or ', 's or ') + 's'}"
+
+
 def times_uniform(multiple: float, unit: str = "uniform") -> str:
     """Format a multiple of a uniform map, or of another unit."""
     return f"{multiple:.{1 if 0 < multiple < 100 else 0}f}× {unit}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qvl_attn.core.text import percent
+from qvl_attn.core.text import percent, pluralize
 from qvl_attn.encoders.attention import EncoderAttention, Over
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import window_cells
@@ -138,11 +138,6 @@ def format_share(share: float) -> str:
     if 0.995 <= share < 1:
         return f"{100 * share:.1f} %" if share < 0.9995 else ">99.9 %"
     return percent(share)
-
-
-def pluralize(count: int, noun: str) -> str:
-    """Return a count with its noun in singular or plural."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _join_words(words: list[str]) -> str:

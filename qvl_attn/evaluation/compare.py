@@ -20,7 +20,7 @@ from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import inert
+from qvl_attn.core.text import inert, pluralize
 from qvl_attn.evaluation.score import Score, as_json, read_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
 from qvl_attn.results.run_folder import SUMMARY_FILE, differences, is_finished, read_run
@@ -272,7 +272,8 @@ def _pair_notes(comparison: dict[str, Any]) -> list[str]:
         )
     if comparison["groups"] < FEW_GROUPS:
         notes.append(
-            f"the intervals are based on only {comparison['groups']} independent pictures or clips: do not trust them"
+            f"the intervals are based on only {pluralize(comparison['groups'], 'independent picture or clip')}: "
+            "do not trust them"
         )
     return notes
 

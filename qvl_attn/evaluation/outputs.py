@@ -14,7 +14,7 @@ from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import slug, write_json, write_png, write_text
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import inert, percent, shortened
+from qvl_attn.core.text import inert, percent, pluralize, shortened
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import (
     FOLDER,
@@ -120,9 +120,10 @@ def check_facts(folder: Path, facts: Mapping[str, Any], scores: Sequence[Score])
 
 def _title(summary: Mapping[str, Any]) -> str:
     title = (
-        f"{shortened(summary['model']['name'])} on {shortened(summary['data'])}: {summary['samples']} samples about "
+        f"{shortened(summary['model']['name'])} on {shortened(summary['data'])}: "
+        f"{pluralize(summary['samples'], 'sample')} about {pluralize(summary['pictures'], 'picture or clip')}, "
+        f"attention of {summary['settings']['query']}"
     )
-    title += f"{summary['pictures']} pictures, attention of {summary['settings']['query']}"
     shard = summary["shard"]
     title += f", part {shard['number']} of {shard['of']}" if shard else ""
     return title + (", the half not used to choose the heads" if summary["calibration"] else "")
@@ -151,7 +152,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         notes.append("no sample has boxes: grounding cannot be measured")
     elif summary["groups"] < FEW_GROUPS:
         notes.append(
-            f"the intervals are based on only {summary['groups']} independent pictures or clips: do not trust them"
+            f"the intervals are based on only {pluralize(summary['groups'], 'independent picture or clip')}: "
+            "do not trust them"
         )
     if summary["unsampled_boxes"]:
         notes.append(

@@ -94,12 +94,16 @@ def test_modes(video, clip_file, mode):
         assert read_result(Path(row["folder"]) / single["folder"])["answer"] == single["answer"]
 
 
-def test_windows(video, clip_file):
-    (row,) = video(clip_file(12), QUESTION, "--fps", CLIP_FPS, "--window", 8, "--stride", 4)
+def test_windows(video, run, clip_file):
+    words = [clip_file(12), QUESTION, "--fps", CLIP_FPS, "--window", 8, "--stride", 4]
+    (row,) = video(*words)
     value = read_result(row["folder"])
     assert value["passes"]["mode"] == "windows"
     assert "gets their mean" in value["passes"]["merged"]
     assert [single["frame_indices"] for single in value["passes"]["results"]] == [list(range(8)), list(range(4, 12))]
+    answers = {single["answer"] for single in value["passes"]["results"]}
+    whose = "2 different answers of 2 prompts" if len(answers) == 2 else "the answer of all 2 prompts"
+    assert f"   ({whose})\n" in run(*words).stdout
 
 
 def test_drawing(video, clip_file):
