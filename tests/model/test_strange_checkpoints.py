@@ -111,7 +111,9 @@ def test_a_kernel_that_a_configuration_names_is_not_fetched(folder, demo, cats):
 
 def test_limits_of_pixels_under_their_older_names(folder, demo, cats):
     edit(folder / PROCESSOR, size={"min_pixels": 3136, "max_pixels": 50_176})
-    older = Analyzer.load(str(folder), device="cpu", dtype="float32").ask(cats, "how many cats?")
+    analyzer = Analyzer.load(str(folder), device="cpu", dtype="float32")
+    assert dict(analyzer.processor.image_processor.size) == {"shortest_edge": 3136, "longest_edge": 50_176}
+    older = analyzer.ask(cats, "how many cats?")
     edit(folder / PROCESSOR, size={"shortest_edge": 3136, "longest_edge": 50_176})
     expected = Analyzer.load(str(folder), device="cpu", dtype="float32").ask(cats, "how many cats?")
     assert older.answer == expected.answer
