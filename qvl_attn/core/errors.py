@@ -6,6 +6,9 @@ Any other exception is a bug in this package and may show a traceback.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What was typed, a file's content or a library's message may have several lines; an error has one.
+_ONE_LINE = str.maketrans(dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "))
+
 
 class QvlAttnError(Exception):
     """An expected error: one clear line, and a hint.
@@ -20,9 +23,9 @@ class QvlAttnError(Exception):
 
     def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message = message.translate(_ONE_LINE)
+        self.hint = hint.translate(_ONE_LINE)
+        self.details = tuple(line.translate(_ONE_LINE) for line in details)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -19,7 +19,7 @@ from tests.helpers.kept import kept_files, write_kept
 from tests.helpers.mutations import mutate_bytes, mutate_json
 
 NAME = "runs"
-QUICK_INPUTS = 60
+QUICK_INPUTS = 40
 
 
 def _mutated(rng: random.Random, file: str, data: bytes) -> bytes:
@@ -78,7 +78,7 @@ USES: tuple[Callable[[Path, random.Random], None], ...] = (_resume, _compare, _p
 
 def try_one(rng: random.Random, folder: Path) -> None:
     files = kept_files("check")
-    use = _merge if rng.random() < 0.1 else rng.choice(USES)
+    use = _merge if rng.random() < 0.04 else rng.choice(USES)
     if use is _merge:
         files = _part(files, 1)
     if rng.random() < 0.9:
