@@ -18,7 +18,7 @@ from qvl_attn.cli.demo_data import demo_data
 from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.merge import merge
-from qvl_attn.cli.plain_help import PlainCommand, PlainGroup
+from qvl_attn.cli.plain_help import PlainCommand, PlainGroup, help_of
 from qvl_attn.cli.render import render
 from qvl_attn.cli.report import report
 from qvl_attn.cli.selftest import selftest
@@ -67,7 +67,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "methods": methods,
 }
 for _name, _function in COMMANDS.items():
-    app.command(_name, cls=PlainCommand)(_function)
+    app.command(_name, cls=PlainCommand, help=help_of(_function))(_function)
 
 
 def run() -> None:

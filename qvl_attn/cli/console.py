@@ -62,7 +62,7 @@ def find_model(
         say: called with each line about what was chosen.
         load_options: the other keywords of `Analyzer.load`.
     """
-    _check_model(model, offline=offline, weights=True, **load_options)
+    check_model(model, offline=offline, weights=True, **load_options)
     with importing():
         from qvl_attn.analyzer import Analyzer
 
@@ -72,7 +72,7 @@ def find_model(
 
 def find_encoder(model: str, *, offline: bool, bars: bool, say: Callable[[str], None], **load_options: Any) -> Encoder:
     """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
-    _check_model(model, offline=offline, weights=False, **load_options)
+    check_model(model, offline=offline, weights=False, **load_options)
     with importing():
         from qvl_attn.encoder import Encoder
 
@@ -80,7 +80,7 @@ def find_encoder(model: str, *, offline: bool, bars: bool, say: Callable[[str], 
     return Encoder.load(model, offline=offline, say=say, **load_options)
 
 
-def _check_model(
+def check_model(
     model: str,
     *,
     offline: bool,

@@ -19,9 +19,8 @@ def demo_data(
 ) -> None:
     """Write drawn scenes or clips with questions, answers and boxes: the held-out test set of the embedded model.
 
-    They are always the same, in the same order. The model's published figures are measured on them.
-
-    So do not train on them.
+    They are always the same, in the same order. The model's published figures are measured on them, so do not train on
+    them.
 
     qvl-attn demo-data --out scenes --n 200
     """

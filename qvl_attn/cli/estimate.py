@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import go_offline, handle_errors, importing, silence_libraries
+from qvl_attn.cli.console import check_model, go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import plain
@@ -56,9 +56,10 @@ def estimate(
 ) -> None:
     """Estimate how many tokens a question has, and how much memory each kind of attention needs. Loads no weights.
 
-    "The usual way" is that of transformers: eager attention that returns the matrices of all layers. Without MEDIA:
-    the largest --max-pixels that fits 8 to 80 GB, in each precision, of a GPU (or of the machine, with --device cpu);
-    for the 3B and the 7B without a download, or for the --model that is named.
+    "The usual way" is that of transformers: eager attention that returns the matrices of all layers.
+
+    Without MEDIA it prints the largest --max-pixels that fits into 8 to 80 GB in each precision: on a GPU, or with
+    --device cpu on the CPU; for the 3B and the 7B, of which nothing is downloaded, or for the --model that you name.
 
     qvl-attn estimate cats.png --model demo
     """
@@ -78,6 +79,7 @@ def estimate(
         if moves(media) and image:
             raise InputError(f"{media} is a clip, which is asked about alone", "drop --image")
         pictures = media if moves(media) else [load_picture(path) for path in (media, *(image or []))]
+        check_model(model, revision=revision, device=device, dtype=dtype.value, offline=offline, weights=False)
         with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import find_checkpoint

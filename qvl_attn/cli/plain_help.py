@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's docstring with the lines of each paragraph joined: typer breaks them as the source does."""
+    return "\n\n".join(" ".join(text.split()) for text in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
 def _plain(params: list[Any]) -> list[Any]:

@@ -43,6 +43,12 @@ def test_help_names_every_option_and_argument():
             assert parameter.help, (name, parameter.name)
 
 
+def test_paragraphs_are_not_broken_as_the_source_is():
+    text = help_of("estimate", 300)
+    assert re.search(r"^ Without MEDIA it prints .*that you name\. *$", text, re.MULTILINE)
+    assert re.search(r"^ qvl-attn estimate cats.png --model demo *$", text, re.MULTILINE)
+
+
 def completed(command, parameter, incomplete=""):
     """The values that the shell offers for a parameter of a command."""
     context = GROUP.commands[command].make_context(command, [], resilient_parsing=True)

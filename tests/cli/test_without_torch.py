@@ -116,6 +116,8 @@ def test_refusals(tmp_path, cats, clip_file):
         ("check", rows, "--out", tmp_path / "run", *model, "--methods", "foo"): (2, "--methods foo: no method 'foo'"),
         ("check", rows, "--out", tmp_path / "run", *model, "--query", "x"): (2, "--query x"),
         ("check", rows, "--out", tmp_path / "run", "--model", "nowhere"): (2, "--model nowhere: no such folder"),
+        ("estimate", cats, "--model", "nowhere"): (2, "--model nowhere: no such folder"),
+        ("estimate", cats, *model, "--device", "tpu"): (2, "--device tpu"),
         ("selftest", "--model", "nowhere"): (2, "--model nowhere: no such folder"),
         ("selftest", *model, "--device", "tpu"): (2, "--device tpu"),
         ("prompts", "foo"): (2, "error: foo: no such file or question set"),
