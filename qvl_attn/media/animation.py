@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.media.image import MAX_BYTES, check_size, decoding_faults, load_picture, to_rgb
+from qvl_attn.core.types import Media
+from qvl_attn.media.image import MAX_BYTES, STRETCH_HINT, check_size, decoding_faults, load_picture, to_rgb
 from qvl_attn.media.resize import at_size
 from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
@@ -72,7 +73,12 @@ def animation_source(path: Path, name: str) -> VideoSource:
 
 def _notes(data: bytes) -> tuple[str, ...]:
     _, first = next(_decode(data))
-    return () if first is None else tuple(to_rgb(first.copy())[1])
+    return () if first is None else _notes_of_frames(to_rgb(first.copy())[1])
+
+
+def _notes_of_frames(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return the notes on a first frame for a clip, whose frames are not stretched one by one."""
+    return tuple(note.removesuffix(STRETCH_HINT) for note in notes)
 
 
 def _decode(data: bytes) -> Iterator[tuple[int, Image.Image | None]]:
@@ -141,31 +147,39 @@ def frame_folder_source(folder: Path, name: str, rate_fps: float) -> VideoSource
     for path in paths:
         with path.open("rb") as file:
             digest.update(f"{path.name}\0".encode(errors="replace") + hashlib.file_digest(file, "sha256").digest())
-    first = next((pixels for _, pixels in _load_frames(paths, None, 0) if pixels is not None), None)
+    first = next((media for path in paths if (media := _load_frame(path))), None)
     if first is None:
         raise InputError(f"{name}: 0 of {len(paths)} frames decoded", "copy or download them again")
-    height, width, _ = first(None).shape
     times_s = (np.array(numbers, dtype=np.float64) - numbers[0]) / rate_fps
     return VideoSource(
         source=str(folder),
         sha256=digest.hexdigest(),
-        size_px=(width, height),
+        size_px=first.size_px,
         times_s=times_s,
         end_s=float(times_s[-1] + np.median(np.diff(times_s))) if len(paths) > 1 else 1 / rate_fps,
         declared_frames=len(paths),
-        frames=partial(_load_frames, paths, (width, height)),
-        notes=(f"a folder of frames, read as {rate_fps:g} frame numbers a second (--source-fps)",),
+        frames=partial(_load_frames, paths, first.size_px),
+        notes=(
+            f"a folder of frames, read as {rate_fps:g} frame numbers a second (--source-fps)",
+            *_notes_of_frames(first.notes),
+        ),
     )
 
 
-def _load_frames(paths: list[Path], size_px: Size | None, first: int) -> Iterator[tuple[int, Pixels | None]]:
+def _load_frame(path: Path) -> Media | None:
+    try:
+        return load_picture(path)
+    except InputError:
+        return None
+
+
+def _load_frames(paths: list[Path], size_px: Size, first: int) -> Iterator[tuple[int, Pixels | None]]:
     for number, path in enumerate(paths[first:], first):
-        try:
-            media = load_picture(path)
-        except InputError:
+        media = _load_frame(path)
+        if media is None:
             yield number, None
             continue
-        if size_px is not None and size_px != media.size_px:
+        if size_px != media.size_px:
             raise InputError(
                 f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {size_px[0]}x{size_px[1]}",
                 "a folder is read as the frames of one clip; name pictures one by one (encoder: --input-dir)",

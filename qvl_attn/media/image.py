@@ -33,7 +33,7 @@ MAX_PIXELS = 89_478_485
 MAX_ASPECT_RATIO = 200
 # Of pictures of more than 8 bits per channel a smaller part of the range is noted: 12 bits in 16 use a sixteenth.
 LITTLE_RANGE = 1 / 8
-STRETCH_HINT = "--stretch scales what it uses"
+STRETCH_HINT = " (--stretch scales what it uses)"
 
 # Pillow opens the MPO files of phones as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -393,8 +393,8 @@ def _little_used(low: float, high: float, full_scale: float) -> list[str]:
     if not 0 < share < LITTLE_RANGE:
         return []
     return [
-        f"it uses {low:g} to {high:g} of 0 to {full_scale:g}, {share:.1%} of the range: the model sees little contrast "
-        f"({STRETCH_HINT})"
+        f"it uses {low:g} to {high:g} of 0 to {full_scale:g}, {share:.1%} of the range: the model sees little contrast"
+        f"{STRETCH_HINT}"
     ]
 
 

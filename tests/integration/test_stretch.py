@@ -18,8 +18,8 @@ from qvl_attn.vqa.redraw import redrawn
 from tests.helpers.check_runs import invoke, without_drawings
 
 QUESTION = "how many cats?"
-HINT = "(--stretch scales what it uses)"
-NOTE = f"it uses 0 to 4095 of 0 to 65535, 6.2% of the range: the model sees little contrast {HINT}"
+HINT = " (--stretch scales what it uses)"
+NOTE = f"it uses 0 to 4095 of 0 to 65535, 6.2% of the range: the model sees little contrast{HINT}"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_question(demo, dark, tmp_path):
 def test_a_check(demo, dark, tmp_path, monkeypatch):
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
     without_drawings(monkeypatch)
-    row = {"image": "dark.png", "question": QUESTION, "answers": ["2"]}
+    row = {"image": "dark.png", "question": QUESTION, "answer": "2"}
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"id": str(i), **row}) + "\n" for i in range(2)), encoding="utf-8"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from fractions import Fraction
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 
 import av
@@ -296,6 +297,20 @@ def test_a_place_that_no_file_has_prints_nothing(tmp_path, capfd, size):
             errors += 1
         place += int.from_bytes(data[place + 16 : place + 24], "little")
     assert errors
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_disk_that_stops_answering_is_one_line(clip_file, monkeypatch, capfd):
+    class Failing(FileIO):
+        def readinto(self, buffer):
+            if self.tell() >= 1024:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().readinto(buffer[:512])
+
+    path = clip_file(20)
+    monkeypatch.setattr(container, "FileIO", Failing)
+    with pytest.raises(InputError, match=r"clip.mp4( cannot be opened|: \d+ of \d+)"):
+        sample(path)
     assert capfd.readouterr() == ("", "")
 
 

@@ -97,6 +97,16 @@ def test_animated_pictures(tmp_path, suffix, options):
     assert media.clip.declared_frames == media.clip.decoded_frames == 5
 
 
+def test_dark_frames_of_16_bits_are_noted(tmp_path):
+    """There is no `--stretch` for clips: each frame would be stretched otherwise."""
+    for number in range(3):
+        values = np.linspace(0, 4095, 64 * 48).astype(np.uint16).reshape(48, 64)
+        Image.fromarray(values).save(tmp_path / f"{number:03d}.png")
+    notes = open_clip(tmp_path).notes
+    assert notes[1] == "16-bit grey: 0 to 65535 scaled to 8 bits"
+    assert notes[2] == "it uses 0 to 4095 of 0 to 65535, 6.2% of the range: the model sees little contrast"
+
+
 def test_a_folder_of_numbered_frames(tmp_path):
     for number, frame in zip((4, 6, 8, 20), numbered_frames(4), strict=True):
         Image.fromarray(frame).save(tmp_path / f"shot_{number}.png")
