@@ -126,14 +126,7 @@ def _end_s(index: _Index) -> float:
 
 
 class _ClipFile(BufferedReader):
-    """A file whose errors are numbers, as FFmpeg's callbacks return them: PyAV prints a traceback of an exception."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return bytes; none where they cannot be read, which is the end of the file for FFmpeg."""
-        try:
-            return super().read(size)
-        except OSError:
-            return b""
+    """A file in which a wrong place is a number, as in FFmpeg's own: PyAV prints the traceback of an exception."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Return the new position, or a negative number for a place that no file has."""
