@@ -274,6 +274,7 @@ def test_only_the_same_request_has_the_same_name():
         "at": ((1.0, 2.0),),
         "min_pixels": 5000,
         "max_pixels": 5000,
+        "stretch": True,
         "layer": 0,
         "over": "min",
         "embeddings": ("pca",),
