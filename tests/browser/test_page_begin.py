@@ -44,7 +44,7 @@ def dripping(html: str, cut: int | None = None):
             self.end_headers()
             self.wfile.write(html[:cut].encode())
             self.wfile.flush()
-            go.wait(30)
+            go.wait(PATIENCE_S)
             self.wfile.write(html[cut:].encode())
 
         def log_message(self, *args):
