@@ -11,5 +11,5 @@ if [ ! -e "$stamp" ]; then
 fi
 .venv-oldest/bin/uv pip list --python .venv-oldest/bin/python 2>/dev/null | grep -E '^(torch|transformers|numpy|pillow|typer) '
 # Old libraries warn about each other: these warnings are errors only with the newest versions.
-exec .venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+exec .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
     -W ignore::DeprecationWarning -W ignore::ResourceWarning "$@"

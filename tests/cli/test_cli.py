@@ -39,7 +39,9 @@ def run(tmp_path, monkeypatch, demo):
 
 
 def invoke(*args, model="demo"):
-    return CliRunner().invoke(app, ["ask", *(str(arg) for arg in args), "--model", model])
+    """Ask; drawings are small unless their size is named."""
+    size = () if "--draw-size" in args else ("--draw-size", "320")
+    return CliRunner().invoke(app, ["ask", *(str(arg) for arg in args), *size, "--model", model])
 
 
 def ask(run, *args):
@@ -308,8 +310,8 @@ def test_scale(run, cats):
 
 
 def test_draw_size(run, tmp_path):
-    Image.fromarray(np.zeros((700, 1400, 3), dtype=np.uint8)).save("large.png")
-    for flag, width in (("1280", 1280), ("800", 800), ("full", 1400)):
+    Image.fromarray(np.zeros((300, 600, 3), dtype=np.uint8)).save("large.png")
+    for flag, width in (("400", 400), ("320", 320), ("full", 600)):
         folder, _ = ask(run, "large.png", QUESTION, "--draw-size", flag)
         assert pixels(folder / "picture_1.png").shape == (width // 2, width, 3)
 
@@ -530,7 +532,9 @@ def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, module):
 
 def test_two_runs_in_one_folder(cats, tmp_path):
     """Real processes, by the module's name."""
-    processes = [start_command(("ask", cats, QUESTION, "-m", "demo", "-q"), tmp_path) for _ in range(2)]
+    processes = [
+        start_command(("ask", cats, QUESTION, "-m", "demo", "-q", "--draw-size", 256), tmp_path) for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert outputs == [(f"{COUNT}\n", "")] * 2
     assert [process.returncode for process in processes] == [0, 0]
@@ -544,7 +548,7 @@ def _all_files(folder):
 
 
 def _passes(run, path):
-    done = run(path, QUESTION, "--max-pixels", 60_000, "--draw-size", 256, "--json")
+    done = run(path, QUESTION, "--max-pixels", 60_000, "--draw-size", 128, "--json")
     if done.exit_code:
         fails(done, 2, path.name)
         return False

@@ -10,7 +10,7 @@ import pytest
 import torch
 from qwen_vl_utils import process_vision_info, vision_process
 
-from qvl_attn import Result
+from qvl_attn import Drawing, Result
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.media.sampling import ClipSettings
@@ -21,6 +21,7 @@ from qvl_attn.vqa.merge_passes import merge_captures
 from tests.conftest import CLIP_FPS
 
 QUESTION = "what moves?"
+SMALL = Drawing(draw_size_px=256)
 
 
 def loaded(analyzer, path, *, min_pixels=None, max_pixels=None, **how):
@@ -321,7 +322,7 @@ def test_a_frame_is_kept_within_its_budget(demo, clip_file):
 @pytest.mark.parametrize("how", [{}, {"mode": "frames"}, {"mode": "both"}, {"window": 4, "stride": 2}])
 def test_it_comes_back_as_it_went(demo, clip_file, tmp_path, how):
     result = demo.ask_video(clip_file(9, size_px=(112, 84)), QUESTION, fps=CLIP_FPS, **how)
-    folder = result.save(tmp_path / "out")
+    folder = result.save(tmp_path / "out", SMALL)
     back = Result.load(folder)
     assert (back.question, back.answer, back.settings) == (result.question, result.answer, result.settings)
     for name in ("layers", "queries", "query_role", "produces", "weights", "vision_mass"):
@@ -336,7 +337,7 @@ def test_it_comes_back_as_it_went(demo, clip_file, tmp_path, how):
 
 def test_what_is_written_about_a_clip(demo, clip_file, tmp_path):
     path = clip_file(9, size_px=(112, 84))
-    folder = demo.ask_video(path, QUESTION, fps=5).save(tmp_path / "out")
+    folder = demo.ask_video(path, QUESTION, fps=5).save(tmp_path / "out", SMALL)
     value = json.loads((folder / "result.json").read_text())
     assert value["kind"] == "video"
     clip = value["media"][0]["clip"]
@@ -358,7 +359,7 @@ def test_a_result_is_drawn_from_its_samples_where_the_clip_is_gone(demo, clip_fi
     path = clip_file(9, size_px=(112, 84))
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS)
     path.unlink()
-    folder = result.save(tmp_path / "out")
+    folder = result.save(tmp_path / "out", SMALL)
     assert not Result.load(folder).media[0].path
     value = json.loads((folder / "result.json").read_text())
     assert any("drawn from the sampled frames alone" in note for note in value["notes"])
@@ -366,14 +367,14 @@ def test_a_result_is_drawn_from_its_samples_where_the_clip_is_gone(demo, clip_fi
 
 
 def test_a_path_inside_a_result_is_not_followed(demo, clip_file, tmp_path, monkeypatch):
-    folder = demo.ask_video(clip_file(4), QUESTION, fps=CLIP_FPS).save(tmp_path / "out")
+    folder = demo.ask_video(clip_file(4), QUESTION, fps=CLIP_FPS).save(tmp_path / "out", SMALL)
     value = json.loads((folder / "result.json").read_text())
     value["media"][0]["name"] = str(clip_file(4))
     (folder / "result.json").write_text(json.dumps(value))
     back = Result.load(folder)
     monkeypatch.setattr("qvl_attn.results.clip_export.open_clip", None)
     assert back.media[0].source == "clip.mp4"
-    assert (back.save(tmp_path / "again") / "heatmap.mp4").is_file()
+    assert (back.save(tmp_path / "again", SMALL) / "heatmap.mp4").is_file()
 
 
 def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, tmp_path):
@@ -385,7 +386,7 @@ def test_a_frame_that_stays_on_screen_shows_each_of_its_steps(demo, clip_file, t
     assert result.media[0].clip.frame_indices == (0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
     sample_times_s = [0.0, 0.1, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
     assert result.media[0].sampled_s == pytest.approx(sample_times_s)
-    folder = result.save(tmp_path / "out")
+    folder = result.save(tmp_path / "out", SMALL)
     with av.open(str(folder / "heatmap.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(sample_times_s, abs=1e-4)
     from qvl_attn.results.clip_export import step_edges_s
