@@ -30,6 +30,8 @@ from qvl_attn.vqa.record import VqaProvenance, VqaRecord
 SCHEMA_VERSION = 1
 _TEXT = (str, None)
 _SETTINGS = {"query": str, "heads": _TEXT, "system": _TEXT, "answer": _TEXT, "store_heads": str, "faithfulness": bool}
+_MADE_BY = ("qvl_attn", "transformers", "torch", "model", "revision", "dtype", "device", "attention")
+_PROVENANCE = {**dict.fromkeys(_MADE_BY, str), "layer_count": int, "head_count": int}
 R = TypeVar("R", bound=VqaRecord)
 
 
@@ -288,6 +290,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         ValueError: a field is out of range.
     """
     supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
+    check_shape(value["provenance"], _PROVENANCE, "provenance")
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
     return kind(

@@ -143,6 +143,17 @@ def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
         read_result(folder)
 
 
+@pytest.mark.parametrize("value", [4.0, True, "4", None])
+def test_a_number_of_layers_that_is_no_whole_number_is_damage(tmp_path, value):
+    """In a pass of a clip it was found only when the pass was drawn again."""
+    file = "passes/000/result.json"
+    result = json.loads(kept_files("video")[file])
+    result["provenance"]["layer_count"] = value
+    folder = write_kept("video", tmp_path / "result", **{file: json.dumps(result).encode()})
+    with pytest.raises(StoreError, match=r"is damaged: .*provenance.layer_count: want a whole number"):
+        read_result(folder)
+
+
 def test_a_result_of_another_kind_is_told_apart(tmp_path):
     ask, encoder = write_kept("ask", tmp_path / "ask"), write_kept("encoder", tmp_path / "encoder")
     with pytest.raises(StoreError, match=r"is a result of ask, not of encoder \(Result.load reads it\)"):
