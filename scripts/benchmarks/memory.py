@@ -1,7 +1,7 @@
 """Compares the memory that `qvl-attn estimate` expects with what a process uses.
 
     python scripts/benchmarks/memory.py                                                         # some ten minutes
-    python scripts/benchmarks/memory.py --geometry 3b --ways rows --dtypes bfloat16 --cells 1000 2000
+    python scripts/benchmarks/memory.py --geometry 3b --ways rows --dtypes bfloat16 --cells 1000
 
 Checkpoints with random weights in bfloat16, as wide as the 3B and the 7B and with few layers (`3b` has all 36, and
 takes 7 GiB of disk and 9 of memory), are asked about pictures of noise, every question in a process of its own, which

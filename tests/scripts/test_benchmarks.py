@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import attention, encoder, evaluate_methods, methods, report, startup
+from benchmarks import attention, encoder, evaluate_methods, methods, readme, report, startup
 from transformers import AutoModelForImageTextToText
 
 from qvl_attn.model.loading import load_processor
@@ -192,3 +192,24 @@ def test_what_the_documents_name_runs(command, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     kept = json.loads((tmp_path / "figures.json").read_text())
     assert kept["figures"] or kept["tables"]
+
+
+@pytest.mark.parametrize("path", readme.READMES, ids=lambda path: path.name)
+def test_the_readme_quotes_what_was_measured(path):
+    text, kept = path.read_text(), readme.kept_figures()
+    assert readme.filled(text, kept) == text, "run scripts/benchmarks/readme.py"
+    quoted = {name for name, _ in [*readme.FIGURE.findall(text), *(found[1:] for found in readme.TABLE.findall(text))]}
+    assert quoted == kept.keys(), "each file is quoted"
+    changed = json.loads(json.dumps(kept).replace("1", "7").replace("2", "8"))
+    assert readme.filled(text, changed) != text
+
+
+def test_what_was_measured_names_its_command_and_no_place():
+    for name, kept in readme.kept_figures().items():
+        script = re.search(r"scripts/benchmarks/(\w+)\.py", kept["command"])[1]
+        assert name.startswith(script)
+        assert kept["command"] in readme.READMES[0].read_text(), "the document has the command that made its figures"
+        assert set(kept["versions"]) == {"python", "qvl-attn", "torch", "transformers"}
+        assert kept["machine"].keys() == {"cpu", "cores", "threads", "memory_gib", "gpu"}
+        assert "/work" not in str(kept)
+        assert "/tmp" not in str(kept)
