@@ -260,4 +260,4 @@ def test_invalid_attention_is_one_line(loaded, monkeypatch):
 def test_wrong_options_keep_their_exit_code(loaded, args):
     done = loaded(*args)
     assert done.exit_code == 2
-    assert "error: " in done.stderr
+    assert "error" in done.stderr.lower()
