@@ -269,7 +269,8 @@ class Capture:
             layers_heads = (L, None) if self.apart is None else (len(self.apart.layers), len(self.apart.heads))
             dtype = np.float16 if half else np.float32
             _require_array("weights_by_head", self.weights_by_head, dtype, (*layers_heads, Q, V))
-            _require(bool(np.isfinite(self.weights_by_head).all()), "weights_by_head: not finite")
+            by_head = self.weights_by_head
+            _require(bool(np.isfinite(by_head).all() and (by_head >= 0).all()), "weights_by_head: not attention")
         _require(self.apart is None or self.weights_by_head is not None, "apart is set, but weights_by_head is None")
         if self.weights_max is not None:
             _require_array("weights_max", self.weights_max, np.float32, (L, Q, V))

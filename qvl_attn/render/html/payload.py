@@ -69,8 +69,7 @@ def pack_rows(rows: NDArray[Any]) -> str:
     """
     largest = rows.max(axis=1).astype("<f4")
     scaled = np.divide(rows * TOP, largest[:, None], out=np.zeros(rows.shape), where=largest[:, None] > 0)
-    # the largest value of a row is rounded: where it is hardly above zero, others would exceed it by far
-    bits = np.minimum(scaled, TOP).astype(np.float16).view(np.uint16)
+    bits = scaled.astype(np.float16).view(np.uint16)
     raw = largest.tobytes() + (bits >> 8).astype(np.uint8).tobytes() + (bits & 255).astype(np.uint8).tobytes()
     return b64encode(zlib.compress(raw, 6)).decode()
 
