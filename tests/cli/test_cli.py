@@ -312,7 +312,7 @@ def test_scale(run, cats):
 def test_draw_size(run, tmp_path):
     Image.fromarray(np.zeros((300, 600, 3), dtype=np.uint8)).save("large.png")
     for flag, width in (("400", 400), ("320", 320), ("full", 600)):
-        folder, _ = ask(run, "large.png", QUESTION, "--draw-size", flag)
+        folder, _ = ask(run, "large.png", QUESTION, "--draw-size", flag, "--max-new-tokens", 2)
         assert pixels(folder / "picture_1.png").shape == (width // 2, width, 3)
 
 
@@ -548,7 +548,8 @@ def _all_files(folder):
 
 
 def _passes(run, path):
-    done = run(path, QUESTION, "--max-pixels", 60_000, "--draw-size", 128, "--json")
+    small = ("--max-pixels", 60_000, "--draw-size", 128, "--max-new-tokens", 2)
+    done = run(path, QUESTION, *small, "--json")
     if done.exit_code:
         fails(done, 2, path.name)
         return False
