@@ -26,6 +26,7 @@ from qvl_attn.attribution.selection import query_rows
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.merge_passes import merge_captures
+from tests.helpers.loading import without_loading
 
 # As published in the authors' code.
 PUBLISHED = {
@@ -229,7 +230,7 @@ def test_windows_of_a_clip_keep_its_heads(demo, clip_file, file):
 
 def test_the_command_names_its_profile(demo, cats, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     run = CliRunner().invoke(app, ["ask", str(cats), QUESTION, "--model", "demo", "--profile", own])
     assert run.exit_code == 0, run.output
     assert "heads 1.0,2.2 (profile own: calibrated" in " ".join(run.stderr.split())

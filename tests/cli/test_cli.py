@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from qvl_attn import Result, __version__
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_PICTURES
+from tests.helpers.loading import without_loading
 from tests.helpers.processes import PATIENCE_S, signal_at_call, signal_at_import, start_command
 
 QUESTION = "how many cats?"
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch, demo):
     """`qvl-attn ask` on the embedded model, in an empty folder, without loading its weights each time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("qvl_attn.model.loading.load_weights", lambda *args: demo.model)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     return invoke
 
 

@@ -14,6 +14,7 @@ from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
+from tests.helpers.loading import without_loading
 
 QUESTION = "how many cats?"
 SMALL = ("--max-pixels", 16 * 28**2)
@@ -24,7 +25,7 @@ NAMES = ["mean", "max", "heads", "relative", "sinks", "sinks-redistributed", "gr
 def run(tmp_path, monkeypatch, demo):
     """A command on the embedded model in an empty folder, without loading its weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     return invoke
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
 from tests.conftest import CLIP_FPS
+from tests.helpers.loading import without_loading
 
 QUESTION = "what moves?"
 
@@ -23,7 +24,7 @@ QUESTION = "what moves?"
 def run(tmp_path, monkeypatch, demo):
     """The command in an empty folder, without loading the weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
 
     def invoke(*args):
         words = [str(arg) for arg in args]

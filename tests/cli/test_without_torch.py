@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
+from tests.helpers.loading import without_loading
 
 HEAVY = {"torch", "transformers", "torchvision", "qwen_vl_utils", "matplotlib"}
 QUESTION = "how many cats?"
@@ -36,7 +37,7 @@ def run_together(commands):
 def in_process(tmp_path, monkeypatch, demo):
     """Run a command here, without loading the embedded model's weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
 
     def run(command):
         done = CliRunner().invoke(app, [*map(str, command)])

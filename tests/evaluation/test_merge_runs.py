@@ -18,6 +18,7 @@ from qvl_attn import merge_runs
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from tests.conftest import DEMO_PICTURES
+from tests.helpers.loading import without_loading
 from tests.helpers.run_comparison import ENVIRONMENT, assert_runs_match, files_of, pictures_of, rows_of, summary_of
 
 OF = 3
@@ -31,7 +32,7 @@ def command(demo):
         return CliRunner().invoke(app, [str(arg) for arg in args])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        without_loading(patch, demo)
         yield invoke
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
+from tests.helpers.loading import without_loading
 from tests.helpers.processes import PATIENCE_S, signal_at_call, wait_until, wait_until_stopped
 from tests.helpers.run_comparison import COMMAND, ENVIRONMENT, assert_runs_match, json_differences, rows_of, summary_of
 
@@ -32,7 +33,7 @@ PROGRESS = re.compile(r"[a-z ]+: [\d,]+ of [\d,]+, ")
 @pytest.fixture
 def local(demo, monkeypatch):
     """Run the command in this process, without loading the weights."""
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     return lambda data, out, *words: CliRunner().invoke(app, arguments_of(data, out, *words))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from qvl_attn.demo.dataset import write_dataset
 from tests.helpers.check_runs import invoke, make_data, without_drawings
+from tests.helpers.loading import without_loading
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def once(scenes, demo) -> Path:
     folder = scenes.parent.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        without_loading(patch, demo)
         done = invoke(scenes)
     assert done.exit_code == 0, done.output
     (folder / "stdout").write_text(done.stdout, encoding="utf-8")
@@ -32,7 +33,7 @@ def once(scenes, demo) -> Path:
 def check(tmp_path, monkeypatch, demo):
     """Run the command in an empty folder, without loading the weights each time and without most of the drawing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     without_drawings(monkeypatch)
     return lambda data, *args, out="run": invoke(data, "--max-new-tokens", 4, *args, out=out)
 

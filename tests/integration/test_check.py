@@ -19,6 +19,7 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_jsonl, read_samples
 from qvl_attn.evaluation.loop import other_samples
 from tests.helpers.check_runs import invoke, rows_of, without_drawings, write_rows
+from tests.helpers.loading import without_loading
 
 SCENES = 12
 
@@ -34,7 +35,7 @@ def scenes(tmp_path_factory) -> Path:
 def drawn_check(tmp_path, monkeypatch, demo):
     """Run the command in an empty folder, without loading the weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     return invoke
 
 

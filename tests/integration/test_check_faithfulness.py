@@ -10,6 +10,7 @@ import pytest
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from tests.helpers.check_runs import invoke, without_drawings
+from tests.helpers.loading import without_loading
 from tests.helpers.run_comparison import rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
@@ -28,7 +29,7 @@ def scenes(tmp_path_factory) -> Path:
 def check(demo):
     """Run the command without loading the weights each time, and without charts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        without_loading(patch, demo)
         without_drawings(patch)
         yield lambda data, out, *args: invoke(data, *args, out=out)
 

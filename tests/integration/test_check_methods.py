@@ -16,6 +16,7 @@ from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.outputs import draw_sample
 from qvl_attn.evaluation.score import read_scores
 from tests.helpers.check_runs import make_data, without_drawings, write_rows
+from tests.helpers.loading import without_loading
 from tests.helpers.run_comparison import json_differences, rows_of, summary_of
 
 GROUNDING = ("pointing", "mass", "lift", "auc", "iou")
@@ -35,7 +36,7 @@ def scenes(tmp_path_factory) -> Path:
 def check(demo):
     """Run the command without loading the weights each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        without_loading(patch, demo)
 
         def invoke(data, out, *args, command="check"):
             inputs = [str(data), "--model", "demo"] if command == "check" else [*map(str, data)]

@@ -22,6 +22,7 @@ from qvl_attn.report import make_report
 from qvl_attn.vqa.page import result_html
 from tests.cli.test_cli import fails
 from tests.helpers.check_runs import without_drawings
+from tests.helpers.loading import without_loading
 from tests.helpers.pages import EVIL, Reader, assert_close, read_png
 from tests.helpers.processes import PATIENCE_S
 
@@ -53,7 +54,7 @@ def scored(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
     write_dataset(folder / "set", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        without_loading(patch, demo)
         without_drawings(patch)
         done = invoke(folder / "set" / "questions.jsonl", out=folder / "run")
     assert done.exit_code == 0, done.output
@@ -88,7 +89,7 @@ def test_it_is_written_beside_every_result_and_listed(saved_once):
 
 
 def test_ask_and_video_write_it(demo, cats, clip_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     for command, medium in (("ask", cats), ("video", clip_file(4))):
         words = [command, str(medium), QUESTION, "--model", "demo", "--json", "--out", str(tmp_path / command)]
         done = CliRunner().invoke(app, words)

@@ -24,6 +24,7 @@ from tests.helpers.check_runs import (
     without_drawings,
     write_rows,
 )
+from tests.helpers.loading import without_loading
 from tests.helpers.processes import PATIENCE_S, signal_at_call, wait_until_stopped
 
 # The function that writes a row.
@@ -35,7 +36,7 @@ KEPT = "interrupted; finished rows are kept in run: run the same command to cont
 def here(tmp_path, monkeypatch, demo):
     """Run the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     return invoke
 
 

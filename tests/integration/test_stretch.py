@@ -16,6 +16,7 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import load_picture
 from qvl_attn.vqa.redraw import redrawn
 from tests.helpers.check_runs import invoke, without_drawings
+from tests.helpers.loading import without_loading
 
 QUESTION = "how many cats?"
 HINT = " (--stretch scales what it uses)"
@@ -55,7 +56,7 @@ def test_a_question(demo, dark, tmp_path):
 
 
 def test_a_check(demo, dark, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    without_loading(monkeypatch, demo)
     without_drawings(monkeypatch)
     row = {"image": "dark.png", "question": QUESTION, "answer": "2"}
     (tmp_path / "rows.jsonl").write_text(
