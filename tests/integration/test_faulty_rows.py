@@ -167,10 +167,10 @@ def test_an_unexpected_fault_while_reading_is_an_error_row(check, tmp_path, monk
     load = loop_module.load_picture
     faults = {"3.png": RuntimeError("of no known kind"), "4.png": MemoryError("no room"), "5.png": KeyError("a")}
 
-    def fails(path):
+    def fails(path, *options):
         if path.name in faults:
             raise faults[path.name]
-        return load(path)
+        return load(path, *options)
 
     monkeypatch.setattr(loop_module, "load_picture", fails)
     done = check(write_rows(tmp_path, make_data(tmp_path, 30)))
@@ -205,10 +205,10 @@ def test_a_tenth_may_fail_and_no_more(check, tmp_path, after_the_check, count, b
 def test_a_finished_run_with_too_many_errors_fails_again(check, tmp_path, rows, monkeypatch):
     load = loop_module.load_picture
 
-    def fails(path):
+    def fails(path, *options):
         if path.stem in "012":
             raise RuntimeError("of no known kind")
-        return load(path)
+        return load(path, *options)
 
     monkeypatch.setattr(loop_module, "load_picture", fails)
     data = write_rows(tmp_path, rows)
@@ -245,10 +245,10 @@ def test_a_picture_that_can_no_longer_be_drawn_is_a_note(check, tmp_path, rows, 
     """It is deleted after it was scored: the run ends, and the gallery lacks it."""
     write_outputs, load = run_module.write_outputs, loop_module.load_picture
 
-    def fails(path):
+    def fails(path, *options):
         if path.name == "3.png":
             raise fault
-        return load(path)
+        return load(path, *options)
 
     def hooked(*args, **more):
         if fault:
