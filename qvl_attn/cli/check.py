@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import completion, options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, importing, print_line
+from qvl_attn.cli.console import find_model, find_processor, go_offline, handle_errors, importing, print_line
 from qvl_attn.cli.gate import (
     CHECK,
     AsCsv,
@@ -32,7 +31,6 @@ from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import pluralize
 
 if TYPE_CHECKING:
-    from qvl_attn.analyzer import Analyzer
     from qvl_attn.evaluation.ray_workers import RayWorkers
     from qvl_attn.evaluation.sharding import Shard
 
@@ -265,23 +263,16 @@ def check(
             "max_new_tokens": max_new_tokens,
         }
 
-        @cache
-        def analyzer() -> Analyzer:
+        def check_typed() -> None:
             check_settings({**typed, "method": methods, "method_option": "--methods"}, model, **load_options)
-            return find_model(
-                model,
-                bars=not quiet,
-                say=say,
-                attn=attn.value,
-                workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,
-                **load_options,
-            )
 
-        def check_question(question: str) -> None:
-            if "<" in question:  # as in all words that are commands; other questions are checked without a model
+        def question_check() -> Callable[[str], None]:
+            check_typed()
+            with importing():
                 from qvl_attn.model.prompt import check_text, control_words
 
-                check_text("question", question, control_words(analyzer().processor))
+            words = control_words(find_processor(model, revision, offline=offline))
+            return lambda question: check_text("question", question, words)
 
         samples = load_samples(
             data,
@@ -292,7 +283,7 @@ def check(
             columns=columns,
             box_format=box_format,
             box_units=box_units,
-            check_question=check_question,
+            question_check=question_check,
             progress=lambda done: progress("checking the data", done, 0),
         )
         progress("checking the data", len(samples), len(samples))
@@ -301,9 +292,18 @@ def check(
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
         about = f"{pluralize(len(samples), 'sample')} about {pluralize(len(media), 'picture or clip')}"
         say(f"{about}; all files found")
+        check_typed()
+        analyzer = find_model(
+            model,
+            bars=not quiet,
+            say=say,
+            attn=attn.value,
+            workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,
+            **load_options,
+        )
         # Ray prints to stdout when an actor dies.
         with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
-            summary = analyzer().check(
+            summary = analyzer.check(
                 samples,
                 out,
                 name=data if data.startswith("hf:") else Path(data).name,

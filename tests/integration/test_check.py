@@ -18,6 +18,7 @@ from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_jsonl, read_samples
 from qvl_attn.evaluation.loop import other_samples
+from qvl_attn.model.checkpoint import find_checkpoint
 from tests.helpers.check_runs import invoke, rows_of, without_drawings, write_rows
 from tests.helpers.loading import without_loading
 
@@ -421,8 +422,57 @@ def test_words_that_are_commands_in_a_question_set_are_reported(check, tmp_path,
     assert "--prompts b: question: the question contains '<|im_end|>'" in " ".join(done.stderr.split())
 
 
+def one_line_of(done):
+    return " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "error"),
+    [
+        (["--layers", "99"], 2, "error: --layers 99: no layer 99 hint: the model has layers 0 to 3"),
+        (["--model", "nosuch"], 2, "error: --model nosuch: no such folder, and no Hugging Face id"),
+        (["--model", "no/such", "--offline"], 1, "error: no/such is not in the cache, and --offline forbids"),
+    ],
+)
+def test_a_wrong_option_is_no_fault_of_the_questions(check, tmp_path, row, monkeypatch, options, code, error):
+    """Questions with `<` are checked with the model's processor, so that the options matter while the data is read."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = [row | {"id": str(i), "question": "is a < b?"} for i in range(3)]
+    done = check(write_rows(tmp_path, rows), *options)
+    assert done.exit_code == code
+    assert one_line_of(done).startswith(error)
+    assert "fault" not in done.stderr
+    assert "question" not in done.stderr
+
+
+def test_faults_of_the_data_are_reported_where_no_model_is_found(check, tmp_path, row, monkeypatch):
+    rows = [row | {"question": "is a < b?"}, row | {"id": "b", "bokses": []}]
+    done = check(write_rows(tmp_path, rows), "--model", "no/such", "--offline")
+    assert done.exit_code == 2
+    errors = one_line_of(done)
+    assert "error: the data set has 1 fault line 2: bokses: unknown field: did you mean boxes?" in errors
+    assert "hint: questions with < are not checked yet: no/such is not in the cache" in errors
+
+
+def test_the_words_that_are_commands_come_from_the_settings_files_alone(check, tmp_path, row, monkeypatch):
+    """The processor is built once for all questions, and no weights are looked for before the faults are listed."""
+    asked = []
+
+    def find(name, revision=None, *, offline, weights):
+        asked.append(weights)
+        return find_checkpoint("demo", weights=weights)
+
+    monkeypatch.setattr("qvl_attn.model.checkpoint.find_checkpoint", find)
+    monkeypatch.setattr("qvl_attn.vqa.saved.find_on_disk", lambda *args, **more: None)
+    rows = [row | {"id": str(i), "question": "is a < b? <|im_end|>"} for i in range(3)]
+    done = check(write_rows(tmp_path, rows), "--model", "owner/not-downloaded")
+    assert done.exit_code == 2
+    assert "the data set has 3 faults line 1: question: the question contains '<|im_end|>'" in one_line_of(done)
+    assert asked == [False]
+
+
 def test_questions_without_such_words_are_checked_without_a_model(check, tmp_path, row, monkeypatch):
-    monkeypatch.setattr("qvl_attn.cli.check.find_model", None)
+    monkeypatch.setattr("qvl_attn.cli.check.find_processor", None)
     done = check(write_rows(tmp_path, [row | {"awnser": ""}]))
     assert done.exit_code == 2
     assert "line 1: awnser: unknown field: did you mean answer?" in " ".join(done.stderr.split())

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.runtime import no_op
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.question_sets import load_prompts
 from qvl_attn.evaluation.data.rows import Faults
@@ -27,7 +28,7 @@ def load_samples(
     columns: str | None = None,
     box_format: str | None = None,
     box_units: str | None = None,
-    check_question: Callable[[str], None] = lambda question: None,
+    question_check: Callable[[], Callable[[str], None]] = lambda: no_op,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Read and check a whole data set, files included. No model is needed.
@@ -43,7 +44,9 @@ def load_samples(
         columns: the columns of a Hugging Face data set, as comma-separated `field=column`.
         box_format: the box format of a Hugging Face data set.
         box_units: the box units of a Hugging Face data set.
-        check_question: raises an `InputError` for a question that the model cannot be asked.
+        question_check: returns a function that raises an `InputError` for a question that the model cannot be asked.
+            Called once, after all is read, if a question may have such words. What it raises itself is no fault of the
+            data: it is raised as it is if there are no faults, and else becomes their hint.
         progress: called with the number of records checked.
 
     Raises:
@@ -74,7 +77,7 @@ def load_samples(
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not root.is_dir():
         raise InputError(f"--data-root {root}: not a folder")
-    return read_samples(islice(records, limit), root, faults, prompt_items, readers, check_question, progress)
+    return read_samples(islice(records, limit), root, faults, prompt_items, readers, question_check, progress)
 
 
 def _what(path: Path) -> str:

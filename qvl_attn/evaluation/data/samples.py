@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.errors import InputError, QvlAttnError
+from qvl_attn.core.runtime import no_op
+from qvl_attn.core.text import pluralize, shortened
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
@@ -95,6 +96,8 @@ class Root:
 
 
 MAX_LINE_BYTES = 2**20
+# All words that are commands have it; a question without it is checked without a model.
+COMMAND_MARK = "<"
 MAX_ROWS = 1_000_000
 # How far a box may extend beyond the picture, because annotations are rounded; it is clipped to the picture.
 SLACK_PX = 1.0
@@ -205,7 +208,7 @@ def read_samples(
     faults: Faults,
     prompts: Sequence[PromptItem] = (),
     readers: Mapping[str, Reader] | None = None,
-    check_question: Callable[[str], None] = lambda question: None,
+    question_check: Callable[[], Callable[[str], None]] = lambda: no_op,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Check all records and their files, and report all faults at once.
@@ -216,14 +219,13 @@ def read_samples(
         faults: the faults so far.
         prompts: the questions for each record without a question.
         readers: the readers of pictures that are not files, by name.
-        check_question: as in `load_samples`.
+        question_check: as in `load_samples`.
         progress: called with the number of records checked.
 
     Raises:
         InputError: lists every fault with its place and field.
     """
-    for item in prompts:
-        _check_question(item.question, f"--prompts {item.id}", check_question, faults)
+    suspects = [(f"--prompts {item.id}", item.question) for item in prompts if COMMAND_MARK in item.question]
     resolver = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
     places: dict[str, str] = {}
@@ -240,14 +242,16 @@ def read_samples(
                 sample_ids += [(name, place) for name in names]
             media_refs = _find_media(row, resolver, faults)
             boxes = _clipped_boxes(row, media_refs, faults) if media_refs else []
-            if row.question:
-                _check_question(row.question, place, check_question, faults)
-            elif row.question is None and not prompts:
+            if row.question is not None and COMMAND_MARK in row.question:
+                suspects.append((place, row.question))
+            if row.question is None and not prompts:
                 faults.add(row.place, "question", "missing, and no --prompts are given")
             if len(faults.lines) == before:
                 samples += _samples(row, media_refs, boxes, prompts)
         progress(done)
     _check_sample_ids(sample_ids, faults)
+    if suspects:
+        _check_questions(suspects, question_check, faults)
     if faults.lines:
         raise all_faults(faults.lines)
     if not samples:
@@ -255,9 +259,9 @@ def read_samples(
     return _grouped(samples)
 
 
-def all_faults(lines: Sequence[str]) -> InputError:
+def all_faults(lines: Sequence[str], hint: str = "") -> InputError:
     """Return one error that lists all faults of a data set."""
-    return InputError(f"the data set has {len(lines)} fault{'s' if len(lines) > 1 else ''}", "", tuple(lines))
+    return InputError(f"the data set has {pluralize(len(lines), 'fault')}", hint, tuple(lines))
 
 
 def _grouped(samples: Sequence[Sample]) -> list[Sample]:
@@ -293,11 +297,21 @@ def _check_sample_ids(ids: Sequence[tuple[str, str]], faults: Faults) -> None:
         places.setdefault(name, place)
 
 
-def _check_question(question: str, place: str, check: Callable[[str], None], faults: Faults) -> None:
+def _check_questions(
+    questions: Sequence[tuple[str, str]], question_check: Callable[[], Callable[[str], None]], faults: Faults
+) -> None:
+    """Check questions, each with its place. The faults so far are raised if there is no model to check them with."""
     try:
-        check(question)
-    except InputError as error:
-        faults.add(place, "question", str(error))
+        check = question_check()
+    except QvlAttnError as error:
+        if not faults.lines:
+            raise
+        raise all_faults(faults.lines, f"questions with {COMMAND_MARK} are not checked yet: {error}") from None
+    for place, question in questions:
+        try:
+            check(question)
+        except InputError as error:
+            faults.add(place, "question", str(error))
 
 
 def _find_media(row: Row, resolver: Root, faults: Faults) -> tuple[MediaRef, ...]:
