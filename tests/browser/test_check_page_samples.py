@@ -29,7 +29,7 @@ def test_a_sample_opens_with_all_its_data(open_check_page, finished_check, kind)
         for words in (row["id"], *row["media"], row.get("answer", "") or "(no answer)", row.get("error", "")):
             assert words in text
         head, *figures = page.table("sample-figures")
-        assert head == ["", "Headline", "chance", "uniform map", "centre", "another picture's boxes"]
+        assert head == ["", "Headline", "chance", "uniform map", "centre prior", "another picture's boxes"]
         for line, name in zip(figures, FIGURES, strict=True):
             values = [row.get("headline", {}).get(name)]
             values += [row.get("controls", {}).get(control, {}).get(name) for control in CONTROLS]

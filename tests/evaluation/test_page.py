@@ -107,6 +107,11 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
 # Errors
 
 
+def only_its_id(run):
+    first = json.loads((run / "scores.jsonl").read_text().split("\n")[0])
+    (run / "scores.jsonl").write_text(json.dumps({"id": first["id"]}) + "\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "code", "words"),
     [
@@ -116,7 +121,8 @@ def test_a_run_of_an_older_version_has_a_page_without_pictures(copied):
         (lambda run: altered(run / "summary.json", model=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", notes=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", settings=[]), 1, "summary.json is damaged"),
-        (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "scores.jsonl: line 1 is not a row"),
+        (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "line 1 is about 'a', no sample of this run"),
+        (only_its_id, 1, "scores.jsonl: line 1 is not a row"),
         (
             lambda run: (run / "scores.jsonl").write_text("{\n"),
             1,
