@@ -121,7 +121,11 @@ def only_its_id(run):
         (lambda run: altered(run / "summary.json", model=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", notes=...), 1, "summary.json is damaged"),
         (lambda run: altered(run / "summary.json", settings=[]), 1, "summary.json is damaged"),
-        (lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'), 1, "line 1 is about 'a', no sample of this run"),
+        (
+            lambda run: (run / "scores.jsonl").write_text('{"id": "a"}\n'),
+            1,
+            "line 1 is about 'a', no sample of this run",
+        ),
         (only_its_id, 1, "scores.jsonl: line 1 is not a row"),
         (
             lambda run: (run / "scores.jsonl").write_text("{\n"),
