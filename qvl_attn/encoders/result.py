@@ -23,6 +23,7 @@ from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSe
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
+from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import as_stored, base_name, media_from, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
@@ -97,7 +98,7 @@ def request_folder(
     """Return the folder of a result, `<media>-<model>-<8 hex>`; the same request always has the same folder."""
     key = {
         "media": media.sha256,
-        "settings": asdict(settings),
+        "settings": settings_key(settings),
         "drawing": asdict(drawing),
         "made_by": asdict(provenance),
     }

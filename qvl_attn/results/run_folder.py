@@ -21,6 +21,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
 from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import shortened
+from qvl_attn.results.added import with_added
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
 SCHEMA_VERSION = 1
@@ -236,6 +237,7 @@ def differences(
 
     `words` labels the first and the second value.
     """
+    first, second = with_added(first), with_added(second)
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     values = {name: (_describe(first.get(name)), _describe(second.get(name))) for name in names}
     return [f"{name}: {a} {words[0]}, {b} {words[1]}" for name, (a, b) in values.items()]

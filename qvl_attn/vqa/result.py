@@ -16,6 +16,7 @@ from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Source
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
+from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import as_stored, media_from, picture_file, write_sampled_frames
 from qvl_attn.results.store import (
     ARRAYS_FILE,
@@ -115,7 +116,7 @@ def request_folder(
     key = {
         "media": [medium.sha256 for medium in media],
         "question": question,
-        "settings": asdict(settings),
+        "settings": settings_key(settings),
         "drawing": asdict(drawing),
         "made_by": {name: made_by[name] for name in IDENTITY},
     }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qvl_attn.attribution.heatmap import layer_figures
+from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.codec import record_json as encoder_json
 from qvl_attn.encoders.embedding_figures import embedding_images
 from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.encoders.result import request_folder as encoder_folder
 from qvl_attn.evaluation.compare import compare_runs
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.score import read_scores, score_row
@@ -23,6 +26,7 @@ from qvl_attn.results.run_folder import open_run
 from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result
 from qvl_attn.vqa.redraw import read_result, redrawn
+from qvl_attn.vqa.result import request_folder as vqa_folder
 from tests.helpers.kept import KEPT, write_kept
 
 SCHEMAS = sorted(path.name for path in KEPT.parent.iterdir() if path.is_dir())
@@ -120,3 +124,48 @@ def test_a_kept_check_is_read_resumed_compared_and_written_as_a_page(tmp_path):
     (comparison,) = compare_runs([folder, copy])["comparisons"]
     assert {figure["difference"] for figure in comparison["figures"].values()} <= {0.0, None}
     assert scores[0].question in make_report(folder).read_text(encoding="utf-8")
+
+
+def without_stretch(kind: str, folder: Path) -> Path:
+    """Write a kept result as versions before `--stretch` wrote it."""
+    write_kept(kind, folder)
+    for path in (folder / name for name in ("result.json", "run.json") if (folder / name).exists()):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        removed = [
+            part.pop(name)
+            for part, name in ((value.get("settings", {}), "stretch"), (value.get("same", {}), "--stretch"))
+            if name in part
+        ]
+        assert removed == [False]
+        path.write_text(json.dumps(value), encoding="utf-8")
+    return folder
+
+
+def test_results_of_versions_before_stretch_are_found_again(tmp_path):
+    """The folders' names are those that the version before it gave these requests."""
+    asked = read_result(without_stretch("ask", tmp_path / "ask"))
+    encoded = EncoderResult.load(without_stretch("encoder", tmp_path / "encoder"))
+    made_by, drawing = asdict(asked.provenance), Drawing()
+
+    def folder_of_question(settings):
+        return vqa_folder(tmp_path, asked.media, asked.question, settings, drawing, made_by).name
+
+    def folder_of_encoder(settings):
+        return encoder_folder(tmp_path, encoded.media, settings, drawing, encoded.provenance).name
+
+    assert folder_of_question(asked.settings) == "cats-how-many-cats-4b718287"
+    assert folder_of_encoder(encoded.settings) == "cats-demo-2da41916"
+    assert folder_of_question(replace(asked.settings, stretch=True)) != "cats-how-many-cats-4b718287"
+    assert folder_of_encoder(replace(encoded.settings, stretch=True)) != "cats-demo-2da41916"
+
+
+def test_a_check_of_a_version_before_stretch_is_resumed(tmp_path):
+    folder, run = without_stretch("check", tmp_path / "check"), stored(KEPT / "check", "run.json")
+    with open_run(folder, run) as ledger:
+        assert ledger.finished
+    with (
+        pytest.raises(InputError) as refused,
+        open_run(folder, run | {"same": run["same"] | {"--stretch": True}}),
+    ):
+        pass
+    assert refused.value.details == ("--stretch: False before, True now",)
