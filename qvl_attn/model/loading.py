@@ -36,6 +36,14 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _IMAGE_PROCESSOR = "Qwen2VLImageProcessor"
 # A processor may enlarge pictures to at most this, about 21,000 cells.
 _MOST_ENLARGED = 2**24
+# Settings of generation that change greedy answers and are not applied here, with the values that change nothing.
+_UNSERVED = {
+    **dict.fromkeys(("encoder_repetition_penalty", "guidance_scale"), 1),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "stop_strings")),
+    **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty", "watermarking_config")),
+    "token_healing": False,
+}
 _COPY = "copy the tokenizer and processor files of the base model into it (*.json, *.jinja, *.txt, but no config.json)"
 
 
@@ -217,11 +225,20 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
 def _generation(name: str, stated: Any, vocabulary: int) -> GenerationConfig:
     """Return the settings of generation that are the checkpoint's own: see `generate.greedy`.
 
-    Others, which transformers would take from the file wherever ours are silent, are left out.
+    Left out are those that say nothing about greedy answers: sampling, beams, the longest length or time, caches,
+    outputs. transformers would take them from the file wherever ours are silent.
 
     Raises:
-        ModelError: a setting has another type, or is out of range.
+        ModelError: a setting has another type, or is out of range, or changes greedy answers and is not applied.
     """
+    for field, neutral in _UNSERVED.items():
+        value = getattr(stated, field, None)
+        if value not in (None, neutral, [], (), {}, ""):
+            words = shortened(plain(f"{field} {value}"))
+            raise ModelError(
+                f"{name}: its generation_config.json has {words}, which changes answers and is not supported",
+                f"take {field} out of the file to get the answers without it",
+            )
     penalty, end, pad = stated.repetition_penalty, stated.eos_token_id, stated.pad_token_id
     ids = [*(end if isinstance(end, list) else [end]), pad]
     known = all(token is None or (type(token) is int and 0 <= token < vocabulary) for token in ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationMixin
 
 from qvl_attn import Analyzer, Encoder
 from qvl_attn.core.errors import InputError, ModelError
 from qvl_attn.core.runtime import finished_within
 from qvl_attn.model import chat_template, checkpoint_files
 from qvl_attn.model.checkpoint import find_checkpoint
+from qvl_attn.model.loading import load_weights
 from tests.conftest import DEMO_MODEL
 
 PROCESSOR = "preprocessor_config.json"
@@ -36,7 +39,7 @@ def edit(file, **fields) -> None:
     """Change fields of a JSON file; those of a part of the configuration are given as an object."""
     value = json.loads(file.read_text())
     for name, field in fields.items():
-        value[name] = {**value[name], **field} if isinstance(field, dict) and name.endswith("_config") else field
+        value[name] = {**value.get(name, {}), **field} if isinstance(field, dict) and name.endswith("_config") else field
     file.write_text(json.dumps(value))
 
 
@@ -429,10 +432,51 @@ def test_settings_of_generation_that_cannot_be_used(folder, fields):
     assert "its generation_config.json cannot be used" in model_error(folder)
 
 
-def test_other_settings_of_generation_are_left_out(folder, demo, cats):
-    """transformers takes from the file what the call leaves open: lengths, penalties, even a limit of time."""
-    others = {"output_hidden_states": "a", "bos_token_id": "x", "max_time": 1e-9, "min_new_tokens": 9}
-    edit(folder / "generation_config.json", **others, no_repeat_ngram_size=1, suppress_tokens=[0, 1, 2])
+def test_settings_that_say_nothing_about_greedy_answers_are_left_out(folder, demo, cats):
+    """transformers takes from the file what the call leaves open: lengths, outputs, even a limit of time."""
+    others = {"output_hidden_states": "a", "bos_token_id": "x", "max_time": 1e-9, "max_length": 1, "num_beams": 3}
+    neutral = {"no_repeat_ngram_size": 0, "min_length": 0, "suppress_tokens": [], "guidance_scale": 1.0}
+    edit(folder / "generation_config.json", **others, **neutral, temperature=0.1, do_sample=True, cache_config=3)
     result = Analyzer.load(str(folder), device="cpu", dtype="float32").ask(cats, "how many cats?")
     assert result.answer == demo.ask(cats, "how many cats?").answer
     assert len(result.capture.tokens) == len(demo.ask(cats, "how many cats?").capture.tokens)
+
+
+# Each changes the greedy answers of transformers; a value that does so.
+CHANGING = {
+    "no_repeat_ngram_size": 1,
+    "encoder_no_repeat_ngram_size": 1,
+    "min_new_tokens": 9,
+    "min_length": 2000,
+    "suppress_tokens": [0, 1],
+    "begin_suppress_tokens": [5],
+    "bad_words_ids": [[5]],
+    "sequence_bias": [[[5], -9.0]],
+    "forced_eos_token_id": 659,
+    "exponential_decay_length_penalty": [1, 2.0],
+    "encoder_repetition_penalty": 1.5,
+    "guidance_scale": 2.0,
+    "stop_strings": ["a"],
+    "token_healing": True,
+    "watermarking_config": {"bias": 9.0},
+}
+
+
+def test_settings_that_change_greedy_answers_are_refused(folder):
+    analyzer = Analyzer.load(str(folder), device="cpu", dtype="float32")
+    for field, value in CHANGING.items():
+        shutil.copy(DEMO_MODEL / "generation_config.json", folder)
+        edit(folder / "generation_config.json", **{field: value})
+        with pytest.raises(ModelError, match=rf"generation_config\.json has {field} .*take {field} out") as caught:
+            load_weights(analyzer.checkpoint, analyzer.config, analyzer.placement)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_setting_of_transformers_that_acts_on_greedy_logits_is_known():
+    """Settings that a later version adds to the processors of logits must be sorted into served, refused, left out."""
+    source = inspect.getsource(GenerationMixin._get_logits_processor)
+    greedy, sampling = source.split("if generation_config.do_sample:")
+    read = set(re.findall(r"generation_config\.([a-z]\w+)", greedy + sampling.split("watermark")[-1]))
+    served = {"repetition_penalty", "forced_bos_token_id"}  # the latter acts on an empty prompt alone
+    about_nothing = {"num_beams", "use_cache", "remove_invalid_values", "renormalize_logits", "max_length"}
+    assert read - set(CHANGING) - served <= about_nothing | {"do_sample"}
