@@ -1,6 +1,7 @@
 """The files of a checkpoint, before any library opens them: regular, of bounded size, whole, and no pickles.
 
-A link is followed, since the hub's cache is made of links; what it leads to must be a regular file. Imports no torch.
+A link is followed, since the hub's cache is made of links; what it leads to must be a regular file. One that leads to
+nothing counts as missing, so that a cache is mended by a download. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from qvl_attn.core.text import shortened
 # The files of a checkpoint, without pickles and code.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
 WEIGHTS = ("*.safetensors",)
+_TEMPLATES = "additional_chat_templates/*.jinja"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # The largest tokenizers of public models have half of this.
@@ -36,7 +38,9 @@ def check_files(folder: Path, name: str) -> None:
     Raises:
         ModelError: a file is a device, a pipe or a link to one, or is too large; or an adapter is among them.
     """
-    for file in _files(folder, *SETTINGS, *WEIGHTS, "additional_chat_templates/*.jinja"):
+    for file in _files(folder, *SETTINGS, *WEIGHTS, _TEMPLATES):
+        if not file.exists():
+            continue  # a link to nothing: see `missing_part`
         if not file.is_file():
             raise ModelError(f"{name}: {file.name} is not a regular file, nor a link to one", "replace it by the file")
         if file.suffix != ".safetensors" and file.stat().st_size > MAX_SETTINGS_BYTES:
@@ -94,6 +98,9 @@ def missing_part(folder: Path, name: str, weights: bool) -> InputError | ModelEr
     Raises:
         ModelError: the index of the weights cannot be read, or names other files than safetensors of this folder.
     """
+    for file in _files(folder, *SETTINGS, *(WEIGHTS if weights else ()), _TEMPLATES):
+        if not file.exists():
+            return ModelError(f"{name}: {file.name} is a link to nothing", "fetch the file again")
     if not (folder / "config.json").is_file():
         return InputError(
             f"--model {name}: no config.json in it, so it is not a model",
@@ -158,5 +165,5 @@ def fingerprint(folder: Path, name: str) -> str:
                 stream.seek(max(0, size - 2**20))
                 digest.update(stream.read(2**20))
     except OSError as error:
-        raise ModelError(f"{name}: its files cannot be read: {error.strerror}") from None
+        raise ModelError(f"{name}: its {Path(error.filename).name} cannot be read: {error.strerror}") from None
     return digest.hexdigest()[:12]
