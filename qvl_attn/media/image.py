@@ -39,6 +39,9 @@ STRETCH_HINT = " (--stretch scales what it uses)"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 _FORMAT_NAMES = ", ".join(_FORMATS[:-1]).replace("WEBP", "WebP") + f" or {_FORMATS[-1]}"
 
+# Pillow's names of 16-bit colours, of grey with alpha as well, which it decodes to 8 bits.
+_COLOUR_16 = re.compile(r"\b(RGB[AXa]?|LA);16")
+
 _CLIP = re.compile(r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|ts|webm|wmv)\Z", re.IGNORECASE)
 
 # First bytes of these formats, to tell a broken picture from another kind of file.
@@ -250,14 +253,12 @@ def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], t
     check_size(*image.size, name)
     # libtiff prints what it finds wrong
     with decoding_faults(name, data), suppress_stderr() if image.format == "TIFF" else nullcontext():
-        many_bits = any("RGB;16" in str(tile) for tile in image.tile)  # known only before it is loaded
+        many_bits = any(_COLOUR_16.search(str(tile)) for tile in image.tile)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
         check_size(*upright.size, name)  # in a HEIC the decoder has the last word
+        upright, range_notes = _used_range(upright, stretch) if many_bits else (upright, [])
         frame, color_notes = to_rgb(upright, stretch)
-        if many_bits and upright.mode == "RGB":
-            frame, range_notes = _used_range(frame, stretch)
-            color_notes += range_notes
-    return frame, (*rotation_notes, *color_notes, *_further_frames(image))
+    return frame, (*rotation_notes, *color_notes, *range_notes, *_further_frames(image))
 
 
 @contextmanager
@@ -379,13 +380,24 @@ def _scaled_grey(values: np.ndarray, stretch: bool) -> tuple[NDArray[np.uint8], 
     return np.repeat(grey[:, :, None], 3, axis=2), [note, *little_used]
 
 
-def _used_range(frame: NDArray[np.uint8], stretch: bool) -> tuple[NDArray[np.uint8], list[str]]:
-    """Stretch 16-bit colours, of which Pillow decodes the upper 8 bits, or say that they use little of their range."""
-    low, high = int(frame.min()), int(frame.max())
+def _used_range(image: Image.Image, stretch: bool) -> tuple[Image.Image, list[str]]:
+    """Stretch 16-bit colours, of which Pillow decodes the upper 8 bits, or say that they use little of their range.
+
+    What is wholly transparent does not count.
+    """
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    colours = image.convert("RGB")
+    used = np.flatnonzero(np.reshape(colours.histogram(alpha), (3, 256)).any(axis=0))
+    low, high = (int(used[0]), int(used[-1])) if used.size else (0, 0)
     if not stretch or low == high:
-        return frame, _little_used(low, high, 255)
-    levels = np.rint(np.interp(np.arange(256), (low, high), (0, 255))).astype(np.uint8)
-    return levels[frame], [f"16-bit colour: {low} to {high} of 255 scaled, {high - low + 1} levels"]
+        return image, _little_used(low, high, 255)
+    levels = np.rint(np.interp(np.arange(256), (low, high), (0, 255))).astype(int).tolist()
+    stretched = colours.point(levels * 3)
+    if alpha is not None:
+        stretched.putalpha(alpha)
+    return stretched, [f"16-bit colour: {low} to {high} of 255 scaled, {high - low + 1} levels"]
 
 
 def _little_used(low: float, high: float, full_scale: float) -> list[str]:

@@ -414,6 +414,26 @@ def test_a_range_of_which_less_than_an_eighth_is_used(tmp_path, suffix, top, not
         assert difference(stretched.frames[0, :, :, 0], values / top * 255).max() <= step
 
 
+@pytest.mark.parametrize("kind", ["colour.png", "grey.png", "colour.tif"])
+def test_16_bit_with_an_alpha_channel_is_stretched_before_it_is_drawn_on_white(tmp_path, kind):
+    """The range is that of the pixels that can be seen: what is wholly transparent may have any colour."""
+    path, seen = tmp_path / kind, np.s_[8:]
+    values = np.linspace(0, 4095, 48 * 64).round().astype(np.uint16).reshape(48, 64)[::-1].copy()
+    alpha = np.full_like(values, 65535)
+    values[:8], alpha[:8] = 65535, 0
+    if kind == "grey.png":
+        path.write_bytes(png(64, 48, 16, 4, [row.astype(">u2").tobytes() for row in np.dstack([values, alpha])]))
+    else:
+        cv2.imwrite(str(path), np.dstack([values, values, values, alpha]))
+    plain, stretched = (load_picture(path, stretch) for stretch in (False, True))
+    assert difference(plain.frames[0, seen, :, 0], values[seen] / 257).max() <= 1
+    assert any("it uses 0 to 13 of 0 to 255" in note for note in plain.notes)
+    top = values[seen].max()
+    assert difference(stretched.frames[0, seen, :, 0], values[seen] / top * 255).max() <= 255 / (top // 256)
+    assert stretched.notes == ("transparency: drawn on white", "16-bit colour: 0 to 13 of 255 scaled, 14 levels")
+    assert (stretched.frames[0, :8] == 255).all()
+
+
 def test_what_cannot_be_stretched_or_need_not_be(tmp_path, cats):
     cv2.imwrite(str(tmp_path / "one.png"), np.full((20, 30), 300, np.uint16))
     for path in (tmp_path / "one.png", cats):
