@@ -146,7 +146,7 @@ def ask(
             print_saved(saved, FILES, as_json=as_json, quiet=quiet)
             return
 
-        analyzer = find_model(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
+        analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
         from qvl_attn.vqa.sanity import with_sanity
 
         settings = analyzer.settings(**typed)

@@ -295,7 +295,7 @@ def check(
         check_typed()
         analyzer = find_model(
             model,
-            bars=not quiet,
+            progress=progress,
             say=say,
             attn=attn.value,
             workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,

@@ -8,17 +8,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from qvl_attn.core.errors import QvlAttnError
+from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from qvl_attn.encoder import Encoder
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+T = TypeVar("T")
 MAX_DETAILS = 50
+LOADING = "loading the weights"
+_LOADING = "Loading weights"  # what transformers calls it
 # Set once the line about a Ctrl-C was printed: typer ends silently if the signal arrives while it parses.
 interrupt_reported = Event()
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -37,12 +41,22 @@ def print_line(message: str) -> None:
     stderr.print(Text(plain(message), style="dim"))
 
 
-def silence_libraries(*, bars: bool) -> None:
-    """Keep log lines and bars of libraries off the terminal, but for bars of downloads on a terminal with `bars`."""
+def silence_libraries(*, bars: bool, progress: Progress = no_op) -> None:
+    """Keep log lines and bars of libraries off the terminal, but for bars of downloads on a terminal with `bars`.
+
+    Args:
+        bars: whether the bars of downloads may show.
+        progress: called while weights are read, instead of the bar of transformers.
+    """
     from transformers.utils import logging as transformers_logging
 
+    def watch(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if options.get("desc") == _LOADING:
+            return _watched(args[0], progress)
+        return transformers_logging.EmptyTqdm(*args, **options)
+
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # the loading of weights is reported by `Engine.model`
+    transformers_logging.set_tqdm_hook(watch)
     logging.getLogger("qwen_vl_utils").setLevel(logging.ERROR)
     if not (bars and sys.stderr.isatty()):
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -50,15 +64,26 @@ def silence_libraries(*, bars: bool) -> None:
         disable_progress_bars()
 
 
+def _watched(weights: Collection[T], progress: Progress) -> Iterator[T]:
+    """Yield the weights that transformers reads one by one, and report how many it has."""
+    total = len(weights)
+    try:
+        for done, weight in enumerate(weights):
+            progress(LOADING, done, total)
+            yield weight
+    finally:
+        progress(LOADING, total, total)
+
+
 def find_model(
-    model: str, *, offline: bool, bars: bool, say: Callable[[str], None] = print_line, **load_options: Any
+    model: str, *, offline: bool, progress: Progress, say: Callable[[str], None] = print_line, **load_options: Any
 ) -> Analyzer:
     """Find a model with `Analyzer.load`. Imports torch only now, since `--help` must not wait for it.
 
     Args:
         model: the value of `--model`.
         offline: never connect to the Hub.
-        bars: whether libraries may show progress bars.
+        progress: called while the weights are read; with `no_op`, downloads show no bars either.
         say: called with each line about what was chosen.
         load_options: the other keywords of `Analyzer.load`.
     """
@@ -66,7 +91,7 @@ def find_model(
     with importing():
         from qvl_attn.analyzer import Analyzer
 
-    silence_libraries(bars=bars)
+    silence_libraries(bars=progress is not no_op, progress=progress)
     return Analyzer.load(model, offline=offline, say=say, **load_options)
 
 
@@ -81,13 +106,15 @@ def find_processor(model: str, revision: str | None, *, offline: bool) -> Any:
     return load_processor(checkpoint, load_config(checkpoint))
 
 
-def find_encoder(model: str, *, offline: bool, bars: bool, say: Callable[[str], None], **load_options: Any) -> Encoder:
+def find_encoder(
+    model: str, *, offline: bool, progress: Progress, say: Callable[[str], None], **load_options: Any
+) -> Encoder:
     """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
     check_model(model, offline=offline, weights=False, **load_options)
     with importing():
         from qvl_attn.encoder import Encoder
 
-    silence_libraries(bars=bars)
+    silence_libraries(bars=progress is not no_op, progress=progress)
     return Encoder.load(model, offline=offline, say=say, **load_options)
 
 

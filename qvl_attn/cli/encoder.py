@@ -242,7 +242,7 @@ def encoder(
             for path, folder in zip(media or [], saved, strict=True):
                 print_encoder_result(_saved(folder, path), folder, True, as_json=as_json, quiet=quiet)
             return
-        encoder = find_encoder(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
+        encoder = find_encoder(model, progress=progress, say=no_op if quiet else print_line, **load_options)
         if input_dir is not None:
             from qvl_attn.encoders.folder_run import encode_folder
 

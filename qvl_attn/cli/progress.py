@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 from qvl_attn.cli.console import print_line, stderr
@@ -50,14 +51,21 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(*, enabled: bool) -> Iterator[Progress]:
-    """Yield a progress callback, called with (stage, done, total)."""
+    """Yield a progress callback, called with (stage, done, total). After the block it does nothing."""
     if not enabled:
         yield no_op
-    elif stderr.is_terminal:
-        with _bars() as update:
+        return
+    over = Event()
+    with _bars() if stderr.is_terminal else nullcontext(_log()) as show:
+
+        def update(stage: str, done: int, total: int) -> None:
+            if not over.is_set():  # libraries keep the callback
+                show(stage, done, total)
+
+        try:
             yield update
-    else:
-        yield _log()
+        finally:
+            over.set()
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def selftest(
         analyzer = find_model(
             model,
             offline=offline,
-            bars=not as_json,
+            progress=progress,
             revision=revision,
             device=device,
             dtype=dtype.value,

@@ -201,7 +201,7 @@ def video(
             print_saved(saved, FILES, as_json=as_json, quiet=quiet)
             return
 
-        analyzer = find_model(model, bars=not quiet, say=no_op if quiet else print_line, **load_options)
+        analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
         from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 
         settings = analyzer.settings(**typed)

@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from qvl_attn.cli import progress
+from qvl_attn.cli.console import find_model
 from qvl_attn.cli.progress import LOG_EVERY_S, Pace, progress_bars
+from qvl_attn.model.loading import load_weights
 from tests.helpers.check_runs import one_line
 from tests.helpers.processes import ENV, PATIENCE_S
 
@@ -153,6 +155,39 @@ def test_results_go_to_a_pipe_or_above_the_bars(screen, capsys, monkeypatch):
         print("answer: [b]2[/b]")
     assert capsys.readouterr().out == ""
     assert re.search(r"\x1b\[2Kanswer: \[b\]2\[/b\]\n", screen.getvalue()), "on a line of its own"
+
+
+def load_demo(update):
+    analyzer = find_model("demo", offline=True, progress=update, say=lambda line: None)
+    checkpoint, config, placement = analyzer.checkpoint, analyzer.config, analyzer.placement
+    return load_weights(checkpoint, config, placement)
+
+
+def test_a_terminal_shows_how_many_weights_are_read(screen, capfd):
+    """With transformers' own loading: its bar is replaced by ours, above which lines can be printed."""
+    with progress_bars(enabled=True) as update:
+        weights = load_demo(update).state_dict()
+        assert screen.getvalue().count("\x1b[?25h") == 1, "the bar is removed when they are read"
+    total = int(re.search(r"loading the weights.* 0/(\d+)", screen.getvalue())[1])
+    assert len(weights) - 1 <= total <= len(weights), "a tied weight is read once"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_log_gets_no_bar_of_the_weights(capfd, enabled):
+    with progress_bars(enabled=enabled) as update:
+        load_demo(update)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_says_how_many_weights_are_read_after_a_minute(clock, capsys):
+    """With a clock that shows 40 s more whenever it is read."""
+    clock.monotonic = lambda: setattr(clock, "now_s", clock.now_s + 40) or clock.now_s
+    with progress_bars(enabled=True) as update:
+        load_demo(update)
+    assert re.match(r"loading the weights: \d+ of \d+, [\d.]+/min, .* left\n", capsys.readouterr().err)
+    update("loading the weights", 5, 9)
+    assert capsys.readouterr().err == "", "transformers keeps the callback"
 
 
 def test_a_terminal_shows_bars_and_removes_them():
