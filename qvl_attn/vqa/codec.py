@@ -247,7 +247,7 @@ def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
 
 
 def _settings_from(value: Mapping[str, Any]) -> Settings:
-    check_shape(value, _SETTINGS, "settings")
+    check_shape({"faithfulness": False, **value}, _SETTINGS, "settings")  # results of before methods have none
     clip, profile = value.get("clip"), value.get("profile")
     return Settings(
         **{

@@ -291,7 +291,8 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
             if points:
                 panel.plot(*zip(*sorted(points), strict=True), label=names[way], **{"linewidth": 2, **style})
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log", base=2)
+        if any(row[name] for row in rows):  # tiny shapes take no memory that can be seen
+            panel.set_yscale("log", base=2)
         panel.set_xticks(sizes, [f"{size / 1024:g}k" for size in sizes])
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
         panel.minorticks_off()

@@ -188,8 +188,9 @@ def test_an_invalid_name_is_refused(tmp_path) -> None:
 
 def test_a_data_set_is_not_accepted_as_a_set_of_questions(tmp_path) -> None:
     assert run("--out", tmp_path / "set", "--n", 1).exit_code == 0
-    with pytest.raises(InputError, match="line 1: image"):
+    with pytest.raises(InputError) as caught:
         load_prompts(str(tmp_path / "set" / "questions.jsonl"))
+    assert "line 1: image: a question set names no pictures; this looks like a data set" in caught.value.details
 
 
 def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:

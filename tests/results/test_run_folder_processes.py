@@ -14,7 +14,8 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, open_run, read_rows
 from tests.helpers.processes import ENV, PATIENCE_S
 
-RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
+SAMPLES = dict.fromkeys(["a", "b", "c", "more", *map(str, range(100))], "1")
+RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": SAMPLES}
 
 WORK = """
 import json, os, resource, signal, sys
