@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op
+from qvl_attn.core.types import Media
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.folder_pictures import Item, count_others, list_pictures
@@ -23,7 +24,7 @@ from qvl_attn.encoders.folder_summary import summarize_folder, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, statistics_of
-from qvl_attn.media.image import fingerprint, load_picture
+from qvl_attn.media.image import fingerprint, first_of_little_range, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
 
 
@@ -140,7 +141,7 @@ def _encode_all(
     run: dict[str, Any],
     progress: Progress,
 ) -> None:
-    capture_settings = replace(settings, embeddings=())
+    capture_settings, said = replace(settings, embeddings=()), False
     if len(ledger.done) < len(items):
         _ = encoder.model  # outside the loop: a model that cannot be loaded must not become error rows
     with ledger.appending(run) as append:
@@ -150,7 +151,11 @@ def _encode_all(
                 continue
             row: dict[str, Any] = {"id": item.id, "label": item.label}
             try:
-                outcome, vectors = _encode_one(encoder, item, capture_settings, bool(settings.embeddings))
+                media = load_picture(item.path, settings.stretch)
+                if not said and (note := first_of_little_range([media])):
+                    encoder.say(note)
+                    said = True
+                outcome, vectors = _encode_one(encoder, media, capture_settings, bool(settings.embeddings))
             except Exception as error:  # files may hold anything, and one picture must not end the run
                 if "CUDA error" in str(error):
                     raise
@@ -164,10 +169,9 @@ def _encode_all(
 
 
 def _encode_one(
-    encoder: EncoderEngine, item: Item, settings: EncoderSettings, embed: bool
+    encoder: EncoderEngine, media: Media, settings: EncoderSettings, embed: bool
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """Return a picture's row without its id, and its vectors if `embed`."""
-    media = load_picture(item.path, settings.stretch)
     attention, vectors = encoder.capture(media, settings, pooled=embed)
     statistics = statistics_of(attention)
     row = {

@@ -24,7 +24,7 @@ from qvl_attn.core.types import Media
 from qvl_attn.evaluation.data.samples import MediaRef, Sample, all_faults
 from qvl_attn.evaluation.examples import example_of
 from qvl_attn.evaluation.score import Score, score_sample
-from qvl_attn.media.image import STRETCH_HINT, fingerprint, load_picture, picture_from, printable
+from qvl_attn.media.image import fingerprint, first_of_little_range, load_picture, picture_from
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.preprocess import clip_pixel_limits
 from qvl_attn.model.prompt import check_text, control_words
@@ -139,8 +139,9 @@ def score_chunks(
             finished = done()
             if any(sample.id not in finished for sample in chunk):
                 prepared_chunk = read_chunk(engine, chunk, plan.settings, stop)
-                if not said and (note := _first_of_little_range(prepared_chunk)):
-                    engine.say(f"{note}; said of the first such picture only")
+                media = (medium for item in prepared_chunk if item.question for medium in item.question.media)
+                if not said and (note := first_of_little_range(media)):
+                    engine.say(note)
                     said = True
                 yield prepared_chunk
 
@@ -150,13 +151,6 @@ def score_chunks(
                 yield from _score_chunk(engine, chunk, plan, done())
         finally:
             stop.set()
-
-
-def _first_of_little_range(prepared: Sequence[Prepared]) -> str:
-    """Return the note on the first picture of more than 8 bits that uses little of them, or an empty text."""
-    media = (medium for item in prepared if item.question for medium in item.question.media)
-    notes = (f"{printable(medium.source)}: {note}" for medium in media for note in medium.notes if STRETCH_HINT in note)
-    return next(notes, "")
 
 
 def _score_chunk(

@@ -410,6 +410,12 @@ def _little_used(low: float, high: float, full_scale: float) -> list[str]:
     ]
 
 
+def first_of_little_range(media: Iterable[Media]) -> str:
+    """Return a line about the first picture of more than 8 bits that uses little of them, or an empty text."""
+    notes = (f"{printable(medium.source)}: {note}" for medium in media for note in medium.notes if STRETCH_HINT in note)
+    return next((f"{note}; said of the first such picture only" for note in notes), "")
+
+
 # Of files above WHOLE_BYTES only the size and PART_BYTES at the beginning, middle and end are hashed: reading a data
 # set of clips completely would take hours.
 WHOLE_BYTES, PART_BYTES = 2**20, 2**18

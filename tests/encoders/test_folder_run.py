@@ -562,3 +562,20 @@ def test_a_killed_run_is_resumed(tmp_path):
     assert {*ours} == {*theirs}
     assert [name for name in ours if name != "run.json" and ours[name] != theirs[name]] == []
     assert resumed == whole
+
+
+def test_that_pictures_use_little_of_their_range_is_said_once(tmp_path, loaded):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.linspace(0, 4095, 80 * 80).astype(np.uint16).reshape(80, 80)).save(
+            tmp_path / "photos" / name
+        )
+    plain = run("--input-dir", tmp_path / "photos", "--out", tmp_path / "plain")
+    assert plain.exit_code == 0, plain.output
+    assert plain.stderr.count("model sees little contrast") == 1
+    assert re.search(
+        r"a\.png: it uses 0 to 4095 of 0 to 65535, .* scales what it uses\); said of the first", plain.stderr
+    )
+    stretched = run("--input-dir", tmp_path / "photos", "--out", tmp_path / "stretched", "--stretch")
+    assert "little contrast" not in stretched.stderr
+    assert rows(tmp_path / "plain")["a.png"]["figures"] != rows(tmp_path / "stretched")["a.png"]["figures"]
