@@ -101,9 +101,9 @@ class EncoderEngine:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Turn an error of the model's code into a `ModelError`, and a lack of memory into a `MemoryLimitError`."""
+        """Turn an error about shapes or values into a `ModelError`, and a lack of memory into a `MemoryLimitError`."""
         claim = f"{self.checkpoint.name}: the encoder cannot run"
-        with guarded(claim, WRONG_CONFIG), on_device(self.placement, 0):
+        with guarded(claim, WRONG_CONFIG, (RuntimeError, ValueError, IndexError)), on_device(self.placement, 0):
             yield
 
     @property

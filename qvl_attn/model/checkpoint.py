@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
+from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError, QvlAttnError
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.model.checkpoint_files import SETTINGS, WEIGHTS, check_files, fingerprint, missing_part, read_object
 from qvl_attn.model.config_check import check_numbers
@@ -29,6 +29,7 @@ from qvl_attn.model.config_check import check_numbers
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 _LONGEST_WORDS = 200
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
@@ -178,22 +179,36 @@ def check_config(name: str, raw: Mapping[str, Any]) -> None:
     check_numbers(name, raw)
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: Python's, or torch's on any device, which is a RuntimeError."""
+    says_so = any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
+
+
 @contextmanager
-def guarded(claim: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever a library raises on a stranger's files into one line.
+def guarded(claim: str, hint: str = "", kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turn what a library raises on a stranger's files into one line.
 
     Args:
         claim: what failed, with the name of the checkpoint; the library's words follow it.
         hint: what to do about it.
+        kinds: the errors that the files can cause, by default all; others pass.
 
     Raises:
-        ModelError: a library raised an error. Our own errors and a lack of memory pass.
+        ModelError: a library raised an error. Our own errors pass.
+        MemoryLimitError: memory was short.
     """
     try:
         yield
-    except (QvlAttnError, MemoryError):
+    except QvlAttnError:
         raise
     except Exception as error:  # the libraries raise any type on a broken file
+        if is_lack_of_memory(error):
+            raise MemoryLimitError(
+                f"{claim}: out of memory", "free some, lower --max-pixels, or take a smaller model"
+            ) from None
+        if not isinstance(error, kinds):
+            raise
         raise ModelError(f"{claim}: {_one_line(error)}", hint) from error
 
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
+from qvl_attn.model.checkpoint import is_lack_of_memory
 from qvl_attn.model.placement import Placement
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -262,9 +263,6 @@ def _shared_stages(config: Any, item: int, job: Job) -> list[Tensors]:
     return [held + mlp, held + attend]
 
 
-_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-
-
 def free_bytes(placement: Placement) -> int:
     """Return the free bytes on the model's device."""
     if placement.device.startswith("cuda"):
@@ -308,10 +306,8 @@ def on_device(placement: Placement, tokens: int) -> Iterator[None]:
     try:
         yield
         return
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
-        if not any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES):
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
             raise
     gc.collect()
     if torch.cuda.is_available():

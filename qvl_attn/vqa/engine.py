@@ -121,15 +121,17 @@ class Engine:
     @cached_property
     def model(self) -> Any:
         """The loaded model, after a check that its attention can be captured."""
-        claim = f"{self.checkpoint.name}: its self-check failed"
-        with loading(self.placement.weight_bytes, self.say), guarded(claim, WRONG_CONFIG), on_device(self.placement, 0):
+        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
             return self._load()
 
     def _load(self) -> Any:
         model = load_weights(self.checkpoint, self.config, self.placement)
+        inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
+        # Without any code of ours, so that what fails is the model.
+        with guarded(f"{self.checkpoint.name}: the model cannot run", WRONG_CONFIG), torch.inference_mode():
+            model(**inputs, logits_to_keep=1)
         for media in checked_media():
             prove_positions(model, read_question(self.processor, self.config, media, "?", Settings()).prompt)
-        inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
         auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
         for attention in auto if self.attn == "auto" else (self.attn,):
             prove_capture(model, inputs, attention)

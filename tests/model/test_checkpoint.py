@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qvl_attn import Analyzer
+from qvl_attn import Analyzer, Encoder
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.model.checkpoint import _DEMO, DEFAULT_MODEL, find_checkpoint
+from qvl_attn.model.checkpoint import _DEMO, DEFAULT_MODEL, find_checkpoint, guarded
 from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.memory import free_bytes, on_device
 from qvl_attn.model.placement import Placement
@@ -234,6 +235,32 @@ def test_device_map(cats, demo):
     result = analyzer.ask(cats, "how many cats?")
     assert result.answer == demo.ask(cats, "how many cats?").answer
     assert result.provenance.device == "auto"
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_files():
+    def run(fault, **kinds):
+        with guarded("it cannot be read", "take other files", **kinds):
+            fault()
+
+    for fault in (lambda: torch.empty(2**60, dtype=torch.uint8), lambda: np.empty(2**60, dtype=np.uint8)):
+        with pytest.raises(MemoryLimitError, match=r"it cannot be read: out of memory .*--max-pixels"):
+            run(fault)
+    with pytest.raises(ModelError, match=r"it cannot be read: ZeroDivisionError .*take other files"):
+        run(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0, kinds=(RuntimeError,))
+
+
+@pytest.mark.parametrize("load", [Analyzer.load, Encoder.load], ids=["ask", "encoder"])
+def test_a_fault_of_our_own_is_not_blamed_on_the_files(load, cats, monkeypatch):
+    def fault(*values):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr("qvl_attn.vqa.engine.prove_capture", fault)
+    monkeypatch.setattr("qvl_attn.encoders.engine.capture_attention", fault)
+    loaded = load("demo", device="cpu", dtype="float32")
+    with pytest.raises(TypeError, match="a fault"):
+        _ = loaded.model if isinstance(loaded, Analyzer) else loaded.encode(cats)
 
 
 def test_out_of_memory_is_one_line(demo):
