@@ -1,9 +1,13 @@
-"""Render a checkpoint's chat template, which is a stranger's program, within bounds of time and size.
+"""Render a checkpoint's chat template, which is a stranger's program, within bounds of time and of the prompt's size.
 
 transformers renders templates in Jinja's sandbox, which keeps them from files and from the interpreter, but neither
 from looping for ever nor from growing for ever. So each rendering runs in a thread of its own, which is ended when it
 takes too long: no process has to be started, a signal handler would need the main thread, and a trace function would
-slow every line. What a thread cannot be stopped in, one operation that takes for ever, is refused before.
+slow every line. A thread cannot be stopped inside one operation, so powers and large written integers, with which one
+takes for ever, are refused before.
+
+Memory is not bounded: a template that is written to fill it still can, for example with a width or a count that it
+computes. Nothing else of the machine is within its reach.
 """
 
 from __future__ import annotations
@@ -63,6 +67,10 @@ def _check_template(template: str) -> None:
         tokens = list(Environment().lex(template))
     except TemplateError:
         return  # said when it is rendered
+    before = ""
     for _, kind, word in tokens:
-        if (kind, word) == ("operator", "**") or (kind == "integer" and len(word) > len(str(_LARGEST))):
+        # After ( or , a call unpacks its named arguments.
+        power = (kind, word) == ("operator", "**") and before not in ("(", ",")
+        if power or (kind == "integer" and len(word) > len(str(_LARGEST))):
             raise ModelError(f"the model's chat template computes with {shortened(word)}, which is refused", _REMEDY)
+        before = before if kind == "whitespace" else word

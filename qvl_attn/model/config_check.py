@@ -1,7 +1,7 @@
 """Bounds on the numbers of a stranger's `config.json`, before a library makes lists, layers and tables of their size.
 
 What the numbers mean together (heads that divide the width, known activations) the libraries check, when they build the
-model without memory; see `loading.count_weights`. Imports no torch.
+model without memory; see `loading.placement_of`. Imports no torch.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from qvl_attn.core.text import plain, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
-from qvl_attn.model.placement import Placement, check_options
+from qvl_attn.model.placement import PRECISIONS, Placement, check_options
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
 
 
 # Limits of pixels: as transformers reads them, and as some checkpoints have them inside of `size`.

@@ -15,9 +15,9 @@ import torch
 
 from qvl_attn.core.errors import MemoryLimitError
 from qvl_attn.model.checkpoint import is_lack_of_memory
-from qvl_attn.model.placement import Placement
+from qvl_attn.model.placement import PRECISIONS, Placement
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES: dict[str, int] = {name: getattr(torch, name).itemsize for name in PRECISIONS}
 # Attention modes that can be estimated; `usual` keeps all matrices of all layers, then stacks them.
 ESTIMATED_MODES = ("eager", "rows", "usual")
 BLOCK_ROWS = 512  # query rows that are computed at a time

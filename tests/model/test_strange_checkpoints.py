@@ -187,6 +187,7 @@ def ask_with(folder, template, cats, question="how many cats?"):
         ("{{ 1 // 0 }}", "ZeroDivisionError"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
         ("{{ 2 ** 3 }}", r"computes with \*\*"),
+        ("{{ [2][0]** 3 }}", r"computes with \*\*"),
         ("{{ 'a' * 10000000000 }}", "computes with 10000000000"),
         ("{% for i in range(2000) %}" + "x" * 1000 + "{% endfor %}", "makes a prompt of over"),
         ("{#" + "x" * 2**21 + "#}", "has over"),
@@ -244,6 +245,12 @@ def test_work_in_a_thread_returns_its_value_or_raises_its_error():
     with pytest.raises(TimeoutError):
         finished_within(0.05, endless)
     assert stopped.wait(60)
+
+
+def test_a_template_may_unpack_the_arguments_of_a_call(folder, cats):
+    template = (folder / "chat_template.jinja").read_text()
+    macro = "{% macro m(a='', b='') %}{{ a }}{% endmacro %}{{ m(**{'b': '1'}) }}{{ m('', ** {'b': '1'}) }}"
+    assert ask_with(folder, macro + template, cats).answer == "2"
 
 
 def test_a_template_that_begins_the_answer(folder, demo, cats):
