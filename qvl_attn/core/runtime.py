@@ -188,14 +188,21 @@ _STDERR = threading.RLock()
 
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
-    """Redirect the stderr of C libraries to the null device (libtiff on a broken file, Ray about its own log)."""
+    """Redirect the stderr of the process to the null device: Ray prints about its own log.
+
+    What other threads write to it meanwhile is lost. Nothing happens in a process without stderr.
+    """
     with _STDERR:
-        sys.stderr.flush()
-        saved_stderr = os.dup(2)
+        saved_stderr = None
+        with suppress(AttributeError, OSError, ValueError):  # None, a closed descriptor, a closed stream
+            sys.stderr.flush()
+            saved_stderr = os.dup(2)
         try:
-            with Path(os.devnull).open("wb") as null:
-                os.dup2(null.fileno(), 2)
+            if saved_stderr is not None:
+                with Path(os.devnull).open("wb") as null:
+                    os.dup2(null.fileno(), 2)
             yield
         finally:
-            os.dup2(saved_stderr, 2)
-            os.close(saved_stderr)
+            if saved_stderr is not None:
+                os.dup2(saved_stderr, 2)
+                os.close(saved_stderr)

@@ -5,6 +5,7 @@ A file is read into memory once, so that its hash and its pixels belong to the s
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -12,17 +13,17 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, _imaging, features
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import suppress_stderr
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
 
@@ -251,14 +252,27 @@ def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], t
     with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=formats)
     check_size(*image.size, name)
-    # libtiff prints what it finds wrong
-    with decoding_faults(name, data), suppress_stderr() if image.format == "TIFF" else nullcontext():
+    if image.format == "TIFF":
+        _silence_libtiff()
+    with decoding_faults(name, data):
         many_bits = any(_COLOUR_16.search(str(tile)) for tile in image.tile)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
         check_size(*upright.size, name)  # in a HEIC the decoder has the last word
         upright, range_notes = _used_range(upright, stretch) if many_bits else (upright, [])
         frame, color_notes = to_rgb(upright, stretch)
     return frame, (*rotation_notes, *color_notes, *range_notes, *_further_frames(image))
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Let the libtiff that Pillow uses print nothing on the stderr of this process: Pillow raises what it finds wrong.
+
+    To redirect stderr meanwhile would lose what other threads write to it.
+    """
+    with suppress(AttributeError, OSError):  # a Pillow without libtiff, or one that contains it and hides its functions
+        pillow = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            getattr(pillow, name)(None)
 
 
 @contextmanager

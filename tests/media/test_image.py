@@ -7,6 +7,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -695,3 +697,49 @@ def test_pillow_is_left_as_it_was(make_picture):
     assert isinstance(load_picture(make_picture(4, 4)), Media)
     assert limit == Image.MAX_IMAGE_PIXELS
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.fixture
+def broken_tiff(tmp_path) -> Path:
+    """A TIFF about which libtiff prints a line."""
+    path = tmp_path / "broken.tif"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + b"\xff" * 1800 + data[2000:])
+    return path
+
+
+def test_libtiff_prints_nothing_and_what_other_threads_print_arrives(broken_tiff, capfd):
+    printing = threading.Event()
+
+    def load() -> None:
+        while True:
+            with pytest.raises(InputError, match="broken"):
+                load_picture(broken_tiff)
+            if not printing.is_set():
+                return
+
+    printing.set()
+    thread = threading.Thread(target=load)
+    thread.start()
+    lines = [f"line {i}" for i in range(200)]
+    for line in lines:
+        os.write(2, f"{line}\n".encode())
+        time.sleep(0.0005)
+    printing.clear()
+    thread.join()
+    assert capfd.readouterr().err.splitlines() == lines
+
+
+def test_a_tiff_is_read_in_a_process_without_stderr(tmp_path):
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "a.tif")
+    script = (
+        "import sys; from qvl_attn.core.runtime import suppress_stderr; from qvl_attn.media.image import load_picture;"
+        "suppress_stderr().__enter__(); print(sys.stderr, load_picture(sys.argv[1]).size_px)"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "a.tif")]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *words], stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.stdout == "None (30, 20)\n"
