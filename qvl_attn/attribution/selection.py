@@ -36,7 +36,7 @@ def parse_layers(text: str | int | Sequence[int] | None, layer_count: int) -> tu
         text = ",".join(map(str, [text] if isinstance(text, int) else text))
     if text.strip().lower() == "all":
         return tuple(range(layer_count))
-    return _parse_numbers(text, layer_count, "layer", f"--layers {text}")
+    return _parse_numbers(text, layer_count, "layer", f"--layers {shortened(text)}")
 
 
 def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tuple[tuple[int, int], ...] | None:
@@ -53,7 +53,7 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
     if text is None or text.strip().lower() == "all":
         return None
     if "." not in text:
-        heads = _parse_numbers(text, head_count, "head", f"--heads {text}")
+        heads = _parse_numbers(text, head_count, "head", f"--heads {shortened(text)}")
         return tuple((layer, head) for layer in layers for head in heads)
     pairs = set()
     for part in text.split(","):
@@ -63,9 +63,9 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
             raise InputError(f"--heads {typed}: {wrong} is not layer.head", "write 3,5 or 21.9,21.11, not both")
         layer, head = int(match[1]), int(match[2])
         if layer not in layers:
-            raise InputError(f"--heads {text}: layer {layer} is not among layers {describe(layers)}")
+            raise InputError(f"--heads {shortened(text)}: layer {layer} is not among layers {describe(layers)}")
         if head >= head_count:
-            raise InputError(f"--heads {text}: no head {head}", f"the model has heads 0 to {head_count - 1}")
+            raise InputError(f"--heads {shortened(text)}: no head {head}", f"the model has heads 0 to {head_count - 1}")
         pairs.add((layer, head))
     return tuple(sorted(pairs))
 
@@ -76,7 +76,8 @@ def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, .
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6}))?\s*", part, re.ASCII)
         if not match:
             raise InputError(
-                f"{typed}: {part.strip()!r} is not a {noun}", f"write 18, 14-20 or 4,8,12 ({noun}s from 0)"
+                f"{typed}: {shortened(repr(part.strip()))} is not a {noun}",
+                f"write 18, 14-20 or 4,8,12 ({noun}s from 0)",
             )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
@@ -121,7 +122,9 @@ def parse_query(text: str) -> str:
     """
     if text in QUERY_KINDS or (text.startswith("text:") and text.removeprefix("text:").strip()):
         return text
-    raise InputError(f"--query {text}: unknown", "write question, last, answer or text:WORDS, as in text:cats")
+    raise InputError(
+        f"--query {shortened(text)}: unknown", "write question, last, answer or text:WORDS, as in text:cats"
+    )
 
 
 def text_positions(tokens: Sequence[Token], question: str, text: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from qvl_attn.core.errors import QvlAttnError
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.core.text import plain
+from qvl_attn.core.text import plain, without_middle
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
@@ -175,6 +175,10 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
     raise _Terminated(128 + number)
 
 
+def _line(text: str) -> str:
+    return without_middle(plain(text))
+
+
 @contextmanager
 def handle_errors(*, debug: bool, interrupted: str = "interrupted; finished results are kept") -> Iterator[None]:
     """Print a `QvlAttnError` as one line and exit with its code. Ctrl-C, SIGTERM and SIGHUP unwind, so drafts go.
@@ -197,13 +201,13 @@ def handle_errors(*, debug: bool, interrupted: str = "interrupted; finished resu
     except QvlAttnError as error:
         if debug:
             traceback.print_exc()
-        stderr.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
+        stderr.print(Text.assemble(("error: ", "bold red"), _line(error.message)))
         for line in error.details[:MAX_DETAILS]:
-            stderr.print(Text(f"  {plain(line)}"))
+            stderr.print(Text(f"  {_line(line)}"))
         if len(error.details) > MAX_DETAILS:
             stderr.print(Text(f"  and {len(error.details) - MAX_DETAILS} more"))
         if error.hint:
-            stderr.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
+            stderr.print(Text.assemble(("hint: ", "bold"), _line(error.hint)))
         raise typer.Exit(error.exit_code) from None
     finally:
         for number, handler in zip(signals, handlers, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
+from qvl_attn.core.text import shortened
 
 if TYPE_CHECKING:
     from qvl_attn.core.runtime import Progress
@@ -36,6 +38,7 @@ class OverHeads(StrEnum):
     min = "min"
 
 
+MAX_COORDINATE_PX = 1e6
 # Options without effect: the first two groups for a folder of pictures, the second for single pictures.
 SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
 CLIP_OPTIONS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start", "end", "source_fps")
@@ -296,12 +299,14 @@ def _parse_point(typed: str) -> tuple[float, float]:
     """Parse `x,y`.
 
     Raises:
-        InputError: not two numbers.
+        InputError: not two numbers, or numbers that no picture has.
     """
     try:
         x, y = (float(value) for value in typed.split(","))
     except ValueError:
-        raise InputError(f"--at {typed}: want x,y in pixels of the picture", "such as --at 320,240") from None
+        x = y = math.nan
+    if not (abs(x) < MAX_COORDINATE_PX and abs(y) < MAX_COORDINATE_PX):
+        raise InputError(f"--at {shortened(typed)}: want x,y in pixels of the picture", "such as --at 320,240")
     return x, y
 
 

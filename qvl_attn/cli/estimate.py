@@ -75,7 +75,9 @@ def estimate(
             return
         # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.media.image import load_picture, moves
+        from qvl_attn.media.sampling import ClipSettings
 
+        ClipSettings(fps, max_frames, start, end)
         if moves(media) and image:
             raise InputError(f"{media} is a clip, which is asked about alone", "drop --image")
         pictures = media if moves(media) else [load_picture(path) for path in (media, *(image or []))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from qvl_attn.cli import completion
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import shortened
 
 if TYPE_CHECKING:
     from qvl_attn.render.style import Drawing
@@ -206,8 +208,8 @@ def drawing_of(
     """
     from qvl_attn.render.style import Drawing
 
-    if draw_size != "full" and not (draw_size.isdecimal() and int(draw_size) > 0):
-        raise InputError(f"--draw-size {draw_size}: want a number of pixels, or full")
+    if draw_size != "full" and not re.fullmatch(r"[1-9]\d{0,8}", draw_size, re.ASCII):
+        raise InputError(f"--draw-size {shortened(draw_size)}: want a number of pixels, or full")
     try:
         return Drawing(
             colormap=colormap.value,

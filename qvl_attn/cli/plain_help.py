@@ -9,6 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from qvl_attn.core.text import without_middle
+
 
 def help_of(command: Callable[..., None]) -> str:
     """Return a command's docstring with the lines of each paragraph joined: typer breaks them as the source does."""
@@ -36,7 +38,8 @@ class PlainCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # pydantic's, which typer does not remove
+            message = error.message.removeprefix("Value error, ")  # pydantic's, which typer does not remove
+            error.message = without_middle(message)
             raise
 
 

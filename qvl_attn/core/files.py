@@ -47,10 +47,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: the folder cannot be created or written to.
     """
-    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-    if file is not None:
-        raise InputError(f"--out {folder}: {file} is a file, and results go into a folder", "name a folder")
     try:
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        if file is not None:
+            raise InputError(f"--out {folder}: {file} is a file, and results go into a folder", "name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

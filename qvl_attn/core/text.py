@@ -11,6 +11,7 @@ _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # Spreadsheets read a cell that begins with one of these as a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
+_LONG_MESSAGE = 600
 # What data sets write where a picture or a clip belongs.
 _PLACEHOLDER = re.compile("<(?:image|video)>")
 
@@ -36,6 +37,11 @@ def check_written(name: str, text: str) -> None:
 def shortened(text: str, limit: int = LONG) -> str:
     """Return a text cut to `limit` characters, for lists and pages."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def without_middle(text: str) -> str:
+    """Return a message, if it is longer than any that we write, without its middle: it repeats what was typed."""
+    return text if len(text) <= _LONG_MESSAGE else f"{text[:150].rstrip()} … {text[-350:].lstrip()}"
 
 
 def placeholder(text: str) -> str | None:

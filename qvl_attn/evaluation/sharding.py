@@ -129,7 +129,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     runs: dict[Path, dict[str, Any]] = {}
     shards: dict[Path, Shard] = {}
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # pathlib raises on long names  # noqa: PTH112
             faults.append(f"{folder} is not a folder: name the --out folder of a part")
             continue
         try:

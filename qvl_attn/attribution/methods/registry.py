@@ -15,6 +15,7 @@ from qvl_attn.attribution.methods.rollout import ROLLOUT
 from qvl_attn.attribution.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
 from qvl_attn.attribution.methods.tam import TAM
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import shortened
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 
@@ -41,5 +42,7 @@ def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple
     names = [name.strip() for name in typed.split(",")]
     for name in names:
         if name not in METHODS:
-            raise InputError(f"{option} {typed}: no method {name!r}", f"there are {', '.join(METHODS)}")
+            raise InputError(
+                f"{option} {shortened(typed)}: no method {shortened(repr(name))}", f"there are {', '.join(METHODS)}"
+            )
     return tuple(dict.fromkeys(names))

@@ -75,7 +75,7 @@ def load_samples(
         records = read_jsonl(path, faults) if is_rows else picture_rows(path)
     default_root = None if is_hub_set(name) else path if path.is_dir() else path.parent
     root = default_root if data_root is None else Path(data_root)
-    if root is not None and not root.is_dir():
+    if root is not None and not os.path.isdir(root):  # as above  # noqa: PTH112
         raise InputError(f"--data-root {root}: not a folder")
     return read_samples(islice(records, limit), root, faults, prompt_items, readers, question_check, progress)
 
