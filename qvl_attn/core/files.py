@@ -41,6 +41,11 @@ def slug(text: str, limit: int = 40) -> str:
     return f"{name}-" if name in _RESERVED else name or "x"
 
 
+def path_fault(error: OSError | ValueError) -> str:
+    """Return why a path cannot be opened; a ValueError is raised for a null character or half of a surrogate pair."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a path"
+
+
 def check_writable(folder: Path) -> None:
     """Check that results can be written to a folder, before anything is computed; create the folder if it is missing.
 
@@ -53,8 +58,10 @@ def check_writable(folder: Path) -> None:
             raise InputError(f"--out {folder}: {file} is a file, and results go into a folder", "name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written to ({error.strerror})", "choose another folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--out {folder}: cannot be written to ({path_fault(error)})", "choose another folder"
+        ) from None
 
 
 def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True) -> None:
@@ -74,8 +81,8 @@ def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True)
             return
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise InputError(f"{option} {target}: cannot be created ({error.strerror})", "name another one") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {target}: cannot be created ({path_fault(error)})", "name another one") from None
     raise InputError(f"{option} {target}: already exists", "name another one")
 
 
@@ -138,9 +145,9 @@ def _draft_of(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_drafts(target.parent)
         draft, lock = _locked_draft(target.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(
-            f"cannot write to {target.parent}: {error.strerror}", "choose another folder with --out"
+            f"cannot write to {target.parent}: {path_fault(error)}", "choose another folder with --out"
         ) from None
     try:
         draft.chmod(0o777 & ~_umask())

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, _imaging, features
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.files import path_fault
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
 
@@ -236,10 +237,10 @@ def file_faults(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{name} does not exist", "check the path") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "null" not in str(error):
+        if isinstance(error, ValueError) and not (isinstance(error, UnicodeEncodeError) or "null" in str(error)):
             raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a path"
-        raise InputError(f"{name} cannot be read: {reason.lower()}", "check the path and its permissions") from None
+        reason = path_fault(error).lower()
+        raise InputError(f"{name} cannot be read: {reason}", "check the path and its permissions") from None
 
 
 def _formats(head: bytes, name: str) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def check_begun(folder: Path) -> None:
         InputError: the folder holds something else.
     """
     usable = False
-    with suppress(OSError):  # `check_new` reports it
+    with suppress(OSError, ValueError):  # `check_new` reports it
         names = {path.name for path in folder.iterdir()}
         usable = (folder / RUN_FILE).is_file() or names <= _LEFT_BY_KILL
     if not usable:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 from qvl_attn.core.files import (
+    check_new,
     check_writable,
+    new_folder,
     read_json,
     read_npz,
     read_png,
@@ -26,6 +29,7 @@ from qvl_attn.core.files import (
     write_npz,
     write_png,
 )
+from qvl_attn.results.run_folder import check_begun
 from tests.helpers.processes import ENV
 
 
@@ -143,6 +147,16 @@ def test_folders_that_cannot_be_written(tmp_path):
         check_writable(tmp_path / "file" / "deeper")
     check_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_folder_whose_name_is_no_path(tmp_path, name):
+    for check in (check_writable, check_new, check_begun):
+        with pytest.raises(InputError, match="not a path"):
+            check(tmp_path / name)
+    for write in (new_folder, partial(whole_folder, overwrite=True)):
+        with pytest.raises(StoreError, match="not a path"), write(tmp_path / name / "result"):
+            pass
 
 
 def test_a_read_only_folder(tmp_path):

@@ -183,7 +183,12 @@ def test_an_unreadable_file(make_picture):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a.png/b.png", "not a directory"), ("a" * 300 + ".png", "file name too long"), ("a\0b.png", "not a path")],
+    [
+        ("a.png/b.png", "not a directory"),
+        ("a" * 300 + ".png", "file name too long"),
+        ("a\0b.png", "not a path"),
+        ("\ud800.png", "not a path"),
+    ],
 )
 def test_a_path_that_cannot_be(make_picture, tmp_path, name, reason):
     make_picture(4, 4, "a.png")

@@ -339,8 +339,9 @@ def test_audio_only(tmp_path):
 def test_missing_and_unlikely_paths(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         open_clip(tmp_path / "nothing.mp4")
-    with pytest.raises(InputError, match="not a path"):
-        open_clip("a\0b.mp4")
+    for name in ("a\0b.mp4", "\ud800.mp4"):
+        with pytest.raises(InputError, match="not a path"):
+            open_clip(name)
     (tmp_path / "text.mp4").write_text("a text under another name, long enough to be probed. " * 50)
     with pytest.raises(InputError, match="not an MP4"):
         open_clip(tmp_path / "text.mp4")
