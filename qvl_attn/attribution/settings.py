@@ -139,6 +139,16 @@ def settings_of(
     return settings
 
 
+def check_new_tokens(count: int) -> None:
+    """Check the length of an answer.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if not 1 <= count <= MAX_NEW_TOKENS:
+        raise InputError(f"--max-new-tokens {count}: want 1 to {MAX_NEW_TOKENS}")
+
+
 def captured_layers(settings: Settings, shape: Shape) -> tuple[int, ...]:
     """Check settings against the model's shape, and return the layers to record.
 
@@ -150,8 +160,7 @@ def captured_layers(settings: Settings, shape: Shape) -> tuple[int, ...]:
     parse_query(settings.query)
     if settings.store_heads not in HEAD_DTYPES:
         raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
-    if not 1 <= settings.max_new_tokens <= MAX_NEW_TOKENS:
-        raise InputError(f"--max-new-tokens {settings.max_new_tokens}: want 1 to {MAX_NEW_TOKENS}")
+    check_new_tokens(settings.max_new_tokens)
     for name, typed in (("system prompt", settings.system), ("answer", settings.answer)):
         if typed is not None:
             check_written(name, typed)

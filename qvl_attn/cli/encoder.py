@@ -222,15 +222,17 @@ def encoder(
         if embeddings:
             check_available()
         if input_dir is not None:
-            _refuse(ctx, (*SINGLE_OPTIONS, *CLIP_OPTIONS), "is for single pictures and clips, not for --input-dir")
+            options.refuse(
+                ctx, (*SINGLE_OPTIONS, *CLIP_OPTIONS), "is for single pictures and clips, not for --input-dir"
+            )
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is continued, not replaced", "name another --out")
             list_pictures(input_dir, out)
         asked = [_check_opens(path, settings, clip_settings) for path in media or []]
         if media and not any(moves(path) for path in media):
-            _refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
+            options.refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
         if media and all(moves(path) for path in media):
-            _refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
+            options.refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
         check_writable(out)
         if input_dir is not None:
             _check_run_folder(ctx, out)
@@ -262,18 +264,6 @@ def encoder(
                 as_json=as_json,
                 quiet=quiet,
             )
-
-
-def _refuse(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        InputError: one of these options was given.
-    """
-    for name in names:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
-            raise InputError(f"--{name.replace('_', '-')} {why}", "leave it out")
 
 
 def _check_run_folder(ctx: typer.Context, out: Path) -> None:

@@ -12,18 +12,25 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import check_model, go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import plain
+from qvl_attn.core.runtime import describe_size
+from qvl_attn.core.text import plain, pluralize
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.vqa.estimate import Estimate
 
 DEFAULT_MAX_PIXELS = 12_845_056  # 16,384 tokens: the limit of the released processors
+# Options of a question, which have no effect without a picture.
+OF_A_QUESTION = (
+    *("question", "system", "min_pixels", "max_pixels", "fps", "max_frames", "start", "end"),
+    *("profile", "layers", "heads"),
+)
 NAMES = {"eager": "eager", "rows": "rows", "usual": "the usual way"}
 FITS = {True: "fits", False: "does not fit", None: "not known"}
 
 
 def estimate(
+    ctx: typer.Context,
     media: Annotated[
         str | None,
         typer.Argument(
@@ -71,7 +78,8 @@ def estimate(
                 raise InputError(
                     f"--image {image[0]}: name the first picture before it", "qvl-attn estimate FILE --image ..."
                 )
-            _estimate_sizes(model, revision, device.partition(":")[0], offline=offline, as_json=as_json)
+            options.refuse(ctx, OF_A_QUESTION, "needs a picture", "name the picture first, or leave it out")
+            _estimate_sizes(model, revision, device, dtype.value, max_new_tokens, offline=offline, as_json=as_json)
             return
         # Imported here, so that --help and a mistyped path need not wait for torch.
         from qvl_attn.media.image import load_picture, moves
@@ -154,11 +162,12 @@ def _report(analyzer: Analyzer, result: Estimate, *, clip: bool) -> dict[str, An
 
 
 def _table(report: dict[str, Any]) -> str:
-    free = "not known" if report["free_bytes"] is None else _size(max(report["free_bytes"], 0))
+    free = "not known" if report["free_bytes"] is None else describe_size(max(report["free_bytes"], 0))
     lines = [
         f"model     {report['model']} ({report['revision'][:12]}): {report['dtype']} on {report['device']}",
-        f"weights   {_size(report['weight_bytes'])}",
-        f"process   {_size(report['process_bytes'])} before the weights: Python, libraries and pictures, measured",
+        f"weights   {describe_size(report['weight_bytes'])}",
+        f"process   {describe_size(report['process_bytes'])} before the weights: Python, libraries and pictures, "
+        "measured",
     ]
     for picture in report["pictures"]:
         width, height = picture["size_px"]
@@ -174,14 +183,17 @@ def _table(report: dict[str, Any]) -> str:
     ]
     if report["loading_bytes"] and report["mapped_bytes"]:
         lines.append(
-            f"loading   up to {_size(report['loading_bytes'])}, of which {_size(report['mapped_bytes'])} are pages of "
-            "the files, which the system takes back when it needs them"
+            f"loading   up to {describe_size(report['loading_bytes'])}, of which "
+            f"{describe_size(report['mapped_bytes'])} are pages of the files, which the system takes back "
+            "when it needs them"
         )
     total = "with weights" if report["loading_bytes"] is None else "whole process"
     lines += ["", f"{'attention':<16}{'without weights':>20}{total:>15}"]
     for mode, cost in report["ways"].items():
         whole = cost["with_weights_bytes"] if cost["peak_bytes"] is None else cost["peak_bytes"]
-        lines.append(f"{NAMES[mode]:<16}{_size(cost['bytes']):>20}{_size(whole):>15}   {FITS[cost['fits']]}")
+        lines.append(
+            f"{NAMES[mode]:<16}{describe_size(cost['bytes']):>20}{describe_size(whole):>15}   {FITS[cost['fits']]}"
+        )
     lines += ["", f"--attn auto takes {report['attention']}: {report['reason']}"]
     lines += [f"does not fit: {fault}" for fault in report["faults"]]
     if len(report["faults"]) > 1 and report["max_pixels"]:
@@ -189,40 +201,50 @@ def _table(report: dict[str, Any]) -> str:
     return "\n".join(plain(line) for line in lines)
 
 
-def _estimate_sizes(model: str, revision: str | None, device: str, *, offline: bool, as_json: bool) -> None:
+def _estimate_sizes(
+    model: str, revision: str | None, device: str, dtype: str, new_tokens: int, *, offline: bool, as_json: bool
+) -> None:
+    from qvl_attn.attribution.settings import check_new_tokens
+    from qvl_attn.model.placement import PRECISIONS, check_options
+
+    check_new_tokens(new_tokens)
+    check_options(device, dtype, None)
     with importing():
         from qvl_attn.model.checkpoint import find_checkpoint
         from qvl_attn.model.loading import choose_placement, load_config
         from qvl_attn.model.memory import process_bytes
         from qvl_attn.model.released import RELEASED, released_config
-        from qvl_attn.vqa.fitting import MEMORY_GB, fits_of
+        from qvl_attn.vqa.fitting import MEMORY_GB, fit_of
 
     silence_libraries(bars=not as_json)
-    if model == DEFAULT_MODEL:
+    if model == DEFAULT_MODEL and revision is None:
         configs = {name: released_config(name) for name in RELEASED}
     else:
         configs = {model: load_config(find_checkpoint(model, revision, offline=offline, weights=False))}
     place = "cpu" if device == "cpu" else "cuda"
+    precisions = PRECISIONS if dtype == "auto" else [dtype]
     fits = []
     for name, config in configs.items():
         weights = choose_placement(config, "cpu", "float32", must_fit=False).weight_bytes // 4
-        fits += fits_of(name, config, weights, place, process_bytes())
+        fits += [fit_of(name, config, one, weights, place, process_bytes(), new_tokens) for one in precisions]
     if as_json:
-        typer.echo(json.dumps({"device": place, "models": [asdict(fit) for fit in fits]}, allow_nan=False))
+        typer.echo(
+            json.dumps(
+                {"device": place, "max_new_tokens": new_tokens, "models": [asdict(fit) for fit in fits]},
+                allow_nan=False,
+            )
+        )
         return
     memory = "of the machine, with nothing else in it" if place == "cpu" else "of one GPU"
-    typer.echo(f"largest --max-pixels of one picture that fits the memory {memory} (--attn rows)\n")
+    run = f"--attn rows, answers of up to {pluralize(new_tokens, 'token')}"
+    typer.echo(f"largest --max-pixels of one picture that fits the memory {memory} ({run})\n")
     width = max(len(fit.model) for fit in fits) + 2
     typer.echo(f"{'model':<{width}}{'precision':<12}{'weights':>10}" + "".join(f"{f'{gb} GB':>13}" for gb in MEMORY_GB))
     for fit in fits:
         cells = "".join(f"{_pixels(fit.max_pixels[gb]):>13}" for gb in MEMORY_GB)
-        typer.echo(f"{plain(fit.model):<{width}}{fit.dtype:<12}{_size(fit.weight_bytes):>10}{cells}")
+        typer.echo(f"{plain(fit.model):<{width}}{fit.dtype:<12}{describe_size(fit.weight_bytes):>10}{cells}")
     typer.echo("\n-: the model does not fit; any: every size that the processor lets through by default")
 
 
 def _pixels(count: int) -> str:
     return "-" if not count else "any" if count >= DEFAULT_MAX_PIXELS else f"{count:,}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB"

@@ -194,6 +194,18 @@ Quiet = _flag("Print only the answers, or only the JSON.", OUTPUT, "--quiet", "-
 Debug = _flag("Show the traceback of an error.", OUTPUT, "--debug")
 
 
+def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = "leave it out") -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        InputError: one of these options was given.
+    """
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(f"--{name.replace('_', '-')} {why}", instead)
+
+
 # Fields of `Drawing` whose option has another name.
 _OPTION_OF = {"blur_cells": "blur", "draw_size_px": "draw-size", "top_percent": "top-percent", "clip_scale": "scale"}
 

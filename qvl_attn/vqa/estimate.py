@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.core.files import MAX_NPZ_BYTES
+from qvl_attn.core.runtime import describe_size
 from qvl_attn.core.types import TokenGrid
 from qvl_attn.model.memory import CODE_BYTES, ESTIMATED_MODES, Job, drawing_bytes, peak_bytes
 
@@ -104,7 +105,7 @@ def choose_attention(config: Any, dtype: str, job: Job, free: int | None, device
     if free is None:
         return "rows", "the model is spread over several GPUs, whose free memory is not known"
     needed = peak_bytes(config, dtype, job, "eager", device)
-    memory = f"about {_size(needed)} of the {_gib(max(free, 0))} that are free"
+    memory = f"about {describe_size(needed)} of the {describe_size(max(free, 0))} that are free"
     if needed <= free:
         return "eager", f"float32, and it needs {memory}"
     return "rows", f"eager attention would need {memory}"
@@ -121,8 +122,8 @@ def check_memory(
     if job.result_bytes > MAX_NPZ_BYTES:
         rows = job.result_bytes // (4 * job.cells)
         raise MemoryLimitError(
-            f"{rows} rows of attention on {job.cells} vision tokens are {_gib(job.result_bytes)}, "
-            f"more than a result may hold ({_gib(MAX_NPZ_BYTES)})",
+            f"{rows} rows of attention on {job.cells} vision tokens are {describe_size(job.result_bytes)}, "
+            f"more than a result may hold ({describe_size(MAX_NPZ_BYTES)})",
             "name fewer --layers, no --heads, or a lower --max-pixels",
         )
     needed = peak_bytes(config, dtype, job, attention, device)
@@ -135,8 +136,8 @@ def check_memory(
     if attention == "eager" and peak_bytes(config, dtype, job, "rows", device) <= free:
         hints.insert(0, "--attn rows fits")
     raise MemoryLimitError(
-        f"{job.cells} vision tokens need about {_gib(needed)} beside the weights with --attn {attention}, "
-        f"and {_gib(max(free, 0))} are free",
+        f"{job.cells} vision tokens need about {describe_size(needed)} beside the weights with --attn {attention}, "
+        f"and {describe_size(max(free, 0))} are free",
         "; ".join(hints),
     )
 
@@ -158,7 +159,7 @@ def estimate_of(
     attention, reason = choose_attention(config, dtype, job, free, device)
     media, faults = question.media, []
     if free is not None and free < 0:
-        faults.append(f"the weights need {_gib(-free)} more than is free")
+        faults.append(f"the weights need {describe_size(-free)} more than is free")
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_context(config, job, question.pictures),
         lambda: check_memory(config, dtype, job, attention, free, question.pictures, device),
@@ -205,11 +206,3 @@ def largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job
         low, high = (middle, high) if possible(replace(job, cells=middle)) else (low, middle)
     vision, cells = config.vision_config, low // pictures
     return int(cells * (vision.patch_size * vision.spatial_merge_size) ** 2) if cells >= LEAST_CELLS else 0
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
-
-
-def _size(size: int) -> str:
-    return _gib(size) if size > 2**30 else f"{size / 2**20:.0f} MiB"

@@ -22,7 +22,7 @@ class Fit:
         dtype: `float32`, `bfloat16` or `float16`.
         weight_bytes: size of its weights.
         max_pixels: by size of the memory in GB (10^9 bytes), the largest `--max-pixels` with which a question about one
-            picture fits, with `--attn rows`, every layer and an answer of 128 tokens; 0 if none does.
+            picture fits, with `--attn rows` and every layer; 0 if none does.
     """
 
     model: str
@@ -31,22 +31,22 @@ class Fit:
     max_pixels: dict[int, int]
 
 
-def fits_of(model: str, config: Any, weights: int, device: str, process: int) -> list[Fit]:
-    """Return what fits memories of `MEMORY_GB` that nothing else uses, in each precision.
+def fit_of(
+    model: str, config: Any, dtype: str, weights: int, device: str, process: int, new_tokens: int = NEW_TOKENS
+) -> Fit:
+    """Return what fits memories of `MEMORY_GB` that nothing else uses.
 
     Args:
         model: name of the model.
         config: its configuration.
+        dtype: its precision.
         weights: number of its weights.
         device: `cpu` or `cuda`.
         process: bytes of this process without weights; on the CPU they share the memory with the model.
+        new_tokens: the longest answer.
     """
-    return [_fit(model, config, dtype, weights * size, device, process) for dtype, size in ITEM_BYTES.items()]
-
-
-def _fit(model: str, config: Any, dtype: str, weight_bytes: int, device: str, process: int) -> Fit:
-    text = config.text_config
-    most = Job(text.max_position_embeddings, WORDS, NEW_TOKENS, QUERIES, text.num_hidden_layers)
+    text, weight_bytes = config.text_config, weights * ITEM_BYTES[dtype]
+    most = Job(text.max_position_embeddings, WORDS, new_tokens, QUERIES, text.num_hidden_layers)
 
     def total(job: Job) -> int:
         needed = peak_bytes(config, dtype, job, "rows", device)

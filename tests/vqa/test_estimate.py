@@ -23,7 +23,7 @@ from qvl_attn.model.memory import CUDA_BYTES, ESTIMATED_MODES, ITEM_BYTES, Job, 
 from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
-from qvl_attn.vqa.fitting import NEW_TOKENS, QUERIES, WORDS, fits_of
+from qvl_attn.vqa.fitting import NEW_TOKENS, QUERIES, WORDS, fit_of
 from qvl_attn.vqa.question import read_question
 from tests.conftest import DEMO_PICTURES
 
@@ -364,7 +364,52 @@ def test_without_a_picture_it_says_what_fits(shared_data):
         "weights",
         *(part for gb in fits["3B", "float32"] for part in (gb, "GB")),
     ]
-    assert lines[3].split() == ["Qwen/Qwen2.5-VL-3B-Instruct", "float32", "13.99", "GiB", "-", "-", "any", "any", "any"]
+    assert lines[3].split() == ["Qwen/Qwen2.5-VL-3B-Instruct", "float32", "14.0", "GiB", "-", "-", "any", "any", "any"]
+
+
+def test_without_a_picture_precision_and_length_of_the_answer_are_those_that_are_named():
+    def pixels(*args):
+        report = json.loads(sizes("--model", "demo", "--device", "cpu", *args, "--json"))
+        assert [fit["dtype"] for fit in report["models"]] == ["bfloat16"]
+        return report["max_new_tokens"], report["models"][0]["max_pixels"]["80"]
+
+    short, long = pixels("--dtype", "bfloat16"), pixels("--dtype", "bfloat16", "--max-new-tokens", "300")
+    assert (short[0], long[0]) == (NEW_TOKENS, 300)
+    cells = [count // 28**2 for _, count in (short, long)]
+    assert cells[0] - cells[1] == 300 - NEW_TOKENS, "the context holds the picture and the answer"
+    table = sizes("--model", "demo", "--dtype", "bfloat16", "--max-new-tokens", "1")
+    assert "(--attn rows, answers of up to 1 token)" in table
+    assert "float32" not in table
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("--device", "nonsense", "--device nonsense: unknown"),
+        ("--max-new-tokens", "99999999", "--max-new-tokens 99999999: want 1 to 4096"),
+        *(
+            (option, value, f"{option} needs a picture")
+            for option, value in (
+                ("--question", "what?"),
+                ("--system", "Be brief."),
+                ("--layers", "all"),
+                ("--heads", "1"),
+                ("--profile", "none"),
+                ("--min-pixels", "4000"),
+                ("--max-pixels", "90000"),
+                ("--fps", "1"),
+                ("--max-frames", "2"),
+                ("--start", "1"),
+                ("--end", "2"),
+            )
+        ),
+    ],
+)
+def test_without_a_picture_nothing_that_was_typed_is_ignored(option, value, error):
+    done = run(option, value)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {error}")
+    assert done.stdout == ""
 
 
 def test_the_memory_of_a_machine_holds_the_process_too(demo):
@@ -373,8 +418,8 @@ def test_the_memory_of_a_machine_holds_the_process_too(demo):
     )
     assert [fit["weight_bytes"] for fit in on_cpu] == [fit["weight_bytes"] for fit in on_gpu]
     assert on_cpu[0]["weight_bytes"] == demo.placement.weight_bytes
-    assert fits_of("demo", demo.config, 2_000_000, "cpu", 8 * 10**9)[0].max_pixels[8] == 0
-    assert fits_of("demo", demo.config, 2_000_000, "cpu", 10**9)[0].max_pixels[8] > 0
+    assert fit_of("demo", demo.config, "float32", 2_000_000, "cpu", 8 * 10**9).max_pixels[8] == 0
+    assert fit_of("demo", demo.config, "float32", 2_000_000, "cpu", 10**9).max_pixels[8] > 0
 
 
 def test_pages_of_the_files_are_beside_weights_of_another_precision(demo, genuine_folder, tmp_path):
