@@ -14,6 +14,7 @@ from typing import Any
 
 from qvl_attn.attribution.selection import describe_layers, parse_query
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import json_fault
 
 VERSION = 1
 MAX_BYTES = 2**20
@@ -168,7 +169,7 @@ def load_profile(name: str) -> Profile:
             raise ValueError(f"profile_version {value.get('profile_version')!r}, this version reads {VERSION}")
         return profile_from(value)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        fault = f"{error} is missing" if isinstance(error, KeyError) else error
+        fault = f"{error} is missing" if isinstance(error, KeyError) else json_fault(error, str(error))
         raise InputError(
             f"--profile {name}: not a profile ({fault})", "qvl-attn check --calibrate writes one"
         ) from None

@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.core.text import json_fault
 
 _DRAFT_LOCK = ".lock"
 MAX_NPZ_BYTES = 8 * 2**30
@@ -356,7 +357,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{path.parent} is not a complete result: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read as JSON ({type(error).__name__})") from None
+        raise StoreError(f"{path} cannot be read as JSON ({json_fault(error, type(error).__name__)})") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path} is not a JSON object")
     return value

@@ -34,6 +34,13 @@ def check_written(name: str, text: str) -> None:
         raise InputError(f"the {name} is not valid Unicode text") from None
 
 
+def json_fault(error: Exception, otherwise: str) -> str:
+    """Return what is wrong with a text that Python's parser of JSON refuses although it may be JSON, or `otherwise`."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a number with too many digits" if "integer string conversion" in str(error) else otherwise
+
+
 def shortened(text: str, limit: int = LONG) -> str:
     """Return a text cut to `limit` characters, for lists and pages."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import safe_open
 
 from qvl_attn.core.errors import InputError, ModelError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import json_fault, shortened
 
 # The files of a checkpoint, without pickles and code.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -81,7 +81,8 @@ def read_object(file: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: its {file.name} cannot be read ({type(error).__name__})") from None
+        fault = json_fault(error, type(error).__name__)
+        raise ModelError(f"{name}: its {file.name} cannot be read ({fault})") from None
     if not isinstance(value, dict):
         raise ModelError(f"{name}: its {file.name} cannot be read (it is not a JSON object)")
     return value

@@ -224,9 +224,14 @@ def test_an_archive_with_damaged_contents(tmp_path):
 def test_files_that_are_no_json_object(tmp_path):
     with pytest.raises(StoreError, match="is not a complete result"):
         read_json(tmp_path / "result.json")
-    for content in (b"\xff", b"{", json.dumps([1]).encode()):
+    for content, fault in (
+        (b"\xff", "JSON"),
+        (b"{", "JSON"),
+        (json.dumps([1]).encode(), "JSON"),
+        (b'{"a": %b}' % (b"1" * 5000), "a number with too many digits"),
+    ):
         (tmp_path / "a.json").write_bytes(content)
-        with pytest.raises(StoreError, match="JSON"):
+        with pytest.raises(StoreError, match=fault):
             read_json(tmp_path / "a.json")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import placeholder, shortened
+from qvl_attn.core.text import json_fault, placeholder, shortened
 from qvl_attn.evaluation.data.rows import MEDIA, unknown_fields
 
 MAX_BYTES = 16 * 2**20
@@ -75,8 +75,8 @@ def load_prompts(name: str, option: str = "--prompts ") -> tuple[PromptItem, ...
             continue
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError):
-            faults.append(f"line {number}: not JSON")
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: {json_fault(error, 'not JSON')}")
             continue
         messages = list(_faults(value)) if isinstance(value, dict) else ["not a JSON object"]
         if not messages and value["id"] in items:

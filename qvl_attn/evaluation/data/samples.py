@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
 from qvl_attn.core.runtime import no_op
-from qvl_attn.core.text import pluralize, shortened
+from qvl_attn.core.text import json_fault, pluralize, shortened
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
@@ -176,8 +176,8 @@ def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     if text:
                         yield f"line {number}", json.loads(text)
-                except (ValueError, RecursionError):
-                    faults.add(f"line {number}", "", "not JSON")
+                except (ValueError, RecursionError) as error:
+                    faults.add(f"line {number}", "", json_fault(error, "not JSON"))
     except OSError as error:
         raise InputError(f"{name} cannot be read: {(error.strerror or 'not a file').lower()}") from None
 

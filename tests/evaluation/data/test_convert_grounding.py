@@ -208,10 +208,19 @@ def test_a_pickle_is_refused(folder, protocol):
     folder.refused("refcoco", message="refs.json: is not JSON; a pickle is never read")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 200_000])
-def test_files_that_are_not_json_are_refused(folder, content):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"1" * 5000, "a number with too many digits"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(folder, content, fault):
     (folder.path / "coco.json").write_bytes(content)
-    folder.refused("coco", message="coco.json: is not JSON")
+    folder.refused("coco", message=f"coco.json: {fault}")
 
 
 def test_files_that_cannot_be_opened_are_refused(folder):

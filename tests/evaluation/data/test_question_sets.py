@@ -95,6 +95,7 @@ def test_every_fault_of_every_line_is_reported(tmp_path):
         '{"id": "b", "question": "<image> y?", "x_a": 1, "meta": 2}',
         "{",
         '{"id": "c", "question": "x?", "image": "a.png"}',
+        f'{{"id": "d", "question": "x?", "meta": {"1" * 5000}}}',
     ]
     assert faults_of(tmp_path, *lines) == [
         "line 2: not a JSON object",
@@ -106,6 +107,7 @@ def test_every_fault_of_every_line_is_reported(tmp_path):
         "line 5: question: contains <image>: leave it out; the pictures come before the question",
         "line 6: not JSON",
         "line 7: image: a question set names no pictures; this looks like a data set",
+        "line 8: a number with too many digits",
     ]
 
 

@@ -212,16 +212,22 @@ def test_a_byte_order_mark_stands_at_the_beginning_only(root):
 
 
 @pytest.mark.parametrize(
-    "line",
-    [b"\xff\xfe{\0}\0", b'{"id": "\xe9"}', b"[" * 100_000, b'{"id": ' + b"1" * 5000 + b"}", b"\0", b"{} {}"],
-    ids=["utf-16", "latin-1", "deep", "digits", "zero", "two"],
+    ("line", "fault"),
+    [
+        pytest.param(b"\xff\xfe{\0}\0", "not JSON", id="utf-16"),
+        pytest.param(b'{"id": "\xe9"}', "not JSON", id="latin-1"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, "nested too deeply", id="deep"),
+        pytest.param(b'{"id": ' + b"1" * 5000 + b"}", "a number with too many digits", id="digits"),
+        pytest.param(b"\0", "not JSON", id="zero"),
+        pytest.param(b"{} {}", "not JSON", id="two"),
+    ],
 )
-def test_a_line_that_is_not_json_does_not_stop_the_others(root, line):
+def test_a_line_that_cannot_be_read_does_not_stop_the_others(root, line, fault):
     path = root / "rows.jsonl"
     path.write_bytes(line + b"\n" + json.dumps(record(image="a.png")).encode())
     faults = Faults()
     assert [place for place, _ in read_jsonl(path, faults)] == ["line 2"]
-    assert faults.lines == ["line 1: not JSON"]
+    assert faults.lines == [f"line 1: {fault}"]
 
 
 def test_nan_and_infinity_are_faults(root):

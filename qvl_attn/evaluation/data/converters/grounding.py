@@ -19,6 +19,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import json_fault
 
 Annotation = dict[str, Any]
 NO_PICKLE = "is not JSON; a pickle is never read, because it can run any code: export it to JSON first"
@@ -29,12 +30,12 @@ def load(path: Path, message: str) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it is not JSON; `message` says so.
+        InputError: it is not JSON, which `message` says, or Python cannot read it.
     """
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: {message}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {json_fault(error, message)}") from None
 
 
 def field(record: Any, name: str, kind: type, where: str) -> Any:
