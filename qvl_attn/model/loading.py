@@ -199,6 +199,7 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
         MemoryLimitError: the weights do not fit on the device.
     """
     check_amount(checkpoint, placement)
+    generation = _generation(checkpoint, config)
     with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
         try:
             model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -217,12 +218,12 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
                 f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
             ) from None
     refuse_absent(checkpoint.name, model, info)
-    model.generation_config = _generation(checkpoint.name, model.generation_config, config.text_config.vocab_size)
+    model.generation_config = generation
     # Methods need gradients of activations only, never of weights.
     return model.eval().requires_grad_(False)
 
 
-def _generation(name: str, stated: Any, vocabulary: int) -> GenerationConfig:
+def _generation(checkpoint: Checkpoint, config: Any) -> GenerationConfig:
     """Return the settings of generation that are the checkpoint's own: see `generate.greedy`.
 
     Left out are those that say nothing about greedy answers: sampling, beams, the longest length or time, caches,
@@ -231,6 +232,12 @@ def _generation(name: str, stated: Any, vocabulary: int) -> GenerationConfig:
     Raises:
         ModelError: a setting has another type, or is out of range, or changes greedy answers and is not applied.
     """
+    name, vocabulary = checkpoint.name, config.text_config.vocab_size
+    with guarded(f"{name}: its generation_config.json cannot be used"):
+        if (checkpoint.folder / "generation_config.json").is_file():
+            stated = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        else:  # as transformers does
+            stated = GenerationConfig.from_model_config(config)
     for field, neutral in _UNSERVED.items():
         value = getattr(stated, field, None)
         if value not in (None, neutral, [], (), {}, ""):

@@ -460,11 +460,15 @@ def test_an_adapter_is_merged_as_the_readme_shows(folder, tmp_path, monkeypatch)
         {"repetition_penalty": 0},
         {"repetition_penalty": float("nan")},
         {"pad_token_id": -1},
+        None,
     ],
     ids=str,
 )
 def test_settings_of_generation_that_cannot_be_used(folder, fields):
-    edit(folder / "generation_config.json", **fields)
+    if fields is None:
+        (folder / "generation_config.json").write_text("{")
+    else:
+        edit(folder / "generation_config.json", **fields)
     assert "its generation_config.json cannot be used" in model_error(folder)
 
 
@@ -478,7 +482,7 @@ def test_settings_that_say_nothing_about_greedy_answers_are_left_out(folder, dem
     assert len(result.capture.tokens) == len(demo.ask(cats, "how many cats?").capture.tokens)
 
 
-# Each changes the greedy answers of transformers; a value that does so.
+# Each can change the greedy answers of transformers.
 CHANGING = {
     "no_repeat_ngram_size": 1,
     "encoder_no_repeat_ngram_size": 1,
@@ -511,7 +515,7 @@ def test_settings_that_change_greedy_answers_are_refused(folder):
 def test_every_setting_of_transformers_that_acts_on_greedy_logits_is_known():
     """Settings that a later version adds to the processors of logits must be sorted into served, refused, left out."""
     source = inspect.getsource(GenerationMixin._get_logits_processor)
-    greedy, sampling = source.split("if generation_config.do_sample:")
+    greedy, _, sampling = source.partition("if generation_config.do_sample:")
     read = set(re.findall(r"generation_config\.([a-z]\w+)", greedy + sampling.split("watermark")[-1]))
     served = {"repetition_penalty", "forced_bos_token_id"}  # the latter acts on an empty prompt alone
     about_nothing = {"num_beams", "use_cache", "remove_invalid_values", "renormalize_logits", "max_length"}
