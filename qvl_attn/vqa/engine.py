@@ -127,15 +127,21 @@ class Engine:
     def _load(self) -> Any:
         model = load_weights(self.checkpoint, self.config, self.placement)
         inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
-        # Without any code of ours, so that what fails is the model.
-        with guarded(f"{self.checkpoint.name}: the model cannot run", WRONG_CONFIG), torch.inference_mode():
-            model(**inputs, logits_to_keep=1)
+        try:
+            self._prove(model, inputs)
+        except Exception:
+            # Without our code: if that fails too, it is the model's own fault.
+            with guarded(f"{self.checkpoint.name}: the model cannot run", WRONG_CONFIG), torch.inference_mode():
+                model(**inputs, logits_to_keep=1)
+            raise
+        return model
+
+    def _prove(self, model: Any, inputs: dict[str, Any]) -> None:
         for media in checked_media():
             prove_positions(model, read_question(self.processor, self.config, media, "?", Settings()).prompt)
         auto = ("eager", "rows") if self.placement.dtype == "float32" else ("rows",)
         for attention in auto if self.attn == "auto" else (self.attn,):
             prove_capture(model, inputs, attention)
-        return model
 
     def settings(self, **typed: Any) -> Settings:
         """Return the settings of a question from typed options: see `settings_of`.
