@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -77,6 +80,26 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app(prog_name="qvl-attn")
+        with _reported_stdout():
+            app(prog_name="qvl-attn")
     finally:
         gc.freeze()  # otherwise the interpreter scans all of torch for garbage once more at exit
+
+
+@contextmanager
+def _reported_stdout() -> Iterator[None]:
+    """End in one line and exit code 1 if stdout cannot be written, such as a file on a full disk."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:  # not of a write
+            raise
+        # What could not be written would be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # whoever reads a pipe may stop reading
+            sys.stderr.write(f"error: cannot write to stdout: {error.strerror}\n")
+        sys.exit(1)

@@ -429,6 +429,15 @@ def test_shell_completion():
     assert done.stderr.strip() == "[]", "it answers before heavy libraries are loaded"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_stdout_on_a_full_disk():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "qvl_attn", "methods"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_quiet(run, cats):
     done = run(cats, QUESTION, "--quiet")
     assert done.stdout == f"{COUNT}\n"
