@@ -288,7 +288,7 @@ def check(
         )
         progress("checking the data", len(samples), len(samples))
         run_samples = own_shard.own(samples) if own_shard else samples
-        check_thresholds(thresholds, [s for s in run_samples if len(s.boxes_px)] if calibrate else run_samples)
+        check_thresholds(thresholds, run_samples, boxes_only=calibrate is not None)
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
         about = f"{pluralize(len(samples), 'sample')} about {pluralize(len(media), 'picture or clip')}"
         say(f"{about}; all files found")

@@ -66,12 +66,24 @@ def parse_thresholds(typed: list[str] | None) -> dict[str, float]:
     return thresholds
 
 
-def check_thresholds(thresholds: dict[str, float], samples: Sequence[Sample]) -> None:
-    """Check that a run over these samples will have the figures of `--fail-under`.
+def check_thresholds(thresholds: dict[str, float], samples: Sequence[Sample], *, boxes_only: bool) -> None:
+    """Check that a run will have the figures of `--fail-under`.
+
+    Args:
+        thresholds: thresholds by figure.
+        samples: the samples of the run; none if its part of the data set is empty.
+        boxes_only: whether the run leaves out samples without boxes.
 
     Raises:
         InputError: it cannot have one of them.
     """
+    if thresholds and not samples:
+        raise InputError(
+            f"--fail-under {', '.join(thresholds)}: this part of the data set is empty",
+            "give --fail-under to qvl-attn merge, which has all parts",
+        )
+    if boxes_only:
+        samples = [sample for sample in samples if len(sample.boxes_px)]
     answers = any(sample.answers for sample in samples)
     boxes = any(len(sample.boxes_px) for sample in samples)
     will_have = [name for name in GATED_FIGURES if {"accuracy": answers, "vision_mass": True}.get(name, boxes)]

@@ -15,9 +15,11 @@ from qvl_attn.attribution.selection import query_rows
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.answer_accuracy import accuracy
+from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_jsonl, read_samples
 from qvl_attn.evaluation.loop import other_samples
+from qvl_attn.evaluation.sharding import Shard
 from qvl_attn.model.checkpoint import find_checkpoint
 from tests.helpers.check_runs import invoke, rows_of, without_drawings, write_rows
 from tests.helpers.loading import without_loading
@@ -420,6 +422,18 @@ def test_words_that_are_commands_in_a_question_set_are_reported(check, tmp_path,
     done = check(cats, "--prompts", "set.jsonl")
     assert done.exit_code == 2
     assert "--prompts b: question: the question contains '<|im_end|>'" in " ".join(done.stderr.split())
+
+
+def test_fail_under_in_an_empty_part(check, tmp_path, row, monkeypatch):
+    """Of two parts of one sample one is empty: what its rows lack is not the reason."""
+    monkeypatch.setattr("qvl_attn.cli.check.find_model", None)
+    data = write_rows(tmp_path, [row])
+    samples = load_samples(data)
+    empty = next(part for part in ("1/2", "2/2") if not Shard.parse(part).own(samples))
+    done = check(data, "--shard", empty, "--fail-under", "accuracy=0.1", "--fail-under", "lift=1")
+    assert done.exit_code == 2
+    assert "error: --fail-under accuracy, lift: this part of the data set is empty" in one_line_of(done)
+    assert "no row" not in done.stderr
 
 
 def one_line_of(done):
