@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import quoted, shortened
 from qvl_attn.core.types import Capture, IntArray, Token
 
 QUERY_KINDS = ("question", "last", "answer")
@@ -59,7 +59,7 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part, re.ASCII)
         if not match:
-            typed, wrong = shortened(text), shortened(repr(part.strip()))
+            typed, wrong = shortened(text), quoted(part.strip())
             raise InputError(f"--heads {typed}: {wrong} is not layer.head", "write 3,5 or 21.9,21.11, not both")
         layer, head = int(match[1]), int(match[2])
         if layer not in layers:
@@ -76,7 +76,7 @@ def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, .
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6}))?\s*", part, re.ASCII)
         if not match:
             raise InputError(
-                f"{typed}: {shortened(repr(part.strip()))} is not a {noun}",
+                f"{typed}: {quoted(part.strip())} is not a {noun}",
                 f"write 18, 14-20 or 4,8,12 ({noun}s from 0)",
             )
         first = int(match[1])

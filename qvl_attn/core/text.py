@@ -46,6 +46,14 @@ def shortened(text: str, limit: int = LONG) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def quoted(value: object) -> str:
+    """Return a value of a user or a file as Python writes it, cut like `shortened`; a text keeps its closing quote."""
+    written = repr(value)
+    if len(written) <= LONG or not isinstance(value, str):
+        return shortened(written)
+    return shortened(written, LONG - 1) + written[-1]
+
+
 def without_middle(text: str) -> str:
     """Return a message, if it is longer than any that we write, without its middle: it repeats what was typed."""
     return text if len(text) <= _LONG_MESSAGE else f"{text[:150].rstrip()} … {text[-350:].lstrip()}"

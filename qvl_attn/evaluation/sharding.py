@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
 from qvl_attn.evaluation.score import Score, read_scores
@@ -172,7 +172,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         check_facts(part.folder, part.run["facts"], part.scores)
     names = Counter(name for part in parts for name in part.run["samples"])
     if names and max(names.values()) > 1:
-        twice = shortened(repr(max(names, key=names.__getitem__)))
+        twice = quoted(max(names, key=names.__getitem__))
         raise StoreError(
             f"{parts[0].folder} and others: sample {twice} is in more than one part", "run the parts again"
         )

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError, QvlAttnError
-from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.text import plain, quoted, shortened
 from qvl_attn.model.checkpoint_files import SETTINGS, WEIGHTS, check_files, fingerprint, missing_part, read_object
 from qvl_attn.model.config_check import check_numbers
 
@@ -153,7 +153,7 @@ def read_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     raw = read_object(checkpoint.folder / "config.json", checkpoint.name)
     kind = raw.get("model_type")
     if kind != SUPPORTED:
-        kind = shortened(repr(kind))
+        kind = quoted(kind)
         raise ModelError(f"{checkpoint.name} is a {kind} model; only Qwen2.5-VL ({SUPPORTED}) is supported")
     check_config(checkpoint.name, raw)
     return raw

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.runtime import describe_size
-from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.text import plain, quoted, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
@@ -101,7 +101,7 @@ def _refuse_image_processor(checkpoint: Checkpoint) -> None:
     kind = read_object(file, checkpoint.name).get("image_processor_type") if file.is_file() else None
     if kind is not None and kind not in (_IMAGE_PROCESSOR, f"{_IMAGE_PROCESSOR}Fast"):
         raise ModelError(
-            f"{checkpoint.name}: its {file.name} names the image processor {shortened(repr(kind))}, which is not that "
+            f"{checkpoint.name}: its {file.name} names the image processor {quoted(kind)}, which is not that "
             "of Qwen2.5-VL",
             f'write "image_processor_type": "{_IMAGE_PROCESSOR}" there',
         )

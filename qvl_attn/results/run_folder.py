@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import quoted, shortened
 from qvl_attn.results.added import with_added
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
@@ -301,7 +301,7 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
             if row["id"] in ids:
                 raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
             if not isinstance(samples, dict) or row["id"] not in samples:
-                name = shortened(repr(row["id"]))
+                name = quoted(row["id"])
                 raise StoreError(f"{path}: line {number} is about {name}, no sample of this run", "remove the line")
             ids.add(row["id"])
             yield row

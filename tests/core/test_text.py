@@ -1,8 +1,8 @@
-"""Counts with their nouns."""
+"""Counts with their nouns, and quoted words."""
 
 import pytest
 
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import pluralize, quoted
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,17 @@ from qvl_attn.core.text import pluralize
 )
 def test_a_count_with_its_noun(count, noun, text):
     assert pluralize(count, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\n", r"'a\n'"),
+        ("it's", '"it\'s"'),
+        ("1." + "9" * 5000, f"'1.{'9' * 55}…'"),
+        (["a" * 100], f"['{'a' * 57}…"),
+        (None, "None"),
+    ],
+)
+def test_a_word_is_quoted_to_its_end(value, text):
+    assert quoted(value) == text

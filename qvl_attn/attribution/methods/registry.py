@@ -15,7 +15,7 @@ from qvl_attn.attribution.methods.rollout import ROLLOUT
 from qvl_attn.attribution.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
 from qvl_attn.attribution.methods.tam import TAM
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import quoted, shortened
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 
@@ -43,6 +43,6 @@ def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple
     for name in names:
         if name not in METHODS:
             raise InputError(
-                f"{option} {shortened(typed)}: no method {shortened(repr(name))}", f"there are {', '.join(METHODS)}"
+                f"{option} {shortened(typed)}: no method {quoted(name)}", f"there are {', '.join(METHODS)}"
             )
     return tuple(dict.fromkeys(names))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import json_fault, placeholder, shortened
+from qvl_attn.core.text import json_fault, placeholder, quoted
 from qvl_attn.evaluation.data.rows import MEDIA, unknown_fields
 
 MAX_BYTES = 16 * 2**20
@@ -80,7 +80,7 @@ def load_prompts(name: str, option: str = "--prompts ") -> tuple[PromptItem, ...
             continue
         messages = list(_faults(value)) if isinstance(value, dict) else ["not a JSON object"]
         if not messages and value["id"] in items:
-            messages.append(f"id {shortened(repr(value['id']))} is used twice")
+            messages.append(f"id {quoted(value['id'])} is used twice")
         faults += [f"line {number}: {message}" for message in messages]
         if not messages:
             items[value["id"]] = PromptItem(value["id"], value["question"], value.get("language"))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
 from qvl_attn.core.runtime import no_op
-from qvl_attn.core.text import json_fault, pluralize, shortened
+from qvl_attn.core.text import json_fault, pluralize, quoted
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
@@ -235,7 +235,7 @@ def read_samples(
         row = parse_row(value, place, faults)
         if row is not None:
             if row.id in places:
-                faults.add(place, "id", f"{shortened(repr(row.id))} is already used at {places[row.id]}")
+                faults.add(place, "id", f"{quoted(row.id)} is already used at {places[row.id]}")
             elif row.id:
                 places[row.id] = place
                 names = [row.id] if row.question is not None else [f"{row.id}/{item.id}" for item in prompts]
@@ -292,7 +292,7 @@ def _check_sample_ids(ids: Sequence[tuple[str, str]], faults: Faults) -> None:
     places: dict[str, str] = {}
     for name, place in ids:
         if name in places:
-            message = f"{shortened(repr(name))}, with the id of its question, is already used at {places[name]}"
+            message = f"{quoted(name)}, with the id of its question, is already used at {places[name]}"
             faults.add(place, "id", message)
         places.setdefault(name, place)
 
