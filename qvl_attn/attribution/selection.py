@@ -52,20 +52,21 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
     """
     if text is None or text.strip().lower() == "all":
         return None
+    typed = f"--heads {shortened(text)}"
     if "." not in text:
-        heads = _parse_numbers(text, head_count, "head", f"--heads {shortened(text)}")
+        heads = _parse_numbers(text, head_count, "head", typed)
         return tuple((layer, head) for layer in layers for head in heads)
     pairs = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part, re.ASCII)
+        match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", part, re.ASCII)
         if not match:
-            typed, wrong = shortened(text), quoted(part.strip())
-            raise InputError(f"--heads {typed}: {wrong} is not layer.head", "write 3,5 or 21.9,21.11, not both")
-        layer, head = int(match[1]), int(match[2])
+            wrong = quoted(part.strip())
+            raise InputError(f"{typed}: {wrong} is not layer.head", "write 3,5 or 21.9,21.11, not both")
+        layer, head = _number(match[1]), _number(match[2])
         if layer not in layers:
-            raise InputError(f"--heads {shortened(text)}: layer {layer} is not among layers {describe(layers)}")
+            raise InputError(f"{typed}: layer {shortened(match[1])} is not among layers {describe(layers)}")
         if head >= head_count:
-            raise InputError(f"--heads {shortened(text)}: no head {head}", f"the model has heads 0 to {head_count - 1}")
+            raise InputError(f"{typed}: no head {shortened(match[2])}", f"the model has heads 0 to {head_count - 1}")
         pairs.add((layer, head))
     return tuple(sorted(pairs))
 
@@ -73,20 +74,26 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
 def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, ...]:
     numbers: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6}))?\s*", part, re.ASCII)
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part, re.ASCII)
         if not match:
             raise InputError(
                 f"{typed}: {quoted(part.strip())} is not a {noun}",
                 f"write 18, 14-20 or 4,8,12 ({noun}s from 0)",
             )
-        first = int(match[1])
-        last = int(match[2]) if match[2] else first
+        ends = match[1], match[2] or match[1]
+        first, last = map(_number, ends)
+        if max(first, last) >= count:
+            beyond = shortened(ends[last >= count])
+            raise InputError(f"{typed}: no {noun} {beyond}", f"the model has {noun}s 0 to {count - 1}")
         if last < first:
-            raise InputError(f"{typed}: {part.strip()!r} is descending", f"write {last}-{first}")
-        if last >= count:
-            raise InputError(f"{typed}: no {noun} {last}", f"the model has {noun}s 0 to {count - 1}")
+            raise InputError(f"{typed}: {quoted(part.strip())} is descending", f"write {last}-{first}")
         numbers.update(range(first, last + 1))
     return tuple(sorted(numbers))
+
+
+def _number(digits: str) -> int:
+    """Return a number, or, if it has too many digits for Python, one beyond all layers and heads."""
+    return int(digits) if len(digits) < 20 else 10**20
 
 
 def default_layers(layer_count: int) -> tuple[int, ...]:

@@ -51,6 +51,26 @@ def test_heads():
     assert parse_heads("2.1,1.3", [1, 2], 4) == ((1, 3), (2, 1))
 
 
+NINES = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("typed", "fault"),
+    [
+        (f"1.{NINES}", f"no head {NINES[:59]}…"),
+        (f"{NINES}.1", f"layer {NINES[:59]}… is not among layers 1-2"),
+        (f"0-{NINES}", f"no head {NINES[:59]}…"),
+        ("99-2", "no head 99"),
+        ("3-2", "'3-2' is descending"),
+        ("1,2.3", "'1' is not layer.head"),
+    ],
+)
+def test_what_is_wrong_with_heads(typed, fault):
+    with pytest.raises(InputError) as caught:
+        parse_heads(typed, [1, 2], 4)
+    assert caught.value.message.split(": ", 1)[1] == fault
+
+
 @pytest.mark.parametrize("typed", ["4", "1.4", "3.0", "a.b", "1.", "1.2.3", "1,2.3"])
 def test_invalid_heads(typed):
     with pytest.raises(InputError, match="--heads"):
