@@ -10,7 +10,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_text
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import read_scores
+from qvl_attn.evaluation.score import read_all_scores
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, is_finished, read_run
 from qvl_attn.results.store import RESULT_FILE, damage
@@ -85,14 +85,15 @@ def _encoder_html(folder: Path) -> str:
 
 def _check_html(folder: Path) -> str:
     if not is_finished(folder):
-        raise InputError(f"{folder} is a check that is not finished", "run the same check command to finish it")
-    read_run(folder)
-    summary = read_json(folder / SUMMARY_FILE)
-    scores = [score for score in read_scores(folder) if score.half != "first"]
+        raise InputError(
+            f"{folder} is a check that is not finished", "run the same qvl-attn check command to finish it"
+        )
+    run, summary = read_run(folder), read_json(folder / SUMMARY_FILE)
+    scores = [score for score in read_all_scores(folder, run) if score.half != "first"]
     if len(scores) != summary.get("samples"):
         raise StoreError(
             f"{folder / ROWS_FILE} has {len(scores)} rows, but {SUMMARY_FILE} counts {summary.get('samples')}",
-            "remove summary.json and run the same check command: it asks the missing samples again",
+            "remove summary.json and run the same qvl-attn check command, which writes it again",
         )
     with damage(str(folder / SUMMARY_FILE)):
         return check_html(summary, scores, read_examples(folder))

@@ -321,7 +321,7 @@ def check(
                 **typed,
             )
         # A run that was finished before is read from its files.
-        with damage(out / SUMMARY_FILE, "remove it and run the same command, which writes it again"):
+        with damage(out / SUMMARY_FILE, "remove it and run the same qvl-attn check command, which writes it again"):
             print_summary(summary, out, calibrate, as_json=as_json, quiet=quiet)
             apply_gate(summary, thresholds)
 

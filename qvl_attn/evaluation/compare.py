@@ -21,7 +21,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import inert, pluralize
-from qvl_attn.evaluation.score import Score, as_json, read_scores
+from qvl_attn.evaluation.score import Score, as_json, read_all_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
 from qvl_attn.results.run_folder import SUMMARY_FILE, differences, is_finished, read_run
 
@@ -116,7 +116,7 @@ def _check_finished(folder: Path) -> None:
 
 
 def _read(folder: Path) -> Run:
-    run, summary, scores = read_run(folder), read_json(folder / SUMMARY_FILE), read_scores(folder)
+    run, summary = read_run(folder), read_json(folder / SUMMARY_FILE)
     try:
         check_shape(
             summary, {"data": str, "model": {"name": str}, "headline_map": str, "calibration": ({}, None)}, "it"
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Run:
         model=summary["model"]["name"],
         headline_map=summary["headline_map"],
         calibrated=summary["calibration"] is not None,
-        scores={score.id: score for score in scores if score.half != "first"},
+        scores={score.id: score for score in read_all_scores(folder, run) if score.half != "first"},
     )
 
 

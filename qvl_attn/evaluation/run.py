@@ -14,7 +14,7 @@ import numpy as np
 from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, shape_of
 from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
-from qvl_attn.core.files import read_json, write_json, write_png
+from qvl_attn.core.files import check_new, read_json, write_json, write_png
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.text import shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
@@ -66,12 +66,15 @@ def run_check(
     run = run_json(engine, samples, own, settings, run_config)
     with open_run(run_config.out, run) as ledger:
         was_finished = ledger.finished
+        read_scores(run_config.out)  # refuses a damaged row before anything is asked
         if ledger.done:
             engine.say(
                 f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples are already done"
                 + ("; the run is finished, nothing is left to do" if was_finished else "")
             )
         if not was_finished:
+            if run_config.profile_file:
+                check_new(run_config.profile_file, "--calibrate", empty_folder=False)
             score = partial(
                 _score_part, runner, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
             )
@@ -143,7 +146,7 @@ def _score_part(
     if missing:
         raise ModelError(
             f"{len(missing)} samples have no row, because their worker died: {shortened(', '.join(missing))}",
-            "run the same command to continue",
+            "run the same qvl-attn check command to continue",
         )
     scores = [score for score in read_scores(run_config.out) if score.half == half]
     return [replace(score, head_maps=maps.get(score.id, ())) for score in scores]

@@ -22,7 +22,7 @@ from qvl_attn.core.shape import NUMBER, check_shape
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.results.run_folder import ROWS_FILE, read_rows
+from qvl_attn.results.run_folder import REMEDIES, ROWS_FILE, read_rows
 from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
@@ -337,8 +337,23 @@ def read_scores(folder: Path) -> list[Score]:
             scores.append(score_of(row))
         except ValueError as error:
             message = f"{folder / ROWS_FILE}: line {number} is not a row of this version ({error})"
-            raise StoreError(message, "remove the line and run the same command: it asks the sample again") from None
+            raise StoreError(message, REMEDIES["check"]) from None
     return sorted(scores, key=lambda score: score.index)
+
+
+def read_all_scores(folder: Path, run: Mapping[str, Any]) -> list[Score]:
+    """Read the scores of a finished run, one for each sample of its `run.json`, in the order of its data set.
+
+    Raises:
+        StoreError: a line is not a row, or a sample has none.
+    """
+    scores = read_scores(folder)
+    if len(scores) != len(run["samples"]):  # no row is about another sample, and no sample has two
+        raise StoreError(
+            f"{folder}: its rows are not those of its samples: {len(scores)} rows, {len(run['samples'])} samples",
+            "run the same qvl-attn check command: it asks the missing samples again",
+        )
+    return scores
 
 
 def score_of(row: Mapping[str, Any]) -> Score:

@@ -17,7 +17,7 @@ from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
-from qvl_attn.evaluation.score import Score, read_scores
+from qvl_attn.evaluation.score import Score, read_all_scores
 from qvl_attn.results.run_folder import RUN_FILE, Ledger, differences, is_finished, read_rows, read_run
 
 if TYPE_CHECKING:
@@ -160,15 +160,15 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         elif len(same_number) > 1:
             faults.append(f"part {number}/{of} is given twice: {same_number[0]} and {same_number[1]}")
     faults += [
-        f"{folder} is not finished: run the same command to continue" for folder in runs if not is_finished(folder)
+        f"{folder} is not finished: run the same qvl-attn check command to continue"
+        for folder in runs
+        if not is_finished(folder)
     ]
     if faults:
         raise InputError("these are not all the finished parts of one check", "", tuple(faults))
-    parts = [_Part(folder, run, shards[folder], read_scores(folder)) for folder, run in runs.items()]
+    parts = [_Part(folder, run, shards[folder], read_all_scores(folder, run)) for folder, run in runs.items()]
     parts.sort(key=lambda part: part.shard.number)
     for part in parts:
-        if {score.id for score in part.scores} != part.run["samples"].keys():
-            raise StoreError(f"{part.folder}: its rows are not those of its samples", "run this part again")
         check_facts(part.folder, part.run["facts"], part.scores)
     names = Counter(name for part in parts for name in part.run["samples"])
     if names and max(names.values()) > 1:

@@ -31,6 +31,11 @@ CHANGED_WORDS = {
     "check": ("samples", " (another --limit?)", " (question, answers, boxes or pictures)"),
     "survey": ("pictures", "", ""),
 }
+# What makes a row anew that cannot be read, for each kind.
+REMEDIES = {
+    "check": "remove the line and run the same qvl-attn check command: it asks the sample again",
+    "survey": "remove the line and run the same qvl-attn encoder command: it encodes the picture again",
+}
 # What a kill before the first row may leave behind: the lock and a draft of `run.json`.
 _LEFT_BY_KILL = {LOCK_FILE, f".{RUN_FILE}.draft"}
 # The most changed samples that a message names.
@@ -44,7 +49,7 @@ class Ledger:
     Attributes:
         folder: folder of the run.
         done: ids of the samples that have a row.
-        finished: whether nothing is left to do.
+        finished: whether nothing is left to do: every sample has a row, and the summary is written.
     """
 
     folder: Path
@@ -63,6 +68,8 @@ class Ledger:
     def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """Yield a function that appends a row and returns once the row is on the disk.
 
+        A summary of the rows so far is removed before the first row, so that a kill leaves none beside other rows.
+
         Args:
             run: contents of `run.json`, written if there is none yet.
             sync: whether to wait for the disk after each row.
@@ -72,6 +79,7 @@ class Ledger:
             @cache
             def rows_file() -> BinaryIO:
                 self.begin(run)
+                (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
                 file = stack.enter_context((self.folder / ROWS_FILE).open("ab", buffering=0))
                 sync_folder(self.folder)
                 return file
@@ -110,7 +118,7 @@ def check_begun(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has nothing left to do."""
+    """Return whether a run wrote its summary, which is written last."""
     return (folder / RUN_FILE).exists() and (folder / SUMMARY_FILE).exists()
 
 
@@ -140,7 +148,8 @@ def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> It
                     _cut_torn_line(folder / ROWS_FILE)
                     if grows and saved["samples"] != run["samples"]:
                         _change_samples(folder, saved["samples"], run)
-                yield Ledger(folder, {row["id"] for row in read_rows(folder)}, is_finished(folder))
+                done = {row["id"] for row in read_rows(folder)}
+                yield Ledger(folder, done, is_finished(folder) and done == run["samples"].keys())
             finally:
                 _clean_up(folder)
     except Timeout:
@@ -288,16 +297,14 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path, ids = folder / ROWS_FILE, set()
     with suppress(FileNotFoundError), path.open("rb") as lines:
-        samples = read_json(folder / RUN_FILE).get("samples")
+        run = read_json(folder / RUN_FILE)
+        samples, remedy = run.get("samples"), REMEDIES["survey" if run.get("kind") == "survey" else "check"]
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 check_shape(row, {"id": str}, "row")
             except (ValueError, RecursionError):
-                raise StoreError(
-                    f"{path}: line {number} is not a JSON object with an id",
-                    "remove the line and run the same command: it asks the sample again",
-                ) from None
+                raise StoreError(f"{path}: line {number} is not a JSON object with an id", remedy) from None
             if row["id"] in ids:
                 raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
             if not isinstance(samples, dict) or row["id"] not in samples:

@@ -296,3 +296,55 @@ def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
         *changed,
         "...",
     }
+
+
+# Damaged rows of a finished run
+
+
+@pytest.mark.parametrize(
+    "damage", ["a row is missing", "the last row is cut", "a figure is a text", "a line is no row"]
+)
+def test_a_finished_run_whose_rows_are_damaged_is_finished_again(resume, weights, damage):
+    path, summary = Path("finished/scores.jsonl"), Path("finished/summary.json")
+    whole, before = rows_without_times("finished"), path.read_bytes()
+    lines = before.splitlines(keepends=True)
+    number = len(lines) if damage == "the last row is cut" else 2
+    row = json.loads(lines[number - 1])
+    bad = {
+        "a row is missing": b"",
+        "the last row is cut": lines[-1][:50],
+        "a figure is a text": json.dumps(row | {"area": "0.25"}).encode() + b"\n",
+        "a line is no row": b"junk\n",
+    }[damage]
+    path.write_bytes(b"".join([*lines[: number - 1], bad, *lines[number:]]))
+    summary.write_text(json.dumps(json.loads(summary.read_text("utf-8")) | {"notes": ["stale"]}), encoding="utf-8")
+    if bad.endswith(b"\n"):
+        refused, damaged = resume(out="finished"), path.read_bytes()
+        assert refused.exit_code == 1, refused.output
+        assert "scores.jsonl: line 2 is not a" in one_line(refused.stderr)
+        assert "remove the line and run the same qvl-attn check command: it asks the sample again" in one_line(
+            refused.stderr
+        )
+        assert (refused.stdout, path.read_bytes()) == ("", damaged)
+        path.write_bytes(damaged.replace(bad, b""))
+    weights()
+    done = resume(out="finished")
+    assert done.exit_code == 0, done.output
+    assert f"finished: {COUNT} of {COUNT + 1} samples are already done" in one_line(done.stderr)
+    assert "nothing is left to do" not in done.stderr
+    assert rows_without_times("finished") == whole
+    assert json.loads(summary.read_text("utf-8"))["notes"] != ["stale"]
+
+
+def test_a_kill_while_a_missing_row_is_asked_leaves_no_old_summary(resume, weights, monkeypatch):
+    path = Path("finished/scores.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    weights()
+
+    def stop(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qvl_attn.evaluation.run.write_outputs", stop)
+    assert resume(out="finished").exit_code == 130
+    assert len(rows_of("finished")) == COUNT + 1
+    assert not Path("finished/summary.json").exists()

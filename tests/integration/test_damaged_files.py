@@ -57,6 +57,21 @@ def test_a_row_of_a_sample_that_is_not_in_the_run_is_never_counted(tmp_path):
         assert "line 4 is about 'nobody-asked', no sample of this run (remove the line)" in one_line(error)
 
 
+def test_a_run_that_lacks_a_row_is_refused_alike(tmp_path):
+    whole, shard = write_kept("check", tmp_path / "whole"), {"number": 1, "of": 1}
+    run, part = run_with(tmp_path, "run", ROWS[1:]), run_with(tmp_path, "part", ROWS[1:], shard=shard)
+    for folder, use in (
+        (run, lambda: compare_runs([whole, run])),
+        (run, lambda: compare_runs([run, whole])),
+        (run, lambda: make_report(run)),
+        (part, lambda: merge_runs([part], tmp_path / "all")),
+    ):
+        with pytest.raises(StoreError) as error:
+            use()
+        assert f"{folder}: its rows are not those of its samples: 2 rows, 3 samples" in one_line(error)
+        assert "run the same qvl-attn check command: it asks the missing samples again" in one_line(error)
+
+
 @pytest.mark.parametrize(
     ("shard", "message"),
     [

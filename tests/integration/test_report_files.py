@@ -199,7 +199,7 @@ def test_a_folder_of_results(saved_once):
 def test_a_check_that_is_not_finished(scored, tmp_path):
     folder = shutil.copytree(scored, tmp_path / "run")
     (folder / "summary.json").unlink()
-    fails(report(folder), 2, "is a check that is not finished", "run the same check command")
+    fails(report(folder), 2, "is a check that is not finished", "run the same qvl-attn check command")
 
 
 def test_a_check_stands_alone(saved_once, scored, tmp_path):
@@ -378,7 +378,7 @@ def test_a_check_that_lacks_rows_or_has_words_for_figures_is_told_so(scored, tmp
     shutil.copytree(scored, tmp_path / "run")
     rows = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "run" / "scores.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
-    with pytest.raises(StoreError, match=f"{len(rows) - 1} rows, but summary.json counts {len(rows)}"):
+    with pytest.raises(StoreError, match=f"not those of its samples: {len(rows) - 1} rows, {len(rows)} samples"):
         make_report(tmp_path / "run")
     (tmp_path / "run" / "scores.jsonl").write_text("".join(rows), encoding="utf-8")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
