@@ -15,9 +15,10 @@ from qvl_attn.attribution.selection import query_rows
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.answer_accuracy import accuracy
+from qvl_attn.evaluation.data.jsonl import read_jsonl
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.data.rows import Faults
-from qvl_attn.evaluation.data.samples import read_jsonl, read_samples
+from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.evaluation.loop import other_samples
 from qvl_attn.evaluation.sharding import Shard
 from qvl_attn.model.checkpoint import find_checkpoint
@@ -195,7 +196,7 @@ def test_boxes_may_be_on_the_second_picture(run_summary, demo, tmp_path, cats, w
 
 
 def test_the_control_boxes_are_those_of_another_picture(scenes):
-    samples = read_samples(read_jsonl(scenes, Faults()), scenes.parent, Faults())
+    samples = read_samples(read_jsonl(scenes, scenes.name, Faults()), scenes.parent, Faults())
     others = other_samples(samples, 0)
     boxed = [sample for sample in samples if len(sample.boxes_px)]
     assert set(others) == {sample.id for sample in boxed}

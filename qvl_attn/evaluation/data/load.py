@@ -10,10 +10,11 @@ from pathlib import Path
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
+from qvl_attn.evaluation.data.jsonl import read_jsonl
 from qvl_attn.evaluation.data.question_sets import load_prompts
 from qvl_attn.evaluation.data.rows import Faults
-from qvl_attn.evaluation.data.samples import Reader, Sample, picture_rows, read_jsonl, read_samples
-from qvl_attn.media.image import check_local
+from qvl_attn.evaluation.data.samples import Reader, Sample, picture_rows, read_samples
+from qvl_attn.media.image import check_local, printable
 
 ROW_FILES = (".jsonl", ".ndjson", ".json")
 
@@ -72,7 +73,7 @@ def load_samples(
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
         if not is_rows and not prompts:
             raise InputError(f"{name} {_what(path)}, and no --prompts are given", _questions_hint(path))
-        records = read_jsonl(path, faults) if is_rows else picture_rows(path)
+        records = read_jsonl(path, printable(name), faults) if is_rows else picture_rows(path)
     default_root = None if is_hub_set(name) else path if path.is_dir() else path.parent
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not os.path.isdir(root):  # as above  # noqa: PTH112

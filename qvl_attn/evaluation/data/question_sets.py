@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import json_fault, placeholder, quoted
-from qvl_attn.evaluation.data.rows import MEDIA, unknown_fields
+from qvl_attn.core.text import placeholder, pluralize, quoted
+from qvl_attn.evaluation.data.jsonl import read_jsonl
+from qvl_attn.evaluation.data.rows import MEDIA, Faults, unknown_fields
 
 MAX_BYTES = 16 * 2**20
 FIELDS = ("id", "question", "language")
@@ -62,32 +62,23 @@ def load_prompts(name: str, option: str = "--prompts ") -> tuple[PromptItem, ...
         path = shipped[name]
     if not path.is_file():
         raise InputError(f"{typed}: not a file")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{typed}: larger than {MAX_BYTES >> 20} MiB")
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may hold what splitlines takes for an end
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{typed}: cannot be read as text ({type(error).__name__})") from None
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{typed}: larger than {MAX_BYTES >> 20} MiB")
     items: dict[str, PromptItem] = {}
-    faults: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number}: {json_fault(error, 'not JSON')}")
-            continue
+    faults = Faults()
+    for place, value in read_jsonl(path, typed, faults):
         messages = list(_faults(value)) if isinstance(value, dict) else ["not a JSON object"]
-        if not messages and value["id"] in items:
-            messages.append(f"id {quoted(value['id'])} is used twice")
-        faults += [f"line {number}: {message}" for message in messages]
-        if not messages:
-            items[value["id"]] = PromptItem(value["id"], value["question"], value.get("language"))
-    if faults:
-        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        if isinstance(value, dict) and not messages:
+            if value["id"] in items:
+                messages = [f"id {quoted(value['id'])} is used twice"]
+            else:
+                items[value["id"]] = PromptItem(value["id"], value["question"], value.get("language"))
+        for message in messages:
+            faults.add(place, "", message)
+    if faults.lines:
+        count = pluralize(len(faults.lines), "fault")
         hint = 'want {"id": "...", "question": "..."} per line'
-        raise InputError(f"{typed}: the question set has {count}", hint, tuple(faults))
+        raise InputError(f"{typed}: the question set has {count}", hint, tuple(faults.lines))
     if not items:
         raise InputError(f"{typed}: contains no question")
     return tuple(items.values())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
 from qvl_attn.core.runtime import no_op
-from qvl_attn.core.text import json_fault, pluralize, quoted
+from qvl_attn.core.text import pluralize, quoted
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
@@ -95,10 +93,8 @@ class Root:
         return any(not file.resolve().is_relative_to(self._real) for file in folder.iterdir() if file.is_symlink())
 
 
-MAX_LINE_BYTES = 2**20
 # All words that are commands have it; a question without it is checked without a model.
 COMMAND_MARK = "<"
-MAX_ROWS = 1_000_000
 # How far a box may extend beyond the picture, because annotations are rounded; it is clipped to the picture.
 SLACK_PX = 1.0
 
@@ -153,33 +149,6 @@ class Sample:
         """Return the boxes of one picture, or all boxes of the clip, (G', 4) xyxy as shares of its sides."""
         boxes_px = self.boxes_px if self.is_clip else self.boxes_px[self.frames == picture]
         return np.asarray(boxes_px / np.tile(self.media_refs[0 if self.is_clip else picture].size_px, 2))
-
-
-def read_jsonl(path: Path, faults: Faults) -> Iterator[tuple[str, object]]:
-    """Yield the place and the JSON value of each non-empty line; a line that is not JSON is added to `faults`.
-
-    Raises:
-        InputError: the file cannot be read, or is too long.
-    """
-    name = printable(os.fspath(path))
-    try:
-        with path.open("rb") as lines:
-            for number in range(1, MAX_ROWS + 2):
-                line = lines.readline(MAX_LINE_BYTES + 1)
-                if not line:
-                    return
-                if number > MAX_ROWS:
-                    raise InputError(f"{name} has more than {MAX_ROWS:,} lines", "split the file")
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(f"{name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                    if text:
-                        yield f"line {number}", json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    faults.add(f"line {number}", "", json_fault(error, "not JSON"))
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {(error.strerror or 'not a file').lower()}") from None
 
 
 def picture_rows(path: Path) -> Iterator[tuple[str, object]]:

@@ -130,10 +130,10 @@ def test_the_time_grows_with_the_lines_and_not_with_their_square(tmp_path, monke
             hashed.append(self)
             return str.__hash__(self)
 
-    def counted(line):
-        return {name: Counted(value) for name, value in loads(line).items()}
+    def counted(line, **options):
+        return {name: Counted(value) for name, value in loads(line, **options).items()}
 
-    monkeypatch.setattr("qvl_attn.evaluation.data.question_sets.json.loads", counted)
+    monkeypatch.setattr("qvl_attn.evaluation.data.jsonl.json.loads", counted)
     file = tmp_path / "set.jsonl"
     file.write_text("".join(json.dumps({"id": f"q{i}", "question": "q?"}) + "\n" for i in range(500)))
     assert len(load_prompts(str(file))) == 500

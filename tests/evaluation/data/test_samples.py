@@ -19,19 +19,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.evaluation.data.jsonl import MAX_LINE_BYTES, MAX_ROWS, read_jsonl
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import (
-    MAX_LINE_BYTES,
-    MAX_ROWS,
     MediaRef,
     Sample,
     picture_rows,
-    read_jsonl,
     read_samples,
 )
-from qvl_attn.media.image import load_picture
+from qvl_attn.media.image import load_picture, printable
 from tests.conftest import numbered_frames
 
 PROMPTS = (PromptItem("colour", "Which colour?"), PromptItem("where", "Where is it?"))
@@ -42,7 +40,7 @@ ORIENTATION = 0x0112
 def read(path, root=None, **options):
     """Return the samples of a JSONL file as `check` reads them."""
     faults = Faults()
-    return read_samples(read_jsonl(path, faults), root or path.parent, faults, **options)
+    return read_samples(read_jsonl(path, printable(os.fspath(path)), faults), root or path.parent, faults, **options)
 
 
 def write(folder, *rows):
@@ -214,8 +212,8 @@ def test_a_byte_order_mark_stands_at_the_beginning_only(root):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        pytest.param(b"\xff\xfe{\0}\0", "not JSON", id="utf-16"),
-        pytest.param(b'{"id": "\xe9"}', "not JSON", id="latin-1"),
+        pytest.param(b'{"id": "\xe9"}', "not UTF-8", id="latin-1"),
+        pytest.param(b'{"id": "a", "meta": {"x": 1, "x": 2}}', "'x' is there twice", id="twice"),
         pytest.param(b"[" * 100_000 + b"]" * 100_000, "nested too deeply", id="deep"),
         pytest.param(b'{"id": ' + b"1" * 5000 + b"}", "a number with too many digits", id="digits"),
         pytest.param(b"\0", "not JSON", id="zero"),
@@ -226,8 +224,31 @@ def test_a_line_that_cannot_be_read_does_not_stop_the_others(root, line, fault):
     path = root / "rows.jsonl"
     path.write_bytes(line + b"\n" + json.dumps(record(image="a.png")).encode())
     faults = Faults()
-    assert [place for place, _ in read_jsonl(path, faults)] == ["line 2"]
+    assert [place for place, _ in read_jsonl(path, path.name, faults)] == ["line 2"]
     assert faults.lines == [f"line 1: {fault}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (
+            json.dumps([{"id": "a"}] * 9, indent=1).encode(),
+            ": a JSON file, an array (want JSONL: one JSON object a line)",
+        ),
+        (b'\xef\xbb\xbf\n[{"id": 1}, {"id": 2}]', ": a JSON file, an array (want JSONL: one JSON object a line)"),
+        (b'{\n"id": "a"\n}', ": a JSON file, an object over several lines (want JSONL: one JSON object a line)"),
+        *(
+            ('{"id": "a"}\n{}'.encode(code), " is UTF-16, not UTF-8 (save it as UTF-8)")
+            for code in ("utf-16", "utf-16-be")
+        ),
+    ],
+)
+def test_a_file_of_another_format_is_one_fault(root, data, fault):
+    path = root / "rows.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}{fault}"
 
 
 def test_nan_and_infinity_are_faults(root):
@@ -288,7 +309,7 @@ def test_a_file_without_rows(root, lines):
 
 def test_records_beyond_the_limit_are_not_read(root):
     path, faults = write(root, record(image="a.png"), "x", "y"), Faults()
-    (sample,) = read_samples(islice(read_jsonl(path, faults), 1), root, faults)
+    (sample,) = read_samples(islice(read_jsonl(path, path.name, faults), 1), root, faults)
     assert sample.id == "a"
 
 
