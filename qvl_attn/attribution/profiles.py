@@ -14,7 +14,7 @@ from typing import Any
 
 from qvl_attn.attribution.selection import describe_layers, parse_query
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import json_fault
+from qvl_attn.core.text import json_fault, pluralize
 
 VERSION = 1
 MAX_BYTES = 2**20
@@ -32,7 +32,7 @@ class Shape:
     hidden_size: int
 
     def __str__(self) -> str:
-        return f"{self.layers} layers of {self.heads} heads, hidden size {self.hidden_size}"
+        return f"{pluralize(self.layers, 'layer')} of {pluralize(self.heads, 'head')}, hidden size {self.hidden_size}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import handle_errors
 from qvl_attn.cli.tables import BY_LAYER, NAMES
 from qvl_attn.core.errors import StoreError
-from qvl_attn.core.text import plain, shortened
+from qvl_attn.core.text import plain, pluralize, shortened
 
 WIDTHS = (10, 10, 12, 20, 9)
 
@@ -85,7 +85,7 @@ def compare_table(comparison: dict[str, Any], top: int) -> str:
     """
     lines = []
     for number, run in enumerate(comparison["runs"], 1):
-        counts = f"{run['samples']} samples, {run['errors']} errors"
+        counts = f"{pluralize(run['samples'], 'sample')}, {pluralize(run['errors'], 'error')}"
         lines.append(f"{number}  {run['folder']}: {run['model']} on {run['data']}, {counts}")
         lines.append(f"   {run['headline_map']}")
     for number, pair in enumerate(comparison["comparisons"], 2):

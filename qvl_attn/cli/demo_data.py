@@ -9,6 +9,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import handle_errors
+from qvl_attn.core.text import pluralize
 
 
 def demo_data(
@@ -35,5 +36,7 @@ def demo_data(
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("drawing", total=count)
             questions = write_dataset(out, count, video=video, progress=lambda done: bar.update(task, completed=done))
-        typer.echo(f"{questions} questions about {count} {'clips' if video else 'scenes'}", err=True)
+        typer.echo(
+            f"{pluralize(questions, 'question')} about {pluralize(count, 'clip' if video else 'scene')}", err=True
+        )
         typer.echo(out / QUESTIONS_FILE)

@@ -273,7 +273,7 @@ def _print_encoder_result(
     print(f"{plain(result.media.source)}: {plain(provenance.family)} ({plain(provenance.model)})")
     print(
         f"{steps}{w} x {h} patches of {attention.patch_px} px, "
-        f"{attention.layer_count} layers, {attention.head_count} heads"
+        f"{pluralize(attention.layer_count, 'layer')}, {pluralize(attention.head_count, 'head')}"
     )
     for line in describe_statistics(statistics_of(attention)):
         print(line)
@@ -336,7 +336,7 @@ def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, q
         return
     errors = f", {summary['errors']:,} could not be encoded" if summary["errors"] else ""
     spread = " ± standard deviation over the pictures" if summary["looked_at"] > 1 else ""
-    print(f"{summary['looked_at']:,} pictures{errors}; mean{spread} (by chance)")
+    print(f"{pluralize(summary['looked_at'], 'picture')}{errors}; mean{spread} (by chance)")
     for line in _table(summary["layers"]):
         print(line)
     for line in summary["said"]:

@@ -90,7 +90,7 @@ def plain(text: str) -> str:
 
 def pluralize(count: int, noun: str) -> str:
     """Return a count with its noun, such as `picture` or `picture or clip`, in singular or plural."""
-    return f"{count} {noun if count == 1 else noun.replace(' or ', 's or ') + 's'}"
+    return f"{count:,} {noun if count == 1 else noun.replace(' or ', 's or ') + 's'}"
 
 
 def times_uniform(multiple: float, unit: str = "uniform") -> str:

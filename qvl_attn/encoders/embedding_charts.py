@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from qvl_attn.core.text import percent, plain
+from qvl_attn.core.text import percent, plain, pluralize
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import NamedPictures, describe_layer_output
 from qvl_attn.encoders.embedding import FolderEmbedding
@@ -99,7 +99,9 @@ def draw_folder(embedding: FolderEmbedding, title: str) -> Picture:
         _label_components(axes, int(embedding.layers[i]), embedding.explained[i])
         _draw_by_class(axes, embedding.components[i], embedding.classes, embedding)
     return _render(
-        figure, f"{title} · {len(embedding.names):,} pictures on the first two principal components", embedding
+        figure,
+        f"{title} · {pluralize(len(embedding.names), 'picture')} on the first two principal components",
+        embedding,
     )
 
 
@@ -118,7 +120,7 @@ def draw_folder_tsne(embedding: FolderEmbedding, title: str) -> Picture:
 
 def describe_subset(count: int, total: int) -> str:
     """Return how many of how many pictures are drawn or compared."""
-    return f"{count:,} pictures" if count == total else f"{count:,} of {total:,} pictures, evenly spaced,"
+    return pluralize(count, "picture") if count == total else f"{count:,} of {total:,} pictures, evenly spaced,"
 
 
 def draw_separation(embedding: FolderEmbedding, title: str) -> Picture:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import pluralize
 from qvl_attn.media.image import check_local
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
@@ -47,7 +48,8 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
         raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
     if not 0 < len(files) <= MAX_PICTURES:
         raise InputError(
-            f"--input-dir {name}: {len(files):,} pictures in it", f"name a folder with 1 to {MAX_PICTURES:,} pictures"
+            f"--input-dir {name}: {pluralize(len(files), 'picture')} in it",
+            f"name a folder with 1 to {MAX_PICTURES:,} pictures",
         )
     items = []
     for path in files:

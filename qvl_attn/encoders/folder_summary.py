@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress
-from qvl_attn.core.text import percent
+from qvl_attn.core.text import percent, pluralize
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.charts import draw_folder_statistics
@@ -60,7 +60,7 @@ def summarize_folder(
         shapes = {"figures": (len(full), facts["heads"]), "chance": (len(full),)}
         values, chance = ({name: _array(good, kind, name, shape) for name in names} for kind, shape in shapes.items())
     errors = len(rows) - len(good)
-    title = f"{facts['model']['model']} · {len(good):,} pictures of {facts['input']}"
+    title = f"{facts['model']['model']} · {pluralize(len(good), 'picture')} of {facts['input']}"
     title += f" · {errors:,} could not be encoded" if errors else ""
     write_png(folder / "figures.png", draw_folder_statistics(values, chance, full, title))
     files: list[str] = ["figures.png"]

@@ -85,7 +85,9 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
         StoreError: the files of a run are damaged or cannot be read.
     """
     if len(folders) < 2:
-        raise InputError(f"{len(folders)} runs: want two or more", "the others are compared with the first")
+        raise InputError(
+            f"{pluralize(len(folders), 'run')}: want two or more", "the others are compared with the first"
+        )
     paths = [Path(folder) for folder in folders]
     try:
         by_real_path: dict[Path, Path] = {}
@@ -191,8 +193,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     notes = [
-        f"{run.folder} is a calibration: only its second half is compared, {len(run.scores)} samples that were not "
-        "used to choose its heads"
+        f"{run.folder} is a calibration: only its second half is compared, "
+        f"{pluralize(len(run.scores), 'sample')} not used to choose its heads"
         for run in runs
         if run.calibrated
     ]

@@ -138,15 +138,15 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         )
     if summary["retried"]:
         notes.append(
-            f"{summary['retried']} samples were tried twice, because of the file or the memory: see retried in "
+            f"{pluralize(summary['retried'], 'sample')} tried twice, because of the file or the memory: see retried in "
             f"{ROWS_FILE}"
         )
     if summary["calibration"] and not summary["with_boxes"]:
         notes.append("no sample of the second half could be scored: no profile was written")
     if summary["no_cell_inside"]:
         notes.append(
-            f"in {summary['no_cell_inside']} samples no cell has its centre in a box: the pointing game is always lost "
-            "there, and the ROC-AUC is not defined (a higher --max-pixels makes smaller cells)"
+            f"in {pluralize(summary['no_cell_inside'], 'sample')} no cell has its centre in a box: the pointing game "
+            "is always lost there, and the ROC-AUC is not defined (a higher --max-pixels makes smaller cells)"
         )
     if not summary["with_boxes"]:
         notes.append("no sample has boxes: grounding cannot be measured")
@@ -157,8 +157,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         )
     if summary["unsampled_boxes"]:
         notes.append(
-            f"in {summary['unsampled_boxes']} samples boxes are on frames that were not sampled: the boxes of the "
-            "nearest frame of the same step are used instead, or none (a higher --fps samples more frames)"
+            f"in {pluralize(summary['unsampled_boxes'], 'sample')} boxes are on frames that were not sampled: the "
+            "boxes of the nearest frame of the same step are used instead, or none (a higher --fps samples more frames)"
         )
     for name, figures in summary["methods"].items():
         share = figures["empty"]["mean"] if "empty" in figures else 0

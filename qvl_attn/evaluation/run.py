@@ -16,7 +16,7 @@ from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_json, write_png
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import pluralize, shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import chosen_examples, example_file, write_example
@@ -145,7 +145,7 @@ def _score_part(
     missing = [sample.id for sample in part if sample.id not in ledger.done]
     if missing:
         raise ModelError(
-            f"{len(missing)} samples have no row, because their worker died: {shortened(', '.join(missing))}",
+            f"no row of {pluralize(len(missing), 'sample')}, because the worker died: {shortened(', '.join(missing))}",
             "run the same qvl-attn check command to continue",
         )
     scores = [score for score in read_scores(run_config.out) if score.half == half]
@@ -195,8 +195,8 @@ def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], run_
     profile = Profile(
         name=run_config.profile_file.stem,
         evidence="measured",
-        source=f"heads ranked on {len(scored)} samples of {run_config.data}, chosen together on {with_maps} of them, "
-        f"with {checkpoint.name} ({checkpoint.revision[:12]})",
+        source=f"heads ranked on {pluralize(len(scored), 'sample')} of {run_config.data}, chosen together on "
+        f"{with_maps} of them, with {checkpoint.name} ({checkpoint.revision[:12]})",
         model=shape_of(engine.config),
         heads=best_heads(scored, range(engine.config.text_config.num_hidden_layers)),
         query=None if settings.query.startswith("text:") else settings.query,
@@ -229,7 +229,8 @@ def _write_profile(summary: dict[str, Any], path: Path) -> None:
     """
     profile = profile_from(summary["calibration"]["profile"])
     figures = {
-        "measured_on": f"{summary['with_boxes']} samples about pictures that were not used to choose the heads",
+        "measured_on": f"{pluralize(summary['with_boxes'], 'sample')} about pictures that were not used to choose the "
+        "heads",
         **{name: summary["headline"][name] for name in ("pointing", "lift")},
     }
     draft = path.with_name(f".{path.name}.new")

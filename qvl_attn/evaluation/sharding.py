@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import quoted
+from qvl_attn.core.text import pluralize, quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
 from qvl_attn.evaluation.score import Score, read_all_scores
@@ -152,7 +152,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         if shard.of == of:
             by_number.setdefault(shard.number, []).append(folder)
         else:
-            faults.append(f"{folder} is one of {shard.of} parts, {first} one of {of}")
+            faults.append(f"{folder} is one of {pluralize(shard.of, 'part')}, {first} one of {of}")
     for number in range(1, of + 1):
         same_number = by_number.get(number, [])
         if not same_number:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import pluralize
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
 from qvl_attn.media.container import container_source
@@ -157,4 +158,5 @@ def _describe_skipped(skipped_s: tuple[float, ...]) -> list[str]:
     if not skipped_s:
         return []
     times = ", ".join(f"{time_s:g}" for time_s in skipped_s[:8]) + (", ..." if len(skipped_s) > 8 else "")
-    return [f"{len(skipped_s)} frames could not be decoded, at {times} s: the frames before them are used instead"]
+    frames = pluralize(len(skipped_s), "frame")
+    return [f"{frames} could not be decoded, at {times} s: the frame before each is used instead"]

@@ -18,6 +18,7 @@ from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import describe_layers, produced_words, question_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
+from qvl_attn.core.text import pluralize
 from qvl_attn.core.types import HeatMap, IntArray
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
 from qvl_attn.render.layout import (
@@ -381,7 +382,7 @@ def describe_heads(result: VqaRecord, heat: HeatMap) -> str:
 def describe_query(result: VqaRecord, heat: HeatMap) -> str:
     """Return the query of a map as text."""
     count = len(heat.queries)
-    tokens = f"{count} token{'s' if count != 1 else ''}"
+    tokens = pluralize(count, "token")
     if heat.query == "last":
         return "attention of the last prompt token, which produces the answer's first token"
     if heat.query == "answer":

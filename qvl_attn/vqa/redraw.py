@@ -17,6 +17,7 @@ from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import parse_heads, parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import pluralize
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
@@ -176,7 +177,7 @@ def _method_error(result: Result, method: str, query: str | None) -> InputError:
 def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple[Media, ...]:
     """Return the pictures, or the clip, with their original files."""
     if len(paths) != len(result.media):
-        count = f"{len(result.media)} {result.media[0].kind}{'s' if len(result.media) > 1 else ''}"
+        count = pluralize(len(result.media), result.media[0].kind)
         raise InputError(f"--media names {len(paths)}, and the result has {count}", "name all of them, in prompt order")
     return tuple(_original(medium, path, result.settings) for medium, path in zip(result.media, paths, strict=True))
 

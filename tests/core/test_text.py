@@ -10,6 +10,7 @@ from qvl_attn.core.text import pluralize, quoted
     [
         (0, "sample", "0 samples"),
         (1, "sample", "1 sample"),
+        (2000, "sample", "2,000 samples"),
         (1, "picture or clip", "1 picture or clip"),
         (2, "independent picture or clip", "2 independent pictures or clips"),
     ],

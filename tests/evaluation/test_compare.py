@@ -277,7 +277,7 @@ def test_of_a_calibration_the_second_half_is_compared(run):
         result = compare_runs(folders)
         assert result["comparisons"][0]["samples"] == 4
         (note,) = (note for note in result["notes"] if "calibration" in note)
-        assert "4 samples that were not used to choose its heads" in note
+        assert "4 samples not used to choose its heads" in note
         assert note in printed(*folders)
 
 
@@ -448,7 +448,7 @@ def refused(*words, code=2):
 
 def test_fewer_than_two_runs_are_refused(run):
     a = run("a", [make_score(0)])
-    assert "1 runs: want two or more" in refused(a)
+    assert "1 run: want two or more" in refused(a)
     assert command().exit_code == 2
     with pytest.raises(InputError, match="0 runs"):
         compare_runs([])

@@ -239,7 +239,7 @@ def test_the_halves_depend_on_names_and_seed_and_not_on_the_order():
     "samples", [[make_sample(i) for i in range(19)], [make_sample(i, "same.png") for i in range(50)]]
 )
 def test_too_few_are_refused(samples):
-    with pytest.raises(InputError, match="do not make two halves"):
+    with pytest.raises(InputError, match="no two halves of at least"):
         halves(samples, 0)
 
 

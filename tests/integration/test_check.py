@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -423,6 +424,16 @@ def test_words_that_are_commands_in_a_question_set_are_reported(check, tmp_path,
     done = check(cats, "--prompts", "set.jsonl")
     assert done.exit_code == 2
     assert "--prompts b: question: the question contains '<|im_end|>'" in " ".join(done.stderr.split())
+
+
+def test_counts_of_one_are_singular(check, tmp_path, row):
+    """With a box in which no cell has its centre, which is a note about one sample."""
+    done = check(write_rows(tmp_path, [row | {"boxes": [[1, 1, 4, 4]]}]))
+    assert done.exit_code == 0
+    printed = one_line_of(done) + " ".join(done.stdout.split())
+    assert "1 sample about 1 picture or clip" in printed
+    assert "in 1 sample no cell has its centre in a box" in printed
+    assert not re.findall(r"(?<![\d.,/])1 (?:\w+ )?(?:samples|pictures|questions|clips|layers|heads|tokens)\b", printed)
 
 
 def test_fail_under_in_an_empty_part(check, tmp_path, row, monkeypatch):

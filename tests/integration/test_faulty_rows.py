@@ -135,7 +135,7 @@ def test_a_disk_that_fails_once_is_retried(check, tmp_path, rows, monkeypatch, a
     assert by_id["3"]["retried"].startswith(f"InputError: {tmp_path}/3.png cannot be read: input/output error")
     assert [name for name, row in by_id.items() if "retried" in row] == ["3"]
     assert (summary_of()["retried"], summary_of()["errors"]) == (1, 0)
-    assert "1 samples were tried twice" in one_line(done.stdout)
+    assert "1 sample tried twice" in one_line(done.stdout)
 
 
 def test_a_disk_that_fails_twice_is_an_error_row(check, tmp_path, rows, monkeypatch, after_the_check):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
 from qvl_attn.attribution.selection import describe_layers
+from qvl_attn.core.text import pluralize
 from qvl_attn.model.signals import STATES, Floats, States
 
 SCORE, NORM = 20.0, 5.0
@@ -62,7 +63,7 @@ def _without_sinks(view: View, name: str, treat: Callable[[Floats, NDArray[np.bo
     cells = np.flatnonzero(sinks[view.chosen].any(axis=0))
     treatment = "removed" if name == "sinks" else "spread over the others"
     treatment += " where they are sinks" if len(view.layers) > 1 else ""
-    count = f"{len(cells)} sink cell{'s' if len(cells) != 1 else ''} {treatment}" if len(cells) else "no sinks found"
+    count = f"{pluralize(len(cells), 'sink cell')} {treatment}" if len(cells) else "no sinks found"
     dimensions = f"dimensions {', '.join(map(str, states.dimensions))}" if states.dimensions else "any dimension"
     return MethodMap(
         method=name,
