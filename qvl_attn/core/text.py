@@ -55,7 +55,12 @@ def quoted(value: object) -> str:
 
 
 def without_middle(text: str) -> str:
-    """Return a message, if it is longer than any that we write, without its middle: it repeats what was typed."""
+    """Return a message that is longer than any that we write without the middle of its long words, which were typed.
+
+    If it is still too long, its own middle goes as well.
+    """
+    if len(text) > _LONG_MESSAGE:
+        text = re.sub(r"\S{161,}", lambda word: f"{word[0][:100]}…{word[0][-59:]}", text)
     return text if len(text) <= _LONG_MESSAGE else f"{text[:150].rstrip()} … {text[-350:].lstrip()}"
 
 
