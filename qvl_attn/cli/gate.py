@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from qvl_attn.cli import options
 from qvl_attn.cli.console import print_line
 from qvl_attn.cli.tables import check_table
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import quoted, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
@@ -22,6 +25,8 @@ CHECK = "Figures"
 MAX_ERROR_SHARE = 0.1
 # The figures of `--fail-under`: answer accuracy, and figures of the headline map.
 GATED_FIGURES = ("accuracy", "pointing", "mass", "lift", "auc", "iou", "vision_mass")
+# The attention in the box over its share of the area; all other figures are from 0 to 1.
+UNBOUNDED = ("lift",)
 
 FailUnder = Annotated[
     list[str] | None,
@@ -52,17 +57,25 @@ def parse_thresholds(typed: list[str] | None) -> dict[str, float]:
     """Parse the values of `--fail-under` into thresholds by figure.
 
     Raises:
-        InputError: an unknown figure, or no number.
+        InputError: an unknown figure, no number, or one that the figure cannot have.
     """
     thresholds = {}
     for item in typed or []:
-        name, _, value = item.partition("=")
+        name, equals, number = item.partition("=")
+        typed_item, figures = f"--fail-under {shortened(item)}", f"figures: {', '.join(GATED_FIGURES)}"
+        if equals and name not in GATED_FIGURES:
+            close = get_close_matches(name.lower()[:40], GATED_FIGURES, n=1)
+            hint = f"did you mean {close[0]}?" if close else figures
+            raise InputError(f"{typed_item}: no figure {quoted(name)}", hint)
         try:
-            thresholds[name] = float(value)
+            value = float(number)
         except ValueError:
-            thresholds[name] = float("nan")
-        if name not in GATED_FIGURES or not -1e9 < thresholds[name] < 1e9:
-            raise InputError(f"--fail-under {item}: want FIGURE=NUMBER", f"figures: {', '.join(GATED_FIGURES)}")
+            value = math.nan
+        if not equals or not math.isfinite(value):
+            raise InputError(f"{typed_item}: want FIGURE=NUMBER", figures)
+        if name not in UNBOUNDED and not 0 <= value <= 1:
+            raise InputError(f"{typed_item}: {name} is between 0 and 1", f"such as {name}=0.5")
+        thresholds[name] = value
     return thresholds
 
 

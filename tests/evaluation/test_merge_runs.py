@@ -162,7 +162,7 @@ def test_parts_without_samples_are_merged_and_many_errors_fail(command, tmp_path
     assert_runs_match(tmp_path / "all", tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("threshold", "code"), [("accuracy=1.1", 1), ("beauty=1", 2)])
+@pytest.mark.parametrize(("threshold", "code"), [("lift=99", 1), ("beauty=1", 2)])
 def test_a_missed_threshold_fails_the_command_but_the_run_is_written(command, finished_runs, tmp_path, threshold, code):
     (tmp_path / "all").mkdir()  # an empty folder may be used
     done = command("merge", *parts_in(finished_runs), "--out", tmp_path / "all", "--fail-under", threshold, "--quiet")

@@ -299,7 +299,7 @@ def test_fail_under_applies_to_the_headline_and_not_to_the_best_layer(check, sce
         done = check(*words, "--fail-under", "pointing=0.5", out=layer)
         assert done.exit_code == code, done.output
         assert Path(layer, "summary.json").is_file()
-    for threshold, code in (("pointing=0.6", 0), ("lift=99", 1), ("accuracy=0.5", 0), ("mass=1.01", 1)):
+    for threshold, code in (("pointing=0.6", 0), ("lift=99", 1), ("accuracy=0.5", 0), ("mass=1", 1)):
         done = check(scenes, "--query", "last", "--layers", "2", "--limit", 20, "--fail-under", threshold, out="2")
         assert done.exit_code == code, done.output
 
@@ -353,7 +353,9 @@ def test_prompts_are_asked_of_pictures(run_summary, tmp_path, cats, wide):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--fail-under", "beauty=1"), "--fail-under beauty=1"),
+        (("--fail-under", "beauty=1"), "--fail-under beauty=1: no figure 'beauty'"),
+        (("--fail-under", "pointng=.5"), "did you mean pointing?"),
+        (("--fail-under", "accuracy=50"), "--fail-under accuracy=50: accuracy is between 0 and 1"),
         (("--fail-under", "pointing"), "--fail-under pointing"),
         (("--fail-under", "pointing=nan"), "--fail-under pointing=nan"),
         (("--query", "why"), "--query why"),

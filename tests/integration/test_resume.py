@@ -120,9 +120,9 @@ def test_a_finished_run_is_only_printed_again(tmp_path, scenes, once, here, monk
     assert done.exit_code == 0, done.output
     assert done.stdout == (once.parent / "stdout").read_text(encoding="utf-8")
     assert "the run is finished, nothing is left to do" in one_line(done.stderr)
-    bad = here(scenes, "--fail-under", "accuracy=1.01")
+    bad = here(scenes, "--fail-under", "lift=99")
     assert bad.exit_code == 1
-    assert "--fail-under accuracy=1.01: it is" in one_line(bad.stderr)
+    assert "--fail-under lift=99: it is" in one_line(bad.stderr)
     assert here(scenes, "--json").stdout.strip() == json.dumps(json.loads(Path("run/summary.json").read_text("utf-8")))
     after = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
     assert after == before, "nothing is written"
