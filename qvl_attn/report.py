@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_text
+from qvl_attn.core.text import pluralize
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_all_scores
@@ -92,7 +93,8 @@ def _check_html(folder: Path) -> str:
     scores = [score for score in read_all_scores(folder, run) if score.half != "first"]
     if len(scores) != summary.get("samples"):
         raise StoreError(
-            f"{folder / ROWS_FILE} has {len(scores)} rows, but {SUMMARY_FILE} counts {summary.get('samples')}",
+            f"{folder / ROWS_FILE} has {pluralize(len(scores), 'row')}, but {SUMMARY_FILE} counts "
+            f"{summary.get('samples')}",
             "remove summary.json and run the same qvl-attn check command, which writes it again",
         )
     with damage(str(folder / SUMMARY_FILE)):

@@ -275,7 +275,7 @@ def _check_questions(
     except QvlAttnError as error:
         if not faults.lines:
             raise
-        raise all_faults(faults.lines, f"questions with {COMMAND_MARK} are not checked yet: {error}") from None
+        raise all_faults(faults.lines, f"questions with {COMMAND_MARK} are not checked yet: {error.message}") from None
     for place, question in questions:
         try:
             check(question)
