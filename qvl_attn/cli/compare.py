@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import handle_errors
 from qvl_attn.cli.tables import BY_LAYER, NAMES
-from qvl_attn.core.errors import StoreError
+from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.text import plain, pluralize, shortened
 
 WIDTHS = (10, 10, 12, 20, 9)
@@ -53,11 +54,16 @@ def compare(
     """
     with handle_errors(debug=debug, interrupted="interrupted"):
         # Imported here, so that --help need not wait for numpy.
-        from qvl_attn.core.files import check_new
+        from qvl_attn.core.files import check_new, path_fault
         from qvl_attn.evaluation import compare as comparing
 
         if as_csv:
             check_new(as_csv, "--csv", empty_folder=False)
+            try:
+                tempfile.TemporaryFile(dir=as_csv.parent).close()
+            except OSError as error:
+                fault = f"--csv {as_csv}: cannot be written ({path_fault(error)})"
+                raise InputError(fault, "name a file in a folder that exists") from None
         loaded = comparing.read_runs(runs)
         comparison = comparing.compare(loaded, by=by, top=top, seed=seed)
         if as_csv:
@@ -73,7 +79,7 @@ def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         draft.rename(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise StoreError(f"--csv {path}: cannot be written ({error.strerror or error})") from None
+        raise StoreError(f"--csv {path}: cannot be written ({error.strerror or error})", "name another file") from None
 
 
 def compare_table(comparison: dict[str, Any], top: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qvl_attn.core.errors import StoreError
+from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Source
@@ -80,12 +80,13 @@ class EncoderResult(EncoderRecord):
         """Load a result from its folder. No model is needed.
 
         Raises:
+            InputError: it is a result of `ask` or `video`.
             StoreError: the folder holds no complete result of a known schema.
         """
         path = Path(folder)
         value = read_json(path / RESULT_FILE)
         if value.get("kind") in ("ask", "video"):
-            raise StoreError(f"{path} is a result of {value['kind']}, not of encoder", "Result.load reads it")
+            raise InputError(f"{path} is a result of {value['kind']}, not of encoder", "Result.load reads it")
         if value.get("schema_version") != SCHEMA_VERSION or value.get("kind") != KIND:
             raise StoreError(f"{path} is not an encoder's result of schema {SCHEMA_VERSION}", REMEDY)
         with reading(path, REMEDY):

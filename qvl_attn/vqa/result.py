@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.attribution.settings import Settings
-from qvl_attn.core.errors import CaptureError, StoreError
+from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.types import Source
@@ -90,6 +90,7 @@ class Result(VqaRecord):
         """Read a result back from its folder. No model is needed.
 
         Raises:
+            InputError: it is a result of `encoder`.
             StoreError: the folder is not a complete result of a known schema.
         """
         return _load(Path(folder))
@@ -171,7 +172,7 @@ def _write_pass(folder: Path, name: str, result: Result) -> list[str]:
 def _load(folder: Path) -> Result:
     value = read_json(folder / RESULT_FILE)
     if value.get("kind") == "encoder":
-        raise StoreError(
+        raise InputError(
             f"{folder} is a result of encoder, not of ask or video",
             "EncoderResult.load reads it; its page is report.html",
         )

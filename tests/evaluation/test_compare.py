@@ -584,4 +584,6 @@ def test_a_csv_replaces_nothing(run, tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
     assert "already exists" in refused(a, b, "--csv", tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "mine"
-    assert "cannot be written" in refused(a, b, "--csv", tmp_path / "nowhere" / "x.csv", code=1)
+    says = refused(a, b, "--csv", tmp_path / "nowhere" / "x.csv")
+    assert "x.csv: cannot be written (No such file or directory)" in says
+    assert "hint: name a file in a folder that exists" in says
