@@ -271,7 +271,7 @@ def check(
             with importing():
                 from qvl_attn.model.prompt import check_text, control_words
 
-            words = control_words(find_processor(model, revision, offline=offline))
+            words = control_words(find_processor(model, revision, offline=offline, bars=not quiet))
             return lambda question: check_text("question", question, words)
 
         samples = load_samples(

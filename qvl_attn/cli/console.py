@@ -95,13 +95,13 @@ def find_model(
     return Analyzer.load(model, offline=offline, say=say, **load_options)
 
 
-def find_processor(model: str, revision: str | None, *, offline: bool) -> Any:
+def find_processor(model: str, revision: str | None, *, offline: bool, bars: bool) -> Any:
     """Load the processor of a model from its settings files: the weights are neither needed nor downloaded."""
     with importing():
         from qvl_attn.model.checkpoint import find_checkpoint
         from qvl_attn.model.loading import load_config, load_processor
 
-    silence_libraries(bars=False)
+    silence_libraries(bars=bars)
     checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
     return load_processor(checkpoint, load_config(checkpoint))
 
