@@ -23,7 +23,7 @@ from qvl_attn.evaluation.examples import chosen_examples, example_file, write_ex
 from qvl_attn.evaluation.loop import ScoringPlan, other_samples
 from qvl_attn.evaluation.outputs import CSV_FILE, file_name, gallery_scores, write_csv, write_outputs
 from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_of, run_json
-from qvl_attn.evaluation.score import Score, read_scores, score_row
+from qvl_attn.evaluation.score import Score, check_indices, read_scores, score_row
 from qvl_attn.evaluation.workers import InProcess, Runner
 from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
 from qvl_attn.results.store import damage
@@ -66,7 +66,8 @@ def run_check(
     run = run_json(engine, samples, own, settings, run_config)
     with open_run(run_config.out, run) as ledger:
         was_finished = ledger.finished
-        read_scores(run_config.out)  # refuses a damaged row before anything is asked
+        # A damaged row is refused before anything is asked.
+        check_indices(run_config.out, read_scores(run_config.out), len(samples))
         if ledger.done:
             engine.say(
                 f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples are already done"

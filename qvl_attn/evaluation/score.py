@@ -19,6 +19,7 @@ from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.shape import NUMBER, check_shape
+from qvl_attn.core.text import quoted
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.samples import Sample
@@ -297,6 +298,7 @@ _ALWAYS = ("id", "status", "index", "media", "question", "references", "group", 
 _FIGURES = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")
 _SCORED = ("answer", "right", "grounded", "unsampled", *_FIGURES, "attention", "seconds")
 _IF_ANY = ("retried", "half", "headline_map", "methods", "method_chance")
+_FRACTIONS = ("pointing", "mass", "auc", "iou")
 _BY_LAYER = [NUMBER]
 _CONTROLLED = (*GROUNDING, "vision_mass")
 # What the lines of `scores.jsonl` hold: all of them, those of errors, those of scored samples, and what some have.
@@ -348,12 +350,29 @@ def read_all_scores(folder: Path, run: Mapping[str, Any]) -> list[Score]:
         StoreError: a line is not a row, or a sample has none.
     """
     scores = read_scores(folder)
+    # A part, or a calibration on the samples with boxes, has the indices of a larger data set.
+    if run["same"].get("--shard") is None and run["same"].get("--calibrate") is None:
+        check_indices(folder, scores, len(run["samples"]))
     if len(scores) != len(run["samples"]):  # no row is about another sample, and no sample has two
         raise StoreError(
             f"{folder}: its rows are not those of its samples: {len(scores)} rows, {len(run['samples'])} samples",
             "run the same qvl-attn check command: it asks the missing samples again",
         )
     return scores
+
+
+def check_indices(folder: Path, scores: Sequence[Score], count: int) -> None:
+    """Check that the indices of rows are below the number of samples.
+
+    Raises:
+        StoreError: one is not.
+    """
+    for score in scores:
+        if score.index >= count:
+            raise StoreError(
+                f"{folder / ROWS_FILE}: the row of {quoted(score.id)} has index {score.index} of {count} samples",
+                REMEDIES["check"],
+            )
 
 
 def score_of(row: Mapping[str, Any]) -> Score:
@@ -366,6 +385,11 @@ def score_of(row: Mapping[str, Any]) -> Score:
     scored = row["status"] == "ok"
     check_shape(row, _SCORED_ROW if scored else _ERROR_ROW, "row")
     check_shape(row, {name: shape for name, shape in _OPTIONAL.items() if name in row}, "row")
+    if row["index"] < 0:
+        raise ValueError("row.index: want 0 or more")
+    _check_fractions({name: row.get(name) for name in ("accuracy", "area", "inside")}, "row")
+    for part in ("headline", "all_layers") if scored else ():
+        _check_fractions({name: row[part][name] for name in _FRACTIONS}, f"row.{part}")
     fields: dict[str, Any] = {name: row[name] for name in _ALWAYS}
     fields |= {name: row[name] for name in _IF_ANY if name in row}
     fields |= {name: tuple(row[name]) for name in ("media", "references")}
@@ -388,6 +412,12 @@ def score_of(row: Mapping[str, Any]) -> Score:
     if fields["heads"] and fields["heads"].keys() != {*HEAD_FIGURES}:
         raise ValueError("row.heads: not the figures of this version")
     return Score(**fields)
+
+
+def _check_fractions(values: Mapping[str, float | None], name: str) -> None:
+    for figure, value in values.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name}.{figure}: want 0 to 1")
 
 
 def _number(value: float | None) -> float:

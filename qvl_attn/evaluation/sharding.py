@@ -17,7 +17,7 @@ from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import pluralize, quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
-from qvl_attn.evaluation.score import Score, read_all_scores
+from qvl_attn.evaluation.score import Score, check_indices, read_all_scores
 from qvl_attn.results.run_folder import RUN_FILE, Ledger, differences, is_finished, read_rows, read_run
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
             if run["facts"].get("shard") is None:
                 faults.append(f"{folder} is not a part: it was run without --shard")
             else:
-                shards[folder], runs[folder] = _shard_of(folder, run["facts"]["shard"]), run
+                shards[folder], runs[folder] = _shard_of(folder, run), run
         except StoreError as fault:
             faults.append(str(fault))
     if not runs:
@@ -176,18 +176,24 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         raise StoreError(
             f"{parts[0].folder} and others: sample {twice} is in more than one part", "run the parts again"
         )
+    for part in parts:
+        check_indices(part.folder, part.scores, len(names))
     return parts
 
 
-def _shard_of(folder: Path, value: Any) -> Shard:
+def _shard_of(folder: Path, run: Mapping[str, Any]) -> Shard:
     """Return the shard that a run's facts name.
 
     Raises:
-        StoreError: they name none.
+        StoreError: they name none, or another one than its settings.
     """
+    value, typed = run["facts"]["shard"], run["same"].get("--shard")
     try:
         check_shape(value, {"number": int, "of": int}, "shard")
-        return Shard.parse(f"{value['number']}/{value['of']}")
+        shard = Shard.parse(f"{value['number']}/{value['of']}")
+        if typed != str(shard):
+            raise ValueError(f"--shard is {quoted(str(typed))}, but facts.shard is {shard}")
+        return shard
     except (ValueError, InputError) as error:
         raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run this part again") from None
 

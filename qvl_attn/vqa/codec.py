@@ -19,7 +19,7 @@ from qvl_attn.attribution.profiles import profile_from
 from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
-from qvl_attn.core.shape import check_shape
+from qvl_attn.core.shape import NUMBER, check_shape
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
@@ -29,6 +29,10 @@ from qvl_attn.vqa.record import VqaProvenance, VqaRecord
 
 SCHEMA_VERSION = 1
 _TEXT = (str, None)
+_RESULT = {
+    **{"question": str, "answer": str, "answer_logprob": float, "supplied_answer": _TEXT},
+    **{"headline": {"vision_mass": NUMBER}, "layers": [{"layer": int, "vision_mass": NUMBER}]},
+}
 _SETTINGS = {"query": str, "heads": _TEXT, "system": _TEXT, "answer": _TEXT, "store_heads": str, "faithfulness": bool}
 _MADE_BY = ("qvl_attn", "transformers", "torch", "model", "revision", "dtype", "device", "attention")
 _PROVENANCE = {**dict.fromkeys(_MADE_BY, str), "layer_count": int, "head_count": int}
@@ -289,15 +293,16 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         TypeError: a field is unknown, or has another type.
         ValueError: a field is out of range.
     """
+    check_shape(value, _RESULT, "result")
     supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
     check_shape(value["provenance"], _PROVENANCE, "provenance")
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
     return kind(
-        question=str(value["question"]),
-        answer=str(value["answer"]),
+        question=value["question"],
+        answer=value["answer"],
         answer_logprob=float(value["answer_logprob"]),
-        supplied_answer=None if supplied is None else str(supplied),
+        supplied_answer=supplied,
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
         capture=capture_from(arrays, _tokens_from(value["tokens"]), media),

@@ -193,7 +193,7 @@ def test_samples_are_paired_by_id_in_any_order(run):
 
 def test_samples_of_one_run_alone_are_left_out_and_counted(run):
     a = run("a", [make_score(i, 0.1 * i) for i in range(6)])
-    b = run("b", [make_score(i, 0.1 * i + 0.2) for i in range(3, 11)])
+    b = run("b", [make_score(i, 0.05 * i + 0.4) for i in range(3, 11)])
     comparison = compared(a, b)
     assert (comparison["samples"], comparison["only_first"], comparison["only_other"]) == (3, 3, 5)
     assert comparison["figures"]["mass"]["first"] == pytest.approx(0.4)

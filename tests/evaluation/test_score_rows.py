@@ -20,7 +20,11 @@ LAYERS, HEADS = 3, 2
 
 
 def numbers(names):
-    return st.fixed_dictionaries(dict.fromkeys(names, NUMBER))
+    """Figures; of those that are fractions, numbers from 0 to 1."""
+    fraction = st.floats(0, 1) | st.just(float("nan"))
+    return st.fixed_dictionaries(
+        {name: fraction if name in {"pointing", "mass", "auc", "iou"} else NUMBER for name in names}
+    )
 
 
 def arrays(names, *shape):
@@ -161,6 +165,13 @@ def test_a_row_that_lacks_a_field_is_reported_by_line(tmp_path, name):
         ("references", "red"),
         ("media", [1]),
         ("index", "1"),
+        ("index", -1),
+        ("accuracy", 7),
+        ("accuracy", -0.1),
+        ("area", 1.001),
+        ("inside", -1),
+        ("headline", FULL["headline"] | {"mass": 1.5}),
+        ("all_layers", FULL["all_layers"] | {"auc": -0.5}),
         ("boxes", True),
         ("unsampled", "no"),
         ("half", 1),

@@ -28,9 +28,12 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def run_with(folder, name, rows=ROWS, **facts):
-    """Write the kept run with other rows or facts."""
-    run = RUN | {"facts": {**RUN["facts"], **facts}}
+def run_with(folder, name, rows=ROWS, *, typed=None, **facts):
+    """Write the kept run with other rows or facts; `typed` is its --shard, by default that of the facts."""
+    shard = facts.get("shard")
+    if typed is None and isinstance(shard, dict):
+        typed = f"{shard['number']}/{shard['of']}"
+    run = RUN | {"facts": {**RUN["facts"], **facts}, "same": {**RUN["same"], "--shard": typed}}
     changed = {"run.json": json.dumps(run).encode(), "scores.jsonl": lines(rows)}
     return write_kept("check", folder / name, **changed)
 
@@ -89,6 +92,46 @@ def test_a_part_with_another_shard_is_refused_in_one_line(tmp_path, shard, messa
         merge_runs([part], tmp_path / "all")
     assert message in " ".join([one_line(error), *error.value.details])
     assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize("typed", ["1/99999999999", "2/2", 1])
+def test_a_part_whose_settings_name_another_shard_is_refused(tmp_path, typed):
+    part = run_with(tmp_path, "part", shard={"number": 1, "of": 2}, typed=typed)
+    with pytest.raises(InputError) as error:
+        merge_runs([part], tmp_path / "all")
+    assert f"--shard is '{typed}', but facts.shard is 1/2" in " ".join(error.value.details)
+
+
+def test_an_index_beyond_the_samples_is_refused_alike(tmp_path):
+    rows, shard = [ROWS[0] | {"index": 3}, *ROWS[1:]], {"number": 1, "of": 1}
+    run, part = run_with(tmp_path, "run", rows), run_with(tmp_path, "part", rows, shard=shard)
+    whole = write_kept("check", tmp_path / "whole")
+    for use in (
+        lambda: compare_runs([whole, run]),
+        lambda: make_report(run),
+        lambda: merge_runs([part], tmp_path / "all"),
+    ):
+        with pytest.raises(StoreError) as error:
+            use()
+        assert f"scores.jsonl: the row of {ROWS[0]['id']!r} has index 3 of 3 samples" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 5}, "result.answer: want a text"),
+        ({"question": None}, "result.question: want a text"),
+        ({"headline": {"vision_mass": "x"}}, "result.headline.vision_mass: want a number"),
+        ({"layers": [{"layer": 0, "vision_mass": "x"}]}, "result.layers[0].vision_mass: want a number"),
+    ],
+)
+def test_a_value_of_another_kind_in_a_result_is_damage(tmp_path, change, message):
+    result = json.loads(kept_files("ask")["result.json"]) | change
+    folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
+    with pytest.raises(StoreError) as error:
+        make_report(folder)
+    assert "is damaged" in one_line(error)
+    assert message in one_line(error)
 
 
 @pytest.mark.parametrize(
