@@ -39,7 +39,8 @@ def render(processor: Any, messages: Sequence[Message]) -> str:
     Raises:
         ModelError: the template is broken, refuses the messages, or is over a limit.
     """
-    _check_template(str(processor.chat_template))
+    whose = f"{processor.tokenizer.name_or_path}: its chat template"
+    _check_template(str(processor.chat_template), whose)
     given = sum(len(item["text"]) for message in messages for item in message["content"] if item["type"] == "text")
     try:
         text = finished_within(
@@ -47,22 +48,22 @@ def render(processor: Any, messages: Sequence[Message]) -> str:
             lambda: processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True),
         )
         if not isinstance(text, str) or len(text) > MAX_CHARACTERS + given:
-            raise ModelError(f"the model's chat template makes a prompt of over {MAX_CHARACTERS:,} characters", _REMEDY)
+            raise ModelError(f"{whose} makes a prompt of over {MAX_CHARACTERS:,} characters", _REMEDY)
     except QvlAttnError:
         raise
     except TimeoutError:
-        raise ModelError(f"the model's chat template took more than {LIMIT_S:g} s and was stopped", _REMEDY) from None
+        raise ModelError(f"{whose} took more than {LIMIT_S:g} s and was stopped", _REMEDY) from None
     except Exception as error:  # a template can raise anything
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__} "
         words = shortened(plain(" ".join(str(error).split())))
-        raise ModelError(f"the model's chat template cannot be used: {kind}{words}", _REMEDY) from error
+        raise ModelError(f"{whose} cannot be used: {kind}{words}", _REMEDY) from error
     return text
 
 
 @lru_cache(maxsize=8)
-def _check_template(template: str) -> None:
+def _check_template(template: str, whose: str) -> None:
     if len(template) > MAX_CHARACTERS:
-        raise ModelError(f"the model's chat template has over {MAX_CHARACTERS:,} characters", _REMEDY)
+        raise ModelError(f"{whose} has over {MAX_CHARACTERS:,} characters", _REMEDY)
     try:
         tokens = list(Environment().lex(template))
     except TemplateError:
@@ -72,5 +73,5 @@ def _check_template(template: str) -> None:
         # After ( or , a call unpacks its named arguments.
         power = (kind, word) == ("operator", "**") and before not in ("(", ",")
         if power or (kind == "integer" and len(word) > len(str(_LARGEST))):
-            raise ModelError(f"the model's chat template computes with {shortened(word)}, which is refused", _REMEDY)
+            raise ModelError(f"{whose} computes with {shortened(word)}, which is refused", _REMEDY)
         before = before if kind == "whitespace" else word

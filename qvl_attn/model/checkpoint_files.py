@@ -82,9 +82,9 @@ def read_object(file: Path, name: str) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         fault = json_fault(error, type(error).__name__)
-        raise ModelError(f"{name}: its {file.name} cannot be read ({fault})") from None
+        raise ModelError(f"{name}: its {file.name} cannot be read ({fault})", "fetch the file again") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{name}: its {file.name} cannot be read (it is not a JSON object)")
+        raise ModelError(f"{name}: its {file.name} cannot be read (it is not a JSON object)", "fetch the file again")
     return value
 
 

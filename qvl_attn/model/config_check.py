@@ -6,11 +6,12 @@ model without memory; see `loading.placement_of`. Imports no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qvl_attn.core.errors import ModelError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import quoted, shortened
 
 # By field, in any part of the configuration: the least and the largest number. The largest models of these families
 # have 80 layers, 64 heads, states of 8,192 numbers, 152,064 tokens, and contexts of a million.
@@ -28,6 +29,8 @@ LIMITS = {
     "num_register_tokens": (0, 1024),
     "num_labels": (0, 2**20),
 }
+# Numbers above 0 that are no counts.
+_POSITIVE = ("rope_theta", "rms_norm_eps", "layer_norm_eps")
 # Fields that name other files of weights.
 _REFUSED = ("transformers_weights",)
 WRONG_CONFIG = "take the config.json that belongs to the weights"
@@ -46,13 +49,21 @@ def check_numbers(name: str, raw: Mapping[str, Any]) -> None:
     for place, field, value in _fields(raw):
         if field in _REFUSED and value is not None:
             raise ModelError(f"{name}: its config.json has {field}, which is not supported", "take it out of the file")
-        least, largest = LIMITS.get(field, (0, 0))
-        for number in (value if isinstance(value, list) else [value]) if largest else ():
-            if isinstance(number, int | float) and not isinstance(number, bool) and not least <= number <= largest:
-                raise ModelError(
-                    f"{name}: its config.json has {place} {shortened(str(number))}, want {least:,} to {largest:,}",
-                    WRONG_CONFIG,
-                )
+        limits = LIMITS.get(field, (0, 0) if field in _POSITIVE else None)
+        if limits is None or value is None:
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, dict) or _in(number, *limits):
+                continue
+            want = f"{limits[0]:,} to {limits[1]:,}" if limits[1] else "a number above 0"
+            shown = quoted(number) if isinstance(number, str) else shortened(str(number))
+            raise ModelError(f"{name}: its config.json has {place} {shown}, want {want}", WRONG_CONFIG)
+
+
+def _in(number: Any, least: int, largest: int) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return least <= number <= largest if largest else 0 < number < math.inf
 
 
 def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

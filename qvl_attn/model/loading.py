@@ -11,11 +11,12 @@ import psutil
 import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.activations import ACT2FN
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.runtime import describe_size
-from qvl_attn.core.text import plain, quoted, shortened
+from qvl_attn.core.text import plain, pluralize, quoted, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
@@ -54,13 +55,16 @@ def load_config(checkpoint: Checkpoint) -> Any:
         ModelError: the model is not a Qwen2.5-VL, or is quantised, or its file is broken.
     """
     read_config(checkpoint)
-    with guarded(f"{checkpoint.name}: its config.json cannot be read"):
+    with guarded(f"{checkpoint.name}: its config.json cannot be read", WRONG_CONFIG):
         config = Qwen2_5_VLConfig.from_pretrained(checkpoint.folder, local_files_only=True)
         config.name_or_path = checkpoint.name
         config._attn_implementation = "sdpa"  # whatever kernel, on the hub for example, the file names
         vision = config.vision_config
         if vision.window_size < vision.patch_size * vision.spatial_merge_size:
             raise ValueError(f"a window of {vision.window_size} px is smaller than a cell")
+        for place, part in (("vision_config", vision), ("text_config", config.text_config)):
+            if part.hidden_act not in ACT2FN:
+                raise ValueError(f"{place}.hidden_act is {part.hidden_act!r}, which transformers does not have")
     return config
 
 
@@ -77,13 +81,19 @@ def load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     with guarded(f"{name}: its processor cannot be loaded", _COPY):
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         ids = processor.tokenizer.convert_tokens_to_ids([processor.image_token, processor.video_token])
+        processor.tokenizer.name_or_path = name  # messages about its template begin with it
         words, template = processor.tokenizer.vocab_size, processor.chat_template
         for part in (processor.image_processor, processor.video_processor):
             part.size = _pixel_limits(dict(part.size))
+            for field in ("image_mean", "image_std"):
+                value = getattr(part, field)
+                numbers = list(value) if isinstance(value, list | tuple) else [value]
+                if len(numbers) != 3:
+                    raise ValueError(f"{field} is {numbers}, want 3 numbers, one for each colour")
             for field, of_model in _GEOMETRY.items():
                 want = getattr(config.vision_config, of_model)
                 if getattr(part, field) != want:
-                    raise ValueError(f"{field} is {getattr(part, field)}, and {want} in config.json")
+                    raise ValueError(f"{field} is {getattr(part, field)!r}, and {want} in config.json")
     if ids[0] is None or ids[0] != config.image_token_id:
         raise ModelError(f"{name}: its tokenizer has no {processor.image_token} where the model expects it", _COPY)
     if ids[1] is None or ids[1] != config.video_token_id:
@@ -129,7 +139,7 @@ def choose_placement(
     """Choose device and dtype of a Qwen2.5-VL, as `placement_of` does."""
 
     def build() -> Any:
-        with guarded(f"{config.name_or_path}: no model can be built from its config.json"):
+        with guarded(f"{config.name_or_path}: no model can be built from its config.json", WRONG_CONFIG):
             return Qwen2_5_VLForConditionalGeneration(config)
 
     return placement_of(build, device, dtype, device_map, must_fit=must_fit)
@@ -310,7 +320,11 @@ def refuse_absent(name: str, model: Any, info: Mapping[str, Any]) -> None:
             f"{name}: the names of its weights begin with {prefix}, which those of the model do not",
             "save the model itself, not what wrapped it in training (DataParallel, peft), or take the prefix off",
         )
-    raise ModelError(f"{name}: {len(missing)} weights are missing, such as {missing[0]}")
+    raise ModelError(
+        f"{name}: {pluralize(len(missing), 'weight')} of the model {'is' if len(missing) == 1 else 'are'} missing, "
+        f"such as {missing[0]}",
+        "fetch its files again, or, if only lm_head.weight is missing, set tie_word_embeddings as the base model does",
+    )
 
 
 def _shape(sizes: Sequence[int]) -> str:

@@ -57,11 +57,13 @@ def refused(folder, words: str, load=Analyzer.load) -> ModelError:
     [
         ({"text_config": {"num_attention_heads": 3}}, "must be divisible"),
         ({"text_config": {"num_attention_heads": 0}}, "text_config.num_attention_heads 0, want 1 to"),
-        ({"text_config": {"hidden_act": "evil"}}, "'evil' is unknown"),
+        ({"text_config": {"hidden_act": "evil"}}, r"text_config\.hidden_act is 'evil', which transformers"),
         ({"text_config": {"vocab_size": -1}}, "vocab_size -1"),
         ({"text_config": {"vocab_size": 10**15}}, "vocab_size 1"),
         ({"text_config": {"num_hidden_layers": 10**9, "layer_types": None}}, "num_hidden_layers 1"),
-        ({"text_config": {"num_hidden_layers": "4"}}, "num_hidden_layers"),
+        ({"text_config": {"num_hidden_layers": "4"}}, "num_hidden_layers '4', want 1 to"),
+        ({"text_config": {"rope_parameters": {"rope_theta": "x"}}}, r"rope_theta 'x', want a number above 0 \(take"),
+        ({"text_config": {"rms_norm_eps": float("nan")}}, r"rms_norm_eps nan, want a number above 0 \(take"),
         ({"text_config": {"hidden_size": float("nan")}}, "hidden_size nan"),
         ({"text_config": 7}, r"config\.json cannot be read"),
         ({"transformers_weights": "other.safetensors"}, "transformers_weights, which is not supported"),
@@ -165,6 +167,19 @@ def run(loaded, cats):
     return loaded.ask(cats, "?") if isinstance(loaded, Analyzer) else loaded.encode(cats)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"patch_size": "14"}, r"patch_size is '14', and 14 in config\.json"),
+        ({"image_mean": [0.5]}, r"image_mean is \[0\.5\], want 3 numbers"),
+    ],
+    ids=str,
+)
+def test_settings_of_pictures_that_do_not_fit(folder, fields, words):
+    edit(folder / PROCESSOR, **fields)
+    refused(folder, words)
+
+
 def test_a_tokenizer_of_a_larger_model(folder):
     edit(folder / "config.json", text_config={"vocab_size": 664})
     refused(folder, "its tokenizer has more tokens than the model")
@@ -199,6 +214,7 @@ def test_a_template_that_cannot_be_used(folder, cats, template, words):
     with pytest.raises(ModelError if words != "changes the question" else Exception, match=words) as caught:
         ask_with(folder, template, cats)
     assert "\n" not in str(caught.value)
+    assert words == "changes the question" or str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +329,7 @@ def test_a_configuration_of_a_much_larger_model(folder):
 
 def test_a_head_that_is_missing(folder):
     edit(folder / "config.json", tie_word_embeddings=False, text_config={"tie_word_embeddings": False})
-    assert "1 weights are missing, such as lm_head.weight" in model_error(folder)
+    assert "1 weight of the model is missing, such as lm_head.weight" in model_error(folder)
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "/dev/zero", "../model.safetensors", "a/b.safetensors", 3, None])
