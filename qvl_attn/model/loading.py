@@ -307,7 +307,7 @@ def refuse_absent(name: str, model: Any, info: Mapping[str, Any]) -> None:
         if 0 in in_file:
             raise _shard_error(name, weight)
         raise ModelError(
-            f"{name}: {len(misshapen)} weights are misshapen, such as {weight}: {_shape(in_file)} in the file, and "
+            f"{name}: {_weights_are(len(misshapen))} misshapen, such as {weight}: {_shape(in_file)} in the file, and "
             f"{_shape(in_model)} by its config.json",
             WRONG_CONFIG,
         )
@@ -321,10 +321,13 @@ def refuse_absent(name: str, model: Any, info: Mapping[str, Any]) -> None:
             "save the model itself, not what wrapped it in training (DataParallel, peft), or take the prefix off",
         )
     raise ModelError(
-        f"{name}: {pluralize(len(missing), 'weight')} of the model {'is' if len(missing) == 1 else 'are'} missing, "
-        f"such as {missing[0]}",
+        f"{name}: {_weights_are(len(missing))} missing, such as {missing[0]}",
         "fetch its files again, or, if only lm_head.weight is missing, set tie_word_embeddings as the base model does",
     )
+
+
+def _weights_are(count: int) -> str:
+    return f"{pluralize(count, 'weight')} {'is' if count == 1 else 'are'}"
 
 
 def _shape(sizes: Sequence[int]) -> str:

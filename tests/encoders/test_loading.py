@@ -155,7 +155,7 @@ def test_weights_that_are_missing_or_misshapen(copy_of, name, damage):
         return weights if damage == "missing" else weights | {key: torch.zeros(len(weight) + 1)}
 
     rewrite(folder, change)
-    with pytest.raises(ModelError, match=rf"1 weights are {damage}, such as .*norm"):
+    with pytest.raises(ModelError, match=rf"1 weight is {damage}, such as .*norm"):
         _ = load(folder).model
 
 

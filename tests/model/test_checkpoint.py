@@ -68,7 +68,7 @@ def test_a_missing_weight_is_named_and_never_initialised(checkpoint):
     name = next(name for name in weights if "q_proj.weight" in name)
     del weights[name]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="1 weight of the model is missing"):
+    with pytest.raises(ModelError, match="1 weight is missing"):
         _ = Analyzer.load(str(checkpoint)).model
 
 

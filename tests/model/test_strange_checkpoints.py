@@ -329,7 +329,7 @@ def test_a_configuration_of_a_much_larger_model(folder):
 
 def test_a_head_that_is_missing(folder):
     edit(folder / "config.json", tie_word_embeddings=False, text_config={"tie_word_embeddings": False})
-    assert "1 weight of the model is missing, such as lm_head.weight" in model_error(folder)
+    assert "1 weight is missing, such as lm_head.weight" in model_error(folder)
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "/dev/zero", "../model.safetensors", "a/b.safetensors", 3, None])
