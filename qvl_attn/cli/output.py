@@ -34,13 +34,13 @@ def read_questions(questions: Sequence[str], prompts: str | None, example: str, 
         questions: the typed questions.
         prompts: a set of questions.
         example: hint if there is no question: a command to type.
-        instead: hint if a question is the name of a file; `{}` is replaced by the name.
+        instead: hint if a question is the name of a picture or clip; `{}` is replaced by the name.
 
     Raises:
-        InputError: there is no question, an empty one, or a file in place of one.
+        InputError: there is no question, an empty one, or a picture or clip in place of one.
     """
     for i, question in enumerate(questions):
-        if os.path.isfile(question):  # pathlib raises on names that are too long  # noqa: PTH113
+        if os.path.isfile(question) and _is_media(question):  # pathlib raises on long names  # noqa: PTH113
             raise InputError(f"{question!r} is a file, and a question belongs here", instead.format(question))
         with numbered(i, len(questions), "question"):
             check_written("question", question)
@@ -55,6 +55,12 @@ def read_questions(questions: Sequence[str], prompts: str | None, example: str, 
     if len(unique) < len(texts):
         print_line(f"{len(texts)} questions, {len(unique)} of them different: each is answered once")
     return unique
+
+
+def _is_media(name: str) -> bool:
+    from qvl_attn.media.image import is_media
+
+    return is_media(name)
 
 
 def folder_of(

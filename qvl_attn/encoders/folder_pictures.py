@@ -8,9 +8,8 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import pluralize
-from qvl_attn.media.image import check_local
+from qvl_attn.media.image import PICTURE_SUFFIXES, check_local
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 MAX_PICTURES = 1_000_000
 
 
@@ -43,7 +42,7 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
     if not folder.is_dir():
         raise InputError(f"--input-dir {name}: not a folder", "name a folder of pictures")
     try:
-        files = sorted(path for path in _files(folder, out) if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in _files(folder, out) if path.suffix.lower() in PICTURE_SUFFIXES)
     except OSError as error:
         raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
     if not 0 < len(files) <= MAX_PICTURES:
@@ -60,7 +59,7 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
 
 def count_others(folder: Path, out: Path | None = None) -> int:
     """Return the number of files that are not pictures, in the same folders."""
-    return sum(path.suffix.lower() not in SUFFIXES for path in _files(folder, out))
+    return sum(path.suffix.lower() not in PICTURE_SUFFIXES for path in _files(folder, out))
 
 
 def _files(folder: Path, out: Path | None) -> Iterator[Path]:

@@ -64,6 +64,7 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 SIDEWAYS = (5, 6, 7, 8)
 
 # Pillow logs some errors that it also raises; without a handler they would be printed to the terminal.
@@ -78,6 +79,11 @@ def is_picture(head: bytes) -> bool:
 def is_clip(path: str | os.PathLike[str]) -> bool:
     """Whether the file extension is that of a clip. The file is not opened."""
     return bool(_CLIP.search(os.fspath(path)))
+
+
+def is_media(path: str | os.PathLike[str]) -> bool:
+    """Whether the file extension is that of a picture or a clip. The file is not opened."""
+    return is_clip(path) or Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
@@ -181,9 +187,11 @@ def check_local(source: str) -> str:
     """Return the path as typed, made printable.
 
     Raises:
-        InputError: the path is a URL.
+        InputError: the path is empty, or a URL.
     """
-    name = printable(source or ".")
+    if not source:
+        raise InputError("the path is empty", "give the path of a file or a folder")
+    name = printable(source)
     if _URL.match(source):
         raise InputError(f"{name} is a URL", "download it first and give the path of the file; nothing is fetched")
     return name

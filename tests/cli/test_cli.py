@@ -163,6 +163,16 @@ def test_a_question_that_is_a_file_points_to_image(run, cats, wide):
     fails(run(cats, wide), 2, "--image")
 
 
+def test_a_question_may_be_the_name_of_another_file(run, cats):
+    Path("how many cats").write_text("notes")
+    done = run(cats, "how many cats")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_an_empty_path(run):
+    fails(run("", QUESTION), 2, "the path is empty")
+
+
 def test_no_question(run, cats):
     fails(run(cats), 2, "no question")
 
