@@ -12,8 +12,9 @@ from qvl_attn.core.text import pluralize
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_all_scores
+from qvl_attn.evaluation.summary import SUMMARY_REMEDY, read_summary
 from qvl_attn.render.html.page import REPORT_FILE
-from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, is_finished, read_run
+from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, read_finished_run
 from qvl_attn.results.store import RESULT_FILE, damage
 from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.redraw import check_whole, read_result
@@ -85,19 +86,14 @@ def _encoder_html(folder: Path) -> str:
 
 
 def _check_html(folder: Path) -> str:
-    if not is_finished(folder):
-        raise InputError(
-            f"{folder} is a check that is not finished", "run the same qvl-attn check command to finish it"
-        )
-    run, summary = read_run(folder), read_json(folder / SUMMARY_FILE)
+    run, summary = read_finished_run(folder), read_summary(folder)
     scores = [score for score in read_all_scores(folder, run) if score.half != "first"]
-    if len(scores) != summary.get("samples"):
+    if len(scores) != summary["samples"]:
         raise StoreError(
-            f"{folder / ROWS_FILE} has {pluralize(len(scores), 'row')}, but {SUMMARY_FILE} counts "
-            f"{summary.get('samples')}",
-            "remove summary.json and run the same qvl-attn check command, which writes it again",
+            f"{folder / ROWS_FILE} has {pluralize(len(scores), 'row')}, but {SUMMARY_FILE} counts {summary['samples']}",
+            SUMMARY_REMEDY,
         )
-    with damage(str(folder / SUMMARY_FILE)):
+    with damage(str(folder / SUMMARY_FILE), SUMMARY_REMEDY):
         return check_html(summary, scores, read_examples(folder))
 
 

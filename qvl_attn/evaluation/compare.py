@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.core.files import read_json
-from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import inert, pluralize
 from qvl_attn.evaluation.score import Score, as_json, read_all_scores
-from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
-from qvl_attn.results.run_folder import SUMMARY_FILE, differences, is_finished, read_run
+from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap, read_summary
+from qvl_attn.results.run_folder import differences, read_finished_run
 
 COMPARED = ("accuracy", *GROUNDING, "vision_mass", "entropy", "distance")
 _CELLS = {(True, True): "both", (True, False): "first_only", (False, True): "other_only", (False, False): "neither"}
@@ -92,7 +90,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     try:
         by_real_path: dict[Path, Path] = {}
         for path in paths:
-            _check_finished(path)
+            read_finished_run(path)
             if path.resolve() in by_real_path:
                 raise InputError(f"{by_real_path[path.resolve()]} and {path} are the same folder", "name each run once")
             by_real_path[path.resolve()] = path
@@ -104,27 +102,8 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     return runs
 
 
-def _check_finished(folder: Path) -> None:
-    try:
-        read_run(folder)
-    except StoreError as error:
-        raise InputError(
-            f"{folder} is not a run of qvl-attn check: {error.message}", "name the --out folder of a check"
-        ) from None
-    if not is_finished(folder):
-        raise InputError(
-            f"{folder} is not finished: it has no {SUMMARY_FILE}", "run the same qvl-attn check command to continue"
-        )
-
-
 def _read(folder: Path) -> Run:
-    run, summary = read_run(folder), read_json(folder / SUMMARY_FILE)
-    try:
-        check_shape(
-            summary, {"data": str, "model": {"name": str}, "headline_map": str, "calibration": ({}, None)}, "it"
-        )
-    except ValueError as error:
-        raise StoreError(f"{folder / SUMMARY_FILE} is not of this version ({error})") from None
+    run, summary = read_finished_run(folder), read_summary(folder)
     return Run(
         folder,
         run["same"] | {"data set": summary["data"]},

@@ -382,6 +382,8 @@ def score_of(row: Mapping[str, Any]) -> Score:
         ValueError: it is not such a line.
     """
     check_shape(row, _EVERY_ROW, "row")
+    if row["status"] not in ("ok", "error"):
+        raise ValueError("row.status: want ok or error")
     scored = row["status"] == "ok"
     check_shape(row, _SCORED_ROW if scored else _ERROR_ROW, "row")
     check_shape(row, {name: shape for name, shape in _OPTIONAL.items() if name in row}, "row")

@@ -31,6 +31,7 @@ CHANGED_WORDS = {
     "check": ("samples", " (another --limit?)", " (question, answers, boxes or pictures)"),
     "survey": ("pictures", "", ""),
 }
+COMMANDS = {"check": "qvl-attn check", "survey": "qvl-attn encoder"}
 # What makes a row anew that cannot be read, for each kind.
 REMEDIES = {
     "check": "remove the line and run the same qvl-attn check command: it asks the sample again",
@@ -182,18 +183,43 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
         kind: expected kind: `check`, or `survey` for an encoder's run over a folder of pictures.
 
     Raises:
-        InputError: the run is of another kind.
-        StoreError: `run.json` has an unknown kind or schema version.
+        InputError: there is no `run.json`, or the run is of another kind.
+        StoreError: `run.json` is damaged, or has an unknown kind or schema version.
     """
+    if not os.path.isfile(folder / RUN_FILE):  # also takes names that are too long for pathlib  # noqa: PTH113
+        raise InputError(
+            f"{folder} is not a run of {COMMANDS[kind]}: it has no {RUN_FILE}",
+            f"name the --out folder of {KINDS[kind]}",
+        )
     run = read_json(folder / RUN_FILE)
     if isinstance(run.get("kind"), str) and run["kind"] in KINDS and run["kind"] != kind:
         raise InputError(f"{folder} is {KINDS[run['kind']]}, not {KINDS[kind]}", "name another folder")
-    if run.get("kind") != kind or run.get("schema_version") != SCHEMA_VERSION:
-        raise StoreError(f"{folder / RUN_FILE} has an unknown kind or schema version")
+    if run.get("kind") != kind:
+        raise StoreError(f"{folder} is not a run of {COMMANDS[kind]}: {RUN_FILE} has kind {quoted(run.get('kind'))}")
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(
+            f"{folder / RUN_FILE} has schema {quoted(run.get('schema_version'))}",
+            f"this version reads {SCHEMA_VERSION}",
+        )
     try:
         check_shape(run, {"same": {}, "facts": {}, "samples": {str: str}}, RUN_FILE)
     except ValueError as error:
         raise StoreError(f"{folder} is damaged: {error}") from None
+    return run
+
+
+def read_finished_run(folder: Path) -> dict[str, Any]:
+    """Return the contents of the `run.json` of a finished check.
+
+    Raises:
+        InputError: it is not a check, or not finished.
+        StoreError: `run.json` is damaged, or has an unknown kind or schema version.
+    """
+    run = read_run(folder)
+    if not is_finished(folder):
+        raise InputError(
+            f"{folder} is not finished: it has no {SUMMARY_FILE}", "run the same qvl-attn check command to continue"
+        )
     return run
 
 

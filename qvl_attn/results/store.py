@@ -140,6 +140,8 @@ def damage(name: object, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except ValueError as error:  # says what is wrong without its name
+        raise StoreError(f"{name} is damaged: {error}", remedy) from None
     except DAMAGE as error:
         raise StoreError(f"{name} is damaged: {type(error).__name__}: {error}", remedy) from None
 

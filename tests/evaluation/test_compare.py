@@ -66,6 +66,8 @@ def run(tmp_path):
             "model": {"name": "demo"},
             "headline_map": "layers 1-2, mean of all heads, attention of last",
             "calibration": {} if calibrated else None,
+            **{"samples": len(scores), "settings": {"query": "last"}, "notes": [], "accuracy": None, "heads": None},
+            **{"headline": {}, "answers_and_grounding": {}, "layers": [], "methods": {}},
         }
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder
@@ -460,7 +462,7 @@ def test_folders_that_are_not_runs_are_refused(run, tmp_path):
     for path in (tmp_path / "nowhere", tmp_path / "empty", a / "summary.json", tmp_path / ("x" * 300)):
         assert "is not a run of qvl-attn check" in refused(a, path)
     (b / "run.json").write_text('{"kind": "other"}')
-    assert "is not a run of qvl-attn check" in refused(a, b)
+    assert "is not a run of qvl-attn check: run.json has kind 'other'" in refused(a, b, code=1)
 
 
 def test_an_unfinished_run_is_refused_with_a_hint(run):
@@ -511,7 +513,7 @@ def test_damaged_files_are_one_line(run):
     a = run("a", [make_score(0)])
     b = run("b", [make_score(0)])
     (b / "summary.json").write_text("{}")
-    assert "not of this version" in refused(a, b, code=1)
+    assert "summary.json is damaged: summary.data: want a value hint: remove summary.json" in refused(a, b, code=1)
     shutil.copy(a / "summary.json", b / "summary.json")
     (b / "scores.jsonl").write_text("no row\n")
     assert "line 1 is not a JSON object with an id" in refused(a, b, code=1)

@@ -161,6 +161,7 @@ def test_a_row_that_lacks_a_field_is_reported_by_line(tmp_path, name):
     [
         ("question", 7),
         ("status", 0),
+        ("status", "weird"),
         ("group", None),
         ("references", "red"),
         ("media", [1]),

@@ -102,6 +102,34 @@ def test_a_part_whose_settings_name_another_shard_is_refused(tmp_path, typed):
     assert f"--shard is '{typed}', but facts.shard is 1/2" in " ".join(error.value.details)
 
 
+def with_file(change):
+    """Return the kept file of a change to a JSON object, or the text itself."""
+    name, value = change
+    content = json.loads(CHECK[name])
+    return {name: json.dumps(content | value if isinstance(value, dict) else value).encode()}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (("run.json", []), "run.json is not a JSON object"),
+        (("run.json", {"schema_version": 99}), "run.json has schema 99 (this version reads 1)"),
+        (("run.json", {"kind": "x"}), "is not a run of qvl-attn check: run.json has kind 'x'"),
+        (("summary.json", {"headline": "x"}), "summary.json is damaged: summary.headline: want an object"),
+        (("summary.json", {"data": None}), "summary.json is damaged: summary.data: want a text"),
+    ],
+)
+def test_compare_and_report_say_the_same_of_a_damaged_run(tmp_path, file, message):
+    whole, run = write_kept("check", tmp_path / "whole"), write_kept("check", tmp_path / "run", **with_file(file))
+    texts = []
+    for words in (["compare", str(whole), str(run)], ["report", str(run)]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 1, done.output
+        texts.append(" ".join(done.stderr.split()))
+    assert texts[0] == texts[1]
+    assert message.partition(" (")[0] in texts[0]
+
+
 def test_an_index_beyond_the_samples_is_refused_alike(tmp_path):
     rows, shard = [ROWS[0] | {"index": 3}, *ROWS[1:]], {"number": 1, "of": 1}
     run, part = run_with(tmp_path, "run", rows), run_with(tmp_path, "part", rows, shard=shard)
