@@ -164,7 +164,7 @@ def test_a_directory(tmp_path):
 
 
 def test_an_empty_path():
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="the path is empty"):
         load_picture("")
 
 
