@@ -115,7 +115,7 @@ def only_its_id(run):
 @pytest.mark.parametrize(
     ("spoil", "code", "words"),
     [
-        (lambda run: (run / "summary.json").unlink(), 2, "is a check that is not finished"),
+        (lambda run: (run / "summary.json").unlink(), 2, "is not finished: it has no summary.json"),
         (lambda run: (run / "summary.json").write_text("{"), 1, "summary.json cannot be read as JSON"),
         (lambda run: (run / "summary.json").write_text("[]"), 1, "summary.json is not a JSON object"),
         (lambda run: altered(run / "summary.json", model=...), 1, "summary.json is damaged"),
