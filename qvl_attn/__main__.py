@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _report() -> None:
-    sys.stderr.write("interrupted; finished results are kept\n")
+    sys.stderr.write("interrupted; any finished results are kept\n")
 
 
 def _exit_now() -> None:

@@ -180,7 +180,7 @@ def _line(text: str) -> str:
 
 
 @contextmanager
-def handle_errors(*, debug: bool, interrupted: str = "interrupted; finished results are kept") -> Iterator[None]:
+def handle_errors(*, debug: bool, interrupted: str = "interrupted; any finished results are kept") -> Iterator[None]:
     """Print a `QvlAttnError` as one line and exit with its code. Ctrl-C, SIGTERM and SIGHUP unwind, so drafts go.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -231,6 +232,8 @@ def encoder(
         asked = [_check_opens(path, settings, clip_settings) for path in media or []]
         if media and not any(moves(path) for path in media):
             options.refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
+        if media and not any(os.path.isdir(path) for path in media):  # noqa: PTH112
+            options.refuse(ctx, ("source_fps",), "is for a folder of frames, and none is given")
         if media and all(moves(path) for path in media):
             options.refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
         check_writable(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,7 @@ class ScaleChoice(StrEnum):
 
 
 def video(
+    ctx: typer.Context,
     media: Annotated[
         str,
         typer.Argument(
@@ -159,6 +161,8 @@ def video(
 
         clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         video = open_clip(media, source_fps)
+        if not os.path.isdir(media):  # noqa: PTH112
+            options.refuse(ctx, ("source_fps",), "is for a folder of frames, and this clip is a file")
         plan_frames(video, clip_settings)
         drawing = drawing_of(
             colormap,

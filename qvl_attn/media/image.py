@@ -39,7 +39,7 @@ STRETCH_HINT = " (--stretch scales what it uses)"
 
 # Pillow opens the MPO files of phones as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
-_FORMAT_NAMES = ", ".join(_FORMATS[:-1]).replace("WEBP", "WebP") + f" or {_FORMATS[-1]}"
+_FORMAT_NAMES = ", ".join(_FORMATS).replace("WEBP", "WebP") + " or HEIC"
 
 # Pillow's names of 16-bit colours, of grey with alpha as well, which it decodes to 8 bits.
 _COLOUR_16 = re.compile(r"\b(RGB[AXa]?|LA);16")
@@ -413,7 +413,9 @@ def _used_range(image: Image.Image, stretch: bool) -> tuple[Image.Image, list[st
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     colours = image.convert("RGB")
     used = np.flatnonzero(np.reshape(colours.histogram(alpha), (3, 256)).any(axis=0))
-    low, high = (int(used[0]), int(used[-1])) if used.size else (0, 0)
+    if not used.size:
+        return image, []
+    low, high = int(used[0]), int(used[-1])
     if not stretch or low == high:
         return image, _little_used(low, high, 255)
     levels = np.rint(np.interp(np.arange(256), (low, high), (0, 255))).astype(int).tolist()
@@ -425,7 +427,9 @@ def _used_range(image: Image.Image, stretch: bool) -> tuple[Image.Image, list[st
 
 def _little_used(low: float, high: float, full_scale: float) -> list[str]:
     share = (high - low) / full_scale
-    if not 0 < share < LITTLE_RANGE:
+    if share == 0:
+        return [f"it has one value, {low:g} of 0 to {full_scale:g}: there is nothing to see or to stretch"]
+    if share >= LITTLE_RANGE:
         return []
     return [
         f"it uses {low:g} to {high:g} of 0 to {full_scale:g}, {share:.1%} of the range: the model sees little contrast"

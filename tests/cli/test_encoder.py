@@ -247,6 +247,7 @@ FAULTS = [
     (("{.}/clip.mp4", "--fps", "nan"), "--fps"),
     (("{.}/clip.mp4", "--max-frames", "0"), "--max-frames"),
     (("{.}/frames", "--source-fps", "-1"), "--source-fps"),
+    (("{a}", "--source-fps", "8"), "--source-fps is for a folder of frames, and none is given"),
     (("{a}", "--alpha", "7"), "error: --alpha 7.0: want 0 to 1"),
     (("{a}", "--draw-size", "1"), "error: --draw-size 1: want 64"),
     (("{a}", "--top-percent", "0"), "error: --top-percent 0.0: want"),

@@ -84,6 +84,12 @@ def test_a_folder_of_frames(video, tmp_path):
     assert read_result(row["folder"])["media"][0]["times_s"] == [0, 0.5, 1, 1.5, 2, 2.5]
 
 
+def test_a_clip_that_is_no_folder_of_frames(clip_file):
+    done = CliRunner().invoke(app, ["video", str(clip_file(6)), QUESTION, "--source-fps", "8", "--model", "demo"])
+    assert done.exit_code == 2
+    assert "error: --source-fps is for a folder of frames, and this clip is a file" in done.stderr
+
+
 @pytest.mark.parametrize("mode", ["frames", "both"])
 def test_modes(video, clip_file, mode):
     (row,) = video(clip_file(6), QUESTION, "--fps", CLIP_FPS, "--mode", mode)

@@ -389,6 +389,15 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
     assert media.notes == ("16-bit grey: 0 to 65535 scaled to 8 bits",)
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+def test_one_value_of_16_bits(tmp_path, shape, stretch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, 514, np.uint16))
+    note = load_picture(tmp_path / "a.png", stretch).notes[-1]
+    used = "514 of 0 to 65535" if len(shape) == 2 else "2 of 0 to 255"
+    assert note == f"it has one value, {used}: there is nothing to see or to stretch"
+
+
 def test_16_bit_grey_of_either_byte_order(tmp_path):
     values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     for mode, order in (("I;16", "<u2"), ("I;16B", ">u2")):
