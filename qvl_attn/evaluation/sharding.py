@@ -138,7 +138,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
                 faults.append(f"{folder} is not a part: it was run without --shard")
             else:
                 shards[folder], runs[folder] = _shard_of(folder, run), run
-        except (InputError, StoreError) as fault:
+        except StoreError as fault:
             faults.append(str(fault))
     if not runs:
         raise InputError("there is no part of a check to merge", "check --shard I/N writes the parts", tuple(faults))
