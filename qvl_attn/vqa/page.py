@@ -268,6 +268,10 @@ def _rows(result: VqaRecord) -> Iterator[Row]:
     yield from word_rows
 
 
+# Line and paragraph separators, which browsers draw as nothing.
+_DRAWN = str.maketrans("\u2028\u2029", "\n\n")
+
+
 def _word_rows(result: VqaRecord) -> Iterator[Row]:
     capture = result.capture
     row_of = {position: row for row, position in enumerate(capture.queries.tolist())}
@@ -292,7 +296,7 @@ def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row], left_ou
     pieces.append([text[end:], None])
     if any(len(piece) > MAX_WORD for piece, _ in pieces):
         left_out.append(["long_words", MAX_WORD])
-    return [[shortened(piece, MAX_WORD), row] for piece, row in pieces if piece]
+    return [[shortened(piece, MAX_WORD).translate(_DRAWN), row] for piece, row in pieces if piece]
 
 
 def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], payload: Payload) -> dict[str, Any]:

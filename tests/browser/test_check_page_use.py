@@ -205,6 +205,13 @@ def test_long_words_do_not_widen_a_narrow_window(open_check_page, finished_check
         assert inner <= 0
 
 
+def test_the_width_of_a_telephone(open_check_page):
+    page = open_check_page("boxed", viewport={"width": 390, "height": 800})
+    for wide, _, inner in visit(page, WIDTHS):
+        assert wide <= 390
+        assert inner <= 0
+
+
 def test_the_chart_is_drawn_again_when_the_window_changes(open_check_page):
     page = open_check_page("boxed")
     page.page.set_viewport_size({"width": 420, "height": 700})

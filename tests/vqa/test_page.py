@@ -7,6 +7,7 @@ from base64 import b64encode
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -446,3 +447,8 @@ def test_an_endless_word_is_cut_in_the_page_and_whole_in_the_result():
     assert ["long_words", MAX_WORD] in panel["left_out"]
     assert len(result_html([result])) < len(question) + len(result_html([Result.load(KEPT / "ask")]))
     assert record_json(result, result.heatmaps(), [], [])["question"] == question
+
+
+def test_separators_of_lines_and_paragraphs_are_drawn():
+    capture = SimpleNamespace(tokens=())
+    assert maps._pieces(capture, "first\u2028second\u2029third", "question", [], []) == [["first\nsecond\nthird", None]]
