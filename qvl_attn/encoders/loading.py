@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.utils import logging
 
-from qvl_attn.core.errors import MemoryLimitError, ModelError
+from qvl_attn.core.errors import ModelError
 from qvl_attn.encoders.spec import QWEN, EncoderSpec, class_of, family_of, spec_of
 from qvl_attn.model.checkpoint import Checkpoint, check_config, guarded
 from qvl_attn.model.checkpoint_files import read_object
-from qvl_attn.model.loading import DTYPES, check_amount, load_config, load_processor, refuse_absent
+from qvl_attn.model.loading import check_amount, load_config, load_processor, read_weights
 from qvl_attn.model.placement import Placement
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -99,26 +98,8 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
     # The pooler is not used, and some checkpoints (DINO) have none.
     plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
     check_amount(checkpoint, placement)
-    with guarded(f"{checkpoint.name}: its weights cannot be loaded"), _suppress_warnings():
-        try:
-            model, info = _class_of(spec).from_pretrained(
-                checkpoint.folder,
-                **tower,
-                **plain,
-                dtype=DTYPES[placement.dtype],
-                attn_implementation="sdpa",
-                device_map={"": placement.device},
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # `refuse_absent` reports them by name
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (torch.OutOfMemoryError, MemoryError):
-            raise MemoryLimitError(
-                f"{checkpoint.name} does not fit on {placement.device}", "try --device cpu"
-            ) from None
-    refuse_absent(checkpoint.name, model, info)
-    return model.eval().requires_grad_(False)
+    with _suppress_warnings():
+        return read_weights(_class_of(spec), checkpoint, placement, "try --device cpu", **tower, **plain)
 
 
 def _class_of(spec: EncoderSpec) -> Any:

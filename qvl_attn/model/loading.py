@@ -210,11 +210,32 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
     """
     check_amount(checkpoint, placement)
     generation = _generation(checkpoint, config)
+    model = read_weights(
+        Qwen2_5_VLForConditionalGeneration, checkpoint, placement, "try --device-map auto", config=config
+    )
+    model.generation_config = generation
+    return model
+
+
+def read_weights(kind: Any, checkpoint: Checkpoint, placement: Placement, hint: str, **options: Any) -> Any:
+    """Return a model with the weights of a checkpoint, in evaluation mode and with SDPA.
+
+    Args:
+        kind: the model's class in transformers.
+        checkpoint: whose weights are read.
+        placement: device and precision.
+        hint: what to do where the weights do not fit on the device.
+        options: further arguments of `from_pretrained`, such as the configuration.
+
+    Raises:
+        ModelError: weights are broken or missing, or do not fit the configuration.
+        MemoryLimitError: the weights do not fit on the device.
+    """
     with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
         try:
-            model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model, info = kind.from_pretrained(
                 checkpoint.folder,
-                config=config,
+                **options,
                 dtype=DTYPES[placement.dtype],
                 attn_implementation="sdpa",
                 device_map=placement.device_map or {"": placement.device},
@@ -224,11 +245,8 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
                 output_loading_info=True,
             )
         except (torch.OutOfMemoryError, MemoryError):
-            raise MemoryLimitError(
-                f"{checkpoint.name} does not fit on {placement.device}", "try --device-map auto"
-            ) from None
+            raise MemoryLimitError(f"{checkpoint.name} does not fit on {placement.device}", hint) from None
     refuse_absent(checkpoint.name, model, info)
-    model.generation_config = generation
     # Methods need gradients of activations only, never of weights.
     return model.eval().requires_grad_(False)
 
