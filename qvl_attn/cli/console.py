@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from qvl_attn.cli.spelling import spelled
 from qvl_attn.core.errors import QvlAttnError
 from qvl_attn.core.runtime import Progress, no_op
 from qvl_attn.core.text import plain, without_middle
@@ -38,7 +39,7 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def print_line(message: str) -> None:
     """Print a line of progress on stderr."""
-    stderr.print(Text(plain(message), style="dim"))
+    stderr.print(Text(plain(spelled(message)), style="dim"))
 
 
 def silence_libraries(*, bars: bool, progress: Progress = no_op) -> None:
@@ -176,7 +177,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _line(text: str) -> str:
-    return without_middle(plain(text))
+    return without_middle(plain(spelled(text)))
 
 
 @contextmanager

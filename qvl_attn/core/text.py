@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 
@@ -52,6 +53,21 @@ def quoted(value: object) -> str:
     if len(written) <= LONG or not isinstance(value, str):
         return shortened(written)
     return shortened(written, LONG - 1) + written[-1]
+
+
+def argument(name: str, value: object = None) -> str:
+    """Return an argument as messages name it, Python code between backticks: `layers`, or `layers='14-20'`.
+
+    The command line writes it as an option: see `cli.spelling`.
+
+    Args:
+        name: name of the argument in the Python API.
+        value: its value, cut like `quoted`; None to name the argument alone.
+    """
+    if value is None:
+        return f"`{name}`"
+    written = quoted(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return "`{}={}`".format(name, written.replace("`", r"\x60"))
 
 
 def without_middle(text: str) -> str:

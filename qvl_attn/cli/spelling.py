@@ -1,0 +1,53 @@
+"""Write the arguments that the library's messages name as options of the command line."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+_NAMES = """
+alpha answer at attn batch-size blur box-format box-units by by-head calibrate colormap columns concurrency csv
+data-root debug denoise device device-map draw-size dtype embeddings end engine fail-under faithfulness fps
+gpus-per-worker heads image input-dir interp json label layer layers limit max-frames max-new-tokens max-pixels media
+method methods min-pixels mode model n offline out over overwrite profile prompts query question quiet revision saliency
+scale seed shard side-by-side smooth source-fps split start store-heads stretch stride system text top top-percent video
+window
+"""
+OPTIONS = frozenset(_NAMES.split())
+# Arguments of the Python API whose option has another name.
+OTHER_NAMES = {
+    "blur_cells": "blur",
+    "clip_scale": "scale",
+    "draw_size_px": "draw-size",
+    "end_s": "end",
+    "images": "image",
+    "start_s": "start",
+    "texts": "text",
+}
+_ARGUMENT = re.compile("`([a-z][a-z_]*)(?:=([^`]*))?`")
+
+
+def spelled(message: str) -> str:
+    """Return a message of the library with `max_pixels=100` as --max-pixels 100: see `core.text.argument`."""
+    return _ARGUMENT.sub(_option, message)
+
+
+def _option(match: re.Match[str]) -> str:
+    name, written = match.groups()
+    option = OTHER_NAMES.get(name, name.replace("_", "-"))
+    if option not in OPTIONS:
+        return match[0]
+    return " ".join([f"--{option}", *([] if written is None else _typed(written))])
+
+
+def _typed(written: str) -> list[str]:
+    """Return the words that one types for a value that is written in Python; a flag has none."""
+    try:
+        value = ast.literal_eval(written)
+    except (ValueError, SyntaxError):  # cut
+        return [written]
+    if isinstance(value, bool):
+        return []
+    if isinstance(value, (list, tuple)):
+        return [",".join(map(str, value))]
+    return [f"{value:g}" if isinstance(value, float) else str(value)]
