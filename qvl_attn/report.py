@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_text
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import argument, pluralize
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_all_scores
@@ -39,7 +39,9 @@ def make_report(
     given = [folders] if isinstance(folders, str | os.PathLike) else folders
     paths = list(dict.fromkeys(Path(folder) for folder in given))
     if out is None and len(paths) != 1:
-        raise InputError(f"{len(paths)} folders, and no file for their page", "name it with --out page.html")
+        raise InputError(
+            f"{len(paths)} folders, and no file for their page", f"name it with {argument('out', 'page.html')}"
+        )
     target = paths[0] / REPORT_FILE if out is None else Path(out)
     if out is None:
         check_whole(paths[0])

@@ -39,7 +39,7 @@ def prompts(
             sets = _question_sets()
             typer.echo("\n".join(json.dumps(row) for row in sets) if as_json else _table(sets))
             return
-        for item in load_prompts(name, option=""):
+        for item in load_prompts(name, name):
             fields = {field: value for field, value in dataclasses.asdict(item).items() if value is not None}
             typer.echo(json.dumps(fields) if as_json else f"{plain(item.id)}\t{plain(item.question)}")
 

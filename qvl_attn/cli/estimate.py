@@ -11,6 +11,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import check_model, go_offline, handle_errors, importing, silence_libraries
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
+from qvl_attn.cli.spelling import spelled
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import describe_size
 from qvl_attn.core.text import plain, pluralize
@@ -156,7 +157,7 @@ def _report(analyzer: Analyzer, result: Estimate, *, clip: bool) -> dict[str, An
         "mapped_bytes": result.mapped_bytes,
         "attention": result.attention,
         "reason": result.reason,
-        "faults": result.faults,
+        "faults": [spelled(fault) for fault in result.faults],
         "max_pixels": result.max_pixels,
     }
 

@@ -14,12 +14,15 @@ scale seed shard side-by-side smooth source-fps split start store-heads stretch 
 window
 """
 OPTIONS = frozenset(_NAMES.split())
-# Arguments of the Python API whose option has another name.
+# Arguments of the Python API whose option has another name, and a method that an option stands for.
 OTHER_NAMES = {
     "blur_cells": "blur",
     "clip_scale": "scale",
+    "count": "n",
     "draw_size_px": "draw-size",
+    "encode_folder": "input-dir",
     "end_s": "end",
+    "folder": "input-dir",
     "images": "image",
     "start_s": "start",
     "texts": "text",
@@ -46,8 +49,10 @@ def _typed(written: str) -> list[str]:
         value = ast.literal_eval(written)
     except (ValueError, SyntaxError):  # cut
         return [written]
-    if isinstance(value, bool):
-        return []
+    return [] if isinstance(value, bool) else [_word(value)]
+
+
+def _word(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        return [",".join(map(str, value))]
-    return [f"{value:g}" if isinstance(value, float) else str(value)]
+        return ",".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from qvl_attn.cli.spelling import spelled
 from qvl_attn.core.text import plain, pluralize
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def check_table(summary: dict[str, Any], out: Path, profile: Path | None) -> str
         *method_lines(summary),
         *_calibration(summary, profile),
     ]
-    lines += [f"note: {note}" for note in summary["notes"]]
+    lines += [f"note: {spelled(note)}" for note in summary["notes"]]
     lines += [
         "",
         *(

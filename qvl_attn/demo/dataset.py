@@ -10,6 +10,7 @@ from typing import Any
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable, new_folder, write_png
+from qvl_attn.core.text import argument
 from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
 from qvl_attn.media.mp4 import write_mp4
@@ -41,7 +42,7 @@ def write_dataset(
         StoreError: the folder cannot be written.
     """
     if count < 1:
-        raise InputError(f"--n {count}: want 1 or more")
+        raise InputError(f"{argument('count', count)}: want 1 or more")
     check_new(out)
     check_writable(out.parent)
     questions = 0

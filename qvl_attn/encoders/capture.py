@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.inputs import Inputs
@@ -294,7 +295,7 @@ class Accumulator:
         t, h, w = self._inputs.grid
         for layer, error in enumerate(self._sum_error.tolist()):
             if not np.isfinite(error):
-                hint = "try --dtype float32 or bfloat16"
+                hint = f"try {argument('dtype', 'float32')} or bfloat16"
                 raise CaptureError(f"layer {layer}: the attention is not finite (NaN or infinite)", hint)
             if error > SUM_TOLERANCE[torch.float32]:
                 raise CaptureError(f"layer {layer}: the sum of an attention row differs from one by {error:.2g}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
 from qvl_attn.encoders.record import PatchEmbedding
 
@@ -52,7 +53,9 @@ def check_available() -> None:
         InputError: it is not installed.
     """
     if find_spec("sklearn") is None:
-        raise InputError("--embeddings needs the library scikit-learn", "pip install 'qvl-attn[embeddings]'")
+        raise InputError(
+            f"{argument('embeddings')} needs the library scikit-learn", "pip install 'qvl-attn[embeddings]'"
+        )
 
 
 def check_points(count: int, of: str) -> None:
@@ -66,7 +69,10 @@ def check_points(count: int, of: str) -> None:
         InputError: there are too few.
     """
     if count < LEAST_POINTS:
-        raise InputError(f"--embeddings tsne: {count} {of}; t-SNE needs {LEAST_POINTS} or more", "use --embeddings pca")
+        raise InputError(
+            f"{argument('embeddings', 'tsne')}: {count} {of}; t-SNE needs {LEAST_POINTS} or more",
+            f"use {argument('embeddings', 'pca')}",
+        )
 
 
 def project_pca(points: FloatArray, count: int = COMPONENTS) -> Projection:

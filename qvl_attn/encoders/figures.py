@@ -15,6 +15,7 @@ import numpy as np
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, HeatMap
 from qvl_attn.encoders.attention import join_heads
 from qvl_attn.encoders.captions import (
@@ -96,7 +97,7 @@ class DrawnEncoderResult:
         steps, last = self.steps, record.attention.layer_count - 1
         panels = self._layer_panels(query, [last], steps)
         if not panels:
-            raise CaptureError(f"--denoise {self.drawing.denoise} leaves nothing of layer {last}")
+            raise CaptureError(f"{argument('denoise', self.drawing.denoise)} leaves nothing of layer {last}")
         return self._large_layer(self._pictures(steps), panels[0], query, OWN, steps, ROW_SCALE)
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import argument, pluralize
 from qvl_attn.media.image import PICTURE_SUFFIXES, check_local
 
 MAX_PICTURES = 1_000_000
@@ -38,16 +38,17 @@ def list_pictures(folder: Path, out: Path | None = None) -> list[Item]:
     Raises:
         InputError: there is no such folder, or it has no pictures or too many.
     """
-    name = check_local(str(folder))
+    check_local(str(folder))
+    typed = argument("folder", folder)
     if not folder.is_dir():
-        raise InputError(f"--input-dir {name}: not a folder", "name a folder of pictures")
+        raise InputError(f"{typed}: not a folder", "name a folder of pictures")
     try:
         files = sorted(path for path in _files(folder, out) if path.suffix.lower() in PICTURE_SUFFIXES)
     except OSError as error:
-        raise InputError(f"--input-dir {name}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{typed}: cannot be read ({error.strerror})") from None
     if not 0 < len(files) <= MAX_PICTURES:
         raise InputError(
-            f"--input-dir {name}: {pluralize(len(files), 'picture')} in it",
+            f"{typed}: {pluralize(len(files), 'picture')} in it",
             f"name a folder with 1 to {MAX_PICTURES:,} pictures",
         )
     items = []

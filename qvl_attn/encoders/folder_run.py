@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
@@ -85,15 +86,15 @@ def _check_settings(settings: EncoderSettings) -> None:
         InputError: one of them is given.
     """
     single = {
-        "--at": settings.at,
-        "--layer": settings.layer is not None,
-        "--over": settings.over != "mean",
-        "--saliency": settings.saliency,
+        argument("at"): settings.at,
+        argument("layer"): settings.layer is not None,
+        argument("over"): settings.over != "mean",
+        argument("saliency"): settings.saliency,
         "a clip": settings.clip,
     }
     for name, given in single.items():
         if given:
-            raise InputError(f"{name} is for single pictures, not for --input-dir", "leave it out")
+            raise InputError(f"{name} is for single pictures, not for {argument('encode_folder')}", "leave it out")
 
 
 def _run_json(

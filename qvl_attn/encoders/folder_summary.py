@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress
-from qvl_attn.core.text import percent, pluralize
+from qvl_attn.core.text import argument, percent, pluralize
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.charts import draw_folder_statistics
@@ -27,7 +27,7 @@ from qvl_attn.results.store import damage
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
-REMEDY = "name another --out"
+REMEDY = f"name another {argument('out')}"
 TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be encoded"
 Floats = NDArray[np.float64]
 

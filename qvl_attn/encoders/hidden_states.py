@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import Accumulator, in_chunks, layers_of, run_encoder, sequence_order
@@ -51,7 +52,7 @@ def read_states(model: Any, spec: EncoderSpec, inputs: Inputs, on_states: States
         if states.shape[:2] != (t, tokens):
             raise CaptureError(f"the encoder has states {tuple(states.shape)}, expected {t} x {tokens}")
         if not states.isfinite().all():
-            hint = "try --dtype float32 or bfloat16"
+            hint = f"try {argument('dtype', 'float32')} or bfloat16"
             raise CaptureError(f"layer {layer}: the embeddings are not finite (NaN or infinite)", hint)
         reached.append(layer)
         on_states(layer, states)

@@ -15,6 +15,7 @@ from qwen_vl_utils.vision_process import smart_resize
 
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, EncoderSpec
@@ -142,7 +143,7 @@ def _narrow_error(media: Media) -> InputError:
     return InputError(
         f"{media.source} is {width}x{height}: too long and narrow; the longer side is at most {MOST_RATIO} times the "
         "shorter, and the shorter at least as long as a patch",
-        "crop it, or raise --max-pixels if you gave it",
+        f"crop it, or raise {argument('max_pixels')} if you gave it",
     )
 
 
@@ -162,13 +163,13 @@ def _processor_kwargs(
 def _square_limits(spec: EncoderSpec, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
     """Return both limits for an encoder trained on squares: one that was not given follows from the other."""
     lowest, trained = 4 * spec.patch_px**2, (spec.trained_px or 224) ** 2
-    for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
         if value is not None and not lowest <= value <= MOST_PIXELS:
-            raise InputError(f"{flag} {value}: must be from {lowest} to {MOST_PIXELS}")
+            raise InputError(f"{argument(name, value)}: must be from {lowest} to {MOST_PIXELS}")
     low = min(trained, max_pixels or trained) if min_pixels is None else min_pixels
     high = max(trained, low) if max_pixels is None else max_pixels
     if low > high:
-        raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+        raise InputError(f"{argument('min_pixels', min_pixels)} is above {argument('max_pixels', max_pixels)}")
     return low, high
 
 
@@ -343,8 +344,11 @@ def load_encoder_clip(
     """
     clip_settings, settings = clip_settings or ClipSettings(), settings or EncoderSettings()
     if clip_settings.mode != "clip" or clip_settings.window:
-        option = f"--window {clip_settings.window}" if clip_settings.window else f"--mode {clip_settings.mode}"
-        raise InputError(f"{option}: an encoder encodes each step of a clip by itself", "leave it out")
+        name = "window" if clip_settings.window else "mode"
+        raise InputError(
+            f"{argument(name, getattr(clip_settings, name))}: an encoder encodes each step of a clip by itself",
+            "leave it out",
+        )
     video = open_clip(path, clip_settings.source_fps)
     plan = plan_frames(video, clip_settings)
 

@@ -12,6 +12,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.utils import logging
 
 from qvl_attn.core.errors import ModelError
+from qvl_attn.core.text import argument
 from qvl_attn.encoders.spec import QWEN, EncoderSpec, class_of, family_of, spec_of
 from qvl_attn.model.checkpoint import Checkpoint, check_config, guarded
 from qvl_attn.model.checkpoint_files import read_object
@@ -63,7 +64,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         ModelError: files are missing or broken, or a library is not installed: SigLIP needs sentencepiece.
     """
     # Without these files transformers builds an empty tokenizer, for which all texts are the same.
-    _require_file(checkpoint, TOKENIZER_FILES, "tokenizer", "--text needs one")
+    _require_file(checkpoint, TOKENIZER_FILES, "tokenizer", f"{argument('texts')} needs one")
     claim = f"{checkpoint.name}: its tokenizer cannot be loaded"
     with guarded(claim):
         try:
@@ -99,7 +100,9 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
     plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
     check_amount(checkpoint, placement)
     with _suppress_warnings():
-        return read_weights(_class_of(spec), checkpoint, placement, "try --device cpu", **tower, **plain)
+        return read_weights(
+            _class_of(spec), checkpoint, placement, f"try {argument('device', 'cpu')}", **tower, **plain
+        )
 
 
 def _class_of(spec: EncoderSpec) -> Any:

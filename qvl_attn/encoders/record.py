@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.encoders.attention import EncoderAttention, Over
 from qvl_attn.media.sampling import ClipSettings
@@ -66,21 +67,21 @@ class EncoderSettings:
             value = getattr(self, name)
             set_field(name, (value,) if isinstance(value, str) else tuple(value))
         if self.over not in OVER:
-            raise InputError(f"--over {self.over}: unknown", f"choose one of {', '.join(OVER)}")
+            raise InputError(f"{argument('over', self.over)}: unknown", f"choose one of {', '.join(OVER)}")
         for name in self.embeddings:
             if name not in EMBEDDINGS:
-                raise InputError(f"--embeddings {name}: unknown", "choose pca, tsne or pca,tsne")
+                raise InputError(f"{argument('embeddings', name)}: unknown", "choose pca, tsne or pca,tsne")
         set_field("embeddings", tuple(name for name in EMBEDDINGS if name in self.embeddings))
         if not self.saliency and (self.texts or self.label is not None):
-            flag = "--text" if self.texts else "--label"
-            raise InputError(f"{flag} needs --saliency", "add --saliency")
+            target = argument("texts" if self.texts else "label")
+            raise InputError(f"{target} needs {argument('saliency')}", f"add {argument('saliency', True)}")
 
 
 def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
     try:
         return tuple((float(x), float(y)) for x, y in at)
     except (TypeError, ValueError):
-        raise InputError(f"at: {at!r}"[:80] + ": not (x, y) pairs", "such as [(100, 100)]") from None
+        raise InputError(f"{argument('at', at)}: not (x, y) pairs", "such as [(100, 100)]") from None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,11 +243,12 @@ def patches_at(at: Sequence[tuple[float, float]], boxes_px: FloatArray, size_px:
         inside = np.flatnonzero((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))
         if not len(inside):
             region = f"{x0.min():.0f},{y0.min():.0f} to {x1.max():.0f},{y1.max():.0f}"
+            point = argument("at", [(x, y)])
             if not (0 <= x < size_px[0] and 0 <= y < size_px[1]):
-                raise InputError(f"--at {x:g},{y:g}: outside the picture, which has {size_px[0]} x {size_px[1]} px")
+                raise InputError(f"{point}: outside the picture, which has {size_px[0]} x {size_px[1]} px")
             raise InputError(
-                f"--at {x:g},{y:g}: the encoder does not see this point, only the region from {region}",
-                "set --max-pixels, with which it gets the whole picture",
+                f"{point}: the encoder does not see this point, only the region from {region}",
+                f"set {argument('max_pixels')}, with which it gets the whole picture",
             )
         places.append(int(inside[0]))
     return tuple(places)

@@ -14,6 +14,7 @@ import numpy as np
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
 from qvl_attn.encoders.embedding_figures import embedding_images
@@ -35,7 +36,7 @@ from qvl_attn.results.store import (
     save_record,
 )
 
-REMEDY = "run the command again with --overwrite, or name another folder"
+REMEDY = f"run the command again with {argument('overwrite', True)}, or name another folder"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -44,6 +44,7 @@ import torch
 
 from qvl_attn.attribution.methods.gradient import relevance
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.encoders.capture import encoder_of, forward_kwargs, in_chunks, layers_of
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
@@ -87,34 +88,36 @@ def check_saliency(
     if spec.head is None or (spec.head == "classes" and not config.num_labels):
         also = "; for Qwen2.5-VL's answers: qvl-attn ask ... --method gradient" if spec.model_type == QWEN else ""
         raise InputError(
-            f"--saliency: this {spec.family.name} encoder has neither classes nor a text tower, so there is no score",
+            f"{argument('saliency')}: this {spec.family.name} encoder has neither classes nor a text tower, so "
+            "there is no score",
             f"use one that has, such as google/vit-base-patch16-224 or openai/clip-vit-base-patch32{also}",
         )
     if spec.head == "classes":
         if settings.texts:
             raise InputError(
-                f"--text: this {spec.family.name} encoder has classes and no text tower", "name a class with --label"
+                f"{argument('texts')}: this {spec.family.name} encoder has classes and no text tower",
+                f"name a class with {argument('label')}",
             )
         return SaliencyTarget(label=None if settings.label is None else _class_number(settings.label, config.id2label))
     if settings.label is not None:
         raise InputError(
-            f"--label {settings.label}: {spec.family.name} compares with texts and has no classes",
-            'write --text "a photo of a cat"',
+            f"{argument('label', settings.label)}: {spec.family.name} compares with texts and has no classes",
+            f'write {argument("texts")} "a photo of a cat"',
         )
     if not settings.texts:
         raise InputError(
-            f"--saliency: {spec.family.name} compares a picture with texts, and none is given",
-            'write --text "a photo of a cat"',
+            f"{argument('saliency')}: {spec.family.name} compares a picture with texts, and none is given",
+            f'write {argument("texts")} "a photo of a cat"',
         )
     if len({*settings.texts}) < len(settings.texts):
-        raise InputError("--text: the same text is given twice", "write each text once")
+        raise InputError(f"{argument('texts')}: the same text is given twice", "write each text once")
     loaded = tokenizer()
     tokens = tuple(_tokenize(spec, config, loaded, text) for text in settings.texts)
     for i, ids in enumerate(tokens):
         if ids in tokens[:i]:
             first, second = (shorten(settings.texts[j], 60) for j in (tokens.index(ids), i))
             raise InputError(
-                f"--text: {first!r} and {second!r} are the same to the model's tokenizer",
+                f"{argument('texts')}: {first!r} and {second!r} are the same to the model's tokenizer",
                 "change one: they must differ in more than case or punctuation",
             )
     return SaliencyTarget(texts=settings.texts, tokens=tokens)
@@ -131,7 +134,9 @@ def _class_number(label: str, names: Mapping[int, str]) -> int:
     matches = [number for number, name in names.items() if name.casefold() == key]
     if len(matches) > 1:
         numbers = ", ".join(str(number) for number in matches)
-        raise InputError(f"--label {label}: {len(matches)} classes have this name", f"use one of the numbers {numbers}")
+        raise InputError(
+            f"{argument('label', label)}: {len(matches)} classes have this name", f"use one of the numbers {numbers}"
+        )
     if matches:
         return int(matches[0])
     if key.isdecimal() and int(key) in names:
@@ -141,12 +146,14 @@ def _class_number(label: str, names: Mapping[int, str]) -> int:
     similar += [known[folded] for folded in get_close_matches(key, known, n=3) if known[folded] not in similar]
     range_hint = f"use a name, or a number from {min(names)} to {max(names)}"
     hint = f"similar names: {'; '.join(similar)}" if similar else range_hint
-    raise InputError(f"--label {label}: none of the encoder's {len(names)} classes has this name or number", hint)
+    raise InputError(
+        f"{argument('label', label)}: none of the encoder's {len(names)} classes has this name or number", hint
+    )
 
 
 def _tokenize(spec: EncoderSpec, config: Any, tokenizer: Any, text: str) -> dict[str, list[int]]:
     """Tokenize a text as in the family's training: for SigLIP it is padded to full length without a mask."""
-    check_text("text after --text", text, _control_tokens(tokenizer))
+    check_text(f"text after {argument('texts')}", text, _control_tokens(tokenizer))
     most = config.text_config.max_position_embeddings
     padded = spec.model_type == "siglip"
     # No truncation and no warning: a text that is too long is refused below.
@@ -154,7 +161,9 @@ def _tokenize(spec: EncoderSpec, config: Any, tokenizer: Any, text: str) -> dict
     encoding = tokenizer(text, **kwargs, verbose=False)
     count = len(encoding["input_ids"])
     if count > most:
-        raise InputError(f"--text: {shorten(text, 60)!r} has {count} tokens; the encoder reads at most {most}")
+        raise InputError(
+            f"{argument('texts')}: {shorten(text, 60)!r} has {count} tokens; the encoder reads at most {most}"
+        )
     names = ("input_ids",) if padded else ("input_ids", "attention_mask")
     return {name: list(encoding[name]) for name in names if name in encoding}
 

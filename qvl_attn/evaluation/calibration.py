@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution import grounding
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import argument, pluralize
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.score import Score
 
@@ -45,7 +45,7 @@ def halves(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sam
     second = [sample for sample in boxed if rank[sample.group] >= middle]
     if min(len(first), len(second)) < MIN_SAMPLES:
         raise InputError(
-            f"--calibrate: no two halves of at least {MIN_SAMPLES} samples: the data set has "
+            f"{argument('calibrate')}: no two halves of at least {MIN_SAMPLES} samples: the data set has "
             f"{pluralize(len(boxed), 'sample')} with boxes, about {pluralize(len(groups), 'picture')} (or groups of "
             "pictures that share prompts)",
             "add samples with boxes",

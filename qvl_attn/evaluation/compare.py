@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.core.text import inert, pluralize
+from qvl_attn.core.text import argument, inert, pluralize
 from qvl_attn.evaluation.score import Score, as_json, read_all_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap, read_summary
 from qvl_attn.results.run_folder import differences, read_finished_run
@@ -143,9 +143,9 @@ def compare(runs: Sequence[Run], *, by: str, top: int, seed: int) -> dict[str, A
         InputError: there is no such figure, or `top` is negative.
     """
     if top < 0:
-        raise InputError(f"--top {top}: want 0 or more")
+        raise InputError(f"{argument('top', top)}: want 0 or more")
     if by not in COMPARED:
-        raise InputError(f"--by {by}: is not a compared figure", f"figures: {', '.join(COMPARED)}")
+        raise InputError(f"{argument('by', by)}: is not a compared figure", f"figures: {', '.join(COMPARED)}")
     comparison: dict[str, Any] = as_json(
         {
             "runs": [_run_facts(run) for run in runs],

@@ -20,6 +20,7 @@ from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
 from qvl_attn.core.runtime import prefetch
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.evaluation.data.samples import MediaRef, Sample, all_faults
 from qvl_attn.evaluation.examples import example_of
@@ -109,7 +110,7 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
             faulty_places.add(sample.place)
     words = query.removeprefix("text:")
     if not faults and words != query and not any(words in sample.question for sample in samples):
-        raise InputError(f"--query {query}: no question of the data set contains {words!r}")
+        raise InputError(f"{argument('query', query)}: no question of the data set contains {words!r}")
     if faults:
         raise all_faults(faults)
 

@@ -29,6 +29,7 @@ from PIL import Image
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError, ModelError, QvlAttnError
 from qvl_attn.core.runtime import suppress_stderr
+from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import example_bytes, example_from
 from qvl_attn.evaluation.loop import FAULTS, Prepared, ScoringPlan, ask_again, chunks, error_score, score_chunks
@@ -70,12 +71,12 @@ class RayWorkers:
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
-            raise InputError(f"--concurrency {self.concurrency}: want at least 1")
+            raise InputError(f"{argument('concurrency', self.concurrency)}: want at least 1")
         gpus = self.gpus_per_worker
         if gpus is not None and not (0 <= gpus <= 64 and (gpus <= 1 or gpus == int(gpus))):
-            raise InputError(f"--gpus-per-worker {gpus:g}: want a whole number, or a fraction between 0 and 1")
+            raise InputError(f"{argument('gpus_per_worker', gpus)}: want a whole number, or a fraction between 0 and 1")
         if find_spec("ray") is None:
-            raise InputError("--engine ray needs the library ray", "pip install 'qvl-attn[ray]'")
+            raise InputError("workers of Ray need the library ray", "pip install 'qvl-attn[ray]'")
 
     def place(self, config: Any, device: str, dtype: str, device_map: str | None) -> Placement:
         """Return the placement of `choose_placement` on a machine of the cluster, with the resources of an actor."""
@@ -188,7 +189,7 @@ class RayWorkers:
         if self.gpus_per_worker is None:
             return 1.0 if total else 0.0
         if self.gpus_per_worker > total and len(ray.nodes()) == 1:
-            raise InputError(f"--gpus-per-worker {self.gpus_per_worker:g}: this machine has {total:g} GPUs")
+            raise InputError(f"{argument('gpus_per_worker', self.gpus_per_worker)}: this machine has {total:g} GPUs")
         return self.gpus_per_worker
 
     def _connect(self) -> Any:

@@ -16,7 +16,7 @@ from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_json, write_png
 from qvl_attn.core.runtime import Progress, no_op
-from qvl_attn.core.text import pluralize, shortened
+from qvl_attn.core.text import argument, pluralize, shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import chosen_examples, example_file, write_example
@@ -240,9 +240,9 @@ def _write_profile(summary: dict[str, Any], path: Path) -> None:
         os.link(draft, path)  # unlike a rename, it does not replace a file that was created meanwhile
     except FileExistsError:
         raise StoreError(
-            f"--calibrate {path}: was created by another process meanwhile, and was not replaced"
+            f"{argument('calibrate', path)}: was created by another process meanwhile, and was not replaced"
         ) from None
     except OSError as error:
-        raise StoreError(f"--calibrate {path}: cannot be written ({error.strerror or error})") from None
+        raise StoreError(f"{argument('calibrate', path)}: cannot be written ({error.strerror or error})") from None
     finally:
         draft.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import pluralize, quoted
+from qvl_attn.core.text import argument, pluralize, quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
 from qvl_attn.evaluation.score import Score, check_indices, read_all_scores
@@ -47,9 +47,9 @@ class Shard:
         """
         number, _, of = typed.partition("/")
         if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and len(typed) < 20):
-            raise InputError(f"--shard {typed}: want NUMBER/OF, as in 2/8")
+            raise InputError(f"{argument('shard', typed)}: want NUMBER/OF, as in 2/8")
         if not 1 <= int(number) <= int(of) <= MAX_SHARDS:
-            raise InputError(f"--shard {typed}: want 1/N to N/N, with N at most {MAX_SHARDS:,}")
+            raise InputError(f"{argument('shard', typed)}: want 1/N to N/N, with N at most {MAX_SHARDS:,}")
         return cls(int(number), int(of))
 
     def __str__(self) -> str:
@@ -130,18 +130,20 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     shards: dict[Path, Shard] = {}
     for folder in folders:
         if not os.path.isdir(folder):  # pathlib raises on long names  # noqa: PTH112
-            faults.append(f"{folder} is not a folder: name the --out folder of a part")
+            faults.append(f"{folder} is not a folder: name the {argument('out')} folder of a part")
             continue
         try:
             run = read_run(folder)
             if run["facts"].get("shard") is None:
-                faults.append(f"{folder} is not a part: it was run without --shard")
+                faults.append(f"{folder} is not a part: it was run without {argument('shard')}")
             else:
                 shards[folder], runs[folder] = _shard_of(folder, run), run
         except StoreError as fault:
             faults.append(str(fault))
     if not runs:
-        raise InputError("there is no part of a check to merge", "check --shard I/N writes the parts", tuple(faults))
+        raise InputError(
+            "there is no part of a check to merge", f"check {argument('shard', 'I/N')} writes the parts", tuple(faults)
+        )
     first = next(iter(runs))
     for folder, run in runs.items():
         lines = differences(_without_shard(runs[first]), _without_shard(run), (f"in {first}", f"in {folder}"))
@@ -156,7 +158,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     for number in range(1, of + 1):
         same_number = by_number.get(number, [])
         if not same_number:
-            faults.append(f"part {number}/{of} is missing: run it with --shard {number}/{of}")
+            faults.append(f"part {number}/{of} is missing: run it with {argument('shard', f'{number}/{of}')}")
         elif len(same_number) > 1:
             faults.append(f"part {number}/{of} is given twice: {same_number[0]} and {same_number[1]}")
     faults += [
@@ -192,7 +194,7 @@ def _shard_of(folder: Path, run: Mapping[str, Any]) -> Shard:
         check_shape(value, {"number": int, "of": int}, "shard")
         shard = Shard.parse(f"{value['number']}/{value['of']}")
         if typed != str(shard):
-            raise ValueError(f"--shard is {quoted(str(typed))}, but facts.shard is {shard}")
+            raise ValueError(f"{argument('shard')} is {quoted(str(typed))}, but facts.shard is {shard}")
         return shard
     except (ValueError, InputError) as error:
         raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run this part again") from None

@@ -13,6 +13,7 @@ import numpy as np
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
@@ -82,16 +83,23 @@ def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], setting
     clip_settings = settings.clip or ClipSettings()
     parts, first_steps = _parts(media, clip_settings)
     if clip_settings.mode == "clip" and parts and settings.query == "answer":
-        raise InputError("--query answer: each window has an answer of its own", "use --query last, or drop --window")
+        raise InputError(
+            f"{argument('query', 'answer')}: each window has an answer of its own",
+            f"use {argument('query', 'last')}, or drop {argument('window')}",
+        )
     if clip_settings.mode == "frames" and settings.query == "answer":
-        raise InputError("--query answer: each frame has an answer of its own", "use --query last, or --mode clip")
+        raise InputError(
+            f"{argument('query', 'answer')}: each frame has an answer of its own",
+            f"use {argument('query', 'last')}, or {argument('mode', 'clip')}",
+        )
     inputs = [*([media] if clip_settings.mode == "both" or not parts else []), *parts]
     if parts and (settings.methods or settings.faithfulness):
-        option = "--method" if settings.methods else "faithfulness"
+        asked, other = "faithfulness", "faithfulness"
+        if settings.methods:
+            asked, other = argument("method", ",".join(settings.methods)), argument("method")
         raise InputError(
-            f"{' '.join([option, ','.join(settings.methods)]).strip()}: needs one prompt, and this clip is asked about "
-            f"in {len(parts)}",
-            f"drop --mode and --window, or {option}",
+            f"{asked}: needs one prompt, and this clip is asked about in {len(parts)}",
+            f"drop {argument('mode')} and {argument('window')}, or {other}",
         )
     prepared = engine.prepare([(part, question) for question in questions for part in inputs], settings, "prompt")
     clip_questions = []

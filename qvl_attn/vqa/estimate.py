@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qvl_attn.core.errors import InputError, MemoryLimitError, QvlAttnError
 from qvl_attn.core.files import MAX_NPZ_BYTES
 from qvl_attn.core.runtime import describe_size
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import TokenGrid
 from qvl_attn.model.memory import CODE_BYTES, ESTIMATED_MODES, Job, drawing_bytes, peak_bytes
 
@@ -32,10 +33,10 @@ class Estimate:
         weight_bytes: size of the model's weights.
         free_bytes: free memory beside the weights; None if they are spread over several GPUs.
         needed_bytes: expected peak beside the weights for each of `ESTIMATED_MODES`.
-        attention: the mode that `--attn auto` chooses.
+        attention: the mode that `attn='auto'` chooses.
         reason: why it is chosen.
         faults: reasons why the question cannot run as it is, one line each; empty if it can.
-        max_pixels: the largest `--max-pixels` that would fit; None if no change is needed, 0 if no value fits.
+        max_pixels: the largest `max_pixels` that would fit; None if no change is needed, 0 if no value fits.
         process_bytes: measured size of this process without weights: interpreter, libraries, processor, pictures.
         drawing_bytes: expected memory of drawing and saving, which begins when the answer is there.
         mapped_bytes: of the weights' files, what is in memory beside the weights while they are read.
@@ -78,7 +79,7 @@ def check_context(config: Any, job: Job, pictures: int) -> None:
     """Refuse a prompt that is longer than the model's context.
 
     Raises:
-        InputError: the prompt is too long; the hint has the `--max-pixels` that fits.
+        InputError: the prompt is too long; the hint has the `max_pixels` that fits.
     """
     if in_context(config, job):
         return
@@ -86,7 +87,7 @@ def check_context(config: Any, job: Job, pictures: int) -> None:
     raise InputError(
         f"the prompt is {job.tokens} tokens and {job.new_tokens} may follow; "
         f"the model's context is {config.text_config.max_position_embeddings}",
-        f"--max-pixels {pixels} fits" if pixels else "shorten the question",
+        f"{argument('max_pixels', pixels)} fits" if pixels else "shorten the question",
     )
 
 
@@ -117,14 +118,14 @@ def check_memory(
     """Refuse a prompt whose estimated memory exceeds the free memory.
 
     Raises:
-        MemoryLimitError: the prompt is too large; the hint has the `--max-pixels` that fits.
+        MemoryLimitError: the prompt is too large; the hint has the `max_pixels` that fits.
     """
     if job.result_bytes > MAX_NPZ_BYTES:
         rows = job.result_bytes // (4 * job.cells)
         raise MemoryLimitError(
             f"{rows} rows of attention on {job.cells} vision tokens are {describe_size(job.result_bytes)}, "
             f"more than a result may hold ({describe_size(MAX_NPZ_BYTES)})",
-            "name fewer --layers, no --heads, or a lower --max-pixels",
+            f"name fewer {argument('layers')}, no {argument('heads')}, or a lower {argument('max_pixels')}",
         )
     needed = peak_bytes(config, dtype, job, attention, device)
     if free is None or needed <= free:
@@ -132,12 +133,12 @@ def check_memory(
     pixels = largest_pixels(
         config, job, pictures, lambda smaller: peak_bytes(config, dtype, smaller, attention, device) <= free
     )
-    hints = [f"--max-pixels {pixels} fits" if pixels else "take a smaller model"]
+    hints = [f"{argument('max_pixels', pixels)} fits" if pixels else "take a smaller model"]
     if attention == "eager" and peak_bytes(config, dtype, job, "rows", device) <= free:
-        hints.insert(0, "--attn rows fits")
+        hints.insert(0, f"{argument('attn', 'rows')} fits")
     raise MemoryLimitError(
-        f"{job.cells} vision tokens need about {describe_size(needed)} beside the weights with --attn {attention}, "
-        f"and {describe_size(max(free, 0))} are free",
+        f"{job.cells} vision tokens need about {describe_size(needed)} beside the weights with "
+        f"{argument('attn', attention)}, and {describe_size(max(free, 0))} are free",
         "; ".join(hints),
     )
 
@@ -199,7 +200,7 @@ def in_context(config: Any, job: Job) -> bool:
 
 
 def largest_pixels(config: Any, job: Job, pictures: int, possible: Callable[[Job], bool]) -> int:
-    """Return the largest `--max-pixels` per picture or frame with which a job is possible; 0 if there is none."""
+    """Return the largest `max_pixels` per picture or frame with which a job is possible; 0 if there is none."""
     low, high = 0, job.cells
     while high - low > 1:
         middle = (low + high) // 2

@@ -26,6 +26,7 @@ from qvl_attn.attribution.methods.registry import DIMENSIONS, METHODS, MethodMap
 from qvl_attn.attribution.selection import default_layers, query_rows
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Capture, FloatArray, Token
 from qvl_attn.model.generate import Pass, on_model, with_answer
 from qvl_attn.model.probe import Probe
@@ -218,5 +219,7 @@ def _answer_logprobs(
             # One at a time: in float32 a batch of long answers over a large vocabulary would be gigabytes.
             logprobs += [float(row[text].float().log_softmax(-1).gather(1, chosen).double().sum()) for row in logits]
     if not np.isfinite(logprobs).all():
-        raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
+        raise CaptureError(
+            "the model's output is not finite (NaN or infinite)", f"try {argument('dtype', 'float32')} or bfloat16"
+        )
     return np.array(logprobs)

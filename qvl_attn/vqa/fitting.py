@@ -21,8 +21,8 @@ class Fit:
         model: its name.
         dtype: `float32`, `bfloat16` or `float16`.
         weight_bytes: size of its weights.
-        max_pixels: by size of the memory in GB (10^9 bytes), the largest `--max-pixels` with which a question about one
-            picture fits, with `--attn rows` and every layer; 0 if none does.
+        max_pixels: by size of the memory in GB (10^9 bytes), the largest `max_pixels` with which a question about one
+            picture fits, with `attn='rows'` and every layer; 0 if none does.
     """
 
     model: str

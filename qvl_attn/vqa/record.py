@@ -51,7 +51,7 @@ class VqaRecord(Record):
             ` | `.
         answer_logprob: natural logarithm of the probability of the answer's text tokens under the plain model
             (temperature 1, no penalty, end token not counted); 0 for an empty answer.
-        supplied_answer: the answer given with `--answer`, to which the maps then belong; None if there is none.
+        supplied_answer: the answer given with `answer`, to which the maps then belong; None if there is none.
         supplied_logprob: like `answer_logprob`, for the supplied answer.
         media: the pictures, in prompt order, or the clip.
         capture: the attention rows.
@@ -101,7 +101,7 @@ class VqaRecord(Record):
         """Return the layers of the plain headline.
 
         These are the layers named for the headline, in a check or a result that is drawn again; else the captured
-        layers if `--layers` was given; else the profile's; else those at 50 to 85 % of the depth.
+        layers if `layers` was given; else the profile's; else those at 50 to 85 % of the depth.
         """
         profile, headline = self.settings.profile, self.settings.headline
         if headline is not None:

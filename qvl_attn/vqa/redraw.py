@@ -17,7 +17,7 @@ from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import parse_heads, parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
@@ -63,7 +63,9 @@ def check_whole(folder: Path) -> None:
     """
     passes = folder.absolute().parent
     if passes.name == "passes" and is_complete(passes.parent):
-        raise InputError(f"{folder} is one pass of a result", f"name the whole result, {passes.parent}, or --out")
+        raise InputError(
+            f"{folder} is one pass of a result", f"name the whole result, {passes.parent}, or {argument('out')}"
+        )
 
 
 def redrawn(
@@ -90,9 +92,9 @@ def redrawn(
         CaptureError: there is no attention to draw.
     """
     if method is not None and (layers is not None or heads is not None):
-        option = "--layers" if layers is not None else "--heads"
+        other = argument("layers" if layers is not None else "heads")
         raise InputError(
-            f"--method {method} cannot be combined with {option}", f"{option} alone selects plain attention"
+            f"{argument('method', method)} cannot be combined with {other}", f"{other} alone selects plain attention"
         )
     if query is not None:
         parse_query(query)
@@ -116,7 +118,10 @@ def left_behind(saved: Result, drawn: Result) -> list[str]:
 def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str | None, query: str) -> Result:
     """Return the result with plain attention as the headline, also in its passes."""
     if query == "answer" and result.passes and result.pass_mode != "both":
-        raise InputError("--query answer: each pass over the clip has an answer of its own", "use --query last")
+        raise InputError(
+            f"{argument('query', 'answer')}: each pass over the clip has an answer of its own",
+            f"use {argument('query', 'last')}",
+        )
     chosen = result.heatmaps(layers, heads, query)[0]
     settings = replace(result.settings, query=query, methods=())
     if layers is not None or heads is not None:
@@ -163,22 +168,28 @@ def _method_error(result: Result, method: str, query: str | None) -> InputError:
     """Return the error for a method that the result cannot show."""
     saved = result.settings.methods
     if method not in METHODS:
-        return InputError(f"--method {method}: no method {method!r}", f"there are {', '.join(METHODS)}")
+        return InputError(f"{argument('method', method)}: no method {method!r}", f"there are {', '.join(METHODS)}")
     if method not in saved:
         available = f"which has {', '.join(saved)}" if saved else "which has no methods"
         return InputError(
-            f"--method {method}: not saved in this result, {available}",
-            f"ask again with --method {method}, or use --method {PLAIN}, plain attention",
+            f"{argument('method', method)}: not saved in this result, {available}",
+            f"ask again with {argument('method', method)}, or use {argument('method', PLAIN)}, plain attention",
         )
-    reason = f"is for --query {result.settings.query}" if METHODS[method].follows_query else "depends on no query"
-    return InputError(f"--query {query}: the map of method {method} {reason}", "drop --query or --method")
+    asked = argument("query", result.settings.query)
+    reason = f"is for {asked}" if METHODS[method].follows_query else "depends on no query"
+    return InputError(
+        f"{argument('query', query)}: the map of method {method} {reason}",
+        f"drop {argument('query')} or {argument('method')}",
+    )
 
 
 def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple[Media, ...]:
     """Return the pictures, or the clip, with their original files."""
     if len(paths) != len(result.media):
         count = pluralize(len(result.media), result.media[0].kind)
-        raise InputError(f"--media names {len(paths)}, and the result has {count}", "name all of them, in prompt order")
+        raise InputError(
+            f"{argument('media')} names {len(paths)}, and the result has {count}", "name all of them, in prompt order"
+        )
     return tuple(_original(medium, path, result.settings) for medium, path in zip(result.media, paths, strict=True))
 
 
@@ -194,10 +205,11 @@ def _original(media: Media, path: str | os.PathLike[str], settings: Settings) ->
             original = replace(media, path=os.fspath(path))
     except InputError as error:
         kind = "picture" if media.clip is None else "clip"
-        raise InputError(f"--media {error.message}", f"name the {kind} that was asked about") from None
+        raise InputError(f"{argument('media')} {error.message}", f"name the {kind} that was asked about") from None
     if sha256 != media.sha256:
         name = check_local(os.fspath(path))
         raise InputError(
-            f"--media {name}: not the file that was asked about", f"name the file with sha256 {media.sha256}"
+            f"{argument('media')} {name}: not the file that was asked about",
+            f"name the file with sha256 {media.sha256}",
         )
     return original

@@ -13,6 +13,7 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.style import Drawing
@@ -32,7 +33,7 @@ from qvl_attn.vqa.figures import DrawnResult, draw_result
 from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.record import VqaRecord
 
-REMEDY = "ask again with --overwrite"
+REMEDY = f"ask again with {argument('overwrite', True)}"
 # Provenance fields that distinguish results of the same question about the same picture.
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
 

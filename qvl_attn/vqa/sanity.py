@@ -23,6 +23,7 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
 from qvl_attn.model.memory import on_device
@@ -56,7 +57,10 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = no_op) ->
         MemoryLimitError: a question does not fit the memory.
     """
     if result.pass_mode in ("windows", "frames"):
-        raise InputError("a clip that was asked about in several prompts has no single map to check", "use --mode clip")
+        raise InputError(
+            "a clip that was asked about in several prompts has no single map to check",
+            f"use {argument('mode', 'clip')}",
+        )
     layers = list(engine.model.model.language_model.layers)[::-1]
     settings = replace(result.settings, faithfulness=False)
     same_answer = replace(

@@ -109,7 +109,7 @@ def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:
     """Return the kinds of attention that may have computed a result: in float32, `auto` takes what fits the memory.
 
     Args:
-        attn: the value of `--attn`.
+        attn: as in `Engine.load`.
         dtype: the model's precision.
     """
     if attn != "auto":

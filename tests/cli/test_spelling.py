@@ -1,5 +1,7 @@
 """The library names arguments; the command line writes them as options."""
 
+from pathlib import Path
+
 import pytest
 import typer
 
@@ -19,6 +21,10 @@ from qvl_attn.core.text import argument
         ("layers", None, "`layers`", "--layers"),
         ("overwrite", True, "`overwrite=True`", "--overwrite"),
         ("embeddings", ("pca", "tsne"), "`embeddings=('pca', 'tsne')`", "--embeddings pca,tsne"),
+        ("at", [(2.0, 50.5)], "`at=[(2.0, 50.5)]`", "--at 2,50.5"),
+        ("count", 0, "`count=0`", "--n 0"),
+        ("encode_folder", None, "`encode_folder`", "--input-dir"),
+        ("folder", Path("my photos"), "`folder='my photos'`", "--input-dir my photos"),
         ("query", "text:it's", '`query="text:it\'s"`', "--query text:it's"),
         ("query", "text:`", r"`query='text:\x60'`", "--query text:`"),
         ("answer", "é 猫\n", r"`answer='é 猫\n'`", "--answer é 猫\n"),

@@ -213,9 +213,9 @@ def test_the_requested_frames_are_sampled_with_progress():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "frames"}, "--mode frames"),
-        ({"mode": "both"}, "--mode both"),
-        ({"window": 4}, "--window 4"),
+        ({"mode": "frames"}, "`mode='frames'`"),
+        ({"mode": "both"}, "`mode='both'`"),
+        ({"window": 4}, "`window=4`"),
         ({"start_s": 2.0}, "--start 2"),
     ],
 )

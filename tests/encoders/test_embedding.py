@@ -114,9 +114,9 @@ def test_tsne_follows_its_seed():
 def test_tsne_of_few_points():
     for n in (LEAST_POINTS, LEAST_POINTS + 1):
         assert np.isfinite(project_tsne(points_of(n, 8), 0)).all()
-    with pytest.raises(InputError, match=r"--embeddings tsne: 3 patches; t-SNE needs 5 or more"):
+    with pytest.raises(InputError, match=r"`embeddings='tsne'`: 3 patches; t-SNE needs 5 or more"):
         embed_patches([project_pca(points_of(3, 8))], points_of(3, 8), 0)
-    with pytest.raises(InputError, match=r"--embeddings tsne: 4 pictures; t-SNE needs 5 or more"):
+    with pytest.raises(InputError, match=r"`embeddings='tsne'`: 4 pictures; t-SNE needs 5 or more"):
         embed_folder([*"abcd"], [*"xxyy"], points_of(4, 8)[None], 0)
     assert embed_folder([*"abcd"], [*"xxyy"], points_of(4, 8)[None]).tsne is None
 

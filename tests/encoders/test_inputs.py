@@ -187,7 +187,7 @@ def test_a_point_gives_the_patch_that_covers_it(name):
 @pytest.mark.parametrize(
     ("name", "at", "words"),
     [
-        ("clip", (2.0, 50.0), r"--at 2,50: the encoder does not see this point, only the region from"),
+        ("clip", (2.0, 50.0), r"`at=\[\(2.0, 50.0\)\]`: the encoder does not see this point, only the region from"),
         ("dino", (190.0, 50.0), "outside the picture, which has"),
         ("dino", (-1.0, 50.0), "outside the picture, which has"),
         (tiny_encoders.QWEN, (10.0, 100.0), "outside the picture, which has"),
@@ -202,7 +202,7 @@ def test_a_point_that_no_patch_covers(name, at, words):
     "at", [(100, 100), 5, ((1, 2, 3),), (("a", "b"),), "12", ((None, 1),), [[(1, 2), (3, 4)]]], ids=str
 )
 def test_points_that_are_not_pairs(at):
-    with pytest.raises(InputError, match=r"at: .*not .x, y. pairs") as caught:
+    with pytest.raises(InputError, match=r"`at=.*`: not .x, y. pairs") as caught:
         EncoderSettings(at=at)
     assert caught.value.hint == "such as [(100, 100)]"
     with pytest.raises(TypeError, match="layers"):
@@ -237,10 +237,10 @@ def test_a_picture_that_only_its_rounding_makes_too_narrow():
 @pytest.mark.parametrize(
     ("name", "limits", "words"),
     [
-        ("clip", {"max_pixels": 783}, f"--max-pixels 783: must be from 784 to {MOST_PIXELS}"),
-        ("clip", {"min_pixels": MOST_PIXELS + 1}, f"--min-pixels {MOST_PIXELS + 1}: must be from 784"),
-        ("siglip", {"max_pixels": 1023}, "--max-pixels 1023: must be from 1024"),
-        ("dino", {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above --max-pixels 8000"),
+        ("clip", {"max_pixels": 783}, f"`max_pixels=783`: must be from 784 to {MOST_PIXELS}"),
+        ("clip", {"min_pixels": MOST_PIXELS + 1}, f"`min_pixels={MOST_PIXELS + 1}`: must be from 784"),
+        ("siglip", {"max_pixels": 1023}, "`max_pixels=1023`: must be from 1024"),
+        ("dino", {"min_pixels": 9000, "max_pixels": 8000}, "`min_pixels=9000` is above `max_pixels=8000`"),
         (tiny_encoders.QWEN, {"max_pixels": 3135}, "--max-pixels 3135: want at least 3136"),
         (tiny_encoders.QWEN, {"min_pixels": 9000, "max_pixels": 8000}, "--min-pixels 9000 is above"),
     ],

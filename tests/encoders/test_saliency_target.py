@@ -39,7 +39,7 @@ ERRORS = [
     ("siglip-vision", {"texts": ("a cat",)}, "neither classes nor a text tower"),
     (tiny_encoders.QWEN, {}, "--method gradient"),
     ("clip", {"texts": ()}, "none is given"),
-    ("siglip", {"texts": ("a cat", " ")}, "the text after --text is empty"),
+    ("siglip", {"texts": ("a cat", " ")}, "the text after `texts` is empty"),
     ("clip", {"texts": ("a </s> cat",)}, "contains '</s>'"),
     ("clip", {"texts": ("cat \ud800",)}, "not valid Unicode"),
     ("clip", {"texts": ("cat",) * 2}, "twice"),
@@ -80,7 +80,7 @@ def test_two_classes_of_one_name(tmp_path):
 
 @pytest.mark.parametrize("options", [{"texts": ("a cat",)}, {"label": "cat"}, {"label": ""}])
 def test_targets_without_saliency_are_refused(options):
-    with pytest.raises(InputError, match="add --saliency"):
+    with pytest.raises(InputError, match="add `saliency=True`"):
         EncoderSettings(**options)
 
 

@@ -505,7 +505,7 @@ def test_an_unknown_figure_is_refused(run):
     assert refused(a, b, "--by", "weight").endswith("hint: figures: " + ", ".join(COMPARED))
     for name in COMPARED:
         assert compared(a, b, by=name)["changed_most"] == []
-    with pytest.raises(InputError, match="--top"):
+    with pytest.raises(InputError, match="`top=-1`"):
         compared(a, b, top=-1)
 
 

@@ -24,7 +24,7 @@ def test_options_of_ray_without_the_engine_are_refused(local, tmp_path, words):
 @needs_ray
 @pytest.mark.parametrize("gpus", [1.5, 2.5, 64.5, 65, -1, -0.5, float("nan"), float("inf"), -float("inf")])
 def test_invalid_gpus_per_worker(gpus):
-    with pytest.raises(InputError, match=r"--gpus-per-worker .*want a whole number"):
+    with pytest.raises(InputError, match=r"`gpus_per_worker=.*`: want a whole number"):
         RayWorkers(1, gpus)
 
 
@@ -37,7 +37,7 @@ def test_valid_gpus_per_worker(gpus):
 @needs_ray
 @pytest.mark.parametrize("concurrency", [0, -1])
 def test_invalid_concurrency(concurrency):
-    with pytest.raises(InputError, match="--concurrency"):
+    with pytest.raises(InputError, match="`concurrency="):
         RayWorkers(concurrency)
 
 

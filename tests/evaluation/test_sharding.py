@@ -65,7 +65,7 @@ WRONG += ["1/100001", "1/" + "9" * 30, "9" * 5000 + "/" + "9" * 5000]
 
 @pytest.mark.parametrize("typed", WRONG, ids=lambda typed: repr(typed)[:20])
 def test_invalid_shards(typed):
-    with pytest.raises(InputError, match="--shard") as fault:
+    with pytest.raises(InputError, match="`shard=") as fault:
         Shard.parse(typed)
     assert fault.value.exit_code == 2
 

@@ -78,7 +78,7 @@ def test_a_run_that_lacks_a_row_is_refused_alike(tmp_path):
 @pytest.mark.parametrize(
     ("shard", "message"),
     [
-        (None, "is not a part: it was run without --shard"),
+        (None, "is not a part: it was run without `shard`"),
         ("1/2", "run.json: shard: want an object"),
         ({"number": 1, "of": 10**8}, "want 1/N to N/N, with N at most 100,000"),
         ({"number": 3, "of": 2}, "want 1/N to N/N"),
@@ -99,7 +99,7 @@ def test_a_part_whose_settings_name_another_shard_is_refused(tmp_path, typed):
     part = run_with(tmp_path, "part", shard={"number": 1, "of": 2}, typed=typed)
     with pytest.raises(InputError) as error:
         merge_runs([part], tmp_path / "all")
-    assert f"--shard is '{typed}', but facts.shard is 1/2" in " ".join(error.value.details)
+    assert f"`shard` is '{typed}', but facts.shard is 1/2" in " ".join(error.value.details)
 
 
 def with_file(change):

@@ -188,12 +188,16 @@ def test_rows_are_taken_in_16_bits_and_on_several_gpus(three_b):
     check_memory(three_b, "float32", replace(JOB, cells=10**5), "eager", None, 1)
 
 
+def named_pixels(error):
+    return int(re.search(r"`max_pixels=(\d+)` fits", error.hint)[1])
+
+
 @pytest.mark.parametrize("pictures", [1, 3])
 def test_a_prompt_longer_than_the_context_names_what_fits(three_b, pictures):
     long = replace(JOB, cells=130_000)
-    with pytest.raises(InputError, match=r"context is 128000.*--max-pixels (\d+) fits") as caught:
+    with pytest.raises(InputError, match=r"context is 128000.*`max_pixels=\d+` fits") as caught:
         check_context(three_b, long, pictures)
-    cells = int(caught.value.hint.split()[1]) // 28**2
+    cells = named_pixels(caught.value) // 28**2
     check_context(three_b, replace(long, cells=pictures * cells), pictures)
     with pytest.raises(InputError):
         check_context(three_b, replace(long, cells=pictures * (cells + 2)), pictures)
@@ -204,9 +208,9 @@ def test_a_prompt_longer_than_the_context_names_what_fits(three_b, pictures):
 @pytest.mark.parametrize("attention", ["eager", "rows"])
 def test_a_prompt_over_the_memory_names_what_fits(three_b, attention):
     free = peak_bytes(three_b, "float32", JOB, attention) // 2
-    with pytest.raises(MemoryLimitError, match=r"4000 vision tokens need about.*--max-pixels (\d+) fits") as caught:
+    with pytest.raises(MemoryLimitError, match=r"4000 vision tokens need about.*`max_pixels=\d+` fits") as caught:
         check_memory(three_b, "float32", JOB, attention, free, 1)
-    cells = int(re.search(r"--max-pixels (\d+)", caught.value.hint)[1]) // 28**2
+    cells = named_pixels(caught.value) // 28**2
     assert 1000 < cells < 4000
     check_memory(three_b, "float32", replace(JOB, cells=cells), attention, free, 1)
     with pytest.raises(MemoryLimitError, match="take a smaller model"):
@@ -217,7 +221,7 @@ def test_rows_are_named_where_eager_does_not_fit(demo):
     long = replace(JOB, cells=1000, words=20_000)
     free = peak_bytes(demo.config, "float32", long, "rows")
     assert free < peak_bytes(demo.config, "float32", long, "eager")
-    with pytest.raises(MemoryLimitError, match="--attn rows fits"):
+    with pytest.raises(MemoryLimitError, match="`attn='rows'` fits"):
         check_memory(demo.config, "float32", long, "eager", free, 1)
 
 
@@ -231,17 +235,17 @@ def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
     """The hint leads to a prompt that runs and is not much smaller than necessary."""
     large = make_picture(1400, 1400)
     settings = Settings(max_pixels=4_000_000, max_new_tokens=3000)
-    with pytest.raises(InputError, match=r"context is 4096.*--max-pixels \d+ fits") as caught:
+    with pytest.raises(InputError, match=r"context is 4096.*`max_pixels=\d+` fits") as caught:
         demo.prepare([([large], QUESTION)], settings)
-    fits = replace(settings, max_pixels=int(caught.value.hint.split()[1]))
+    fits = replace(settings, max_pixels=named_pixels(caught.value))
     assert 4096 - 120 < demo.prepare([([large], QUESTION)], fits)[0].prompt.length + 3000 <= 4096
 
     whole = demo.prepare([([large], QUESTION)], Settings())[0]
     half = peak_bytes(demo.config, "float32", whole.job, "eager") // 2
     monkeypatch.setattr(type(demo), "free_bytes", lambda self: half)
-    with pytest.raises(MemoryLimitError, match=r"--max-pixels \d+ fits") as caught:
+    with pytest.raises(MemoryLimitError, match=r"`max_pixels=\d+` fits") as caught:
         demo.prepare([([large], QUESTION)], Settings())
-    fits = Settings(max_pixels=int(re.search(r"--max-pixels (\d+)", caught.value.hint)[1]))
+    fits = Settings(max_pixels=named_pixels(caught.value))
     smaller = demo.prepare([([large], QUESTION)], fits)[0]
     assert 0.3 < smaller.job.cells / whole.job.cells < 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.rows import BOX_FORMATS, BOX_UNITS
 from qvl_attn.evaluation.data.samples import Reader
 
@@ -47,15 +48,16 @@ def hub_rows(
     """
     table = _load(name, split)
     column_of = _columns(columns, table.column_names)
-    for option, value, known in (("--box-format", box_format, BOX_FORMATS), ("--box-units", box_units, BOX_UNITS)):
+    for option, value, known in (("box_format", box_format, BOX_FORMATS), ("box_units", box_units, BOX_UNITS)):
         if value is not None and value not in known:
-            raise InputError(f"{option} {value}: unknown", f"want {', '.join(known)}")
+            raise InputError(f"{argument(option, value)}: unknown", f"want {', '.join(known)}")
     fixed = {field: value for field, value in (("box_format", box_format), ("box_units", box_units)) if value}
     picture_columns = [column_of.pop(field) for field in PICTURES if field in column_of]
     if len(picture_columns) != 1:
         candidates = " and ".join(picture_columns) if picture_columns else ", ".join(table.column_names)
         raise InputError(
-            f"{name}: which column holds the pictures? candidates: {candidates}", "name one: --columns image=COLUMN"
+            f"{name}: which column holds the pictures? candidates: {candidates}",
+            f"name one: {argument('columns', 'image=COLUMN')}",
         )
     readers: dict[str, Reader] = {}
     (pictures,) = picture_columns
@@ -76,25 +78,27 @@ def _load(name: str, split: str) -> Any:
         loaded = datasets.load_from_disk(name)
     except Exception as error:  # `datasets`, its readers and the network raise errors of any type
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name}, split {split}: cannot be loaded ({reason})", "check its name and --split") from None
+        raise InputError(
+            f"{name}, split {split}: cannot be loaded ({reason})", f"check its name and {argument('split')}"
+        ) from None
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if split not in loaded:
-        raise InputError(f"{name} has no split {split}", f"--split {' or '.join(loaded)}")
+        raise InputError(f"{name} has no split {split}", f"{argument('split')} {' or '.join(loaded)}")
     return loaded[split]
 
 
 def _columns(typed: str | None, column_names: list[str]) -> dict[str, str]:
-    """Return the column of each field: those listed in `--columns`, and fields with a column of the same name."""
+    """Return the column of each field: those listed in `columns`, and fields with a column of the same name."""
     listed: dict[str, str] = {}
     for part in (typed or "").split(",") if typed else []:
         field, _, column = (word.strip() for word in part.partition("="))
         if field not in FIELDS or not column:
-            raise InputError(f"--columns {part}: want FIELD=COLUMN", f"fields: {', '.join(FIELDS)}")
+            raise InputError(f"{argument('columns', part)}: want FIELD=COLUMN", f"fields: {', '.join(FIELDS)}")
         if column not in column_names:
-            raise InputError(f"--columns {part}: no such column", f"columns: {', '.join(column_names)}")
+            raise InputError(f"{argument('columns', part)}: no such column", f"columns: {', '.join(column_names)}")
         listed[field] = column
-    # If `--columns` lists the pictures, another column named image or images is ignored.
+    # If `columns` lists the pictures, another column named image or images is ignored.
     ignored = PICTURES if any(field in listed for field in PICTURES) else ()
     return {field: field for field in FIELDS if field in column_names and field not in ignored} | listed
 
@@ -109,7 +113,10 @@ def _undecoded(table: Any, column: str) -> Any:
     inner = getattr(feature, "feature", None)
     if isinstance(inner, datasets.Image):
         return table.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    raise InputError(f"column {column} holds no pictures", "name the column of the pictures: --columns image=COLUMN")
+    raise InputError(
+        f"column {column} holds no pictures",
+        f"name the column of the pictures: {argument('columns', 'image=COLUMN')}",
+    )
 
 
 def _records(

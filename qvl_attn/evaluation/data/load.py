@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import no_op
+from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.jsonl import read_jsonl
 from qvl_attn.evaluation.data.question_sets import load_prompts
@@ -63,7 +64,8 @@ def load_samples(
         check_local(name)
         if columns or box_format or box_units:
             raise InputError(
-                "--columns, --box-format and --box-units are for Hugging Face data sets",
+                f"{argument('columns')}, {argument('box_format')} and {argument('box_units')} are for Hugging Face "
+                "data sets",
                 "in JSONL the rows name box_format and box_units",
             )
         if not os.path.exists(name):  # pathlib raises on names that are too long  # noqa: PTH110
@@ -72,12 +74,12 @@ def load_samples(
             raise InputError(f"{name} is neither a file nor a folder", "write the data to a file first")
         is_rows = path.is_file() and path.suffix.lower() in ROW_FILES
         if not is_rows and not prompts:
-            raise InputError(f"{name} {_what(path)}, and no --prompts are given", _questions_hint(path))
+            raise InputError(f"{name} {_what(path)}, and no {argument('prompts')} are given", _questions_hint(path))
         records = read_jsonl(path, printable(name), faults) if is_rows else picture_rows(path)
     default_root = None if is_hub_set(name) else path if path.is_dir() else path.parent
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not os.path.isdir(root):  # as above  # noqa: PTH112
-        raise InputError(f"--data-root {root}: not a folder")
+        raise InputError(f"{argument('data_root', root)}: not a folder")
     return read_samples(islice(records, limit), root, faults, prompt_items, readers, question_check, progress)
 
 
@@ -91,4 +93,5 @@ def _questions_hint(path: Path) -> str:
     row_files = [file for file in inside if file.suffix.lower() in ROW_FILES[:2] and file.is_file()]
     if row_files:
         return f"it holds rows: name their file, {' or '.join(map(str, row_files[:3]))}"
-    return "--prompts counting asks each picture the questions of a set; qvl-attn prompts lists the sets"
+    shipped = argument("prompts", "counting")
+    return f"{shipped} asks each picture the questions of a set; qvl-attn prompts lists the sets"

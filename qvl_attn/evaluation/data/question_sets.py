@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import placeholder, pluralize, quoted
+from qvl_attn.core.text import argument, placeholder, pluralize, quoted
 from qvl_attn.evaluation.data.jsonl import read_jsonl
 from qvl_attn.evaluation.data.rows import MEDIA, Faults, unknown_fields
 
@@ -43,17 +43,17 @@ def shipped_sets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
 
 
-def load_prompts(name: str, option: str = "--prompts ") -> tuple[PromptItem, ...]:
+def load_prompts(name: str, typed: str = "") -> tuple[PromptItem, ...]:
     """Read a question set.
 
     Args:
         name: a path, or the name of a set that ships with the package.
-        option: what stands before the name in messages.
+        typed: what messages call it; by default the argument `prompts`.
 
     Raises:
         InputError: it does not exist, or has invalid lines; every fault is listed with its line.
     """
-    path, typed = Path(name), option + name
+    path, typed = Path(name), typed or argument("prompts", name)
     # A folder with the name of a shipped set is ignored; pathlib raises on names that are too long.
     if not os.path.isfile(name) and (name in shipped_sets() or not os.path.exists(name)):  # noqa: PTH110, PTH113
         shipped = shipped_sets()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
 from qvl_attn.core.runtime import no_op
-from qvl_attn.core.text import pluralize, quoted
+from qvl_attn.core.text import argument, pluralize, quoted
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
@@ -72,7 +72,9 @@ class Root:
             return MediaRef(kind, name, size_px, reader, identity=name, fingerprint=_hash_parts([data], len(data)))
         check_local(name)
         if self._root is None:
-            raise InputError(f"{printable(name)} is a file outside the data set", "name its folder with --data-root")
+            raise InputError(
+                f"{printable(name)} is a file outside the data set", f"name its folder with {argument('data_root')}"
+            )
         path = self._root / name
         try:
             real = path.resolve()
@@ -80,7 +82,7 @@ class Root:
         except (OSError, ValueError, RuntimeError):  # too long, a null character, a loop of links
             raise InputError(f"{printable(name)} is not a path") from None
         if not within:
-            raise InputError(f"{printable(name)} is outside the data root {self._root}", "set --data-root")
+            raise InputError(f"{printable(name)} is outside the data root {self._root}", f"set {argument('data_root')}")
         if kind == "clip":
             video = open_clip(path)
             return MediaRef(kind, name, video.size_px, path, len(video.times_s), str(real), fingerprint(real))
@@ -194,7 +196,9 @@ def read_samples(
     Raises:
         InputError: lists every fault with its place and field.
     """
-    suspects = [(f"--prompts {item.id}", item.question) for item in prompts if COMMAND_MARK in item.question]
+    suspects = [
+        (f"{argument('prompts')} {item.id}", item.question) for item in prompts if COMMAND_MARK in item.question
+    ]
     resolver = Root(root, {} if readers is None else readers)
     samples: list[Sample] = []
     places: dict[str, str] = {}
@@ -214,7 +218,7 @@ def read_samples(
             if row.question is not None and COMMAND_MARK in row.question:
                 suspects.append((place, row.question))
             if row.question is None and not prompts:
-                faults.add(row.place, "question", "missing, and no --prompts are given")
+                faults.add(row.place, "question", f"missing, and no {argument('prompts')} are given")
             if len(faults.lines) == before:
                 samples += _samples(row, media_refs, boxes, prompts)
         progress(done)

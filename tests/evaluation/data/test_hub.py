@@ -238,7 +238,7 @@ def test_prompts_are_asked_of_pictures_without_a_question(tmp_path, pictures):
     name = save(tmp_path / "set", image=(pictures, PICTURE))
     samples = read(name, tmp_path, prompts=[PromptItem("colour", "Which colour?")])
     assert [sample.id for sample in samples] == ["row-0/colour", "row-1/colour"]
-    assert faults_of(name, tmp_path)[0] == "row 0: question: missing, and no --prompts are given"
+    assert faults_of(name, tmp_path)[0] == "row 0: question: missing, and no `prompts` are given"
 
 
 def test_rows_beyond_the_limit_are_not_read(tmp_path, pictures):
@@ -379,7 +379,9 @@ def test_a_column_that_holds_no_pictures(tmp_path, one_picture_set, values, type
 def test_a_listed_column_overrides_all_others(tmp_path, one_picture_set, pictures):
     name = one_picture_set(images=(["a.png"], TEXT), other=(pictures[1:], PICTURE))
     message = error_of(name, tmp_path)
-    assert "which column holds the pictures? candidates: image and images (name one: --columns image=COLUMN)" in message
+    assert (
+        "which column holds the pictures? candidates: image and images (name one: `columns='image=COLUMN'`)" in message
+    )
     for typed, size in (("image=image", (64, 32)), ("image=other", (20, 60)), ("images=other", (20, 60))):
         (sample,) = read(name, tmp_path, typed)
         assert [media_ref.size_px for media_ref in sample.media_refs] == [size]
@@ -394,12 +396,12 @@ def test_a_data_set_without_such_a_column(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("question=nothing", "--columns question=nothing: no such column (columns: image, question)"),
-        ("video=image", f"--columns video=image: want FIELD=COLUMN (fields: {', '.join(FIELDS)})"),
-        ("question", "--columns question: want FIELD=COLUMN"),
-        ("question=", "--columns question=: want FIELD=COLUMN"),
-        ("=question", "--columns =question: want FIELD=COLUMN"),
-        ("image=image,,id=question", "--columns : want FIELD=COLUMN"),
+        ("question=nothing", "`columns='question=nothing'`: no such column (columns: image, question)"),
+        ("video=image", f"`columns='video=image'`: want FIELD=COLUMN (fields: {', '.join(FIELDS)})"),
+        ("question", "`columns='question'`: want FIELD=COLUMN"),
+        ("question=", "`columns='question='`: want FIELD=COLUMN"),
+        ("=question", "`columns='=question'`: want FIELD=COLUMN"),
+        ("image=image,,id=question", "`columns=''`: want FIELD=COLUMN"),
     ],
 )
 def test_columns_that_are_mistyped(tmp_path, one_picture_set, typed, message):
@@ -409,7 +411,7 @@ def test_columns_that_are_mistyped(tmp_path, one_picture_set, typed, message):
 @pytest.mark.parametrize("options", [{"box_format": "yolo"}, {"box_units": "pixels"}])
 def test_an_option_that_is_unknown(tmp_path, one_picture_set, options):
     ((field, value),) = options.items()
-    assert f"--{field.replace('_', '-')} {value}: unknown (want " in error_of(one_picture_set(), tmp_path, **options)
+    assert f"`{field}={value!r}`: unknown (want " in error_of(one_picture_set(), tmp_path, **options)
 
 
 # Splits, folders and the hub.
@@ -425,7 +427,7 @@ def test_splits_of_a_folder(tmp_path, pictures):
     for split, size in (("train", (64, 32)), ("val", (20, 60))):
         (sample,) = read(name, tmp_path, split=split)
         assert sample.media_refs[0].size_px == size
-    assert error_of(name, tmp_path) == f"{name} has no split test (--split train or val)"
+    assert error_of(name, tmp_path) == f"{name} has no split test (`split` train or val)"
 
 
 def test_a_folder_of_one_split_ignores_the_option(tmp_path, one_picture_set):
@@ -479,7 +481,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     assert len(lines) == len(names)
     for line, name in zip(lines, names, strict=True):
         assert line.startswith(f"{name}, split test: cannot be loaded (")
-        assert line.endswith(") (check its name and --split)")
+        assert line.endswith(") (check its name and `split`)")
         assert len(line.removeprefix(name)) < 300
     assert done.stderr == ""
 

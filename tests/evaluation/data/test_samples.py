@@ -368,7 +368,7 @@ def outside_links(root):
 def test_no_path_is_outside_the_data_root(root, name, field):
     name = name.replace("ABSOLUTE", str(root.parent / "secret.png"))
     (line,) = faults_of(root, record(**{field: [name] if field == "images" else name}))
-    assert line == f"line 1: {field}: {name} is outside the data root {root} (set --data-root)"
+    assert line == f"line 1: {field}: {name} is outside the data root {root} (set `data_root`)"
 
 
 def test_a_wider_data_root_lets_it_in(root):
@@ -398,14 +398,14 @@ def test_a_folder_of_frames_stays_within(root, frames):
 
 def test_a_folder_of_frames_with_a_link_outside(root, frames):
     (frames / "00021.png").symlink_to(root.parent / "secret.png")
-    want = f"line 1: video: frames is outside the data root {root} (set --data-root)"
+    want = f"line 1: video: frames is outside the data root {root} (set `data_root`)"
     assert faults_of(root, record(video="frames")) == [want]
 
 
 def test_a_link_to_a_folder_of_frames_outside(root, frames):
     frames.rename(root.parent / "frames")
     (root / "linked").symlink_to("../frames")
-    want = f"line 1: video: linked is outside the data root {root} (set --data-root)"
+    want = f"line 1: video: linked is outside the data root {root} (set `data_root`)"
     assert faults_of(root, record(video="linked")) == [want]
 
 
@@ -781,7 +781,7 @@ def test_prompts_are_asked_of_rows_without_a_question(root):
 
 def test_a_row_without_a_question_wants_prompts(root):
     rows = [record(image="a.png"), {"id": "b", "image": "a.png"}, {"id": "c", "image": "a.png", "question": None}]
-    want = "question: missing, and no --prompts are given"
+    want = "question: missing, and no `prompts` are given"
     assert faults_of(root, *rows) == [f"line 2: {want}", f"line 3: {want}"]
 
 
@@ -844,20 +844,20 @@ def test_a_picture_of_a_folder_that_may_not_be_read():
 def test_pictures_want_prompts(root):
     with pytest.raises(InputError) as caught:
         read_samples(picture_rows(root), root, Faults())
-    assert caught.value.details[0] == "a.png: question: missing, and no --prompts are given"
+    assert caught.value.details[0] == "a.png: question: missing, and no `prompts` are given"
     assert len(caught.value.details) == 3
 
 
 def test_a_folder_without_prompts_names_its_file_of_rows_in_one_line(root):
     with pytest.raises(InputError) as caught:
         load_samples(root)
-    assert str(caught.value).startswith(f"{root} is a folder of pictures, and no --prompts are given (--prompts ")
+    assert str(caught.value).startswith(f"{root} is a folder of pictures, and no `prompts` are given (`prompts=")
     write(root, record(image="a.png"))
     with pytest.raises(InputError) as caught:
         load_samples(root)
     assert caught.value.hint == f"it holds rows: name their file, {root / 'rows.jsonl'}"
     assert caught.value.details == ()
-    with pytest.raises(InputError, match=r"a.png is not a file of rows \(.jsonl, .ndjson, .json\), and no --prompts"):
+    with pytest.raises(InputError, match=r"a.png is not a file of rows \(.jsonl, .ndjson, .json\), and no `prompts`"):
         load_samples(root / "a.png")
     samples = load_samples(root / "a.png", prompts="generic", limit=1)
     assert samples[0].id == "a.png/generic-general"
