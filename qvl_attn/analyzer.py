@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qvl_attn.attribution.profiles import NO_PROFILE
-from qvl_attn.attribution.settings import headline_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.runtime import Progress, no_op
@@ -325,12 +324,11 @@ class Analyzer(Engine):
         settings = self.settings(
             **options,
             method=methods,
-            method_option="--methods",
+            method_option="methods",
             faithfulness=faithfulness,
             seed=seed,
             clip=ClipSettings(fps, max_frames),
         )
-        headline_of(settings, self.config)
         check_questions(self, samples, settings)
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.attribution.selection import describe
+from qvl_attn.attribution.selection import Pairs, describe, describe_heads
 from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale, TokenGrid
 
 
@@ -40,7 +41,9 @@ def mean_over(
         by_head = [(_rows_of_head(capture, layer, head), f"{layer}.{head}") for layer, head in heads]
         missing = [name for weights, name in by_head if weights is None]
         if missing:
-            raise InputError(f"head {missing[0]} was not recorded in this result", "ask again with --heads")
+            raise InputError(
+                f"head {missing[0]} was not recorded in this result", f"ask again with {argument('heads')}"
+            )
         chosen = np.stack([weights[rows] for weights, _ in by_head if weights is not None])
     mean: FloatArray = chosen.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     return mean
@@ -68,7 +71,7 @@ def heat_maps(
     capture: Capture,
     *,
     layers: Sequence[int],
-    heads: Sequence[tuple[int, int]] | None,
+    heads: Pairs | None,
     rows: IntArray,
     query: str,
     scale: Scale | None = None,
@@ -87,17 +90,17 @@ def heat_maps(
         CaptureError: there is no attention on the pictures, so nothing to draw.
     """
     values = mean_over(capture, layers, heads, rows)
+    averaged = tuple(layers) if heads is None else tuple(sorted({layer for layer, _ in heads}))
     mass = float(values.sum(dtype=np.float64))
     if not mass > 0:
-        raise CaptureError(f"layers {describe(layers)}: {query} puts no attention on the pictures")
+        raise CaptureError(f"layers {describe(averaged)}: {query} puts no attention on the pictures")
     scale = scale or percentile_scale([values])
-    head_names = "all" if heads is None else ",".join(f"{layer}.{head}" for layer, head in heads)
     return tuple(
         HeatMap(
             values=part,
             media_index=i,
-            layers=tuple(layers) if heads is None else tuple(sorted({layer for layer, _ in heads})),
-            heads=head_names,
+            layers=averaged,
+            heads=describe_heads(heads),
             query=query,
             queries=tuple(capture.queries[rows].tolist()),
             uniform=mass / len(values),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.attribution.selection import describe_layers, parse_query
+from qvl_attn.attribution.selection import Pairs, Query, describe_heads, describe_layers
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import json_fault, pluralize
 
@@ -54,7 +54,7 @@ class Profile:
     source: str
     model: Shape
     layers: tuple[int, ...] = ()
-    heads: tuple[tuple[int, int], ...] = ()
+    heads: Pairs = ()
     query: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,13 +70,13 @@ class Profile:
         if not all(0 <= head < self.model.heads for _, head in self.heads):
             raise ValueError(f"heads: a model of {self.model} has no such head")
         if self.query is not None:
-            parse_query(self.query)
+            Query.parse(self.query)
 
     @property
     def selection(self) -> str:
         """Its heads or layers, as text."""
         if self.heads:
-            return "heads " + ",".join(f"{layer}.{head}" for layer, head in self.heads)
+            return f"heads {describe_heads(self.heads)}"
         return describe_layers(self.layers)
 
     @property

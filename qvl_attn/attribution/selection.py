@@ -1,4 +1,4 @@
-"""Parse the user's layers, heads and queries into indices. Pure."""
+"""What users type for layers, heads and query, parsed once; and the rows of a capture that a query means. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import quoted, shortened
+from qvl_attn.core.text import argument, quoted, shortened
 from qvl_attn.core.types import Capture, IntArray, Token
 
 QUERY_KINDS = ("question", "last", "answer")
+Pairs = tuple[tuple[int, int], ...]  # (layer, head), ascending
+_ALL, _TEXT = "all", "text:"
 
 
 @dataclass(frozen=True)
@@ -24,38 +27,115 @@ class Word:
     positions: tuple[int, ...]
 
 
-def parse_layers(text: str | int | Sequence[int] | None, layer_count: int) -> tuple[int, ...]:
-    """Parse `all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers to ascending layer numbers; None is all.
+@dataclass(frozen=True)
+class Query:
+    """The tokens whose attention a map shows.
 
-    Raises:
-        InputError: the text has another form, or the model has no such layer.
+    Attributes:
+        kind: `question`, `last`, `answer`, or `text` for some words of the question.
+        words: these words; empty for the other kinds.
     """
-    if text is None:
-        return tuple(range(layer_count))
-    if not isinstance(text, str):
-        text = ",".join(map(str, [text] if isinstance(text, int) else text))
-    if text.strip().lower() == "all":
-        return tuple(range(layer_count))
-    return _parse_numbers(text, layer_count, "layer", f"--layers {shortened(text)}")
+
+    kind: str
+    words: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*QUERY_KINDS, "text") or (self.kind == "text") != bool(self.words.strip()):
+            raise ValueError(f"query {self.kind!r} of {self.words!r}")
+
+    def __str__(self) -> str:
+        return f"{_TEXT}{self.words}" if self.words else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `question`, `last`, `answer` or `text:words`.
+
+        Raises:
+            InputError: the text has another form.
+        """
+        if text in QUERY_KINDS:
+            return cls(text)
+        if text.startswith(_TEXT) and text.removeprefix(_TEXT).strip():
+            return cls("text", text.removeprefix(_TEXT))
+        raise InputError(
+            f"{argument('query', text)}: unknown", "write question, last, answer or text:WORDS, as in text:cats"
+        )
 
 
-def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tuple[tuple[int, int], ...] | None:
-    """Parse `3,5` (heads of each of `layers`) or `21.9,21.11` (layer.head) to (layer, head) pairs; None is all heads.
+@dataclass(frozen=True)
+class Heads:
+    """Heads that were named: `numbers`, which are heads of each layer, or (layer, head) `pairs`; the other is empty."""
+
+    numbers: tuple[int, ...] = ()
+    pairs: Pairs = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.numbers) == bool(self.pairs):
+            raise ValueError("want either numbers or pairs")
+
+    def of(self, layers: Sequence[int]) -> Pairs:
+        """Return the (layer, head) pairs: those that were named, or the numbers in each of some layers."""
+        return self.pairs or tuple((layer, head) for layer in layers for head in self.numbers)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Layers, heads and query, parsed.
+
+    Attributes:
+        layers: 0-based, ascending.
+        heads: None for the mean of all heads.
+        query: the tokens whose attention a map shows.
+    """
+
+    layers: tuple[int, ...]
+    heads: Heads | None
+    query: Query
+
+    def __post_init__(self) -> None:
+        if not self.layers or list(self.layers) != sorted({*self.layers}) or self.layers[0] < 0:
+            raise ValueError(f"layers {self.layers}: want unique numbers, ascending from 0")
+
+
+def parse_selection(
+    layers: str | int | Sequence[int] | None,
+    heads: str | None,
+    query: str,
+    layer_count: int,
+    head_count: int,
+    captured: Sequence[int] | None = None,
+) -> Selection:
+    """Parse what a user names. Nothing else in the package reads these texts.
 
     Args:
-        text: the value of `--heads`.
-        layers: the captured layers.
+        layers: `all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers; None for the captured layers.
+        heads: `3,5` for heads of each layer, or `21.9,21.11` for layer.head; `all` or None for the mean of all heads.
+        query: `question`, `last`, `answer` or `text:words`.
+        layer_count: number of the model's layers.
         head_count: heads per layer.
+        captured: the captured layers; by default all.
 
     Raises:
-        InputError: the text has another form, or there is no such head or layer.
+        InputError: a text has another form, or there is no such layer or head.
     """
-    if text is None or text.strip().lower() == "all":
+    numbers = tuple(captured or range(layer_count)) if layers is None else _parse_layers(layers, layer_count)
+    return Selection(numbers, _parse_heads(heads, numbers, head_count), Query.parse(query))
+
+
+def _parse_layers(typed: str | int | Sequence[int], layer_count: int) -> tuple[int, ...]:
+    numbers = [typed] if isinstance(typed, int) else typed
+    text = numbers if isinstance(numbers, str) else ",".join(map(str, numbers))
+    if text.strip().lower() == _ALL:
+        return tuple(range(layer_count))
+    return _parse_numbers(text, layer_count, "layer", argument("layers", typed))
+
+
+def _parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> Heads | None:
+    if text is None or text.strip().lower() == _ALL:
         return None
-    typed = f"--heads {shortened(text)}"
+    typed = argument("heads", text)
     if "." not in text:
-        heads = _parse_numbers(text, head_count, "head", typed)
-        return tuple((layer, head) for layer in layers for head in heads)
+        return Heads(_parse_numbers(text, head_count, "head", typed))
     pairs = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", part, re.ASCII)
@@ -68,7 +148,7 @@ def parse_heads(text: str | None, layers: Sequence[int], head_count: int) -> tup
         if head >= head_count:
             raise InputError(f"{typed}: no head {shortened(match[2])}", f"the model has heads 0 to {head_count - 1}")
         pairs.add((layer, head))
-    return tuple(sorted(pairs))
+    return Heads(pairs=tuple(sorted(pairs)))
 
 
 def _parse_numbers(text: str, count: int, noun: str, typed: str) -> tuple[int, ...]:
@@ -96,15 +176,6 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) < 20 else 10**20
 
 
-def default_layers(layer_count: int) -> tuple[int, ...]:
-    """Return the default layers of the headline map: those whose middle is at 50 to 85 % of the depth.
-
-    Published work on Qwen2.5-VL finds grounding there (layer 22 of 36 in arXiv 2502.17422), not in the mean of all
-    layers and not in the last layer. The middle of layer l of n is at (l + 0.5) / n.
-    """
-    return tuple(layer for layer in range(layer_count) if 0.5 <= (layer + 0.5) / layer_count <= 0.85)
-
-
 def describe(numbers: Sequence[int]) -> str:
     """Format ascending numbers as a user would type them: `0-3,7`."""
     runs: list[list[int]] = []
@@ -121,17 +192,9 @@ def describe_layers(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {describe(layers)}"
 
 
-def parse_query(text: str) -> str:
-    """Check the form of `question`, `last`, `answer` or `text:words`.
-
-    Raises:
-        InputError: the text has another form.
-    """
-    if text in QUERY_KINDS or (text.startswith("text:") and text.removeprefix("text:").strip()):
-        return text
-    raise InputError(
-        f"--query {shortened(text)}: unknown", "write question, last, answer or text:WORDS, as in text:cats"
-    )
+def describe_heads(pairs: Pairs | None) -> str:
+    """Format (layer, head) pairs as a user would type them: `21.9,21.11`; `all` for None."""
+    return _ALL if pairs is None else ",".join(f"{layer}.{head}" for layer, head in pairs)
 
 
 def text_positions(tokens: Sequence[Token], question: str, text: str) -> tuple[int, ...]:
@@ -143,7 +206,8 @@ def text_positions(tokens: Sequence[Token], question: str, text: str) -> tuple[i
     starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", question)]
     if not starts:
         names = ", ".join(word.text for word in words(tokens, question, "question"))
-        raise InputError(f"--query text:{text}: not in the question {question!r}", f"its words are: {names}")
+        typed = argument("query", str(Query("text", text)))
+        raise InputError(f"{typed}: not in the question {question!r}", f"its words are: {names}")
     return tuple(
         token.position
         for token in tokens
@@ -153,29 +217,30 @@ def text_positions(tokens: Sequence[Token], question: str, text: str) -> tuple[i
     )
 
 
-def query_rows(capture: Capture, question: str, query: str) -> IntArray:
+def query_rows(capture: Capture, question: str, query: Query) -> IntArray:
     """Return the rows of the capture that a query averages, as indices into its Q axis.
 
     `answer` selects the rows that produce the text tokens of the answer: the last prompt token produces the first, and
     each answer token the next. Rows that produce control tokens, such as the end token, are left out.
 
     Raises:
-        InputError: unknown query, an empty answer, or a capture without such rows.
+        InputError: words that are not in the question, an empty answer, or a capture without such rows.
     """
-    parse_query(query)
-    if query == "answer":
+    if query.kind == "answer":
         texts = {token.position for token in capture.tokens if token.role == "answer"}
         rows = [row for row, position in enumerate(capture.produces.tolist()) if position in texts]
         if not rows:
-            raise InputError("--query answer: the answer is empty, it has no tokens", "use --query last")
+            raise InputError(
+                f"{argument('query', 'answer')}: the answer is empty, it has no tokens",
+                f"use {argument('query', 'last')}",
+            )
         return np.array(rows, dtype=np.int64)
-    if query in QUERY_KINDS:
-        found = np.flatnonzero(capture.query_role == query)
+    if query.kind == "text":
+        found = np.flatnonzero(np.isin(capture.queries, text_positions(capture.tokens, question, query.words)))
     else:
-        positions = text_positions(capture.tokens, question, query.removeprefix("text:"))
-        found = np.flatnonzero(np.isin(capture.queries, positions))
+        found = np.flatnonzero(capture.query_role == query.kind)
     if not len(found):
-        raise InputError(f"--query {query}: the result has no row of it")
+        raise InputError(f"{argument('query', str(query))}: the result has no row of it")
     return found
 
 

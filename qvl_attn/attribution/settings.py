@@ -8,9 +8,9 @@ from typing import Any
 
 from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, Shape, choose_profile
-from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, parse_query
+from qvl_attn.attribution.selection import Pairs, Selection, parse_selection
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import check_written
+from qvl_attn.core.text import argument, check_written
 from qvl_attn.core.types import Apart
 from qvl_attn.media.sampling import ClipSettings
 
@@ -23,17 +23,23 @@ class Headline:
     """The layers, or (layer, head) pairs, that the headline averages."""
 
     layers: tuple[int, ...]
-    heads: tuple[tuple[int, int], ...] | None
+    heads: Pairs | None
 
     def __post_init__(self) -> None:
         if not (self.layers or self.heads):
             raise ValueError("a headline without layers or heads")
+
+    @property
+    def averaged_layers(self) -> tuple[int, ...]:
+        """The layers that are averaged, whole or with some of their heads."""
+        return tuple(sorted({layer for layer, _ in self.heads})) if self.heads else self.layers
 
 
 @dataclass(frozen=True)
 class Settings:
     """The user's settings, as typed. Together with the media, the question and the model they determine the result.
 
+    The texts of `layers`, `heads` and `query` are kept as they were typed, to be written; `selection_of` parses them.
     `headline` is set if the headline does not follow from `layers`, `heads` and `profile`: in a check, which captures
     all layers, and if a saved result is drawn again with other layers or heads.
     """
@@ -56,22 +62,9 @@ class Settings:
     headline: Headline | None = None
 
     @property
-    def all_heads_apart(self) -> bool:
-        """Whether all heads are recorded one by one, besides their mean."""
-        return self.heads is not None and self.heads.strip().lower() != "all"
-
-    @property
-    def apart(self) -> Apart | None:
-        """The profile's heads, if only these are recorded one by one; else None."""
-        if self.all_heads_apart or self.profile is None or not self.profile.heads:
-            return None
-        layers, heads = zip(*self.profile.heads, strict=True)
-        return Apart(tuple(sorted({*layers})), tuple(sorted({*heads})))
-
-    @property
-    def heads_apart(self) -> bool:
-        """Whether any head is recorded on its own, besides the mean."""
-        return self.all_heads_apart or self.apart is not None
+    def names_layers(self) -> bool:
+        """Whether the headline's layers are named, by the user or a profile, and not the default ones."""
+        return self.headline is not None or self.layers is not None or self.profile is not None
 
     @property
     def head_max(self) -> bool:
@@ -86,21 +79,54 @@ def headline_from(value: Mapping[str, Any]) -> Headline:
     return Headline(tuple(int(layer) for layer in value["layers"]), pairs)
 
 
-def headline_of(settings: Settings, config: Any) -> Headline:
+def selection_of(settings: Settings, layer_count: int, head_count: int) -> Selection:
+    """Return the layers to record, the heads and the query of settings, parsed.
+
+    Raises:
+        InputError: a text cannot be parsed, or the model has no such layer or head.
+    """
+    return parse_selection(settings.layers, settings.heads, settings.query, layer_count, head_count)
+
+
+def headline_of(settings: Settings, selection: Selection) -> Headline:
     """Return the headline: the named layers or heads, else the profile's, else the layers at 50 to 85 % of the depth.
 
-    `settings.headline` takes precedence if it is set.
+    `settings.headline` takes precedence if it is set. (layer, head) pairs are averaged whatever the layers.
+
+    Args:
+        settings: the settings.
+        selection: what `selection_of` returns for them.
     """
+    profile, heads = settings.profile, selection.heads
     if settings.headline is not None:
         return settings.headline
-    text = config.text_config
-    count, profile = text.num_hidden_layers, settings.profile
-    if profile is not None:
+    if settings.layers is None and heads is None and profile is not None:
         return Headline(profile.layers, profile.heads or None)
-    layers = default_layers(count) if settings.layers is None else parse_layers(settings.layers, count)
-    # layer.head pairs name their own layers
-    captured = range(count) if settings.layers is None and "." in (settings.heads or "") else layers
-    return Headline(layers, parse_heads(settings.heads, list(captured), text.num_attention_heads))
+    # Without named layers the selection has all of the model's.
+    layers = default_layers(len(selection.layers)) if settings.layers is None else selection.layers
+    return Headline(layers, heads.of(layers) if heads else None)
+
+
+def whole_layers(headline: Headline, layer_count: int) -> tuple[int, ...]:
+    """Return the layers of methods that average all heads: the headline's, else the default ones."""
+    return headline.layers or default_layers(layer_count)
+
+
+def default_layers(layer_count: int) -> tuple[int, ...]:
+    """Return the default layers of the headline map: those whose middle is at 50 to 85 % of the depth.
+
+    Published work on Qwen2.5-VL finds grounding there (layer 22 of 36 in arXiv 2502.17422), not in the mean of all
+    layers and not in the last layer. The middle of layer l of n is at (l + 0.5) / n.
+    """
+    return tuple(layer for layer in range(layer_count) if 0.5 <= (layer + 0.5) / layer_count <= 0.85)
+
+
+def recorded_apart(settings: Settings, selection: Selection) -> Apart | None:
+    """Return the profile's heads, if only these are recorded one by one; else None."""
+    if selection.heads is not None or settings.profile is None or not settings.profile.heads:
+        return None
+    layers, heads = zip(*settings.profile.heads, strict=True)
+    return Apart(tuple(sorted({*layers})), tuple(sorted({*heads})))
 
 
 def settings_of(
@@ -110,7 +136,7 @@ def settings_of(
     query: str | None = None,
     profile: str | None = None,
     method: str | Sequence[str] | None = None,
-    method_option: str = "--method",
+    method_option: str = "method",
     **fields: Any,
 ) -> Settings:
     """Return the settings, with the model's default profile and the profile's query unless they are given.
@@ -118,24 +144,24 @@ def settings_of(
     Args:
         shape: the model's shape.
         say: called with a line about the profile.
-        query: the value of `--query`; by default the profile's query, else `question`.
+        query: by default the profile's query, else `question`.
         profile: a name, a path, `none`, or None.
         method: the methods, as `mean,relative` or a sequence; the first makes the headline map.
-        method_option: the option's name in error messages about `method`.
+        method_option: what error messages about `method` call it.
         fields: the other fields of `Settings`.
 
     Raises:
         InputError: the profile cannot be read or is for another model; a method is unknown or cannot be combined with
-            the other settings.
+            the other settings; a setting is invalid, or the model has no such layer or head.
     """
     names = () if method is None else parse_methods(method, method_option)
     named = fields.get("layers") is not None or fields.get("heads") is not None
     chosen = choose_profile(profile, shape, chosen=named)
     if chosen is not None:
-        say(f"headline: {chosen.selection} ({chosen.status}; --profile none for the default layers)")
+        say(f"headline: {chosen.selection} ({chosen.status}; {argument('profile', 'none')} for the default layers)")
     query = query or (chosen.query if chosen else None) or "question"
     settings = Settings(query=query, profile=chosen, methods=names, **fields)
-    _check_methods(settings, method_option)
+    _check_methods(settings, checked_selection(settings, shape), method_option)
     return settings
 
 
@@ -146,41 +172,43 @@ def check_new_tokens(count: int) -> None:
         InputError: it is out of range.
     """
     if not 1 <= count <= MAX_NEW_TOKENS:
-        raise InputError(f"--max-new-tokens {count}: want 1 to {MAX_NEW_TOKENS}")
+        raise InputError(f"{argument('max_new_tokens', count)}: want 1 to {MAX_NEW_TOKENS}")
 
 
-def captured_layers(settings: Settings, shape: Shape) -> tuple[int, ...]:
-    """Check settings against the model's shape, and return the layers to record.
+def checked_selection(settings: Settings, shape: Shape) -> Selection:
+    """Check settings against the model's shape, and return their layers, heads and query, parsed.
 
     Raises:
         InputError: no such layer or head, an unknown query or precision, a length out of range, or an empty text.
     """
-    layers = parse_layers(settings.layers, shape.layers)
-    parse_heads(settings.heads, layers, shape.heads)
-    parse_query(settings.query)
+    selection = selection_of(settings, shape.layers, shape.heads)
     if settings.store_heads not in HEAD_DTYPES:
-        raise InputError(f"--store-heads {settings.store_heads}: unknown", f"write {' or '.join(HEAD_DTYPES)}")
+        raise InputError(
+            f"{argument('store_heads', settings.store_heads)}: unknown", f"write {' or '.join(HEAD_DTYPES)}"
+        )
     check_new_tokens(settings.max_new_tokens)
     for name, typed in (("system prompt", settings.system), ("answer", settings.answer)):
         if typed is not None:
             check_written(name, typed)
-    return layers
+    return selection
 
 
-def _check_methods(settings: Settings, option: str) -> None:
+def _check_methods(settings: Settings, selection: Selection, option: str) -> None:
     """Check that the methods can be combined with the other settings.
 
     Raises:
-        InputError: method `heads` without heads, or `--heads` with a method that averages all heads.
+        InputError: method `heads` without heads, or named heads with a method that averages all heads.
     """
     for name in settings.methods:
-        heads = settings.all_heads_apart or (settings.profile is not None and bool(settings.profile.heads))
+        heads = selection.heads is not None or (settings.profile is not None and bool(settings.profile.heads))
         if METHODS[name].heads and not heads:
             raise InputError(
-                f"{option} {name}: there is no profile with heads for this model",
-                "name heads with --heads, or a profile with --profile (check --calibrate makes one)",
+                f"{argument(option, name)}: there is no profile with heads for this model",
+                f"name heads with {argument('heads')}, or a profile with {argument('profile')} "
+                f"(check {argument('calibrate')} makes one)",
             )
-        if settings.all_heads_apart and not METHODS[name].heads:
+        if selection.heads is not None and not METHODS[name].heads:
             raise InputError(
-                f"{option} {name} cannot be combined with --heads {settings.heads}", f"use --heads with {option} heads"
+                f"{argument(option, name)} cannot be combined with {argument('heads', settings.heads)}",
+                f"use {argument('heads')} with {argument(option, 'heads')}",
             )

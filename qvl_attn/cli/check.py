@@ -264,7 +264,7 @@ def check(
         }
 
         def check_typed() -> None:
-            check_settings({**typed, "method": methods, "method_option": "--methods"}, model, **load_options)
+            check_settings({**typed, "method": methods, "method_option": "methods"}, model, **load_options)
 
         def question_check() -> Callable[[str], None]:
             check_typed()

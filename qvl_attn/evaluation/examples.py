@@ -130,7 +130,7 @@ def example_of(sample: Sample, result: Result) -> Example:
     Raises:
         CaptureError: there is no attention on the pictures.
     """
-    maps = result.heatmaps(query=result.settings.query)
+    maps = result.plain_maps()
     clip, grid, times = sample.is_clip, result.capture.grids[0], ()
     if clip:
         places, of = drawn_steps(maps[0].values), grid.shape[0]

@@ -16,7 +16,6 @@ from threading import Event
 
 import numpy as np
 
-from qvl_attn.attribution.selection import parse_query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
 from qvl_attn.core.runtime import prefetch
@@ -95,8 +94,8 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
     Raises:
         InputError: a setting is invalid for every sample, or questions are invalid; it lists all of them.
     """
-    query = parse_query(settings.query)
-    trial = replace(settings, query="last" if query.startswith("text:") else query, clip=None)
+    query = engine.selection(settings).query
+    trial = replace(settings, query="last" if query.words else settings.query, clip=None)
     read_question(engine.processor, engine.config, [DOT], "?", trial)
     if any(sample.is_clip for sample in samples):
         clip_pixel_limits(engine.processor, settings.min_pixels, settings.max_pixels, 2)
@@ -108,9 +107,8 @@ def check_questions(engine: Engine, samples: Sequence[Sample], settings: Setting
             if sample.place not in faulty_places:
                 faults.append(f"{sample.place}: {error}")
             faulty_places.add(sample.place)
-    words = query.removeprefix("text:")
-    if not faults and words != query and not any(words in sample.question for sample in samples):
-        raise InputError(f"{argument('query', query)}: no question of the data set contains {words!r}")
+    if not faults and query.words and not any(query.words in sample.question for sample in samples):
+        raise InputError(f"{argument('query', str(query))}: no question of the data set contains {query.words!r}")
     if faults:
         raise all_faults(faults)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.attribution.grounding import GROUNDING
-from qvl_attn.attribution.settings import Headline
+from qvl_attn.attribution.settings import Headline, headline_from
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import slug, write_json, write_png, write_text
 from qvl_attn.core.shape import check_shape
@@ -66,10 +66,7 @@ def write_outputs(
     Raises:
         OSError: it cannot be written.
     """
-    headline = Headline(
-        tuple(facts["headline_of"]["layers"]),
-        facts["headline_of"]["heads"] and tuple((layer, head) for layer, head in facts["headline_of"]["heads"]),
-    )
+    headline = headline_from(facts["headline_of"])
     attention_modes = sorted({score.attention for score in scores if score.attention})
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -193,7 +190,7 @@ def write_charts(folder: Path, summary: Mapping[str, Any], headline: Headline, t
     Returns:
         The names of the files.
     """
-    marked = tuple(sorted({layer for layer, _ in headline.heads})) if headline.heads else headline.layers
+    marked = headline.averaged_layers
     charts = {}
     if summary["layers"]:
         charts["layers.png"] = draw_layers(summary["layers"], marked, title)

@@ -119,7 +119,7 @@ def _score_part(
 ) -> list[Score]:
     """Score samples that have no row yet, and return the scores of all rows, of the first half with `head_maps`."""
     all_heads, keep_maps = run_config.profile_file is not None or run_config.by_head, half == "first"
-    headline = headline_of(settings, engine.config)
+    headline = headline_of(settings, engine.selection(settings))
     headline_map = describe_headline(headline, settings) if half else ""
     capture_settings = _capture_all(settings, engine.config) if all_heads else replace(settings, layers=None)
     capture_settings = replace(capture_settings, headline=headline)
@@ -200,7 +200,7 @@ def _calibrated(engine: Engine, settings: Settings, first: Sequence[Score], run_
         f"{with_maps} of them, with {checkpoint.name} ({checkpoint.revision[:12]})",
         model=shape_of(engine.config),
         heads=best_heads(scored, range(engine.config.text_config.num_hidden_layers)),
-        query=None if settings.query.startswith("text:") else settings.query,
+        query=None if engine.selection(settings).query.words else settings.query,
     )
     return replace(settings, layers=None, heads=None, profile=profile)
 

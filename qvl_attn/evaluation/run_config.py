@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvl_attn.attribution.selection import describe_layers
+from qvl_attn.attribution.selection import describe_heads, describe_layers
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.sharding import Shard
@@ -53,7 +53,7 @@ class RunConfig:
 def describe_headline(headline: Headline, settings: Settings) -> str:
     """Return a text that says which layers or heads the headline averages."""
     if headline.heads is not None:
-        selection = "heads " + ",".join(f"{layer}.{head}" for layer, head in headline.heads)
+        selection = f"heads {describe_heads(headline.heads)}"
     else:
         selection = f"{describe_layers(headline.layers)}, mean of all heads"
     standing = f" ({settings.profile.status})" if settings.profile else ""
@@ -105,7 +105,7 @@ def run_json(
 
 def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[str, Any]:
     """Return the facts of a run that its summary states besides the figures."""
-    headline = headline_of(settings, engine.config)
+    headline = headline_of(settings, engine.selection(settings))
     provenance = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
     return {
         "data": run_config.data,

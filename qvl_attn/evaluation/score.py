@@ -15,7 +15,6 @@ from qvl_attn.attribution import grounding
 from qvl_attn.attribution.grounding import GROUNDING, PATTERNS, Cells
 from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.regions import Floats, Region, picture_region, step_boxes, step_region
-from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.shape import NUMBER, check_shape
@@ -136,7 +135,7 @@ def score_sample(
         InputError: the headline uses heads that were not captured.
     """
     capture = result.capture
-    rows = query_rows(capture, result.question, result.settings.query)
+    rows = result.query_rows()
     layers = capture.layers.tolist()
     maps = np.stack(
         [

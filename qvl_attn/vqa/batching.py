@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from qvl_attn.attribution.settings import recorded_apart
 from qvl_attn.core.runtime import Progress, Stages, no_op
 from qvl_attn.core.types import Capture
 from qvl_attn.model.generate import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
@@ -48,12 +49,13 @@ class Run:
 
 def recording_of(question: Question) -> Recording:
     """Return which attention a question records."""
-    settings = question.settings
+    settings, selection = question.settings, question.selection
+    apart = recorded_apart(settings, selection)
     return Recording(
         question.attention,
-        question.layers,
-        by_head=settings.heads_apart,
-        apart=settings.apart,
+        selection.layers,
+        by_head=selection.heads is not None or apart is not None,
+        apart=apart,
         half=settings.store_heads == "float16",
         head_max=settings.head_max,
     )

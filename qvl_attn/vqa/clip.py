@@ -82,12 +82,13 @@ def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], setting
     """
     clip_settings = settings.clip or ClipSettings()
     parts, first_steps = _parts(media, clip_settings)
-    if clip_settings.mode == "clip" and parts and settings.query == "answer":
+    of_answer = engine.selection(settings).query.kind == "answer"
+    if clip_settings.mode == "clip" and parts and of_answer:
         raise InputError(
             f"{argument('query', 'answer')}: each window has an answer of its own",
             f"use {argument('query', 'last')}, or drop {argument('window')}",
         )
-    if clip_settings.mode == "frames" and settings.query == "answer":
+    if clip_settings.mode == "frames" and of_answer:
         raise InputError(
             f"{argument('query', 'answer')}: each frame has an answer of its own",
             f"use {argument('query', 'last')}, or {argument('mode', 'clip')}",

@@ -16,7 +16,6 @@ from qvl_attn.attribution.heatmap import CLIP_PERCENTILE, heat_maps, layer_figur
 from qvl_attn.attribution.methods.maps import method_arrays, methods_from, methods_json
 from qvl_attn.attribution.methods.registry import parse_methods
 from qvl_attn.attribution.profiles import profile_from
-from qvl_attn.attribution.selection import query_rows
 from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
 from qvl_attn.core.shape import NUMBER, check_shape
@@ -126,7 +125,7 @@ def record_json(
     """
     capture, headline = result.capture, result.heatmaps()
     first, scale = headline[0], drawn[0].scale
-    rows = query_rows(capture, result.question, result.settings.query)
+    rows = result.query_rows()
     cells = sum(grid.cells for grid in capture.grids)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -289,6 +288,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         media: the pictures, or the clip.
 
     Raises:
+        InputError: layers, heads or query of the settings cannot be parsed.
         KeyError: a field is missing.
         TypeError: a field is unknown, or has another type.
         ValueError: a field is out of range.
@@ -298,7 +298,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
     check_shape(value["provenance"], _PROVENANCE, "provenance")
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
-    return kind(
+    record = kind(
         question=value["question"],
         answer=value["answer"],
         answer_logprob=float(value["answer_logprob"]),
@@ -317,3 +317,5 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
             for stage, peak in value.get("peak_memory_bytes", {}).items()
         },
     )
+    _ = record.selection  # what was typed is parsed here, and not where it is needed
+    return record

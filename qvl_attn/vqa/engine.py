@@ -10,7 +10,8 @@ from typing import Any, Self
 import torch
 
 from qvl_attn.attribution.profiles import shape_of
-from qvl_attn.attribution.settings import Settings, settings_of
+from qvl_attn.attribution.selection import Selection
+from qvl_attn.attribution.settings import Settings, selection_of, settings_of
 from qvl_attn.core.errors import InputError, numbered
 from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
 from qvl_attn.core.types import Media
@@ -150,6 +151,15 @@ class Engine:
             InputError: a profile or method does not exist, or does not fit the model.
         """
         return settings_of(shape_of(self.config), self.say, **typed)
+
+    def selection(self, settings: Settings) -> Selection:
+        """Return the layers, heads and query of settings, parsed: see `selection_of`.
+
+        Raises:
+            InputError: a text cannot be parsed, or the model has no such layer or head.
+        """
+        shape = shape_of(self.config)
+        return selection_of(settings, shape.layers, shape.heads)
 
     def prepare(
         self,

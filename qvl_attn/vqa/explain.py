@@ -23,8 +23,8 @@ from qvl_attn.attribution.faithfulness import (
 )
 from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.methods.registry import DIMENSIONS, METHODS, MethodMap, View, needs_of
-from qvl_attn.attribution.selection import default_layers, query_rows
-from qvl_attn.attribution.settings import headline_of
+from qvl_attn.attribution.selection import query_rows
+from qvl_attn.attribution.settings import whole_layers
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Capture, FloatArray, Token
@@ -52,20 +52,18 @@ def method_maps(
         InputError: a method needs something that was not captured.
         CaptureError: there is no attention to show.
     """
-    settings, capture = question.settings, run.capture
-    if not settings.methods:
+    capture, query, headline = run.capture, question.selection.query, question.headline
+    if not question.settings.methods:
         return ()
-    headline = headline_of(settings, config)
     view = View(
         capture=capture,
-        query=settings.query,
-        rows=query_rows(capture, question.prompt.question, settings.query),
-        # A profile of heads names no whole layers.
-        layers=headline.layers or default_layers(config.text_config.num_hidden_layers),
+        query=query,
+        rows=query_rows(capture, question.prompt.question, query),
+        layers=whole_layers(headline, config.text_config.num_hidden_layers),
         heads=headline.heads,
         signals=replace(_signals(model, processor, config, question, run), generic=generic),
     )
-    return tuple(METHODS[name].compute(view) for name in settings.methods)
+    return tuple(METHODS[name].compute(view) for name in question.settings.methods)
 
 
 def removal(
@@ -101,8 +99,7 @@ def removal(
     maps = {method.method: method.values for method in methods}
     seed = seed_of(settings.seed, question.media, question.prompt.question)
     if not maps:
-        rows = query_rows(capture, question.prompt.question, settings.query)
-        headline = headline_of(settings, config)
+        rows, headline = query_rows(capture, question.prompt.question, question.selection.query), question.headline
         maps = {HEADLINE: mean_over(capture, headline.layers, headline.heads, rows)}
     return removal_curves(model, processor, config, question, run.ids, answer, maps, batch=batch, seed=seed)
 
@@ -112,7 +109,7 @@ def _signals(model: Any, processor: Any, config: Any, question: Question, run: P
     needs = needs_of(question.settings.methods) - {GENERIC}
     prompt = with_pixels(question, processor, config).prompt if needs else question.prompt
     answer = run.capture.tokens[prompt.length :]
-    probe = Probe(prompt, run.ids, answer, whole=question.settings.query == "answer")
+    probe = Probe(prompt, run.ids, answer, whole=question.selection.query.kind == "answer")
     if not needs:
         return Signals(probe.seeds, probe.explained_text)
     shape = config.text_config.num_hidden_layers, config.text_config.hidden_size

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
-from qvl_attn.attribution.selection import describe_layers, produced_words, question_words
+from qvl_attn.attribution.selection import Pairs, describe_heads, describe_layers, produced_words, question_words
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.text import pluralize
@@ -85,7 +85,7 @@ class DrawnResult:
         if drawing.scale == "shared":
             words = on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers, heads = describe_layers(self._plain.layers), describe_heads(result, self._plain)
+        layers, heads = describe_layers(self._plain.layers), headline_heads_text(result)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
         method = "plain attention, whatever the method: " if result.methods else ""
         title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
@@ -127,7 +127,7 @@ class DrawnResult:
     def _plain(self) -> HeatMap:
         """The headline map of the plain attention."""
         result = self.result
-        return result.heatmaps(query=result.settings.query)[0] if result.methods else self.headline[0]
+        return result.plain_maps()[0] if result.methods else self.headline[0]
 
     def _describe_sheets(self) -> str:
         """Return the caption of the sheets of layers."""
@@ -213,17 +213,17 @@ class DrawnResult:
         named = result.headline_heads() or ()
         panels = []
         for layer in result.capture.layers.tolist():
-            heads = [pair for pair in named if pair[0] == layer]
-            maps = self._maps([layer], heads or None, rows, result.settings.query)
+            heads = tuple(pair for pair in named if pair[0] == layer)
+            maps = self._maps([layer], heads or None, rows, str(result.selection.query))
             label = f"layer {layer}" + (f" · heads {','.join(str(head) for _, head in heads)}" if heads else "")
             panels += [Panel(label, maps)] if maps else []
         return panels
 
     def _method_panels(self, method: MethodMap, rows: IntArray) -> list[Panel]:
-        panels, label = [], METHODS[method.method].layer_label
+        panels, label, query = [], METHODS[method.method].layer_label, str(self.result.selection.query)
         for layer in method.layer_numbers:
             try:
-                maps = method_heat_maps(method, self.result.capture, rows, self.result.settings.query, layer=layer)
+                maps = method_heat_maps(method, self.result.capture, rows, query, layer=layer)
             except CaptureError:  # nothing on the pictures to draw
                 continue
             panels.append(Panel(f"{label} {layer}", self._visible_maps(filtered(maps, self.drawing))))
@@ -231,22 +231,21 @@ class DrawnResult:
 
     def _word_panels(self) -> tuple[list[Panel], int]:
         """Return a panel for each word, with the headline's layers and heads, and the number of words."""
-        result, layers, heads = self.result, self._plain.layers, self.result.headline_heads()
+        result, headline = self.result, self.result.headline
         words: list[tuple[str, IntArray]] = [
             *((f"question: {word}", rows) for word, rows in question_words(result.capture, result.question)),
             *((f"answer: {word}", rows) for word, rows in produced_words(result.capture, result.mapped_answer)),
         ]
-        chosen = heads and [pair for pair in heads if pair[0] in layers]
         panels = []
         for label, rows in words[:MAX_WORDS]:
-            maps = self._maps(layers, chosen, rows, label)
+            maps = self._maps(headline.layers, headline.heads, rows, label)
             panels += [Panel(label, maps)] if maps else []
         return panels, len(words)
 
     def _answer_tokens(self, pictures: Sequence[np.ndarray]) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
         """Yield a picture for each token of the answer, for a clip with the query `answer`."""
         result = self.result
-        if result.media[0].clip is None or result.settings.query != "answer":
+        if result.media[0].clip is None or result.selection.query.kind != "answer":
             return
         texts = {token.position: token.text for token in result.capture.tokens if token.role == "answer"}
         positions = result.capture.produces.tolist()
@@ -261,9 +260,7 @@ class DrawnResult:
                     partial(self._draw_large, pictures, Panel(label, maps), caption),
                 )
 
-    def _maps(
-        self, layers: Sequence[int], heads: Sequence[tuple[int, int]] | None, rows: IntArray, query: str
-    ) -> tuple[HeatMap, ...]:
+    def _maps(self, layers: Sequence[int], heads: Pairs | None, rows: IntArray, query: str) -> tuple[HeatMap, ...]:
         """Return maps ready to draw; empty if there is no attention on the pictures."""
         try:
             maps = heat_maps(self.result.capture, layers=layers, heads=heads, rows=rows, query=query)
@@ -309,7 +306,7 @@ def draw_result(result: VqaRecord, drawing: Drawing) -> DrawnResult:
             "the answer can differ from that of the question run alone"
         )
     tokens = sum(token.role == "answer" for token in result.capture.tokens)
-    if result.media[0].clip and result.settings.query == "answer" and tokens > MAX_WORDS:
+    if result.media[0].clip and result.selection.query.kind == "answer" and tokens > MAX_WORDS:
         notes.append(f"answer/ has the first {MAX_WORDS} of the answer's {tokens} tokens")
     if result.is_cut:
         notes.append(f"the answer was cut at {result.settings.max_new_tokens} tokens (--max-new-tokens)")
@@ -334,11 +331,10 @@ def headline_caption(result: VqaRecord, heat: HeatMap) -> list[str]:
     model = f"{provenance.model} · {provenance.attention} attention in {provenance.dtype}"
     if result.methods:
         return [*_method_caption(result, heat), model]
-    named = profile or result.settings.layers or "." in (result.settings.heads or "")
-    heads = describe_heads(result, heat)
-    depth = "" if named else " (50 to 85 % of the depth)"
+    heads = headline_heads_text(result)
+    depth = "" if result.settings.names_layers else " (50 to 85 % of the depth)"
     layers = f"{describe_layers(heat.layers)} of 0-{provenance.layer_count - 1}{depth} · {heads}"
-    if "." in heat.heads:  # the heads include their layers
+    if result.headline.heads is not None:  # the heads include their layers
         layers = f"{heads} of {provenance.layer_count} layers of {provenance.head_count} heads"
     return [f"{describe_query(result, heat)} · {layers}", *([profile.status] if profile else []), model]
 
@@ -374,19 +370,19 @@ def place_of(result: VqaRecord, cell: int) -> tuple[int, tuple[int, int, int]]:
     raise IndexError("no such cell")
 
 
-def describe_heads(result: VqaRecord, heat: HeatMap) -> str:
-    """Return the heads of a map as text."""
-    return f"mean of all {result.provenance.head_count} heads" if heat.heads == "all" else f"heads {heat.heads}"
+def headline_heads_text(result: VqaRecord) -> str:
+    """Return the heads of the plain headline as text."""
+    heads = result.headline.heads
+    return f"mean of all {result.provenance.head_count} heads" if heads is None else f"heads {describe_heads(heads)}"
 
 
 def describe_query(result: VqaRecord, heat: HeatMap) -> str:
-    """Return the query of a map as text."""
-    count = len(heat.queries)
-    tokens = pluralize(count, "token")
-    if heat.query == "last":
+    """Return the headline's query, whose map this is, as text."""
+    query, tokens = result.selection.query, pluralize(len(heat.queries), "token")
+    if query.kind == "last":
         return "attention of the last prompt token, which produces the answer's first token"
-    if heat.query == "answer":
+    if query.kind == "answer":
         return f"attention of the {tokens} that produced the answer"
-    if heat.query == "question":
+    if query.kind == "question":
         return f"attention of the question, {tokens}"
-    return f"attention of “{heat.query.removeprefix('text:')}”, {tokens}"
+    return f"attention of “{query.words}”, {tokens}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution.heatmap import mean_over, percentile_scale
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
-from qvl_attn.attribution.selection import QUERY_KINDS, query_rows, words
+from qvl_attn.attribution.selection import QUERY_KINDS, Pairs, Query, describe_heads, query_rows, words
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import Capture, IntArray, Media, TokenGrid
 from qvl_attn.media.resize import resize_picture
@@ -95,16 +95,15 @@ def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str,
     """Yield (R, V) maps of all rows: the headline, the mean of all layers, each layer (with its named heads)."""
     capture, named = result.capture, result.headline_heads() or ()
     row_weights = np.stack([np.isin(np.arange(len(capture.queries)), row.rows) / len(row.rows) for row in rows])
-    plain = result.heatmaps(query=result.settings.query)[0]
-    heads = [pair for pair in named if pair[0] in plain.layers] or None
+    plain, heads = result.plain_maps()[0], result.headline.heads
     layers = capture.layers.tolist()
     entry = {"id": "headline", "layers": list(plain.layers), "heads": _describe_heads(result, heads or ())}
     yield entry, np.stack([mean_over(capture, plain.layers, heads, row.rows) for row in rows])
-    if len(layers) > 1 and not (plain.heads == "all" and list(plain.layers) == layers):
+    if len(layers) > 1 and not (heads is None and list(plain.layers) == layers):
         maps = row_weights @ capture.weights.mean(axis=0, dtype=np.float64)
         yield {"id": "all", "layers": layers, "heads": "all"}, maps.astype(np.float32)
     for layer, weights in zip(layers, capture.weights, strict=True):
-        layer_heads = [pair for pair in named if pair[0] == layer]
+        layer_heads = tuple(pair for pair in named if pair[0] == layer)
         if layer_heads:
             maps = np.stack([mean_over(capture, [layer], layer_heads, row.rows) for row in rows])
         else:
@@ -112,10 +111,10 @@ def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str,
         yield {"id": "layer", "layers": [layer], "heads": _describe_heads(result, layer_heads)}, maps
 
 
-def _describe_heads(result: VqaRecord, pairs: Sequence[tuple[int, int]]) -> str:
+def _describe_heads(result: VqaRecord, pairs: Pairs) -> str:
     """Return named heads as text: `all` if they are all heads of their layers."""
     complete = len(pairs) == len({layer for layer, _ in pairs}) * result.provenance.head_count
-    return "all" if complete else ",".join(f"{layer}.{head}" for layer, head in pairs)
+    return describe_heads(None if complete else pairs)
 
 
 def _pack(
@@ -259,12 +258,11 @@ def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> di
 
 def _rows(result: VqaRecord) -> Iterator[Row]:
     """Yield the headline's query, then the other queries, then each word of the question and of the answer."""
-    capture, headline_query, word_rows = result.capture, result.settings.query, list(_word_rows(result))
+    capture, headline_query, word_rows = result.capture, result.selection.query, list(_word_rows(result))
     answered = any(row.kind == "answer word" for row in word_rows)
-    for name in dict.fromkeys((headline_query, *QUERY_KINDS)):
-        if name == headline_query or name != "answer" or answered:
-            kind, text = ("text", name.removeprefix("text:")) if name.startswith("text:") else (name, "")
-            yield Row(kind, plain(text), query_rows(capture, result.question, name))
+    for query in dict.fromkeys((headline_query, *map(Query, QUERY_KINDS))):
+        if query == headline_query or query.kind != "answer" or answered:
+            yield Row(query.kind, plain(query.words), query_rows(capture, result.question, query))
     yield from word_rows
 
 

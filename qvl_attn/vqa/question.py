@@ -11,8 +11,8 @@ import numpy as np
 
 from qvl_attn.attribution.methods.registry import GENERIC_PROMPT, needs_of
 from qvl_attn.attribution.profiles import shape_of
-from qvl_attn.attribution.selection import text_positions
-from qvl_attn.attribution.settings import Settings, captured_layers
+from qvl_attn.attribution.selection import Selection, text_positions
+from qvl_attn.attribution.settings import Headline, Settings, checked_selection, headline_of, recorded_apart
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import placeholder
 from qvl_attn.core.types import Media
@@ -33,7 +33,8 @@ class Question:
         media: the pictures, or the clip, in prompt order.
         settings: settings of the question.
         prompt: the model's input.
-        layers: layer numbers to record.
+        selection: the layers to record, the heads and the query of the settings, parsed.
+        headline: the layers or heads that the headline averages.
         job: sizes that decide its cost.
         generic: prompt with a generic question about the same pictures, without pixels; None if no method needs it.
         attention: `eager` or `rows`.
@@ -45,7 +46,8 @@ class Question:
     media: tuple[Media, ...]
     settings: Settings
     prompt: Prompt
-    layers: tuple[int, ...]
+    selection: Selection
+    headline: Headline
     job: Job
     generic: Prompt | None = None
     attention: str = "eager"
@@ -80,7 +82,7 @@ def read_question(
     if not isinstance(text, str):
         raise TypeError(f"the question is {type(text).__name__}, not str")
     shape = shape_of(config)
-    layers = captured_layers(settings, shape)
+    selection = checked_selection(settings, shape)
     control = control_words(processor)
     for name, typed in (("question", text), ("system prompt", settings.system), ("answer", settings.answer)):
         if typed is not None:
@@ -106,29 +108,30 @@ def read_question(
             generic_messages = chat_messages(media, GENERIC_PROMPT, settings.system, *limits)
             generic = build_prompt(processor, generic_messages, media, merge_size, limits[0], limits[1], prompt)
         supplied = processor.tokenizer(settings.answer or "", add_special_tokens=False)["input_ids"]
-    if settings.query.startswith("text:"):
-        text_positions(prompt.tokens, text, settings.query.removeprefix("text:"))
+    if selection.query.words:
+        text_positions(prompt.tokens, text, selection.query.words)
     cells = sum(grid.cells for grid in prompt.grids)
     job = Job(
         cells=cells,
         words=prompt.length - cells,
         new_tokens=max(settings.max_new_tokens, len(supplied)),
         queries=len(prompt.positions("question")) + 1,
-        layers=len(layers),
-        heads=_heads_per_layer(settings, len(layers), shape.heads) + settings.head_max,
+        layers=len(selection.layers),
+        heads=_heads_per_layer(settings, selection, shape.heads) + settings.head_max,
         probed=bool(needs - {GENERIC}),
         products=bool({ATTENTION, RELEVANCE} & needs),
         gradients=bool({RELEVANCE, TOWER} & needs),
         head_bytes=2 if settings.store_heads == "float16" else 4,
     )
-    return Question(tuple(media), settings, prompt, layers, job, generic)
+    return Question(tuple(media), settings, prompt, selection, headline_of(settings, selection), job, generic)
 
 
-def _heads_per_layer(settings: Settings, layers: int, heads: int) -> int:
+def _heads_per_layer(settings: Settings, selection: Selection, heads: int) -> int:
     """Return how many single heads are recorded per layer: the average, rounded up."""
-    if settings.all_heads_apart:
+    if selection.heads is not None:
         return heads
-    return -(-len(settings.apart.layers) * len(settings.apart.heads) // layers) if settings.apart else 0
+    apart = recorded_apart(settings, selection)
+    return -(-len(apart.layers) * len(apart.heads) // len(selection.layers)) if apart else 0
 
 
 def without_pixels(question: Question) -> Question:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.heatmap import heat_maps
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
-from qvl_attn.attribution.selection import default_layers, parse_heads, parse_layers, query_rows
-from qvl_attn.attribution.settings import Settings
+from qvl_attn.attribution.selection import Pairs, Query, Selection, parse_selection, query_rows
+from qvl_attn.attribution.settings import Headline, Settings, headline_of, selection_of
 from qvl_attn.attribution.similarity import Sanity
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
@@ -97,28 +98,26 @@ class VqaRecord(Record):
         """The answer to which the maps belong: the supplied one, else the model's own."""
         return self.answer if self.supplied_answer is None else self.supplied_answer
 
-    def headline_layers(self) -> tuple[int, ...]:
-        """Return the layers of the plain headline.
+    @cached_property
+    def selection(self) -> Selection:
+        """The layers, heads and query of the settings, parsed.
 
-        These are the layers named for the headline, in a check or a result that is drawn again; else the captured
-        layers if `layers` was given; else the profile's; else those at 50 to 85 % of the depth.
+        Raises:
+            InputError: the settings of a saved result were changed to what cannot be parsed.
         """
-        profile, headline = self.settings.profile, self.settings.headline
-        if headline is not None:
-            return headline.layers or tuple(sorted({layer for layer, _ in headline.heads or ()}))
-        if self.settings.layers is not None:
-            return tuple(self.capture.layers.tolist())
-        if profile is not None:
-            return profile.layers or tuple(sorted({layer for layer, _ in profile.heads}))
-        return default_layers(self.provenance.layer_count)
+        return selection_of(self.settings, self.provenance.layer_count, self.provenance.head_count)
 
-    def headline_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """Return the requested (layer, head) pairs, in every captured layer, or the profile's; None for all heads."""
-        if self.settings.headline is not None:
-            return self.settings.headline.heads
-        if self.settings.profile is not None:
-            return self.settings.profile.heads or None
-        return parse_heads(self.settings.heads, self.capture.layers.tolist(), self.provenance.head_count)
+    @cached_property
+    def headline(self) -> Headline:
+        """The layers, or (layer, head) pairs, that the plain headline averages."""
+        return headline_of(self.settings, self.selection)
+
+    def headline_heads(self) -> Pairs | None:
+        """Return the headline's (layer, head) pairs, named heads in every captured layer; None for all heads."""
+        heads = self.selection.heads
+        if self.settings.headline is not None or heads is None:
+            return self.headline.heads
+        return heads.of(self.capture.layers.tolist())
 
     @property
     def is_cut(self) -> bool:
@@ -148,18 +147,51 @@ class VqaRecord(Record):
         """
         if self.methods and layers is None and heads is None and query is None:
             return self.method_maps(self.methods[0], scale)
-        count = self.provenance.layer_count
-        chosen = self.headline_layers() if layers is None else parse_layers(layers, count)
-        requested = heads
-        if heads is None and not (layers is not None and "." in (self.settings.heads or "")):
-            requested = self.settings.heads
-        allowed = chosen if layers is not None else self.capture.layers.tolist()
-        pairs = parse_heads(requested, allowed if "." in (requested or "") else chosen, self.provenance.head_count)
+        return self.plain_maps(*self.chosen(layers, heads, query), scale)
+
+    def chosen(
+        self, layers: str | int | Sequence[int] | None, heads: str | None, query: str | None
+    ) -> tuple[Headline, Query]:
+        """Parse the arguments of `heatmaps`; what is None is the headline's.
+
+        Raises:
+            InputError: a text has another form, or there is no such layer or head.
+        """
+        own, headline = self.selection.heads, self.headline
+        selection = parse_selection(
+            layers,
+            heads,
+            self.settings.query if query is None else query,
+            self.provenance.layer_count,
+            self.provenance.head_count,
+            self.capture.layers.tolist(),
+        )
         if layers is None and heads is None:
-            pairs = self.headline_heads() if self.settings.headline else pairs or self.headline_heads()
-        query = query or self.settings.query
+            return headline, selection.query
+        numbers = (headline.layers or headline.averaged_layers) if layers is None else selection.layers
+        # Pairs that were named for other layers do not apply.
+        named = selection.heads if heads is not None else own if own and own.numbers else None
+        return Headline(numbers, named.of(numbers) if named else None), selection.query
+
+    def plain_maps(
+        self, headline: Headline | None = None, query: Query | None = None, scale: Scale | None = None
+    ) -> tuple[HeatMap, ...]:
+        """Return heat maps of plain attention of all pictures of the prompt, on one scale.
+
+        Args:
+            headline: the layers or heads to average; by default those of the headline.
+            query: by default the headline's.
+            scale: as in `heatmaps`.
+
+        Raises:
+            InputError: a layer or head was not captured, or there are no such query tokens.
+            CaptureError: there is no attention on the pictures.
+        """
+        headline, query = headline or self.headline, query or self.selection.query
         rows = query_rows(self.capture, self.question, query)
-        return heat_maps(self.capture, layers=chosen, heads=pairs, rows=rows, query=query, scale=scale)
+        return heat_maps(
+            self.capture, layers=headline.layers, heads=headline.heads, rows=rows, query=str(query), scale=scale
+        )
 
     def method_maps(self, method: MethodMap, scale: Scale | None = None) -> tuple[HeatMap, ...]:
         """Return one of its methods' heat maps of all pictures of the prompt, on one scale.
@@ -167,13 +199,13 @@ class VqaRecord(Record):
         Raises:
             CaptureError: the map is zero everywhere.
         """
-        query = self.settings.query
-        heads = self.heatmaps(query=query)[0].heads if METHODS[method.method].heads else "all"
+        heads = self.headline.heads if METHODS[method.method].heads else None
+        query = str(self.selection.query)
         return method_heat_maps(method, self.capture, self.query_rows(), query, scale, heads=heads)
 
     def query_rows(self) -> IntArray:
         """Return the rows of the capture that the headline's query averages."""
-        return query_rows(self.capture, self.question, self.settings.query)
+        return query_rows(self.capture, self.question, self.selection.query)
 
     def heatmap(
         self,

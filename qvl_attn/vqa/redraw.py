@@ -14,11 +14,11 @@ from pathlib import Path
 
 from qvl_attn.attribution.faithfulness import CONTROLS, Curves
 from qvl_attn.attribution.methods.registry import METHODS
-from qvl_attn.attribution.selection import parse_heads, parse_query
+from qvl_attn.attribution.selection import Query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument, pluralize
-from qvl_attn.core.types import HeatMap, Media
+from qvl_attn.core.types import Media
 from qvl_attn.media.image import check_local, load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.run_folder import RUN_FILE
@@ -96,8 +96,7 @@ def redrawn(
         raise InputError(
             f"{argument('method', method)} cannot be combined with {other}", f"{other} alone selects plain attention"
         )
-    if query is not None:
-        parse_query(query)
+    headline, parsed_query = result.chosen(layers, heads, query)
     if media:
         result = replace(result, media=_originals(result, media))
     if method in result.settings.methods and query in (None, result.settings.query):
@@ -106,7 +105,7 @@ def redrawn(
         raise _method_error(result, method, query)
     if layers is heads is query is method is None:
         return result
-    return _plain(result, layers, heads, query or result.settings.query)
+    return _plain(result, None if layers is heads is None else headline, parsed_query)
 
 
 def left_behind(saved: Result, drawn: Result) -> list[str]:
@@ -115,36 +114,32 @@ def left_behind(saved: Result, drawn: Result) -> list[str]:
     return dropped + ["faithfulness"] * (saved.settings.faithfulness and not drawn.settings.faithfulness)
 
 
-def _plain(result: Result, layers: str | int | Sequence[int] | None, heads: str | None, query: str) -> Result:
-    """Return the result with plain attention as the headline, also in its passes."""
-    if query == "answer" and result.passes and result.pass_mode != "both":
+def _plain(result: Result, headline: Headline | None, query: Query) -> Result:
+    """Return the result with plain attention as the headline, also in its passes; of None with its own headline.
+
+    With a headline the profile is dropped, as when a question names layers or heads; `layers` still lists the captured
+    layers.
+    """
+    if query.kind == "answer" and result.passes and result.pass_mode != "both":
         raise InputError(
             f"{argument('query', 'answer')}: each pass over the clip has an answer of its own",
             f"use {argument('query', 'last')}",
         )
-    chosen = result.heatmaps(layers, heads, query)[0]
-    settings = replace(result.settings, query=query, methods=())
-    if layers is not None or heads is not None:
-        settings = _with_headline(settings, chosen, result.provenance.head_count)
+    result.plain_maps(headline, query)  # refuses what was not captured
+    settings = replace(result.settings, query=str(query), methods=())
+    if headline is not None:
+        averaged = Headline(headline.averaged_layers, headline.heads)
+        settings = replace(settings, headline=averaged, profile=None, layers=settings.layers or "all")
     if settings == result.settings:
         return result
     return replace(
         result,
         settings=replace(settings, faithfulness=False),
-        passes=tuple(_plain(pass_result, layers, heads, query) for pass_result in result.passes),
+        passes=tuple(_plain(pass_result, headline, query) for pass_result in result.passes),
         methods=(),
         curves=None,
         sanity=None,
     )
-
-
-def _with_headline(settings: Settings, heat: HeatMap, head_count: int) -> Settings:
-    """Return settings whose headline averages the layers and heads of a map.
-
-    The profile is dropped, as when a question names layers or heads; `layers` still lists the captured layers.
-    """
-    headline = Headline(heat.layers, parse_heads(heat.heads, heat.layers, head_count))
-    return replace(settings, headline=headline, profile=None, layers=settings.layers or "all")
 
 
 def _with_first(result: Result, method: str) -> Result:

@@ -121,7 +121,7 @@ def other_picture(media: Media, number: int) -> Media:
 
 def _other_question(engine: Engine, result: Result, settings: Settings) -> Condition:
     text = other_question(result.question)
-    query = "question" if settings.query.startswith("text:") else settings.query
+    query = "question" if result.selection.query.words else settings.query
     return f"another question: {text}", _prepare(engine, result.media, text, replace(settings, query=query)), []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_attn.attribution.profiles import stated_shape
-from qvl_attn.attribution.settings import Settings, captured_layers, settings_of
+from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.runtime import no_op
 from qvl_attn.core.types import Source
 from qvl_attn.core.version import __version__
@@ -100,9 +100,7 @@ def check_settings(
     checkpoint = find_on_disk(model, revision, offline=offline)
     if checkpoint is None or (shape := stated_shape(read_config(checkpoint))) is None:
         return None
-    settings = settings_of(shape, no_op, **typed)
-    captured_layers(settings, shape)
-    return checkpoint, settings
+    return checkpoint, settings_of(shape, no_op, **typed)
 
 
 def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.attribution.heatmap import mean_over, over_chance
-from qvl_attn.attribution.selection import describe_layers, query_rows
+from qvl_attn.attribution.methods.registry import METHODS
+from qvl_attn.attribution.selection import describe_heads, describe_layers
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import shortened
@@ -58,11 +59,11 @@ def lines(result: VqaRecord) -> list[Line]:
     """Return the lines of groups of layers, of the headline, and in mode `both` of the frames alone."""
     capture, grid = result.capture, result.capture.grids[0]
     starts = step_edges_s(result.media[0], grid.shape[0])[:-1]
-    rows = query_rows(capture, result.question, result.settings.query)
+    rows, heads = result.query_rows(), result.headline.heads
     timeline = []
     headline = result.heatmap()
     for i, layers in enumerate(np.array_split(capture.layers, min(GROUPS, len(capture.layers)))):
-        if tuple(layers.tolist()) == headline.layers and headline.heads == "all" and not result.methods:
+        if tuple(layers.tolist()) == headline.layers and heads is None and not result.methods:
             continue
         values = mean_over(capture, layers.tolist(), None, rows).reshape(grid.shape)
         if values.any():
@@ -71,7 +72,8 @@ def lines(result: VqaRecord) -> list[Line]:
     parts = [f"method {headline.method}"] * bool(result.methods)
     parts += [describe_layers(headline.layers)] * bool(headline.layers)
     headline_label = f"headline: {', '.join(parts)}"
-    headline_label += "" if headline.heads == "all" else f", heads {headline.heads}"
+    if heads is not None and (not result.methods or METHODS[headline.method].heads):
+        headline_label += f", heads {describe_heads(heads)}"
     timeline.append(Line(headline_label, starts, over_chance(headline.values), HEADLINE_COLOR))
     if result.pass_mode == "both":
         masses = np.array([frame_result.heatmap().vision_mass for frame_result in result.passes])

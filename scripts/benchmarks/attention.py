@@ -114,7 +114,7 @@ def answer(way: str, model: Any, tokenizer: Any, question: Question) -> tuple[in
     """Return the number of tokens that a way generated, and the rows it captured: (layers, rows, vision tokens)."""
     prompt, generation = question.prompt, greedy(model, question.settings.max_new_tokens)
     if way in ("eager", "rows"):
-        (answered,) = own_answers(model, tokenizer, [prompt], Recording(way, question.layers), generation)
+        (answered,) = own_answers(model, tokenizer, [prompt], Recording(way, question.selection.layers), generation)
         return len(answered.capture.tokens) - prompt.length, answered.capture.weights
     inputs = on_model(prompt.inputs, model)
     with torch.inference_mode():

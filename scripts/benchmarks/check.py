@@ -52,9 +52,8 @@ def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Names
 
 
 def check(analyzer: Analyzer, samples: Sequence[Sample], settings: Any, batch_size: int) -> None:
-    plan = ScoringPlan(
-        settings, headline_of(settings, analyzer.config), False, False, other_samples(samples, 0), batch_size=batch_size
-    )
+    headline = headline_of(settings, analyzer.selection(settings))
+    plan = ScoringPlan(settings, headline, False, False, other_samples(samples, 0), batch_size=batch_size)
     with tempfile.NamedTemporaryFile("w") as rows:
         for score in InProcess().score(analyzer, samples, plan, tuple):
             assert score.status == "ok", score.error

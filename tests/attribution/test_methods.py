@@ -9,6 +9,7 @@ import pytest
 
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap, parse_methods
+from qvl_attn.attribution.selection import Query
 from qvl_attn.core.errors import CaptureError, InputError
 from qvl_attn.core.types import Scale
 from tests.helpers.plain_eager import cut_by_picture
@@ -29,15 +30,15 @@ def test_methods_are_named_as_they_are_typed():
 @pytest.mark.parametrize("typed", ["", "men", "mean,", "mean;max", "Mean", ",", "all"])
 def test_an_unknown_method_is_refused_with_the_known_ones(typed):
     with pytest.raises(InputError, match="no method") as caught:
-        parse_methods(typed, "--method")
-    assert caught.value.message.startswith(f"--method {typed}: ")
+        parse_methods(typed, "method")
+    assert caught.value.message.startswith(f"`method={typed!r}`: ")
     assert all(name in caught.value.hint for name in METHODS)
 
 
 @pytest.mark.parametrize("typed", [3, [3], ("mean", None), {"mean": 1}, True])
 def test_what_is_no_name_of_a_method_is_refused_as_such(typed):
-    with pytest.raises(InputError, match=r"--method .*: want names of methods") as caught:
-        parse_methods(typed, "--method")
+    with pytest.raises(InputError, match=r"`method=.*`: want names of methods") as caught:
+        parse_methods(typed, "method")
     assert all(name in caught.value.hint for name in METHODS)
 
 
@@ -117,7 +118,7 @@ def test_layers_of_the_headline_that_were_not_captured_are_named(examples):
 
     result = examples("demo", "one").result(layers="1")
     nothing = Signals(np.zeros(1), "")
-    view = View(result.capture, "last", result.query_rows(), (1, 2), None, nothing)
+    view = View(result.capture, Query("last"), result.query_rows(), (1, 2), None, nothing)
     with pytest.raises(InputError, match="layer 2 was not captured"):
         METHODS["mean"].compute(view)
     with pytest.raises(ValueError, match="not recorded"):

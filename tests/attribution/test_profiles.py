@@ -22,7 +22,7 @@ from qvl_attn.attribution.profiles import (
     shipped_profiles,
     stated_shape,
 )
-from qvl_attn.attribution.selection import query_rows
+from qvl_attn.attribution.selection import Query, query_rows
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.merge_passes import merge_captures
@@ -175,7 +175,7 @@ def own(file):
 def test_the_headline_is_the_mean_of_its_heads_alone(demo, cats, own):
     result = demo.ask(cats, QUESTION, profile=own)
     everything = demo.ask(cats, QUESTION, query="last", heads="0-3")
-    rows = query_rows(everything.capture, QUESTION, "last")
+    rows = query_rows(everything.capture, QUESTION, Query("last"))
     heads = everything.capture.weights_by_head[[1, 2], [0, 2]][:, rows].mean(axis=(0, 1))
     assert result.settings.query == "last", "the profile's query"
     assert np.allclose(result.heatmap().values.ravel(), heads, atol=1e-6)

@@ -1,20 +1,33 @@
 from __future__ import annotations
 
+import ast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qvl_attn.attribution.selection import (
-    default_layers,
+    QUERY_KINDS,
+    Heads,
+    Query,
+    Selection,
     describe,
-    parse_heads,
-    parse_layers,
-    parse_query,
+    describe_heads,
+    parse_selection,
     text_positions,
     words,
 )
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Token
+from tests.helpers.import_graph import PACKAGE, sources
+
+
+def layers_of(typed, layer_count=28):
+    return parse_selection(typed, None, "question", layer_count, 4).layers
+
+
+def heads_of(typed, captured=(1, 2)):
+    return parse_selection(None, typed, "question", 4, 4, captured).heads
 
 
 @pytest.mark.parametrize(
@@ -22,33 +35,60 @@ from qvl_attn.core.types import Token
     [
         (None, tuple(range(28))),
         ("all", tuple(range(28))),
+        (" ALL ", tuple(range(28))),
         ("18", (18,)),
         ("14-20", (14, 15, 16, 17, 18, 19, 20)),
         ("4,8,12", (4, 8, 12)),
         ("12, 4-5,4", (4, 5, 12)),
         ("0-27", tuple(range(28))),
+        (18, (18,)),
+        ([8, 4], (4, 8)),
+        (range(3), (0, 1, 2)),
     ],
 )
 def test_layers(typed, layers):
-    assert parse_layers(typed, 28) == layers
+    assert layers_of(typed) == layers
 
 
-@pytest.mark.parametrize("typed", ["28", "0-28", "20-14", "-1", "x", "", "1,,2", "1.5", "٣", "99999999999999999999"])
-def test_invalid_layers(typed):
-    with pytest.raises(InputError, match=r"--layers|layer"):
-        parse_layers(typed, 28)
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("28", "`layers='28'`: no layer 28"),
+        ("0-28", "`layers='0-28'`: no layer 28"),
+        ("20-14", "`layers='20-14'`: '20-14' is descending"),
+        ("-1", "`layers='-1'`: '-1' is not a layer"),
+        ("x", "`layers='x'`: 'x' is not a layer"),
+        ("", "`layers=''`: '' is not a layer"),
+        ("1,,2", "`layers='1,,2'`: '' is not a layer"),
+        ("1.5", "`layers='1.5'`: '1.5' is not a layer"),
+        ("٣", "`layers='٣'`: '٣' is not a layer"),
+        ("9" * 20, f"`layers='{'9' * 20}'`: no layer {'9' * 20}"),
+        (28, "`layers=28`: no layer 28"),
+        ([], "`layers=[]`: '' is not a layer"),
+    ],
+)
+def test_invalid_layers(typed, named):
+    with pytest.raises(InputError) as caught:
+        layers_of(typed)
+    assert caught.value.message == named
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_describe_is_the_inverse_of_parse(numbers):
-    assert set(parse_layers(describe(sorted(numbers)), 61)) == numbers
+    assert set(layers_of(describe(sorted(numbers)), 61)) == numbers
+
+
+@given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
+def test_describe_heads_is_the_inverse_of_parse(pairs):
+    assert heads_of(describe_heads(tuple(sorted(pairs))), None) == Heads(pairs=tuple(sorted(pairs)))
 
 
 def test_heads():
-    assert parse_heads(None, [1, 2], 4) is None
-    assert parse_heads("all", [1, 2], 4) is None
-    assert parse_heads("0,3", [1, 2], 4) == ((1, 0), (1, 3), (2, 0), (2, 3))
-    assert parse_heads("2.1,1.3", [1, 2], 4) == ((1, 3), (2, 1))
+    assert heads_of(None) is heads_of("all") is None
+    assert heads_of("0,3") == Heads(numbers=(0, 3))
+    assert heads_of("2.1,1.3") == Heads(pairs=((1, 3), (2, 1)))
+    assert Heads(numbers=(0, 3)).of([1, 2]) == ((1, 0), (1, 3), (2, 0), (2, 3))
+    assert Heads(pairs=((1, 3), (2, 1))).of([1]) == ((1, 3), (2, 1)), "they name their own layers"
 
 
 NINES = "9" * 5000
@@ -63,31 +103,105 @@ NINES = "9" * 5000
         ("99-2", "no head 99"),
         ("3-2", "'3-2' is descending"),
         ("1,2.3", "'1' is not layer.head"),
+        ("4", "no head 4"),
+        ("1.4", "no head 4"),
+        ("3.0", "layer 3 is not among layers 1-2"),
+        ("a.b", "'a.b' is not layer.head"),
+        ("1.", "'1.' is not layer.head"),
+        ("1.2.3", "'1.2.3' is not layer.head"),
     ],
 )
 def test_what_is_wrong_with_heads(typed, fault):
     with pytest.raises(InputError) as caught:
-        parse_heads(typed, [1, 2], 4)
-    assert caught.value.message.split(": ", 1)[1] == fault
+        heads_of(typed)
+    named, _, said = caught.value.message.partition(": ")
+    assert (named[:8], said) == ("`heads='", fault)
 
 
-@pytest.mark.parametrize("typed", ["4", "1.4", "3.0", "a.b", "1.", "1.2.3", "1,2.3"])
-def test_invalid_heads(typed):
-    with pytest.raises(InputError, match="--heads"):
-        parse_heads(typed, [1, 2], 4)
+def test_pairs_are_of_the_named_layers():
+    assert parse_selection("2", "2.1", "last", 4, 4, [1, 2]) == Selection((2,), Heads(pairs=((2, 1),)), Query("last"))
+    with pytest.raises(InputError, match="layer 1 is not among layers 2"):
+        parse_selection("2", "1.1", "last", 4, 4, [1, 2])
 
 
-def test_default_layers_are_the_middle_of_the_depth():
-    assert default_layers(36) == tuple(range(18, 31))
-    assert default_layers(28) == tuple(range(14, 24))
-    assert default_layers(4) == (2,)
-    assert all(default_layers(n) for n in range(1, 100))
+def test_queries():
+    assert [Query.parse(kind) for kind in QUERY_KINDS] == [Query("question"), Query("last"), Query("answer")]
+    assert Query.parse("text:cats") == Query("text", "cats")
+    assert Query.parse("text: text:a ") == Query("text", " text:a ")
 
 
-@pytest.mark.parametrize("typed", ["", "cats", "text:", "text: ", "Question"])
+@given(st.one_of(st.sampled_from(QUERY_KINDS), st.text().filter(str.strip).map("text:{}".format)))
+def test_a_query_is_written_as_it_was_typed(typed):
+    assert str(Query.parse(typed)) == typed
+
+
+@pytest.mark.parametrize("typed", ["", "cats", "text:", "text: ", "Question", "text"])
 def test_unknown_query(typed):
-    with pytest.raises(InputError, match="--query"):
-        parse_query(typed)
+    with pytest.raises(InputError) as caught:
+        Query.parse(typed)
+    assert caught.value.message == f"`query='{typed}'`: unknown"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Query("text"),
+        lambda: Query("last", "words"),
+        lambda: Query("cats"),
+        lambda: Heads(),
+        lambda: Heads((1,), ((1, 2),)),
+        lambda: Selection((), None, Query("last")),
+        lambda: Selection((2, 1), None, Query("last")),
+    ],
+)
+def test_values_that_cannot_be(make):
+    with pytest.raises(ValueError, match=r"query|numbers"):
+        make()
+
+
+# Who parses
+
+PARSE = {"parse_selection": {"selection", "settings", "record"}, "Query.parse": {"selection", "profiles"}}
+PREFIX = ("startswith", "removeprefix", "partition", "split")
+
+
+def parsed_in(source: str) -> set[str]:
+    """What a file does that only a parser of layers, heads and query would do, and the parsers that it calls."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        constants = [part.value for part in ast.iter_child_nodes(node) if isinstance(part, ast.Constant)]
+        if isinstance(node, ast.Compare) and {"all", "."} & {*constants}:
+            found.add(ast.unparse(node))
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called.rpartition(".")[2] in PREFIX and "text:" in constants:
+                found.add(ast.unparse(node))
+            found |= {called} & PARSE.keys()
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'query.startswith("text:")',
+        'settings.query.removeprefix("text:")',
+        'heads == "all"',
+        'heads.strip().lower() != "all"',
+        'x = "." in (settings.heads or "")',
+        "parse_selection(layers, heads, query, 4, 4)",
+        "Query.parse(text)",
+    ],
+)
+def test_a_parser_is_seen(source):
+    assert parsed_in(source)
+
+
+def test_one_file_parses_and_is_called_at_the_boundary():
+    for path in sources():
+        found = parsed_in(path.read_text(encoding="utf-8"))
+        if path != PACKAGE / "attribution" / "selection.py":
+            assert not found - PARSE.keys(), path
+        assert not {name for name in found & PARSE.keys() if path.stem not in PARSE[name]}, path
 
 
 def tokens(*pieces: tuple[str, int, int], role: str = "question") -> tuple[Token, ...]:

@@ -93,9 +93,9 @@ def test_duplicate_names_are_dropped_and_the_order_is_kept():
 
 
 @pytest.mark.parametrize("typed", ["", ",", "mean,", "Mean", "mean relative", [], ["mean", ""], ["relatve"]])
-def test_an_unknown_name_is_refused_with_the_option(typed):
-    with pytest.raises(InputError, match=r"^--some .*: no method") as caught:
-        parse_methods(typed, "--some")
+def test_an_unknown_name_is_refused_with_its_argument(typed):
+    with pytest.raises(InputError, match=r"^`some=.*`: no method") as caught:
+        parse_methods(typed, "some")
     assert all(name in caught.value.hint for name in NAMES)
 
 

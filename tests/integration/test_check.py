@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qvl_attn.attribution.profiles import load_profile
-from qvl_attn.attribution.selection import query_rows
+from qvl_attn.attribution.selection import Query, query_rows
 from qvl_attn.core.errors import ModelError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.answer_accuracy import accuracy
@@ -139,7 +139,7 @@ def test_heads_are_scored_separately(run_summary, demo, scenes):
     summary = run_summary(scenes, "--query", "last", "--by-head", "--limit", 3)
     sample = questions_of(scenes)[0]
     result = demo.ask(scenes.parent / sample["image"], sample["question"], query="last", heads="0-3")
-    rows = query_rows(result.capture, sample["question"], "last")
+    rows = query_rows(result.capture, sample["question"], Query("last"))
     masses = result.capture.weights_by_head[:, :, rows].mean(axis=2).sum(axis=-1)
     assert np.allclose(rows_of()[0]["heads"]["vision_mass"], masses, atol=1e-5)
     assert np.shape(summary["heads"]["pointing"]) == (4, 4)

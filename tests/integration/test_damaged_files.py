@@ -229,6 +229,15 @@ def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
         read_result(folder)
 
 
+@pytest.mark.parametrize(("name", "value"), [("layers", "0-9"), ("heads", "1.x"), ("query", "cats")])
+def test_a_setting_that_cannot_be_parsed_is_damage(tmp_path, name, value):
+    result = json.loads(kept_files("ask")["result.json"])
+    result["settings"][name] = value
+    folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
+    with pytest.raises(StoreError, match=f"is damaged: `{name}='{value}'`"):
+        read_result(folder)
+
+
 @pytest.mark.parametrize("value", [4.0, True, "4", None])
 def test_a_number_of_layers_that_is_no_whole_number_is_damage(tmp_path, value):
     """In a pass of a clip it was found only when the pass was drawn again."""

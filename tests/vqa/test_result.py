@@ -140,15 +140,15 @@ def test_heatmap_is_the_plain_mean(result):
 
 
 def test_the_headline_takes_the_middle_layers_unless_told(result, demo, cats):
-    assert result.headline_layers() == (2,)
-    assert demo.ask(cats, QUESTION, layers="0-1").headline_layers() == (0, 1)
+    assert result.headline.layers == (2,)
+    assert demo.ask(cats, QUESTION, layers="0-1").headline.layers == (0, 1)
 
 
 def test_what_is_not_in_a_result_is_said(demo, cats):
     result = demo.ask(cats, QUESTION, layers="1-2")
     with pytest.raises(InputError, match="captured"):
         result.heatmap(layers="0")
-    with pytest.raises(InputError, match="ask again with --heads"):
+    with pytest.raises(InputError, match="ask again with `heads`"):
         result.heatmap(heads="1")
     with pytest.raises(InputError, match="pictures 0 to 0"):
         result.heatmap(media=1)

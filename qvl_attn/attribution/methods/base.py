@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qvl_attn.attribution.selection import Pairs, Query
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.model.signals import ATTENTION, CLASSES, GENERIC, RELEVANCE, STATES, TOWER, Floats, Signals
@@ -18,7 +19,7 @@ class View:
 
     Attributes:
         capture: the attention rows.
-        query: `question`, `last`, `answer` or `text:words`.
+        query: the query.
         rows: the query's rows, as indices into the capture's Q axis.
         layers: the layers that the plain mean averages.
         heads: the profile's heads, as (layer, head) pairs; None without a profile.
@@ -26,10 +27,10 @@ class View:
     """
 
     capture: Capture
-    query: str
+    query: Query
     rows: IntArray
     layers: tuple[int, ...]
-    heads: tuple[tuple[int, int], ...] | None
+    heads: Pairs | None
     signals: Signals
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 
 from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
+from qvl_attn.attribution.selection import describe_heads
 from qvl_attn.core.errors import InputError
 
 
@@ -26,7 +27,7 @@ def _heads(view: View) -> MethodMap:
     return MethodMap(
         method="heads",
         values=mean(view.heads),
-        caption="mean of heads " + ",".join(f"{layer}.{head}" for layer, head in view.heads),
+        caption=f"mean of heads {describe_heads(view.heads)}",
         layers=tuple(layers),
         layer_values=as_map(by_layer),
         layer_numbers=tuple(layers),

@@ -9,6 +9,7 @@ import numpy as np
 
 from qvl_attn.attribution.heatmap import percentile_scale, split_by_picture
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
+from qvl_attn.attribution.selection import Pairs, describe_heads
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
 
@@ -20,7 +21,7 @@ def method_heat_maps(
     query: str,
     scale: Scale | None = None,
     layer: int | None = None,
-    heads: str = "all",
+    heads: Pairs | None = None,
 ) -> tuple[HeatMap, ...]:
     """Return one heat map for each picture of the prompt, all on one scale; `uniform` is the mean of the map's cells.
 
@@ -31,7 +32,7 @@ def method_heat_maps(
         query: the query, as text.
         scale: scale of the colours; by default from 0 to the map's own 99.5th percentile.
         layer: number of a single layer; None for the whole map.
-        heads: the averaged heads, as text.
+        heads: the averaged heads, as (layer, head) pairs; None for all.
 
     Raises:
         CaptureError: the map is zero everywhere, so there is nothing to draw.
@@ -45,14 +46,14 @@ def method_heat_maps(
     if not mean > 0:
         raise CaptureError(f"--method {method.method}: its map is zero everywhere", "choose another: qvl-attn methods")
     # Single heads have a vision mass of their own: the sum of their map.
-    heads_mass = float(values.sum(dtype=np.float64)) if heads != "all" else None
+    heads_mass = float(values.sum(dtype=np.float64)) if heads is not None else None
     captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)
     return tuple(
         HeatMap(
             values=part,
             media_index=i,
             layers=layers,
-            heads=heads,
+            heads=describe_heads(heads),
             query=query,
             queries=tuple(capture.queries[rows].tolist()) if METHODS[method.method].follows_query else (),
             uniform=mean,

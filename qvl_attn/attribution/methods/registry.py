@@ -15,7 +15,7 @@ from qvl_attn.attribution.methods.rollout import ROLLOUT
 from qvl_attn.attribution.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
 from qvl_attn.attribution.methods.tam import TAM
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import quoted, shortened
+from qvl_attn.core.text import argument, quoted
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 
@@ -30,19 +30,19 @@ def needs_of(names: Sequence[str]) -> frozenset[str]:
     return frozenset[str]().union(*(METHODS[name].needs for name in names))
 
 
-def parse_methods(text: str | Sequence[str], option: str = "--methods") -> tuple[str, ...]:
+def parse_methods(text: str | Sequence[str], argument_name: str = "methods") -> tuple[str, ...]:
     """Parse `mean,relative`, or a sequence of names, to unique names in the given order.
 
     Raises:
         InputError: the text is empty or has an unknown name, or it is neither text nor names.
     """
     if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(name, str) for name in text)):
-        raise InputError(f"{option} {text!r}: want names of methods", f"there are {', '.join(METHODS)}")
+        raise InputError(f"{argument(argument_name, text)}: want names of methods", f"there are {', '.join(METHODS)}")
     typed = text if isinstance(text, str) else ",".join(text)
     names = [name.strip() for name in typed.split(",")]
     for name in names:
         if name not in METHODS:
             raise InputError(
-                f"{option} {shortened(typed)}: no method {quoted(name)}", f"there are {', '.join(METHODS)}"
+                f"{argument(argument_name, typed)}: no method {quoted(name)}", f"there are {', '.join(METHODS)}"
             )
     return tuple(dict.fromkeys(names))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map, layer_means
-from qvl_attn.attribution.selection import describe_layers, query_rows
+from qvl_attn.attribution.selection import Query, describe_layers, query_rows
 from qvl_attn.model.signals import GENERIC, Floats
 
 GENERIC_PROMPT = "Write a general description of the image."
@@ -31,8 +31,8 @@ def ratio(attention: Floats, generic: Floats) -> Floats:
 def _relative(view: View) -> MethodMap:
     generic = view.signals.generic
     assert generic is not None
-    role = "last" if view.query in ("last", "answer") else "question"
-    rows, tokens = query_rows(generic, GENERIC_PROMPT, role), {"last": "the last token"}.get(role, "the words")
+    role = "last" if view.query.kind in ("last", "answer") else "question"
+    rows, tokens = query_rows(generic, GENERIC_PROMPT, Query(role)), {"last": "the last token"}.get(role, "the words")
     attention, generic_attention = layer_means(view.capture, view.rows), layer_means(generic, rows)
     return MethodMap(
         method="relative",
