@@ -252,7 +252,7 @@ class DrawnResult:
         produced = [(row, texts[position]) for row, position in enumerate(positions) if position in texts]
         for i, (row, text) in enumerate(produced[:MAX_WORDS]):
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
-            maps = self._maps(self._plain.layers, result.headline_heads(), np.array([row]), label)
+            maps = self._maps(result.headline.layers, result.headline.heads, np.array([row]), label)
             if maps:
                 caption = [describe_layers(self._plain.layers), *self._describe_steps()]
                 yield (

@@ -20,7 +20,7 @@ from qvl_attn import Drawing, Result
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
-from qvl_attn.vqa.figures import headline_caption
+from qvl_attn.vqa.figures import draw_result, headline_caption
 from qvl_attn.vqa.redraw import read_result, redrawn
 from tests.conftest import CLIP_FPS, numbered_frames
 
@@ -546,6 +546,18 @@ def test_a_clips_own_options(clips, clip_path, tmp_path):
     assert (
         result_json(render_small(clips["both"], "--query", "answer", "-o", tmp_path))["headline"]["query"] == "answer"
     )
+
+
+def test_the_pictures_of_a_clips_answer_are_of_the_headlines_heads(demo, clip_path):
+    """A named head was averaged over all layers, under a caption that names those of the headline."""
+    result = demo.ask_video(clip_path, MOVES, fps=CLIP_FPS / 4, heads="1", query="answer", max_new_tokens=2)
+    drawn = [
+        dict(draw_result(again, Drawing(draw_size_px=64)).images()) for again in (result, redrawn(result, heads="2.1"))
+    ]
+    answers = [name for name in drawn[0] if name.startswith("answer/")]
+    assert answers
+    for name in answers:
+        assert np.array_equal(*(images[name]() for images in drawn)), name
 
 
 def test_another_clip_will_not_do(clips, clip_file, cats):
