@@ -109,8 +109,11 @@ def check_facts(folder: Path, facts: Mapping[str, Any], scores: Sequence[Score])
         layers = {len(score.layers["pointing"]) for score in scores if score.status == "ok"}
         if not layers <= {facts["model"]["layer_count"]}:
             raise ValueError("facts.model.layer_count: not that of the rows")
-        if facts["seed"] < 0 or any(len(pair) != 2 for pair in facts["headline_of"]["heads"] or ()):
-            raise ValueError("facts: want a seed of 0 or more, and heads as pairs")
+        headline, count = headline_from(facts["headline_of"]), facts["model"]["layer_count"]
+        if not all(0 <= layer < count for layer in (*headline.layers, *(layer for layer, _ in headline.heads or ()))):
+            raise ValueError(f"facts.headline_of: the model has layers 0 to {count - 1}")
+        if facts["seed"] < 0:
+            raise ValueError("facts.seed: want 0 or more")
     except ValueError as error:
         raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run it again") from None
 

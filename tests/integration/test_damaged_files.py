@@ -166,8 +166,12 @@ def test_a_value_of_another_kind_in_a_result_is_damage(tmp_path, change, message
     ("facts", "message"),
     [
         ({"model": {**RUN["facts"]["model"], "layer_count": 10**9}}, "layer_count: not that of the rows"),
-        ({"seed": -1}, "seed of 0 or more"),
+        ({"seed": -1}, "facts.seed: want 0 or more"),
         ({"headline_of": {"layers": ["all"], "heads": None}}, "facts.headline_of.layers[0]: want a whole number"),
+        ({"headline_of": {"layers": [], "heads": None}}, "a headline without layers or heads"),
+        ({"headline_of": {"layers": [], "heads": [[1]]}}, "not enough values to unpack"),
+        ({"headline_of": {"layers": [10**9], "heads": None}}, "facts.headline_of: the model has layers 0 to"),
+        ({"headline_of": {"layers": [], "heads": [[-1, 0]]}}, "facts.headline_of: the model has layers 0 to"),
         ({"settings": None}, "facts.settings: want an object"),
     ],
 )
