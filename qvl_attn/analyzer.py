@@ -309,7 +309,7 @@ class Analyzer(Engine):
                     "--calibrate keeps the maps of all heads in one process", "leave out --shard and workers"
                 )
             if not is_finished(folder):
-                check_new(profile_file, "--calibrate", empty_folder=False)
+                check_new(profile_file, "calibrate", empty_folder=False)
             if profile_file.absolute() == folder.absolute():
                 raise InputError(f"--calibrate {profile_file}: this is also --out", "name another file")
             halves(samples, seed)

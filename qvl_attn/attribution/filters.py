@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray
 
 
@@ -30,7 +31,7 @@ def denoise(values: FloatArray, name: str) -> FloatArray:
         InputError: no such filter.
     """
     if name not in FILTERS:
-        raise InputError(f"--denoise {name}: unknown", f"write {' or '.join(FILTERS)}")
+        raise InputError(f"{argument('denoise', name)}: unknown", f"write {' or '.join(FILTERS)}")
     return FILTERS[name](_ordered_windows(values)).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from qvl_attn.attribution.selection import Pairs, Query, describe_heads, describe_layers
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import json_fault, pluralize
+from qvl_attn.core.text import argument, json_fault, pluralize
 
 VERSION = 1
 MAX_BYTES = 2**20
@@ -159,7 +159,8 @@ def load_profile(name: str) -> Profile:
     path = shipped.get(name, Path(name))
     if not os.path.isfile(path):  # pathlib raises on names that are too long  # noqa: PTH113
         raise InputError(
-            f"--profile {name}: no such file or profile", f"profiles that ship: {', '.join(shipped)}; or {NO_PROFILE}"
+            f"{argument('profile', name)}: no such file or profile",
+            f"profiles that ship: {', '.join(shipped)}; or {NO_PROFILE}",
         )
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -171,10 +172,10 @@ def load_profile(name: str) -> Profile:
     except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         fault = f"{error} is missing" if isinstance(error, KeyError) else json_fault(error, str(error))
         raise InputError(
-            f"--profile {name}: not a profile ({fault})", "qvl-attn check --calibrate writes one"
+            f"{argument('profile', name)}: not a profile ({fault})", "qvl-attn check --calibrate writes one"
         ) from None
     except InputError as error:
-        raise InputError(f"--profile {name}: {error.message}", error.hint) from None
+        raise InputError(f"{argument('profile', name)}: {error.message}", error.hint) from None
 
 
 def choose_profile(typed: str | None, shape: Shape, *, chosen: bool) -> Profile | None:
@@ -183,7 +184,7 @@ def choose_profile(typed: str | None, shape: Shape, *, chosen: bool) -> Profile 
     Only the shape is compared, so that a fine-tuned or local copy of a model gets its profile as well.
 
     Args:
-        typed: the value of `--profile`: a name, a path, `none`, or None.
+        typed: a name, a path, `none`, or None.
         shape: the model's shape.
         chosen: whether layers or heads are given, which exclude a profile.
 
@@ -196,8 +197,11 @@ def choose_profile(typed: str | None, shape: Shape, *, chosen: bool) -> Profile 
         candidates = [load_profile(name) for name in shipped_profiles() if not name.endswith("-text")]
         return next((profile for profile in candidates if profile.model == shape), None)
     if chosen:
-        raise InputError(f"--profile {typed} cannot be combined with --layers or --heads", "give one of them")
+        raise InputError(
+            f"{argument('profile', typed)} cannot be combined with {argument('layers')} or {argument('heads')}",
+            "give one of them",
+        )
     profile = load_profile(typed)
     if profile.model != shape:
-        raise InputError(f"--profile {typed} is for a model of {profile.model}; this model has {shape}")
+        raise InputError(f"{argument('profile', typed)} is for a model of {profile.model}; this model has {shape}")
     return profile

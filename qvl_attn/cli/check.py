@@ -241,7 +241,7 @@ def check(
             raise InputError("--calibrate keeps the maps of all heads in one process", "leave out --engine ray")
         check_begun(out)
         if calibrate and not is_finished(out):
-            check_new(calibrate, "--calibrate", empty_folder=False)
+            check_new(calibrate, "calibrate", empty_folder=False)
         say = no_op if quiet else print_line
 
         load_options: dict[str, Any] = {

@@ -58,7 +58,7 @@ def compare(
         from qvl_attn.evaluation import compare as comparing
 
         if as_csv:
-            check_new(as_csv, "--csv", empty_folder=False)
+            check_new(as_csv, "csv", empty_folder=False)
             try:
                 tempfile.TemporaryFile(dir=as_csv.parent).close()
             except OSError as error:

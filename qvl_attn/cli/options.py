@@ -206,10 +206,6 @@ def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = 
             raise InputError(f"--{name.replace('_', '-')} {why}", instead)
 
 
-# Fields of `Drawing` whose option has another name.
-_OPTION_OF = {"blur_cells": "blur", "draw_size_px": "draw-size", "top_percent": "top-percent", "clip_scale": "scale"}
-
-
 def drawing_of(
     colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **fields: Any
 ) -> Drawing:
@@ -222,14 +218,10 @@ def drawing_of(
 
     if draw_size != "full" and not re.fullmatch(r"[1-9]\d{0,8}", draw_size, re.ASCII):
         raise InputError(f"--draw-size {shortened(draw_size)}: want a number of pixels, or full")
-    try:
-        return Drawing(
-            colormap=colormap.value,
-            interp=interp.value,
-            denoise=denoise and denoise.value,
-            draw_size_px=0 if draw_size == "full" else int(draw_size),
-            **fields,
-        )
-    except InputError as error:
-        field, _, fault = error.message.partition(" ")
-        raise InputError(f"--{_OPTION_OF.get(field, field)} {fault}", error.hint) from None
+    return Drawing(
+        colormap=colormap.value,
+        interp=interp.value,
+        denoise=denoise and denoise.value,
+        draw_size_px=0 if draw_size == "full" else int(draw_size),
+        **fields,
+    )

@@ -24,7 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
-from qvl_attn.core.text import json_fault
+from qvl_attn.core.text import argument, json_fault
 
 _DRAFT_LOCK = ".lock"
 MAX_NPZ_BYTES = 8 * 2**30
@@ -56,21 +56,23 @@ def check_writable(folder: Path) -> None:
     try:
         file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
         if file is not None:
-            raise InputError(f"--out {folder}: {file} is a file, and results go into a folder", "name a folder")
+            raise InputError(
+                f"{argument('out', folder)}: {file} is a file, and results go into a folder", "name a folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--out {folder}: cannot be written to ({path_fault(error)})", "choose another folder"
+            f"{argument('out', folder)}: cannot be written to ({path_fault(error)})", "choose another folder"
         ) from None
 
 
-def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True) -> None:
+def check_new(target: Path, name: str = "out", *, empty_folder: bool = True) -> None:
     """Check that a folder or file can be created without replacing anything.
 
     Args:
         target: the path to create.
-        option: the command-line option that named it.
+        name: the argument that it is the value of.
         empty_folder: whether an empty folder of that name is allowed.
 
     Raises:
@@ -83,8 +85,10 @@ def check_new(target: Path, option: str = "--out", *, empty_folder: bool = True)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise InputError(f"{option} {target}: cannot be created ({path_fault(error)})", "name another one") from None
-    raise InputError(f"{option} {target}: already exists", "name another one")
+        raise InputError(
+            f"{argument(name, target)}: cannot be created ({path_fault(error)})", "name another one"
+        ) from None
+    raise InputError(f"{argument(name, target)}: already exists", "name another one")
 
 
 @contextmanager
@@ -148,7 +152,7 @@ def _draft_of(target: Path) -> Iterator[Path]:
         draft, lock = _locked_draft(target.parent)
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"cannot write to {target.parent}: {path_fault(error)}", "choose another folder with --out"
+            f"cannot write to {target.parent}: {path_fault(error)}", f"choose another folder with {argument('out')}"
         ) from None
     try:
         draft.chmod(0o777 & ~_umask())
@@ -207,7 +211,7 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
         else:
             return
     if (target / "result.json").exists() and not overwrite:
-        raise ResultExistsError(f"{target} already exists", "--overwrite (overwrite=True) replaces it")
+        raise ResultExistsError(f"{target} already exists", f"{argument('overwrite', True)} replaces it")
     old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent)) / target.name  # a kill leaves it there
     target.rename(old)
     try:

@@ -13,6 +13,7 @@ _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
 _LONG_MESSAGE = 600
+_LONG_VALUE = 160
 # What data sets write where a picture or a clip belongs.
 _PLACEHOLDER = re.compile("<(?:image|video)>")
 
@@ -62,11 +63,14 @@ def argument(name: str, value: object = None) -> str:
 
     Args:
         name: name of the argument in the Python API.
-        value: its value, cut like `quoted`; None to name the argument alone.
+        value: its value; of more than 160 characters it is cut like `quoted`, but a path never; None to name the
+            argument alone.
     """
     if value is None:
         return f"`{name}`"
-    written = quoted(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    written = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    if len(written) > _LONG_VALUE and not isinstance(value, os.PathLike):
+        written = quoted(value)
     return "`{}={}`".format(name, written.replace("`", r"\x60"))
 
 

@@ -75,7 +75,7 @@ def run_check(
             )
         if not was_finished:
             if run_config.profile_file:
-                check_new(run_config.profile_file, "--calibrate", empty_folder=False)
+                check_new(run_config.profile_file, "calibrate", empty_folder=False)
             score = partial(
                 _score_part, runner, engine, ledger, run, other_samples(samples, run_config.seed), run_config, progress
             )

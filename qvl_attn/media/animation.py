@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import MAX_BYTES, STRETCH_HINT, check_size, decoding_faults, load_picture, to_rgb
 from qvl_attn.media.resize import at_size
@@ -182,6 +183,7 @@ def _load_frames(paths: list[Path], size_px: Size, first: int) -> Iterator[tuple
         if size_px != media.size_px:
             raise InputError(
                 f"{path} has {media.size_px[0]}x{media.size_px[1]} px, the frames before it {size_px[0]}x{size_px[1]}",
-                "a folder is read as the frames of one clip; name pictures one by one (encoder: --input-dir)",
+                "a folder is read as the frames of one clip; name pictures one by one "
+                f"(encoder: {argument('encode_folder')})",
             )
         yield number, partial(at_size, media.frames[0])

@@ -27,6 +27,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
@@ -267,7 +268,7 @@ def _decode_from(path: Path, name: str, index: _Index, stamp: int | None) -> Ite
                         raise InputError(
                             f"{name}: from about {time_s:.1f} s on its pixels have another shape ({aspect}, before "
                             f"{index.coded_aspect})",
-                            "cut it there, with --end or --start, or encode it again",
+                            f"cut it there, with {argument('end_s')} or {argument('start_s')}, or encode it again",
                         )
                     yield number, None if frame.is_corrupt else frame
         except av.error.FFmpegError:  # the rest cannot be read; the frame counts show it

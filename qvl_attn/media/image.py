@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, _imaging, fea
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import path_fault
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
 
@@ -440,7 +441,8 @@ def _little_used(low: float, high: float, full_scale: float) -> list[str]:
 def first_of_little_range(media: Iterable[Media]) -> str:
     """Return a line about the first picture of more than 8 bits that uses little of them, or an empty text."""
     notes = (f"{printable(medium.source)}: {note}" for medium in media for note in medium.notes if STRETCH_HINT in note)
-    return next((f"{note}; said of the first such picture only" for note in notes), "")
+    hint = STRETCH_HINT.replace("--stretch", argument("stretch", True))
+    return next((f"{note.replace(STRETCH_HINT, hint)}; said of the first such picture only" for note in notes), "")
 
 
 # Of files above WHOLE_BYTES only the size and PART_BYTES at the beginning, middle and end are hashed: reading a data

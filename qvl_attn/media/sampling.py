@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.media.video_source import VideoSource
 
 # The limit of qwen-vl-utils. Two frames make one step of tokens.
@@ -48,29 +49,29 @@ class ClipSettings:
     stride: int = 0
 
     def __post_init__(self) -> None:
-        for flag, value in (("--fps", self.fps), ("--source-fps", self.source_fps)):
-            _require(0 < value <= 1000, f"{flag} {value:g}", "frames per second, above 0 and at most 1000")
-        for flag, count in (("--max-frames", self.max_frames), ("--window", self.window), ("--stride", self.stride)):
-            _require(isinstance(count, int), f"{flag} {count}", "a whole number")
-        _require(1 <= self.max_frames <= MOST_FRAMES, f"--max-frames {self.max_frames}", f"1 to {MOST_FRAMES}")
-        _require(
-            0 <= self.start_s < math.inf, f"--start {self.start_s:g}", "seconds from the clip's beginning, 0 or more"
-        )
+        for name, value in (("fps", self.fps), ("source_fps", self.source_fps)):
+            _require(0 < value <= 1000, argument(name, value), "frames per second, above 0 and at most 1000")
+        for name, count in (("max_frames", self.max_frames), ("window", self.window), ("stride", self.stride)):
+            _require(isinstance(count, int), argument(name, count), "a whole number")
+        _require(1 <= self.max_frames <= MOST_FRAMES, argument("max_frames", self.max_frames), f"1 to {MOST_FRAMES}")
+        start = argument("start_s", self.start_s)
+        _require(0 <= self.start_s < math.inf, start, "seconds from the clip's beginning, 0 or more")
         if self.end_s is not None:
-            _require(
-                self.start_s < self.end_s < math.inf, f"--end {self.end_s:g}", f"seconds after --start {self.start_s:g}"
-            )
-        _require(self.mode in MODES, f"--mode {self.mode}", ", ".join(MODES))
-        window, stride = self.window, self.stride
-        _require(window == 0 or 2 <= window <= MOST_FRAMES, f"--window {window}", f"2 to {MOST_FRAMES} frames")
-        _require(window % 2 == 0, f"--window {window}", "an even number: two frames make one step of tokens")
-        _require(window == 0 or self.mode == "clip", f"--window with --mode {self.mode}", "--mode clip")
-        if stride and not window:
-            raise InputError("--stride needs --window")
-        if stride > window:
-            raise InputError(f"--stride {stride}: larger than --window {window}, which would skip frames")
-        _require(stride >= 0, f"--stride {stride}", f"2 to {window}")
-        _require(stride % 2 == 0, f"--stride {stride}", "an even number: two frames make one step of tokens")
+            valid = self.start_s < self.end_s < math.inf
+            _require(valid, argument("end_s", self.end_s), f"seconds after {start}")
+        mode = argument("mode", self.mode)
+        _require(self.mode in MODES, mode, ", ".join(MODES))
+        window, stride = argument("window", self.window), argument("stride", self.stride)
+        _require(self.window == 0 or 2 <= self.window <= MOST_FRAMES, window, f"2 to {MOST_FRAMES} frames")
+        _require(self.window % 2 == 0, window, "an even number: two frames make one step of tokens")
+        together = self.window == 0 or self.mode == "clip"
+        _require(together, f"{argument('window')} with {mode}", argument("mode", "clip"))
+        if self.stride and not self.window:
+            raise InputError(f"{argument('stride')} needs {argument('window')}")
+        if self.stride > self.window:
+            raise InputError(f"{stride}: larger than {window}, which would skip frames")
+        _require(self.stride >= 0, stride, f"2 to {self.window}")
+        _require(self.stride % 2 == 0, stride, "an even number: two frames make one step of tokens")
 
     def windows(self, frames: int) -> tuple[tuple[int, int], ...]:
         """Return the sampled frames of each prompt, as [start, stop); the last window ends with the last frame.
@@ -85,9 +86,9 @@ class ClipSettings:
         return tuple((start, min(start + self.window, frames)) for start in starts)
 
 
-def _require(valid: bool, option: str, expected: str) -> None:
+def _require(valid: bool, given: str, expected: str) -> None:
     if not valid:
-        raise InputError(f"{option}: want {expected}")
+        raise InputError(f"{given}: want {expected}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def plan_frames(video: VideoSource, settings: ClipSettings) -> FramePlan:
     name, notes = video.source, []
     start, end = settings.start_s, min(settings.end_s or math.inf, video.end_s)
     if start >= video.end_s - TOLERANCE_S:
-        raise InputError(f"--start {start:g}: {name} lasts {video.end_s:.2f} s", "begin earlier")
+        raise InputError(f"{argument('start_s', start)}: {name} lasts {video.end_s:.2f} s", "begin earlier")
     if end - start > MAX_SPAN_S:
         end = start + MAX_SPAN_S
         notes.append(

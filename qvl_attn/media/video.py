@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import pluralize
+from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
 from qvl_attn.media.container import container_source
@@ -149,7 +149,7 @@ def _skipped_times_s(video: VideoSource, plan: FramePlan, decoded: set[int], err
         raise InputError(
             f"{name}: {len(skipped_s)} of {expected} frames cannot be decoded, more than {MAX_SKIPPED:.0%}; "
             f"the first at {skipped_s[0]:g} s",
-            "copy or download it again, or choose an intact part with --start and --end",
+            f"copy or download it again, or choose an intact part with {argument('start_s')} and {argument('end_s')}",
         )
     return tuple(skipped_s)
 

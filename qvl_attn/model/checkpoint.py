@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError, QvlAttnError
-from qvl_attn.core.text import plain, quoted, shortened
+from qvl_attn.core.text import argument, plain, quoted, shortened
 from qvl_attn.model.checkpoint_files import SETTINGS, WEIGHTS, check_files, fingerprint, missing_part, read_object
 from qvl_attn.model.config_check import check_numbers
 
@@ -30,6 +30,7 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 SUPPORTED = "qwen2_5_vl"
 _LONGEST_WORDS = 200
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+_TRY_DEMO = f"try {argument('model', 'demo')}"
 _DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
@@ -54,7 +55,7 @@ def find_checkpoint(
     """Resolve `demo`, a local folder or a Hugging Face id to files on disk; download only missing files.
 
     Args:
-        name: the value of `--model`.
+        name: the model as the user typed it.
         revision: branch, tag or commit of a hub model.
         offline: never contact the hub.
         weights: whether weights are needed, or only the configuration files.
@@ -64,15 +65,15 @@ def find_checkpoint(
         ModelError: the model cannot be found or downloaded, or its files are not those of a model.
     """
     if not name:
-        raise InputError("--model is empty", "try --model demo")
+        raise InputError(f"{argument('model')} is empty", _TRY_DEMO)
     if is_folder(name):
         if revision is not None:
-            raise InputError(f"--revision {revision}: {name} is a folder, and folders have no revisions")
+            raise InputError(f"{argument('revision', revision)}: {name} is a folder, and folders have no revisions")
         folder = Path(_path(name)).resolve()
         _check(folder, name, weights)
         return Checkpoint(name, folder, fingerprint(folder, name))
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or ".." in name:
-        raise InputError(f"--model {name}: no such folder, and no Hugging Face id (owner/name)", "try --model demo")
+        raise InputError(f"{argument('model', name)}: no such folder, and no Hugging Face id (owner/name)", _TRY_DEMO)
     folder = _cached(name, revision, weights) or _download(name, revision, offline, weights)
     return Checkpoint(name, folder, folder.name)
 
@@ -126,9 +127,9 @@ def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
 
 def _download(name: str, revision: str | None, offline: bool, weights: bool) -> Path:
     option = f" --revision {revision}" if revision else ""
-    remedy = f"hf download {name}{option}   (or try --model demo)"
+    remedy = f"hf download {name}{option}   (or {_TRY_DEMO})"
     if offline:
-        raise ModelError(f"{name} is not in the cache, and --offline forbids downloading it", remedy)
+        raise ModelError(f"{name} is not in the cache, and {argument('offline', True)} forbids downloading it", remedy)
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=_patterns(weights)))
     except GatedRepoError:
@@ -205,7 +206,7 @@ def guarded(claim: str, hint: str = "", kinds: tuple[type[Exception], ...] = (Ex
     except Exception as error:  # the libraries raise any type on a broken file
         if is_lack_of_memory(error):
             raise MemoryLimitError(
-                f"{claim}: out of memory", "free some, lower --max-pixels, or take a smaller model"
+                f"{claim}: out of memory", f"free some, lower {argument('max_pixels')}, or take a smaller model"
             ) from None
         if not isinstance(error, kinds):
             raise

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import safe_open
 
 from qvl_attn.core.errors import InputError, ModelError
-from qvl_attn.core.text import json_fault, shortened
+from qvl_attn.core.text import argument, json_fault, shortened
 
 # The files of a checkpoint, without pickles and code.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -104,7 +104,7 @@ def missing_part(folder: Path, name: str, weights: bool) -> InputError | ModelEr
             return ModelError(f"{name}: {file.name} is a link to nothing", "fetch the file again")
     if not (folder / "config.json").is_file():
         return InputError(
-            f"--model {name}: no config.json in it, so it is not a model",
+            f"{argument('model', name)}: no config.json in it, so it is not a model",
             "name the folder of a checkpoint, a Hugging Face id (owner/name), or demo",
         )
     files = _files(folder, *WEIGHTS)

@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Apart, Capture, Token
 from qvl_attn.model.capture import record_attention
 from qvl_attn.model.prompt import Prompt, answer_tokens
@@ -311,7 +312,9 @@ def _make_pass(
     tokenizer: Any, prompt: Prompt, ids: Sequence[int], logprobs: Sequence[float], rows: Rows, recording: Recording
 ) -> Pass:
     if not np.isfinite(logprobs).all():
-        raise CaptureError("the model's output is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
+        raise CaptureError(
+            "the model's output is not finite (NaN or infinite)", f"try {argument('dtype', 'float32')} or bfloat16"
+        )
     tokens, text = answer_tokens(tokenizer, ids, prompt.length)
     logprob = sum(value for value, token in zip(logprobs, tokens, strict=True) if token.role == "answer")
     return Pass(text, float(logprob), _as_capture(rows, prompt, tokens, recording), tuple(ids))

@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.runtime import describe_size
-from qvl_attn.core.text import plain, pluralize, quoted, shortened
+from qvl_attn.core.text import argument, plain, pluralize, quoted, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
@@ -152,9 +152,9 @@ def placement_of(
 
     Args:
         build: builds the model; called on the meta device, to count its weights.
-        device: the value of `--device`.
-        dtype: the value of `--dtype`.
-        device_map: the value of `--device-map`.
+        device: as in `check_options`.
+        dtype: as in `check_options`.
+        device_map: as in `check_options`.
         must_fit: raise if the weights do not fit the free memory.
 
     Raises:
@@ -198,7 +198,10 @@ def _check_device(device: str) -> None:
     if device.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(device.partition(":")[2] or 0) >= count:
-            raise InputError(f"--device {device}: not available ({count} CUDA devices found)", "use --device cpu")
+            raise InputError(
+                f"{argument('device', device)}: not available ({count} CUDA devices found)",
+                f"use {argument('device', 'cpu')}",
+            )
 
 
 def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> Any:
@@ -210,9 +213,8 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
     """
     check_amount(checkpoint, placement)
     generation = _generation(checkpoint, config)
-    model = read_weights(
-        Qwen2_5_VLForConditionalGeneration, checkpoint, placement, "try --device-map auto", config=config
-    )
+    hint = f"try {argument('device_map', 'auto')}"
+    model = read_weights(Qwen2_5_VLForConditionalGeneration, checkpoint, placement, hint, config=config)
     model.generation_config = generation
     return model
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
+from qvl_attn.core.text import argument
 from qvl_attn.model.checkpoint import is_lack_of_memory
 from qvl_attn.model.placement import PRECISIONS, Placement
 
@@ -314,5 +315,5 @@ def on_device(placement: Placement, tokens: int) -> Iterator[None]:
         torch.cuda.empty_cache()
     raise MemoryLimitError(
         f"out of memory on {placement.device}" + (f" with a prompt of {tokens} tokens" if tokens else ""),
-        "lower --max-pixels, or take a smaller model",
+        f"lower {argument('max_pixels')}, or take a smaller model",
     )

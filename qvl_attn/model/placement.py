@@ -16,6 +16,7 @@ import psutil
 from safetensors import SafetensorError
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 from qvl_attn.model.checkpoint import Checkpoint
 from qvl_attn.model.checkpoint_files import weight_counts
 
@@ -40,23 +41,24 @@ def check_options(device: str, dtype: str, device_map: str | None) -> None:
     """Check the form of the options; whether such a GPU exists is checked where the model is placed.
 
     Args:
-        device: the value of `--device`.
-        dtype: the value of `--dtype`.
-        device_map: the value of `--device-map`.
+        device: as typed: auto, cpu, cuda or cuda:1.
+        dtype: as typed: auto, or one of `PRECISIONS`.
+        device_map: as typed: one of `DEVICE_MAPS`, or None.
 
     Raises:
         InputError: an unknown value, or a device beside a device map.
     """
     if dtype != "auto" and dtype not in PRECISIONS:
-        raise InputError(f"--dtype {dtype}: unknown", f"write auto, {', '.join(PRECISIONS)}")
+        raise InputError(f"{argument('dtype', dtype)}: unknown", f"write auto, {', '.join(PRECISIONS)}")
     if device_map is not None and device_map not in DEVICE_MAPS:
-        raise InputError(f"--device-map {device_map}: unknown", "write auto, balanced, balanced_low_0 or sequential")
+        known = "auto, balanced, balanced_low_0 or sequential"
+        raise InputError(f"{argument('device_map', device_map)}: unknown", f"write {known}")
     if device_map is not None and device != "auto":
-        raise InputError(f"--device {device} and --device-map {device_map}: give one of them")
+        raise InputError(f"{argument('device', device)} and {argument('device_map', device_map)}: give one of them")
     if device == "mps":
-        raise InputError("--device mps: not supported", "use --device cpu")
+        raise InputError(f"{argument('device', device)}: not supported", f"use {argument('device', 'cpu')}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII):
-        raise InputError(f"--device {device}: unknown", "write auto, cpu, cuda or cuda:0")
+        raise InputError(f"{argument('device', device)}: unknown", "write auto, cpu, cuda or cuda:0")
 
 
 def sure_placement(

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from qvl_attn.core.errors import InputError, ModelError
+from qvl_attn.core.text import argument
 from qvl_attn.model.prompt import MIN_PIXELS
 
 # The model card's example (`"max_pixels": 360 * 420`).
@@ -27,8 +28,8 @@ def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | 
 
     Args:
         processor: the model's processor.
-        min_pixels: the value of `--min-pixels`; the recipe's or the checkpoint's own minimum by default.
-        max_pixels: the value of `--max-pixels`; `CLIP_FRAME_PIXELS` by default.
+        min_pixels: as typed; the recipe's or the checkpoint's own minimum by default.
+        max_pixels: as typed; `CLIP_FRAME_PIXELS` by default.
         frames: number of sampled frames.
 
     Raises:
@@ -40,11 +41,11 @@ def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | 
     most_cells = vision_process.VIDEO_MAX_TOKEN_NUM
     clip_cells = 0.9 * vision_process.MODEL_SEQ_LEN * vision_process.FRAME_FACTOR
     most = int(min(most_cells, clip_cells / frames) * cell)
-    for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
         if value is not None and not MIN_PIXELS <= value <= most:
             raise InputError(
-                f"{flag} {value}: want {MIN_PIXELS} to {most} for each of {frames} frames of a clip",
-                "a lower --max-frames allows more pixels" if most < most_cells * cell else "",
+                f"{argument(name, value)}: want {MIN_PIXELS} to {most} for each of {frames} frames of a clip",
+                f"a lower {argument('max_frames')} allows more pixels" if most < most_cells * cell else "",
             )
     own = getattr(video_processor, "clip_min_pixels", vision_process.VIDEO_MIN_TOKEN_NUM * cell)
     if not isinstance(own, int) or not MIN_PIXELS <= own <= most_cells * cell:
@@ -55,7 +56,7 @@ def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | 
     low = min_pixels or min(own, max_pixels or CLIP_FRAME_PIXELS)
     high = max_pixels or max(CLIP_FRAME_PIXELS, low)
     if low > high:
-        raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+        raise InputError(f"{argument('min_pixels', min_pixels)} is above {argument('max_pixels', max_pixels)}")
     return low, high
 
 

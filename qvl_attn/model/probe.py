@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from qvl_attn.core.errors import CaptureError, MemoryLimitError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, Token
 from qvl_attn.model.capture import attention_rows, keep_states, visible_keys
 from qvl_attn.model.generate import on_model, with_answer
@@ -245,7 +246,7 @@ def check_finite(what: str, values: torch.Tensor) -> None:
         CaptureError: a value is not finite.
     """
     if not torch.isfinite(values).all():
-        raise CaptureError(f"{what} is not finite (NaN or infinite)", "try --dtype float32 or bfloat16")
+        raise CaptureError(f"{what} is not finite (NaN or infinite)", f"try {argument('dtype', 'float32')} or bfloat16")
 
 
 class _HiddenStates:

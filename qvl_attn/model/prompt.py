@@ -15,7 +15,7 @@ from PIL import Image
 from qwen_vl_utils import process_vision_info
 
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
-from qvl_attn.core.text import check_written
+from qvl_attn.core.text import argument, check_written
 from qvl_attn.core.types import Media, Token, TokenGrid
 from qvl_attn.model.chat_template import Message, render
 from qvl_attn.model.checkpoint import guarded
@@ -112,16 +112,16 @@ def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None)
     Raises:
         InputError: a limit is below the processor's minimum of four cells, or the minimum is above the maximum.
     """
-    for flag, value in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels)):
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
         if value is not None and not MIN_PIXELS <= value <= 2**31:
-            raise InputError(f"{flag} {value}: want at least {MIN_PIXELS}, the pixels of four cells")
+            raise InputError(f"{argument(name, value)}: want at least {MIN_PIXELS}, the pixels of four cells")
     if min_pixels is None and max_pixels is None:
         return None, None
     size = processor.image_processor.size
     low = min(size["shortest_edge"], max_pixels or size["shortest_edge"]) if min_pixels is None else min_pixels
     high = max(size["longest_edge"], low) if max_pixels is None else max_pixels
     if low > high:
-        raise InputError(f"--min-pixels {min_pixels} is above --max-pixels {max_pixels}")
+        raise InputError(f"{argument('min_pixels', min_pixels)} is above {argument('max_pixels', max_pixels)}")
     return low, high
 
 
@@ -206,7 +206,7 @@ def _run_processor(
         raise InputError(
             f"{sizes}: too long and narrow for the processor: a cell has {CELL_PX} pixels a side, "
             "and the longer side may be at most 200 times the shorter",
-            "crop it, or raise --max-pixels if you gave it",
+            f"crop it, or raise {argument('max_pixels')} if you gave it",
         ) from None
     return inputs
 

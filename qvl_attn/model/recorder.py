@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Apart, FloatArray, IntArray
 
 # Allowed difference of a row's sum from one. In 16 bits the softmax rounds after the division.
@@ -199,7 +200,7 @@ class AttentionRecorder:
             if not np.isfinite(error):
                 raise CaptureError(
                     f"layer {layer}: the attention is not finite (NaN or infinite)",
-                    "try --dtype float32 or bfloat16",
+                    f"try {argument('dtype', 'float32')} or bfloat16",
                 )
             if error > tolerance:
                 raise CaptureError(

@@ -18,7 +18,7 @@ from PIL import Image
 from qvl_attn.attribution.filters import denoise
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.core.text import compact, percent, plain, times_uniform
+from qvl_attn.core.text import argument, compact, percent, plain, times_uniform
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.media import resize
 from qvl_attn.media.resize import Picture
@@ -354,7 +354,7 @@ def filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]
     denoised = [m.values if drawing.denoise is None else denoise(m.values, drawing.denoise) for m in maps]
     values = [np.stack([blur(step, drawing.blur_cells) for step in steps]) for steps in denoised]
     if not any(steps.any() for steps in values):
-        raise CaptureError(f"--denoise {drawing.denoise} leaves nothing of the map")
+        raise CaptureError(f"{argument('denoise', drawing.denoise)} leaves nothing of the map")
     scale = percentile_scale(values)
     return tuple(replace(m, values=v, scale=scale) for m, v in zip(maps, values, strict=True))
 

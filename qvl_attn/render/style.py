@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,17 @@ class Drawing:
     denoise: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.colormap in ("inferno", "viridis", "jet"), f"colormap {self.colormap}", "inferno, viridis, jet")
-        _require(0 <= self.alpha <= 1, f"alpha {self.alpha}", "0 to 1")
-        _require(self.interp in ("linear", "cells"), f"interp {self.interp}", "linear, cells")
-        _require(0 <= self.blur_cells <= 100, f"blur_cells {self.blur_cells}", "0 to 100 cells")
-        _require(self.denoise in (None, "median", "rank-gaussian"), f"denoise {self.denoise}", "median, rank-gaussian")
-        _require(self.scale in ("layer", "shared"), f"scale {self.scale}", "layer, shared")
-        _require(self.clip_scale in ("clip", "frame"), f"clip_scale {self.clip_scale}", "clip, frame")
-        _require(0 < self.top_percent <= 100, f"top_percent {self.top_percent}", "above 0, at most 100")
+        self._require("colormap", self.colormap in ("inferno", "viridis", "jet"), "inferno, viridis, jet")
+        self._require("alpha", 0 <= self.alpha <= 1, "0 to 1")
+        self._require("interp", self.interp in ("linear", "cells"), "linear, cells")
+        self._require("blur_cells", 0 <= self.blur_cells <= 100, "0 to 100 cells")
+        self._require("denoise", self.denoise in (None, "median", "rank-gaussian"), "median, rank-gaussian")
+        self._require("scale", self.scale in ("layer", "shared"), "layer, shared")
+        self._require("clip_scale", self.clip_scale in ("clip", "frame"), "clip, frame")
+        self._require("top_percent", 0 < self.top_percent <= 100, "above 0, at most 100")
         size = self.draw_size_px
-        _require(size == 0 or 64 <= size <= 16384, f"draw_size_px {size}", "64 to 16384 pixels, or the original's size")
+        self._require("draw_size_px", size == 0 or 64 <= size <= 16384, "64 to 16384 pixels, or the original's size")
 
-
-def _require(valid: bool, option: str, allowed: str) -> None:
-    if not valid:
-        raise InputError(f"{option}: want {allowed}")
+    def _require(self, name: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise InputError(f"{argument(name, getattr(self, name))}: want {allowed}")

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
 from qvl_attn.core.shape import check_shape
-from qvl_attn.core.text import quoted, shortened
+from qvl_attn.core.text import argument, quoted, shortened
 from qvl_attn.results.added import with_added
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 KINDS = {"check": "a check", "survey": "an encoder's run over a folder of pictures"}
 # For each kind: the noun for its samples, a note about added and removed ones, and a note about changed ones.
 CHANGED_WORDS = {
-    "check": ("samples", " (another --limit?)", " (question, answers, boxes or pictures)"),
+    "check": ("samples", f" (another {argument('limit')}?)", " (question, answers, boxes or pictures)"),
     "survey": ("pictures", "", ""),
 }
 COMMANDS = {"check": "qvl-attn check", "survey": "qvl-attn encoder"}
@@ -155,7 +155,7 @@ def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> It
                 _clean_up(folder)
     except Timeout:
         raise InputError(
-            f"--out {folder}: another process is writing to it", "wait for it, or name another folder"
+            f"{argument('out', folder)}: another process is writing to it", "wait for it, or name another folder"
         ) from None
     except OSError as error:
         raise StoreError(
@@ -189,7 +189,7 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
     if not os.path.isfile(folder / RUN_FILE):  # also takes names that are too long for pathlib  # noqa: PTH113
         raise InputError(
             f"{folder} is not a run of {COMMANDS[kind]}: it has no {RUN_FILE}",
-            f"name the --out folder of {KINDS[kind]}",
+            f"name the {argument('out')} folder of {KINDS[kind]}",
         )
     run = read_json(folder / RUN_FILE)
     if isinstance(run.get("kind"), str) and run["kind"] in KINDS and run["kind"] != kind:
@@ -233,7 +233,8 @@ def check_same(saved: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
     same_part = saved["same"].get("--shard") == run["same"].get("--shard")
     if lines:
         raise InputError(
-            f"--out {folder} was started with other settings or samples, and rows of different runs are not mixed",
+            f"{argument('out', folder)} was started with other settings or samples, "
+            "and rows of different runs are not mixed",
             "repeat the settings that it was started with, or name another folder",
             (*lines, *(_describe_changes(saved["samples"], run["samples"], run.get("kind")) if same_part else ())),
         )
@@ -252,8 +253,8 @@ def _change_samples(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]
     good = [row["id"] for row in rows if row["id"] in changed and row.get("status") != "error"]
     if good:
         raise InputError(
-            f"--out {folder} has rows of pictures that were changed or removed since",
-            "restore these pictures, or name another --out",
+            f"{argument('out', folder)} has rows of pictures that were changed or removed since",
+            f"restore these pictures, or name another {argument('out')}",
             tuple(
                 _describe_changes({name: old[name] for name in good}, {n: new[n] for n in good if n in new}, "survey")
             ),

@@ -97,7 +97,7 @@ class Method:
     """A method that computes a map from captured rows and signals.
 
     Attributes:
-        name: value of `--method`.
+        name: what users write, as in `method='mean'`.
         compute: pure function from a view to a map.
         needs: names of the signals that it uses.
         shows: short description of the map.

@@ -13,11 +13,14 @@ from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.methods.base import Method, MethodMap, View, as_map
 from qvl_attn.attribution.selection import describe_heads
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.text import argument
 
 
 def _heads(view: View) -> MethodMap:
     if not view.heads:
-        raise InputError("--method heads: there is no profile with heads", "name one with --profile")
+        raise InputError(
+            f"{argument('method', 'heads')}: there is no profile with heads", f"name one with {argument('profile')}"
+        )
     layers = sorted({layer for layer, _ in view.heads})
 
     def mean(heads: tuple[tuple[int, int], ...]) -> np.ndarray:

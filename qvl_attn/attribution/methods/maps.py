@@ -11,6 +11,7 @@ from qvl_attn.attribution.heatmap import percentile_scale, split_by_picture
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import Pairs, describe_heads
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
 
 
@@ -44,7 +45,9 @@ def method_heat_maps(
         values, layers = method.layer_values[method.layer_numbers.index(layer)], (layer,)
     mean = float(values.mean())
     if not mean > 0:
-        raise CaptureError(f"--method {method.method}: its map is zero everywhere", "choose another: qvl-attn methods")
+        raise CaptureError(
+            f"{argument('method', method.method)}: its map is zero everywhere", "choose another: qvl-attn methods"
+        )
     # Single heads have a vision mass of their own: the sum of their map.
     heads_mass = float(values.sum(dtype=np.float64)) if heads is not None else None
     captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)

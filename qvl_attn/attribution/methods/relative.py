@@ -53,7 +53,7 @@ RELATIVE = Method(
     source="Zhang et al. 2025, arXiv 2502.17422 (layer 22 of the 3B, last token)",
     cost="the generic prompt's own tokens; for a clip one more pass",
     when="the mean is bright at borders and sinks for every question",
-    differs="the authors take one layer and the last token (--layers 22 --query last for the 3B), add nothing to the "
-    "denominator, and end both prompts with “Answer the question using a single word or phrase.”",
+    differs="the authors take one layer (22 for the 3B) and the last token, add nothing to the denominator, and "
+    "end both prompts with “Answer the question using a single word or phrase.”",
     wrong="a ratio: cells that both prompts ignore are noise; cells that a description attends to as well cancel",
 )
