@@ -171,5 +171,5 @@ def test_the_rank_gaussian_is_zero_where_the_mean_is_not_above_it():
 def test_an_unknown_filter_is_refused(name):
     with pytest.raises(InputError) as caught:
         denoise(random_map(1, 2, 2), name)
-    assert caught.value.message == f"--denoise {name}: unknown"
+    assert caught.value.message == f"`denoise={name!r}`: unknown"
     assert caught.value.hint == "write median or rank-gaussian"

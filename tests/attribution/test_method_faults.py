@@ -28,7 +28,7 @@ def test_drawing_an_empty_map_is_an_error(demo, cats):
     (method_map,) = result.methods
     zeros = np.zeros_like(method_map.values)
     empty = replace(result, methods=(replace(method_map, values=zeros),))
-    with pytest.raises(CaptureError, match="--method gradient: its map is zero everywhere") as caught:
+    with pytest.raises(CaptureError, match="`method='gradient'`: its map is zero everywhere") as caught:
         empty.heatmap()
     assert "qvl-attn methods" in caught.value.hint
 

@@ -106,7 +106,7 @@ def test_a_profile_for_another_model_is_refused(demo):
 
 
 def test_a_profile_beside_layers_is_refused(demo, file):
-    with pytest.raises(InputError, match="cannot be combined with --layers"):
+    with pytest.raises(InputError, match="cannot be combined with `layers` or `heads`"):
         choose_profile(str(file(demo_profile())), shape_of(demo.config), chosen=True)
 
 

@@ -41,6 +41,11 @@ def test_a_long_value_is_cut_and_still_spelled():
     assert spelled(message) == f"--heads 1.{'9' * 55}…"
 
 
+@pytest.mark.parametrize("value", [Path("/tmp") / ("x" * 300), "/home/me/" + "checkpoints/" * 10])
+def test_a_path_can_be_copied(value):
+    assert spelled(argument("out", value)) == f"--out {value}"
+
+
 @pytest.mark.parametrize("text", ["`shapes`", "question `", "```", "`Layers`", "`a b`", "`layers", "`=x`"])
 def test_other_text_stays(text):
     assert spelled(text) == text

@@ -109,7 +109,7 @@ def test_nothing_is_overwritten_by_default(tmp_path):
         with whole_folder(target, overwrite=overwrite) as draft:
             write_json(draft / "result.json", {"new": True})
 
-    with pytest.raises(ResultExistsError, match="--overwrite"):
+    with pytest.raises(ResultExistsError, match="`overwrite=True` replaces it"):
         again(overwrite=False)
     assert read_json(target / "result.json")["a"] == "猫"
     again(overwrite=True)
@@ -141,9 +141,9 @@ def test_a_disk_that_is_full(tmp_path):
 
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--out"):
+    with pytest.raises(InputError, match=r"`out=.*`: "):
         check_writable(tmp_path / "file")
-    with pytest.raises(InputError, match="--out"):
+    with pytest.raises(InputError, match=r"`out=.*`: "):
         check_writable(tmp_path / "file" / "deeper")
     check_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())

@@ -216,7 +216,7 @@ def test_the_requested_frames_are_sampled_with_progress():
         ({"mode": "frames"}, "`mode='frames'`"),
         ({"mode": "both"}, "`mode='both'`"),
         ({"window": 4}, "`window=4`"),
-        ({"start_s": 2.0}, "--start 2"),
+        ({"start_s": 2.0}, "`start_s=2.0`"),
     ],
 )
 def test_settings_that_do_not_apply_to_encoders_are_refused(options, message):

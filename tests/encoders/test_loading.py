@@ -249,7 +249,7 @@ def test_unknown_options(options):
 def test_a_name_that_is_neither_folder_nor_id(tmp_path):
     with pytest.raises(InputError, match="no such folder, and no Hugging Face id"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="not in the cache, and --offline forbids downloading it"):
+    with pytest.raises(ModelError, match="not in the cache, and `offline=True` forbids downloading it"):
         load("nobody/nothing", offline=True)
 
 
@@ -299,7 +299,7 @@ def test_weights_are_fetched_when_they_are_needed(hub):
 def test_weights_that_are_not_in_the_cache_are_not_fetched_offline(hub):
     _, fetched = hub
     load("someone/encoder")
-    with pytest.raises(ModelError, match="not in the cache, and --offline forbids downloading it"):
+    with pytest.raises(ModelError, match="not in the cache, and `offline=True` forbids downloading it"):
         load("someone/encoder", offline=True).encode(tiny_encoders.picture(90, 80))
     assert fetched == [(None, False)]
 

@@ -371,7 +371,7 @@ def test_a_file_whose_blob_is_missing_from_the_cache_is_downloaded_again(folder,
     (snapshot / name).symlink_to("../../blobs/nothing")
     with pytest.raises(ModelError, match=f"{name} is a link to nothing"):
         find_checkpoint("someone/vl")
-    with pytest.raises(ModelError, match=r"not in the cache, and --offline forbids"):
+    with pytest.raises(ModelError, match="not in the cache, and `offline=True` forbids"):
         find_checkpoint("someone/vl", offline=True)
     needed = name != "model.safetensors"
     assert (find_on_disk("someone/vl", weights=False) is None) == needed

@@ -232,8 +232,8 @@ def test_what_is_not_the_same_is_named(out):
     assert len(query) < 300
     assert others == [
         "--seed: not given before, 1 now",
-        "samples removed (another --limit?): 1 (a)",
-        "samples added (another --limit?): 1 (c)",
+        "samples removed (another `limit`?): 1 (a)",
+        "samples added (another `limit`?): 1 (c)",
         "samples changed (question, answers, boxes or pictures): 1 (b)",
     ]
     assert contents(out) == before

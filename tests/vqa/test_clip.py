@@ -300,8 +300,8 @@ def test_each_pass_has_an_answer_of_its_own(demo, clip_file, how):
     ("limits", "says"),
     [
         ({"max_pixels": 602_113}, "want 3136 to 602112"),
-        ({"min_pixels": 100}, "--min-pixels 100"),
-        ({"min_pixels": 50_000, "max_pixels": 40_000}, "above --max-pixels"),
+        ({"min_pixels": 100}, "`min_pixels=100`"),
+        ({"min_pixels": 50_000, "max_pixels": 40_000}, "above `max_pixels=40000`"),
     ],
 )
 def test_pixel_limits(demo, clip_file, limits, says):

@@ -270,10 +270,10 @@ def test_what_a_filter_or_a_method_leaves_empty_is_a_clear_fault(result, tmp_pat
     lone = np.zeros_like(result.methods[0].values)
     lone[8] = 1
     spot = replace(result, methods=(replace(result.methods[0], values=lone),))
-    with pytest.raises(CaptureError, match="--denoise median leaves nothing of the map"):
+    with pytest.raises(CaptureError, match="`denoise='median'` leaves nothing of the map"):
         spot.save(tmp_path, Drawing(denoise="median"))
     dark = replace(result, methods=(replace(result.methods[0], values=np.zeros_like(lone)),))
-    with pytest.raises(CaptureError, match="--method relative: its map is zero everywhere"):
+    with pytest.raises(CaptureError, match="`method='relative'`: its map is zero everywhere"):
         dark.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -393,7 +393,7 @@ def test_mean_is_always_there(demo, cats, plain, tmp_path):
         (["--query", "text:dogs"], "not in the question 'how many cats?'"),
         (["--query", ""], "--query : unknown"),
         (["--query", "all"], "--query all: unknown"),
-        (["--alpha", "7"], "error: --alpha 7.0: want 0 to 1"),
+        (["--alpha", "7"], "error: --alpha 7: want 0 to 1"),
         (["--draw-size", "small"], "--draw-size small"),
         (["--scale", "frame"], "--scale frame is for clips, and this result is of a picture"),
         (["--smooth"], "--smooth is for clips"),

@@ -215,7 +215,7 @@ def test_what_transformers_would_fill_in_is_left_to_it(here, cats, wide, tmp_pat
         ({"max_new_tokens": 0}, InputError, "`max_new_tokens=0`: want"),
         ({"store_heads": "int8"}, InputError, "`store_heads='int8'`: unknown"),
         ({"profile": "none", "method": "heads"}, InputError, "no profile with heads"),
-        ({"dtype": "int8"}, InputError, "--dtype int8"),
+        ({"dtype": "int8"}, InputError, "`dtype='int8'`"),
         ({"model": "nowhere"}, InputError, "no such folder"),
         ({"model": "."}, InputError, r"no config\.json"),
     ],
