@@ -243,7 +243,7 @@ def test_a_lack_of_memory_is_not_blamed_on_the_files():
             fault()
 
     for fault in (lambda: torch.empty(2**60, dtype=torch.uint8), lambda: np.empty(2**60, dtype=np.uint8)):
-        with pytest.raises(MemoryLimitError, match=r"it cannot be read: out of memory .*--max-pixels"):
+        with pytest.raises(MemoryLimitError, match=r"it cannot be read: out of memory .*`max_pixels`"):
             run(fault)
     with pytest.raises(ModelError, match=r"it cannot be read: division by zero .*take other files"):
         run(lambda: 1 / 0)
@@ -268,7 +268,7 @@ def test_out_of_memory_is_one_line(demo):
         with on_device(demo.placement, 77):
             fault()
 
-    with pytest.raises(MemoryLimitError, match=r"77 tokens.*--max-pixels"):
+    with pytest.raises(MemoryLimitError, match=r"77 tokens.*`max_pixels`"):
         run(lambda: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
