@@ -250,7 +250,7 @@ FAULTS = [
     (("{a}", "--source-fps", "8"), "--source-fps is for a folder of frames, and none is given"),
     (("{a}", "--alpha", "7"), "error: --alpha 7: want 0 to 1"),
     (("{a}", "--draw-size", "1"), "error: --draw-size 1: want 64"),
-    (("{a}", "--top-percent", "0"), "error: --top-percent 0.0: want"),
+    (("{a}", "--top-percent", "0"), "error: --top-percent 0: want"),
     (("{a}", "--blur", "-1"), "error: --blur -1: want"),
     (("{a}", "--device", "tpu"), "tpu"),
     (("--input-dir", "{.}/gone"), "not a folder"),
