@@ -33,7 +33,6 @@ KEPT = {
 # Not yet.
 OPEN = {
     "analyzer",
-    *("attribution.heatmap", "attribution.selection", "attribution.settings"),
     *("encoders.engine", "vqa.engine"),
 }
 
