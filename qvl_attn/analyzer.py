@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qvl_attn.attribution.profiles import NO_PROFILE
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_op, no_progress
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures, moves
 from qvl_attn.media.sampling import ClipSettings
@@ -209,7 +209,7 @@ class Analyzer(Engine):
         mode: str = "clip",
         window: int = 0,
         stride: int = 0,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
         **options: Any,
     ) -> Result:
         """Ask one question about a clip.
@@ -256,7 +256,7 @@ class Analyzer(Engine):
         batch_size: int = 8,
         fps: float = ClipSettings.fps,
         max_frames: int = ClipSettings.max_frames,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
         **options: Any,
     ) -> dict[str, Any]:
         """Answer every sample of a data set, and measure whether the model looked at the evidence.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderSettings
 
@@ -19,7 +19,11 @@ class Encoder(EncoderEngine):
     """
 
     def encode_folder(
-        self, folder: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = no_op, **options: Any
+        self,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        progress: Progress = no_progress,
+        **options: Any,
     ) -> dict[str, Any]:
         """Encode every picture of a folder whose sub-folders are classes; a stopped run is resumed.
 

@@ -42,7 +42,7 @@ ORDER = (
 FACES = {"qvl_attn", "qvl_attn.__main__"}
 ENCODERS = ("capture", "hidden_states", "inputs", "loading", "saliency")
 VQA = ("batching", "engine", "explain", "sanity")
-MODEL = ("capture", "generate", "loading", "memory", "preprocess", "probe", "recorder")
+MODEL = ("cancellation", "capture", "generate", "loading", "memory", "preprocess", "probe", "recorder")
 TORCH = (
     *(f"model.{name}" for name in MODEL),
     *(f"encoders.{name}" for name in ENCODERS),

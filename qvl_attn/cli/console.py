@@ -20,7 +20,7 @@ from rich.text import Text
 
 from qvl_attn.cli.spelling import spelled
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import plain, without_middle
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def print_line(message: str) -> None:
     stderr.print(Text(plain(spelled(message)), style="dim"))
 
 
-def silence_libraries(*, bars: bool, progress: Progress = no_op) -> None:
+def silence_libraries(*, bars: bool, progress: Progress = no_progress) -> None:
     """Keep log lines and bars of libraries off the terminal, but for bars of downloads on a terminal with `bars`.
 
     Args:
@@ -84,7 +84,7 @@ def find_model(
     Args:
         model: the value of `--model`.
         offline: never connect to the Hub.
-        progress: called while the weights are read; with `no_op`, downloads show no bars either.
+        progress: called while the weights are read; with `no_progress`, downloads show no bars either.
         say: called with each line about what was chosen.
         load_options: the other keywords of `Analyzer.load`.
     """
@@ -92,7 +92,7 @@ def find_model(
     with importing():
         from qvl_attn.analyzer import Analyzer
 
-    silence_libraries(bars=progress is not no_op, progress=progress)
+    silence_libraries(bars=progress is not no_progress, progress=progress)
     return Analyzer.load(model, offline=offline, say=say, **load_options)
 
 
@@ -115,7 +115,7 @@ def find_encoder(
     with importing():
         from qvl_attn.encoder import Encoder
 
-    silence_libraries(bars=progress is not no_op, progress=progress)
+    silence_libraries(bars=progress is not no_progress, progress=progress)
     return Encoder.load(model, offline=offline, say=say, **load_options)
 
 

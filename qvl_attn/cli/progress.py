@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from qvl_attn.cli.console import print_line, stderr
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -53,7 +53,7 @@ def _duration(seconds: float) -> str:
 def progress_bars(*, enabled: bool) -> Iterator[Progress]:
     """Yield a progress callback, called with (stage, done, total). After the block it does nothing."""
     if not enabled:
-        yield no_op
+        yield no_progress
         return
     over = Event()
     with _bars() if stderr.is_terminal else nullcontext(_log()) as show:

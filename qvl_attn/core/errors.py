@@ -53,6 +53,12 @@ class StoreError(QvlAttnError):
     """A result cannot be written or read: exit code 1."""
 
 
+class Cancelled(QvlAttnError):  # noqa: N818  what the caller asked for is no error
+    """The caller's `cancel()` returned true: exit code 130, like Ctrl-C. The model is as it was before."""
+
+    exit_code = 130
+
+
 class ResultExistsError(StoreError):
     """The result already exists, and overwriting was not requested."""
 

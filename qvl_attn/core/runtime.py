@@ -1,4 +1,4 @@
-"""Time and peak memory of stages, progress callbacks, prefetching, and suppressing the stderr of C libraries.
+"""Time and peak memory of stages, progress and cancelling, prefetching, and suppressing the stderr of C libraries.
 
 Does not import torch; uses it only if it is already loaded.
 """
@@ -12,19 +12,81 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
-# Called with (stage, done, total); total is 0 if it is unknown.
-Progress = Callable[[str, int, int], None]
+from qvl_attn.core.errors import Cancelled
+
+
+class Progress(Protocol):
+    """Called while something long is under way."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Receive the state of a stage.
+
+        Args:
+            stage: what is being done.
+            done: how much of it is done.
+            total: how much there is; 0 if it is unknown.
+        """
+
+
+def no_progress(stage: str, done: int, total: int, /) -> None:
+    """Do nothing; the default of every `progress`."""
+    del stage, done, total
 
 
 def no_op(*values: object) -> None:
     """Do nothing; the default callback."""
     del values
+
+
+# Returns whether what is under way should end, such as `threading.Event().is_set`. Called after each layer of a model,
+# so it must be quick.
+Cancel = Callable[[], bool]
+# Called with each new piece of an answer's text.
+OnToken = Callable[[str], None]
+# What the code inside a `cancelling` block is to ask; None outside of such blocks.
+CANCEL: ContextVar[Cancel | None] = ContextVar("cancel", default=None)
+
+
+def check_cancelled(cancel: Cancel | None) -> None:
+    """Raise `Cancelled` if there is a `cancel` and it returns true."""
+    if cancel is not None and cancel():
+        raise Cancelled("cancelled: the caller's cancel() returned true")
+
+
+@contextmanager
+def cancelling(cancel: Cancel | None, progress: Progress = no_progress) -> Iterator[Progress]:
+    """End the work inside the block with `Cancelled` soon after `cancel()` returns true.
+
+    It is asked after each layer of a model that runs, each decoded frame and each call of the progress that this
+    yields. It holds for this thread and for those of `prefetch`.
+
+    Args:
+        cancel: returns whether to end; None for never.
+        progress: called by the progress that this yields.
+
+    Raises:
+        Cancelled: `cancel()` returned true.
+    """
+    if cancel is None:
+        yield progress
+        return
+
+    def progress_or_end(stage: str, done: int, total: int, /) -> None:
+        progress(stage, done, total)
+        check_cancelled(cancel)
+
+    outer = CANCEL.set(cancel)
+    try:
+        yield progress_or_end
+    finally:
+        CANCEL.reset(outer)
 
 
 _MEMORY_EVERY_S = 0.005
@@ -134,7 +196,8 @@ def prefetch(items: Generator[T, None, None], depth: int = 3) -> Generator[T, No
         except BaseException as error:
             put(None, error)
 
-    producer = threading.Thread(target=produce, daemon=True)
+    # A copy of the context: what is produced is cancelled with what is consumed.
+    producer = threading.Thread(target=copy_context().run, args=(produce,), daemon=True)
     producer.start()
     try:
         while True:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray
 from qvl_attn.encoders.attention import EncoderAttention
@@ -85,7 +85,7 @@ def capture_attention(
     inputs: Inputs,
     query_patches: Sequence[int] = (),
     patch_rows: PatchRows | None = None,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> EncoderAttention:
     """Run an encoder on a picture or clip and return its attention.
 
@@ -167,7 +167,7 @@ class Accumulator:
         query_patches: Sequence[int],
         device: torch.device,
         patch_rows: PatchRows | None = None,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
     ) -> None:
         self._spec, self._inputs, self._query_patches = spec, inputs, tuple(query_patches)
         self._patch_rows, self._progress = patch_rows, progress

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, Stages, loading, no_op
+from qvl_attn.core.runtime import Progress, Stages, loading, no_op, no_progress
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import PatchRows, capture_attention, in_chunks
@@ -31,6 +31,7 @@ from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
 from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
 from qvl_attn.media.image import PictureLike, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, is_folder
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.loading import DTYPES, placement_of, provenance_fields
@@ -103,7 +104,8 @@ class EncoderEngine:
     def _running(self) -> Iterator[None]:
         """Turn an error about shapes or values into a `ModelError`, and a lack of memory into a `MemoryLimitError`."""
         claim = f"{self.checkpoint.name}: the encoder cannot run"
-        with guarded(claim, WRONG_CONFIG, (RuntimeError, ValueError, IndexError)), on_device(self.placement, 0):
+        kinds = RuntimeError, ValueError, IndexError
+        with guarded(claim, WRONG_CONFIG, kinds), on_device(self.placement, 0), cancellable(self.model):
             yield
 
     @property
@@ -174,7 +176,11 @@ class EncoderEngine:
         check_free(self.placement, device, host, f"encoding {media.source}", remedy)
 
     def encode(
-        self, picture: PictureLike, settings: EncoderSettings | None = None, progress: Progress = no_op, **options: Any
+        self,
+        picture: PictureLike,
+        settings: EncoderSettings | None = None,
+        progress: Progress = no_progress,
+        **options: Any,
     ) -> EncoderResult:
         """Encode one picture or clip.
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.core.errors import InputError, describe_error
+from qvl_attn.core.errors import Cancelled, InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
-from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_op
+from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.embedding import check_available, check_points
@@ -30,7 +30,7 @@ from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, op
 
 
 def encode_folder(
-    encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = no_op
+    encoder: EncoderEngine, folder: Path, out: Path, settings: EncoderSettings, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Encode every picture of a folder and summarize the statistics of the layers.
 
@@ -158,7 +158,7 @@ def _encode_all(
                     said = True
                 outcome, vectors = _encode_one(encoder, media, capture_settings, bool(settings.embeddings))
             except Exception as error:  # files may hold anything, and one picture must not end the run
-                if "CUDA error" in str(error):
+                if isinstance(error, Cancelled) or "CUDA error" in str(error):
                     raise
                 outcome, vectors = {"status": "error", "error": describe_error(error)}, None
             if vectors is not None:  # before the row, which marks the picture as done

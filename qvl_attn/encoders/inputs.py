@@ -14,7 +14,7 @@ from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize
 
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.encoders.record import EncoderSettings
@@ -322,7 +322,7 @@ def load_encoder_clip(
     path: str | os.PathLike[str],
     clip_settings: ClipSettings | None = None,
     settings: EncoderSettings | None = None,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> Media:
     """Sample the frames of a clip for an encoder.
 

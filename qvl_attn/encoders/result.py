@@ -13,7 +13,7 @@ import numpy as np
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
@@ -54,7 +54,7 @@ class EncoderResult(EncoderRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
     ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
 

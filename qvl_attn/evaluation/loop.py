@@ -17,7 +17,7 @@ from threading import Event
 import numpy as np
 
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
+from qvl_attn.core.errors import Cancelled, CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
 from qvl_attn.core.runtime import prefetch
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
@@ -118,7 +118,7 @@ def score_chunks(
     sample_chunks: Iterable[Sequence[Sample]],
     plan: ScoringPlan,
     done: Callable[[], Collection[str]] = tuple,
-) -> Iterator[Score]:
+) -> Generator[Score, None, None]:
     """Answer and score samples, and yield each score as soon as it is known; a fault becomes the sample's error.
 
     The next chunk is read from the disk while the model runs on the current one.
@@ -202,7 +202,7 @@ def _score_group(
             remaining.remove(i)
         return
     except Exception as fault:
-        _check_device(fault)
+        _check_fault(fault)
         message, memory = describe_error(fault), isinstance(fault, MemoryLimitError)
     # Outside the `except` block, so that the memory that the fault's traceback held is free.
     for i in remaining:
@@ -219,14 +219,14 @@ def _score_alone(engine: Engine, prepared: Prepared, question: Question, plan: S
         ((_, result),) = with_sanity(engine, answered)
         return _score(prepared, result, plan)
     except Exception as fault:  # one sample of fifty thousand must not end the run
-        _check_device(fault)
+        _check_fault(fault)
         prepared.fault = describe_error(fault)
         return error_score(prepared)
 
 
-def _check_device(fault: Exception) -> None:
-    """Re-raise a device fault: it would fail every later sample."""
-    if "CUDA error" in str(fault):
+def _check_fault(fault: Exception) -> None:
+    """Re-raise what ends the run: a cancel, or a device fault, which would fail every later sample."""
+    if isinstance(fault, Cancelled) or "CUDA error" in str(fault):
         raise fault
 
 
@@ -358,6 +358,8 @@ def _read_one(
         media = [load_media(engine, media_ref, settings, loaded) for media_ref in prepared.sample.media_refs]
         prepared.unreadable = False
         prepared.question = engine.read(media, prepared.sample.question, settings, {}, by_media)
+    except Cancelled:
+        raise
     except Exception as fault:  # a damaged file may raise any error
         prepared.fault = describe_error(fault)
 

@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -97,7 +97,7 @@ class RayWorkers:
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score, None, None]:
         """Score several chunks per task; the rows of a task arrive when all of it is done."""
         finished = set(done())
         sample_chunks = list(chunks(samples, plan.batch_size))
@@ -129,7 +129,7 @@ class RayWorkers:
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Drawn | QvlAttnError]:
+    ) -> Generator[Drawn | QvlAttnError, None, None]:
         """Draw one sample after another in one actor."""
         drawings: dict[int, Drawn | QvlAttnError] = {}
         for row in self._map(_Drawer, "to draw the gallery", engine, (pairs, settings), [list(range(len(pairs)))]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, s
 from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
 from qvl_attn.core.files import check_new, read_json, write_json, write_png
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument, pluralize, shortened
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
@@ -37,7 +38,7 @@ def run_check(
     samples: Sequence[Sample],
     settings: Settings,
     run_config: RunConfig,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Score all samples, or those that a stopped run has not scored, and write everything to the run's folder.
@@ -131,9 +132,9 @@ def _score_part(
     def done() -> Collection[str]:
         return () if keep_maps and maps_bytes <= MAPS_BYTES else ledger.done  # maps are not on the disk
 
-    with ledger.appending(run) as append:
+    with ledger.appending(run) as append, closing(runner.score(engine, part, plan, done)) as new_scores:
         progress("asking", len(ledger.done), total)
-        for score in runner.score(engine, part, plan, done):
+        for score in new_scores:
             maps_bytes += sum(weights.nbytes for weights, _ in score.head_maps)
             if maps_bytes <= MAPS_BYTES:
                 maps[score.id] = score.head_maps
@@ -167,17 +168,17 @@ def _draw_gallery(
     settings = replace(settings, methods=(), faithfulness=False)
     by_id, files, best_and_worst = {sample.id: sample for sample in samples}, [], list(gallery_scores(scores))
     pairs = [(by_id[score.id], score) for _, score in best_and_worst]
-    drawings = zip(best_and_worst, runner.draw(engine, pairs, settings), strict=True)
-    for done, ((name, score), drawn) in enumerate(drawings, 1):
-        if isinstance(drawn, QvlAttnError):
-            notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
-        else:
-            picture, example = drawn
-            write_png(folder / file_name(name, score), picture)
-            if not (folder / example_file(score.id)).exists():  # it may have been written with the row
-                write_example(folder, example)
-            files.append(file_name(name, score))
-        progress("drawing", done, len(best_and_worst))
+    with closing(runner.draw(engine, pairs, settings)) as drawings:
+        for done, ((name, score), drawn) in enumerate(zip(best_and_worst, drawings, strict=True), 1):
+            if isinstance(drawn, QvlAttnError):
+                notes.append(f"gallery: {score.id} could not be drawn ({drawn})")
+            else:
+                picture, example = drawn
+                write_png(folder / file_name(name, score), picture)
+                if not (folder / example_file(score.id)).exists():  # it may have been written with the row
+                    write_example(folder, example)
+                files.append(file_name(name, score))
+            progress("drawing", done, len(best_and_worst))
     return files
 
 

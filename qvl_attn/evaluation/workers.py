@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -23,12 +23,12 @@ class Runner(Protocol):
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score, None, None]:
         """Answer and score samples, in any order, except those whose ids `done` returns."""
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Drawn | QvlAttnError]:
+    ) -> Generator[Drawn | QvlAttnError, None, None]:
         """Yield for each sample, in order, its picture for the gallery and its example, or the fault."""
 
 
@@ -44,13 +44,13 @@ class InProcess:
 
     def score(
         self, engine: Engine, samples: Sequence[Sample], plan: ScoringPlan, done: Callable[[], Collection[str]]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score, None, None]:
         """Score one chunk after another."""
         return score_chunks(engine, chunks(samples, plan.batch_size), plan, done)
 
     def draw(
         self, engine: Engine, pairs: Sequence[tuple[Sample, Score]], settings: Settings
-    ) -> Iterator[Drawn | QvlAttnError]:
+    ) -> Generator[Drawn | QvlAttnError, None, None]:
         """Draw each sample while the next one is answered."""
 
         def answered() -> Generator[Result | QvlAttnError, None, None]:

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Apart, Capture, Token
 from qvl_attn.model.capture import record_attention
@@ -130,14 +130,15 @@ def own_answers(
     prompts: Sequence[Prompt],
     recording: Recording,
     generation: GenerationConfig,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> list[Pass]:
     """Generate the answers to a batch of prompts; `progress` counts the tokens.
 
     The recorded rows are those of the question's tokens, the last prompt token and every generated token but the last.
     """
     inputs = on_model(padded_batch(prompts), model)
-    return _own_answers(model, tokenizer, prompts, recording, generation, inputs, progress)
+    return _own_answers(model, tokenizer, prompts, recording, generation, inputs, progress, on_token)
 
 
 def _own_answers(
@@ -148,13 +149,14 @@ def _own_answers(
     generation: GenerationConfig,
     inputs: dict[str, Any],
     progress: Progress,
+    on_token: OnToken | None,
     cached: int = 0,
 ) -> list[Pass]:
     length = inputs["input_ids"].shape[1]
     targets = [_target(prompt, padding=length - prompt.length, head=cached) for prompt in prompts]
     recorder = recording.recorder(targets, length, cached)
     with record_attention(model, recorder, recording.attention):
-        ids, logprobs = _generate(model, inputs, generation, progress)
+        ids, logprobs = _generate(model, inputs, generation, progress, on_token and _AnswerText(tokenizer, on_token))
     return [
         _trimmed_pass(tokenizer, prompt, answer, logprob, rows, recording, generation)
         for prompt, answer, logprob, rows in zip(prompts, ids, logprobs, recorder.results(), strict=True)
@@ -185,12 +187,14 @@ class SharedPictures:
         prompts: Sequence[Prompt],
         recording: Recording,
         generation: GenerationConfig,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
+        on_token: OnToken | None = None,
     ) -> list[Pass]:
         """Do as `own_answers` for prompts with these pictures. The padding stands right after the pictures."""
         padded = {name: _padded(prompts, name, self._stop) for name in ("input_ids", "attention_mask")}
         inputs = {**on_model(padded, self._model), "past_key_values": self._cache_for(len(prompts))}
-        return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, progress, self._stop)
+        stop = self._stop
+        return _own_answers(self._model, tokenizer, prompts, recording, generation, inputs, progress, on_token, stop)
 
     def supplied_answer(self, tokenizer: Any, prompt: Prompt, recording: Recording, answer: str) -> Pass:
         """Do as `supplied_answer` for one prompt with these pictures."""
@@ -264,8 +268,42 @@ class _TokenLogprobs:
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+class _AnswerText:
+    """Pass on the text of a single answer while its tokens are chosen: characters whole, control tokens never.
+
+    It is a stopping criterion that never stops. Joined, the pieces are the text of `answer_tokens`.
+    """
+
+    def __init__(self, tokenizer: Any, on_token: OnToken) -> None:
+        self._tokenizer = tokenizer
+        self._on_token = on_token
+        self._special = set(tokenizer.all_special_ids)
+        self._ids: list[int] = []
+        self._passed = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        token = int(input_ids[0, -1])
+        if token not in self._special:
+            self._ids.append(token)
+            self._pass_on(self._text().rstrip("\ufffd"))  # the next token may complete the character
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def finish(self) -> None:
+        """Pass on what no token has completed."""
+        self._pass_on(self._text())
+
+    def _text(self) -> str:
+        text: str = self._tokenizer.decode(self._ids, clean_up_tokenization_spaces=False)
+        return text
+
+    def _pass_on(self, text: str) -> None:
+        if len(text) > self._passed:
+            piece, self._passed = text[self._passed :], len(text)
+            self._on_token(piece)
+
+
 def _generate(
-    model: Any, inputs: dict[str, Any], generation: GenerationConfig, progress: Progress
+    model: Any, inputs: dict[str, Any], generation: GenerationConfig, progress: Progress, text: _AnswerText | None
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return the generated tokens of each sequence of a batch and their log-probabilities, with padding at the end."""
     logprobs = _TokenLogprobs(progress)
@@ -273,10 +311,12 @@ def _generate(
     hook = model.lm_head.register_forward_hook(logprobs.store_logits)
     try:
         with torch.inference_mode():
-            criteria = StoppingCriteriaList([logprobs])
+            criteria = StoppingCriteriaList([logprobs] if text is None else [logprobs, text])
             ids = model.generate(**inputs, generation_config=generation, stopping_criteria=criteria)
     finally:
         hook.remove()
+    if text is not None:
+        text.finish()
     progress(TOKENS, len(logprobs.steps), len(logprobs.steps))
     length = inputs["input_ids"].shape[1]
     return ids[:, length:].tolist(), torch.stack(logprobs.steps, dim=1).tolist()

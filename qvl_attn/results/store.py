@@ -18,7 +18,7 @@ import numpy as np
 
 from qvl_attn.core.errors import QvlAttnError, StoreError
 from qvl_attn.core.files import slug, whole_folder, write_json, write_npz, write_png, write_text
-from qvl_attn.core.runtime import Progress, Stages, no_op
+from qvl_attn.core.runtime import Progress, Stages, no_progress
 from qvl_attn.core.types import Media, Source
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.page import REPORT_FILE
@@ -75,7 +75,7 @@ def save_record(
     threads: int,
     *,
     overwrite: bool,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> Path:
     """Draw and write a result into its folder; `result.json` is written last.
 

@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from qvl_attn.attribution.settings import recorded_apart
-from qvl_attn.core.runtime import Progress, Stages, no_op
+from qvl_attn.core.runtime import OnToken, Progress, Stages, no_progress
 from qvl_attn.core.types import Capture
 from qvl_attn.model.generate import Pass, Recording, SharedPictures, greedy, own_answers, supplied_answer
 from qvl_attn.vqa.question import Question, same_pictures, with_pixels, with_pixels_of
@@ -112,9 +112,12 @@ def run_group(
     batches: Sequence[Sequence[Question]],
     *,
     shared: bool,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> Iterator[Run]:
     """Run the questions of a group batch by batch, in order; `progress` counts the tokens of each batch.
+
+    `on_token` gets the text of the answer of a single question.
 
     Raises:
         CaptureError: the captured attention fails its checks.
@@ -129,11 +132,11 @@ def run_group(
             if shared:
                 prompts = [question.prompt for question in batch]
                 pictures = pictures or SharedPictures(model, with_pixels(first, processor, config).prompt, recording)
-                answers = pictures.own_answers(tokenizer, prompts, recording, generation, progress)
+                answers = pictures.own_answers(tokenizer, prompts, recording, generation, progress, on_token)
                 supply = pictures.supplied_answer
             else:
                 prompts = [with_pixels(question, processor, config).prompt for question in batch]
-                answers = own_answers(model, tokenizer, prompts, recording, generation, progress)
+                answers = own_answers(model, tokenizer, prompts, recording, generation, progress, on_token)
                 supply = partial(supplied_answer, model)
         batch_stages.seconds["answer"] = round(batch_stages.seconds["answer"] / len(batch), 3)
         for question, prompt, own in zip(batch, prompts, answers, strict=True):

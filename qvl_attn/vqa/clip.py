@@ -12,7 +12,7 @@ import numpy as np
 
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
@@ -56,7 +56,7 @@ class ClipQuestion:
         return (*([self.whole] if self.whole else []), *self.passes)
 
 
-def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: Progress = no_op) -> Media:
+def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: Progress = no_progress) -> Media:
     """Sample a clip's frames at the size that the processor uses.
 
     Args:
@@ -153,13 +153,19 @@ def _frame(media: Media, i: int) -> Media:
 
 
 def answer_clip(
-    engine: Engine, clip_questions: Sequence[ClipQuestion], progress: Progress = no_op
+    engine: Engine,
+    clip_questions: Sequence[ClipQuestion],
+    progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> Iterator[tuple[int, Result]]:
-    """Answer prepared questions; yield (index of the question, result) as soon as all of its passes are done."""
+    """Answer prepared questions; yield (index of the question, result) as soon as all of its passes are done.
+
+    `on_token` is for a single question in one prompt: see `Engine.answer`.
+    """
     prompts = [(i, k, prompt) for i, question in enumerate(clip_questions) for k, prompt in enumerate(question.prompts)]
     results: list[dict[int, Result]] = [{} for _ in clip_questions]
     progress("asking", 0, len(prompts))
-    answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE, progress)
+    answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE, progress, on_token)
     for done, (index, result) in enumerate(answers, 1):
         i, k, _ = prompts[index]
         results[i][k] = result
@@ -191,11 +197,22 @@ def _join(question: ClipQuestion, results: Sequence[Result]) -> Result:
 
 
 def ask_video(
-    engine: Engine, path: str | os.PathLike[str], question: str, settings: Settings, progress: Progress = no_op
+    engine: Engine,
+    path: str | os.PathLike[str],
+    question: str,
+    settings: Settings,
+    progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> Result:
     """Ask one question about a clip: see `Analyzer.ask_video`."""
     source_fps = (settings.clip or ClipSettings()).source_fps
     media = load_clip(engine.processor, open_clip(path, source_fps), settings, progress)
     clip_questions = prepare_clip(engine, media, [question], settings)
-    ((_, result),) = with_sanity(engine, answer_clip(engine, clip_questions, progress), progress)
+    count = len(clip_questions[0].prompts)
+    if on_token is not None and count > 1:
+        raise InputError(
+            f"{argument('on_token')}: needs one prompt, and this clip is asked about in {count}",
+            f"drop {argument('mode')} and {argument('window')}, or {argument('on_token')}",
+        )
+    ((_, result),) = with_sanity(engine, answer_clip(engine, clip_questions, progress, on_token), progress)
     return result

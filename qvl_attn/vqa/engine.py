@@ -13,9 +13,20 @@ from qvl_attn.attribution.profiles import shape_of
 from qvl_attn.attribution.selection import Selection
 from qvl_attn.attribution.settings import Settings, selection_of, settings_of
 from qvl_attn.core.errors import InputError, numbered
-from qvl_attn.core.runtime import Progress, Stages, joined, loading, no_op
+from qvl_attn.core.runtime import (
+    CANCEL,
+    OnToken,
+    Progress,
+    Stages,
+    check_cancelled,
+    joined,
+    loading,
+    no_op,
+    no_progress,
+)
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
+from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.capture import prove_capture
 from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded
 from qvl_attn.model.config_check import WRONG_CONFIG
@@ -213,6 +224,7 @@ class Engine:
         Raises:
             InputError: a picture, the question or a setting is invalid.
         """
+        check_cancelled(CANCEL.get())
         stages = Stages()
         with stages.stage("prepare"):
             media = load_pictures(pictures, loaded, settings.stretch)
@@ -246,26 +258,43 @@ class Engine:
         return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
 
     def answer(
-        self, questions: Sequence[Question], batch_size: int = 1, progress: Progress = no_op
+        self,
+        questions: Sequence[Question],
+        batch_size: int = 1,
+        progress: Progress = no_progress,
+        on_token: OnToken | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Answer prepared questions; yield (index of the question, result) as soon as each is done.
 
-        Questions are grouped as in `ask_many`. `batch_size` is a limit: batches are smaller if they would not fit.
-        `progress` is called with the number of tokens of each answer so far.
+        Questions are grouped as in `ask_many`.
+
+        Args:
+            questions: the result of `prepare`.
+            batch_size: a limit: batches are smaller if they would not fit.
+            progress: called with the number of tokens of each answer so far.
+            on_token: of a single question, called with each new piece of the model's own answer.
 
         Raises:
+            Cancelled: in a block of `core.runtime.cancelling`, its `cancel()` returned true.
             CaptureError: the captured attention fails its checks.
             MemoryLimitError: a question does not fit the memory.
+            ValueError: `on_token` with several questions.
         """
+        if on_token is not None and len(questions) > 1:
+            raise ValueError(f"on_token is for a single question, not for {len(questions)}")
         for group in self.groups(questions, batch_size):
-            yield from self.answer_group(questions, group, progress)
+            yield from self.answer_group(questions, group, progress, on_token)
 
     def groups(self, questions: Sequence[Question], batch_size: int) -> Iterator[Group]:
         """Yield groups of questions that run together and are estimated to fit the memory."""
         return groups(questions, self.config, batch_size, self._fits)
 
     def answer_group(
-        self, questions: Sequence[Question], group: Group, progress: Progress = no_op
+        self,
+        questions: Sequence[Question],
+        group: Group,
+        progress: Progress = no_progress,
+        on_token: OnToken | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Answer the questions of one group, like `answer`."""
         batches = [[questions[i] for i in batch] for batch in group.batches]
@@ -276,11 +305,12 @@ class Engine:
         loading = Stages()
         with loading.stage("load"):
             model = self.model
-        runs = run_group(model, self.processor, self.config, batches, shared=group.shared, progress=progress)
+        inputs = model, self.processor, self.config, batches
+        runs = run_group(*inputs, shared=group.shared, progress=progress, on_token=on_token)
         for batch in group.batches:
             for i in batch:
                 explaining = Stages()
-                with on_device(self.placement, questions[i].prompt.length):
+                with on_device(self.placement, questions[i].prompt.length), cancellable(model):
                     run = next(runs)
                     fields = self._explain(questions[i], run, explaining)
                 result = self._result(questions[i], run, joined(loading, explaining), len(batch), group.shared)

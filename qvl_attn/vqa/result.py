@@ -12,7 +12,7 @@ from typing import Any
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.render.html.notebook import framed
@@ -59,7 +59,7 @@ class Result(VqaRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = no_op,
+        progress: Progress = no_progress,
     ) -> Path:
         """Draw the result and write it to a folder of its own inside `out`; `result.json` is written last.
 

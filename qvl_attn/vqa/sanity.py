@@ -22,7 +22,7 @@ from qvl_attn.attribution.heatmap import split_by_picture
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.demo.heldout import scene
@@ -40,7 +40,7 @@ Condition = tuple[str, Question, list[Any]]
 OTHER_QUESTIONS = ("What is in the corner?", "What is at the top?")
 
 
-def sanity_checks(engine: Engine, result: Result, progress: Progress = no_op) -> dict[str, Sanity]:
+def sanity_checks(engine: Engine, result: Result, progress: Progress = no_progress) -> dict[str, Sanity]:
     """Compare the maps of a result with those under changed conditions.
 
     Args:
@@ -92,7 +92,7 @@ def sanity_checks(engine: Engine, result: Result, progress: Progress = no_op) ->
 
 
 def with_sanity(
-    engine: Engine, answers: Iterable[tuple[int, Result]], progress: Progress = no_op
+    engine: Engine, answers: Iterable[tuple[int, Result]], progress: Progress = no_progress
 ) -> Iterator[tuple[int, Result]]:
     """Yield results, with their sanity checks if faithfulness was requested."""
     for i, result in answers:

@@ -16,7 +16,7 @@ from PIL import Image
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import no_op
+from qvl_attn.core.runtime import no_progress
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders import inputs as inputs_module
@@ -60,7 +60,7 @@ def heat_of(result, values=None, query=None, layer=1, scale=None):
 
 def export(folder, result, heat, drawing=CELLS, captions=()):
     folder.mkdir()
-    return export_clip(folder, result, heat, drawing, captions, no_op)
+    return export_clip(folder, result, heat, drawing, captions, no_progress)
 
 
 def frames_of(path):
