@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import typer.testing
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,6 +29,20 @@ CLIP_FPS = 10
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 DEMO_PICTURES = Path(__file__).parent.parent / "qvl_attn" / "demo" / "pictures"
+
+
+# Typer would build the whole command line anew for every command that a test runs.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
+
+def pytest_sessionstart():
+    """Do not look for garbage among the libraries and tests, which stay until the end."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

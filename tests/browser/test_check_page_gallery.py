@@ -16,6 +16,7 @@ from qvl_attn.evaluation.score import FIGURES
 from qvl_attn.render.overlay import color_table, upsample
 from qvl_attn.render.style import Drawing
 from tests.helpers.check_pages import CARD, INKED, number
+from tests.helpers.processes import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 DRAWN = """(row) => [...ROW.children].map((figure) => {
@@ -268,30 +269,31 @@ def test_clips_show_their_steps(open_check_page, finished_check):
 
 # Time of drawing
 
-EMPTY = f"""() => [...document.querySelectorAll(".sample .pictures, #sample-card .pictures")].filter((row) => {{
-  const box = row.getBoundingClientRect();
-  return box.bottom > 0 && box.top < innerHeight && !({INKED})(row);
-}}).length"""
+# Scroll from the top to the end; return the rows that were visible, or nothing if one stayed empty.
+SCROLL = f"""async (patience_ms) => {{
+  const end_ms = performance.now() + patience_ms, visible = new Set();
+  for (let offset = 0; ; offset += 350) {{
+    scrollTo(0, offset);
+    for (;;) {{
+      await new Promise(requestAnimationFrame);
+      const rows = [...document.querySelectorAll("#cards .pictures")].filter((row) => {{
+        const box = row.getBoundingClientRect();
+        return box.bottom > 0 && box.top < innerHeight;
+      }});
+      rows.forEach((row) => visible.add(drawnCards.get(row).row));
+      if (rows.every({INKED})) break;
+      if (performance.now() > end_ms) return null;
+    }}
+    if (offset > document.documentElement.scrollHeight - innerHeight) return [...visible];
+  }}
+}}"""
 
 
 def scroll_through(page):
     """Scroll from the top to the end; no visible card stays empty."""
-    visible_rows, offset_px = set(), 0
-    page.page.evaluate("scrollTo(0, 0)")
-    while True:
-        page.wait(f"() => ({EMPTY})() === 0")
-        visible_rows |= set(
-            page.page.evaluate("""() => [...document.querySelectorAll("#cards .pictures")]
-          .filter((row) => { const box = row.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; })
-          .map((row) => drawnCards.get(row).row)""")
-        )
-        offset_px += 350
-        page.page.mouse.wheel(0, 350)
-        end = page.page.evaluate("() => document.documentElement.scrollHeight - innerHeight")
-        page.page.wait_for_timeout(30)
-        if offset_px > end + 350:
-            break
-    assert visible_rows == {*page.cards()}
+    visible_rows = page.page.evaluate(SCROLL, PATIENCE_S * 1000)
+    assert visible_rows is not None, "a visible card stays empty"
+    assert {*visible_rows} == {*page.cards()}
 
 
 def test_no_card_stays_empty_when_it_becomes_visible(open_check_page, finished_check):
@@ -299,7 +301,6 @@ def test_no_card_stays_empty_when_it_becomes_visible(open_check_page, finished_c
     count = len(rows_with_example(finished_check("boxed")))
     inked = f"() => [...document.querySelectorAll('#cards .pictures')].filter({INKED}).length"
     assert page.page.evaluate(inked) < count, "cards far from the window are not drawn yet"
-    page.page.mouse.move(200, 250)
     scroll_through(page)
     for change in (
         lambda: page.page.select_option("#sort", "lift"),
@@ -311,7 +312,6 @@ def test_no_card_stays_empty_when_it_becomes_visible(open_check_page, finished_c
         lambda: page.page.click("#theme"),
     ):
         change()
-        page.page.mouse.move(200, 250)
         scroll_through(page)
 
 

@@ -20,7 +20,7 @@ from qvl_attn import Result, __version__
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.loading import without_loading
-from tests.helpers.processes import PATIENCE_S, signal_at_call, signal_at_import, start_command
+from tests.helpers.processes import PATIENCE_S, signal_at_call, signal_at_import, start_command, start_python
 
 QUESTION = "how many cats?"
 SHIPPED = json.loads((DEMO_PICTURES / "pictures.json").read_text(encoding="utf-8"))
@@ -515,9 +515,8 @@ def test_the_default_model_is_never_replaced_silently(run, cats, monkeypatch, tm
 
 def run_command(cwd, *args, code=""):
     """Run a real process to its end: its exit code, stdout and stderr."""
-    process = start_command(args, cwd, code)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, out, err
+    done = start_command(args, cwd, code).completed()
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -544,17 +543,17 @@ def test_an_interrupted_run_keeps_finished_results(cats, tmp_path, number, code)
 @pytest.mark.parametrize("module", ["typer", "torch", "torch.nn", "transformers"])
 def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, module):
     code = signal_at_import(module, signal.SIGINT)
-    returned, _, err = run_command(tmp_path, "ask", cats, QUESTION, "-m", "demo", code=code)
-    assert returned == 130, err
+    process = start_python(("ask", cats, QUESTION, "-m", "demo"), tmp_path, code)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "interrupted" in err
 
 
 def test_two_runs_in_one_folder(cats, tmp_path):
-    """Real processes, by the module's name."""
-    processes = [
-        start_command(("ask", cats, QUESTION, "-m", "demo", "-q", "--draw-size", 256), tmp_path) for _ in range(2)
-    ]
+    """Real processes, at the same time."""
+    words = ("ask", cats, QUESTION, "-m", "demo", "-q", "--draw-size", 256)
+    processes = [start_command(words, tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert outputs == [(f"{COUNT}\n", "")] * 2
     assert [process.returncode for process in processes] == [0, 0]

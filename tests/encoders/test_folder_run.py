@@ -28,7 +28,7 @@ from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
 from tests.helpers import tiny_encoders
 from tests.helpers.check_runs import line_count
-from tests.helpers.processes import PATIENCE_S, signal_at_call, start_command
+from tests.helpers.processes import signal_at_call, start_command
 
 SIZES = {"cats/a b.png": (90, 80), "cats/猫.png": (80, 101), "dogs/c.png": (120, 70), "dogs/deep/d\ne.png": (75, 75)}
 SIZES |= {"loose.png": (99, 88)}
@@ -552,9 +552,7 @@ def test_a_killed_run_is_resumed(tmp_path):
     words = ["encoder", "--input-dir", tmp_path / "in", "--model", tiny_encoders.folder("dino"), "--out", out]
     words += ["--device", "cpu", "--dtype", "float32", "--embeddings", "pca"]
     killing = signal_at_call("qvl_attn.results.run_folder:_write", 4, signal.SIGKILL)
-    process = start_command(words, tmp_path, killing)
-    process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == -signal.SIGKILL
+    assert start_command(words, tmp_path, killing).completed().returncode == -signal.SIGKILL
     assert line_count(out) == 3
     resumed = encode_folder(encoder(), tmp_path / "in", out, EMBED)
     whole = encode_folder(encoder(), tmp_path / "in", tmp_path / "whole", EMBED)

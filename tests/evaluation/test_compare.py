@@ -21,6 +21,7 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.compare import COMPARED
 from qvl_attn.evaluation.score import FIGURES, Score, score_row
+from tests.helpers.check_runs import without_drawings
 from tests.helpers.made_up_scores import OTHER_FIGURES
 
 SAME = {"--model": "demo", "--query": "last", "--profile": None}
@@ -359,9 +360,11 @@ def real(tmp_path_factory, demo):
     folder = tmp_path_factory.mktemp("real")
     write_dataset(folder / "set", 4)
     samples = load_samples(folder / "set" / "questions.jsonl")
-    for query in ("last", "question"):
-        demo.check(samples[:40], folder / query, query=query, layers="all", name="questions.jsonl")
-    demo.check(samples, folder / "calibrated", query="last", calibrate=folder / "mine.json", name="questions.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        without_drawings(patch)
+        for query in ("last", "question"):
+            demo.check(samples[:40], folder / query, query=query, layers="all", name="questions.jsonl")
+        demo.check(samples, folder / "calibrated", query="last", calibrate=folder / "mine.json", name="questions.jsonl")
     return folder
 
 

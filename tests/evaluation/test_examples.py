@@ -6,8 +6,6 @@ import io
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -35,7 +33,8 @@ from qvl_attn.render.html.payload import jpeg
 from qvl_attn.results.run_folder import read_run
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.check_runs import assert_same_run, rows_of, summary_of, words_of, write_rows
-from tests.helpers.run_comparison import ENVIRONMENT, assert_same_examples
+from tests.helpers.processes import start_command
+from tests.helpers.run_comparison import assert_same_examples
 
 LIMIT = 26
 
@@ -385,7 +384,7 @@ KILL_HOOKS = {
 def run_killed(cwd, data, at, hook):
     """Run a process that kills itself at the nth call of a function."""
     code = (
-        "import os, signal, sys\n"
+        "import os, signal\n"
         "from pathlib import Path\n"
         "import qvl_attn.results.run_folder as ledger\n"
         "import qvl_attn.evaluation.examples as examples, qvl_attn.evaluation.outputs as gallery\n"
@@ -399,13 +398,9 @@ def run_killed(cwd, data, at, hook):
         "        return original(file, *args)\n"
         "    setattr(owner, name, hooked)\n"
         f"{hook}\n"
-        "from qvl_attn.__main__ import main\n"
-        "main()\n"
     )
     words = words_of(data, "--limit", LIMIT, "--quiet", "--max-new-tokens", 2)
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    return start_command(words, cwd, code).completed()
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.loading import without_loading
+from tests.helpers.processes import signal_at_call, start_command
 from tests.helpers.run_comparison import ENVIRONMENT, assert_runs_match, files_of, pictures_of, rows_of, summary_of
 
 OF = 3
@@ -277,16 +278,9 @@ def test_a_finished_part_without_its_rows_is_damaged(command, runs, change):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_kill_in_the_middle_leaves_no_merged_run(finished_runs, tmp_path, number):
-    words = ["merge", *map(str, parts_in(finished_runs)), "--out", str(tmp_path / "all"), "--csv", "--quiet"]
-    code = (
-        "import os, sys\n"
-        "import qvl_attn.evaluation.sharding as parts\n"
-        f"sys.argv = ['qvl-attn', *{words!r}]\n"
-        f"parts._copy_gallery = lambda *args: os.kill(os.getpid(), {int(number)})\n"
-        "from qvl_attn.__main__ import main\n"
-        "main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    words = ["merge", *parts_in(finished_runs), "--out", tmp_path / "all", "--csv", "--quiet"]
+    code = signal_at_call("qvl_attn.evaluation.sharding:_copy_gallery", 1, number)
+    done = start_command(words, tmp_path, code).completed()
     assert done.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "all").exists()

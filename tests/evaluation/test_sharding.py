@@ -22,6 +22,7 @@ from qvl_attn.evaluation.loop import other_samples
 from qvl_attn.evaluation.outputs import gallery_scores
 from qvl_attn.evaluation.score import Score
 from qvl_attn.evaluation.sharding import MAX_SHARDS, Shard
+from tests.helpers.check_runs import without_drawings
 from tests.helpers.run_comparison import json_differences, rows_of
 
 
@@ -160,8 +161,9 @@ def test_the_best_and_the_worst_of_all_are_among_those_of_the_parts(figure_rows,
 # Controls
 
 
-def test_a_sample_has_the_same_control_in_its_part_as_in_the_whole(demo, tmp_path):
+def test_a_sample_has_the_same_control_in_its_part_as_in_the_whole(demo, tmp_path, monkeypatch):
     """The control uses the boxes of another sample, mostly of another part: figures must not depend on the parts."""
+    without_drawings(monkeypatch)
     colors, rows = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200), (200, 40, 200)), []
     for i, color in enumerate(colors):
         Image.fromarray(np.full((112, 112, 3), color, np.uint8)).save(tmp_path / f"{i}.png")

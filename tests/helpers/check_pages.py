@@ -186,12 +186,16 @@ class CheckPage:
         return str(self.page.locator(selector).inner_text())
 
     def wait(self, expression: str, argument: Any = None) -> None:
-        """Wait until a JavaScript expression is true; the page's policy forbids Playwright's `wait_for_function`."""
-        for _ in range(PATIENCE_S * 50):
-            if self.page.evaluate(expression, argument):
-                return
-            self.page.wait_for_timeout(20)
-        raise AssertionError(f"never true: {expression} {argument}")
+        """Wait until a JavaScript function returns true; the page's policy forbids Playwright's `wait_for_function`."""
+        waiting = f"""async (argument) => {{
+          const end_ms = performance.now() + {1000 * PATIENCE_S};
+          while (!({expression})(argument)) {{
+            if (performance.now() > end_ms) return false;
+            await new Promise((next) => setTimeout(next, 5));
+          }}
+          return true;
+        }}"""
+        assert self.page.evaluate(waiting, argument), f"never true: {expression} {argument}"
 
     def wait_drawn(self, row: int) -> None:
         """Scroll to the card of a row, and wait until all its maps are drawn."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.processes import PATIENCE_S, start_command
+from tests.helpers.processes import Command, start_command
 
 # Fields that differ between two identical runs.
 TIMES = ("seconds",)
@@ -22,16 +22,14 @@ def words_of(data, *args, out="run") -> list[str]:
     return ["check", "--model", "demo", *(str(arg) for arg in (data, "--out", out, *args))]
 
 
-def start_process(cwd: Path, data, *args, out="run", code="") -> subprocess.Popen[str]:
+def start_process(cwd: Path, data, *args, out="run", code="") -> Command:
     """Start a check in a new process, optionally with Python code that runs first."""
     return start_command(words_of(data, *args, out=out), cwd, code)
 
 
 def run_process(cwd: Path, data, *args, out="run", code="") -> subprocess.CompletedProcess[str]:
     """Run a check in a new process, and wait until it ends."""
-    process = start_process(cwd, data, *args, out=out, code=code)
-    output = process.communicate(timeout=PATIENCE_S)
-    return subprocess.CompletedProcess(process.args, process.returncode, *output)
+    return start_process(cwd, data, *args, out=out, code=code).completed()
 
 
 def invoke(data, *args, out="run"):

@@ -205,10 +205,11 @@ def test_batches_of_any_size_give_the_same_figures(check, scenes, whole, tmp_pat
 
 
 def test_merged_parts_equal_the_whole_run(check, scenes, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("qvl_attn.evaluation.outputs.GALLERY_SIZE", 0)
     parts = [tmp_path / "a", tmp_path / "b"]
-    for i, part in enumerate(parts):
-        assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0
+    with monkeypatch.context() as patch:
+        without_drawings(patch)
+        for i, part in enumerate(parts):
+            assert check(scenes, part, "--methods", METHODS, "--shard", f"{i + 1}/2", "--quiet").exit_code == 0
     done = check(parts, tmp_path / "all", "--csv", command="merge")
     assert done.exit_code == 0, done.output
     assert not json_differences(rows_of(tmp_path / "all"), rows_of(whole[0]), abs_tol=1e-3)
@@ -277,7 +278,8 @@ def test_methods_exclude_calibration(check, tmp_path, tmp_path_factory):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreadable_sample_does_not_affect_the_methods_of_the_others(check, tmp_path):
+def test_an_unreadable_sample_does_not_affect_the_methods_of_the_others(check, tmp_path, monkeypatch):
+    without_drawings(monkeypatch)
     rows = make_data(tmp_path)
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:2000])
     data = write_rows(tmp_path, rows)

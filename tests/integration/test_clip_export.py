@@ -316,9 +316,8 @@ def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
     out = tmp_path / "out"
     words = ["video", clip, QUESTION, "--model", "demo", "--max-frames", 4, "--max-new-tokens", 2, "--out", out]
     drawing = "qvl_attn.results.clip_export:FrameRenderer.draw"
-    process = start_command(words, tmp_path, signal_at_call(drawing, 20, number))
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == (143 if number == signal.SIGTERM else -number), errors
+    done = start_command(words, tmp_path, signal_at_call(drawing, 20, number)).completed()
+    assert done.returncode == (143 if number == signal.SIGTERM else -number), done.stderr
     left = [path.relative_to(out).as_posix() for path in out.rglob("*.mp4")]
     if number == signal.SIGKILL:
         (file,) = left
@@ -332,7 +331,9 @@ def test_a_killed_run_leaves_no_half_result(tmp_path, clip_file, number):
 PAGE = """<!doctype html><video id=v src=heatmap.mp4 muted></video><script>
 const v = document.getElementById('v'), playback = {times: []};
 v.onerror = () => { playback.error = v.error.message; done(); };
-v.onloadedmetadata = () => { playback.size = [v.videoWidth, v.videoHeight]; playback.duration = v.duration; v.play(); };
+v.onloadedmetadata = () => {
+  playback.size = [v.videoWidth, v.videoHeight]; playback.duration = v.duration; v.playbackRate = 8; v.play();
+};
 v.ontimeupdate = () => playback.times.push(v.currentTime);
 v.onended = () => {
   const c = document.createElement('canvas'); c.width = v.videoWidth; c.height = v.videoHeight;
@@ -350,7 +351,7 @@ def test_it_plays_in_a_real_browser(result, saved, tmp_path, chromium):
     (tmp_path / "index.html").write_text(PAGE)
     handler = partial(_Quiet, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         page = chromium.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
