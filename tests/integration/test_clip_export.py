@@ -260,7 +260,7 @@ def test_many_layers_are_four_groups(result):
         weights=np.concatenate([capture.weights] * 3)[:10],
         vision_mass=np.concatenate([capture.vision_mass] * 3)[:10],
     )
-    drawn_lines = lines(replace(result, capture=more))
+    drawn_lines = lines(replace(result, capture=more, provenance=replace(result.provenance, layer_count=10)))
     labels = ["layers 0-2", "layers 3-5", "layers 6-7", "layers 8-9", "headline: layers 0-9"]
     assert [line.label for line in drawn_lines] == labels
 
