@@ -316,7 +316,7 @@ def test_errors_are_found_before_the_weights_are_loaded(monkeypatch):
         encoder.encode(tiny_encoders.picture(98, 60), EncoderSettings(embeddings=("pca",)))
     assert caught.value.hint == "pip install 'qvl-attn[embeddings]'"
     monkeypatch.undo()
-    with pytest.raises(InputError, match="tsne: 4 patches; t-SNE needs 5 or more"):
+    with pytest.raises(InputError, match="`embeddings='tsne'`: 4 patches; t-SNE needs 5 or more"):
         encoder.encode(
             tiny_encoders.picture(28, 28), EncoderSettings(embeddings=("tsne",), min_pixels=784, max_pixels=784)
         )
