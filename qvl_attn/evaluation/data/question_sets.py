@@ -43,7 +43,7 @@ def shipped_sets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
 
 
-def load_prompts(name: str, typed: str = "") -> tuple[PromptItem, ...]:
+def load_prompts(name: str, typed: str | None = None) -> tuple[PromptItem, ...]:
     """Read a question set.
 
     Args:
@@ -53,7 +53,7 @@ def load_prompts(name: str, typed: str = "") -> tuple[PromptItem, ...]:
     Raises:
         InputError: it does not exist, or has invalid lines; every fault is listed with its line.
     """
-    path, typed = Path(name), typed or argument("prompts", name)
+    path, typed = Path(name), argument("prompts", name) if typed is None else typed
     # A folder with the name of a shipped set is ignored; pathlib raises on names that are too long.
     if not os.path.isfile(name) and (name in shipped_sets() or not os.path.exists(name)):  # noqa: PTH110, PTH113
         shipped = shipped_sets()
