@@ -11,14 +11,7 @@ import typer
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
-from qvl_attn.cli.output import (
-    folder_of,
-    iterate_results,
-    print_result,
-    print_saved,
-    print_side_by_side,
-    read_questions,
-)
+from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op
 
@@ -103,7 +96,7 @@ def ask(
         # Imported here, so that --help and a mistyped path need not wait for numpy.
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.image import load_picture
-        from qvl_attn.vqa.saved import find_saved
+        from qvl_attn.vqa.session import answered, find_saved
 
         pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
         drawing = drawing_of(
@@ -141,24 +134,9 @@ def ask(
             "seed": seed,
             "store_heads": store_heads.value,
         }
-        saved = find_saved(pictures, texts, drawing, out, typed, model, **load_options)
-        if saved and not overwrite:
-            print_saved(saved, FILES, as_json=as_json, quiet=quiet)
-            return
-
-        analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
-        from qvl_attn.vqa.sanity import with_sanity
-
-        settings = analyzer.settings(**typed)
-        prepared = analyzer.prepare([(pictures, text) for text in texts], settings)
-        folders = [folder_of(analyzer, question, question.media, drawing, out, overwrite) for question in prepared]
-        for result, folder, reused in iterate_results(
-            folders,
-            lambda missing: with_sanity(
-                analyzer, analyzer.answer([prepared[i] for i in missing], progress=progress), progress
-            ),
-            lambda result: result.save(out, drawing, overwrite=overwrite),
-            overwrite,
-        ):
-            print_result(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
-        print_side_by_side(folders, quiet=quiet)
+        results = find_saved(pictures, texts, drawing, out, typed, model, **load_options)
+        if results is None or overwrite:
+            analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
+            prepared = analyzer.prepare([(pictures, text) for text in texts], analyzer.settings(**typed))
+            results = answered(analyzer, prepared, out, drawing, overwrite=overwrite, progress=progress)
+        print_results(results, FILES, as_json=as_json, quiet=quiet)

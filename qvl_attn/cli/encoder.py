@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,13 +21,7 @@ from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import shortened
 
 if TYPE_CHECKING:
-    from qvl_attn.core.runtime import Progress
-    from qvl_attn.core.types import Media, Source
-    from qvl_attn.encoder import Encoder
-    from qvl_attn.encoders.record import EncoderSettings
-    from qvl_attn.encoders.result import EncoderResult
-    from qvl_attn.media.sampling import ClipSettings
-    from qvl_attn.render.style import Drawing
+    pass
 
 
 class OverHeads(StrEnum):
@@ -191,7 +184,7 @@ def encoder(
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_pictures import list_pictures
         from qvl_attn.encoders.record import EncoderSettings
-        from qvl_attn.encoders.saved import find_saved
+        from qvl_attn.encoders.session import encoded, find_saved, request
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
 
@@ -229,7 +222,7 @@ def encoder(
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is continued, not replaced", "name another --out")
             list_pictures(input_dir, out)
-        asked = [_check_opens(path, settings, clip_settings) for path in media or []]
+        requests = [request(path, settings, clip_settings) for path in media or []]
         if media and not any(moves(path) for path in media):
             options.refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
         if media and not any(os.path.isdir(path) for path in media):  # noqa: PTH112
@@ -245,28 +238,18 @@ def encoder(
             "dtype": dtype.value,
             "offline": offline,
         }
-        saved = find_saved(asked, drawing, out, model, **load_options)
-        if saved and not overwrite:
-            for path, folder in zip(media or [], saved, strict=True):
-                print_encoder_result(_saved(folder, path), folder, True, as_json=as_json, quiet=quiet)
-            return
-        encoder = find_encoder(model, progress=progress, say=no_op if quiet else print_line, **load_options)
-        if input_dir is not None:
-            from qvl_attn.encoders.folder_run import encode_folder
+        results = find_saved(requests, drawing, out, model, **load_options)
+        if results is None or overwrite or input_dir is not None:
+            encoder = find_encoder(model, progress=progress, say=no_op if quiet else print_line, **load_options)
+            if input_dir is not None:
+                from qvl_attn.encoders.folder_run import encode_folder
 
-            summary = encode_folder(encoder, input_dir, out, settings, progress)
-            print_folder_run(summary, out, as_json=as_json, quiet=quiet)
-            return
-        # Find faults of the pictures before the weights are loaded. Pictures are large, so none is kept.
-        for path in media or []:
-            if not moves(path):
-                encoder.read(_load_picture(path), settings)
-        for path in media or []:
-            print_encoder_result(
-                *_encode_or_load(encoder, path, settings, clip_settings, drawing, out, progress, overwrite),
-                as_json=as_json,
-                quiet=quiet,
-            )
+                summary = encode_folder(encoder, input_dir, out, settings, progress)
+                print_folder_run(summary, out, as_json=as_json, quiet=quiet)
+                return
+            results = encoded(encoder, requests, out, drawing, overwrite=overwrite, progress=progress)
+        for saved in results:
+            print_encoder_result(saved, as_json=as_json, quiet=quiet)
 
 
 def _check_run_folder(ctx: typer.Context, out: Path) -> None:
@@ -301,77 +284,3 @@ def _parse_point(typed: str) -> tuple[float, float]:
     if not (abs(x) < MAX_COORDINATE_PX and abs(y) < MAX_COORDINATE_PX):
         raise InputError(f"--at {shortened(typed)}: want x,y in pixels of the picture", "such as --at 320,240")
     return x, y
-
-
-def _load_picture(path: str, stretch: bool = False) -> Media:
-    from qvl_attn.media.image import load_picture
-
-    return load_picture(path, stretch)
-
-
-class _Picture(NamedTuple):
-    """A picture without its pixels."""
-
-    source: str
-    sha256: str
-
-
-def _check_opens(path: str, settings: EncoderSettings, clip_settings: ClipSettings) -> tuple[Source, EncoderSettings]:
-    """Check that a picture can be read, or that a clip can be opened and has the requested frames.
-
-    Returns:
-        What was opened, without pixels, and its settings.
-
-    Raises:
-        InputError: it cannot, or has not.
-    """
-    from qvl_attn.media.image import moves
-    from qvl_attn.media.sampling import plan_frames
-    from qvl_attn.media.video import open_clip
-
-    if not moves(path):
-        return _Picture(path, _load_picture(path).sha256), settings
-    video = open_clip(path, clip_settings.source_fps)
-    plan_frames(video, clip_settings)
-    return video, replace(settings, clip=clip_settings)
-
-
-def _saved(folder: Path, source: str) -> EncoderResult:
-    """Return a saved result with its picture's path as it was typed."""
-    from qvl_attn.encoders.result import EncoderResult
-
-    saved = EncoderResult.load(folder)
-    return replace(saved, media=replace(saved.media, source=source))
-
-
-def _encode_or_load(
-    encoder: Encoder,
-    path: str,
-    settings: EncoderSettings,
-    clip_settings: ClipSettings,
-    drawing: Drawing,
-    out: Path,
-    progress: Progress,
-    overwrite: bool,
-) -> tuple[EncoderResult, Path, bool]:
-    """Return an encoder result, its folder, and whether it existed already."""
-    from qvl_attn.core.errors import ResultExistsError
-    from qvl_attn.encoders.inputs import load_encoder_clip
-    from qvl_attn.encoders.result import request_folder
-    from qvl_attn.media.image import moves
-    from qvl_attn.results.store import is_complete
-
-    if moves(path):
-        settings = replace(settings, clip=clip_settings)
-        media = load_encoder_clip(encoder.spec, encoder.processor, path, clip_settings, settings, progress)
-    else:
-        media = _load_picture(path, settings.stretch)
-    folder = request_folder(out, media, settings, drawing, encoder.provenance)
-    if overwrite or not is_complete(folder):
-        result = encoder.encode(media, settings, progress)
-        try:
-            result.save(out, drawing, overwrite=overwrite, progress=progress)
-            return result, folder, False
-        except ResultExistsError:  # another run has finished the same result meanwhile
-            pass
-    return _saved(folder, media.source), folder, True

@@ -1,4 +1,4 @@
-"""Read the questions, find or compute their results, and print them."""
+"""Read the questions, and print the results."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.cli.console import print_line
-from qvl_attn.core.errors import InputError, ResultExistsError, StoreError, numbered
+from qvl_attn.core.errors import InputError, StoreError, numbered
 from qvl_attn.core.runtime import describe_memory
 from qvl_attn.core.text import check_written, plain, pluralize, shortened
 
 if TYPE_CHECKING:
-    from qvl_attn.analyzer import Analyzer
-    from qvl_attn.core.types import Media
-    from qvl_attn.render.style import Drawing
-    from qvl_attn.vqa.question import Question
-    from qvl_attn.vqa.result import Result
-
-if TYPE_CHECKING:
     from qvl_attn.encoders.result import EncoderResult
+    from qvl_attn.results.session import Saved
+    from qvl_attn.vqa.result import Result
 
 
 def read_questions(questions: Sequence[str], prompts: str | None, example: str, instead: str) -> list[str]:
@@ -63,98 +58,30 @@ def _is_media(name: str) -> bool:
     return is_media(name)
 
 
-def folder_of(
-    analyzer: Analyzer,
-    prompt: Question,
-    media: Sequence[Media],
-    drawing: Drawing,
-    out: Path,
-    overwrite: bool,
-) -> Path:
-    """Return the folder of a question's result: a saved one of any of `attention_modes`, else that of a new one.
+def print_results(results: Iterable[Saved[Result]], files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
+    """Print each result as soon as it is there, and at the end the command that makes one page of several.
 
     Args:
-        analyzer: the model that answers.
-        prompt: the question, or one of its prompts.
-        media: the pictures or the clip of the question.
-        drawing: how the result is drawn.
-        out: the folder that holds the results.
-        overwrite: whether an existing result is computed again.
+        results: the results.
+        files: names of the files to list.
+        as_json: print a JSON object for each.
+        quiet: print only the answers or the JSON.
     """
-    from qvl_attn.results.store import is_complete
-    from qvl_attn.vqa.saved import attention_modes, request_folders
-
-    modes = () if overwrite else attention_modes(analyzer.attn, analyzer.placement.dtype)
-    made_by = analyzer.made_by(prompt)
-    *saved, new = request_folders(
-        out, media, prompt.prompt.question, prompt.settings, drawing, made_by, (*modes, prompt.attention)
-    )
-    return next(filter(is_complete, saved), new)
-
-
-def iterate_results(
-    folders: Sequence[Path],
-    answer: Callable[[list[int]], Iterator[tuple[int, Result]]],
-    save: Callable[[Result], Path],
-    overwrite: bool,
-) -> Iterator[tuple[Result, Path, bool]]:
-    """Yield (result, folder, whether it existed already) for each question, in the order of the folders.
-
-    Args:
-        folders: one per question.
-        answer: called with the indices of the questions to answer; yields (position in this list, result).
-        save: writes a result.
-        overwrite: whether existing results are computed again.
-    """
-    from qvl_attn.results.store import is_complete
-    from qvl_attn.vqa.result import Result
-
-    reused = [is_complete(folder) and not overwrite for folder in folders]
-    missing = [i for i, is_reused in enumerate(reused) if not is_reused]
-    answers = answer(missing)
-    computed: dict[int, Result] = {}
-    for i, folder in enumerate(folders):
-        while not reused[i] and i not in computed:
-            position, result = next(answers)
-            try:
-                save(result)
-                computed[missing[position]] = result
-            except ResultExistsError:  # another run has finished the same result meanwhile
-                reused[missing[position]] = True
-        yield (Result.load(folder), folder, True) if reused[i] else (computed.pop(i), folder, False)
-
-
-def print_saved(folders: Sequence[Path], files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
-    """Print saved results, as `print_result` does."""
-    from qvl_attn.vqa.result import Result
-
-    for folder in folders:
-        print_result(Result.load(folder), folder, True, files, as_json=as_json, quiet=quiet)
-    print_side_by_side(folders, quiet=quiet)
-
-
-def print_side_by_side(folders: Sequence[Path], *, quiet: bool) -> None:
-    """Print the command that makes one page of several results."""
+    folders = []
+    for saved in results:
+        print_result(saved, files, as_json=as_json, quiet=quiet)
+        folders.append(saved.folder)
     if len(folders) > 1 and not quiet:
         print_line(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
 
 
 def print_result(
-    result: Result,
-    folder: Path,
-    reused: bool,
-    files: Sequence[str],
-    *,
-    as_json: bool,
-    quiet: bool,
-    done: str = "computed",
+    saved: Saved[Result], files: Sequence[str], *, as_json: bool, quiet: bool, done: str = "computed"
 ) -> None:
     """Print a result: notes on stderr, answer and files, or JSON, on stdout.
 
     Args:
-        result: the result to print.
-        folder: its folder.
-        reused: whether it existed already.
+        saved: the result to print.
         files: names of the files to list.
         as_json: print one JSON object.
         quiet: print only the answer or the JSON.
@@ -162,6 +89,7 @@ def print_result(
     """
     from qvl_attn.core.files import read_json
 
+    result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
         if reused:
             print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
@@ -231,13 +159,11 @@ PRINTED_FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "t
 MAX_PRINTED_ERRORS = 3
 
 
-def print_encoder_result(result: EncoderResult, folder: Path, reused: bool, *, as_json: bool, quiet: bool) -> None:
+def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: bool) -> None:
     """Print an encoder result: notes and memory on stderr, figures and files, or JSON, on stdout.
 
     Args:
-        result: the encoder result to print.
-        folder: its folder.
-        reused: whether it existed already.
+        saved: the encoder result to print.
         as_json: print one JSON object.
         quiet: print only the folder or the JSON.
 
@@ -246,20 +172,22 @@ def print_encoder_result(result: EncoderResult, folder: Path, reused: bool, *, a
     """
     from qvl_attn.core.files import read_json
 
-    record = read_json(folder / "result.json")
+    file = saved.folder / "result.json"
+    record = read_json(file)
     try:
-        _print_encoder_result(result, folder, record, reused, as_json=as_json, quiet=quiet)
+        _print_encoder_result(saved, record, as_json=as_json, quiet=quiet)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StoreError(
-            f"{folder / 'result.json'} is damaged: {type(fault).__name__}: {fault}", "compute it again with --overwrite"
+            f"{file} is damaged: {type(fault).__name__}: {fault}", "compute it again with --overwrite"
         ) from None
 
 
 def _print_encoder_result(
-    result: EncoderResult, folder: Path, record: Mapping[str, Any], reused: bool, *, as_json: bool, quiet: bool
+    saved: Saved[EncoderResult], record: Mapping[str, Any], *, as_json: bool, quiet: bool
 ) -> None:
     from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 
+    result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
         if reused:
             print_line(f"found complete in {folder}, nothing was computed (--overwrite does it again)")

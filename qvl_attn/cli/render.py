@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from qvl_attn.cli import completion, options
 from qvl_attn.cli.ask import FILES as PICTURE_FILES
 from qvl_attn.cli.console import handle_errors, print_line
 from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, drawing_of
-from qvl_attn.cli.output import iterate_results, print_result
+from qvl_attn.cli.output import print_result
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
 from qvl_attn.core.errors import InputError
@@ -106,7 +106,9 @@ def render(
     with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
+        from qvl_attn.results.session import run_session
         from qvl_attn.vqa.redraw import check_whole, left_behind, read_result, redrawn
+        from qvl_attn.vqa.result import Result
 
         saved = read_result(folder)
         if out is None:
@@ -128,17 +130,15 @@ def render(
             if not quiet:
                 print_line(f"note: {name} belongs to another map and is not copied; it stays in {folder}")
 
-        def draw(missing: list[int]) -> Iterator[tuple[int, Result]]:
-            return ((position, result) for position in range(len(missing)))
-
-        for drawn, target, reused in iterate_results(
+        for drawn in run_session(
             [result.folder(out, drawing)],
-            draw,
-            lambda drawn: drawn.save(out, drawing, overwrite=overwrite, progress=progress),
-            overwrite,
+            lambda missing: ((position, result) for position in range(len(missing))),
+            save=partial(Result.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+            load=Result.load,
+            overwrite=overwrite,
         ):
             files = PICTURE_FILES if saved.media[0].clip is None else CLIP_FILES
-            print_result(drawn, target, reused, files, as_json=as_json, quiet=quiet, done="drawn")
+            print_result(drawn, files, as_json=as_json, quiet=quiet, done="drawn")
 
 
 def _drawing_fields(saved: Result, scale: ScaleChoice | None, smooth: bool, side_by_side: bool) -> dict[str, Any]:

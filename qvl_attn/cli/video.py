@@ -23,14 +23,7 @@ from qvl_attn.cli.options import (
     HeadDtype,
     drawing_of,
 )
-from qvl_attn.cli.output import (
-    folder_of,
-    iterate_results,
-    print_result,
-    print_saved,
-    print_side_by_side,
-    read_questions,
-)
+from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.runtime import no_op
 
@@ -157,7 +150,7 @@ def video(
         from qvl_attn.core.files import check_writable
         from qvl_attn.media.sampling import ClipSettings, plan_frames
         from qvl_attn.media.video import open_clip
-        from qvl_attn.vqa.saved import find_saved
+        from qvl_attn.vqa.session import answered_clip, find_saved
 
         clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
         video = open_clip(media, source_fps)
@@ -200,23 +193,13 @@ def video(
             "store_heads": store_heads.value,
             "clip": clip_settings,
         }
-        saved = find_saved([video], texts, drawing, out, typed, model, **load_options)
-        if saved and not overwrite:
-            print_saved(saved, FILES, as_json=as_json, quiet=quiet)
-            return
+        results = find_saved([video], texts, drawing, out, typed, model, **load_options)
+        if results is None or overwrite:
+            analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
+            from qvl_attn.vqa.clip import load_clip, prepare_clip
 
-        analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
-        from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
-
-        settings = analyzer.settings(**typed)
-        clip = load_clip(analyzer.processor, video, settings, progress)
-        prepared = prepare_clip(analyzer, clip, texts, settings)
-        folders = [folder_of(analyzer, question.prompts[0], (clip,), drawing, out, overwrite) for question in prepared]
-        for result, folder, reused in iterate_results(
-            folders,
-            lambda missing: answer_clip(analyzer, [prepared[i] for i in missing], progress),
-            lambda result: result.save(out, drawing, overwrite=overwrite, progress=progress),
-            overwrite,
-        ):
-            print_result(result, folder, reused, FILES, as_json=as_json, quiet=quiet)
-        print_side_by_side(folders, quiet=quiet)
+            settings = analyzer.settings(**typed)
+            clip = load_clip(analyzer.processor, video, settings, progress)
+            prepared = prepare_clip(analyzer, clip, texts, settings)
+            results = answered_clip(analyzer, prepared, out, drawing, overwrite=overwrite, progress=progress)
+        print_results(results, FILES, as_json=as_json, quiet=quiet)

@@ -96,8 +96,12 @@ def with_sanity(
 ) -> Iterator[tuple[int, Result]]:
     """Yield results, with their sanity checks if faithfulness was requested."""
     for i, result in answers:
-        checked = result.settings.faithfulness
-        yield i, replace(result, sanity=sanity_checks(engine, result, progress)) if checked else result
+        yield i, add_sanity(engine, result, progress)
+
+
+def add_sanity(engine: Engine, result: Result, progress: Progress = no_op) -> Result:
+    """Return a result with its sanity checks, if faithfulness was requested."""
+    return replace(result, sanity=sanity_checks(engine, result, progress)) if result.settings.faithfulness else result
 
 
 def depths(layers: int) -> tuple[int, ...]:

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvl_attn import Analyzer
+from qvl_attn import Analyzer, Result
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
-from qvl_attn.cli.output import folder_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_json
 from qvl_attn.media.image import load_picture
@@ -23,7 +22,7 @@ from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import sure_placement
 from qvl_attn.render.style import Drawing
 from qvl_attn.vqa.clip import load_clip, prepare_clip
-from qvl_attn.vqa.saved import find_saved
+from qvl_attn.vqa.session import find_saved, result_folder
 
 QUESTION = "how many cats?"
 REQUESTS = {
@@ -77,11 +76,21 @@ def folder_of_the_model(media, text, drawing, typed, options, out):
     """Return the folder that a run of the model would write."""
     analyzer = Analyzer.load(**options)
     (question,) = analyzer.prepare([(media, text)], analyzer.settings(**typed))
-    return folder_of(analyzer, question, media, drawing, out, overwrite=True)
+    return result_folder(analyzer, question, media, out, drawing, overwrite=True)
 
 
 def found(media, text, drawing, typed, options, out):
-    return find_saved(media, [text], drawing, out, typed, **options)
+    return folders_of(find_saved(media, [text], drawing, out, typed, **options))
+
+
+def folders_of(results):
+    return None if results is None else [saved.folder for saved in results]
+
+
+@pytest.fixture(autouse=True)
+def unread(monkeypatch):
+    """The results are empty files."""
+    monkeypatch.setattr(Result, "load", staticmethod(lambda folder: None))
 
 
 def finish(folder: Path) -> None:
@@ -115,7 +124,7 @@ def test_all_questions_or_none(cats, wide, tmp_path):
     media, _, drawing, typed, options = asked[0]
 
     def of_both():
-        return find_saved(media, [text for _, text, *_ in asked], drawing, tmp_path, typed, **options)
+        return folders_of(find_saved(media, [text for _, text, *_ in asked], drawing, tmp_path, typed, **options))
 
     finish(folders[1])
     assert of_both() is None
@@ -131,10 +140,11 @@ def test_a_clip_is_not_decoded(demo, clip_file, tmp_path, mode):
     settings = demo.settings(**typed)
     media = load_clip(demo.processor, video, settings)
     (question,) = prepare_clip(demo, media, [QUESTION], settings)
-    folder = folder_of(demo, question.prompts[0], (media,), Drawing(), tmp_path / "out", overwrite=True)
+    folder = result_folder(demo, question.prompts[0], (media,), tmp_path / "out", Drawing(), overwrite=True)
     finish(folder)
     undecoded = SimpleNamespace(source=video.source, sha256=video.sha256)
-    assert find_saved([undecoded], [QUESTION], Drawing(), tmp_path / "out", typed, "demo", dtype="float32") == [folder]
+    saved = find_saved([undecoded], [QUESTION], Drawing(), tmp_path / "out", typed, "demo", dtype="float32")
+    assert folders_of(saved) == [folder]
 
 
 def test_the_placement_is_that_of_torch():

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from qvl_attn import Drawing, Encoder, EncoderSettings
+from qvl_attn import Drawing, Encoder, EncoderResult, EncoderSettings
 from qvl_attn.core.errors import ModelError
-from qvl_attn.encoders import saved
+from qvl_attn.encoders import session
 from qvl_attn.encoders.result import request_folder
-from qvl_attn.encoders.saved import find_saved
+from qvl_attn.encoders.session import EncoderRequest, find_saved
 from qvl_attn.media.sampling import ClipSettings
 from tests.helpers import tiny_encoders
 
@@ -29,6 +29,20 @@ def model(request) -> str:
     return request.param if request.param == "demo" else str(tiny_encoders.folder(request.param))
 
 
+@pytest.fixture(autouse=True)
+def unread(monkeypatch):
+    """The results are empty files."""
+    monkeypatch.setattr(session, "_named", lambda saved, asked: saved)
+    monkeypatch.setattr(EncoderResult, "load", staticmethod(lambda folder: None))
+
+
+def found(*names, drawing=None, out, model, **options):
+    """Return the folders of saved results."""
+    requests = [EncoderRequest(ASKED[name][0].source, *ASKED[name]) for name in names]
+    results = find_saved(requests, drawing or Drawing(), out, model, **options)
+    return None if results is None else [saved.folder for saved in results]
+
+
 def finish(folder) -> None:
     folder.mkdir(parents=True)
     (folder / "result.json").touch()
@@ -40,18 +54,18 @@ def test_every_request_finds_its_own_result_and_no_other(model, options, tmp_pat
     folders = [request_folder(tmp_path, *asked, Drawing(), provenance) for asked in ASKED.values()]
     assert len(set(folders)) == len(folders)
     for folder in folders:
-        assert find_saved(list(ASKED.values()), Drawing(), tmp_path, model, **options) is None
+        assert found(*ASKED, out=tmp_path, model=model, **options) is None
         finish(folder)
-    assert find_saved(list(ASKED.values()), Drawing(), tmp_path, model, **options) == folders
-    assert find_saved([ASKED["a picture"]], Drawing(alpha=0.3), tmp_path, model, **options) is None
-    assert find_saved([ASKED["a picture"]], Drawing(), tmp_path, model, dtype="float16", device="cpu") is None
+    assert found(*ASKED, out=tmp_path, model=model, **options) == folders
+    assert found("a picture", drawing=Drawing(alpha=0.3), out=tmp_path, model=model, **options) is None
+    assert found("a picture", out=tmp_path, model=model, dtype="float16", device="cpu") is None
 
 
 def test_only_torch_can_tell_where_it_does_not_say_its_version(tmp_path, monkeypatch):
     provenance = Encoder.load("demo").provenance
     finish(request_folder(tmp_path, *ASKED["a picture"], Drawing(), provenance))
-    monkeypatch.setattr(saved, "torch_build", lambda: None)
-    assert find_saved([ASKED["a picture"]], Drawing(), tmp_path, "demo") is None
+    monkeypatch.setattr(session, "torch_build", lambda: None)
+    assert found("a picture", out=tmp_path, model="demo") is None
 
 
 def test_another_family_is_refused(tmp_path):

@@ -1,0 +1,184 @@
+"""Pictures, clips and their folders: find results without the seconds that torch takes to load, or encode and save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.types import Media, Source
+from qvl_attn.core.version import __version__
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
+from qvl_attn.encoders.result import EncoderResult, request_folder
+from qvl_attn.encoders.spec import FAMILIES, family_of
+from qvl_attn.media.image import PictureLike, load_picture, moves
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import open_clip
+from qvl_attn.model.checkpoint import check_config, find_on_disk
+from qvl_attn.model.checkpoint_files import read_object
+from qvl_attn.model.placement import check_options, sure_placement, torch_build
+from qvl_attn.render.style import Drawing
+from qvl_attn.results.session import Saved, find_results, run_session
+
+if TYPE_CHECKING:
+    from qvl_attn.encoders.engine import EncoderEngine
+
+
+@dataclass(frozen=True)
+class FileId:
+    """A file's name and content, without its pixels: see `Source`."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderRequest:
+    """A picture or clip to encode.
+
+    Attributes:
+        picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+        source: its name and SHA-256.
+        settings: settings of the run.
+    """
+
+    picture: PictureLike
+    source: Source
+    settings: EncoderSettings
+
+
+def request(picture: PictureLike, settings: EncoderSettings, clip: ClipSettings | None = None) -> EncoderRequest:
+    """Return a request, after a check that the picture can be read, or the clip opened and its frames found.
+
+    Args:
+        picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+        settings: settings of the run.
+        clip: which frames are sampled, if it is a clip.
+
+    Raises:
+        InputError: it cannot be read, or has no such frames.
+    """
+    if not isinstance(picture, (str, os.PathLike)):
+        return EncoderRequest(picture, picture, settings)
+    if not moves(picture):
+        loaded = load_picture(picture, settings.stretch)
+        return EncoderRequest(picture, FileId(loaded.source, loaded.sha256), settings)
+    clip = clip or ClipSettings()
+    video = open_clip(picture, clip.source_fps)
+    plan_frames(video, clip)
+    return EncoderRequest(picture, video, replace(settings, clip=clip))
+
+
+def find_saved(
+    requests: Sequence[EncoderRequest],
+    drawing: Drawing,
+    out: Path,
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    offline: bool = False,
+) -> Iterator[Saved[EncoderResult]] | None:
+    """Return the saved results of requests.
+
+    Args:
+        requests: pictures and clips with their settings.
+        drawing: how the results are drawn.
+        out: the folder that holds the results.
+        model: as in `EncoderEngine.load`, as all that follow.
+        revision: as in `EncoderEngine.load`.
+        device: as in `EncoderEngine.load`.
+        dtype: as in `EncoderEngine.load`.
+        offline: as in `EncoderEngine.load`.
+
+    Returns:
+        The results, in the same order. None if one is missing, or if only torch can tell which result it would be.
+
+    Raises:
+        InputError: an option is invalid.
+        ModelError: the model is not supported, or cannot be found and may not be downloaded.
+    """
+    check_options(device, dtype, None)
+    checkpoint = find_on_disk(model, revision, offline=offline, weights=False)
+    if checkpoint is None:
+        return None
+    config = read_object(checkpoint.folder / "config.json", model)
+    family = FAMILIES[family_of(model, config)]
+    check_config(model, config)
+    placement, torch = sure_placement(checkpoint, device, dtype), torch_build()
+    if placement is None or torch is None:
+        return None
+    provenance = EncoderProvenance(
+        qvl_attn=__version__,
+        transformers=version("transformers"),
+        torch=torch["__version__"],
+        model=checkpoint.name,
+        revision=checkpoint.revision,
+        device=placement[0],
+        dtype=placement[1],
+        family=family.name,
+    )
+    folders = [[request_folder(out, each.source, each.settings, drawing, provenance)] for each in requests]
+    found = find_results(folders, EncoderResult.load)
+    return found and (_named(saved, each) for saved, each in zip(found, requests, strict=True))
+
+
+def encoded(
+    encoder: EncoderEngine,
+    requests: Sequence[EncoderRequest],
+    out: Path,
+    drawing: Drawing,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_op,
+) -> Iterator[Saved[EncoderResult]]:
+    """Yield the saved result of each request: found again, or encoded and saved. One picture is in memory at a time.
+
+    Args:
+        encoder: the vision encoder.
+        requests: pictures and clips with their settings.
+        out: the folder that holds the results.
+        drawing: how the results are drawn.
+        overwrite: whether to encode again what has a result.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: a setting or a picture is invalid; of pictures, raised before the weights are loaded.
+        CaptureError: the captured weights are not attention.
+        MemoryLimitError: a run does not fit into memory.
+        StoreError: a result cannot be written or read.
+    """
+    folders = [request_folder(out, each.source, each.settings, drawing, encoder.provenance) for each in requests]
+
+    def encode(missing: Sequence[int]) -> Iterator[tuple[int, EncoderResult]]:
+        for i in missing:
+            if requests[i].settings.clip is None:
+                encoder.read(_media(requests[i]), requests[i].settings)
+        for position, i in enumerate(missing):
+            yield position, encoder.encode(requests[i].picture, requests[i].settings, progress)
+
+    results = run_session(
+        folders,
+        encode,
+        save=partial(EncoderResult.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+        load=EncoderResult.load,
+        overwrite=overwrite,
+    )
+    for each, saved in zip(requests, results, strict=True):
+        yield _named(saved, each)
+
+
+def _media(asked: EncoderRequest) -> Media:
+    picture = asked.picture
+    return picture if isinstance(picture, Media) else load_picture(picture, asked.settings.stretch)
+
+
+def _named(saved: Saved[EncoderResult], asked: EncoderRequest) -> Saved[EncoderResult]:
+    """Return a saved result with its picture's path as it was typed; its folder keeps the name alone."""
+    return replace(saved, result=replace(saved.result, media=replace(saved.result.media, source=asked.source.source)))

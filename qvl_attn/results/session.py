@@ -1,0 +1,83 @@
+"""One session for every kind of result: find saved results again, compute those that are missing, save them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from qvl_attn.core.errors import ResultExistsError
+from qvl_attn.results.store import is_complete
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Saved(Generic[R]):
+    """A result in its folder.
+
+    Attributes:
+        result: the result.
+        folder: its folder.
+        reused: whether it was found there, and not computed now.
+    """
+
+    result: R
+    folder: Path
+    reused: bool
+
+
+def run_session(
+    folders: Sequence[Path],
+    compute: Callable[[Sequence[int]], Iterator[tuple[int, R]]],
+    *,
+    save: Callable[[R], Path],
+    load: Callable[[Path], R],
+    add: Callable[[R], R] = lambda result: result,
+    overwrite: bool = False,
+) -> Iterator[Saved[R]]:
+    """Yield the result of each request, in the order of the requests, each as soon as it is there.
+
+    A result is saved as soon as it is computed, so that an error or an interrupt later loses none.
+
+    Args:
+        folders: the folder of each request's result. A folder that holds a complete result is not computed again.
+        compute: called once, with the indices of the requests whose results are missing; yields (position in these
+            indices, result), in any order.
+        save: writes a result; returns its folder.
+        load: reads a result from its folder.
+        add: returns a computed result with what is added to it before it is saved.
+        overwrite: whether to compute and replace results that exist.
+
+    Raises:
+        StoreError: a result cannot be written or read.
+    """
+    reused = [is_complete(folder) and not overwrite for folder in folders]
+    missing = [i for i, is_reused in enumerate(reused) if not is_reused]
+    computing = compute(missing)
+    computed: dict[int, Saved[R]] = {}
+    for i, folder in enumerate(folders):
+        while not reused[i] and i not in computed:
+            position, result = next(computing)
+            result = add(result)
+            try:
+                computed[missing[position]] = Saved(result, save(result), False)
+            except ResultExistsError:  # another process has finished the same result meanwhile
+                reused[missing[position]] = True
+        yield Saved(load(folder), folder, True) if reused[i] else computed.pop(i)
+
+
+def find_results(folders: Sequence[Sequence[Path]], load: Callable[[Path], R]) -> Iterator[Saved[R]] | None:
+    """Return the saved results of all requests, each read when it is its turn; None if one is missing.
+
+    Args:
+        folders: for each request, the folders that may hold its result.
+        load: reads a result from its folder.
+
+    Raises:
+        StoreError: a result cannot be read.
+    """
+    found = [next(filter(is_complete, of_request), None) for of_request in folders]
+    complete = [folder for folder in found if folder is not None]
+    return (Saved(load(folder), folder, True) for folder in complete) if len(complete) == len(found) else None

@@ -1,0 +1,233 @@
+"""Questions and their folders: find their results without the seconds that torch takes to load, or ask and save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvl_attn.attribution.profiles import stated_shape
+from qvl_attn.attribution.settings import Settings, settings_of
+from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.types import Media, Source
+from qvl_attn.core.version import __version__
+from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
+from qvl_attn.model.placement import check_options, sure_placement
+from qvl_attn.render.style import Drawing
+from qvl_attn.results.session import Saved, find_results, run_session
+from qvl_attn.results.store import is_complete
+from qvl_attn.vqa.result import Result, request_folder
+
+if TYPE_CHECKING:
+    from qvl_attn.vqa.clip import ClipQuestion
+    from qvl_attn.vqa.engine import Engine
+    from qvl_attn.vqa.question import Question
+
+
+def find_saved(
+    media: Sequence[Source],
+    questions: Sequence[str],
+    drawing: Drawing,
+    out: Path,
+    typed: Mapping[str, Any],
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    attn: str = "auto",
+    offline: bool = False,
+) -> Iterator[Saved[Result]] | None:
+    """Return the questions' saved results.
+
+    Args:
+        media: the pictures of the prompt, or the clip.
+        questions: texts of the questions.
+        drawing: how the results are drawn.
+        out: the folder that holds the results.
+        typed: the keywords of `Analyzer.settings`.
+        model: as in `Engine.load`, as all that follow.
+        revision: as in `Engine.load`.
+        device: as in `Engine.load`.
+        dtype: as in `Engine.load`.
+        device_map: as in `Engine.load`.
+        attn: as in `Engine.load`.
+        offline: as in `Engine.load`.
+
+    Returns:
+        The results, in the order of the questions. None if one is missing, or if only torch can tell which result it
+        would be.
+
+    Raises:
+        InputError: an option or a setting is invalid.
+        ModelError: the model is not supported, or cannot be found and may not be downloaded.
+    """
+    checked = check_settings(
+        typed, model, revision=revision, device=device, dtype=dtype, device_map=device_map, offline=offline
+    )
+    if checked is None:
+        return None
+    checkpoint, settings = checked
+    placement = sure_placement(checkpoint, device, dtype, device_map)
+    if placement is None:
+        return None
+    made_by = {
+        "qvl_attn": __version__,
+        "transformers": version("transformers"),
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "device": placement[0],
+        "dtype": placement[1],
+    }
+    modes = attention_modes(attn, placement[1])
+    folders = [_request_folders(out, media, text, settings, drawing, made_by, modes) for text in questions]
+    return find_results(folders, Result.load)
+
+
+def check_settings(
+    typed: Mapping[str, Any],
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    offline: bool = False,
+) -> tuple[Checkpoint, Settings] | None:
+    """Return the model and the settings of a request; None if the model is not on disk, or its shape not in a file.
+
+    Arguments and errors are those of `find_saved`.
+    """
+    check_options(device, dtype, device_map)
+    checkpoint = find_on_disk(model, revision, offline=offline)
+    if checkpoint is None or (shape := stated_shape(read_config(checkpoint))) is None:
+        return None
+    return checkpoint, settings_of(shape, no_op, **typed)
+
+
+def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:
+    """Return the kinds of attention that may have computed a result: in float32, `auto` takes what fits the memory.
+
+    Args:
+        attn: as in `Engine.load`.
+        dtype: the model's precision.
+    """
+    if attn != "auto":
+        return (attn,)
+    return ("eager", "rows") if dtype == "float32" else ("rows",)
+
+
+def answered(
+    engine: Engine,
+    questions: Sequence[Question],
+    out: Path,
+    drawing: Drawing,
+    *,
+    batch_size: int = 1,
+    overwrite: bool = False,
+    progress: Progress = no_op,
+) -> Iterator[Saved[Result]]:
+    """Yield the saved result of each prepared question: found again, or answered and saved.
+
+    Args:
+        engine: the model that answers.
+        questions: the prepared questions.
+        out: the folder that holds the results.
+        drawing: how the results are drawn.
+        batch_size: most prompts per batch.
+        overwrite: whether to answer questions again whose results exist.
+        progress: called with (stage, done, total).
+
+    Raises:
+        CaptureError: the captured attention is invalid.
+        MemoryLimitError: a prompt does not fit the memory.
+        StoreError: a result cannot be written or read.
+    """
+
+    def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+        return engine.answer([questions[i] for i in missing], batch_size, progress)
+
+    prompts = [(question, question.media) for question in questions]
+    return _session(engine, prompts, answer, out, drawing, overwrite, progress)
+
+
+def answered_clip(
+    engine: Engine,
+    questions: Sequence[ClipQuestion],
+    out: Path,
+    drawing: Drawing,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_op,
+) -> Iterator[Saved[Result]]:
+    """Do as `answered` for questions about a clip."""
+    from qvl_attn.vqa.clip import answer_clip
+
+    def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+        return answer_clip(engine, [questions[i] for i in missing], progress)
+
+    prompts = [(question.prompts[0], [question.media]) for question in questions]
+    return _session(engine, prompts, answer, out, drawing, overwrite, progress)
+
+
+def _session(
+    engine: Engine,
+    prompts: Sequence[tuple[Question, Sequence[Media]]],
+    answer: Callable[[Sequence[int]], Iterator[tuple[int, Result]]],
+    out: Path,
+    drawing: Drawing,
+    overwrite: bool,
+    progress: Progress,
+) -> Iterator[Saved[Result]]:
+    from qvl_attn.vqa.sanity import add_sanity
+
+    return run_session(
+        [result_folder(engine, prompt, media, out, drawing, overwrite=overwrite) for prompt, media in prompts],
+        answer,
+        save=partial(Result.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+        load=Result.load,
+        add=partial(add_sanity, engine, progress=progress),
+        overwrite=overwrite,
+    )
+
+
+def result_folder(
+    engine: Engine, prompt: Question, media: Sequence[Media], out: Path, drawing: Drawing, *, overwrite: bool
+) -> Path:
+    """Return the folder of a question's result: a saved one of any of `attention_modes`, else that of a new one.
+
+    Args:
+        engine: the model that answers.
+        prompt: the question, or one of its prompts.
+        media: the pictures or the clip of the question.
+        out: the folder that holds the results.
+        drawing: how the result is drawn.
+        overwrite: whether an existing result is computed again.
+    """
+    modes = () if overwrite else attention_modes(engine.attn, engine.placement.dtype)
+    *saved, new = _request_folders(
+        out,
+        media,
+        prompt.prompt.question,
+        prompt.settings,
+        drawing,
+        engine.made_by(prompt),
+        (*modes, prompt.attention),
+    )
+    return next(filter(is_complete, saved), new)
+
+
+def _request_folders(
+    out: Path,
+    media: Sequence[Source],
+    question: str,
+    settings: Settings,
+    drawing: Drawing,
+    made_by: Mapping[str, Any],
+    modes: Sequence[str],
+) -> list[Path]:
+    """Return the folder of a result for each kind of attention: see `request_folder`."""
+    return [request_folder(out, media, question, settings, drawing, {**made_by, "attention": mode}) for mode in modes]
