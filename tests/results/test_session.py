@@ -1,0 +1,117 @@
+"""A session of any kind of result: here texts, whose folders hold one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from qvl_attn.core.errors import CaptureError, ResultExistsError
+from qvl_attn.results.session import find_results, run_session
+
+NAMES = ("a", "b", "c")
+
+
+@dataclass
+class Texts:
+    """Computes texts in a given order, and remembers what it was asked for."""
+
+    out: Path
+    order: tuple[int, ...] = ()
+    asked: list[int] = field(default_factory=list)
+    fails_at: str = ""
+    finished_meanwhile: str = ""
+
+    def compute(self, missing):
+        self.asked += missing
+        for position in self.order or range(len(missing)):
+            name = NAMES[missing[position]]
+            if name == self.fails_at:
+                raise CaptureError(name)
+            yield position, name
+
+    def save(self, text):
+        folder = self.out / text[0]
+        if text[0] == self.finished_meanwhile:
+            write(folder, "theirs")
+            raise ResultExistsError(text)
+        return write(folder, text)
+
+    def run(self, **options):
+        folders = [self.out / name for name in NAMES]
+        return run_session(folders, self.compute, save=self.save, load=read, **options)
+
+
+def write(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "result.json").write_text(text)
+    return folder
+
+
+def read(folder: Path) -> str:
+    return (folder / "result.json").read_text()
+
+
+def outcome(results):
+    return [(saved.result, saved.folder.name, saved.reused) for saved in results]
+
+
+def test_what_is_there_is_read_and_the_rest_is_computed(tmp_path):
+    texts = Texts(tmp_path)
+    write(tmp_path / "b", "old")
+    assert outcome(texts.run()) == [("a", "a", False), ("old", "b", True), ("c", "c", False)]
+    assert texts.asked == [0, 2]
+    assert outcome(texts.run()) == [("a", "a", True), ("old", "b", True), ("c", "c", True)]
+    assert texts.asked == [0, 2]
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (2, 0, 1)])
+def test_results_come_in_the_order_of_the_requests(tmp_path, order):
+    assert [result for result, *_ in outcome(Texts(tmp_path, order).run())] == ["a", "b", "c"]
+
+
+def test_each_is_saved_as_soon_as_it_is_computed(tmp_path):
+    results = Texts(tmp_path).run()
+    assert next(results).result == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    failing = Texts(tmp_path, fails_at="c").run()
+    with pytest.raises(CaptureError):
+        list(failing)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_overwriting_computes_all_again(tmp_path):
+    write(tmp_path / "b", "old")
+    assert outcome(Texts(tmp_path).run(overwrite=True)) == [("a", "a", False), ("b", "b", False), ("c", "c", False)]
+    assert read(tmp_path / "b") == "b"
+
+
+def test_what_another_process_finished_meanwhile_is_read(tmp_path):
+    results = outcome(Texts(tmp_path, finished_meanwhile="b").run())
+    assert results == [("a", "a", False), ("theirs", "b", True), ("c", "c", False)]
+
+
+def test_what_is_added_is_saved(tmp_path):
+    results = outcome(Texts(tmp_path).run(add=lambda text: f"{text}+"))
+    assert [result for result, *_ in results] == ["a+", "b+", "c+"]
+    assert read(tmp_path / "a") == "a+"
+
+
+def test_saved_results_are_found_where_none_is_missing(tmp_path):
+    folders = [[tmp_path / "x", tmp_path / name] for name in NAMES]
+    for name in NAMES:
+        assert find_results(folders, read) is None
+        write(tmp_path / name, name)
+    assert outcome(find_results(folders, read)) == [("a", "a", True), ("b", "b", True), ("c", "c", True)]
+    write(tmp_path / "x", "first")
+    assert outcome(find_results(folders, read))[0] == ("first", "x", True)
+    assert outcome(find_results([], read)) == []
+
+
+def test_finding_reads_each_when_it_is_its_turn(tmp_path):
+    for name in NAMES:
+        write(tmp_path / name, name)
+    results = find_results([[tmp_path / name] for name in NAMES], read)
+    (tmp_path / "c" / "result.json").unlink()
+    assert next(results).result == "a"
