@@ -8,33 +8,46 @@ result.answer; result.heatmap(layers="14-20").values; result.save("out/"); Resul
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.core.version import __version__
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
+    from qvl_attn.attribution.settings import CheckOptions, QuestionOptions, VideoOptions
     from qvl_attn.core.errors import QvlAttnError
     from qvl_attn.core.types import HeatMap
     from qvl_attn.encoder import Encoder
-    from qvl_attn.encoders.record import EncoderSettings
+    from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings
     from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.evaluation.compare import compare_runs
     from qvl_attn.evaluation.data.load import load_samples
     from qvl_attn.evaluation.sharding import merge_runs
+    from qvl_attn.media.sampling import ClipOptions, ClipSettings
+    from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
     from qvl_attn.render.style import Drawing
     from qvl_attn.report import make_report
     from qvl_attn.vqa.result import Result
 
 __all__ = [
     "Analyzer",
+    "CheckOptions",
+    "ClipOptions",
+    "ClipSettings",
     "Drawing",
     "Encoder",
+    "EncoderFolderOptions",
+    "EncoderLoadOptions",
+    "EncoderOptions",
     "EncoderResult",
     "EncoderSettings",
     "HeatMap",
+    "LoadOptions",
+    "QuestionOptions",
     "QvlAttnError",
     "Result",
+    "VideoOptions",
     "__version__",
     "compare_runs",
     "load_samples",
@@ -42,16 +55,28 @@ __all__ = [
     "merge_runs",
 ]
 
+# Silent unless a program asks for the messages.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 # Imported at first use, so that the command line's --help need not wait for torch.
 _MODULES = {
     "Analyzer": "analyzer",
+    "CheckOptions": "attribution.settings",
+    "ClipOptions": "media.sampling",
+    "ClipSettings": "media.sampling",
     "Drawing": "render.style",
     "Encoder": "encoder",
-    "HeatMap": "core.types",
+    "EncoderFolderOptions": "encoders.record",
+    "EncoderLoadOptions": "model.placement",
+    "EncoderOptions": "encoders.record",
     "EncoderResult": "encoders.result",
     "EncoderSettings": "encoders.record",
+    "HeatMap": "core.types",
+    "LoadOptions": "model.placement",
+    "QuestionOptions": "attribution.settings",
     "QvlAttnError": "core.errors",
     "Result": "vqa.result",
+    "VideoOptions": "attribution.settings",
     "compare_runs": "evaluation.compare",
     "load_samples": "evaluation.data.load",
     "make_report": "report",

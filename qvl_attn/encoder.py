@@ -3,27 +3,80 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, Unpack
 
+from qvl_attn.core.options import check_names
 from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
-from qvl_attn.encoders.record import EncoderSettings
+from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings
+from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.media.image import PictureLike
+from qvl_attn.model.checkpoint import DEFAULT_MODEL
+from qvl_attn.model.placement import EncoderLoadOptions
 
 
-class Encoder(EncoderEngine):
+class Encoder:
     """A vision encoder that shows where each layer looks in a picture, a clip or a folder. Create one with `load`.
 
     The weights are fetched and loaded when the first picture needs them: errors that can be found without them are
     raised before.
+
+    Attributes:
+        engine: the encoder behind it, for those who build on parts of the package.
     """
+
+    def __init__(self, engine: EncoderEngine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def load(cls, model: str = DEFAULT_MODEL, **options: Unpack[EncoderLoadOptions]) -> Self:
+        """Find a vision encoder and check that it can be loaded.
+
+        Args:
+            model: a Hugging Face id, a local folder, or `demo`: Qwen2.5-VL (only its vision tower is loaded), CLIP,
+                SigLIP, ViT, DINO, DINOv2, with or without registers.
+            options: see `EncoderLoadOptions`.
+
+        Raises:
+            InputError: an unknown option, device or dtype, or a GPU that does not exist.
+            ModelError: the model is not found or not supported.
+            MemoryLimitError: the weights do not fit.
+        """
+        check_names(options, EncoderLoadOptions, cls.load)
+        return cls(EncoderEngine.load(model, **options))
+
+    def encode(
+        self,
+        picture: PictureLike,
+        settings: EncoderSettings | None = None,
+        progress: Progress = no_progress,
+        **options: Unpack[EncoderOptions],
+    ) -> EncoderResult:
+        """Encode one picture or clip.
+
+        Args:
+            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+            settings: the settings of the run.
+            progress: called with (stage, done, total); done counts frames, then layers.
+            options: see `EncoderOptions`; they replace those of `settings`.
+
+        Raises:
+            InputError: a setting or the picture is invalid.
+            CaptureError: the captured weights are not attention.
+            MemoryLimitError: the run does not fit into memory.
+        """
+        check_names(options, EncoderOptions, self.encode)
+        return self.engine.encode(picture, replace(settings or EncoderSettings(), **options), progress)
 
     def encode_folder(
         self,
         folder: str | os.PathLike[str],
         out: str | os.PathLike[str],
         progress: Progress = no_progress,
-        **options: Any,
+        **options: Unpack[EncoderFolderOptions],
     ) -> dict[str, Any]:
         """Encode every picture of a folder whose sub-folders are classes; a stopped run is resumed.
 
@@ -31,7 +84,7 @@ class Encoder(EncoderEngine):
             folder: a folder of pictures.
             out: the folder of the run, created if it does not exist.
             progress: called with (stage, done, total).
-            options: `min_pixels`, `max_pixels`, `stretch`, `embeddings` and `seed` of `EncoderSettings`.
+            options: see `EncoderFolderOptions`.
 
         Returns:
             The contents of `summary.json`: for each layer the mean, spread and chance value of each statistic.
@@ -42,4 +95,25 @@ class Encoder(EncoderEngine):
         """
         from qvl_attn.encoders.folder_run import encode_folder
 
-        return encode_folder(self, Path(folder), Path(out), EncoderSettings(**options), progress)
+        check_names(options, EncoderFolderOptions, self.encode_folder)
+        return encode_folder(self.engine, Path(folder), Path(out), EncoderSettings(**options), progress)
+
+    def pooled(
+        self, picture: PictureLike, settings: EncoderSettings | None = None, **options: Unpack[EncoderOptions]
+    ) -> FloatArray:
+        """Return one vector for a whole picture or clip: (E, D) float32, before the first layer, then after each.
+
+        It is the state of [CLS], or without [CLS] the mean over the patches; for a clip the mean over its steps.
+
+        Args:
+            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+            settings: limits of pixels, and which frames of a clip.
+            options: see `EncoderOptions`; they replace those of `settings`.
+
+        Raises:
+            InputError: a setting or the picture is invalid.
+            CaptureError: the embeddings are not finite.
+            MemoryLimitError: the run does not fit into memory.
+        """
+        check_names(options, EncoderOptions, self.pooled)
+        return self.engine.pooled(*self.engine.load_media(picture, replace(settings or EncoderSettings(), **options)))

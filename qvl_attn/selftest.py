@@ -18,7 +18,6 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
 from transformers.masking_utils import sdpa_mask
 
-from qvl_attn.analyzer import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Media
@@ -26,6 +25,7 @@ from qvl_attn.model.capture import NAMES, record_attention, recorder_of_everythi
 from qvl_attn.model.generate import Recording, greedy, on_model, own_answers
 from qvl_attn.model.prompt import CELL_PX, Prompt
 from qvl_attn.model.recorder import Rows
+from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.question import read_question
 
 QUESTION = "What is in this picture?"
@@ -65,20 +65,20 @@ class Check:
     figures: Mapping[str, float]
 
 
-def selftest(analyzer: Analyzer) -> list[Check]:
+def selftest(engine: Engine) -> list[Check]:
     """Run all checks.
 
     Raises:
         CaptureError: the rows recorded under SDPA are invalid.
         MemoryLimitError: the weights do not fit.
     """
-    return list(iterate_checks(analyzer))
+    return list(iterate_checks(engine))
 
 
-def iterate_checks(analyzer: Analyzer) -> Iterator[Check]:
+def iterate_checks(engine: Engine) -> Iterator[Check]:
     """Run the checks one by one, like `selftest`; yield each outcome as soon as it is known."""
-    model = analyzer.model
-    prompts = [_prompt(analyzer, picture) for picture in painted_pictures()]
+    model = engine.model
+    prompts = [_prompt(engine, picture) for picture in painted_pictures()]
     prompt, inputs = prompts[-1], on_model(prompts[-1].inputs, model)
     answer = _answer(model, inputs)
     rows, recorded_answer = _record(model, inputs, "rows")
@@ -87,7 +87,7 @@ def iterate_checks(analyzer: Analyzer) -> Iterator[Check]:
     yield same_run(model, inputs, rows, recorded_answer, arithmetic.figures["largest_score"])
     yield sums(rows, prompt.length)
     yield future(rows, prompt.length)
-    yield painted_cells(analyzer, prompts)
+    yield painted_cells(engine, prompts)
     yield same_answer(answer, recorded_answer)
 
 
@@ -108,10 +108,10 @@ def _box_px(cell: tuple[int, int]) -> tuple[int, int, int, int]:
     return column * CELL_PX, row * CELL_PX, (column + 1) * CELL_PX, (row + 1) * CELL_PX
 
 
-def _prompt(analyzer: Analyzer, picture: Media) -> Prompt:
+def _prompt(engine: Engine, picture: Media) -> Prompt:
     pixels = picture.size_px[0] * picture.size_px[1]  # not resized, whatever the checkpoint's limits
     settings = Settings(min_pixels=pixels, max_pixels=pixels)
-    return read_question(analyzer.processor, analyzer.config, [picture], QUESTION, settings).prompt
+    return read_question(engine.processor, engine.config, [picture], QUESTION, settings).prompt
 
 
 def _generation(model: Any, new_tokens: int = NEW_TOKENS) -> GenerationConfig:
@@ -246,19 +246,19 @@ def future(rows: np.ndarray, length: int) -> Check:
     return Check("future", "no token attends to a later one", largest == 0, detail, {"largest": largest})
 
 
-def painted_cells(analyzer: Analyzer, prompts: Sequence[Prompt]) -> Check:
+def painted_cells(engine: Engine, prompts: Sequence[Prompt]) -> Check:
     """Check that painting one cell changes most the token that the grid puts there.
 
     In the first layer the words after the picture have the same queries in all prompts. The log of their attention on a
     vision token, minus what all vision tokens share, therefore changes only if the key of that token changes.
 
     Args:
-        analyzer: an analyzer.
+        engine: the model.
         prompts: prompts about `painted_pictures`.
     """
-    model = analyzer.model
+    model = engine.model
     recording = Recording("rows", layers=(0,), by_head=True)
-    passes = own_answers(model, analyzer.processor.tokenizer, prompts, recording, greedy(model, 1))
+    passes = own_answers(model, engine.processor.tokenizer, prompts, recording, greedy(model, 1))
     heads = np.stack([np.asarray(run.capture.weights_by_head) for run in passes])
     # (pictures, vision tokens, heads times rows), without rows whose weights are too small for a logarithm.
     weights = heads.swapaxes(1, -1).reshape(len(passes), heads.shape[-1], -1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, Shape, choose_profile
@@ -12,10 +12,72 @@ from qvl_attn.attribution.selection import Pairs, Selection, parse_selection
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument, check_written
 from qvl_attn.core.types import Apart
-from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 
 MAX_NEW_TOKENS = 4096
 HEAD_DTYPES = ("float32", "float16")
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options of every question, asked alone or in a check.
+
+    Attributes:
+        query: tokens whose attention the headline map shows: `question`, `last`, `answer` or `text:words`; by default
+            the profile's, else `question`.
+        profile: layers or heads that the headline map averages: the name of a built-in profile, a file, or `none`; by
+            default the profile for models of this shape.
+        faithfulness: also measure how the answer's probability changes when cells are removed in the map's order
+            (`Result.curves`), and how similar the map is under scrambled weights, another question and another picture
+            (`Result.sanity`); False by default. In a check, for each method's map.
+        layers: layers to capture and average, in place of a profile. Without layers and profile all are captured, and
+            the headline map averages those at 50 to 85 % of the depth. A check captures all, and averages these.
+        heads: heads to store one by one and to average: `3,5`, or `21.9,21.11` for layer.head.
+        system: a system prompt, in place of the template's.
+        min_pixels: pictures are resized to at least this many pixels; by default the checkpoint's limit.
+        max_pixels: pictures are resized to at most this many pixels; by default the checkpoint's limit, and for each
+            frame of a clip 151,200.
+        stretch: of pictures of more than 8 bits per channel, scale the range that they use, not the whole one; False by
+            default.
+        max_new_tokens: longest answer, in tokens; 128 by default.
+        seed: seed for torch, 0 by default; the answer is greedy and does not depend on it. In a check, seed of
+            intervals, halves and controls.
+        store_heads: `float32`, the default, or `float16` to store single heads in half the space; each weight is then
+            rounded by at most 2^-11 of its value (by 2^-25 below 2^-14).
+    """
+
+    query: str | None
+    profile: str | None
+    faithfulness: bool
+    layers: str | None
+    heads: str | None
+    system: str | None
+    min_pixels: int | None
+    max_pixels: int | None
+    stretch: bool
+    max_new_tokens: int
+    seed: int
+    store_heads: Literal["float32", "float16"]
+
+
+class QuestionOptions(CommonOptions, total=False):
+    """Options of a question: `CommonOptions`, and these.
+
+    Attributes:
+        method: how the headline map is computed: one of the methods that `qvl-attn methods` lists; by default the mean
+            over the layers or heads of the headline map.
+        answer: an answer to teacher-force: the maps are those of its tokens; the model's own answer is kept too.
+    """
+
+    method: str | None
+    answer: str | None
+
+
+class VideoOptions(QuestionOptions, ClipOptions, total=False):
+    """Options of a question about a clip: those of a question and those of a clip."""
+
+
+class CheckOptions(CommonOptions, SamplingOptions, total=False):
+    """Options of all questions of a check, and of the clips that they are about."""
 
 
 @dataclass(frozen=True)
@@ -131,37 +193,32 @@ def recorded_apart(settings: Settings, selection: Selection) -> Apart | None:
 
 def settings_of(
     shape: Shape,
-    say: Callable[[str], None],
     *,
-    query: str | None = None,
-    profile: str | None = None,
-    method: str | Sequence[str] | None = None,
-    method_option: str = "method",
-    **fields: Any,
+    methods: str | Sequence[str] | None = None,
+    clip: ClipSettings | None = None,
+    **options: Unpack[QuestionOptions],
 ) -> Settings:
     """Return the settings, with the model's default profile and the profile's query unless they are given.
 
     Args:
         shape: the model's shape.
-        say: called with a line about the profile.
-        query: by default the profile's query, else `question`.
-        profile: a name, a path, `none`, or None.
-        method: the methods, as `mean,relative` or a sequence; the first makes the headline map.
-        method_option: what error messages about `method` call it.
-        fields: the other fields of `Settings`.
+        methods: in place of `method`, several: `mean,relative` or a sequence; the first makes the headline map.
+        clip: the settings of a clip.
+        options: the options of the question.
 
     Raises:
         InputError: the profile cannot be read or is for another model; a method is unknown or cannot be combined with
             the other settings; a setting is invalid, or the model has no such layer or head.
     """
-    names = () if method is None else parse_methods(method, method_option)
+    fields: dict[str, Any] = {**options}
+    query, profile, method = (fields.pop(name, None) for name in ("query", "profile", "method"))
+    name, typed = ("method", method) if methods is None else ("methods", methods)
+    names = () if typed is None else parse_methods(typed, name)
     named = fields.get("layers") is not None or fields.get("heads") is not None
     chosen = choose_profile(profile, shape, chosen=named)
-    if chosen is not None:
-        say(f"headline: {chosen.selection} ({chosen.status}; {argument('profile', 'none')} for the default layers)")
     query = query or (chosen.query if chosen else None) or "question"
-    settings = Settings(query=query, profile=chosen, methods=names, **fields)
-    _check_methods(settings, checked_selection(settings, shape), method_option)
+    settings = Settings(query=query, profile=chosen, methods=names, clip=clip, **fields)
+    _check_methods(settings, checked_selection(settings, shape), name)
     return settings
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_log
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.core.runtime import no_op
+
+if TYPE_CHECKING:
+    from qvl_attn.attribution.settings import QuestionOptions
+    from qvl_attn.model.placement import LoadOptions
 
 FILES = (
     "report.html",
@@ -87,7 +90,7 @@ def ask(
 
     qvl-attn ask cats.png "how many cats?" --model demo
     """
-    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress, printed_log(quiet=quiet):
         if offline:
             go_offline()
         texts = read_questions(
@@ -110,7 +113,7 @@ def ask(
             denoise=denoise,
         )
         check_writable(out)
-        load_options: dict[str, Any] = {
+        load_options: LoadOptions = {
             "revision": revision,
             "device": device,
             "dtype": dtype.value,
@@ -118,7 +121,7 @@ def ask(
             "attn": attn.value,
             "offline": offline,
         }
-        typed: dict[str, Any] = {
+        typed: QuestionOptions = {
             "query": query,
             "profile": profile,
             "method": method,
@@ -136,7 +139,7 @@ def ask(
         }
         results = find_saved(pictures, texts, drawing, out, typed, model, **load_options)
         if results is None or overwrite:
-            analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
-            prepared = analyzer.prepare([(pictures, text) for text in texts], analyzer.settings(**typed))
-            results = answered(analyzer, prepared, out, drawing, overwrite=overwrite, progress=progress)
+            engine = find_model(model, progress=progress, **load_options).engine
+            prepared = engine.prepare([(pictures, text) for text in texts], engine.settings(**typed))
+            results = answered(engine, prepared, out, drawing, overwrite=overwrite, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

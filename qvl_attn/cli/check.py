@@ -7,12 +7,20 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvl_attn.cli import completion, options
-from qvl_attn.cli.console import find_model, find_processor, go_offline, handle_errors, importing, print_line
+from qvl_attn.cli.console import (
+    find_model,
+    find_processor,
+    go_offline,
+    handle_errors,
+    importing,
+    print_line,
+    printed_log,
+)
 from qvl_attn.cli.gate import (
     CHECK,
     AsCsv,
@@ -27,12 +35,13 @@ from qvl_attn.cli.gate import (
 from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, DtypeName, EngineName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import pluralize
 
 if TYPE_CHECKING:
+    from qvl_attn.attribution.settings import CommonOptions
     from qvl_attn.evaluation.ray_workers import RayWorkers
     from qvl_attn.evaluation.sharding import Shard
+    from qvl_attn.model.placement import LoadOptions
 
 DATA, RUN = "Data", "Run"
 
@@ -219,6 +228,7 @@ def check(
             debug=debug, interrupted=f"interrupted; finished rows are kept in {out}: run the same command to continue"
         ),
         progress_bars(enabled=not quiet) as progress,
+        printed_log(quiet=quiet),
     ):
         if offline:
             go_offline()
@@ -229,7 +239,7 @@ def check(
         from qvl_attn.media.sampling import ClipSettings
         from qvl_attn.results.run_folder import SUMMARY_FILE, check_begun, is_finished
         from qvl_attn.results.store import damage
-        from qvl_attn.vqa.saved import check_settings
+        from qvl_attn.vqa.session import check_settings
 
         ClipSettings(fps, max_frames)
         own_shard = _parse_shard(shard) if shard else None
@@ -242,18 +252,18 @@ def check(
         check_begun(out)
         if calibrate and not is_finished(out):
             check_new(calibrate, "calibrate", empty_folder=False)
-        say = no_op if quiet else print_line
-
-        load_options: dict[str, Any] = {
-            "offline": offline,
+        load_options: LoadOptions = {
             "revision": revision,
             "device": device,
             "dtype": dtype.value,
             "device_map": device_map,
+            "attn": attn.value,
+            "offline": offline,
         }
-        typed: dict[str, Any] = {
+        typed: CommonOptions = {
             "query": query,
             "profile": profile,
+            "faithfulness": faithfulness,
             "layers": layers,
             "heads": heads,
             "system": system,
@@ -261,10 +271,11 @@ def check(
             "max_pixels": max_pixels,
             "stretch": stretch,
             "max_new_tokens": max_new_tokens,
+            "seed": seed,
         }
 
         def check_typed() -> None:
-            check_settings({**typed, "method": methods, "method_option": "methods"}, model, **load_options)
+            check_settings({**typed, "methods": methods}, model, **load_options)
 
         def question_check() -> Callable[[str], None]:
             check_typed()
@@ -291,14 +302,13 @@ def check(
         check_thresholds(thresholds, run_samples, boxes_only=calibrate is not None)
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}
         about = f"{pluralize(len(samples), 'sample')} about {pluralize(len(media), 'picture or clip')}"
-        say(f"{about}; all files found")
+        if not quiet:
+            print_line(f"{about}; all files found")
         check_typed()
         analyzer = find_model(
             model,
             progress=progress,
-            say=say,
-            attn=attn.value,
-            workers=_ray_workers(concurrency, gpus_per_worker, say) if engine == "ray" else None,
+            workers=_ray_workers(concurrency, gpus_per_worker) if engine == "ray" else None,
             **load_options,
         )
         # Ray prints to stdout when an actor dies.
@@ -309,10 +319,8 @@ def check(
                 name=data if data.startswith("hf:") else Path(data).name,
                 by_head=by_head,
                 methods=methods,
-                faithfulness=faithfulness,
                 calibrate=calibrate,
                 csv=as_csv,
-                seed=seed,
                 shard=shard,
                 batch_size=batch_size,
                 fps=fps,
@@ -332,8 +340,8 @@ def _parse_shard(typed: str) -> Shard:
     return Shard.parse(typed)
 
 
-def _ray_workers(concurrency: int | None, gpus_per_worker: float | None, say: Callable[[str], None]) -> RayWorkers:
+def _ray_workers(concurrency: int | None, gpus_per_worker: float | None) -> RayWorkers:
     with importing():
         from qvl_attn.evaluation.ray_workers import RayWorkers
 
-    return RayWorkers(concurrency or 1, gpus_per_worker, say)
+    return RayWorkers(concurrency or 1, gpus_per_worker)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import typer
 from rich.console import Console
@@ -26,6 +26,8 @@ from qvl_attn.core.text import plain, without_middle
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.encoder import Encoder
+    from qvl_attn.evaluation.workers import Workers
+    from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 T = TypeVar("T")
@@ -40,6 +42,26 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 def print_line(message: str) -> None:
     """Print a line of progress on stderr."""
     stderr.print(Text(plain(spelled(message)), style="dim"))
+
+
+class _LinePrinter(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
+
+
+@contextmanager
+def printed_log(*, quiet: bool = False) -> Iterator[None]:
+    """Print what the package logs on stderr, a line for each message, unless `quiet`."""
+    log, printer = logging.getLogger("qvl_attn"), _LinePrinter()
+    level = log.level
+    if not quiet:
+        log.addHandler(printer)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(printer)
+        log.setLevel(level)
 
 
 def silence_libraries(*, bars: bool, progress: Progress = no_progress) -> None:
@@ -77,23 +99,22 @@ def _watched(weights: Collection[T], progress: Progress) -> Iterator[T]:
 
 
 def find_model(
-    model: str, *, offline: bool, progress: Progress, say: Callable[[str], None] = print_line, **load_options: Any
+    model: str, *, progress: Progress, workers: Workers | None = None, **options: Unpack[LoadOptions]
 ) -> Analyzer:
     """Find a model with `Analyzer.load`. Imports torch only now, since `--help` must not wait for it.
 
     Args:
         model: the value of `--model`.
-        offline: never connect to the Hub.
         progress: called while the weights are read; with `no_progress`, downloads show no bars either.
-        say: called with each line about what was chosen.
-        load_options: the other keywords of `Analyzer.load`.
+        workers: as in `Analyzer.load`.
+        options: as in `Analyzer.load`.
     """
-    check_model(model, offline=offline, weights=True, **load_options)
+    check_model(model, weights=True, **options)
     with importing():
         from qvl_attn.analyzer import Analyzer
 
     silence_libraries(bars=progress is not no_progress, progress=progress)
-    return Analyzer.load(model, offline=offline, say=say, **load_options)
+    return Analyzer.load(model, workers=workers, **options)
 
 
 def find_processor(model: str, revision: str | None, *, offline: bool, bars: bool) -> Any:
@@ -107,29 +128,17 @@ def find_processor(model: str, revision: str | None, *, offline: bool, bars: boo
     return load_processor(checkpoint, load_config(checkpoint))
 
 
-def find_encoder(
-    model: str, *, offline: bool, progress: Progress, say: Callable[[str], None], **load_options: Any
-) -> Encoder:
+def find_encoder(model: str, *, progress: Progress, **options: Unpack[EncoderLoadOptions]) -> Encoder:
     """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
-    check_model(model, offline=offline, weights=False, **load_options)
+    check_model(model, weights=False, **options)
     with importing():
         from qvl_attn.encoder import Encoder
 
     silence_libraries(bars=progress is not no_progress, progress=progress)
-    return Encoder.load(model, offline=offline, say=say, **load_options)
+    return Encoder.load(model, **options)
 
 
-def check_model(
-    model: str,
-    *,
-    offline: bool,
-    weights: bool,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    device_map: str | None = None,
-    **others: Any,
-) -> None:
+def check_model(model: str, *, weights: bool, **options: Unpack[LoadOptions]) -> None:
     """Refuse a mistyped model or device before the seconds that torch takes to load.
 
     Raises:
@@ -137,10 +146,10 @@ def check_model(
         ModelError: the model's files are incomplete.
     """
     from qvl_attn.model.checkpoint import find_on_disk
-    from qvl_attn.model.placement import check_options
+    from qvl_attn.model.placement import LoadSettings
 
-    check_options(device, dtype, device_map)
-    find_on_disk(model, revision, offline=offline, weights=weights)
+    load = LoadSettings(**options)
+    find_on_disk(model, load.revision, offline=load.offline, weights=weights)
 
 
 def go_offline() -> None:

@@ -6,22 +6,21 @@ import math
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvl_attn.cli import completion, options
-from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, print_line
+from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, printed_log
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, DtypeName, drawing_of
 from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import shortened
 
 if TYPE_CHECKING:
-    pass
+    from qvl_attn.model.placement import EncoderLoadOptions
 
 
 class OverHeads(StrEnum):
@@ -170,7 +169,7 @@ def encoder(
 
     qvl-attn encoder cats.png --model openai/clip-vit-large-patch14-336
     """
-    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress, printed_log(quiet=quiet):
         if offline:
             go_offline()
         if bool(media) == (input_dir is not None):
@@ -232,7 +231,7 @@ def encoder(
         check_writable(out)
         if input_dir is not None:
             _check_run_folder(ctx, out)
-        load_options: dict[str, Any] = {
+        load_options: EncoderLoadOptions = {
             "revision": revision,
             "device": device,
             "dtype": dtype.value,
@@ -240,14 +239,14 @@ def encoder(
         }
         results = find_saved(requests, drawing, out, model, **load_options)
         if results is None or overwrite or input_dir is not None:
-            encoder = find_encoder(model, progress=progress, say=no_op if quiet else print_line, **load_options)
+            engine = find_encoder(model, progress=progress, **load_options).engine
             if input_dir is not None:
                 from qvl_attn.encoders.folder_run import encode_folder
 
-                summary = encode_folder(encoder, input_dir, out, settings, progress)
+                summary = encode_folder(engine, input_dir, out, settings, progress)
                 print_folder_run(summary, out, as_json=as_json, quiet=quiet)
                 return
-            results = encoded(encoder, requests, out, drawing, overwrite=overwrite, progress=progress)
+            results = encoded(engine, requests, out, drawing, overwrite=overwrite, progress=progress)
         for saved in results:
             print_encoder_result(saved, as_json=as_json, quiet=quiet)
 

@@ -17,7 +17,7 @@ from qvl_attn.core.runtime import describe_size
 from qvl_attn.core.text import plain, pluralize
 
 if TYPE_CHECKING:
-    from qvl_attn.analyzer import Analyzer
+    from qvl_attn.vqa.engine import Engine
     from qvl_attn.vqa.estimate import Estimate
 
 DEFAULT_MAX_PIXELS = 12_845_056  # 16,384 tokens: the limit of the released processors
@@ -95,12 +95,13 @@ def estimate(
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import find_checkpoint
             from qvl_attn.model.loading import choose_placement, load_config
+            from qvl_attn.vqa.engine import Engine
 
         silence_libraries(bars=not as_json)
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
         config = load_config(checkpoint)
-        analyzer = Analyzer(checkpoint, config, choose_placement(config, device, dtype.value, must_fit=False))
-        result = analyzer.estimate(
+        engine = Engine(checkpoint, config, choose_placement(config, device, dtype.value, must_fit=False))
+        result = Analyzer(engine).estimate(
             pictures,
             question,
             profile=profile,
@@ -115,16 +116,16 @@ def estimate(
             start_s=start,
             end_s=end,
         )
-        report = _report(analyzer, result, clip=moves(media))
+        report = _report(engine, result, clip=moves(media))
         typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
 
 
-def _report(analyzer: Analyzer, result: Estimate, *, clip: bool) -> dict[str, Any]:
+def _report(engine: Engine, result: Estimate, *, clip: bool) -> dict[str, Any]:
     return {
-        "model": analyzer.checkpoint.name,
-        "revision": analyzer.checkpoint.revision,
-        "dtype": analyzer.placement.dtype,
-        "device": analyzer.placement.device,
+        "model": engine.checkpoint.name,
+        "revision": engine.checkpoint.revision,
+        "dtype": engine.placement.dtype,
+        "device": engine.placement.device,
         "weight_bytes": result.weight_bytes,
         "free_bytes": result.free_bytes,
         "pictures": [
@@ -147,13 +148,13 @@ def _report(analyzer: Analyzer, result: Estimate, *, clip: bool) -> dict[str, An
             mode: {
                 "bytes": needed,
                 "with_weights_bytes": needed + result.weight_bytes,
-                "peak_bytes": result.peak_bytes(mode) if analyzer.placement.device == "cpu" else None,
+                "peak_bytes": result.peak_bytes(mode) if engine.placement.device == "cpu" else None,
                 "fits": result.fits(mode),
             }
             for mode, needed in result.needed_bytes.items()
         },
         "process_bytes": result.process_bytes,
-        "loading_bytes": result.loading_bytes if analyzer.placement.device == "cpu" else None,
+        "loading_bytes": result.loading_bytes if engine.placement.device == "cpu" else None,
         "mapped_bytes": result.mapped_bytes,
         "attention": result.attention,
         "reason": result.reason,

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_log
 from qvl_attn.cli.options import DEFAULT_MODEL, OUTPUT, DtypeName
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.text import plain
 
 if TYPE_CHECKING:
-    from qvl_attn.analyzer import Analyzer
     from qvl_attn.core.runtime import Stages
     from qvl_attn.selftest import Check
+    from qvl_attn.vqa.engine import Engine
 
 VERDICTS = {True: "ok", False: "FAILED", None: "info"}
 PEAKS = ("host", "device")
@@ -39,10 +39,10 @@ def selftest(
 
     qvl-attn selftest --model demo
     """
-    with handle_errors(debug=debug), progress_bars(enabled=not as_json) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not as_json) as progress, printed_log():
         if offline:
             go_offline()
-        analyzer = find_model(
+        engine = find_model(
             model,
             offline=offline,
             progress=progress,
@@ -51,36 +51,36 @@ def selftest(
             dtype=dtype.value,
             device_map=device_map,
             attn="rows",
-        )
+        ).engine
         from qvl_attn.core.runtime import Stages
         from qvl_attn.model.memory import on_device
         from qvl_attn.selftest import CHECKS, iterate_checks
 
         stages = Stages()
         with stages.stage("load"):
-            _ = analyzer.model
+            _ = engine.model
         checks: list[Check] = []
         progress("checking", 0, CHECKS)
-        with stages.stage("check"), on_device(analyzer.placement, 0):
-            for check in iterate_checks(analyzer):
+        with stages.stage("check"), on_device(engine.placement, 0):
+            for check in iterate_checks(engine):
                 checks.append(check)
                 progress("checking", len(checks), CHECKS)
                 if not as_json:
                     print(plain(f"{VERDICTS[check.passed]:<8}{check.name}: {check.what}"))
                     print(plain(f"        {check.detail}"), flush=True)
-        report = _report(analyzer, checks, stages)
+        report = _report(engine, checks, stages)
         print(json.dumps(report, allow_nan=False) if as_json else _summary(report))
         if not report["passed"]:
             raise typer.Exit(1)
 
 
-def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str, Any]:
+def _report(engine: Engine, checks: list[Check], stages: Stages) -> dict[str, Any]:
     import torch
     import transformers
 
     from qvl_attn.core.version import __version__
 
-    placement, on_gpu = analyzer.placement, analyzer.placement.device.startswith("cuda")
+    placement, on_gpu = engine.placement, engine.placement.device.startswith("cuda")
     return {
         "passed": all(check.passed is not False for check in checks),
         "checks": [
@@ -88,8 +88,8 @@ def _report(analyzer: Analyzer, checks: list[Check], stages: Stages) -> dict[str
             | {"figures": {name: x if math.isfinite(x) else None for name, x in check.figures.items()}}
             for check in checks
         ],
-        "model": analyzer.checkpoint.name,
-        "revision": analyzer.checkpoint.revision,
+        "model": engine.checkpoint.name,
+        "revision": engine.checkpoint.revision,
         "dtype": placement.dtype,
         "device": placement.device_map or placement.device,
         "device_name": torch.cuda.get_device_name(placement.device) if on_gpu else platform.machine(),

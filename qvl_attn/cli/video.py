@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvl_attn.cli import options
-from qvl_attn.cli.console import find_model, go_offline, handle_errors, print_line
+from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_log
 from qvl_attn.cli.options import (
     CLIP,
     DEFAULT_MODEL,
@@ -25,7 +25,10 @@ from qvl_attn.cli.options import (
 )
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.core.runtime import no_op
+
+if TYPE_CHECKING:
+    from qvl_attn.attribution.settings import QuestionOptions
+    from qvl_attn.model.placement import LoadOptions
 
 FILES = (
     "report.html",
@@ -141,7 +144,7 @@ def video(
 
     qvl-attn video clip.mp4 "what is the man holding?" --fps 2
     """
-    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress, printed_log(quiet=quiet):
         if offline:
             go_offline()
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"
@@ -170,7 +173,7 @@ def video(
             side_by_side=side_by_side,
         )
         check_writable(out)
-        load_options: dict[str, Any] = {
+        load_options: LoadOptions = {
             "revision": revision,
             "device": device,
             "dtype": dtype.value,
@@ -178,7 +181,7 @@ def video(
             "attn": attn.value,
             "offline": offline,
         }
-        typed: dict[str, Any] = {
+        typed: QuestionOptions = {
             "query": query,
             "profile": profile,
             "method": method,
@@ -191,15 +194,14 @@ def video(
             "max_new_tokens": max_new_tokens,
             "seed": seed,
             "store_heads": store_heads.value,
-            "clip": clip_settings,
         }
-        results = find_saved([video], texts, drawing, out, typed, model, **load_options)
+        results = find_saved([video], texts, drawing, out, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None or overwrite:
-            analyzer = find_model(model, progress=progress, say=no_op if quiet else print_line, **load_options)
+            engine = find_model(model, progress=progress, **load_options).engine
             from qvl_attn.vqa.clip import load_clip, prepare_clip
 
-            settings = analyzer.settings(**typed)
-            clip = load_clip(analyzer.processor, video, settings, progress)
-            prepared = prepare_clip(analyzer, clip, texts, settings)
-            results = answered_clip(analyzer, prepared, out, drawing, overwrite=overwrite, progress=progress)
+            settings = engine.settings(**typed, clip=clip_settings)
+            clip = load_clip(engine.processor, video, settings, progress)
+            prepared = prepare_clip(engine, clip, texts, settings)
+            results = answered_clip(engine, prepared, out, drawing, overwrite=overwrite, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

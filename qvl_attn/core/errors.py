@@ -37,6 +37,10 @@ class InputError(QvlAttnError):
     exit_code = 2
 
 
+class ArgumentError(InputError, TypeError):
+    """A function has no argument of this name."""
+
+
 class ModelError(QvlAttnError):
     """The model cannot be loaded or is not supported: exit code 1."""
 

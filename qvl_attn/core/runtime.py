@@ -6,6 +6,7 @@ Does not import torch; uses it only if it is already loaded.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 import threading
@@ -89,6 +90,7 @@ def cancelling(cancel: Cancel | None, progress: Progress = no_progress) -> Itera
         CANCEL.reset(outer)
 
 
+LOG = logging.getLogger(__name__)
 _MEMORY_EVERY_S = 0.005
 
 
@@ -146,12 +148,12 @@ def describe_size(size_bytes: float) -> str:
 
 
 @contextmanager
-def loading(size_bytes: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Say that weights of a size are loaded, and when they are, how long it took."""
-    say(f"loading the weights: {describe_size(size_bytes)}")
+def loading(size_bytes: int) -> Iterator[None]:
+    """Log that weights of a size are loaded, and when they are, how long it took."""
+    LOG.info(f"loading the weights: {describe_size(size_bytes)}")
     started_s = time.perf_counter()
     yield
-    say(f"loaded in {time.perf_counter() - started_s:.1f} s")
+    LOG.info(f"loaded in {time.perf_counter() - started_s:.1f} s")
 
 
 def joined(first: Stages, second: Stages) -> Stages:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import Progress, Stages, loading, no_op, no_progress
+from qvl_attn.core.runtime import Progress, Stages, loading, no_progress
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import PatchRows, capture_attention, in_chunks
@@ -36,7 +38,9 @@ from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.loading import DTYPES, placement_of, provenance_fields
 from qvl_attn.model.memory import check_free, on_device
-from qvl_attn.model.placement import Placement
+from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, Placement
+
+LOG = logging.getLogger(__name__)
 
 
 class EncoderEngine:
@@ -52,7 +56,6 @@ class EncoderEngine:
         spec: EncoderSpec,
         config: Any,
         placement: Placement,
-        say: Callable[[str], None] = no_op,
         *,
         offline: bool = False,
     ) -> None:
@@ -61,44 +64,32 @@ class EncoderEngine:
         self.config = config
         self.placement = placement
         self.processor = load_encoder_processor(checkpoint, spec, config)
-        self.say = say
         self.offline = offline
 
     @classmethod
-    def load(
-        cls,
-        model: str = DEFAULT_MODEL,
-        *,
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        offline: bool = False,
-        say: Callable[[str], None] = no_op,
-    ) -> Self:
+    def load(cls, model: str = DEFAULT_MODEL, **options: Unpack[EncoderLoadOptions]) -> Self:
         """Find a vision encoder and check that it can be loaded.
 
         Args:
             model: a Hugging Face id, a local folder, or `demo`: Qwen2.5-VL (only its vision tower is loaded), CLIP,
                 SigLIP, ViT, DINO, DINOv2, with or without registers.
-            revision: branch, tag or commit of a hub model.
-            device: `auto`, `cpu`, `cuda` or `cuda:1`.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`.
-            offline: never access the hub.
-            say: called with messages, a line each: model, device and precision.
+            options: see `EncoderLoadOptions`.
 
         Raises:
             InputError: an unknown device or dtype, or a GPU that does not exist.
             ModelError: the model is not found or not supported.
             MemoryLimitError: the weights do not fit.
         """
+        load = LoadSettings(**options)
         # The configuration first: an unsupported family is reported before its weights are searched for.
-        checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
+        checkpoint = find_checkpoint(model, load.revision, offline=load.offline, weights=False)
         spec, config = load_spec(checkpoint)
         if is_folder(model):
             checkpoint = find_checkpoint(model)
-        placement = placement_of(lambda: build_encoder(model, spec, config), device, dtype)
-        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {placement.device} ({placement.reason})")
-        return cls(checkpoint, spec, config, placement, say, offline=offline)
+        placement = placement_of(lambda: build_encoder(model, spec, config), load.device, load.dtype)
+        where = f"{placement.dtype} on {placement.device}"
+        LOG.info(f"{model} ({checkpoint.revision[:12]}): {where} ({placement.reason})")
+        return cls(checkpoint, spec, config, placement, offline=load.offline)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -121,7 +112,7 @@ class EncoderEngine:
         name, checkpoint = self.checkpoint.name, self.checkpoint
         if not is_folder(name):
             checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
-        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
+        with loading(self.placement.weight_bytes), on_device(self.placement, 0):
             return load_encoder_weights(checkpoint, self.spec, self.config, self.placement)
 
     @cached_property
@@ -152,7 +143,7 @@ class EncoderEngine:
             MemoryLimitError: the run cannot fit into memory.
         """
         if settings.layer is not None and not 0 <= settings.layer < self.spec.layers:
-            raise InputError(f"--layer {settings.layer}: the encoder has layers 0 to {self.spec.layers - 1}")
+            raise InputError(f"{argument('layer', settings.layer)}: the encoder has layers 0 to {self.spec.layers - 1}")
         if settings.embeddings:
             check_available()
         self.saliency_target(settings)
@@ -164,6 +155,25 @@ class EncoderEngine:
         self._check_memory(media, inputs, len(query_patches), bool(settings.embeddings))
         return inputs, query_patches
 
+    def load_media(
+        self, picture: PictureLike, settings: EncoderSettings | None = None, progress: Progress = no_progress
+    ) -> tuple[Media, EncoderSettings]:
+        """Load a picture, or the sampled frames of a clip, unless it is loaded already.
+
+        Returns:
+            The media, and the settings; if a clip was loaded, they have its settings.
+
+        Raises:
+            InputError: it cannot be read, or has no frames at the requested times.
+        """
+        settings = settings or EncoderSettings()
+        if isinstance(picture, Media):
+            return picture, settings
+        if moves(picture):
+            settings = replace(settings, clip=settings.clip or ClipSettings())
+            return load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress), settings
+        return load_picture(picture, settings.stretch), settings
+
     def _check_memory(self, media: Media, inputs: Inputs, query_count: int, embed: bool) -> None:
         device, host = held_bytes(self.spec, inputs.grid, query_count)
         chunk_grid = next(in_chunks(self.spec, inputs)).grid
@@ -172,37 +182,16 @@ class EncoderEngine:
             host += states_bytes(self.spec, self.config, inputs.grid)
         if "model" not in vars(self):
             device += self.placement.weight_bytes
-        remedy = "lower --max-pixels" + (" or --max-frames" if media.clip is not None else "")
+        remedy = f"lower {argument('max_pixels')}"
+        if media.clip is not None:
+            remedy += f" or {argument('max_frames')}"
         check_free(self.placement, device, host, f"encoding {media.source}", remedy)
 
     def encode(
-        self,
-        picture: PictureLike,
-        settings: EncoderSettings | None = None,
-        progress: Progress = no_progress,
-        **options: Any,
+        self, picture: PictureLike, settings: EncoderSettings | None = None, progress: Progress = no_progress
     ) -> EncoderResult:
-        """Encode one picture or clip.
-
-        Args:
-            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
-            settings: the settings of the run.
-            progress: called with (stage, done, total); done counts frames, then layers.
-            options: fields of `EncoderSettings` that replace those of `settings`.
-
-        Raises:
-            InputError: a setting or the picture is invalid.
-            CaptureError: the captured weights are not attention.
-            MemoryLimitError: the run does not fit into memory.
-        """
-        settings, stages = replace(settings or EncoderSettings(), **options), Stages()
-        if isinstance(picture, Media):
-            media = picture
-        elif moves(picture):
-            settings = replace(settings, clip=settings.clip or ClipSettings())
-            media = load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress)
-        else:
-            media = load_picture(picture, settings.stretch)
+        """Encode one picture or clip: see `Encoder.encode`."""
+        (media, settings), stages = self.load_media(picture, settings, progress), Stages()
         with stages.stage("prepare"):
             (inputs, query_patches), saliency_target = self.read(media, settings), self.saliency_target(settings)
         model, patch_rows = self.model, PatchRows(self.spec, inputs)
@@ -263,19 +252,7 @@ class EncoderEngine:
             )
 
     def pooled(self, media: Media, settings: EncoderSettings | None = None) -> FloatArray:
-        """Return one vector for a whole picture or clip: (E, D) float32, before the first layer, then after each.
-
-        It is the state of [CLS], or without [CLS] the mean over the patches; for a clip the mean over its steps.
-
-        Args:
-            media: the result of `load_picture` or `load_encoder_clip`.
-            settings: limits of pixels.
-
-        Raises:
-            InputError: a setting or the picture is invalid.
-            CaptureError: the embeddings are not finite.
-            MemoryLimitError: the run does not fit into memory.
-        """
+        """Return one vector for a whole picture or clip: see `Encoder.pooled`."""
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with self._running():

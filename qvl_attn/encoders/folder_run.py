@@ -5,6 +5,7 @@ A run may be killed at any moment: rows that are written stay valid, and the sam
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, statistics_of
 from qvl_attn.media.image import fingerprint, first_of_little_range, load_picture
 from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
+
+LOG = logging.getLogger(__name__)
 
 
 def encode_folder(
@@ -61,12 +64,12 @@ def encode_folder(
     others = count_others(folder, out)
     if others:
         files = "other file is" if others == 1 else "other files are"
-        encoder.say(f"{folder}: {others:,} {files} left out (clips, texts and so on)")
+        LOG.info(f"{folder}: {others:,} {files} left out (clips, texts and so on)")
     run, stages = _run_json(encoder, folder, items, settings, others), Stages()
     with open_run(out, run, grows=True) as ledger:
         if ledger.done:
             finished = "; the run is finished, nothing is left to do" if ledger.finished else ""
-            encoder.say(f"{out}: {len(ledger.done):,} of {len(items):,} pictures are already done{finished}")
+            LOG.info(f"{out}: {len(ledger.done):,} of {len(items):,} pictures are already done{finished}")
         if not ledger.finished:
             with stages.stage("encoding"):
                 _encode_all(encoder, items, settings, ledger, run, progress)
@@ -75,7 +78,7 @@ def encode_folder(
                 rows = sorted(read_rows(out), key=lambda row: order.get(row["id"], len(order)))
                 summarize_folder(out, run["facts"], rows, settings, progress)
             largest = max(stages.peak_bytes, key=lambda stage: stages.peak_bytes[stage]["host"])
-            encoder.say(describe_memory(largest, stages.peak_bytes[largest]))
+            LOG.info(describe_memory(largest, stages.peak_bytes[largest]))
         return read_json(out / SUMMARY_FILE)
 
 
@@ -154,7 +157,7 @@ def _encode_all(
             try:
                 media = load_picture(item.path, settings.stretch)
                 if not said and (note := first_of_little_range([media])):
-                    encoder.say(note)
+                    LOG.info(note)
                     said = True
                 outcome, vectors = _encode_one(encoder, media, capture_settings, bool(settings.embeddings))
             except Exception as error:  # files may hold anything, and one picture must not end the run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,23 +29,53 @@ OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """The settings of a run, as the user typed them.
+class EncoderFolderOptions(TypedDict, total=False):
+    """Options of a run over a folder of pictures.
 
     Attributes:
-        at: (x, y) in pixels of the upright original, one point for each query patch.
-        min_pixels: lower limit of a picture's pixels after resizing; None for the processor's default.
-        max_pixels: upper limit of a picture's pixels after resizing; None for the processor's default.
-        stretch: whether pictures of more than 8 bits per channel are scaled from the range that they use.
-        layer: the layer whose heads are drawn one by one; None for the last.
-        over: how heads are joined in the maps of layers.
-        embeddings: `pca`, `tsne`, or both; stored in this order, without duplicates.
-        saliency: whether to compute saliency maps of a class or of texts.
-        texts: the texts that the picture is compared with.
-        label: a class, by name or number; None for the likeliest.
-        seed: seed of t-SNE.
-        clip: which frames of a clip are sampled; None for a picture.
+        min_pixels: lower limit of a picture's pixels after resizing; by default the processor's.
+        max_pixels: upper limit of a picture's pixels after resizing; by default the processor's.
+        stretch: of pictures of more than 8 bits per channel, scale the range that they use, not the whole one; False by
+            default.
+        embeddings: `pca`, `tsne`, or both; none by default. Stored in this order, without duplicates.
+        seed: seed of t-SNE; 0 by default.
+    """
+
+    min_pixels: int | None
+    max_pixels: int | None
+    stretch: bool
+    embeddings: str | Sequence[str]
+    seed: int
+
+
+class EncoderOptions(EncoderFolderOptions, total=False):
+    """Options of one picture or clip: `EncoderFolderOptions`, and these.
+
+    Attributes:
+        at: (x, y) in pixels of the upright original, one point for each query patch; none by default.
+        layer: the layer whose heads are drawn one by one; by default the last.
+        over: how heads are joined in the maps of layers: `mean`, the default, `max` or `min`.
+        saliency: whether to compute saliency maps of a class or of texts; False by default.
+        texts: the texts that the picture is compared with; none by default.
+        label: a class, by name or number; by default the likeliest.
+        clip: which frames of a clip are sampled; by default as `ClipSettings` has it, and None for a picture.
+    """
+
+    at: Sequence[Sequence[float]]
+    layer: int | None
+    over: Over
+    saliency: bool
+    texts: str | Sequence[str]
+    label: str | None
+    clip: ClipSettings | None
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """`EncoderOptions` with their defaults.
+
+    Raises:
+        InputError: an unknown value, or options that do not go together.
     """
 
     at: tuple[tuple[float, float], ...] = ()

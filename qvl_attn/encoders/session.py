@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.types import Media, Source
 from qvl_attn.core.version import __version__
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
@@ -21,7 +21,7 @@ from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import check_config, find_on_disk
 from qvl_attn.model.checkpoint_files import read_object
-from qvl_attn.model.placement import check_options, sure_placement, torch_build
+from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, sure_placement, torch_build
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.session import Saved, find_results, run_session
 
@@ -79,11 +79,7 @@ def find_saved(
     drawing: Drawing,
     out: Path,
     model: str,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    offline: bool = False,
+    **options: Unpack[EncoderLoadOptions],
 ) -> Iterator[Saved[EncoderResult]] | None:
     """Return the saved results of requests.
 
@@ -91,11 +87,8 @@ def find_saved(
         requests: pictures and clips with their settings.
         drawing: how the results are drawn.
         out: the folder that holds the results.
-        model: as in `EncoderEngine.load`, as all that follow.
-        revision: as in `EncoderEngine.load`.
-        device: as in `EncoderEngine.load`.
-        dtype: as in `EncoderEngine.load`.
-        offline: as in `EncoderEngine.load`.
+        model: as in `EncoderEngine.load`.
+        options: as in `EncoderEngine.load`.
 
     Returns:
         The results, in the same order. None if one is missing, or if only torch can tell which result it would be.
@@ -104,14 +97,14 @@ def find_saved(
         InputError: an option is invalid.
         ModelError: the model is not supported, or cannot be found and may not be downloaded.
     """
-    check_options(device, dtype, None)
-    checkpoint = find_on_disk(model, revision, offline=offline, weights=False)
+    load = LoadSettings(**options)
+    checkpoint = find_on_disk(model, load.revision, offline=load.offline, weights=False)
     if checkpoint is None:
         return None
     config = read_object(checkpoint.folder / "config.json", model)
     family = FAMILIES[family_of(model, config)]
     check_config(model, config)
-    placement, torch = sure_placement(checkpoint, device, dtype), torch_build()
+    placement, torch = sure_placement(checkpoint, load.device, load.dtype), torch_build()
     if placement is None or torch is None:
         return None
     provenance = EncoderProvenance(
@@ -136,7 +129,7 @@ def encoded(
     drawing: Drawing,
     *,
     overwrite: bool = False,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> Iterator[Saved[EncoderResult]]:
     """Yield the saved result of each request: found again, or encoded and saved. One picture is in memory at a time.
 

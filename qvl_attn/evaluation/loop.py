@@ -7,6 +7,7 @@ amount of free memory leads to other batches.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from qvl_attn.vqa.question import Question, read_question
 from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
 
+LOG = logging.getLogger(__name__)
 # Errors that make one sample an error and do not end the run.
 FAULTS = (InputError, CaptureError, MemoryLimitError)
 
@@ -140,7 +142,7 @@ def score_chunks(
                 prepared_chunk = read_chunk(engine, chunk, plan.settings, stop)
                 media = (medium for item in prepared_chunk if item.question for medium in item.question.media)
                 if not said and (note := first_of_little_range(media)):
-                    engine.say(note)
+                    LOG.info(note)
                     said = True
                 yield prepared_chunk
 

@@ -41,6 +41,7 @@ from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import Placement
 from qvl_attn.vqa.engine import Engine
 
+LOG = logging.getLogger(__name__)
 # Chunks per task, so that an actor reads one chunk while the model runs on another. A task has fewer chunks if there
 # would be less than MIN_TASKS tasks per actor, so that no actor is idle for long at the end.
 CHUNKS_PER_TASK, MIN_TASKS = 4, 4
@@ -59,7 +60,6 @@ class RayWorkers:
     Attributes:
         concurrency: the number of actors.
         gpus_per_worker: GPUs per actor, a fraction for several actors per GPU; by default 1 if the cluster has GPUs.
-        say: called with messages for the user.
 
     Raises:
         InputError: `concurrency` or `gpus_per_worker` is out of range, or Ray is not installed.
@@ -67,7 +67,6 @@ class RayWorkers:
 
     concurrency: int = 1
     gpus_per_worker: float | None = None
-    say: Callable[[str], None] = lambda message: None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -155,7 +154,7 @@ class RayWorkers:
         ray = self._connect()
         gpus, size = self._gpus(ray), min(self.concurrency, len(tasks))
         actors = f"{size} actors" if size > 1 else "1 actor"
-        self.say(f"Ray: {actors} {purpose}, with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
+        LOG.info(f"Ray: {actors} {purpose}, with {gpus:g} GPUs each; the cluster has {_total(ray, 'GPU'):g}")
         work_ref = ray.put(work)
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         model = _Model(engine.checkpoint, engine.placement, engine.attn, offline, Path.cwd())
@@ -201,7 +200,7 @@ class RayWorkers:
         import ray.data
 
         if not ray.is_initialized():
-            self.say(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
+            LOG.info(f"connecting to Ray ({os.environ.get('RAY_ADDRESS', 'this machine')})")
             with _ray_errors(ray), _keep_sigterm_handler(), suppress_stderr():
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         # Ray Data logs a traceback for each task that fails for good; its samples become error rows here.

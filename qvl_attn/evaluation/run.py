@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from qvl_attn.results.store import damage
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
+
+LOG = logging.getLogger(__name__)
 
 
 def run_check(
@@ -70,7 +73,7 @@ def run_check(
         # A damaged row is refused before anything is asked.
         check_indices(run_config.out, read_scores(run_config.out), len(samples))
         if ledger.done:
-            engine.say(
+            LOG.info(
                 f"{run_config.out}: {len(ledger.done):,} of {len(run['samples']):,} samples are already done"
                 + ("; the run is finished, nothing is left to do" if was_finished else "")
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,43 @@ TOLERANCE_S = 1e-4
 MODES = ("clip", "frames", "both")
 
 
-@dataclass(frozen=True)
-class ClipSettings:
-    """Which frames of a clip are sampled, and how they are put into prompts.
+class SamplingOptions(TypedDict, total=False):
+    """How many frames of a clip are sampled.
 
     Attributes:
-        fps: sampled frames per second: one at `start_s`, then one every 1 / fps seconds, at most the clip's own rate.
-        max_frames: maximum number of sampled frames; if there would be more, the interval is made longer.
-        start_s: start of the sampled part, in seconds.
-        end_s: end of the sampled part; None for the end of the clip.
-        source_fps: frame numbers per second, for a folder of frames.
-        mode: `clip` puts all frames into one prompt, `frames` asks about each frame alone, `both` does both.
-        window: sampled frames per prompt, with mode `clip`; 0 for all in one prompt.
-        stride: sampled frames from the start of one window to the start of the next; 0 for half a window.
+        fps: frames sampled per second, 2 by default: one at `start_s`, then one every 1 / fps seconds, at most the
+            clip's own rate.
+        max_frames: most frames to sample, 64 by default; a longer clip is sampled more sparsely.
+    """
+
+    fps: float
+    max_frames: int
+
+
+class ClipOptions(SamplingOptions, total=False):
+    """Which frames of a clip are sampled, and how they are put into prompts: `SamplingOptions`, and these.
+
+    Attributes:
+        start_s: start of the part to sample, in seconds; 0 by default.
+        end_s: end of that part, in seconds; by default the clip's end.
+        source_fps: for a folder of frames, how many frame numbers make one second; 24 by default.
+        mode: `clip`, the default, puts all frames into one prompt, `frames` asks about each frame alone, `both` does
+            both.
+        window: with mode `clip`, sampled frames per prompt; 0, the default, for all in one prompt.
+        stride: sampled frames from the start of one window to the start of the next; 0, the default, for half a window.
+    """
+
+    start_s: float
+    end_s: float | None
+    source_fps: float
+    mode: Literal["clip", "frames", "both"]
+    window: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """`ClipOptions` with their defaults.
 
     Raises:
         InputError: a value out of range.

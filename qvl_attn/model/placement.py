@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import psutil
 from safetensors import SafetensorError
@@ -21,9 +21,61 @@ from qvl_attn.model.checkpoint import Checkpoint
 from qvl_attn.model.checkpoint_files import weight_counts
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+ATTENTION_MODES = ("auto", "eager", "rows")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 # More than torch and transformers take before the free memory is asked for.
 SPARE_BYTES = 2 * 2**30
+
+
+class EncoderLoadOptions(TypedDict, total=False):
+    """How a vision encoder is found and loaded.
+
+    Attributes:
+        revision: branch, tag or commit of a model on the Hub.
+        device: `auto`, the default, `cpu`, `cuda` or `cuda:1`.
+        dtype: `auto`, the default, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 on CUDA (float16 on a GPU
+            that only emulates it), and float32 on the CPU if the weights fit the free memory.
+        offline: whether to work without network access; False by default.
+    """
+
+    revision: str | None
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    offline: bool
+
+
+class LoadOptions(EncoderLoadOptions, total=False):
+    """How a model is found and loaded: `EncoderLoadOptions`, and these.
+
+    Attributes:
+        device_map: `auto` or another value of transformers, which spreads a model over several GPUs.
+        attn: `eager`, the reference; `rows`, SDPA plus the recorded rows alone; `auto`, the default, eager in float32
+            if it is estimated to fit the free memory, else rows.
+    """
+
+    device_map: str | None
+    attn: Literal["auto", "eager", "rows"]
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """`LoadOptions` with their defaults.
+
+    Raises:
+        InputError: an unknown value, or a device beside a device map.
+    """
+
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    device_map: str | None = None
+    attn: str = "auto"
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attn not in ATTENTION_MODES:
+            raise InputError(f"{argument('attn', self.attn)}: unknown", f"write {', '.join(ATTENTION_MODES)}")
+        check_options(self.device, self.dtype, self.device_map)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 
 from qvl_attn.attribution.profiles import shape_of
 from qvl_attn.attribution.selection import Selection
-from qvl_attn.attribution.settings import Settings, selection_of, settings_of
-from qvl_attn.core.errors import InputError, numbered
+from qvl_attn.attribution.settings import QuestionOptions, Settings, selection_of, settings_of
+from qvl_attn.core.errors import numbered
 from qvl_attn.core.runtime import (
     CANCEL,
     OnToken,
@@ -21,11 +22,12 @@ from qvl_attn.core.runtime import (
     check_cancelled,
     joined,
     loading,
-    no_op,
     no_progress,
 )
+from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
+from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.capture import prove_capture
 from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded
@@ -40,21 +42,17 @@ from qvl_attn.model.loading import (
     model_provenance,
     provenance_fields,
 )
-from qvl_attn.model.memory import free_bytes, on_device, peak_bytes
-from qvl_attn.model.placement import Placement
+from qvl_attn.model.memory import free_bytes, mapped_bytes, on_device, peak_bytes, process_bytes
+from qvl_attn.model.placement import LoadOptions, LoadSettings, Placement
 from qvl_attn.model.positions import checked_media, grey_picture, prove_positions
 from qvl_attn.vqa.batching import Group, Run, groups, run_group
-from qvl_attn.vqa.estimate import (
-    ATTENTION_MODES,
-    check_context,
-    check_memory,
-    choose_attention,
-)
+from qvl_attn.vqa.estimate import Estimate, check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.vqa.explain import method_maps, removal
 from qvl_attn.vqa.question import Question, read_question, without_pixels
 from qvl_attn.vqa.record import VqaProvenance
 from qvl_attn.vqa.result import Result
 
+LOG = logging.getLogger(__name__)
 # Safety factor on the estimate of a batch: a batch that runs out of memory loses the answers to all its questions.
 ESTIMATE_MARGIN = 1.25
 
@@ -69,20 +67,12 @@ class Engine:
     The weights are loaded when the first question needs them, so every check that needs no weights runs first.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        config: Any,
-        placement: Placement,
-        attn: str = "auto",
-        say: Callable[[str], None] = no_op,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Any, placement: Placement, attn: str = "auto") -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
         self.attn = attn
         self.processor = load_processor(checkpoint, config)
-        self.say = say
         self._reported_attention = ""
 
     @classmethod
@@ -90,50 +80,35 @@ class Engine:
         cls,
         model: str = DEFAULT_MODEL,
         *,
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        device_map: str | None = None,
-        attn: str = "auto",
-        offline: bool = False,
-        say: Callable[[str], None] = no_op,
         place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
+        **options: Unpack[LoadOptions],
     ) -> Self:
         """Find a model and prepare to load it.
 
         Args:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
-            revision: branch, tag or commit of a hub model.
-            device: `auto`, `cpu`, `cuda` or `cuda:1`.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 on CUDA (float16 on a
-                GPU that only emulates it), and float32 on the CPU if the weights fit the free memory.
-            device_map: `auto` or another value of transformers, which spreads a model over several GPUs.
-            attn: `eager`, the reference; `rows`, SDPA plus the recorded rows alone; `auto`, eager in float32 if it is
-                estimated to fit the free memory, else rows.
-            offline: whether to work without network access.
-            say: called with one line of text for each choice that was made.
             place: returns the device and precision of the model; by default chosen on this machine.
+            options: see `LoadOptions`.
 
         Raises:
-            InputError: an argument has an unknown value, or the GPU does not exist.
+            InputError: an option has an unknown value, or the GPU does not exist.
             ModelError: the model cannot be found, or is not supported.
             MemoryLimitError: the weights do not fit the memory.
         """
-        if attn not in ATTENTION_MODES:
-            raise InputError(f"--attn {attn}: unknown", f"write {', '.join(ATTENTION_MODES)}")
-        checkpoint = find_checkpoint(model, revision, offline=offline)
+        load = LoadSettings(**options)
+        checkpoint = find_checkpoint(model, load.revision, offline=load.offline)
         config = load_config(checkpoint)
-        placement = place(config, device, dtype, device_map)
-        where = f"--device-map {device_map}" if device_map else placement.device
-        say(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
-        if placement.dtype != "float32" and attn == "eager":
-            say("eager attention in 16 bits can change the answer; --attn rows does not")
-        return cls(checkpoint, config, placement, attn, say)
+        placement = place(config, load.device, load.dtype, load.device_map)
+        where = argument("device_map", load.device_map) if load.device_map else placement.device
+        LOG.info(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
+        if placement.dtype != "float32" and load.attn == "eager":
+            LOG.info(f"eager attention in 16 bits can change the answer; {argument('attn', 'rows')} does not")
+        return cls(checkpoint, config, placement, load.attn)
 
     @cached_property
     def model(self) -> Any:
         """The loaded model, after a check that its attention can be captured."""
-        with loading(self.placement.weight_bytes, self.say), on_device(self.placement, 0):
+        with loading(self.placement.weight_bytes), on_device(self.placement, 0):
             return self._load()
 
     def _load(self) -> Any:
@@ -155,13 +130,23 @@ class Engine:
         for attention in auto if self.attn == "auto" else (self.attn,):
             prove_capture(model, inputs, attention)
 
-    def settings(self, **typed: Any) -> Settings:
-        """Return the settings of a question from typed options: see `settings_of`.
+    def settings(
+        self,
+        *,
+        methods: str | Sequence[str] | None = None,
+        clip: ClipSettings | None = None,
+        **options: Unpack[QuestionOptions],
+    ) -> Settings:
+        """Return the settings of a question, see `settings_of`, and log the profile of its headline.
 
         Raises:
             InputError: a profile or method does not exist, or does not fit the model.
         """
-        return settings_of(shape_of(self.config), self.say, **typed)
+        settings = settings_of(shape_of(self.config), methods=methods, clip=clip, **options)
+        if profile := settings.profile:
+            instead = f"{argument('profile', 'none')} for the default layers"
+            LOG.info(f"headline: {profile.selection} ({profile.status}; {instead})")
+        return settings
 
     def selection(self, settings: Settings) -> Selection:
         """Return the layers, heads and query of settings, parsed: see `selection_of`.
@@ -257,6 +242,23 @@ class Engine:
         loaded = "model" in self.__dict__
         return free_bytes(self.placement) - (0 if loaded else self.placement.weight_bytes)
 
+    def estimate(self, media: Sequence[Media], text: str, settings: Settings) -> Estimate:
+        """Estimate what a question costs, whether or not it fits.
+
+        Raises:
+            InputError: the question or a setting is invalid.
+        """
+        prepared = read_question(self.processor, self.config, media, text, settings)
+        loaded = "model" in self.__dict__ and self.placement.device == "cpu"
+        return estimate_of(
+            self.config,
+            self.placement,
+            prepared,
+            self.free_bytes(),
+            process_bytes() - (self.placement.weight_bytes if loaded else 0),
+            mapped_bytes(self.config, self.placement, self.checkpoint.folder),
+        )
+
     def answer(
         self,
         questions: Sequence[Question],
@@ -301,7 +303,7 @@ class Engine:
         first = batches[0][0]
         if first.attention != self._reported_attention:
             self._reported_attention = first.attention
-            self.say(f"{first.attention} attention: {first.attention_reason}")
+            LOG.info(f"{first.attention} attention: {first.attention_reason}")
         loading = Stages()
         with loading.stage("load"):
             model = self.model

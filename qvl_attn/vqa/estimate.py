@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from qvl_attn.model.placement import Placement
     from qvl_attn.vqa.question import Question
 
-ATTENTION_MODES = ("auto", "eager", "rows")
 LEAST_CELLS = 4  # two by two, the minimum of the processor
 
 

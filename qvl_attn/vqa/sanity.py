@@ -99,7 +99,7 @@ def with_sanity(
         yield i, add_sanity(engine, result, progress)
 
 
-def add_sanity(engine: Engine, result: Result, progress: Progress = no_op) -> Result:
+def add_sanity(engine: Engine, result: Result, progress: Progress = no_progress) -> Result:
     """Return a result with its sanity checks, if faithfulness was requested."""
     return replace(result, sanity=sanity_checks(engine, result, progress)) if result.settings.faithfulness else result
 

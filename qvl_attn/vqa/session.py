@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from qvl_attn.attribution.profiles import stated_shape
 from qvl_attn.attribution.settings import Settings, settings_of
-from qvl_attn.core.runtime import Progress, no_op
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.types import Media, Source
 from qvl_attn.core.version import __version__
 from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
-from qvl_attn.model.placement import check_options, sure_placement
+from qvl_attn.model.placement import LoadOptions, LoadSettings, sure_placement
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.session import Saved, find_results, run_session
 from qvl_attn.results.store import is_complete
@@ -33,13 +33,7 @@ def find_saved(
     out: Path,
     typed: Mapping[str, Any],
     model: str,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    device_map: str | None = None,
-    attn: str = "auto",
-    offline: bool = False,
+    **options: Unpack[LoadOptions],
 ) -> Iterator[Saved[Result]] | None:
     """Return the questions' saved results.
 
@@ -48,14 +42,9 @@ def find_saved(
         questions: texts of the questions.
         drawing: how the results are drawn.
         out: the folder that holds the results.
-        typed: the keywords of `Analyzer.settings`.
-        model: as in `Engine.load`, as all that follow.
-        revision: as in `Engine.load`.
-        device: as in `Engine.load`.
-        dtype: as in `Engine.load`.
-        device_map: as in `Engine.load`.
-        attn: as in `Engine.load`.
-        offline: as in `Engine.load`.
+        typed: the keywords of `Engine.settings`.
+        model: as in `Engine.load`.
+        options: as in `Engine.load`.
 
     Returns:
         The results, in the order of the questions. None if one is missing, or if only torch can tell which result it
@@ -65,13 +54,11 @@ def find_saved(
         InputError: an option or a setting is invalid.
         ModelError: the model is not supported, or cannot be found and may not be downloaded.
     """
-    checked = check_settings(
-        typed, model, revision=revision, device=device, dtype=dtype, device_map=device_map, offline=offline
-    )
+    load, checked = LoadSettings(**options), check_settings(typed, model, **options)
     if checked is None:
         return None
     checkpoint, settings = checked
-    placement = sure_placement(checkpoint, device, dtype, device_map)
+    placement = sure_placement(checkpoint, load.device, load.dtype, load.device_map)
     if placement is None:
         return None
     made_by = {
@@ -82,30 +69,23 @@ def find_saved(
         "device": placement[0],
         "dtype": placement[1],
     }
-    modes = attention_modes(attn, placement[1])
+    modes = attention_modes(load.attn, placement[1])
     folders = [_request_folders(out, media, text, settings, drawing, made_by, modes) for text in questions]
     return find_results(folders, Result.load)
 
 
 def check_settings(
-    typed: Mapping[str, Any],
-    model: str,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    device_map: str | None = None,
-    offline: bool = False,
+    typed: Mapping[str, Any], model: str, **options: Unpack[LoadOptions]
 ) -> tuple[Checkpoint, Settings] | None:
     """Return the model and the settings of a request; None if the model is not on disk, or its shape not in a file.
 
     Arguments and errors are those of `find_saved`.
     """
-    check_options(device, dtype, device_map)
-    checkpoint = find_on_disk(model, revision, offline=offline)
+    load = LoadSettings(**options)
+    checkpoint = find_on_disk(model, load.revision, offline=load.offline)
     if checkpoint is None or (shape := stated_shape(read_config(checkpoint))) is None:
         return None
-    return checkpoint, settings_of(shape, no_op, **typed)
+    return checkpoint, settings_of(shape, **typed)
 
 
 def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:
@@ -128,7 +108,7 @@ def answered(
     *,
     batch_size: int = 1,
     overwrite: bool = False,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> Iterator[Saved[Result]]:
     """Yield the saved result of each prepared question: found again, or answered and saved.
 
@@ -161,7 +141,7 @@ def answered_clip(
     drawing: Drawing,
     *,
     overwrite: bool = False,
-    progress: Progress = no_op,
+    progress: Progress = no_progress,
 ) -> Iterator[Saved[Result]]:
     """Do as `answered` for questions about a clip."""
     from qvl_attn.vqa.clip import answer_clip
