@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -11,7 +10,7 @@ from qvl_attn.core.options import check_names
 from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
-from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings
+from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import PictureLike
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
@@ -69,7 +68,7 @@ class Encoder:
             MemoryLimitError: the run does not fit into memory.
         """
         check_names(options, EncoderOptions, self.encode)
-        return self.engine.encode(picture, replace(settings or EncoderSettings(), **options), progress)
+        return self.engine.encode(picture, with_options(settings, options), progress)
 
     def encode_folder(
         self,
@@ -96,7 +95,7 @@ class Encoder:
         from qvl_attn.encoders.folder_run import encode_folder
 
         check_names(options, EncoderFolderOptions, self.encode_folder)
-        return encode_folder(self.engine, Path(folder), Path(out), EncoderSettings(**options), progress)
+        return encode_folder(self.engine, Path(folder), Path(out), with_options(None, options), progress)
 
     def pooled(
         self, picture: PictureLike, settings: EncoderSettings | None = None, **options: Unpack[EncoderOptions]
@@ -116,4 +115,4 @@ class Encoder:
             MemoryLimitError: the run does not fit into memory.
         """
         check_names(options, EncoderOptions, self.pooled)
-        return self.engine.pooled(*self.engine.load_media(picture, replace(settings or EncoderSettings(), **options)))
+        return self.engine.pooled(*self.engine.load_media(picture, with_options(settings, options)))

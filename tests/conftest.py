@@ -70,8 +70,14 @@ def demo():
     from qvl_attn import Analyzer
 
     analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
-    _ = analyzer.model
+    _ = analyzer.engine.model
     return analyzer
+
+
+@pytest.fixture(scope="session")
+def engine(demo):
+    """The model behind `demo`."""
+    return demo.engine
 
 
 @pytest.fixture(scope="session")
@@ -166,15 +172,15 @@ def examples(request, tmp_path_factory):
 
     @cache
     def example(model: str, kind: str) -> Example:
-        analyzer = request.getfixturevalue(model)
+        engine = request.getfixturevalue(model).engine
         if kind == "clip":
-            return Example(analyzer, clip_media(analyzer, folder / "clip.mp4", CLIP_FPS), "what moves?")
+            return Example(engine, clip_media(engine, folder / "clip.mp4", CLIP_FPS), "what moves?")
         paths = {
             "demo": [DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"],
             "genuine": [folder / "a.png", folder / "b.png"],
         }[model]
         question = {"demo": "how many cats?", "genuine": "how many cats? 有几只猫?"}[model]
-        return Example(analyzer, paths[: 1 if kind == "one" else 2], question)
+        return Example(engine, paths[: 1 if kind == "one" else 2], question)
 
     return example
 

@@ -69,8 +69,8 @@ MAY_IMPORT = {
 FORBIDDEN = {("media", "demo"), ("model", "demo"), ("attribution", "demo"), ("render", "demo"), ("render", "model")}
 # Saved results are found, drawn, reported and compared without torch and transformers.
 LIGHT = (
-    "qvl_attn.vqa.saved",
-    "qvl_attn.encoders.saved",
+    "qvl_attn.vqa.session",
+    "qvl_attn.encoders.session",
     "qvl_attn.vqa.redraw",
     "qvl_attn.encoders.result",
     "qvl_attn.report",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,16 @@ class EncoderSettings:
         if not self.saliency and (self.texts or self.label is not None):
             target = argument("texts" if self.texts else "label")
             raise InputError(f"{target} needs {argument('saliency')}", f"add {argument('saliency', True)}")
+
+
+def with_options(settings: EncoderSettings | None, options: Mapping[str, object]) -> EncoderSettings:
+    """Return settings with the given options in place of their own.
+
+    Raises:
+        InputError: an unknown value, or options that do not go together.
+    """
+    typed: dict[str, Any] = {**options}
+    return replace(settings or EncoderSettings(), **typed)
 
 
 def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:

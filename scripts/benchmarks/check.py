@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from random_checkpoint import make_checkpoint
 
-from qvl_attn import Analyzer, load_samples
+from qvl_attn import load_samples
 from qvl_attn.attribution.settings import headline_of
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
@@ -31,13 +31,14 @@ from qvl_attn.evaluation.loop import ScoringPlan, other_samples
 from qvl_attn.evaluation.score import score_row
 from qvl_attn.evaluation.workers import InProcess
 from qvl_attn.model.generate import greedy, on_model
+from qvl_attn.vqa.engine import Engine
 
 # Language model: hidden, MLP, layers, heads, key heads. Vision encoder: hidden, MLP, depth, heads.
 WIDE = ((1024, 4096, 8, 8, 2), (640, 1710, 4, 8))
 
 
-def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> None:
-    model, processor = analyzer.model, analyzer.processor
+def plain(engine: Engine, samples: Sequence[Sample], options: argparse.Namespace) -> None:
+    model, processor = engine.model, engine.processor
     generation = greedy(model, options.max_new_tokens)
     size = dict(processor.image_processor.size) | ({"shortest_edge": options.min_pixels} if options.min_pixels else {})
     for sample in samples:
@@ -51,11 +52,11 @@ def plain(analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Names
         processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def check(analyzer: Analyzer, samples: Sequence[Sample], settings: Any, batch_size: int) -> None:
-    headline = headline_of(settings, analyzer.selection(settings))
+def check(engine: Engine, samples: Sequence[Sample], settings: Any, batch_size: int) -> None:
+    headline = headline_of(settings, engine.selection(settings))
     plan = ScoringPlan(settings, headline, False, False, other_samples(samples, 0), batch_size=batch_size)
     with tempfile.NamedTemporaryFile("w") as rows:
-        for score in InProcess().score(analyzer, samples, plan, tuple):
+        for score in InProcess().score(engine, samples, plan, tuple):
             assert score.status == "ok", score.error
             rows.write(json.dumps(score_row(score)) + "\n")
             rows.flush()
@@ -68,12 +69,12 @@ def seconds_of(run: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def compare(name: str, analyzer: Analyzer, samples: Sequence[Sample], options: argparse.Namespace) -> list[str]:
+def compare(name: str, engine: Engine, samples: Sequence[Sample], options: argparse.Namespace) -> list[str]:
     """Return the samples a second of a check over those of the plain loop, for each batch size."""
-    settings = analyzer.settings(query="last", max_new_tokens=options.max_new_tokens, min_pixels=options.min_pixels)
-    ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(analyzer, samples, options)}
+    settings = engine.settings(query="last", max_new_tokens=options.max_new_tokens, min_pixels=options.min_pixels)
+    ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(engine, samples, options)}
     for size in options.batch_sizes:
-        ways[f"batches of {size}"] = lambda size=size: check(analyzer, samples, settings, size)
+        ways[f"batches of {size}"] = lambda size=size: check(engine, samples, settings, size)
     times_s: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(options.repeats + 1):  # the first warms up
         for way, run in ways.items():
@@ -116,15 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.wide:
             options.model = str(Path(folder) / "wide")
             make_checkpoint(WIDE, Path(options.model))
-        analyzer = Analyzer.load(options.model, attn=options.attn)
+        engine = Engine.load(options.model, attn=options.attn)
         if options.data is None:
             write_dataset(Path(folder) / "scenes", options.scenes)
         samples = load_samples(options.data or Path(folder) / "scenes" / "questions.jsonl", limit=options.limit)
         known: set[tuple[str, ...]] = set()
         first_questions = [sample for sample in samples if not (sample.names in known or known.add(sample.names))]
-        columns = [compare("all questions", analyzer, samples, options)]
+        columns = [compare("all questions", engine, samples, options)]
         if len(first_questions) < len(samples):
-            columns.append(compare("one question a picture", analyzer, first_questions, options))
+            columns.append(compare("one question a picture", engine, first_questions, options))
         rows = [[str(size), *cells] for size, *cells in zip(options.batch_sizes, *columns, strict=True)]
         counts: dict[str, float | str] = {"questions": len(samples), "pictures": len(first_questions)}
         measuring.write_figures(options.write, "check", arguments, counts, {"batches": rows})

@@ -25,6 +25,7 @@ from random_checkpoint import Geometry, make_checkpoint, noise
 
 from qvl_attn import Analyzer
 from qvl_attn.model.memory import ESTIMATED_MODES, drawing_bytes
+from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.question import Question
 
 MOST = 1.5  # times what was used
@@ -40,9 +41,9 @@ VOCABULARY = {"3b": 151936}
 QUESTION = "Describe this image."
 
 
-def usual(analyzer: Analyzer, question: Question) -> torch.Tensor:
+def usual(engine: Engine, question: Question) -> torch.Tensor:
     """Return the attention matrices of all layers, stacked and averaged over heads."""
-    model = analyzer.model
+    model = engine.model
     model.set_attn_implementation({"text_config": "eager"})
     with torch.inference_mode():
         out = model.generate(
@@ -69,11 +70,12 @@ def measure(model: str, media: str, way: str, dtype: str, *, save: bool = True, 
     analyzer = Analyzer.load(model, dtype=dtype, device="cpu", attn="rows" if way == "usual" else way)
     estimate = analyzer.estimate(media, QUESTION, **options)
     measuring.forget_peak()
-    _ = analyzer.model
+    _ = analyzer.engine.model
     loading, loaded = measuring.peak_bytes(), measuring.resident_bytes()
     measuring.forget_peak()
     if way == "usual":
-        usual(analyzer, analyzer.prepare([([media], QUESTION)], analyzer.settings(**options))[0])
+        engine = analyzer.engine
+        usual(engine, engine.prepare([([media], QUESTION)], engine.settings(**options))[0])
         answered = measuring.peak_bytes()
     else:
         ask = analyzer.ask_video if estimate.drawing_bytes > drawing_bytes() else analyzer.ask

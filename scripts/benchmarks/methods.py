@@ -26,10 +26,10 @@ from typing import Any
 import measuring
 from random_checkpoint import make_checkpoint, noise
 
-from qvl_attn import Analyzer
 from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.core.runtime import Stages
 from qvl_attn.model.memory import peak_bytes
+from qvl_attn.vqa.engine import Engine
 
 PLAIN = "plain"
 WAYS = (PLAIN, *(name for name in METHODS if name != "heads"))
@@ -41,17 +41,17 @@ QUESTION = "how many people are standing in front of the red house?"
 
 def measure(model: str, picture: str, small: str, way: str) -> dict[str, Any]:
     """Ask once; return the time, and the measured and estimated memory."""
-    analyzer = Analyzer.load(model, dtype="float32", device="cpu", attn="rows")
+    engine = Engine.load(model, dtype="float32", device="cpu", attn="rows")
     method = None if way == PLAIN else way
-    settings = analyzer.settings(query="last", method=method, max_new_tokens=8, max_pixels=2**25)
-    list(analyzer.answer(analyzer.prepare([([small], QUESTION)], settings)))
-    (question,) = analyzer.prepare([([picture], QUESTION)], settings)
+    settings = engine.settings(query="last", method=method, max_new_tokens=8, max_pixels=2**25)
+    list(engine.answer(engine.prepare([([small], QUESTION)], settings)))
+    (question,) = engine.prepare([([picture], QUESTION)], settings)
     stages = Stages()
     with stages.stage("all"):
-        ((_, result),) = analyzer.answer([question])
+        ((_, result),) = engine.answer([question])
     seconds = sum(seconds for stage, seconds in result.seconds.items() if stage not in ("prepare", "load"))
     peak = stages.peak_bytes["all"]
-    estimated = peak_bytes(analyzer.config, "float32", question.job, "rows")
+    estimated = peak_bytes(engine.config, "float32", question.job, "rows")
     return {
         "tokens": question.prompt.length,
         "seconds": seconds,

@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measuring.add_write_option(parser, "video")
     options = parser.parse_args(arguments)
     analyzer = Analyzer.load("demo", dtype="float32", device="cpu")
-    _ = analyzer.model
+    _ = analyzer.engine.model
     with tempfile.TemporaryDirectory() as folder:
         path = options.clip or Path(folder) / "clip.mp4"
         if options.clip is None:

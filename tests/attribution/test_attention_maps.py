@@ -28,7 +28,7 @@ def rows_on_vision(example: Example, query: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("query", "mode"), [("question", "rows"), ("last", "eager"), ("answer", "rows")])
 def test_mean_and_max(example, query, mode, monkeypatch):
-    monkeypatch.setattr(example.analyzer, "attn", mode)
+    monkeypatch.setattr(example.engine, "attn", mode)
     mean, maximum = example.result("mean", "max", query=query, layers="1-2").methods
     want = rows_on_vision(example, query)[1:3]
     assert_close(mean.values, want.mean(axis=(0, 1, 2)))
@@ -40,7 +40,7 @@ def test_mean_and_max(example, query, mode, monkeypatch):
 
 def test_the_usual_layers_are_those_of_the_headline(example):
     mean, maximum = example.result("mean", "max").methods
-    usual = {4: (2,), 3: (1, 2)}[example.analyzer.config.text_config.num_hidden_layers]
+    usual = {4: (2,), 3: (1, 2)}[example.engine.config.text_config.num_hidden_layers]
     want = rows_on_vision(example, "last")
     assert_close(mean.values, want[list(usual)].mean(axis=(0, 1, 2)))
     assert_close(maximum.values, want[list(usual)].max(axis=(0, 1)).mean(axis=0))
@@ -77,12 +77,12 @@ def test_heads_without_a_profile_are_refused(examples):
 def test_a_batch_keeps_each_prompts_own_maximum(examples):
     """With answers and prompts of different lengths."""
     example = examples("demo", "two")
-    settings = replace(example.analyzer.settings(query="answer", max_new_tokens=12), methods=("max",))
+    settings = replace(example.engine.settings(query="answer", max_new_tokens=12), methods=("max",))
     pairs = [([path], question) for path in example.media for question in ("list the objects", "how many cats?")]
-    together = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=4))
+    together = list(example.engine.answer(example.engine.prepare(pairs, settings), batch_size=4))
     assert len({len(result.capture.tokens) for _, result in together}) > 1
     for i, result in together:
-        ((_, alone),) = example.analyzer.answer(example.analyzer.prepare([pairs[i]], settings))
+        ((_, alone),) = example.engine.answer(example.engine.prepare([pairs[i]], settings))
         assert result.answer == alone.answer
         np.testing.assert_allclose(result.methods[0].values, alone.methods[0].values, atol=1e-5)
         assert result.capture.weights_max.shape == result.capture.weights.shape
@@ -97,7 +97,7 @@ def generic_attention(example: Example) -> tuple[np.ndarray, np.ndarray, int]:
     attention = matrices(example.run(inputs))[..., example.vision_positions]
     length = inputs["input_ids"].shape[1]
     asking = np.arange(example.vision_positions[-1] + 2, length - 5)
-    assert example.analyzer.processor.tokenizer.decode(inputs["input_ids"][0, asking]) == GENERIC
+    assert example.engine.processor.tokenizer.decode(inputs["input_ids"][0, asking]) == GENERIC
     return attention, asking, length - 1
 
 
@@ -127,7 +127,7 @@ def test_the_last_token_is_compared_with_the_last_token(examples):
 def test_a_word_of_the_question_is_compared_with_the_whole_generic_prompt(examples):
     example = examples("demo", "one")
     method_map = example.map("relative", "text:cats")
-    tokens = [example.analyzer.processor.tokenizer.decode(i) for i in example.inputs["input_ids"][0]]
+    tokens = [example.engine.processor.tokenizer.decode(i) for i in example.inputs["input_ids"][0]]
     own = example.attention[2, :, tokens.index(" cats")][:, example.vision_positions].mean(axis=0)
     attention, asking, _ = generic_attention(example)
     usual = attention[2, :, asking].mean(axis=(0, 1))
@@ -145,7 +145,7 @@ def test_the_ratio_without_generic_attention():
 @pytest.mark.parametrize("answer", [None, "two cats"])
 def test_the_vision_encoder_runs_once(examples, kind, answer):
     example, calls = examples("demo", kind), []
-    handle = example.analyzer.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
+    handle = example.engine.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
     try:
         example.result("relative", answer=answer)
     finally:
@@ -156,7 +156,7 @@ def test_the_vision_encoder_runs_once(examples, kind, answer):
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_size):
     example, encoder_calls, prompts = examples("demo", "one"), [], []
-    settings = replace(example.analyzer.settings(query="last"), methods=("relative",))
+    settings = replace(example.engine.settings(query="last"), methods=("relative",))
     questions = [example.question, "what color is the star?", "what color is the dog?"]
     pairs = [(example.media, question) for question in questions]
 
@@ -164,13 +164,13 @@ def test_questions_about_one_picture_share_the_generic_prompt(examples, batch_si
         if kwargs["inputs_embeds"].shape[1] > 1:
             prompts.append(len(kwargs["inputs_embeds"]))
 
-    model = example.analyzer.model.model
+    model = example.engine.model.model
     handles = [
         model.visual.register_forward_hook(lambda *args: encoder_calls.append(1)),
         model.language_model.register_forward_pre_hook(count_prompts, with_kwargs=True),
     ]
     try:
-        results = list(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size))
+        results = list(example.engine.answer(example.engine.prepare(pairs, settings), batch_size))
     finally:
         for handle in handles:
             handle.remove()
@@ -187,9 +187,9 @@ def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_fil
     """Clips run in one batch, pictures one by one."""
     example = examples("demo", kind)
     media = [[path] for path in example.media] if kind == "two" else [example.media, other_clip(example, clip_file)]
-    settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("relative",))
+    settings = replace(example.engine.settings(query="last", max_new_tokens=4), methods=("relative",))
     pairs = [(item, example.question) for item in media]
-    results = dict(example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=2))
+    results = dict(example.engine.answer(example.engine.prepare(pairs, settings), batch_size=2))
     assert {result.provenance.batch for result in results.values()} == {2 if kind == "clip" else 1}
     for i, result in results.items():
         alone = replace(example, media=media[i]).map("relative")
@@ -197,7 +197,7 @@ def test_different_pictures_have_generic_prompts_of_their_own(examples, clip_fil
 
 
 def other_clip(example: Example, clip_file):
-    return clip_media(example.analyzer, clip_file(6, size_px=(84, 140)), 10)
+    return clip_media(example.engine, clip_file(6, size_px=(84, 140)), 10)
 
 
 # Rollout: the product of all layers' whole matrices.

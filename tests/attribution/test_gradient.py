@@ -24,7 +24,7 @@ def differentiated(example: Example, ids, which):
 
     The gradients are those of the sum of the logits of the answer tokens `which`, each where it is produced.
     """
-    model, leaves = example.analyzer.model, []
+    model, leaves = example.engine.model, []
 
     def leaf(module, args, output):
         leaves.append(output.detach().requires_grad_())
@@ -94,7 +94,7 @@ def test_a_supplied_answer_is_what_is_explained(examples, which, answer, query):
     method_map = example.map("gradient", query, answer=answer)
     rows = [example.length - 1 + i for i in explained]
     assert_close(method_map.values, whole[rows].mean(axis=0)[example.vision_positions])
-    words = example.analyzer.processor.tokenizer.decode([ids[i] for i in explained])
+    words = example.engine.processor.tokenizer.decode([ids[i] for i in explained])
     assert f"“{words}”" in method_map.caption
 
 
@@ -103,7 +103,7 @@ def test_without_values_the_map_is_zero(examples):
     example = examples("demo", "one")
     handles = [
         layer.self_attn.v_proj.register_forward_hook(lambda module, args, output: output * 0)
-        for layer in example.analyzer.model.model.language_model.layers
+        for layer in example.engine.model.model.language_model.layers
     ]
     try:
         for method in ("gradient", "gradcam"):
@@ -133,7 +133,7 @@ def cam_by_hand(example: Example, ids, which) -> np.ndarray:
     patches = np.array([max(float(patch.astype(np.float64) @ alpha), 0) for patch in features])
     grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
     cells = np.full(len(example.vision_positions), np.nan)
-    for i, cell in enumerate(windows_of(example.analyzer.model, grid).tolist()):
+    for i, cell in enumerate(windows_of(example.engine.model, grid).tolist()):
         cells[cell] = patches[4 * i : 4 * i + 4].mean()
     return cells
 
@@ -157,7 +157,7 @@ def test_some_windows_are_not_in_the_order_of_the_cells(examples):
     for which, kind in EXAMPLES:
         example = examples(which, kind)
         grid = example.inputs["image_grid_thw" if "image_grid_thw" in example.inputs else "video_grid_thw"]
-        order = windows_of(example.analyzer.model, grid)
+        order = windows_of(example.engine.model, grid)
         assert not torch.equal(order, torch.arange(len(order))), (which, kind)
         assert not torch.equal(order[order], torch.arange(len(order))), "its own inverse"
 

@@ -24,7 +24,7 @@ def answered(engine, picture, **typed):
 
 
 def test_drawing_an_empty_map_is_an_error(demo, cats):
-    result = answered(demo, cats, method="gradient")
+    result = answered(demo.engine, cats, method="gradient")
     (method_map,) = result.methods
     zeros = np.zeros_like(method_map.values)
     empty = replace(result, methods=(replace(method_map, values=zeros),))
@@ -35,7 +35,7 @@ def test_drawing_an_empty_map_is_an_error(demo, cats):
 
 def test_a_gradient_that_is_not_finite_is_named(demo, cats):
     """The answer is finite, but a gradient is not."""
-    layer = demo.model.model.language_model.layers[2]
+    layer = demo.engine.model.model.language_model.layers[2]
 
     def spoil(module, args, output):
         if output.requires_grad:
@@ -44,16 +44,16 @@ def test_a_gradient_that_is_not_finite_is_named(demo, cats):
     handle = layer.mlp.register_forward_hook(spoil)
     try:
         with pytest.raises(CaptureError, match="a gradient is not finite"):
-            answered(demo, cats, method="gradient")
+            answered(demo.engine, cats, method="gradient")
     finally:
         handle.remove()
-    assert answered(demo, cats, method="gradient").methods[0].values.any()
+    assert answered(demo.engine, cats, method="gradient").methods[0].values.any()
 
 
 def test_the_vision_mass_of_single_heads(demo, cats):
     heads = "0.1,2.0"
-    plain = answered(demo, cats, heads=heads, query="last")
-    method = answered(demo, cats, heads=heads, query="last", method="heads")
+    plain = answered(demo.engine, cats, heads=heads, query="last")
+    method = answered(demo.engine, cats, heads=heads, query="last", method="heads")
     row = np.flatnonzero(plain.capture.query_role == "last")[0]
     by_hand = np.mean([plain.capture.weights_by_head[layer, head, row].sum() for layer, head in ((0, 1), (2, 0))])
     assert method.heatmap().vision_mass == pytest.approx(by_hand, rel=1e-5)

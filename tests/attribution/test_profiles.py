@@ -81,9 +81,9 @@ def test_they_are_the_default_of_models_of_the_real_shape(shared_data, size, nam
 
 
 def test_other_models_have_none_by_default(demo):
-    assert choose_profile(None, shape_of(demo.config), chosen=False) is None
-    config = json.loads((demo.checkpoint.folder / "config.json").read_text())
-    assert stated_shape(config) == shape_of(demo.config) == Shape(4, 4, 128)
+    assert choose_profile(None, shape_of(demo.engine.config), chosen=False) is None
+    config = json.loads((demo.engine.checkpoint.folder / "config.json").read_text())
+    assert stated_shape(config) == shape_of(demo.engine.config) == Shape(4, 4, 128)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_a_shape_that_is_not_stated_is_not_guessed(config):
 
 def test_a_profile_for_another_model_is_refused(demo):
     with pytest.raises(InputError, match="is for a model of 36 layers of 16 heads"):
-        choose_profile("qwen2.5-vl-3b", shape_of(demo.config), chosen=False)
+        choose_profile("qwen2.5-vl-3b", shape_of(demo.engine.config), chosen=False)
 
 
 def test_a_profile_beside_layers_is_refused(demo, file):
     with pytest.raises(InputError, match="cannot be combined with `layers` or `heads`"):
-        choose_profile(str(file(demo_profile())), shape_of(demo.config), chosen=True)
+        choose_profile(str(file(demo_profile())), shape_of(demo.engine.config), chosen=True)
 
 
 def test_a_file_gives_its_profile_back(file):

@@ -35,7 +35,7 @@ def planted(example: Example, spoil):
         output[:, positions] = spoil(passed + output[:, positions]) - passed
         return output
 
-    layer = example.analyzer.model.model.language_model.layers[LAYER - 1]
+    layer = example.engine.model.model.language_model.layers[LAYER - 1]
     handles = [
         layer.post_attention_layernorm.register_forward_pre_hook(before),
         layer.mlp.register_forward_hook(change),
@@ -85,11 +85,11 @@ def test_planted_sinks_are_found_by_either_criterion_alone(
     example = examples(which, kind)
     # The test models are too narrow for the published score, which is at most the root of the hidden size.
     monkeypatch.setattr(sinks, "SCORE", score)
-    text = example.analyzer.config.text_config
+    text = example.engine.config.text_config
     monkeypatch.setattr("qvl_attn.vqa.explain.DIMENSIONS", {(text.num_hidden_layers, text.hidden_size): dimensions})
     everything = dimensions or range(text.hidden_size)
     with planted(example, spoil):
-        own = Example(example.analyzer, example.media, example.question)
+        own = Example(example.engine, example.media, example.question)
         first, second = own.result("sinks", "sinks-redistributed", layers="0-2", query="question").methods
         found_sinks = by_hand(own.plain, own, everything)
         attention = own.attention[:3][:, :, own.question_positions][..., own.vision_positions].mean(axis=(1, 2))

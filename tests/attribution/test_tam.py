@@ -80,7 +80,7 @@ def test_the_authors_code_maps_the_line_break_in_place_of_the_first_token(exampl
     logits = example.plain.logits[0].double().numpy()
     start, count = example.question_positions[0], len(example.question_positions)
     line_break = example.inputs["input_ids"][0, -1].item()
-    assert example.analyzer.processor.tokenizer.decode([line_break]) == "\n"
+    assert example.engine.processor.tokenizer.decode([line_break]) == "\n"
     replaced = {0: int(logits[start].argmax()), count: line_break}
     theirs = by_hand(example, logits, example.ids, 0, replaced)
     assert np.corrcoef(example.map("tam", "last").values, theirs)[0, 1] == pytest.approx(correlation, abs=0.01)

@@ -34,7 +34,7 @@ COUNT = TRUTH[QUESTION]
 def run(tmp_path, monkeypatch, demo):
     """`qvl-attn ask` on the embedded model, in an empty folder, without loading its weights each time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.model.loading.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.model.loading.load_weights", lambda *args: demo.engine.model)
     without_loading(monkeypatch, demo)
     return invoke
 

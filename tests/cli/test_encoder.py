@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import engine as encoder_engine
 from qvl_attn.encoders import inputs as encoder_inputs
 from qvl_attn.encoders import result as encoder_result
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media import image as media_image
 from qvl_attn.media.mp4 import write_mp4
@@ -144,10 +144,10 @@ def test_only_one_picture_is_in_memory(tmp_path, monkeypatch):
         references.append(weakref.ref(picture.frames))
         return picture
 
-    real_clip, real_encode = encoder_inputs.load_encoder_clip, Encoder.encode
+    real_clip, real_encode = encoder_inputs.load_encoder_clip, EncoderEngine.encode
     monkeypatch.setattr(media_image, "load_picture", load_once)
     monkeypatch.setattr(encoder_inputs, "load_encoder_clip", lambda *args: order.append("clip") or real_clip(*args))
-    monkeypatch.setattr(Encoder, "encode", lambda *args: order.append("encode") or real_encode(*args))
+    monkeypatch.setattr(EncoderEngine, "encode", lambda *args: order.append("encode") or real_encode(*args))
     names = ["a.png", "b.png", "clip.mp4"]
     done = run(*(media_dir() / name for name in names), "--out", tmp_path, "--json")
     assert done.exit_code == 0, done.output
@@ -470,7 +470,7 @@ def test_in_a_separate_process(tmp_path):
 def test_the_python_api_gives_the_same_numbers(tmp_path):
     done = run(media_dir() / "b.png", "--out", tmp_path, "--json", "--dtype", "float32")
     result = EncoderResult.load(json.loads(done.stdout)["folder"])
-    plain = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
+    plain = EncoderEngine.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     from qvl_attn.media.image import load_picture
 
     assert np.array_equal(

@@ -141,7 +141,7 @@ def test_heads_are_for_the_method_of_heads(ask, cats):
 
 
 def test_a_profile_with_heads_serves_the_method_of_heads(ask, cats, demo):
-    profile = Profile("mine", "measured", "a test", shape_of(demo.config), heads=((1, 0), (3, 2)))
+    profile = Profile("mine", "measured", "a test", shape_of(demo.engine.config), heads=((1, 0), (3, 2)))
     Path("mine.json").write_text(json.dumps(profile_json(profile, {})))
     row, folder = ask(cats, QUESTION, "--method", "heads,mean", "--profile", "mine.json")
     assert row["method"] == "heads"

@@ -158,9 +158,8 @@ def test_results_go_to_a_pipe_or_above_the_bars(screen, capsys, monkeypatch):
 
 
 def load_demo(update):
-    analyzer = find_model("demo", offline=True, progress=update, say=lambda line: None)
-    checkpoint, config, placement = analyzer.checkpoint, analyzer.config, analyzer.placement
-    return load_weights(checkpoint, config, placement)
+    engine = find_model("demo", offline=True, progress=update).engine
+    return load_weights(engine.checkpoint, engine.config, engine.placement)
 
 
 def test_a_terminal_shows_how_many_weights_are_read(screen, capfd):

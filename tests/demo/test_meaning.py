@@ -112,7 +112,7 @@ def on_frames(demo):
     """Every question on some held-out clips, through the real video processor."""
     from demo_model.measures import ask_all
 
-    return ask_all(demo.model, demo.processor, [heldout.clip(i) for i in range(CLIPS)])
+    return ask_all(demo.engine.model, demo.engine.processor, [heldout.clip(i) for i in range(CLIPS)])
 
 
 def test_it_understands_clips(on_frames):
@@ -138,7 +138,7 @@ def test_it_understands_clips_as_they_are_written(demo, tmp_path):
         with av.open(tmp_path / "set" / "videos" / f"clip-{index:05d}.mp4") as container:
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         samples.append(heldout.HeldOut(replace(sample.content, frames=frames), sample.questions))
-    correct = [item.correct for item in ask_all(demo.model, demo.processor, samples)]
+    correct = [item.correct for item in ask_all(demo.engine.model, demo.engine.processor, samples)]
     assert len(correct) >= 36
     assert np.mean(correct) >= 0.93
 
@@ -169,9 +169,9 @@ def on_files(demo, tmp_path_factory):
         clip_rows = list(group)
         sampling = ClipSettings(fps=heldout.clip(index).content.fps)
         settings = Settings(query="last", layers="all", clip=sampling, max_new_tokens=8)
-        media = load_clip(demo.processor, open_clip(folder / name), settings)
-        prepared = prepare_clip(demo, media, [row["question"] for row in clip_rows], settings)
-        results += [(clip_rows[i], result) for i, result in answer_clip(demo, prepared)]
+        media = load_clip(demo.engine.processor, open_clip(folder / name), settings)
+        prepared = prepare_clip(demo.engine, media, [row["question"] for row in clip_rows], settings)
+        results += [(clip_rows[i], result) for i, result in answer_clip(demo.engine, prepared)]
     return results
 
 

@@ -20,10 +20,10 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import capture_attention, run_encoder
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.inputs import read_inputs
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, spec_of
@@ -274,7 +274,7 @@ def test_sixteen_bits(name):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["clip", "dinov2", tiny_encoders.QWEN])
 def test_weights_that_are_not_finite(name, value):
-    encoder = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
+    encoder = EncoderEngine.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     weights = next(weight for key, weight in encoder.model.named_parameters() if "patch_embed" in key)
     with torch.no_grad():
         weights.view(-1)[0] = value

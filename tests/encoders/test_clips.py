@@ -153,7 +153,7 @@ class _CountingProcessor:
 @pytest.mark.parametrize(("fps", "end_s", "steps"), [(4, None, 4), (4, 1.25, 3), (4, 0.25, 1)])
 def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps):
     clip_settings = ClipSettings(fps=fps, end_s=end_s)
-    media = load_clip(demo.processor, open_clip(CLIP), Settings(clip=clip_settings, max_pixels=9000))
+    media = load_clip(demo.engine.processor, open_clip(CLIP), Settings(clip=clip_settings, max_pixels=9000))
     result = encode_clip(tiny_encoders.QWEN, clip_settings=clip_settings, max_pixels=9000)
     assert np.array_equal(result.media.frames, media.frames)
     assert np.array_equal(result.media.times_s, media.times_s)

@@ -5,7 +5,6 @@ import pytest
 import transformers
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import figures as figures_module
 from qvl_attn.encoders import input_figures as input_figures_module
 from qvl_attn.encoders.captions import (
@@ -17,6 +16,7 @@ from qvl_attn.encoders.captions import (
     format_share,
     visible_picture,
 )
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.figures import draw_encoder_result, saliency_heat_map
 from qvl_attn.encoders.input_figures import (
     WINDOW_COLOR,
@@ -538,7 +538,7 @@ def test_a_panel_needs_a_mark_for_each_map():
 def demo_result():
     media = load_picture(DEMO_PICTURES / "tall.png")
     width, height = media.size_px
-    return Encoder.load("demo", device="cpu", dtype="float32").encode(
+    return EncoderEngine.load("demo", device="cpu", dtype="float32").encode(
         media, EncoderSettings(at=((width / 3, height / 2),), max_pixels=40000)
     )
 

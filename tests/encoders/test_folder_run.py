@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import folder_run as folder_run_module
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.folder_pictures import list_pictures
 from qvl_attn.encoders.folder_run import encode_folder
 from qvl_attn.encoders.record import EncoderSettings
@@ -65,7 +65,7 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def encoder(name: str = "dino") -> Encoder:
+def encoder(name: str = "dino") -> EncoderEngine:
     return tiny_encoders.encoder(name)
 
 
@@ -84,13 +84,7 @@ def run(*words, model: str = "dino"):
 @pytest.fixture
 def loaded(monkeypatch):
     """Run the command with an encoder that is already loaded."""
-
-    def load(model: str, **options):
-        loaded = tiny_encoders.encoder(Path(model).name)
-        monkeypatch.setattr(loaded, "say", options["say"])
-        return loaded
-
-    monkeypatch.setattr(Encoder, "load", load)
+    monkeypatch.setattr(EncoderEngine, "load", lambda model, **options: encoder(Path(model).name))
 
 
 @pytest.mark.parametrize("name", ["dino", "registers", "qwen"])
@@ -143,8 +137,8 @@ def test_embeddings_are_those_of_single_pictures(photos, tmp_path):
 def test_a_finished_run_is_reported_again_without_weights(photos, tmp_path, monkeypatch):
     first = encode_folder(encoder(), photos, tmp_path / "out", EncoderSettings())
     before = files(tmp_path / "out")
-    monkeypatch.setattr(Encoder, "capture", lambda *args, **options: pytest.fail("it encoded again"))
-    fresh = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
+    monkeypatch.setattr(EncoderEngine, "capture", lambda *args, **options: pytest.fail("it encoded again"))
+    fresh = EncoderEngine.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     assert encode_folder(fresh, photos, tmp_path / "out", EncoderSettings()) == first
     assert files(tmp_path / "out") == before
     assert "model" not in vars(fresh)
@@ -152,7 +146,7 @@ def test_a_finished_run_is_reported_again_without_weights(photos, tmp_path, monk
 
 def test_a_stopped_run_is_resumed(photos, tmp_path, monkeypatch):
     whole = encode_folder(encoder(), photos, tmp_path / "whole", EMBED)
-    sources, capture = [], Encoder.capture
+    sources, capture = [], EncoderEngine.capture
 
     def stopping(self, media, settings=None, **options):
         sources.append(media.source)
@@ -160,7 +154,7 @@ def test_a_stopped_run_is_resumed(photos, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return capture(self, media, settings, **options)
 
-    monkeypatch.setattr(Encoder, "capture", stopping)
+    monkeypatch.setattr(EncoderEngine, "capture", stopping)
     with pytest.raises(KeyboardInterrupt):
         encode_folder(encoder(), photos, tmp_path / "out", EMBED)
     assert len(rows(tmp_path / "out")) == 2
@@ -207,14 +201,14 @@ def test_a_run_is_extended_with_new_and_repaired_pictures(photos, tmp_path, monk
     write(photos, "dogs/a new.png", seed=8)
     (photos / "removed.png").unlink()
     (photos / "still.png").write_bytes(b"x")
-    names, capture = [], Encoder.capture
+    names, capture = [], EncoderEngine.capture
 
     def counting(self, media, settings=None, **options):
         names.append(Path(media.source).name)
         return capture(self, media, settings, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "capture", counting)
+        patch.setattr(EncoderEngine, "capture", counting)
         grown = encode_folder(encoder(), photos, tmp_path / "out", settings)
         assert sorted(names) == ["a new.png", "broken.png"]
         assert encode_folder(encoder(), photos, tmp_path / "out", settings) == grown
@@ -328,7 +322,7 @@ def test_other_settings_and_models_are_refused(photos, tmp_path, other, word):
 def test_settings_that_fit_no_picture_are_refused_before_the_weights_are_loaded(tmp_path, settings, word, name):
     for i in range(2):
         write(tmp_path / "in", f"{i}.png")
-    fresh = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
+    fresh = EncoderEngine.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     with pytest.raises(InputError, match=word):
         encode_folder(fresh, tmp_path / "in", tmp_path / "out", settings)
     assert "model" not in vars(fresh)
@@ -338,7 +332,7 @@ def test_settings_that_fit_no_picture_are_refused_before_the_weights_are_loaded(
 def test_weights_that_cannot_be_loaded_do_not_make_error_rows(photos, tmp_path):
     model = shutil.copytree(tiny_encoders.folder("dino"), tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights")
-    broken = Encoder.load(str(model), device="cpu", dtype="float32")
+    broken = EncoderEngine.load(str(model), device="cpu", dtype="float32")
     with pytest.raises(ModelError, match="weights"):
         encode_folder(broken, photos, tmp_path / "out", EncoderSettings())
     assert not (tmp_path / "out").exists()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import CaptureError, InputError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders import hidden_states as states_module
 from qvl_attn.encoders.embedding import project_pca, project_tsne
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import tiny_encoders
@@ -310,7 +310,7 @@ def test_what_is_not_requested_is_not_computed():
 
 
 def test_errors_are_found_before_the_weights_are_loaded(monkeypatch):
-    encoder = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
+    encoder = EncoderEngine.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     monkeypatch.setattr("qvl_attn.encoders.embedding.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the library scikit-learn") as caught:
         encoder.encode(tiny_encoders.picture(98, 60), EncoderSettings(embeddings=("pca",)))

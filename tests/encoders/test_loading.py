@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.encoder import Encoder
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import FAMILIES, SUPPORTED
 from tests.helpers import tiny_encoders
@@ -23,8 +23,8 @@ from tests.helpers import tiny_encoders
 CLASSES = "ViTForImageClassification"
 
 
-def load(folder, **options) -> Encoder:
-    return Encoder.load(str(folder), **{"device": "cpu", "dtype": "float32"} | options)
+def load(folder, **options) -> EncoderEngine:
+    return EncoderEngine.load(str(folder), **{"device": "cpu", "dtype": "float32"} | options)
 
 
 @pytest.fixture
@@ -160,15 +160,15 @@ def test_weights_that_are_missing_or_misshapen(copy_of, name, damage):
 
 
 @pytest.mark.parametrize("prefix", ["model.visual.", "visual."])
-def test_only_the_tower_of_a_whole_qwen_is_loaded(copy_of, prefix, capfd):
+def test_only_the_tower_of_a_whole_qwen_is_loaded(copy_of, prefix, capfd, caplog):
     """The original files of the model have no `model.` prefix; those that transformers writes today have it."""
     folder = copy_of(tiny_encoders.QWEN)
     assert any(key.startswith("visual.") for key in load_file(folder / "model.safetensors"))
     rewrite(
         folder, lambda weights: {key.replace("visual.", prefix, 1): weight.clone() for key, weight in weights.items()}
     )
-    messages = []
-    encoder = load(folder, say=messages.append)
+    caplog.set_level("INFO", "qvl_attn")
+    encoder = load(folder)
     theirs = tiny_encoders.plain(tiny_encoders.QWEN).model.visual.state_dict()
     ours = encoder.model.state_dict()
     assert ours.keys() == theirs.keys()
@@ -177,8 +177,8 @@ def test_only_the_tower_of_a_whole_qwen_is_loaded(copy_of, prefix, capfd):
     held = sum(weight.numel() * weight.itemsize for weight in encoder.model.parameters())
     assert held == encoder.placement.weight_bytes
     assert held < 0.5 * (folder / "model.safetensors").stat().st_size
-    assert messages[0].startswith(f"{folder} ({encoder.checkpoint.revision[:12]}): float32 on cpu")
-    assert [re.sub(r"\d+", "N", message) for message in messages[1:]] == [
+    assert caplog.messages[0].startswith(f"{folder} ({encoder.checkpoint.revision[:12]}): float32 on cpu")
+    assert [re.sub(r"\d+", "N", message) for message in caplog.messages[1:]] == [
         "loading the weights: N MiB",
         "loaded in N.N s",
     ]
@@ -335,7 +335,7 @@ def test_code_in_a_checkpoint_is_never_run(copy_of, tmp_path):
 
 
 def test_the_demo_has_an_encoder():
-    encoder = Encoder.load("demo", device="cpu", dtype="float32")
+    encoder = EncoderEngine.load("demo", device="cpu", dtype="float32")
     result = encoder.encode(tiny_encoders.picture(112, 84), EncoderSettings())
     assert result.attention.family == result.provenance.family == "Qwen2.5-VL"
     assert result.attention.received.shape == (4, 4, 1, 48)

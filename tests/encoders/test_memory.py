@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qvl_attn.core.errors import MemoryLimitError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as capture_module
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.hidden_states import read_states
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import held_bytes, pass_bytes, states_bytes
@@ -64,7 +64,7 @@ def test_pass_bytes_is_a_lower_bound_of_a_layers_activations(name):
 
 
 def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
-    encoder = Encoder.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
+    encoder = EncoderEngine.load(str(tiny_encoders.folder("dino")), device="cpu", dtype="float32")
     picture, limits = tiny_encoders.picture(90, 80), EncoderSettings(at=AT)
     inputs, query_patches = encoder.read(picture, limits)
     needed = sum(held_bytes(encoder.spec, inputs.grid, len(query_patches))) + encoder.placement.weight_bytes
@@ -76,7 +76,7 @@ def test_what_cannot_fit_is_refused_before_the_weights_are_loaded(monkeypatch):
     set_available(needed - 1)
     with pytest.raises(MemoryLimitError, match=r"encoding .* takes .* GiB or more on cpu, where .* are free") as caught:
         encoder.encode(picture, limits)
-    assert caught.value.hint == "lower --max-pixels"
+    assert caught.value.hint == "lower `max_pixels`"
     assert "model" not in vars(encoder)
     set_available(needed)
     encoder.encode(picture, limits)
@@ -97,6 +97,6 @@ def test_for_a_clip_in_chunks_held_states_count_and_other_chunks_do_not(monkeypa
     encoder.read(clip, EncoderSettings())
     with pytest.raises(MemoryLimitError) as caught:
         encoder.read(clip, EncoderSettings(embeddings=("pca",)))
-    assert caught.value.hint == "lower --max-pixels or --max-frames"
+    assert caught.value.hint == "lower `max_pixels` or `max_frames`"
     needed += states_bytes(encoder.spec, encoder.config, inputs.grid)
     encoder.read(clip, EncoderSettings(embeddings=("pca",)))

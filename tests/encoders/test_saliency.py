@@ -12,10 +12,10 @@ import transformers
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from qvl_attn.core.errors import CaptureError, ModelError
-from qvl_attn.encoder import Encoder
 from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders import saliency
 from qvl_attn.encoders.capture import encoder_of
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.inputs import Inputs
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.saliency import SaliencyTarget
@@ -238,13 +238,13 @@ def test_the_likeliest_class_of_a_clip_is_that_of_all_its_steps():
     assert maps[0].score == pytest.approx(float(mean.max()), abs=1e-5)
 
 
-def fresh_encoder(name: str, folder) -> Encoder:
+def fresh_encoder(name: str, folder) -> EncoderEngine:
     """Load an encoder that a test may change."""
     shutil.copytree(tiny_encoders.folder(name), folder / name)
-    return Encoder.load(str(folder / name), device="cpu", dtype="float32")
+    return EncoderEngine.load(str(folder / name), device="cpu", dtype="float32")
 
 
-def one_patch(folder) -> Encoder:
+def one_patch(folder) -> EncoderEngine:
     """Save a ViT without biases and positions: the states, keys and values of a black patch are zero."""
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=48, patch_size=8
@@ -259,7 +259,7 @@ def one_patch(folder) -> Encoder:
         model.vit.embeddings.patch_embeddings.projection.weight.copy_(torch.randn((8, 3, 8, 8), generator=rng) / 8)
     model.save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": 48, "width": 48}, do_normalize=False).save_pretrained(folder)
-    return Encoder.load(str(folder), device="cpu", dtype="float32")
+    return EncoderEngine.load(str(folder), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("place", [0, 9, 35])

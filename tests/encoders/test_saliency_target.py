@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from qvl_attn.core.errors import InputError, ModelError
-from qvl_attn.encoder import Encoder
+from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderSettings
 from tests.helpers import tiny_encoders
 
@@ -21,10 +21,10 @@ def settings_of(name: str, **options) -> EncoderSettings:
     return EncoderSettings(saliency=True, **{"texts": texts, **options})
 
 
-def fresh_encoder(name: str, folder) -> Encoder:
+def fresh_encoder(name: str, folder) -> EncoderEngine:
     """Load an encoder that a test may change."""
     shutil.copytree(tiny_encoders.folder(name), folder / name)
-    return Encoder.load(str(folder / name), device="cpu", dtype="float32")
+    return EncoderEngine.load(str(folder / name), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("label", ["red square", "RED Square ", "2"])
@@ -58,7 +58,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("name", "options", "message"), ERRORS)
 def test_errors_are_found_before_the_weights_are_loaded(name, options, message):
-    encoder = Encoder.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
+    encoder = EncoderEngine.load(str(tiny_encoders.folder(name)), device="cpu", dtype="float32")
     settings = settings_of(name, **options)
     with pytest.raises(InputError, match=message):
         encoder.encode(PICTURE, settings)

@@ -50,20 +50,15 @@ def test_invalid_gpus_per_worker_is_an_error_of_one_line(local, tmp_path):
 
 
 @needs_ray
-def test_ray_does_not_calibrate(local, demo, tmp_path, monkeypatch):
+def test_ray_does_not_calibrate(local, engine, tmp_path):
     done = local("nowhere.jsonl", tmp_path / "run", *WITH_RAY, "--calibrate", tmp_path / "p.json")
     assert done.exit_code == 2
     assert "--calibrate keeps the maps of all heads in one process" in " ".join(done.stderr.split())
-    from qvl_attn import load_samples
+    from qvl_attn import Analyzer, load_samples
 
-    monkeypatch.setattr(demo, "workers", RayWorkers())
+    samples = load_samples(write_data(tmp_path, 1, 1))
     with pytest.raises(InputError, match="in one process"):
-        demo.check(
-            load_samples(write_data(tmp_path, 1, 1)),
-            tmp_path / "run",
-            calibrate=tmp_path / "p.json",
-            workers=RayWorkers(),
-        )
+        Analyzer(engine, RayWorkers()).check(samples, tmp_path / "run", calibrate=tmp_path / "p.json")
     assert not (tmp_path / "run").exists()
 
 

@@ -152,7 +152,7 @@ def test_heads_of_a_profile_are_counted_in_the_memory(demo, cats):
     profile = Profile("p", "measured", "a test", Shape(4, 4, 128), heads=((1, 0), (2, 2)))
     media = demo.ask(cats, "?").media
     costs = [
-        read_question(demo.processor, demo.config, media, "?", settings).job.heads
+        read_question(demo.engine.processor, demo.engine.config, media, "?", settings).job.heads
         for settings in (Settings(), Settings(profile=profile), Settings(heads="0-3"))
     ]
     assert costs == [0, 1, 4], "two layers of two heads, spread over four layers"

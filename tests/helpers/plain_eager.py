@@ -44,7 +44,7 @@ def assert_close(actual, expected, tolerance=1e-4) -> None:
 class Example:
     """A model, its pictures or clip, and a question."""
 
-    analyzer: Any
+    engine: Any
     media: Sequence[Any]
     question: str
     new_tokens: int = 4
@@ -52,8 +52,8 @@ class Example:
     def inputs_of(self, question: str) -> dict[str, Any]:
         """Return the processor's tensors."""
         if isinstance(self.media, list):
-            return dict(recipe(self.analyzer.processor, self.media, question))
-        (prepared,) = self.analyzer.prepare([(self.media, question)], Settings())
+            return dict(recipe(self.engine.processor, self.media, question))
+        (prepared,) = self.engine.prepare([(self.media, question)], Settings())
         return dict(prepared.prompt.inputs)
 
     @cached_property
@@ -83,15 +83,15 @@ class Example:
     def ids(self) -> list[int]:
         """Token ids of the model's own answer, with the end token."""
         with torch.inference_mode():
-            output = self.analyzer.model.generate(**self.inputs, do_sample=False, max_new_tokens=self.new_tokens)
+            output = self.engine.model.generate(**self.inputs, do_sample=False, max_new_tokens=self.new_tokens)
         return output[0, self.length :].tolist()
 
     def supplied(self, answer: str) -> list[int]:
-        return self.analyzer.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return self.engine.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
 
     def text_indices(self, ids: Sequence[int]) -> list[int]:
         """Return the indices of the answer tokens that are text."""
-        special = self.analyzer.processor.tokenizer.all_special_ids
+        special = self.engine.processor.tokenizer.all_special_ids
         return [i for i, token in enumerate(ids) if token not in special]
 
     def explained_indices(self, query: str, ids: Sequence[int] | None = None) -> list[int]:
@@ -120,8 +120,8 @@ class Example:
         return self.run(self.full_inputs())
 
     def run(self, inputs: dict[str, Any]) -> Any:
-        with eager(self.analyzer.model), torch.no_grad():
-            return self.analyzer.model(**inputs, output_attentions=True, output_hidden_states=True)
+        with eager(self.engine.model), torch.no_grad():
+            return self.engine.model(**inputs, output_attentions=True, output_hidden_states=True)
 
     @cached_property
     def attention(self) -> np.ndarray:
@@ -129,9 +129,9 @@ class Example:
         return matrices(self.plain)
 
     def result(self, *methods: str, query: str = "last", **settings: Any) -> Any:
-        options = self.analyzer.settings(query=query, **{"max_new_tokens": self.new_tokens} | settings)
+        options = self.engine.settings(query=query, **{"max_new_tokens": self.new_tokens} | settings)
         options = replace(options, methods=methods)
-        ((_, result),) = self.analyzer.answer(self.analyzer.prepare([(self.media, self.question)], options))
+        ((_, result),) = self.engine.answer(self.engine.prepare([(self.media, self.question)], options))
         return result
 
     def map(self, method: str, query: str = "last", **settings: Any) -> Any:
@@ -156,5 +156,5 @@ def cut_by_picture(values: np.ndarray, grids: Sequence[tuple[int, int, int]]) ->
     return maps
 
 
-def clip_media(analyzer: Any, path: Any, fps: float) -> Any:
-    return load_clip(analyzer.processor, open_clip(path), Settings(clip=ClipSettings(fps=fps)))
+def clip_media(engine: Any, path: Any, fps: float) -> Any:
+    return load_clip(engine.processor, open_clip(path), Settings(clip=ClipSettings(fps=fps)))

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from qvl_attn.core.types import ClipFacts, Media
-from qvl_attn.encoder import Encoder
+from qvl_attn.encoders.engine import EncoderEngine
 
 DEMO_MODEL = Path(__file__).parents[2] / "qvl_attn" / "demo" / "model"
 WORDS = ("a", "photo", "of", "the", "cat", "dog", "red", "blue", "square", "circle", "on", "grass")
@@ -177,9 +177,9 @@ def _qwen(out: Path) -> Path:
 
 
 @cache
-def encoder(name: str, dtype: str = "float32") -> Encoder:
+def encoder(name: str, dtype: str = "float32") -> EncoderEngine:
     """Load an encoder with the public API, once for each name and dtype."""
-    return Encoder.load(str(folder(name)), device="cpu", dtype=dtype)
+    return EncoderEngine.load(str(folder(name)), device="cpu", dtype=dtype)
 
 
 @cache

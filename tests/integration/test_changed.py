@@ -41,7 +41,7 @@ def write_picture(path, seed, size_px=112):
 
 
 @pytest.fixture(scope="module")
-def stopped_run(tmp_path_factory, demo):
+def stopped_run(tmp_path_factory, engine):
     """A folder with a data set, and a run of it that was stopped before its last row."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "set").mkdir()
@@ -54,7 +54,7 @@ def stopped_run(tmp_path_factory, demo):
     write_rows(folder / "set", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+        patch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: engine.model)
         without_drawings(patch)
         assert invoke("set/rows.jsonl", "--max-new-tokens", 2, out="finished").exit_code == 0
     shutil.copytree(folder / "finished", folder / "run")
@@ -65,10 +65,10 @@ def stopped_run(tmp_path_factory, demo):
 
 
 @pytest.fixture
-def weights(monkeypatch, demo):
+def weights(monkeypatch, engine):
     """Loading the weights fails until the returned function is called."""
     monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", None)
-    return lambda: monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    return lambda: monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: engine.model)
 
 
 @pytest.fixture
@@ -280,9 +280,9 @@ def test_the_data_may_lie_elsewhere(resume, weights):
     assert rows_without_times("run") == rows_without_times("finished")
 
 
-def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, demo):
+def test_a_clip_that_changed_is_named(tmp_path, monkeypatch, engine):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: engine.model)
     write_dataset(Path("clips"), 2, video=True)
     arguments = ("clips/questions.jsonl", "--fps", 1, "--max-new-tokens", 1)
     assert invoke(*arguments).exit_code == 0

@@ -22,17 +22,17 @@ from tests.helpers.check_runs import (
 
 
 @pytest.fixture
-def before_forward(demo):
+def before_forward(engine):
     """Call a function before each forward, with whether its prompt contains the marked question."""
     handles = []
-    word = demo.processor.tokenizer(" triangle")["input_ids"][-1]
+    word = engine.processor.tokenizer(" triangle")["input_ids"][-1]
 
     def set_up(act):
         def before(module, args, more):
             ids = more.get("input_ids")
             act(ids is not None and ids.shape[1] > 1 and bool((ids == word).any()))
 
-        handles.append(demo.model.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(engine.model.register_forward_pre_hook(before, with_kwargs=True))
 
     yield set_up
     for handle in handles:
@@ -85,8 +85,8 @@ def test_out_of_memory_twice_is_an_error_of_this_sample_alone(check, tmp_path, m
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_attention_that_is_not_finite_is_an_error_row(check, demo, tmp_path, marked, before_forward, shared):
-    bias = demo.model.model.language_model.layers[2].self_attn.q_proj.bias
+def test_attention_that_is_not_finite_is_an_error_row(check, engine, tmp_path, marked, before_forward, shared):
+    bias = engine.model.model.language_model.layers[2].self_attn.q_proj.bias
     sound = bias.detach().clone()
 
     def act(is_marked):
@@ -107,7 +107,7 @@ def test_attention_that_is_not_finite_is_an_error_row(check, demo, tmp_path, mar
     assert "retried" not in faulty
 
 
-def test_the_memory_of_the_first_attempt_is_freed_before_the_second(check, demo, tmp_path, marked, before_forward):
+def test_the_memory_of_the_first_attempt_is_freed_before_the_second(check, engine, tmp_path, marked, before_forward):
     """The fault of the first attempt must not keep its tensors alive."""
     tensors, alive = [], []
 
@@ -172,10 +172,10 @@ def test_a_dead_device_ends_the_run(check, tmp_path, marked, before_forward):
     assert 0 < len(rows_of()) < COUNT
 
 
-def test_a_picture_is_encoded_once_for_all_its_questions(check, demo, tmp_path, rows):
+def test_a_picture_is_encoded_once_for_all_its_questions(check, engine, tmp_path, rows):
     """The order of the questions does not matter."""
     calls = []
-    handle = demo.model.model.visual.register_forward_pre_hook(lambda *args: calls.append(1))
+    handle = engine.model.model.visual.register_forward_pre_hook(lambda *args: calls.append(1))
     for i, row in enumerate(rows):
         row["image"] = f"{i % 3}.png"
     try:

@@ -71,7 +71,7 @@ def bright(tmp_path_factory):
     Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     analyzer = Analyzer.load(str(folder), dtype="float32", device="cpu")
     with torch.no_grad():
-        know_brightness(analyzer.model)
+        know_brightness(analyzer.engine.model)
     return analyzer
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from qvl_attn import Analyzer
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.model import capture, generate, token_grid
 from qvl_attn.model.prompt import Prompt
 from qvl_attn.selftest import CHECKS, selftest
+from qvl_attn.vqa.engine import Engine
 
 NAMES = ["arithmetic", "run", "sums", "future", "cells", "answer"]
 ORIGINALS = {
@@ -26,13 +26,13 @@ ORIGINALS = {
 }
 
 
-def failed_checks(analyzer):
-    return {check.name for check in selftest(analyzer) if check.passed is False}
+def failed_checks(engine):
+    return {check.name for check in selftest(engine) if check.passed is False}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_embedded_model_passes(dtype):
-    checks = selftest(Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows"))
+    checks = selftest(Engine.load("demo", dtype=dtype, device="cpu", attn="rows"))
     assert [check.name for check in checks] == NAMES
     assert len(checks) == CHECKS
     assert [check.passed for check in checks] == [True, True if dtype == "float32" else None, True, True, True, True]
@@ -45,29 +45,29 @@ def test_the_embedded_model_passes(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_random_weights_with_the_genuine_vocabulary_pass(genuine_folder, dtype):
-    checks = selftest(Analyzer.load(str(genuine_folder), dtype=dtype, device="cpu", attn="rows"))
+    checks = selftest(Engine.load(str(genuine_folder), dtype=dtype, device="cpu", attn="rows"))
     assert not [check for check in checks if check.passed is False]
     assert checks[4].figures["found"] == 6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_scores_of_a_thousand_as_from_real_biases_pass(dtype):
-    analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
+    engine = Engine.load("demo", dtype=dtype, device="cpu", attn="rows")
     with torch.no_grad():
-        for layer in analyzer.model.model.language_model.layers:
+        for layer in engine.model.model.language_model.layers:
             half = layer.self_attn.head_dim // 2
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 bias = projection.bias.view(-1, 2 * half)
                 bias[:, half - 3 : half] += 30
                 bias[:, -3:] -= 30
-    checks = selftest(analyzer)
+    checks = selftest(engine)
     assert checks[0].figures["largest_score"] > 900
     # Real models have channels that hardly rotate. Here the slowest rotates by 0.1 rad per token, so biases this large
     # make each token attend to itself, and no longer to the painted cell.
     assert {check.name for check in checks if check.passed is False} <= {"cells"}
 
 
-def test_eager_that_overflows_is_reported_in_16_bits_and_fails_in_float32(demo, monkeypatch):
+def test_eager_that_overflows_is_reported_in_16_bits_and_fails_in_float32(engine, monkeypatch):
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl as modeling
 
     eager = modeling.eager_attention_forward
@@ -79,9 +79,9 @@ def test_eager_that_overflows_is_reported_in_16_bits_and_fails_in_float32(demo, 
         return output, weights * float("nan") if running else weights
 
     monkeypatch.setattr(modeling, "eager_attention_forward", overflowing)
-    half = Analyzer.load("demo", dtype="float16", device="cpu", attn="rows")
-    for analyzer, passed in ((demo, False), (half, None)):
-        run = selftest(analyzer)[1]
+    half = Engine.load("demo", dtype="float16", device="cpu", attn="rows")
+    for tested, passed in ((engine, False), (half, None)):
+        run = selftest(tested)[1]
         assert (run.name, run.passed) == ("run", passed)
         assert "not finite" in run.detail
 
@@ -118,15 +118,15 @@ def leaked_weight(query, key, scaling, visible=None):
         (too_much, {"arithmetic", "sums"}),
     ],
 )
-def test_rows_that_differ_from_eager(demo, monkeypatch, dtype, broken, names):
-    analyzer = demo if dtype == "float32" else Analyzer.load("demo", dtype=dtype, device="cpu", attn="rows")
-    _ = analyzer.model  # load it before: the capture check at load would fail for some of them
+def test_rows_that_differ_from_eager(engine, monkeypatch, dtype, broken, names):
+    engine = engine if dtype == "float32" else Engine.load("demo", dtype=dtype, device="cpu", attn="rows")
+    _ = engine.model  # load it before: the capture check at load would fail for some of them
     monkeypatch.setattr(capture, "attention_rows", broken)
     # In float32 the run under eager attention fails for most of them too.
-    assert failed_checks(analyzer) - {"run"} == names
+    assert failed_checks(engine) - {"run"} == names
 
 
-def test_a_separate_run_detects_a_wrong_mask_of_rows(demo, monkeypatch):
+def test_a_separate_run_detects_a_wrong_mask_of_rows(engine, monkeypatch):
     original = ORIGINALS["mask"]
 
     def blind_to_the_first_token(*args, **kwargs):
@@ -136,7 +136,7 @@ def test_a_separate_run_detects_a_wrong_mask_of_rows(demo, monkeypatch):
 
     capture.AttentionMaskInterface.register(capture.NAMES["rows"], blind_to_the_first_token)
     try:
-        assert "run" in failed_checks(demo)
+        assert "run" in failed_checks(engine)
     finally:
         capture.AttentionMaskInterface.register(capture.NAMES["rows"], original)
 
@@ -153,49 +153,49 @@ def mirrored(thw, merge_size, start, size_px):
 
 
 @pytest.mark.parametrize("wrong", [transposed, mirrored])
-def test_a_wrong_grid(demo, monkeypatch, wrong):
+def test_a_wrong_grid(engine, monkeypatch, wrong):
     monkeypatch.setattr(token_grid, "picture_grid", wrong)
-    assert failed_checks(demo) == {"cells"}
+    assert failed_checks(engine) == {"cells"}
 
 
 @pytest.mark.parametrize("shift", [-1, 1, 9])
-def test_shifted_columns(demo, monkeypatch, shift):
+def test_shifted_columns(engine, monkeypatch, shift):
     def shifted(prompt, role):
         return tuple(position + shift * (role == "vision") for position in ORIGINALS["positions"](prompt, role))
 
     monkeypatch.setattr(generate.Prompt, "positions", shifted)
-    checks = {check.name: check for check in selftest(demo)}
+    checks = {check.name: check for check in selftest(engine)}
     assert {name for name, check in checks.items() if check.passed is False} == {"cells"}
     assert checks["cells"].figures["found"] <= 2
 
 
-def test_vision_tokens_in_another_order(demo):
+def test_vision_tokens_in_another_order(engine):
     """As if the order of the vision encoder's windows were not undone."""
 
     def reorder(module, args, output):
         output.pooler_output = output.pooler_output.roll(4, dims=0)
         return output
 
-    handle = demo.model.model.visual.register_forward_hook(reorder)
+    handle = engine.model.model.visual.register_forward_hook(reorder)
     try:
-        assert failed_checks(demo) == {"cells"}
+        assert failed_checks(engine) == {"cells"}
     finally:
         handle.remove()
 
 
-def test_capture_that_changes_the_answer(demo, monkeypatch):
+def test_capture_that_changes_the_answer(engine, monkeypatch):
     def negated(*args, **kwargs):
         output, weights = ORIGINALS["sdpa"](*args, **kwargs)
         return -output, weights
 
     monkeypatch.setattr(capture, "sdpa_attention_forward", negated)
-    assert failed_checks(demo) - {"run", "cells"} == {"answer"}
+    assert failed_checks(engine) - {"run", "cells"} == {"answer"}
 
 
 @pytest.fixture
-def loaded(demo, monkeypatch):
+def loaded(engine, monkeypatch):
     """The command on the embedded model, without loading its weights each time."""
-    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: demo.model)
+    monkeypatch.setattr("qvl_attn.vqa.engine.load_weights", lambda *args: engine.model)
     return lambda *args: CliRunner().invoke(app, ["selftest", "--model", "demo", "--dtype", "float32", *args])
 
 

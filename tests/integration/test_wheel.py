@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,23 +14,25 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 from numpy import float32
 from numpy.typing import NDArray
 
 from qvl_attn import (
-    Analyzer, Drawing, Encoder, EncoderResult, EncoderSettings, HeatMap, QvlAttnError, Result, __version__,
+    Analyzer, CheckOptions, ClipOptions, Drawing, Encoder, EncoderOptions, EncoderResult, EncoderSettings, HeatMap,
+    LoadOptions, QuestionOptions, QvlAttnError, Result, VideoOptions, __version__,
     compare_runs, load_samples, make_report, merge_runs,
 )
 from qvl_attn.only_in_the_wheel import HERE
 
 assert_type(HERE, str)
-assert_type(__version__, str)
+version: str = __version__
 
 
 def ask(picture: Path, out: Path) -> Result:
-    analyzer = Analyzer.load("demo", device="cpu", dtype="float32", say=print)
+    analyzer = Analyzer.load("demo", device="cpu", dtype="float32")
+    assert_type(analyzer, Analyzer)
     result = analyzer.ask(picture, "how many cats?", [picture], layers="1-2", method="mean")
     assert_type(result, Result)
     assert_type(result.answer, str)
@@ -41,8 +44,14 @@ def ask(picture: Path, out: Path) -> Result:
     assert_type(result.capture.weights, NDArray[float32])
     assert_type(result.media[0].size_px, tuple[int, int])
     assert_type(result.provenance.model, str)
-    assert_type(analyzer.ask_video("clip.mp4", "what moves?", fps=2), Result)
-    assert_type(analyzer.ask_many([(picture, "how many cats?")]), list[Result])
+    options: QuestionOptions = {"query": "last", "max_new_tokens": 8, "store_heads": "float16"}
+    clip: ClipOptions = {"fps": 2, "mode": "frames"}
+    both: VideoOptions = {**options, **clip}
+    assert_type(analyzer.ask(picture, "how many cats?", **options), Result)
+    assert_type(analyzer.ask_video("clip.mp4", "what moves?", fps=2, end_s=1.5, layers="1-2"), Result)
+    assert_type(analyzer.ask_video("clip.mp4", "what moves?", **both), Result)
+    assert_type(analyzer.ask_many([(picture, "how many cats?")], batch_size=2, **options), list[Result])
+    assert_type(analyzer.estimate(picture, max_pixels=9000).needed_bytes, dict[str, int])
     try:
         folder = result.save(out, Drawing(alpha=0.4), overwrite=True)
     except QvlAttnError as error:
@@ -55,30 +64,55 @@ def ask(picture: Path, out: Path) -> Result:
 
 def encode(picture: Path, out: Path) -> EncoderResult:
     encoder = Encoder.load("demo", device="cpu")
+    assert_type(encoder, Encoder)
     result = encoder.encode(picture, EncoderSettings(at=((10.0, 20.0),)))
     assert_type(result, EncoderResult)
+    options: EncoderOptions = {"at": [(10, 20)], "over": "max", "embeddings": "pca"}
+    assert_type(encoder.encode(picture, **options), EncoderResult)
+    assert_type(encoder.pooled(picture, max_pixels=9000), NDArray[float32])
     assert_type(result.attention.grid, tuple[int, int, int])
     assert_type(EncoderResult.load(result.save(out)), EncoderResult)
-    encoder.encode_folder(picture.parent, out)
+    assert_type(encoder.encode_folder(picture.parent, out, embeddings=["pca", "tsne"]), dict[str, Any])
     return result
 
 
 def check(rows: Path, out: Path) -> None:
-    analyzer = Analyzer.load("demo")
-    analyzer.check(load_samples(rows), out, methods=["mean"])
+    where: LoadOptions = {"device_map": "auto", "attn": "rows", "offline": True}
+    options: CheckOptions = {"query": "last", "fps": 4, "faithfulness": True}
+    analyzer = Analyzer.load("demo", **where)
+    assert_type(analyzer.check(load_samples(rows), out, methods=["mean"], **options), dict[str, Any])
     compare_runs([out, out])
     merge_runs([out], out / "merged")
     make_report([out], out / "page.html")
 """
 MISTAKES = """
-from qvl_attn import Analyzer, Encoder, Result
+from qvl_attn import Analyzer, Encoder, Result, load_samples
 
-result = Analyzer.load("demo").ask("cats.png", "how many cats?")
-number: int = result.answer
-result.save("out", colour="red")
-Analyzer.load("demo").ask(7, "how many cats?")
-Encoder.load("demo").encode("cats.png").no_such_field
+analyzer, encoder = Analyzer.load("demo"), Encoder.load("demo")
+number: int = analyzer.ask("cats.png", "how many cats?").answer
+analyzer.ask("cats.png", "?").save("out", colour="red")
+analyzer.ask(7, "how many cats?")
+encoder.encode("cats.png").no_such_field
 Result.load(3)
+Analyzer.load("demo", devise="cpu")
+Analyzer.load("demo", dtype="int8")
+Encoder.load("demo", attn="rows")
+Encoder.load("demo", offline="yes")
+analyzer.ask("cats.png", "?", quary="last")
+analyzer.ask("cats.png", "?", max_new_tokens="8")
+analyzer.ask("cats.png", "?", store_heads="float8")
+analyzer.ask_many([("cats.png", "?")], fps=2)
+analyzer.ask_many([("cats.png", "?")], layers=14)
+analyzer.ask_video("clip.mp4", "?", frames=3)
+analyzer.ask_video("clip.mp4", "?", mode="film")
+analyzer.check(load_samples("rows.jsonl"), "out", answer="2")
+analyzer.check(load_samples("rows.jsonl"), "out", by_head=None)
+analyzer.estimate("cats.png", maxpixels=9000)
+encoder.encode("cats.png", layers=1)
+encoder.encode("cats.png", at=5)
+encoder.encode_folder("photos", "out", at=[(1, 2)])
+analyzer.model
+encoder.processor
 """
 # Only the package's own types are in question, and reading the libraries' would take minutes.
 CONFIG = """
@@ -98,32 +132,42 @@ def run(*command: object, cwd: Path, fails: bool = False) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def installed(tmp_path) -> Path:
-    """The interpreter of an environment with the wheel, and behind it the libraries that are installed here."""
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    (wheel,) = tmp_path.glob("*.whl")
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
-    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    """A folder with a program without mistakes, one whose every line from the fourth on is a mistake, and PYTHON."""
+    folder = tmp_path_factory.mktemp("program")
+    settings = {"pythonVersion": "3.11", "typeCheckingMode": "strict", "reportUnusedExpression": False}
+    files = {"program.py": PROGRAM, "mistakes.py": MISTAKES, "mypy.ini": CONFIG}
+    for name, text in (files | {"pyrightconfig.json": json.dumps(settings)}).items():
+        (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
     options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "install", *options, "--target", packages, wheel, cwd=tmp_path)
+    run(sys.executable, "-m", "pip", "install", *options, "--target", packages, wheel, cwd=folder)
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     (packages / "qvl_attn" / "only_in_the_wheel.py").write_text("HERE: str = ''\n")
-    return tmp_path / "venv" / "bin" / "python"
+    return folder
 
 
-def test_a_users_program_is_checked_against_the_wheel(installed, tmp_path):
-    files = {"program.py": PROGRAM, "mistakes.py": MISTAKES, "mypy.ini": CONFIG}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text.lstrip("\n"), encoding="utf-8")
-    options = ("--config-file", "mypy.ini", "--python-executable", installed, "--no-error-summary")
-    out = run(sys.executable, "-m", "mypy", *options, "program.py", "mistakes.py", cwd=tmp_path, fails=True)
+# In the folder of the programs: an interpreter with the wheel, and behind it the libraries that are installed here.
+PYTHON = Path("venv", "bin", "python")
+MISTAKEN = [f"mistakes.py:{line}" for line in range(4, len(MISTAKES.strip().splitlines()) + 1)]
+
+
+def test_a_users_program_is_checked_by_mypy(program):
+    options = ("--config-file", "mypy.ini", "--python-executable", PYTHON, "--no-error-summary")
+    out = run(sys.executable, "-m", "mypy", *options, "program.py", "mistakes.py", cwd=program, fails=True)
     errors = [line.partition(": error: ") for line in out.splitlines() if ": error: " in line]
-    found = [(place, text.rpartition("[")[2].rstrip("]")) for place, _, text in errors]
-    assert found == [
-        ("mistakes.py:4", "assignment"),
-        ("mistakes.py:5", "call-arg"),
-        ("mistakes.py:6", "arg-type"),
-        ("mistakes.py:7", "attr-defined"),
-        ("mistakes.py:8", "arg-type"),
-    ], out
+    assert [place for place, _, _ in errors] == MISTAKEN, out
+    kinds = {text.rpartition("[")[2].rstrip("]") for _, _, text in errors}
+    assert kinds == {"assignment", "call-arg", "arg-type", "attr-defined"}, out
+
+
+def test_a_users_program_is_checked_by_basedpyright(program):
+    options = ("--pythonpath", PYTHON, "--outputjson", "program.py", "mistakes.py")
+    out = run(sys.executable, "-m", "basedpyright", *options, cwd=program, fails=True)
+    errors = [fault for fault in json.loads(out)["generalDiagnostics"] if fault["severity"] == "error"]
+    places = [f"{Path(fault['file']).name}:{fault['range']['start']['line'] + 1}" for fault in errors]
+    assert list(dict.fromkeys(places)) == MISTAKEN, out

@@ -69,10 +69,10 @@ def whole(model, inputs, max_new_tokens=6):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_clip(demo, mode):
-    inputs = clip(demo.processor)
-    full, _ = whole(demo.model, inputs)
-    (rows,), _ = recorded(demo.model, inputs, mode)
+def test_a_clip(engine, mode):
+    inputs = clip(engine.processor)
+    full, _ = whole(engine.model, inputs)
+    (rows,), _ = recorded(engine.model, inputs, mode)
     assert (inputs["mm_token_type_ids"][0] == 2).sum() == 3 * 4 * 3
     assert rows.queries.tolist() == list(range(full.shape[2]))
     assert np.abs(rows.by_head - full).max() <= 1e-5
@@ -91,7 +91,7 @@ def sliding(genuine_folder):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, mode):
-    inputs = dict(recipe(genuine.processor, [make_picture(280, 196)], "how many?"))
+    inputs = dict(recipe(genuine.engine.processor, [make_picture(280, 196)], "how many?"))
     (rows,), ids = recorded(sliding, inputs, mode, max_new_tokens=12)
     length = inputs["input_ids"].shape[1]
     assert length > 60
@@ -117,9 +117,9 @@ def test_sliding_layers_in_prefill_and_decode(sliding, genuine, make_picture, mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_left_padded_batch(demo, cats, wide, mode):
+def test_a_left_padded_batch(engine, cats, wide, mode):
     """Against transformers' eager attention on a batch padded by the processor itself."""
-    processor = demo.processor
+    processor = engine.processor
     texts, images = [], []
     for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?")):
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -127,7 +127,7 @@ def test_a_left_padded_batch(demo, cats, wide, mode):
         images.append(Image.open(path).convert("RGB"))
     inputs = dict(processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"))
     prompts = [
-        demo.prepare([([path], question)], Settings())[0].prompt
+        engine.prepare([([path], question)], Settings())[0].prompt
         for path, question in ((cats, "how many cats?"), (wide, "what color is the star in the picture?"))
     ]
     ours = padded_batch(prompts)
@@ -143,15 +143,15 @@ def test_a_left_padded_batch(demo, cats, wide, mode):
     assert sorted(paddings)[0] == 0 < sorted(paddings)[1]
     everything = [tuple(range(length - padding)) for padding in paddings]
     targets = [Target(every, every, padding) for every, padding in zip(everything, paddings, strict=True)]
-    results, _ = recorded(demo.model, ours, mode, targets=targets)
-    demo.model.set_attn_implementation({"text_config": "eager"})
+    results, _ = recorded(engine.model, ours, mode, targets=targets)
+    engine.model.set_attn_implementation({"text_config": "eager"})
     try:
         with torch.inference_mode():
-            out = demo.model.generate(
+            out = engine.model.generate(
                 **inputs, max_new_tokens=6, do_sample=False, output_attentions=True, return_dict_in_generate=True
             )
     finally:
-        demo.model.set_attn_implementation("sdpa")
+        engine.model.set_attn_implementation("sdpa")
     for sample, padding in enumerate(paddings):
         prefill = torch.stack([layer[sample, :, padding:, padding:] for layer in out.attentions[0]])
         steps = [torch.stack([layer[sample, :, :, padding:length] for layer in step]) for step in out.attentions[1:]]
@@ -181,10 +181,10 @@ def half(request):
 
 
 @pytest.fixture(scope="module")
-def prompts(demo):
+def prompts(engine):
     """66 prompts: every demo picture with every question."""
     pictures = sorted(DEMO_PICTURES.glob("*.png"))
-    return [demo.prepare([([path], question)], Settings())[0].prompt for path in pictures for question in QUESTIONS]
+    return [engine.prepare([([path], question)], Settings())[0].prompt for path in pictures for question in QUESTIONS]
 
 
 def rows_of(model, prompt, mode):
@@ -212,9 +212,9 @@ def bare_eager(model, prompt):
 
 
 @pytest.fixture(scope="module")
-def truths(demo, prompts):
+def truths(engine, prompts):
     """The rows of each prompt in float32, from transformers' own eager attention."""
-    return [bare_eager(demo.model, prompt) for prompt in prompts]
+    return [bare_eager(engine.model, prompt) for prompt in prompts]
 
 
 def test_in_16_bits_rows_are_no_further_from_float32_than_eager(half, prompts, truths):
@@ -222,16 +222,16 @@ def test_in_16_bits_rows_are_no_further_from_float32_than_eager(half, prompts, t
     assert len(prompts) >= 50
     distances = {"bare eager": [], "eager": [], "rows": []}
     for prompt, truth in zip(prompts, truths, strict=True):
-        bare = bare_eager(half.model, prompt)
+        bare = bare_eager(half.engine.model, prompt)
         for name, got in (
             ("bare eager", bare),
-            ("eager", rows_of(half.model, prompt, "eager")),
-            ("rows", rows_of(half.model, prompt, "rows")),
+            ("eager", rows_of(half.engine.model, prompt, "eager")),
+            ("rows", rows_of(half.engine.model, prompt, "rows")),
         ):
             distances[name].append(np.abs(got - truth).mean())
     medians = {name: float(np.median(values)) for name, values in distances.items()}
     line = ", ".join(f"{name} {value:.3e}" for name, value in medians.items())
-    print(f"\n{half.placement.dtype}, {len(prompts)} prompts: median distance from float32: {line}")
+    print(f"\n{half.engine.placement.dtype}, {len(prompts)} prompts: median distance from float32: {line}")
     assert medians["rows"] <= medians["bare eager"]
     assert medians["rows"] <= medians["eager"]
 
@@ -243,36 +243,36 @@ def test_a_batch_in_16_bits_has_a_note(half, cats, tmp_path):
         assert any("run together" in note for note in notes) is result.provenance.shared_pictures
 
 
-def assert_answers_are_those_of_sdpa(analyzer, prompts):
+def assert_answers_are_those_of_sdpa(engine, prompts):
     """Recording as `ask` does, against `generate` alone, token for token."""
-    generation, recording = greedy(analyzer.model, 12), Recording("rows", (0, 1, 2, 3), by_head=True)
+    generation, recording = greedy(engine.model, 12), Recording("rows", (0, 1, 2, 3), by_head=True)
     for prompt in prompts:
         with torch.inference_mode():
-            bare = analyzer.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
-        (result,) = own_answers(analyzer.model, analyzer.processor.tokenizer, [prompt], recording, generation)
-        tokens, text = answer_tokens(analyzer.processor.tokenizer, bare.tolist(), prompt.length)
+            bare = engine.model.generate(**prompt.inputs, generation_config=generation)[0, prompt.length :]
+        (result,) = own_answers(engine.model, engine.processor.tokenizer, [prompt], recording, generation)
+        tokens, text = answer_tokens(engine.processor.tokenizer, bare.tolist(), prompt.length)
         assert result.capture.tokens[prompt.length :] == tokens
         assert result.answer == text
 
 
-def test_answers_are_those_of_sdpa(demo, prompts):
-    assert_answers_are_those_of_sdpa(demo, prompts[::3])
+def test_answers_are_those_of_sdpa(engine, prompts):
+    assert_answers_are_those_of_sdpa(engine, prompts[::3])
 
 
 def test_answers_in_16_bits_are_those_of_sdpa(half, prompts):
-    assert_answers_are_those_of_sdpa(half, prompts[::3])
+    assert_answers_are_those_of_sdpa(half.engine, prompts[::3])
 
 
 def test_finite_where_eager_overflows_in_fp16(cats):
     """Products of queries and keys exceed 65,504: eager's scores are infinite, and NaN after the softmax."""
     analyzer = Analyzer.load("demo", dtype="float16", device="cpu", attn="rows")
-    model = analyzer.model
+    model = analyzer.engine.model
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.weight.mul_(90)
                 projection.bias.mul_(90)
-    prompt = analyzer.prepare([([cats], "how many cats?")], Settings())[0].prompt
+    prompt = analyzer.engine.prepare([([cats], "how many cats?")], Settings())[0].prompt
     model.set_attn_implementation({"text_config": "eager"})
     with torch.inference_mode():
         eager = model(**prompt.inputs, output_attentions=True)
@@ -316,19 +316,19 @@ class Squares(TorchDispatchMode):
 def test_no_square_of_the_prompt_exists(genuine, make_picture, monkeypatch, mode):
     """The prompt is longer than a block of rows, and longer than any width of the model."""
     monkeypatch.setattr("qvl_attn.model.capture.BLOCK_ROWS", 64)
-    (question,) = genuine.prepare([([make_picture(560, 560)], "how many cats?")], Settings(max_new_tokens=2))
+    (question,) = genuine.engine.prepare([([make_picture(560, 560)], "how many cats?")], Settings(max_new_tokens=2))
     prompt = question.prompt
     assert prompt.length > 400 > 4 * 64
-    generation, squares = greedy(genuine.model, 2), Squares(prompt.length)
-    language = genuine.model.model.language_model
+    generation, squares = greedy(genuine.engine.model, 2), Squares(prompt.length)
+    language = genuine.engine.model.model.language_model
     hooks = [language.register_forward_pre_hook(squares.enter), language.register_forward_hook(squares.leave)]
     try:
         with squares:
             if mode == "bare eager":
-                bare_eager(genuine.model, prompt)
+                bare_eager(genuine.engine.model, prompt)
             else:
                 recording = Recording(mode, (0, 1, 2), by_head=True)
-                own_answers(genuine.model, genuine.processor.tokenizer, [prompt], recording, generation)
+                own_answers(genuine.engine.model, genuine.engine.processor.tokenizer, [prompt], recording, generation)
     finally:
         for hook in hooks:
             hook.remove()

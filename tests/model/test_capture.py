@@ -19,17 +19,17 @@ TOLERANCE = {"eager": 1e-6, "rows": 1e-5}
 @pytest.fixture(params=["eager", "rows"])
 def attention(request, demo, genuine, monkeypatch):
     """Both attention modes, one after the other."""
-    monkeypatch.setattr(demo, "attn", request.param)
-    monkeypatch.setattr(genuine, "attn", request.param)
+    monkeypatch.setattr(demo.engine, "attn", request.param)
+    monkeypatch.setattr(genuine.engine, "attn", request.param)
     return request.param
 
 
 @pytest.fixture
 def eager(demo):
     """The same model, with the language model under transformers' own eager attention."""
-    demo.model.set_attn_implementation({"text_config": "eager"})
-    yield demo.model
-    demo.model.set_attn_implementation("sdpa")
+    demo.engine.model.set_attn_implementation({"text_config": "eager"})
+    yield demo.engine.model
+    demo.engine.model.set_attn_implementation("sdpa")
 
 
 def plain(model, inputs, max_new_tokens=8):
@@ -58,7 +58,7 @@ def plain(model, inputs, max_new_tokens=8):
 def test_rows_equal_output_attentions(attention, demo, cats, wide, request, pictures, question):
     paths = [cats, wide][:pictures]
     result = demo.ask(paths[0], question, paths[1:], heads="0-3")
-    full, _ = plain(request.getfixturevalue("eager"), recipe(demo.processor, paths, question))
+    full, _ = plain(request.getfixturevalue("eager"), recipe(demo.engine.processor, paths, question))
     capture = result.capture
     want = full[:, :, capture.queries][..., capture.vision_tokens]
     assert np.abs(capture.weights - want.mean(axis=1)).max() <= TOLERANCE[attention]
@@ -72,12 +72,12 @@ def test_rows_equal_output_attentions(attention, demo, cats, wide, request, pict
 def test_a_longer_answer_with_grouped_queries_and_the_real_head_size(attention, genuine, make_picture, pictures):
     paths = [make_picture(200, 120, "a.png", 1), make_picture(90, 150, "b.png", 2)][:pictures]
     result = genuine.ask(paths[0], "有几只猫? how many?", paths[1:], heads="0,1", max_new_tokens=8)
-    inputs = recipe(genuine.processor, paths, "有几只猫? how many?")
-    genuine.model.set_attn_implementation({"text_config": "eager"})
+    inputs = recipe(genuine.engine.processor, paths, "有几只猫? how many?")
+    genuine.engine.model.set_attn_implementation({"text_config": "eager"})
     try:
-        full, ids = plain(genuine.model, inputs)
+        full, ids = plain(genuine.engine.model, inputs)
     finally:
-        genuine.model.set_attn_implementation("sdpa")
+        genuine.engine.model.set_attn_implementation("sdpa")
     capture = result.capture
     want = full[:, :, capture.queries][..., capture.vision_tokens]
     assert (capture.query_role == "answer").sum() == len(ids) - 1 >= 5
@@ -86,20 +86,20 @@ def test_a_longer_answer_with_grouped_queries_and_the_real_head_size(attention, 
 
 
 def test_the_answer_is_greedy_and_keeps_the_penalty(demo, cats):
-    config = demo.model.generation_config
+    config = demo.engine.model.generation_config
     before = config.to_dict()
     config.update(do_sample=True, temperature=50.0, repetition_penalty=1.3)
     try:
         results = [demo.ask(cats, "what color is the dog?", seed=seed) for seed in range(4)]
         with torch.inference_mode():
-            inputs = recipe(demo.processor, [cats], "what color is the dog?")
-            ids = demo.model.generate(
+            inputs = recipe(demo.engine.processor, [cats], "what color is the dog?")
+            ids = demo.engine.model.generate(
                 **inputs, do_sample=False, temperature=1.0, repetition_penalty=1.3, max_new_tokens=128
             )
     finally:
         config.update(**before)
     assert {result.answer for result in results} == {
-        demo.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        demo.engine.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     }
     assert results[0].provenance.generation["repetition_penalty"] == 1.3
     assert results[0].provenance.generation["do_sample"] is False
@@ -117,28 +117,28 @@ def test_keys_that_a_sliding_window_dropped_have_no_attention():
 
 def test_with_the_vision_tower_eager_too_only_rounding_differs(demo, cats):
     result = demo.ask(cats, QUESTION)
-    demo.model.set_attn_implementation("eager")
+    demo.engine.model.set_attn_implementation("eager")
     try:
-        full, _ = plain(demo.model, recipe(demo.processor, [cats], QUESTION))
+        full, _ = plain(demo.engine.model, recipe(demo.engine.processor, [cats], QUESTION))
     finally:
-        demo.model.set_attn_implementation("sdpa")
+        demo.engine.model.set_attn_implementation("sdpa")
     want = full[:, :, result.capture.queries][..., result.capture.vision_tokens].mean(axis=1)
     assert np.abs(result.capture.weights - want).max() <= 1e-5
 
 
 def test_every_query_of_the_headline(attention, demo, cats, request):
     result = demo.ask(cats, QUESTION)
-    inputs = recipe(demo.processor, [cats], QUESTION)
+    inputs = recipe(demo.engine.processor, [cats], QUESTION)
     full, ids = plain(request.getfixturevalue("eager"), inputs)
     full = full.mean(axis=1)
     length = inputs["input_ids"].shape[1]
     vision = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy() == 1)
     # The question is between <|vision_end|> and the end of the turn: "<|im_end|>\n<|im_start|>assistant\n".
     question = np.arange(vision[-1] + 2, length - 5)
-    text = demo.processor.tokenizer.decode(inputs["input_ids"][0, question])
+    text = demo.engine.processor.tokenizer.decode(inputs["input_ids"][0, question])
     assert text == QUESTION
-    cats_token = [i for i in question if demo.processor.tokenizer.decode(inputs["input_ids"][0, i]) == " cats"]
-    words = [i for i, token in enumerate(ids) if token not in demo.processor.tokenizer.all_special_ids]
+    cats_token = [i for i in question if demo.engine.processor.tokenizer.decode(inputs["input_ids"][0, i]) == " cats"]
+    words = [i for i, token in enumerate(ids) if token not in demo.engine.processor.tokenizer.all_special_ids]
     rows = {
         "question": question,
         "last": [length - 1],
@@ -153,8 +153,8 @@ def test_every_query_of_the_headline(attention, demo, cats, request):
 
 def test_supplied_answer_is_teacher_forced(attention, demo, cats, request):
     result = demo.ask(cats, QUESTION, answer="red star", heads="0-3")
-    ids = demo.processor.tokenizer("red star", add_special_tokens=False)["input_ids"]
-    inputs = dict(recipe(demo.processor, [cats], QUESTION))
+    ids = demo.engine.processor.tokenizer("red star", add_special_tokens=False)["input_ids"]
+    inputs = dict(recipe(demo.engine.processor, [cats], QUESTION))
     length = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -175,10 +175,12 @@ def test_supplied_answer_is_teacher_forced(attention, demo, cats, request):
 
 
 def test_recording_does_not_change_the_answer(attention, demo, cats):
-    inputs = recipe(demo.processor, [cats], QUESTION)
+    inputs = recipe(demo.engine.processor, [cats], QUESTION)
     with torch.inference_mode():
-        ids = demo.model.generate(**inputs, max_new_tokens=128, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert demo.ask(cats, QUESTION).answer == demo.processor.decode(ids, skip_special_tokens=True)
+        ids = demo.engine.model.generate(**inputs, max_new_tokens=128, do_sample=False)[
+            0, inputs["input_ids"].shape[1] :
+        ]
+    assert demo.ask(cats, QUESTION).answer == demo.engine.processor.decode(ids, skip_special_tokens=True)
 
 
 def test_blocks_of_rows_change_nothing(attention, genuine, make_picture, monkeypatch):
@@ -205,27 +207,27 @@ def one_row(length=10):
 
 @pytest.mark.parametrize("mode", ["eager", "rows"])
 def test_an_exception_restores_the_model(demo, cats, mode):
-    before = demo.model.model.language_model.config._attn_implementation
+    before = demo.engine.model.model.language_model.config._attn_implementation
     implementations = []
 
     def fail():
-        with record_attention(demo.model, one_row(), mode):
-            implementations.append(demo.model.model.language_model.config._attn_implementation)
-            implementations.append(demo.model.model.visual.config._attn_implementation)
+        with record_attention(demo.engine.model, one_row(), mode):
+            implementations.append(demo.engine.model.model.language_model.config._attn_implementation)
+            implementations.append(demo.engine.model.model.visual.config._attn_implementation)
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         fail()
     assert implementations == [NAMES[mode], "sdpa"]
-    assert demo.model.model.language_model.config._attn_implementation == before == "sdpa"
+    assert demo.engine.model.model.language_model.config._attn_implementation == before == "sdpa"
     assert demo.ask(cats, QUESTION).answer
 
 
 def test_recording_twice_at_once_is_refused(demo):
     with (
-        record_attention(demo.model, one_row(), "rows"),
+        record_attention(demo.engine.model, one_row(), "rows"),
         pytest.raises(CaptureError, match="already"),
-        record_attention(demo.model, one_row(), "eager"),
+        record_attention(demo.engine.model, one_row(), "eager"),
     ):
         pass
 
@@ -243,19 +245,19 @@ def test_recording_twice_at_once_is_refused(demo):
     ],
 )
 def test_what_would_shift_rows_or_columns_is_refused(demo, cats, mode, options, message):
-    inputs = recipe(demo.processor, [cats], QUESTION)
+    inputs = recipe(demo.engine.processor, [cats], QUESTION)
     recorder = AttentionRecorder([0], [Target((5,), (16,))], inputs["input_ids"].shape[1])
     with (
-        record_attention(demo.model, recorder, mode),
+        record_attention(demo.engine.model, recorder, mode),
         torch.inference_mode(),
         pytest.raises(CaptureError, match=message),
     ):
-        demo.model.generate(**inputs, max_new_tokens=4, **{"do_sample": False} | options)
-    vars(demo.model).pop("_cache", None)  # the static cache that transformers would reuse
+        demo.engine.model.generate(**inputs, max_new_tokens=4, **{"do_sample": False} | options)
+    vars(demo.engine.model).pop("_cache", None)  # the static cache that transformers would reuse
 
 
 def test_nan_is_an_error_and_never_a_picture(attention, demo, cats):
-    bias = demo.model.model.language_model.layers[2].self_attn.q_proj.bias
+    bias = demo.engine.model.model.language_model.layers[2].self_attn.q_proj.bias
     original = bias.detach().clone()
     with torch.no_grad():
         bias.fill_(float("nan"))
@@ -271,8 +273,8 @@ def test_nan_is_an_error_and_never_a_picture(attention, demo, cats):
 @pytest.mark.parametrize("where", ["lm_head", "last o_proj"])
 def test_nan_that_the_recorded_rows_do_not_show(attention, demo, cats, where):
     """NaN only in the output, or in a layer that is not captured."""
-    layer = demo.model.model.language_model.layers[3].self_attn.o_proj
-    module = demo.model.lm_head if where == "lm_head" else layer
+    layer = demo.engine.model.model.language_model.layers[3].self_attn.o_proj
+    module = demo.engine.model.lm_head if where == "lm_head" else layer
     handle = module.register_forward_hook(lambda module, args, output: output * float("nan"))
     try:
         with pytest.raises(CaptureError, match="not finite"):
@@ -310,7 +312,7 @@ def test_self_check_refuses_what_is_not_attention(demo, cats, monkeypatch, spoil
 
     monkeypatch.setattr(modeling, "eager_attention_forward", spoiled)
     with pytest.raises(CaptureError, match=message):
-        prove_capture(demo.model, dict(recipe(demo.processor, [cats], "?")), "eager")
+        prove_capture(demo.engine.model, dict(recipe(demo.engine.processor, [cats], "?")), "eager")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_self_check_refuses_wrong_rows(demo, cats, monkeypatch, spoil, message):
     original = capture.attention_rows
     monkeypatch.setattr(capture, "attention_rows", lambda *args: spoil(original(*args)))
     with pytest.raises(CaptureError, match=message):
-        prove_capture(demo.model, dict(recipe(demo.processor, [cats], "?")), "rows")
+        prove_capture(demo.engine.model, dict(recipe(demo.engine.processor, [cats], "?")), "rows")
 
 
 def test_a_layer_without_attention_is_named():

@@ -69,14 +69,14 @@ def test_a_missing_weight_is_named_and_never_initialised(checkpoint):
     del weights[name]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="1 weight is missing"):
-        _ = Analyzer.load(str(checkpoint)).model
+        _ = Analyzer.load(str(checkpoint)).engine.model
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\x08\0\0\0\0\0\0\0{}      "])
 def test_broken_weights(checkpoint, content):
     (checkpoint / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError):
-        _ = Analyzer.load(str(checkpoint)).model
+        _ = Analyzer.load(str(checkpoint)).engine.model
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "preprocessor_config.json"])
@@ -162,7 +162,7 @@ def test_out_of_memory_while_loading(checkpoint, monkeypatch):
 
     monkeypatch.setattr("qvl_attn.vqa.engine.prove_capture", full)
     with pytest.raises(MemoryLimitError, match="out of memory"):
-        _ = Analyzer.load(str(checkpoint)).model
+        _ = Analyzer.load(str(checkpoint)).engine.model
 
 
 def test_memory_that_torch_reserved_but_does_not_use_is_free(monkeypatch):
@@ -216,18 +216,18 @@ def test_placement_on_a_cpu(monkeypatch):
 
 
 def test_placement_counts_the_real_weights(demo):
-    assert demo.placement.weight_bytes == sum(p.numel() * 4 for p in demo.model.parameters())
+    assert demo.engine.placement.weight_bytes == sum(p.numel() * 4 for p in demo.engine.model.parameters())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_16_bits_are_supported_with_a_warning(cats, dtype):
-    lines = []
-    analyzer = Analyzer.load("demo", dtype=dtype, device="cpu", say=lines.append)
+def test_16_bits_are_supported_with_a_warning(cats, dtype, caplog):
+    caplog.set_level("INFO", "qvl_attn")
+    analyzer = Analyzer.load("demo", dtype=dtype, device="cpu")
     result = analyzer.ask(cats, "how many cats?")
     assert result.answer
     assert result.provenance.dtype == dtype
-    assert any("16 bits" in line for line in lines)
-    assert analyzer.model.dtype == getattr(torch, dtype)
+    assert any("16 bits" in line for line in caplog.messages)
+    assert analyzer.engine.model.dtype == getattr(torch, dtype)
 
 
 def test_device_map(cats, demo):
@@ -260,12 +260,12 @@ def test_a_fault_of_our_own_is_not_blamed_on_the_files(load, cats, monkeypatch):
     monkeypatch.setattr("qvl_attn.encoders.engine.capture_attention", fault)
     loaded = load("demo", device="cpu", dtype="float32")
     with pytest.raises(TypeError, match="a fault"):
-        _ = loaded.model if isinstance(loaded, Analyzer) else loaded.encode(cats)
+        _ = loaded.engine.model if isinstance(loaded, Analyzer) else loaded.encode(cats)
 
 
 def test_out_of_memory_is_one_line(demo):
     def run(fault):
-        with on_device(demo.placement, 77):
+        with on_device(demo.engine.placement, 77):
             fault()
 
     with pytest.raises(MemoryLimitError, match=r"77 tokens.*`max_pixels`"):

@@ -19,26 +19,28 @@ KINDS = ("picture", "two pictures", "clip")
 
 
 @pytest.fixture(scope="module")
-def prompts(demo):
+def prompts(engine):
     media = zip(KINDS, checked_media(), strict=True)
-    return {kind: read_question(demo.processor, demo.config, shown, "?", Settings()).prompt for kind, shown in media}
+    return {
+        kind: read_question(engine.processor, engine.config, shown, "?", Settings()).prompt for kind, shown in media
+    }
 
 
-def model_with(demo, change):
+def model_with(engine, change):
     """The embedded model's positions with a change: (3, 1, S) int64 in, the same out."""
 
     def get_rope_index(input_ids, **kwargs):
-        positions, deltas = demo.model.model.get_rope_index(input_ids=input_ids, **kwargs)
+        positions, deltas = engine.model.model.get_rope_index(input_ids=input_ids, **kwargs)
         return change(positions.clone()), deltas
 
-    get_rope_index.__signature__ = signature(demo.model.model.get_rope_index)
-    return SimpleNamespace(config=demo.model.config, model=SimpleNamespace(get_rope_index=get_rope_index))
+    get_rope_index.__signature__ = signature(engine.model.model.get_rope_index)
+    return SimpleNamespace(config=engine.model.config, model=SimpleNamespace(get_rope_index=get_rope_index))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_models_own_positions_pass(demo, prompts, kind):
-    prove_positions(demo.model, prompts[kind])
-    prove_positions(model_with(demo, lambda positions: positions), prompts[kind])
+def test_the_models_own_positions_pass(engine, prompts, kind):
+    prove_positions(engine.model, prompts[kind])
+    prove_positions(model_with(engine, lambda positions: positions), prompts[kind])
 
 
 def test_positions_are_the_formula_written_out(prompts):
@@ -51,7 +53,7 @@ def test_positions_are_the_formula_written_out(prompts):
     np.testing.assert_array_equal(implied_positions(grid, 5, 1.4).T, written)
 
 
-def test_seconds_that_are_truncated_are_found(demo, prompts):
+def test_seconds_that_are_truncated_are_found(engine, prompts):
     """As transformers 5.6 to 5.17 compute: a step of 0.71 s becomes one of 0 s."""
     (grid,) = prompts["clip"].grids
     vision = slice(grid.start, grid.start + grid.cells)
@@ -61,24 +63,24 @@ def test_seconds_that_are_truncated_are_found(demo, prompts):
         return positions
 
     with pytest.raises(CaptureError, match="positions of vision tokens") as fault:
-        prove_positions(model_with(demo, truncated), prompts["clip"])
+        prove_positions(model_with(engine, truncated), prompts["clip"])
     assert "5.18" in fault.value.hint
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axes", [(1, 2), (0, 1)], ids=["rows as columns", "steps as rows"])
-def test_axes_in_another_order_are_found(demo, prompts, kind, axes):
+def test_axes_in_another_order_are_found(engine, prompts, kind, axes):
     def swapped(positions):
         first, second = axes
         positions[[first, second]] = positions[[second, first]]
         return positions
 
     with pytest.raises(CaptureError, match="positions of vision tokens"):
-        prove_positions(model_with(demo, swapped), prompts[kind])
+        prove_positions(model_with(engine, swapped), prompts[kind])
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_each_of_several_pictures_is_checked(demo, prompts, which):
+def test_each_of_several_pictures_is_checked(engine, prompts, which):
     grid: TokenGrid = prompts["two pictures"].grids[which]
 
     def shifted(positions):
@@ -86,10 +88,10 @@ def test_each_of_several_pictures_is_checked(demo, prompts, which):
         return positions
 
     with pytest.raises(CaptureError, match="positions of vision tokens"):
-        prove_positions(model_with(demo, shifted), prompts["two pictures"])
+        prove_positions(model_with(engine, shifted), prompts["two pictures"])
 
 
-def test_text_among_a_pictures_rows_is_found(demo, prompts):
+def test_text_among_a_pictures_rows_is_found(engine, prompts):
     (grid,) = prompts["picture"].grids
 
     def overlapping(positions):
@@ -97,16 +99,16 @@ def test_text_among_a_pictures_rows_is_found(demo, prompts):
         return positions
 
     with pytest.raises(CaptureError, match="among its rows and columns"):
-        prove_positions(model_with(demo, overlapping), prompts["picture"])
+        prove_positions(model_with(engine, overlapping), prompts["picture"])
 
 
-def test_a_model_without_positions_is_refused(demo, prompts):
-    nothing = SimpleNamespace(config=demo.model.config, model=torch.nn.Identity())
+def test_a_model_without_positions_is_refused(engine, prompts):
+    nothing = SimpleNamespace(config=engine.model.config, model=torch.nn.Identity())
     with pytest.raises(CaptureError, match="get_rope_index"):
         prove_positions(nothing, prompts["picture"])
 
 
-def test_the_check_runs_when_a_model_is_loaded(demo, monkeypatch):
+def test_the_check_runs_when_a_model_is_loaded(engine, monkeypatch):
     from qvl_attn.analyzer import Analyzer
 
     def refuse(model, prompt):
@@ -114,4 +116,4 @@ def test_the_check_runs_when_a_model_is_loaded(demo, monkeypatch):
 
     monkeypatch.setattr("qvl_attn.vqa.engine.prove_positions", refuse)
     with pytest.raises(CaptureError, match="positions"):
-        _ = Analyzer.load("demo").model
+        _ = Analyzer.load("demo").engine.model

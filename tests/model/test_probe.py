@@ -30,7 +30,7 @@ def state_of(model):
 
 def plain_logits(example: Example):
     with torch.inference_mode():
-        output = example.analyzer.model.generate(
+        output = example.engine.model.generate(
             **example.inputs, do_sample=False, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
         )
     return output.sequences, torch.stack(output.logits)
@@ -48,7 +48,7 @@ def hooked(module, hook, **options):
 @pytest.mark.parametrize("which", ["demo", "genuine"])
 def test_nothing_stays_behind(examples, which):
     example = examples(which, "one")
-    model = example.analyzer.model
+    model = example.engine.model
     plain = plain_logits(example)
     before = state_of(model)
     example.result(*METHODS, heads="0.0")
@@ -83,7 +83,7 @@ def in_the_backward_pass(module, args, output):
 )
 def test_nothing_stays_behind_after_a_fault(examples, fault, where):
     example = examples("demo", "one")
-    model = example.analyzer.model
+    model = example.engine.model
     plain = plain_logits(example)
     before = state_of(model)
     with (
@@ -99,7 +99,7 @@ def test_nothing_stays_behind_after_a_fault(examples, fault, where):
 
 def test_the_vision_encoder_is_differentiated_in_its_last_layer_only(examples):
     example, differentiated = examples("demo", "one"), []
-    tower = example.analyzer.model.model.visual
+    tower = example.engine.model.model.visual
     with hooked(tower.blocks[-2], lambda module, args, output: differentiated.append(output.requires_grad)):
         example.result("gradcam")
     assert differentiated
@@ -115,7 +115,7 @@ def test_one_more_pass_serves_all_methods_that_need_one(examples, methods, passe
     def count(module, args, output):
         grad_enabled.append(torch.is_grad_enabled())
 
-    with hooked(example.analyzer.model.model.language_model, count):
+    with hooked(example.engine.model.model.language_model, count):
         example.result()
         plain_passes = len(grad_enabled)
         grad_enabled.clear()
@@ -125,9 +125,9 @@ def test_one_more_pass_serves_all_methods_that_need_one(examples, methods, passe
 
 
 def signals(example: Example, *needs: str):
-    (question,) = example.analyzer.prepare([(example.media, example.question)], example.analyzer.settings())
+    (question,) = example.engine.prepare([(example.media, example.question)], example.engine.settings())
     tokens = example.result().capture.tokens[example.length :]
-    return Probe(question.prompt, example.ids, tokens, whole=False).run(example.analyzer.model, needs, ())
+    return Probe(question.prompt, example.ids, tokens, whole=False).run(example.engine.model, needs, ())
 
 
 @pytest.mark.parametrize("need", [STATES, ATTENTION, RELEVANCE, TOWER, CLASSES])
@@ -150,11 +150,11 @@ def test_products_work_for_any_row(examples):
 def test_an_empty_answer(examples):
     """The model ends its turn at once."""
     example = replace(examples("demo", "one"))
-    ends = example.analyzer.model.generation_config.eos_token_id
+    ends = example.engine.model.generation_config.eos_token_id
     end = ends if isinstance(ends, int) else ends[0]
-    bias = torch.zeros(example.analyzer.config.text_config.vocab_size)
+    bias = torch.zeros(example.engine.config.text_config.vocab_size)
     bias[end] = 1000
-    with hooked(example.analyzer.model.lm_head, lambda module, args, output: output + bias):
+    with hooked(example.engine.model.lm_head, lambda module, args, output: output + bias):
         result = example.result("mean", "relative", *PROBED)
     assert result.answer == ""
     assert [method.method for method in result.methods] == ["mean", "relative", *PROBED]
@@ -167,17 +167,17 @@ def test_values_that_are_not_finite_are_an_error(examples, method):
     def spoil(module, args, output):
         return output if torch.is_inference_mode_enabled() else output * float("nan")
 
-    mlp = example.analyzer.model.model.language_model.layers[3].mlp
+    mlp = example.engine.model.model.language_model.layers[3].mlp
     with hooked(mlp, spoil), pytest.raises(CaptureError, match="not finite"):
         example.result(method)
 
 
 def test_a_vision_encoder_of_another_kind_is_named(examples, monkeypatch):
     example = examples("demo", "one")
-    tower = example.analyzer.model.model.visual
+    tower = example.engine.model.model.visual
     monkeypatch.setattr(tower, "forward", lambda pixels, grid_thw: pixels)
     with pytest.raises(CaptureError, match="the vision encoder does not run as"):
-        window_order(example.analyzer.model.model.visual, example.inputs)
+        window_order(example.engine.model.model.visual, example.inputs)
     assert not tower.patch_embed._forward_hooks
     assert not tower.blocks[0]._forward_pre_hooks
 
@@ -185,9 +185,9 @@ def test_a_vision_encoder_of_another_kind_is_named(examples, monkeypatch):
 def test_many_questions_get_their_pixels_back(examples):
     """The pixels of several prompts are dropped until the prompts run."""
     example = examples("demo", "two")
-    settings = replace(example.analyzer.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
+    settings = replace(example.engine.settings(query="last", max_new_tokens=4), methods=("gradient", "gradcam"))
     pairs = [([path], question) for path in example.media for question in ("how many cats?", "what color is the dog?")]
-    for i, result in example.analyzer.answer(example.analyzer.prepare(pairs, settings), batch_size=3):
+    for i, result in example.engine.answer(example.engine.prepare(pairs, settings), batch_size=3):
         alone = replace(example, media=pairs[i][0], question=pairs[i][1]).result("gradient", "gradcam")
         assert result.answer == alone.answer
         for batched, single in zip(result.methods, alone.methods, strict=True):
@@ -198,9 +198,9 @@ def test_many_questions_get_their_pixels_back(examples):
 @pytest.fixture(scope="module")
 def bfloat16_model():
     """The demo model in 16 bits."""
-    from qvl_attn import Analyzer
+    from qvl_attn.vqa.engine import Engine
 
-    return Analyzer.load("demo", dtype="bfloat16", device="cpu")
+    return Engine.load("demo", dtype="bfloat16", device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["one", "two"])
@@ -209,7 +209,7 @@ def test_sixteen_bits_are_close(examples, bfloat16_model, kind):
     methods = ("mean", "max", "relative", *PROBED)
     answer = "2"  # the same for both
     full = example.result(*methods, answer=answer).methods
-    half = replace(example, analyzer=bfloat16_model).result(*methods, answer=answer).methods
+    half = replace(example, engine=bfloat16_model).result(*methods, answer=answer).methods
     for rounded, exact in zip(half, full, strict=True):
         assert rounded.values.dtype == np.float32
         assert np.corrcoef(rounded.values, exact.values)[0, 1] > 0.99, rounded.method

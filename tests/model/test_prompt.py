@@ -49,14 +49,14 @@ def test_question_tokens(genuine, make_picture, question, text_first):
     messages = chat_messages(media, question)
     if text_first:
         messages[-1]["content"].reverse()
-    prompt = build_prompt(genuine.processor, messages, media, 2)
+    prompt = build_prompt(genuine.engine.processor, messages, media, 2)
     ids = prompt.inputs["input_ids"][0].tolist()
-    want = recipe(genuine.processor, [path], question, text_first=text_first)
+    want = recipe(genuine.engine.processor, [path], question, text_first=text_first)
     assert ids == want["input_ids"][0].tolist()
 
     positions = prompt.positions("question")
     assert list(positions) == list(range(positions[0], positions[-1] + 1))
-    decoded = genuine.processor.tokenizer.decode([ids[i] for i in positions])
+    decoded = genuine.engine.processor.tokenizer.decode([ids[i] for i in positions])
     # The tokenizer composes characters (NFC) before it splits them into tokens.
     import unicodedata
 
@@ -67,14 +67,14 @@ def test_question_tokens(genuine, make_picture, question, text_first):
         assert positions[0] == prompt.grids[0].stop + 1
     assert prompt.positions("last") == (len(ids) - 1,)
     assert prompt.positions("vision") == tuple(np.flatnonzero(want["mm_token_type_ids"][0] == 1))
-    system = genuine.processor.tokenizer.decode([ids[i] for i in prompt.positions("system")])
+    system = genuine.engine.processor.tokenizer.decode([ids[i] for i in prompt.positions("system")])
     assert system == "You are a helpful assistant."
 
 
 def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
     media = [load_picture(make_picture(84, 56))]
     question = "is 🐈‍⬛ here? 🐈‍⬛"
-    prompt = genuine.prepare([(media, question)], Settings(query="text:🐈"))[0].prompt
+    prompt = genuine.engine.prepare([(media, question)], Settings(query="text:🐈"))[0].prompt
     pieces = [token for token in prompt.tokens if token.role == "question" and token.span[0] == question.index("🐈")]
     assert len(pieces) > 1, "one emoji is several tokens in this vocabulary"
     matches = [word for word in words(prompt.tokens, question, "question") if word.text.startswith("🐈")]
@@ -84,24 +84,24 @@ def test_text_query_takes_all_pieces_of_an_emoji(genuine, make_picture):
 @pytest.mark.parametrize("sizes", [[(252, 140)], [(640, 480), (100, 333)], [(30, 20)], [(1, 1)], [(2000, 1100)]])
 def test_inputs_equal_the_recipe(genuine, make_picture, sizes):
     paths = [make_picture(*size, name=f"{i}.png", seed=i) for i, size in enumerate(sizes)]
-    prompt = genuine.prepare([([load_picture(path) for path in paths], "图中有几只猫？")], Settings())[0].prompt
-    want = recipe(genuine.processor, paths, "图中有几只猫？")
+    prompt = genuine.engine.prepare([([load_picture(path) for path in paths], "图中有几只猫？")], Settings())[0].prompt
+    want = recipe(genuine.engine.processor, paths, "图中有几只猫？")
     assert set(prompt.inputs) == set(want)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw", "pixel_values"):
         assert torch.equal(prompt.inputs[name], want[name]), name
     assert [grid.grid_thw for grid in prompt.grids] == [tuple(grid) for grid in want["image_grid_thw"].tolist()]
 
 
-def test_the_chat_template_alone_resizes_otherwise(demo, tmp_path):
+def test_the_chat_template_alone_resizes_otherwise(engine, tmp_path):
     """The README's "up to 0.002": the largest difference of a weight, among the embedded pictures at another size."""
     question, differences = "how many cats?", {}
     for path in sorted(DEMO_PICTURES.glob("*.png")):
         picture = Image.open(path)
         picture = picture.resize((picture.width * 19 // 10, picture.height * 19 // 10), Image.Resampling.BICUBIC)
         picture.save(tmp_path / path.name)
-        ours = dict(demo.prepare([([load_picture(tmp_path / path.name)], question)], Settings())[0].prompt.inputs)
+        ours = dict(engine.prepare([([load_picture(tmp_path / path.name)], question)], Settings())[0].prompt.inputs)
         content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-        alone = demo.processor.apply_chat_template(
+        alone = engine.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=True,
             add_generation_prompt=True,
@@ -109,51 +109,51 @@ def test_the_chat_template_alone_resizes_otherwise(demo, tmp_path):
             return_tensors="pt",
         )
         assert torch.equal(ours["input_ids"], alone["input_ids"])
-        with eager(demo.model), torch.no_grad():
-            attention = [torch.cat(demo.model(**i, output_attentions=True).attentions) for i in (ours, alone)]
+        with eager(engine.model), torch.no_grad():
+            attention = [torch.cat(engine.model(**i, output_attentions=True).attentions) for i in (ours, alone)]
         differences[path.stem] = float((attention[0] - attention[1]).abs().max())
     assert min(differences.values()) > 1e-5
     assert max(differences.values()) == pytest.approx(0.002, abs=0.0005)
 
 
-def test_transparency_is_white_as_in_the_recipe(demo, tmp_path):
+def test_transparency_is_white_as_in_the_recipe(engine, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (84, 112, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    prompt = demo.prepare([([load_picture(tmp_path / "a.png")], "how many cats?")], Settings())[0].prompt
+    prompt = engine.prepare([([load_picture(tmp_path / "a.png")], "how many cats?")], Settings())[0].prompt
     from qwen_vl_utils.vision_process import to_rgb
 
     to_rgb(Image.open(tmp_path / "a.png")).save(tmp_path / "b.png")
-    want = recipe(demo.processor, [tmp_path / "b.png"], "how many cats?")
+    want = recipe(engine.processor, [tmp_path / "b.png"], "how many cats?")
     assert torch.equal(prompt.inputs["pixel_values"], want["pixel_values"])
 
 
 def test_pixel_limits(genuine, make_picture):
     media = [load_picture(make_picture(560, 280))]
-    usual = genuine.prepare([(media, "?")], Settings())[0].prompt.grids[0]
-    small = genuine.prepare([(media, "?")], Settings(max_pixels=56 * 1000))[0].prompt.grids[0]
-    large = genuine.prepare([(media, "?")], Settings(min_pixels=1000 * 1000))[0].prompt.grids[0]
+    usual = genuine.engine.prepare([(media, "?")], Settings())[0].prompt.grids[0]
+    small = genuine.engine.prepare([(media, "?")], Settings(max_pixels=56 * 1000))[0].prompt.grids[0]
+    large = genuine.engine.prepare([(media, "?")], Settings(min_pixels=1000 * 1000))[0].prompt.grids[0]
     assert usual.shape == (1, 10, 20)
     assert small.cells * 784 <= 56_000 < usual.cells * 784
     assert large.cells * 784 >= 1_000_000
     # The demo processor's own maximum is smaller than these limits.
     with pytest.raises(InputError, match="above"):
-        genuine.prepare([(media, "?")], Settings(min_pixels=10_000, max_pixels=9_000))
+        genuine.engine.prepare([(media, "?")], Settings(min_pixels=10_000, max_pixels=9_000))
     with pytest.raises(InputError, match="four cells"):
-        genuine.prepare([(media, "?")], Settings(max_pixels=3))
+        genuine.engine.prepare([(media, "?")], Settings(max_pixels=3))
 
 
-def test_max_pixels_overrides_the_processors_own(demo, make_picture):
+def test_max_pixels_overrides_the_processors_own(engine, make_picture):
     media = [load_picture(make_picture(1400, 1120))]
-    assert demo.prepare([(media, "?")], Settings())[0].prompt.grids[0].cells * 784 <= 1_003_520
-    assert demo.prepare([(media, "?")], Settings(max_pixels=1400 * 1120))[0].prompt.grids[0].shape == (1, 40, 50)
+    assert engine.prepare([(media, "?")], Settings())[0].prompt.grids[0].cells * 784 <= 1_003_520
+    assert engine.prepare([(media, "?")], Settings(max_pixels=1400 * 1120))[0].prompt.grids[0].shape == (1, 40, 50)
 
 
 def test_system_prompt(genuine, make_picture):
     media = [load_picture(make_picture(84, 56))]
-    prompt = genuine.prepare([(media, "what?")], Settings(system="Answer in one word."))[0].prompt
+    prompt = genuine.engine.prepare([(media, "what?")], Settings(system="Answer in one word."))[0].prompt
     ids = prompt.inputs["input_ids"][0]
-    assert genuine.processor.tokenizer.decode(ids[list(prompt.positions("system"))]) == "Answer in one word."
-    assert "helpful" not in genuine.processor.tokenizer.decode(ids)
+    assert genuine.engine.processor.tokenizer.decode(ids[list(prompt.positions("system"))]) == "Answer in one word."
+    assert "helpful" not in genuine.engine.processor.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("where", ["question", "system", "answer"])
@@ -163,29 +163,29 @@ def test_control_tokens_are_refused(genuine, make_picture, token, where):
     question = f"how many {token} cats?" if where == "question" else "how many?"
     settings = Settings(**({where: f"a {token} b"} if where != "question" else {}))
     with pytest.raises(InputError, match="command"):
-        genuine.prepare([(media, question)], settings)
+        genuine.engine.prepare([(media, question)], settings)
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "\ud800", "\ue000"])
 def test_questions_that_are_no_text(genuine, make_picture, question):
     with pytest.raises(InputError):
-        genuine.prepare([([load_picture(make_picture(84, 56))], question)], Settings())
+        genuine.engine.prepare([([load_picture(make_picture(84, 56))], question)], Settings())
 
 
-def test_a_template_that_changes_the_question_is_an_error(demo, make_picture):
+def test_a_template_that_changes_the_question_is_an_error(engine, make_picture):
     media = [load_picture(make_picture(84, 56))]
-    before = demo.processor.chat_template
-    demo.processor.chat_template = before.replace("content['text']", "content['text'] | upper")
+    before = engine.processor.chat_template
+    engine.processor.chat_template = before.replace("content['text']", "content['text'] | upper")
     try:
         with pytest.raises(CaptureError, match="template"):
-            demo.prepare([(media, "how many cats?")], Settings())
+            engine.prepare([(media, "how many cats?")], Settings())
     finally:
-        demo.processor.chat_template = before
+        engine.processor.chat_template = before
 
 
 @pytest.mark.parametrize("text", ["three", "有三只🐈‍⬛。", "a b\nc", "👩🏽‍🚀", ""])
 def test_answer_tokens_cover_their_text(genuine, text):
-    tokenizer = genuine.processor.tokenizer
+    tokenizer = genuine.engine.processor.tokenizer
     ids = [*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]
     tokens, got = answer_tokens(tokenizer, ids, 100)
     assert got == text
@@ -204,10 +204,10 @@ def test_answer_tokens_cover_their_text(genuine, text):
 @pytest.mark.parametrize("limits", [(None, None), (4 * 28 * 28, 30 * 28 * 28)])
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_a_second_question_about_the_same_pictures_has_the_processors_inputs(
-    genuine, demo, make_picture, question, limits, system
+    genuine, engine, make_picture, question, limits, system
 ):
     media = [load_picture(make_picture(84, 56)), load_picture(make_picture(280, 196, "other.png", seed=1))]
-    for processor in (genuine.processor, demo.processor):
+    for processor in (genuine.engine.processor, engine.processor):
 
         def built(text, like=None, processor=processor):
             return build_prompt(processor, chat_messages(media, text, system, *limits), media, 2, *limits, like)

@@ -109,7 +109,7 @@ def test_a_configuration_that_is_no_object(folder, load, text):
 def test_a_kernel_that_a_configuration_names_is_not_fetched(folder, demo, cats):
     edit(folder / "config.json", _attn_implementation="someone/kernel", attn_implementation="someone/kernel")
     assert Analyzer.load(str(folder), device="cpu").ask(cats, "how many cats?").answer == "2"
-    assert Encoder.load(str(folder), device="cpu").model.config._attn_implementation == "sdpa"
+    assert Encoder.load(str(folder), device="cpu").engine.model.config._attn_implementation == "sdpa"
 
 
 # Processors
@@ -118,7 +118,7 @@ def test_a_kernel_that_a_configuration_names_is_not_fetched(folder, demo, cats):
 def test_limits_of_pixels_under_their_older_names(folder, demo, cats):
     edit(folder / PROCESSOR, size={"min_pixels": 3136, "max_pixels": 50_176})
     analyzer = Analyzer.load(str(folder), device="cpu", dtype="float32")
-    assert dict(analyzer.processor.image_processor.size) == {"shortest_edge": 3136, "longest_edge": 50_176}
+    assert dict(analyzer.engine.processor.image_processor.size) == {"shortest_edge": 3136, "longest_edge": 50_176}
     older = analyzer.ask(cats, "how many cats?")
     edit(folder / PROCESSOR, size={"shortest_edge": 3136, "longest_edge": 50_176})
     expected = Analyzer.load(str(folder), device="cpu", dtype="float32").ask(cats, "how many cats?")
@@ -288,7 +288,7 @@ def rewrite(folder, change) -> None:
 
 def model_error(folder, load=Analyzer.load) -> str:
     with pytest.raises(ModelError) as caught:
-        _ = load(str(folder), device="cpu", dtype="float32").model
+        _ = load(str(folder), device="cpu", dtype="float32").engine.model
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -463,7 +463,7 @@ def test_an_adapter_is_merged_as_the_readme_shows(folder, tmp_path, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(program, {})
-    before, after = (Analyzer.load(str(path), device="cpu").model for path in (folder, tmp_path / "merged"))
+    before, after = (Analyzer.load(str(path), device="cpu").engine.model for path in (folder, tmp_path / "merged"))
     before, after = (model.model.language_model.layers[0].self_attn.q_proj.weight for model in (before, after))
     assert torch.allclose(after, before + 2, atol=0.02)
 
@@ -524,7 +524,7 @@ def test_settings_that_change_greedy_answers_are_refused(folder):
         shutil.copy(DEMO_MODEL / "generation_config.json", folder)
         edit(folder / "generation_config.json", **{field: value})
         with pytest.raises(ModelError, match=rf"generation_config\.json has {field} .*take {field} out") as caught:
-            load_weights(analyzer.checkpoint, analyzer.config, analyzer.placement)
+            load_weights(analyzer.engine.checkpoint, analyzer.engine.config, analyzer.engine.placement)
         assert "\n" not in str(caught.value)
 
 

@@ -54,7 +54,7 @@ def test_every_shape_can_be_built_and_has_the_tokenizers_words(demo, shape):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert {"3b": 3_754_622_976, "7b": 8_292_166_656}.get(shape, count) == count, "as released"
-    processor = load_processor(demo.checkpoint, config)
+    processor = load_processor(demo.engine.checkpoint, config)
     assert model.get_input_embeddings().num_embeddings >= len(processor.tokenizer)
     job = attention.noise_question(processor, config, 16, 2).job
     assert (job.cells, job.layers) == (16, config.text_config.num_hidden_layers)

@@ -16,8 +16,8 @@ QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog
 
 
 @pytest.fixture(params=["eager", "rows"])
-def engine(request, demo, monkeypatch):
-    monkeypatch.setattr(demo, "attn", request.param)
+def analyzer(request, demo, monkeypatch):
+    monkeypatch.setattr(demo.engine, "attn", request.param)
     return demo
 
 
@@ -39,64 +39,64 @@ def pictures():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_a_batch_of_different_pictures(engine, batch_size):
+def test_a_batch_of_different_pictures(analyzer, batch_size):
     pairs = [(path, QUESTIONS[i % len(QUESTIONS)]) for i, path in enumerate(pictures())]
-    many = engine.ask_many(pairs, batch_size=batch_size, heads="0-3", max_new_tokens=12)
+    many = analyzer.ask_many(pairs, batch_size=batch_size, heads="0-3", max_new_tokens=12)
     for (path, question), result in zip(pairs, many, strict=True):
         assert result.media[0].source == str(path)
-        same(result, engine.ask(path, question, heads="0-3", max_new_tokens=12))
+        same(result, analyzer.ask(path, question, heads="0-3", max_new_tokens=12))
 
 
-def test_answers_of_different_lengths_end_where_they_end(engine):
+def test_answers_of_different_lengths_end_where_they_end(analyzer):
     pairs = [(path, ("list the objects", "how many cats?")[i % 2]) for i, path in enumerate(pictures())]
-    many = engine.ask_many(pairs, batch_size=len(pairs))
+    many = analyzer.ask_many(pairs, batch_size=len(pairs))
     assert len({(result.capture.query_role == "answer").sum() for result in many}) > 1
     for (path, question), result in zip(pairs, many, strict=True):
-        same(result, engine.ask(path, question))
+        same(result, analyzer.ask(path, question))
 
 
 @pytest.mark.parametrize(
     "pairs", [[(CATS, "list the objects")], [(CATS, "list the objects"), (CATS, "how many cats?")]]
 )
-def test_tokens_are_counted_while_they_are_generated(engine, pairs):
+def test_tokens_are_counted_while_they_are_generated(analyzer, pairs):
     calls = []
-    questions = engine.prepare(pairs, Settings())
-    ((_, result), *_) = engine.answer(questions, len(pairs), lambda *values: calls.append(values))
+    questions = analyzer.engine.prepare(pairs, Settings())
+    ((_, result), *_) = analyzer.engine.answer(questions, len(pairs), lambda *values: calls.append(values))
     longest = len(result.capture.tokens) - questions[0].prompt.length
     counts = [*((count, 0) for count in range(longest + 1)), (longest, longest)]
     assert calls == [("answer tokens", *count) for count in counts]
 
 
-def test_questions_about_one_picture_read_it_once(engine):
+def test_questions_about_one_picture_read_it_once(analyzer):
     calls = []
-    handle = engine.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
+    handle = analyzer.engine.model.model.visual.register_forward_hook(lambda *args: calls.append(1))
     try:
-        many = engine.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3")
-        forced = engine.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3", answer="two cats")
+        many = analyzer.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3")
+        forced = analyzer.ask_many([(CATS, question) for question in QUESTIONS], heads="0-3", answer="two cats")
     finally:
         handle.remove()
     assert len(calls) == 2
     for question, result, supplied in zip(QUESTIONS, many, forced, strict=True):
-        same(result, engine.ask(CATS, question, heads="0-3"))
-        alone = engine.ask(CATS, question, heads="0-3", answer="two cats")
+        same(result, analyzer.ask(CATS, question, heads="0-3"))
+        alone = analyzer.ask(CATS, question, heads="0-3", answer="two cats")
         same(supplied, alone)
         assert supplied.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
         assert (supplied.provenance.batch, supplied.provenance.shared_pictures) == (len(QUESTIONS), True)
 
 
-def test_pictures_that_only_seem_the_same_are_not_shared(engine):
+def test_pictures_that_only_seem_the_same_are_not_shared(analyzer):
     from qvl_attn.core.types import Media
 
     cats = load_picture(CATS)
     frames = (cats.frames, cats.frames[:, ::-1].copy())
     nameless = [Media("picture", pixels, cats.times_s, cats.size_px, "", "") for pixels in frames]
     pairs = [(nameless[0], QUESTIONS[0]), (nameless[1], QUESTIONS[0])]
-    for (media, question), result in zip(pairs, engine.ask_many(pairs), strict=True):
-        same(result, engine.ask(media, question))
+    for (media, question), result in zip(pairs, analyzer.ask_many(pairs), strict=True):
+        same(result, analyzer.ask(media, question))
 
 
-def test_what_was_used_is_in_the_result(engine, tmp_path):
-    result = engine.ask(CATS, QUESTIONS[0])
+def test_what_was_used_is_in_the_result(analyzer, tmp_path):
+    result = analyzer.ask(CATS, QUESTIONS[0])
     again = type(result).load(result.save(tmp_path))
     assert again.provenance == result.provenance
     assert again.provenance.attention_reason == "asked for"
@@ -105,43 +105,43 @@ def test_what_was_used_is_in_the_result(engine, tmp_path):
         assert 2**27 < peak["before"] <= peak["host"] < 2**36
 
 
-def test_the_pixels_of_many_questions_are_not_held(engine):
-    several = engine.prepare([(path, QUESTIONS[0]) for path in pictures()], Settings())
+def test_the_pixels_of_many_questions_are_not_held(analyzer):
+    several = analyzer.engine.prepare([(path, QUESTIONS[0]) for path in pictures()], Settings())
     assert not any("pixel_values" in question.prompt.inputs for question in several)
-    (single,) = engine.prepare([(CATS, QUESTIONS[0])], Settings())
+    (single,) = analyzer.engine.prepare([(CATS, QUESTIONS[0])], Settings())
     assert "pixel_values" in single.prompt.inputs
 
 
-def test_two_pictures_a_prompt_and_single_ones_mixed(engine):
+def test_two_pictures_a_prompt_and_single_ones_mixed(analyzer):
     pairs = [((CATS, WIDE), QUESTIONS[0]), (CATS, QUESTIONS[1]), ((CATS, WIDE), QUESTIONS[2]), (WIDE, QUESTIONS[1])]
-    many = engine.ask_many(pairs, answer="two")
+    many = analyzer.ask_many(pairs, answer="two")
     for (media, question), result in zip(pairs, many, strict=True):
         first, *others = media if isinstance(media, tuple) else (media,)
-        alone = engine.ask(first, question, others, answer="two")
+        alone = analyzer.ask(first, question, others, answer="two")
         same(result, alone)
         assert result.supplied_logprob == pytest.approx(alone.supplied_logprob, abs=1e-4)
 
 
-def test_another_question_in_between_does_not_disturb_the_shared_picture(engine):
-    questions = [engine.prepare([([CATS], question)], Settings())[0] for question in QUESTIONS[:2]]
-    answers = engine.answer(questions)
+def test_another_question_in_between_does_not_disturb_the_shared_picture(analyzer):
+    questions = [analyzer.engine.prepare([([CATS], question)], Settings())[0] for question in QUESTIONS[:2]]
+    answers = analyzer.engine.answer(questions)
     _, first = next(answers)
-    engine.ask(WIDE, "how many dogs?")
+    analyzer.ask(WIDE, "how many dogs?")
     _, second = next(answers)
-    same(first, engine.ask(CATS, QUESTIONS[0]))
-    same(second, engine.ask(CATS, QUESTIONS[1]))
+    same(first, analyzer.ask(CATS, QUESTIONS[0]))
+    same(second, analyzer.ask(CATS, QUESTIONS[1]))
 
 
 def test_batches_are_of_like_length_and_no_larger_than_fits(demo):
-    questions = [demo.prepare([([path], "?")], Settings(max_new_tokens=1))[0] for path in pictures()]
+    questions = [demo.engine.prepare([([path], "?")], Settings(max_new_tokens=1))[0] for path in pictures()]
     lengths = [question.prompt.length for question in questions]
     order = list(np.argsort(lengths, kind="stable"))
-    batched = list(groups(questions, demo.config, 4, lambda longest, count, shared: True))
+    batched = list(groups(questions, demo.engine.config, 4, lambda longest, count, shared: True))
     assert [i for group in batched for batch in group.batches for i in batch] == order
     assert [len(batch) for group in batched for batch in group.batches] == [4, len(questions) - 4]
-    alone = list(groups(questions, demo.config, 4, lambda longest, count, shared: False))
+    alone = list(groups(questions, demo.engine.config, 4, lambda longest, count, shared: False))
     assert [group.batches for group in alone] == [((i,),) for i in order]
-    assert list(groups([], demo.config, 4, lambda longest, count, shared: True)) == []
+    assert list(groups([], demo.engine.config, 4, lambda longest, count, shared: True)) == []
 
 
 def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
@@ -152,13 +152,13 @@ def test_a_fault_in_one_pair_is_found_before_anything_runs(demo, monkeypatch):
         demo.ask_many([((), "how many cats?")])
     with pytest.raises(TypeError, match="int, not str"):
         demo.ask_many([(CATS, 3)])
-    with pytest.raises(InputError, match="batch size 0"):
+    with pytest.raises(InputError, match="`batch_size=0`: want at least 1"):
         demo.ask_many([(CATS, "how many cats?")], batch_size=0)
 
 
-def test_heads_in_half_the_space(engine, tmp_path):
-    whole = engine.ask(CATS, QUESTIONS[0], heads="0-3")
-    half = engine.ask(CATS, QUESTIONS[0], heads="0-3", store_heads="float16")
+def test_heads_in_half_the_space(analyzer, tmp_path):
+    whole = analyzer.ask(CATS, QUESTIONS[0], heads="0-3")
+    half = analyzer.ask(CATS, QUESTIONS[0], heads="0-3", store_heads="float16")
     stored = half.capture.weights_by_head
     assert stored.dtype == np.float16
     exact_weights = whole.capture.weights_by_head
@@ -172,4 +172,4 @@ def test_heads_in_half_the_space(engine, tmp_path):
     rounded, exact = (result.heatmap(heads="2").values for result in (again, whole))
     assert (np.abs(rounded - exact) <= 2**-11 * exact + 2**-24).all()
     with pytest.raises(InputError, match="float8"):
-        engine.ask(CATS, QUESTIONS[0], store_heads="float8")
+        analyzer.ask(CATS, QUESTIONS[0], store_heads="float8")

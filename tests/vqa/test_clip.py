@@ -24,9 +24,9 @@ QUESTION = "what moves?"
 SMALL = Drawing(draw_size_px=256)
 
 
-def loaded(analyzer, path, *, min_pixels=None, max_pixels=None, **how):
+def loaded(engine, path, *, min_pixels=None, max_pixels=None, **how):
     settings = Settings(min_pixels=min_pixels, max_pixels=max_pixels, clip=ClipSettings(**how))
-    return load_clip(analyzer.processor, open_clip(path), settings), settings
+    return load_clip(engine.processor, open_clip(path), settings), settings
 
 
 def recipe(processor, frames, indices, total, question, arguments, monkeypatch):
@@ -66,11 +66,11 @@ CARD = {"max_pixels": 360 * 420, "fps": 1.0}
 )
 def test_inputs_are_those_of_the_model_cards_recipe(genuine, monkeypatch, clip_file, size_px, typed, arguments):
     path = clip_file(5, size_px=size_px)
-    media, settings = loaded(genuine, path, fps=CLIP_FPS / 2, **typed)
-    ours = genuine.prepare([(media, QUESTION)], settings)[0].prompt.inputs
+    media, settings = loaded(genuine.engine, path, fps=CLIP_FPS / 2, **typed)
+    ours = genuine.engine.prepare([(media, QUESTION)], settings)[0].prompt.inputs
 
     whole = [pixels(None) for _, pixels in open_clip(path).frames(0)]
-    theirs = recipe(genuine.processor, whole[::2], range(0, 5, 2), 5, QUESTION, arguments, monkeypatch)
+    theirs = recipe(genuine.engine.processor, whole[::2], range(0, 5, 2), 5, QUESTION, arguments, monkeypatch)
     assert set(theirs) == set(ours)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "video_grid_thw", "pixel_values_videos"):
         assert torch.equal(ours[name], theirs[name]), name
@@ -78,8 +78,8 @@ def test_inputs_are_those_of_the_model_cards_recipe(genuine, monkeypatch, clip_f
 
 @pytest.mark.parametrize(("size_px", "cells"), [((176, 144), 143), ((320, 240), 140)], ids=str)
 def test_small_frames_are_enlarged(genuine, clip_file, size_px, cells):
-    media, settings = loaded(genuine, clip_file(4, size_px=size_px))
-    (prompt,) = genuine.prepare([(media, QUESTION)], settings)
+    media, settings = loaded(genuine.engine, clip_file(4, size_px=size_px))
+    (prompt,) = genuine.engine.prepare([(media, QUESTION)], settings)
     assert prompt.prompt.grids[0].shape[1] * prompt.prompt.grids[0].shape[2] == cells
 
 
@@ -90,11 +90,11 @@ def test_small_frames_are_enlarged(genuine, clip_file, size_px, cells):
 def test_a_checkpoint_may_have_a_minimum_of_its_own(demo, monkeypatch, clip_file, size_px, typed, low):
     """The embedded model has one: `clip_min_pixels` in its `video_preprocessor_config.json`."""
     path = clip_file(20, size_px=size_px)
-    media, settings = loaded(demo, path, fps=CLIP_FPS / 2, **typed)
-    ours = demo.prepare([(media, QUESTION)], settings)[0].prompt.inputs
+    media, settings = loaded(demo.engine, path, fps=CLIP_FPS / 2, **typed)
+    ours = demo.engine.prepare([(media, QUESTION)], settings)[0].prompt.inputs
     whole = [pixels(None) for _, pixels in open_clip(path).frames(0)]
     arguments = {**CARD, **typed, "min_pixels": low}
-    theirs = recipe(demo.processor, whole[::2], range(0, 20, 2), 20, QUESTION, arguments, monkeypatch)
+    theirs = recipe(demo.engine.processor, whole[::2], range(0, 20, 2), 20, QUESTION, arguments, monkeypatch)
     for name in ("input_ids", "video_grid_thw", "pixel_values_videos"):
         assert torch.equal(ours[name], theirs[name]), name
     assert float(ours["second_per_grid_ts"][0]) == pytest.approx(float(theirs["second_per_grid_ts"][0]))
@@ -102,30 +102,30 @@ def test_a_checkpoint_may_have_a_minimum_of_its_own(demo, monkeypatch, clip_file
 
 @pytest.mark.parametrize("value", ["3136", 3000, 602_113, None, True])
 def test_a_minimum_that_a_checkpoint_cannot_have(genuine, clip_file, monkeypatch, value):
-    monkeypatch.setattr(genuine.processor.video_processor, "clip_min_pixels", value, raising=False)
+    monkeypatch.setattr(genuine.engine.processor.video_processor, "clip_min_pixels", value, raising=False)
     with pytest.raises(ModelError, match=f"clip_min_pixels {value!r}: want 3136 to 602112"):
-        loaded(genuine, clip_file(4))
+        loaded(genuine.engine, clip_file(4))
 
 
 @pytest.mark.parametrize("fps", [0.7, 2.0, 3.0, 10.0])
 @pytest.mark.parametrize("count", [7, 20])
 def test_the_processor_learns_the_seconds_of_a_step(demo, clip_file, fps, count):
-    media, settings = loaded(demo, clip_file(count), fps=fps)
-    (prompt,) = demo.prepare([(media, QUESTION)], settings)
+    media, settings = loaded(demo.engine, clip_file(count), fps=fps)
+    (prompt,) = demo.engine.prepare([(media, QUESTION)], settings)
     assert float(prompt.prompt.inputs["second_per_grid_ts"][0]) == pytest.approx(2 / fps)
 
 
 def test_wrong_times_are_an_error_and_not_other_positions(demo, clip_file, monkeypatch):
-    media, _ = loaded(demo, clip_file(20), fps=5)
-    real = demo.processor.__class__.__call__
+    media, _ = loaded(demo.engine, clip_file(20), fps=5)
+    real = demo.engine.processor.__class__.__call__
 
     def forgetful(self, *args, **kwargs):
         kwargs["video_metadata"] = [{**metadata, "fps": 24.0} for metadata in kwargs["video_metadata"]]
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(demo.processor.__class__, "__call__", forgetful)
+    monkeypatch.setattr(demo.engine.processor.__class__, "__call__", forgetful)
     with pytest.raises(CaptureError, match="a step lasts"):
-        build_prompt(demo.processor, chat_messages([media], QUESTION), [media], 2)
+        build_prompt(demo.engine.processor, chat_messages([media], QUESTION), [media], 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8])
@@ -147,13 +147,13 @@ def test_steps_are_mapped_to_the_frames_that_fed_them(demo, clip_file, count):
 @pytest.mark.parametrize("count", [8, 7])
 def test_rows_equal_output_attentions(request, clip_file, monkeypatch, which, attention, count):
     analyzer = request.getfixturevalue(which)
-    monkeypatch.setattr(analyzer, "attn", attention)
+    monkeypatch.setattr(analyzer.engine, "attn", attention)
     path = clip_file(count, size_px=(112, 84))
-    heads = f"0-{analyzer.config.text_config.num_attention_heads - 1}"
+    heads = f"0-{analyzer.engine.config.text_config.num_attention_heads - 1}"
     result = analyzer.ask_video(path, QUESTION, fps=CLIP_FPS, heads=heads, max_new_tokens=6)
-    media, settings = loaded(analyzer, path, fps=CLIP_FPS)
-    inputs = analyzer.prepare([(media, QUESTION)], settings)[0].prompt.inputs
-    model = analyzer.model
+    media, settings = loaded(analyzer.engine, path, fps=CLIP_FPS)
+    inputs = analyzer.engine.prepare([(media, QUESTION)], settings)[0].prompt.inputs
+    model = analyzer.engine.model
     model.set_attn_implementation({"text_config": "eager"})
     try:
         with torch.inference_mode():
@@ -168,7 +168,7 @@ def test_rows_equal_output_attentions(request, clip_file, monkeypatch, which, at
         want = torch.stack([layer[0, :, query if step == 0 else 0] for layer in out.attentions[step]])
         want = want[..., torch.from_numpy(capture.vision_tokens)].numpy()
         assert np.abs(capture.weights_by_head[:, :, row] - want).max() <= (1e-6 if attention == "eager" else 1e-5)
-    assert result.answer == analyzer.processor.decode(out.sequences[0, length:], skip_special_tokens=True)
+    assert result.answer == analyzer.engine.processor.decode(out.sequences[0, length:], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("interval_s", [0.25, 2.0])
@@ -176,9 +176,9 @@ def test_several_questions_get_what_each_gets_alone(demo, clip_file, interval_s)
     """With steps far apart, the last step's position is beyond that of the question's first token."""
     times = [interval_s * i for i in range(8)]
     path = clip_file(8, size_px=(140, 112), times_s=times, end_s=times[-1] + interval_s)
-    media, settings = loaded(demo, path, fps=1 / interval_s)
+    media, settings = loaded(demo.engine, path, fps=1 / interval_s)
     questions = [QUESTION, "what color is the star?", "有几只猫？"]
-    results = dict(answer_clip(demo, prepare_clip(demo, media, questions, settings)))
+    results = dict(answer_clip(demo.engine, prepare_clip(demo.engine, media, questions, settings)))
     for i, question in enumerate(questions):
         alone = demo.ask_video(path, question, fps=1 / interval_s)
         assert results[i].answer == alone.answer
@@ -191,7 +191,7 @@ def test_several_questions_get_what_each_gets_alone(demo, clip_file, interval_s)
 def test_frames_alone_are_the_answers_and_maps_of_pictures(demo, clip_file):
     path = clip_file(8, size_px=(140, 112))
     result = demo.ask_video(path, QUESTION, fps=CLIP_FPS, mode="frames", max_frames=8)
-    media, _ = loaded(demo, path, fps=CLIP_FPS)
+    media, _ = loaded(demo.engine, path, fps=CLIP_FPS)
     assert len(result.passes) == 8
     assert result.heatmap().values.shape[0] == 8
     for i, part in enumerate(result.passes):
@@ -310,7 +310,7 @@ def test_pixel_limits(demo, clip_file, limits, says):
 
 
 def test_a_frame_is_kept_within_its_budget(demo, clip_file):
-    media, _ = loaded(demo, clip_file(4, size_px=(1280, 720)), fps=2)
+    media, _ = loaded(demo.engine, clip_file(4, size_px=(1280, 720)), fps=2)
     height, width = media.frames.shape[1:3]
     assert height * width <= 151_200
     assert height % 28 == width % 28 == 0

@@ -54,18 +54,18 @@ def three_b():
     )
 
 
-def read(analyzer, paths, settings=None):
+def read(engine, paths, settings=None):
     media = [load_picture(path) for path in paths]
-    return read_question(analyzer.processor, analyzer.config, media, QUESTION, settings or Settings())
+    return read_question(engine.processor, engine.config, media, QUESTION, settings or Settings())
 
 
 def run(*args):
     return CliRunner().invoke(app, ["estimate", *(str(arg) for arg in args)])
 
 
-def test_tokens_and_grids_are_the_processors(demo, cats, wide):
-    question = read(demo, [cats, wide])
-    estimate = estimate_of(demo.config, demo.placement, question, 2**34)
+def test_tokens_and_grids_are_the_processors(engine, cats, wide):
+    question = read(engine, [cats, wide])
+    estimate = estimate_of(engine.config, engine.placement, question, 2**34)
     inputs = question.prompt.inputs
     assert estimate.job.tokens == inputs["input_ids"].shape[1]
     assert estimate.job.cells == int((inputs["mm_token_type_ids"] == 1).sum())
@@ -110,7 +110,7 @@ def test_recorded_rows_are_in_the_hosts_memory(three_b):
     assert peak_bytes(three_b, "bfloat16", apart, "rows") >= apart.result_bytes
 
 
-def test_what_is_kept(three_b, demo, cats):
+def test_what_is_kept(three_b, engine, cats):
     """The mean over heads in float32, plus single heads in the precision that stores them."""
     cells, layers = 72, 4
     for settings, weight_bytes in (
@@ -118,10 +118,10 @@ def test_what_is_kept(three_b, demo, cats):
         (Settings(heads="0"), 4 + 4 * 4),
         (Settings(heads="0", store_heads="float16"), 4 + 4 * 2),
     ):
-        (question,) = demo.prepare([([cats], QUESTION)], settings)
+        (question,) = engine.prepare([([cats], QUESTION)], settings)
         assert question.job.cells == cells
         assert question.job.result_bytes == layers * cells * (question.job.queries + 128) * weight_bytes
-    (long,) = demo.prepare([([cats], QUESTION)], Settings(max_new_tokens=2, answer="cat " * 50))
+    (long,) = engine.prepare([([cats], QUESTION)], Settings(max_new_tokens=2, answer="cat " * 50))
     assert long.job.new_tokens >= 50, "a supplied answer counts"
 
 
@@ -160,14 +160,14 @@ def test_a_method_needs_what_its_pass_keeps(three_b):
     assert peak_bytes(three_b, "float32", double, "rows") < 2.1 * gradients, "linear in the tokens"
 
 
-def test_a_method_that_does_not_fit_is_refused_before_anything_runs(demo, cats, monkeypatch):
-    plain, gradient = (demo.settings(method=method) for method in (None, "gradient"))
-    (question,) = demo.prepare([([cats], QUESTION)], plain)
-    free = peak_bytes(demo.config, "float32", question.job, "rows") + 1
-    monkeypatch.setattr(type(demo), "free_bytes", lambda self: free)
-    demo.prepare([([cats], QUESTION)], plain)
+def test_a_method_that_does_not_fit_is_refused_before_anything_runs(engine, cats, monkeypatch):
+    plain, gradient = (engine.settings(method=method) for method in (None, "gradient"))
+    (question,) = engine.prepare([([cats], QUESTION)], plain)
+    free = peak_bytes(engine.config, "float32", question.job, "rows") + 1
+    monkeypatch.setattr(type(engine), "free_bytes", lambda self: free)
+    engine.prepare([([cats], QUESTION)], plain)
     with pytest.raises(MemoryLimitError):
-        demo.prepare([([cats], QUESTION)], gradient)
+        engine.prepare([([cats], QUESTION)], gradient)
 
 
 def test_eager_is_taken_in_float32_while_it_fits(three_b):
@@ -217,41 +217,41 @@ def test_a_prompt_over_the_memory_names_what_fits(three_b, attention):
         check_memory(three_b, "float32", JOB, attention, -1, 1)
 
 
-def test_rows_are_named_where_eager_does_not_fit(demo):
+def test_rows_are_named_where_eager_does_not_fit(engine):
     long = replace(JOB, cells=1000, words=20_000)
-    free = peak_bytes(demo.config, "float32", long, "rows")
-    assert free < peak_bytes(demo.config, "float32", long, "eager")
+    free = peak_bytes(engine.config, "float32", long, "rows")
+    assert free < peak_bytes(engine.config, "float32", long, "eager")
     with pytest.raises(MemoryLimitError, match="`attn='rows'` fits"):
-        check_memory(demo.config, "float32", long, "eager", free, 1)
+        check_memory(engine.config, "float32", long, "eager", free, 1)
 
 
-def test_more_rows_than_a_result_may_hold(demo, cats, monkeypatch):
+def test_more_rows_than_a_result_may_hold(engine, cats, monkeypatch):
     monkeypatch.setattr("qvl_attn.vqa.estimate.MAX_NPZ_BYTES", 10**5)
     with pytest.raises(MemoryLimitError, match="rows of attention"):
-        demo.prepare([([cats], QUESTION)], Settings(heads="0"))
+        engine.prepare([([cats], QUESTION)], Settings(heads="0"))
 
 
-def test_what_is_named_is_taken(demo, make_picture, monkeypatch):
+def test_what_is_named_is_taken(engine, make_picture, monkeypatch):
     """The hint leads to a prompt that runs and is not much smaller than necessary."""
     large = make_picture(1400, 1400)
     settings = Settings(max_pixels=4_000_000, max_new_tokens=3000)
     with pytest.raises(InputError, match=r"context is 4096.*`max_pixels=\d+` fits") as caught:
-        demo.prepare([([large], QUESTION)], settings)
+        engine.prepare([([large], QUESTION)], settings)
     fits = replace(settings, max_pixels=named_pixels(caught.value))
-    assert 4096 - 120 < demo.prepare([([large], QUESTION)], fits)[0].prompt.length + 3000 <= 4096
+    assert 4096 - 120 < engine.prepare([([large], QUESTION)], fits)[0].prompt.length + 3000 <= 4096
 
-    whole = demo.prepare([([large], QUESTION)], Settings())[0]
-    half = peak_bytes(demo.config, "float32", whole.job, "eager") // 2
-    monkeypatch.setattr(type(demo), "free_bytes", lambda self: half)
+    whole = engine.prepare([([large], QUESTION)], Settings())[0]
+    half = peak_bytes(engine.config, "float32", whole.job, "eager") // 2
+    monkeypatch.setattr(type(engine), "free_bytes", lambda self: half)
     with pytest.raises(MemoryLimitError, match=r"`max_pixels=\d+` fits") as caught:
-        demo.prepare([([large], QUESTION)], Settings())
+        engine.prepare([([large], QUESTION)], Settings())
     fits = Settings(max_pixels=named_pixels(caught.value))
-    smaller = demo.prepare([([large], QUESTION)], fits)[0]
+    smaller = engine.prepare([([large], QUESTION)], fits)[0]
     assert 0.3 < smaller.job.cells / whole.job.cells < 1
 
 
-def test_an_estimate_of_what_cannot_be_asked(three_b, demo, cats):
-    question = read(demo, [cats])
+def test_an_estimate_of_what_cannot_be_asked(three_b, engine, cats):
+    question = read(engine, [cats])
     question = replace(question, job=replace(question.job, cells=200_000))
     estimate = estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), question, 2**33)
     context, memory = estimate.faults
@@ -277,21 +277,21 @@ def test_the_command_loads_no_weights(cats, monkeypatch):
         assert words in done.stdout
 
 
-def test_the_command_as_json(cats, wide, demo):
+def test_the_command_as_json(cats, wide, engine):
     args = ["--model", "demo", "--device", "cpu", "--dtype", "float32", "--question", QUESTION, "--json"]
     done = run(cats, "-i", wide, "--max-new-tokens", 7, *args)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    question = read(demo, [cats, wide], Settings(max_new_tokens=7))
+    question = read(engine, [cats, wide], Settings(max_new_tokens=7))
     assert report["prompt_tokens"] == question.prompt.length
     assert [picture["vision_tokens"] for picture in report["pictures"]] == [g.cells for g in question.prompt.grids]
     assert [picture["size_px"] for picture in report["pictures"]] == [[252, 224], [252, 140]]
-    assert report["weight_bytes"] == demo.placement.weight_bytes
+    assert report["weight_bytes"] == engine.placement.weight_bytes
     assert (report["max_new_tokens"], report["context"], report["attention"]) == (7, 4096, "eager")
     assert (report["faults"], report["max_pixels"]) == ([], None)
     for mode in ESTIMATED_MODES:
         cost = report["ways"][mode]
-        assert cost["bytes"] == peak_bytes(demo.config, "float32", question.job, mode)
+        assert cost["bytes"] == peak_bytes(engine.config, "float32", question.job, mode)
         assert cost["with_weights_bytes"] == cost["bytes"] + report["weight_bytes"]
         assert cost["fits"]
 
@@ -311,18 +311,18 @@ def test_the_command_refuses_as_ask_does(cats, tmp_path):
         assert done.stdout == ""
 
 
-def test_the_stderr_line_says_why(cats):
-    lines = []
-    Analyzer.load("demo", dtype="float32", device="cpu", say=lines.append).ask(cats, QUESTION, max_new_tokens=2)
+def test_the_stderr_line_says_why(cats, caplog):
+    caplog.set_level("INFO", "qvl_attn")
+    Analyzer.load("demo", dtype="float32", device="cpu").ask(cats, QUESTION, max_new_tokens=2)
     assert any(
         re.fullmatch(r"eager attention: float32, and it needs about \d+ MiB of the [\d.]+ GiB that are free", line)
-        for line in lines
+        for line in caplog.messages
     )
 
 
-def test_a_clip_is_estimated_as_video_asks_it(demo, clip):
-    settings = demo.settings(clip=ClipSettings(fps=4, max_frames=6))
-    question = demo.prepare([(load_clip(demo.processor, open_clip(clip), settings), QUESTION)], settings)[0]
+def test_a_clip_is_estimated_as_video_asks_it(engine, clip):
+    settings = engine.settings(clip=ClipSettings(fps=4, max_frames=6))
+    question = engine.prepare([(load_clip(engine.processor, open_clip(clip), settings), QUESTION)], settings)[0]
     done = run(
         clip, "--model", "demo", "--device", "cpu", "--question", QUESTION, "--fps", 4, "--max-frames", 6, "--json"
     )
@@ -416,17 +416,17 @@ def test_without_a_picture_nothing_that_was_typed_is_ignored(option, value, erro
     assert done.stdout == ""
 
 
-def test_the_memory_of_a_machine_holds_the_process_too(demo):
+def test_the_memory_of_a_machine_holds_the_process_too(engine):
     on_gpu, on_cpu = (
         json.loads(sizes("--model", "demo", "--device", device, "--json"))["models"] for device in ("auto", "cpu")
     )
     assert [fit["weight_bytes"] for fit in on_cpu] == [fit["weight_bytes"] for fit in on_gpu]
-    assert on_cpu[0]["weight_bytes"] == demo.placement.weight_bytes
-    assert fit_of("demo", demo.config, "float32", 2_000_000, "cpu", 8 * 10**9).max_pixels[8] == 0
-    assert fit_of("demo", demo.config, "float32", 2_000_000, "cpu", 10**9).max_pixels[8] > 0
+    assert on_cpu[0]["weight_bytes"] == engine.placement.weight_bytes
+    assert fit_of("demo", engine.config, "float32", 2_000_000, "cpu", 8 * 10**9).max_pixels[8] == 0
+    assert fit_of("demo", engine.config, "float32", 2_000_000, "cpu", 10**9).max_pixels[8] > 0
 
 
-def test_pages_of_the_files_are_beside_weights_of_another_precision(demo, genuine_folder, tmp_path):
+def test_pages_of_the_files_are_beside_weights_of_another_precision(engine, genuine_folder, tmp_path):
     files = sum(file.stat().st_size for file in genuine_folder.glob("*.safetensors"))
     config = AutoConfig.from_pretrained(genuine_folder)
     placements = {dtype: choose_placement(config, "cpu", dtype) for dtype in ITEM_BYTES}

@@ -99,13 +99,13 @@ TEXTS = {"picture": "what color is the cat?", "pictures": "what color is the cat
 
 
 @pytest.fixture(scope="module", params=["picture", "pictures", "clip"])
-def answered(demo, request):
-    return ask(demo, media_of(demo, request.param), TEXTS[request.param])
+def answered(engine, request):
+    return ask(engine, media_of(engine, request.param), TEXTS[request.param])
 
 
 @pytest.fixture(scope="module")
-def cat(demo):
-    return ask(demo, media_of(demo, "picture"), TEXTS["picture"])
+def cat(engine):
+    return ask(engine, media_of(engine, "picture"), TEXTS["picture"])
 
 
 @pytest.fixture
@@ -246,8 +246,8 @@ def test_every_input_runs_once_in_batches_with_the_answer_alone(cat, once, monke
     assert {others for _, *others in map(tuple, calls) for others in [tuple(others)]} == {(len(cat.ids) + 1, False)}
 
 
-def test_the_object_asked_about_deletes_better_than_all_else(demo, cats, once):
-    answered = ask(demo, cats, "what color is the dog?")
+def test_the_object_asked_about_deletes_better_than_all_else(engine, cats, once):
+    answered = ask(engine, cats, "what color is the dog?")
     dog = np.array([[152, 31, 212, 83]]) / [252, 224, 252, 224]
     covered = picture_region(answered.question.prompt.grids, [dog], [(252, 224)]).covered.astype(np.float32)
     figures = answered.curves({"dog": covered, "all else": -covered}).figures()
@@ -258,13 +258,13 @@ def test_the_object_asked_about_deletes_better_than_all_else(demo, cats, once):
         assert figures["dog"][insertion] > figures["all else"][insertion] + 0.5
 
 
-def test_of_several_tokens_the_text_alone_is_summed(demo, once):
-    answered = ask(demo, media_of(demo, "picture"), "what color is the cat?", answer="red star")
+def test_of_several_tokens_the_text_alone_is_summed(engine, once):
+    answered = ask(engine, media_of(engine, "picture"), "what color is the cat?", answer="red star")
     assert len(answered.ids) > 1
     curves = answered.curves({})
     assert curves.logprobs[0, 0, :, 0] == pytest.approx(answered.logprob, abs=1e-4)
-    end = demo.processor.tokenizer.eos_token_id
-    (last,) = ask(demo, media_of(demo, "picture"), "what color is the cat?").tokens[1:]
+    end = engine.processor.tokenizer.eos_token_id
+    (last,) = ask(engine, media_of(engine, "picture"), "what color is the cat?").tokens[1:]
     ended = answered.curves({}, ids=(*answered.ids, end, end), tokens=(*answered.tokens, last, last))
     assert ended.logprobs == pytest.approx(curves.logprobs, abs=1e-4)
     first = answered.curves({}, tokens=(answered.tokens[0], *[last] * (len(answered.ids) - 1)))
@@ -276,9 +276,9 @@ def test_pixels_that_were_given_up_are_made_again(cat, once):
     assert np.array_equal(recomputed.logprobs, cat.curves({}).logprobs)
 
 
-def test_a_picture_that_is_resized_is_filled_before(demo, once):
+def test_a_picture_that_is_resized_is_filled_before(engine, once):
     media = picture("cats.png", (140, 20, 230, 97))
-    answered = ask(demo, [media], "what color is the dog?")
+    answered = ask(engine, [media], "what color is the dog?")
     assert answered.question.prompt.grids[0].shape != (1, 90 / CELL_PX, 77 / CELL_PX)
     curves = answered.curves({})
     for f, frame in enumerate((blurred(media.frames[0]), flat(media.frames)[0])):

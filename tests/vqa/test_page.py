@@ -221,9 +221,9 @@ def test_each_head_has_its_map(results, read, name):
     assert heads["shared"] == pytest.approx(percentile_scale([every]).high, rel=1e-5)
 
 
-def test_of_a_profile_the_heads_that_were_kept_apart(demo, cats, results, read):
-    settings = replace(demo.settings(), profile=demo_profile())
-    ((_, result),) = demo.answer(demo.prepare([([cats], "how many cats?")], settings))
+def test_of_a_profile_the_heads_that_were_kept_apart(engine, cats, results, read):
+    settings = replace(engine.settings(), profile=demo_profile())
+    ((_, result),) = engine.answer(engine.prepare([([cats], "how many cats?")], settings))
     page = Reader(result_html([result]))
     panel = page.data["results"][0]
     heads, question_rows = panel["maps"][0]["heads"], result.capture.query_role == "question"
@@ -341,7 +341,7 @@ def test_passes_of_a_clip_are_told(results, read, name):
 # The file
 
 
-def test_provenance_notes_and_what_is_left_out_are_said(results, demo):
+def test_provenance_notes_and_what_is_left_out_are_said(results, engine):
     page = Reader(result_html([results("one")], [["a note"]]))
     panel = page.data["results"][0]
     assert panel["notes"] == ["a note"]

@@ -163,7 +163,7 @@ def test_saving_twice(result, saved):
 
 def test_an_empty_answer(demo, cats, tmp_path):
     """If the model ends its turn at once, the maps of the question still exist."""
-    model = demo.model
+    model = demo.engine.model
     end = model.generation_config.eos_token_id
     bias = {"value": None}
 
@@ -265,15 +265,10 @@ def test_a_drawing_out_of_range():
 
 def test_what_the_package_shows():
     public = {"Analyzer", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"}
-    public |= {
-        "compare_runs",
-        "load_samples",
-        "make_report",
-        "merge_runs",
-        "Encoder",
-        "EncoderResult",
-        "EncoderSettings",
-    }
+    public |= {"compare_runs", "load_samples", "make_report", "merge_runs"}
+    public |= {"Encoder", "EncoderResult", "EncoderSettings", "ClipSettings"}
+    public |= {"LoadOptions", "QuestionOptions", "ClipOptions", "VideoOptions", "CheckOptions"}
+    public |= {"EncoderLoadOptions", "EncoderOptions", "EncoderFolderOptions"}
     assert set(dir(qvl_attn)) == public
     for name in dir(qvl_attn):
         assert getattr(qvl_attn, name) is not None

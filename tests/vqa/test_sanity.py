@@ -66,105 +66,105 @@ def checked(engine, result, *progress):
 @pytest.mark.parametrize(
     ("query", "methods"), [("question", ()), ("answer", ()), ("last", ("relative",)), ("answer", ("gradient", "tam"))]
 )
-def test_a_map_is_like_itself_where_nothing_is_scrambled(demo, cats, monkeypatch, query, methods):
+def test_a_map_is_like_itself_where_nothing_is_scrambled(engine, cats, monkeypatch, query, methods):
     monkeypatch.setattr(sanity, "scrambled", lambda layers, seed: nullcontext())
-    checks = checked(demo, answered(demo, cats, query=query, methods=methods))
+    checks = checked(engine, answered(engine, cats, query=query, methods=methods))
     assert len(checks.weights) == 4
     for likeness in checks.weights:
         assert (likeness.rank_correlation, likeness.ssim) == pytest.approx((1, 1), abs=1e-4)
     assert checks.picture.rank_correlation < 0.9
 
 
-def test_layers_are_scrambled_from_the_top_down(demo, cats):
-    result = answered(demo, cats, layers="0,3")
-    checks = checked(demo, result)
-    layers = demo.model.model.language_model.layers
+def test_layers_are_scrambled_from_the_top_down(engine, cats):
+    result = answered(engine, cats, layers="0,3")
+    checks = checked(engine, result)
+    layers = engine.model.model.language_model.layers
     for n, likeness in enumerate(checks.weights, 1):
         assert likeness.label == f"scrambled weights of the top {n} of 4 layers"
         with scrambled([layers[3 - i] for i in range(n)], seed_of(0, result.media, QUESTION)):
-            scrambled_result = answered(demo, cats, layers="0,3", answer=result.answer)
+            scrambled_result = answered(engine, cats, layers="0,3", answer=result.answer)
         assert alike(result, scrambled_result) == figures(likeness)
         assert likeness.rank_correlation < 0.9
         assert likeness.ssim < 0.9
 
 
-def test_layers_above_those_of_the_map_do_not_change_it(demo, cats):
-    checks = checked(demo, answered(demo, cats, layers="1", query="question"))
+def test_layers_above_those_of_the_map_do_not_change_it(engine, cats):
+    checks = checked(engine, answered(engine, cats, layers="1", query="question"))
     assert [likeness.rank_correlation for likeness in checks.weights[:2]] == pytest.approx([1, 1], abs=1e-6)
     assert max(likeness.rank_correlation for likeness in checks.weights[2:]) < 0.9
 
 
 @pytest.mark.parametrize("methods", [(), ("max",), ("rollout", "mean")])
-def test_other_questions_and_pictures_are_those_that_are_asked(demo, cats, wide, methods):
-    result = answered(demo, [cats, wide], methods=methods)
-    checks = checked(demo, result)
-    question = answered(demo, [cats, wide], CORNER, methods=methods)
+def test_other_questions_and_pictures_are_those_that_are_asked(engine, cats, wide, methods):
+    result = answered(engine, [cats, wide], methods=methods)
+    checks = checked(engine, result)
+    question = answered(engine, [cats, wide], CORNER, methods=methods)
     assert checks.question.label == f"another question: {CORNER}"
     assert alike(result, question) == figures(checks.question)
     media = [replace(medium, frames=other_picture(medium, i).frames) for i, medium in enumerate(result.media)]
     assert checks.picture.label == "another picture (a drawn scene)"
-    assert alike(result, answered(demo, media, methods=methods)) == figures(checks.picture)
+    assert alike(result, answered(engine, media, methods=methods)) == figures(checks.picture)
 
 
-def test_a_following_answer_is_the_same_to_the_bit(demo, cats):
-    before = answered(demo, cats)
-    checked(demo, before)
-    after = answered(demo, cats)
+def test_a_following_answer_is_the_same_to_the_bit(engine, cats):
+    before = answered(engine, cats)
+    checked(engine, before)
+    after = answered(engine, cats)
     assert after.answer_logprob == before.answer_logprob
     assert np.array_equal(after.capture.weights, before.capture.weights)
 
 
-def test_the_weights_are_put_back_after_a_fault(demo, cats, monkeypatch):
-    before = answered(demo, cats)
+def test_the_weights_are_put_back_after_a_fault(engine, cats, monkeypatch):
+    before = answered(engine, cats)
 
     def fault(*maps):
         raise RuntimeError("within")
 
     monkeypatch.setattr(sanity, "ssim", fault)
     with pytest.raises(RuntimeError, match="within"):
-        checked(demo, before)
-    assert np.array_equal(answered(demo, cats).capture.weights, before.capture.weights)
+        checked(engine, before)
+    assert np.array_equal(answered(engine, cats).capture.weights, before.capture.weights)
 
 
-def test_the_same_answer_is_explained_of_scrambled_weights_and_an_own_one_else(demo, cats, monkeypatch):
-    result = answered(demo, cats, answer="red star", query="answer", methods=("mean", "max"), max_new_tokens=20)
-    calls = spied(demo, monkeypatch)
-    checked(demo, result)
+def test_the_same_answer_is_explained_of_scrambled_weights_and_an_own_one_else(engine, cats, monkeypatch):
+    result = answered(engine, cats, answer="red star", query="answer", methods=("mean", "max"), max_new_tokens=20)
+    calls = spied(engine, monkeypatch)
+    checked(engine, result)
     (_, first, same), (_, second, second_settings), (_, third, third_settings) = calls
     assert (first, second, third) == (QUESTION, CORNER, QUESTION)
     assert (same.answer, same.max_new_tokens) == ("red star", 1)
     assert second_settings == third_settings == replace(result.settings, answer=None)
-    without_answer = answered(demo, cats)
+    without_answer = answered(engine, cats)
     calls.clear()
-    checked(demo, without_answer)
+    checked(engine, without_answer)
     assert calls[0][2].answer == without_answer.answer
 
 
-def test_words_of_the_question_are_asked_about_nothing_else(demo, cats, monkeypatch):
-    result = answered(demo, cats, query="text:dog")
-    calls = spied(demo, monkeypatch)
-    checked(demo, result)
+def test_words_of_the_question_are_asked_about_nothing_else(engine, cats, monkeypatch):
+    result = answered(engine, cats, query="text:dog")
+    calls = spied(engine, monkeypatch)
+    checked(engine, result)
     assert [settings.query for _, _, settings in calls] == ["text:dog", "question", "text:dog"]
 
 
-def test_an_answer_without_text_has_no_map(demo, cats, monkeypatch):
+def test_an_answer_without_text_has_no_map(engine, cats, monkeypatch):
     monkeypatch.setattr(sanity, "OTHER_QUESTIONS", (GENERIC_PROMPT,))
-    assert not answered(demo, cats, GENERIC_PROMPT).answer
-    checks = checked(demo, answered(demo, cats, query="answer"))
+    assert not answered(engine, cats, GENERIC_PROMPT).answer
+    checks = checked(engine, answered(engine, cats, query="answer"))
     assert (checks.question.rank_correlation, checks.question.ssim) == (None, None)
     assert checks.picture.ssim is not None
     assert None not in {likeness.ssim for likeness in checks.weights}
     json.dumps(sanity_json(checks), allow_nan=False)
 
 
-def test_an_empty_answer_of_a_question_can_be_checked(demo, cats):
-    checks = checked(demo, answered(demo, cats, GENERIC_PROMPT))
+def test_an_empty_answer_of_a_question_can_be_checked(engine, cats):
+    checks = checked(engine, answered(engine, cats, GENERIC_PROMPT))
     assert checks.question.label == "another question: What is in the corner?"
     assert None not in {likeness.ssim for likeness in everything(checks)}
 
 
-def test_where_no_map_can_be_drawn_there_are_no_figures(demo, cats, monkeypatch):
-    result, answer, calls = answered(demo, cats), demo.answer, []
+def test_where_no_map_can_be_drawn_there_are_no_figures(engine, cats, monkeypatch):
+    result, answer, calls = answered(engine, cats), engine.answer, []
 
     def faulty(questions):
         calls.append(questions)
@@ -172,26 +172,26 @@ def test_where_no_map_can_be_drawn_there_are_no_figures(demo, cats, monkeypatch)
             raise CaptureError("the model's output is not finite (NaN or infinite)")
         return answer(questions)
 
-    monkeypatch.setattr(demo, "answer", faulty)
-    likenesses = everything(checked(demo, result))
+    monkeypatch.setattr(engine, "answer", faulty)
+    likenesses = everything(checked(engine, result))
     assert [likeness.ssim is None for likeness in likenesses] == [False, True, False, False, False, True]
     assert [likeness.rank_correlation is None for likeness in likenesses] == [False, True, False, False, False, True]
 
 
-def test_of_a_map_that_is_the_same_everywhere_there_are_no_figures(demo, cats, monkeypatch):
-    result = answered(demo, cats)
+def test_of_a_map_that_is_the_same_everywhere_there_are_no_figures(engine, cats, monkeypatch):
+    result = answered(engine, cats)
     values = sanity._values
     monkeypatch.setattr(
         sanity, "_values", lambda answer: values(answer) if answer is result else {HEADLINE: [np.ones((1, 8, 9))]}
     )
-    assert {(likeness.rank_correlation, likeness.ssim) for likeness in everything(checked(demo, result))} == {
+    assert {(likeness.rank_correlation, likeness.ssim) for likeness in everything(checked(engine, result))} == {
         (None, None)
     }
 
 
-def test_progress_is_told(demo, cats):
+def test_progress_is_told(engine, cats):
     calls = []
-    checked(demo, answered(demo, cats), lambda *args: calls.append(args))
+    checked(engine, answered(engine, cats), lambda *args: calls.append(args))
     assert calls == [("sanity checks", done, 6) for done in range(7)]
 
 
@@ -207,11 +207,11 @@ def test_the_other_question_is_another_one(question, expected):
     assert other_question(question) == expected
 
 
-def test_each_method_is_compared_with_itself(demo, cats):
-    result = answered(demo, cats, methods=("mean", "relative"))
-    checks = sanity_checks(demo, result)
+def test_each_method_is_compared_with_itself(engine, cats):
+    result = answered(engine, cats, methods=("mean", "relative"))
+    checks = sanity_checks(engine, result)
     assert list(checks) == ["mean", "relative"]
-    other_result = answered(demo, cats, CORNER, methods=("mean", "relative"))
+    other_result = answered(engine, cats, CORNER, methods=("mean", "relative"))
     for own, changed in zip(result.methods, other_result.methods, strict=True):
         expected = rank_correlation(own.values, changed.values)
         assert checks[own.method].question.rank_correlation == pytest.approx(expected, abs=1e-4)
@@ -233,8 +233,8 @@ def test_depths_are_even_from_one_to_all(layers, counts):
     assert depths(layers) == counts
 
 
-def test_another_picture_is_a_scene_of_the_same_size(demo, cats, wide):
-    media = answered(demo, [cats, wide]).media
+def test_another_picture_is_a_scene_of_the_same_size(engine, cats, wide):
+    media = answered(engine, [cats, wide]).media
     for i, medium in enumerate(media):
         replacement = other_picture(medium, i)
         drawn = scene(FIRST_SCENE + i).content.picture
@@ -247,36 +247,36 @@ def test_another_picture_is_a_scene_of_the_same_size(demo, cats, wide):
     assert not np.array_equal(other_picture(media[0], 0).frames, other_picture(media[0], 1).frames)
 
 
-def test_a_clip_is_checked_with_the_same_scene_in_every_frame(demo):
-    settings = demo.settings(profile="none", clip=ClipSettings(fps=2))
-    media = load_clip(demo.processor, open_clip(DEMO_PICTURES / "clip.mp4"), settings)
-    ((_, result),) = answer_clip(demo, prepare_clip(demo, media, ["what is moving?"], settings))
+def test_a_clip_is_checked_with_the_same_scene_in_every_frame(engine):
+    settings = engine.settings(profile="none", clip=ClipSettings(fps=2))
+    media = load_clip(engine.processor, open_clip(DEMO_PICTURES / "clip.mp4"), settings)
+    ((_, result),) = answer_clip(engine, prepare_clip(engine, media, ["what is moving?"], settings))
     replacement = other_picture(media, 0)
     assert replacement.frames.shape == media.frames.shape
     assert (replacement.frames == replacement.frames[:1]).all()
     assert (replacement.kind, replacement.clip, replacement.path) == ("clip", media.clip, None)
-    checks = checked(demo, result)
+    checks = checked(engine, result)
     assert None not in {likeness.ssim for likeness in everything(checks)}
     assert checks.picture.rank_correlation < 0.9
 
 
 @pytest.mark.parametrize("how", [{"mode": "frames"}, {"window": 2}])
-def test_a_clip_in_several_prompts_is_refused(demo, how):
-    settings = demo.settings(profile="none", clip=ClipSettings(fps=2, **how))
-    result = ask_video(demo, DEMO_PICTURES / "clip.mp4", "what is moving?", settings)
+def test_a_clip_in_several_prompts_is_refused(engine, how):
+    settings = engine.settings(profile="none", clip=ClipSettings(fps=2, **how))
+    result = ask_video(engine, DEMO_PICTURES / "clip.mp4", "what is moving?", settings)
     with pytest.raises(InputError, match="several prompts"):
-        checked(demo, result)
+        checked(engine, result)
 
 
-def test_a_fault_of_what_is_asked_is_no_missing_figure(demo, cats, monkeypatch):
-    result = answered(demo, cats)
+def test_a_fault_of_what_is_asked_is_no_missing_figure(engine, cats, monkeypatch):
+    result = answered(engine, cats)
 
     def refuse(*args):
         raise InputError("too long")
 
-    monkeypatch.setattr(demo, "prepare", refuse)
+    monkeypatch.setattr(engine, "prepare", refuse)
     with pytest.raises(InputError, match="too long"):
-        checked(demo, result)
+        checked(engine, result)
 
 
 def test_sanity_comes_back_from_json_as_it_was():

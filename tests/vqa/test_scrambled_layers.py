@@ -139,7 +139,7 @@ def test_weights_that_are_not_there_are_refused():
 
 def test_the_model_forgets_and_remembers(demo, cats):
     before = demo.ask(cats, "what color is the dog?")
-    layers = demo.model.model.language_model.layers
+    layers = demo.engine.model.model.language_model.layers
     with scrambled(layers, 1):
         changed = demo.ask(cats, "what color is the dog?", answer=before.answer)
     after = demo.ask(cats, "what color is the dog?")

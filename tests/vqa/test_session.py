@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvl_attn import Analyzer, Result
+from qvl_attn import Result
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_json
@@ -22,6 +22,7 @@ from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import sure_placement
 from qvl_attn.render.style import Drawing
 from qvl_attn.vqa.clip import load_clip, prepare_clip
+from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.session import find_saved, result_folder
 
 QUESTION = "how many cats?"
@@ -49,12 +50,12 @@ REQUESTS = {
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory, demo):
+def here(tmp_path_factory, engine):
     """A folder with a profile and a copy of the embedded model whose tokenizer's settings differ by a space."""
     folder = tmp_path_factory.mktemp("here")
-    profile = Profile("mine", "measured", "a test", shape_of(demo.config), heads=((1, 0), (3, 2)), query="last")
+    profile = Profile("mine", "measured", "a test", shape_of(engine.config), heads=((1, 0), (3, 2)), query="last")
     write_json(folder / "mine.json", profile_json(profile, {}))
-    shutil.copytree(demo.checkpoint.folder, folder / "copy")
+    shutil.copytree(engine.checkpoint.folder, folder / "copy")
     with (folder / "copy" / "config.json").open("a") as file:
         file.write(" ")
     return folder
@@ -74,9 +75,9 @@ def request(cats, wide, text=QUESTION, pictures=1, drawing=None, model="demo", a
 
 def folder_of_the_model(media, text, drawing, typed, options, out):
     """Return the folder that a run of the model would write."""
-    analyzer = Analyzer.load(**options)
-    (question,) = analyzer.prepare([(media, text)], analyzer.settings(**typed))
-    return result_folder(analyzer, question, media, out, drawing, overwrite=True)
+    engine = Engine.load(**options)
+    (question,) = engine.prepare([(media, text)], engine.settings(**typed))
+    return result_folder(engine, question, media, out, drawing, overwrite=True)
 
 
 def found(media, text, drawing, typed, options, out):
@@ -133,14 +134,14 @@ def test_all_questions_or_none(cats, wide, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["clip", "frames", "both"])
-def test_a_clip_is_not_decoded(demo, clip_file, tmp_path, mode):
+def test_a_clip_is_not_decoded(engine, clip_file, tmp_path, mode):
     path = clip_file(8)
     typed = {"clip": ClipSettings(fps=4, mode=mode)}
     video = open_clip(path)
-    settings = demo.settings(**typed)
-    media = load_clip(demo.processor, video, settings)
-    (question,) = prepare_clip(demo, media, [QUESTION], settings)
-    folder = result_folder(demo, question.prompts[0], (media,), tmp_path / "out", Drawing(), overwrite=True)
+    settings = engine.settings(**typed)
+    media = load_clip(engine.processor, video, settings)
+    (question,) = prepare_clip(engine, media, [QUESTION], settings)
+    folder = result_folder(engine, question.prompts[0], (media,), tmp_path / "out", Drawing(), overwrite=True)
     finish(folder)
     undecoded = SimpleNamespace(source=video.source, sha256=video.sha256)
     saved = find_saved([undecoded], [QUESTION], Drawing(), tmp_path / "out", typed, "demo", dtype="float32")
@@ -192,9 +193,9 @@ def test_only_torch_can_tell_where_a_driver_is_installed(monkeypatch, build, dri
     assert sure_placement(checkpoint, "auto", "float32", "auto") is None
 
 
-def test_only_torch_can_tell_where_memory_is_short(demo, monkeypatch):
+def test_only_torch_can_tell_where_memory_is_short(engine, monkeypatch):
     checkpoint = find_checkpoint("demo")
-    needed = 4 * sum(parameter.numel() for parameter in demo.model.parameters()) + placement.SPARE_BYTES
+    needed = 4 * sum(parameter.numel() for parameter in engine.model.parameters()) + placement.SPARE_BYTES
     for free, sure in ((needed, False), (needed + 1, True)):
         monkeypatch.setattr(placement.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert (sure_placement(checkpoint, "cpu", "auto", None) is not None) == sure

@@ -30,7 +30,7 @@ def attention_mode(request):
 @pytest.fixture(params=["demo", "genuine"])
 def analyzer_and_count(request, attention_mode, monkeypatch):
     analyzer = request.getfixturevalue(request.param)
-    monkeypatch.setattr(analyzer, "attn", attention_mode)
+    monkeypatch.setattr(analyzer.engine, "attn", attention_mode)
     return analyzer, NEW_TOKENS[request.param]
 
 
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_each_question_alone(analyzer_and_count, pictur
     analyzer, count = analyzer_and_count
     options = {"heads": "0,1", "max_new_tokens": count}
     many = analyzer.ask_many([(pictures, text) for text in QUESTIONS], batch_size=batch_size, **options)
-    if analyzer.checkpoint.name == "demo":
+    if analyzer.engine.checkpoint.name == "demo":
         ended = [(result.capture.query_role == "answer").sum() for result in many]
         assert min(ended) < max(ended), "some answers end before others"
     assert sorted(result.provenance.batch for result in many) == {2: [1, 2, 2, 2, 2], 8: [5] * 5}[batch_size]
@@ -76,9 +76,9 @@ def test_supplied_answers_between_two_batches(analyzer_and_count):
 def test_a_penalty_sees_no_padding_and_no_token_does(analyzer_and_count, monkeypatch):
     """The repetition penalty applies to tokens of the prompt: it would also apply to a padding token."""
     analyzer, count = analyzer_and_count
-    generation, calls = analyzer.model.generation_config, []
-    generate, before = analyzer.model.generate, generation.repetition_penalty
-    monkeypatch.setattr(analyzer.model, "generate", lambda **inputs: calls.append(inputs) or generate(**inputs))
+    generation, calls = analyzer.engine.model.generation_config, []
+    generate, before = analyzer.engine.model.generate, generation.repetition_penalty
+    monkeypatch.setattr(analyzer.engine.model, "generate", lambda **inputs: calls.append(inputs) or generate(**inputs))
     generation.repetition_penalty = 1.5
     try:
         many = analyzer.ask_many([(CATS, text) for text in QUESTIONS], heads="0,1", max_new_tokens=count)
@@ -108,9 +108,9 @@ def test_in_16_bits_a_batch_is_as_near_as_16_bits_are(attention_mode, dtype):
 def test_every_result_comes_with_its_place(demo):
     pairs = [((path,), text) for text in QUESTIONS for path in (CATS, WIDE)]
     pairs.insert(3, ((CATS, WIDE), "how many dogs?"))
-    questions = demo.prepare(pairs, Settings(max_new_tokens=2))
+    questions = demo.engine.prepare(pairs, Settings(max_new_tokens=2))
     started = time.perf_counter()
-    results = dict(demo.answer(questions, 3))
+    results = dict(demo.engine.answer(questions, 3))
     seconds = time.perf_counter() - started
     assert sorted(results) == list(range(len(pairs)))
     for i, (pictures, text) in enumerate(pairs):
@@ -121,25 +121,25 @@ def test_every_result_comes_with_its_place(demo):
 
 
 def test_a_group_runs_in_batches_of_like_length_that_fit(demo):
-    questions = demo.prepare([([CATS], text) for text in QUESTIONS], Settings())
-    (group,) = groups(questions, demo.config, 2, lambda longest, count, shared: shared)
+    questions = demo.engine.prepare([([CATS], text) for text in QUESTIONS], Settings())
+    (group,) = groups(questions, demo.engine.config, 2, lambda longest, count, shared: shared)
     assert group.shared
     assert group.batches == ((0, 1), (2,), (3, 4)), "in the order of their first questions"
     lengths = [[questions[i].prompt.length for i in batch] for batch in group.batches]
     assert max(lengths[0]) <= min(lengths[2]) <= max(lengths[2]) <= lengths[1][0]
-    (alone,) = groups(questions, demo.config, 2, lambda longest, count, shared: not shared)
+    (alone,) = groups(questions, demo.engine.config, 2, lambda longest, count, shared: not shared)
     assert alone.batches == ((0,), (1,), (2,), (3,), (4,))
 
 
 def test_a_batch_is_as_large_as_the_memory(demo, monkeypatch):
     texts = ["how many cats?", "how many dogs?", "how many fish?"]
-    questions = demo.prepare([([CATS, WIDE], text) for text in texts], Settings(max_new_tokens=1))
+    questions = demo.engine.prepare([([CATS, WIDE], text) for text in texts], Settings(max_new_tokens=1))
     three = replace(max((question.job for question in questions), key=lambda job: job.tokens), batch=3, shared=True)
     for attention, free, largest in (("rows", 1.26, 3), ("rows", 1.24, 2), ("eager", 1.26, 3), ("eager", 1.24, 2)):
         chosen = [replace(question, attention=attention) for question in questions]
-        needed = peak_bytes(demo.config, "float32", three, attention)
-        monkeypatch.setattr(demo, "free_bytes", lambda needed=needed, free=free: needed * free)
-        (group,) = groups(chosen, demo.config, 8, demo._fits)
+        needed = peak_bytes(demo.engine.config, "float32", three, attention)
+        monkeypatch.setattr(demo.engine, "free_bytes", lambda needed=needed, free=free: needed * free)
+        (group,) = groups(chosen, demo.engine.config, 8, demo.engine._fits)
         assert max(map(len, group.batches)) == largest
 
 
