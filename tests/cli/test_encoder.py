@@ -145,14 +145,16 @@ def test_only_one_picture_is_in_memory(tmp_path, monkeypatch):
         return picture
 
     real_clip, real_encode = encoder_inputs.load_encoder_clip, EncoderEngine.encode
-    monkeypatch.setattr(media_image, "load_picture", load_once)
-    monkeypatch.setattr(encoder_inputs, "load_encoder_clip", lambda *args: order.append("clip") or real_clip(*args))
+    for module in ("session", "engine"):
+        monkeypatch.setattr(f"qvl_attn.encoders.{module}.load_picture", load_once)
+    clip = "qvl_attn.encoders.engine.load_encoder_clip"
+    monkeypatch.setattr(clip, lambda *args: order.append("clip") or real_clip(*args))
     monkeypatch.setattr(EncoderEngine, "encode", lambda *args: order.append("encode") or real_encode(*args))
     names = ["a.png", "b.png", "clip.mp4"]
     done = run(*(media_dir() / name for name in names), "--out", tmp_path, "--json")
     assert done.exit_code == 0, done.output
     assert len(references) == 6
-    assert order == ["encode", "encode", "clip", "encode"]
+    assert order == ["encode", "encode", "encode", "clip"]
 
 
 def test_progress_is_reported(tmp_path, monkeypatch):
