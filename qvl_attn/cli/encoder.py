@@ -249,6 +249,7 @@ def encoder(
             results = encoded(engine, requests, out, drawing, overwrite=overwrite, progress=progress)
         for saved in results:
             print_encoder_result(saved, as_json=as_json, quiet=quiet)
+            del saved  # one picture is in memory at a time
 
 
 def _check_run_folder(ctx: typer.Context, out: Path) -> None:

@@ -163,8 +163,7 @@ def encoded(
         load=EncoderResult.load,
         overwrite=overwrite,
     )
-    for each, saved in zip(requests, results, strict=True):
-        yield _named(saved, each)
+    return map(_named, results, requests)  # which holds no result while the next is computed
 
 
 def _media(asked: EncoderRequest) -> Media:

@@ -65,6 +65,7 @@ def run_session(
                 computed[missing[position]] = Saved(result, save(result), False)
             except ResultExistsError:  # another process has finished the same result meanwhile
                 reused[missing[position]] = True
+            del result  # pictures are large: not held while the next is computed
         yield Saved(load(folder), folder, True) if reused[i] else computed.pop(i)
 
 
