@@ -232,18 +232,19 @@ def finished_check(demo, tmp_path_factory):
 @pytest.fixture
 def open_check_page(chromium, finished_check):
     """Open the page of a check, by its kind or file; it must report no errors and make no requests."""
+    from contextlib import ExitStack
+
     from tests.helpers.check_pages import CheckPage
+    from tests.helpers.pages import open_in_browser
 
-    pages = []
+    with ExitStack() as stack:
 
-    def open_page(kind_or_file, **options) -> CheckPage:
-        file = kind_or_file if isinstance(kind_or_file, Path) else finished_check(kind_or_file).page
-        pages.append(CheckPage(chromium, file, **options))
-        return pages[-1]
+        def open_page(kind_or_file, **options) -> CheckPage:
+            file = kind_or_file if isinstance(kind_or_file, Path) else finished_check(kind_or_file).page
+            options = {"viewport": {"width": 1200, "height": 800}} | options
+            return CheckPage(stack.enter_context(open_in_browser(chromium, file, **options)))
 
-    yield open_page
-    for page in pages:
-        page.close()
+        yield open_page
 
 
 @pytest.fixture

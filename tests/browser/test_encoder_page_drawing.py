@@ -108,7 +108,9 @@ def test_on_a_narrow_screen_nothing_lies_outside(open_encoder_page, encoder_resu
 
 def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
     page = open_encoder_page("steps")
-    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    session = page.context.new_cdp_session(page)
+    tree = session.send("Accessibility.getFullAXTree")["nodes"]
+    session.detach()
     controls = {"button", "slider", "combobox", "application", "link", "DisclosureTriangle"}
     named = [
         (node["role"]["value"], node.get("name", {}).get("value", ""))

@@ -159,7 +159,9 @@ def test_on_a_narrow_screen_nothing_lies_outside(open_page, name):
 @pytest.mark.parametrize("name", ["one", "both", "methods"])
 def test_every_control_has_a_name(open_page, name):
     page = open_page(name)
-    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    session = page.context.new_cdp_session(page)
+    tree = session.send("Accessibility.getFullAXTree")["nodes"]
+    session.detach()
     controls = {"button", "slider", "combobox", "gridcell", "application", "grid", "link", "DisclosureTriangle"}
     named = [
         (node["role"]["value"], node.get("name", {}).get("value", ""))

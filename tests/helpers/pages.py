@@ -25,6 +25,8 @@ from tests.helpers.processes import PATIENCE_S
 QUESTION = "how many cats? 有几只猫"
 ANSWER = "two 猫 cats!"
 METHODS = ("relative", "mean", "max", "gradient", "tam")
+# Tabs whose clock was stopped: it stays the tests' own, also in the pages that follow.
+_WITH_OWN_CLOCK: set[Any] = set()
 EVIL = '</script></style><img src=x onerror="window.evil=1"><svg/onload=window.evil=2>{{7*7}}'
 
 
@@ -120,25 +122,56 @@ def assert_evil_free(page) -> None:
     assert page.locator("img[src='x'], svg[onload], [onerror]").count() == 0
 
 
+@cache
+def _idle_tabs(browser: Any) -> list[Any]:
+    """Tabs of a browser that show nothing. Another one costs a process, which takes longer than most tests."""
+    return []
+
+
+@contextmanager
+def open_tab(browser, viewport: dict[str, int], color_scheme: str = "light", **options) -> Iterator[Any]:
+    """Lend an empty tab. One with options of its own, a stopped clock or a failed test is not used again."""
+    idle = _idle_tabs(browser)
+    page = idle.pop() if idle and not options else browser.new_context(**options).new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    page.set_viewport_size(viewport)
+    page.emulate_media(color_scheme=color_scheme)
+    page.mouse.move(0, 0)
+    try:
+        yield page
+    except BaseException:
+        page.context.close()
+        raise
+    if options or page in _WITH_OWN_CLOCK:
+        page.context.close()
+    else:
+        page.goto("about:blank")
+        idle.append(page)
+
+
 @contextmanager
 def open_in_browser(
     browser, file: Path | str, state: str = "fine", faults: Sequence[str] = (), **options
 ) -> Iterator[Any]:
     """Open a page; it must not request anything, and must report exactly the errors named in `faults`."""
-    context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}, "accept_downloads": True} | options)
-    page, reported, requests = context.new_page(), [], []
-    page.set_default_timeout(PATIENCE_S * 1000)
-    page.on("pageerror", lambda error: reported.append(str(error)))
-    page.on("console", lambda line: reported.append(line.text) if line.type in ("error", "warning") else None)
+    reported, requests = [], []
     from_tests = "willReadFrequently"  # the tests read the canvases, the page does not
-    page.on("dialog", lambda dialog: (reported.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: requests.append(request.url))
     url = file if isinstance(file, str) else file.as_uri()
-    try:
+    events = {
+        "pageerror": lambda error: reported.append(str(error)),
+        "console": lambda line: reported.append(line.text) if line.type in ("error", "warning") else None,
+        "dialog": lambda dialog: (reported.append(f"dialog {dialog.message}"), dialog.dismiss()),
+        "request": lambda request: requests.append(request.url),
+    }
+    with open_tab(browser, **{"viewport": {"width": 1300, "height": 1000}} | options) as page:
+        for name, listener in events.items():
+            page.on(name, listener)
         page.goto(url)
         if state:
             page.wait_for_selector(f"html[data-state={state}]", state="attached")
         yield page
+        for name, listener in events.items():
+            page.remove_listener(name, listener)
         reported = [line for line in reported if from_tests not in line]
         assert len(reported) == len(faults), reported
         assert all(fault in line for fault, line in zip(faults, reported, strict=True)), reported
@@ -147,18 +180,17 @@ def open_in_browser(
             for requested in requests
             if requested not in (url, page.url) and not requested.startswith(("data:", "blob:"))
         ] == []
-    finally:
-        context.close()
 
 
 def wait_until_drawn(page) -> None:
-    """Wait until a change is drawn."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    """Wait until a change is drawn: the page draws in the frame of the screen that follows it."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
 
 @contextmanager
 def stopped_clock(page) -> Iterator[Callable[[int], None]]:
     """Stop the page's clock; yield a function that lets so many milliseconds pass at once, with what is due in them."""
+    _WITH_OWN_CLOCK.add(page)
     page.clock.install(time=0)
     page.clock.pause_at(1)
     yield page.clock.run_for
@@ -167,11 +199,13 @@ def stopped_clock(page) -> Iterator[Callable[[int], None]]:
 
 def set_control(page, name: str, value: Any) -> None:
     """Move a slider or choose from a list, as a user does: set the value, then send the event."""
-    event = "change" if page.locator(f"#{name}").evaluate("(control) => control.tagName") == "SELECT" else "input"
     page.evaluate(
-        "([name, value, event]) => { const control = document.getElementById(name); control.value = value;"
-        "control.dispatchEvent(new Event(event, { bubbles: true })); }",
-        [name, str(value), event],
+        """([name, value]) => {
+          const control = document.getElementById(name);
+          control.value = value;
+          control.dispatchEvent(new Event(control.tagName === "SELECT" ? "change" : "input", { bubbles: true }));
+        }""",
+        [name, str(value)],
     )
     wait_until_drawn(page)
 
