@@ -103,22 +103,20 @@ def parse_selection(
     query: str,
     layer_count: int,
     head_count: int,
-    captured: Sequence[int] | None = None,
 ) -> Selection:
     """Parse what a user names. Nothing else in the package reads these texts.
 
     Args:
-        layers: `all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers; None for the captured layers.
+        layers: `all`, `18`, `14-20`, `4,8,12` (0-based, inclusive) or numbers; None for all.
         heads: `3,5` for heads of each layer, or `21.9,21.11` for layer.head; `all` or None for the mean of all heads.
         query: `question`, `last`, `answer` or `text:words`.
         layer_count: number of the model's layers.
         head_count: heads per layer.
-        captured: the captured layers; by default all.
 
     Raises:
         InputError: a text has another form, or there is no such layer or head.
     """
-    numbers = tuple(captured or range(layer_count)) if layers is None else _parse_layers(layers, layer_count)
+    numbers = tuple(range(layer_count)) if layers is None else _parse_layers(layers, layer_count)
     return Selection(numbers, _parse_heads(heads, numbers, head_count), Query.parse(query))
 
 

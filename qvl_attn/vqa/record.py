@@ -164,7 +164,6 @@ class VqaRecord(Record):
             self.settings.query if query is None else query,
             self.provenance.layer_count,
             self.provenance.head_count,
-            self.capture.layers.tolist(),
         )
         if layers is None and heads is None:
             return headline, selection.query

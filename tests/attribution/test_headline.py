@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from qvl_attn.attribution.profiles import Profile, Shape
-from qvl_attn.attribution.selection import Heads
 from qvl_attn.attribution.settings import (
     Headline,
     Settings,
@@ -56,8 +55,9 @@ def test_the_headline_follows_from_what_is_named(named, recorded, headline, aver
     assert headline_of(settings, selection) == headline
     assert headline_of(settings, selection).averaged_layers == averaged
     assert settings.names_layers == ({*named} not in (set(), {"heads"}))
-    other = Headline((1,), None)
-    assert headline_of(replace(settings, headline=other), selection) == other
+    other = replace(settings, headline=Headline((1,), None))
+    assert headline_of(other, selection) == other.headline
+    assert other.names_layers
 
 
 def test_methods_that_average_all_heads_take_whole_layers():
@@ -71,13 +71,11 @@ def test_methods_that_average_all_heads_take_whole_layers():
         (Settings(), None),
         (Settings(profile=OF_LAYERS), None),
         (Settings(profile=OF_HEADS), Apart((1, 3), (0, 2))),
-        (Settings(heads="1"), None),
+        (Settings(profile=OF_HEADS, heads="1"), None),
     ],
 )
 def test_only_the_heads_of_a_profile_are_recorded_apart(settings, apart):
-    selection = checked_selection(settings, SHAPE)
-    assert recorded_apart(settings, selection) == apart
-    assert (selection.heads == Heads(numbers=(1,))) == (settings.heads == "1")
+    assert recorded_apart(settings, checked_selection(settings, SHAPE)) == apart
 
 
 @pytest.mark.parametrize(

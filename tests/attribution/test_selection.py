@@ -26,8 +26,8 @@ def layers_of(typed, layer_count=28):
     return parse_selection(typed, None, "question", layer_count, 4).layers
 
 
-def heads_of(typed, captured=(1, 2)):
-    return parse_selection(None, typed, "question", 4, 4, captured).heads
+def heads_of(typed, layers="1-2"):
+    return parse_selection(layers, typed, "question", 4, 4).heads
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,6 @@ def test_what_is_wrong_with_heads(typed, fault):
         heads_of(typed)
     named, _, said = caught.value.message.partition(": ")
     assert (named[:8], said) == ("`heads='", fault)
-
-
-def test_pairs_are_of_the_named_layers():
-    assert parse_selection("2", "2.1", "last", 4, 4, [1, 2]) == Selection((2,), Heads(pairs=((2, 1),)), Query("last"))
-    with pytest.raises(InputError, match="layer 1 is not among layers 2"):
-        parse_selection("2", "1.1", "last", 4, 4, [1, 2])
 
 
 def test_queries():

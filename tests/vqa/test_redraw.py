@@ -295,6 +295,8 @@ def test_heads(saved, tmp_path):
         maps = Result.load(folder).heatmaps()
         assert np.allclose(np.concatenate([heat.values.ravel() for heat in maps]), expected, atol=1e-7), args
         assert result_json(folder)["headline"]["heads"] == heads
+        headline = Result.load(folder).settings.headline
+        assert headline.layers == headline.averaged_layers == Result.load(folder).heatmap().layers
         assert heads in caption(folder) or heads == "all"
 
 
@@ -316,7 +318,8 @@ def test_a_render_of_a_render(saved, tmp_path):
 
 def test_layers_that_were_chosen_when_it_was_asked(demo, cats, tmp_path):
     folder = demo.ask(cats, QUESTION, layers="1-3", heads="0,1").save(tmp_path)
-    assert "layer 0 was not captured" in refused(folder, "--layers", "0")
+    for named in (("--layers", "0"), ("--heads", "0.1")):
+        assert "layer 0 was not captured hint: captured: 1-3" in refused(folder, *named)
     first = render_small(folder, "--layers", "2")
     second = render_small(first, "--heads", "3.0")
     assert result_json(second)["headline"]["heads"] == "3.0", "captured, though not in the first headline"
