@@ -16,7 +16,8 @@ from qvl_attn.core.version import __version__
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer
     from qvl_attn.attribution.settings import CheckOptions, QuestionOptions, VideoOptions
-    from qvl_attn.core.errors import QvlAttnError
+    from qvl_attn.core.errors import Cancelled, QvlAttnError
+    from qvl_attn.core.runtime import Progress
     from qvl_attn.core.types import HeatMap
     from qvl_attn.encoder import Encoder
     from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analyzer",
+    "Cancelled",
     "CheckOptions",
     "ClipOptions",
     "ClipSettings",
@@ -44,6 +46,7 @@ __all__ = [
     "EncoderSettings",
     "HeatMap",
     "LoadOptions",
+    "Progress",
     "QuestionOptions",
     "QvlAttnError",
     "Result",
@@ -61,6 +64,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # Imported at first use, so that the command line's --help need not wait for torch.
 _MODULES = {
     "Analyzer": "analyzer",
+    "Cancelled": "core.errors",
     "CheckOptions": "attribution.settings",
     "ClipOptions": "media.sampling",
     "ClipSettings": "media.sampling",
@@ -73,6 +77,7 @@ _MODULES = {
     "EncoderSettings": "encoders.record",
     "HeatMap": "core.types",
     "LoadOptions": "model.placement",
+    "Progress": "core.runtime",
     "QuestionOptions": "attribution.settings",
     "QvlAttnError": "core.errors",
     "Result": "vqa.result",

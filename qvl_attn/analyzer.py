@@ -12,7 +12,7 @@ from qvl_attn.attribution.settings import CheckOptions, CommonOptions, QuestionO
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.options import check_names, part_of
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures, moves
@@ -77,6 +77,10 @@ class Analyzer:
         picture: PictureLike,
         question: str,
         images: Sequence[PictureLike] = (),
+        *,
+        progress: Progress = no_progress,
+        cancel: Cancel | None = None,
+        on_token: OnToken | None = None,
         **options: Unpack[QuestionOptions],
     ) -> Result:
         """Ask one question, and capture the attention of its tokens, of the last prompt token and of the answer.
@@ -85,6 +89,11 @@ class Analyzer:
             picture: path of a picture, or a loaded picture.
             question: any text without control tokens.
             images: more pictures for the same prompt.
+            progress: called with (stage, done, total): the tokens of the answer, then the sanity checks.
+            cancel: called after each layer of the model, so it must be quick, such as `threading.Event().is_set`. Once
+                it returns true, the question ends with `Cancelled`, and the model is as it was.
+            on_token: called with each new piece of the model's own answer; joined, they are `Result.answer`. What it
+                raises ends the question, too.
             options: see `QuestionOptions`.
 
         Returns:
@@ -92,12 +101,15 @@ class Analyzer:
 
         Raises:
             InputError: an argument is wrong.
+            Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: the prompt does not fit the memory.
         """
         check_names(options, QuestionOptions, self.ask)
-        questions = self.engine.prepare([((picture, *images), question)], self.engine.settings(**options))
-        ((_, result),) = with_sanity(self.engine, self.engine.answer(questions))
+        with cancelling(cancel, progress) as progress:
+            questions = self.engine.prepare([((picture, *images), question)], self.engine.settings(**options))
+            answers = self.engine.answer(questions, progress=progress, on_token=on_token)
+            ((_, result),) = with_sanity(self.engine, answers, progress)
         return result
 
     def ask_many(
@@ -105,6 +117,8 @@ class Analyzer:
         pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
         *,
         batch_size: int = 8,
+        progress: Progress = no_progress,
+        cancel: Cancel | None = None,
         **options: Unpack[QuestionOptions],
     ) -> list[Result]:
         """Ask many questions in batches of similar length. Pictures that several questions share are encoded once.
@@ -115,6 +129,9 @@ class Analyzer:
         Args:
             pairs: (a picture or the pictures of one prompt, a question about them).
             batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
+            progress: called with (stage, done, total): the answered questions, and the tokens of each batch. There is
+                no `on_token`: the answers of a batch are written at the same time.
+            cancel: as in `ask`; no results are returned then.
             options: for all questions; see `QuestionOptions`.
 
         Returns:
@@ -122,14 +139,20 @@ class Analyzer:
 
         Raises:
             InputError: an argument is wrong; raised before anything runs.
+            Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: a prompt does not fit the memory.
         """
         check_names(options, QuestionOptions, self.ask_many)
         _check_batch_size(batch_size)
-        questions = self.engine.prepare(list(pairs), self.engine.settings(**options))
-        answers = with_sanity(self.engine, self.engine.answer(questions, batch_size))
-        return [result for _, result in sorted(answers, key=lambda pair: pair[0])]
+        results: dict[int, Result] = {}
+        with cancelling(cancel, progress) as progress:
+            questions = self.engine.prepare(list(pairs), self.engine.settings(**options))
+            progress("asking", 0, len(questions))
+            for i, result in with_sanity(self.engine, self.engine.answer(questions, batch_size, progress), progress):
+                results[i] = result
+                progress("asking", len(results), len(questions))
+        return [results[i] for i in sorted(results)]
 
     def ask_video(
         self,
@@ -137,6 +160,8 @@ class Analyzer:
         question: str,
         *,
         progress: Progress = no_progress,
+        cancel: Cancel | None = None,
+        on_token: OnToken | None = None,
         **options: Unpack[VideoOptions],
     ) -> Result:
         """Ask one question about a clip.
@@ -146,6 +171,8 @@ class Analyzer:
                 frames.
             question: any text without control tokens.
             progress: called with (stage, done, total).
+            cancel: as in `ask`; called for each decoded frame, too.
+            on_token: as in `ask`; refused with windows or a `mode` other than `clip`, which have several answers.
             options: see `QuestionOptions` and `ClipOptions`.
 
         Returns:
@@ -153,11 +180,14 @@ class Analyzer:
 
         Raises:
             InputError: an argument is wrong.
+            Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: the prompt does not fit the memory.
         """
         check_names(options, VideoOptions, self.ask_video)
-        return ask_video(self.engine, path, question, self._clip_settings(options), progress)
+        settings = self._clip_settings(options)
+        with cancelling(cancel, progress) as progress:
+            return ask_video(self.engine, path, question, settings, progress, on_token)
 
     def check(
         self,
@@ -172,6 +202,7 @@ class Analyzer:
         shard: str | None = None,
         batch_size: int = 8,
         progress: Progress = no_progress,
+        cancel: Cancel | None = None,
         **options: Unpack[CheckOptions],
     ) -> dict[str, Any]:
         """Answer every sample of a data set, and measure whether the model looked at the evidence.
@@ -191,6 +222,8 @@ class Analyzer:
                 them.
             batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
             progress: called with (stage, done, total).
+            cancel: as in `ask`; the rows that are written stay, and the same call continues the run. With workers it is
+                called once a row arrives.
             options: for all questions; see `CommonOptions` and `SamplingOptions`. Layers, heads and profile are those
                 of the headline map.
 
@@ -199,6 +232,7 @@ class Analyzer:
 
         Raises:
             InputError: an argument is wrong; raised before anything runs.
+            Cancelled: `cancel()` returned true.
             ModelError: the weights cannot be loaded.
             StoreError: the run cannot be written.
         """
@@ -246,7 +280,8 @@ class Analyzer:
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
         run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, parsed_shard, batch_size)
-        return run_check(self.engine, samples, settings, run_config, progress, self._workers)
+        with cancelling(cancel, progress) as progress:
+            return run_check(self.engine, samples, settings, run_config, progress, self._workers)
 
     def estimate(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from qvl_attn.core.options import check_names
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import Cancel, Progress, cancelling, no_progress
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
@@ -51,7 +51,9 @@ class Encoder:
         self,
         picture: PictureLike,
         settings: EncoderSettings | None = None,
+        *,
         progress: Progress = no_progress,
+        cancel: Cancel | None = None,
         **options: Unpack[EncoderOptions],
     ) -> EncoderResult:
         """Encode one picture or clip.
@@ -60,21 +62,27 @@ class Encoder:
             picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
             settings: the settings of the run.
             progress: called with (stage, done, total); done counts frames, then layers.
+            cancel: called after each layer and decoded frame, so it must be quick, such as `threading.Event().is_set`.
+                Once it returns true, the work ends with `Cancelled`, and the encoder is as it was.
             options: see `EncoderOptions`; they replace those of `settings`.
 
         Raises:
             InputError: a setting or the picture is invalid.
+            Cancelled: `cancel()` returned true.
             CaptureError: the captured weights are not attention.
             MemoryLimitError: the run does not fit into memory.
         """
         check_names(options, EncoderOptions, self.encode)
-        return self.engine.encode(picture, with_options(settings, options), progress)
+        with cancelling(cancel, progress) as progress:
+            return self.engine.encode(picture, with_options(settings, options), progress)
 
     def encode_folder(
         self,
         folder: str | os.PathLike[str],
         out: str | os.PathLike[str],
+        *,
         progress: Progress = no_progress,
+        cancel: Cancel | None = None,
         **options: Unpack[EncoderFolderOptions],
     ) -> dict[str, Any]:
         """Encode every picture of a folder whose sub-folders are classes; a stopped run is resumed.
@@ -83,6 +91,7 @@ class Encoder:
             folder: a folder of pictures.
             out: the folder of the run, created if it does not exist.
             progress: called with (stage, done, total).
+            cancel: as in `encode`; the rows that are written stay, and the same call continues the run.
             options: see `EncoderFolderOptions`.
 
         Returns:
@@ -90,12 +99,15 @@ class Encoder:
 
         Raises:
             InputError: an argument or picture is invalid; raised before the weights are loaded.
+            Cancelled: `cancel()` returned true.
             StoreError: the run cannot be written, or no picture could be encoded.
         """
         from qvl_attn.encoders.folder_run import encode_folder
 
         check_names(options, EncoderFolderOptions, self.encode_folder)
-        return encode_folder(self.engine, Path(folder), Path(out), with_options(None, options), progress)
+        settings = with_options(None, options)
+        with cancelling(cancel, progress) as progress:
+            return encode_folder(self.engine, Path(folder), Path(out), settings, progress)
 
     def pooled(
         self, picture: PictureLike, settings: EncoderSettings | None = None, **options: Unpack[EncoderOptions]

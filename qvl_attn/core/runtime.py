@@ -41,11 +41,6 @@ def no_progress(stage: str, done: int, total: int, /) -> None:
     del stage, done, total
 
 
-def no_op(*values: object) -> None:
-    """Do nothing; the default callback."""
-    del values
-
-
 # Returns whether what is under way should end, such as `threading.Event().is_set`. Called after each layer of a model,
 # so it must be quick.
 Cancel = Callable[[], bool]

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.jsonl import read_jsonl
@@ -30,7 +29,7 @@ def load_samples(
     columns: str | None = None,
     box_format: str | None = None,
     box_units: str | None = None,
-    question_check: Callable[[], Callable[[str], None]] = lambda: no_op,
+    question_check: Callable[[], Callable[[str], None]] = lambda: lambda question: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Read and check a whole data set, files included. No model is needed.

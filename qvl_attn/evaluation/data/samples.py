@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
-from qvl_attn.core.runtime import no_op
 from qvl_attn.core.text import argument, pluralize, quoted
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
@@ -179,7 +178,7 @@ def read_samples(
     faults: Faults,
     prompts: Sequence[PromptItem] = (),
     readers: Mapping[str, Reader] | None = None,
-    question_check: Callable[[], Callable[[str], None]] = lambda: no_op,
+    question_check: Callable[[], Callable[[str], None]] = lambda: lambda question: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Check all records and their files, and report all faults at once.
