@@ -279,7 +279,7 @@ def test_what_a_filter_or_a_method_leaves_empty_is_a_clear_fault(result, tmp_pat
 
 
 def test_an_unknown_filter_is_refused():
-    with pytest.raises(InputError, match="denoise mean: want median, rank-gaussian"):
+    with pytest.raises(InputError, match="`denoise='mean'`: want median, rank-gaussian"):
         Drawing(denoise="mean")
 
 
