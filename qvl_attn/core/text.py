@@ -13,7 +13,7 @@ _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG = 60
 _LONG_MESSAGE = 600
-_LONG_VALUE = 160
+_LONG_VALUE = 260  # longer than most paths, which may be copied from a message
 # What data sets write where a picture or a clip belongs.
 _PLACEHOLDER = re.compile("<(?:image|video)>")
 
@@ -63,7 +63,7 @@ def argument(name: str, value: object = None) -> str:
 
     Args:
         name: name of the argument in the Python API.
-        value: its value; of more than 160 characters it is cut like `quoted`, but a path never; None to name the
+        value: its value; of more than 260 characters it is cut like `quoted`, but a path never; None to name the
             argument alone.
     """
     if value is None:

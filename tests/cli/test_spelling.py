@@ -41,7 +41,7 @@ def test_a_long_value_is_cut_and_still_spelled():
     assert spelled(message) == f"--heads 1.{'9' * 55}…"
 
 
-@pytest.mark.parametrize("value", [Path("/tmp") / ("x" * 300), "/home/me/" + "checkpoints/" * 10])
+@pytest.mark.parametrize("value", [Path("/tmp") / ("x" * 300), "/home/me/" + "checkpoints/" * 20])
 def test_a_path_can_be_copied(value):
     assert spelled(argument("out", value)) == f"--out {value}"
 
