@@ -531,7 +531,9 @@ def test_too_many_errors_fail(check, tmp_path, row):
 
 def test_a_question_without_the_query_words_is_an_error_row(check, tmp_path, row):
     rows = [row | {"id": str(i)} for i in range(11)] + [row | {"id": "x", "question": "how many cats?"}]
-    assert check(write_rows(tmp_path, rows), "--query", "text:color").exit_code == 0
+    done = check(write_rows(tmp_path, rows), "--query", "text:color")
+    assert done.exit_code == 0
+    assert "the first error: InputError: --query text:color: not in the question" in " ".join(done.stdout.split())
     assert [scored["status"] for scored in rows_of()].count("error") == 1
 
 
