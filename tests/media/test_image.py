@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, features
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import MAX_BYTES, is_clip, load_picture
+from qvl_attn.media.image import MAX_BYTES, first_of_little_range, is_clip, load_picture
 from tests.helpers.processes import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
@@ -426,6 +426,8 @@ def test_a_range_of_which_less_than_an_eighth_is_used(tmp_path, suffix, top, not
         assert difference(plain.frames[0, :, :, 0], np.rint(values / 257)).max() <= 1
         assert any("--stretch" in note for note in plain.notes) == noted
         assert not any("--stretch" in note for note in stretched.notes)
+        said = first_of_little_range([stretched, plain])
+        assert ("little contrast (`stretch=True` scales what it uses); said of the first" in said) == noted
         step = 1 if name == "grey" else 255 / (top // 256)
         assert difference(stretched.frames[0, :, :, 0], values / top * 255).max() <= step
 
