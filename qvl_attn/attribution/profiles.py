@@ -41,7 +41,7 @@ class Profile:
 
     Attributes:
         name: display name.
-        evidence: `published` (by others, not measured with this tool) or `measured` (by `--calibrate`).
+        evidence: `published` (by others, not measured with this tool) or `measured` (by a check with `calibrate`).
         source: the publication, or the data that it was measured on.
         model: shape of the models that it is for.
         layers: 0-based layers whose heads are all averaged; empty if there are heads.

@@ -4,7 +4,7 @@
     R   = (I + A_L) ... (I + A_1),  map = e_q R on the cells   (equation 6, of a decoder's self-attention alone)
 
 y is the logit of an answer token and e_q (S,) selects the position that produces it. By default that is the answer's
-first token; with `--query answer` all its text tokens together. The row e_q R, (S,), is propagated from the last layer
+first token; with `query='answer'` all its text tokens together. The row e_q R, (S,), is propagated from the last layer
 down; each layer's A (S, S) is computed a block of rows at a time. `layer_values` are the direct terms e_q A_l. Cost:
 one more pass with a backward pass, and O(L H S^2) time once more; memory O(L S).
 """
