@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import psutil
 
-from qvl_attn.core.errors import Cancelled
+from qvl_attn.core.errors import Cancelled, describe_error
 
 
 class Progress(Protocol):
@@ -42,7 +42,7 @@ def no_progress(stage: str, done: int, total: int, /) -> None:
 
 
 # Returns whether what is under way should end, such as `threading.Event().is_set`. Called after each layer of a model,
-# so it must be quick.
+# so it must be quick, and also in threads that read ahead.
 Cancel = Callable[[], bool]
 # Called with each new piece of an answer's text.
 OnToken = Callable[[str], None]
@@ -51,9 +51,15 @@ CANCEL: ContextVar[Cancel | None] = ContextVar("cancel", default=None)
 
 
 def check_cancelled(cancel: Cancel | None) -> None:
-    """Raise `Cancelled` if there is a `cancel` and it returns true."""
-    if cancel is not None and cancel():
-        raise Cancelled("cancelled: the caller's cancel() returned true")
+    """Raise `Cancelled` if there is a `cancel` and it returns true, or fails: its fault is not that of a sample."""
+    if cancel is None:
+        return
+    try:
+        cancelled = cancel()
+    except Exception as error:
+        raise Cancelled(f"cancelled: cancel() raised {describe_error(error)}") from error
+    if cancelled:
+        raise Cancelled("cancelled: cancel() returned true")
 
 
 @contextmanager

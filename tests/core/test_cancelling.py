@@ -23,6 +23,15 @@ def test_a_call_of_progress_ends_the_work_after_it_was_passed_on():
     assert CANCEL.get() is None
 
 
+def test_a_fault_of_cancel_is_a_cancel_with_its_cause():
+    def fail():
+        raise ValueError("on purpose")
+
+    with pytest.raises(Cancelled, match=r"cancel\(\) raised ValueError: on purpose") as caught:
+        check_cancelled(fail)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 def test_without_cancel_nothing_is_wrapped_and_an_outer_one_stays():
     with cancelling(None, no_progress) as progress:
         assert progress is no_progress

@@ -14,14 +14,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from pathlib import Path
+from threading import Event
 from typing import Any, assert_type
 
 from numpy import float32
 from numpy.typing import NDArray
 
 from qvl_attn import (
-    Analyzer, CheckOptions, ClipOptions, Drawing, Encoder, EncoderOptions, EncoderResult, EncoderSettings, HeatMap,
-    LoadOptions, QuestionOptions, QvlAttnError, Result, VideoOptions, __version__,
+    Analyzer, Cancelled, CheckOptions, ClipOptions, Drawing, Encoder, EncoderOptions, EncoderResult, EncoderSettings,
+    HeatMap, LoadOptions, Progress, QuestionOptions, QvlAttnError, Result, VideoOptions, __version__,
     compare_runs, load_samples, make_report, merge_runs,
 )
 from qvl_attn.only_in_the_wheel import HERE
@@ -51,6 +52,7 @@ def ask(picture: Path, out: Path) -> Result:
     assert_type(analyzer.ask_video("clip.mp4", "what moves?", fps=2, end_s=1.5, layers="1-2"), Result)
     assert_type(analyzer.ask_video("clip.mp4", "what moves?", **both), Result)
     assert_type(analyzer.ask_many([(picture, "how many cats?")], batch_size=2, **options), list[Result])
+    assert_type(live(analyzer, picture, lambda stage, done, total: None), str)
     assert_type(analyzer.estimate(picture, max_pixels=9000).needed_bytes, dict[str, int])
     try:
         folder = result.save(out, Drawing(alpha=0.4), overwrite=True)
@@ -60,6 +62,19 @@ def ask(picture: Path, out: Path) -> Result:
     assert_type(folder, Path)
     assert_type(Result.load(folder), Result)
     return result
+
+
+def show(stage: str, done: int, total: int) -> None:
+    print(stage, done, total)
+
+
+def live(analyzer: Analyzer, picture: Path, progress: Progress = show) -> str:
+    pieces: list[str] = []
+    try:
+        analyzer.ask(picture, "how many cats?", on_token=pieces.append, cancel=Event().is_set, progress=progress)
+    except Cancelled as error:
+        assert_type(error.exit_code, int)
+    return "".join(pieces)
 
 
 def encode(picture: Path, out: Path) -> EncoderResult:
@@ -102,6 +117,8 @@ analyzer.ask("cats.png", "?", quary="last")
 analyzer.ask("cats.png", "?", max_new_tokens="8")
 analyzer.ask("cats.png", "?", store_heads="float8")
 analyzer.ask_many([("cats.png", "?")], fps=2)
+analyzer.ask_many([("cats.png", "?")], on_token=print)
+analyzer.ask("cats.png", "?", cancel=True)
 analyzer.ask_many([("cats.png", "?")], layers=14)
 analyzer.ask_video("clip.mp4", "?", frames=3)
 analyzer.ask_video("clip.mp4", "?", mode="film")
