@@ -233,6 +233,13 @@ def read_png(file: bytes) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
+def saved_view(page) -> tuple[np.ndarray, str]:
+    """Press "save" by script, as Chromium takes a second after the mouse; return the file's pixels and name."""
+    with page.expect_download() as download:
+        page.locator("#save").evaluate("(button) => button.click()")
+    return read_png(download.value.path().read_bytes()), download.value.suggested_filename
+
+
 def with_removed_cells(result):
     """Mark two cells, one of each picture, as removed by the first method."""
     return replace(result, methods=(replace(result.methods[0], removed=(3, 80)), *result.methods[1:]))
