@@ -168,7 +168,7 @@ def test_some_windows_are_not_in_the_order_of_the_cells(examples):
 )
 @pytest.mark.parametrize("clips", [False, True])
 def test_the_patch_order_is_that_of_transformers(request, which, grids, clips):
-    model = request.getfixturevalue(which).model
+    model = request.getfixturevalue(which).engine.model
     grid = torch.tensor(grids)
     pixels = torch.zeros(int(grid.prod(dim=1).sum()), 3 * 2 * 14 * 14)
     names = ("pixel_values_videos", "video_grid_thw") if clips else ("pixel_values", "image_grid_thw")

@@ -427,7 +427,7 @@ def test_weights_with_an_adapter(adapter, load):
     assert "move adapter_config.json away" in error.hint
     (adapter / "adapter_config.json").unlink()
     (adapter / "adapter_model.safetensors").unlink()
-    assert load(str(adapter), device="cpu").checkpoint.revision == find_checkpoint("demo").revision
+    assert load(str(adapter), device="cpu").engine.checkpoint.revision == find_checkpoint("demo").revision
 
 
 def test_an_adapter_alone(adapter, tmp_path, monkeypatch):
