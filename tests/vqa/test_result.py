@@ -264,7 +264,7 @@ def test_a_drawing_out_of_range():
 
 
 def test_what_the_package_shows():
-    public = {"Analyzer", "Cancelled", "Drawing", "HeatMap", "QvlAttnError", "Result", "__version__"}
+    public = {"Analyzer", "Cancelled", "Drawing", "HeatMap", "Progress", "QvlAttnError", "Result", "__version__"}
     public |= {"compare_runs", "load_samples", "make_report", "merge_runs"}
     public |= {"Encoder", "EncoderResult", "EncoderSettings", "ClipSettings"}
     public |= {"Progress"}
