@@ -540,7 +540,7 @@ def test_an_interrupted_run_keeps_finished_results(cats, tmp_path, number, code)
     assert all(result.answer for result in results)
 
 
-@pytest.mark.parametrize("module", ["typer", "torch", "torch.nn", "transformers"])
+@pytest.mark.parametrize("module", ["typer", "torch.nn", "transformers"])
 def test_an_interrupt_while_it_loads_its_libraries(cats, tmp_path, module):
     code = signal_at_import(module, signal.SIGINT)
     process = start_python(("ask", cats, QUESTION, "-m", "demo"), tmp_path, code)

@@ -176,10 +176,14 @@ def _qwen(out: Path) -> Path:
     return out
 
 
+# Tests replace the method by what loads an encoder once.
+_load = EncoderEngine.load
+
+
 @cache
 def encoder(name: str, dtype: str = "float32") -> EncoderEngine:
     """Load an encoder with the public API, once for each name and dtype."""
-    return EncoderEngine.load(str(folder(name)), device="cpu", dtype=dtype)
+    return _load(str(folder(name)), device="cpu", dtype=dtype)
 
 
 @cache

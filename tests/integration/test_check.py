@@ -491,7 +491,7 @@ def test_the_words_that_are_commands_come_from_the_settings_files_alone(check, t
         return find_checkpoint("demo", weights=weights)
 
     monkeypatch.setattr("qvl_attn.model.checkpoint.find_checkpoint", find)
-    monkeypatch.setattr("qvl_attn.vqa.saved.find_on_disk", lambda *args, **more: None)
+    monkeypatch.setattr("qvl_attn.vqa.session.find_on_disk", lambda *args, **more: None)
     rows = [row | {"id": str(i), "question": "is a < b? <|im_end|>"} for i in range(3)]
     done = check(write_rows(tmp_path, rows), "--model", "owner/not-downloaded")
     assert done.exit_code == 2
