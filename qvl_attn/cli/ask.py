@@ -97,8 +97,8 @@ def ask(
             questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "add a picture with --image {}"
         )
         # Imported here, so that --help and a mistyped path need not wait for numpy.
-        from qvl_attn.core.files import check_writable
         from qvl_attn.media.image import load_picture
+        from qvl_attn.results.session import Saving
         from qvl_attn.vqa.session import answered, find_saved
 
         pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
@@ -112,7 +112,7 @@ def ask(
             top_percent=top_percent,
             denoise=denoise,
         )
-        check_writable(out)
+        saving = Saving(out, drawing, overwrite)
         load_options: LoadOptions = {
             "revision": revision,
             "device": device,
@@ -137,9 +137,9 @@ def ask(
             "seed": seed,
             "store_heads": store_heads.value,
         }
-        results = find_saved(pictures, texts, drawing, out, typed, model, **load_options)
-        if results is None or overwrite:
+        results = find_saved(pictures, texts, saving, typed, model, **load_options)
+        if results is None:
             engine = find_model(model, progress=progress, **load_options).engine
             prepared = engine.prepare([(pictures, text) for text in texts], engine.settings(**typed))
-            results = answered(engine, prepared, out, drawing, overwrite=overwrite, progress=progress)
+            results = answered(engine, prepared, saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

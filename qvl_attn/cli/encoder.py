@@ -179,13 +179,13 @@ def encoder(
             )
         points = tuple(_parse_point(value) for value in at or [])
         # Imported here, so that --help need not wait for numpy.
-        from qvl_attn.core.files import check_writable
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_pictures import list_pictures
         from qvl_attn.encoders.record import EncoderSettings
         from qvl_attn.encoders.session import encoded, find_saved, request
         from qvl_attn.media.image import moves
         from qvl_attn.media.sampling import ClipSettings
+        from qvl_attn.results.session import Saving
 
         settings = EncoderSettings(
             at=points,
@@ -228,7 +228,7 @@ def encoder(
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and none is given")
         if media and all(moves(path) for path in media):
             options.refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
-        check_writable(out)
+        saving = Saving(out, drawing, overwrite)
         if input_dir is not None:
             _check_run_folder(ctx, out)
         load_options: EncoderLoadOptions = {
@@ -237,8 +237,8 @@ def encoder(
             "dtype": dtype.value,
             "offline": offline,
         }
-        results = find_saved(requests, drawing, out, model, **load_options)
-        if results is None or overwrite or input_dir is not None:
+        results = find_saved(requests, saving, model, **load_options)
+        if results is None or input_dir is not None:
             engine = find_encoder(model, progress=progress, **load_options).engine
             if input_dir is not None:
                 from qvl_attn.encoders.folder_run import encode_folder
@@ -246,7 +246,7 @@ def encoder(
                 summary = encode_folder(engine, input_dir, out, settings, progress)
                 print_folder_run(summary, out, as_json=as_json, quiet=quiet)
                 return
-            results = encoded(engine, requests, out, drawing, overwrite=overwrite, progress=progress)
+            results = encoded(engine, requests, saving, progress=progress)
         for saved in results:
             print_encoder_result(saved, as_json=as_json, quiet=quiet)
             del saved  # one picture is in memory at a time

@@ -150,9 +150,9 @@ def video(
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"
         texts = read_questions(questions or [], prompts, example, instead)
         # Imported here, so that --help and a mistyped path need not wait for numpy.
-        from qvl_attn.core.files import check_writable
         from qvl_attn.media.sampling import ClipSettings, plan_frames
         from qvl_attn.media.video import open_clip
+        from qvl_attn.results.session import Saving
         from qvl_attn.vqa.session import answered_clip, find_saved
 
         clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
@@ -172,7 +172,7 @@ def video(
             smooth=smooth,
             side_by_side=side_by_side,
         )
-        check_writable(out)
+        saving = Saving(out, drawing, overwrite)
         load_options: LoadOptions = {
             "revision": revision,
             "device": device,
@@ -196,12 +196,12 @@ def video(
             "store_heads": store_heads.value,
         }
         results = find_saved([video], texts, drawing, out, {**typed, "clip": clip_settings}, model, **load_options)
-        if results is None or overwrite:
+        if results is None:
             engine = find_model(model, progress=progress, **load_options).engine
             from qvl_attn.vqa.clip import load_clip, prepare_clip
 
             settings = engine.settings(**typed, clip=clip_settings)
             clip = load_clip(engine.processor, video, settings, progress)
             prepared = prepare_clip(engine, clip, texts, settings)
-            results = answered_clip(engine, prepared, out, drawing, overwrite=overwrite, progress=progress)
+            results = answered_clip(engine, prepared, saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -22,8 +21,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import check_config, find_on_disk
 from qvl_attn.model.checkpoint_files import read_object
 from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, sure_placement, torch_build
-from qvl_attn.render.style import Drawing
-from qvl_attn.results.session import Saved, find_results, run_session
+from qvl_attn.results.session import Saved, Saving, find_results, run_session
 
 if TYPE_CHECKING:
     from qvl_attn.encoders.engine import EncoderEngine
@@ -76,8 +74,7 @@ def request(picture: PictureLike, settings: EncoderSettings, clip: ClipSettings 
 
 def find_saved(
     requests: Sequence[EncoderRequest],
-    drawing: Drawing,
-    out: Path,
+    saving: Saving,
     model: str,
     **options: Unpack[EncoderLoadOptions],
 ) -> Iterator[Saved[EncoderResult]] | None:
@@ -85,13 +82,13 @@ def find_saved(
 
     Args:
         requests: pictures and clips with their settings.
-        drawing: how the results are drawn.
-        out: the folder that holds the results.
+        saving: where the results are saved.
         model: as in `EncoderEngine.load`.
         options: as in `EncoderEngine.load`.
 
     Returns:
-        The results, in the same order. None if one is missing, or if only torch can tell which result it would be.
+        The results, in the same order. None if one is missing or to be overwritten, or if only torch can tell which
+        result it would be.
 
     Raises:
         InputError: an option is invalid.
@@ -117,18 +114,16 @@ def find_saved(
         dtype=placement[1],
         family=family.name,
     )
-    folders = [[request_folder(out, each.source, each.settings, drawing, provenance)] for each in requests]
-    found = find_results(folders, EncoderResult.load)
+    folders = [[_folder(saving, each, provenance)] for each in requests]
+    found = None if saving.overwrite else find_results(folders, EncoderResult.load)
     return found and (_named(saved, each) for saved, each in zip(found, requests, strict=True))
 
 
 def encoded(
     encoder: EncoderEngine,
     requests: Sequence[EncoderRequest],
-    out: Path,
-    drawing: Drawing,
+    saving: Saving,
     *,
-    overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Iterator[Saved[EncoderResult]]:
     """Yield the saved result of each request: found again, or encoded and saved. One picture is in memory at a time.
@@ -136,9 +131,7 @@ def encoded(
     Args:
         encoder: the vision encoder.
         requests: pictures and clips with their settings.
-        out: the folder that holds the results.
-        drawing: how the results are drawn.
-        overwrite: whether to encode again what has a result.
+        saving: where the results are saved.
         progress: called with (stage, done, total).
 
     Raises:
@@ -147,7 +140,6 @@ def encoded(
         MemoryLimitError: a run does not fit into memory.
         StoreError: a result cannot be written or read.
     """
-    folders = [request_folder(out, each.source, each.settings, drawing, encoder.provenance) for each in requests]
 
     def encode(missing: Sequence[int]) -> Iterator[tuple[int, EncoderResult]]:
         for i in missing:
@@ -157,13 +149,17 @@ def encoded(
             yield position, encoder.encode(requests[i].picture, requests[i].settings, progress)
 
     results = run_session(
-        folders,
+        [_folder(saving, each, encoder.provenance) for each in requests],
         encode,
-        save=partial(EncoderResult.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+        save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
         load=EncoderResult.load,
-        overwrite=overwrite,
+        overwrite=saving.overwrite,
     )
     return map(_named, results, requests)  # which holds no result while the next is computed
+
+
+def _folder(saving: Saving, asked: EncoderRequest, provenance: EncoderProvenance) -> Path:
+    return request_folder(saving.out, asked.source, asked.settings, saving.drawing, provenance)
 
 
 def _media(asked: EncoderRequest) -> Media:

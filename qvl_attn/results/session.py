@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
-from qvl_attn.core.errors import ResultExistsError
+from qvl_attn.core.errors import InputError, ResultExistsError
+from qvl_attn.core.files import check_writable
+from qvl_attn.core.text import argument
+from qvl_attn.render.style import Drawing
 from qvl_attn.results.store import is_complete
 
 R = TypeVar("R")
+
+
+class SaveOptions(TypedDict, total=False):
+    """Where a result is saved, and found again when the same is asked again.
+
+    Attributes:
+        out: the folder that holds results, created if missing; without it nothing is saved.
+        drawing: size, colours and filters of the pictures.
+        overwrite: whether to compute a result again that exists, and replace it; False by default.
+    """
+
+    out: str | os.PathLike[str] | None
+    drawing: Drawing | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Saving:
+    """`SaveOptions` of results that are saved.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+
+    out: Path
+    drawing: Drawing
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_writable(self.out)
+
+
+def saving_of(options: SaveOptions) -> Saving | None:
+    """Return where results are saved; None if they are not.
+
+    Raises:
+        InputError: the folder cannot be written to, or the other options are given without it.
+    """
+    out, drawing, overwrite = options.get("out"), options.get("drawing"), options.get("overwrite", False)
+    if out is None:
+        for name, given in (("drawing", drawing is not None), ("overwrite", overwrite)):
+            if given:
+                raise InputError(f"{argument(name)}: nothing is saved", f"name a folder with {argument('out')}")
+        return None
+    return Saving(Path(out), drawing or Drawing(), overwrite)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from qvl_attn.attribution.profiles import stated_shape
 from qvl_attn.attribution.settings import Settings, settings_of
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.types import Media, Source
 from qvl_attn.core.version import __version__
 from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
 from qvl_attn.model.placement import LoadOptions, LoadSettings, sure_placement
-from qvl_attn.render.style import Drawing
-from qvl_attn.results.session import Saved, find_results, run_session
+from qvl_attn.results.session import Saved, Saving, find_results, run_session
 from qvl_attn.results.store import is_complete
 from qvl_attn.vqa.result import Result, request_folder
 
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 def find_saved(
     media: Sequence[Source],
     questions: Sequence[str],
-    drawing: Drawing,
-    out: Path,
+    saving: Saving,
     typed: Mapping[str, Any],
     model: str,
     **options: Unpack[LoadOptions],
@@ -40,15 +37,14 @@ def find_saved(
     Args:
         media: the pictures of the prompt, or the clip.
         questions: texts of the questions.
-        drawing: how the results are drawn.
-        out: the folder that holds the results.
+        saving: where the results are saved.
         typed: the keywords of `Engine.settings`.
         model: as in `Engine.load`.
         options: as in `Engine.load`.
 
     Returns:
-        The results, in the order of the questions. None if one is missing, or if only torch can tell which result it
-        would be.
+        The results, in the order of the questions. None if one is missing or to be overwritten, or if only torch can
+        tell which result it would be.
 
     Raises:
         InputError: an option or a setting is invalid.
@@ -70,8 +66,8 @@ def find_saved(
         "dtype": placement[1],
     }
     modes = attention_modes(load.attn, placement[1])
-    folders = [_request_folders(out, media, text, settings, drawing, made_by, modes) for text in questions]
-    return find_results(folders, Result.load)
+    folders = [_request_folders(saving, media, text, settings, made_by, modes) for text in questions]
+    return None if saving.overwrite else find_results(folders, Result.load)
 
 
 def check_settings(
@@ -103,23 +99,21 @@ def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:
 def answered(
     engine: Engine,
     questions: Sequence[Question],
-    out: Path,
-    drawing: Drawing,
+    saving: Saving,
     *,
     batch_size: int = 1,
-    overwrite: bool = False,
     progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> Iterator[Saved[Result]]:
     """Yield the saved result of each prepared question: found again, or answered and saved.
 
     Args:
         engine: the model that answers.
         questions: the prepared questions.
-        out: the folder that holds the results.
-        drawing: how the results are drawn.
+        saving: where the results are saved.
         batch_size: most prompts per batch.
-        overwrite: whether to answer questions again whose results exist.
         progress: called with (stage, done, total).
+        on_token: of a single question, called with each new piece of its answer, unless that is found again.
 
     Raises:
         CaptureError: the captured attention is invalid.
@@ -128,86 +122,74 @@ def answered(
     """
 
     def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        return engine.answer([questions[i] for i in missing], batch_size, progress)
+        return engine.answer([questions[i] for i in missing], batch_size, progress, on_token)
 
     prompts = [(question, question.media) for question in questions]
-    return _session(engine, prompts, answer, out, drawing, overwrite, progress)
+    return _session(engine, prompts, answer, saving, progress)
 
 
 def answered_clip(
     engine: Engine,
     questions: Sequence[ClipQuestion],
-    out: Path,
-    drawing: Drawing,
+    saving: Saving,
     *,
-    overwrite: bool = False,
     progress: Progress = no_progress,
+    on_token: OnToken | None = None,
 ) -> Iterator[Saved[Result]]:
     """Do as `answered` for questions about a clip."""
     from qvl_attn.vqa.clip import answer_clip
 
     def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        return answer_clip(engine, [questions[i] for i in missing], progress)
+        return answer_clip(engine, [questions[i] for i in missing], progress, on_token)
 
     prompts = [(question.prompts[0], [question.media]) for question in questions]
-    return _session(engine, prompts, answer, out, drawing, overwrite, progress)
+    return _session(engine, prompts, answer, saving, progress)
 
 
 def _session(
     engine: Engine,
     prompts: Sequence[tuple[Question, Sequence[Media]]],
     answer: Callable[[Sequence[int]], Iterator[tuple[int, Result]]],
-    out: Path,
-    drawing: Drawing,
-    overwrite: bool,
+    saving: Saving,
     progress: Progress,
 ) -> Iterator[Saved[Result]]:
     from qvl_attn.vqa.sanity import add_sanity
 
     return run_session(
-        [result_folder(engine, prompt, media, out, drawing, overwrite=overwrite) for prompt, media in prompts],
+        [result_folder(engine, prompt, media, saving) for prompt, media in prompts],
         answer,
-        save=partial(Result.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+        save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
         load=Result.load,
-        add=partial(add_sanity, engine, progress=progress),
-        overwrite=overwrite,
+        add=lambda result: add_sanity(engine, result, progress),
+        overwrite=saving.overwrite,
     )
 
 
-def result_folder(
-    engine: Engine, prompt: Question, media: Sequence[Media], out: Path, drawing: Drawing, *, overwrite: bool
-) -> Path:
+def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], saving: Saving) -> Path:
     """Return the folder of a question's result: a saved one of any of `attention_modes`, else that of a new one.
 
     Args:
         engine: the model that answers.
         prompt: the question, or one of its prompts.
         media: the pictures or the clip of the question.
-        out: the folder that holds the results.
-        drawing: how the result is drawn.
-        overwrite: whether an existing result is computed again.
+        saving: where the result is saved.
     """
-    modes = () if overwrite else attention_modes(engine.attn, engine.placement.dtype)
-    *saved, new = _request_folders(
-        out,
-        media,
-        prompt.prompt.question,
-        prompt.settings,
-        drawing,
-        engine.made_by(prompt),
-        (*modes, prompt.attention),
-    )
+    modes = () if saving.overwrite else attention_modes(engine.attn, engine.placement.dtype)
+    modes, text = (*modes, prompt.attention), prompt.prompt.question
+    *saved, new = _request_folders(saving, media, text, prompt.settings, engine.made_by(prompt), modes)
     return next(filter(is_complete, saved), new)
 
 
 def _request_folders(
-    out: Path,
+    saving: Saving,
     media: Sequence[Source],
     question: str,
     settings: Settings,
-    drawing: Drawing,
     made_by: Mapping[str, Any],
     modes: Sequence[str],
 ) -> list[Path]:
     """Return the folder of a result for each kind of attention: see `request_folder`."""
-    return [request_folder(out, media, question, settings, drawing, {**made_by, "attention": mode}) for mode in modes]
+    return [
+        request_folder(saving.out, media, question, settings, saving.drawing, {**made_by, "attention": mode})
+        for mode in modes
+    ]
