@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -21,15 +21,26 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.loading import choose_placement
 from qvl_attn.model.placement import LoadOptions, Placement
-from qvl_attn.vqa.clip import ask_video, load_clip
+from qvl_attn.results.session import SaveOptions, Saving, saving_of
+from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate
 from qvl_attn.vqa.result import Result
 from qvl_attn.vqa.sanity import with_sanity
+from qvl_attn.vqa.session import answered, answered_clip
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
     from qvl_attn.evaluation.workers import Workers
+    from qvl_attn.vqa.question import Question
+
+
+class AskOptions(QuestionOptions, SaveOptions, total=False):
+    """Options of a question and of where its result is saved."""
+
+
+class AskVideoOptions(VideoOptions, SaveOptions, total=False):
+    """Options of a question about a clip and of where its result is saved."""
 
 
 class Analyzer:
@@ -81,7 +92,7 @@ class Analyzer:
         progress: Progress = no_progress,
         cancel: Cancel | None = None,
         on_token: OnToken | None = None,
-        **options: Unpack[QuestionOptions],
+        **options: Unpack[AskOptions],
     ) -> Result:
         """Ask one question, and capture the attention of its tokens, of the last prompt token and of the answer.
 
@@ -93,8 +104,8 @@ class Analyzer:
             cancel: called after each layer of the model, so it must be quick, such as `threading.Event().is_set`. Once
                 it returns true, the question ends with `Cancelled`, and the model is as it was.
             on_token: called with each new piece of the model's own answer; joined, they are `Result.answer`. What it
-                raises ends the question, too.
-            options: see `QuestionOptions`.
+                raises ends the question, too. It is not called for a result that is found again.
+            options: see `QuestionOptions` and `SaveOptions`.
 
         Returns:
             The answer and the captured attention.
@@ -104,12 +115,13 @@ class Analyzer:
             Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: the prompt does not fit the memory.
+            StoreError: the result cannot be saved.
         """
-        check_names(options, QuestionOptions, self.ask)
+        check_names(options, AskOptions, self.ask)
+        saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         with cancelling(cancel, progress) as progress:
-            questions = self.engine.prepare([((picture, *images), question)], self.engine.settings(**options))
-            answers = self.engine.answer(questions, progress=progress, on_token=on_token)
-            ((_, result),) = with_sanity(self.engine, answers, progress)
+            questions = self.engine.prepare([((picture, *images), question)], settings)
+            ((_, result),) = self._answers(questions, saving, 1, progress, on_token)
         return result
 
     def ask_many(
@@ -119,7 +131,7 @@ class Analyzer:
         batch_size: int = 8,
         progress: Progress = no_progress,
         cancel: Cancel | None = None,
-        **options: Unpack[QuestionOptions],
+        **options: Unpack[AskOptions],
     ) -> list[Result]:
         """Ask many questions in batches of similar length. Pictures that several questions share are encoded once.
 
@@ -131,8 +143,8 @@ class Analyzer:
             batch_size: most prompts per batch; fewer are taken where the estimate does not fit the memory.
             progress: called with (stage, done, total): the answered questions, and the tokens of each batch. There is
                 no `on_token`: the answers of a batch are written at the same time.
-            cancel: as in `ask`; no results are returned then.
-            options: for all questions; see `QuestionOptions`.
+            cancel: as in `ask`; no results are returned then, but with `out` those that are done are saved.
+            options: for all questions; see `QuestionOptions` and `SaveOptions`.
 
         Returns:
             The results, in the order of the pairs.
@@ -142,17 +154,37 @@ class Analyzer:
             Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: a prompt does not fit the memory.
+            StoreError: a result cannot be saved.
         """
-        check_names(options, QuestionOptions, self.ask_many)
+        check_names(options, AskOptions, self.ask_many)
         _check_batch_size(batch_size)
+        saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         results: dict[int, Result] = {}
         with cancelling(cancel, progress) as progress:
-            questions = self.engine.prepare(list(pairs), self.engine.settings(**options))
+            questions = self.engine.prepare(list(pairs), settings)
             progress("asking", 0, len(questions))
-            for i, result in with_sanity(self.engine, self.engine.answer(questions, batch_size, progress), progress):
+            for i, result in self._answers(questions, saving, batch_size, progress):
                 results[i] = result
                 progress("asking", len(results), len(questions))
         return [results[i] for i in sorted(results)]
+
+    def _settings(self, options: AskOptions) -> Settings:
+        return self.engine.settings(**part_of(options, QuestionOptions))
+
+    def _answers(
+        self,
+        questions: Sequence[Question],
+        saving: Saving | None,
+        batch_size: int,
+        progress: Progress,
+        on_token: OnToken | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield (index of the question, result)."""
+        if saving is None:
+            answers = self.engine.answer(questions, batch_size, progress, on_token)
+            return with_sanity(self.engine, answers, progress)
+        saved = answered(self.engine, questions, saving, batch_size=batch_size, progress=progress, on_token=on_token)
+        return enumerate(each.result for each in saved)
 
     def ask_video(
         self,
@@ -162,7 +194,7 @@ class Analyzer:
         progress: Progress = no_progress,
         cancel: Cancel | None = None,
         on_token: OnToken | None = None,
-        **options: Unpack[VideoOptions],
+        **options: Unpack[AskVideoOptions],
     ) -> Result:
         """Ask one question about a clip.
 
@@ -173,7 +205,7 @@ class Analyzer:
             progress: called with (stage, done, total).
             cancel: as in `ask`; called for each decoded frame, too.
             on_token: as in `ask`; refused with windows or a `mode` other than `clip`, which have several answers.
-            options: see `QuestionOptions` and `ClipOptions`.
+            options: see `QuestionOptions`, `ClipOptions` and `SaveOptions`.
 
         Returns:
             The answer and the captured attention; `heatmap().values` is (t, h, w), one map per step.
@@ -183,11 +215,25 @@ class Analyzer:
             Cancelled: `cancel()` returned true.
             CaptureError: the captured attention is invalid.
             MemoryLimitError: the prompt does not fit the memory.
+            StoreError: the result cannot be saved.
         """
-        check_names(options, VideoOptions, self.ask_video)
-        settings = self._clip_settings(options)
+        check_names(options, AskVideoOptions, self.ask_video)
+        saving, settings = saving_of(part_of(options, SaveOptions)), self._clip_settings(options)
+        engine, clip = self.engine, settings.clip or ClipSettings()
         with cancelling(cancel, progress) as progress:
-            return ask_video(self.engine, path, question, settings, progress, on_token)
+            media = load_clip(engine.processor, open_clip(path, clip.source_fps), settings, progress)
+            questions = prepare_clip(engine, media, [question], settings)
+            count = len(questions[0].prompts)
+            if on_token is not None and count > 1:
+                raise InputError(
+                    f"{argument('on_token')}: needs one prompt, and this clip is asked about in {count}",
+                    f"drop {argument('mode')} and {argument('window')}, or {argument('on_token')}",
+                )
+            if saving is not None:
+                (saved,) = answered_clip(engine, questions, saving, progress=progress, on_token=on_token)
+                return saved.result
+            ((_, result),) = with_sanity(engine, answer_clip(engine, questions, progress, on_token), progress)
+            return result
 
     def check(
         self,

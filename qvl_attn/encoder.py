@@ -6,15 +6,21 @@ import os
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from qvl_attn.core.options import check_names
+from qvl_attn.core.options import check_names, part_of
 from qvl_attn.core.runtime import Cancel, Progress, cancelling, no_progress
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
 from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.encoders.session import encoded, request
 from qvl_attn.media.image import PictureLike
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.placement import EncoderLoadOptions
+from qvl_attn.results.session import SaveOptions, saving_of
+
+
+class EncodeOptions(EncoderOptions, SaveOptions, total=False):
+    """Options of an encoder's run and of where its result is saved."""
 
 
 class Encoder:
@@ -54,7 +60,7 @@ class Encoder:
         *,
         progress: Progress = no_progress,
         cancel: Cancel | None = None,
-        **options: Unpack[EncoderOptions],
+        **options: Unpack[EncodeOptions],
     ) -> EncoderResult:
         """Encode one picture or clip.
 
@@ -64,17 +70,23 @@ class Encoder:
             progress: called with (stage, done, total); done counts frames, then layers.
             cancel: called after each layer and decoded frame, so it must be quick, such as `threading.Event().is_set`.
                 Once it returns true, the work ends with `Cancelled`, and the encoder is as it was.
-            options: see `EncoderOptions`; they replace those of `settings`.
+            options: see `EncoderOptions`, which replace those of `settings`, and `SaveOptions`.
 
         Raises:
             InputError: a setting or the picture is invalid.
             Cancelled: `cancel()` returned true.
             CaptureError: the captured weights are not attention.
             MemoryLimitError: the run does not fit into memory.
+            StoreError: the result cannot be saved.
         """
-        check_names(options, EncoderOptions, self.encode)
+        check_names(options, EncodeOptions, self.encode)
+        saving = saving_of(part_of(options, SaveOptions))
+        settings = with_options(settings, part_of(options, EncoderOptions))
         with cancelling(cancel, progress) as progress:
-            return self.engine.encode(picture, with_options(settings, options), progress)
+            if saving is None:
+                return self.engine.encode(picture, settings, progress)
+            (saved,) = encoded(self.engine, [request(picture, settings, settings.clip)], saving, progress=progress)
+            return saved.result
 
     def encode_folder(
         self,

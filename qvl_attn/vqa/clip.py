@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,12 @@ from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings, plan_frames
-from qvl_attn.media.video import open_clip, sample_clip
+from qvl_attn.media.video import sample_clip
 from qvl_attn.media.video_source import VideoSource
 from qvl_attn.model.preprocess import frame_resizer
 from qvl_attn.vqa.merge_passes import merge_captures
 from qvl_attn.vqa.question import Question
 from qvl_attn.vqa.result import Result
-from qvl_attn.vqa.sanity import with_sanity
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
@@ -194,25 +192,3 @@ def _join(question: ClipQuestion, results: Sequence[Result]) -> Result:
         seconds={stage: round(sum(result.seconds.get(stage, 0) for result in passes), 3) for stage in stages},
         passes=passes,
     )
-
-
-def ask_video(
-    engine: Engine,
-    path: str | os.PathLike[str],
-    question: str,
-    settings: Settings,
-    progress: Progress = no_progress,
-    on_token: OnToken | None = None,
-) -> Result:
-    """Ask one question about a clip: see `Analyzer.ask_video`."""
-    source_fps = (settings.clip or ClipSettings()).source_fps
-    media = load_clip(engine.processor, open_clip(path, source_fps), settings, progress)
-    clip_questions = prepare_clip(engine, media, [question], settings)
-    count = len(clip_questions[0].prompts)
-    if on_token is not None and count > 1:
-        raise InputError(
-            f"{argument('on_token')}: needs one prompt, and this clip is asked about in {count}",
-            f"drop {argument('mode')} and {argument('window')}, or {argument('on_token')}",
-        )
-    ((_, result),) = with_sanity(engine, answer_clip(engine, clip_questions, progress, on_token), progress)
-    return result
