@@ -195,7 +195,7 @@ def video(
             "seed": seed,
             "store_heads": store_heads.value,
         }
-        results = find_saved([video], texts, drawing, out, {**typed, "clip": clip_settings}, model, **load_options)
+        results = find_saved([video], texts, saving, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None:
             engine = find_model(model, progress=progress, **load_options).engine
             from qvl_attn.vqa.clip import load_clip, prepare_clip

@@ -13,6 +13,7 @@ from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.result import request_folder
 from qvl_attn.encoders.session import EncoderRequest, find_saved
 from qvl_attn.media.sampling import ClipSettings
+from qvl_attn.results.session import Saving
 from tests.helpers import tiny_encoders
 
 PICTURE = SimpleNamespace(source="a/cats.png", sha256="00")
@@ -40,7 +41,7 @@ def unread(monkeypatch):
 def found(*names, drawing=None, out, model, **options):
     """Return the folders of saved results."""
     requests = [EncoderRequest(ASKED[name][0].source, *ASKED[name]) for name in names]
-    results = find_saved(requests, drawing or Drawing(), out, model, **options)
+    results = find_saved(requests, Saving(out, drawing or Drawing()), model, **options)
     return None if results is None else [saved.folder for saved in results]
 
 
@@ -72,4 +73,4 @@ def test_only_torch_can_tell_where_it_does_not_say_its_version(tmp_path, monkeyp
 def test_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(ModelError, match="'llava' model, not a supported vision encoder"):
-        find_saved([], Drawing(), tmp_path, str(tmp_path))
+        find_saved([], Saving(tmp_path, Drawing()), str(tmp_path))

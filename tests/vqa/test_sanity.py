@@ -17,7 +17,7 @@ from qvl_attn.demo.heldout import scene
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.vqa import sanity
-from qvl_attn.vqa.clip import answer_clip, ask_video, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 from qvl_attn.vqa.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks, scrambled
 from tests.conftest import DEMO_PICTURES
 
@@ -261,11 +261,10 @@ def test_a_clip_is_checked_with_the_same_scene_in_every_frame(engine):
 
 
 @pytest.mark.parametrize("how", [{"mode": "frames"}, {"window": 2}])
-def test_a_clip_in_several_prompts_is_refused(engine, how):
-    settings = engine.settings(profile="none", clip=ClipSettings(fps=2, **how))
-    result = ask_video(engine, DEMO_PICTURES / "clip.mp4", "what is moving?", settings)
+def test_a_clip_in_several_prompts_is_refused(demo, how):
+    result = demo.ask_video(DEMO_PICTURES / "clip.mp4", "what is moving?", profile="none", fps=2, **how)
     with pytest.raises(InputError, match="several prompts"):
-        checked(engine, result)
+        checked(demo.engine, result)
 
 
 def test_a_fault_of_what_is_asked_is_no_missing_figure(engine, cats, monkeypatch):

@@ -21,6 +21,7 @@ from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint
 from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import sure_placement
 from qvl_attn.render.style import Drawing
+from qvl_attn.results.session import Saving
 from qvl_attn.vqa.clip import load_clip, prepare_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.session import find_saved, result_folder
@@ -77,11 +78,11 @@ def folder_of_the_model(media, text, drawing, typed, options, out):
     """Return the folder that a run of the model would write."""
     engine = Engine.load(**options)
     (question,) = engine.prepare([(media, text)], engine.settings(**typed))
-    return result_folder(engine, question, media, out, drawing, overwrite=True)
+    return result_folder(engine, question, media, Saving(out, drawing, overwrite=True))
 
 
 def found(media, text, drawing, typed, options, out):
-    return folders_of(find_saved(media, [text], drawing, out, typed, **options))
+    return folders_of(find_saved(media, [text], Saving(out, drawing), typed, **options))
 
 
 def folders_of(results):
@@ -125,7 +126,8 @@ def test_all_questions_or_none(cats, wide, tmp_path):
     media, _, drawing, typed, options = asked[0]
 
     def of_both():
-        return folders_of(find_saved(media, [text for _, text, *_ in asked], drawing, tmp_path, typed, **options))
+        texts = [text for _, text, *_ in asked]
+        return folders_of(find_saved(media, texts, Saving(tmp_path, drawing), typed, **options))
 
     finish(folders[1])
     assert of_both() is None
@@ -141,10 +143,10 @@ def test_a_clip_is_not_decoded(engine, clip_file, tmp_path, mode):
     settings = engine.settings(**typed)
     media = load_clip(engine.processor, video, settings)
     (question,) = prepare_clip(engine, media, [QUESTION], settings)
-    folder = result_folder(engine, question.prompts[0], (media,), tmp_path / "out", Drawing(), overwrite=True)
+    folder = result_folder(engine, question.prompts[0], (media,), Saving(tmp_path / "out", Drawing(), overwrite=True))
     finish(folder)
     undecoded = SimpleNamespace(source=video.source, sha256=video.sha256)
-    saved = find_saved([undecoded], [QUESTION], Drawing(), tmp_path / "out", typed, "demo", dtype="float32")
+    saved = find_saved([undecoded], [QUESTION], Saving(tmp_path / "out", Drawing()), typed, "demo", dtype="float32")
     assert folders_of(saved) == [folder]
 
 
