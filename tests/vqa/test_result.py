@@ -267,7 +267,6 @@ def test_what_the_package_shows():
     public = {"Analyzer", "Cancelled", "Drawing", "HeatMap", "Progress", "QvlAttnError", "Result", "__version__"}
     public |= {"compare_runs", "load_samples", "make_report", "merge_runs"}
     public |= {"Encoder", "EncoderResult", "EncoderSettings", "ClipSettings"}
-    public |= {"Progress"}
     public |= {"LoadOptions", "QuestionOptions", "ClipOptions", "VideoOptions", "CheckOptions"}
     public |= {"EncoderLoadOptions", "EncoderOptions", "EncoderFolderOptions"}
     assert set(dir(qvl_attn)) == public
