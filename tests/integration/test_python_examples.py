@@ -63,3 +63,5 @@ def test_every_public_name_can_be_imported():
     for name in qvl_attn.__all__:
         assert getattr(qvl_attn, name) is not None
     assert set(dir(qvl_attn)) == set(qvl_attn.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = qvl_attn.nothing

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-import qvl_attn
-from qvl_attn import Analyzer, Drawing, QvlAttnError, Result
+from qvl_attn import Analyzer, Drawing, Result
 from qvl_attn.attribution.selection import words
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 
@@ -261,17 +260,3 @@ def test_a_drawing_out_of_range():
     for wrong in ({"alpha": 7}, {"colormap": "zz"}, {"interp": "zz"}, {"draw_size_px": 3}):
         with pytest.raises(InputError, match="want"):
             Drawing(**wrong)
-
-
-def test_what_the_package_shows():
-    public = {"Analyzer", "Cancelled", "Drawing", "HeatMap", "Progress", "QvlAttnError", "Result", "__version__"}
-    public |= {"compare_runs", "load_samples", "make_report", "merge_runs"}
-    public |= {"Encoder", "EncoderResult", "EncoderSettings", "ClipSettings"}
-    public |= {"LoadOptions", "QuestionOptions", "ClipOptions", "VideoOptions", "CheckOptions"}
-    public |= {"EncoderLoadOptions", "EncoderOptions", "EncoderFolderOptions"}
-    assert set(dir(qvl_attn)) == public
-    for name in dir(qvl_attn):
-        assert getattr(qvl_attn, name) is not None
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = qvl_attn.nothing
-    assert issubclass(InputError, QvlAttnError)
