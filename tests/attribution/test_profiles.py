@@ -27,6 +27,7 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.vqa.merge_passes import merge_captures
 from tests.helpers.loading import without_loading
+from tests.helpers.small import SMALL_DRAWING
 
 # As published in the authors' code.
 PUBLISHED = {
@@ -211,7 +212,7 @@ def test_a_profile_of_layers(demo, cats, file):
 
 def test_it_is_saved_and_read_back_with_its_heads(demo, cats, own, tmp_path):
     result = demo.ask(cats, QUESTION, profile=own)
-    back = Result.load(result.save(tmp_path))
+    back = Result.load(result.save(tmp_path, SMALL_DRAWING))
     assert back.settings == result.settings
     assert back.capture.apart == result.capture.apart
     assert np.array_equal(back.heatmap().values, result.heatmap().values)

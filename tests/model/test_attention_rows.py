@@ -19,6 +19,7 @@ from qvl_attn.model.prompt import answer_tokens
 from qvl_attn.model.recorder import AttentionRecorder, Target
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.recipe import recipe
+from tests.helpers.small import SMALL_DRAWING
 from tests.model.test_capture import plain
 
 MODES = ["eager", "rows"]
@@ -239,7 +240,7 @@ def test_in_16_bits_rows_are_no_further_from_float32_than_eager(half, prompts, t
 def test_a_batch_in_16_bits_has_a_note(half, cats, tmp_path):
     batch = half.ask_many([(cats, "how many cats?"), (cats, "what color is the dog?")])
     for result in (*batch, half.ask(cats, "how many cats?")):
-        notes = json.loads((result.save(tmp_path, overwrite=True) / "result.json").read_text())["notes"]
+        notes = json.loads((result.save(tmp_path, SMALL_DRAWING, overwrite=True) / "result.json").read_text())["notes"]
         assert any("run together" in note for note in notes) is result.provenance.shared_pictures
 
 

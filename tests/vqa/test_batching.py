@@ -10,6 +10,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.media.image import load_picture
 from qvl_attn.vqa.batching import groups
 from tests.conftest import DEMO_PICTURES
+from tests.helpers.small import SMALL_DRAWING
 
 CATS, WIDE = DEMO_PICTURES / "cats.png", DEMO_PICTURES / "wide.png"
 QUESTIONS = ["how many cats?", "what color is the star?", "what color is the dog?", "图里有几只猫？"]
@@ -97,7 +98,7 @@ def test_pictures_that_only_seem_the_same_are_not_shared(analyzer):
 
 def test_what_was_used_is_in_the_result(analyzer, tmp_path):
     result = analyzer.ask(CATS, QUESTIONS[0])
-    again = type(result).load(result.save(tmp_path))
+    again = type(result).load(result.save(tmp_path, SMALL_DRAWING))
     assert again.provenance == result.provenance
     assert again.provenance.attention_reason == "asked for"
     assert set(again.seconds) == set(again.peak_memory_bytes) == {"prepare", "load", "answer", "draw"}
@@ -166,7 +167,7 @@ def test_heads_in_half_the_space(analyzer, tmp_path):
     assert (np.abs(stored - exact_weights)[~small] <= 2**-11 * exact_weights[~small]).all()
     assert (np.abs(stored - exact_weights)[small] <= 2**-25).all()
     assert np.array_equal(half.capture.weights, whole.capture.weights), "the mean is not rounded"
-    again = type(half).load(half.save(tmp_path))
+    again = type(half).load(half.save(tmp_path, SMALL_DRAWING))
     assert again.capture.weights_by_head.dtype == np.float16
     assert np.array_equal(again.capture.weights_by_head, stored)
     rounded, exact = (result.heatmap(heads="2").values for result in (again, whole))

@@ -14,6 +14,7 @@ from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.vqa.figures import draw_result, headline_caption
+from tests.helpers.small import SMALL_DRAWING
 
 QUESTION = "how many cats?"
 METHODS = ("relative", "mean", "max", "gradient", "tam")
@@ -37,12 +38,12 @@ def faithful(demo, cats):
 
 @pytest.fixture(scope="module")
 def saved(result, tmp_path_factory):
-    return result.save(tmp_path_factory.mktemp("several"))
+    return result.save(tmp_path_factory.mktemp("several"), SMALL_DRAWING)
 
 
 @pytest.fixture(scope="module")
 def saved_faithful(faithful, tmp_path_factory):
-    return faithful.save(tmp_path_factory.mktemp("faithful"))
+    return faithful.save(tmp_path_factory.mktemp("faithful"), SMALL_DRAWING)
 
 
 def result_json(folder):
@@ -139,7 +140,7 @@ def assert_same_methods(first, second):
 def test_methods_come_back_and_are_drawn_the_same(saved, result, tmp_path):
     back = Result.load(saved)
     assert_same_methods(result, back)
-    again = back.save(tmp_path)
+    again = back.save(tmp_path, SMALL_DRAWING)
     assert again.name == saved.name
     for file in ("overlay.png", "layers.png", "tokens.png", "layers/layer_00.png", "attention.npz"):
         assert (again / file).read_bytes() == (saved / file).read_bytes(), file
@@ -173,7 +174,7 @@ def test_curves_begin_and_end_at_the_answers_own_probability(saved_faithful):
 
 
 def test_a_result_of_before_methods_loads(plain, tmp_path):
-    folder = plain.save(tmp_path)
+    folder = plain.save(tmp_path, SMALL_DRAWING)
     value = result_json(folder)
     for name in ("methods", "faithfulness"):
         del value[name]
@@ -186,7 +187,7 @@ def test_a_result_of_before_methods_loads(plain, tmp_path):
 
 def test_a_headline_in_the_settings_comes_back_and_is_the_maps(plain, tmp_path):
     named = replace(plain, settings=replace(plain.settings, headline=Headline((1, 3), None)))
-    back = Result.load(named.save(tmp_path))
+    back = Result.load(named.save(tmp_path, SMALL_DRAWING))
     assert back.settings == named.settings
     question_rows = plain.capture.query_role == "question"
     expected = plain.capture.weights[[1, 3]][:, question_rows].mean(axis=(0, 1))
@@ -274,7 +275,7 @@ def test_what_a_filter_or_a_method_leaves_empty_is_a_clear_fault(result, tmp_pat
         spot.save(tmp_path, Drawing(denoise="median"))
     dark = replace(result, methods=(replace(result.methods[0], values=np.zeros_like(lone)),))
     with pytest.raises(CaptureError, match="`method='relative'`: its map is zero everywhere"):
-        dark.save(tmp_path)
+        dark.save(tmp_path, SMALL_DRAWING)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,6 +24,7 @@ from qvl_attn.vqa.result import Result
 from tests.attribution.test_profiles import demo_profile
 from tests.helpers.kept import KEPT
 from tests.helpers.pages import ANSWER, EVIL, METHODS, Reader, assert_close, unpack
+from tests.helpers.small import SMALL_DRAWING
 
 LAYERS = range(4)
 
@@ -132,7 +133,7 @@ def test_the_headline_and_the_layers_are_those_of_the_result(results, read, name
 
 
 def test_the_arrays_on_disk_are_what_is_in_the_page(results, tmp_path):
-    folder = results("two").save(tmp_path)
+    folder = results("two").save(tmp_path, SMALL_DRAWING)
     page = Reader((folder / "report.html").read_text(encoding="utf-8"))
     with np.load(folder / "attention.npz") as arrays:
         weights, roles, produces = (arrays[name] for name in ("weights", "query_role", "produces"))

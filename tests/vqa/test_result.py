@@ -11,6 +11,7 @@ import pytest
 from qvl_attn import Analyzer, Drawing, Result
 from qvl_attn.attribution.selection import words
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
+from tests.helpers.small import SMALL_DRAWING
 
 QUESTION = "how many cats?"
 
@@ -22,14 +23,14 @@ def result(demo, cats, wide):
 
 @pytest.fixture(scope="module")
 def saved(result, tmp_path_factory):
-    return result.save(tmp_path_factory.mktemp("out"))
+    return result.save(tmp_path_factory.mktemp("out"), SMALL_DRAWING)
 
 
 def test_the_promised_lines(cats, tmp_path):
     result = Analyzer.load("demo").ask(str(cats), QUESTION)
     assert result.answer
     assert result.heatmap(layers="1-3").values.shape == result.capture.grids[0].shape
-    folder = result.save(tmp_path / "out")
+    folder = result.save(tmp_path / "out", SMALL_DRAWING)
     assert Result.load(folder).answer == result.answer
 
 
@@ -56,7 +57,7 @@ def test_it_comes_back_as_it_went(result, saved):
 
 
 def test_what_came_back_is_drawn_the_same(saved, tmp_path):
-    again = Result.load(saved).save(tmp_path)
+    again = Result.load(saved).save(tmp_path, SMALL_DRAWING)
     assert again.name == saved.name
     for file in ("overlay.png", "layers.png", "tokens.png", "attention.npz"):
         assert (again / file).read_bytes() == (saved / file).read_bytes(), file
@@ -155,8 +156,8 @@ def test_what_is_not_in_a_result_is_said(demo, cats):
 
 def test_saving_twice(result, saved):
     with pytest.raises(ResultExistsError):
-        result.save(saved.parent)
-    assert result.save(saved.parent, overwrite=True) == saved
+        result.save(saved.parent, SMALL_DRAWING)
+    assert result.save(saved.parent, SMALL_DRAWING, overwrite=True) == saved
     assert result.save(saved.parent, Drawing(alpha=0.9)) != saved
 
 
@@ -178,7 +179,7 @@ def test_an_empty_answer(demo, cats, tmp_path):
         handle.remove()
     assert bias["value"]
     assert (result.answer, result.answer_logprob) == ("", 0.0)
-    assert result.save(tmp_path).is_dir()
+    assert result.save(tmp_path, SMALL_DRAWING).is_dir()
     with pytest.raises(InputError, match="empty"):
         result.heatmap(query="answer")
 
