@@ -12,6 +12,7 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
 from tests.helpers import tiny_encoders
 from tests.helpers.pages import Reader, assert_close
+from tests.helpers.small import SMALL_DRAWING
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def result():
 
 @pytest.fixture(scope="module")
 def saved_folder(result, tmp_path_factory):
-    return result.save(tmp_path_factory.mktemp("out"))
+    return result.save(tmp_path_factory.mktemp("out"), SMALL_DRAWING)
 
 
 def test_the_page_is_written_and_made_again(result, saved_folder, tmp_path):
@@ -71,7 +72,8 @@ def test_a_damaged_folder_is_reported(saved_folder, tmp_path):
 @pytest.mark.parametrize("name", ["picture", "clip"])
 def test_a_page_that_is_made_again_is_the_same(tmp_path, name):
     media = tiny_encoders.picture(96, 80) if name == "picture" else tiny_encoders.clip(84, 56, 5)
-    folder = tiny_encoders.encoder("dinov2").encode(media, EncoderSettings(at=((40.0, 28.0),))).save(tmp_path)
+    result = tiny_encoders.encoder("dinov2").encode(media, EncoderSettings(at=((40.0, 28.0),)))
+    folder = result.save(tmp_path, SMALL_DRAWING)
     first = (folder / "report.html").read_text(encoding="utf-8")
     assert make_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") == first
