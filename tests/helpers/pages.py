@@ -169,6 +169,7 @@ def open_in_browser(
         page.goto(url)
         if state:
             page.wait_for_selector(f"html[data-state={state}]", state="attached")
+            wait_until_drawn(page)  # what was unpacked last
         yield page
         for name, listener in events.items():
             page.remove_listener(name, listener)
