@@ -18,7 +18,7 @@ from qvl_attn.core.text import argument, pluralize, quoted
 from qvl_attn.evaluation.examples import example_file
 from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
 from qvl_attn.evaluation.score import Score, check_indices, read_all_scores
-from qvl_attn.results.run_folder import RUN_FILE, Ledger, differences, is_finished, read_rows, read_run
+from qvl_attn.results.run_folder import RUN_FILE, Ledger, as_message, differences, is_finished, read_rows, read_run
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
@@ -147,7 +147,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     first = next(iter(runs))
     for folder, run in runs.items():
         lines = differences(_without_shard(runs[first]), _without_shard(run), (f"in {first}", f"in {folder}"))
-        faults += [f"{folder} is not a part of the same check as {first}: {line}" for line in lines]
+        faults += [f"{folder} is not a part of the same check as {first}: {as_message(line)}" for line in lines]
     of = shards[first].of
     by_number: dict[int, list[Path]] = {}
     for folder, shard in shards.items():
@@ -162,7 +162,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         elif len(same_number) > 1:
             faults.append(f"part {number}/{of} is given twice: {same_number[0]} and {same_number[1]}")
     faults += [
-        f"{folder} is not finished: run the same qvl-attn check command to continue"
+        f"{folder} is not finished: run the same check again, and it continues"
         for folder in runs
         if not is_finished(folder)
     ]

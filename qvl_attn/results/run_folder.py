@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,14 +32,15 @@ CHANGED_WORDS = {
     "check": ("samples", f" (another {argument('limit')}?)", " (question, answers, boxes or pictures)"),
     "survey": ("pictures", "", ""),
 }
-COMMANDS = {"check": "qvl-attn check", "survey": "qvl-attn encoder"}
 # What makes a row anew that cannot be read, for each kind.
 REMEDIES = {
-    "check": "remove the line and run the same qvl-attn check command: it asks the sample again",
-    "survey": "remove the line and run the same qvl-attn encoder command: it encodes the picture again",
+    "check": "remove the line and run the same check again: it asks the sample again",
+    "survey": "remove the line and run the encoder over the folder again: it encodes the picture again",
 }
 # What a kill before the first row may leave behind: the lock and a draft of `run.json`.
 _LEFT_BY_KILL = {LOCK_FILE, f".{RUN_FILE}.draft"}
+# Entries of `same` that are arguments.
+_ENTRY = re.compile("^--([a-z-]+)(?=: )")
 # The most changed samples that a message names.
 MAX_NAMED = 5
 
@@ -188,14 +190,14 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
     """
     if not os.path.isfile(folder / RUN_FILE):  # also takes names that are too long for pathlib  # noqa: PTH113
         raise InputError(
-            f"{folder} is not a run of {COMMANDS[kind]}: it has no {RUN_FILE}",
+            f"{folder} is not {KINDS[kind]}: it has no {RUN_FILE}",
             f"name the {argument('out')} folder of {KINDS[kind]}",
         )
     run = read_json(folder / RUN_FILE)
     if isinstance(run.get("kind"), str) and run["kind"] in KINDS and run["kind"] != kind:
         raise InputError(f"{folder} is {KINDS[run['kind']]}, not {KINDS[kind]}", "name another folder")
     if run.get("kind") != kind:
-        raise StoreError(f"{folder} is not a run of {COMMANDS[kind]}: {RUN_FILE} has kind {quoted(run.get('kind'))}")
+        raise StoreError(f"{folder} is not {KINDS[kind]}: {RUN_FILE} has kind {quoted(run.get('kind'))}")
     if run.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
             f"{folder / RUN_FILE} has schema {quoted(run.get('schema_version'))}",
@@ -218,7 +220,7 @@ def read_finished_run(folder: Path) -> dict[str, Any]:
     run = read_run(folder)
     if not is_finished(folder):
         raise InputError(
-            f"{folder} is not finished: it has no {SUMMARY_FILE}", "run the same qvl-attn check command to continue"
+            f"{folder} is not finished: it has no {SUMMARY_FILE}", "run the same check again: it continues"
         )
     return run
 
@@ -229,7 +231,7 @@ def check_same(saved: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
     Raises:
         InputError: its details list every difference.
     """
-    lines = differences(saved["same"], run["same"])
+    lines = [as_message(line) for line in differences(saved["same"], run["same"])]
     same_part = saved["same"].get("--shard") == run["same"].get("--shard")
     if lines:
         raise InputError(
@@ -277,6 +279,11 @@ def differences(
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     values = {name: (_describe(first.get(name)), _describe(second.get(name))) for name in names}
     return [f"{name}: {a} {words[0]}, {b} {words[1]}" for name, (a, b) in values.items()]
+
+
+def as_message(difference: str) -> str:
+    """Return a line of `differences` as errors say it: with the argument in the place of its entry's name."""
+    return _ENTRY.sub(lambda entry: argument(entry[1].replace("-", "_")), difference)
 
 
 def _describe(value: Any) -> str:

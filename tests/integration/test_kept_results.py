@@ -168,4 +168,4 @@ def test_a_check_of_a_version_before_stretch_is_resumed(tmp_path):
         open_run(folder, run | {"same": run["same"] | {"--stretch": True}}),
     ):
         pass
-    assert refused.value.details == ("--stretch: False before, True now",)
+    assert refused.value.details == ("`stretch`: False before, True now",)

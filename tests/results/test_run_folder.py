@@ -228,10 +228,10 @@ def test_what_is_not_the_same_is_named(out):
     with pytest.raises(InputError, match="was started with other settings or samples") as caught, open_run(out, now):
         pytest.fail("it was opened")
     query, *others = caught.value.details
-    assert query.startswith("--query: last before, xxx")
+    assert query.startswith("`query`: last before, xxx")
     assert len(query) < 300
     assert others == [
-        "--seed: not given before, 1 now",
+        "`seed`: not given before, 1 now",
         "samples removed (another `limit`?): 1 (a)",
         "samples added (another `limit`?): 1 (c)",
         "samples changed (question, answers, boxes or pictures): 1 (b)",
