@@ -27,16 +27,29 @@ OTHER_NAMES = {
     "start_s": "start",
     "texts": "text",
 }
-_ARGUMENT = re.compile("`([a-z][a-z_]*)(?:=([^`]*))?`")
+# An argument is a word of its own. Before that, a text that `core.text.quoted` or repr wrote: what it quotes is the
+# user's, and an apostrophe, which follows a letter, begins none.
+_ARGUMENT = re.compile(
+    r"""
+    (?<!\w) (?P<quote>['"]) (?: \\. | (?!(?P=quote))[^\\] )* (?P=quote) (?!\w)
+    | (?<![\w./\\-]) ` (?P<name>[a-z][a-z_]*) (?: = (?P<written>[^`]*) )? ` (?! [\w/\\-] | \.\w )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def spelled(message: str) -> str:
-    """Return a message of the library with `max_pixels=100` as --max-pixels 100: see `core.text.argument`."""
+    """Return a message of the library with `max_pixels=100` as --max-pixels 100: see `core.text.argument`.
+
+    Text of the user that is quoted, and words that only contain backticks, stay as they are.
+    """
     return _ARGUMENT.sub(_option, message)
 
 
 def _option(match: re.Match[str]) -> str:
-    name, written = match.groups()
+    name, written = match["name"], match["written"]
+    if name is None:
+        return match[0]
     option = OTHER_NAMES.get(name, name.replace("_", "-"))
     if option not in OPTIONS:
         return match[0]

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qvl_attn.cli.app import app
 from qvl_attn.cli.spelling import OPTIONS, OTHER_NAMES, spelled
-from qvl_attn.core.text import argument
+from qvl_attn.core.text import argument, quoted
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,22 @@ def test_a_path_can_be_copied(value):
 @pytest.mark.parametrize("text", ["`shapes`", "question `", "```", "`Layers`", "`a b`", "`layers", "`=x`"])
 def test_other_text_stays(text):
     assert spelled(text) == text
+
+
+@pytest.mark.parametrize("path", ["a`out`b.png", "pictures/`out`.png", "`out`/a.png", "a-`out`", ".`out`", "C:\\`out`"])
+def test_a_path_with_backticks_stays(path):
+    assert spelled(f"{path} does not exist: see {argument('out', path)}") == f"{path} does not exist: see --out {path}"
+
+
+@given(st.lists(st.sampled_from(["`layers`", "`fps=2`", "`", "'", '"', "\\", " ", "a", "\n", "é"])), st.booleans())
+def test_a_quoted_text_stays(parts, short):
+    text = "".join(parts)
+    written = quoted(text) if short else repr(text)
+    message = "the model's {} is no question for the models' {}: lower {}, not {}"
+    layers, fps = argument("layers"), argument("fps", 2)
+    assert spelled(message.format(written, layers, fps, written)) == message.format(
+        written, "--layers", "--fps 2", written
+    )
 
 
 def test_the_options_are_those_of_the_commands():
