@@ -172,7 +172,7 @@ def load_profile(name: str) -> Profile:
     except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         fault = f"{error} is missing" if isinstance(error, KeyError) else json_fault(error, str(error))
         raise InputError(
-            f"{argument('profile', name)}: not a profile ({fault})", "qvl-attn check --calibrate writes one"
+            f"{argument('profile', name)}: not a profile ({fault})", f"a check with {argument('calibrate')} writes one"
         ) from None
     except InputError as error:
         raise InputError(f"{argument('profile', name)}: {error.message}", error.hint) from None

@@ -86,11 +86,11 @@ def check_saliency(
             or has control tokens; or a class was given for a model that compares with texts, or the other way round.
     """
     if spec.head is None or (spec.head == "classes" and not config.num_labels):
-        also = "; for Qwen2.5-VL's answers: qvl-attn ask ... --method gradient" if spec.model_type == QWEN else ""
+        ask = f"; or ask Qwen2.5-VL with {argument('method', 'gradient')}" if spec.model_type == QWEN else ""
         raise InputError(
             f"{argument('saliency')}: this {spec.family.name} encoder has neither classes nor a text tower, so "
             "there is no score",
-            f"use one that has, such as google/vit-base-patch16-224 or openai/clip-vit-base-patch32{also}",
+            f"use one that has, such as google/vit-base-patch16-224 or openai/clip-vit-base-patch32{ask}",
         )
     if spec.head == "classes":
         if settings.texts:

@@ -151,7 +151,7 @@ def _score_part(
     if missing:
         raise ModelError(
             f"no row of {pluralize(len(missing), 'sample')}, because the worker died: {shortened(', '.join(missing))}",
-            "run the same qvl-attn check command to continue",
+            "run the same check again: it continues",
         )
     scores = [score for score in read_scores(run_config.out) if score.half == half]
     return [replace(score, head_maps=maps.get(score.id, ())) for score in scores]

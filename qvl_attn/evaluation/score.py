@@ -355,7 +355,7 @@ def read_all_scores(folder: Path, run: Mapping[str, Any]) -> list[Score]:
     if len(scores) != len(run["samples"]):  # no row is about another sample, and no sample has two
         raise StoreError(
             f"{folder}: its rows are not those of its samples: {len(scores)} rows, {len(run['samples'])} samples",
-            "run the same qvl-attn check command: it asks the missing samples again",
+            "run the same check again: it asks the missing samples again",
         )
     return scores
 

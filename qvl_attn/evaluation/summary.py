@@ -26,7 +26,7 @@ LEVEL = 0.95
 FEW_GROUPS = 10  # with fewer groups the intervals are not reliable
 _DRAWS_AT_ONCE = 50  # draws held in memory
 
-SUMMARY_REMEDY = "remove summary.json and run the same qvl-attn check command, which writes it again"
+SUMMARY_REMEDY = "remove summary.json and run the same check again, which writes it anew"
 _SHAPE = {
     **{"data": str, "headline_map": str, "model": {"name": str}, "settings": {"query": str}, "notes": [str]},
     **{"samples": int, "headline": {}, "accuracy": ({}, None), "answers_and_grounding": {}, "layers": [{}]},

@@ -16,7 +16,15 @@ from PIL import Image
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import MAX_BYTES, STRETCH_HINT, check_size, decoding_faults, load_picture, to_rgb
+from qvl_attn.media.image import (
+    ASK_PICTURES,
+    MAX_BYTES,
+    STRETCH_HINT,
+    check_size,
+    decoding_faults,
+    load_picture,
+    to_rgb,
+)
 from qvl_attn.media.resize import at_size
 from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
@@ -53,7 +61,7 @@ def animation_source(path: Path, name: str) -> VideoSource:
         declared = getattr(image, "n_frames", 1) - _default_images(image)
     check_size(*image.size, name)
     if not animated:
-        raise InputError(f"{name} is a picture that does not move; `video` takes clips", "ask it with `qvl-attn ask`")
+        raise InputError(f"{name} is a picture that does not move, and a clip is wanted here", ASK_PICTURES)
     if declared > MAX_FRAMES:
         raise InputError(f"{name} has {declared:,} frames; the limit is {MAX_FRAMES:,}", "cut it first")
     durations_s = [_duration_s(frame) for _, frame in _decode(data) if frame is not None]

@@ -37,6 +37,7 @@ MAX_ASPECT_RATIO = 200
 # Of pictures of more than 8 bits per channel a smaller part of the range is noted: 12 bits in 16 use a sixteenth.
 LITTLE_RANGE = 1 / 8
 STRETCH_HINT = " (--stretch scales what it uses)"
+ASK_PICTURES = "ask about pictures with ask (qvl-attn ask)"
 
 # Pillow opens the MPO files of phones as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -209,7 +210,9 @@ def _read(source: str, name: str) -> bytes:
     with file_faults(name):
         size = check_file(Path(source), name, "a picture")
         if is_clip(source):
-            raise InputError(f"{name} is a clip; `ask` takes pictures", "clips are for `qvl-attn video`")
+            raise InputError(
+                f"{name} is a clip, and a picture is wanted here", "ask about clips with ask_video (qvl-attn video)"
+            )
         _check_bytes(size, name)
         with Path(source).open("rb") as file:
             return file.read(size)

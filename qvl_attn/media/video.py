@@ -18,7 +18,7 @@ from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
 from qvl_attn.media.container import container_source
 from qvl_attn.media.heif import HEAD_BYTES
-from qvl_attn.media.image import check_file, check_local, check_size, file_faults, is_picture, printable
+from qvl_attn.media.image import ASK_PICTURES, check_file, check_local, check_size, file_faults, is_picture, printable
 from qvl_attn.media.sampling import ClipSettings, FramePlan
 from qvl_attn.media.video_source import Pixels, VideoSource
 
@@ -53,8 +53,7 @@ def open_clip(path: str | os.PathLike[str], source_fps: float = ClipSettings.sou
                 video = animation_source(file_path, name)
             elif is_picture(head):
                 raise InputError(
-                    f"{name} is a picture, not a clip",
-                    "pictures are for `qvl-attn ask`; for `encoder`, rename it to .png or .jpg",
+                    f"{name} is a picture, not a clip", f"{ASK_PICTURES}; for an encoder, rename it to .png or .jpg"
                 )
             else:
                 video = container_source(file_path, name)

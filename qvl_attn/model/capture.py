@@ -137,7 +137,7 @@ def _observed_sdpa(
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     entry = _observers.get(id(module.config))
     if entry is None:
-        raise CaptureError("internal error: attention mode `states` without an observer")
+        raise CaptureError("internal error: attention mode 'states' without an observer")
     observer, layer_of = entry
     observer.observe(layer_of(module), query, key, value, attention_mask, kwargs["scaling"], output)
     return output, None

@@ -37,7 +37,7 @@ ERRORS = [
     ("dino", {}, "neither classes nor a text tower"),
     ("clip-vision", {}, "neither classes nor a text tower"),
     ("siglip-vision", {"texts": ("a cat",)}, "neither classes nor a text tower"),
-    (tiny_encoders.QWEN, {}, "--method gradient"),
+    (tiny_encoders.QWEN, {}, "`method='gradient'`"),
     ("clip", {"texts": ()}, "none is given"),
     ("siglip", {"texts": ("a cat", " ")}, "the text after `texts` is empty"),
     ("clip", {"texts": ("a </s> cat",)}, "contains '</s>'"),

@@ -463,18 +463,15 @@ def test_folders_that_are_not_runs_are_refused(run, tmp_path):
     a, b = run("a", [make_score(0)]), run("b", [make_score(0)])
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "empty", a / "summary.json", tmp_path / ("x" * 300)):
-        assert "is not a run of qvl-attn check" in refused(a, path)
+        assert "is not a check: it has no run.json" in refused(a, path)
     (b / "run.json").write_text('{"kind": "other"}')
-    assert "is not a run of qvl-attn check: run.json has kind 'other'" in refused(a, b, code=1)
+    assert "is not a check: run.json has kind 'other'" in refused(a, b, code=1)
 
 
 def test_an_unfinished_run_is_refused_with_a_hint(run):
     a, b = run("a", [make_score(0)]), run("b", [make_score(0)])
     (b / "summary.json").unlink()
-    assert (
-        f"{b} is not finished: it has no summary.json hint: run the same qvl-attn check command to continue"
-        in refused(a, b)
-    )
+    assert f"{b} is not finished: it has no summary.json hint: run the same check again: it continues" in refused(a, b)
 
 
 def test_a_folder_that_is_named_twice_is_refused(run, tmp_path):

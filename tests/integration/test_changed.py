@@ -322,9 +322,7 @@ def test_a_finished_run_whose_rows_are_damaged_is_finished_again(resume, weights
         refused, damaged = resume(out="finished"), path.read_bytes()
         assert refused.exit_code == 1, refused.output
         assert "scores.jsonl: line 2 is not a" in one_line(refused.stderr)
-        assert "remove the line and run the same qvl-attn check command: it asks the sample again" in one_line(
-            refused.stderr
-        )
+        assert "remove the line and run the same check again: it asks the sample again" in one_line(refused.stderr)
         assert (refused.stdout, path.read_bytes()) == ("", damaged)
         path.write_bytes(damaged.replace(bad, b""))
     weights()

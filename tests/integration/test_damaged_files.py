@@ -72,7 +72,7 @@ def test_a_run_that_lacks_a_row_is_refused_alike(tmp_path):
         with pytest.raises(StoreError) as error:
             use()
         assert f"{folder}: its rows are not those of its samples: 2 rows, 3 samples" in one_line(error)
-        assert "run the same qvl-attn check command: it asks the missing samples again" in one_line(error)
+        assert "run the same check again: it asks the missing samples again" in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def with_file(change):
     [
         (("run.json", []), "run.json is not a JSON object"),
         (("run.json", {"schema_version": 99}), "run.json has schema 99 (this version reads 1)"),
-        (("run.json", {"kind": "x"}), "is not a run of qvl-attn check: run.json has kind 'x'"),
+        (("run.json", {"kind": "x"}), "is not a check: run.json has kind 'x'"),
         (("summary.json", {"headline": "x"}), "summary.json is damaged: summary.headline: want an object"),
         (("summary.json", {"data": None}), "summary.json is damaged: summary.data: want a text"),
     ],

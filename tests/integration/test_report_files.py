@@ -199,7 +199,7 @@ def test_a_folder_of_results(saved_once):
 def test_a_check_that_is_not_finished(scored, tmp_path):
     folder = shutil.copytree(scored, tmp_path / "run")
     (folder / "summary.json").unlink()
-    fails(report(folder), 2, "is not finished: it has no summary.json", "run the same qvl-attn check command")
+    fails(report(folder), 2, "is not finished: it has no summary.json", "run the same check again: it continues")
 
 
 def test_a_check_stands_alone(saved_once, scored, tmp_path):

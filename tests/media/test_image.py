@@ -679,8 +679,8 @@ def test_a_clip_belongs_to_the_other_command(tmp_path, name):
     (tmp_path / name).write_bytes(b"any bytes")
     assert is_clip(name)
     text = refusal(tmp_path / name)
-    assert f"{name} is a clip; `ask` takes pictures" in text
-    assert "clips are for `qvl-attn video`" in text
+    assert f"{name} is a clip, and a picture is wanted here" in text
+    assert "ask about clips with ask_video (qvl-attn video)" in text
 
 
 @pytest.mark.parametrize("name", ["a.png", "mp4", "a.mp4.png", "mp4/a.jpg", "a.gif"])

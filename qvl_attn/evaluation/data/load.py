@@ -11,7 +11,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.jsonl import read_jsonl
-from qvl_attn.evaluation.data.question_sets import load_prompts
+from qvl_attn.evaluation.data.question_sets import load_prompts, shipped_sets
 from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import Reader, Sample, picture_rows, read_samples
 from qvl_attn.media.image import check_local, printable
@@ -93,4 +93,4 @@ def _questions_hint(path: Path) -> str:
     if row_files:
         return f"it holds rows: name their file, {' or '.join(map(str, row_files[:3]))}"
     shipped = argument("prompts", "counting")
-    return f"{shipped} asks each picture the questions of a set; qvl-attn prompts lists the sets"
+    return f"{shipped} asks each picture the questions of a set, one of {', '.join(shipped_sets())}"
