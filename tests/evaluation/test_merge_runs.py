@@ -222,6 +222,10 @@ def test_all_faults_are_reported_at_once(command, finished_runs, runs):
         f"{runs / 'part-3'} is not finished",
     ):
         assert sum(line.strip().startswith(start) for line in lines) == 1, start
+    with pytest.raises(InputError) as caught:
+        merge_runs(folders, runs / "all")
+    faults = [line for line in caught.value.details if line.startswith(f"{runs / 'other'} is not a part")]
+    assert faults[0].startswith(f"{runs / 'other'} is not a part of the same check as {runs / 'part-1'}: `query`: ")
 
 
 @pytest.mark.parametrize("first", ["whole", "part-1"])
