@@ -21,7 +21,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.loading import choose_placement
 from qvl_attn.model.placement import LoadOptions, Placement
-from qvl_attn.results.session import SaveOptions, Saving, saving_of
+from qvl_attn.results.session import SaveOptions, Saving, logged, saving_of
 from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate
@@ -32,7 +32,6 @@ from qvl_attn.vqa.session import answered, answered_clip
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
     from qvl_attn.evaluation.workers import Workers
-    from qvl_attn.vqa.question import Question
 
 
 class AskOptions(QuestionOptions, SaveOptions, total=False):
@@ -120,8 +119,7 @@ class Analyzer:
         check_names(options, AskOptions, self.ask)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         with cancelling(cancel, progress) as progress:
-            questions = self.engine.prepare([((picture, *images), question)], settings)
-            ((_, result),) = self._answers(questions, saving, 1, progress, on_token)
+            ((_, result),) = self._answers([((picture, *images), question)], settings, saving, 1, progress, on_token)
         return result
 
     def ask_many(
@@ -161,11 +159,11 @@ class Analyzer:
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         results: dict[int, Result] = {}
         with cancelling(cancel, progress) as progress:
-            questions = self.engine.prepare(list(pairs), settings)
-            progress("asking", 0, len(questions))
-            for i, result in self._answers(questions, saving, batch_size, progress):
+            answers = self._answers(pairs, settings, saving, batch_size, progress)
+            progress("asking", 0, len(pairs))
+            for i, result in answers:
                 results[i] = result
-                progress("asking", len(results), len(questions))
+                progress("asking", len(results), len(pairs))
         return [results[i] for i in sorted(results)]
 
     def _settings(self, options: AskOptions) -> Settings:
@@ -173,18 +171,19 @@ class Analyzer:
 
     def _answers(
         self,
-        questions: Sequence[Question],
+        pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
+        settings: Settings,
         saving: Saving | None,
         batch_size: int,
         progress: Progress,
         on_token: OnToken | None = None,
     ) -> Iterator[tuple[int, Result]]:
-        """Yield (index of the question, result)."""
-        if saving is None:
-            answers = self.engine.answer(questions, batch_size, progress, on_token)
-            return with_sanity(self.engine, answers, progress)
-        saved = answered(self.engine, questions, saving, batch_size=batch_size, progress=progress, on_token=on_token)
-        return enumerate(each.result for each in saved)
+        """Yield (index of the pair, result)."""
+        if saving is not None:
+            asked = self.engine, pairs, settings, saving
+            return enumerate(logged(answered(*asked, batch_size=batch_size, progress=progress, on_token=on_token)))
+        questions = self.engine.prepare(pairs, settings)
+        return with_sanity(self.engine, self.engine.answer(questions, batch_size, progress, on_token), progress)
 
     def ask_video(
         self,
@@ -221,17 +220,13 @@ class Analyzer:
         saving, settings = saving_of(part_of(options, SaveOptions)), self._clip_settings(options)
         engine, clip = self.engine, settings.clip or ClipSettings()
         with cancelling(cancel, progress) as progress:
-            media = load_clip(engine.processor, open_clip(path, clip.source_fps), settings, progress)
-            questions = prepare_clip(engine, media, [question], settings)
-            count = len(questions[0].prompts)
-            if on_token is not None and count > 1:
-                raise InputError(
-                    f"{argument('on_token')}: needs one prompt, and this clip is asked about in {count}",
-                    f"drop {argument('mode')} and {argument('window')}, or {argument('on_token')}",
-                )
+            video = open_clip(path, clip.source_fps)
             if saving is not None:
-                (saved,) = answered_clip(engine, questions, saving, progress=progress, on_token=on_token)
-                return saved.result
+                asked = engine, video, [question], settings, saving
+                (result,) = logged(answered_clip(*asked, progress=progress, on_token=on_token))
+                return result
+            media = load_clip(engine.processor, video, settings, progress)
+            questions = prepare_clip(engine, media, [question], settings)
             ((_, result),) = with_sanity(engine, answer_clip(engine, questions, progress, on_token), progress)
             return result
 

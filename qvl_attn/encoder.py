@@ -16,7 +16,7 @@ from qvl_attn.encoders.session import encoded, request
 from qvl_attn.media.image import PictureLike
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.placement import EncoderLoadOptions
-from qvl_attn.results.session import SaveOptions, saving_of
+from qvl_attn.results.session import SaveOptions, logged, saving_of
 
 
 class EncodeOptions(EncoderOptions, SaveOptions, total=False):
@@ -85,8 +85,9 @@ class Encoder:
         with cancelling(cancel, progress) as progress:
             if saving is None:
                 return self.engine.encode(picture, settings, progress)
-            (saved,) = encoded(self.engine, [request(picture, settings, settings.clip)], saving, progress=progress)
-            return saved.result
+            asked = [request(picture, settings, settings.clip)]
+            (result,) = logged(encoded(self.engine, asked, saving, progress=progress))
+            return result
 
     def encode_folder(
         self,

@@ -140,6 +140,6 @@ def ask(
         results = find_saved(pictures, texts, saving, typed, model, **load_options)
         if results is None:
             engine = find_model(model, progress=progress, **load_options).engine
-            prepared = engine.prepare([(pictures, text) for text in texts], engine.settings(**typed))
-            results = answered(engine, prepared, saving, progress=progress)
+            pairs = [(pictures, text) for text in texts]
+            results = answered(engine, pairs, engine.settings(**typed), saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

@@ -198,10 +198,6 @@ def video(
         results = find_saved([video], texts, saving, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None:
             engine = find_model(model, progress=progress, **load_options).engine
-            from qvl_attn.vqa.clip import load_clip, prepare_clip
-
             settings = engine.settings(**typed, clip=clip_settings)
-            clip = load_clip(engine.processor, video, settings, progress)
-            prepared = prepare_clip(engine, clip, texts, settings)
-            results = answered_clip(engine, prepared, saving, progress=progress)
+            results = answered_clip(engine, video, texts, settings, saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

@@ -64,7 +64,7 @@ def request(picture: PictureLike, settings: EncoderSettings, clip: ClipSettings 
     if not isinstance(picture, (str, os.PathLike)):
         return EncoderRequest(picture, picture, settings)
     if not moves(picture):
-        loaded = load_picture(picture, settings.stretch)
+        loaded, settings = load_picture(picture, settings.stretch), replace(settings, clip=None)
         return EncoderRequest(picture, FileId(loaded.source, loaded.sha256), settings)
     clip = clip or ClipSettings()
     video = open_clip(picture, clip.source_fps)
@@ -115,8 +115,8 @@ def find_saved(
         family=family.name,
     )
     folders = [[_folder(saving, each, provenance)] for each in requests]
-    found = None if saving.overwrite else find_results(folders, EncoderResult.load)
-    return found and (_named(saved, each) for saved, each in zip(found, requests, strict=True))
+    request_of = {folder: each for (folder,), each in zip(folders, requests, strict=True)}
+    return None if saving.overwrite else find_results(folders, lambda folder: _found(folder, request_of[folder]))
 
 
 def encoded(
@@ -140,22 +140,23 @@ def encoded(
         MemoryLimitError: a run does not fit into memory.
         StoreError: a result cannot be written or read.
     """
+    folders = [_folder(saving, each, encoder.provenance) for each in requests]
+    request_of = dict(zip(folders, requests, strict=True))
 
     def encode(missing: Sequence[int]) -> Iterator[tuple[int, EncoderResult]]:
         for i in missing:
             if requests[i].settings.clip is None:
                 encoder.read(_media(requests[i]), requests[i].settings)
-        for position, i in enumerate(missing):
-            yield position, encoder.encode(requests[i].picture, requests[i].settings, progress)
+        for i in missing:
+            yield i, encoder.encode(requests[i].picture, requests[i].settings, progress)
 
-    results = run_session(
-        [_folder(saving, each, encoder.provenance) for each in requests],
+    return run_session(
+        folders,
         encode,
         save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
-        load=EncoderResult.load,
+        load=lambda folder: _found(folder, request_of[folder]),
         overwrite=saving.overwrite,
     )
-    return map(_named, results, requests)  # which holds no result while the next is computed
 
 
 def _folder(saving: Saving, asked: EncoderRequest, provenance: EncoderProvenance) -> Path:
@@ -167,6 +168,9 @@ def _media(asked: EncoderRequest) -> Media:
     return picture if isinstance(picture, Media) else load_picture(picture, asked.settings.stretch)
 
 
-def _named(saved: Saved[EncoderResult], asked: EncoderRequest) -> Saved[EncoderResult]:
-    """Return a saved result with its picture's path as it was typed; its folder keeps the name alone."""
-    return replace(saved, result=replace(saved.result, media=replace(saved.result.media, source=asked.source.source)))
+def _found(folder: Path, asked: EncoderRequest) -> EncoderResult:
+    """Return a saved result with its media as they were given: its folder keeps their names and drawn sizes alone."""
+    result = EncoderResult.load(folder)
+    if asked.settings.clip is None or isinstance(asked.picture, Media):
+        return replace(result, media=_media(asked))
+    return replace(result, media=replace(result.media, source=asked.source.source, path=asked.source.source))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypedDict, TypeVar
@@ -15,6 +16,7 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.results.store import is_complete
 
 R = TypeVar("R")
+LOG = logging.getLogger(__name__)
 
 
 class SaveOptions(TypedDict, total=False):
@@ -78,8 +80,8 @@ class Saved(Generic[R]):
 
 
 def run_session(
-    folders: Sequence[Path],
-    compute: Callable[[Sequence[int]], Iterator[tuple[int, R]]],
+    folders: Sequence[str | os.PathLike[str]],
+    compute: Callable[[Sequence[int]], Iterable[tuple[int, R]]],
     *,
     save: Callable[[R], Path],
     load: Callable[[Path], R],
@@ -88,12 +90,13 @@ def run_session(
 ) -> Iterator[Saved[R]]:
     """Yield the result of each request, in the order of the requests, each as soon as it is there.
 
-    A result is saved as soon as it is computed, so that an error or an interrupt later loses none.
+    A result is saved as soon as it is computed, so that an error or an interrupt later loses none. Requests with the
+    same folder are computed once.
 
     Args:
         folders: the folder of each request's result. A folder that holds a complete result is not computed again.
-        compute: called once, with the indices of the requests whose results are missing; yields (position in these
-            indices, result), in any order.
+        compute: called once, with the indices of the requests whose results are missing; gives (index, result) for each
+            of them, in any order.
         save: writes a result; returns its folder.
         load: reads a result from its folder.
         add: returns a computed result with what is added to it before it is saved.
@@ -101,21 +104,38 @@ def run_session(
 
     Raises:
         StoreError: a result cannot be written or read.
+        ValueError: `compute` gave no result for a request, or a result for another one.
     """
-    reused = [is_complete(folder) and not overwrite for folder in folders]
-    missing = [i for i, is_reused in enumerate(reused) if not is_reused]
-    computing = compute(missing)
-    computed: dict[int, Saved[R]] = {}
-    for i, folder in enumerate(folders):
-        while not reused[i] and i not in computed:
-            position, result = next(computing)
+    paths = [Path(folder) for folder in folders]
+    found = {path for path in paths if not overwrite and is_complete(path)}
+    missing = [i for i, path in enumerate(paths) if path not in found and path not in paths[:i]]
+    computing = iter(compute(missing))
+    computed: dict[Path, Saved[R]] = {}
+    for n, path in enumerate(paths):
+        while path not in found and path not in computed:
+            i, result = next(computing, (None, None))
+            if i is None or result is None:
+                raise ValueError(f"compute gave no result for request {n}, only for those before it")
+            if i not in missing:
+                raise ValueError(f"compute gave a result for request {i}, which is not missing: {missing} are")
             result = add(result)
             try:
-                computed[missing[position]] = Saved(result, save(result), False)
+                computed[paths[i]] = Saved(result, save(result), False)
             except ResultExistsError:  # another process has finished the same result meanwhile
-                reused[missing[position]] = True
+                found.add(paths[i])
             del result  # pictures are large: not held while the next is computed
-        yield Saved(load(folder), folder, True) if reused[i] else computed.pop(i)
+        if path in computed:
+            yield computed.pop(path)
+            found.add(path)
+        else:
+            yield Saved(load(path), path, True)
+
+
+def logged(results: Iterable[Saved[R]]) -> Iterator[R]:
+    """Yield the results alone, and log where each is."""
+    for saved in results:
+        LOG.info(f"{'found' if saved.reused else 'saved'} in {saved.folder}")
+        yield saved.result
 
 
 def find_results(folders: Sequence[Sequence[Path]], load: Callable[[Path], R]) -> Iterator[Saved[R]] | None:

@@ -158,9 +158,15 @@ def answer_clip(
 ) -> Iterator[tuple[int, Result]]:
     """Answer prepared questions; yield (index of the question, result) as soon as all of its passes are done.
 
-    `on_token` is for a single question in one prompt: see `Engine.answer`.
+    Raises:
+        InputError: `on_token` is given, and there are several prompts: see `Engine.answer`.
     """
     prompts = [(i, k, prompt) for i, question in enumerate(clip_questions) for k, prompt in enumerate(question.prompts)]
+    if on_token is not None and len(prompts) > 1:
+        raise InputError(
+            f"{argument('on_token')}: needs one prompt, and this clip is asked about in {len(prompts)}",
+            f"drop {argument('mode')} and {argument('window')}, or {argument('on_token')}",
+        )
     results: list[dict[int, Result]] = [{} for _ in clip_questions]
     progress("asking", 0, len(prompts))
     answers = engine.answer([prompt for _, _, prompt in prompts], FRAMES_AT_ONCE, progress, on_token)

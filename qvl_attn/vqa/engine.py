@@ -177,6 +177,15 @@ class Engine:
             InputError: a picture, question or setting is invalid.
             MemoryLimitError: a prompt is estimated not to fit the memory.
         """
+        return self.fit(self.read_all(pairs, settings, noun))
+
+    def read_all(
+        self,
+        pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
+        settings: Settings,
+        noun: str = "question",
+    ) -> list[Question]:
+        """Do as `prepare` without `fit`: every check that needs neither device nor free memory."""
         loaded: dict[str, Media] = {}
         by_media: dict[tuple[int, ...], Question] = {}
         questions = []
@@ -184,7 +193,7 @@ class Engine:
             with numbered(i, len(pairs), noun):
                 question = self.read(pictures, text, settings, loaded, by_media)
             questions.append(without_pixels(question) if len(pairs) > 1 else question)
-        return self.fit(questions)
+        return questions
 
     def read(
         self,
@@ -350,7 +359,7 @@ class Engine:
             capture=(run.supplied or run.own).capture,
             settings=question.settings,
             provenance=VqaProvenance(
-                **self.made_by(question),
+                **self.made_by(question.attention),
                 attention_reason=question.attention_reason,
                 batch=batch,
                 shared_pictures=shared,
@@ -361,6 +370,6 @@ class Engine:
             peak_memory_bytes={**question.peak_memory_bytes, **stages.peak_bytes, **run.peak_memory_bytes},
         )
 
-    def made_by(self, question: Question) -> dict[str, Any]:
+    def made_by(self, attention: str) -> dict[str, Any]:
         """Return the provenance fields that name a result: model, device, precision and versions of the libraries."""
-        return provenance_fields(self.checkpoint, self.placement, question.attention)
+        return provenance_fields(self.checkpoint, self.placement, attention)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -19,7 +20,8 @@ from qvl_attn.results.store import is_complete
 from qvl_attn.vqa.result import Result, request_folder
 
 if TYPE_CHECKING:
-    from qvl_attn.vqa.clip import ClipQuestion
+    from qvl_attn.media.image import PictureLike
+    from qvl_attn.media.video_source import VideoSource
     from qvl_attn.vqa.engine import Engine
     from qvl_attn.vqa.question import Question
 
@@ -98,75 +100,121 @@ def attention_modes(attn: str, dtype: str) -> tuple[str, ...]:
 
 def answered(
     engine: Engine,
-    questions: Sequence[Question],
+    pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
+    settings: Settings,
     saving: Saving,
     *,
     batch_size: int = 1,
     progress: Progress = no_progress,
     on_token: OnToken | None = None,
 ) -> Iterator[Saved[Result]]:
-    """Yield the saved result of each prepared question: found again, or answered and saved.
+    """Yield the saved result of each question: found again, or answered and saved.
 
     Args:
         engine: the model that answers.
-        questions: the prepared questions.
+        pairs: (picture or pictures, question) pairs.
+        settings: settings of all questions.
         saving: where the results are saved.
         batch_size: most prompts per batch.
         progress: called with (stage, done, total).
         on_token: of a single question, called with each new piece of its answer, unless that is found again.
 
     Raises:
+        InputError: a picture, question or setting is invalid.
         CaptureError: the captured attention is invalid.
         MemoryLimitError: a prompt does not fit the memory.
         StoreError: a result cannot be written or read.
     """
+    questions = engine.read_all(pairs, settings)
+    asked = [(question.media, question.prompt.question) for question in questions]
+    found = [found_folder(engine, media, text, settings, saving) for media, text in asked]
+    fitted = iter(engine.fit([question for question, folder in zip(questions, found, strict=True) if folder is None]))
+    ready = [question if folder else next(fitted) for question, folder in zip(questions, found, strict=True)]
 
     def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        return engine.answer([questions[i] for i in missing], batch_size, progress, on_token)
+        answers = engine.answer([ready[i] for i in missing], batch_size, progress, on_token)
+        return ((missing[position], result) for position, result in answers)
 
-    prompts = [(question, question.media) for question in questions]
+    prompts = [(folder, question, question.media) for folder, question in zip(found, ready, strict=True)]
     return _session(engine, prompts, answer, saving, progress)
 
 
 def answered_clip(
     engine: Engine,
-    questions: Sequence[ClipQuestion],
+    video: VideoSource,
+    texts: Sequence[str],
+    settings: Settings,
     saving: Saving,
     *,
     progress: Progress = no_progress,
     on_token: OnToken | None = None,
 ) -> Iterator[Saved[Result]]:
-    """Do as `answered` for questions about a clip."""
-    from qvl_attn.vqa.clip import answer_clip
+    """Do as `answered` for questions about a clip, which is not decoded if all their results are found."""
+    from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+
+    found = [found_folder(engine, [video], text, settings, saving) for text in texts]
+    if None not in found:
+        return (_found(folder, [video]) for folder in found if folder is not None)
+    media = load_clip(engine.processor, video, settings, progress)
+    questions = prepare_clip(engine, media, texts, settings)
 
     def answer(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        return answer_clip(engine, [questions[i] for i in missing], progress, on_token)
+        answers = answer_clip(engine, [questions[i] for i in missing], progress, on_token)
+        return ((missing[position], result) for position, result in answers)
 
-    prompts = [(question.prompts[0], [question.media]) for question in questions]
+    prompts = [(folder, asked.prompts[0], [media]) for folder, asked in zip(found, questions, strict=True)]
     return _session(engine, prompts, answer, saving, progress)
 
 
 def _session(
     engine: Engine,
-    prompts: Sequence[tuple[Question, Sequence[Media]]],
+    prompts: Sequence[tuple[Path | None, Question, Sequence[Media]]],
     answer: Callable[[Sequence[int]], Iterator[tuple[int, Result]]],
     saving: Saving,
     progress: Progress,
 ) -> Iterator[Saved[Result]]:
     from qvl_attn.vqa.sanity import add_sanity
 
+    folders = [found or result_folder(engine, prompt, media, saving) for found, prompt, media in prompts]
+    media_of = dict(zip(folders, (media for _, _, media in prompts), strict=True))
     return run_session(
-        [result_folder(engine, prompt, media, saving) for prompt, media in prompts],
+        folders,
         answer,
         save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
-        load=Result.load,
+        load=lambda folder: _found(folder, media_of[folder]).result,
         add=lambda result: add_sanity(engine, result, progress),
         overwrite=saving.overwrite,
     )
 
 
+def _found(folder: Path, media: Sequence[Source]) -> Saved[Result]:
+    """Return a saved result with the media as they were given: its folder keeps their names and drawn sizes alone."""
+    result = Result.load(folder)
+    given = tuple(
+        source if isinstance(source, Media) else replace(stored, source=source.source, path=source.source)
+        for source, stored in zip(media, result.media, strict=True)
+    )
+    return Saved(replace(result, media=given), folder, True)
+
+
+def found_folder(engine: Engine, media: Sequence[Source], text: str, settings: Settings, saving: Saving) -> Path | None:
+    """Return the folder of a question's saved result, of any of `attention_modes`; None if there is none to be kept.
+
+    Args:
+        engine: the model that answers.
+        media: the pictures or the clip of the question.
+        text: the question.
+        settings: settings of the question.
+        saving: where the result is saved.
+    """
+    if saving.overwrite:
+        return None
+    modes = attention_modes(engine.attn, engine.placement.dtype)
+    return next(filter(is_complete, _request_folders(saving, media, text, settings, engine.made_by(""), modes)), None)
+
+
 def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], saving: Saving) -> Path:
-    """Return the folder of a question's result: a saved one of any of `attention_modes`, else that of a new one.
+    """Return the folder of a new result.
 
     Args:
         engine: the model that answers.
@@ -174,10 +222,8 @@ def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], savi
         media: the pictures or the clip of the question.
         saving: where the result is saved.
     """
-    modes = () if saving.overwrite else attention_modes(engine.attn, engine.placement.dtype)
-    modes, text = (*modes, prompt.attention), prompt.prompt.question
-    *saved, new = _request_folders(saving, media, text, prompt.settings, engine.made_by(prompt), modes)
-    return next(filter(is_complete, saved), new)
+    made_by = engine.made_by(prompt.attention)
+    return request_folder(saving.out, media, prompt.prompt.question, prompt.settings, saving.drawing, made_by)
 
 
 def _request_folders(

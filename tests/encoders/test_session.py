@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from qvl_attn import Drawing, EncoderResult, EncoderSettings
+from qvl_attn import Drawing, EncoderSettings
 from qvl_attn.core.errors import ModelError
 from qvl_attn.encoders import session
 from qvl_attn.encoders.engine import EncoderEngine
@@ -34,8 +34,7 @@ def model(request) -> str:
 @pytest.fixture(autouse=True)
 def unread(monkeypatch):
     """The results are empty files."""
-    monkeypatch.setattr(session, "_named", lambda saved, asked: saved)
-    monkeypatch.setattr(EncoderResult, "load", staticmethod(lambda folder: None))
+    monkeypatch.setattr(session, "_found", lambda folder, asked: None)
 
 
 def found(*names, drawing=None, out, model, **options):

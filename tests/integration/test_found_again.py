@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from qvl_attn import Analyzer, Drawing, Encoder, InputError
+from qvl_attn import Analyzer, ClipSettings, Drawing, Encoder, InputError, MemoryLimitError
 from qvl_attn.cli.app import app
 from tests.conftest import DEMO_PICTURES
 
@@ -57,6 +57,10 @@ def arrays(result):
     return result.attention.received if hasattr(result, "attention") else result.capture.weights
 
 
+def media_of(result):
+    return [result.media] if hasattr(result, "attention") else result.media
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_a_saved_result_is_found_by_the_other(name, demo, encoder, tmp_path, monkeypatch):
     words, ask = ASKED[name]
@@ -66,6 +70,8 @@ def test_a_saved_result_is_found_by_the_other(name, demo, encoder, tmp_path, mon
     with nothing_is_computed(user.engine, monkeypatch):
         again = ask(user, out=tmp_path)
     assert np.array_equal(arrays(again), arrays(result))
+    for media, before in zip(media_of(again), media_of(result), strict=True):
+        assert (media.source, media.path, media.frames.shape) == (before.source, before.path, before.frames.shape)
     printed = command(name, words, tmp_path)
     assert printed["reused"]
     assert printed["folder"] == str(folder)
@@ -100,6 +106,35 @@ def test_of_many_only_the_missing_are_asked(demo, tmp_path, monkeypatch):
     assert asked == [pairs[0][1], pairs[2][1]]
     assert [result.question for result in results] == [text for _, text in pairs]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_equal_pairs_are_asked_once(demo, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="qvl_attn"):
+        results = demo.ask_many([(CATS, QUESTION)] * 3, out=tmp_path)
+    assert [result.answer for result in results] == ["2", "2", "2"]
+    (folder,) = tmp_path.iterdir()
+    assert [line for line in caplog.messages if str(folder) in line] == [
+        f"saved in {folder}",
+        f"found in {folder}",
+        f"found in {folder}",
+    ]
+    assert results[0].folder(tmp_path) == folder
+
+
+def test_a_saved_result_needs_no_memory(demo, tmp_path, monkeypatch):
+    demo.ask(CATS, QUESTION, out=tmp_path)
+    demo.ask_video(CLIP, "what moves?", fps=1.0, out=tmp_path)
+    monkeypatch.setattr(demo.engine, "free_bytes", lambda: 1000)
+    demo.ask(CATS, QUESTION, out=tmp_path)
+    demo.ask_video(CLIP, "what moves?", fps=1.0, out=tmp_path)
+    with pytest.raises(MemoryLimitError):
+        demo.ask(CATS, "is there a fish?", out=tmp_path)
+
+
+def test_a_picture_has_no_settings_of_clips(encoder, tmp_path):
+    for clip in (None, ClipSettings()):
+        encoder.encode(CATS, clip=clip, out=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_sanity_checks_are_saved(demo, tmp_path):

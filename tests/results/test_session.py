@@ -29,7 +29,7 @@ class Texts:
             name = NAMES[missing[position]]
             if name == self.fails_at:
                 raise CaptureError(name)
-            yield position, name
+            yield missing[position], name
 
     def save(self, text):
         folder = self.out / text[0]
@@ -69,6 +69,33 @@ def test_what_is_there_is_read_and_the_rest_is_computed(tmp_path):
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (2, 0, 1)])
 def test_results_come_in_the_order_of_the_requests(tmp_path, order):
     assert [result for result, *_ in outcome(Texts(tmp_path, order).run())] == ["a", "b", "c"]
+
+
+def test_requests_with_one_folder_are_computed_once(tmp_path):
+    texts = Texts(tmp_path)
+    folders = [str(tmp_path / name) for name in ("a", "b", "a", "a")]
+    results = run_session(folders, texts.compute, save=texts.save, load=read)
+    assert outcome(results) == [("a", "a", False), ("b", "b", False), ("a", "a", True), ("a", "a", True)]
+    assert texts.asked == [0, 1]
+    again = run_session(folders, texts.compute, save=texts.save, load=read, overwrite=True)
+    assert len(outcome(again)) == 4
+    assert texts.asked == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("computed", "message"),
+    [
+        ([], "no result for request 0"),
+        ([(0, "a")], "no result for request 2"),
+        ([(1, "b")], r"a result for request 1, which is not missing: \[0, 2\] are"),
+        ([(7, "x")], "a result for request 7"),
+    ],
+)
+def test_what_computes_other_results_is_told(tmp_path, computed, message):
+    write(tmp_path / "b", "old")
+    folders = [tmp_path / name for name in NAMES]
+    with pytest.raises(ValueError, match=message):
+        list(run_session(folders, lambda missing: computed, save=Texts(tmp_path).save, load=read))
 
 
 def test_each_is_saved_as_soon_as_it_is_computed(tmp_path):

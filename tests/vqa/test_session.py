@@ -78,7 +78,7 @@ def folder_of_the_model(media, text, drawing, typed, options, out):
     """Return the folder that a run of the model would write."""
     engine = Engine.load(**options)
     (question,) = engine.prepare([(media, text)], engine.settings(**typed))
-    return result_folder(engine, question, media, Saving(out, drawing, overwrite=True))
+    return result_folder(engine, question, media, Saving(out, drawing))
 
 
 def found(media, text, drawing, typed, options, out):
@@ -143,7 +143,7 @@ def test_a_clip_is_not_decoded(engine, clip_file, tmp_path, mode):
     settings = engine.settings(**typed)
     media = load_clip(engine.processor, video, settings)
     (question,) = prepare_clip(engine, media, [QUESTION], settings)
-    folder = result_folder(engine, question.prompts[0], (media,), Saving(tmp_path / "out", Drawing(), overwrite=True))
+    folder = result_folder(engine, question.prompts[0], (media,), Saving(tmp_path / "out", Drawing()))
     finish(folder)
     undecoded = SimpleNamespace(source=video.source, sha256=video.sha256)
     saved = find_saved([undecoded], [QUESTION], Saving(tmp_path / "out", Drawing()), typed, "demo", dtype="float32")
