@@ -3,7 +3,8 @@
 from qvl_attn import Analyzer, Result
 
 result = Analyzer.load("demo").ask("cats.png", "how many cats?")
-result.answer; result.heatmap(layers="14-20").values; result.save("out/"); Result.load("out/...")
+folder = result.save("out/")
+result.answer, result.heatmap(layers="1-3").values, Result.load(folder)
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from qvl_attn.core.version import __version__
 
 if TYPE_CHECKING:
     from qvl_attn.analyzer import Analyzer, AskOptions, AskVideoOptions
+    from qvl_attn.attribution.faithfulness import Curves
+    from qvl_attn.attribution.methods.base import Method, MethodMap
     from qvl_attn.attribution.methods.registry import METHODS
-    from qvl_attn.attribution.settings import CheckOptions, QuestionOptions, VideoOptions
+    from qvl_attn.attribution.profiles import Profile
+    from qvl_attn.attribution.settings import (
+        CheckOptions,
+        CommonOptions,
+        Headline,
+        QuestionOptions,
+        Settings,
+        VideoOptions,
+    )
+    from qvl_attn.attribution.similarity import Likeness, Sanity
     from qvl_attn.core.errors import (
         ArgumentError,
         Cancelled,
@@ -28,19 +40,31 @@ if TYPE_CHECKING:
         ResultExistsError,
         StoreError,
     )
-    from qvl_attn.core.runtime import Progress
-    from qvl_attn.core.types import HeatMap
+    from qvl_attn.core.runtime import Cancel, OnToken, Progress
+    from qvl_attn.core.types import Capture, ClipFacts, HeatMap, Media, Scale, Token, TokenGrid
     from qvl_attn.encoder import EncodeOptions, Encoder
-    from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings
+    from qvl_attn.encoders.attention import EncoderAttention
+    from qvl_attn.encoders.record import (
+        EncoderFolderOptions,
+        EncoderOptions,
+        EncoderProvenance,
+        EncoderSettings,
+        PatchEmbedding,
+        SaliencyMap,
+    )
     from qvl_attn.encoders.result import EncoderResult
     from qvl_attn.evaluation.compare import compare_runs
     from qvl_attn.evaluation.data.load import load_samples
+    from qvl_attn.evaluation.data.samples import Sample
     from qvl_attn.evaluation.sharding import merge_runs
-    from qvl_attn.media.sampling import ClipOptions, ClipSettings
+    from qvl_attn.media.image import PictureLike
+    from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
     from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
     from qvl_attn.render.style import Drawing
     from qvl_attn.report import make_report
     from qvl_attn.results.session import Saved, SaveOptions, run_session
+    from qvl_attn.vqa.estimate import Estimate
+    from qvl_attn.vqa.record import VqaProvenance
     from qvl_attn.vqa.redraw import redrawn
     from qvl_attn.vqa.result import Result
 
@@ -50,33 +74,59 @@ __all__ = [
     "ArgumentError",
     "AskOptions",
     "AskVideoOptions",
+    "Cancel",
     "Cancelled",
+    "Capture",
     "CaptureError",
     "CheckOptions",
+    "ClipFacts",
     "ClipOptions",
     "ClipSettings",
+    "CommonOptions",
+    "Curves",
     "Drawing",
     "EncodeOptions",
     "Encoder",
+    "EncoderAttention",
     "EncoderFolderOptions",
     "EncoderLoadOptions",
     "EncoderOptions",
+    "EncoderProvenance",
     "EncoderResult",
     "EncoderSettings",
+    "Estimate",
+    "Headline",
     "HeatMap",
     "InputError",
+    "Likeness",
     "LoadOptions",
+    "Media",
     "MemoryLimitError",
+    "Method",
+    "MethodMap",
     "ModelError",
+    "OnToken",
+    "PatchEmbedding",
+    "PictureLike",
+    "Profile",
     "Progress",
     "QuestionOptions",
     "QvlAttnError",
     "Result",
     "ResultExistsError",
+    "SaliencyMap",
+    "Sample",
+    "SamplingOptions",
+    "Sanity",
     "SaveOptions",
     "Saved",
+    "Scale",
+    "Settings",
     "StoreError",
+    "Token",
+    "TokenGrid",
     "VideoOptions",
+    "VqaProvenance",
     "__version__",
     "compare_runs",
     "load_samples",
@@ -95,34 +145,60 @@ _MODULES = {
     "ArgumentError": "core.errors",
     "AskOptions": "analyzer",
     "AskVideoOptions": "analyzer",
+    "Cancel": "core.runtime",
     "Cancelled": "core.errors",
+    "Capture": "core.types",
     "CaptureError": "core.errors",
     "CheckOptions": "attribution.settings",
+    "ClipFacts": "core.types",
     "ClipOptions": "media.sampling",
     "ClipSettings": "media.sampling",
+    "CommonOptions": "attribution.settings",
+    "Curves": "attribution.faithfulness",
     "Drawing": "render.style",
     "EncodeOptions": "encoder",
     "Encoder": "encoder",
+    "EncoderAttention": "encoders.attention",
     "EncoderFolderOptions": "encoders.record",
     "EncoderLoadOptions": "model.placement",
     "EncoderOptions": "encoders.record",
+    "EncoderProvenance": "encoders.record",
     "EncoderResult": "encoders.result",
     "EncoderSettings": "encoders.record",
+    "Estimate": "vqa.estimate",
+    "Headline": "attribution.settings",
     "HeatMap": "core.types",
     "InputError": "core.errors",
+    "Likeness": "attribution.similarity",
     "LoadOptions": "model.placement",
     "METHODS": "attribution.methods.registry",
+    "Media": "core.types",
     "MemoryLimitError": "core.errors",
+    "Method": "attribution.methods.base",
+    "MethodMap": "attribution.methods.base",
     "ModelError": "core.errors",
+    "OnToken": "core.runtime",
+    "PatchEmbedding": "encoders.record",
+    "PictureLike": "media.image",
+    "Profile": "attribution.profiles",
     "Progress": "core.runtime",
     "QuestionOptions": "attribution.settings",
     "QvlAttnError": "core.errors",
     "Result": "vqa.result",
     "ResultExistsError": "core.errors",
+    "SaliencyMap": "encoders.record",
+    "Sample": "evaluation.data.samples",
+    "SamplingOptions": "media.sampling",
+    "Sanity": "attribution.similarity",
     "SaveOptions": "results.session",
     "Saved": "results.session",
+    "Scale": "core.types",
+    "Settings": "attribution.settings",
     "StoreError": "core.errors",
+    "Token": "core.types",
+    "TokenGrid": "core.types",
     "VideoOptions": "attribution.settings",
+    "VqaProvenance": "vqa.record",
     "compare_runs": "evaluation.compare",
     "load_samples": "evaluation.data.load",
     "make_report": "report",

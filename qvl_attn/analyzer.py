@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -20,7 +20,7 @@ from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.loading import choose_placement
-from qvl_attn.model.placement import LoadOptions, Placement
+from qvl_attn.model.placement import LoadOptions
 from qvl_attn.results.session import SaveOptions, Saving, logged, saving_of
 from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 from qvl_attn.vqa.engine import Engine
@@ -61,7 +61,6 @@ class Analyzer:
         cls,
         model: str = DEFAULT_MODEL,
         *,
-        place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
         workers: Workers | None = None,
         **options: Unpack[LoadOptions],
     ) -> Self:
@@ -69,9 +68,8 @@ class Analyzer:
 
         Args:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
-            place: returns the device and precision of the model; by default chosen on this machine.
-            workers: processes that run the model of a check, and choose its device in place of `place`; by default this
-                process.
+            workers: processes that run the model of a check, and choose its device: `RayWorkers` of
+                `qvl_attn.evaluation.ray_workers`; by default this process.
             options: see `LoadOptions`.
 
         Raises:
@@ -80,7 +78,7 @@ class Analyzer:
             MemoryLimitError: the weights do not fit the memory.
         """
         check_names(options, LoadOptions, cls.load)
-        return cls(Engine.load(model, place=workers.place if workers else place, **options), workers)
+        return cls(Engine.load(model, place=workers.place if workers else choose_placement, **options), workers)
 
     def ask(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qvl_attn.attribution.methods.base import Method, MethodMap, View
 from qvl_attn.attribution.methods.gradcam import GRADCAM
@@ -19,7 +19,7 @@ from qvl_attn.core.text import argument, quoted
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
 
-METHODS = {
+METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (MEAN, MAXIMUM, HEADS, RELATIVE, SINKS, REDISTRIBUTED, GRADIENT, GRADCAM, ROLLOUT, TAM)
 }
