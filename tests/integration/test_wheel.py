@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any, assert_type
@@ -21,9 +22,11 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from qvl_attn import (
-    Analyzer, Cancelled, CheckOptions, ClipOptions, Drawing, Encoder, EncoderOptions, EncoderResult, EncoderSettings,
-    HeatMap, LoadOptions, Progress, QuestionOptions, QvlAttnError, Result, VideoOptions, __version__,
-    compare_runs, load_samples, make_report, merge_runs,
+    METHODS, Analyzer, AskOptions, AskVideoOptions, Cancel, Cancelled, Capture, CheckOptions, ClipOptions, ClipSettings,
+    CommonOptions, Curves, Drawing, EncodeOptions, Encoder, EncoderAttention, EncoderFolderOptions, EncoderOptions,
+    EncoderResult, EncoderSettings, Estimate, HeatMap, LoadOptions, Media, Method, MethodMap, OnToken, PictureLike,
+    Progress, QuestionOptions, QvlAttnError, Result, Sample, SamplingOptions, Saved, SaveOptions, Settings,
+    VideoOptions, VqaProvenance, __version__, compare_runs, load_samples, make_report, merge_runs, redrawn, run_session,
 )
 from qvl_attn.only_in_the_wheel import HERE
 
@@ -53,25 +56,63 @@ def ask(picture: Path, out: Path) -> Result:
     assert_type(analyzer.ask_video("clip.mp4", "what moves?", **both), Result)
     assert_type(analyzer.ask_many([(picture, "how many cats?")], batch_size=2, **options), list[Result])
     assert_type(live(analyzer, picture, lambda stage, done, total: None), str)
-    assert_type(analyzer.estimate(picture, max_pixels=9000).needed_bytes, dict[str, int])
+    assert_type(live(analyzer, picture), str)
+    assert_type(analyzer.estimate(picture, max_pixels=9000), Estimate)
+    assert_type(analyzer.estimate(picture).needed_bytes, dict[str, int])
+    keep: SaveOptions = {"out": out, "drawing": Drawing(draw_size_px=640), "overwrite": True}
+    everything: AskOptions = {**options, **keep}
+    of_a_clip: AskVideoOptions = {**both, **keep}
+    assert_type(analyzer.ask(picture, "how many cats?", **everything), Result)
+    assert_type(analyzer.ask(picture, "how many cats?", out=out, drawing=Drawing(), overwrite=False), Result)
+    assert_type(analyzer.ask_many([(picture, "how many cats?")], out="out", overwrite=True), list[Result])
+    assert_type(analyzer.ask_video("clip.mp4", "what moves?", **of_a_clip), Result)
+    assert_type(METHODS["mean"], Method)
+    assert_type(METHODS["mean"].shows, str)
+    assert_type(redrawn(result, layers=[1, 2], query="last", media=[picture]), Result)
     try:
         folder = result.save(out, Drawing(alpha=0.4), overwrite=True)
     except QvlAttnError as error:
         assert_type((error.message, error.hint, error.exit_code), tuple[str, str, int])
         raise
     assert_type(folder, Path)
+    assert_type(result.folder(out, Drawing()), Path)
     assert_type(Result.load(folder), Result)
     return result
+
+
+def parts(result: Result) -> tuple[Media, Capture, Settings, VqaProvenance, MethodMap, Curves | None]:
+    assert_type(result.heatmaps(layers=[1, 2]), tuple[HeatMap, ...])
+    return (
+        result.media[0], result.capture, result.settings, result.provenance, result.methods[0], result.curves,
+    )
+
+
+def all_saved(analyzer: Analyzer, pictures: Sequence[PictureLike], out: Path) -> list[Saved[Result]]:
+    def missing_results(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+        for position, i in enumerate(missing):
+            yield position, analyzer.ask(pictures[i], "how many cats?")
+
+    def save(result: Result) -> Path:
+        return result.save(out)
+
+    folders = [out / str(i) for i in range(len(pictures))]
+    results = list(run_session(folders, missing_results, save=save, load=Result.load, overwrite=True))
+    assert_type(results, list[Saved[Result]])
+    assert_type((results[0].result, results[0].folder, results[0].reused), tuple[Result, Path, bool])
+    return results
 
 
 def show(stage: str, done: int, total: int) -> None:
     print(stage, done, total)
 
 
-def live(analyzer: Analyzer, picture: Path, progress: Progress = show) -> str:
+def live(analyzer: Analyzer, picture: PictureLike, progress: Progress = show, cancel: Cancel = Event().is_set) -> str:
     pieces: list[str] = []
+    on_token: OnToken = pieces.append
     try:
-        analyzer.ask(picture, "how many cats?", on_token=pieces.append, cancel=Event().is_set, progress=progress)
+        analyzer.ask(picture, "how many cats?", on_token=on_token, cancel=cancel, progress=progress)
+        analyzer.ask_many([(picture, "how many cats?")], cancel=lambda: True, progress=show)
+        analyzer.ask_video("clip.mp4", "what moves?", on_token=print, cancel=None, progress=show)
     except Cancelled as error:
         assert_type(error.exit_code, int)
     return "".join(pieces)
@@ -84,25 +125,35 @@ def encode(picture: Path, out: Path) -> EncoderResult:
     assert_type(result, EncoderResult)
     options: EncoderOptions = {"at": [(10, 20)], "over": "max", "embeddings": "pca"}
     assert_type(encoder.encode(picture, **options), EncoderResult)
+    keep: EncodeOptions = {**options, "out": out, "drawing": Drawing(alpha=0.4), "overwrite": True}
+    assert_type(encoder.encode(picture, progress=show, cancel=Event().is_set, **keep), EncoderResult)
+    assert_type(encoder.encode("clip.mp4", clip=ClipSettings(fps=1), out="out", drawing=None), EncoderResult)
     assert_type(encoder.pooled(picture, max_pixels=9000), NDArray[float32])
+    assert_type(result.attention, EncoderAttention)
     assert_type(result.attention.grid, tuple[int, int, int])
     assert_type(EncoderResult.load(result.save(out)), EncoderResult)
-    assert_type(encoder.encode_folder(picture.parent, out, embeddings=["pca", "tsne"]), dict[str, Any])
+    of_a_folder: EncoderFolderOptions = {"embeddings": ["pca", "tsne"]}
+    summary = encoder.encode_folder(picture.parent, out, progress=show, cancel=lambda: False, **of_a_folder)
+    assert_type(summary, dict[str, Any])
     return result
 
 
 def check(rows: Path, out: Path) -> None:
     where: LoadOptions = {"device_map": "auto", "attn": "rows", "offline": True}
-    options: CheckOptions = {"query": "last", "fps": 4, "faithfulness": True}
-    analyzer = Analyzer.load("demo", **where)
-    assert_type(analyzer.check(load_samples(rows), out, methods=["mean"], **options), dict[str, Any])
+    common: CommonOptions = {"query": "last", "faithfulness": True}
+    sampling: SamplingOptions = {"fps": 4}
+    options: CheckOptions = {**common, **sampling}
+    analyzer, samples = Analyzer.load("demo", **where), load_samples(rows)
+    assert_type(samples, list[Sample])
+    assert_type(analyzer.check(samples, out, methods=["mean"], **options), dict[str, Any])
+    assert_type(analyzer.check(samples, out, progress=show, cancel=Event().is_set), dict[str, Any])
     compare_runs([out, out])
     merge_runs([out], out / "merged")
     make_report([out], out / "page.html")
 """
 MISTAKES = """
-from qvl_attn import Analyzer, Encoder, Result, load_samples
-
+from pathlib import Path
+from qvl_attn import METHODS, Analyzer, Drawing, Encoder, Result, SaveOptions, Saved, load_samples, redrawn, run_session
 analyzer, encoder = Analyzer.load("demo"), Encoder.load("demo")
 number: int = analyzer.ask("cats.png", "how many cats?").answer
 analyzer.ask("cats.png", "?").save("out", colour="red")
@@ -119,15 +170,35 @@ analyzer.ask("cats.png", "?", store_heads="float8")
 analyzer.ask_many([("cats.png", "?")], fps=2)
 analyzer.ask_many([("cats.png", "?")], on_token=print)
 analyzer.ask("cats.png", "?", cancel=True)
+analyzer.ask("cats.png", "?", cancel=len)
+analyzer.ask("cats.png", "?", on_token=len)
+analyzer.ask("cats.png", "?", progress=len)
+analyzer.ask("cats.png", "?", out=3)
+analyzer.ask("cats.png", "?", out="out", drawing="red")
+analyzer.ask_many([("cats.png", "?")], out="out", overwrite="yes")
+analyzer.ask_video("clip.mp4", "?", out="out", draw="red")
+saving: SaveOptions = {"folder": "out"}
+Drawing(colormap="red")
+Saved(analyzer.ask("cats.png", "?"), "folder", False)
+run_session([], enumerate, save=[Path()].pop, load=hash, overwrite="yes")
+redrawn("folder")
+redrawn(analyzer.ask("cats.png", "?"), out="out")
+METHODS["mean"].draws
 analyzer.ask_many([("cats.png", "?")], layers=14)
 analyzer.ask_video("clip.mp4", "?", frames=3)
 analyzer.ask_video("clip.mp4", "?", mode="film")
 analyzer.check(load_samples("rows.jsonl"), "out", answer="2")
 analyzer.check(load_samples("rows.jsonl"), "out", by_head=None)
+analyzer.check(load_samples("rows.jsonl"), "out", drawing=Drawing())
+analyzer.check(load_samples("rows.jsonl"), "out", cancel=False)
 analyzer.estimate("cats.png", maxpixels=9000)
 encoder.encode("cats.png", layers=1)
 encoder.encode("cats.png", at=5)
+encoder.encode("cats.png", out=b"out")
+encoder.encode("cats.png", on_token=print)
+encoder.pooled("cats.png", out="out")
 encoder.encode_folder("photos", "out", at=[(1, 2)])
+encoder.encode_folder("photos", "out", overwrite=True)
 analyzer.model
 encoder.processor
 """
@@ -179,7 +250,7 @@ def test_a_users_program_is_checked_by_mypy(program):
     errors = [line.partition(": error: ") for line in out.splitlines() if ": error: " in line]
     assert [place for place, _, _ in errors] == MISTAKEN, out
     kinds = {text.rpartition("[")[2].rstrip("]") for _, _, text in errors}
-    assert kinds == {"assignment", "call-arg", "arg-type", "attr-defined"}, out
+    assert kinds == {"assignment", "call-arg", "arg-type", "attr-defined", "typeddict-unknown-key"}, out
 
 
 def test_a_users_program_is_checked_by_basedpyright(program):
