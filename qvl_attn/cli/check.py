@@ -38,15 +38,14 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import pluralize
 
 if TYPE_CHECKING:
-    from qvl_attn.attribution.settings import CommonOptions
     from qvl_attn.evaluation.ray_workers import RayWorkers
     from qvl_attn.evaluation.sharding import Shard
-    from qvl_attn.model.placement import LoadOptions
 
 DATA, RUN = "Data", "Run"
 
 
 def check(
+    ctx: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -234,14 +233,18 @@ def check(
             go_offline()
         thresholds = parse_thresholds(fail_under)
         # Imported here, so that --help and a mistyped option need not wait for torch.
+        from qvl_attn.attribution.settings import CommonOptions
         from qvl_attn.core.files import check_new
         from qvl_attn.evaluation.data.load import load_samples
-        from qvl_attn.media.sampling import ClipSettings
+        from qvl_attn.media.sampling import ClipSettings, SamplingOptions
+        from qvl_attn.model.placement import LoadOptions
         from qvl_attn.results.run_folder import SUMMARY_FILE, check_begun, is_finished
         from qvl_attn.results.store import damage
         from qvl_attn.vqa.session import check_settings
 
-        ClipSettings(fps, max_frames)
+        load_options, sampling = options.typed(ctx, LoadOptions), options.typed(ctx, SamplingOptions)
+        common = options.typed(ctx, CommonOptions)
+        ClipSettings(**sampling)
         own_shard = _parse_shard(shard) if shard else None
         if engine == "local" and (concurrency is not None or gpus_per_worker is not None):
             raise InputError("--concurrency and --gpus-per-worker are for --engine ray", "add --engine ray")
@@ -252,30 +255,9 @@ def check(
         check_begun(out)
         if calibrate and not is_finished(out):
             check_new(calibrate, "calibrate", empty_folder=False)
-        load_options: LoadOptions = {
-            "revision": revision,
-            "device": device,
-            "dtype": dtype.value,
-            "device_map": device_map,
-            "attn": attn.value,
-            "offline": offline,
-        }
-        typed: CommonOptions = {
-            "query": query,
-            "profile": profile,
-            "faithfulness": faithfulness,
-            "layers": layers,
-            "heads": heads,
-            "system": system,
-            "min_pixels": min_pixels,
-            "max_pixels": max_pixels,
-            "stretch": stretch,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-        }
 
         def check_typed() -> None:
-            check_settings({**typed, "methods": methods}, model, **load_options)
+            check_settings({**common, "methods": methods}, model, **load_options)
 
         def question_check() -> Callable[[str], None]:
             check_typed()
@@ -323,10 +305,9 @@ def check(
                 csv=as_csv,
                 shard=shard,
                 batch_size=batch_size,
-                fps=fps,
-                max_frames=max_frames,
                 progress=progress,
-                **typed,
+                **common,
+                **sampling,
             )
         # A run that was finished before is read from its files.
         with damage(out / SUMMARY_FILE, "remove it and run the same qvl-attn check command, which writes it again"):

@@ -6,7 +6,7 @@ import math
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,9 +18,6 @@ from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import shortened
-
-if TYPE_CHECKING:
-    from qvl_attn.model.placement import EncoderLoadOptions
 
 
 class OverHeads(StrEnum):
@@ -34,7 +31,7 @@ class OverHeads(StrEnum):
 MAX_COORDINATE_PX = 1e6
 # Options without effect: the first two groups for a folder of pictures, the second for single pictures.
 SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
-CLIP_OPTIONS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start", "end", "source_fps")
+CLIP_OPTIONS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start_s", "end_s", "source_fps")
 
 
 def encoder(
@@ -133,8 +130,8 @@ def encoder(
     ] = 0,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,
-    start: options.Start = 0.0,
-    end: options.End = None,
+    start_s: options.Start = 0.0,
+    end_s: options.End = None,
     source_fps: options.SourceFps = 24.0,
     scale: Annotated[
         ScaleChoice,
@@ -181,26 +178,17 @@ def encoder(
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.encoders.embedding import check_available
         from qvl_attn.encoders.folder_pictures import list_pictures
-        from qvl_attn.encoders.record import EncoderSettings
+        from qvl_attn.encoders.record import EncoderOptions, with_options
         from qvl_attn.encoders.session import encoded, find_saved, request
         from qvl_attn.media.image import moves
-        from qvl_attn.media.sampling import ClipSettings
+        from qvl_attn.media.sampling import ClipOptions, ClipSettings
+        from qvl_attn.model.placement import EncoderLoadOptions
         from qvl_attn.results.session import Saving
 
-        settings = EncoderSettings(
-            at=points,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            stretch=stretch,
-            layer=layer,
-            over=over.value,
-            embeddings=tuple(name.strip() for name in embeddings.split(",")) if embeddings else (),
-            saliency=saliency,
-            texts=tuple(text or ()),
-            label=label,
-            seed=seed,
-        )
-        clip_settings = ClipSettings(fps, max_frames, start, end, source_fps)
+        projections = [name.strip() for name in embeddings.split(",")] if embeddings else []
+        parsed = {"at": points, "embeddings": projections, "texts": text or ()}
+        settings = with_options(None, {**options.typed(ctx, EncoderOptions), **parsed})
+        clip_settings = ClipSettings(**options.typed(ctx, ClipOptions))
         drawing = drawing_of(
             colormap,
             interp,
@@ -223,7 +211,7 @@ def encoder(
             list_pictures(input_dir, out)
         requests = [request(path, settings, clip_settings) for path in media or []]
         if media and not any(moves(path) for path in media):
-            options.refuse(ctx, ("smooth", "side_by_side", "start", "end"), "is for clips, and no clip is given")
+            options.refuse(ctx, ("smooth", "side_by_side", "start_s", "end_s"), "is for clips, and no clip is given")
         if media and not any(os.path.isdir(path) for path in media):  # noqa: PTH112
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and none is given")
         if media and all(moves(path) for path in media):
@@ -231,12 +219,7 @@ def encoder(
         saving = Saving(out, drawing, overwrite)
         if input_dir is not None:
             _check_run_folder(ctx, out)
-        load_options: EncoderLoadOptions = {
-            "revision": revision,
-            "device": device,
-            "dtype": dtype.value,
-            "offline": offline,
-        }
+        load_options = options.typed(ctx, EncoderLoadOptions)
         results = find_saved(requests, saving, model, **load_options)
         if results is None or input_dir is not None:
             engine = find_encoder(model, progress=progress, **load_options).engine

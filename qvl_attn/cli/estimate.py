@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PIXELS = 12_845_056  # 16,384 tokens: the limit of the released processors
 # Options of a question, which have no effect without a picture.
 OF_A_QUESTION = (
-    *("question", "system", "min_pixels", "max_pixels", "fps", "max_frames", "start", "end"),
+    *("question", "system", "min_pixels", "max_pixels", "fps", "max_frames", "start_s", "end_s"),
     *("profile", "layers", "heads"),
 )
 NAMES = {"eager": "eager", "rows": "rows", "usual": "the usual way"}
@@ -54,8 +54,8 @@ def estimate(
     max_new_tokens: options.MaxNewTokens = 128,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,
-    start: options.Start = 0.0,
-    end: options.End = None,
+    start_s: options.Start = 0.0,
+    end_s: options.End = None,
     profile: options.Profile = None,
     layers: options.Layers = None,
     heads: options.Heads = None,
@@ -83,14 +83,16 @@ def estimate(
             _estimate_sizes(model, revision, device, dtype.value, max_new_tokens, offline=offline, as_json=as_json)
             return
         # Imported here, so that --help and a mistyped path need not wait for torch.
+        from qvl_attn.attribution.settings import VideoOptions
         from qvl_attn.media.image import load_picture, moves
-        from qvl_attn.media.sampling import ClipSettings
+        from qvl_attn.media.sampling import ClipOptions, ClipSettings
+        from qvl_attn.model.placement import EncoderLoadOptions
 
-        ClipSettings(fps, max_frames, start, end)
+        ClipSettings(**options.typed(ctx, ClipOptions))
         if moves(media) and image:
             raise InputError(f"{media} is a clip, which is asked about alone", "drop --image")
         pictures = media if moves(media) else [load_picture(path) for path in (media, *(image or []))]
-        check_model(model, revision=revision, device=device, dtype=dtype.value, offline=offline, weights=False)
+        check_model(model, weights=False, **options.typed(ctx, EncoderLoadOptions))
         with importing():
             from qvl_attn.analyzer import Analyzer
             from qvl_attn.model.checkpoint import find_checkpoint
@@ -101,21 +103,7 @@ def estimate(
         checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
         config = load_config(checkpoint)
         engine = Engine(checkpoint, config, choose_placement(config, device, dtype.value, must_fit=False))
-        result = Analyzer(engine).estimate(
-            pictures,
-            question,
-            profile=profile,
-            layers=layers,
-            heads=heads,
-            system=system,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            max_new_tokens=max_new_tokens,
-            fps=fps,
-            max_frames=max_frames,
-            start_s=start,
-            end_s=end,
-        )
+        result = Analyzer(engine).estimate(pictures, question, **options.typed(ctx, VideoOptions))
         report = _report(engine, result, clip=moves(media))
         typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
 

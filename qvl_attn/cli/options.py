@@ -6,17 +6,19 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from qvl_attn.cli import completion
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.options import part_of
+from qvl_attn.core.text import argument, shortened
 
 if TYPE_CHECKING:
     from qvl_attn.render.style import Drawing
 
+T = TypeVar("T")
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 MODEL, MAPS, OUTPUT, DRAWING, CLIP = "Model", "Attention", "Output", "Drawing", "Clip"
 
@@ -149,8 +151,8 @@ Profile = _option(
 )
 Fps = _option(float, "N", "Frames to sample per second.", CLIP)
 MaxFrames = _option(int, "N", "Most frames to sample. A longer clip is sampled more sparsely.", CLIP)
-Start = _option(float, "SECONDS", "Start of the part to sample.", CLIP)
-End = _option(float | None, "SECONDS", "End of the part to sample. Default: the end of the clip.", CLIP)
+Start = _option(float, "SECONDS", "Start of the part to sample.", CLIP, "--start")
+End = _option(float | None, "SECONDS", "End of the part to sample. Default: the end of the clip.", CLIP, "--end")
 SourceFps = _option(float, "N", "For a folder of frames: how many frame numbers make one second.", CLIP)
 Layers = _option(
     str | None,
@@ -194,6 +196,12 @@ Quiet = _flag("Print only the answers, or only the JSON.", OUTPUT, "--quiet", "-
 Debug = _flag("Show the traceback of an error.", OUTPUT, "--debug")
 
 
+def typed(ctx: typer.Context, options: type[T]) -> T:
+    """Return what was typed for the options of a TypedDict: the command's parameters that are called as they are."""
+    values = {name: value.value if isinstance(value, StrEnum) else value for name, value in ctx.params.items()}
+    return part_of(values, options)
+
+
 def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = "leave it out") -> None:
     """Refuse options that would have no effect.
 
@@ -203,7 +211,7 @@ def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = 
     for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            raise InputError(f"--{name.replace('_', '-')} {why}", instead)
+            raise InputError(f"{argument(name)} {why}", instead)
 
 
 def drawing_of(

@@ -74,8 +74,8 @@ def video(
     prompts: options.Prompts = None,
     fps: options.Fps = 2.0,
     max_frames: options.MaxFrames = 64,
-    start: options.Start = 0.0,
-    end: options.End = None,
+    start_s: options.Start = 0.0,
+    end_s: options.End = None,
     source_fps: options.SourceFps = 24.0,
     mode: Annotated[
         Mode,
@@ -155,7 +155,7 @@ def video(
         from qvl_attn.results.session import Saving
         from qvl_attn.vqa.session import answered_clip, find_saved
 
-        clip_settings = ClipSettings(fps, max_frames, start, end, source_fps, mode.value, window, stride)
+        clip_settings = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode.value, window, stride)
         video = open_clip(media, source_fps)
         if not os.path.isdir(media):  # noqa: PTH112
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and this clip is a file")
