@@ -89,8 +89,8 @@ def parts(result: Result) -> tuple[Media, Capture, Settings, VqaProvenance, Meth
 
 def all_saved(analyzer: Analyzer, pictures: Sequence[PictureLike], out: Path) -> list[Saved[Result]]:
     def missing_results(missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        for position, i in enumerate(missing):
-            yield position, analyzer.ask(pictures[i], "how many cats?")
+        for i in missing:
+            yield i, analyzer.ask(pictures[i], "how many cats?")
 
     def save(result: Result) -> Path:
         return result.save(out)
