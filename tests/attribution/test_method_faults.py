@@ -30,7 +30,7 @@ def test_drawing_an_empty_map_is_an_error(demo, cats):
     empty = replace(result, methods=(replace(method_map, values=zeros),))
     with pytest.raises(CaptureError, match="`method='gradient'`: its map is zero everywhere") as caught:
         empty.heatmap()
-    assert "qvl-attn methods" in caught.value.hint
+    assert "choose another: there are mean, " in caught.value.hint
 
 
 def test_a_gradient_that_is_not_finite_is_named(demo, cats):

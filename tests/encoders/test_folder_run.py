@@ -286,10 +286,10 @@ def test_the_separation_of_classes_is_reported(tmp_path, loaded):
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        ({"settings": EncoderSettings(max_pixels=7000)}, "--max-pixels"),
-        ({"settings": EncoderSettings(min_pixels=7000)}, "--min-pixels"),
-        ({"settings": EncoderSettings(seed=1)}, "--seed"),
-        ({"settings": EMBED}, "--embeddings"),
+        ({"settings": EncoderSettings(max_pixels=7000)}, "`max_pixels`"),
+        ({"settings": EncoderSettings(min_pixels=7000)}, "`min_pixels`"),
+        ({"settings": EncoderSettings(seed=1)}, "`seed`"),
+        ({"settings": EMBED}, "`embeddings`"),
         ({"encoder": "dinov2"}, "model"),
     ],
     ids=str,

@@ -45,7 +45,8 @@ def method_heat_maps(
         values, layers = method.layer_values[method.layer_numbers.index(layer)], (layer,)
     mean = float(values.mean())
     if not mean > 0:
-        raise CaptureError(f"{argument('method', method.method)}: its map is zero everywhere", "choose another method")
+        typed = argument("method", method.method)
+        raise CaptureError(f"{typed}: its map is zero everywhere", f"choose another: there are {', '.join(METHODS)}")
     # Single heads have a vision mass of their own: the sum of their map.
     heads_mass = float(values.sum(dtype=np.float64)) if heads is not None else None
     captured = [i for i, number in enumerate(capture.layers.tolist()) if number in layers] or slice(None)
