@@ -12,7 +12,7 @@ from qvl_attn.attribution.settings import CheckOptions, CommonOptions, QuestionO
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.options import check_names, part_of
-from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling, no_progress
+from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures, moves
@@ -86,7 +86,7 @@ class Analyzer:
         question: str,
         images: Sequence[PictureLike] = (),
         *,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         on_token: OnToken | None = None,
         **options: Unpack[AskOptions],
@@ -116,7 +116,7 @@ class Analyzer:
         """
         check_names(options, AskOptions, self.ask)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress, on_token) as (progress, on_token):
             ((_, result),) = self._answers([((picture, *images), question)], settings, saving, 1, progress, on_token)
         return result
 
@@ -125,7 +125,7 @@ class Analyzer:
         pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
         *,
         batch_size: int = 8,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         **options: Unpack[AskOptions],
     ) -> list[Result]:
@@ -156,7 +156,7 @@ class Analyzer:
         _check_batch_size(batch_size)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         results: dict[int, Result] = {}
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress) as (progress, _):
             answers = self._answers(pairs, settings, saving, batch_size, progress)
             progress("asking", 0, len(pairs))
             for i, result in answers:
@@ -188,7 +188,7 @@ class Analyzer:
         path: str | os.PathLike[str],
         question: str,
         *,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         on_token: OnToken | None = None,
         **options: Unpack[AskVideoOptions],
@@ -217,7 +217,7 @@ class Analyzer:
         check_names(options, AskVideoOptions, self.ask_video)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._clip_settings(options)
         engine, clip = self.engine, settings.clip or ClipSettings()
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress, on_token) as (progress, on_token):
             video = open_clip(path, clip.source_fps)
             if saving is not None:
                 asked = engine, video, [question], settings, saving
@@ -240,7 +240,7 @@ class Analyzer:
         csv: bool = False,
         shard: str | None = None,
         batch_size: int = 8,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         **options: Unpack[CheckOptions],
     ) -> dict[str, Any]:
@@ -319,7 +319,7 @@ class Analyzer:
         for parent in (folder, *([] if profile_file is None else [profile_file.absolute().parent])):
             check_writable(parent)
         run_config = RunConfig(folder, name, by_head, profile_file, csv, seed, parsed_shard, batch_size)
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress) as (progress, _):
             return run_check(self.engine, samples, settings, run_config, progress, self._workers)
 
     def estimate(

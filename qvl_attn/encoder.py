@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from qvl_attn.core.options import check_names, part_of
-from qvl_attn.core.runtime import Cancel, Progress, cancelling, no_progress
+from qvl_attn.core.runtime import Cancel, Progress, cancelling
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
@@ -58,7 +58,7 @@ class Encoder:
         picture: PictureLike,
         settings: EncoderSettings | None = None,
         *,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         **options: Unpack[EncodeOptions],
     ) -> EncoderResult:
@@ -82,7 +82,7 @@ class Encoder:
         check_names(options, EncodeOptions, self.encode)
         saving = saving_of(part_of(options, SaveOptions))
         settings = with_options(settings, part_of(options, EncoderOptions))
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress) as (progress, _):
             if saving is None:
                 return self.engine.encode(picture, settings, progress)
             asked = [request(picture, settings, settings.clip)]
@@ -94,7 +94,7 @@ class Encoder:
         folder: str | os.PathLike[str],
         out: str | os.PathLike[str],
         *,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
         cancel: Cancel | None = None,
         **options: Unpack[EncoderFolderOptions],
     ) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Encoder:
 
         check_names(options, EncoderFolderOptions, self.encode_folder)
         settings = with_options(None, options)
-        with cancelling(cancel, progress) as progress:
+        with cancelling(cancel, progress) as (progress, _):
             return encode_folder(self.engine, Path(folder), Path(out), settings, progress)
 
     def pooled(

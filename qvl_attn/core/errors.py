@@ -58,7 +58,7 @@ class StoreError(QvlAttnError):
 
 
 class Cancelled(QvlAttnError):  # noqa: N818  what the caller asked for is no error
-    """The caller's `cancel()` returned true or failed: exit code 130, like Ctrl-C. The model is as it was before."""
+    """The caller's `cancel()` returned true: exit code 130, like Ctrl-C. The model is as it was before."""
 
     exit_code = 130
 

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, Protocol, TypeVar
 
 import psutil
 
-from qvl_attn.core.errors import Cancelled, describe_error
+from qvl_attn.core.errors import Cancelled
+from qvl_attn.core.text import argument
 
 
 class Progress(Protocol):
@@ -41,54 +43,108 @@ def no_progress(stage: str, done: int, total: int, /) -> None:
     del stage, done, total
 
 
+T = TypeVar("T")
 # Returns whether what is under way should end, such as `threading.Event().is_set`. Called after each layer of a model,
 # so it must be quick, and also in threads that read ahead.
 Cancel = Callable[[], bool]
 # Called with each new piece of an answer's text.
 OnToken = Callable[[str], None]
-# What the code inside a `cancelling` block is to ask; None outside of such blocks.
-CANCEL: ContextVar[Cancel | None] = ContextVar("cancel", default=None)
+# Ends the work inside a `cancelling` block that has a `cancel` if that returns true; None outside of such blocks.
+CANCEL: ContextVar[Callable[[], None] | None] = ContextVar("cancel", default=None)
 
 
-def check_cancelled(cancel: Cancel | None) -> None:
-    """Raise `Cancelled` if there is a `cancel` and it returns true, or fails: its fault is not that of a sample."""
-    if cancel is None:
-        return
-    try:
-        cancelled = cancel()
-    except Exception as error:
-        raise Cancelled(f"cancelled: cancel() raised {describe_error(error)}") from error
-    if cancelled:
-        raise Cancelled("cancelled: cancel() returned true")
+class _Raised(BaseException):
+    """What a caller's function raised, on its way to the caller.
+
+    No `except Exception` on the way takes it for a fault of a file, of the model or of one sample.
+    """
+
+    def __init__(self, error: Exception, block: object) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+        self.block = block
+
+    def take(self) -> Exception:
+        """Return the error, and keep neither it nor the frames of the work: frames that hold this end with it."""
+        error, self.error = self.error, None
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        assert error is not None
+        return error
 
 
-@contextmanager
-def cancelling(cancel: Cancel | None, progress: Progress = no_progress) -> Iterator[Progress]:
-    """End the work inside the block with `Cancelled` soon after `cancel()` returns true.
+def check_cancelled() -> None:
+    """Inside a `cancelling` block, end the work if the caller's `cancel()` returns true."""
+    if (end_if_cancelled := CANCEL.get()) is not None:
+        end_if_cancelled()
 
-    It is asked after each layer of a model that runs, each decoded frame and each call of the progress that this
-    yields. It holds for this thread and for those of `prefetch`.
+
+def check_callbacks(**callbacks: Callable[..., object] | None) -> None:
+    """Check the functions of a caller: `cancel`, `progress`, `on_token`.
+
+    Raises:
+        TypeError: one of them cannot be called.
+    """
+    examples = {"cancel": "event.is_set", "progress": "print", "on_token": "print"}
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"{argument(name)}: want a function such as {examples[name]}, got {type(callback).__name__}"
+            )
+
+
+class cancelling:  # noqa: N801  used like a function
+    """Call a caller's functions inside the block, and end the block with what they raise, unchanged.
+
+    `cancel` is asked after each layer of a model that runs, each decoded frame and each call of the progress that this
+    yields. It holds for this thread and for those of `prefetch`. The block yields (progress, on_token) to call.
 
     Args:
-        cancel: returns whether to end; None for never.
-        progress: called by the progress that this yields.
+        cancel: returns whether to end the block with `Cancelled`; None for never.
+        progress: called by the progress that this yields; None for nothing.
+        on_token: called by the function that this yields; None yields None.
 
     Raises:
         Cancelled: `cancel()` returned true.
+        TypeError: one of them cannot be called.
     """
-    if cancel is None:
-        yield progress
-        return
 
-    def progress_or_end(stage: str, done: int, total: int, /) -> None:
-        progress(stage, done, total)
-        check_cancelled(cancel)
+    def __init__(
+        self, cancel: Cancel | None = None, progress: Progress | None = None, on_token: OnToken | None = None
+    ) -> None:
+        check_callbacks(cancel=cancel, progress=progress, on_token=on_token)
+        self.cancel, self.progress, self.on_token = cancel, progress, on_token
 
-    outer = CANCEL.set(cancel)
-    try:
-        yield progress_or_end
-    finally:
-        CANCEL.reset(outer)
+    def __enter__(self) -> tuple[Progress, OnToken | None]:
+        self._outer = CANCEL.set(CANCEL.get() if self.cancel is None else self._end_if_cancelled)
+        return self._progress_or_end, None if self.on_token is None else partial(self._call, self.on_token)
+
+    def __exit__(self, kind: object, raised: BaseException | None, traceback: object) -> None:
+        CANCEL.reset(self._outer)
+        if not isinstance(raised, _Raised) or raised.block is not self:
+            return
+        error = raised.take()
+        context = error.__context__
+        del raised, traceback
+        try:
+            raise error
+        finally:
+            error.__context__ = context  # not `raised`, which is none of the caller's business
+            del error, context
+
+    def _call(self, function: Callable[..., T], *values: object) -> T:
+        try:
+            return function(*values)
+        except Exception as error:
+            raise _Raised(error, self) from error
+
+    def _end_if_cancelled(self) -> None:
+        if self.cancel is not None and self._call(self.cancel):
+            raise _Raised(Cancelled("cancelled: cancel() returned true"), self)
+
+    def _progress_or_end(self, stage: str, done: int, total: int, /) -> None:
+        if self.progress is not None:
+            self._call(self.progress, stage, done, total)
+        check_cancelled()
 
 
 LOG = logging.getLogger(__name__)
@@ -170,7 +226,6 @@ def _gpus() -> list[tuple[int, Any]]:
     return [(gpu, cuda) for gpu in range(cuda.device_count())] if cuda and cuda.is_initialized() else []
 
 
-T = TypeVar("T")
 _STOP_EVERY_S = 0.05
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.core.errors import Cancelled, InputError, describe_error
+from qvl_attn.core.errors import InputError, describe_error
 from qvl_attn.core.files import read_json, write_npz
 from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_progress
 from qvl_attn.core.text import argument
@@ -161,7 +161,7 @@ def _encode_all(
                     said = True
                 outcome, vectors = _encode_one(encoder, media, capture_settings, bool(settings.embeddings))
             except Exception as error:  # files may hold anything, and one picture must not end the run
-                if isinstance(error, Cancelled) or "CUDA error" in str(error):
+                if "CUDA error" in str(error):
                     raise
                 outcome, vectors = {"status": "error", "error": describe_error(error)}, None
             if vectors is not None:  # before the row, which marks the picture as done

@@ -13,7 +13,7 @@ import numpy as np
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, read_png
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, SCHEMA_VERSION, record_arrays, record_from, record_json
@@ -54,7 +54,7 @@ class EncoderResult(EncoderRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
     ) -> Path:
         """Draw the pictures and write everything to a folder of its own inside `out`; `result.json` is written last.
 
@@ -72,9 +72,10 @@ class EncoderResult(EncoderRecord):
         """
         drawing = drawing or Drawing()
         threads = draw_threads([self.media], drawing)
-        contents = partial(_contents, self, drawing, progress)
         target = request_folder(Path(out), self.media, self.settings, drawing, self.provenance)
-        return save_record(self, target, contents, threads, overwrite=overwrite, progress=progress)
+        with cancelling(progress=progress) as (progress, _):
+            contents = partial(_contents, self, drawing, progress)
+            return save_record(self, target, contents, threads, overwrite=overwrite, progress=progress)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> EncoderResult:

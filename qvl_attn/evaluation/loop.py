@@ -18,7 +18,7 @@ from threading import Event
 import numpy as np
 
 from qvl_attn.attribution.settings import Headline, Settings
-from qvl_attn.core.errors import Cancelled, CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
+from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, QvlAttnError, describe_error
 from qvl_attn.core.runtime import prefetch
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
@@ -227,8 +227,8 @@ def _score_alone(engine: Engine, prepared: Prepared, question: Question, plan: S
 
 
 def _check_fault(fault: Exception) -> None:
-    """Re-raise what ends the run: a cancel, or a device fault, which would fail every later sample."""
-    if isinstance(fault, Cancelled) or "CUDA error" in str(fault):
+    """Re-raise a device fault, which would fail every later sample."""
+    if "CUDA error" in str(fault):
         raise fault
 
 
@@ -360,8 +360,6 @@ def _read_one(
         media = [load_media(engine, media_ref, settings, loaded) for media_ref in prepared.sample.media_refs]
         prepared.unreadable = False
         prepared.question = engine.read(media, prepared.sample.question, settings, {}, by_media)
-    except Cancelled:
-        raise
     except Exception as fault:  # a damaged file may raise any error
         prepared.fault = describe_error(fault)
 

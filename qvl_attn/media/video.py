@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import CANCEL, check_cancelled
+from qvl_attn.core.runtime import check_cancelled
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
@@ -98,7 +98,7 @@ def sample_clip(
         if pixels is None:
             errors = True
             continue
-        check_cancelled(CANCEL.get())
+        check_cancelled()
         decoded.add(number)
         progress(len(decoded))
         while pending and pending[0] <= number:

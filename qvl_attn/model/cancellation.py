@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qvl_attn.core.runtime import CANCEL, check_cancelled
+from qvl_attn.core.runtime import CANCEL
 
 
 @contextmanager
@@ -21,17 +21,17 @@ def cancellable(model: torch.nn.Module) -> Iterator[None]:
     Raises:
         Cancelled: the caller's `cancel()` returned true.
     """
-    cancel = CANCEL.get()
-    if cancel is None:
+    end_if_cancelled = CANCEL.get()
+    if end_if_cancelled is None:
         yield
         return
 
     def after(module: Any, args: Any, output: Any) -> None:
         del module, args
-        check_cancelled(cancel)
+        end_if_cancelled()
         states = output[0] if isinstance(output, tuple) else output
         if isinstance(states, torch.Tensor) and states.requires_grad:
-            states.register_hook(lambda gradient: check_cancelled(cancel))  # type: ignore[no-untyped-call]
+            states.register_hook(lambda gradient: end_if_cancelled())  # type: ignore[no-untyped-call]
 
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     hooks = [layer.register_forward_hook(after) for layers in lists for layer in layers]

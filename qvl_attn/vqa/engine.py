@@ -15,7 +15,6 @@ from qvl_attn.attribution.selection import Selection
 from qvl_attn.attribution.settings import QuestionOptions, Settings, selection_of, settings_of
 from qvl_attn.core.errors import numbered
 from qvl_attn.core.runtime import (
-    CANCEL,
     OnToken,
     Progress,
     Stages,
@@ -218,7 +217,7 @@ class Engine:
         Raises:
             InputError: a picture, the question or a setting is invalid.
         """
-        check_cancelled(CANCEL.get())
+        check_cancelled()
         stages = Stages()
         with stages.stage("prepare"):
             media = load_pictures(pictures, loaded, settings.stretch)

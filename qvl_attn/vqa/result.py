@@ -12,7 +12,7 @@ from typing import Any
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_json, write_npz, write_png
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Source
 from qvl_attn.render.html.notebook import framed
@@ -59,7 +59,7 @@ class Result(VqaRecord):
         drawing: Drawing | None = None,
         *,
         overwrite: bool = False,
-        progress: Progress = no_progress,
+        progress: Progress | None = None,
     ) -> Path:
         """Draw the result and write it to a folder of its own inside `out`; `result.json` is written last.
 
@@ -77,9 +77,10 @@ class Result(VqaRecord):
         """
         drawing = drawing or Drawing()
         threads = draw_threads(self.media, drawing)
-        prepare = partial(_contents, self, drawing, progress)
         target = self.folder(out, drawing)
-        return save_record(self, target, prepare, threads, overwrite=overwrite)
+        with cancelling(progress=progress) as (progress, _):
+            prepare = partial(_contents, self, drawing, progress)
+            return save_record(self, target, prepare, threads, overwrite=overwrite)
 
     def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
         """Return the folder that `save` writes."""

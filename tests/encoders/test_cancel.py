@@ -90,7 +90,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize("functions", [("capture_and_pool", "run_encoder"), ("cancelling.<locals>.progress_or_end",)])
+@pytest.mark.parametrize("functions", [("capture_and_pool", "run_encoder"), ("cancelling._progress_or_end",)])
 def test_a_cancelled_folder_run_is_continued(photos, tmp_path, monkeypatch, functions):
     """Within a picture and between two: no picture becomes an error."""
     monkeypatch.setattr(
@@ -111,3 +111,37 @@ def test_a_cancelled_folder_run_is_continued(photos, tmp_path, monkeypatch, func
     assert encoder.encode_folder(photos, tmp_path / "run", **options) == whole
     assert rows.read_bytes().startswith(written)
     assert rows.read_bytes() == (tmp_path / "whole" / "scores.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, MemoryError])
+@pytest.mark.parametrize("argument", ["cancel", "progress"])
+def test_what_a_callback_raises_is_nobody_elses_fault(photos, tmp_path, argument, error):
+    encoder, expected = Encoder(tiny_encoders.encoder("dino")), error("on purpose")
+    before = state_of(encoder.engine.model)
+
+    def fail(*values):
+        raise expected
+
+    with pytest.raises(error) as caught:
+        encoder.encode(tiny_encoders.picture(80, 80), **{argument: fail})
+    assert caught.value is expected
+    with pytest.raises(error) as caught:
+        encoder.encode_folder(photos, tmp_path / "run", **{argument: fail})
+    assert caught.value is expected
+    assert not (tmp_path / "run" / "scores.jsonl").exists(), "no picture became an error"
+    assert state_of(encoder.engine.model) == before
+
+
+def test_what_progress_raises_while_a_result_is_saved_is_no_fault_of_the_folder(tmp_path):
+    result, expected = (
+        Encoder(tiny_encoders.encoder("dino")).encode(tiny_encoders.picture(80, 80)),
+        OSError("on purpose"),
+    )
+
+    def fail(*values):
+        raise expected
+
+    with pytest.raises(OSError, match="on purpose") as caught:
+        result.save(tmp_path / "out", progress=fail)
+    assert caught.value is expected
+    assert not [*(tmp_path / "out").rglob("result.json")]

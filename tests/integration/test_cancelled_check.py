@@ -17,7 +17,7 @@ DECODER = "Qwen2_5_VLTextModel.forward"
 # Where it is cancelled: the functions that run there, and how many rows are written before.
 PLACES = {
     "within a batch": (("_score_group", DECODER), 2),
-    "between two samples": (("_score_part", "cancelling.<locals>.progress_or_end"), 3),
+    "between two samples": (("_score_part", "cancelling._progress_or_end"), 3),
     "while it reads": (("read_chunk",), 0),
 }
 
@@ -66,7 +66,7 @@ def test_with_faithfulness_it_is_cancelled_within_one_sample(demo, samples, tmp_
 
 def test_it_is_cancelled_while_the_gallery_is_drawn(demo, samples, tmp_path):
     demo.check(samples, tmp_path / "whole", **OPTIONS)
-    for functions in (("ask_again", DECODER), ("_draw_gallery", "cancelling.<locals>.progress_or_end")):
+    for functions in (("ask_again", DECODER), ("_draw_gallery", "cancelling._progress_or_end")):
         out = tmp_path / "run"
         cancelled(demo, samples, out, Cancel(*functions))
         assert line_count(out) == COUNT
@@ -82,3 +82,20 @@ def test_it_is_cancelled_while_a_clip_is_decoded(demo, tmp_path, clip_file, monk
     cancel = Cancel("sample_clip", nth=3)
     cancelled(demo, samples, tmp_path / "run", cancel)
     assert cancel.calls == 4, "once when it begins, then at each frame"
+
+
+@pytest.mark.parametrize("argument", ["cancel", "progress"])
+def test_what_a_callback_raises_ends_the_check_and_is_no_fault_of_a_sample(demo, samples, tmp_path, argument):
+    expected, out = OSError("on purpose"), tmp_path / "run"
+
+    def fail(*values):
+        if line_count(out) >= 2:
+            raise expected
+        return False
+
+    with pytest.raises(OSError, match="on purpose") as caught:
+        demo.check(samples, out, **{argument: fail}, **OPTIONS)
+    assert caught.value is expected
+    assert {row["status"] for row in rows_of(out)} == {"ok"}
+    with pytest.raises(TypeError, match="want a function"):
+        demo.check(samples, out, **{argument: threading.Event()}, **OPTIONS)

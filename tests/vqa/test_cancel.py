@@ -136,8 +136,8 @@ def test_a_clip_is_cancelled_while_it_is_decoded(demo, clip_file):
     assert calls == [("decoding", i, 20) for i in range(1, 4)]
 
 
-@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("argument", ["progress", "on_token"])
+@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("argument", ["cancel", "progress", "on_token"])
 def test_what_a_callback_raises_ends_the_question(demo, make_picture, argument, error):
     path = make_picture(84, 56)
     expected, before = demo.ask(path, QUESTION), state_of(demo.engine.model)
