@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_
 from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
-
-if TYPE_CHECKING:
-    from qvl_attn.attribution.settings import QuestionOptions
-    from qvl_attn.model.placement import LoadOptions
 
 FILES = (
     "report.html",
@@ -38,6 +34,7 @@ class ScaleMode(StrEnum):
 
 
 def ask(
+    ctx: typer.Context,
     media: Annotated[
         str, typer.Argument(metavar="MEDIA", help="A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
     ],
@@ -74,7 +71,7 @@ def ask(
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
     denoise: options.Denoise = None,
-    blur: options.Blur = 0.0,
+    blur_cells: options.Blur = 0.0,
     scale: Annotated[
         ScaleMode, typer.Option(help="Colour scale: one for each layer, or one shared by all.", rich_help_panel=DRAWING)
     ] = ScaleMode.layer,
@@ -97,46 +94,15 @@ def ask(
             questions or [], prompts, 'qvl-attn ask MEDIA "how many cats?"', "add a picture with --image {}"
         )
         # Imported here, so that --help and a mistyped path need not wait for numpy.
+        from qvl_attn.attribution.settings import QuestionOptions
         from qvl_attn.media.image import load_picture
+        from qvl_attn.model.placement import LoadOptions
         from qvl_attn.results.session import Saving
         from qvl_attn.vqa.session import answered, find_saved
 
         pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
-        drawing = drawing_of(
-            colormap,
-            interp,
-            draw_size,
-            alpha=alpha,
-            blur_cells=blur,
-            scale=scale.value,
-            top_percent=top_percent,
-            denoise=denoise,
-        )
-        saving = Saving(out, drawing, overwrite)
-        load_options: LoadOptions = {
-            "revision": revision,
-            "device": device,
-            "dtype": dtype.value,
-            "device_map": device_map,
-            "attn": attn.value,
-            "offline": offline,
-        }
-        typed: QuestionOptions = {
-            "query": query,
-            "profile": profile,
-            "method": method,
-            "faithfulness": faithfulness,
-            "layers": layers,
-            "heads": heads,
-            "system": system,
-            "answer": answer,
-            "min_pixels": min_pixels,
-            "max_pixels": max_pixels,
-            "stretch": stretch,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "store_heads": store_heads.value,
-        }
+        saving = Saving(out, drawing_of(ctx), overwrite)
+        load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved(pictures, texts, saving, typed, model, **load_options)
         if results is None:
             engine = find_model(model, progress=progress, **load_options).engine

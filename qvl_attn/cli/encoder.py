@@ -30,8 +30,8 @@ class OverHeads(StrEnum):
 
 MAX_COORDINATE_PX = 1e6
 # Options without effect: the first two groups for a folder of pictures, the second for single pictures.
-SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur", "top_percent", "draw_size")
-CLIP_OPTIONS = ("scale", "smooth", "side_by_side", "fps", "max_frames", "start_s", "end_s", "source_fps")
+SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur_cells", "top_percent", "draw_size")
+CLIP_OPTIONS = ("clip_scale", "smooth", "side_by_side", "fps", "max_frames", "start_s", "end_s", "source_fps")
 
 
 def encoder(
@@ -133,16 +133,18 @@ def encoder(
     start_s: options.Start = 0.0,
     end_s: options.End = None,
     source_fps: options.SourceFps = 24.0,
-    scale: Annotated[
+    clip_scale: Annotated[
         ScaleChoice,
-        typer.Option(help="Clips: one colour scale for the clip, or one for each frame.", rich_help_panel=DRAWING),
+        typer.Option(
+            "--scale", help="Clips: one colour scale for the clip, or one for each frame.", rich_help_panel=DRAWING
+        ),
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
-    blur: options.Blur = 0.0,
+    blur_cells: options.Blur = 0.0,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
     out: Annotated[
@@ -189,17 +191,7 @@ def encoder(
         parsed = {"at": points, "embeddings": projections, "texts": text or ()}
         settings = with_options(None, {**options.typed(ctx, EncoderOptions), **parsed})
         clip_settings = ClipSettings(**options.typed(ctx, ClipOptions))
-        drawing = drawing_of(
-            colormap,
-            interp,
-            draw_size,
-            alpha=alpha,
-            blur_cells=blur,
-            top_percent=top_percent,
-            clip_scale=scale.value,
-            smooth=smooth,
-            side_by_side=side_by_side,
-        )
+        drawing = drawing_of(ctx)
         if embeddings:
             check_available()
         if input_dir is not None:

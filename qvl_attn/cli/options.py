@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -184,7 +185,7 @@ Answer = _option(str | None, "TEXT", "Teacher-force this answer: show its maps a
 Colormap = _option(Colors, None, "Colour map.", DRAWING)
 Alpha = _option(float, "NUMBER", "Opacity of the colours, from 0 to 1.", DRAWING)
 Interp = _option(Cells, None, "linear: interpolate between cells. cells: draw each cell as a box.", DRAWING)
-Blur = _option(float, "CELLS", "Blur the map: sigma of a Gaussian, in cells.", DRAWING)
+Blur = _option(float, "CELLS", "Blur the map: sigma of a Gaussian, in cells.", DRAWING, "--blur")
 Smooth = _flag("Clips: blend the maps of sampled frames over time.", DRAWING, "--smooth")
 SideBySide = _flag("Clips: draw the clip beside its heat map.", DRAWING, "--side-by-side")
 TopPercent = _option(float, "PERCENT", "Colour only the strongest cells: this percentage of all.", DRAWING)
@@ -198,8 +199,12 @@ Debug = _flag("Show the traceback of an error.", OUTPUT, "--debug")
 
 def typed(ctx: typer.Context, options: type[T]) -> T:
     """Return what was typed for the options of a TypedDict: the command's parameters that are called as they are."""
-    values = {name: value.value if isinstance(value, StrEnum) else value for name, value in ctx.params.items()}
-    return part_of(values, options)
+    return part_of(_values(ctx), options)
+
+
+def _values(ctx: typer.Context) -> dict[str, Any]:
+    """Return the values of a command's parameters, choices as text."""
+    return {name: value.value if isinstance(value, StrEnum) else value for name, value in ctx.params.items()}
 
 
 def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = "leave it out") -> None:
@@ -214,22 +219,17 @@ def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = 
             raise InputError(f"{argument(name)} {why}", instead)
 
 
-def drawing_of(
-    colormap: Colors, interp: Cells, draw_size: str, denoise: DenoiseFilter | None = None, **fields: Any
-) -> Drawing:
-    """Return the drawing options as a `Drawing`; `fields` are its other fields.
+def drawing_of(ctx: typer.Context, **others: Any) -> Drawing:
+    """Return what was typed for the fields of a `Drawing`; `others` are fields that have no parameter of their name.
 
     Raises:
         InputError: a value out of range.
     """
     from qvl_attn.render.style import Drawing
 
+    values, names = _values(ctx), [field.name for field in fields(Drawing)]
+    draw_size = values["draw_size"]
     if draw_size != "full" and not re.fullmatch(r"[1-9]\d{0,8}", draw_size, re.ASCII):
         raise InputError(f"--draw-size {shortened(draw_size)}: want a number of pixels, or full")
-    return Drawing(
-        colormap=colormap.value,
-        interp=interp.value,
-        denoise=denoise and denoise.value,
-        draw_size_px=0 if draw_size == "full" else int(draw_size),
-        **fields,
-    )
+    others["draw_size_px"] = 0 if draw_size == "full" else int(draw_size)
+    return Drawing(**{name: values[name] for name in names if name in values}, **others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,7 @@ CLIP_SCALES = (ScaleChoice.clip, ScaleChoice.frame)
 
 
 def render(
+    ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that ask or video wrote.")],
     layers: Annotated[
         str | None,
@@ -67,9 +68,10 @@ def render(
             rich_help_panel=DRAWING,
         ),
     ] = None,
-    scale: Annotated[
+    chosen_scale: Annotated[
         ScaleChoice | None,
         typer.Option(
+            "--scale",
             metavar="SCALE",
             help="Colour scale. Pictures: layer or shared. Clips: clip or frame.",
             rich_help_panel=DRAWING,
@@ -81,7 +83,7 @@ def render(
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
     denoise: options.Denoise = None,
-    blur: options.Blur = 0.0,
+    blur_cells: options.Blur = 0.0,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
     out: Annotated[
@@ -113,16 +115,7 @@ def render(
         saved = read_result(folder)
         if out is None:
             check_whole(folder)
-        drawing = drawing_of(
-            colormap,
-            interp,
-            draw_size,
-            denoise,
-            alpha=alpha,
-            blur_cells=blur,
-            top_percent=top_percent,
-            **_drawing_fields(saved, scale, smooth, side_by_side),
-        )
+        drawing = drawing_of(ctx, **_scale_field(saved, chosen_scale, smooth, side_by_side))
         result = redrawn(saved, layers=layers, heads=heads, query=query, method=method, media=media or [])
         out = out or (folder if folder.name not in ("", "..") else folder.resolve()).parent
         check_writable(out)
@@ -141,8 +134,8 @@ def render(
             print_result(drawn, files, as_json=as_json, quiet=quiet, done="drawn")
 
 
-def _drawing_fields(saved: Result, scale: ScaleChoice | None, smooth: bool, side_by_side: bool) -> dict[str, Any]:
-    """Return the fields of `Drawing` that apply only to pictures or only to clips.
+def _scale_field(saved: Result, scale: ScaleChoice | None, smooth: bool, side_by_side: bool) -> dict[str, str]:
+    """Return the field of `Drawing` that the scale is, of pictures and clips another; none if no scale is chosen.
 
     Raises:
         InputError: an option for clips is given for a picture, or the other way around.
@@ -158,5 +151,4 @@ def _drawing_fields(saved: Result, scale: ScaleChoice | None, smooth: bool, side
             f"--scale {scale.value} is for {kinds[0]}, and this result is of {kinds[1]}",
             f"use --scale {' or '.join(choices)}",
         )
-    scale_field = {} if scale is None else {"clip_scale" if is_clip else "scale": scale.value}
-    return {"smooth": smooth, "side_by_side": side_by_side, **scale_field}
+    return {} if scale is None else {"clip_scale" if is_clip else "scale": scale.value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,10 +25,6 @@ from qvl_attn.cli.options import (
 )
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
-
-if TYPE_CHECKING:
-    from qvl_attn.attribution.settings import QuestionOptions
-    from qvl_attn.model.placement import LoadOptions
 
 FILES = (
     "report.html",
@@ -121,9 +117,9 @@ def video(
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
     answer: options.Answer = None,
-    scale: Annotated[
+    clip_scale: Annotated[
         ScaleChoice,
-        typer.Option(help="Colour scale: one for the clip, or one for each frame.", rich_help_panel=DRAWING),
+        typer.Option("--scale", help="Colour scale: one for the clip, or one for each frame.", rich_help_panel=DRAWING),
     ] = ScaleChoice.clip,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
@@ -131,7 +127,7 @@ def video(
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
     denoise: options.Denoise = None,
-    blur: options.Blur = 0.0,
+    blur_cells: options.Blur = 0.0,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
     out: options.Out = Path("qvl-attn-out"),
@@ -150,51 +146,20 @@ def video(
         example, instead = 'qvl-attn video MEDIA "what is the man holding?"', "one clip at a time: run it again for {}"
         texts = read_questions(questions or [], prompts, example, instead)
         # Imported here, so that --help and a mistyped path need not wait for numpy.
-        from qvl_attn.media.sampling import ClipSettings, plan_frames
+        from qvl_attn.attribution.settings import QuestionOptions
+        from qvl_attn.media.sampling import ClipOptions, ClipSettings, plan_frames
         from qvl_attn.media.video import open_clip
+        from qvl_attn.model.placement import LoadOptions
         from qvl_attn.results.session import Saving
         from qvl_attn.vqa.session import answered_clip, find_saved
 
-        clip_settings = ClipSettings(fps, max_frames, start_s, end_s, source_fps, mode.value, window, stride)
+        clip_settings = ClipSettings(**options.typed(ctx, ClipOptions))
         video = open_clip(media, source_fps)
         if not os.path.isdir(media):  # noqa: PTH112
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and this clip is a file")
         plan_frames(video, clip_settings)
-        drawing = drawing_of(
-            colormap,
-            interp,
-            draw_size,
-            alpha=alpha,
-            blur_cells=blur,
-            denoise=denoise,
-            top_percent=top_percent,
-            clip_scale=scale.value,
-            smooth=smooth,
-            side_by_side=side_by_side,
-        )
-        saving = Saving(out, drawing, overwrite)
-        load_options: LoadOptions = {
-            "revision": revision,
-            "device": device,
-            "dtype": dtype.value,
-            "device_map": device_map,
-            "attn": attn.value,
-            "offline": offline,
-        }
-        typed: QuestionOptions = {
-            "query": query,
-            "profile": profile,
-            "method": method,
-            "layers": layers,
-            "heads": heads,
-            "system": system,
-            "answer": answer,
-            "min_pixels": min_pixels,
-            "max_pixels": max_pixels,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "store_heads": store_heads.value,
-        }
+        saving = Saving(out, drawing_of(ctx), overwrite)
+        load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved([video], texts, saving, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None:
             engine = find_model(model, progress=progress, **load_options).engine

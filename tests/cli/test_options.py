@@ -13,15 +13,20 @@ import typer
 from typer.testing import CliRunner
 
 import qvl_attn
-from qvl_attn import LoadOptions
+from qvl_attn import Drawing, LoadOptions
 from qvl_attn.cli import options
+from qvl_attn.cli.ask import ask
 from qvl_attn.cli.check import check
 from qvl_attn.cli.encoder import encoder
 from qvl_attn.cli.estimate import estimate
-from qvl_attn.cli.options import AttnMode
+from qvl_attn.cli.options import AttnMode, Cells
+from qvl_attn.cli.render import render
+from qvl_attn.cli.video import video
 
 # By command: the TypedDicts that it takes, and of each what the command does not have.
 TAKEN = {
+    ask: {"LoadOptions": "", "QuestionOptions": ""},
+    video: {"LoadOptions": "", "QuestionOptions": "faithfulness stretch", "ClipOptions": ""},
     check: {"LoadOptions": "", "CommonOptions": "store_heads", "SamplingOptions": ""},
     encoder: {"EncoderLoadOptions": "", "EncoderOptions": "texts clip", "ClipOptions": "mode window stride"},
     estimate: {
@@ -32,6 +37,13 @@ TAKEN = {
 }
 PARSED = ("at", "embeddings")  # by the command itself
 PAIRS = [(command, name) for command, taken in TAKEN.items() for name in taken]
+# The fields of a Drawing that a command does not have, or that it parses itself.
+NOT_DRAWN = {
+    ask: "draw_size_px clip_scale smooth side_by_side",
+    video: "draw_size_px scale",
+    encoder: "draw_size_px scale denoise",
+    render: "draw_size_px scale clip_scale",
+}
 
 
 def choices(hint: Any) -> set[Any]:
@@ -50,10 +62,22 @@ def test_every_use_is_listed(command):
 
 @pytest.mark.parametrize(("command", "name"), PAIRS)
 def test_a_command_has_the_options_that_it_takes(command, name):
-    parameters, wanted = get_type_hints(command), get_type_hints(getattr(qvl_attn, name))
-    assert sorted(wanted.keys() - parameters.keys()) == sorted(TAKEN[command][name].split())
+    check_parameters(command, getattr(qvl_attn, name), TAKEN[command][name])
+
+
+@pytest.mark.parametrize("command", NOT_DRAWN)
+def test_a_command_has_the_fields_of_its_drawing(command):
+    check_parameters(command, Drawing, NOT_DRAWN[command])
+
+
+def check_parameters(command: Any, typed: type[Any], missing: str) -> None:
+    """Check which of the names a command has as parameters, and that it passes on only what their types admit."""
+    parameters, wanted = get_type_hints(command), get_type_hints(typed)
+    assert sorted(wanted.keys() - parameters.keys()) == sorted(missing.split())
     for option in (wanted.keys() & parameters.keys()) - {*PARSED}:
-        assert choices(parameters[option]) <= choices(wanted[option]), option
+        admitted = choices(wanted[option])
+        texts = {choice for choice in choices(parameters[option]) if isinstance(choice, str) and str in admitted}
+        assert choices(parameters[option]) - texts <= admitted, option
 
 
 def test_what_was_typed_is_taken_and_choices_are_texts():
@@ -69,3 +93,27 @@ def test_what_was_typed_is_taken_and_choices_are_texts():
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
         assert taken == {"attn": attn, "device": device, "limit": 1}
         assert type(taken["attn"]) is str
+
+
+def test_what_was_typed_is_drawn():
+    app, drawn = typer.Typer(), []
+
+    @app.command()
+    def command(
+        ctx: typer.Context,
+        alpha: options.Alpha = 0.5,
+        blur_cells: options.Blur = 0.0,
+        interp: options.Interp = Cells.linear,
+        denoise: options.Denoise = None,
+        draw_size: options.DrawSize = "1280",
+    ) -> None:
+        drawn.append(options.drawing_of(ctx, smooth=True))
+
+    typed = ["--alpha", "0.25", "--blur", "2", "--interp", "cells", "--denoise", "median", "--draw-size", "full"]
+    for arguments in [], typed:
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert drawn[0] == Drawing(smooth=True)
+    assert drawn[1] == Drawing(
+        alpha=0.25, blur_cells=2.0, interp="cells", denoise="median", draw_size_px=0, smooth=True
+    )
+    assert type(drawn[1].denoise) is str
