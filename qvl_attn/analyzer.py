@@ -283,6 +283,8 @@ class Analyzer:
         from qvl_attn.results.run_folder import check_begun, is_finished
 
         check_names(options, CheckOptions, self.check)
+        if not samples:
+            raise InputError("there are no samples to check", "load_samples reads them")
         folder, profile_file = Path(out), None if calibrate is None else Path(calibrate)
         parsed_shard = None if shard is None else Shard.parse(shard)
         seed = options.get("seed", Settings.seed)

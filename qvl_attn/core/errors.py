@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 # What was typed, a file's content or a library's message may have several lines; an error has one.
 _ONE_LINE = str.maketrans(dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "))
+_SHOWN_DETAILS = 10
 
 
 class QvlAttnError(Exception):
@@ -28,6 +29,13 @@ class QvlAttnError(Exception):
         self.details = tuple(line.translate(_ONE_LINE) for line in details)
 
     def __str__(self) -> str:
+        shown = [f"  {line}" for line in self.details[:_SHOWN_DETAILS]]
+        if len(self.details) > _SHOWN_DETAILS:
+            shown.append(f"  and {len(self.details) - _SHOWN_DETAILS} more (.details)")
+        return "\n".join([self.in_one_line(), *shown])
+
+    def in_one_line(self) -> str:
+        """Return message and hint, without the details."""
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
@@ -69,7 +77,7 @@ class ResultExistsError(StoreError):
 
 def describe_error(error: Exception) -> str:
     """Return an error as result rows store it: its type and message."""
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error.in_one_line() if isinstance(error, QvlAttnError) else error}"
 
 
 @contextmanager

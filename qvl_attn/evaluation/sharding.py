@@ -83,12 +83,15 @@ class _Part:
 
 
 def merge_runs(
-    folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, csv: bool = False
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    csv: bool = False,
 ) -> dict[str, Any]:
     """Merge the finished parts of one check into one run: rows, summary, charts and gallery of the whole data set.
 
     Args:
-        folders: the folders of all parts, in any order.
+        folders: the folders of all parts, in any order; one alone if it is the only part.
         out: a new folder, which appears when it is complete.
         csv: whether to write `scores.csv` as well.
 
@@ -101,7 +104,8 @@ def merge_runs(
     """
     target = Path(out)
     check_new(target)
-    parts = _read([Path(folder) for folder in folders])
+    given = [folders] if isinstance(folders, str | os.PathLike) else folders
+    parts = _read([Path(folder) for folder in given])
     scores = sorted((score for part in parts for score in part.scores), key=lambda score: score.index)
     facts = {**parts[0].run["facts"], "shard": None}
     run = {**parts[0].run, "facts": facts, "same": {**parts[0].run["same"], "--shard": None}}

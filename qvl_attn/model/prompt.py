@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import psutil
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 
-from qvl_attn.core.errors import CaptureError, InputError, ModelError
+from qvl_attn.core.errors import CaptureError, InputError, MemoryLimitError, ModelError
+from qvl_attn.core.runtime import describe_size
 from qvl_attn.core.text import argument, check_written
 from qvl_attn.core.types import Media, Token, TokenGrid
 from qvl_attn.model.chat_template import Message, render
@@ -30,6 +32,11 @@ CELL_PX = 28
 PIXELS = {"pixel_values", "pixel_values_videos"}
 # The processor's own minimum: two by two cells.
 MIN_PIXELS = 4 * CELL_PX**2
+# The pixels of 128,000 cells, as many as the longest context has tokens.
+MOST_PIXELS = 128_000 * CELL_PX**2
+# Memory for each pixel to which a picture is enlarged: the picture, its float32 values twice (one pair of frames), and
+# the patches; 43 bytes were measured for 5 to 40 million pixels.
+ENLARGED_BYTES = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +117,14 @@ def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None)
     """Return both limits if one is given: the other is the processor's own, moved if the two would cross.
 
     Raises:
-        InputError: a limit is below the processor's minimum of four cells, or the minimum is above the maximum.
+        InputError: a limit is out of range, or the minimum is above the maximum.
+        MemoryLimitError: a picture of `min_pixels` does not fit the free memory.
     """
     for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-        if value is not None and not MIN_PIXELS <= value <= 2**31:
-            raise InputError(f"{argument(name, value)}: want at least {MIN_PIXELS}, the pixels of four cells")
+        if value is not None and not MIN_PIXELS <= value <= MOST_PIXELS:
+            raise InputError(
+                f"{argument(name, value)}: want {MIN_PIXELS} to {MOST_PIXELS}, the pixels of 4 and of 128,000 cells"
+            )
     if min_pixels is None and max_pixels is None:
         return None, None
     size = processor.image_processor.size
@@ -122,6 +132,13 @@ def pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None)
     high = max(size["longest_edge"], low) if max_pixels is None else max_pixels
     if low > high:
         raise InputError(f"{argument('min_pixels', min_pixels)} is above {argument('max_pixels', max_pixels)}")
+    free = psutil.virtual_memory().available
+    if min_pixels is not None and min_pixels * ENLARGED_BYTES > free:
+        raise MemoryLimitError(
+            f"{argument('min_pixels', min_pixels)}: pictures of so many pixels need about "
+            f"{describe_size(min_pixels * ENLARGED_BYTES)}, and {describe_size(free)} are free",
+            f"lower {argument('min_pixels')}",
+        )
     return low, high
 
 

@@ -56,6 +56,8 @@ def saving_of(options: SaveOptions) -> Saving | None:
         InputError: the folder cannot be written to, or the other options are given without it.
     """
     out, drawing, overwrite = options.get("out"), options.get("drawing"), options.get("overwrite", False)
+    if out is not None and not os.fspath(out):
+        raise InputError(f"{argument('out', out)}: no folder is named", "name one, or leave it out")
     if out is None:
         for name, given in (("drawing", drawing is not None), ("overwrite", overwrite)):
             if given:

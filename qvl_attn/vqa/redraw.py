@@ -75,7 +75,7 @@ def redrawn(
     heads: str | None = None,
     query: str | None = None,
     method: str | None = None,
-    media: Sequence[str | os.PathLike[str]] = (),
+    media: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> Result:
     """Return the same result with another headline, ready to be saved.
 
@@ -98,7 +98,8 @@ def redrawn(
         )
     headline, parsed_query = result.chosen(layers, heads, query)
     if media:
-        result = replace(result, media=_originals(result, media))
+        originals = [media] if isinstance(media, str | os.PathLike) else media
+        result = replace(result, media=_originals(result, originals))
     if method in result.settings.methods and query in (None, result.settings.query):
         return _with_first(result, method)
     if method not in (None, PLAIN):

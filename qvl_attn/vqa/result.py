@@ -80,7 +80,7 @@ class Result(VqaRecord):
         target = self.folder(out, drawing)
         with cancelling(progress=progress) as (progress, _):
             prepare = partial(_contents, self, drawing, progress)
-            return save_record(self, target, prepare, threads, overwrite=overwrite)
+            return save_record(self, target, prepare, threads, overwrite=overwrite, progress=progress)
 
     def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
         """Return the folder that `save` writes."""

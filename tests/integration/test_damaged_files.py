@@ -39,7 +39,7 @@ def run_with(folder, name, rows=ROWS, *, typed=None, **facts):
 
 
 def one_line(error) -> str:
-    text = str(error.value)
+    text = error.value.in_one_line()
     assert "\n" not in text
     return text
 

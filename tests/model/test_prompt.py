@@ -138,7 +138,7 @@ def test_pixel_limits(genuine, make_picture):
     # The demo processor's own maximum is smaller than these limits.
     with pytest.raises(InputError, match="above"):
         genuine.engine.prepare([(media, "?")], Settings(min_pixels=10_000, max_pixels=9_000))
-    with pytest.raises(InputError, match="four cells"):
+    with pytest.raises(InputError, match="pixels of 4 and of"):
         genuine.engine.prepare([(media, "?")], Settings(max_pixels=3))
 
 

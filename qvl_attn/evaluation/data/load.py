@@ -53,6 +53,8 @@ def load_samples(
     Raises:
         InputError: lists every fault with its line and field.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"{argument('limit', limit)}: want 1 or more")
     name, path = os.fspath(data), Path(data)
     prompt_items = load_prompts(prompts) if prompts else ()
     faults = Faults()

@@ -77,7 +77,7 @@ def faults_of(folder, *rows, **options):
     with pytest.raises(InputError) as caught:
         read(write(folder, *rows), **options)
     faults = caught.value.details
-    assert str(caught.value) == f"the data set has {len(faults)} fault{'' if len(faults) == 1 else 's'}"
+    assert caught.value.message == f"the data set has {len(faults)} fault{'' if len(faults) == 1 else 's'}"
     assert all(line.isprintable() for line in faults)
     return list(faults)
 
