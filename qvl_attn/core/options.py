@@ -11,6 +11,8 @@ from qvl_attn.core.errors import ArgumentError
 from qvl_attn.core.text import argument
 
 T = TypeVar("T")
+# A slip of the fingers, not another word: `on_token` is not `max_new_tokens`.
+_NEAR = 0.7
 
 
 def check_names(given: Mapping[str, object], options: type[Any], function: Callable[..., object]) -> None:
@@ -22,14 +24,15 @@ def check_names(given: Mapping[str, object], options: type[Any], function: Calla
         function: the function; its own parameters are suggested, too.
 
     Raises:
-        ArgumentError: an option has another name; the hint has the nearest one.
+        ArgumentError: an option has another name; the hint has the nearest one, or all if none is near.
     """
     known = options.__annotations__
     for name in given:
         if name not in known:
-            own = [p.name for p in signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-            near = get_close_matches(name, [*known, *own], n=1)
-            hint = f"did you mean {argument(near[0])}?" if near else f"there are {', '.join(known)}"
+            own = [p for p in signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+            optional = [p.name for p in own if p.kind is Parameter.KEYWORD_ONLY or p.default is not Parameter.empty]
+            near = get_close_matches(name, [*known, *(p.name for p in own)], n=1, cutoff=_NEAR)
+            hint = f"did you mean {argument(near[0])}?" if near else f"there are {', '.join([*optional, *known])}"
             raise ArgumentError(f"{argument(name)}: no such argument", hint)
 
 

@@ -19,8 +19,8 @@ class More(Few, total=False):
     max_pixels: int
 
 
-def asked(picture: str, images: tuple[str, ...] = (), **options: str) -> None:
-    del picture, images, options
+def asked(picture: str, images: tuple[str, ...] = (), *, progress: object = None, **options: str) -> None:
+    del picture, images, progress, options
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,10 @@ def asked(picture: str, images: tuple[str, ...] = (), **options: str) -> None:
         ("quary", "did you mean `query`?"),
         ("max_pixel", "did you mean `max_pixels`?"),
         ("image", "did you mean `images`?"),
-        ("zzz", "there are query, layers, max_pixels"),
-        ("options", "there are query, layers, max_pixels"),
+        ("zzz", "there are images, progress, query, layers, max_pixels"),
+        ("options", "there are images, progress, query, layers, max_pixels"),
+        ("progres", "did you mean `progress`?"),
+        ("player_no", "there are images, progress, query, layers, max_pixels"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, hint):

@@ -47,6 +47,13 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(nearest, call, demo,
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_of_another_function_is_refused_with_all_that_there_are(demo, cats):
+    with pytest.raises(ArgumentError, match="`on_token`: no such argument") as caught:
+        demo.ask_many([(cats, QUESTION)], on_token=print)
+    assert caught.value.hint.startswith("there are batch_size, progress, cancel, query, ")
+    assert caught.value.hint.endswith("out, drawing, overwrite")
+
+
 def test_only_what_users_call_is_shown(demo, encoder):
     shown = {name for name in dir(demo) if not name.startswith("_")}
     assert shown == {"ask", "ask_many", "ask_video", "check", "engine", "estimate", "load"}
