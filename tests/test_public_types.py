@@ -113,4 +113,4 @@ def test_types_are_found_wherever_they_stand():
     assert types_of("METHODS") == {"Method"}
     assert types_of("Result") >= {"Capture", "Headline", "Scale", "Drawing", "Query"}
     assert types_of("CheckOptions") >= {"CommonOptions", "SamplingOptions"}
-    assert types_of("load_samples") == {"Sample"}
+    assert types_of("load_samples") == {"Sample", "Progress"}

@@ -277,9 +277,8 @@ def check(
             box_format=box_format,
             box_units=box_units,
             question_check=question_check,
-            progress=lambda done: progress("checking the data", done, 0),
+            progress=progress,
         )
-        progress("checking the data", len(samples), len(samples))
         run_samples = own_shard.own(samples) if own_shard else samples
         check_thresholds(thresholds, run_samples, boxes_only=calibrate is not None)
         media = {media_ref.identity for sample in samples for media_ref in sample.media_refs}

@@ -35,7 +35,9 @@ def demo_data(
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("drawing", total=count)
-            questions = write_dataset(out, count, video=video, progress=lambda done: bar.update(task, completed=done))
+            questions = write_dataset(
+                out, count, video=video, progress=lambda stage, done, total: bar.update(task, completed=done)
+            )
         typer.echo(
             f"{pluralize(questions, 'question')} about {pluralize(count, 'clip' if video else 'scene')}", err=True
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable, new_folder, write_png
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.demo import heldout
 from qvl_attn.demo.questions import Question
@@ -20,9 +21,7 @@ QUESTIONS_FILE = "questions.jsonl"
 CLIP_QUALITY = 8
 
 
-def write_dataset(
-    out: Path, count: int, *, video: bool = False, progress: Callable[[int], None] = lambda done: None
-) -> int:
+def write_dataset(out: Path, count: int, *, video: bool = False, progress: Progress = no_progress) -> int:
     """Write the first `count` held-out scenes or clips to a new folder, which appears when it is complete.
 
     `questions.jsonl` has one object per line: id, image or video (a relative path), question, answer, boxes (a list of
@@ -32,7 +31,7 @@ def write_dataset(
         out: the folder to create.
         count: number of scenes or clips.
         video: write clips instead of pictures.
-        progress: called with the number of scenes or clips written so far.
+        progress: called with (stage, done, total): the scenes or clips written.
 
     Returns:
         The number of questions written.
@@ -53,7 +52,7 @@ def write_dataset(
                 for row in _write_sample(folder, index, video):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                     questions += 1
-                progress(index + 1)
+                progress("drawing", index + 1, count)
             file.flush()
             os.fsync(file.fileno())
     return questions

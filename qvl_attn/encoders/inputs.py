@@ -351,14 +351,10 @@ def load_encoder_clip(
         )
     video = open_clip(path, clip_settings.source_fps)
     plan = plan_frames(video, clip_settings)
-
-    def on_frame(done: int) -> None:
-        progress("decoding", done, plan.stop - plan.first)
-
     if spec.model_type == QWEN:
         resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
-        return sample_clip(video, plan, resize, on_frame)
-    media = sample_clip(video, plan, _limit_size, on_frame)
+        return sample_clip(video, plan, resize, progress)
+    media = sample_clip(video, plan, _limit_size, progress)
     return replace(media, notes=(*media.notes, *_describe_resize(video)))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.runtime import check_cancelled
+from qvl_attn.core.runtime import Progress, check_cancelled, no_progress
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.media.animation import animation_source, frame_folder_source, is_animation
@@ -65,7 +65,7 @@ def sample_clip(
     video: VideoSource,
     plan: FramePlan,
     resize: Callable[[Frame], Frame],
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = no_progress,
 ) -> Media:
     """Decode a part of a clip, and keep its sampled frames.
 
@@ -75,7 +75,7 @@ def sample_clip(
         video: the clip.
         plan: the frames to sample.
         resize: resizes a frame, (H, W, 3) uint8 RGB, to the processor's size.
-        progress: called with the number of frames decoded so far.
+        progress: called with (stage, done, total): the frames decoded of the planned part.
 
     Raises:
         InputError: no frame can be decoded, or more than a tenth cannot.
@@ -100,7 +100,7 @@ def sample_clip(
             continue
         check_cancelled()
         decoded.add(number)
-        progress(len(decoded))
+        progress("decoding", len(decoded), plan.stop - plan.first)
         while pending and pending[0] <= number:
             planned = pending.popleft()
             sample(planned, *(previous if previous and number > planned else (number, pixels)))

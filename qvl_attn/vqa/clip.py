@@ -68,7 +68,7 @@ def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: 
     """
     plan = plan_frames(video, settings.clip or ClipSettings())
     resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
-    return sample_clip(video, plan, resize, lambda done: progress("decoding", done, plan.stop - plan.first))
+    return sample_clip(video, plan, resize, progress)
 
 
 def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], settings: Settings) -> list[ClipQuestion]:

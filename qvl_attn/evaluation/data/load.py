@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.runtime import Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.evaluation.data.hub import hub_rows, is_hub_set
 from qvl_attn.evaluation.data.jsonl import read_jsonl
@@ -30,7 +31,7 @@ def load_samples(
     box_format: str | None = None,
     box_units: str | None = None,
     question_check: Callable[[], Callable[[str], None]] = lambda: lambda question: None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress | None = None,
 ) -> list[Sample]:
     """Read and check a whole data set, files included. No model is needed.
 
@@ -48,7 +49,7 @@ def load_samples(
         question_check: returns a function that raises an `InputError` for a question that the model cannot be asked.
             Called once, after all is read, if a question may have such words. What it raises itself is no fault of the
             data: it is raised as it is if there are no faults, and else becomes their hint.
-        progress: called with the number of records checked.
+        progress: called with (stage, done, total): the records checked. How many there are is not known before.
 
     Raises:
         InputError: lists every fault with its line and field.
@@ -81,7 +82,8 @@ def load_samples(
     root = default_root if data_root is None else Path(data_root)
     if root is not None and not os.path.isdir(root):  # as above  # noqa: PTH112
         raise InputError(f"{argument('data_root', root)}: not a folder")
-    return read_samples(islice(records, limit), root, faults, prompt_items, readers, question_check, progress)
+    with cancelling(progress=progress) as (progress, _):
+        return read_samples(islice(records, limit), root, faults, prompt_items, readers, question_check, progress)
 
 
 def _what(path: Path) -> str:

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, QvlAttnError
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument, pluralize, quoted
 from qvl_attn.evaluation.data.question_sets import PromptItem
 from qvl_attn.evaluation.data.rows import BOX_UNITS, Box, Faults, Row, parse_row
 from qvl_attn.media.image import _hash_parts, check_local, fingerprint, is_clip, is_picture, printable, upright_size_px
 from qvl_attn.media.video import open_clip
 
+STAGE = "checking the data"
 # Returns the bytes of a picture that is stored inside a data set instead of in a file.
 Reader = Callable[[], bytes]
 
@@ -179,7 +181,7 @@ def read_samples(
     prompts: Sequence[PromptItem] = (),
     readers: Mapping[str, Reader] | None = None,
     question_check: Callable[[], Callable[[str], None]] = lambda: lambda question: None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = no_progress,
 ) -> list[Sample]:
     """Check all records and their files, and report all faults at once.
 
@@ -190,7 +192,7 @@ def read_samples(
         prompts: the questions for each record without a question.
         readers: the readers of pictures that are not files, by name.
         question_check: as in `load_samples`.
-        progress: called with the number of records checked.
+        progress: as in `load_samples`.
 
     Raises:
         InputError: lists every fault with its place and field.
@@ -202,6 +204,7 @@ def read_samples(
     samples: list[Sample] = []
     places: dict[str, str] = {}
     sample_ids: list[tuple[str, str]] = []
+    done = 0
     for done, (place, value) in enumerate(records, 1):
         before = len(faults.lines)
         row = parse_row(value, place, faults)
@@ -220,7 +223,7 @@ def read_samples(
                 faults.add(row.place, "question", f"missing, and no {argument('prompts')} are given")
             if len(faults.lines) == before:
                 samples += _samples(row, media_refs, boxes, prompts)
-        progress(done)
+        progress(STAGE, done, 0)
     _check_sample_ids(sample_ids, faults)
     if suspects:
         _check_questions(suspects, question_check, faults)
@@ -228,6 +231,7 @@ def read_samples(
         raise all_faults(faults.lines)
     if not samples:
         raise InputError("the data set has no samples")
+    progress(STAGE, done, done)
     return _grouped(samples)
 
 

@@ -314,9 +314,11 @@ def test_records_beyond_the_limit_are_not_read(root):
 
 
 def test_progress_counts_the_records(root):
-    done = []
-    read(write(root, record(image="a.png"), "", record(id="b", image="a.png")), progress=done.append)
-    assert done == [1, 2]
+    calls = []
+    read(
+        write(root, record(image="a.png"), "", record(id="b", image="a.png")), progress=lambda *call: calls.append(call)
+    )
+    assert calls == [("checking the data", done, total) for done, total in ((1, 0), (2, 0), (2, 2))]
 
 
 # Files.
