@@ -328,6 +328,9 @@ class Analyzer:
         self,
         media: PictureLike | Sequence[PictureLike],
         question: str = "Describe this image.",
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
         **options: Unpack[VideoOptions],
     ) -> Estimate:
         """Estimate what a question costs, whether or not it fits: tokens, grids, and memory by kind of attention.
@@ -335,16 +338,20 @@ class Analyzer:
         Args:
             media: a picture, the pictures of one prompt, or a clip: a file, or a folder of numbered frames.
             question: a question about them.
+            progress: called with (stage, done, total): the decoded frames of a clip.
+            cancel: called for each decoded frame of a clip.
             options: see `QuestionOptions` and `ClipOptions`; of a clip the prompt of all frames is estimated.
 
         Raises:
             InputError: an argument is wrong.
+            Cancelled: `cancel()` returned true.
         """
         check_names(options, VideoOptions, self.estimate)
         settings = self._clip_settings(options)
         if isinstance(media, (str, os.PathLike)) and moves(media):
             video = open_clip(media, (settings.clip or ClipSettings()).source_fps)
-            loaded: tuple[Media, ...] = (load_clip(self.engine.processor, video, settings),)
+            with cancelling(cancel, progress) as (progress, _):
+                loaded: tuple[Media, ...] = (load_clip(self.engine.processor, video, settings, progress),)
         else:
             loaded = load_pictures(media, {}, settings.stretch)
         return self.engine.estimate(loaded, question, settings)

@@ -123,7 +123,13 @@ class Encoder:
             return encode_folder(self.engine, Path(folder), Path(out), settings, progress)
 
     def pooled(
-        self, picture: PictureLike, settings: EncoderSettings | None = None, **options: Unpack[EncoderOptions]
+        self,
+        picture: PictureLike,
+        settings: EncoderSettings | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[EncoderOptions],
     ) -> FloatArray:
         """Return one vector for a whole picture or clip: (E, D) float32, before the first layer, then after each.
 
@@ -132,12 +138,17 @@ class Encoder:
         Args:
             picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
             settings: limits of pixels, and which frames of a clip.
+            progress: as in `encode`.
+            cancel: as in `encode`.
             options: see `EncoderOptions`; they replace those of `settings`.
 
         Raises:
             InputError: a setting or the picture is invalid.
+            Cancelled: `cancel()` returned true.
             CaptureError: the embeddings are not finite.
             MemoryLimitError: the run does not fit into memory.
         """
         check_names(options, EncoderOptions, self.pooled)
-        return self.engine.pooled(*self.engine.load_media(picture, with_options(settings, options)))
+        with cancelling(cancel, progress) as (progress, _):
+            media, settings = self.engine.load_media(picture, with_options(settings, options), progress)
+            return self.engine.pooled(media, settings, progress)

@@ -251,9 +251,11 @@ class EncoderEngine:
                 else (capture_attention(model, self.spec, inputs), None)
             )
 
-    def pooled(self, media: Media, settings: EncoderSettings | None = None) -> FloatArray:
+    def pooled(
+        self, media: Media, settings: EncoderSettings | None = None, progress: Progress = no_progress
+    ) -> FloatArray:
         """Return one vector for a whole picture or clip: see `Encoder.pooled`."""
         inputs, _ = self.read(media, settings or EncoderSettings())
         model = self.model
         with self._running():
-            return read_pooled(model, self.spec, inputs)
+            return read_pooled(model, self.spec, inputs, progress)

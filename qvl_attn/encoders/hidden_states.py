@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from qvl_attn.core.errors import CaptureError
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.attention import EncoderAttention
@@ -152,20 +153,33 @@ def read_embedding(
     return similarity, embedding
 
 
-def read_pooled(model: Any, spec: EncoderSpec, inputs: Inputs) -> FloatArray:
+def read_pooled(model: Any, spec: EncoderSpec, inputs: Inputs, progress: Progress = no_progress) -> FloatArray:
     """Return one vector for the whole picture or clip after layers -1, 0 and so on: (E, D) float32.
 
     It is the state of [CLS], or without [CLS] the mean over the patches; for a clip the mean over its steps.
+
+    Args:
+        model: the result of `load_encoder_weights`.
+        spec: its specification.
+        inputs: the result of `read_inputs`.
+        progress: as in `capture_attention`.
 
     Raises:
         CaptureError: see `read_states`.
     """
     pooled: list[list[FloatArray]] = [[] for _ in range(spec.layers + 1)]
+    steps_done = 0
 
     def on_states(layer: int, states: torch.Tensor) -> None:
+        nonlocal steps_done
         vectors = states[:, 0] if "cls" in spec.prefix else states.mean(dim=1)
         pooled[layer + 1].append(vectors.cpu().numpy())
+        if layer >= 0:
+            steps_done += len(vectors)
+            if layers_done := steps_done // inputs.grid[0]:
+                progress("encoding", layers_done, spec.layers)
 
+    progress("encoding", 0, spec.layers)
     for chunk in in_chunks(spec, inputs):
         read_states(model, spec, chunk, on_states)
     return np.stack([np.concatenate(steps).mean(axis=0) for steps in pooled])

@@ -62,10 +62,17 @@ def test_an_encoder_is_cancelled_in_each_of_its_passes(name, media):
     assert all(np.array_equal(a, b) for a, b in zip(after, expected, strict=True))
 
 
-def test_it_is_cancelled_by_a_layer_and_by_a_call_of_progress():
+@pytest.mark.parametrize("method", ["encode", "pooled"])
+def test_it_is_cancelled_by_a_layer_and_by_a_call_of_progress(method):
     encoder, media, calls = Encoder(tiny_encoders.encoder("dino")), tiny_encoders.picture(80, 80), []
+    run, before = getattr(encoder, method), state_of(encoder.engine.model)
+    cancel = Cancel("run_encoder", nth=2)
     with pytest.raises(Cancelled):
-        encoder.encode(
+        run(media, cancel=cancel)
+    assert cancel.matches == 2
+    assert state_of(encoder.engine.model) == before
+    with pytest.raises(Cancelled):
+        run(
             media,
             progress=lambda *call: calls.append(call),
             cancel=lambda: ("encoding", 2, tiny_encoders.LAYERS) in calls,
@@ -73,10 +80,11 @@ def test_it_is_cancelled_by_a_layer_and_by_a_call_of_progress():
     assert calls[-1] == ("encoding", 2, tiny_encoders.LAYERS)
 
 
-def test_a_clip_is_cancelled_while_it_is_decoded(clip_file):
+@pytest.mark.parametrize("method", ["encode", "pooled"])
+def test_a_clip_is_cancelled_while_it_is_decoded(method, clip_file):
     calls = []
     with pytest.raises(Cancelled):
-        Encoder(tiny_encoders.encoder("dino")).encode(
+        getattr(Encoder(tiny_encoders.encoder("dino")), method)(
             clip_file(20), progress=lambda *call: calls.append(call), cancel=lambda: ("decoding", 3, 20) in calls
         )
     assert calls == [("decoding", i, 20) for i in range(1, 4)]

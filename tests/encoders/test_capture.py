@@ -360,11 +360,12 @@ def test_the_geometry_of_the_3b(shared_data):
 
 @pytest.mark.parametrize("name", ["registers", tiny_encoders.QWEN])
 @pytest.mark.parametrize("tokens", [60, capture_module.TOKENS_AT_ONCE])
-def test_progress_counts_layers(name, tokens, monkeypatch):
+@pytest.mark.parametrize("method", ["encode", "pooled"])
+def test_progress_counts_layers(name, tokens, method, monkeypatch):
     monkeypatch.setattr(capture_module, "TOKENS_AT_ONCE", tokens)
     encoder, calls = tiny_encoders.encoder(name), []
     L = encoder.spec.layers
-    encoder.encode(tiny_encoders.clip(84, 84, 6), EncoderSettings(), lambda *call: calls.append(call))
+    getattr(encoder, method)(tiny_encoders.clip(84, 84, 6), EncoderSettings(), lambda *call: calls.append(call))
     assert {(stage, total) for stage, _, total in calls} == {("encoding", L)}
     done = [count for _, count, _ in calls]
     assert done == sorted(done)

@@ -124,10 +124,11 @@ def test_many_questions_are_cancelled_while_they_are_read_and_between_two_answer
     assert [call for call in calls if call[0] == "asking"] == [("asking", i, 3) for i in range(3)]
 
 
-def test_a_clip_is_cancelled_while_it_is_decoded(demo, clip_file):
+@pytest.mark.parametrize("method", ["ask_video", "estimate"])
+def test_a_clip_is_cancelled_while_it_is_decoded(method, demo, clip_file):
     calls = []
     with pytest.raises(Cancelled):
-        demo.ask_video(
+        getattr(demo, method)(
             clip_file(20),
             QUESTION,
             progress=lambda *call: calls.append(call),
