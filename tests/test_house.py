@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -187,6 +188,19 @@ def test_packages_count_where_their_modules_are_imported(tmp_path):
     (tmp_path / "p" / "q" / "__init__.py").write_text("from p.q.a import x", encoding="utf-8")
     (tmp_path / "p" / "q" / "a.py").write_text("x = 1", encoding="utf-8")
     assert circles(import_graph(tmp_path / "p")) == [{"p.q", "p.q.a"}]
+
+
+def test_every_progress_is_the_one_protocol():
+    arguments = {
+        (module, ast.unparse(argument.annotation) if argument.annotation else "")
+        for module, path in module_files().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if argument.arg == "progress"
+    }
+    assert len(arguments) > 20
+    assert {annotation for _, annotation in arguments} == {"Progress", "Progress | None"}, arguments
 
 
 def test_modules_are_not_imported_by_name():

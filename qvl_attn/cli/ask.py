@@ -105,7 +105,7 @@ def ask(
         load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved(pictures, texts, saving, typed, model, **load_options)
         if results is None:
-            engine = find_model(model, progress=progress, **load_options).engine
+            engine = find_model(model, bars=not quiet, **load_options).engine
             pairs = [(pictures, text) for text in texts]
             results = answered(engine, pairs, engine.settings(**typed), saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

@@ -288,7 +288,7 @@ def check(
         check_typed()
         analyzer = find_model(
             model,
-            progress=progress,
+            bars=not quiet,
             workers=_ray_workers(concurrency, gpus_per_worker) if engine == "ray" else None,
             **load_options,
         )

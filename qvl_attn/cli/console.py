@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import typer
 from rich.console import Console
@@ -20,7 +20,6 @@ from rich.text import Text
 
 from qvl_attn.cli.spelling import spelled
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import plain, without_middle
 
 if TYPE_CHECKING:
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
     from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-T = TypeVar("T")
 MAX_DETAILS = 50
-LOADING = "loading the weights"
-_LOADING = "Loading weights"  # what transformers calls it
 # Set once the line about a Ctrl-C was printed: typer ends silently if the signal arrives while it parses.
 interrupt_reported = Event()
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -64,22 +60,11 @@ def printed_log(*, quiet: bool = False) -> Iterator[None]:
         log.setLevel(level)
 
 
-def silence_libraries(*, bars: bool, progress: Progress = no_progress) -> None:
-    """Keep log lines and bars of libraries off the terminal, but for bars of downloads on a terminal with `bars`.
-
-    Args:
-        bars: whether the bars of downloads may show.
-        progress: called while weights are read, instead of the bar of transformers.
-    """
+def silence_libraries(*, bars: bool) -> None:
+    """Keep log lines of libraries off the terminal, and bars of downloads, unless it is a terminal with `bars`."""
     from transformers.utils import logging as transformers_logging
 
-    def watch(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if options.get("desc") == _LOADING:
-            return _watched(args[0], progress)
-        return transformers_logging.EmptyTqdm(*args, **options)
-
     transformers_logging.set_verbosity_error()
-    transformers_logging.set_tqdm_hook(watch)
     logging.getLogger("qwen_vl_utils").setLevel(logging.ERROR)
     if not (bars and sys.stderr.isatty()):
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -87,25 +72,12 @@ def silence_libraries(*, bars: bool, progress: Progress = no_progress) -> None:
         disable_progress_bars()
 
 
-def _watched(weights: Collection[T], progress: Progress) -> Iterator[T]:
-    """Yield the weights that transformers reads one by one, and report how many it has."""
-    total = len(weights)
-    try:
-        for done, weight in enumerate(weights):
-            progress(LOADING, done, total)
-            yield weight
-    finally:
-        progress(LOADING, total, total)
-
-
-def find_model(
-    model: str, *, progress: Progress, workers: Workers | None = None, **options: Unpack[LoadOptions]
-) -> Analyzer:
+def find_model(model: str, *, bars: bool, workers: Workers | None = None, **options: Unpack[LoadOptions]) -> Analyzer:
     """Find a model with `Analyzer.load`. Imports torch only now, since `--help` must not wait for it.
 
     Args:
         model: the value of `--model`.
-        progress: called while the weights are read; with `no_progress`, downloads show no bars either.
+        bars: whether bars of downloads may show.
         workers: as in `Analyzer.load`.
         options: as in `Analyzer.load`.
     """
@@ -113,7 +85,7 @@ def find_model(
     with importing():
         from qvl_attn.analyzer import Analyzer
 
-    silence_libraries(bars=progress is not no_progress, progress=progress)
+    silence_libraries(bars=bars)
     return Analyzer.load(model, workers=workers, **options)
 
 
@@ -128,13 +100,13 @@ def find_processor(model: str, revision: str | None, *, offline: bool, bars: boo
     return load_processor(checkpoint, load_config(checkpoint))
 
 
-def find_encoder(model: str, *, progress: Progress, **options: Unpack[EncoderLoadOptions]) -> Encoder:
+def find_encoder(model: str, *, bars: bool, **options: Unpack[EncoderLoadOptions]) -> Encoder:
     """Find a vision encoder with `Encoder.load`; otherwise as `find_model`."""
     check_model(model, weights=False, **options)
     with importing():
         from qvl_attn.encoder import Encoder
 
-    silence_libraries(bars=progress is not no_progress, progress=progress)
+    silence_libraries(bars=bars)
     return Encoder.load(model, **options)
 
 

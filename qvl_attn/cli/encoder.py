@@ -214,7 +214,7 @@ def encoder(
         load_options = options.typed(ctx, EncoderLoadOptions)
         results = find_saved(requests, saving, model, **load_options)
         if results is None or input_dir is not None:
-            engine = find_encoder(model, progress=progress, **load_options).engine
+            engine = find_encoder(model, bars=not quiet, **load_options).engine
             if input_dir is not None:
                 from qvl_attn.encoders.folder_run import encode_folder
 

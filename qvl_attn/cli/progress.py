@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING
 
 from qvl_attn.cli.console import print_line, stderr
-from qvl_attn.core.runtime import Progress, no_progress
+from qvl_attn.core.runtime import Progress, no_progress, reporting
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -51,21 +50,12 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(*, enabled: bool) -> Iterator[Progress]:
-    """Yield a progress callback, called with (stage, done, total). After the block it does nothing."""
+    """Yield a progress callback, called with (stage, done, total); weights that are read are reported to it."""
     if not enabled:
         yield no_progress
         return
-    over = Event()
-    with _bars() if stderr.is_terminal else nullcontext(_log()) as show:
-
-        def update(stage: str, done: int, total: int) -> None:
-            if not over.is_set():  # libraries keep the callback
-                show(stage, done, total)
-
-        try:
-            yield update
-        finally:
-            over.set()
+    with _bars() if stderr.is_terminal else nullcontext(_log()) as update, reporting(update):
+        yield update
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def selftest(
         engine = find_model(
             model,
             offline=offline,
-            progress=progress,
+            bars=not as_json,
             revision=revision,
             device=device,
             dtype=dtype.value,

@@ -162,7 +162,7 @@ def video(
         load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved([video], texts, saving, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None:
-            engine = find_model(model, progress=progress, **load_options).engine
+            engine = find_model(model, bars=not quiet, **load_options).engine
             settings = engine.settings(**typed, clip=clip_settings)
             results = answered_clip(engine, video, texts, settings, saving, progress=progress)
         print_results(results, FILES, as_json=as_json, quiet=quiet)

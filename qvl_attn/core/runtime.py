@@ -51,6 +51,18 @@ Cancel = Callable[[], bool]
 OnToken = Callable[[str], None]
 # Ends the work inside a `cancelling` block that has a `cancel` if that returns true; None outside of such blocks.
 CANCEL: ContextVar[Callable[[], None] | None] = ContextVar("cancel", default=None)
+# What is called while weights are read: whatever needs a model first loads it, also where no progress is passed on.
+PROGRESS: ContextVar[Progress] = ContextVar("progress", default=no_progress)
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[Progress]:
+    """Report the weights that are read inside the block to `progress`, in this thread and in those of `prefetch`."""
+    outer = PROGRESS.set(progress)
+    try:
+        yield progress
+    finally:
+        PROGRESS.reset(outer)
 
 
 class _Raised(BaseException):
@@ -96,7 +108,8 @@ class cancelling:  # noqa: N801  used like a function
     """Call a caller's functions inside the block, and end the block with what they raise, unchanged.
 
     `cancel` is asked after each layer of a model that runs, each decoded frame and each call of the progress that this
-    yields. It holds for this thread and for those of `prefetch`. The block yields (progress, on_token) to call.
+    yields, so for each weight that is read, too: see `PROGRESS`. It holds for this thread and for those of `prefetch`.
+    The block yields (progress, on_token) to call.
 
     Args:
         cancel: returns whether to end the block with `Cancelled`; None for never.
@@ -116,10 +129,12 @@ class cancelling:  # noqa: N801  used like a function
 
     def __enter__(self) -> tuple[Progress, OnToken | None]:
         self._outer = CANCEL.set(CANCEL.get() if self.cancel is None else self._end_if_cancelled)
+        self._outer_progress = PROGRESS.set(self._progress_or_end)
         return self._progress_or_end, None if self.on_token is None else partial(self._call, self.on_token)
 
     def __exit__(self, kind: object, raised: BaseException | None, traceback: object) -> None:
         CANCEL.reset(self._outer)
+        PROGRESS.reset(self._outer_progress)
         if not isinstance(raised, _Raised) or raised.block is not self:
             return
         error = raised.take()

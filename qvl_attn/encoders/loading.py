@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
-from transformers.utils import logging
 
 from qvl_attn.core.errors import ModelError
 from qvl_attn.core.text import argument
@@ -99,24 +97,10 @@ def load_encoder_weights(checkpoint: Checkpoint, spec: EncoderSpec, config: Any,
     # The pooler is not used, and some checkpoints (DINO) have none.
     plain = {"add_pooling_layer": False} if spec.model_class == "ViTModel" else {}
     check_amount(checkpoint, placement)
-    with _suppress_warnings():
-        return read_weights(
-            _class_of(spec), checkpoint, placement, f"try {argument('device', 'cpu')}", **tower, **plain
-        )
+    return read_weights(_class_of(spec), checkpoint, placement, f"try {argument('device', 'cpu')}", **tower, **plain)
 
 
 def _class_of(spec: EncoderSpec) -> Any:
     if spec.model_type == QWEN:
         return Qwen2_5_VisionTransformerPretrainedModel
     return getattr(transformers, spec.model_class)
-
-
-@contextmanager
-def _suppress_warnings() -> Iterator[None]:
-    """Suppress the warning about unused weights: most weights of Qwen2.5-VL are not those of its vision tower."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

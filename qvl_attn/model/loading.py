@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psutil
 import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.activations import ACT2FN
+from transformers.utils import logging as transformers_logging
 
 from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
-from qvl_attn.core.runtime import describe_size
+from qvl_attn.core.runtime import PROGRESS, check_cancelled, describe_size
 from qvl_attn.core.text import argument, plain, pluralize, quoted, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.placement import PRECISIONS, Placement, check_options
 
+T = TypeVar("T")
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
-
+LOADING = "loading the weights"
+_BAR = "Loading weights"  # what transformers calls it
+# The hook and the log level of transformers are those of the process: two threads at once would restore each other's.
+_TRANSFORMERS = threading.RLock()
+_ASK_EVERY_S = 0.1
 
 # Limits of pixels: as transformers reads them, and as some checkpoints have them inside of `size`.
 _SIZE_NAMES = (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels"))
@@ -219,8 +227,47 @@ def load_weights(checkpoint: Checkpoint, config: Any, placement: Placement) -> A
     return model
 
 
+@contextmanager
+def _weights_reported() -> Iterator[None]:
+    """Report the weights that transformers reads to `PROGRESS`, instead of its bar, and keep its warnings back.
+
+    A program may use transformers itself: its bars in other threads stay, and afterwards all is as it was.
+    """
+    reader = threading.get_ident()
+
+    def watch(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if threading.get_ident() != reader:
+            return hook(bar, args, options) if hook else bar(*args, **options)
+        if options.get("desc") == _BAR:
+            return _reported(args[0])
+        return transformers_logging.EmptyTqdm(*args, **options)
+
+    while not _TRANSFORMERS.acquire(timeout=_ASK_EVERY_S):
+        check_cancelled()
+    log = transformers_logging.get_logger()
+    level, hook = log.level, transformers_logging.set_tqdm_hook(watch)
+    log.setLevel(transformers_logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(hook)
+        log.setLevel(level)
+        _TRANSFORMERS.release()
+
+
+def _reported(weights: Collection[T]) -> Iterator[T]:
+    """Yield the weights that transformers reads one by one, and report how many it has."""
+    progress, total = PROGRESS.get(), len(weights)
+    for done, weight in enumerate(weights):
+        progress(LOADING, done, total)
+        yield weight
+    progress(LOADING, total, total)
+
+
 def read_weights(kind: Any, checkpoint: Checkpoint, placement: Placement, hint: str, **options: Any) -> Any:
     """Return a model with the weights of a checkpoint, in evaluation mode and with SDPA.
+
+    Nothing is printed: each weight is reported to the progress of `core.runtime.reporting` or `cancelling`.
 
     Args:
         kind: the model's class in transformers.
@@ -232,8 +279,9 @@ def read_weights(kind: Any, checkpoint: Checkpoint, placement: Placement, hint: 
     Raises:
         ModelError: weights are broken or missing, or do not fit the configuration.
         MemoryLimitError: the weights do not fit on the device.
+        Cancelled: in a `cancelling` block, its `cancel()` returned true.
     """
-    with guarded(f"{checkpoint.name}: its weights cannot be loaded"):
+    with _weights_reported(), guarded(f"{checkpoint.name}: its weights cannot be loaded"):
         try:
             model, info = kind.from_pretrained(
                 checkpoint.folder,

@@ -157,15 +157,15 @@ def test_results_go_to_a_pipe_or_above_the_bars(screen, capsys, monkeypatch):
     assert re.search(r"\x1b\[2Kanswer: \[b\]2\[/b\]\n", screen.getvalue()), "on a line of its own"
 
 
-def load_demo(update):
-    engine = find_model("demo", offline=True, progress=update).engine
+def load_demo():
+    engine = find_model("demo", offline=True, bars=True).engine
     return load_weights(engine.checkpoint, engine.config, engine.placement)
 
 
 def test_a_terminal_shows_how_many_weights_are_read(screen, capfd):
     """With transformers' own loading: its bar is replaced by ours, above which lines can be printed."""
-    with progress_bars(enabled=True) as update:
-        weights = load_demo(update).state_dict()
+    with progress_bars(enabled=True):
+        weights = load_demo().state_dict()
         assert screen.getvalue().count("\x1b[?25h") == 1, "the bar is removed when they are read"
     total = int(re.search(r"loading the weights.* 0/(\d+)", screen.getvalue())[1])
     assert len(weights) - 1 <= total <= len(weights), "a tied weight is read once"
@@ -174,19 +174,19 @@ def test_a_terminal_shows_how_many_weights_are_read(screen, capfd):
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_log_gets_no_bar_of_the_weights(capfd, enabled):
-    with progress_bars(enabled=enabled) as update:
-        load_demo(update)
+    with progress_bars(enabled=enabled):
+        load_demo()
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_log_says_how_many_weights_are_read_after_a_minute(clock, capsys):
     """With a clock that shows 40 s more whenever it is read."""
     clock.monotonic = lambda: setattr(clock, "now_s", clock.now_s + 40) or clock.now_s
-    with progress_bars(enabled=True) as update:
-        load_demo(update)
+    with progress_bars(enabled=True):
+        load_demo()
     assert re.match(r"loading the weights: \d+ of \d+, [\d.]+/min, .* left\n", capsys.readouterr().err)
-    update("loading the weights", 5, 9)
-    assert capsys.readouterr().err == "", "transformers keeps the callback"
+    load_demo()
+    assert capsys.readouterr().err == "", "the next program that loads a model"
 
 
 def test_a_terminal_shows_bars_and_removes_them():

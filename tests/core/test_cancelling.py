@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qvl_attn.core.errors import Cancelled, QvlAttnError
-from qvl_attn.core.runtime import CANCEL, cancelling, check_cancelled, prefetch
+from qvl_attn.core.runtime import CANCEL, PROGRESS, cancelling, check_cancelled, no_progress, prefetch
 
 
 def test_a_call_of_progress_ends_the_work_after_it_was_passed_on():
@@ -168,6 +168,17 @@ def test_what_is_prefetched_is_cancelled_with_what_is_consumed():
     with pytest.raises(Cancelled), cancelling(event.is_set):
         list(prefetch(items()))
     assert list(prefetch(items())) == [*range(10)]
+
+
+def test_what_reads_weights_reports_to_the_innermost_block():
+    calls, inner = [], []
+    with cancelling(progress=lambda *call: calls.append(call)):
+        PROGRESS.get()("a", 0, 1)
+        with pytest.raises(Cancelled), cancelling(lambda: True, lambda *call: inner.append(call)):
+            PROGRESS.get()("b", 0, 1)
+        PROGRESS.get()("a", 1, 1)
+    assert (calls, inner) == ([("a", 0, 1), ("a", 1, 1)], [("b", 0, 1)])
+    assert PROGRESS.get() is no_progress
 
 
 def test_another_thread_is_not_cancelled():
