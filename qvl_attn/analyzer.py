@@ -19,7 +19,6 @@ from qvl_attn.media.image import PictureLike, load_pictures, moves
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
-from qvl_attn.model.loading import choose_placement
 from qvl_attn.model.placement import LoadOptions
 from qvl_attn.results.session import SaveOptions, Saving, logged, saving_of
 from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
@@ -62,6 +61,7 @@ class Analyzer:
         model: str = DEFAULT_MODEL,
         *,
         workers: Workers | None = None,
+        weights: bool = True,
         **options: Unpack[LoadOptions],
     ) -> Self:
         """Find a model and prepare to load it.
@@ -70,6 +70,8 @@ class Analyzer:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
             workers: processes that run the model of a check, and choose its device: `RayWorkers` of
                 `qvl_attn.evaluation.ray_workers`; by default this process.
+            weights: False for `estimate`, which needs none: they are neither searched for nor downloaded before the
+                first question, and need not fit the memory.
             options: see `LoadOptions`.
 
         Raises:
@@ -78,7 +80,8 @@ class Analyzer:
             MemoryLimitError: the weights do not fit the memory.
         """
         check_names(options, LoadOptions, cls.load)
-        return cls(Engine.load(model, place=workers.place if workers else choose_placement, **options), workers)
+        place = workers.place if workers else None
+        return cls(Engine.load(model, place=place, weights=weights, **options), workers)
 
     def ask(
         self,
@@ -334,6 +337,8 @@ class Analyzer:
         **options: Unpack[VideoOptions],
     ) -> Estimate:
         """Estimate what a question costs, whether or not it fits: tokens, grids, and memory by kind of attention.
+
+        A model that is too large for this machine, or not downloaded, is loaded with `weights=False`.
 
         Args:
             media: a picture, the pictures of one prompt, or a clip: a file, or a folder of numbered frames.

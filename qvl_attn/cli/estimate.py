@@ -92,19 +92,15 @@ def estimate(
         if moves(media) and image:
             raise InputError(f"{media} is a clip, which is asked about alone", "drop --image")
         pictures = media if moves(media) else [load_picture(path) for path in (media, *(image or []))]
-        check_model(model, weights=False, **options.typed(ctx, EncoderLoadOptions))
+        load_options = options.typed(ctx, EncoderLoadOptions)
+        check_model(model, weights=False, **load_options)
         with importing():
             from qvl_attn.analyzer import Analyzer
-            from qvl_attn.model.checkpoint import find_checkpoint
-            from qvl_attn.model.loading import choose_placement, load_config
-            from qvl_attn.vqa.engine import Engine
 
         silence_libraries(bars=not as_json)
-        checkpoint = find_checkpoint(model, revision, offline=offline, weights=False)
-        config = load_config(checkpoint)
-        engine = Engine(checkpoint, config, choose_placement(config, device, dtype.value, must_fit=False))
-        result = Analyzer(engine).estimate(pictures, question, **options.typed(ctx, VideoOptions))
-        report = _report(engine, result, clip=moves(media))
+        analyzer = Analyzer.load(model, weights=False, **load_options)
+        result = analyzer.estimate(pictures, question, **options.typed(ctx, VideoOptions))
+        report = _report(analyzer.engine, result, clip=moves(media))
         typer.echo(json.dumps(report, allow_nan=False) if as_json else _table(report))
 
 

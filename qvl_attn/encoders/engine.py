@@ -34,7 +34,7 @@ from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_b
 from qvl_attn.media.image import PictureLike, load_picture, moves
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.cancellation import cancellable
-from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, is_folder
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, is_folder, with_weights
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.loading import DTYPES, placement_of, provenance_fields
 from qvl_attn.model.memory import check_free, on_device
@@ -109,9 +109,7 @@ class EncoderEngine:
     @cached_property
     def model(self) -> Any:
         """The loaded model. The weights of a hub model are of the same commit as its configuration."""
-        name, checkpoint = self.checkpoint.name, self.checkpoint
-        if not is_folder(name):
-            checkpoint = find_checkpoint(name, checkpoint.revision, offline=self.offline)
+        checkpoint = with_weights(self.checkpoint, offline=self.offline)
         with loading(self.placement.weight_bytes), on_device(self.placement, 0):
             return load_encoder_weights(checkpoint, self.spec, self.config, self.placement)
 

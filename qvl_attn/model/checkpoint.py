@@ -78,6 +78,19 @@ def find_checkpoint(
     return Checkpoint(name, folder, folder.name)
 
 
+def with_weights(checkpoint: Checkpoint, *, offline: bool = False) -> Checkpoint:
+    """Return a checkpoint that was found without its weights with those of the same commit; download what is missing.
+
+    Raises:
+        ModelError: the weights cannot be found or downloaded.
+    """
+    name, folder, revision = checkpoint.name, checkpoint.folder, checkpoint.revision
+    if folder.name == revision:
+        return find_checkpoint(name, revision, offline=offline)
+    _check(folder, name, weights=True)  # a local folder, whose revision is a fingerprint
+    return checkpoint
+
+
 def find_on_disk(
     name: str, revision: str | None = None, *, offline: bool = False, weights: bool = True
 ) -> Checkpoint | None:

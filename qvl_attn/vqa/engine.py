@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self, Unpack
 
 import torch
@@ -29,7 +29,7 @@ from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.capture import prove_capture
-from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded
+from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, with_weights
 from qvl_attn.model.config_check import WRONG_CONFIG
 from qvl_attn.model.generate import on_model
 from qvl_attn.model.loading import (
@@ -66,11 +66,20 @@ class Engine:
     The weights are loaded when the first question needs them, so every check that needs no weights runs first.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: Any, placement: Placement, attn: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Any,
+        placement: Placement,
+        attn: str = "auto",
+        *,
+        offline: bool = False,
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.placement = placement
         self.attn = attn
+        self.offline = offline
         self.processor = load_processor(checkpoint, config)
         self._reported_attention = ""
 
@@ -79,7 +88,8 @@ class Engine:
         cls,
         model: str = DEFAULT_MODEL,
         *,
-        place: Callable[[Any, str, str, str | None], Placement] = choose_placement,
+        place: Callable[[Any, str, str, str | None], Placement] | None = None,
+        weights: bool = True,
         **options: Unpack[LoadOptions],
     ) -> Self:
         """Find a model and prepare to load it.
@@ -87,6 +97,7 @@ class Engine:
         Args:
             model: a Hugging Face id, a local folder, or `demo` for the embedded model.
             place: returns the device and precision of the model; by default chosen on this machine.
+            weights: whether the weights must be there and fit the memory; see `Analyzer.load`.
             options: see `LoadOptions`.
 
         Raises:
@@ -95,14 +106,15 @@ class Engine:
             MemoryLimitError: the weights do not fit the memory.
         """
         load = LoadSettings(**options)
-        checkpoint = find_checkpoint(model, load.revision, offline=load.offline)
+        checkpoint = find_checkpoint(model, load.revision, offline=load.offline, weights=weights)
         config = load_config(checkpoint)
+        place = place or partial(choose_placement, must_fit=weights)
         placement = place(config, load.device, load.dtype, load.device_map)
         where = argument("device_map", load.device_map) if load.device_map else placement.device
         LOG.info(f"{model} ({checkpoint.revision[:12]}): {placement.dtype} on {where} ({placement.reason})")
         if placement.dtype != "float32" and load.attn == "eager":
             LOG.info(f"eager attention in 16 bits can change the answer; {argument('attn', 'rows')} does not")
-        return cls(checkpoint, config, placement, load.attn)
+        return cls(checkpoint, config, placement, load.attn, offline=load.offline)
 
     @cached_property
     def model(self) -> Any:
@@ -111,7 +123,8 @@ class Engine:
             return self._load()
 
     def _load(self) -> Any:
-        model = load_weights(self.checkpoint, self.config, self.placement)
+        checkpoint = with_weights(self.checkpoint, offline=self.offline)
+        model = load_weights(checkpoint, self.config, self.placement)
         inputs = on_model(read_question(self.processor, self.config, [DOT], "?", Settings()).prompt.inputs, model)
         try:
             self._prove(model, inputs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from benchmarks import measuring, memory
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from qvl_attn import Analyzer
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.cli.app import app
-from qvl_attn.core.errors import InputError, MemoryLimitError
+from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
@@ -25,7 +27,7 @@ from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.vqa.fitting import NEW_TOKENS, QUERIES, WORDS, fit_of
 from qvl_attn.vqa.question import read_question
-from tests.conftest import DEMO_PICTURES
+from tests.conftest import DEMO_MODEL, DEMO_PICTURES
 
 QUESTION = "how many cats?"
 JOB = Job(cells=4000, words=25, new_tokens=128, queries=6, layers=36)
@@ -261,6 +263,27 @@ def test_an_estimate_of_what_cannot_be_asked(three_b, engine, cats):
     cells = estimate.max_pixels // 28**2
     again = replace(question, job=replace(question.job, cells=cells))
     assert estimate_of(three_b, Placement("cpu", "float32", None, 2**33, ""), again, 2**33).faults == ()
+
+
+def test_a_model_without_weights_that_would_not_fit(demo, cats, tmp_path, monkeypatch):
+    folder, options = tmp_path / "model", {"device": "cpu", "dtype": "float32"}
+    shutil.copytree(DEMO_MODEL, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        Analyzer.load(str(folder), **options)
+    analyzer = Analyzer.load(str(folder), weights=False, **options)
+    assert analyzer.estimate(cats, QUESTION).job == demo.estimate(cats, QUESTION).job
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        analyzer.ask(cats, QUESTION)
+    with monkeypatch.context() as patch:
+        patch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+        with pytest.raises(MemoryLimitError, match="the weights do not fit"):
+            Analyzer.load("demo", **options)
+        estimate = Analyzer.load(str(folder), weights=False, **options).estimate(cats, QUESTION)
+        assert re.match(r"the weights need \d+ MiB more than is free", estimate.faults[0])
+        with pytest.raises(MemoryLimitError, match="0 MiB are free"):
+            Analyzer.load("demo", weights=False, **options).ask(cats, QUESTION)
+    there = Analyzer.load("demo", weights=False, **options)
+    assert there.ask(cats, QUESTION).answer == demo.ask(cats, QUESTION).answer
 
 
 def test_the_command_loads_no_weights(cats, monkeypatch):
