@@ -14,6 +14,7 @@ from qvl_attn.core.files import check_new, check_writable
 from qvl_attn.core.options import check_names, part_of
 from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling
 from qvl_attn.core.text import argument
+from qvl_attn.core.turns import in_turn
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures, moves
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
@@ -46,6 +47,9 @@ class Analyzer:
 
     Create one with `Analyzer.load`. The weights are loaded for the first question, so that all errors that can be
     found without them are raised before.
+
+    Calls from several threads wait for each other. A call from inside `progress`, `cancel` or `on_token` of another is
+    an `InputError`.
 
     Attributes:
         engine: the model behind it, for those who build on parts of the package.
@@ -83,6 +87,7 @@ class Analyzer:
         place = workers.place if workers else None
         return cls(Engine.load(model, place=place, weights=weights, **options), workers)
 
+    @in_turn
     def ask(
         self,
         picture: PictureLike,
@@ -123,6 +128,7 @@ class Analyzer:
             ((_, result),) = self._answers([((picture, *images), question)], settings, saving, 1, progress, on_token)
         return result
 
+    @in_turn
     def ask_many(
         self,
         pairs: Sequence[tuple[PictureLike | Sequence[PictureLike], str]],
@@ -186,6 +192,7 @@ class Analyzer:
         questions = self.engine.prepare(pairs, settings)
         return with_sanity(self.engine, self.engine.answer(questions, batch_size, progress, on_token), progress)
 
+    @in_turn
     def ask_video(
         self,
         path: str | os.PathLike[str],
@@ -231,6 +238,7 @@ class Analyzer:
             ((_, result),) = with_sanity(engine, answer_clip(engine, questions, progress, on_token), progress)
             return result
 
+    @in_turn
     def check(
         self,
         samples: Sequence[Sample],
@@ -327,6 +335,7 @@ class Analyzer:
         with cancelling(cancel, progress) as (progress, _):
             return run_check(self.engine, samples, settings, run_config, progress, self._workers)
 
+    @in_turn
     def estimate(
         self,
         media: PictureLike | Sequence[PictureLike],

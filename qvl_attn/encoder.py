@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 
 from qvl_attn.core.options import check_names, part_of
 from qvl_attn.core.runtime import Cancel, Progress, cancelling
+from qvl_attn.core.turns import in_turn
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
@@ -28,6 +29,9 @@ class Encoder:
 
     The weights are fetched and loaded when the first picture needs them: errors that can be found without them are
     raised before.
+
+    Calls from several threads wait for each other. A call from inside `progress` or `cancel` of another is an
+    `InputError`.
 
     Attributes:
         engine: the encoder behind it, for those who build on parts of the package.
@@ -53,6 +57,7 @@ class Encoder:
         check_names(options, EncoderLoadOptions, cls.load)
         return cls(EncoderEngine.load(model, **options))
 
+    @in_turn
     def encode(
         self,
         picture: PictureLike,
@@ -89,6 +94,7 @@ class Encoder:
             (result,) = logged(encoded(self.engine, asked, saving, progress=progress))
             return result
 
+    @in_turn
     def encode_folder(
         self,
         folder: str | os.PathLike[str],
@@ -122,6 +128,7 @@ class Encoder:
         with cancelling(cancel, progress) as (progress, _):
             return encode_folder(self.engine, Path(folder), Path(out), settings, progress)
 
+    @in_turn
     def pooled(
         self,
         picture: PictureLike,

@@ -14,6 +14,7 @@ import numpy as np
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, Stages, loading, no_progress
 from qvl_attn.core.text import argument
+from qvl_attn.core.turns import Turns
 from qvl_attn.core.types import FloatArray, Media
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.capture import PatchRows, capture_attention, in_chunks
@@ -65,6 +66,7 @@ class EncoderEngine:
         self.placement = placement
         self.processor = load_encoder_processor(checkpoint, spec, config)
         self.offline = offline
+        self.turns = Turns("one picture at a time: encode it after this one has ended")
 
     @classmethod
     def load(cls, model: str = DEFAULT_MODEL, **options: Unpack[EncoderLoadOptions]) -> Self:

@@ -24,6 +24,7 @@ from qvl_attn.core.runtime import (
     no_progress,
 )
 from qvl_attn.core.text import argument
+from qvl_attn.core.turns import Turns
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
@@ -81,6 +82,7 @@ class Engine:
         self.attn = attn
         self.offline = offline
         self.processor = load_processor(checkpoint, config)
+        self.turns = Turns("one question at a time: ask after this one has ended")
         self._reported_attention = ""
 
     @classmethod
