@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import of_type, set_types
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
 from qvl_attn.encoders.attention import EncoderAttention, Over
@@ -76,6 +77,7 @@ class EncoderSettings:
 
     Raises:
         InputError: an unknown value, or options that do not go together.
+        TypeError: a value of another type.
     """
 
     at: tuple[tuple[float, float], ...] = ()
@@ -94,6 +96,7 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)
         set_field("at", _points(self.at))
+        set_types(self, EncoderOptions)
         for name in ("embeddings", "texts"):
             value = getattr(self, name)
             set_field(name, (value,) if isinstance(value, str) else tuple(value))
@@ -120,7 +123,8 @@ def with_options(settings: EncoderSettings | None, options: Mapping[str, object]
 
 def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
     try:
-        return tuple((float(x), float(y)) for x, y in at)
+        pairs = of_type("at", [(x, y) for x, y in at], Sequence[Sequence[float]])
+        return tuple(pairs)
     except (TypeError, ValueError):
         raise InputError(f"{argument('at', at)}: not (x, y) pairs", "such as [(100, 100)]") from None
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import set_types
 from qvl_attn.core.text import argument
 from qvl_attn.media.video_source import VideoSource
 
@@ -61,6 +62,7 @@ class ClipSettings:
 
     Raises:
         InputError: a value out of range.
+        TypeError: a value of another type.
     """
 
     fps: float = 2.0
@@ -73,10 +75,9 @@ class ClipSettings:
     stride: int = 0
 
     def __post_init__(self) -> None:
+        set_types(self)
         for name, value in (("fps", self.fps), ("source_fps", self.source_fps)):
             _require(0 < value <= 1000, argument(name, value), "frames per second, above 0 and at most 1000")
-        for name, count in (("max_frames", self.max_frames), ("window", self.window), ("stride", self.stride)):
-            _require(isinstance(count, int), argument(name, count), "a whole number")
         _require(1 <= self.max_frames <= MOST_FRAMES, argument("max_frames", self.max_frames), f"1 to {MOST_FRAMES}")
         start = argument("start_s", self.start_s)
         _require(0 <= self.start_s < math.inf, start, "seconds from the clip's beginning, 0 or more")

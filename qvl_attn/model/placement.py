@@ -16,6 +16,7 @@ import psutil
 from safetensors import SafetensorError
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import set_types
 from qvl_attn.core.text import argument
 from qvl_attn.model.checkpoint import Checkpoint
 from qvl_attn.model.checkpoint_files import weight_counts
@@ -63,6 +64,7 @@ class LoadSettings:
 
     Raises:
         InputError: an unknown value, or a device beside a device map.
+        TypeError: a value of another type.
     """
 
     revision: str | None = None
@@ -73,6 +75,7 @@ class LoadSettings:
     offline: bool = False
 
     def __post_init__(self) -> None:
+        set_types(self)
         if self.attn not in ATTENTION_MODES:
             raise InputError(f"{argument('attn', self.attn)}: unknown", f"write {', '.join(ATTENTION_MODES)}")
         check_options(self.device, self.dtype, self.device_map)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import set_types
 from qvl_attn.core.text import argument
 
 
@@ -28,6 +29,7 @@ class Drawing:
 
     Raises:
         InputError: a value is out of range.
+        TypeError: a value is of another type.
     """
 
     colormap: Literal["inferno", "viridis", "jet"] = "inferno"
@@ -43,6 +45,7 @@ class Drawing:
     denoise: str | None = None
 
     def __post_init__(self) -> None:
+        set_types(self)
         self._require("colormap", self.colormap in ("inferno", "viridis", "jet"), "inferno, viridis, jet")
         self._require("alpha", 0 <= self.alpha <= 1, "0 to 1")
         self._require("interp", self.interp in ("linear", "cells"), "linear, cells")

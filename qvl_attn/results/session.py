@@ -11,6 +11,7 @@ from typing import Generic, TypedDict, TypeVar
 
 from qvl_attn.core.errors import InputError, ResultExistsError
 from qvl_attn.core.files import check_writable
+from qvl_attn.core.options import with_types
 from qvl_attn.core.text import argument
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.store import is_complete
@@ -54,8 +55,10 @@ def saving_of(options: SaveOptions) -> Saving | None:
 
     Raises:
         InputError: the folder cannot be written to, or the other options are given without it.
+        TypeError: an option is of another type.
     """
-    out, drawing, overwrite = options.get("out"), options.get("drawing"), options.get("overwrite", False)
+    typed = with_types(options, SaveOptions)
+    out, drawing, overwrite = typed.get("out"), typed.get("drawing"), typed.get("overwrite", False)
     if out is not None and not os.fspath(out):
         raise InputError(f"{argument('out', out)}: no folder is named", "name one, or leave it out")
     if out is None:

@@ -37,9 +37,8 @@ def test_an_unknown_method_is_refused_with_the_known_ones(typed):
 
 @pytest.mark.parametrize("typed", [3, [3], ("mean", None), {"mean": 1}, True])
 def test_what_is_no_name_of_a_method_is_refused_as_such(typed):
-    with pytest.raises(InputError, match=r"`method=.*`: want names of methods") as caught:
+    with pytest.raises(TypeError, match=r"`method`: want str or a sequence of str, got "):
         parse_methods(typed, "method")
-    assert all(name in caught.value.hint for name in METHODS)
 
 
 def test_every_method_is_documented():

@@ -237,7 +237,7 @@ def test_batched_questions_with_methods_equal_single_ones(demo, cats, wide):
     pairs = [(cats, QUESTION), (wide, "is there a dog?"), (cats, "what is there?")]
     together = demo.ask_many(pairs, method="relative,gradient", batch_size=3)
     for (picture, question), batched in zip(pairs, together, strict=True):
-        alone = demo.ask(picture, question, method=["relative", "gradient"])
+        alone = demo.ask(picture, question, method="relative,gradient")
         assert (batched.question, batched.answer) == (question, alone.answer)
         for actual, expected in zip(batched.methods, alone.methods, strict=True):
             assert actual.method == expected.method

@@ -209,11 +209,11 @@ def test_one_frame(clip_file):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fps": 0}, "`fps=0`"),
+        ({"fps": 0}, "`fps=0.0`"),
         ({"max_frames": 0}, "`max_frames=0`"),
         ({"max_frames": 769}, "want 1 to 768"),
-        ({"start_s": -1}, "`start_s=-1`"),
-        ({"start_s": 3, "end_s": 2}, "`end_s=2`: want seconds after `start_s=3`"),
+        ({"start_s": -1}, "`start_s=-1.0`"),
+        ({"start_s": 3, "end_s": 2}, "`end_s=2.0`: want seconds after `start_s=3.0`"),
         ({"mode": "film"}, "`mode='film'`"),
         ({"window": 3}, "an even number"),
         ({"stride": 4}, "`stride` needs `window`"),

@@ -27,7 +27,7 @@ CORNER = "What is in the corner?"
 
 
 def answered(engine, pictures, question=QUESTION, methods=(), **typed):
-    settings = engine.settings(profile="none", method=methods or None, **typed)
+    settings = engine.settings(profile="none", methods=methods or None, **typed)
     questions = engine.prepare([(pictures, question)], settings)
     ((_, result),) = engine.answer(questions)
     return result

@@ -15,6 +15,7 @@ from qvl_attn.attribution.methods.rollout import ROLLOUT
 from qvl_attn.attribution.methods.sinks import DIMENSIONS, REDISTRIBUTED, SINKS
 from qvl_attn.attribution.methods.tam import TAM
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument, quoted
 
 __all__ = ["DIMENSIONS", "GENERIC_PROMPT", "METHODS", "Method", "MethodMap", "View", "needs_of", "parse_methods"]
@@ -34,10 +35,10 @@ def parse_methods(text: str | Sequence[str], argument_name: str = "methods") -> 
     """Parse `mean,relative`, or a sequence of names, to unique names in the given order.
 
     Raises:
-        InputError: the text is empty or has an unknown name, or it is neither text nor names.
+        InputError: the text is empty or has an unknown name.
+        TypeError: it is neither text nor names.
     """
-    if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(name, str) for name in text)):
-        raise InputError(f"{argument(argument_name, text)}: want names of methods", f"there are {', '.join(METHODS)}")
+    of_type(argument_name, text, str | Sequence[str])
     typed = text if isinstance(text, str) else ",".join(text)
     names = [name.strip() for name in typed.split(",")]
     for name in names:
