@@ -11,12 +11,12 @@ from qvl_attn.attribution.profiles import NO_PROFILE
 from qvl_attn.attribution.settings import CheckOptions, CommonOptions, QuestionOptions, Settings, VideoOptions
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import check_new, check_writable
-from qvl_attn.core.options import check_names, part_of
+from qvl_attn.core.options import check_names, of_type, part_of
 from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.core.turns import in_turn
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import PictureLike, load_pictures, moves
+from qvl_attn.media.image import PictureLike, listed, load_pictures, moves
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
@@ -92,7 +92,7 @@ class Analyzer:
         self,
         picture: PictureLike,
         question: str,
-        images: Sequence[PictureLike] = (),
+        images: PictureLike | Sequence[PictureLike] = (),
         *,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
@@ -104,7 +104,7 @@ class Analyzer:
         Args:
             picture: path of a picture, or a loaded picture.
             question: any text without control tokens.
-            images: more pictures for the same prompt.
+            images: more pictures for the same prompt, one or several.
             progress: called with (stage, done, total): the tokens of the answer, then the sanity checks.
             cancel: called after each layer of the model, so it must be quick, such as `threading.Event().is_set`. Once
                 it returns true, the question ends with `Cancelled`, and the model is as it was.
@@ -125,7 +125,8 @@ class Analyzer:
         check_names(options, AskOptions, self.ask)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         with cancelling(cancel, progress, on_token) as (progress, on_token):
-            ((_, result),) = self._answers([((picture, *images), question)], settings, saving, 1, progress, on_token)
+            pictures = of_type("picture", picture, PictureLike), *listed("images", images)
+            ((_, result),) = self._answers([(pictures, question)], settings, saving, 1, progress, on_token)
         return result
 
     @in_turn
@@ -376,5 +377,5 @@ class Analyzer:
 
 
 def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
+    if of_type("batch_size", batch_size, int) < 1:
         raise InputError(f"{argument('batch_size', batch_size)}: want at least 1")

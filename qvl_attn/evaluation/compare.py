@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument, inert, pluralize
 from qvl_attn.evaluation.score import Score, as_json, read_all_scores
 from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap, read_summary
@@ -82,7 +83,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
         InputError: the runs cannot be compared.
         StoreError: the files of a run are damaged or cannot be read.
     """
-    if len(folders) < 2:
+    if len(of_type("folders", folders, Sequence[str | os.PathLike[str]])) < 2:
         raise InputError(
             f"{pluralize(len(folders), 'run')}: want two or more", "the others are compared with the first"
         )

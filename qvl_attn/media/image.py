@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, _imaging, fea
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import path_fault
+from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
@@ -100,9 +101,10 @@ def load_pictures(
 
     Raises:
         InputError: as `load_picture`.
+        TypeError: they are no pictures.
     """
     media = []
-    for picture in [pictures] if isinstance(pictures, (str, os.PathLike, Media)) else pictures:
+    for picture in listed("pictures", pictures):
         if not isinstance(picture, Media):
             name = os.fspath(picture)
             if name not in loaded:
@@ -110,6 +112,16 @@ def load_pictures(
             picture = loaded[name]
         media.append(picture)
     return tuple(media)
+
+
+def listed(name: str, pictures: PictureLike | Sequence[PictureLike]) -> tuple[PictureLike, ...]:
+    """Return the pictures of an argument that takes one or several.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    checked = of_type(name, pictures, PictureLike | Sequence[PictureLike])
+    return tuple(checked) if isinstance(checked, (list, tuple)) else (checked,)
 
 
 def load_picture(path: str | os.PathLike[str], stretch: bool = False) -> Media:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from qvl_attn.core.runtime import (
     loading,
     no_progress,
 )
-from qvl_attn.core.text import argument
+from qvl_attn.core.text import argument, quoted
 from qvl_attn.core.turns import Turns
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import PictureLike, load_pictures
@@ -190,6 +190,7 @@ class Engine:
         Raises:
             InputError: a picture, question or setting is invalid.
             MemoryLimitError: a prompt is estimated not to fit the memory.
+            TypeError: a pair is none, or its parts have other types.
         """
         return self.fit(self.read_all(pairs, settings, noun))
 
@@ -200,6 +201,9 @@ class Engine:
         noun: str = "question",
     ) -> list[Question]:
         """Do as `prepare` without `fit`: every check that needs neither device nor free memory."""
+        for pair in cast(Sequence[Any], pairs):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"{argument('pairs')}: want pairs of pictures and a question, got {quoted(pair)}")
         loaded: dict[str, Media] = {}
         by_media: dict[tuple[int, ...], Question] = {}
         questions = []

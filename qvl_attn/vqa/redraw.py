@@ -17,6 +17,7 @@ from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import Query
 from qvl_attn.attribution.settings import Headline, Settings
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import Media
 from qvl_attn.media.image import check_local, load_picture
@@ -85,12 +86,13 @@ def redrawn(
         heads: like `layers`.
         query: as in `Result.heatmaps`; without a method, the headline becomes plain attention.
         method: a saved method, whose map is for the query that was asked, or `mean` for plain attention.
-        media: the original files in prompt order, if the saved copies are not enough.
+        media: the original file, or the files in prompt order, if the saved copies are not enough.
 
     Raises:
         InputError: a layer, head, query or method does not exist in the result, or a file is not the original.
         CaptureError: there is no attention to draw.
     """
+    of_type("method", method, str | None)
     if method is not None and (layers is not None or heads is not None):
         other = argument("layers" if layers is not None else "heads")
         raise InputError(
