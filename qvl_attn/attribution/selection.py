@@ -120,6 +120,15 @@ def parse_selection(
     return Selection(numbers, _parse_heads(heads, numbers, head_count), Query.parse(query))
 
 
+def layers_text(typed: str | int | Sequence[int] | None, layer_count: int) -> str | None:
+    """Return layers as a text: what is a text stays as it is, and numbers become the text that `describe` returns.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    return typed if typed is None or isinstance(typed, str) else describe(_parse_layers(typed, layer_count))
+
+
 def _parse_layers(typed: str | int | Sequence[int], layer_count: int) -> tuple[int, ...]:
     numbers = [typed] if isinstance(typed, int) else typed
     text = numbers if isinstance(numbers, str) else ",".join(map(str, numbers))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, TypedDict, Unpack
 
 from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, Shape, choose_profile
-from qvl_attn.attribution.selection import Pairs, Selection, parse_selection
+from qvl_attn.attribution.selection import Pairs, Selection, layers_text, parse_selection
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import with_types
 from qvl_attn.core.text import argument, check_written
 from qvl_attn.core.types import Apart
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
@@ -29,8 +31,9 @@ class CommonOptions(TypedDict, total=False):
         faithfulness: also measure how the answer's probability changes when cells are removed in the map's order
             (`Result.curves`), and how similar the map is under scrambled weights, another question and another picture
             (`Result.sanity`); False by default. In a check, for each method's map.
-        layers: layers to capture and average, in place of a profile. Without layers and profile all are captured, and
-            the headline map averages those at 50 to 85 % of the depth. A check captures all, and averages these.
+        layers: layers to capture and average, in place of a profile: `18`, `14-20`, `4,8,12`, `all` or numbers. Without
+            layers and profile all are captured, and the headline map averages those at 50 to 85 % of the depth. A check
+            captures all, and averages these.
         heads: heads to store one by one and to average: `3,5`, or `21.9,21.11` for layer.head.
         system: a system prompt, in place of the template's.
         min_pixels: pictures are resized to at least this many pixels; by default the checkpoint's limit.
@@ -48,7 +51,7 @@ class CommonOptions(TypedDict, total=False):
     query: str | None
     profile: str | None
     faithfulness: bool
-    layers: str | None
+    layers: str | int | Sequence[int] | None
     heads: str | None
     system: str | None
     min_pixels: int | None
@@ -101,7 +104,8 @@ class Headline:
 class Settings:
     """The user's settings, as typed. Together with the media, the question and the model they determine the result.
 
-    The texts of `layers`, `heads` and `query` are kept as they were typed, to be written; `selection_of` parses them.
+    The texts of `layers`, `heads` and `query` are kept as they were typed (numbers of layers as text, `1-2`), to be
+    written; `selection_of` parses them.
     `headline` is set if the headline does not follow from `layers`, `heads` and `profile`: in a check, which captures
     all layers, and if a saved result is drawn again with other layers or heads.
     """
@@ -124,6 +128,11 @@ class Settings:
     headline: Headline | None = None
 
     @property
+    def excludes_profile(self) -> bool:
+        """Whether layers or heads are named, be it `all` of them: then no profile chooses those of the headline."""
+        return self.layers is not None or self.heads is not None
+
+    @property
     def names_layers(self) -> bool:
         """Whether the headline's layers are named, by the user or a profile, and not the default ones."""
         return self.headline is not None or self.layers is not None or self.profile is not None
@@ -142,12 +151,15 @@ def headline_from(value: Mapping[str, Any]) -> Headline:
 
 
 def selection_of(settings: Settings, layer_count: int, head_count: int) -> Selection:
-    """Return the layers to record, the heads and the query of settings, parsed.
+    """Return the layers to record, the heads and the query of settings; equal settings are parsed once.
 
     Raises:
         InputError: a text cannot be parsed, or the model has no such layer or head.
     """
-    return parse_selection(settings.layers, settings.heads, settings.query, layer_count, head_count)
+    return _parsed(settings.layers, settings.heads, settings.query, layer_count, head_count)
+
+
+_parsed = lru_cache(parse_selection)
 
 
 def headline_of(settings: Settings, selection: Selection) -> Headline:
@@ -162,7 +174,7 @@ def headline_of(settings: Settings, selection: Selection) -> Headline:
     profile, heads = settings.profile, selection.heads
     if settings.headline is not None:
         return settings.headline
-    if settings.layers is None and heads is None and profile is not None:
+    if profile is not None and not settings.excludes_profile:
         return Headline(profile.layers, profile.heads or None)
     # Without named layers the selection has all of the model's.
     layers = default_layers(len(selection.layers)) if settings.layers is None else selection.layers
@@ -209,15 +221,17 @@ def settings_of(
     Raises:
         InputError: the profile cannot be read or is for another model; a method is unknown or cannot be combined with
             the other settings; a setting is invalid, or the model has no such layer or head.
+        TypeError: an option is of another type.
     """
-    fields: dict[str, Any] = {**options}
+    fields = with_types(options, QuestionOptions)
     query, profile, method = (fields.pop(name, None) for name in ("query", "profile", "method"))
     name, typed = ("method", method) if methods is None else ("methods", methods)
     names = () if typed is None else parse_methods(typed, name)
-    named = fields.get("layers") is not None or fields.get("heads") is not None
-    chosen = choose_profile(profile, shape, chosen=named)
-    query = query or (chosen.query if chosen else None) or "question"
-    settings = Settings(query=query, profile=chosen, methods=names, clip=clip, **fields)
+    fields["layers"] = layers_text(fields.get("layers"), shape.layers)
+    settings = Settings(methods=names, clip=clip, **fields)
+    chosen = choose_profile(profile, shape, chosen=settings.excludes_profile)
+    query = query or (chosen.query if chosen else None) or settings.query
+    settings = replace(settings, query=query, profile=chosen)
     _check_methods(settings, checked_selection(settings, shape), name)
     return settings
 

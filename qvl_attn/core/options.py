@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -68,7 +67,7 @@ def with_types(given: Mapping[str, object], owner: type[Any]) -> dict[str, Any]:
     Raises:
         TypeError: a value is of another type.
     """
-    hints = _hints(owner)
+    hints = get_type_hints(owner)
     return {name: of_type(name, value, hints[name]) if name in hints else value for name, value in given.items()}
 
 
@@ -92,11 +91,6 @@ def of_type(name: str, value: object, hint: Any) -> Any:
         raise TypeError(f"{argument(name)}: want {_written(hint)}, got {_type_of(value)}") from None
 
 
-@cache
-def _hints(owner: type[Any]) -> dict[str, Any]:
-    return get_type_hints(owner)
-
-
 def _converted(value: Any, hint: Any) -> Any:
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, UnionType):
@@ -107,12 +101,12 @@ def _converted(value: Any, hint: Any) -> Any:
                 continue
     elif origin is Literal:
         return _converted(value, type(parts[0]))
-    elif origin is float and isinstance(value, Real) and not isinstance(value, bool):
+    elif origin is float and not isinstance(value, bool) and isinstance(value, Real):
         try:
             return float(value)
         except OverflowError:
             return -math.inf if value < 0 else math.inf
-    elif origin is int and isinstance(value, Integral) and not isinstance(value, bool):
+    elif origin is int and not isinstance(value, bool) and isinstance(value, Integral):
         return int(value)
     elif origin is Sequence and isinstance(value, Sequence) and not isinstance(value, str | bytes):
         items = [_converted(item, parts[0]) for item in value]

@@ -16,6 +16,7 @@ from qvl_attn.attribution.heatmap import CLIP_PERCENTILE, heat_maps, layer_figur
 from qvl_attn.attribution.methods.maps import method_arrays, methods_from, methods_json
 from qvl_attn.attribution.methods.registry import parse_methods
 from qvl_attn.attribution.profiles import profile_from
+from qvl_attn.attribution.selection import layers_text
 from qvl_attn.attribution.settings import Settings, headline_from
 from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
 from qvl_attn.core.shape import NUMBER, check_shape
@@ -249,12 +250,13 @@ def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
     )
 
 
-def _settings_from(value: Mapping[str, Any]) -> Settings:
+def _settings_from(value: Mapping[str, Any], layer_count: int) -> Settings:
     check_shape({"faithfulness": False, **value}, _SETTINGS, "settings")  # results of before methods have none
     clip, profile = value.get("clip"), value.get("profile")
     return Settings(
         **{
             **value,
+            "layers": layers_text(value.get("layers"), layer_count),  # some results of before have numbers
             "clip": None if clip is None else ClipSettings(**clip),
             "profile": None if profile is None else profile_from(profile),
             "headline": headline_from(value["headline"]) if value.get("headline") else None,
@@ -294,8 +296,9 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         ValueError: a field is out of range.
     """
     check_shape(value, _RESULT, "result")
-    supplied, settings = value["supplied_answer"], _settings_from(value["settings"])
     check_shape(value["provenance"], _PROVENANCE, "provenance")
+    settings = _settings_from(value["settings"], value["provenance"]["layer_count"])
+    supplied = value["supplied_answer"]
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
     record = kind(

@@ -11,9 +11,10 @@ from qvl_attn.attribution.heatmap import heat_maps
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import Pairs, Query, Selection, parse_selection, query_rows
-from qvl_attn.attribution.settings import Headline, Settings, headline_of, selection_of
+from qvl_attn.attribution.settings import Headline, QuestionOptions, Settings, headline_of, selection_of
 from qvl_attn.attribution.similarity import Sanity
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.options import with_types
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
 from qvl_attn.results.record import Provenance, Record
 
@@ -156,7 +157,9 @@ class VqaRecord(Record):
 
         Raises:
             InputError: a text has another form, or there is no such layer or head.
+            TypeError: an argument is of another type.
         """
+        layers, heads, query = with_types({"layers": layers, "heads": heads, "query": query}, QuestionOptions).values()
         own, headline = self.selection.heads, self.headline
         selection = parse_selection(
             layers,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from qvl_attn.attribution.profiles import Profile, Shape
+from qvl_attn.attribution.profiles import Profile, Shape, load_profile, shipped_profiles
 from qvl_attn.attribution.settings import (
     Headline,
     Settings,
@@ -14,6 +14,8 @@ from qvl_attn.attribution.settings import (
     default_layers,
     headline_of,
     recorded_apart,
+    selection_of,
+    settings_of,
     whole_layers,
 )
 from qvl_attn.core.errors import InputError
@@ -45,6 +47,7 @@ def test_default_layers_are_the_middle_of_the_depth():
         ({"profile": OF_HEADS}, (0, 1, 2, 3), Headline((), ((1, 0), (3, 2))), (1, 3)),
         ({"profile": OF_LAYERS}, (0, 1, 2, 3), Headline((1, 3), None), (1, 3)),
         ({"profile": OF_LAYERS, "layers": "0"}, (0,), Headline((0,), None), (0,)),
+        ({"profile": OF_HEADS, "heads": "all"}, (0, 1, 2, 3), Headline((2,), None), (2,)),
         ({"profile": OF_HEADS, "heads": "1"}, (0, 1, 2, 3), Headline((2,), ((2, 1),)), (2,)),
     ],
 )
@@ -58,6 +61,23 @@ def test_the_headline_follows_from_what_is_named(named, recorded, headline, aver
     other = replace(settings, headline=Headline((1,), None))
     assert headline_of(other, selection) == other.headline
     assert other.names_layers
+
+
+def test_all_heads_are_named_for_the_profile_as_for_the_headline():
+    shipped = next(load_profile(name) for name in shipped_profiles() if not name.endswith("-text"))
+    assert settings_of(shipped.model).profile == shipped
+    named = settings_of(shipped.model, heads="all")
+    assert named.profile is None
+    selection = checked_selection(named, shipped.model)
+    expected = Headline(default_layers(shipped.model.layers), None)
+    assert headline_of(named, selection) == headline_of(replace(named, profile=shipped), selection) == expected
+
+
+def test_what_is_typed_is_parsed_once():
+    first, again = (selection_of(Settings(layers="0-1", query="text:cats"), 4, 4) for _ in range(2))
+    assert first is again
+    assert selection_of(Settings(layers="0-1"), 4, 4) != first
+    assert selection_of(Settings(layers="all"), 5, 4) != selection_of(Settings(layers="all"), 4, 4)
 
 
 def test_methods_that_average_all_heads_take_whole_layers():

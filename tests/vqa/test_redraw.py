@@ -46,7 +46,7 @@ def plain(demo, cats, tmp_path_factory):
 @pytest.fixture(scope="module")
 def several(demo, cats, tmp_path_factory):
     """A result with three methods and their faithfulness."""
-    result = demo.ask(cats, QUESTION, method=FAITHFUL, faithfulness=True, max_pixels=16 * 28**2)
+    result = demo.ask(cats, QUESTION, method=",".join(FAITHFUL), faithfulness=True, max_pixels=16 * 28**2)
     return result.save(tmp_path_factory.mktemp("methods"))
 
 
