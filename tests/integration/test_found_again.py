@@ -23,7 +23,7 @@ ASKED = {
     ),
     "video": (
         [str(CLIP), "what moves?", "--fps", "1", "--mode", "both"],
-        lambda analyzer, **options: analyzer.ask_video(CLIP, "what moves?", fps=1.0, mode="both", **options),
+        lambda analyzer, **options: analyzer.ask_video(CLIP, "what moves?", fps=1, mode="both", **options),
     ),
     "encoder": (
         [str(CATS), "--at", "60,160"],
@@ -123,10 +123,10 @@ def test_equal_pairs_are_asked_once(demo, tmp_path, caplog):
 
 def test_a_saved_result_needs_no_memory(demo, tmp_path, monkeypatch):
     demo.ask(CATS, QUESTION, out=tmp_path)
-    demo.ask_video(CLIP, "what moves?", fps=1.0, out=tmp_path)
+    demo.ask_video(CLIP, "what moves?", fps=1, out=tmp_path)
     monkeypatch.setattr(demo.engine, "free_bytes", lambda: 1000)
     demo.ask(CATS, QUESTION, out=tmp_path)
-    demo.ask_video(CLIP, "what moves?", fps=1.0, out=tmp_path)
+    demo.ask_video(CLIP, "what moves?", fps=1, out=tmp_path)
     with pytest.raises(MemoryLimitError):
         demo.ask(CATS, "is there a fish?", out=tmp_path)
 
