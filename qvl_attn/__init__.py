@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from qvl_attn.evaluation.data.load import load_samples
     from qvl_attn.evaluation.data.samples import Sample
     from qvl_attn.evaluation.sharding import merge_runs
-    from qvl_attn.media.image import PictureLike
+    from qvl_attn.media.given import PictureLike
     from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
     from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
     from qvl_attn.render.style import Drawing
@@ -179,7 +179,7 @@ _MODULES = {
     "ModelError": "core.errors",
     "OnToken": "core.runtime",
     "PatchEmbedding": "encoders.record",
-    "PictureLike": "media.image",
+    "PictureLike": "media.given",
     "Profile": "attribution.profiles",
     "Progress": "core.runtime",
     "QuestionOptions": "attribution.settings",

@@ -16,7 +16,8 @@ from qvl_attn.core.runtime import Cancel, OnToken, Progress, cancelling
 from qvl_attn.core.text import argument
 from qvl_attn.core.turns import in_turn
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import PictureLike, listed, load_pictures, moves
+from qvl_attn.media.given import PictureLike, checked, is_path, listed, load_pictures
+from qvl_attn.media.image import moves
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
@@ -102,7 +103,7 @@ class Analyzer:
         """Ask one question, and capture the attention of its tokens, of the last prompt token and of the answer.
 
         Args:
-            picture: path of a picture, or a loaded picture.
+            picture: path of a picture, a PIL image, an array (H, W, 3) uint8 of upright RGB, or a `Media`.
             question: any text without control tokens.
             images: more pictures for the same prompt, one or several.
             progress: called with (stage, done, total): the tokens of the answer, then the sanity checks.
@@ -125,7 +126,7 @@ class Analyzer:
         check_names(options, AskOptions, self.ask)
         saving, settings = saving_of(part_of(options, SaveOptions)), self._settings(options)
         with cancelling(cancel, progress, on_token) as (progress, on_token):
-            pictures = of_type("picture", picture, PictureLike), *listed("images", images)
+            pictures = checked("picture", picture), *listed("images", images)
             ((_, result),) = self._answers([(pictures, question)], settings, saving, 1, progress, on_token)
         return result
 
@@ -363,12 +364,12 @@ class Analyzer:
         """
         check_names(options, VideoOptions, self.estimate)
         settings = self._clip_settings(options)
-        if isinstance(media, (str, os.PathLike)) and moves(media):
+        if is_path(media) and moves(media):
             video = open_clip(media, (settings.clip or ClipSettings()).source_fps)
             with cancelling(cancel, progress) as (progress, _):
                 loaded: tuple[Media, ...] = (load_clip(self.engine.processor, video, settings, progress),)
         else:
-            loaded = load_pictures(media, {}, settings.stretch)
+            loaded = load_pictures(listed("media", media), {}, settings.stretch)
         return self.engine.estimate(loaded, question, settings)
 
     def _clip_settings(self, options: VideoOptions) -> Settings:

@@ -14,7 +14,7 @@ from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.encoders.session import encoded, request
-from qvl_attn.media.image import PictureLike
+from qvl_attn.media.given import PictureLike
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.placement import EncoderLoadOptions
 from qvl_attn.results.session import SaveOptions, logged, saving_of
@@ -70,7 +70,8 @@ class Encoder:
         """Encode one picture or clip.
 
         Args:
-            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+            picture: path of a picture, a clip or a folder of numbered frames; a PIL image; an array (H, W, 3)
+                uint8 of upright RGB; or a `Media`.
             settings: the settings of the run.
             progress: called with (stage, done, total); done counts frames, then layers.
             cancel: called after each layer and decoded frame, so it must be quick, such as `threading.Event().is_set`.
@@ -143,7 +144,8 @@ class Encoder:
         It is the state of [CLS], or without [CLS] the mean over the patches; for a clip the mean over its steps.
 
         Args:
-            picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+            picture: path of a picture, a clip or a folder of numbered frames; a PIL image; an array (H, W, 3)
+                uint8 of upright RGB; or a `Media`.
             settings: limits of pixels, and which frames of a clip.
             progress: as in `encode`.
             cancel: as in `encode`.

@@ -32,7 +32,8 @@ from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, Salienc
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
 from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
-from qvl_attn.media.image import PictureLike, load_picture, moves
+from qvl_attn.media.given import PictureLike, is_path, load_given
+from qvl_attn.media.image import moves
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint, guarded, is_folder, with_weights
@@ -167,12 +168,10 @@ class EncoderEngine:
             InputError: it cannot be read, or has no frames at the requested times.
         """
         settings = settings or EncoderSettings()
-        if isinstance(picture, Media):
-            return picture, settings
-        if moves(picture):
+        if is_path(picture) and moves(picture):
             settings = replace(settings, clip=settings.clip or ClipSettings())
             return load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress), settings
-        return load_picture(picture, settings.stretch), settings
+        return load_given(picture, settings.stretch), settings
 
     def _check_memory(self, media: Media, inputs: Inputs, query_count: int, embed: bool) -> None:
         device, host = held_bytes(self.spec, inputs.grid, query_count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,7 +14,8 @@ from qvl_attn.core.version import __version__
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
 from qvl_attn.encoders.result import EncoderResult, request_folder
 from qvl_attn.encoders.spec import FAMILIES, family_of
-from qvl_attn.media.image import PictureLike, load_picture, moves
+from qvl_attn.media.given import PictureLike, is_path, load_given
+from qvl_attn.media.image import load_picture, moves
 from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import check_config, find_on_disk
@@ -40,7 +40,7 @@ class EncoderRequest:
     """A picture or clip to encode.
 
     Attributes:
-        picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+        picture: path of a picture, a clip or a folder of numbered frames, or another `PictureLike`.
         source: its name and SHA-256.
         settings: settings of the run.
     """
@@ -54,15 +54,16 @@ def request(picture: PictureLike, settings: EncoderSettings, clip: ClipSettings 
     """Return a request, after a check that the picture can be read, or the clip opened and its frames found.
 
     Args:
-        picture: path of a picture, a clip or a folder of numbered frames, or loaded media.
+        picture: path of a picture, a clip or a folder of numbered frames, or another `PictureLike`.
         settings: settings of the run.
         clip: which frames are sampled, if it is a clip.
 
     Raises:
         InputError: it cannot be read, or has no such frames.
     """
-    if not isinstance(picture, (str, os.PathLike)):
-        return EncoderRequest(picture, picture, settings)
+    if not is_path(picture):
+        media = load_given(picture, settings.stretch)
+        return EncoderRequest(media, media, settings if media.clip else replace(settings, clip=None))
     if not moves(picture):
         loaded, settings = load_picture(picture, settings.stretch), replace(settings, clip=None)
         return EncoderRequest(picture, FileId(loaded.source, loaded.sha256), settings)
@@ -164,8 +165,7 @@ def _folder(saving: Saving, asked: EncoderRequest, provenance: EncoderProvenance
 
 
 def _media(asked: EncoderRequest) -> Media:
-    picture = asked.picture
-    return picture if isinstance(picture, Media) else load_picture(picture, asked.settings.stretch)
+    return load_given(asked.picture, asked.settings.stretch)
 
 
 def _found(folder: Path, asked: EncoderRequest) -> EncoderResult:

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -25,12 +25,9 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, _imaging, fea
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import path_fault
-from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
 from qvl_attn.media.heif import HEAD_BYTES, heif_format, is_heif
-
-PictureLike = str | os.PathLike[str] | Media
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -92,36 +89,6 @@ def is_media(path: str | os.PathLike[str]) -> bool:
 def moves(path: str | os.PathLike[str]) -> bool:
     """Whether a path that may be a picture or a clip is a clip: a clip's file extension, or a folder of frames."""
     return is_clip(path) or os.path.isdir(path)  # pathlib raises on names that are too long  # noqa: PTH112
-
-
-def load_pictures(
-    pictures: PictureLike | Sequence[PictureLike], loaded: dict[str, Media], stretch: bool = False
-) -> tuple[Media, ...]:
-    """Load the pictures of one prompt, one or several; `loaded` is a cache by path, and is added to.
-
-    Raises:
-        InputError: as `load_picture`.
-        TypeError: they are no pictures.
-    """
-    media = []
-    for picture in listed("pictures", pictures):
-        if not isinstance(picture, Media):
-            name = os.fspath(picture)
-            if name not in loaded:
-                loaded[name] = load_picture(name, stretch)
-            picture = loaded[name]
-        media.append(picture)
-    return tuple(media)
-
-
-def listed(name: str, pictures: PictureLike | Sequence[PictureLike]) -> tuple[PictureLike, ...]:
-    """Return the pictures of an argument that takes one or several.
-
-    Raises:
-        TypeError: something else was given.
-    """
-    checked = of_type(name, pictures, PictureLike | Sequence[PictureLike])
-    return tuple(checked) if isinstance(checked, (list, tuple)) else (checked,)
 
 
 def load_picture(path: str | os.PathLike[str], stretch: bool = False) -> Media:
@@ -276,11 +243,32 @@ def _decode(data: bytes, name: str, stretch: bool) -> tuple[NDArray[np.uint8], t
     formats = _formats(data, name)
     with decoding_faults(name, data):
         image = Image.open(BytesIO(data), formats=formats)
+    return _pixels(image, name, stretch, data)
+
+
+def pixels_of(image: Image.Image, name: str, stretch: bool = False) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return the pixels of an image of Pillow, (H, W, 3) uint8 upright, and notes on their conversion.
+
+    Args:
+        image: the image, of any mode, loaded or not; its current frame is used.
+        name: what errors call it.
+        stretch: as in `load_picture`; of colours only while it is not loaded, since Pillow keeps 8 of their 16 bits.
+
+    Raises:
+        InputError: it cannot be decoded, or has a size that `load_picture` refuses.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _pixels(image, name, stretch, b"\xff\xd8\xff")
+
+
+def _pixels(image: Image.Image, name: str, stretch: bool, head: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     check_size(*image.size, name)
     if image.format == "TIFF":
         _silence_libtiff()
-    with decoding_faults(name, data):
-        many_bits = any(_COLOUR_16.search(str(tile)) for tile in image.tile)  # known only before it is loaded
+    with decoding_faults(name, head):
+        tiles = getattr(image, "tile", ())
+        many_bits = any(_COLOUR_16.search(str(tile)) for tile in tiles)  # known only before it is loaded
         upright, rotation_notes = _turn_upright(image)
         check_size(*upright.size, name)  # in a HEIC the decoder has the last word
         upright, range_notes = _used_range(upright, stretch) if many_bits else (upright, [])
@@ -367,6 +355,8 @@ def _orientation(image: Image.Image) -> int:
 def _further_frames(image: Image.Image) -> list[str]:
     """Return a note if the file has more frames than the one used; counting them would read the whole file."""
     with suppress(Exception):  # an error after the first frame does not matter
+        if frame := image.tell():
+            return [f"animated: only frame {frame + 1} is used"]
         if getattr(image, "is_animated", False):
             several = {
                 "TIFF": "several pages: only the first page",

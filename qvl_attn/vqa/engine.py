@@ -26,7 +26,7 @@ from qvl_attn.core.runtime import (
 from qvl_attn.core.text import argument, quoted
 from qvl_attn.core.turns import Turns
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import PictureLike, load_pictures
+from qvl_attn.media.given import PictureLike, load_pictures
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.cancellation import cancellable
 from qvl_attn.model.capture import prove_capture

@@ -20,7 +20,8 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import check_local, load_picture
+from qvl_attn.media.given import PictureLike, is_path, listed, load_given
+from qvl_attn.media.image import check_local
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.run_folder import RUN_FILE
 from qvl_attn.results.store import damage, is_complete
@@ -76,7 +77,7 @@ def redrawn(
     heads: str | None = None,
     query: str | None = None,
     method: str | None = None,
-    media: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    media: PictureLike | Sequence[PictureLike] = (),
 ) -> Result:
     """Return the same result with another headline, ready to be saved.
 
@@ -86,7 +87,7 @@ def redrawn(
         heads: like `layers`.
         query: as in `Result.heatmaps`; without a method, the headline becomes plain attention.
         method: a saved method, whose map is for the query that was asked, or `mean` for plain attention.
-        media: the original file, or the files in prompt order, if the saved copies are not enough.
+        media: the original, or the originals in prompt order, if the saved copies are not enough.
 
     Raises:
         InputError: a layer, head, query or method does not exist in the result, or a file is not the original.
@@ -99,8 +100,7 @@ def redrawn(
             f"{argument('method', method)} cannot be combined with {other}", f"{other} alone selects plain attention"
         )
     headline, parsed_query = result.chosen(layers, heads, query)
-    if media:
-        originals = [media] if isinstance(media, str | os.PathLike) else media
+    if originals := listed("media", media):
         result = replace(result, media=_originals(result, originals))
     if method in result.settings.methods and query in (None, result.settings.query):
         return _with_first(result, method)
@@ -181,31 +181,31 @@ def _method_error(result: Result, method: str, query: str | None) -> InputError:
     )
 
 
-def _originals(result: Result, paths: Sequence[str | os.PathLike[str]]) -> tuple[Media, ...]:
-    """Return the pictures, or the clip, with their original files."""
-    if len(paths) != len(result.media):
+def _originals(result: Result, given: Sequence[PictureLike]) -> tuple[Media, ...]:
+    """Return the pictures, or the clip, with their originals."""
+    if len(given) != len(result.media):
         count = pluralize(len(result.media), result.media[0].kind)
         raise InputError(
-            f"{argument('media')} names {len(paths)}, and the result has {count}", "name all of them, in prompt order"
+            f"{argument('media')} names {len(given)}, and the result has {count}", "name all of them, in prompt order"
         )
-    return tuple(_original(medium, path, result.settings) for medium, path in zip(result.media, paths, strict=True))
+    return tuple(_original(medium, each, result.settings) for medium, each in zip(result.media, given, strict=True))
 
 
-def _original(media: Media, path: str | os.PathLike[str], settings: Settings) -> Media:
+def _original(media: Media, given: PictureLike, settings: Settings) -> Media:
     try:
-        if media.clip is None:
-            picture = load_picture(path, settings.stretch)
+        if media.clip is None or not is_path(given):
+            picture = load_given(given, settings.stretch)
             sha256, original = picture.sha256, replace(media, frames=picture.frames)
         else:
             from qvl_attn.media.video import open_clip  # loads PyAV
 
-            sha256 = open_clip(path, (settings.clip or ClipSettings()).source_fps).sha256
-            original = replace(media, path=os.fspath(path))
+            sha256 = open_clip(given, (settings.clip or ClipSettings()).source_fps).sha256
+            original = replace(media, path=os.fspath(given))
     except InputError as error:
         kind = "picture" if media.clip is None else "clip"
         raise InputError(f"{argument('media')} {error.message}", f"name the {kind} that was asked about") from None
     if sha256 != media.sha256:
-        name = check_local(os.fspath(path))
+        name = check_local(os.fspath(given)) if is_path(given) else picture.source
         raise InputError(
             f"{argument('media')} {name}: not the file that was asked about",
             f"name the file with sha256 {media.sha256}",

@@ -20,7 +20,7 @@ from qvl_attn.results.store import is_complete
 from qvl_attn.vqa.result import Result, request_folder
 
 if TYPE_CHECKING:
-    from qvl_attn.media.image import PictureLike
+    from qvl_attn.media.given import PictureLike
     from qvl_attn.media.video_source import VideoSource
     from qvl_attn.vqa.engine import Engine
     from qvl_attn.vqa.question import Question

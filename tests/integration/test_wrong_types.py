@@ -17,7 +17,7 @@ from tests.integration.test_found_again import command, nothing_is_computed
 
 CATS, WIDE, CLIP = (DEMO_PICTURES / name for name in ("cats.png", "wide.png", "clip.mp4"))
 QUESTION = "how many cats?"
-PICTURES = "want str, PathLike, Media or a sequence of str, PathLike or Media"
+PICTURES = "want a path, a PIL image, an array (height, width, 3) of uint8 or a Media"
 OPTIONS = {
     "heads": (3, "want str or None, got int"),
     "heads as a list": ([3], "want str or None, got list of int"),
@@ -69,12 +69,12 @@ CALLS = {
         lambda demo, folder: demo.ask_many([3]),
     ),
     "a number for a picture": (
-        "`picture`: want str, PathLike or Media, got int",
+        f"`picture`: {PICTURES}, got int",
         lambda demo, folder: demo.ask(3, QUESTION),
     ),
     "a number for more pictures": (f"`images`: {PICTURES}, got int", lambda demo, folder: demo.ask(CATS, QUESTION, 3)),
     "numbers for pictures": (
-        f"`pictures`: {PICTURES}, got tuple of int",
+        f"`pictures`: {PICTURES}, got int",
         lambda demo, folder: demo.ask_many([((3,), QUESTION)]),
     ),
     "a text for a batch": (
