@@ -209,7 +209,7 @@ CONFIG = """
 [mypy]
 strict = true
 python_version = 3.11
-[mypy-torch.*,transformers.*,cv2.*,matplotlib.*,PIL.*,av.*,huggingface_hub.*,safetensors.*,jinja2.*,rich.*,typer.*]
+[mypy-torch.*,transformers.*,cv2.*,matplotlib.*,av.*,huggingface_hub.*,safetensors.*,jinja2.*,rich.*,typer.*]
 follow_imports = skip
 ignore_missing_imports = true
 """
