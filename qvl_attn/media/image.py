@@ -355,7 +355,7 @@ def _orientation(image: Image.Image) -> int:
 def _further_frames(image: Image.Image) -> list[str]:
     """Return a note if the file has more frames than the one used; counting them would read the whole file."""
     with suppress(Exception):  # an error after the first frame does not matter
-        if frame := image.tell():
+        if image.format != "HEIF" and (frame := image.tell()):  # a HEIF file begins at its main picture
             return [f"animated: only frame {frame + 1} is used"]
         if getattr(image, "is_animated", False):
             several = {

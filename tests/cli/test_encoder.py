@@ -145,8 +145,8 @@ def test_only_one_picture_is_in_memory(tmp_path, monkeypatch):
         return picture
 
     real_clip, real_encode = encoder_inputs.load_encoder_clip, EncoderEngine.encode
-    for module in ("session", "engine"):
-        monkeypatch.setattr(f"qvl_attn.encoders.{module}.load_picture", load_once)
+    for module in ("encoders.session", "media.given"):
+        monkeypatch.setattr(f"qvl_attn.{module}.load_picture", load_once)
     clip = "qvl_attn.encoders.engine.load_encoder_clip"
     monkeypatch.setattr(clip, lambda *args: order.append("clip") or real_clip(*args))
     monkeypatch.setattr(EncoderEngine, "encode", lambda *args: order.append("encode") or real_encode(*args))
