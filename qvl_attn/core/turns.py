@@ -20,7 +20,7 @@ class Turns:
     """The turns of calls on one model.
 
     Args:
-        refusal: what a call from inside another is told.
+        refusal: message of the error that a call from inside another raises.
     """
 
     def __init__(self, refusal: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
-from qvl_attn.media.image import check_size, load_picture, pixels_of, printable
+from qvl_attn.media.image import check_size, load_picture, picture_media, pixels_of, printable
 
 PictureLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Media
 UNNAMED = "picture"
@@ -104,12 +104,5 @@ def load_given(picture: PictureLike, stretch: bool = False) -> Media:
         check_size(picture.shape[1], picture.shape[0], name)
         frame = np.array(picture, order="C")  # a copy: the caller may draw into it later
     height, width, _ = frame.shape
-    return Media(
-        kind="picture",
-        frames=frame[None],
-        times_s=np.zeros(1),
-        size_px=(width, height),
-        source=name,
-        sha256=sha256(f"{width}x{height}\0".encode() + frame.tobytes()).hexdigest(),
-        notes=notes,
-    )
+    digest = sha256(f"{width}x{height}\0".encode() + frame.tobytes()).hexdigest()
+    return picture_media(frame, name, digest, notes)

@@ -123,6 +123,11 @@ def picture_from(data: bytes, source: str, stretch: bool = False) -> Media:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frame, notes = _decode(data, name, stretch)
+    return picture_media(frame, source, hashlib.sha256(data).hexdigest(), notes)
+
+
+def picture_media(frame: NDArray[np.uint8], source: str, sha256: str, notes: tuple[str, ...]) -> Media:
+    """Return the media of one picture, (H, W, 3) uint8 upright RGB."""
     height, width, _ = frame.shape
     return Media(
         kind="picture",
@@ -130,7 +135,7 @@ def picture_from(data: bytes, source: str, stretch: bool = False) -> Media:
         times_s=np.zeros(1),
         size_px=(width, height),
         source=source,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         notes=notes,
     )
 

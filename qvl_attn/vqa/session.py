@@ -154,7 +154,7 @@ def answered_clip(
 
     found = [found_folder(engine, [video], text, settings, saving) for text in texts]
     if None not in found:
-        return (_found(folder, [video]) for folder in found if folder is not None)
+        return (Saved(_found(folder, [video]), folder, True) for folder in found if folder is not None)
     media = load_clip(engine.processor, video, settings, progress)
     questions = prepare_clip(engine, media, texts, settings)
 
@@ -181,20 +181,20 @@ def _session(
         folders,
         answer,
         save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
-        load=lambda folder: _found(folder, media_of[folder]).result,
+        load=lambda folder: _found(folder, media_of[folder]),
         add=lambda result: add_sanity(engine, result, progress),
         overwrite=saving.overwrite,
     )
 
 
-def _found(folder: Path, media: Sequence[Source]) -> Saved[Result]:
+def _found(folder: Path, media: Sequence[Source]) -> Result:
     """Return a saved result with the media as they were given: its folder keeps their names and drawn sizes alone."""
     result = Result.load(folder)
     given = tuple(
         source if isinstance(source, Media) else replace(stored, source=source.source, path=source.source)
         for source, stored in zip(media, result.media, strict=True)
     )
-    return Saved(replace(result, media=given), folder, True)
+    return replace(result, media=given)
 
 
 def found_folder(engine: Engine, media: Sequence[Source], text: str, settings: Settings, saving: Saving) -> Path | None:
