@@ -5,7 +5,8 @@
 REF is checked out in a temporary git worktree. Every command runs once from there and once from the tree that this
 script stands in, side by side, one thread each, on the same inputs, with the Python that runs this script. Compared are
 exit codes, stdout and all files: arrays bit by bit, JSON, JSONL and CSV by structure, pictures pixel by pixel, videos
-frame by frame, pages by the data that they carry. One line a command is printed, with the first difference (REF's
+frame by frame. Pages are compared by the maps, pictures and numbers that they carry, in any layout, and by what they
+draw in Chromium in some states (see compare_pages.py). One line a command is printed, with the first difference (REF's
 value, then this tree's); the exit code is 1 if anything differs.
 
 Pictures and videos have captions, so a change of wording changes their pixels: move code, compare, then reword.
@@ -28,11 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -40,7 +39,8 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageSequence
+from compare_pages import NUMBER, carried, chromium, drawn, frames
+from PIL import Image
 
 TREE = Path(__file__).resolve().parent.parent
 
@@ -236,9 +236,6 @@ def make_encoder(folder: Path) -> None:
 
 
 HASH = re.compile(r"-[0-9a-f]{8}(?![\w-])")
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d*\.?\d+")
-CARRIED = re.compile(r'<script type="(?:application/json|text/plain)" id="([^"]+)">(.*?)</script>', re.DOTALL)
-INLINE = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
 
 def json_lines(file: bytes) -> list[Any]:
@@ -263,33 +260,10 @@ def arrays(file: bytes) -> dict[str, np.ndarray]:
     return dict(np.load(io.BytesIO(file), allow_pickle=False))
 
 
-def picture(file: bytes) -> list[np.ndarray]:
-    """Its frames: one, unless it moves."""
-    with Image.open(io.BytesIO(file)) as image:
-        return [np.asarray(frame) for frame in ImageSequence.Iterator(image)]
-
-
 def video_frames(file: bytes) -> list[dict[str, Any]]:
     with av.open(io.BytesIO(file), "r") as container:
         frames = container.decode(video=0)
         return [{"time": float(frame.time), "pixels": frame.to_ndarray(format="rgb24")} for frame in frames]
-
-
-def page(file: bytes) -> dict[str, Any]:
-    """What a page carries, by name: data, blocks of maps, pictures; and its lines."""
-    html, parts = file.decode(), dict[str, Any]()
-    for name, text in CARRIED.findall(html):
-        if name.startswith("block-"):
-            parts[name] = raw(zlib.decompress(b64decode(text)))
-        elif name.startswith("picture-"):
-            parts[name] = picture(b64decode(text))
-        else:
-            parts[name] = json.loads(text)
-    html = CARRIED.sub("", html)
-    parts |= {f"inline-{i}": picture(b64decode(text)) for i, text in enumerate(INLINE.findall(html))}
-    if "data" not in parts:
-        raise ValueError("a page without data")
-    return {**parts, "(lines)": INLINE.sub("", html).splitlines()}
 
 
 def raw(file: bytes) -> np.ndarray:
@@ -303,8 +277,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     ".csv": table,
     ".npz": arrays,
     ".mp4": video_frames,
-    ".html": page,
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif"), picture),
+    ".html": carried,
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif"), frames),
 }
 
 
@@ -316,19 +290,23 @@ class Comparison:
         words: compare prose as well.
         any_hash: treat names as equal that differ only in the eight hex digits at their end.
         drawings: compare the pixels of pictures and videos, whose captions change with the wording.
+        browser: a Chromium in which pages are opened; without it, what they draw is not compared.
     """
 
     words: bool = False
     any_hash: bool = False
     drawings: bool = True
+    browser: Any = None
 
     def differences(self, old: Any, new: Any) -> Iterator[str]:
         """Where two values differ: files are read, dicts compared by key, lists by place, arrays bit by bit."""
         if isinstance(old, Path) and isinstance(new, Path):
             reader = READERS.get(new.suffix, raw)
-            if reader in (picture, video_frames) and not self.drawings:
+            if reader in (frames, video_frames) and not self.drawings:
                 return
             yield from self.differences(reader(old.read_bytes()), reader(new.read_bytes()))
+            if reader is carried and self.browser:
+                yield from self.differences(drawn(self.browser, old), drawn(self.browser, new))
         elif isinstance(old, dict) and isinstance(new, dict):
             old = {self.name(key, RENAMED_KEYS): value for key, value in old.items()}
             new = {self.name(key): value for key, value in new.items()}
@@ -406,6 +384,7 @@ def main() -> int:
     parser.add_argument("--words", action="store_true", help="compare prose as well")
     parser.add_argument("--any-hash", action="store_true", help="folders may differ in the hash of their settings")
     parser.add_argument("--no-drawings", action="store_true", help="skip the pixels of pictures and videos")
+    parser.add_argument("--no-browser", action="store_true", help="do not open pages in Chromium")
     parser.add_argument("--list", action="store_true", help="list the commands and exit")
     options = parser.parse_args()
     names = with_needed(options.only or [*COMMANDS])
@@ -414,9 +393,13 @@ def main() -> int:
         return 0
     if options.ref is None:
         parser.error("REF is missing: name the commit to compare this tree with")
-    comparison = Comparison(options.words, options.any_hash, not options.no_drawings)
     differing, seconds = 0, np.zeros(2)
-    with tempfile.TemporaryDirectory() as made, worktree(options.ref, Path(made) / "tree") as tree:
+    with (
+        tempfile.TemporaryDirectory() as made,
+        worktree(options.ref, Path(made) / "tree") as tree,
+        nullcontext() if options.no_browser else chromium() as browser,
+    ):
+        comparison = Comparison(options.words, options.any_hash, not options.no_drawings, browser)
         sides = [Side(tree, Path(made) / "REF"), Side(TREE, Path(made) / "this tree")]
         for side in sides:
             side.work.mkdir()
